@@ -1,0 +1,188 @@
+//! What the counts mean: a status for each descriptor and one answer for the request.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::plan::{Item, Limited, Plan};
+use super::rules::Rule;
+use super::tally::{StatsRef, Tally};
+use super::{Hits, Limit, Timestamp};
+
+/// What the operator set for every rule at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Modes {
+    /// Nothing is enforced: what would be denied is counted and passes.
+    pub shadow_mode: bool,
+    /// Every rule is a quota rule.
+    pub quota_mode: bool,
+    /// The share of a limit, 0 to 1, past which hits count as near it.
+    pub near_limit_ratio: f32,
+}
+
+impl Default for Modes {
+    fn default() -> Self {
+        Self { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 }
+    }
+}
+
+/// Whether something may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// It may.
+    Ok,
+    /// It may not.
+    OverLimit,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub struct Decision<'r> {
+    /// Whether the request may pass.
+    pub code: Code,
+    /// The request would have been denied, but for the global shadow mode.
+    pub shadowed: bool,
+    /// Whether the rules know the request's domain.
+    pub domain_known: bool,
+    /// One for each descriptor, in order.
+    pub statuses: SmallVec<[Status<'r>; 4]>,
+    /// The index of the status to tell the caller of where there is room for one: the last one that
+    /// denies, else the one with the least remaining. `None` where no limit applied.
+    pub binding: Option<usize>,
+}
+
+/// The answer to one descriptor.
+#[derive(Debug)]
+pub struct Status<'r> {
+    /// Whether this descriptor, taken alone, may pass.
+    pub code: Code,
+    /// The rule that applied; `None` where none did, or the caller brought the limit.
+    pub rule: Option<&'r Rule>,
+    /// The limit that applied.
+    pub limit: Option<Limit>,
+    /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
+    pub remaining: u32,
+    /// How long until the window ends; `None` where no limit applied.
+    pub reset: Option<Duration>,
+    /// What to count, and where.
+    pub counted: Option<(StatsRef<'r>, Tally)>,
+}
+
+/// Judges `plan` by the hits its limited descriptors' counters hold, one number for each in order:
+/// those in the window, the descriptor's own included.
+///
+/// A missing number is read as an empty counter; stores give one for each charge.
+pub fn judge<'r>(
+    plan: Plan<'r>,
+    used: impl IntoIterator<Item = u64>,
+    modes: &Modes,
+    now: Timestamp,
+) -> Decision<'r> {
+    let mut used = used.into_iter();
+    let mut votes = Votes::default();
+    let mut statuses = SmallVec::with_capacity(plan.items.len());
+    for (index, item) in plan.items.into_iter().enumerate() {
+        let status = match item {
+            Item::NoLimit => no_limit(),
+            Item::Unlimited(rule) => unlimited(rule),
+            Item::Limited(limited) => {
+                let quota_mode = modes.quota_mode || limited.rule.is_some_and(|rule| rule.quota_mode);
+                let status = judge_limited(limited, used.next().unwrap_or_default(), modes, now);
+                votes.cast(index, &status, quota_mode);
+                status
+            }
+        };
+        statuses.push(status);
+    }
+    let denied = votes.deny();
+    Decision {
+        code: if denied && !modes.shadow_mode { Code::OverLimit } else { Code::Ok },
+        shadowed: denied && modes.shadow_mode,
+        domain_known: plan.domain_known,
+        statuses,
+        binding: votes.binding.map(|(index, _)| index),
+    }
+}
+
+/// What the limited descriptors say of the request as a whole. Those under no limit have no vote.
+#[derive(Default)]
+struct Votes {
+    regular_over: bool,
+    quotas: usize,
+    quotas_over: usize,
+    /// Index and remaining hits of the status to tell of.
+    binding: Option<(usize, u32)>,
+}
+
+impl Votes {
+    fn cast(&mut self, index: usize, status: &Status<'_>, quota_mode: bool) {
+        let over = status.code == Code::OverLimit;
+        if quota_mode {
+            self.quotas += 1;
+            self.quotas_over += usize::from(over);
+        } else {
+            self.regular_over |= over;
+        }
+        let denies = over && !quota_mode;
+        if denies || self.binding.is_none_or(|(_, least)| status.remaining < least) {
+            self.binding = Some((index, status.remaining));
+        }
+    }
+
+    /// A regular descriptor denies by itself; quota descriptors only all together.
+    fn deny(&self) -> bool {
+        self.regular_over || (self.quotas > 0 && self.quotas_over == self.quotas)
+    }
+}
+
+const fn no_limit<'r>() -> Status<'r> {
+    Status { code: Code::Ok, rule: None, limit: None, remaining: 0, reset: None, counted: None }
+}
+
+const fn unlimited(rule: &Rule) -> Status<'_> {
+    Status { code: Code::Ok, rule: Some(rule), limit: None, remaining: u32::MAX, reset: None, counted: None }
+}
+
+fn judge_limited<'r>(limited: Limited<'r>, used: u64, modes: &Modes, now: Timestamp) -> Status<'r> {
+    let Limited { rule, limit, hits, stats, .. } = limited;
+    let tally = match hits {
+        Hits::Add(hits) => tally_hits(limit, u64::from(hits), used, modes.near_limit_ratio),
+        Hits::Refund(hits) => Tally { total_negative_hits: u64::from(hits), ..Tally::default() },
+    };
+    let over = matches!(hits, Hits::Add(_)) && used > u64::from(limit.requests_per_unit);
+    let shadow_mode = rule.is_some_and(|rule| rule.shadow_mode);
+    let tally = if over && shadow_mode { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
+    let left = u64::from(limit.requests_per_unit).saturating_sub(used);
+    Status {
+        code: if over && !shadow_mode { Code::OverLimit } else { Code::Ok },
+        rule,
+        limit: Some(limit),
+        remaining: u32::try_from(left).unwrap_or(u32::MAX),
+        reset: Some(limit.window().remaining(now)),
+        counted: Some((stats, tally)),
+    }
+}
+
+/// Splits `hits` into those within the limit, near it and over it, given the counter after them
+/// (envoyproxy/ratelimit's arithmetic, floats included: its dashboards are kept working).
+fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tally {
+    let quota = u64::from(limit.requests_per_unit);
+    let before = after.saturating_sub(hits);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a float's floor, as in the reference; a cast from float saturates"
+    )]
+    let near = ((limit.requests_per_unit as f32) * near_limit_ratio).floor() as u64;
+    let tally = Tally { total_hits: hits, ..Tally::default() };
+    if after <= quota {
+        let near_limit = if before >= near { hits } else { after.saturating_sub(near) };
+        let near_limit = if after <= near { 0 } else { near_limit };
+        Tally { within_limit: hits, near_limit, ..tally }
+    } else if before >= quota {
+        Tally { over_limit: hits, ..tally }
+    } else {
+        Tally { over_limit: after - quota, near_limit: quota.saturating_sub(near.max(before)), ..tally }
+    }
+}

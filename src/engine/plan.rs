@@ -1,0 +1,121 @@
+//! What to count for a request: its descriptors, matched against the rules.
+
+use smallvec::SmallVec;
+
+use super::rules::{Domain, Match, Quota, Rule, Rules};
+use super::tally::{StatsPath, StatsRef};
+use super::{Descriptor, Hits, KeyWriter, Limit, Request};
+use crate::engine::request::Entry;
+
+/// What a request comes down to: one item for each of its descriptors, in order.
+#[derive(Debug)]
+pub struct Plan<'r> {
+    /// Whether the rules know the request's domain.
+    pub domain_known: bool,
+    /// One for each descriptor.
+    pub items: SmallVec<[Item<'r>; 4]>,
+}
+
+/// What one descriptor comes down to.
+#[derive(Debug)]
+pub enum Item<'r> {
+    /// No rule applies, or another matched rule replaces the one that does.
+    NoLimit,
+    /// A rule lets everything pass.
+    Unlimited(&'r Rule),
+    /// A limit applies.
+    Limited(Limited<'r>),
+}
+
+/// A descriptor that a limit applies to: what to charge, and what to say of it.
+#[derive(Debug)]
+pub struct Limited<'r> {
+    /// The rule; `None` where the caller brought its own limit.
+    pub rule: Option<&'r Rule>,
+    /// The limit, the rule's or the caller's.
+    pub limit: Limit,
+    /// Names the counter.
+    pub key: bytes::Bytes,
+    /// What to count.
+    pub hits: Hits,
+    /// Where the outcome is counted.
+    pub stats: StatsRef<'r>,
+}
+
+impl<'r> Plan<'r> {
+    /// The descriptors that a limit applies to, in order.
+    pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Limited(limited) => Some(limited),
+            Item::NoLimit | Item::Unlimited(_) => None,
+        })
+    }
+}
+
+/// Matches every descriptor of `request`, drops the rules that others replace, and names the counters
+/// of the rest.
+pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Plan<'r> {
+    let Some(domain) = rules.domain(request.domain) else {
+        let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
+        return Plan { domain_known: false, items };
+    };
+    let found: SmallVec<[Found<'r>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
+    let items = request
+        .descriptors
+        .iter()
+        .zip(&found)
+        .map(|(descriptor, own)| match own {
+            Found::Nothing => Item::NoLimit,
+            Found::Rule(matched) if is_replaced(matched.rule, &found) => Item::NoLimit,
+            Found::Rule(matched) => match matched.rule.quota {
+                Quota::Unlimited => Item::Unlimited(matched.rule),
+                Quota::Limited(limit) => Item::Limited(Limited {
+                    rule: Some(matched.rule),
+                    limit,
+                    key: keys.key(request.domain, &descriptor.entries, Some(matched), limit),
+                    hits: descriptor.hits,
+                    stats: rule_stats(domain, matched, &descriptor.entries),
+                }),
+            },
+            Found::Override(limit) => Item::Limited(Limited {
+                rule: None,
+                limit: *limit,
+                key: keys.key(request.domain, &descriptor.entries, None, *limit),
+                hits: descriptor.hits,
+                stats: StatsRef::Named(Box::new(StatsPath::of_values(domain.name(), &descriptor.entries))),
+            }),
+        })
+        .collect();
+    Plan { domain_known: true, items }
+}
+
+enum Found<'r> {
+    Nothing,
+    Rule(Match<'r>),
+    Override(Limit),
+}
+
+/// A limit that the caller brings takes the place of the rules, whether or not one would match.
+fn find<'r>(domain: &'r Domain, descriptor: &Descriptor<'_>) -> Found<'r> {
+    match descriptor.limit_override {
+        Some(limit) => Found::Override(limit),
+        None => domain.find(&descriptor.entries).map_or(Found::Nothing, Found::Rule),
+    }
+}
+
+/// Whether a rule that another descriptor of the request matched names `rule` in its `replaces`. An
+/// unlimited rule is never replaced, and a rule without a name cannot be.
+fn is_replaced(rule: &Rule, found: &[Found<'_>]) -> bool {
+    let (Quota::Limited(_), Some(name)) = (rule.quota, &rule.name) else { return false };
+    found.iter().any(|other| match other {
+        Found::Rule(other) => other.rule.replaces.contains(name),
+        Found::Nothing | Found::Override(_) => false,
+    })
+}
+
+fn rule_stats<'r>(domain: &Domain, matched: &Match<'r>, entries: &[Entry<'_>]) -> StatsRef<'r> {
+    match &matched.rule.counts {
+        Some(counts) => StatsRef::Rule(counts),
+        None => StatsRef::Named(Box::new(matched.stats_path(domain.name(), entries))),
+    }
+}

@@ -1,0 +1,73 @@
+//! Rules: what was written ([`source`]), checked and compiled ([`compile`]) into an immutable tree
+//! ([`tree`]) that requests are matched against.
+
+pub mod compile;
+pub mod error;
+pub mod source;
+pub mod tree;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use serde_json::{Map, Value};
+
+pub use compile::{CompileOptions, compile};
+pub use error::{RuleError, RuleErrors};
+pub use source::SourceFile;
+pub use tree::{Domain, Match, Node, Pattern};
+
+use crate::engine::Limit;
+use crate::engine::tally::{Counts, StatsPath};
+
+/// A compiled rule set: immutable, and swapped as a whole.
+#[derive(Debug, Default)]
+pub struct Rules {
+    domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
+    /// The counts of every rule whose name is fixed at load, in the order of their paths.
+    counts: std::collections::BTreeMap<StatsPath, Arc<Counts>>,
+}
+
+impl Rules {
+    /// The rules of one domain.
+    pub fn domain(&self, name: &[u8]) -> Option<&Domain> {
+        self.domains.get(name)
+    }
+
+    /// Every domain, in no order.
+    pub fn domains(&self) -> impl Iterator<Item = &Domain> {
+        self.domains.values()
+    }
+
+    /// The counts of every rule whose name is fixed at load, in the order of their paths.
+    pub fn counts(&self) -> impl Iterator<Item = (&StatsPath, &Counts)> {
+        self.counts.iter().map(|(path, counts)| (path, &**counts))
+    }
+}
+
+/// What applies to requests that end at a node of the tree.
+#[derive(Debug)]
+pub struct Rule {
+    /// How much may pass.
+    pub quota: Quota,
+    /// The rule's name, by which others may replace it; not empty.
+    pub name: Option<Box<str>>,
+    /// Names of rules that do not apply when this one matches in the same request.
+    pub replaces: Box<[Box<str>]>,
+    /// Counted and reported, never enforced.
+    pub shadow_mode: bool,
+    /// Denies only together with every other quota rule of the request.
+    pub quota_mode: bool,
+    /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
+    pub metadata: Option<Map<String, Value>>,
+    /// Where hits are counted; `None` where the request's own values are part of the name.
+    pub counts: Option<Arc<Counts>>,
+}
+
+/// How much may pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quota {
+    /// Everything; nothing is counted.
+    Unlimited,
+    /// As much as the limit says.
+    Limited(Limit),
+}

@@ -1,0 +1,108 @@
+//! What decisions add up to, rule by rule. The engine only says what to add; `telemetry` adds it.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+/// What one status adds to the counts of its rule, in hits. Names and meanings are
+/// envoyproxy/ratelimit's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Hits asked for.
+    pub total_hits: u64,
+    /// Hits past the limit.
+    pub over_limit: u64,
+    /// Hits within the limit and past the near-limit mark.
+    pub near_limit: u64,
+    /// Hits of requests that passed.
+    pub within_limit: u64,
+    /// Hits past the limit that passed because the rule is in shadow mode.
+    pub shadow_mode: u64,
+    /// Hits given back.
+    pub total_negative_hits: u64,
+}
+
+/// The counts of one rule since it was first loaded. Kept over reloads for as long as a rule with
+/// the same [`StatsPath`] exists.
+#[derive(Debug, Default)]
+pub struct Counts(CachePadded<Sums>);
+
+#[derive(Debug, Default)]
+struct Sums {
+    total_hits: AtomicU64,
+    over_limit: AtomicU64,
+    near_limit: AtomicU64,
+    within_limit: AtomicU64,
+    shadow_mode: AtomicU64,
+    total_negative_hits: AtomicU64,
+}
+
+impl Counts {
+    /// Adds what one status says.
+    pub fn add(&self, tally: &Tally) {
+        let add = |sum: &AtomicU64, hits: u64| {
+            if hits > 0 {
+                sum.fetch_add(hits, Ordering::Relaxed);
+            }
+        };
+        add(&self.0.total_hits, tally.total_hits);
+        add(&self.0.over_limit, tally.over_limit);
+        add(&self.0.near_limit, tally.near_limit);
+        add(&self.0.within_limit, tally.within_limit);
+        add(&self.0.shadow_mode, tally.shadow_mode);
+        add(&self.0.total_negative_hits, tally.total_negative_hits);
+    }
+
+    /// What was added so far.
+    pub fn sum(&self) -> Tally {
+        let sum = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        Tally {
+            total_hits: sum(&self.0.total_hits),
+            over_limit: sum(&self.0.over_limit),
+            near_limit: sum(&self.0.near_limit),
+            within_limit: sum(&self.0.within_limit),
+            shadow_mode: sum(&self.0.shadow_mode),
+            total_negative_hits: sum(&self.0.total_negative_hits),
+        }
+    }
+}
+
+/// Under which name hits are counted: the domain, then a part for each level of the rule tree, each
+/// `key` or `key_value`. Two rules with one path share their counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StatsPath {
+    /// The domain.
+    pub domain: Box<str>,
+    /// The levels, outermost first.
+    pub parts: Vec<Box<str>>,
+}
+
+impl fmt::Display for StatsPath {
+    /// `domain.part.part`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.domain)?;
+        self.parts.iter().try_for_each(|part| write!(f, ".{part}"))
+    }
+}
+
+/// Where one status is counted.
+#[derive(Clone, Debug)]
+pub enum StatsRef<'r> {
+    /// In the rule itself: the usual case, no lookup.
+    Rule(&'r Counts),
+    /// Under a name that the request had a part in: the rule asks for it (`detailed_metric`,
+    /// `value_to_metric`), or the caller brought its own limit.
+    Named(Box<StatsPath>),
+}
+
+impl StatsPath {
+    /// The name of a limit that the caller brought: every entry with its value.
+    pub fn of_values(domain: &str, entries: &[super::Entry<'_>]) -> Self {
+        let part = |entry: &super::Entry<'_>| {
+            let (key, value) = (String::from_utf8_lossy(entry.key), String::from_utf8_lossy(entry.value));
+            if value.is_empty() { key.into() } else { format!("{key}_{value}").into() }
+        };
+        Self { domain: domain.into(), parts: entries.iter().map(part).collect() }
+    }
+}

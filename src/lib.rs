@@ -1,0 +1,8 @@
+//! tollgate, a rate-limit service for Envoy.
+
+pub mod clock;
+pub mod engine;
+pub mod limiter;
+pub mod pb;
+pub mod store;
+pub mod telemetry;

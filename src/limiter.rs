@@ -1,0 +1,60 @@
+//! Where the pure core meets the world: the rules in force, the store, the clock and the metrics.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwapOption, Guard};
+
+use crate::clock::Clock;
+use crate::engine::judge::judge;
+use crate::engine::plan::plan;
+use crate::engine::{Decision, KeyWriter, Modes, Request, Rules};
+use crate::store::{Charge, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
+
+/// Decides requests.
+pub struct Limiter {
+    /// The rules in force; none before the first ones are loaded.
+    pub rules: Arc<ArcSwapOption<Rules>>,
+    /// Where counters live.
+    pub store: Arc<dyn Store>,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Where what happened is counted.
+    pub metrics: Arc<Metrics>,
+    /// How counters are named.
+    pub keys: KeyWriter,
+    /// What the operator set for every rule at once.
+    pub modes: Modes,
+}
+
+impl Limiter {
+    /// The rules in force now. A decision and its answer are made from one snapshot.
+    pub fn rules(&self) -> Guard<Option<Arc<Rules>>> {
+        self.rules.load()
+    }
+
+    /// Decides `request`: what applies to it, what the counters say, what that means.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store did not count; nothing is decided then.
+    pub async fn decide<'r>(
+        &self,
+        rules: &'r Rules,
+        request: &Request<'_>,
+    ) -> Result<Decision<'r>, StoreError> {
+        let now = self.clock.now();
+        let plan = plan(rules, request, &self.keys);
+        let charges: smallvec::SmallVec<[Charge; 4]> = plan
+            .limited()
+            .map(|limited| Charge { key: limited.key.clone(), limit: limited.limit, hits: limited.hits })
+            .collect();
+        let readings = match charges.is_empty() {
+            true => Ok(smallvec::SmallVec::new()),
+            false => self.store.charge(&charges, now).await,
+        };
+        let readings = readings.inspect_err(|error| self.metrics.record_store_error(error))?;
+        let decision = judge(plan, readings.iter().map(|reading| reading.used), &self.modes, now);
+        self.metrics.record_decision(&decision);
+        Ok(decision)
+    }
+}

@@ -1,0 +1,88 @@
+//! The protobuf modules that `build.rs` generates, laid out as their packages are, and their
+//! proto3 JSON form. Nothing here decides anything; `server::wire` is the only reader of requests.
+
+#![allow(missing_docs, unnameable_types, unreachable_pub, unused_qualifications, reason = "generated code")]
+#![allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated code")]
+
+/// `envoy.*`
+pub mod envoy {
+    pub mod config {
+        pub mod core {
+            pub mod v3 {
+                include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.rs"));
+                include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.serde.rs"));
+            }
+        }
+    }
+    pub mod extensions {
+        pub mod common {
+            pub mod ratelimit {
+                pub mod v3 {
+                    include!(concat!(env!("OUT_DIR"), "/envoy.extensions.common.ratelimit.v3.rs"));
+                    include!(concat!(env!("OUT_DIR"), "/envoy.extensions.common.ratelimit.v3.serde.rs"));
+                }
+            }
+        }
+    }
+    pub mod service {
+        pub mod ratelimit {
+            pub mod v3 {
+                include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
+                include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.serde.rs"));
+            }
+        }
+    }
+    pub mod r#type {
+        pub mod v3 {
+            include!(concat!(env!("OUT_DIR"), "/envoy.r#type.v3.rs"));
+            include!(concat!(env!("OUT_DIR"), "/envoy.r#type.v3.serde.rs"));
+        }
+    }
+}
+
+pub use envoy::config::core::v3::HeaderValue;
+pub use envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+pub use envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry, RateLimitOverride};
+pub use envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
+pub use envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
+pub use envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+pub use envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+pub use envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+pub use envoy::r#type::v3::RateLimitUnit;
+
+/// The descriptors of the files above as Envoy declares them, for gRPC reflection.
+pub const REFLECTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
+
+mod entry_json {
+    //! An entry in proto3 JSON is text, as in Envoy's own declaration of it.
+
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Entry;
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(deny_unknown_fields)]
+    struct Text<'a> {
+        #[serde(default, skip_serializing_if = "str::is_empty")]
+        key: std::borrow::Cow<'a, str>,
+        #[serde(default, skip_serializing_if = "str::is_empty")]
+        value: std::borrow::Cow<'a, str>,
+    }
+
+    impl<'de> Deserialize<'de> for Entry {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let Text { key, value } = Text::deserialize(deserializer)?;
+            Ok(Self { key: Bytes::from(key.into_owned()), value: Bytes::from(value.into_owned()) })
+        }
+    }
+
+    impl Serialize for Entry {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let (key, value) = (String::from_utf8_lossy(&self.key), String::from_utf8_lossy(&self.value));
+            Text { key, value }.serialize(serializer)
+        }
+    }
+}

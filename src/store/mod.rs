@@ -1,0 +1,68 @@
+//! Where counters live.
+//!
+//! A store counts; it does not judge. Whether a reading is over its limit, what metrics say of it and
+//! what the caller is told is decided in `engine::judge`, once, for every store.
+
+pub mod memory;
+pub mod redis;
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::engine::{Hits, Limit, Timestamp};
+
+/// What a store is asked to do to one counter.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    /// Names the counter. The window is not part of it: the store knows `now`.
+    pub key: Bytes,
+    /// The limit that is counted towards.
+    pub limit: Limit,
+    /// What to count.
+    pub hits: Hits,
+}
+
+/// What a store saw when it carried out a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Hits in the current window, those of this charge included.
+    pub used: u64,
+}
+
+/// One reading for each charge, in the same order.
+pub type Readings = SmallVec<[Reading; 4]>;
+
+/// Charges under way. Dropping it does not undo what was already sent.
+pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Readings, StoreError>> + Send + 'a>>;
+
+/// Holds counters.
+pub trait Store: Send + Sync {
+    /// Carries out `charges` in their order, each one atomically, as of `now`.
+    ///
+    /// # Errors
+    /// See [`StoreError`], which says what may have been counted all the same.
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a>;
+}
+
+/// Why charges have no readings.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The memory store holds as many counters as it may. Nothing was counted for the charges that
+    /// found no room.
+    #[error("the counter store is full ({max_counters} counters)")]
+    Full {
+        /// The bound that was met.
+        max_counters: usize,
+    },
+    /// The store cannot be reached. Nothing was sent.
+    #[error("the counter store cannot be reached: {0}")]
+    Unreachable(String),
+    /// The call was sent, and no answer came: it may or may not have been counted.
+    #[error("the counter store did not answer: {0}")]
+    Unanswered(String),
+    /// The store answered with an error.
+    #[error("the counter store refused: {0}")]
+    Refused(String),
+}

@@ -1,0 +1,3 @@
+//! What the operator can see: logs, traces and metrics.
+
+pub mod metrics;
