@@ -35,7 +35,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Yaml>, Box<serde_yaml::Error>> {
             max_nodes: 10_000_000,
             max_events: 20_000_000,
             max_total_scalar_bytes: 256 * 1024 * 1024,
-            max_depth: 200,
+            // Sixteen levels of rules are forty levels of YAML; the rest is for metadata. The parser
+            // calls itself for each, so this is also a bound on the stack.
+            max_depth: 64,
         },
         with_snippet: false,
     };
