@@ -7,4 +7,5 @@
 )]
 
 mod store;
+mod store_redis;
 mod support;
