@@ -320,7 +320,42 @@ async fn log_changes(mut link: watch::Receiver<Link>, server: &str) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Ending the client by hand stands for the errors that make it end by itself.
+    #[tokio::test]
+    async fn a_client_that_gave_up_is_started_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let settings = RedisSettings {
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port },
+            username: None,
+            password: None,
+            database: None,
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(5),
+            expiration_jitter_max_secs: 0,
+        };
+        let connection = Connection::connect(&settings);
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let agree_to_everything = async {
+                let mut command = [0; 1024];
+                while client.read(&mut command).await.is_ok_and(|len| len > 0) {
+                    client.write_all(b"+OK\r\n").await.unwrap();
+                }
+            };
+            let end = async {
+                connection.ready(Duration::ZERO).await.unwrap();
+                connection.commands.quit().await.unwrap();
+            };
+            tokio::join!(agree_to_everything, end);
+            assert!(!connection.is_up());
+        }
+    }
 
     #[test]
     fn what_redis_says_is_told_from_what_went_wrong_on_the_way() {
