@@ -7,5 +7,6 @@
 )]
 
 mod store;
+mod store_faults;
 mod store_redis;
 mod support;

@@ -350,7 +350,7 @@ mod tests {
             };
             let end = async {
                 connection.ready(Duration::ZERO).await.unwrap();
-                connection.commands.quit().await.unwrap();
+                Client::quit(&connection.commands).await.unwrap();
             };
             tokio::join!(agree_to_everything, end);
             assert!(!connection.is_up());
