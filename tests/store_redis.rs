@@ -1,0 +1,259 @@
+//! What a store leaves in Redis: keys and their times to live, and how much it asks for.
+//!
+//! Numbered items are those of envoyproxy/ratelimit's behaviour that they keep.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tollgate::engine::{Entry, Hits, KeyFormat, KeyWriter, Limit, Timestamp, Unit};
+use tollgate::store::redis::RedisSettings;
+use tollgate::store::{Charge, Store, StoreError};
+
+use crate::store::{MIDNIGHT, charge, connected, hit, used};
+use crate::support::eventually;
+use crate::support::redis::Redis;
+
+/// How often Redis has carried out a command.
+fn calls(server: &Redis, command: &str) -> u64 {
+    let stats = server.command(["INFO", "commandstats"]);
+    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
+}
+
+fn entry<'a>((key, value): &'a (&'a str, &'a str)) -> Entry<'a> {
+    Entry { key: key.as_bytes(), value: value.as_bytes() }
+}
+
+#[tokio::test]
+async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    let user: &[_] = &[("key", "value")];
+    let nested: &[_] = &[("key", "value"), ("subkey", "subvalue")];
+    for (prefix, entries, unit, now_secs, key) in [
+        ("", user, Unit::Minute, 1234, "domain_key_value_1200"),
+        ("", nested, Unit::Minute, 1234, "domain_key_value_subkey_subvalue_1200"),
+        ("", user, Unit::Hour, 1_000_000, "domain_key_value_997200"),
+        ("", user, Unit::Day, 1_000_000, "domain_key_value_950400"),
+        ("prefix:", user, Unit::Hour, 1234, "prefix:domain_key_value_0"),
+    ] {
+        server.command(["FLUSHALL"]);
+        let entries: Vec<Entry<'_>> = entries.iter().map(entry).collect();
+        let limit = Limit { requests_per_unit: 10, unit };
+        let counter = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(b"domain", &entries, None, limit);
+        let charge = Charge { key: counter, limit, hits: Hits::Add(5) };
+        store.charge(&[charge], Timestamp::from_secs(now_secs)).await.expect("readings");
+        assert_eq!(server.command(["KEYS", "*"]), key);
+        assert_eq!(server.command(["GET", key]), "5");
+    }
+    // The key of a second is gone before a slow machine looks: a counter that is there already is found
+    // under it.
+    server.command(["SET", "prefix:domain_key_value_1234", "41"]);
+    let limit = Limit { requests_per_unit: 10, unit: Unit::Second };
+    let key =
+        KeyWriter::new(KeyFormat::Envoyproxy, "prefix:").key(b"domain", &[entry(&user[0])], None, limit);
+    let charge = Charge { key, limit, hits: Hits::Add(1) };
+    let readings = store.charge(&[charge], Timestamp::from_secs(1234)).await.expect("readings");
+    assert_eq!(readings[0].used, 42);
+}
+
+#[tokio::test]
+async fn item_23_a_counter_lives_for_its_unit_and_the_jitter() {
+    let server = Redis::start().await;
+    for (unit, jitter_max_secs, shortest, longest) in [
+        (Unit::Minute, 0, 60, 60),
+        (Unit::Hour, 0, 3_600, 3_600),
+        (Unit::Day, 0, 86_400, 86_400),
+        (Unit::Year, 0, 31_536_000, 31_536_000),
+        (Unit::Second, 3_600, 1, 3_600),
+        (Unit::Hour, 300, 3_600, 3_899),
+        (Unit::Hour, 1, 3_600, 3_600),
+    ] {
+        server.command(["FLUSHALL"]);
+        let settings = RedisSettings { expiration_jitter_max_secs: jitter_max_secs, ..server.settings() };
+        let store = connected(&settings).await;
+        let charges: Vec<Charge> = (0..20).map(|key| charge(format!("{key}/"), unit, Hits::Add(1))).collect();
+        store.charge(&charges, MIDNIGHT).await.expect("readings");
+        store.settle().await;
+        // Some of the shortest may be gone, and time has passed for the rest.
+        let lives = server.times_to_live();
+        assert!(lives.len() >= 15, "{lives:?}");
+        for (key, secs) in lives {
+            assert!((shortest - 15..=longest).contains(&secs), "{unit:?}: {key} lives for {secs} s");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_time_to_live_is_set_once() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    for hits in 1..=100 {
+        assert_eq!(used(&store, hit("a")).await.expect("a reading"), hits);
+    }
+    store.settle().await;
+    assert_eq!((calls(&server, "incrby"), calls(&server, "expire")), (100, 1));
+
+    let refund = charge("a", Unit::Minute, Hits::Refund(200));
+    server.command(["EXPIRE", &server.command(["KEYS", "a*"]), "1000"]);
+    assert_eq!(used(&store, refund).await.expect("a reading"), 0);
+    store.settle().await;
+    let lives = server.times_to_live();
+    assert!(matches!(&lives[..], [(_, 900..=1_000)]), "a refund keeps it: {lives:?}");
+}
+
+#[tokio::test]
+async fn no_counter_lives_for_ever() {
+    let server = Redis::start().await;
+    let settings = RedisSettings { expiration_jitter_max_secs: 30, ..server.settings() };
+    let store = Arc::new(connected(&settings).await);
+    let mut callers = JoinSet::new();
+    for seed in 0..50 {
+        let store = store.clone();
+        callers.spawn(async move {
+            let mut random = fastrand::Rng::with_seed(seed);
+            for _ in 0..40 {
+                let charges: Vec<Charge> = (0..random.usize(1..6))
+                    .map(|_| {
+                        let hits = match random.u8(0..4) {
+                            0 => Hits::Refund(random.u32(0..5)),
+                            _ => Hits::Add(random.u32(0..3)),
+                        };
+                        let unit = [Unit::Minute, Unit::Hour, Unit::Day][random.usize(0..3)];
+                        charge(format!("{}/{unit:?}/", random.u8(0..200)), unit, hits)
+                    })
+                    .collect();
+                let now = Timestamp::from_secs(MIDNIGHT.as_secs() + random.u64(0..200));
+                store.charge(&charges, now).await.expect("readings");
+            }
+        });
+    }
+    callers.join_all().await;
+    store.settle().await;
+    let lives = server.times_to_live();
+    assert!(lives.len() > 100, "{} keys", lives.len());
+    for (key, secs) in lives {
+        let unit = if key.contains("Minute") {
+            60
+        } else if key.contains("Hour") {
+            3_600
+        } else {
+            86_400
+        };
+        assert!((unit - 20..=unit + 30).contains(&secs), "{key} lives for {secs} s");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_wait_leaves_no_counter_that_lives_for_ever() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    for key in 0..20 {
+        let charges = [charge(format!("{key}/"), Unit::Minute, Hits::Add(1))];
+        tokio::select! {
+            biased;
+            readings = store.charge(&charges, MIDNIGHT) => panic!("{readings:?} without a round trip"),
+            () = std::future::ready(()) => {}
+        }
+    }
+    store.settle().await;
+    let lives = server.times_to_live();
+    assert_eq!(lives.len(), 20, "what was sent is counted");
+    assert!(lives.iter().all(|(_, secs)| (40..=60).contains(secs)), "{lives:?}");
+}
+
+#[tokio::test]
+async fn a_lost_reply_leaves_no_counter_that_lives_for_ever() {
+    let server = Redis::start().await;
+    let settings = RedisSettings { call_timeout: Duration::from_millis(100), ..server.settings() };
+    let store = connected(&settings).await;
+    let charges: Vec<Charge> =
+        (0..50).map(|key| charge(format!("{key}/"), Unit::Minute, Hits::Add(1))).collect();
+    server.pause();
+    let readings = store.charge(&charges, MIDNIGHT).await;
+    assert!(matches!(readings, Err(StoreError::Unanswered(_))), "{readings:?}");
+    server.resume();
+    eventually("all have a time to live", async || {
+        let lives = server.times_to_live();
+        lives.len() == 50 && lives.iter().all(|(_, secs)| (1..=60).contains(secs))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_time_to_live_that_redis_refused_is_set_later() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    server.command(["ACL", "SETUSER", "default", "-expire"]);
+    assert_eq!(used(&store, hit("a")).await.expect("a reading"), 1);
+    store.settle().await;
+    assert!(matches!(server.times_to_live()[..], [(_, -1)]));
+    server.command(["ACL", "SETUSER", "default", "+expire"]);
+    eventually("it is set", async || matches!(server.times_to_live()[..], [(_, 1..=60)])).await;
+}
+
+#[tokio::test]
+async fn charges_of_one_request_share_a_round_trip() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    let charges: Vec<Charge> =
+        (0..64).map(|key| charge(format!("{key}/"), Unit::Minute, Hits::Add(1))).collect();
+    // Redis counts how often it read from a socket.
+    let reads = || {
+        let stats = server.command(["INFO", "stats"]);
+        let reads = stats.lines().find_map(|line| line.trim_end().strip_prefix("total_reads_processed:"));
+        reads.expect("the number").parse::<u64>().expect("a number")
+    };
+    let before = reads();
+    let readings = store.charge(&charges, MIDNIGHT).await.expect("readings");
+    assert_eq!(readings.len(), 64);
+    // One for the charges, one for the times to live, one or two for the command that asks.
+    let between = reads() - before;
+    assert!(between <= 5, "{between} reads");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_know_the_script_is_told() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    let refund = || charge("a", Unit::Minute, Hits::Refund(1));
+    used(&store, charge("a", Unit::Minute, Hits::Add(10))).await.expect("a reading");
+    for used_then in [9, 8] {
+        server.command(["SCRIPT", "FLUSH"]);
+        assert_eq!(used(&store, refund()).await.expect("a reading"), used_then);
+    }
+    assert_eq!(used(&store, refund()).await.expect("a reading"), 7);
+    assert_eq!((calls(&server, "evalsha"), calls(&server, "eval")), (3, 2));
+}
+
+#[tokio::test]
+async fn what_others_wrote_into_a_counter_is_no_worse_than_an_error() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    let key = format!("a/{}", MIDNIGHT.as_secs());
+    let (add, look, refund) = (Hits::Add(1), Hits::Add(0), Hits::Refund(1));
+    for (written, hits, outcome) in [
+        (vec!["SET", &key, "-100"], add, Ok(0)),
+        (vec!["SET", &key, "-100"], look, Ok(0)),
+        (vec!["SET", &key, "-100"], refund, Ok(0)),
+        (vec!["SET", &key, "9223372036854775807"], look, Ok(i64::MAX as u64)),
+        (vec!["SET", &key, "9223372036854775807"], add, Err("overflow")),
+        (vec!["SET", &key, "-9223372036854775808"], refund, Err("overflow")),
+        (vec!["SET", &key, "many"], add, Err("not an integer")),
+        (vec!["SET", &key, "many"], refund, Err("not an integer")),
+        (vec!["SET", &key, "many"], look, Err("no whole number")),
+        (vec!["RPUSH", &key, "1"], add, Err("WRONGTYPE")),
+        (vec!["RPUSH", &key, "1"], look, Err("WRONGTYPE")),
+        (vec!["RPUSH", &key, "1"], refund, Err("WRONGTYPE")),
+    ] {
+        server.command(["FLUSHALL"]);
+        server.command(&written);
+        let used = used(&store, charge("a/", Unit::Minute, hits)).await;
+        match (&used, outcome) {
+            (Ok(used), Ok(expected)) => assert_eq!(*used, expected, "{hits:?} after {written:?}"),
+            (Err(StoreError::Refused(cause)), Err(expected)) if cause.contains(expected) => {}
+            _ => panic!("{used:?} for {hits:?} after {written:?}"),
+        }
+    }
+}

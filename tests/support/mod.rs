@@ -1,0 +1,19 @@
+//! What tests share: servers that they start and stop, and waiting for what those bring about.
+
+pub(crate) mod redis;
+
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
+/// More than anything here needs, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks until the answer is the one waited for.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}, but it does not come");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+}
