@@ -35,8 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Yaml>, Box<serde_yaml::Error>> {
             max_nodes: 10_000_000,
             max_events: 20_000_000,
             max_total_scalar_bytes: 256 * 1024 * 1024,
-            // Sixteen levels of rules are forty levels of YAML; the rest is for metadata. The parser
-            // calls itself for each, so this is also a bound on the stack.
+            // Sixteen levels of rules are forty levels of YAML; the rest is for metadata.
             max_depth: 64,
         },
         with_snippet: false,
@@ -111,7 +110,8 @@ pub(super) fn json_map(source: &str, entries: &[(Yaml, Yaml)]) -> Map<String, Va
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
+        // The parser calls itself for each level, and takes up to 40 KiB of stack for it.
+        stacker::maybe_grow(256 * 1024, 1024 * 1024, || deserializer.deserialize_any(RawVisitor))
     }
 }
 
