@@ -136,7 +136,8 @@ fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 fn display(duration: Duration) -> String {
-    SignedDuration::try_from(duration).map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
+    SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
 }
 
 #[cfg(test)]

@@ -53,11 +53,9 @@ fn parse_url(url: &str) -> Result<Address, String> {
         Some(("rediss", _)) => Err("a redis:// URL: TLS to Redis is not supported yet".to_owned()),
         Some(_) => Err(URL_FORMS.to_owned()),
         None if url.starts_with('/') => Ok(unix(url)),
-        None => Ok(Address {
-            endpoint: parse_host(url, None).ok_or(URL_FORMS)?,
-            username: None,
-            password: None,
-        }),
+        None => {
+            Ok(Address { endpoint: parse_host(url, None).ok_or(URL_FORMS)?, username: None, password: None })
+        }
     }
 }
 

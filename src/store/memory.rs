@@ -225,11 +225,7 @@ mod tests {
     }
 
     fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
-        Charge {
-            key: Bytes::from_static(key.as_bytes()),
-            limit: Limit { requests_per_unit: 10, unit },
-            hits,
-        }
+        Charge { key: Bytes::from_static(key.as_bytes()), limit: Limit { requests_per_unit: 10, unit }, hits }
     }
 
     fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {
