@@ -9,3 +9,4 @@
 mod store;
 mod store_redis;
 mod support;
+mod traces;

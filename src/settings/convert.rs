@@ -201,6 +201,7 @@ fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreS
     let Some(address) = redis::read_address(raw_redis, reader) else { return memory };
     StoreSettings::Redis(RedisSettings {
         endpoint: address.endpoint,
+        database: address.database,
         username: address.username,
         password: address.password,
         connect_timeout,

@@ -156,7 +156,8 @@ pub(super) struct RawCounters {
 /// How to reach Redis.
 #[derive(Args, Debug)]
 pub(super) struct RawRedis {
-    /// Where Redis listens: `host:port`, `/path/of/a.sock`, `redis://[user:password@]host[:port]` or
+    /// Where Redis listens: `host:port`, `/path/of/a.sock`, `redis://[user:password@]host[:port][/database]`
+    /// or
     /// `redis+unix:///path/of/a.sock`.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_url: Option<SecretString>,

@@ -12,12 +12,13 @@ use crate::store::redis::Endpoint;
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) endpoint: Endpoint,
+    pub(super) database: Option<u8>,
     pub(super) username: Option<String>,
     pub(super) password: Option<SecretString>,
 }
 
 const URL: &str = "REDIS_URL";
-const URL_FORMS: &str = "host:port, /path/of/a.sock, redis://[user:password@]host[:port] or \
+const URL_FORMS: &str = "host:port, /path/of/a.sock, redis://[user:password@]host[:port][/database] or \
                          redis+unix:///path/of/a.sock";
 const DEFAULT_PORT: u16 = 6379;
 
@@ -53,9 +54,7 @@ fn parse_url(url: &str) -> Result<Address, String> {
         Some(("rediss", _)) => Err("a redis:// URL: TLS to Redis is not supported yet".to_owned()),
         Some(_) => Err(URL_FORMS.to_owned()),
         None if url.starts_with('/') => Ok(unix(url)),
-        None => {
-            Ok(Address { endpoint: parse_host(url, None).ok_or(URL_FORMS)?, username: None, password: None })
-        }
+        None => Ok(plain(parse_host(url, None).ok_or(URL_FORMS)?)),
     }
 }
 
@@ -63,15 +62,16 @@ fn parse_url(url: &str) -> Result<Address, String> {
 fn parse_authority(text: &str) -> Result<Address, String> {
     let (userinfo, place) = text.rsplit_once('@').map_or((None, text), |(user, place)| (Some(user), place));
     let (host, database) = place.split_once('/').unwrap_or((place, ""));
-    if !matches!(database, "" | "0") {
-        return Err("database 0: other databases are not supported yet".to_owned());
-    }
+    let database = match database {
+        "" => None,
+        number => Some(number.parse().map_err(|_| "a number from 0 to 255 as the database".to_owned())?),
+    };
     let endpoint = parse_host(host, Some(DEFAULT_PORT)).ok_or(URL_FORMS)?;
     let (username, password) = match userinfo {
         Some(userinfo) => decode_userinfo(userinfo).ok_or("a user and password in percent-encoded UTF-8")?,
         None => (None, None),
     };
-    Ok(Address { endpoint, username, password })
+    Ok(Address { endpoint, database, username, password })
 }
 
 /// `host:port`, with `[` and `]` around an IPv6 address.
@@ -88,7 +88,11 @@ fn parse_host(text: &str, default_port: Option<u16>) -> Option<Endpoint> {
 }
 
 fn unix(path: &str) -> Address {
-    Address { endpoint: Endpoint::Unix(PathBuf::from(path)), username: None, password: None }
+    plain(Endpoint::Unix(PathBuf::from(path)))
+}
+
+const fn plain(endpoint: Endpoint) -> Address {
+    Address { endpoint, database: None, username: None, password: None }
 }
 
 /// `user:password`, `:password` or, as `REDIS_AUTH` has it, `password`.
@@ -156,11 +160,24 @@ mod tests {
     }
 
     #[test]
+    fn a_database_is_the_first_unless_it_is_named() {
+        for (url, expected) in [
+            ("redis://cache", None),
+            ("redis://cache/", None),
+            ("redis://cache/0", Some(0)),
+            ("redis://u:p@cache:1/15", Some(15)),
+        ] {
+            assert_eq!(parse_url(url).map(|address| address.database), Ok(expected), "{url}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_reached_yet_is_said_and_what_makes_no_sense_is_refused() {
         for (url, expected) in [
             ("a:1,b:1", "Cluster"),
             ("rediss://cache", "TLS"),
-            ("redis://cache/3", "database 0"),
+            ("redis://cache/x", "database"),
+            ("redis://cache/256", "database"),
             ("redis://u:%ff@cache", "percent-encoded"),
             ("cache", "host:port"),
             ("cache:", "host:port"),

@@ -73,7 +73,7 @@ pub struct Traces {
 
 impl Traces {
     /// Makes ready to send spans. The collector is connected to when there is something to send.
-    pub(super) fn start(settings: &TraceSettings) -> Result<Self, TelemetryError> {
+    pub fn start(settings: &TraceSettings) -> Result<Self, TelemetryError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tollgate-traces")
@@ -90,7 +90,7 @@ impl Traces {
     }
 
     /// Takes the spans of this crate, and nothing else.
-    pub(super) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
