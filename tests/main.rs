@@ -6,6 +6,7 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod cli;
 mod store;
 mod store_redis;
 mod support;

@@ -50,7 +50,7 @@ pub(super) fn convert(
         metrics: metrics(&raw.metrics, &mut reader),
         logs: logs(&raw.metrics, &mut reader),
         traces: traces(&raw.traces, &mut reader),
-        warnings: foreign::read(environment, &mut reader),
+        ignored: foreign::read(environment, &mut reader),
     };
     reader.finish(settings)
 }

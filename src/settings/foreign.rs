@@ -3,12 +3,19 @@
 
 use super::reader::{Reader, parse_bool};
 
+/// A variable that is set and has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Its name.
+    pub name: &'static str,
+    /// What happens in place of what it asks for.
+    pub instead: &'static str,
+}
+
 /// A variable, and the values for which nothing needs to be said.
 struct Foreign {
-    name: &'static str,
+    ignored: Ignored,
     harmless: Harmless,
-    /// What happens in place of what it asks for.
-    instead: &'static str,
 }
 
 enum Harmless {
@@ -23,7 +30,7 @@ const IGNORED: [Foreign; 19] = {
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
     const PIPELINE: &str = "commands to Redis are pipelined by themselves";
     const fn foreign(name: &'static str, harmless: Harmless, instead: &'static str) -> Foreign {
-        Foreign { name, harmless, instead }
+        Foreign { ignored: Ignored { name, instead }, harmless }
     }
     [
         foreign("USE_STATSD", Bool(false), STATSD),
@@ -75,18 +82,18 @@ const UNSAFE_TO_IGNORE: [(&str, &str); 3] = [
     ("REDIS_PERSECOND_TLS", "false: Redis is not spoken to over TLS yet"),
 ];
 
-/// What will not happen, a sentence each. Where that is not safe, `reader` is told.
-pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<String> {
+/// What will not happen. Where that is not safe, `reader` is told.
+pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<Ignored> {
     for (name, expected) in UNSAFE_TO_IGNORE {
         match environment(name) {
             Some(value) if parse_bool(&value) != Some(false) => reader.refuse(name, expected, Some(&value)),
             Some(_) | None => {}
         }
     }
-    let asks =
-        |foreign: &&Foreign| environment(foreign.name).is_some_and(|value| !foreign.is_harmless(&value));
-    let ignored = IGNORED.iter().filter(asks);
-    ignored.map(|foreign| format!("{} has no effect: {}", foreign.name, foreign.instead)).collect()
+    let asks = |foreign: &&Foreign| {
+        environment(foreign.ignored.name).is_some_and(|value| !foreign.is_harmless(&value))
+    };
+    IGNORED.iter().filter(asks).map(|foreign| foreign.ignored).collect()
 }
 
 impl Foreign {
@@ -104,8 +111,8 @@ mod tests {
 
     fn read_one(name: &str, value: &str) -> (usize, usize) {
         let mut reader = Reader::default();
-        let warnings = read(|asked| (asked == name).then(|| value.to_owned()), &mut reader);
-        (warnings.len(), reader.finish(()).err().map_or(0, |mistakes| mistakes.0.len()))
+        let ignored = read(|asked| (asked == name).then(|| value.to_owned()), &mut reader);
+        (ignored.len(), reader.finish(()).err().map_or(0, |mistakes| mistakes.0.len()))
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::telemetry::logs::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::TraceSettings;
 
+pub use foreign::Ignored;
 pub use raw::RawSettings;
 pub use reader::{Mistake, Mistakes};
 pub use table::{Row, markdown, table};
@@ -51,8 +52,8 @@ pub struct Settings {
     pub logs: LogSettings,
     /// Where spans go; `None` where there are to be none.
     pub traces: Option<TraceSettings>,
-    /// What was set and will not happen: sentences for the log.
-    pub warnings: Vec<String>,
+    /// What was set and has no effect.
+    pub ignored: Vec<Ignored>,
 }
 
 /// A host name or address, and a port.
