@@ -6,7 +6,9 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod cli;
 mod store;
 mod store_faults;
 mod store_redis;
 mod support;
+mod traces;

@@ -1,5 +1,6 @@
 //! What tests share: servers that they start and stop, and waiting for what those bring about.
 
+pub(crate) mod collector;
 pub(crate) mod redis;
 
 use std::time::Duration;
