@@ -86,7 +86,9 @@ async fn a_server_that_hangs_is_waited_for_no_longer_than_the_call_timeout() {
     let errors = callers.join_all().await;
     assert!(errors.iter().any(|error| matches!(error, StoreError::Unreachable(_))));
     server.resume();
+    let back = Instant::now();
     eventually("Redis answers again", async || used(&store, hit("b")).await.is_ok()).await;
+    assert!(back.elapsed() < SOON, "after {:?}", back.elapsed());
 }
 
 #[tokio::test]
@@ -105,7 +107,9 @@ async fn a_connection_that_is_lost_while_its_queue_is_full_comes_back() {
         callers.join_all().await;
     }
     server.restart().await;
+    let back = Instant::now();
     eventually("Redis is found", async || used(&store, hit("a")).await.is_ok()).await;
+    assert!(back.elapsed() < SOON, "after {:?}", back.elapsed());
 }
 
 #[tokio::test]

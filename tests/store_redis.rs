@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tollgate::engine::{Entry, Hits, KeyFormat, KeyWriter, Limit, Timestamp, Unit};
-use tollgate::store::redis::RedisSettings;
+use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, hit, used};
@@ -21,41 +21,55 @@ fn calls(server: &Redis, command: &str) -> u64 {
     line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
 }
 
-fn entry<'a>((key, value): &'a (&'a str, &'a str)) -> Entry<'a> {
-    Entry { key: key.as_bytes(), value: value.as_bytes() }
+/// Whether a charge counts in the Redis key `name`: a counter that is there already goes on.
+async fn counts_in(name: &str, charge: Charge, now_secs: u64, (server, store): &(Redis, RedisStore)) {
+    server.command(["FLUSHALL"]);
+    server.command(["SET", name, "41"]);
+    let readings = store.charge(&[charge], Timestamp::from_secs(now_secs)).await.expect("readings");
+    assert_eq!((readings[0].used, server.command(["KEYS", "*"]).as_str()), (42, name));
+}
+
+async fn redis() -> (Redis, RedisStore) {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    (server, store)
 }
 
 #[tokio::test]
 async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let redis = redis().await;
     let user: &[_] = &[("key", "value")];
     let nested: &[_] = &[("key", "value"), ("subkey", "subvalue")];
-    for (prefix, entries, unit, now_secs, key) in [
+    for (prefix, entries, unit, now_secs, name) in [
+        ("", user, Unit::Second, 1234, "domain_key_value_1234"),
         ("", user, Unit::Minute, 1234, "domain_key_value_1200"),
         ("", nested, Unit::Minute, 1234, "domain_key_value_subkey_subvalue_1200"),
         ("", user, Unit::Hour, 1_000_000, "domain_key_value_997200"),
         ("", user, Unit::Day, 1_000_000, "domain_key_value_950400"),
-        ("prefix:", user, Unit::Hour, 1234, "prefix:domain_key_value_0"),
+        ("prefix:", user, Unit::Second, 1234, "prefix:domain_key_value_1234"),
+        ("prefix:", user, Unit::Year, 1234, "prefix:domain_key_value_0"),
     ] {
-        server.command(["FLUSHALL"]);
-        let entries: Vec<Entry<'_>> = entries.iter().map(entry).collect();
+        let entries: Vec<Entry<'_>> = entries
+            .iter()
+            .map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() })
+            .collect();
         let limit = Limit { requests_per_unit: 10, unit };
-        let counter = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(b"domain", &entries, None, limit);
-        let charge = Charge { key: counter, limit, hits: Hits::Add(5) };
-        store.charge(&[charge], Timestamp::from_secs(now_secs)).await.expect("readings");
-        assert_eq!(server.command(["KEYS", "*"]), key);
-        assert_eq!(server.command(["GET", key]), "5");
+        let key = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(b"domain", &entries, None, limit);
+        counts_in(name, Charge { key, limit, hits: Hits::Add(1) }, now_secs, &redis).await;
     }
-    // The key of a second is gone before a slow machine looks: a counter that is there already is found
-    // under it.
-    server.command(["SET", "prefix:domain_key_value_1234", "41"]);
-    let limit = Limit { requests_per_unit: 10, unit: Unit::Second };
-    let key =
-        KeyWriter::new(KeyFormat::Envoyproxy, "prefix:").key(b"domain", &[entry(&user[0])], None, limit);
-    let charge = Charge { key, limit, hits: Hits::Add(1) };
-    let readings = store.charge(&[charge], Timestamp::from_secs(1234)).await.expect("readings");
-    assert_eq!(readings[0].used, 42);
+}
+
+#[tokio::test]
+async fn item_22_a_shared_pattern_is_kept_as_it_is_written() {
+    let redis = redis().await;
+    for key in [
+        "domain_files_files/*_",
+        "domain_parent_value1_files_nested/*_",
+        "domain_files_top/*_files_nested/*_",
+    ] {
+        let name = format!("{key}1234");
+        counts_in(&name, charge(key, Unit::Second, Hits::Add(1)), 1234, &redis).await;
+    }
 }
 
 #[tokio::test]
@@ -87,8 +101,7 @@ async fn item_23_a_counter_lives_for_its_unit_and_the_jitter() {
 
 #[tokio::test]
 async fn a_time_to_live_is_set_once() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     for hits in 1..=100 {
         assert_eq!(used(&store, hit("a")).await.expect("a reading"), hits);
     }
@@ -147,8 +160,7 @@ async fn no_counter_lives_for_ever() {
 
 #[tokio::test]
 async fn a_caller_that_does_not_wait_leaves_no_counter_that_lives_for_ever() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     for key in 0..20 {
         let charges = [charge(format!("{key}/"), Unit::Minute, Hits::Add(1))];
         tokio::select! {
@@ -183,8 +195,7 @@ async fn a_lost_reply_leaves_no_counter_that_lives_for_ever() {
 
 #[tokio::test]
 async fn a_time_to_live_that_redis_refused_is_set_later() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     server.command(["ACL", "SETUSER", "default", "-expire"]);
     assert_eq!(used(&store, hit("a")).await.expect("a reading"), 1);
     store.settle().await;
@@ -195,8 +206,7 @@ async fn a_time_to_live_that_redis_refused_is_set_later() {
 
 #[tokio::test]
 async fn charges_of_one_request_share_a_round_trip() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     let charges: Vec<Charge> =
         (0..64).map(|key| charge(format!("{key}/"), Unit::Minute, Hits::Add(1))).collect();
     // Redis counts how often it read from a socket.
@@ -215,8 +225,7 @@ async fn charges_of_one_request_share_a_round_trip() {
 
 #[tokio::test]
 async fn a_server_that_does_not_know_the_script_is_told() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     let refund = || charge("a", Unit::Minute, Hits::Refund(1));
     used(&store, charge("a", Unit::Minute, Hits::Add(10))).await.expect("a reading");
     for used_then in [9, 8] {
@@ -229,8 +238,7 @@ async fn a_server_that_does_not_know_the_script_is_told() {
 
 #[tokio::test]
 async fn what_others_wrote_into_a_counter_is_no_worse_than_an_error() {
-    let server = Redis::start().await;
-    let store = connected(&server.settings()).await;
+    let (server, store) = redis().await;
     let key = format!("a/{}", MIDNIGHT.as_secs());
     let (add, look, refund) = (Hits::Add(1), Hits::Add(0), Hits::Refund(1));
     for (written, hits, outcome) in [

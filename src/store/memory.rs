@@ -5,6 +5,7 @@
 //! sweep and no scrape stops the world.
 
 use std::future;
+use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::hash::BuildHasher as _;
 
 use super::{Charge, Charging, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::fixed_window::{State, step};
