@@ -22,7 +22,6 @@ fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {
     Request {
         domain: domain.as_bytes(),
         descriptors: descriptors.iter().cloned().collect(),
-        hits_addend: None,
     }
 }
 
