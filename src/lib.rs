@@ -4,5 +4,6 @@ pub mod clock;
 pub mod engine;
 pub mod limiter;
 pub mod pb;
+pub mod provider;
 pub mod store;
 pub mod telemetry;

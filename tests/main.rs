@@ -1,1 +1,9 @@
+//! Every integration test: one binary, so that it links once and shares what starts the servers.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed"
+)]
 
+mod provider;
