@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwapOption, Guard};
+use smallvec::SmallVec;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::plan;
-use crate::engine::{Decision, KeyWriter, Modes, Request, Rules};
-use crate::store::{Charge, Store, StoreError};
+use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::store::{Charge, Readings, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 
 /// Decides requests.
@@ -44,17 +46,24 @@ impl Limiter {
     ) -> Result<Decision<'r>, StoreError> {
         let now = self.clock.now();
         let plan = plan(rules, request, &self.keys);
-        let charges: smallvec::SmallVec<[Charge; 4]> = plan
+        let charges: SmallVec<[Charge; 4]> = plan
             .limited()
             .map(|limited| Charge { key: limited.key.clone(), limit: limited.limit, hits: limited.hits })
             .collect();
-        let readings = match charges.is_empty() {
-            true => Ok(smallvec::SmallVec::new()),
-            false => self.store.charge(&charges, now).await,
-        };
-        let readings = readings.inspect_err(|error| self.metrics.record_store_error(error))?;
+        let readings = self.charge(&charges, now).await?;
         let decision = judge(plan, readings.iter().map(|reading| reading.used), &self.modes, now);
         self.metrics.record_decision(&decision);
         Ok(decision)
+    }
+
+    /// Asks the store, if there is anything to ask, and takes note of how that went.
+    async fn charge(&self, charges: &[Charge], now: Timestamp) -> Result<Readings, StoreError> {
+        if charges.is_empty() {
+            return Ok(Readings::new());
+        }
+        let asked = Instant::now();
+        let outcome = self.store.charge(charges, now).await;
+        self.metrics.record_store_latency(asked.elapsed());
+        outcome.inspect_err(|error| self.metrics.record_store_error(error))
     }
 }

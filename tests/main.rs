@@ -6,4 +6,9 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod cli;
 mod provider;
+mod store;
+mod store_redis;
+mod support;
+mod traces;

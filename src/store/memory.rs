@@ -1,1 +1,332 @@
-//! The embedded store.
+//! The embedded store: counters in this process's memory.
+//!
+//! Counters are spread over shards by a hash with a random seed, since clients choose keys. Each
+//! charge locks one shard for one lookup. Nothing ever locks two shards or all of them, so that no
+//! sweep and no scrape stops the world.
+
+use std::future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+use std::hash::BuildHasher as _;
+
+use super::{Charge, Charging, Reading, Readings, Store, StoreError};
+use crate::engine::algorithm::fixed_window::{State, step};
+use crate::engine::{Hits, Timestamp, Window};
+
+/// How long one round of [`MemoryStore::sweep`] over all shards takes.
+const SWEEP_ROUND: Duration = Duration::from_secs(10);
+/// A full store has about so many counters in each shard, which bounds how long a sweep locks one.
+const COUNTERS_PER_SHARD: usize = 4096;
+/// Enough for threads to meet in one shard rarely.
+const MIN_SHARDS: usize = 256;
+const MAX_SHARDS: usize = 4096;
+
+/// The bounds of a memory store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// Counters held at the most. Each takes up to 120 bytes besides its key.
+    pub max_counters: usize,
+}
+
+/// Counters in memory: exact under contention, bounded in number, gone when the process ends.
+#[derive(Debug)]
+pub struct MemoryStore {
+    settings: MemorySettings,
+    hasher: RandomState,
+    /// A power of two in number.
+    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    /// Counters in all shards together.
+    len: AtomicUsize,
+    /// Counts up; its lowest bits are the shard to sweep next.
+    sweep_cursor: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Shard {
+    counters: HashTable<Counter>,
+    /// No window of these counters ends before this, in seconds since the epoch: a sweep before then
+    /// would find nothing.
+    first_end_secs: u64,
+}
+
+/// One counter. Its window's length is part of its name: a key whose unit was changed counts anew,
+/// and one state never serves windows of two lengths.
+#[derive(Debug)]
+struct Counter {
+    key: Box<[u8]>,
+    window: Window,
+    state: State,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(settings: MemorySettings) -> Self {
+        let shards = (settings.max_counters / COUNTERS_PER_SHARD).clamp(MIN_SHARDS, MAX_SHARDS);
+        Self {
+            settings,
+            hasher: RandomState::default(),
+            shards: (0..shards.next_power_of_two()).map(|_| CachePadded::default()).collect(),
+            len: AtomicUsize::new(0),
+            sweep_cursor: AtomicUsize::new(0),
+        }
+    }
+
+    /// Counters held now, those included whose window is over and that were not yet swept.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether no counter is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops counters whose window is over, for ever: one shard after the other, every shard once in
+    /// ten seconds. Whoever runs the process spawns this, once; `now` tells it the time.
+    pub async fn sweep(&self, now: impl Fn() -> Timestamp) {
+        let shards = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+        let mut turn = tokio::time::interval(SWEEP_ROUND / shards);
+        loop {
+            turn.tick().await;
+            self.sweep_next(now());
+        }
+    }
+
+    /// Drops the counters of the next shard in turn whose window is over at `now`.
+    pub fn sweep_next(&self, now: Timestamp) {
+        let turn = self.sweep_cursor.fetch_add(1, Ordering::Relaxed);
+        self.sweep_shard(&self.shards[turn % self.shards.len()], now);
+    }
+
+    fn sweep_shard(&self, shard: &Mutex<Shard>, now: Timestamp) {
+        let removed = shard.lock().sweep(now, |counter| self.hash(&counter.key, counter.window));
+        self.len.fetch_sub(removed, Ordering::Relaxed);
+    }
+
+    fn charge_one(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
+        let window = charge.limit.window();
+        let hash = self.hash(&charge.key, window);
+        let shard = &self.shards[self.shard_index(hash)];
+        if let Some(reading) = self.count(shard, hash, charge, now) {
+            return Ok(reading);
+        }
+        // There may be room that only looks taken, here or in the shard whose turn it is.
+        self.sweep_shard(shard, now);
+        self.sweep_next(now);
+        self.count(shard, hash, charge, now)
+            .ok_or(StoreError::Full { max_counters: self.settings.max_counters })
+    }
+
+    /// Carries out `charge`, or returns `None` where it needs a new counter and there is no room.
+    fn count(&self, shard: &Mutex<Shard>, hash: u64, charge: &Charge, now: Timestamp) -> Option<Reading> {
+        let (window, hits) = (charge.limit.window(), charge.hits);
+        let mut shard = shard.lock();
+        let found =
+            shard.counters.find_mut(hash, |counter| counter.window == window && *counter.key == *charge.key);
+        if let Some(counter) = found {
+            let state = step(counter.state, window, hits, now);
+            if hits != Hits::Add(0) {
+                counter.state = state;
+            }
+            return Some(Reading { used: state.used });
+        }
+        // Looking, or giving back to nothing, makes no counter.
+        if matches!(hits, Hits::Add(0) | Hits::Refund(_)) {
+            return Some(Reading { used: 0 });
+        }
+        self.take_room()?;
+        let state = step(State::default(), window, hits, now);
+        let counter = Counter { key: Box::from(&*charge.key), window, state };
+        shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
+        shard.counters.insert_unique(hash, counter, |counter| self.hash(&counter.key, counter.window));
+        Some(Reading { used: state.used })
+    }
+
+    /// Counts one more counter, unless the store holds as many as it may.
+    fn take_room(&self) -> Option<usize> {
+        let more = |len: usize| (len < self.settings.max_counters).then_some(len + 1);
+        self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()
+    }
+
+    fn hash(&self, key: &[u8], window: Window) -> u64 {
+        self.hasher.hash_one((key, window))
+    }
+
+    /// The table inside a shard takes its bucket from the lowest bits of the hash and its tags from
+    /// the highest; the shard is taken from those between, so that each shard uses all its buckets.
+    fn shard_index(&self, hash: u64) -> usize {
+        let [_, b1, b2, ..] = hash.to_be_bytes();
+        usize::from(u16::from_be_bytes([b1, b2])) % self.shards.len()
+    }
+}
+
+impl Store for MemoryStore {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+        let readings: Result<Readings, StoreError> =
+            charges.iter().map(|charge| self.charge_one(charge, now)).collect();
+        Box::pin(future::ready(readings))
+    }
+}
+
+impl Default for Shard {
+    fn default() -> Self {
+        Self { counters: HashTable::new(), first_end_secs: u64::MAX }
+    }
+}
+
+impl Shard {
+    /// Drops the counters whose window is over at `now`, and room that is mostly empty. Returns how
+    /// many counters were dropped.
+    fn sweep(&mut self, now: Timestamp, hash: impl Fn(&Counter) -> u64) -> usize {
+        if now.as_secs() < self.first_end_secs {
+            return 0;
+        }
+        let before = self.counters.len();
+        let mut first_end_secs = u64::MAX;
+        self.counters.retain(|counter| {
+            let over = counter.state.is_over(counter.window, now);
+            if !over {
+                first_end_secs = first_end_secs.min(counter.end_secs());
+            }
+            !over
+        });
+        self.first_end_secs = first_end_secs;
+        let after = self.counters.len();
+        if after < self.counters.capacity() / 4 {
+            self.counters.shrink_to(after * 2, hash);
+        }
+        before - after
+    }
+}
+
+impl Counter {
+    /// The end of the window it counts in, in seconds since the epoch.
+    const fn end_secs(&self) -> u64 {
+        self.state.window_start_secs.saturating_add(self.window.secs() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::{Limit, Unit};
+
+    const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+    fn store(max_counters: usize) -> MemoryStore {
+        MemoryStore::new(MemorySettings { max_counters })
+    }
+
+    fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
+        Charge { key: Bytes::from_static(key.as_bytes()), limit: Limit { requests_per_unit: 10, unit }, hits }
+    }
+
+    fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {
+        store.charge_one(charge, now).ok().map(|reading| reading.used)
+    }
+
+    fn later(secs: u64) -> Timestamp {
+        Timestamp::from_secs(NOON.as_secs() + secs)
+    }
+
+    fn sweep_round(store: &MemoryStore, now: Timestamp) {
+        (0..store.shards.len()).for_each(|_| store.sweep_next(now));
+    }
+
+    #[test]
+    fn a_full_store_refuses_new_counters_and_still_counts_those_it_has() {
+        let store = store(2);
+        for key in ["a", "b"] {
+            assert_eq!(used(&store, &charge(key, Unit::Minute, Hits::Add(1)), NOON), Some(1));
+        }
+        let refused = store.charge_one(&charge("c", Unit::Minute, Hits::Add(1)), NOON);
+        assert!(matches!(refused, Err(StoreError::Full { max_counters: 2 })), "{refused:?}");
+        assert_eq!(store.len(), 2);
+        assert_eq!(used(&store, &charge("a", Unit::Minute, Hits::Add(1)), NOON), Some(2));
+        for harmless in [Hits::Add(0), Hits::Refund(1)] {
+            assert_eq!(used(&store, &charge("c", Unit::Minute, harmless), NOON), Some(0), "{harmless:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_full_of_ended_windows_has_room() {
+        let (store, keys) = (store(1), ["a", "b", "c", "d", "e"]);
+        let mut found_room = 0;
+        for round in 0..store.shards.len() as u64 {
+            let key = keys[round as usize % keys.len()];
+            let now = later(60 * round);
+            found_room += u64::from(used(&store, &charge(key, Unit::Second, Hits::Add(1)), now).is_some());
+            assert!(store.len() <= 1);
+        }
+        assert!(found_room > 0, "the sweep in turn comes by the ended counter");
+        sweep_round(&store, later(1_000_000));
+        assert!(store.is_empty());
+    }
+
+    #[test]
+    fn a_sweep_drops_what_is_over_and_nothing_else() {
+        let store = store(100);
+        let charges = [
+            charge("a", Unit::Second, Hits::Add(3)),
+            charge("b", Unit::Minute, Hits::Add(4)),
+            charge("c", Unit::Hour, Hits::Add(5)),
+        ];
+        charges.iter().for_each(|charge| drop(store.charge_one(charge, NOON)));
+        for (now, len) in [(NOON, 3), (later(1), 2), (later(59), 2), (later(60), 1), (later(3600), 0)] {
+            sweep_round(&store, now);
+            assert_eq!(store.len(), len, "at noon + {} s", now.since(NOON).as_secs());
+        }
+    }
+
+    #[test]
+    fn windows_of_two_lengths_under_one_key_are_two_counters() {
+        let store = store(100);
+        assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(3)), NOON), Some(3));
+        assert_eq!(used(&store, &charge("k", Unit::Hour, Hits::Add(4)), NOON), Some(4));
+        assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(1)), NOON), Some(4));
+        assert_eq!(used(&store, &charge("k", Unit::Hour, Hits::Add(0)), later(60)), Some(4));
+        assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(0)), later(60)), Some(0));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_forgets_no_hits() {
+        let store = store(100);
+        let hit = charge("k", Unit::Minute, Hits::Add(1));
+        assert_eq!(used(&store, &hit, later(60)), Some(1));
+        assert_eq!(used(&store, &hit, NOON), Some(2));
+        sweep_round(&store, NOON);
+        assert_eq!(used(&store, &hit, later(60)), Some(3));
+    }
+
+    #[test]
+    fn counters_stay_within_the_bytes_stated() {
+        let (store, counters) = (store(1_000_000), 200_000);
+        for index in 0..counters {
+            let key = Bytes::from(format!("{index}"));
+            let charge = Charge { key, ..charge("", Unit::Day, Hits::Add(1)) };
+            store.charge_one(&charge, NOON).unwrap();
+        }
+        let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+        // The allocator adds up to 16 bytes to each key.
+        assert!(tables / counters + 16 <= 120, "{} bytes for each counter", tables / counters);
+    }
+
+    #[test]
+    fn memory_shrinks_when_its_counters_are_gone() {
+        let store = store(100_000);
+        for index in 0..50_000 {
+            let key = Bytes::from(format!("{index}"));
+            store.charge_one(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON).unwrap();
+        }
+        sweep_round(&store, later(1));
+        let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+        assert_eq!((store.len(), tables), (0, 0));
+    }
+}

@@ -1,0 +1,170 @@
+//! The commands, one file each.
+
+mod check;
+mod query;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::settings::{self, Mistakes, RawSettings};
+
+/// How a command ended: what the process tells its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// 0: it did what it was asked to.
+    Done = 0,
+    /// 1: it could not, or `check` found mistakes.
+    Failed = 1,
+    /// 2: it was not asked in a way it understands.
+    Misused = 2,
+    /// 3: `query` was told OVER_LIMIT.
+    OverLimit = 3,
+}
+
+const EXIT_CODES: &str = "Exit codes:\n  \
+    0  done; for `query`, the request may pass\n  \
+    1  failed; for `check`, there are mistakes\n  \
+    2  wrong usage or settings\n  \
+    3  for `query`, the request is over a limit";
+
+/// Rate limits for Envoy, and for whoever asks over gRPC or HTTP.
+///
+/// Without a command it serves; `tollgate serve --help` tells of every setting.
+#[derive(Parser, Debug)]
+#[command(name = "tollgate", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(override_usage = "tollgate [COMMAND]")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Serve rate limits until SIGTERM; the default.
+    #[command(long_about = SERVE)]
+    Serve(Box<RawSettings>),
+    /// Look for mistakes in rule files, and tell of all of them.
+    Check(check::CheckArgs),
+    /// Send a request to a running service, and show the answer.
+    Query(query::QueryArgs),
+    /// Print the README's table of settings.
+    #[command(hide = true)]
+    Settings,
+}
+
+const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
+    Every setting is an environment variable and a flag; the flag wins. Variables of envoyproxy/ratelimit \
+    keep their names, meanings and defaults. A variable that is set to nothing counts as unset. Truth \
+    values are 1, t, true, 0, f or false; durations are written as 300ms, 10s or 1m30s. SIGHUP reads the \
+    rules again.";
+
+/// Runs the command line `args`, the first of which is the program's own name. Whatever there is to say
+/// of a failure has been said on stderr when this returns.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match parse(args) {
+        Ok(cli) => cli,
+        Err(told) => {
+            // What clap has to tell may be the help that was asked for. Where even that cannot be
+            // printed there is nobody to tell it to.
+            drop(told.print());
+            return if told.use_stderr() { Exit::Misused } else { Exit::Done };
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(raw) => serve::run(&raw),
+        Command::Check(args) => check::run(&args),
+        Command::Query(args) => query::run(&args),
+        Command::Settings => print(&settings::markdown()),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(&error);
+        if error.is::<Mistakes>() || error.is::<query::Misused>() { Exit::Misused } else { Exit::Failed }
+    })
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let command = Cli::command().mut_subcommand("serve", settings::prepare);
+    Cli::from_arg_matches(&command.try_get_matches_from(with_default_command(args))?)
+}
+
+/// `serve` is understood where no command is named: nothing follows the program's name, or a flag that
+/// is none of the program's own.
+fn with_default_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.into_iter().collect();
+    let is_own_flag = |arg: &OsString| ["-h", "--help", "-V", "--version"].iter().any(|own| arg == own);
+    let names_no_command = match args.get(1) {
+        Some(first) => first.as_encoded_bytes().starts_with(b"-") && !is_own_flag(first),
+        None => !args.is_empty(),
+    };
+    if names_no_command {
+        args.insert(1, "serve".into());
+    }
+    args
+}
+
+/// Writes `text` to stdout.
+fn print(text: &str) -> anyhow::Result<Exit> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(Exit::Done)
+}
+
+#[expect(clippy::print_stderr, reason = "this is where the people at the terminal are told of failures")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(args: &[&str]) -> Result<Command, clap::Error> {
+        let args = std::iter::once("tollgate").chain(args.iter().copied());
+        parse(args.map(OsString::from)).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn without_a_command_it_serves() {
+        for args in [&[][..], &["serve"], &["--grpc-port", "1"], &["--shadow-mode"], &["serve", "--port=1"]] {
+            assert!(matches!(parsed(args), Ok(Command::Serve(_))), "{args:?}");
+        }
+        for args in [&["check", "x"][..], &["query", "-d", "x", "a=b"]] {
+            assert!(matches!(parsed(args), Ok(Command::Check(_) | Command::Query(_))), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn help_is_no_failure_and_a_word_that_means_nothing_is() {
+        for (args, is_failure) in [
+            (&["--help"][..], false),
+            (&["-h"], false),
+            (&["--version"], false),
+            (&["serve", "--help"], false),
+            (&["srve"], true),
+            (&["--no-such-setting", "1"], true),
+            (&["query"], true),
+        ] {
+            let told = parsed(args).map(|_| ()).unwrap_err();
+            assert_eq!(told.use_stderr(), is_failure, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn help_shows_every_setting_with_its_variable_and_nothing_of_the_environment() {
+        let help = parsed(&["serve", "--help"]).map(|_| ()).unwrap_err().to_string();
+        for row in settings::table() {
+            assert!(help.contains(&format!("[env: {}]", row.variable)), "{}", row.variable);
+            assert!(help.contains(&row.heading) && help.contains(&row.flag), "{}", row.flag);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! `tollgate query`: a real request to a running service, and its answer.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use clap::Args;
+use tonic::Code as Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{Exit, print};
+use crate::pb::{
+    Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
+    RateLimitServiceClient, Unit,
+};
+
+/// How long to wait for a connection, and how long for the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to ask.
+#[derive(Args, Debug)]
+pub(super) struct QueryArgs {
+    /// Domain to ask in.
+    #[arg(short, long)]
+    domain: String,
+    /// Descriptors, each one `key=value[,key=value…]`.
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
+    descriptors: Vec<Descriptor>,
+    /// Hits to count; 0 looks without counting.
+    #[arg(long, default_value_t = 1, value_name = "COUNT")]
+    hits: u32,
+    /// Where the service listens for gRPC: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
+    #[arg(long, default_value = "127.0.0.1:8081")]
+    address: String,
+    /// Print the answer as proto3 JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The address makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("--address: expected host:port, http://host:port or unix:/path/of/a.sock, found {0:?}")]
+pub(super) struct Misused(String);
+
+/// One descriptor, as typed and as sent.
+#[derive(Clone, Debug)]
+struct Descriptor {
+    text: String,
+    entries: Vec<Entry>,
+}
+
+/// Asks, and shows the answer.
+pub(super) fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(ask(args))?;
+    if args.json {
+        print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
+    } else {
+        print(&for_people(args, &answer))?;
+    }
+    Ok(if answer.overall_code() == Code::OverLimit { Exit::OverLimit } else { Exit::Done })
+}
+
+async fn ask(args: &QueryArgs) -> anyhow::Result<RateLimitResponse> {
+    let channel = connect(&args.address).await?;
+    let mut client = RateLimitServiceClient::new(channel);
+    let answer = tokio::time::timeout(PATIENCE, client.should_rate_limit(request(args)))
+        .await
+        .with_context(|| format!("no answer from {} within {PATIENCE:?}", args.address))?;
+    Ok(answer.map_err(|status| explain(&status))?.into_inner())
+}
+
+async fn connect(address: &str) -> anyhow::Result<Channel> {
+    let has_scheme = address.contains("://") || address.starts_with("unix:");
+    let uri = if has_scheme { address.to_owned() } else { format!("http://{address}") };
+    let endpoint = Endpoint::from_shared(uri).map_err(|_| Misused(address.to_owned()))?;
+    endpoint.connect_timeout(PATIENCE).connect().await.map_err(|error| {
+        let error = anyhow::Error::new(error);
+        let cause = error.root_cause();
+        anyhow!(
+            "cannot reach a rate-limit service at {address}: {cause}\nDoes one run there? `tollgate` starts \
+             one, and --address says where it listens for gRPC."
+        )
+    })
+}
+
+fn request(args: &QueryArgs) -> RateLimitRequest {
+    let descriptor = |descriptor: &Descriptor| RateLimitDescriptor {
+        entries: descriptor.entries.clone(),
+        // The request's own addend cannot say 0: there it means 1.
+        hits_addend: Some(u64::from(args.hits).into()),
+        ..RateLimitDescriptor::default()
+    };
+    RateLimitRequest {
+        domain: args.domain.clone(),
+        descriptors: args.descriptors.iter().map(descriptor).collect(),
+        hits_addend: 0,
+    }
+}
+
+fn explain(status: &tonic::Status) -> anyhow::Error {
+    let said = status.message();
+    match status.code() {
+        Status::InvalidArgument => anyhow!("the service refused the request: {said}"),
+        Status::Unavailable => anyhow!("the service cannot decide now: {said}"),
+        Status::Unimplemented => anyhow!("what listens there is no rate-limit service: {said}"),
+        code => anyhow!("the service failed ({code:?}): {said}"),
+    }
+}
+
+fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
+    let entry = |pair: &str| {
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| format!("expected key=value, found {pair:?}"))?;
+        let bytes = |text: &str| Bytes::from(text.to_owned());
+        Ok::<_, String>(Entry { key: bytes(key), value: bytes(value) })
+    };
+    Ok(Descriptor { text: text.to_owned(), entries: text.split(',').map(entry).collect::<Result<_, _>>()? })
+}
+
+/// The overall answer, then a line for each descriptor, in columns.
+fn for_people(args: &QueryArgs, answer: &RateLimitResponse) -> String {
+    let header = ["DESCRIPTOR", "CODE", "LIMIT", "REMAINING", "RESET"].map(str::to_owned);
+    let rows =
+        args.descriptors.iter().zip(&answer.statuses).map(|(descriptor, status)| row(descriptor, status));
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let widths: [usize; 5] = std::array::from_fn(|column| {
+        rows.iter()
+            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
+            .max()
+            .unwrap_or_default()
+    });
+    let mut text = format!("{}\n\n", answer.overall_code().as_str_name());
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    for header in &answer.response_headers_to_add {
+        text += &format!("\n{}: {}", header.key, header.value);
+    }
+    text
+}
+
+fn row(descriptor: &Descriptor, status: &DescriptorStatus) -> [String; 5] {
+    let code = status.code().as_str_name().to_owned();
+    let none = || "-".to_owned();
+    let (limit, remaining) = match &status.current_limit {
+        Some(limit) => (describe(limit), status.limit_remaining.to_string()),
+        None if status.limit_remaining == u32::MAX => ("unlimited".to_owned(), none()),
+        None => (none(), none()),
+    };
+    let reset = status.duration_until_reset.as_ref().map_or_else(none, |reset| format!("{}s", reset.seconds));
+    [descriptor.text.clone(), code, limit, remaining, reset]
+}
+
+fn describe(limit: &RateLimit) -> String {
+    let RateLimit { requests_per_unit, name, .. } = limit;
+    let unit = match limit.unit() {
+        Unit::Unknown => "window".to_owned(),
+        unit => unit.as_str_name().to_ascii_lowercase(),
+    };
+    let name = if name.is_empty() { String::new() } else { format!(" ({name})") };
+    format!("{requests_per_unit} per {unit}{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(descriptors: &[&str]) -> QueryArgs {
+        QueryArgs {
+            domain: "shop".to_owned(),
+            descriptors: descriptors
+                .iter()
+                .map(|text| parse_descriptor(text).expect("a descriptor"))
+                .collect(),
+            hits: 1,
+            address: String::new(),
+            json: false,
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_pairs_and_a_value_may_hold_what_divides_a_pair() {
+        let descriptor = parse_descriptor("a=1,b=x=y,c=").expect("a descriptor");
+        let pairs: Vec<_> =
+            descriptor.entries.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();
+        assert_eq!(pairs, [(&b"a"[..], &b"1"[..]), (b"b", b"x=y"), (b"c", b"")]);
+        assert!(parse_descriptor("a=1,b").unwrap_err().contains("\"b\""));
+    }
+
+    #[test]
+    fn people_are_shown_a_line_for_each_descriptor() {
+        let limit = |requests_per_unit, unit: Unit, name: &str| {
+            Some(RateLimit { requests_per_unit, unit: unit.into(), name: name.to_owned() })
+        };
+        let seconds = |seconds| Some(pbjson_types::Duration { seconds, nanos: 0 });
+        let status = |code: Code, current_limit, limit_remaining, duration_until_reset| DescriptorStatus {
+            code: code.into(),
+            current_limit,
+            limit_remaining,
+            duration_until_reset,
+        };
+        let answer = RateLimitResponse {
+            overall_code: Code::OverLimit.into(),
+            statuses: vec![
+                status(Code::OverLimit, limit(5, Unit::Minute, ""), 0, seconds(42)),
+                status(Code::Ok, limit(100, Unit::Hour, "by ip"), 97, seconds(1800)),
+                status(Code::Ok, None, u32::MAX, None),
+                status(Code::Ok, None, 0, None),
+            ],
+            ..RateLimitResponse::default()
+        };
+        let shown = for_people(&args(&["user=alice", "ip=10.0.0.1,path=/x", "admin=1", "other="]), &answer);
+        let expected = "\
+OVER_LIMIT
+
+DESCRIPTOR           CODE        LIMIT                 REMAINING  RESET
+user=alice           OVER_LIMIT  5 per minute          0          42s
+ip=10.0.0.1,path=/x  OK          100 per hour (by ip)  97         1800s
+admin=1              OK          unlimited             -          -
+other=               OK          -                     -          -
+";
+        assert_eq!(shown, expected);
+    }
+}

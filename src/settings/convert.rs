@@ -1,0 +1,327 @@
+//! From what was typed to what it means.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderName;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, RawRules, RawTraces};
+use super::reader::{Mistakes, Reader};
+use super::{
+    Answers, GrpcListener, HeaderNames, HostPort, Keys, Listeners, RawSettings, Readiness, RuleFiles,
+    Settings, StoreSettings, foreign, redis,
+};
+use crate::engine::{KeyFormat, Modes};
+use crate::store::memory::MemorySettings;
+use crate::store::redis::RedisSettings;
+use crate::telemetry::logs::{LogFormat, LogSettings};
+use crate::telemetry::metrics::MetricsSettings;
+use crate::telemetry::traces::{Protocol, Service, TraceSettings};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Where the reference's image has its rules.
+const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
+const RUNTIME_APPDIRECTORY: &str = "config";
+/// Where they are on a laptop.
+const LOCAL_RULES: &str = "config";
+
+/// Labels that per-rule series have anyway.
+const OWN_LABELS: [&str; 3] = ["domain", "key1", "key2"];
+
+/// See [`Settings::from_raw`].
+pub(super) fn convert(
+    raw: &RawSettings,
+    environment: impl Fn(&str) -> Option<String>,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<Settings, Mistakes> {
+    let mut reader = Reader::default();
+    let settings = Settings {
+        listeners: listeners(&raw.listeners, &raw.metrics, &mut reader),
+        rules: rules(&raw.rules, exists, &mut reader),
+        readiness: readiness(&raw.rules, &mut reader),
+        answers: answers(&raw.answers, &mut reader),
+        modes: modes(&raw.answers, &mut reader),
+        keys: keys(&raw.counters, &mut reader),
+        store: store(&raw.counters, &raw.redis, &mut reader),
+        metrics: metrics(&raw.metrics, &mut reader),
+        logs: logs(&raw.metrics, &mut reader),
+        traces: traces(&raw.traces, &mut reader),
+        ignored: foreign::read(environment, &mut reader),
+    };
+    reader.finish(settings)
+}
+
+fn listeners(raw: &RawListeners, metrics: &RawMetrics, reader: &mut Reader) -> Listeners {
+    let grpc_port = port("GRPC_PORT", &raw.grpc_port, reader);
+    let use_prometheus = reader.boolean("USE_PROMETHEUS", &metrics.use_prometheus);
+    let prometheus = prometheus(metrics, reader);
+    let age = reader.duration("GRPC_MAX_CONNECTION_AGE", &raw.grpc_max_connection_age, Duration::ZERO..=YEAR);
+    Listeners {
+        http: (raw.host.clone(), port("PORT", &raw.port, reader)),
+        grpc: match &raw.grpc_uds {
+            Some(path) => GrpcListener::Unix(path.into()),
+            None => GrpcListener::Tcp((raw.grpc_host.clone(), grpc_port)),
+        },
+        debug: (raw.debug_host.clone(), port("DEBUG_PORT", &raw.debug_port, reader)),
+        prometheus: use_prometheus.then_some(prometheus),
+        max_connection_age: (!age.is_zero()).then_some(age),
+        max_connection_age_grace: reader.duration(
+            "GRPC_MAX_CONNECTION_AGE_GRACE",
+            &raw.grpc_max_connection_age_grace,
+            Duration::ZERO..=YEAR,
+        ),
+        max_connections: reader.number("MAX_CONNECTIONS", &raw.max_connections, 1..=1_000_000),
+        threads: raw.threads.as_deref().map(|text| reader.number("THREADS", text, 1..=1_024)),
+        shutdown_delay: reader.duration("SHUTDOWN_DELAY", &raw.shutdown_delay, Duration::ZERO..=HOUR),
+        shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", &raw.shutdown_timeout, Duration::ZERO..=HOUR),
+    }
+}
+
+fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> (HostPort, String) {
+    let expected = "[host]:port, the port from 0 to 65535";
+    let address = reader.read("PROMETHEUS_ADDR", &raw.prometheus_addr, expected, |text| {
+        let (host, port) = text.rsplit_once(':')?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Some((if host.is_empty() { "0.0.0.0" } else { host }.to_owned(), port.parse().ok()?))
+    });
+    let expected = "a path that begins with a slash";
+    let path = reader.read("PROMETHEUS_PATH", &raw.prometheus_path, expected, |text| {
+        text.starts_with('/').then(|| text.to_owned())
+    });
+    (address.unwrap_or_default(), path.unwrap_or_default())
+}
+
+fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) -> RuleFiles {
+    match raw.config_type.to_ascii_uppercase().as_str() {
+        "FILE" => {}
+        "GRPC_XDS_SOTW" => {
+            reader.refuse("CONFIG_TYPE", "FILE: xDS is not supported yet", Some(&raw.config_type))
+        }
+        _ => reader.refuse("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
+    }
+    RuleFiles {
+        path: rules_path(raw, exists),
+        merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
+    }
+}
+
+fn rules_path(raw: &RawRules, exists: impl Fn(&Path) -> bool) -> PathBuf {
+    if let Some(path) = &raw.rules_path {
+        return path.into();
+    }
+    let runtime = |root: &str| {
+        let subdirectory = raw.runtime_subdirectory.as_deref().unwrap_or_default();
+        let appdirectory = raw.runtime_appdirectory.as_deref().unwrap_or(RUNTIME_APPDIRECTORY);
+        Path::new(root).join(subdirectory).join(appdirectory)
+    };
+    let asked = [&raw.runtime_root, &raw.runtime_subdirectory, &raw.runtime_appdirectory];
+    let of_image = runtime(raw.runtime_root.as_deref().unwrap_or(RUNTIME_ROOT));
+    if asked.iter().any(|setting| setting.is_some()) || exists(&of_image) {
+        of_image
+    } else {
+        LOCAL_RULES.into()
+    }
+}
+
+fn readiness(raw: &RawRules, reader: &mut Reader) -> Readiness {
+    Readiness {
+        start_without_rules: reader
+            .boolean("FORCE_START_WITHOUT_INITIAL_CONFIG", &raw.force_start_without_initial_config),
+        needs_a_domain: reader
+            .boolean("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", &raw.healthy_with_at_least_one_config_loaded),
+    }
+}
+
+fn answers(raw: &RawAnswers, reader: &mut Reader) -> Answers {
+    let mut header = |name, text: &str| {
+        reader.read(name, text, "the name of an HTTP header", |text| text.parse::<HeaderName>().ok())
+    };
+    let limit = header("LIMIT_LIMIT_HEADER", &raw.limit_limit_header);
+    let remaining = header("LIMIT_REMAINING_HEADER", &raw.limit_remaining_header);
+    let reset = header("LIMIT_RESET_HEADER", &raw.limit_reset_header);
+    let names = limit.zip(remaining).zip(reset);
+    let names = names.map(|((limit, remaining), reset)| HeaderNames { limit, remaining, reset });
+    let enabled = reader.boolean("LIMIT_RESPONSE_HEADERS_ENABLED", &raw.limit_response_headers_enabled);
+    Answers {
+        headers: names.filter(|_| enabled),
+        dynamic_metadata: reader.boolean("RESPONSE_DYNAMIC_METADATA", &raw.response_dynamic_metadata),
+    }
+}
+
+fn modes(raw: &RawAnswers, reader: &mut Reader) -> Modes {
+    Modes {
+        shadow_mode: reader.boolean("SHADOW_MODE", &raw.shadow_mode),
+        quota_mode: reader.boolean("QUOTA_MODE", &raw.quota_mode),
+        near_limit_ratio: reader.number("NEAR_LIMIT_RATIO", &raw.near_limit_ratio, 0.0..=1.0),
+    }
+}
+
+fn keys(raw: &RawCounters, reader: &mut Reader) -> Keys {
+    let formats = [("native", KeyFormat::Native), ("envoyproxy", KeyFormat::Envoyproxy)];
+    Keys {
+        format: reader.choice("CACHE_KEY_FORMAT", &raw.cache_key_format, &formats).unwrap_or_default(),
+        prefix: raw.cache_key_prefix.clone(),
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Backend {
+    Memory,
+    Redis,
+}
+
+fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreSettings {
+    let backend = match raw.backend_type.as_deref() {
+        None if raw_redis.redis_url.is_some() => Some(Backend::Redis),
+        None => Some(Backend::Memory),
+        Some(text) if text.eq_ignore_ascii_case("memcache") => {
+            reader.refuse("BACKEND_TYPE", "memory or redis: memcache is not supported", Some(text));
+            None
+        }
+        Some(text) => {
+            reader.choice("BACKEND_TYPE", text, &[("memory", Backend::Memory), ("redis", Backend::Redis)])
+        }
+    };
+    let max_counters = reader.number("MEMORY_MAX_COUNTERS", &raw.memory_max_counters, 1_000..=1_000_000_000);
+    let jitter =
+        reader.number("EXPIRATION_JITTER_MAX_SECONDS", &raw.expiration_jitter_max_seconds, 0..=86_400);
+    let connect_timeout = reader.duration("REDIS_TIMEOUT", &raw_redis.redis_timeout, MILLISECOND..=HOUR);
+    let call_timeout = reader.duration(
+        "REDIS_CALL_TIMEOUT",
+        &raw_redis.redis_call_timeout,
+        MILLISECOND..=Duration::from_secs(60),
+    );
+    check_redis_type(&raw_redis.redis_type, reader);
+    let memory = StoreSettings::Memory(MemorySettings { max_counters });
+    let Some(Backend::Redis) = backend else { return memory };
+    let Some(address) = redis::read_address(raw_redis, reader) else { return memory };
+    StoreSettings::Redis(RedisSettings {
+        endpoint: address.endpoint,
+        database: address.database,
+        username: address.username,
+        password: address.password,
+        connect_timeout,
+        call_timeout,
+        expiration_jitter_max_secs: jitter,
+    })
+}
+
+fn check_redis_type(text: &str, reader: &mut Reader) {
+    match text.to_ascii_uppercase().as_str() {
+        "SINGLE" => {}
+        "SENTINEL" | "CLUSTER" => {
+            reader.refuse("REDIS_TYPE", "SINGLE: Sentinel and Cluster are not supported yet", Some(text));
+        }
+        _ => reader.refuse("REDIS_TYPE", "SINGLE", Some(text)),
+    }
+}
+
+fn metrics(raw: &RawMetrics, reader: &mut Reader) -> MetricsSettings {
+    let expected = "name:value,name:value, each name once and none of them domain, key1 or key2";
+    MetricsSettings {
+        extra_tags: reader.read("EXTRA_TAGS", &raw.extra_tags, expected, parse_tags).unwrap_or_default(),
+        max_named_series: reader.number(
+            "DETAILED_METRIC_MAX_SERIES",
+            &raw.detailed_metric_max_series,
+            0..=1_000_000,
+        ),
+    }
+}
+
+/// Tags as labels: what Prometheus does not take in a label's name becomes `_`.
+fn parse_tags(text: &str) -> Option<Vec<(String, String)>> {
+    let mut tags = Vec::<(String, String)>::new();
+    for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
+        let (name, value) = tag.split_once(':')?;
+        let name = name.trim().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let is_label = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !is_label || OWN_LABELS.contains(&name.as_str()) || tags.iter().any(|(other, _)| *other == name) {
+            return None;
+        }
+        tags.push((name, value.trim().to_owned()));
+    }
+    Some(tags)
+}
+
+fn logs(raw: &RawMetrics, reader: &mut Reader) -> LogSettings {
+    // What the reference calls fatal or panic ends it; here nothing is graver than an error.
+    let levels = [
+        ("trace", LevelFilter::TRACE),
+        ("debug", LevelFilter::DEBUG),
+        ("info", LevelFilter::INFO),
+        ("warn", LevelFilter::WARN),
+        ("warning", LevelFilter::WARN),
+        ("error", LevelFilter::ERROR),
+        ("fatal", LevelFilter::ERROR),
+        ("panic", LevelFilter::ERROR),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    LogSettings {
+        level: reader.choice("LOG_LEVEL", &raw.log_level, &levels).unwrap_or(LevelFilter::WARN),
+        format: reader.choice("LOG_FORMAT", &raw.log_format, &formats).unwrap_or_default(),
+    }
+}
+
+fn traces(raw: &RawTraces, reader: &mut Reader) -> Option<TraceSettings> {
+    let endpoint =
+        raw.otel_exporter_otlp_traces_endpoint.as_ref().or(raw.otel_exporter_otlp_endpoint.as_ref());
+    let enabled = match raw.tracing_enabled.as_deref() {
+        Some(text) => reader.boolean("TRACING_ENABLED", text),
+        None => endpoint.is_some(),
+    };
+    let sampling_rate = reader.number("TRACING_SAMPLING_RATE", &raw.tracing_sampling_rate, 0.0..=1.0);
+    let protocol = protocol(raw, reader);
+    let endpoint = collector(raw, protocol, reader);
+    let name = raw.tracing_service_name.as_ref().or(raw.otel_service_name.as_ref());
+    enabled.then(|| TraceSettings {
+        endpoint,
+        protocol,
+        sampling_rate,
+        service: Service {
+            name: name.map_or("RateLimit", String::as_str).to_owned(),
+            namespace: raw.tracing_service_namespace.clone(),
+            instance_id: raw.tracing_service_instance_id.clone(),
+        },
+    })
+}
+
+fn protocol(raw: &RawTraces, reader: &mut Reader) -> Protocol {
+    let ours = [("http", Protocol::Http), ("grpc", Protocol::Grpc)];
+    let standard = [("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)];
+    let mut read = |name, text: &Option<String>, choices: &[_]| reader.choice(name, text.as_ref()?, choices);
+    let candidates = [
+        read("TRACING_EXPORTER_PROTOCOL", &raw.tracing_exporter_protocol, &ours),
+        read("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", &raw.otel_exporter_otlp_traces_protocol, &standard),
+        read("OTEL_EXPORTER_OTLP_PROTOCOL", &raw.otel_exporter_otlp_protocol, &standard),
+    ];
+    candidates.into_iter().flatten().next().unwrap_or(Protocol::Http)
+}
+
+/// The collector's whole URL, as the OpenTelemetry specification finds it.
+fn collector(raw: &RawTraces, protocol: Protocol, reader: &mut Reader) -> String {
+    let mut read = |name, text: &Option<String>| {
+        let expected = "a URL that begins with http://: traces are not sent over TLS yet";
+        reader.read(name, text.as_ref()?, expected, |text| {
+            let url: http::Uri = text.parse().ok()?;
+            (url.scheme_str() == Some("http")).then(|| text.to_owned())
+        })
+    };
+    let of_traces = read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &raw.otel_exporter_otlp_traces_endpoint);
+    let of_all = read("OTEL_EXPORTER_OTLP_ENDPOINT", &raw.otel_exporter_otlp_endpoint);
+    let below = |base: &str| format!("{}/v1/traces", base.trim_end_matches('/'));
+    match (of_traces, of_all, protocol) {
+        (Some(whole), _, _) => whole,
+        (None, Some(base), Protocol::Grpc) => base,
+        (None, Some(base), Protocol::Http) => below(&base),
+        (None, None, Protocol::Grpc) => "http://localhost:4317".to_owned(),
+        (None, None, Protocol::Http) => below("http://localhost:4318"),
+    }
+}
+
+fn port(name: &'static str, text: &str, reader: &mut Reader) -> u16 {
+    reader.number(name, text, 0..=u16::MAX)
+}

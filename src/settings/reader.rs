@@ -1,0 +1,189 @@
+//! Reads settings' texts and gathers every mistake, so that all are told at once.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+
+/// One setting that cannot be what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The environment variable's name.
+    pub name: &'static str,
+    /// What would be right.
+    pub expected: String,
+    /// What was found; `None` where it may hold a secret.
+    pub found: Option<String>,
+}
+
+/// Every mistake found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistake {
+    /// `GRPC_PORT (--grpc-port): expected …, found "…"`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)?;
+        if let Some(flag) = super::flag(self.name) {
+            write!(f, " (--{flag})")?;
+        }
+        write!(f, ": expected {}", self.expected)?;
+        match &self.found {
+            Some(found) => write!(f, ", found {found:?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the settings cannot be used:")?;
+        self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// Reads texts. What it returns for a mistake is of no use: [`Reader::finish`] refuses.
+#[derive(Default)]
+pub(super) struct Reader {
+    mistakes: Vec<Mistake>,
+}
+
+impl Reader {
+    /// `settings`, unless there were mistakes.
+    pub(super) fn finish<T>(self, settings: T) -> Result<T, Mistakes> {
+        if self.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(self.mistakes)) }
+    }
+
+    /// Takes note of a mistake.
+    pub(super) fn refuse(&mut self, name: &'static str, expected: impl Into<String>, found: Option<&str>) {
+        self.mistakes.push(Mistake { name, expected: expected.into(), found: found.map(str::to_owned) });
+    }
+
+    /// What `parse` makes of `text`.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let value = parse(text);
+        if value.is_none() {
+            self.refuse(name, expected, Some(text));
+        }
+        value
+    }
+
+    /// A truth value, as Go's `strconv.ParseBool` takes it.
+    pub(super) fn boolean(&mut self, name: &'static str, text: &str) -> bool {
+        self.read(name, text, "true or false", parse_bool).unwrap_or_default()
+    }
+
+    /// A number within `range`.
+    pub(super) fn number<T>(&mut self, name: &'static str, text: &str, range: RangeInclusive<T>) -> T
+    where
+        T: std::str::FromStr + PartialOrd + fmt::Display + Copy,
+    {
+        let expected = format!("a number from {} to {}", range.start(), range.end());
+        let parse = |text: &str| text.parse().ok().filter(|number| range.contains(number));
+        self.read(name, text, &expected, parse).unwrap_or(*range.start())
+    }
+
+    /// A length of time within `range`, as Go writes it: `1m30s`.
+    pub(super) fn duration(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        range: RangeInclusive<Duration>,
+    ) -> Duration {
+        let (least, most) = (display(*range.start()), display(*range.end()));
+        let expected = format!("a duration such as 300ms, 10s or 1m30s, from {least} to {most}");
+        let parse = |text: &str| parse_duration(text).filter(|duration| range.contains(duration));
+        self.read(name, text, &expected, parse).unwrap_or_default()
+    }
+
+    /// One of `choices`, in upper, lower or mixed case.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        let find = |text: &str| choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        self.read(name, text, &format!("one of {}", names.join(", ")), |text| Some(find(text)?.1))
+    }
+}
+
+/// Exactly the texts that Go's `strconv.ParseBool` takes.
+pub(super) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Every duration that Go's `time.ParseDuration` takes, negative ones excepted, and some more.
+fn parse_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()
+}
+
+fn display(duration: Duration) -> String {
+    SignedDuration::try_from(duration)
+        .map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, expected_ms) in [
+            ("10s", Some(10_000)),
+            ("1m30s", Some(90_000)),
+            ("300ms", Some(300)),
+            ("24h", Some(86_400_000)),
+            ("24h0m0s", Some(86_400_000)),
+            ("1.5h", Some(5_400_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("1h15m30.918s", Some(4_530_918)),
+            ("10", None),
+            ("", None),
+            ("-1s", None),
+            ("1x", None),
+            ("s", None),
+        ] {
+            assert_eq!(parse_duration(text), expected_ms.map(Duration::from_millis), "{text:?}");
+        }
+        assert_eq!(parse_duration("150us"), Some(Duration::from_micros(150)));
+        assert_eq!(parse_duration("150µs"), Some(Duration::from_micros(150)));
+    }
+
+    #[test]
+    fn truth_values_are_go_s_and_no_others() {
+        for (text, expected) in [
+            ("1", Some(true)),
+            ("T", Some(true)),
+            ("True", Some(true)),
+            ("TRUE", Some(true)),
+            ("0", Some(false)),
+            ("f", Some(false)),
+            ("False", Some(false)),
+            ("yes", None),
+            ("on", None),
+            ("tRUE", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_bool(text), expected, "{text:?}");
+        }
+    }
+}

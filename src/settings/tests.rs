@@ -1,0 +1,329 @@
+use clap::FromArgMatches as _;
+use secrecy::ExposeSecret as _;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::*;
+use crate::store::redis::Endpoint;
+use crate::telemetry::logs::LogFormat;
+use crate::telemetry::traces::Protocol;
+
+/// Reads `typed`, names and values, as if they came from the environment; the process' own is not read.
+fn read_where(typed: &[(&str, &str)], exists: impl Fn(&Path) -> bool) -> Result<Settings, Mistakes> {
+    let flags = typed.iter().filter_map(|(name, value)| Some(format!("--{}={value}", flag(name)?)));
+    let command = RawSettings::augment_args(Command::new("test"));
+    let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+    let matches =
+        command.no_binary_name(true).try_get_matches_from(flags).expect("texts are not checked here");
+    let raw = RawSettings::from_arg_matches(&matches).expect("every field is a text");
+    let environment = |name: &str| {
+        let (_, value) = typed.iter().find(|(typed, _)| *typed == name)?;
+        Some((*value).to_owned())
+    };
+    Settings::from_raw(&raw, environment, exists)
+}
+
+fn read(typed: &[(&str, &str)]) -> Result<Settings, Mistakes> {
+    read_where(typed, |_| false)
+}
+
+fn read_well(typed: &[(&str, &str)]) -> Settings {
+    read(typed).unwrap_or_else(|mistakes| panic!("{typed:?}: {mistakes}"))
+}
+
+/// The names that are complained of.
+fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
+    match read(typed) {
+        Ok(_) => Vec::new(),
+        Err(Mistakes(mistakes)) => mistakes.iter().map(|mistake| mistake.name).collect(),
+    }
+}
+
+#[test]
+fn item_47_defaults_are_the_reference_s() {
+    let settings = read_well(&[]);
+    let any = |port| ("0.0.0.0".to_owned(), port);
+    let Listeners { http, grpc, debug, prometheus, .. } = &settings.listeners;
+    assert_eq!((http, debug), (&any(8080), &any(6070)));
+    assert_eq!(*grpc, GrpcListener::Tcp(any(8081)));
+    assert_eq!(*prometheus, None);
+    assert_eq!(settings.listeners.max_connection_age, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(settings.listeners.max_connection_age_grace, Duration::from_secs(3600));
+    assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
+    assert_eq!(settings.answers, Answers { headers: None, dynamic_metadata: false });
+    assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
+    assert_eq!(settings.traces, None);
+    assert!(!settings.rules.merge_domains);
+    assert_eq!(settings.ignored, []);
+    let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listeners.prometheus;
+    assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
+}
+
+#[test]
+fn without_settings_counters_are_in_memory_and_with_a_redis_url_in_redis() {
+    let is_redis = |typed: &[_]| matches!(read_well(typed).store, StoreSettings::Redis(_));
+    let url = ("REDIS_URL", "localhost:6379");
+    for (typed, expected) in [
+        (vec![], false),
+        (vec![url], true),
+        (vec![url, ("BACKEND_TYPE", "memory")], false),
+        (vec![url, ("BACKEND_TYPE", "REDIS")], true),
+    ] {
+        assert_eq!(is_redis(&typed), expected, "{typed:?}");
+    }
+    assert_eq!(refused(&[("BACKEND_TYPE", "redis")]), ["REDIS_URL"]);
+}
+
+#[test]
+fn redis_is_reached_as_told() {
+    let StoreSettings::Redis(redis) = read_well(&[
+        ("REDIS_URL", "/run/redis.sock"),
+        ("REDIS_SOCKET_TYPE", "UNIX"),
+        ("REDIS_AUTH", "user:p:ss"),
+        ("REDIS_TIMEOUT", "5s"),
+        ("REDIS_CALL_TIMEOUT", "15ms"),
+        ("EXPIRATION_JITTER_MAX_SECONDS", "0"),
+    ])
+    .store
+    else {
+        panic!("redis was asked for");
+    };
+    assert_eq!(redis.endpoint, Endpoint::Unix("/run/redis.sock".into()));
+    assert_eq!(redis.username.as_deref(), Some("user"));
+    assert_eq!(redis.password.as_ref().map(|p| p.expose_secret()), Some("p:ss"));
+    assert_eq!(redis.connect_timeout, Duration::from_secs(5));
+    assert_eq!(redis.call_timeout, Duration::from_millis(15));
+    assert_eq!(redis.expiration_jitter_max_secs, 0);
+}
+
+#[test]
+fn rules_are_looked_for_where_the_reference_has_them_then_in_the_working_directory() {
+    let of_image = |path: &Path| path == Path::new("/srv/runtime_data/current/config");
+    for (typed, image_has_rules, expected) in [
+        (vec![], false, "config"),
+        (vec![], true, "/srv/runtime_data/current/config"),
+        (vec![("RULES_PATH", "/etc/rules")], true, "/etc/rules"),
+        (vec![("RUNTIME_ROOT", "/data")], false, "/data/config"),
+        (vec![("RUNTIME_ROOT", "/data"), ("RUNTIME_SUBDIRECTORY", "rl")], false, "/data/rl/config"),
+        (vec![("RUNTIME_SUBDIRECTORY", "rl")], false, "/srv/runtime_data/current/rl/config"),
+        (vec![("RUNTIME_APPDIRECTORY", "mine")], false, "/srv/runtime_data/current/mine"),
+    ] {
+        let settings = read_where(&typed, |path| image_has_rules && of_image(path)).expect("good settings");
+        assert_eq!(settings.rules.path, Path::new(expected), "{typed:?}");
+    }
+}
+
+#[test]
+fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
+    let wrong = [
+        ("PORT", "65536"),
+        ("GRPC_PORT", "-1"),
+        ("DEBUG_PORT", "http"),
+        ("GRPC_MAX_CONNECTION_AGE", "10"),
+        ("GRPC_MAX_CONNECTION_AGE_GRACE", "-1s"),
+        ("MAX_CONNECTIONS", "0"),
+        ("THREADS", "0"),
+        ("SHUTDOWN_DELAY", "2h"),
+        ("SHUTDOWN_TIMEOUT", "soon"),
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("MERGE_DOMAIN_CONFIG", "yes"),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "2"),
+        ("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "on"),
+        ("SHADOW_MODE", "tRuE"),
+        ("QUOTA_MODE", "no"),
+        ("NEAR_LIMIT_RATIO", "1.1"),
+        ("LIMIT_RESPONSE_HEADERS_ENABLED", "x"),
+        ("LIMIT_LIMIT_HEADER", "a b"),
+        ("LIMIT_REMAINING_HEADER", "ü"),
+        ("LIMIT_RESET_HEADER", "a:b"),
+        ("RESPONSE_DYNAMIC_METADATA", "x"),
+        ("BACKEND_TYPE", "memcache"),
+        ("CACHE_KEY_FORMAT", "other"),
+        ("EXPIRATION_JITTER_MAX_SECONDS", "-1"),
+        ("MEMORY_MAX_COUNTERS", "1e6"),
+        ("REDIS_TYPE", "CLUSTER"),
+        ("REDIS_TIMEOUT", "0s"),
+        ("REDIS_CALL_TIMEOUT", "2m"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("USE_PROMETHEUS", "x"),
+        ("PROMETHEUS_ADDR", "9090"),
+        ("PROMETHEUS_PATH", "metrics"),
+        ("EXTRA_TAGS", "a:1,domain:2"),
+        ("DETAILED_METRIC_MAX_SERIES", "many"),
+        ("TRACING_ENABLED", "x"),
+        ("TRACING_SAMPLING_RATE", "NaN"),
+        ("TRACING_EXPORTER_PROTOCOL", "udp"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "localhost:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
+        ("GRPC_SERVER_USE_TLS", "true"),
+        ("REDIS_TLS", "true"),
+    ];
+    let mut expected: Vec<_> = wrong.iter().map(|(name, _)| *name).collect();
+    let mut found = refused(&wrong);
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, expected);
+    for one in wrong {
+        assert_eq!(refused(&[one]), [one.0]);
+    }
+}
+
+#[test]
+fn a_mistake_says_the_name_the_flag_what_was_expected_and_what_was_found() {
+    let mistakes = read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("REDIS_TLS", "true")]).unwrap_err();
+    let expected = "the settings cannot be used:\n  \
+                    GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"\n  \
+                    REDIS_TLS: expected false: Redis is not spoken to over TLS yet, found \"true\"";
+    assert_eq!(mistakes.to_string(), expected);
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    for typed in [
+        [("REDIS_URL", "redis://user:hunter2@cache:1"), ("REDIS_SOCKET_TYPE", "tcp")],
+        [("REDIS_URL", "redis://user:hunter2@cache:1"), ("REDIS_SOCKET_TYPE", "unix")],
+        [("REDIS_URL", "rediss://user:hunter2@cache:1"), ("REDIS_AUTH", "hunter2")],
+        [("REDIS_URL", "hunter2"), ("REDIS_AUTH", "hunter2")],
+        [("REDIS_URL", "localhost:1"), ("REDIS_AUTH", "user:hunter2")],
+    ] {
+        let shown = match read(&typed) {
+            Ok(settings) => format!("{settings:?}"),
+            Err(mistakes) => format!("{mistakes} {mistakes:?}"),
+        };
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn log_levels_are_spelt_as_in_the_reference() {
+    for (text, expected) in [
+        ("WARN", LevelFilter::WARN),
+        ("warning", LevelFilter::WARN),
+        ("Debug", LevelFilter::DEBUG),
+        ("TRACE", LevelFilter::TRACE),
+        ("info", LevelFilter::INFO),
+        ("ERROR", LevelFilter::ERROR),
+        ("FATAL", LevelFilter::ERROR),
+        ("panic", LevelFilter::ERROR),
+    ] {
+        assert_eq!(read_well(&[("LOG_LEVEL", text)]).logs.level, expected, "{text}");
+    }
+}
+
+#[test]
+fn traces_go_where_the_opentelemetry_variables_say() {
+    let grpc = ("TRACING_EXPORTER_PROTOCOL", "grpc");
+    let on = ("TRACING_ENABLED", "true");
+    let all = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:1/");
+    let own = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://t:2/x");
+    for (typed, expected) in [
+        (vec![on], Some(("http://localhost:4318/v1/traces", Protocol::Http))),
+        (vec![on, grpc], Some(("http://localhost:4317", Protocol::Grpc))),
+        (vec![all], Some(("http://c:1/v1/traces", Protocol::Http))),
+        (vec![all, grpc], Some(("http://c:1/", Protocol::Grpc))),
+        (vec![all, own], Some(("http://t:2/x", Protocol::Http))),
+        (
+            vec![
+                own,
+                ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
+            ],
+            Some(("http://t:2/x", Protocol::Grpc)),
+        ),
+        (vec![all, ("TRACING_ENABLED", "false")], None),
+        (vec![grpc], None),
+    ] {
+        let traces = read_well(&typed).traces;
+        let found = traces.as_ref().map(|traces| (traces.endpoint.as_str(), traces.protocol));
+        assert_eq!(found, expected, "{typed:?}");
+    }
+}
+
+#[test]
+fn traces_are_named_by_us_then_by_opentelemetry_then_as_in_the_reference() {
+    let on = ("TRACING_ENABLED", "1");
+    for (typed, expected) in [
+        (vec![on], "RateLimit"),
+        (vec![on, ("OTEL_SERVICE_NAME", "otel")], "otel"),
+        (vec![on, ("OTEL_SERVICE_NAME", "otel"), ("TRACING_SERVICE_NAME", "ours")], "ours"),
+    ] {
+        let name = read_well(&typed).traces.map(|traces| traces.service.name);
+        assert_eq!(name.as_deref(), Some(expected), "{typed:?}");
+    }
+}
+
+#[test]
+fn extra_tags_become_labels_that_prometheus_takes() {
+    let owned = |tags: &[(&str, &str)]| -> Vec<_> {
+        tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    };
+    for (text, expected) in [
+        ("a:1", owned(&[("a", "1")])),
+        ("k8s-app:x:y, zone:eu", owned(&[("k8s_app", "x:y"), ("zone", "eu")])),
+        ("", vec![]),
+        ("a:", owned(&[("a", "")])),
+    ] {
+        assert_eq!(read_well(&[("EXTRA_TAGS", text)]).metrics.extra_tags, expected, "{text}");
+    }
+    for text in ["a", "1a:x", "key1:x", "a:1,a:2", ":x", "a-b:1,a_b:2"] {
+        assert_eq!(refused(&[("EXTRA_TAGS", text)]), ["EXTRA_TAGS"], "{text}");
+    }
+}
+
+#[test]
+fn an_age_of_zero_lets_connections_live() {
+    assert_eq!(read_well(&[("GRPC_MAX_CONNECTION_AGE", "0")]).listeners.max_connection_age, None);
+}
+
+#[test]
+fn a_prometheus_address_may_leave_out_the_host() {
+    for (text, host, port) in
+        [(":19001", "0.0.0.0", 19001), ("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:2", "::1", 2)]
+    {
+        let settings = read_well(&[("USE_PROMETHEUS", "true"), ("PROMETHEUS_ADDR", text)]);
+        let address = settings.listeners.prometheus.map(|(address, _)| address);
+        assert_eq!(address, Some((host.to_owned(), port)), "{text}");
+    }
+}
+
+#[test]
+fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
+    let settings = read_well(&[
+        ("USE_STATSD", "false"),
+        ("REDIS_SOCKET_TYPE", "tcp"),
+        ("REDIS_URL", "redis.svc:6379"),
+        ("USE_PROMETHEUS", "true"),
+        ("PROMETHEUS_ADDR", ":19001"),
+        ("PROMETHEUS_MAPPER_YAML", "/etc/statsd-exporter/conf.yaml"),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+        ("LOG_LEVEL", "info"),
+    ]);
+    let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
+    assert_eq!(ignored, ["PROMETHEUS_MAPPER_YAML"]);
+    assert!(settings.readiness.start_without_rules);
+}
+
+#[test]
+fn a_flag_is_its_variable_in_small_letters() {
+    for Row { variable, flag, meaning, heading, .. } in table() {
+        let expected = variable.to_ascii_lowercase().replace('_', "-");
+        let expected = if variable == "RULES_PATH" { "rules" } else { &expected };
+        assert_eq!(flag, format!("--{expected}"));
+        assert!(!meaning.is_empty() && !heading.is_empty(), "{variable}");
+    }
+}
+
+#[test]
+fn the_readme_has_the_table_of_settings() {
+    let readme = include_str!("../../README.md");
+    let (begin, end) = ("<!-- settings -->\n", "<!-- /settings -->");
+    let after = readme.split_once(begin).expect("README.md has the marker where the table begins").1;
+    let found = after.split_once(end).expect("README.md has the marker where the table ends").0;
+    assert!(
+        found == markdown(),
+        "README.md does not show the settings as they are: put what `cargo run -- settings` prints between \
+         its markers"
+    );
+}

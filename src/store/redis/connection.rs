@@ -1,0 +1,344 @@
+//! One connection to one Redis server: kept up for as long as it lives, and the only way to send a
+//! command.
+//!
+//! Every command goes through [`Connection::exec`], and each carries its options: a deadline, to fail
+//! at once while the server is away, and not to be sent again once it was written. fred ignores options
+//! on some of its typed commands (`evalsha` and all of its Lua interface), which therefore are not used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::clients::{Client, WithOptions};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface};
+use fred::types::config::{
+    Config, ConnectionConfig, Options, PerformanceConfig, ReconnectError, ReconnectPolicy, Server,
+    ServerConfig, TcpConfig,
+};
+use fred::types::{CustomCommand, FromValue, Value};
+use secrecy::ExposeSecret;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Endpoint, RedisSettings};
+use crate::store::StoreError;
+
+/// Commands that wait to be written. More are turned away: this bounds memory while Redis hangs.
+const MAX_WAITING_COMMANDS: usize = 10_000;
+/// How long a connection takes to greet Redis (`AUTH`, `SELECT`), once it stands.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
+/// A peer that acknowledges nothing for so long is gone, whatever TCP hopes for.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before the first attempt to reconnect. fred takes the connection for alive during it, so
+/// it is short: commands sent meanwhile run into their deadline.
+const MIN_RECONNECT_DELAY_MS: u32 = 5;
+/// The longest pause between attempts, and so about how long the return of Redis may go unnoticed.
+const MAX_RECONNECT_DELAY_MS: u32 = 500;
+const RECONNECT_JITTER_MS: u32 = 10;
+/// A server may accept connections and refuse all commands (a replica, a server that still loads),
+/// many times in a second. The log tells of it once in this time.
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A connection that is up, or on its way.
+#[derive(Debug)]
+pub(super) struct Connection {
+    commands: WithOptions<Client>,
+    call_timeout: Duration,
+    /// For people: where the server listens.
+    server: Arc<str>,
+    link: watch::Receiver<Link>,
+    _supervisor: AbortOnDropHandle<()>,
+}
+
+/// A script, and the name Redis gives it.
+#[derive(Debug)]
+pub(super) struct Script {
+    text: &'static str,
+    sha1: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Link {
+    /// The first attempt is under way.
+    Connecting,
+    Up,
+    /// Lost, or never had, and why. It is tried again all the time.
+    Down(Arc<str>),
+}
+
+impl Script {
+    pub(super) fn new(text: &'static str) -> Self {
+        Self { text, sha1: fred::util::sha1_hash(text).into() }
+    }
+
+    fn by_name(&self, key: Bytes, argument: u32) -> Call {
+        call("EVALSHA", self.sha1.clone(), key, argument)
+    }
+
+    fn by_text(&self, key: Bytes, argument: u32) -> Call {
+        call("EVAL", Bytes::from_static(self.text.as_bytes()), key, argument)
+    }
+}
+
+impl Connection {
+    /// Begins to connect, and returns at once. Belongs to the runtime it is called in.
+    pub(super) fn connect(settings: &RedisSettings) -> Self {
+        let client = new_client(settings);
+        let (link_sender, link) = watch::channel(Link::Connecting);
+        let server: Arc<str> = settings.endpoint.to_string().into();
+        let supervisor = supervise(client.clone(), link_sender, server.clone());
+        Self {
+            commands: client.with_options(&options(settings.call_timeout)),
+            call_timeout: settings.call_timeout,
+            server,
+            link,
+            _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
+        }
+    }
+
+    /// Waits until the connection is up; no longer than `patience`, where that is not zero.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] with the cause of the last failure, after `patience`.
+    pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        let mut link = self.link.clone();
+        let up = link.wait_for(|link| *link == Link::Up);
+        let waited = match patience.is_zero() {
+            true => Ok(up.await),
+            false => time::timeout(patience, up).await,
+        };
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(self.unreachable()),
+        }
+    }
+
+    /// Whether the connection is up.
+    pub(super) fn is_up(&self) -> bool {
+        self.commands.is_connected()
+    }
+
+    /// `INCRBY key hits`: the counter afterwards.
+    pub(super) async fn incr_by(&self, key: Bytes, hits: u32) -> Result<i64, StoreError> {
+        self.exec(self.commands.incr_by(key, i64::from(hits))).await
+    }
+
+    /// `GET key`: the counter, where there is one.
+    pub(super) async fn get(&self, key: Bytes) -> Result<Option<i64>, StoreError> {
+        self.exec(self.commands.get(key)).await
+    }
+
+    /// `EXPIRE key secs`: whether there was such a key.
+    pub(super) async fn expire(&self, key: Bytes, secs: i64) -> Result<bool, StoreError> {
+        self.exec(self.commands.expire(key, secs, None)).await
+    }
+
+    /// Runs `script` on `key` with one argument, and sends its text along; the number it returns.
+    pub(super) async fn eval(&self, script: &Script, key: Bytes, argument: u32) -> Result<i64, StoreError> {
+        self.exec(run(&self.commands, script.by_text(key, argument))).await
+    }
+
+    /// Runs `script` by its name. A server that does not know it (a fresh one, most of all) is sent the
+    /// text in a second round trip, within the time that is left for the call; what was sent after the
+    /// first one overtakes it then.
+    pub(super) async fn evalsha(
+        &self,
+        script: &Script,
+        key: Bytes,
+        argument: u32,
+    ) -> Result<i64, StoreError> {
+        let deadline = Instant::now() + self.call_timeout;
+        match self.exec(run(&self.commands, script.by_name(key.clone(), argument))).await {
+            Err(StoreError::Refused(cause)) if cause.starts_with("NOSCRIPT") => {
+                let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+                let commands = self.commands.with_options(&options(left));
+                self.exec(run(&commands, script.by_text(key, argument))).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn exec<T>(&self, command: impl Future<Output = FredResult<T>>) -> Result<T, StoreError> {
+        command.await.map_err(|error| self.explain(&error))
+    }
+
+    /// What a failed command means for what was counted.
+    fn explain(&self, error: &Error) -> StoreError {
+        let details = error.details();
+        if is_error_reply(details) {
+            return StoreError::Refused(details.to_owned());
+        }
+        match error.kind() {
+            // Turned away before it was written: the connection is down.
+            ErrorKind::Canceled => self.unreachable(),
+            ErrorKind::Backpressure => {
+                StoreError::Unreachable(format!("{}: too many commands wait for it", self.server))
+            }
+            ErrorKind::Parse | ErrorKind::NotFound => {
+                StoreError::Refused("the counter holds no whole number".to_owned())
+            }
+            _ => StoreError::Unanswered(format!("{}: {details}", self.server)),
+        }
+    }
+
+    fn unreachable(&self) -> StoreError {
+        let cause = match &*self.link.borrow() {
+            Link::Connecting | Link::Up => "not connected yet".into(),
+            Link::Down(cause) => cause.clone(),
+        };
+        StoreError::Unreachable(format!("{}: {cause}", self.server))
+    }
+}
+
+/// fred passes on what Redis said and what went wrong on the way under the same kinds. Redis begins
+/// with a word in capitals (`ERR`, `WRONGTYPE`, `NOAUTH`), fred with a sentence.
+fn is_error_reply(details: &str) -> bool {
+    let code = details.split(' ').next().unwrap_or_default();
+    code.len() >= 2 && code.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// A command that fred has no type for, and its arguments.
+type Call = (CustomCommand, Vec<Value>);
+
+fn call(name: &'static str, script: Bytes, key: Bytes, argument: u32) -> Call {
+    let arguments = vec![script.into(), 1.into(), key.into(), argument.into()];
+    (CustomCommand::new_static(name, None, false), arguments)
+}
+
+async fn run<T: FromValue>(commands: &impl ClientLike, (command, arguments): Call) -> FredResult<T> {
+    commands.custom(command, arguments).await
+}
+
+/// With fewer attempts fred would not follow redirections; with `fail_fast` off it would send again
+/// what a lost connection may have counted already.
+fn options(timeout: Duration) -> Options {
+    Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(3), ..Options::default() }
+}
+
+fn new_client(settings: &RedisSettings) -> Client {
+    let server = match &settings.endpoint {
+        Endpoint::Tcp { host, port } => {
+            // The resolver is handed `host:port`.
+            let bare_ipv6 = host.contains(':') && !host.starts_with('[');
+            let host = if bare_ipv6 { format!("[{host}]") } else { host.clone() };
+            ServerConfig::Centralized { server: Server::new(host, *port) }
+        }
+        Endpoint::Unix(path) => ServerConfig::Unix { path: path.clone() },
+    };
+    let config = Config {
+        server,
+        username: settings.username.clone(),
+        password: settings.password.as_ref().map(|password| password.expose_secret().to_owned()),
+        database: settings.database,
+        fail_fast: false,
+        ..Config::default()
+    };
+    // The backstop for a command without options.
+    let performance =
+        PerformanceConfig { default_command_timeout: settings.call_timeout, ..PerformanceConfig::default() };
+    let connection = ConnectionConfig {
+        connection_timeout: settings.connect_timeout,
+        internal_command_timeout: GREETING_TIMEOUT,
+        max_command_buffer_len: MAX_WAITING_COMMANDS,
+        // A server that stays a replica, or is asked for a password it did not want before, is found
+        // anew: its name may lead to another by now.
+        reconnect_on_auth_error: true,
+        reconnect_errors: vec![ReconnectError::Loading, ReconnectError::MasterDown, ReconnectError::ReadOnly],
+        tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(TCP_USER_TIMEOUT), ..TcpConfig::default() },
+        ..ConnectionConfig::default()
+    };
+    let mut policy = ReconnectPolicy::new_exponential(0, MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS, 2);
+    policy.set_jitter(RECONNECT_JITTER_MS);
+    Client::new(config, Some(performance), Some(connection), Some(policy))
+}
+
+/// Keeps the connection up and tells how it is. Never ends.
+async fn supervise(client: Client, link: watch::Sender<Link>, server: Arc<str>) {
+    tokio::join!(log_changes(link.subscribe(), &server), async {
+        loop {
+            let cause = drive(&client, &link).await;
+            set(&link, Link::Down(cause));
+            time::sleep(Duration::from_millis(MAX_RECONNECT_DELAY_MS.into())).await;
+        }
+    });
+}
+
+/// Drives the client until it gives up, which its policy does not ask for and some errors make it do
+/// all the same. Returns why.
+async fn drive(client: &Client, link: &watch::Sender<Link>) -> Arc<str> {
+    let (mut errors, mut reconnects) = (client.error_rx(), client.reconnect_rx());
+    let mut driver = AbortOnDropHandle::new(client.connect());
+    loop {
+        tokio::select! {
+            // Where both wait, the error came first: it is what was reconnected after.
+            biased;
+            ended = &mut driver => return match ended {
+                Ok(Ok(())) => "the client ended".into(),
+                Ok(Err(error)) => error.details().into(),
+                Err(error) => error.to_string().into(),
+            },
+            error = errors.recv() => match error {
+                Ok((error, _)) => set(link, Link::Down(error.details().into())),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return "the client is closed".into(),
+            },
+            server = reconnects.recv() => match server {
+                Ok(_) | Err(RecvError::Lagged(_)) => set(link, Link::Up),
+                Err(RecvError::Closed) => return "the client is closed".into(),
+            },
+        }
+    }
+}
+
+fn set(link: &watch::Sender<Link>, to: Link) {
+    link.send_if_modified(|link| {
+        let changed = *link != to;
+        *link = to;
+        changed
+    });
+}
+
+async fn log_changes(mut link: watch::Receiver<Link>, server: &str) {
+    let mut logged = Link::Connecting;
+    while link.changed().await.is_ok() {
+        let now = link.borrow_and_update().clone();
+        if now == logged {
+            continue;
+        }
+        match &now {
+            Link::Connecting => {}
+            Link::Up => tracing::info!(server, "connected to Redis"),
+            Link::Down(cause) => tracing::warn!(server, %cause, "Redis cannot be reached"),
+        }
+        logged = now;
+        time::sleep(MIN_LOG_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_says_is_told_from_what_went_wrong_on_the_way() {
+        for (details, is_reply) in [
+            ("ERR value is not an integer or out of range", true),
+            ("WRONGTYPE Operation against a key holding the wrong kind of value", true),
+            ("READONLY You can't write against a read only replica.", true),
+            ("NOSCRIPT No matching script.", true),
+            ("OOM command not allowed when used memory > 'maxmemory'.", true),
+            ("Request timed out.", false),
+            ("channel closed", false),
+            ("Failed to send command to router.", false),
+            ("Connection closed unexpectedly.", false),
+            ("Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }", false),
+            ("", false),
+            ("A", false),
+        ] {
+            assert_eq!(is_error_reply(details), is_reply, "{details}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Counts under names that requests have a part in: rules with `detailed_metric` or
+//! `value_to_metric`, and limits that the caller brings. Bounded, since callers choose them.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use crate::engine::StatsPath;
+use crate::engine::tally::{Counts, Tally};
+
+/// The level under which a domain counts what has no room under its own name.
+const OTHER: &str = "other";
+
+/// Bytes in a name, at the most. What is longer counts as [`OTHER`]: ten thousand names of a request's
+/// greatest size would take gigabytes.
+const MAX_NAME_BYTES: usize = 512;
+
+/// Counts by name; never forgets one.
+#[derive(Debug, Default)]
+pub(super) struct NamedCounts {
+    max_series: usize,
+    /// A lock, since names come while others are counted. Nearly every call only reads; it is held for
+    /// one lookup, and never across an await.
+    by_path: RwLock<HashMap<StatsPath, Arc<Counts>>>,
+}
+
+impl NamedCounts {
+    /// Room for `max_series` names, and for one more of each domain that takes the rest.
+    pub(super) fn new(max_series: usize) -> Self {
+        Self { max_series, by_path: RwLock::default() }
+    }
+
+    /// Adds `tally` under `path`.
+    pub(super) fn add(&self, path: &StatsPath, tally: &Tally) {
+        if let Some(counts) = self.by_path.read().get(path) {
+            counts.add(tally);
+            return;
+        }
+        self.place_for(path).add(tally);
+    }
+
+    /// Every name and its counts.
+    pub(super) fn all(&self) -> Vec<(StatsPath, Tally)> {
+        self.by_path.read().iter().map(|(path, counts)| (path.clone(), counts.sum())).collect()
+    }
+
+    fn place_for(&self, path: &StatsPath) -> Arc<Counts> {
+        let name_bytes = path.domain.len() + path.parts.iter().map(|part| part.len() + 1).sum::<usize>();
+        let mut by_path = self.by_path.write();
+        let has_room = by_path.len() < self.max_series && name_bytes <= MAX_NAME_BYTES;
+        let place = if has_room { path.clone() } else { overflow(path) };
+        Arc::clone(by_path.entry(place).or_default())
+    }
+}
+
+/// Domains come from the rules, not from requests: there is one of these for each at the most.
+fn overflow(path: &StatsPath) -> StatsPath {
+    StatsPath { domain: path.domain.clone(), parts: vec![OTHER.into()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(domain: &str, part: &str) -> StatsPath {
+        StatsPath { domain: domain.into(), parts: vec![part.into()] }
+    }
+
+    fn hits(total_hits: u64) -> Tally {
+        Tally { total_hits, ..Tally::default() }
+    }
+
+    fn totals(counts: &NamedCounts) -> Vec<(String, u64)> {
+        let all = counts.all().into_iter();
+        let mut totals: Vec<_> = all.map(|(path, tally)| (path.to_string(), tally.total_hits)).collect();
+        totals.sort();
+        totals
+    }
+
+    #[test]
+    fn names_past_the_bound_count_together_and_nothing_is_lost() {
+        let counts = NamedCounts::new(2);
+        for name in ["a", "b", "c", "d", "a", "c"] {
+            counts.add(&path("shop", name), &hits(1));
+        }
+        counts.add(&path("bank", "x"), &hits(5));
+        let expected = [("bank.other", 5), ("shop.a", 2), ("shop.b", 1), ("shop.other", 3)];
+        assert_eq!(totals(&counts), expected.map(|(name, hits)| (name.to_owned(), hits)));
+    }
+
+    #[test]
+    fn a_name_too_long_to_keep_counts_with_the_others() {
+        let counts = NamedCounts::new(10);
+        counts.add(&path("shop", &"x".repeat(MAX_NAME_BYTES)), &hits(7));
+        assert_eq!(totals(&counts), [("shop.other".to_owned(), 7)]);
+    }
+
+    #[test]
+    fn no_hit_is_lost_when_cores_meet_at_a_new_name() {
+        let counts = NamedCounts::new(10);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..1_000).for_each(|_| counts.add(&path("shop", "a"), &hits(1))));
+            }
+        });
+        assert_eq!(totals(&counts), [("shop.a".to_owned(), 4_000)]);
+    }
+}

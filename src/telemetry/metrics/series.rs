@@ -1,0 +1,208 @@
+//! What there is to tell, under its names: one list that every way of rendering reads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use prometheus::proto::MetricType;
+
+use super::histogram::Histogram;
+use super::text::sanitize;
+use super::{Gauge, Metrics, Tally};
+
+/// What a rule's hits are told apart by: the last part of the names, what to read, and what it means.
+pub(super) const RULE_COUNTERS: [RuleCounter; 6] = [
+    ("total_hits", |tally| tally.total_hits, "Hits asked for."),
+    ("within_limit", |tally| tally.within_limit, "Hits of requests that passed."),
+    ("near_limit", |tally| tally.near_limit, "Hits within the limit and past NEAR_LIMIT_RATIO of it."),
+    ("over_limit", |tally| tally.over_limit, "Hits past the limit."),
+    ("shadow_mode", |tally| tally.shadow_mode, "Hits past the limit that passed by the rule's shadow mode."),
+    ("total_negative_hits", |tally| tally.total_negative_hits, "Hits given back."),
+];
+
+type RuleCounter = (&'static str, fn(&Tally) -> u64, &'static str);
+type Labels = Vec<(&'static str, String)>;
+
+/// Points of one name.
+pub(super) struct Family {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) kind: MetricType,
+    pub(super) points: Vec<Point>,
+}
+
+/// A number.
+pub(super) struct Point {
+    pub(super) labels: Labels,
+    /// The name that says it all, for those who know no labels.
+    pub(super) flat: String,
+    pub(super) value: u64,
+}
+
+/// Durations of one name.
+pub(super) struct Durations<'m> {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) labels: Labels,
+    pub(super) histogram: &'m Histogram,
+}
+
+/// The labels of one per-rule series: the domain, then the first two levels. Deeper levels add up in
+/// their second one.
+pub(super) type RuleLabels = (String, String, Option<String>);
+
+impl Metrics {
+    /// Every number that is not a rule's.
+    pub(super) fn families(&self) -> Vec<Family> {
+        let mut families = self.reference_families();
+        families.extend(self.own_families());
+        families
+    }
+
+    /// Those that envoyproxy/ratelimit has too.
+    fn reference_families(&self) -> Vec<Family> {
+        let error = |err_type: &str, value| Point {
+            labels: vec![("err_type", err_type.to_owned())],
+            flat: format!("ratelimit.service.call.should_rate_limit.{err_type}"),
+            value,
+        };
+        vec![
+            Family {
+                points: vec![Point {
+                    labels: method(),
+                    flat: "ratelimit_server.ShouldRateLimit.total_requests".to_owned(),
+                    value: self.calls.count(),
+                }],
+                ..counter("ratelimit_service_total_requests", "Calls, refused ones included.")
+            },
+            Family {
+                points: vec![
+                    error("service_error", read(&self.service_errors)),
+                    error("redis_error", self.store_errors().map(|(_, errors)| errors).iter().sum()),
+                ],
+                ..counter(
+                    "ratelimit_service_should_rate_limit_error",
+                    "Calls without a decision: bad requests or no rules (service_error), or a store that \
+                     did not count (redis_error).",
+                )
+            },
+            counter("ratelimit_service_config_load_success", "Rule sets that came into force.")
+                .of("ratelimit.service.config_load_success", read(&self.config_loads)),
+            counter("ratelimit_service_config_load_error", "Rule sets that were refused.")
+                .of("ratelimit.service.config_load_error", read(&self.config_errors)),
+            counter("ratelimit_service_global_shadow_mode", "Requests that passed by SHADOW_MODE alone.")
+                .of("ratelimit.service.global_shadow_mode", read(&self.shadowed_requests)),
+        ]
+    }
+
+    fn own_families(&self) -> Vec<Family> {
+        let rules = self.rules.load().as_ref().map_or(0, |rules| rules.counts().count() as u64);
+        let store_error = |(kind, value): (&str, u64)| Point {
+            labels: vec![("kind", kind.to_owned())],
+            flat: format!("tollgate.store_errors.{kind}"),
+            value,
+        };
+        vec![
+            counter("tollgate_unknown_domain_requests", "Requests to a domain without rules.")
+                .of("tollgate.unknown_domain_requests", read(&self.unknown_domain_requests)),
+            Family {
+                points: self.store_errors().map(store_error).into(),
+                ..counter("tollgate_store_errors", "Calls to the store that it did not count, by kind.")
+            },
+            gauge("tollgate_rules", "Rules in force.").of("tollgate.rules", rules),
+            gauge("tollgate_config_loaded_at_seconds", "When the rules came into force, in Unix time.")
+                .of("tollgate.config_loaded_at_seconds", read(&self.config_loaded_at_secs)),
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::MemoryCounters)),
+                ..gauge("tollgate_memory_counters", "Counters that the memory store holds.")
+            },
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::Connections { .. })),
+                ..gauge("tollgate_connections", "Open connections, by the core that serves them.")
+            },
+        ]
+    }
+
+    /// Every distribution of durations.
+    pub(super) fn durations(&self) -> [Durations<'_>; 2] {
+        [
+            Durations {
+                name: "ratelimit_service_response_time_seconds",
+                help: "From a call's arrival to its answer.",
+                labels: method(),
+                histogram: &self.calls,
+            },
+            Durations {
+                name: "tollgate_store_latency_seconds",
+                help: "From a charge to the store's answer.",
+                labels: Labels::new(),
+                histogram: &self.store_latency,
+            },
+        ]
+    }
+
+    /// What each of [`RULE_COUNTERS`] adds up to under the same labels, in order.
+    pub(super) fn rule_counters(&self) -> BTreeMap<RuleLabels, [u64; RULE_COUNTERS.len()]> {
+        let mut sums = BTreeMap::<RuleLabels, [u64; RULE_COUNTERS.len()]>::new();
+        for (path, tally) in self.tallies() {
+            let mut parts = path.parts.iter().map(|part| sanitize(part));
+            let Some(key1) = parts.next() else { continue };
+            let labels = (sanitize(&path.domain), key1, parts.next());
+            for (sum, (_, hits, _)) in sums.entry(labels).or_default().iter_mut().zip(RULE_COUNTERS) {
+                *sum += hits(&tally);
+            }
+        }
+        sums
+    }
+
+    fn store_errors(&self) -> [(&'static str, u64); 4] {
+        [
+            ("full", read(&self.store_errors.full)),
+            ("unreachable", read(&self.store_errors.unreachable)),
+            ("unanswered", read(&self.store_errors.unanswered)),
+            ("refused", read(&self.store_errors.refused)),
+        ]
+    }
+
+    fn watched(&self, wanted: fn(Gauge) -> bool) -> Vec<Point> {
+        let watched = self.watched.lock();
+        let wanted = watched.iter().filter(|watched| wanted(watched.gauge));
+        wanted
+            .map(|watched| {
+                let value = (watched.read)() as u64;
+                match watched.gauge {
+                    Gauge::MemoryCounters => {
+                        Point { labels: Labels::new(), flat: "tollgate.memory_counters".to_owned(), value }
+                    }
+                    Gauge::Connections { core } => Point {
+                        labels: vec![("core", core.to_string())],
+                        flat: format!("tollgate.connections.{core}"),
+                        value,
+                    },
+                }
+            })
+            .collect()
+    }
+}
+
+impl Family {
+    /// The family with one point, which has no labels.
+    fn of(self, flat: &str, value: u64) -> Self {
+        Self { points: vec![Point { labels: Labels::new(), flat: flat.to_owned(), value }], ..self }
+    }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, help, kind: MetricType::COUNTER, points: Vec::new() }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, help, kind: MetricType::GAUGE, points: Vec::new() }
+}
+
+fn method() -> Labels {
+    vec![("grpc_method", "ShouldRateLimit".to_owned())]
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}

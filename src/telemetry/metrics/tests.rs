@@ -1,0 +1,229 @@
+use std::time::Duration;
+
+use smallvec::smallvec;
+
+use super::*;
+use crate::engine::{Code, Status};
+
+fn metrics() -> Metrics {
+    Metrics::new(MetricsSettings::default(), Arc::default())
+}
+
+fn path(domain: &str, parts: &[&str]) -> StatsPath {
+    StatsPath { domain: domain.into(), parts: parts.iter().map(|part| (*part).into()).collect() }
+}
+
+/// Decides that `tally` happened under `path`.
+fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
+    let stats = StatsRef::Named(Box::new(path));
+    let counted = Some((stats, tally));
+    let status = Status { code: Code::Ok, rule: None, limit: None, remaining: 0, reset: None, counted };
+    metrics.record_decision(&Decision {
+        code: Code::Ok,
+        shadowed: false,
+        domain_known: true,
+        statuses: smallvec![status],
+        binding: None,
+    });
+}
+
+fn hits(total_hits: u64) -> Tally {
+    Tally { total_hits, ..Tally::default() }
+}
+
+/// The samples of `text` whose names begin with `prefix`, without its comments.
+fn samples<'t>(text: &'t str, prefix: &str) -> Vec<&'t str> {
+    text.lines().filter(|line| line.starts_with(prefix)).collect()
+}
+
+#[test]
+fn item_19_emitted_names_are_sanitised() {
+    for (name, expected) in [
+        ("plain", "plain"),
+        ("a:b|c", "a_b_c"),
+        ("remote_address_10.0.0.1", "remote_address_10_0_0_1"),
+        ("masked_10.0.0.0/24", "masked_10_0_0_0/24"),
+        ("10.0.0.1.key", "10_0_0_1.key"),
+        ("v1.2", "v1.2"),
+        ("version_1.2.3", "version_1.2.3"),
+        ("300.1.1.1", "300.1.1.1"),
+        ("ä|1.2.3.4", "ä_1_2_3_4"),
+        ("", ""),
+    ] {
+        assert_eq!(text::sanitize(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn item_19_flat_names_join_the_levels_by_dots() {
+    let metrics = metrics();
+    record(&metrics, path("shop", &["user_a:b", "ip_10.0.0.1", "5"]), hits(3));
+    let stats = metrics.render_stats();
+    assert_eq!(
+        samples(&stats, "ratelimit.service.rate_limit."),
+        ["ratelimit.service.rate_limit.shop.user_a_b.ip_10_0_0_1.5.total_hits: 3"]
+    );
+}
+
+#[test]
+fn item_20_every_count_of_a_rule_has_its_flat_name() {
+    let metrics = metrics();
+    let tally = Tally {
+        total_hits: 6,
+        over_limit: 5,
+        near_limit: 4,
+        within_limit: 3,
+        shadow_mode: 2,
+        total_negative_hits: 1,
+    };
+    record(&metrics, path("d", &["k"]), tally);
+    let stats = metrics.render_stats();
+    assert_eq!(
+        samples(&stats, "ratelimit.service.rate_limit."),
+        [
+            "ratelimit.service.rate_limit.d.k.near_limit: 4",
+            "ratelimit.service.rate_limit.d.k.over_limit: 5",
+            "ratelimit.service.rate_limit.d.k.shadow_mode: 2",
+            "ratelimit.service.rate_limit.d.k.total_hits: 6",
+            "ratelimit.service.rate_limit.d.k.total_negative_hits: 1",
+            "ratelimit.service.rate_limit.d.k.within_limit: 3",
+        ]
+    );
+}
+
+#[test]
+fn item_20_the_service_s_own_counts_have_their_flat_names() {
+    let metrics = metrics();
+    metrics.record_call(Duration::from_millis(1));
+    metrics.record_service_error();
+    metrics.record_store_error(&StoreError::Full { max_counters: 1 });
+    metrics.record_store_error(&StoreError::Refused("no".to_owned()));
+    metrics.record_config_load(Timestamp::from_secs(1_700_000_000));
+    metrics.record_config_error();
+    metrics.record_config_error();
+    metrics.record_decision(&Decision {
+        code: Code::Ok,
+        shadowed: true,
+        domain_known: false,
+        statuses: smallvec![],
+        binding: None,
+    });
+    let stats = metrics.render_stats();
+    for line in [
+        "ratelimit_server.ShouldRateLimit.total_requests: 1",
+        "ratelimit.service.call.should_rate_limit.service_error: 1",
+        "ratelimit.service.call.should_rate_limit.redis_error: 2",
+        "ratelimit.service.config_load_success: 1",
+        "ratelimit.service.config_load_error: 2",
+        "ratelimit.service.global_shadow_mode: 1",
+        "tollgate.unknown_domain_requests: 1",
+        "tollgate.store_errors.full: 1",
+        "tollgate.store_errors.unreachable: 0",
+        "tollgate.config_loaded_at_seconds: 1700000000",
+    ] {
+        assert!(stats.lines().any(|found| found == line), "{line}\nin\n{stats}");
+    }
+}
+
+#[test]
+fn item_5_8_a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_add_up() {
+    let metrics = metrics();
+    record(&metrics, path("shop", &["user"]), hits(1));
+    record(&metrics, path("shop", &["user", "path_/a"]), hits(2));
+    record(&metrics, path("shop", &["user", "path_/a", "method_GET"]), hits(4));
+    record(&metrics, path("shop", &["user", "path_/a", "method_PUT"]), hits(8));
+    record(&metrics, path("shop", &["route_v1.2"]), Tally { total_hits: 1, over_limit: 1, ..hits(1) });
+    let text = metrics.render_prometheus();
+    assert_eq!(
+        samples(&text, "ratelimit_service_rate_limit_"),
+        [
+            r#"ratelimit_service_rate_limit_total_hits{domain="shop",key1="route_v1.2"} 1"#,
+            r#"ratelimit_service_rate_limit_total_hits{domain="shop",key1="user"} 1"#,
+            r#"ratelimit_service_rate_limit_total_hits{domain="shop",key1="user",key2="path_/a"} 14"#,
+            r#"ratelimit_service_rate_limit_over_limit{domain="shop",key1="route_v1.2"} 1"#,
+        ]
+    );
+    assert!(text.contains("# TYPE ratelimit_service_rate_limit_total_hits counter\n"));
+}
+
+#[test]
+fn item_5_8_a_series_appears_with_its_first_increment() {
+    let metrics = metrics();
+    assert_eq!(samples(&metrics.render_prometheus(), "ratelimit_service_rate_limit").len(), 0);
+    record(&metrics, path("shop", &["user"]), hits(0));
+    assert_eq!(samples(&metrics.render_prometheus(), "ratelimit_service_rate_limit").len(), 0);
+}
+
+#[test]
+fn item_5_8_the_service_s_series_have_the_reference_s_names_and_labels() {
+    let metrics = metrics();
+    metrics.record_call(Duration::from_micros(300));
+    metrics.record_call(Duration::from_millis(30));
+    metrics.record_service_error();
+    metrics.record_config_load(Timestamp::from_secs(5));
+    let text = metrics.render_prometheus();
+    for line in [
+        r#"ratelimit_service_total_requests{grpc_method="ShouldRateLimit"} 2"#,
+        r#"ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="0.005"} 1"#,
+        r#"ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="0.05"} 2"#,
+        r#"ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="1"} 2"#,
+        r#"ratelimit_service_response_time_seconds_bucket{grpc_method="ShouldRateLimit",le="+Inf"} 2"#,
+        r#"ratelimit_service_response_time_seconds_sum{grpc_method="ShouldRateLimit"} 0.0303"#,
+        r#"ratelimit_service_response_time_seconds_count{grpc_method="ShouldRateLimit"} 2"#,
+        r#"ratelimit_service_should_rate_limit_error{err_type="service_error"} 1"#,
+        r#"ratelimit_service_should_rate_limit_error{err_type="redis_error"} 0"#,
+        "ratelimit_service_config_load_success 1",
+        "ratelimit_service_config_load_error 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}\nin\n{text}");
+    }
+    assert!(!text.contains("_total{") && !text.contains("_total "), "{text}");
+}
+
+#[test]
+fn extra_tags_are_on_the_series_of_rules_alone() {
+    let extra_tags = vec![("cluster".to_owned(), "eu \"1\"".to_owned())];
+    let metrics = Metrics::new(MetricsSettings { extra_tags, ..MetricsSettings::default() }, Arc::default());
+    record(&metrics, path("shop", &["user"]), hits(1));
+    let text = metrics.render_prometheus();
+    let expected =
+        r#"ratelimit_service_rate_limit_total_hits{domain="shop",key1="user",cluster="eu \"1\""} 1"#;
+    assert_eq!(text.lines().filter(|line| line.contains("cluster=")).collect::<Vec<_>>(), [expected]);
+}
+
+#[test]
+fn a_watched_number_is_read_when_somebody_asks() {
+    let metrics = metrics();
+    assert!(!metrics.render_prometheus().contains("tollgate_memory_counters"), "nobody keeps it");
+    let kept = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let reader = Arc::clone(&kept);
+    metrics.watch(Gauge::MemoryCounters, move || reader.load(Ordering::Relaxed));
+    for core in 0..2 {
+        metrics.watch(Gauge::Connections { core }, move || 10 + core);
+    }
+    kept.store(42, Ordering::Relaxed);
+    let text = metrics.render_prometheus();
+    assert_eq!(samples(&text, "tollgate_memory_counters"), ["tollgate_memory_counters 42"]);
+    assert_eq!(
+        samples(&text, "tollgate_connections"),
+        [r#"tollgate_connections{core="0"} 10"#, r#"tollgate_connections{core="1"} 11"#]
+    );
+}
+
+#[test]
+fn a_request_to_an_unknown_domain_makes_no_series_of_its_own() {
+    let metrics = metrics();
+    let before = metrics.render_prometheus().lines().count();
+    for _ in 0..3 {
+        metrics.record_decision(&Decision {
+            code: Code::Ok,
+            shadowed: false,
+            domain_known: false,
+            statuses: smallvec![],
+            binding: None,
+        });
+    }
+    let text = metrics.render_prometheus();
+    assert_eq!(samples(&text, "tollgate_unknown_domain"), ["tollgate_unknown_domain_requests 3"]);
+    assert_eq!(text.lines().count(), before);
+}

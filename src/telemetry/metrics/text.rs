@@ -1,0 +1,142 @@
+//! The two texts that metrics are read in.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
+
+use super::Metrics;
+use super::histogram::Snapshot;
+use super::series::{Durations, Family, RULE_COUNTERS, RuleLabels};
+
+/// Prometheus' text form.
+pub(super) fn prometheus(metrics: &Metrics) -> String {
+    let mut families: Vec<_> = metrics.families().into_iter().filter_map(service_family).collect();
+    families.extend(metrics.durations().iter().map(duration_family));
+    families.extend(rule_families(metrics));
+    // An encoder refuses families without a name or a point, and there are none of those here.
+    TextEncoder::new().encode_to_string(&families).unwrap_or_else(|error| format!("# {error}\n"))
+}
+
+/// Lines of `name: value`, in the order of their names.
+pub(super) fn stats(metrics: &Metrics) -> String {
+    let points = metrics.families().into_iter().flat_map(|family| family.points);
+    let mut sums: BTreeMap<_, _> = points.map(|point| (point.flat, point.value)).collect();
+    for (path, tally) in metrics.tallies() {
+        let parts = path.parts.iter().map(|part| sanitize(part));
+        let key = parts.fold(sanitize(&path.domain), |key, part| key + "." + &part);
+        for (name, hits, _) in RULE_COUNTERS.iter().filter(|(_, hits, _)| hits(&tally) > 0) {
+            *sums.entry(format!("ratelimit.service.rate_limit.{key}.{name}")).or_default() += hits(&tally);
+        }
+    }
+    sums.into_iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+}
+
+/// A name as metrics show it: `:` and `|` are separators in statsd, and so are the dots of an address.
+pub(super) fn sanitize(name: &str) -> String {
+    let mut clean = String::with_capacity(name.len());
+    let mut rest = name;
+    while !rest.is_empty() {
+        let numeric = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (run, after) = rest.split_at(numeric);
+        clean.push_str(&with_address_underscored(run));
+        let other = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (text, after) = after.split_at(other);
+        clean.extend(text.chars().map(|c| if matches!(c, ':' | '|') { '_' } else { c }));
+        rest = after;
+    }
+    clean
+}
+
+/// `numeric` is digits and dots alone: the dots become `_` where they are those of an IPv4 address. A
+/// dot that follows it ends a level, and stays.
+fn with_address_underscored(numeric: &str) -> String {
+    let address = numeric.trim_end_matches('.');
+    match address.parse::<Ipv4Addr>() {
+        Ok(_) => address.replace('.', "_") + numeric.get(address.len()..).unwrap_or_default(),
+        Err(_) => numeric.to_owned(),
+    }
+}
+
+fn service_family(family: Family) -> Option<MetricFamily> {
+    let points: Vec<_> = family
+        .points
+        .into_iter()
+        .map(|point| {
+            let labels = point.labels.iter().map(|(name, value)| label(name, value)).collect();
+            number(family.kind, labels, point.value)
+        })
+        .collect();
+    (!points.is_empty()).then(|| metric_family(family.name, family.help, family.kind, points))
+}
+
+/// One for each counter that any rule has. A series begins with its first hit, as in the reference.
+fn rule_families(metrics: &Metrics) -> impl Iterator<Item = MetricFamily> {
+    let rules = metrics.rule_counters();
+    RULE_COUNTERS.into_iter().enumerate().filter_map(move |(index, (name, _, help))| {
+        let points: Vec<_> = rules
+            .iter()
+            .filter_map(|(labels, sums)| Some((labels, *sums.get(index)?)))
+            .filter(|(_, hits)| *hits > 0)
+            .map(|(labels, hits)| number(MetricType::COUNTER, rule_labels(labels, &metrics.extra_tags), hits))
+            .collect();
+        let name = format!("ratelimit_service_rate_limit_{name}");
+        (!points.is_empty()).then(|| metric_family(&name, help, MetricType::COUNTER, points))
+    })
+}
+
+fn rule_labels((domain, key1, key2): &RuleLabels, extra_tags: &[(String, String)]) -> Vec<LabelPair> {
+    let mut labels = vec![label("domain", domain), label("key1", key1)];
+    labels.extend(key2.as_ref().map(|key2| label("key2", key2)));
+    labels.extend(extra_tags.iter().map(|(name, value)| label(name, value)));
+    labels
+}
+
+fn duration_family(durations: &Durations<'_>) -> MetricFamily {
+    let Snapshot { buckets, count, sum_secs } = durations.histogram.snapshot();
+    let buckets = buckets.into_iter().map(|(upper_bound, count)| {
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(upper_bound);
+        bucket.set_cumulative_count(count);
+        bucket
+    });
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(count);
+    histogram.set_sample_sum(sum_secs);
+    let labels = durations.labels.iter().map(|(name, value)| label(name, value)).collect();
+    let mut metric = proto::Metric::from_label(labels);
+    metric.set_histogram(histogram);
+    metric_family(durations.name, durations.help, MetricType::HISTOGRAM, vec![metric])
+}
+
+fn metric_family(name: &str, help: &str, kind: MetricType, points: Vec<proto::Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(points);
+    family
+}
+
+fn number(kind: MetricType, labels: Vec<LabelPair>, value: u64) -> proto::Metric {
+    let mut metric = proto::Metric::from_label(labels);
+    if kind == MetricType::COUNTER {
+        let mut counter = proto::Counter::default();
+        counter.set_value(value as f64);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = proto::Gauge::default();
+        gauge.set_value(value as f64);
+        metric.set_gauge(gauge);
+    }
+    metric
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    label
+}

@@ -1,0 +1,184 @@
+//! Traces: spans of calls, sent in batches to an OpenTelemetry collector over OTLP.
+//!
+//! Spans are made with `tracing` where the work is done; this module only decides where they go. With
+//! traces off nobody listens to spans, and none is made.
+
+use std::time::Duration;
+
+use http::HeaderMap;
+use opentelemetry::KeyValue;
+use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_http::HeaderExtractor;
+use opentelemetry_otlp::{ExporterBuildError, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
+use tokio::runtime::{Handle, Runtime};
+use tokio_util::context::TokioContext;
+use tracing::{Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::TelemetryError;
+
+/// How long the last spans may take to be sent when the process ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where spans go, and which ones.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceSettings {
+    /// The collector: the whole URL that spans are posted to, or the server for [`Protocol::Grpc`].
+    /// `http` only.
+    pub endpoint: String,
+    /// How the collector is spoken to.
+    pub protocol: Protocol,
+    /// The share of traces that begin here which is sent, 0 to 1. A trace that a caller began is sent if
+    /// the caller says so.
+    pub sampling_rate: f64,
+    /// What spans say of where they come from.
+    pub service: Service,
+}
+
+/// What spans say of where they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `service.name`
+    pub name: String,
+    /// `service.namespace`
+    pub namespace: Option<String>,
+    /// `service.instance.id`
+    pub instance_id: Option<String>,
+}
+
+/// How a collector is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP as protobuf over HTTP.
+    Http,
+}
+
+/// Spans on their way out. Dropping it sends those that are left.
+#[derive(Debug)]
+pub struct Traces {
+    provider: SdkTracerProvider,
+    /// A thread of its own, so that the cores that serve calls do not export.
+    runtime: Option<Runtime>,
+}
+
+impl Traces {
+    /// Makes ready to send spans. The collector is connected to when there is something to send.
+    pub fn start(settings: &TraceSettings) -> Result<Self, TelemetryError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("tollgate-traces")
+            .enable_all()
+            .build()?;
+        let exporter =
+            InRuntime { exporter: exporter(settings, &runtime)?, runtime: runtime.handle().clone() };
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sampling_rate))))
+            .with_resource(resource(&settings.service))
+            .build();
+        Ok(Self { provider, runtime: Some(runtime) })
+    }
+
+    /// Takes the spans of this crate, and nothing else.
+    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'a> LookupSpan<'a>,
+    {
+        let own_spans =
+            filter_fn(|metadata| metadata.is_span() && metadata.target().starts_with(env!("CARGO_PKG_NAME")));
+        tracing_opentelemetry::layer()
+            .with_tracer(self.provider.tracer(env!("CARGO_PKG_NAME")))
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(own_spans.with_max_level_hint(LevelFilter::INFO))
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
+        // Waiting for the runtime is not allowed on a thread that drives another one, and by now it
+        // has nothing left to do.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Makes `span` a child of the span that the caller names in its W3C `traceparent`, if it names one.
+pub fn set_parent(span: &Span, headers: &HeaderMap) {
+    if span.is_disabled() {
+        return;
+    }
+    let context = TraceContextPropagator::new().extract(&HeaderExtractor(headers));
+    if let Err(error) = span.set_parent(context) {
+        tracing::debug!(%error, "a span did not take its caller's as its parent");
+    }
+}
+
+fn exporter(
+    settings: &TraceSettings,
+    runtime: &Runtime,
+) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
+    // A gRPC channel looks for the runtime it is made in.
+    let _entered = runtime.enter();
+    let exporter = opentelemetry_otlp::SpanExporter::builder();
+    match settings.protocol {
+        Protocol::Grpc => exporter.with_tonic().with_endpoint(&settings.endpoint).build(),
+        Protocol::Http => exporter
+            .with_http()
+            .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+            .with_endpoint(&settings.endpoint)
+            .build(),
+    }
+}
+
+/// `OTEL_RESOURCE_ATTRIBUTES`, and over them what the settings say.
+fn resource(service: &Service) -> Resource {
+    let Service { name, namespace, instance_id } = service;
+    let attribute = |name, value: &Option<String>| Some(KeyValue::new(name, value.clone()?));
+    Resource::builder()
+        .with_service_name(name.clone())
+        .with_attributes(attribute("service.namespace", namespace))
+        .with_attributes(attribute("service.instance.id", instance_id))
+        .build()
+}
+
+/// Runs an exporter in a runtime: batches come from a plain thread of the SDK's, and the exporters' I/O
+/// and timers need a tokio.
+#[derive(Debug)]
+struct InRuntime {
+    exporter: opentelemetry_otlp::SpanExporter,
+    runtime: Handle,
+}
+
+impl SpanExporter for InRuntime {
+    fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
+        TokioContext::new(self.exporter.export(batch), self.runtime.clone())
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}

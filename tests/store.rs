@@ -1,0 +1,302 @@
+//! What every store promises, held by each of them: in memory, and in Redis however it is reached.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::test_runner::{Config, TestRunner};
+use proptest::{collection, prop_assert_eq};
+use tokio::runtime;
+use tokio::task::JoinSet;
+use tollgate::engine::{Hits, Limit, Timestamp, Unit};
+use tollgate::store::memory::{MemorySettings, MemoryStore};
+use tollgate::store::redis::{RedisSettings, RedisStore};
+use tollgate::store::{Charge, Store};
+
+use crate::support::redis::{Redis, User};
+
+/// The beginning of a window of every unit but the week, the month and the year.
+const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
+const USER: User = User { name: "tollgate", password: "open sesame" };
+
+/// A store, and what stands behind it.
+enum Bed {
+    Memory(Arc<MemoryStore>),
+    Redis(Redis, RedisStore),
+}
+
+impl Bed {
+    fn in_memory() -> Self {
+        Self::Memory(Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000_000 })))
+    }
+
+    async fn on(server: Redis) -> Self {
+        let store = connected(&server.settings()).await;
+        Self::Redis(server, store)
+    }
+
+    fn store(&self) -> &dyn Store {
+        match self {
+            Self::Memory(store) => &**store,
+            Self::Redis(_, store) => store,
+        }
+    }
+
+    /// How many counters there are.
+    fn len(&self) -> usize {
+        match self {
+            Self::Memory(store) => store.len(),
+            Self::Redis(server, _) => server.len(),
+        }
+    }
+
+    async fn used(&self, charges: &[Charge], now: Timestamp) -> Vec<u64> {
+        let readings = self.store().charge(charges, now).await.expect("readings");
+        readings.iter().map(|reading| reading.used).collect()
+    }
+
+    async fn used_by(&self, charge: Charge, now: Timestamp) -> u64 {
+        self.used(&[charge], now).await[0]
+    }
+}
+
+/// A store whose Redis can be reached.
+pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
+    let store = RedisStore::connect(settings);
+    store.ready(Duration::from_secs(10)).await.expect("Redis answers");
+    store
+}
+
+pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
+    Charge { key: key.into(), limit: Limit { requests_per_unit: 10, unit }, hits }
+}
+
+pub(crate) fn hit(key: &'static str) -> Charge {
+    charge(key, Unit::Minute, Hits::Add(1))
+}
+
+fn look(key: &'static str) -> Charge {
+    charge(key, Unit::Minute, Hits::Add(0))
+}
+
+fn refund(key: &'static str, hits: u32) -> Charge {
+    charge(key, Unit::Minute, Hits::Refund(hits))
+}
+
+fn after(micros: u64) -> Timestamp {
+    Timestamp::from_micros(MIDNIGHT.as_micros() + micros)
+}
+
+macro_rules! promises {
+    ($($promise:ident)*) => {
+        promises! { memory: async { Bed::in_memory() } => $($promise)* }
+        promises! { redis_over_tcp: async { Bed::on(Redis::start().await).await } => $($promise)* }
+        promises! {
+            redis_over_a_unix_socket: async { Bed::on(Redis::start_on_unix_socket().await).await }
+            => $($promise)*
+        }
+        promises! {
+            redis_as_a_user: async { Bed::on(Redis::start_for(USER).await).await } => $($promise)*
+        }
+    };
+    ($store:ident: $bed:expr => $($promise:ident)*) => {
+        mod $store {
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $promise() {
+                    super::$promise(&$bed.await).await;
+                }
+            )*
+        }
+    };
+}
+
+promises! {
+    hits_of_one_window_add_up
+    a_window_begins_at_zero_with_its_first_microsecond
+    a_look_writes_nothing
+    a_refund_stops_at_zero_and_makes_no_counter
+    charges_are_carried_out_in_their_order
+    counts_go_far_beyond_any_limit
+    keys_may_hold_any_bytes
+    callers_at_once_are_admitted_exactly_up_to_the_limit
+}
+
+async fn hits_of_one_window_add_up(bed: &Bed) {
+    for (hits, used) in [(1, 1), (1, 2), (5, 7), (1_000, 1_007)] {
+        assert_eq!(bed.used_by(charge("a", Unit::Hour, Hits::Add(hits)), after(1)).await, used);
+    }
+    assert_eq!(bed.used_by(charge("b", Unit::Hour, Hits::Add(3)), after(1)).await, 3, "another key");
+    assert_eq!(bed.used(&[], after(1)).await, [0; 0], "nothing to charge");
+}
+
+async fn a_window_begins_at_zero_with_its_first_microsecond(bed: &Bed) {
+    for (unit, secs) in [(Unit::Second, 1), (Unit::Minute, 60), (Unit::Hour, 3_600), (Unit::Day, 86_400)] {
+        let key = Bytes::from(format!("{unit:?}"));
+        let hit = || charge(key.clone(), unit, Hits::Add(1));
+        let window = secs * 1_000_000;
+        // A window of a second is over before a slow machine is done: Redis may drop it, by its own
+        // clock.
+        if unit != Unit::Second {
+            assert_eq!(bed.used_by(hit(), after(0)).await, 1, "{unit:?}");
+            assert_eq!(bed.used_by(hit(), after(window - 1)).await, 2, "{unit:?}");
+        }
+        assert_eq!(bed.used_by(hit(), after(window)).await, 1, "{unit:?}");
+        assert_eq!(bed.used_by(hit(), after(5 * window)).await, 1, "{unit:?}");
+    }
+}
+
+async fn a_look_writes_nothing(bed: &Bed) {
+    assert_eq!(bed.used_by(look("a"), after(0)).await, 0);
+    assert_eq!(bed.len(), 0);
+    assert_eq!(bed.used_by(charge("a", Unit::Minute, Hits::Add(7)), after(0)).await, 7);
+    assert_eq!(bed.used(&[look("a"), look("a"), look("b")], after(0)).await, [7, 7, 0]);
+    assert_eq!(bed.used_by(look("a"), after(60_000_000)).await, 0, "the next window");
+    assert_eq!(bed.len(), 1);
+    assert_eq!(bed.used_by(look("a"), after(0)).await, 7);
+}
+
+async fn a_refund_stops_at_zero_and_makes_no_counter(bed: &Bed) {
+    assert_eq!(bed.used_by(refund("a", 5), after(0)).await, 0);
+    assert_eq!(bed.len(), 0);
+    assert_eq!(bed.used_by(charge("a", Unit::Minute, Hits::Add(10)), after(0)).await, 10);
+    for (hits, used) in [(0, 10), (3, 7), (7, 0), (1, 0), (u32::MAX, 0)] {
+        assert_eq!(bed.used_by(refund("a", hits), after(0)).await, used, "{hits} given back");
+    }
+    assert_eq!(bed.used_by(hit("a"), after(0)).await, 1);
+    assert_eq!(bed.used_by(look("a"), after(0)).await, 1);
+    assert_eq!(bed.used_by(refund("a", 1), after(60_000_000)).await, 0, "the next window");
+}
+
+async fn charges_are_carried_out_in_their_order(bed: &Bed) {
+    let mixed = [
+        hit("a"),
+        look("a"),
+        hit("b"),
+        charge("a", Unit::Minute, Hits::Add(9)),
+        refund("a", 4),
+        look("b"),
+        look("a"),
+    ];
+    assert_eq!(bed.used(&mixed, after(0)).await, [1, 1, 1, 10, 6, 1, 6]);
+
+    let many: Vec<Charge> = (0..64).map(|_| hit("many")).collect();
+    assert_eq!(bed.used(&many, after(0)).await, (1..=64).collect::<Vec<u64>>());
+}
+
+async fn counts_go_far_beyond_any_limit(bed: &Bed) {
+    for time in 1..=10 {
+        let most = charge("a", Unit::Year, Hits::Add(u32::MAX));
+        assert_eq!(bed.used_by(most, after(0)).await, time * u64::from(u32::MAX));
+    }
+}
+
+async fn keys_may_hold_any_bytes(bed: &Bed) {
+    let all_bytes: Vec<u8> = (0..=255).collect();
+    let long = vec![b'k'; 100_000];
+    let keys: [&[u8]; 7] = [b"", b" ", b"\r\n", b"\0", b"\xff\xfe", &all_bytes, &long];
+    for time in 1..=2 {
+        for key in keys {
+            let charge = charge(Bytes::copy_from_slice(key), Unit::Day, Hits::Add(1));
+            assert_eq!(bed.used_by(charge, after(0)).await, time, "{:?}", key.get(..8));
+        }
+    }
+    assert_eq!(bed.len(), keys.len());
+}
+
+/// Threads as many as cores, each with its own runtime, and on Redis its own connection.
+async fn callers_at_once_are_admitted_exactly_up_to_the_limit(bed: &Bed) {
+    const THREADS: usize = 4;
+    const TASKS: usize = 8;
+    const HITS_PER_TASK: usize = 60;
+    const KEYS: [&str; 3] = ["a", "b", "c"];
+    const LIMIT: u64 = 500;
+
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let (memory, redis) = match bed {
+                Bed::Memory(store) => (Some(store.clone()), None),
+                Bed::Redis(server, _) => (None, Some(server.settings())),
+            };
+            let charge_all = async move {
+                let store: Arc<dyn Store> = match (memory, redis) {
+                    (Some(store), _) => store,
+                    (None, settings) => Arc::new(connected(&settings.expect("one of the two")).await),
+                };
+                let mut tasks = JoinSet::new();
+                for _ in 0..TASKS {
+                    let store = store.clone();
+                    tasks.spawn(async move {
+                        let mut admitted = [0_u64; KEYS.len()];
+                        for _ in 0..HITS_PER_TASK {
+                            let readings = store.charge(&KEYS.map(hit), after(0)).await.expect("readings");
+                            for (admitted, reading) in admitted.iter_mut().zip(readings) {
+                                *admitted += u64::from(reading.used <= LIMIT);
+                            }
+                        }
+                        admitted
+                    });
+                }
+                tasks.join_all().await
+            };
+            thread::spawn(|| {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(charge_all)
+            })
+        })
+        .collect();
+
+    let mut admitted = [0; KEYS.len()];
+    for of_task in threads.into_iter().flat_map(|thread| thread.join().expect("a thread")) {
+        for (sum, of_key) in admitted.iter_mut().zip(of_task) {
+            *sum += of_key;
+        }
+    }
+    assert_eq!(admitted, [LIMIT; KEYS.len()]);
+    let total = (THREADS * TASKS * HITS_PER_TASK) as u64;
+    assert_eq!(bed.used(&KEYS.map(look), after(0)).await, [total; KEYS.len()]);
+}
+
+/// The memory store runs `engine::algorithm`; Redis says the same in commands and a script.
+#[test]
+fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
+    // Not the second: Redis drops a counter by its own clock, a second after it was made, and a slow
+    // machine takes longer for one case.
+    let units = prop_oneof![Just(Unit::Minute), Just(Unit::Hour), Just(Unit::Day), Just(Unit::Week)];
+    let hits = prop_oneof![
+        4 => (1..20_u32).prop_map(Hits::Add),
+        1 => any::<u32>().prop_map(Hits::Add),
+        2 => Just(Hits::Add(0)),
+        3 => (0..25_u32).prop_map(Hits::Refund),
+        1 => any::<u32>().prop_map(Hits::Refund),
+    ];
+    let charges = collection::vec((0..4_u8, units, hits), 0..6);
+    let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
+
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (_server, redis) = runtime.block_on(async {
+        let server = Redis::start().await;
+        let redis = connected(&server.settings()).await;
+        (server, redis)
+    });
+    let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(128) });
+    let outcome = runner.run(&requests, |requests| {
+        let case = fastrand::u64(..);
+        let mut now = MIDNIGHT;
+        for (micros, charges) in requests {
+            now = Timestamp::from_micros(now.as_micros() + micros);
+            let name = |key, unit| format!("{case}/{key}/{unit:?}/");
+            let charges: Vec<Charge> =
+                charges.into_iter().map(|(key, unit, hits)| charge(name(key, unit), unit, hits)).collect();
+            let in_memory = runtime.block_on(memory.charge(&charges, now)).expect("readings");
+            let in_redis = runtime.block_on(redis.charge(&charges, now)).expect("readings");
+            prop_assert_eq!(in_memory, in_redis);
+        }
+        Ok(())
+    });
+    outcome.expect("equal readings");
+}

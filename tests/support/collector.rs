@@ -1,0 +1,145 @@
+//! A small OpenTelemetry collector: takes spans over gRPC and over HTTP, and shows them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use prost::Message as _;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// Longer than any batch waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A collector. It ends with this value.
+pub(crate) struct Collector {
+    /// Where it takes OTLP over gRPC.
+    pub(crate) grpc: SocketAddr,
+    /// Where it takes OTLP over HTTP.
+    pub(crate) http: SocketAddr,
+    spans: mpsc::UnboundedReceiver<Span>,
+    _servers: JoinSet<()>,
+}
+
+/// A span that was sent, its ids in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) name: String,
+    pub(crate) trace_id: String,
+    pub(crate) span_id: String,
+    pub(crate) parent_span_id: String,
+    /// What it says of the service, `name=value`.
+    pub(crate) resource: Vec<String>,
+}
+
+impl Collector {
+    /// Starts one on free ports of 127.0.0.1.
+    pub(crate) async fn start() -> Self {
+        let (sender, spans) = mpsc::unbounded_channel();
+        let mut servers = JoinSet::new();
+        let (grpc, grpc_listener) = listen().await;
+        let (http, http_listener) = listen().await;
+        let service = TraceServiceServer::new(Receiver(sender.clone()));
+        // Served by hyper: the library's own transport is not compiled in.
+        servers.spawn(serve_grpc(grpc_listener, service));
+        let take = move |body: Bytes| {
+            let request = ExportTraceServiceRequest::decode(body).expect("spans in protobuf");
+            send(&sender, request);
+            async { ExportTraceServiceResponse::default().encode_to_vec() }
+        };
+        let router = Router::new().route("/v1/traces", post(take));
+        servers.spawn(async { axum::serve(http_listener, router).await.expect("serves") });
+        Self { grpc, http, spans, _servers: servers }
+    }
+
+    /// The next span of this name; those before it are forgotten.
+    pub(crate) async fn next(&mut self, name: &str) -> Span {
+        let wanted = async {
+            loop {
+                let span = self.spans.recv().await.expect("the collector runs");
+                if span.name == name {
+                    return span;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wanted).await.unwrap_or_else(|_| panic!("no span {name:?} came"))
+    }
+
+    /// Spans that came and were not asked for.
+    pub(crate) fn rest(&mut self) -> Vec<Span> {
+        std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
+    }
+}
+
+async fn listen() -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    (listener.local_addr().expect("an address"), listener)
+}
+
+async fn serve_grpc(listener: TcpListener, service: TraceServiceServer<Receiver>) {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use hyper_util::server::conn::auto::Builder;
+    use hyper_util::service::TowerToHyperService;
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        let service = TowerToHyperService::new(service.clone());
+        connections.spawn(async move {
+            let builder = Builder::new(TokioExecutor::new());
+            // A client that goes away ends its connection, which is no failure of a test.
+            drop(builder.serve_connection(TokioIo::new(stream), service).await);
+        });
+    }
+}
+
+struct Receiver(mpsc::UnboundedSender<Span>);
+
+#[tonic::async_trait]
+impl TraceService for Receiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        send(&self.0, request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn send(sender: &mpsc::UnboundedSender<Span>, request: ExportTraceServiceRequest) {
+    for of_resource in request.resource_spans {
+        let attributes = of_resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+        let resource: Vec<_> = attributes.iter().filter_map(text).collect();
+        for span in of_resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            let span = Span {
+                name: span.name,
+                trace_id: hex(&span.trace_id),
+                span_id: hex(&span.span_id),
+                parent_span_id: hex(&span.parent_span_id),
+                resource: resource.clone(),
+            };
+            // A test that is over does not listen any more.
+            drop(sender.send(span));
+        }
+    }
+}
+
+fn text(attribute: &KeyValue) -> Option<String> {
+    match attribute.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(value) => Some(format!("{}={value}", attribute.key)),
+        _ => None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,4 @@
+//! What tests start and stop.
+
+pub(crate) mod collector;
+pub(crate) mod redis;
