@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod envoy;
 mod provider;
 mod store;
 mod store_redis;
