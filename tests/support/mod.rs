@@ -1,7 +1,12 @@
 //! What tests share: servers that they start and stop, and waiting for what those bring about.
 
 pub(crate) mod collector;
+pub(crate) mod envoy;
+pub(crate) mod ports;
+pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod stores;
+pub(crate) mod tollgate;
 
 use std::time::Duration;
 

@@ -1,0 +1,252 @@
+//! End to end: a real client, a real Envoy, the real program.
+//!
+//! Envoy is configured as `deploy/envoy/envoy.yaml` says: it lets requests pass where it has no answer,
+//! so a failure would look like a decision. Envoy's own counters tell them apart. Limits are for a year,
+//! so that no test meets the end of a window.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tollgate::clock::{Clock as _, SystemClock};
+use tollgate::store::redis::Endpoint;
+
+use crate::support::envoy::{self, Config, Envoy};
+use crate::support::process::POLL;
+use crate::support::redis::Redis;
+use crate::support::tollgate::Tollgate;
+
+/// How long anything may take on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(30);
+const YEAR_SECS: u64 = 31_536_000;
+
+/// Rules of the domain that Envoy asks in: `per_year` for everybody, and `for_bob`, where there is one.
+fn rules(per_year: u32, for_bob: Option<u32>) -> String {
+    let limit = |per_year| format!("    rate_limit: {{unit: year, requests_per_unit: {per_year}}}\n");
+    let everybody = format!("domain: example\ndescriptors:\n  - key: user\n{}", limit(per_year));
+    let bob = for_bob.map(|per_year| format!("  - key: user\n    value: bob\n{}", limit(per_year)));
+    everybody + &bob.unwrap_or_default()
+}
+
+async fn start(rules: &str, environment: &[(&str, &str)]) -> (Tollgate, Envoy) {
+    let tollgate = Tollgate::start(&[("rules.yaml", rules)], environment).await;
+    let envoy = Envoy::start(&Config::asking(&[tollgate.grpc])).await;
+    (tollgate, envoy)
+}
+
+/// Asks as `user` until the status is `status`.
+async fn reaches(envoy: &Envoy, user: &str, status: u16) {
+    let deadline = Instant::now() + PATIENCE;
+    while envoy.status(user).await != status {
+        assert!(Instant::now() < deadline, "{user} does not get {status} within {PATIENCE:?}");
+        sleep(POLL).await;
+    }
+}
+
+/// Calls of Envoy's that tollgate did not answer.
+async fn unanswered(envoy: &Envoy) -> u64 {
+    envoy.stat("cluster.upstream.ratelimit.error").await
+}
+
+/// Requests that do not end until they are told to.
+struct Traffic {
+    over: CancellationToken,
+    workers: JoinSet<BTreeMap<u16, usize>>,
+}
+
+impl Traffic {
+    /// Begins to ask as `user`.
+    fn of(envoy: &Arc<Envoy>, user: &'static str) -> Self {
+        let over = CancellationToken::new();
+        let worker = |envoy: Arc<Envoy>, over: CancellationToken| async move {
+            let mut statuses = BTreeMap::new();
+            while !over.is_cancelled() {
+                *statuses.entry(envoy.status(user).await).or_default() += 1;
+                sleep(Duration::from_millis(2)).await;
+            }
+            statuses
+        };
+        let workers = (0..4).map(|_| worker(Arc::clone(envoy), over.clone())).collect();
+        Self { over, workers }
+    }
+
+    /// How many requests were answered with each status.
+    async fn end(self) -> BTreeMap<u16, usize> {
+        self.over.cancel();
+        let mut statuses = BTreeMap::new();
+        for (status, count) in self.workers.join_all().await.into_iter().flatten() {
+            *statuses.entry(status).or_default() += count;
+        }
+        statuses
+    }
+}
+
+#[test]
+fn envoy_takes_the_configuration_as_it_is() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/envoy/envoy.yaml");
+    let output = Command::new(envoy::binary()).args(["--mode", "validate", "-c", config]).output();
+    let output = output.expect("envoy runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn the_request_after_the_last_allowed_one_gets_429_and_nobody_elses_does() {
+    let (_tollgate, envoy) = start(&rules(3, Some(1)), &[]).await;
+    for (user, statuses) in
+        [("alice", &[200, 200, 200, 429, 429][..]), ("bob", &[200, 429]), ("carol", &[200])]
+    {
+        for (index, status) in statuses.iter().enumerate() {
+            assert_eq!(envoy.status(user).await, *status, "request {index} of {user}");
+        }
+    }
+    assert_eq!(unanswered(&envoy).await, 0);
+}
+
+#[tokio::test]
+async fn clients_are_told_their_limit_what_is_left_and_when_it_is_whole_again() {
+    let (_tollgate, envoy) = start(&rules(2, None), &[]).await;
+    for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
+        let before = SystemClock.now().as_secs();
+        let answer = envoy.get("/", "alice").await;
+        let after = SystemClock.now().as_secs();
+        let header = |name: &str| answer.headers()[name].to_str().expect("text").to_owned();
+        assert_eq!(answer.status(), status);
+        assert_eq!(header("x-ratelimit-limit"), format!("2, 2;w={YEAR_SECS}"));
+        assert_eq!(header("x-ratelimit-remaining"), remaining);
+        // Rounded up, hence the second more.
+        let left = |now: u64| YEAR_SECS - now % YEAR_SECS;
+        let reset: u64 = header("x-ratelimit-reset").parse().expect("a number");
+        assert!((left(after)..=left(before)).contains(&reset), "{reset} at {before} to {after}");
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_no_text_is_limited_like_any_other() {
+    let (_tollgate, envoy) = start(&rules(2, None), &[]).await;
+    for (user, status) in [
+        (&b"\xff"[..], "200"),
+        (b"\xff", "200"),
+        (b"\xff", "429"),
+        (b"\xfe", "200"),
+        (b"caf\xe9 \xff\xff", "200"),
+    ] {
+        let mut stream = TcpStream::connect(envoy.address()).await.expect("connected");
+        let request = [b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-user: ", user, b"\r\n\r\n"];
+        stream.write_all(&request.concat()).await.expect("sent");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{user:?}: {answer}");
+    }
+    assert_eq!(unanswered(&envoy).await, 0);
+}
+
+#[tokio::test]
+async fn a_look_costs_nothing_and_a_refund_lets_a_denied_user_in_again() {
+    let tollgate = Tollgate::start(&[("rules.yaml", &rules(2, None))], &[]).await;
+    let hits = |path: &str, hits: &str| {
+        format!(
+            "- match: {{prefix: {path}}}\n                route: {{cluster: upstream, rate_limits: [{{actions: \
+             [{{request_headers: {{header_name: x-user, descriptor_key: user}}}}], hits_addend: {hits}}}]}}\n              "
+        )
+    };
+    let routes = hits("/look", "{number: 0}") + &hits("/refund", "{number: 2, is_negative_hits: true}");
+    let any = "- match: {prefix: /}\n                route: {cluster: upstream}";
+    let config = Config::asking(&[tollgate.grpc]).with(any, &(routes + any));
+    let envoy = Envoy::start(&config).await;
+    for (step, (path, status, remaining)) in [
+        ("/look", 200, "2"),
+        ("/", 200, "1"),
+        ("/look", 200, "1"),
+        ("/", 200, "0"),
+        ("/look", 200, "0"),
+        ("/", 429, "0"),
+        ("/look", 429, "0"),
+        ("/refund", 200, "1"),
+        ("/look", 200, "1"),
+        ("/", 200, "0"),
+        ("/refund", 200, "2"),
+        ("/refund", 200, "2"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = envoy.get(path, "alice").await;
+        let told = answer.headers()["x-ratelimit-remaining"].to_str().expect("text");
+        assert_eq!((answer.status().as_u16(), told), (status, remaining), "step {step}, {path}");
+    }
+    assert_eq!(unanswered(&envoy).await, 0);
+}
+
+#[tokio::test]
+async fn rules_edited_under_traffic_come_into_force_and_no_request_fails() {
+    let (tollgate, envoy) = start(&rules(u32::MAX, None), &[]).await;
+    let envoy = Arc::new(envoy);
+    let traffic = Traffic::of(&envoy, "alice");
+    for _ in 0..3 {
+        tollgate.write_rules("rules.yaml", &rules(u32::MAX, Some(0)));
+        reaches(&envoy, "bob", 429).await;
+        tollgate.write_rules("rules.yaml", "domain: example\ndescriptors: {wrong: [");
+        tollgate.write_rules("other.yaml", "domain: other\ndescriptors: []\n");
+        tollgate.process.signal("HUP");
+        assert_eq!(envoy.status("bob").await, 429, "the last good rules");
+        tollgate.write_rules("rules.yaml", &rules(u32::MAX, None));
+        reaches(&envoy, "bob", 200).await;
+    }
+    let statuses = traffic.end().await;
+    assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
+    assert_eq!(unanswered(&envoy).await, 0);
+}
+
+#[tokio::test]
+async fn requests_pass_while_redis_is_away_and_are_limited_again_when_it_is_back() {
+    let mut redis = Redis::start().await;
+    let Endpoint::Tcp { host, port } = redis.settings().endpoint else { panic!("a TCP port") };
+    let url = format!("redis://{host}:{port}");
+    let environment = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")];
+    let (tollgate, envoy) = start(&rules(u32::MAX, Some(1)), &environment).await;
+    let envoy = Arc::new(envoy);
+    let traffic = Traffic::of(&envoy, "alice");
+    reaches(&envoy, "bob", 429).await;
+
+    redis.kill();
+    reaches(&envoy, "bob", 200).await;
+    assert!(unanswered(&envoy).await > 0, "it passed for want of an answer");
+    let metrics = reqwest::get(tollgate.debug_url("/metrics")).await.expect("metrics").text().await;
+    let error = "ratelimit_service_should_rate_limit_error{err_type=\"redis_error\"}";
+    assert!(metrics.expect("text").contains(error));
+
+    redis.restart().await;
+    let back = Instant::now();
+    reaches(&envoy, "bob", 429).await;
+    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+    let statuses = traffic.end().await;
+    assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_is_told_to_stop_under_traffic_fails_no_request() {
+    let rules = rules(u32::MAX, Some(0));
+    let delay = [("SHUTDOWN_DELAY", "4s")];
+    let mut leaving = Tollgate::start(&[("rules.yaml", &rules)], &delay).await;
+    let staying = Tollgate::start(&[("rules.yaml", &rules)], &[]).await;
+    let config = Config::asking(&[leaving.grpc, staying.grpc]);
+    let envoy = Arc::new(Envoy::start(&config).await);
+    let traffic = Traffic::of(&envoy, "alice");
+    reaches(&envoy, "bob", 429).await;
+
+    leaving.process.signal("TERM");
+    assert_eq!(leaving.process.exit_code(PATIENCE).await, Some(0), "{}", leaving.process.output());
+    for _ in 0..20 {
+        assert_eq!(envoy.status("bob").await, 429, "the other one answers");
+    }
+    let statuses = traffic.end().await;
+    assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
+    assert_eq!(unanswered(&envoy).await, 0);
+}

@@ -1,0 +1,396 @@
+//! Rules follow their files, whatever way those are edited, and no edit takes good rules out of force.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tollgate::clock::ManualClock;
+use tollgate::engine::rules::{CompileOptions, Quota};
+use tollgate::engine::{Entry, Rules, Timestamp};
+use tollgate::provider::files::{FileProvider, FileSettings};
+use tollgate::provider::{Handle, Status};
+
+/// How long a change may take to be in force on a machine under load.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any test.
+const NEVER: Duration = Duration::from_secs(3600);
+const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+
+const WRONG: &str = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: {unit: fortnight}\n";
+
+/// A file of one domain with one rule for `key`.
+fn rule(domain: &str, key: &str, requests_per_unit: u32) -> String {
+    format!(
+        "domain: {domain}\ndescriptors:\n  - key: {key}\n    rate_limit: {{unit: hour, requests_per_unit: \
+         {requests_per_unit}}}\n"
+    )
+}
+
+/// A provider at work, and what came of it.
+struct Provider {
+    rules: Arc<ArcSwapOption<Rules>>,
+    handle: Handle,
+    status: watch::Receiver<Status>,
+    good_loads: Arc<AtomicUsize>,
+    bad_loads: Arc<AtomicUsize>,
+    _running: JoinSet<()>,
+}
+
+impl Provider {
+    /// One that learns of changes only by being told.
+    fn start(path: &Path) -> Self {
+        Self::start_with(path, NEVER, CompileOptions::default())
+    }
+
+    fn start_with(path: &Path, poll_interval: Duration, compile: CompileOptions) -> Self {
+        let rules = Arc::new(ArcSwapOption::empty());
+        let (good_loads, bad_loads) = (Arc::default(), Arc::default());
+        let counters: (Arc<AtomicUsize>, Arc<AtomicUsize>) =
+            (Arc::clone(&good_loads), Arc::clone(&bad_loads));
+        let (provider, handle) = FileProvider::load(
+            FileSettings { path: path.to_owned(), compile, poll_interval },
+            Arc::clone(&rules),
+            Arc::new(ManualClock::new(NOW)),
+            move |status| {
+                let counter = if status.error.is_none() { &counters.0 } else { &counters.1 };
+                counter.fetch_add(1, Ordering::Relaxed);
+            },
+        );
+        let mut running = JoinSet::new();
+        running.spawn(provider.run());
+        let status = handle.status();
+        Self { rules, handle, status, good_loads, bad_loads, _running: running }
+    }
+
+    /// Requests per unit for `key` in `domain`.
+    fn limit(&self, domain: &str, key: &str) -> Option<u32> {
+        let rules = self.rules.load();
+        let entries = [Entry { key: key.as_bytes(), value: b"any" }];
+        match rules.as_ref()?.domain(domain.as_bytes())?.find(&entries)?.rule.quota {
+            Quota::Limited(limit) => Some(limit.requests_per_unit),
+            Quota::Unlimited => None,
+        }
+    }
+
+    fn error(&self) -> Option<String> {
+        self.status.borrow().error.clone()
+    }
+
+    fn loads(&self) -> (usize, usize) {
+        (self.good_loads.load(Ordering::Relaxed), self.bad_loads.load(Ordering::Relaxed))
+    }
+
+    /// Waits until a load has made `promise` true.
+    async fn reaches(&mut self, what: &str, promise: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !promise(self) {
+                self.status.changed().await.expect("the provider runs");
+            }
+        };
+        let outcome = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(outcome.is_ok(), "{what}: not within {PATIENCE:?}; {:?}", *self.status.borrow());
+    }
+}
+
+fn dir_with(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for (name, text) in files {
+        write(&dir.path().join(name), text);
+    }
+    dir
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
+    fs::write(path, text).expect("a file");
+}
+
+/// Puts `text` at `path` as careful editors do.
+fn replace(path: &Path, text: &str) {
+    let aside = path.with_file_name(".aside");
+    write(&aside, text);
+    fs::rename(aside, path).expect("renamed");
+}
+
+/// Makes `link` lead to `target`, with no moment in between.
+fn lead(link: &Path, target: &str) {
+    let aside = link.with_file_name("..aside");
+    symlink(target, &aside).expect("a link");
+    fs::rename(aside, link).expect("renamed");
+}
+
+/// A directory as Kubernetes mounts a ConfigMap: the file leads through `..data` to a dated directory.
+fn config_map(dir: &Path, text: &str) {
+    write(&dir.join("..2026_01/shop.yaml"), text);
+    symlink("..2026_01", dir.join("..data")).expect("a link");
+    symlink("..data/shop.yaml", dir.join("shop.yaml")).expect("a link");
+}
+
+#[tokio::test]
+async fn what_is_loaded_at_start_is_told() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b", &rule("api", "key", 7))]);
+    let provider = Provider::start(dir.path());
+    assert_eq!((provider.limit("shop", "user"), provider.limit("api", "key")), (Some(5), Some(7)));
+    let expected = Status { domains: 2, rules: 2, loaded_at: Some(NOW), error: None };
+    assert_eq!(*provider.status.borrow(), expected);
+    assert_eq!(provider.loads(), (1, 0));
+}
+
+#[tokio::test]
+async fn every_way_of_editing_comes_into_force_by_itself() {
+    type Edit = fn(&Path);
+    let edits: [(&str, Edit, &str, Option<u32>); 8] = [
+        ("in place", |dir| write(&dir.join("shop.yaml"), &rule("shop", "user", 9)), "shop", Some(9)),
+        ("renamed over", |dir| replace(&dir.join("shop.yaml"), &rule("shop", "user", 9)), "shop", Some(9)),
+        ("added", |dir| write(&dir.join("new.yaml"), &rule("new", "user", 9)), "new", Some(9)),
+        ("added below", |dir| write(&dir.join("below/new.yaml"), &rule("new", "user", 9)), "new", Some(9)),
+        ("added deeper", |dir| write(&dir.join("deep/er/new"), &rule("new", "user", 9)), "new", Some(9)),
+        ("removed", |dir| fs::remove_file(dir.join("shop.yaml")).expect("removed"), "shop", None),
+        ("removed below", |dir| fs::remove_dir_all(dir.join("below")).expect("removed"), "below", None),
+        (
+            "moved in",
+            |dir| {
+                write(&dir.join(".aside/new.yaml"), &rule("new", "user", 9));
+                fs::rename(dir.join(".aside"), dir.join("aside")).expect("renamed");
+            },
+            "new",
+            Some(9),
+        ),
+    ];
+    for (what, edit, domain, limit) in edits {
+        let (shop, below) = (rule("shop", "user", 5), rule("below", "user", 5));
+        let dir = dir_with(&[("shop.yaml", &shop), ("below/b.yaml", &below)]);
+        let mut provider = Provider::start(dir.path());
+        edit(dir.path());
+        provider.reaches(what, |now| now.limit(domain, "user") == limit).await;
+        assert_eq!(provider.error(), None, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_came_later_is_watched_like_the_first() {
+    let dir = dir_with(&[("below/a.yaml", &rule("shop", "user", 1))]);
+    let below = dir.path().join("below");
+    let mut provider = Provider::start(dir.path());
+    for limit in [2, 4] {
+        fs::remove_dir_all(&below).expect("removed");
+        write(&below.join("a.yaml"), &rule("shop", "user", limit));
+        provider.reaches("in a new directory", |now| now.limit("shop", "user") == Some(limit)).await;
+        write(&below.join("a.yaml"), &rule("shop", "user", limit + 1));
+        provider.reaches("edited there", |now| now.limit("shop", "user") == Some(limit + 1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_read_once_and_followed_when_it_is_swapped() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    config_map(dir.path(), &rule("shop", "user", 5));
+    let mut provider = Provider::start(dir.path());
+    // Read twice, the domain would be there twice, which is an error.
+    assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(5), None));
+    for (dated, limit) in [("..2026_02", 6), ("..2026_03", 7)] {
+        write(&dir.path().join(dated).join("shop.yaml"), &rule("shop", "user", limit));
+        lead(&dir.path().join("..data"), dated);
+        provider.reaches("swapped", |now| now.limit("shop", "user") == Some(limit)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_swapped_link_on_the_way_to_the_rules_is_followed() {
+    let root = dir_with(&[
+        ("v1/config/a.yaml", &rule("shop", "user", 1)),
+        ("v2/config/a.yaml", &rule("shop", "user", 2)),
+    ]);
+    let current = root.path().join("current");
+    symlink("v1", &current).expect("a link");
+    let mut provider = Provider::start(&current.join("config"));
+    assert_eq!(provider.limit("shop", "user"), Some(1));
+    lead(&current, "v2");
+    provider.reaches("swapped", |now| now.limit("shop", "user") == Some(2)).await;
+    write(&root.path().join("v2/config/a.yaml"), &rule("shop", "user", 3));
+    provider.reaches("edited where it leads", |now| now.limit("shop", "user") == Some(3)).await;
+}
+
+#[tokio::test]
+async fn the_path_may_be_one_file() {
+    let dir = dir_with(&[("rules.yaml", &rule("shop", "user", 1)), ("other.yaml", WRONG)]);
+    let file = dir.path().join("rules.yaml");
+    let mut provider = Provider::start(&file);
+    assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(1), None));
+    write(&file, &rule("shop", "user", 2));
+    provider.reaches("in place", |now| now.limit("shop", "user") == Some(2)).await;
+    replace(&file, &rule("shop", "user", 3));
+    provider.reaches("renamed over", |now| now.limit("shop", "user") == Some(3)).await;
+    fs::remove_file(&file).expect("removed");
+    provider.reaches("told as missing", |now| now.error().is_some()).await;
+    assert_eq!(provider.limit("shop", "user"), Some(3), "what cannot be read stays in force");
+}
+
+#[tokio::test]
+async fn what_begins_with_a_dot_or_ends_in_a_tilde_is_no_rule_file() {
+    let good = rule("shop", "user", 1);
+    let names = [".hidden.yaml", ".dir/a.yaml", "below/.a.yaml", "below/..data/a.yaml", "a.yaml~", ".a.swp"];
+    let files: Vec<_> = names.map(|name| (name, WRONG)).into_iter().chain([("a.yaml", &*good)]).collect();
+    let dir = dir_with(&files);
+    let provider = Provider::start(dir.path());
+    assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(1), None));
+}
+
+#[tokio::test]
+async fn a_file_of_two_names_is_read_once_and_a_ring_of_links_ends() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("below/b.yaml", &rule("api", "user", 2))]);
+    symlink("a.yaml", dir.path().join("again.yaml")).expect("a link");
+    symlink("below", dir.path().join("below_again")).expect("a link");
+    symlink("..", dir.path().join("below/ring")).expect("a link");
+    let provider = Provider::start(dir.path());
+    assert_eq!((provider.status.borrow().domains, provider.error()), (2, None));
+}
+
+#[tokio::test]
+async fn a_wrong_file_goes_on_with_its_last_good_text_and_holds_up_no_other() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+    let path = |name: &str| dir.path().join(name);
+    let mut provider = Provider::start(dir.path());
+
+    replace(&path("a.yaml"), WRONG);
+    provider.reaches("told", |now| now.error().is_some()).await;
+    let error = provider.error().expect("an error");
+    assert!(error.contains("a.yaml") && error.contains("fortnight"), "{error}");
+    assert_eq!(provider.limit("shop", "user"), Some(1), "the last good text");
+
+    replace(&path("b.yaml"), &rule("api", "user", 2));
+    provider.reaches("the other file", |now| now.limit("api", "user") == Some(2)).await;
+    assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(1), Some(error)));
+
+    replace(&path("a.yaml"), &rule("shop", "user", 3));
+    provider.reaches("mended", |now| now.limit("shop", "user") == Some(3)).await;
+    assert_eq!(provider.error(), None);
+    assert_eq!(provider.loads(), (2, 2));
+}
+
+#[tokio::test]
+async fn a_wrong_file_that_is_removed_takes_its_last_good_rules_with_it() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+    let mut provider = Provider::start(dir.path());
+    write(&dir.path().join("a.yaml"), WRONG);
+    provider.reaches("told", |now| now.error().is_some()).await;
+    fs::remove_file(dir.path().join("a.yaml")).expect("removed");
+    provider.reaches("removed", |now| now.error().is_none()).await;
+    assert_eq!((provider.limit("shop", "user"), provider.limit("api", "user")), (None, Some(1)));
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_under_its_new_name_keeps_the_rules_of_its_old_one() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+    let mut provider = Provider::start(dir.path());
+    fs::remove_file(dir.path().join("a.yaml")).expect("removed");
+    write(&dir.path().join("c.yaml"), WRONG);
+    provider.reaches("told", |now| now.error().is_some_and(|error| error.contains("c.yaml"))).await;
+    assert_eq!(provider.limit("shop", "user"), Some(1));
+    write(&dir.path().join("c.yaml"), &rule("shop", "user", 2));
+    provider.reaches("mended", |now| now.limit("shop", "user") == Some(2)).await;
+}
+
+#[tokio::test]
+async fn files_that_are_wrong_only_together_change_nothing() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+    let mut provider = Provider::start(dir.path());
+    write(&dir.path().join("b.yaml"), &rule("shop", "ip", 2));
+    provider.reaches("told", |now| now.error().is_some_and(|error| error.contains("duplicate domain"))).await;
+    let limits = [("shop", "user"), ("api", "user"), ("shop", "ip")].map(|(d, k)| provider.limit(d, k));
+    assert_eq!(limits, [Some(1), Some(1), None]);
+
+    let joined = CompileOptions { merge_domains: true };
+    let provider = Provider::start_with(dir.path(), NEVER, joined);
+    assert_eq!((provider.limit("shop", "user"), provider.limit("shop", "ip")), (Some(1), Some(2)));
+}
+
+#[tokio::test]
+async fn at_start_good_files_serve_and_without_any_there_are_no_rules_until_one_comes() {
+    let dir = dir_with(&[("a.yaml", WRONG), ("b.yaml", &rule("api", "user", 1))]);
+    let provider = Provider::start(dir.path());
+    assert_eq!((provider.limit("api", "user"), provider.error().is_some()), (Some(1), true));
+
+    let dir = dir_with(&[("a.yaml", WRONG)]);
+    let mut provider = Provider::start(dir.path());
+    assert!(provider.rules.load().is_none() && provider.status.borrow().loaded_at.is_none());
+    write(&dir.path().join("a.yaml"), &rule("shop", "user", 1));
+    provider.reaches("mended", |now| now.limit("shop", "user") == Some(1)).await;
+
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let missing = dir.path().join("not/there");
+    let mut provider = Provider::start(&missing);
+    let error = provider.error().expect("an error");
+    assert!(error.contains("not/there") && provider.rules.load().is_none(), "{error}");
+    write(&missing.join("a.yaml"), &rule("shop", "user", 1));
+    provider.reaches("it came", |now| now.limit("shop", "user") == Some(1)).await;
+}
+
+#[tokio::test]
+async fn what_is_no_text_or_too_long_is_told_and_held_against_that_file_alone() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+    let mut provider = Provider::start(dir.path());
+    fs::write(dir.path().join("a.yaml"), b"domain: \xff").expect("a file");
+    provider.reaches("no text", |now| now.error().is_some_and(|error| error.contains("UTF-8"))).await;
+    write(&dir.path().join("b.yaml"), &rule("api", "user", 2));
+    provider.reaches("the other", |now| now.limit("api", "user") == Some(2)).await;
+    let long = fs::File::create(dir.path().join("a.yaml")).expect("a file");
+    long.set_len(1 << 30).expect("a sparse file");
+    provider.reaches("too long", |now| now.error().is_some_and(|error| error.contains("larger"))).await;
+    assert_eq!(provider.limit("shop", "user"), Some(1));
+}
+
+#[tokio::test]
+async fn no_load_comes_of_files_that_are_as_they_were() {
+    let text = rule("shop", "user", 1);
+    let dir = dir_with(&[("a.yaml", &text)]);
+    let mut provider = Provider::start(dir.path());
+    replace(&dir.path().join("a.yaml"), &text);
+    provider.handle.reload();
+    replace(&dir.path().join("a.yaml"), &text);
+    replace(&dir.path().join("b.yaml"), &rule("api", "user", 1));
+    provider.reaches("a change", |now| now.limit("api", "user") == Some(1)).await;
+    assert_eq!(provider.loads(), (2, 0));
+}
+
+#[tokio::test]
+async fn what_the_kernel_does_not_tell_is_found_by_asking_or_in_time() {
+    let hidden = dir_with(&[("1.yaml", &rule("shop", "user", 1)), ("2.yaml", &rule("shop", "user", 2))]);
+    let links = tempfile::tempdir().expect("a temporary directory");
+    let link = links.path().join("link");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    // Where a link leads through another one, only the first and the last are watched.
+    symlink(&link, dir.path().join("a.yaml")).expect("a link");
+    let target = |name: &str| hidden.path().join(name).display().to_string();
+
+    lead(&link, &target("1.yaml"));
+    let mut provider = Provider::start(dir.path());
+    lead(&link, &target("2.yaml"));
+    provider.handle.reload();
+    provider.reaches("asked for", |now| now.limit("shop", "user") == Some(2)).await;
+
+    let often = Duration::from_millis(20);
+    let mut provider = Provider::start_with(dir.path(), often, CompileOptions::default());
+    lead(&link, &target("1.yaml"));
+    provider.reaches("in time", |now| now.limit("shop", "user") == Some(1)).await;
+}
+
+#[tokio::test]
+async fn rules_that_stay_keep_their_counts() {
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1))]);
+    let mut provider = Provider::start(dir.path());
+    let tally = tollgate::engine::Tally { total_hits: 3, ..Default::default() };
+    provider.rules.load().as_ref().expect("rules").counts().for_each(|(_, counts)| counts.add(&tally));
+    write(&dir.path().join("a.yaml"), &rule("shop", "user", 2));
+    provider.reaches("edited", |now| now.limit("shop", "user") == Some(2)).await;
+    let rules = provider.rules.load_full().expect("rules");
+    let hits: Vec<_> = rules.counts().map(|(_, counts)| counts.sum().total_hits).collect();
+    assert_eq!(hits, [3]);
+}

@@ -1,0 +1,70 @@
+//! A process that a test starts, and ends by its own id.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How often something that cannot tell is asked.
+pub(crate) const POLL: Duration = Duration::from_millis(20);
+
+/// A running process. It ends with this value, and what it printed is told where the test has failed.
+pub(crate) struct Process {
+    name: &'static str,
+    child: Child,
+    output: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`, and keeps what it prints in `dir`.
+    pub(crate) fn start(name: &'static str, command: &mut Command, dir: &Path) -> Self {
+        let output = dir.join(format!("{name}.out"));
+        let stdout = File::create(&output).expect("a file");
+        let stderr = stdout.try_clone().expect("the same file");
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name, child, output }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own process").is_some()
+    }
+
+    /// Sends a signal: `TERM`, `HUP`, ...
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().expect("sh").success(), "{kill}");
+    }
+
+    /// The code it ends with, within `patience`; `None` where a signal ended it.
+    pub(crate) async fn exit_code(&mut self, patience: Duration) -> Option<i32> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own process") {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "{} does not end within {patience:?}", self.name);
+            sleep(POLL).await;
+        }
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn output(&self) -> String {
+        let printed = fs::read(&self.output).expect("the file it prints to");
+        String::from_utf8_lossy(&printed).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[expect(clippy::print_stderr, reason = "the test harness shows it with the failure")]
+            let () = eprintln!("--- {} printed:\n{}---", self.name, self.output());
+        }
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

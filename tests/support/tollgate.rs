@@ -1,0 +1,100 @@
+//! The real program, serving.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use super::ports::free_ports;
+use super::process::{POLL, Process};
+
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A service on free ports of 127.0.0.1, with rules and an environment of its own.
+pub(crate) struct Tollgate {
+    /// Port for HTTP.
+    pub(crate) http: u16,
+    /// Port for gRPC.
+    pub(crate) grpc: u16,
+    /// Port for debugging.
+    pub(crate) debug: u16,
+    /// The process, to be signalled and waited for.
+    pub(crate) process: Process,
+    /// The rules, in `rules/`.
+    dir: TempDir,
+}
+
+impl Tollgate {
+    /// A service with these rule files and these variables; it is healthy when this returns.
+    pub(crate) async fn start(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        let mut printed = String::new();
+        for _ in 0..5 {
+            let mut service = Self::launch(rules, environment);
+            if service.is_healthy_in_time().await {
+                return service;
+            }
+            printed = service.process.output();
+        }
+        panic!("tollgate ends as soon as it is started: {printed}");
+    }
+
+    fn launch(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in rules {
+            write_rule_file(dir.path(), name, text);
+        }
+        let [http, grpc, debug] = free_ports();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().current_dir(dir.path());
+        for host in ["HOST", "GRPC_HOST", "DEBUG_HOST"] {
+            command.env(host, "127.0.0.1");
+        }
+        for (name, port) in [("PORT", http), ("GRPC_PORT", grpc), ("DEBUG_PORT", debug)] {
+            command.env(name, port.to_string());
+        }
+        command.env("RULES_PATH", dir.path().join("rules")).env("LOG_LEVEL", "info");
+        command.envs(environment.iter().copied());
+        let process = Process::start("tollgate", &mut command, dir.path());
+        Self { http, grpc, debug, process, dir }
+    }
+
+    /// Whether it becomes healthy; not, where it ends instead.
+    async fn is_healthy_in_time(&mut self) -> bool {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.process.has_ended() {
+            let answer = reqwest::get(self.url("/healthcheck")).await;
+            if answer.is_ok_and(|answer| answer.status() == 200) {
+                return true;
+            }
+            assert!(Instant::now() < deadline, "tollgate is not healthy: {}", self.process.output());
+            sleep(POLL).await;
+        }
+        false
+    }
+
+    /// A URL of the HTTP port.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.http)
+    }
+
+    /// A URL of the debug port.
+    pub(crate) fn debug_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.debug)
+    }
+
+    /// Puts a rule file in place, with no moment at which it is half there.
+    pub(crate) fn write_rules(&self, name: &str, text: &str) {
+        write_rule_file(self.dir.path(), name, text);
+    }
+}
+
+fn write_rule_file(dir: &Path, name: &str, text: &str) {
+    let rules = dir.join("rules");
+    fs::create_dir_all(&rules).expect("a directory");
+    let aside = rules.join(format!(".{name}"));
+    fs::write(&aside, text).expect("a file");
+    fs::rename(aside, rules.join(name)).expect("renamed");
+}
