@@ -34,7 +34,10 @@ async fn check(rules: &str, modes: Modes, script: &str) -> Tally {
             tallies.push(world.run(rules, script, &format!("{name}, {format:?}")).await);
         }
     }
-    assert!(tallies.windows(2).all(|pair| pair[0] == pair[1]), "stores differ in what they count: {tallies:?}");
+    assert!(
+        tallies.windows(2).all(|pair| pair[0] == pair[1]),
+        "stores differ in what they count: {tallies:?}"
+    );
     tallies[0]
 }
 
@@ -71,7 +74,7 @@ impl World {
                 let request = Request {
                     domain: b"test-domain",
                     descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
-                        };
+                };
                 let decision = self.limiter.decide(&rules, &request).await.expect("the store answers");
                 assert_eq!(answer(&decision), expected.trim(), "{at}");
                 add(&mut sum, &decision);
@@ -83,8 +86,7 @@ impl World {
 
     /// A request under no rule passes, whatever came before it.
     async fn still_decides(&self, rules: &Rules) {
-        let request =
-            Request { domain: b"elsewhere", descriptors: [descriptor("a=b")].into() };
+        let request = Request { domain: b"elsewhere", descriptors: [descriptor("a=b")].into() };
         let decision = self.limiter.decide(rules, &request).await.expect("nothing is charged");
         assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
     }
@@ -164,7 +166,8 @@ async fn item_25_every_unit_counts_in_its_own_windows() {
         );
         let start = 40 * 31_536_000 / secs * secs;
         let (last, next) = (start + secs - 1, start + secs);
-        let script = format!("@{start}\nk=v -> OK | OK 0\n@{last}\nk=v -> OVER | OVER 0\n@{next}\nk=v -> OK | OK 0");
+        let script =
+            format!("@{start}\nk=v -> OK | OK 0\n@{last}\nk=v -> OVER | OVER 0\n@{next}\nk=v -> OK | OK 0");
         check(&rules, Modes::default(), &script).await;
     }
 }
@@ -358,9 +361,10 @@ descriptors:
     let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
     for (_, store) in stores::all().await {
         let world = World::new(Arc::clone(&store.store), KeyWriter::default(), Modes::default());
-        let request =
-            Request { domain: b"test-domain", descriptors: [descriptor("k=v")].into() };
-        for (now_us, reset_us) in [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)] {
+        let request = Request { domain: b"test-domain", descriptors: [descriptor("k=v")].into() };
+        for (now_us, reset_us) in
+            [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)]
+        {
             world.clock.set(Timestamp::from_micros(now_us));
             let decision = world.limiter.decide(&rules, &request).await.expect("the store answers");
             assert_eq!(decision.statuses[0].reset, Some(Duration::from_micros(reset_us)));

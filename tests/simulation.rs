@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use tollgate::clock::{Clock as _, ManualClock};
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
-use tollgate::engine::{Code, Descriptor, Entry, Hits, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit};
+use tollgate::engine::{
+    Code, Descriptor, Entry, Hits, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit,
+};
 use tollgate::limiter::Limiter;
 use tollgate::store::{Charge, Charging, Store, StoreError};
 

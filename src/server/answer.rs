@@ -62,7 +62,9 @@ impl From<AnswerError> for Status {
         let message = error.to_string();
         match error {
             AnswerError::InvalidRequest(_) => Self::invalid_argument(message),
-            AnswerError::NoRules | AnswerError::Store(StoreError::Unreachable(_)) => Self::unavailable(message),
+            AnswerError::NoRules | AnswerError::Store(StoreError::Unreachable(_)) => {
+                Self::unavailable(message)
+            }
             AnswerError::Store(StoreError::Full { .. }) => Self::resource_exhausted(message),
             AnswerError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),
             AnswerError::Store(StoreError::Refused(_)) => Self::internal(message),

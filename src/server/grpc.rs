@@ -78,7 +78,9 @@ impl Service<HttpRequest> for Grpc {
         }
         match self.others.iter_mut().find(|(name, _)| *name == service) {
             Some((_, other)) => other.call(request),
-            None => Box::pin(async { Ok(Status::unimplemented("there is no such service here").into_http()) }),
+            None => {
+                Box::pin(async { Ok(Status::unimplemented("there is no such service here").into_http()) })
+            }
         }
     }
 }

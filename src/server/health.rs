@@ -65,8 +65,7 @@ impl Health {
     pub(super) async fn report(self) {
         let (mut rules, mut draining) = (self.rules.clone(), self.draining.subscribe());
         loop {
-            let status =
-                if self.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let status = if self.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
             for name in NAMES {
                 self.grpc.set_service_status(name, status).await;
             }

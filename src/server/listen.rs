@@ -17,7 +17,7 @@ const BACKLOG: i32 = 4096;
 pub enum Address {
     /// A host name or address, and a port; port 0 is any free one.
     Tcp {
-        /// Empty for every address of the machine, IPv4 and IPv6.
+        /// `0.0.0.0` for every IPv4 address of the machine, `::` for every address.
         host: String,
         /// The port.
         port: u16,
@@ -70,7 +70,6 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.is_empty() => write!(f, "*:{port}"),
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
@@ -84,8 +83,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let address = listener.local_addr()?;
-                let host = if address.ip().is_unspecified() { String::new() } else { address.ip().to_string() };
-                Ok(Address::Tcp { host, port: address.port() })
+                Ok(Address::Tcp { host: address.ip().to_string(), port: address.port() })
             }
             Self::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
         }
@@ -105,23 +103,11 @@ impl Listener {
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
-    if host.is_empty() {
-        // One socket for both families, where the machine has IPv6.
-        let all = |host: &str| bind_any(&[SocketAddr::new(host.parse().map_err(io::Error::other)?, port)]);
-        return match all("::") {
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => all("0.0.0.0"),
-            bound => bound,
-        };
-    }
     let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
-    bind_any(&addresses)
-}
-
-/// Listens on the first of `addresses` that can be listened on.
-fn bind_any(addresses: &[SocketAddr]) -> io::Result<Listener> {
+    // A name may have several: the first that can be listened on.
     let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     for address in addresses {
-        outcome = bind_address(*address);
+        outcome = bind_address(address);
         if outcome.is_ok() {
             break;
         }
@@ -132,6 +118,7 @@ fn bind_any(addresses: &[SocketAddr]) -> io::Result<Listener> {
 fn bind_address(address: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
+        // `::` takes IPv4 too.
         socket.set_only_v6(false)?;
     }
     // A port whose last connections are still closing is free.

@@ -118,14 +118,15 @@ impl Listeners {
     /// # Errors
     /// [`BindError`] for the first address that cannot be listened on.
     pub fn bind(settings: &ListenSettings) -> Result<Self, BindError> {
-        let prometheus = settings.prometheus.as_ref();
+        let prometheus = match &settings.prometheus {
+            Some((address, path)) => Some((address.bind("Prometheus")?, path.clone())),
+            None => None,
+        };
         Ok(Self {
             http: settings.http.bind("HTTP")?,
             grpc: settings.grpc.bind("gRPC")?,
             debug: settings.debug.bind("debug")?,
-            prometheus: prometheus
-                .map(|(address, path)| Ok((address.bind("Prometheus")?, path.clone())))
-                .transpose()?,
+            prometheus,
         })
     }
 
@@ -134,12 +135,15 @@ impl Listeners {
     /// # Errors
     /// That of the operating system where a socket has no address.
     pub fn addresses(&self) -> io::Result<ListenSettings> {
-        let prometheus = self.prometheus.as_ref();
+        let prometheus = match &self.prometheus {
+            Some((listener, path)) => Some((listener.address()?, path.clone())),
+            None => None,
+        };
         Ok(ListenSettings {
             http: self.http.address()?,
             grpc: self.grpc.address()?,
             debug: self.debug.address()?,
-            prometheus: prometheus.map(|(listener, path)| Ok((listener.address()?, path.clone()))).transpose()?,
+            prometheus,
         })
     }
 }

@@ -92,9 +92,6 @@ pub(super) struct RawRules {
     /// Join the rules of files that have one domain, where a second file would be an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) merge_domain_config: String,
-    /// Start even while there are no good rules, and wait for them.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) force_start_without_initial_config: String,
     /// Say NOT_SERVING while no domain has rules.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) healthy_with_at_least_one_config_loaded: String,

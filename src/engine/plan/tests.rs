@@ -19,10 +19,7 @@ fn with_override<'a>(text: &'a str, requests_per_unit: u32, unit: Unit) -> Descr
 }
 
 fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {
-    Request {
-        domain: domain.as_bytes(),
-        descriptors: descriptors.iter().cloned().collect(),
-    }
+    Request { domain: domain.as_bytes(), descriptors: descriptors.iter().cloned().collect() }
 }
 
 /// What each item comes down to: `-`, `unlimited`, or the rule's name and its counter's key.

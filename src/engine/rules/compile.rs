@@ -52,6 +52,7 @@ struct Draft<'p> {
     previous: Option<&'p Rules>,
     domains: HashMap<String, Children>,
     nodes: u32,
+    rules: usize,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     warnings: Vec<RuleError>,
 }
@@ -69,7 +70,7 @@ impl Draft<'_> {
             (name.as_bytes().into(), Domain { name: name.into(), children })
         };
         let domains = self.domains.into_iter().map(domain).collect();
-        Rules { domains, counts: self.counts, warnings: self.warnings }
+        Rules { domains, counts: self.counts, len: self.rules, warnings: self.warnings }
     }
 }
 
@@ -146,6 +147,7 @@ impl FileCompiler<'_, '_> {
                 metadata: descriptor.metadata,
             });
         }
+        self.draft.rules += usize::from(node.rule.is_some());
         if !siblings.insert(node) {
             self.error(place, format!("duplicate descriptor composite key '{path}'"));
         }

@@ -25,16 +25,6 @@ impl Rules {
         json!({ "rules": self.listed().iter().map(Listed::json).collect::<Vec<_>>() })
     }
 
-    /// How many rules there are: levels at which something applies.
-    pub fn len(&self) -> usize {
-        self.listed().len()
-    }
-
-    /// Whether there is no rule.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     fn listed(&self) -> Vec<Listed<'_>> {
         let mut listed = Vec::new();
         for domain in self.domains() {

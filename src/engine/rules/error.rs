@@ -29,6 +29,11 @@ pub struct RuleError {
 pub struct RuleErrors(pub Vec<RuleError>);
 
 impl RuleError {
+    /// A mistake that is the whole file's: it cannot be read, for one.
+    pub fn of_file(file: &str, message: String) -> Self {
+        Self { file: file.to_owned(), place: Place::default(), source_line: String::new(), message }
+    }
+
     /// A mistake at `place` in the file called `file`, whose text is `text`.
     pub(super) fn new(file: &str, text: &str, place: Place, message: String) -> Self {
         let line = usize::try_from(place.line).unwrap_or_default();

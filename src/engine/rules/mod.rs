@@ -34,6 +34,8 @@ pub struct Rules {
     domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
     /// The counts of every rule whose name is fixed at load, in the order of their paths.
     counts: BTreeMap<StatsPath, Arc<Counts>>,
+    /// How many levels something applies at.
+    len: usize,
     /// What loads, and is probably not meant.
     pub warnings: Vec<RuleError>,
 }
@@ -47,6 +49,16 @@ impl Rules {
     /// Every domain, in no order.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         self.domains.values()
+    }
+
+    /// How many rules there are: levels at which something applies.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The counts of every rule whose name is fixed at load, in the order of their paths.
