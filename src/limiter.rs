@@ -11,7 +11,7 @@ use crate::engine::judge::judge;
 use crate::engine::plan::plan;
 use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp};
 use crate::store::{Charge, Readings, Store, StoreError};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 /// Decides requests.
 pub struct Limiter {
@@ -64,6 +64,15 @@ impl Limiter {
         let asked = Instant::now();
         let outcome = self.store.charge(charges, now).await;
         self.metrics.record_store_latency(asked.elapsed());
-        outcome.inspect_err(|error| self.metrics.record_store_error(error))
+        outcome.inspect_err(|error| self.metrics.record_store_failure(failure(error)))
+    }
+}
+
+const fn failure(error: &StoreError) -> StoreFailure {
+    match error {
+        StoreError::Full { .. } => StoreFailure::Full,
+        StoreError::Unreachable(_) => StoreFailure::Unreachable,
+        StoreError::Unanswered(_) => StoreFailure::Unanswered,
+        StoreError::Refused(_) => StoreFailure::Refused,
     }
 }

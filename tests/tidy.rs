@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// What only some files may do: a text that betrays it, those who may, and why nobody else.
 const RESERVED: &[(&str, &[&str], &str)] = &[
     ("SystemTime", &["clock.rs"], "time is an argument; one clock is read, in one place"),
-    ("std::env::", &["settings/"], "what the operator set is read once, in one place"),
+    ("env::var", &["settings/"], "what the operator set is read once, in one place"),
     ("process::exit", &[], "`main` returns an exit code"),
     ("thread::sleep", &[], "nothing waits by blocking a thread"),
     ("fred::", &["store/redis/"], "only the Redis store speaks to Redis"),

@@ -2,7 +2,10 @@ use clap::FromArgMatches as _;
 use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
+use std::time::Duration;
+
 use super::*;
+use crate::server::Address;
 use crate::store::redis::Endpoint;
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
@@ -41,20 +44,18 @@ fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
 #[test]
 fn item_47_defaults_are_the_reference_s() {
     let settings = read_well(&[]);
-    let any = |port| ("0.0.0.0".to_owned(), port);
-    let Listeners { http, grpc, debug, prometheus, .. } = &settings.listeners;
-    assert_eq!((http, debug), (&any(8080), &any(6070)));
-    assert_eq!(*grpc, GrpcListener::Tcp(any(8081)));
-    assert_eq!(*prometheus, None);
-    assert_eq!(settings.listeners.max_connection_age, Some(Duration::from_secs(24 * 3600)));
-    assert_eq!(settings.listeners.max_connection_age_grace, Duration::from_secs(3600));
+    let any = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
+    let listen = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };
+    assert_eq!(settings.listen, listen);
+    assert_eq!(settings.serve.connections.max_age, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(settings.serve.connections.max_age_grace, Duration::from_secs(3600));
     assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
-    assert_eq!(settings.answers, Answers { headers: None, dynamic_metadata: false });
+    assert_eq!(settings.answers, AnswerSettings { headers: None, dynamic_metadata: false });
     assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
     assert_eq!(settings.traces, None);
-    assert!(!settings.rules.merge_domains);
+    assert!(!settings.rules.compile.merge_domains);
     assert_eq!(settings.ignored, []);
-    let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listeners.prometheus;
+    let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listen.prometheus;
     assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
 }
 
@@ -126,7 +127,6 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("SHUTDOWN_TIMEOUT", "soon"),
         ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
         ("MERGE_DOMAIN_CONFIG", "yes"),
-        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "2"),
         ("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "on"),
         ("SHADOW_MODE", "tRuE"),
         ("QUOTA_MODE", "no"),
@@ -274,7 +274,7 @@ fn extra_tags_become_labels_that_prometheus_takes() {
 
 #[test]
 fn an_age_of_zero_lets_connections_live() {
-    assert_eq!(read_well(&[("GRPC_MAX_CONNECTION_AGE", "0")]).listeners.max_connection_age, None);
+    assert_eq!(read_well(&[("GRPC_MAX_CONNECTION_AGE", "0")]).serve.connections.max_age, None);
 }
 
 #[test]
@@ -283,8 +283,8 @@ fn a_prometheus_address_may_leave_out_the_host() {
         [(":19001", "0.0.0.0", 19001), ("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:2", "::1", 2)]
     {
         let settings = read_well(&[("USE_PROMETHEUS", "true"), ("PROMETHEUS_ADDR", text)]);
-        let address = settings.listeners.prometheus.map(|(address, _)| address);
-        assert_eq!(address, Some((host.to_owned(), port)), "{text}");
+        let address = settings.listen.prometheus.map(|(address, _)| address);
+        assert_eq!(address, Some(Address::Tcp { host: host.to_owned(), port }), "{text}");
     }
 }
 
@@ -297,12 +297,10 @@ fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
         ("USE_PROMETHEUS", "true"),
         ("PROMETHEUS_ADDR", ":19001"),
         ("PROMETHEUS_MAPPER_YAML", "/etc/statsd-exporter/conf.yaml"),
-        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
         ("LOG_LEVEL", "info"),
     ]);
     let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
     assert_eq!(ignored, ["PROMETHEUS_MAPPER_YAML"]);
-    assert!(settings.readiness.start_without_rules);
 }
 
 #[test]

@@ -19,7 +19,6 @@ use parking_lot::Mutex;
 
 use crate::engine::tally::{StatsRef, Tally};
 use crate::engine::{Decision, Rules, StatsPath, Timestamp};
-use crate::store::StoreError;
 use histogram::Histogram;
 use named::NamedCounts;
 
@@ -64,6 +63,19 @@ struct StoreErrors {
     unreachable: AtomicU64,
     unanswered: AtomicU64,
     refused: AtomicU64,
+}
+
+/// How a store failed to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFailure {
+    /// It has no room.
+    Full,
+    /// It cannot be reached.
+    Unreachable,
+    /// It did not answer.
+    Unanswered,
+    /// It answered with an error.
+    Refused,
 }
 
 /// A number that someone else keeps, and how to read it.
@@ -129,12 +141,12 @@ impl Metrics {
     }
 
     /// Counts a store that did not count.
-    pub fn record_store_error(&self, error: &StoreError) {
-        add_one(match error {
-            StoreError::Full { .. } => &self.store_errors.full,
-            StoreError::Unreachable(_) => &self.store_errors.unreachable,
-            StoreError::Unanswered(_) => &self.store_errors.unanswered,
-            StoreError::Refused(_) => &self.store_errors.refused,
+    pub fn record_store_failure(&self, failure: StoreFailure) {
+        add_one(match failure {
+            StoreFailure::Full => &self.store_errors.full,
+            StoreFailure::Unreachable => &self.store_errors.unreachable,
+            StoreFailure::Unanswered => &self.store_errors.unanswered,
+            StoreFailure::Refused => &self.store_errors.refused,
         });
     }
 

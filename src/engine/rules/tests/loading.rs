@@ -73,10 +73,10 @@ fn item_02_units_and_replaces_make_sense() {
     let own = with_limit("name: a, unit: day, requests_per_unit: 1, replaces: [{name: b}, {name: a}]");
     check(&own, "4:89 replaces should not contain name of same descriptor");
     let empty = with_limit("name: a, unit: day, requests_per_unit: 1, replaces: [{name: ''}]");
-    check(&empty, "4:70 should not have an empty replaces entry");
+    check(&empty, "4:71 should not have an empty replaces entry");
     check(
         &with_limit("unit: day, requests_per_unit: 1, replaces: [{}]"),
-        "4:61 should not have an empty replaces entry",
+        "4:62 should not have an empty replaces entry",
     );
 }
 
