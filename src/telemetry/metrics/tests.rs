@@ -96,8 +96,8 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
     let metrics = metrics();
     metrics.record_call(Duration::from_millis(1));
     metrics.record_service_error();
-    metrics.record_store_error(&StoreError::Full { max_counters: 1 });
-    metrics.record_store_error(&StoreError::Refused("no".to_owned()));
+    metrics.record_store_failure(StoreFailure::Full);
+    metrics.record_store_failure(StoreFailure::Refused);
     metrics.record_config_load(Timestamp::from_secs(1_700_000_000));
     metrics.record_config_error();
     metrics.record_config_error();
