@@ -87,7 +87,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let command = Cli::command().mut_subcommand("serve", settings::prepare);
+    let command = ["serve", "check"]
+        .into_iter()
+        .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare));
     Cli::from_arg_matches(&command.try_get_matches_from(with_default_command(args))?)
 }
 

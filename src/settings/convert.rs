@@ -9,10 +9,12 @@ use tracing_subscriber::filter::LevelFilter;
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
 use super::{
-    Answers, GrpcListener, HeaderNames, HostPort, Keys, Listeners, RawSettings, Readiness, RuleFiles,
-    Settings, StoreSettings, foreign, redis,
+    Answers, GrpcListener, HeaderNames, HostPort, Keys, Listeners, RawSettings, Readiness, Settings,
+    StoreSettings, foreign, redis,
 };
+use crate::engine::rules::CompileOptions;
 use crate::engine::{KeyFormat, Modes};
+use crate::provider::files::FileSettings;
 use crate::store::memory::MemorySettings;
 use crate::store::redis::RedisSettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
@@ -20,6 +22,7 @@ use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -95,7 +98,7 @@ fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> (HostPort, String) {
     (address.unwrap_or_default(), path.unwrap_or_default())
 }
 
-fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) -> RuleFiles {
+fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) -> FileSettings {
     match raw.config_type.to_ascii_uppercase().as_str() {
         "FILE" => {}
         "GRPC_XDS_SOTW" => {
@@ -103,9 +106,12 @@ fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) ->
         }
         _ => reader.refuse("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
     }
-    RuleFiles {
+    FileSettings {
         path: rules_path(raw, exists),
-        merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
+        compile: CompileOptions {
+            merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
+        },
+        poll_interval: reader.duration("RULES_POLL_INTERVAL", &raw.rules_poll_interval, SECOND..=HOUR),
     }
 }
 

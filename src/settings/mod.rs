@@ -18,6 +18,7 @@ use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command};
 
 use crate::engine::{KeyFormat, Modes};
+use crate::provider::files::FileSettings;
 use crate::store::memory::MemorySettings;
 use crate::store::redis::RedisSettings;
 use crate::telemetry::logs::LogSettings;
@@ -35,7 +36,7 @@ pub struct Settings {
     /// Where and how to listen.
     pub listeners: Listeners,
     /// Where rules come from.
-    pub rules: RuleFiles,
+    pub rules: FileSettings,
     /// What health and start-up ask of the rules.
     pub readiness: Readiness,
     /// What is told besides the decision.
@@ -91,15 +92,6 @@ pub enum GrpcListener {
     Tcp(HostPort),
     /// A unix socket.
     Unix(PathBuf),
-}
-
-/// Where rules come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RuleFiles {
-    /// A directory of files, or a file.
-    pub path: PathBuf,
-    /// Whether files of one domain are joined.
-    pub merge_domains: bool,
 }
 
 /// What health and start-up ask of the rules.
@@ -169,6 +161,14 @@ impl Settings {
 pub fn environment(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// A truth value, as flags of other commands take it.
+///
+/// # Errors
+/// What was expected.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    reader::parse_bool(text).ok_or_else(|| "expected true or false".to_owned())
 }
 
 /// Settles how `command` takes settings: a variable that is set to nothing counts as unset, a lone flag

@@ -76,6 +76,9 @@ pub(super) struct RawRules {
     /// else `/srv/runtime_data/current/config`, where that exists; else `config`.
     #[arg(long = "rules", env, value_name = "PATH")]
     pub(super) rules_path: Option<String>,
+    /// How often to look at the rule files even where the system tells of no change, 1s to 1h.
+    #[arg(long, env, default_value = "10s", value_name = "DURATION")]
+    pub(super) rules_poll_interval: String,
     /// First part of the rules' path: `<root>/<subdirectory>/<appdirectory>`.
     /// Unset: `/srv/runtime_data/current`.
     #[arg(long, env, value_name = "PATH")]

@@ -52,7 +52,7 @@ fn item_47_defaults_are_the_reference_s() {
     assert_eq!(settings.answers, Answers { headers: None, dynamic_metadata: false });
     assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
     assert_eq!(settings.traces, None);
-    assert!(!settings.rules.merge_domains);
+    assert!(!settings.rules.compile.merge_domains);
     assert_eq!(settings.ignored, []);
     let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listeners.prometheus;
     assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
@@ -125,6 +125,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("SHUTDOWN_DELAY", "2h"),
         ("SHUTDOWN_TIMEOUT", "soon"),
         ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("RULES_POLL_INTERVAL", "0"),
         ("MERGE_DOMAIN_CONFIG", "yes"),
         ("FORCE_START_WITHOUT_INITIAL_CONFIG", "2"),
         ("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "on"),
