@@ -1,4 +1,64 @@
 //! tollgate, a rate-limit service for Envoy.
+//!
+//! # Bird's-eye view
+//!
+//! Envoy asks `ShouldRateLimit` for each request it proxies, and waits for the answer. The question
+//! holds *descriptors*: what the request is, seen from several sides (its user, its path, its client's
+//! address). *Rules*, written in YAML, say how many hits each kind of descriptor may have in how long.
+//! Counters live in a *store*: in this process' memory, or in Redis.
+//!
+//! # The path of a request
+//!
+//! ```text
+//! decode  →  plan(rules, request)  →  store.charge(charges, now)  →  judge(plan, readings, now)  →  encode
+//!  pure           pure                    I/O, or a lock                     pure                     pure
+//! ```
+//!
+//! [`limiter::Limiter::decide`] is the middle of it on one page; the two ends are `server::wire`. The
+//! time is read once and the rules are one snapshot from beginning to end. gRPC and HTTP go the same
+//! way.
+//!
+//! # Code map
+//!
+//! | where | what |
+//! |---|---|
+//! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`] |
+//! | [`store`] | the trait [`store::Store`] and the two that implement it, memory and Redis |
+//! | [`limiter`] | where the core meets the store, the clock and the metrics |
+//! | [`provider`] | where rules come from: watched files |
+//! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
+//! | [`telemetry`] | logs, traces, metrics |
+//! | [`settings`] | what the operator set, by flags and environment |
+//! | [`cli`] | the commands |
+//! | [`clock`] | the one reader of the clock |
+//! | [`pb`] | generated protobuf modules |
+//!
+//! # Threads
+//!
+//! One thread for each core, each with a single-threaded tokio runtime and its own connection to the
+//! store. An accept loop hands every new connection to the core that has the fewest; from then on
+//! nothing of that connection crosses to another core. What is shared is read: the rules, swapped as a
+//! whole. A further runtime on the main thread watches the rules, accepts connections and serves the
+//! debug port.
+//!
+//! # Invariants
+//!
+//! `tests/tidy.rs` holds those that can be read off the source.
+//!
+//! - Arrows point one way: `main → cli → server → {limiter, provider}`, `limiter → {store, telemetry,
+//!   clock, engine}`, `provider → engine`, `{store, telemetry, clock} → engine`, `engine →` nothing of
+//!   ours. Each module has settings of its own; `settings` fills them, and nothing below `cli` knows
+//!   it.
+//! - The engine knows no tokio, tonic, fred, clock, environment, file or lock.
+//! - One file reads the clock, one folder the environment, one folder speaks to Redis, one file names
+//!   metrics, and only `server::wire` reads protobuf requests.
+//! - Rules are immutable once compiled, and swapped as a whole. A bad file never takes good rules out
+//!   of force.
+//! - Every answer has exactly one status for each descriptor, in order: Envoy reads past its own
+//!   memory otherwise.
+//! - No input panics. Every number from outside has a bound: see [`engine::request`] and
+//!   [`settings`].
+//! - A call whose outcome is unknown is never repeated: it may have been counted.
 
 pub mod cli;
 pub mod clock;
@@ -6,6 +66,7 @@ pub mod engine;
 pub mod limiter;
 pub mod pb;
 pub mod provider;
+pub mod server;
 pub mod settings;
 pub mod store;
 pub mod telemetry;

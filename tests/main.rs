@@ -7,9 +7,13 @@
 )]
 
 mod cli;
+mod conformance;
 mod envoy;
 mod provider;
+mod simulation;
 mod store;
+mod store_faults;
 mod store_redis;
 mod support;
+mod tidy;
 mod traces;

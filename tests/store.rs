@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use tollgate::engine::{Hits, Limit, Timestamp, Unit};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
-use tollgate::store::{Charge, Store};
+use tollgate::store::{Charge, Store, StoreError};
 
 use crate::support::redis::{Redis, User};
 
 /// The beginning of a window of every unit but the week, the month and the year.
-const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
+pub(crate) const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
 const USER: User = User { name: "tollgate", password: "open sesame" };
 
 /// A store, and what stands behind it.
@@ -67,6 +67,10 @@ pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
     let store = RedisStore::connect(settings);
     store.ready(Duration::from_secs(10)).await.expect("Redis answers");
     store
+}
+
+pub(crate) async fn used(store: &RedisStore, charge: Charge) -> Result<u64, StoreError> {
+    store.charge(&[charge], MIDNIGHT).await.map(|readings| readings[0].used)
 }
 
 pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {

@@ -1,17 +1,190 @@
 //! `tollgate serve`: puts the parts together, and runs until it is told to stop.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::Exit;
-use crate::settings::{self, Ignored, RawSettings, Settings};
+use arc_swap::ArcSwapOption;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Exit, print};
+use crate::clock::{Clock, SystemClock};
+use crate::engine::Rules;
+use crate::limiter::Limiter;
+use crate::provider::Handle;
+use crate::provider::files::FileProvider;
+use crate::server::{self, Address, Answerer, ListenSettings, Listeners, MakeAnswerer, Parts, Stop};
+use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
+use crate::store::Store;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::RedisStore;
 use crate::telemetry;
+use crate::telemetry::metrics::{Gauge, Metrics};
 
-/// Serves until SIGTERM.
+/// How long Redis may take, at the end, to be told how long the last counters are to live.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves until SIGTERM or SIGINT. SIGHUP reads the rules again.
 pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
     let settings = Settings::from_raw(raw, settings::environment, Path::exists)?;
     let _traces = telemetry::install(&settings.logs, settings.traces.as_ref())?;
     for Ignored { name, instead } in &settings.ignored {
         tracing::warn!(name, instead, "a setting has no effect");
     }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<Exit> {
+    let listeners = Listeners::bind(&settings.listen)?;
+    let rules = Arc::new(ArcSwapOption::empty());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
+
+    let counted = Arc::clone(&metrics);
+    let (provider, handle) =
+        FileProvider::load(settings.rules.clone(), Arc::clone(&rules), Arc::clone(&clock), move |status| {
+            match (&status.error, status.loaded_at) {
+                (None, Some(loaded_at)) => counted.record_config_load(loaded_at),
+                (Some(_), _) | (None, None) => counted.record_config_error(),
+            }
+        });
+    tokio::spawn(provider.run());
+
+    let stop = stop_on_signals(handle.clone())?;
+    announce(&settings, &listeners.addresses()?, &rules)?;
+    let parts = Parts {
+        rules: Arc::clone(&rules),
+        rules_status: handle.status(),
+        metrics: Arc::clone(&metrics),
+        make_answerer: answerers(&settings, rules, clock, metrics),
+    };
+    server::run(&settings.serve, listeners, parts, stop).await?;
     Ok(Exit::Done)
+}
+
+/// What makes the answerer of each core. Counters in memory are everybody's; each core has a connection
+/// to Redis of its own.
+fn answerers(
+    settings: &Settings,
+    rules: Arc<ArcSwapOption<Rules>>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Arc<MakeAnswerer> {
+    let stores = stores(&settings.store, &clock, &metrics);
+    let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
+    Arc::new(move || {
+        let (store, settle) = stores();
+        let limiter = Limiter {
+            rules: Arc::clone(&rules),
+            store,
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            keys: keys.clone(),
+            modes,
+        };
+        (Answerer { limiter, settings: answers.clone() }, settle)
+    })
+}
+
+type StoreOfCore = (Arc<dyn Store>, BoxFuture<'static, ()>);
+
+fn stores(
+    settings: &StoreSettings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Box<dyn Fn() -> StoreOfCore + Send + Sync> {
+    match settings {
+        StoreSettings::Memory(settings) => {
+            let store = Arc::new(MemoryStore::new(*settings));
+            let counted = Arc::clone(&store);
+            metrics.watch(Gauge::MemoryCounters, move || counted.len());
+            let (swept, clock) = (Arc::clone(&store), Arc::clone(clock));
+            tokio::spawn(async move { swept.sweep(|| clock.now()).await });
+            Box::new(move || (Arc::clone(&store) as _, std::future::ready(()).boxed()))
+        }
+        StoreSettings::Redis(settings) => {
+            let settings = settings.clone();
+            Box::new(move || {
+                let store = Arc::new(RedisStore::connect(&settings));
+                let settled = Arc::clone(&store);
+                let settle = async move {
+                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
+                        tracing::warn!("Redis did not learn how long the last counters are to live");
+                    }
+                };
+                (store, settle.boxed())
+            })
+        }
+    }
+}
+
+/// SIGTERM and SIGINT stop the service, the second one at once; SIGHUP reads the rules again.
+fn stop_on_signals(rules: Handle) -> anyhow::Result<Stop> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            rules.reload();
+        }
+    });
+    let stop = Stop::default();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        either(&mut terminate, &mut interrupt).await;
+        told.drain.cancel();
+        either(&mut terminate, &mut interrupt).await;
+        told.now.cancel();
+    });
+    Ok(stop)
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+/// Tells whoever started it where it listens, and what to try.
+fn announce(
+    settings: &Settings,
+    listen: &ListenSettings,
+    rules: &ArcSwapOption<Rules>,
+) -> anyhow::Result<()> {
+    let ListenSettings { http, grpc, debug, prometheus } = listen;
+    let store = match &settings.store {
+        StoreSettings::Memory(_) => "in this process' memory".to_owned(),
+        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.endpoint),
+    };
+    let from = settings.rules.path.display();
+    let rules = match &*rules.load() {
+        Some(rules) => format!("{} in {} domains, from {from}", rules.len(), rules.domains().count()),
+        None => format!("none yet, from {from}"),
+    };
+    let prometheus = prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}\n"));
+    let (grpc_here, http_here) = (reachable(grpc), reachable(http));
+    print(&format!(
+        "tollgate {version}\n  gRPC      {grpc}\n  HTTP      {http}\n  debug     {debug}\n{prometheus}  \
+         rules     {rules}\n  counters  {store}\n\nTry:\n  tollgate query{address} -d example user=alice\n  curl \
+         http://{http_here}/json -d '{BODY}'\n",
+        version = env!("CARGO_PKG_VERSION"),
+        prometheus = prometheus.unwrap_or_default(),
+        address =
+            if grpc_here == "127.0.0.1:8081" { String::new() } else { format!(" --address {grpc_here}") },
+    ))?;
+    Ok(())
+}
+
+const BODY: &str =
+    r#"{"domain": "example", "descriptors": [{"entries": [{"key": "user", "value": "alice"}]}]}"#;
+
+/// The address as somebody on this machine reaches it.
+fn reachable(address: &Address) -> String {
+    match address {
+        Address::Tcp { host, port } if host == "0.0.0.0" || host == "::" => format!("127.0.0.1:{port}"),
+        address => address.to_string(),
+    }
 }

@@ -118,3 +118,84 @@ fn write_netstring(key: &mut BytesMut, text: &[u8]) {
 fn write_decimal(key: &mut BytesMut, number: usize) {
     key.put_slice(itoa::Buffer::new().format(number).as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::Unit;
+
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn key(writer: &KeyWriter, domain: &[u8], pairs: &Pairs, unit: Unit) -> Bytes {
+        let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
+        writer.key(domain, &entries, None, Limit { requests_per_unit: 1, unit })
+    }
+
+    /// Texts of few different bytes, those with a meaning in keys among them, so that two random
+    /// descriptors often differ in little more than where one text ends and the next begins.
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop::sample::select(&b"a_:,*/10\xff{}"[..]), 0..5)
+    }
+
+    fn pairs() -> impl Strategy<Value = Pairs> {
+        prop::collection::vec((text(), text()), 0..4)
+    }
+
+    fn unit() -> impl Strategy<Value = Unit> {
+        prop::sample::select(&Unit::ALL[..])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn different_descriptors_windows_and_units_never_share_a_native_key(
+            (domain_a, pairs_a, unit_a, window_a) in (text(), pairs(), unit(), 0..200u64),
+            (domain_b, pairs_b, unit_b, window_b) in (text(), pairs(), unit(), 0..200u64),
+        ) {
+            let writer = KeyWriter::new(KeyFormat::Native, "p");
+            let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
+            let a = in_window(key(&writer, &domain_a, &pairs_a, unit_a), window_a);
+            let b = in_window(key(&writer, &domain_b, &pairs_b, unit_b), window_b);
+            let same = (&domain_a, &pairs_a, unit_a, window_a) == (&domain_b, &pairs_b, unit_b, window_b);
+            prop_assert_eq!(a == b, same);
+        }
+
+        #[test]
+        fn moving_a_byte_from_one_text_to_the_next_changes_the_native_key(pairs in pairs(), at in 0..4usize) {
+            let writer = KeyWriter::new(KeyFormat::Native, "");
+            let mut moved = pairs.clone();
+            if let Some((key, value)) = moved.get_mut(at)
+                && let Some(byte) = key.pop()
+            {
+                value.insert(0, byte);
+                prop_assert_ne!(
+                    key_of(&writer, &pairs),
+                    key_of(&writer, &moved)
+                );
+            }
+        }
+    }
+
+    fn key_of(writer: &KeyWriter, pairs: &Pairs) -> Bytes {
+        key(writer, b"d", pairs, Unit::Minute)
+    }
+
+    #[test]
+    fn the_native_key_is_readable() {
+        let pairs = vec![(b"user".to_vec(), b"42".to_vec()), (b"ip".to_vec(), Vec::new())];
+        let key = key(&KeyWriter::new(KeyFormat::Native, "p:"), b"shop", &pairs, Unit::Minute);
+        assert_eq!(key, "p:tg1/f60/4:shop,4:user,2:42,2:ip,0:,");
+    }
+
+    #[test]
+    fn item_21_the_compatible_key_is_the_references_without_the_window() {
+        let pairs = vec![(b"key".to_vec(), b"value".to_vec())];
+        for (prefix, expected) in [("", "domain_key_value_"), ("prefix:", "prefix:domain_key_value_")] {
+            let writer = KeyWriter::new(KeyFormat::Envoyproxy, prefix);
+            assert_eq!(key(&writer, b"domain", &pairs, Unit::Hour), expected);
+        }
+    }
+}

@@ -23,8 +23,6 @@ pub struct Request<'a> {
     pub domain: &'a [u8],
     /// At least one, [`MAX_DESCRIPTORS`] at the most.
     pub descriptors: SmallVec<[Descriptor<'a>; 4]>,
-    /// The request's own `hits_addend` where it is not 0: dynamic metadata repeats it.
-    pub hits_addend: Option<u32>,
 }
 
 /// One side of the request that is limited by itself.

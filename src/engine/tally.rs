@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
+use super::Entry;
+
 /// What one status adds to the counts of its rule, in hits. Names and meanings are
 /// envoyproxy/ratelimit's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +80,20 @@ pub struct StatsPath {
     pub parts: Vec<Box<str>>,
 }
 
+impl StatsPath {
+    /// The name of a limit that the caller brought: every entry with its value.
+    pub fn of_values(domain: &str, entries: &[Entry<'_>]) -> Self {
+        Self { domain: domain.into(), parts: entries.iter().map(Self::value_part).collect() }
+    }
+
+    /// A level's name where the request's value is a part of it: `key_value`, or `key` where the value
+    /// is empty.
+    pub fn value_part(entry: &Entry<'_>) -> Box<str> {
+        let (key, value) = (String::from_utf8_lossy(entry.key), String::from_utf8_lossy(entry.value));
+        if value.is_empty() { key.into() } else { format!("{key}_{value}").into() }
+    }
+}
+
 impl fmt::Display for StatsPath {
     /// `domain.part.part`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,15 +110,4 @@ pub enum StatsRef<'r> {
     /// Under a name that the request had a part in: the rule asks for it (`detailed_metric`,
     /// `value_to_metric`), or the caller brought its own limit.
     Named(Box<StatsPath>),
-}
-
-impl StatsPath {
-    /// The name of a limit that the caller brought: every entry with its value.
-    pub fn of_values(domain: &str, entries: &[super::Entry<'_>]) -> Self {
-        let part = |entry: &super::Entry<'_>| {
-            let (key, value) = (String::from_utf8_lossy(entry.key), String::from_utf8_lossy(entry.value));
-            if value.is_empty() { key.into() } else { format!("{key}_{value}").into() }
-        };
-        Self { domain: domain.into(), parts: entries.iter().map(part).collect() }
-    }
 }

@@ -129,11 +129,11 @@ impl Loader {
         }
         let previous = self.rules.load_full();
         let update = update(sources, &self.in_force, self.options, previous.as_deref());
-        let error = (!update.errors.0.is_empty()).then(|| format!("{:?}", update.errors));
+        let error = (!update.errors.0.is_empty()).then(|| update.errors.to_string());
         let mut status = Status { error, ..self.status.borrow().clone() };
         if let Some((files, rules)) = update.good {
             status.domains = rules.domains().count();
-            status.rules = rules.counts().count();
+            status.rules = rules.len();
             status.loaded_at = Some(self.clock.now());
             self.rules.store(Some(Arc::new(rules)));
             self.in_force = files;

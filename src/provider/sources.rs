@@ -126,5 +126,5 @@ fn unread(path: &Path, error: &io::Error) -> RuleError {
         ErrorKind::InvalidData => "the file is not UTF-8".to_owned(),
         _ => format!("cannot be read: {error}"),
     };
-    RuleError { file: path.display().to_string(), line: 0, column: 0, source_line: String::new(), message }
+    RuleError::of_file(&path.display().to_string(), message)
 }

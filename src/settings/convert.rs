@@ -8,13 +8,13 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
-use super::{
-    Answers, GrpcListener, HeaderNames, HostPort, Keys, Listeners, RawSettings, Readiness, Settings,
-    StoreSettings, foreign, redis,
-};
+use super::{RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::CompileOptions;
-use crate::engine::{KeyFormat, Modes};
+use crate::engine::{KeyFormat, KeyWriter, Modes};
 use crate::provider::files::FileSettings;
+use crate::server::{
+    Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
+};
 use crate::store::memory::MemorySettings;
 use crate::store::redis::RedisSettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
@@ -22,7 +22,6 @@ use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -31,6 +30,8 @@ const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
 const RUNTIME_APPDIRECTORY: &str = "config";
 /// Where they are on a laptop.
 const LOCAL_RULES: &str = "config";
+/// How often rule files are looked at even where nothing was told of a change.
+const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Labels that per-rule series have anyway.
 const OWN_LABELS: [&str; 3] = ["domain", "key1", "key2"];
@@ -43,9 +44,9 @@ pub(super) fn convert(
 ) -> Result<Settings, Mistakes> {
     let mut reader = Reader::default();
     let settings = Settings {
-        listeners: listeners(&raw.listeners, &raw.metrics, &mut reader),
+        listen: listen(&raw.listeners, &raw.metrics, &mut reader),
+        serve: serve(&raw.listeners, &raw.rules, &mut reader),
         rules: rules(&raw.rules, exists, &mut reader),
-        readiness: readiness(&raw.rules, &mut reader),
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &mut reader),
@@ -58,44 +59,48 @@ pub(super) fn convert(
     reader.finish(settings)
 }
 
-fn listeners(raw: &RawListeners, metrics: &RawMetrics, reader: &mut Reader) -> Listeners {
-    let grpc_port = port("GRPC_PORT", &raw.grpc_port, reader);
+fn listen(raw: &RawListeners, metrics: &RawMetrics, reader: &mut Reader) -> ListenSettings {
+    let mut tcp =
+        |host: &str, name, text| Address::Tcp { host: host.to_owned(), port: port(name, text, reader) };
+    let http = tcp(&raw.host, "PORT", &raw.port);
+    let grpc = tcp(&raw.grpc_host, "GRPC_PORT", &raw.grpc_port);
+    let debug = tcp(&raw.debug_host, "DEBUG_PORT", &raw.debug_port);
+    let grpc = raw.grpc_uds.as_ref().map_or(grpc, |path| Address::Unix(path.into()));
     let use_prometheus = reader.boolean("USE_PROMETHEUS", &metrics.use_prometheus);
     let prometheus = prometheus(metrics, reader);
-    let age = reader.duration("GRPC_MAX_CONNECTION_AGE", &raw.grpc_max_connection_age, Duration::ZERO..=YEAR);
-    Listeners {
-        http: (raw.host.clone(), port("PORT", &raw.port, reader)),
-        grpc: match &raw.grpc_uds {
-            Some(path) => GrpcListener::Unix(path.into()),
-            None => GrpcListener::Tcp((raw.grpc_host.clone(), grpc_port)),
-        },
-        debug: (raw.debug_host.clone(), port("DEBUG_PORT", &raw.debug_port, reader)),
-        prometheus: use_prometheus.then_some(prometheus),
-        max_connection_age: (!age.is_zero()).then_some(age),
-        max_connection_age_grace: reader.duration(
-            "GRPC_MAX_CONNECTION_AGE_GRACE",
-            &raw.grpc_max_connection_age_grace,
-            Duration::ZERO..=YEAR,
-        ),
+    ListenSettings { http, grpc, debug, prometheus: prometheus.filter(|_| use_prometheus) }
+}
+
+fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSettings {
+    let mut duration = |name, text: &str, max| reader.duration(name, text, Duration::ZERO..=max);
+    let age = duration("GRPC_MAX_CONNECTION_AGE", &raw.grpc_max_connection_age, YEAR);
+    let max_age_grace = duration("GRPC_MAX_CONNECTION_AGE_GRACE", &raw.grpc_max_connection_age_grace, YEAR);
+    ServeSettings {
+        shutdown_delay: duration("SHUTDOWN_DELAY", &raw.shutdown_delay, HOUR),
+        shutdown_timeout: duration("SHUTDOWN_TIMEOUT", &raw.shutdown_timeout, HOUR),
+        connections: ConnectionSettings { max_age: (!age.is_zero()).then_some(age), max_age_grace },
         max_connections: reader.number("MAX_CONNECTIONS", &raw.max_connections, 1..=1_000_000),
         threads: raw.threads.as_deref().map(|text| reader.number("THREADS", text, 1..=1_024)),
-        shutdown_delay: reader.duration("SHUTDOWN_DELAY", &raw.shutdown_delay, Duration::ZERO..=HOUR),
-        shutdown_timeout: reader.duration("SHUTDOWN_TIMEOUT", &raw.shutdown_timeout, Duration::ZERO..=HOUR),
+        needs_a_domain: reader.boolean(
+            "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED",
+            &rules.healthy_with_at_least_one_config_loaded,
+        ),
     }
 }
 
-fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> (HostPort, String) {
+fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> Option<(Address, String)> {
     let expected = "[host]:port, the port from 0 to 65535";
     let address = reader.read("PROMETHEUS_ADDR", &raw.prometheus_addr, expected, |text| {
         let (host, port) = text.rsplit_once(':')?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        Some((if host.is_empty() { "0.0.0.0" } else { host }.to_owned(), port.parse().ok()?))
+        let host = if host.is_empty() { "0.0.0.0" } else { host }.to_owned();
+        Some(Address::Tcp { host, port: port.parse().ok()? })
     });
     let expected = "a path that begins with a slash";
     let path = reader.read("PROMETHEUS_PATH", &raw.prometheus_path, expected, |text| {
         text.starts_with('/').then(|| text.to_owned())
     });
-    (address.unwrap_or_default(), path.unwrap_or_default())
+    address.zip(path)
 }
 
 fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) -> FileSettings {
@@ -111,7 +116,7 @@ fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) ->
         compile: CompileOptions {
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
         },
-        poll_interval: reader.duration("RULES_POLL_INTERVAL", &raw.rules_poll_interval, SECOND..=HOUR),
+        poll_interval: RULES_POLL_INTERVAL,
     }
 }
 
@@ -133,16 +138,7 @@ fn rules_path(raw: &RawRules, exists: impl Fn(&Path) -> bool) -> PathBuf {
     }
 }
 
-fn readiness(raw: &RawRules, reader: &mut Reader) -> Readiness {
-    Readiness {
-        start_without_rules: reader
-            .boolean("FORCE_START_WITHOUT_INITIAL_CONFIG", &raw.force_start_without_initial_config),
-        needs_a_domain: reader
-            .boolean("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", &raw.healthy_with_at_least_one_config_loaded),
-    }
-}
-
-fn answers(raw: &RawAnswers, reader: &mut Reader) -> Answers {
+fn answers(raw: &RawAnswers, reader: &mut Reader) -> AnswerSettings {
     let mut header = |name, text: &str| {
         reader.read(name, text, "the name of an HTTP header", |text| text.parse::<HeaderName>().ok())
     };
@@ -152,7 +148,7 @@ fn answers(raw: &RawAnswers, reader: &mut Reader) -> Answers {
     let names = limit.zip(remaining).zip(reset);
     let names = names.map(|((limit, remaining), reset)| HeaderNames { limit, remaining, reset });
     let enabled = reader.boolean("LIMIT_RESPONSE_HEADERS_ENABLED", &raw.limit_response_headers_enabled);
-    Answers {
+    AnswerSettings {
         headers: names.filter(|_| enabled),
         dynamic_metadata: reader.boolean("RESPONSE_DYNAMIC_METADATA", &raw.response_dynamic_metadata),
     }
@@ -166,12 +162,10 @@ fn modes(raw: &RawAnswers, reader: &mut Reader) -> Modes {
     }
 }
 
-fn keys(raw: &RawCounters, reader: &mut Reader) -> Keys {
+fn keys(raw: &RawCounters, reader: &mut Reader) -> KeyWriter {
     let formats = [("native", KeyFormat::Native), ("envoyproxy", KeyFormat::Envoyproxy)];
-    Keys {
-        format: reader.choice("CACHE_KEY_FORMAT", &raw.cache_key_format, &formats).unwrap_or_default(),
-        prefix: raw.cache_key_prefix.clone(),
-    }
+    let format = reader.choice("CACHE_KEY_FORMAT", &raw.cache_key_format, &formats).unwrap_or_default();
+    KeyWriter::new(format, &raw.cache_key_prefix)
 }
 
 #[derive(Clone, Copy)]

@@ -25,7 +25,7 @@ enum Harmless {
     Texts(&'static [&'static str]),
 }
 
-const IGNORED: [Foreign; 19] = {
+const IGNORED: [Foreign; 20] = {
     use Harmless::{Bool, Texts};
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
     const PIPELINE: &str = "commands to Redis are pipelined by themselves";
@@ -48,6 +48,11 @@ const IGNORED: [Foreign; 19] = {
             "metrics have the names and labels of the default mapping",
         ),
         foreign("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
+        foreign(
+            "FORCE_START_WITHOUT_INITIAL_CONFIG",
+            Bool(true),
+            "the service always starts, and is not ready until there are good rules",
+        ),
         foreign("LOCAL_CACHE_SIZE_IN_BYTES", Texts(&["0", "0s"]), "the store is asked every time"),
         foreign(
             "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT",

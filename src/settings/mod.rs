@@ -11,14 +11,14 @@ mod reader;
 mod redis;
 mod table;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command};
 
-use crate::engine::{KeyFormat, Modes};
+use crate::engine::{KeyWriter, Modes};
 use crate::provider::files::FileSettings;
+use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
 use crate::store::redis::RedisSettings;
 use crate::telemetry::logs::LogSettings;
@@ -33,18 +33,18 @@ pub use table::{Row, markdown, table};
 /// Everything that `serve` is told.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where and how to listen.
-    pub listeners: Listeners,
+    /// Where to listen.
+    pub listen: ListenSettings,
+    /// How to serve.
+    pub serve: ServeSettings,
     /// Where rules come from.
     pub rules: FileSettings,
-    /// What health and start-up ask of the rules.
-    pub readiness: Readiness,
     /// What is told besides the decision.
-    pub answers: Answers,
+    pub answers: AnswerSettings,
     /// What holds for every rule at once.
     pub modes: Modes,
     /// How counters are named.
-    pub keys: Keys,
+    pub keys: KeyWriter,
     /// Where counters live.
     pub store: StoreSettings,
     /// What is counted.
@@ -55,81 +55,6 @@ pub struct Settings {
     pub traces: Option<TraceSettings>,
     /// What was set and has no effect.
     pub ignored: Vec<Ignored>,
-}
-
-/// A host name or address, and a port.
-pub type HostPort = (String, u16);
-
-/// Where and how to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listeners {
-    /// `/json` and `/healthcheck`.
-    pub http: HostPort,
-    /// Envoy's protocol.
-    pub grpc: GrpcListener,
-    /// `/rlconfig`, `/stats` and `/metrics`.
-    pub debug: HostPort,
-    /// Where else metrics are served, and at which path.
-    pub prometheus: Option<(HostPort, String)>,
-    /// Age at which a gRPC connection is asked to go; `None` for never.
-    pub max_connection_age: Option<Duration>,
-    /// How long it may then finish its calls.
-    pub max_connection_age_grace: Duration,
-    /// Open connections at the most; at least 1.
-    pub max_connections: usize,
-    /// Threads that serve calls; `None` for one on each core.
-    pub threads: Option<usize>,
-    /// From SIGTERM to the last call that is taken.
-    pub shutdown_delay: Duration,
-    /// From there to the end of the process, at the most.
-    pub shutdown_timeout: Duration,
-}
-
-/// Where Envoy's protocol is spoken.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GrpcListener {
-    /// A host and port.
-    Tcp(HostPort),
-    /// A unix socket.
-    Unix(PathBuf),
-}
-
-/// What health and start-up ask of the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Readiness {
-    /// Start without good rules.
-    pub start_without_rules: bool,
-    /// Say NOT_SERVING while no domain has rules.
-    pub needs_a_domain: bool,
-}
-
-/// What is told besides the decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answers {
-    /// The response headers to add.
-    pub headers: Option<HeaderNames>,
-    /// Whether dynamic metadata is told.
-    pub dynamic_metadata: bool,
-}
-
-/// The names of the headers that tell of the limit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderNames {
-    /// The limit.
-    pub limit: http::HeaderName,
-    /// What is left of it.
-    pub remaining: http::HeaderName,
-    /// Seconds until it is whole again.
-    pub reset: http::HeaderName,
-}
-
-/// How counters are named.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys {
-    /// The way they are spelt.
-    pub format: KeyFormat,
-    /// What each begins with.
-    pub prefix: String,
 }
 
 /// Where counters live.
@@ -161,14 +86,6 @@ impl Settings {
 pub fn environment(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// A truth value, as flags of other commands take it.
-///
-/// # Errors
-/// What was expected.
-pub fn boolean(text: &str) -> Result<bool, String> {
-    reader::parse_bool(text).ok_or_else(|| "expected true or false".to_owned())
 }
 
 /// Settles how `command` takes settings: a variable that is set to nothing counts as unset, a lone flag

@@ -76,9 +76,6 @@ pub(super) struct RawRules {
     /// else `/srv/runtime_data/current/config`, where that exists; else `config`.
     #[arg(long = "rules", env, value_name = "PATH")]
     pub(super) rules_path: Option<String>,
-    /// How often to look at the rule files even where the system tells of no change, 1s to 1h.
-    #[arg(long, env, default_value = "10s", value_name = "DURATION")]
-    pub(super) rules_poll_interval: String,
     /// First part of the rules' path: `<root>/<subdirectory>/<appdirectory>`.
     /// Unset: `/srv/runtime_data/current`.
     #[arg(long, env, value_name = "PATH")]
@@ -95,9 +92,6 @@ pub(super) struct RawRules {
     /// Join the rules of files that have one domain, where a second file would be an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) merge_domain_config: String,
-    /// Start even while there are no good rules, and wait for them.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) force_start_without_initial_config: String,
     /// Say NOT_SERVING while no domain has rules.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) healthy_with_at_least_one_config_loaded: String,

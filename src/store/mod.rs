@@ -49,20 +49,22 @@ pub trait Store: Send + Sync {
 /// Why charges have no readings.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The memory store holds as many counters as it may. Nothing was counted for the charges that
-    /// found no room.
+    /// The memory store holds as many counters as it may. The first charge that found no room was not
+    /// counted, nor were those after it.
     #[error("the counter store is full ({max_counters} counters)")]
     Full {
         /// The bound that was met.
         max_counters: usize,
     },
-    /// The store cannot be reached. Nothing was sent.
+    /// The store cannot be reached. The charge was not sent.
     #[error("the counter store cannot be reached: {0}")]
     Unreachable(String),
-    /// The call was sent, and no answer came: it may or may not have been counted.
+    /// A charge was sent, and no answer came in time: it may or may not have been counted, and is not
+    /// sent again.
     #[error("the counter store did not answer: {0}")]
     Unanswered(String),
-    /// The store answered with an error.
+    /// The store answered a charge with an error, and did not count it. Of several charges, others may
+    /// have been counted.
     #[error("the counter store refused: {0}")]
     Refused(String),
 }

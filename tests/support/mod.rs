@@ -1,8 +1,25 @@
-//! What tests start and stop.
+//! What tests share: servers that they start and stop, and waiting for what those bring about.
 
 pub(crate) mod collector;
 pub(crate) mod envoy;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod stores;
 pub(crate) mod tollgate;
+
+use std::time::Duration;
+
+use tokio::time::{self, Instant};
+
+/// More than anything here needs, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks until the answer is the one waited for.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what}, but it does not come");
+        time::sleep(Duration::from_millis(10)).await;
+    }
+}

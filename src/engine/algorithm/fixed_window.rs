@@ -34,3 +34,60 @@ pub fn step(state: State, window: Window, hits: Hits, now: Timestamp) -> State {
     };
     State { window_start_secs, used }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hits() -> impl Strategy<Value = Hits> {
+        prop_oneof![
+            3 => (0..5u32).prop_map(Hits::Add),
+            1 => (1..5u32).prop_map(Hits::Refund),
+            1 => Just(Hits::Add(1_000_000_000)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_counter_is_what_a_list_of_the_windows_hits_adds_up_to(
+            secs in prop_oneof![Just(1u32), Just(60), Just(3600)],
+            steps in prop::collection::vec((0..4_000_000u64, hits()), 1..50),
+        ) {
+            let window = Window::of_secs(secs);
+            let (mut state, mut now_us) = (State::default(), 1_000_000_000_000u64);
+            let (mut current, mut used) = (0, 0u64);
+            for (later_us, hits) in steps {
+                now_us += later_us;
+                let now = Timestamp::from_micros(now_us);
+                if now_us / (u64::from(secs) * 1_000_000) != current {
+                    (current, used) = (now_us / (u64::from(secs) * 1_000_000), 0);
+                }
+                used = match hits {
+                    Hits::Add(hits) => used + u64::from(hits),
+                    Hits::Refund(hits) => used - used.min(u64::from(hits)),
+                };
+                state = step(state, window, hits, now);
+                prop_assert_eq!(state.used, used);
+                prop_assert!(!state.is_over(window, now));
+                let next_secs = window.start_secs(now) + u64::from(secs);
+                prop_assert!(state.is_over(window, Timestamp::from_secs(next_secs)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_forgets_nothing() {
+        let window = Window::of_secs(60);
+        let state = step(State::default(), window, Hits::Add(7), Timestamp::from_secs(120));
+        let state = step(state, window, Hits::Add(1), Timestamp::from_secs(119));
+        assert_eq!(state, State { window_start_secs: 120, used: 8 });
+    }
+
+    #[test]
+    fn the_counter_saturates() {
+        let state = State { window_start_secs: 60, used: u64::MAX };
+        assert_eq!(step(state, Window::of_secs(60), Hits::Add(1), Timestamp::from_secs(61)).used, u64::MAX);
+    }
+}

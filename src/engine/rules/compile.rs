@@ -1,11 +1,23 @@
-//! From rules as written to rules in force.
+//! From rules as written to rules in force. Goes on after every mistake, so that all are told at once.
 
-use super::{RuleErrors, Rules, SourceFile};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::error::{Place, RuleError, RuleErrors};
+use super::glob::Glob;
+use super::parse::parse;
+use super::source::{Descriptor, Document, RateLimit, SourceFile};
+use super::tree::{Children, Domain, Node, Pattern};
+use super::{Quota, Rule, Rules};
+use crate::engine::tally::{Counts, StatsPath};
+use crate::engine::{Limit, Unit};
 
 /// How files are put together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// Files of one domain are joined; otherwise the second one is an error.
+    /// The files and documents of one domain are joined; otherwise the second one is a mistake.
     pub merge_domains: bool,
 }
 
@@ -15,9 +27,193 @@ pub struct CompileOptions {
 /// # Errors
 /// Every mistake in every file.
 pub fn compile(
-    _files: &[SourceFile],
-    _options: CompileOptions,
-    _previous: Option<&Rules>,
+    files: &[SourceFile],
+    options: CompileOptions,
+    previous: Option<&Rules>,
 ) -> Result<Rules, RuleErrors> {
-    unimplemented!()
+    let mut draft = Draft { previous, ..Draft::default() };
+    let mut errors = Vec::new();
+    for file in files {
+        let (documents, mistakes) = parse(file);
+        let mut compiler = FileCompiler { file, draft: &mut draft, errors: mistakes };
+        for document in documents {
+            compiler.document(document, options);
+        }
+        // Mistakes of form are found before mistakes of meaning; people read from top to bottom.
+        compiler.errors.sort_by_key(|error| error.place);
+        errors.append(&mut compiler.errors);
+    }
+    if errors.is_empty() { Ok(draft.finish()) } else { Err(RuleErrors(errors)) }
+}
+
+/// Rules in the making.
+#[derive(Default)]
+struct Draft<'p> {
+    previous: Option<&'p Rules>,
+    domains: HashMap<String, Children>,
+    nodes: u32,
+    rules: usize,
+    counts: BTreeMap<StatsPath, Arc<Counts>>,
+    warnings: Vec<RuleError>,
+}
+
+impl Draft<'_> {
+    /// The counts under `path`: those of an equally named rule of this set or of the one before.
+    fn counts(&mut self, path: &StatsPath) -> Arc<Counts> {
+        let before = self.previous.and_then(|previous| previous.counts.get(path));
+        let counts = || before.map_or_else(Arc::default, Arc::clone);
+        Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
+    }
+
+    fn finish(self) -> Rules {
+        let domain = |(name, children): (String, Children)| {
+            (name.as_bytes().into(), Domain { name: name.into(), children })
+        };
+        let domains = self.domains.into_iter().map(domain).collect();
+        Rules { domains, counts: self.counts, len: self.rules, warnings: self.warnings }
+    }
+}
+
+/// What a node inherits from the levels above it.
+#[derive(Clone, Copy)]
+struct Above<'a> {
+    path: &'a StatsPath,
+    /// Whether one of them has `value_to_metric`.
+    value_to_metric: bool,
+}
+
+struct FileCompiler<'c, 'p> {
+    file: &'c SourceFile,
+    draft: &'c mut Draft<'p>,
+    errors: Vec<RuleError>,
+}
+
+impl FileCompiler<'_, '_> {
+    fn error(&mut self, place: Place, message: String) {
+        self.errors.push(RuleError::new(&self.file.name, &self.file.text, place, message));
+    }
+
+    fn document(&mut self, document: Document, options: CompileOptions) {
+        let name = document.domain.value;
+        if name.is_empty() {
+            // Told already; its descriptors would be told of under no name.
+            return;
+        }
+        if self.draft.domains.contains_key(&name) && !options.merge_domains {
+            let message = format!(
+                "duplicate domain '{name}' in config file: write all its rules in one place, or set \
+                 MERGE_DOMAIN_CONFIG to join them"
+            );
+            self.error(document.domain.place, message);
+            return;
+        }
+        let mut children = self.draft.domains.remove(&name).unwrap_or_default();
+        let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
+        let above = Above { path: &path, value_to_metric: false };
+        for descriptor in document.descriptors {
+            self.descriptor(descriptor, &mut children, above);
+        }
+        self.draft.domains.insert(name, children);
+    }
+
+    fn descriptor(&mut self, descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
+        let place = descriptor.place;
+        self.draft.nodes = self.draft.nodes.saturating_add(1);
+        let mut node = node(&descriptor, self.draft.nodes);
+        let mut path = above.path.clone();
+        path.parts.push(node.composite().into());
+        if node.share_threshold && !matches!(node.pattern, Pattern::Glob(_)) {
+            let message = format!(
+                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'",
+                node.composite()
+            );
+            self.error(place, message);
+        }
+        let here = Above { path: &path, value_to_metric: above.value_to_metric || node.value_to_metric };
+        for below in descriptor.descriptors {
+            self.descriptor(below, &mut node.children, here);
+        }
+        if let Some(rate_limit) = descriptor.rate_limit {
+            self.check_replaces(&rate_limit);
+            // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
+            let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
+            node.rule = self.quota(&rate_limit, &path).map(|quota| Rule {
+                quota,
+                counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
+                name: rate_limit.name.map(Into::into),
+                replaces: rate_limit.replaces.into_iter().map(|name| name.value.into()).collect(),
+                shadow_mode: descriptor.shadow_mode,
+                quota_mode: descriptor.quota_mode,
+                metadata: descriptor.metadata,
+            });
+        }
+        self.draft.rules += usize::from(node.rule.is_some());
+        if !siblings.insert(node) {
+            self.error(place, format!("duplicate descriptor composite key '{path}'"));
+        }
+    }
+
+    fn quota(&mut self, rate_limit: &RateLimit, path: &StatsPath) -> Option<Quota> {
+        let named = rate_limit.unit.as_ref();
+        let unit = named.and_then(|unit| Unit::from_name(&unit.value));
+        match (rate_limit.unlimited, named, unit) {
+            (true, None, _) => Some(Quota::Unlimited),
+            (true, Some(named), _) => {
+                let place = named.place;
+                self.error(
+                    place,
+                    "should not specify rate limit unit when unlimited: leave it out".to_owned(),
+                );
+                None
+            }
+            (false, _, Some(unit)) => {
+                if rate_limit.requests_per_unit.is_none() {
+                    let message = format!(
+                        "'{path}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
+                         'requests_per_unit: 0' if that is what you want"
+                    );
+                    let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.place, message);
+                    self.draft.warnings.push(warning);
+                }
+                let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
+                Some(Quota::Limited(Limit { requests_per_unit, unit }))
+            }
+            (false, named, None) => {
+                let (place, name) =
+                    named.map_or((rate_limit.place, ""), |named| (named.place, named.value.as_str()));
+                let units = Unit::ALL.map(|unit| unit.name().to_lowercase()).join(", ");
+                self.error(place, format!("invalid rate limit unit '{name}': use one of {units}"));
+                None
+            }
+        }
+    }
+
+    fn check_replaces(&mut self, rate_limit: &RateLimit) {
+        for replaced in &rate_limit.replaces {
+            if rate_limit.name.as_ref() == Some(&replaced.value) {
+                let message =
+                    "replaces should not contain name of same descriptor: a rule cannot replace itself";
+                self.error(replaced.place, message.to_owned());
+            }
+        }
+    }
+}
+
+/// The level that `descriptor` writes, without its rule and the levels below.
+fn node(descriptor: &Descriptor, order: u32) -> Node {
+    let pattern = match &descriptor.value {
+        None => Pattern::Any,
+        Some(value) if value.contains('*') => Pattern::Glob(Glob::new(value)),
+        Some(value) => Pattern::Exact(value.as_str().into()),
+    };
+    Node {
+        key: descriptor.key.as_str().into(),
+        pattern,
+        share_threshold: descriptor.share_threshold,
+        value_to_metric: descriptor.value_to_metric,
+        detailed_metric: descriptor.detailed_metric,
+        rule: None,
+        order,
+        children: Children::default(),
+    }
 }

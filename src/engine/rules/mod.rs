@@ -1,18 +1,27 @@
-//! Rules: what was written ([`source`]), checked and compiled ([`compile`]) into an immutable tree
-//! ([`tree`]) that requests are matched against.
+//! Rules: read from YAML, checked, and compiled into an immutable tree that requests are matched
+//! against.
 
-pub mod compile;
-pub mod error;
-pub mod source;
-pub mod tree;
+mod compile;
+mod dump;
+mod error;
+mod glob;
+mod parse;
+mod source;
+mod tree;
+mod yaml;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Map, Value};
 
 pub use compile::{CompileOptions, compile};
-pub use error::{RuleError, RuleErrors};
+pub use error::{Place, RuleError, RuleErrors};
+pub use glob::Glob;
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
@@ -24,7 +33,11 @@ use crate::engine::tally::{Counts, StatsPath};
 pub struct Rules {
     domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
     /// The counts of every rule whose name is fixed at load, in the order of their paths.
-    counts: std::collections::BTreeMap<StatsPath, Arc<Counts>>,
+    counts: BTreeMap<StatsPath, Arc<Counts>>,
+    /// How many levels something applies at.
+    len: usize,
+    /// What loads, and is probably not meant.
+    pub warnings: Vec<RuleError>,
 }
 
 impl Rules {
@@ -36,6 +49,16 @@ impl Rules {
     /// Every domain, in no order.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         self.domains.values()
+    }
+
+    /// How many rules there are: levels at which something applies.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// The counts of every rule whose name is fixed at load, in the order of their paths.

@@ -1,4 +1,11 @@
-//! Rules as written.
+//! Rules as written: what a file says, before anything is checked but its form.
+//!
+//! The names are those of envoyproxy/ratelimit's YAML. `parse` fills these from YAML; whatever else
+//! rules may come from fills them too.
+
+use serde_json::{Map, Value};
+
+use super::error::Place;
 
 /// One rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -7,4 +14,47 @@ pub struct SourceFile {
     pub name: String,
     /// The YAML; one document or several.
     pub text: String,
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Placed<T> {
+    pub(super) value: T,
+    pub(super) place: Place,
+}
+
+/// One document: the rules of one domain, or a part of them.
+#[derive(Debug)]
+pub(super) struct Document {
+    pub(super) domain: Placed<String>,
+    pub(super) descriptors: Vec<Descriptor>,
+}
+
+/// One level of the rule tree.
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    pub(super) place: Place,
+    pub(super) key: String,
+    /// Not empty.
+    pub(super) value: Option<String>,
+    pub(super) rate_limit: Option<RateLimit>,
+    pub(super) descriptors: Vec<Self>,
+    pub(super) shadow_mode: bool,
+    pub(super) quota_mode: bool,
+    pub(super) detailed_metric: bool,
+    pub(super) value_to_metric: bool,
+    pub(super) share_threshold: bool,
+    pub(super) metadata: Option<Map<String, Value>>,
+}
+
+/// What applies at a level.
+#[derive(Debug)]
+pub(super) struct RateLimit {
+    pub(super) place: Place,
+    pub(super) unit: Option<Placed<String>>,
+    pub(super) requests_per_unit: Option<u32>,
+    pub(super) unlimited: bool,
+    /// Not empty.
+    pub(super) name: Option<String>,
+    pub(super) replaces: Vec<Placed<String>>,
 }

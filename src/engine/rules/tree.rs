@@ -2,10 +2,13 @@
 //!
 //! Lookup borrows from the request and allocates nothing for descriptors of up to eight entries.
 
+use std::borrow::Cow;
+
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Rule;
+use super::glob::Glob;
 use crate::engine::Entry;
 use crate::engine::tally::StatsPath;
 
@@ -19,47 +22,39 @@ pub struct Domain {
 }
 
 /// The nodes below a node, found by an entry in this order: its exact value, the first pattern in
-/// the file that matches, the bare key.
+/// the file that takes it, the bare key.
 #[derive(Debug, Default)]
-pub struct Children {
-    pub(super) by_key: Map<KeyChildren>,
-    /// Nodes whose *key* holds a `*`: their pattern is matched against `key_value`.
-    pub(super) key_patterns: Vec<Glob>,
+pub(super) struct Children {
+    by_key: Map<KeyChildren>,
+    /// Nodes whose *key* has a star: the pattern is held against `key_value`.
+    key_patterns: Vec<(Glob, Node)>,
 }
 
 /// The nodes for one key.
 #[derive(Debug, Default)]
-pub(super) struct KeyChildren {
-    pub(super) exact: Map<Node>,
-    pub(super) value_patterns: Vec<Glob>,
-    pub(super) bare: Option<Box<Node>>,
+struct KeyChildren {
+    exact: Map<Node>,
+    value_patterns: Vec<(Glob, Node)>,
+    bare: Option<Box<Node>>,
 }
 
-/// A pattern and the node it leads to.
-#[derive(Debug)]
-pub(super) struct Glob {
-    /// Where in the file it stands among the patterns of its level.
-    pub(super) order: u32,
-    /// The text between the `*`s, at least two pieces.
-    pub(super) pieces: Box<[Box<[u8]>]>,
-    pub(super) node: Node,
-}
-
-/// A level of a rule: a key, with or without a value.
+/// One level of a rule: a key, with or without a value.
 #[derive(Debug)]
 pub struct Node {
     /// The key as written.
     pub key: Box<str>,
     /// Which values it takes.
     pub pattern: Pattern,
-    /// Every value that matches the pattern counts as one.
+    /// Every value that the pattern takes counts as one.
     pub share_threshold: bool,
     /// The level appears in metrics with the request's value.
     pub value_to_metric: bool,
-    /// Every level above and including this one appears in metrics with the request's values.
+    /// For rules that end here: every level appears in metrics with the request's value.
     pub detailed_metric: bool,
     /// What applies to requests that end here.
     pub rule: Option<Rule>,
+    /// Where it stands among all nodes, in the order they were written.
+    pub(super) order: u32,
     pub(super) children: Children,
 }
 
@@ -70,8 +65,8 @@ pub enum Pattern {
     Any,
     /// This one.
     Exact(Box<str>),
-    /// Those that the text matches, each `*` in it standing for any bytes or none.
-    Glob(Box<str>),
+    /// Those that the pattern takes.
+    Glob(Glob),
 }
 
 /// The rule that applies to a descriptor, and the levels that led to it, one for each entry.
@@ -79,7 +74,7 @@ pub enum Pattern {
 pub struct Match<'r> {
     /// The rule.
     pub rule: &'r Rule,
-    /// The nodes, outermost first.
+    /// The nodes, outermost first; at least one.
     pub path: SmallVec<[&'r Node; 8]>,
 }
 
@@ -109,13 +104,76 @@ impl Children {
         if let Some(exact) = of_key.and_then(|key| key.exact.get(entry.value)) {
             return Some(exact);
         }
-        let by_value =
-            of_key.and_then(|key| key.value_patterns.iter().find(|glob| glob.takes(&[entry.value])));
-        let by_key = self.key_patterns.iter().find(|glob| glob.takes(&[entry.key, b"_", entry.value]));
+        let by_value = of_key.and_then(|key| first(&key.value_patterns, entry.value));
+        let by_key = if self.key_patterns.is_empty() { None } else { self.find_by_key_pattern(entry) };
         match (by_value, by_key) {
-            (Some(value), Some(key)) => Some(if value.order < key.order { &value.node } else { &key.node }),
-            (Some(glob), None) | (None, Some(glob)) => Some(&glob.node),
+            (Some(value), Some(key)) => Some(if value.order < key.order { value } else { key }),
+            (Some(node), None) | (None, Some(node)) => Some(node),
             (None, None) => of_key.and_then(|key| key.bare.as_deref()),
+        }
+    }
+
+    fn find_by_key_pattern(&self, entry: &Entry<'_>) -> Option<&Node> {
+        let mut composite = SmallVec::<[u8; 256]>::from_slice(entry.key);
+        composite.push(b'_');
+        composite.extend_from_slice(entry.value);
+        first(&self.key_patterns, &composite)
+    }
+
+    /// Puts `node` in its place, unless there is one already: says whether it did.
+    pub(super) fn insert(&mut self, node: Node) -> bool {
+        if node.key.contains('*') {
+            return push(&mut self.key_patterns, Glob::new(&node.composite()), node);
+        }
+        let of_key = self.by_key.entry(node.key.as_bytes().into()).or_default();
+        match &node.pattern {
+            Pattern::Any => {
+                let is_new = of_key.bare.is_none();
+                of_key.bare.get_or_insert(Box::new(node));
+                is_new
+            }
+            Pattern::Exact(value) => of_key.exact.try_insert(value.as_bytes().into(), node).is_ok(),
+            Pattern::Glob(glob) => push(&mut of_key.value_patterns, glob.clone(), node),
+        }
+    }
+
+    /// The nodes, in no order.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let of_keys = self.by_key.values().flat_map(|key| {
+            let patterns = key.value_patterns.iter().map(|(_, node)| node);
+            key.exact.values().chain(patterns).chain(key.bare.as_deref())
+        });
+        of_keys.chain(self.key_patterns.iter().map(|(_, node)| node))
+    }
+}
+
+fn first<'n>(patterns: &'n [(Glob, Node)], text: &[u8]) -> Option<&'n Node> {
+    patterns.iter().find(|(glob, _)| glob.takes(text)).map(|(_, node)| node)
+}
+
+fn push(patterns: &mut Vec<(Glob, Node)>, glob: Glob, node: Node) -> bool {
+    let is_new = patterns.iter().all(|(known, _)| *known != glob);
+    if is_new {
+        patterns.push((glob, node));
+    }
+    is_new
+}
+
+impl Node {
+    /// `key` or `key_value`, as written: the node's name in errors, dumps and metrics.
+    pub(super) fn composite(&self) -> Cow<'_, str> {
+        match &self.pattern {
+            Pattern::Any => Cow::Borrowed(&self.key),
+            Pattern::Exact(value) => Cow::Owned(format!("{}_{value}", self.key)),
+            Pattern::Glob(glob) => Cow::Owned(format!("{}_{}", self.key, glob.text())),
+        }
+    }
+
+    /// The pattern that the values count under in place of their own.
+    fn shared_pattern(&self) -> Option<&str> {
+        match &self.pattern {
+            Pattern::Glob(glob) if self.share_threshold => Some(glob.text()),
+            Pattern::Any | Pattern::Exact(_) | Pattern::Glob(_) => None,
         }
     }
 }
@@ -123,20 +181,18 @@ impl Children {
 impl Match<'_> {
     /// The pattern that the entry at `level` counts under in place of its own value.
     pub fn shared_pattern(&self, level: usize) -> Option<&str> {
-        match self.path.get(level)? {
-            Node { share_threshold: true, pattern: Pattern::Glob(pattern), .. } => Some(pattern),
-            _ => None,
-        }
+        self.path.get(level)?.shared_pattern()
     }
 
-    /// The name in metrics, for a rule that wants the request's values in it.
-    pub fn stats_path(&self, _domain: &str, _entries: &[Entry<'_>]) -> StatsPath {
-        unimplemented!()
-    }
-}
-
-impl Glob {
-    fn takes(&self, _text: &[&[u8]]) -> bool {
-        unimplemented!()
+    /// The name in metrics, for a rule that wants the request's values in it: at every level where
+    /// its last node has `detailed_metric`, else at those with `value_to_metric`. A shared pattern
+    /// stays a pattern.
+    pub fn stats_path(&self, domain: &str, entries: &[Entry<'_>]) -> StatsPath {
+        let detailed = self.path.last().is_some_and(|leaf| leaf.detailed_metric);
+        let part = |(node, entry): (&&Node, &Entry<'_>)| {
+            let as_asked = (detailed || node.value_to_metric) && node.shared_pattern().is_none();
+            if as_asked { StatsPath::value_part(entry) } else { node.composite().into() }
+        };
+        StatsPath { domain: domain.into(), parts: self.path.iter().zip(entries).map(part).collect() }
     }
 }

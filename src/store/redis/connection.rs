@@ -2,16 +2,23 @@
 //! command.
 //!
 //! Every command goes through [`Connection::exec`], and each carries its options: a deadline, to fail
-//! at once while the server is away, and not to be sent again once it was written. fred ignores options
-//! on some of its typed commands (`evalsha` and all of its Lua interface), which therefore are not used.
+//! at once while the server is away, and not to be sent again once it was written. fred 10.1 needs care:
+//!
+//! - It ignores options on some of its typed commands (`evalsha` and all of its Lua interface), which
+//!   therefore are not used.
+//! - It flushes when it believes that no command waits, and a command that it turned away because its
+//!   queue was full counts as waiting for ever after: from then on it would flush every 200 commands
+//!   only. So its queue has no bound, and [`Connection::commands`] keeps one.
+//! - A client that gave up has lost count in the same way. It is replaced, not started again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface};
+use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface, MetricsInterface};
 use fred::types::config::{
     Config, ConnectionConfig, Options, PerformanceConfig, ReconnectError, ReconnectPolicy, Server,
     ServerConfig, TcpConfig,
@@ -42,13 +49,17 @@ const RECONNECT_JITTER_MS: u32 = 10;
 /// many times in a second. The log tells of it once in this time.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A client whose every command carries its options.
+type Commands = WithOptions<Client>;
+
 /// A connection that is up, or on its way.
 #[derive(Debug)]
 pub(super) struct Connection {
-    commands: WithOptions<Client>,
+    /// Those of the client in use.
+    commands: Arc<ArcSwap<Commands>>,
     call_timeout: Duration,
     /// For people: where the server listens.
-    server: Arc<str>,
+    server: String,
     link: watch::Receiver<Link>,
     _supervisor: AbortOnDropHandle<()>,
 }
@@ -86,14 +97,13 @@ impl Script {
 impl Connection {
     /// Begins to connect, and returns at once. Belongs to the runtime it is called in.
     pub(super) fn connect(settings: &RedisSettings) -> Self {
-        let client = new_client(settings);
+        let commands = Arc::new(ArcSwap::from_pointee(new_client(settings)));
         let (link_sender, link) = watch::channel(Link::Connecting);
-        let server: Arc<str> = settings.endpoint.to_string().into();
-        let supervisor = supervise(client.clone(), link_sender, server.clone());
+        let supervisor = supervise(settings.clone(), commands.clone(), link_sender);
         Self {
-            commands: client.with_options(&options(settings.call_timeout)),
+            commands,
             call_timeout: settings.call_timeout,
-            server,
+            server: settings.endpoint.to_string(),
             link,
             _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
         }
@@ -118,27 +128,27 @@ impl Connection {
 
     /// Whether the connection is up.
     pub(super) fn is_up(&self) -> bool {
-        self.commands.is_connected()
+        self.commands.load().is_connected()
     }
 
     /// `INCRBY key hits`: the counter afterwards.
     pub(super) async fn incr_by(&self, key: Bytes, hits: u32) -> Result<i64, StoreError> {
-        self.exec(self.commands.incr_by(key, i64::from(hits))).await
+        self.exec(self.commands()?.incr_by(key, i64::from(hits))).await
     }
 
     /// `GET key`: the counter, where there is one.
     pub(super) async fn get(&self, key: Bytes) -> Result<Option<i64>, StoreError> {
-        self.exec(self.commands.get(key)).await
+        self.exec(self.commands()?.get(key)).await
     }
 
     /// `EXPIRE key secs`: whether there was such a key.
     pub(super) async fn expire(&self, key: Bytes, secs: i64) -> Result<bool, StoreError> {
-        self.exec(self.commands.expire(key, secs, None)).await
+        self.exec(self.commands()?.expire(key, secs, None)).await
     }
 
     /// Runs `script` on `key` with one argument, and sends its text along; the number it returns.
     pub(super) async fn eval(&self, script: &Script, key: Bytes, argument: u32) -> Result<i64, StoreError> {
-        self.exec(run(&self.commands, script.by_text(key, argument))).await
+        self.exec(run(&*self.commands()?, script.by_text(key, argument))).await
     }
 
     /// Runs `script` by its name. A server that does not know it (a fresh one, most of all) is sent the
@@ -151,14 +161,23 @@ impl Connection {
         argument: u32,
     ) -> Result<i64, StoreError> {
         let deadline = Instant::now() + self.call_timeout;
-        match self.exec(run(&self.commands, script.by_name(key.clone(), argument))).await {
+        match self.exec(run(&*self.commands()?, script.by_name(key.clone(), argument))).await {
             Err(StoreError::Refused(cause)) if cause.starts_with("NOSCRIPT") => {
                 let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-                let commands = self.commands.with_options(&options(left));
+                let commands = self.commands()?.with_options(&options(left));
                 self.exec(run(&commands, script.by_text(key, argument))).await
             }
             answer => answer,
         }
+    }
+
+    /// The client to send a command with, unless too many commands wait to be written.
+    fn commands(&self) -> Result<Arc<Commands>, StoreError> {
+        let commands = self.commands.load_full();
+        if commands.command_queue_len() < MAX_WAITING_COMMANDS {
+            return Ok(commands);
+        }
+        Err(StoreError::Unreachable(format!("{}: too many commands wait for it", self.server)))
     }
 
     async fn exec<T>(&self, command: impl Future<Output = FredResult<T>>) -> Result<T, StoreError> {
@@ -174,9 +193,6 @@ impl Connection {
         match error.kind() {
             // Turned away before it was written: the connection is down.
             ErrorKind::Canceled => self.unreachable(),
-            ErrorKind::Backpressure => {
-                StoreError::Unreachable(format!("{}: too many commands wait for it", self.server))
-            }
             ErrorKind::Parse | ErrorKind::NotFound => {
                 StoreError::Refused("the counter holds no whole number".to_owned())
             }
@@ -218,7 +234,7 @@ fn options(timeout: Duration) -> Options {
     Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(3), ..Options::default() }
 }
 
-fn new_client(settings: &RedisSettings) -> Client {
+fn new_client(settings: &RedisSettings) -> Commands {
     let server = match &settings.endpoint {
         Endpoint::Tcp { host, port } => {
             // The resolver is handed `host:port`.
@@ -242,7 +258,6 @@ fn new_client(settings: &RedisSettings) -> Client {
     let connection = ConnectionConfig {
         connection_timeout: settings.connect_timeout,
         internal_command_timeout: GREETING_TIMEOUT,
-        max_command_buffer_len: MAX_WAITING_COMMANDS,
         // A server that stays a replica, or is asked for a password it did not want before, is found
         // anew: its name may lead to another by now.
         reconnect_on_auth_error: true,
@@ -252,22 +267,25 @@ fn new_client(settings: &RedisSettings) -> Client {
     };
     let mut policy = ReconnectPolicy::new_exponential(0, MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS, 2);
     policy.set_jitter(RECONNECT_JITTER_MS);
-    Client::new(config, Some(performance), Some(connection), Some(policy))
+    let client = Client::new(config, Some(performance), Some(connection), Some(policy));
+    client.with_options(&options(settings.call_timeout))
 }
 
-/// Keeps the connection up and tells how it is. Never ends.
-async fn supervise(client: Client, link: watch::Sender<Link>, server: Arc<str>) {
-    tokio::join!(log_changes(link.subscribe(), &server), async {
+/// Keeps a client connected and tells how it is. Never ends.
+async fn supervise(settings: RedisSettings, commands: Arc<ArcSwap<Commands>>, link: watch::Sender<Link>) {
+    let drive_for_ever = async {
         loop {
-            let cause = drive(&client, &link).await;
+            let cause = drive(&commands.load_full(), &link).await;
             set(&link, Link::Down(cause));
             time::sleep(Duration::from_millis(MAX_RECONNECT_DELAY_MS.into())).await;
+            commands.store(Arc::new(new_client(&settings)));
         }
-    });
+    };
+    tokio::join!(drive_for_ever, log_changes(link.subscribe(), &settings.endpoint));
 }
 
-/// Drives the client until it gives up, which its policy does not ask for and some errors make it do
-/// all the same. Returns why.
+/// Drives a client until it gives up, which its policy does not ask for and some errors make it do all
+/// the same. Returns why.
 async fn drive(client: &Client, link: &watch::Sender<Link>) -> Arc<str> {
     let (mut errors, mut reconnects) = (client.error_rx(), client.reconnect_rx());
     let mut driver = AbortOnDropHandle::new(client.connect());
@@ -301,7 +319,7 @@ fn set(link: &watch::Sender<Link>, to: Link) {
     });
 }
 
-async fn log_changes(mut link: watch::Receiver<Link>, server: &str) {
+async fn log_changes(mut link: watch::Receiver<Link>, server: &Endpoint) {
     let mut logged = Link::Connecting;
     while link.changed().await.is_ok() {
         let now = link.borrow_and_update().clone();
@@ -310,8 +328,8 @@ async fn log_changes(mut link: watch::Receiver<Link>, server: &str) {
         }
         match &now {
             Link::Connecting => {}
-            Link::Up => tracing::info!(server, "connected to Redis"),
-            Link::Down(cause) => tracing::warn!(server, %cause, "Redis cannot be reached"),
+            Link::Up => tracing::info!(%server, "connected to Redis"),
+            Link::Down(cause) => tracing::warn!(%server, %cause, "Redis cannot be reached"),
         }
         logged = now;
         time::sleep(MIN_LOG_INTERVAL).await;
@@ -320,7 +338,42 @@ async fn log_changes(mut link: watch::Receiver<Link>, server: &str) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Ending the client by hand stands for the errors that make it end by itself.
+    #[tokio::test]
+    async fn a_client_that_gave_up_is_started_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let settings = RedisSettings {
+            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port },
+            username: None,
+            password: None,
+            database: None,
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(5),
+            expiration_jitter_max_secs: 0,
+        };
+        let connection = Connection::connect(&settings);
+        for _ in 0..2 {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let agree_to_everything = async {
+                let mut command = [0; 1024];
+                while client.read(&mut command).await.is_ok_and(|len| len > 0) {
+                    client.write_all(b"+OK\r\n").await.unwrap();
+                }
+            };
+            let end = async {
+                connection.ready(Duration::ZERO).await.unwrap();
+                Client::quit(&connection.commands.load()).await.unwrap();
+            };
+            tokio::join!(agree_to_everything, end);
+            assert!(!connection.is_up());
+        }
+    }
 
     #[test]
     fn what_redis_says_is_told_from_what_went_wrong_on_the_way() {

@@ -95,7 +95,7 @@ impl Metrics {
     }
 
     fn own_families(&self) -> Vec<Family> {
-        let rules = self.rules.load().as_ref().map_or(0, |rules| rules.counts().count() as u64);
+        let rules = self.rules.load().as_ref().map_or(0, |rules| rules.len() as u64);
         let store_error = |(kind, value): (&str, u64)| Point {
             labels: vec![("kind", kind.to_owned())],
             flat: format!("tollgate.store_errors.{kind}"),

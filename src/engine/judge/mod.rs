@@ -186,3 +186,6 @@ fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tal
         Tally { over_limit: after - quota, near_limit: quota.saturating_sub(near.max(before)), ..tally }
     }
 }
+
+#[cfg(test)]
+mod tests;

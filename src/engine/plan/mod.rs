@@ -119,3 +119,6 @@ fn rule_stats<'r>(domain: &Domain, matched: &Match<'r>, entries: &[Entry<'_>]) -
         None => StatsRef::Named(Box::new(matched.stats_path(domain.name(), entries))),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+use super::*;
+use crate::engine::rules::{CompileOptions, SourceFile, compile};
+use crate::engine::{KeyFormat, Unit};
+
+fn rules(text: &str) -> Rules {
+    let file = SourceFile { name: "test.yaml".into(), text: text.into() };
+    compile(&[file], CompileOptions::default(), None).expect("the rules of these tests are right")
+}
+
+/// `k=v,k2=v2`
+fn descriptor(text: &str) -> Descriptor<'_> {
+    let pairs = text.split(',').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let entries = pairs.map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() }).collect();
+    Descriptor { entries, hits: Hits::Add(1), limit_override: None }
+}
+
+fn with_override<'a>(text: &'a str, requests_per_unit: u32, unit: Unit) -> Descriptor<'a> {
+    Descriptor { limit_override: Some(Limit { requests_per_unit, unit }), ..descriptor(text) }
+}
+
+fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {
+    Request { domain: domain.as_bytes(), descriptors: descriptors.iter().cloned().collect() }
+}
+
+/// What each item comes down to: `-`, `unlimited`, or the rule's name and its counter's key.
+fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
+    let keys = KeyWriter::new(KeyFormat::Envoyproxy, "");
+    let name = |rule: Option<&Rule>| {
+        rule.map_or("override", |rule| rule.name.as_deref().unwrap_or("unnamed")).to_owned()
+    };
+    plan(rules, request, &keys)
+        .items
+        .iter()
+        .map(|item| match item {
+            Item::NoLimit => "-".to_owned(),
+            Item::Unlimited(_) => "unlimited".to_owned(),
+            Item::Limited(limited) => {
+                format!("{} {}", name(limited.rule), String::from_utf8_lossy(&limited.key))
+            }
+        })
+        .collect()
+}
+
+fn check(rules: &Rules, descriptors: &[&str], expected: &[&str]) {
+    let descriptors: Vec<_> = descriptors.iter().map(|text| descriptor(text)).collect();
+    assert_eq!(planned(rules, &request("d", &descriptors)), expected, "{descriptors:?}");
+}
+
+const REPLACING: &str = "
+domain: d
+descriptors:
+  - {key: banned, rate_limit: {name: banned, unit: minute, requests_per_unit: 0}}
+  - {key: slow, rate_limit: {name: slow, unit: minute, requests_per_unit: 1}}
+  - {key: unnamed, rate_limit: {unit: minute, requests_per_unit: 1}}
+  - key: special
+    rate_limit: {name: special, unit: minute, requests_per_unit: 2, replaces: [{name: banned}, {name: nobody}]}
+  - key: both
+    rate_limit: {unit: minute, requests_per_unit: 4, replaces: [{name: banned}, {name: slow}]}
+  - {key: free, rate_limit: {name: free, unlimited: true, replaces: [{name: slow}]}}
+  - {key: greedy, rate_limit: {unit: minute, requests_per_unit: 9, replaces: [{name: free}]}}
+";
+
+#[test]
+fn item_36_a_matched_rule_replaces_the_rules_it_names() {
+    let rules = rules(REPLACING);
+    check(&rules, &["banned=x"], &["banned d_banned_x_"]);
+    check(&rules, &["banned=x", "special=y"], &["-", "special d_special_y_"]);
+    check(&rules, &["special=y", "banned=x"], &["special d_special_y_", "-"]);
+    check(&rules, &["banned=x", "slow=z", "both=y"], &["-", "-", "unnamed d_both_y_"]);
+    check(&rules, &["slow=z", "special=y"], &["slow d_slow_z_", "special d_special_y_"]);
+    check(&rules, &["unnamed=u", "both=y"], &["unnamed d_unnamed_u_", "unnamed d_both_y_"]);
+    // A replacing rule that is not matched has no say.
+    check(&rules, &["banned=x", "special=y,deeper=z"], &["banned d_banned_x_", "-"]);
+}
+
+#[test]
+fn item_35_an_unlimited_rule_replaces_and_is_never_replaced() {
+    let rules = rules(REPLACING);
+    check(&rules, &["slow=z", "free=f"], &["-", "unlimited"]);
+    check(&rules, &["free=f", "greedy=g"], &["unlimited", "unnamed d_greedy_g_"]);
+}
+
+#[test]
+fn item_14_a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
+    let rules = rules(REPLACING);
+    let brought = with_override("banned=x", 42, Unit::Hour);
+    let brought_unmatched = with_override("nothing=here,at=all", 10, Unit::Day);
+    let request = request("d", &[brought, brought_unmatched, descriptor("both=y")]);
+    let expected = ["override d_banned_x_", "override d_nothing_here_at_all_", "unnamed d_both_y_"];
+    assert_eq!(planned(&rules, &request), expected);
+}
+
+#[test]
+fn items_8_and_14_an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
+    let rules = rules(REPLACING);
+    let request = request("elsewhere", &[descriptor("banned=x"), with_override("a=b", 1, Unit::Day)]);
+    let plan = plan(&rules, &request, &KeyWriter::default());
+    assert!(!plan.domain_known);
+    assert_eq!(planned(&rules, &request), ["-", "-"]);
+}
+
+#[test]
+fn item_14_brought_limits_are_counted_under_the_descriptors_own_values() {
+    let rules = rules(REPLACING);
+    let stats_of = |text: &str, count, unit| {
+        let request = request("d", &[with_override(text, count, unit)]);
+        let plan = plan(&rules, &request, &KeyWriter::default());
+        match &plan.items[0] {
+            Item::Limited(Limited { stats: StatsRef::Named(path), .. }) => path.to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(stats_of("key1=value1,subkey1=something", 10, Unit::Day), "d.key1_value1.subkey1_something");
+    assert_eq!(stats_of("key1=value1,subkey1=something", 42, Unit::Hour), "d.key1_value1.subkey1_something");
+    assert_eq!(stats_of("key1=value1,subkey1=other", 42, Unit::Hour), "d.key1_value1.subkey1_other");
+}
+
+#[test]
+fn item_22_values_that_share_a_threshold_count_under_their_pattern() {
+    let rules = rules(
+        "
+domain: d
+descriptors:
+  - {key: files, value: files/*, share_threshold: true, rate_limit: {unit: minute, requests_per_unit: 1}}
+  - key: parent
+    descriptors:
+      - {key: files, value: nested/*, share_threshold: true, rate_limit: {unit: minute, requests_per_unit: 1}}
+  - key: files
+    value: top/*
+    share_threshold: true
+    descriptors:
+      - {key: files, value: nested/*, share_threshold: true, rate_limit: {unit: minute, requests_per_unit: 1}}
+      - {key: own, value: each*, rate_limit: {unit: minute, requests_per_unit: 1}}
+",
+    );
+    check(&rules, &["files=files/a", "files=files/b"], &["unnamed d_files_files/*_"; 2]);
+    check(&rules, &["parent=value1,files=nested/b"], &["unnamed d_parent_value1_files_nested/*_"]);
+    check(&rules, &["files=top/x,files=nested/y"], &["unnamed d_files_top/*_files_nested/*_"]);
+    check(&rules, &["files=top/x,own=each1"], &["unnamed d_files_top/*_own_each1_"]);
+}
+
+#[test]
+fn a_value_that_reads_like_a_shared_pattern_does_not_share_its_native_key() {
+    let shared = rules(
+        "
+domain: d
+descriptors:
+  - {key: files, value: files/*, share_threshold: true, rate_limit: {unit: minute, requests_per_unit: 1}}
+",
+    );
+    let own = rules(
+        "
+domain: d
+descriptors:
+  - {key: files, rate_limit: {unit: minute, requests_per_unit: 1}}
+",
+    );
+    let request = request("d", &[descriptor("files=files/*")]);
+    let key =
+        |rules: &Rules| plan(rules, &request, &KeyWriter::default()).limited().next().map(|l| l.key.clone());
+    assert_ne!(key(&shared), key(&own));
+}

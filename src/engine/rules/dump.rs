@@ -1,0 +1,84 @@
+//! Rules in force, for people and for programs to read.
+
+use serde_json::{Value, json};
+
+use super::tree::{Children, Node};
+use super::{Quota, Rule, Rules};
+
+/// A rule and where it stands.
+struct Listed<'r> {
+    domain: &'r str,
+    /// Its name in full: `domain.key_value.key`.
+    path: String,
+    node: &'r Node,
+    rule: &'r Rule,
+}
+
+impl Rules {
+    /// A line for each rule, as envoyproxy/ratelimit writes them, in the order of the files.
+    pub fn dump_text(&self) -> String {
+        self.listed().iter().map(Listed::line).collect()
+    }
+
+    /// The rules with all their fields, in the order of the files.
+    pub fn dump_json(&self) -> Value {
+        json!({ "rules": self.listed().iter().map(Listed::json).collect::<Vec<_>>() })
+    }
+
+    fn listed(&self) -> Vec<Listed<'_>> {
+        let mut listed = Vec::new();
+        for domain in self.domains() {
+            list(domain.name(), domain.name(), &domain.children, &mut listed);
+        }
+        listed.sort_by_key(|listed| listed.node.order);
+        listed
+    }
+}
+
+fn list<'r>(domain: &'r str, above: &str, children: &'r Children, listed: &mut Vec<Listed<'r>>) {
+    for node in children.nodes() {
+        let path = format!("{above}.{}", node.composite());
+        list(domain, &path, &node.children, listed);
+        if let Some(rule) = &node.rule {
+            listed.push(Listed { domain, path, node, rule });
+        }
+    }
+}
+
+impl Listed<'_> {
+    fn line(&self) -> String {
+        let (unit, count) = match self.rule.quota {
+            Quota::Unlimited => ("UNKNOWN", 0),
+            Quota::Limited(limit) => (limit.unit.name(), limit.requests_per_unit),
+        };
+        let Rule { shadow_mode, quota_mode, .. } = self.rule;
+        format!(
+            "{}: unit={unit} requests_per_unit={count}, shadow_mode: {shadow_mode}, quota_mode: {quota_mode}\n",
+            self.path
+        )
+    }
+
+    fn json(&self) -> Value {
+        let Rule { quota, name, replaces, shadow_mode, quota_mode, metadata, .. } = self.rule;
+        let mut rule = json!({
+            "domain": self.domain,
+            "path": self.path,
+            "name": name,
+            "replaces": replaces,
+            "shadow_mode": shadow_mode,
+            "quota_mode": quota_mode,
+            "detailed_metric": self.node.detailed_metric,
+            "value_to_metric": self.node.value_to_metric,
+            "share_threshold": self.node.share_threshold,
+            "metadata": metadata,
+        });
+        let quota = match quota {
+            Quota::Unlimited => json!({ "unlimited": true }),
+            Quota::Limited(limit) => {
+                json!({ "requests_per_unit": limit.requests_per_unit, "unit": limit.unit.name() })
+            }
+        };
+        rule["rate_limit"] = quota;
+        rule
+    }
+}

@@ -1,0 +1,86 @@
+//! Patterns with `*`, each standing for any bytes or none. Linear in the text: the pieces between the
+//! stars are looked for once, from left to right, and that is enough where a star takes anything.
+
+use memchr::memmem;
+
+/// A pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glob {
+    text: Box<str>,
+}
+
+impl Glob {
+    /// The pattern that `text` is. Without a star it takes nothing but itself.
+    pub fn new(text: &str) -> Self {
+        Self { text: text.into() }
+    }
+
+    /// As written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the whole of `text` is as the pattern says.
+    pub fn takes(&self, text: &[u8]) -> bool {
+        let Some((head, rest)) = self.text.split_once('*') else { return text == self.text.as_bytes() };
+        let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
+        let Some(text) = text.strip_prefix(head.as_bytes()) else { return false };
+        let Some(mut text) = text.strip_suffix(tail.as_bytes()) else { return false };
+        middle.split('*').all(|piece| match memmem::find(text, piece.as_bytes()) {
+            Some(at) => {
+                text = &text[at + piece.len()..];
+                true
+            }
+            None => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn takes(pattern: &str, text: &str) -> bool {
+        Glob::new(pattern).takes(text.as_bytes())
+    }
+
+    #[test]
+    fn item_11_a_star_stands_for_anything_or_nothing() {
+        for (pattern, taken, refused) in [
+            ("foo*", &["foo", "foo1", "foo2"][..], &["bar", "fo", "xfoo"][..]),
+            ("bar*b", &["barab", "bar123b", "barb"], &["bara", "xbarb", "bar"]),
+            ("foo*bar*baz", &["foobarbaz", "foo123bar456baz"], &["foo123baz", "bar456baz", "foobaz"]),
+            ("*", &["", "x"], &[]),
+            ("*.php", &[".php", "a.php"], &["a.php5", "php"]),
+            ("a**b", &["ab", "axb"], &["a", "b"]),
+            ("aba*aba", &["abaaba"], &["aba", "ababa"]),
+        ] {
+            taken.iter().for_each(|text| assert!(takes(pattern, text), "{pattern} takes {text}"));
+            refused.iter().for_each(|text| assert!(!takes(pattern, text), "{pattern} refuses {text}"));
+        }
+        assert!(takes("foo", "foo") && !takes("foo", "foo1"), "a text without a star takes itself");
+    }
+
+    /// The definition, spelt out: a star takes nothing, or a byte and goes on.
+    fn naive(pattern: &[u8], text: &[u8]) -> bool {
+        match (pattern.split_first(), text.split_first()) {
+            (None, None) => true,
+            (Some((b'*', rest)), _) => {
+                naive(rest, text) || text.split_first().is_some_and(|(_, later)| naive(pattern, later))
+            }
+            (Some((p, pattern)), Some((t, text))) => p == t && naive(pattern, text),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn it_takes_what_the_definition_takes(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
+            prop_assert_eq!(takes(&pattern, &text), naive(pattern.as_bytes(), text.as_bytes()));
+        }
+    }
+}

@@ -1,0 +1,393 @@
+use serde_json::json;
+
+use super::lookup::BASIC;
+use super::{entries, file, load, try_load};
+use crate::engine::rules::{CompileOptions, Quota, compile};
+
+/// The mistakes in `text`: `line:column message`.
+fn mistakes(text: &str) -> Vec<String> {
+    let errors = try_load(text).err().unwrap_or_default().0;
+    errors
+        .iter()
+        .map(|error| format!("{}:{} {}", error.place.line, error.place.column, error.message))
+        .collect()
+}
+
+/// The one mistake in `text` begins so.
+fn check(text: &str, expected: &str) {
+    let mistakes = mistakes(text);
+    assert!(
+        mistakes.len() == 1 && mistakes[0].starts_with(expected),
+        "{text}\n{mistakes:#?}\nnot {expected}"
+    );
+}
+
+/// A file whose one descriptor has these fields besides its key.
+fn with_fields(fields: &str) -> String {
+    format!("domain: d\ndescriptors:\n  - key: k\n{fields}")
+}
+
+/// A file whose one rate limit has these fields.
+fn with_limit(fields: &str) -> String {
+    with_fields(&format!("    rate_limit: {{{fields}}}\n"))
+}
+
+#[test]
+fn item_01_domains_and_keys_are_there_and_there_once() {
+    check("descriptors: []", "1:1 config file cannot have empty domain");
+    check("domain: ''", "1:9 config file cannot have empty domain");
+    check("", "0:0 config file cannot have empty domain");
+    check("# nothing\n", "0:0 config file cannot have empty domain");
+    check("domain: d\ndescriptors:\n  - value: v", "3:5 descriptor has empty key");
+    check("domain: d\ndescriptors:\n  - key: ''", "3:5 descriptor has empty key");
+    let twice =
+        "domain: test-domain\ndescriptors:\n  - {key: key1, value: value1}\n  - {key: key1, value: value1}";
+    check(twice, "4:5 duplicate descriptor composite key 'test-domain.key1_value1'");
+    let nested = "domain: d\ndescriptors:\n  - key: a\n    descriptors:\n      - key: b\n      - key: b";
+    check(nested, "6:9 duplicate descriptor composite key 'd.a.b'");
+    let patterns = "domain: d\ndescriptors:\n  - {key: a, value: b*}\n  - {key: a, value: b*}";
+    check(patterns, "4:5 duplicate descriptor composite key 'd.a_b*'");
+}
+
+#[test]
+fn item_01_a_domain_stands_in_one_file_unless_domains_are_joined() {
+    let files = [file("one.yaml", "domain: test-domain"), file("two.yaml", "domain: test-domain")];
+    let errors = compile(&files, CompileOptions::default(), None).expect_err("it is there twice");
+    assert_eq!(errors.0.len(), 1);
+    assert_eq!(errors.0[0].file, "two.yaml");
+    assert!(errors.0[0].message.starts_with("duplicate domain 'test-domain' in config file"), "{errors}");
+    check("domain: d\n---\ndomain: d\n", "3:9 duplicate domain 'd' in config file");
+}
+
+#[test]
+fn item_02_units_and_replaces_make_sense() {
+    check(
+        &with_limit("unit: foo, requests_per_unit: 1"),
+        "4:24 invalid rate limit unit 'foo': use one of second",
+    );
+    check(&with_limit("requests_per_unit: 1"), "4:17 invalid rate limit unit ''");
+    check(
+        &with_limit("unlimited: true, unit: day"),
+        "4:41 should not specify rate limit unit when unlimited",
+    );
+    let own = with_limit("name: a, unit: day, requests_per_unit: 1, replaces: [{name: b}, {name: a}]");
+    check(&own, "4:89 replaces should not contain name of same descriptor");
+    let empty = with_limit("name: a, unit: day, requests_per_unit: 1, replaces: [{name: ''}]");
+    check(&empty, "4:70 should not have an empty replaces entry");
+    check(
+        &with_limit("unit: day, requests_per_unit: 1, replaces: [{}]"),
+        "4:61 should not have an empty replaces entry",
+    );
+}
+
+#[test]
+fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
+    let expect = |text: &str, mistake: &str| check(text, mistake);
+    expect(
+        &with_fields("    ratelimit: {}\n"),
+        "4:5 config error, unknown key 'ratelimit': did you mean 'rate_limit'?",
+    );
+    expect(
+        &with_limit("unit: day, requestsperunit: 1, requests_per_unit: 1"),
+        "4:29 config error, unknown key 'requestsperunit': did you mean 'requests_per_unit'?",
+    );
+    expect(
+        &with_limit("unlimied: true, unit: day, requests_per_unit: 1"),
+        "4:18 config error, unknown key 'unlimied': did you mean 'unlimited'?",
+    );
+    expect(
+        "domain: d\nzebra: 1",
+        "2:1 config error, unknown key 'zebra': known here are domain, descriptors",
+    );
+    expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
+    expect(
+        "domain: d\ndescriptors:\n  - a\n",
+        "3:5 config error, yaml file contains list of type other than map: a",
+    );
+    expect(
+        "domain: d\ndescriptors: {key: a}\n",
+        "2:14 error checking config: 'descriptors' must be a list, not a map",
+    );
+    expect("- domain: d\n", "1:1 config error, a rule file must be a map, not a list");
+}
+
+#[test]
+fn fields_in_the_wrong_place_are_told_where_they_belong() {
+    check(
+        &with_limit("unit: day, requests_per_unit: 1, shadow_mode: true"),
+        "4:51 config error, 'shadow_mode' does not belong here: it stands in a descriptor",
+    );
+    check(
+        &with_fields("    unit: day\n"),
+        "4:5 config error, 'unit' does not belong here: it stands inside 'rate_limit'",
+    );
+    check("domain: d\nkey: a\n", "2:1 config error, 'key' does not belong here: it stands in a descriptor");
+}
+
+#[test]
+fn item_03_yaml_that_is_none_is_told_where_it_breaks_off() {
+    let found = mistakes("domain: d\ndescriptors: [\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains(" error loading config file: ") && !found[0].starts_with("0:"), "{found:?}");
+    let twice = mistakes("domain: d\ndomain: e\n");
+    assert!(twice.len() == 1 && twice[0].starts_with("2:1 "), "{twice:?}");
+}
+
+#[test]
+fn item_04_values_have_the_kind_their_field_takes() {
+    check(
+        &with_fields("    value: v\n    share_threshold: true\n"),
+        "3:5 share_threshold can only be used with wildcard values (containing '*'), but found key 'k_v'",
+    );
+    for (count, found) in [
+        ("-1", "'-1'"),
+        ("1.5", "'1.5'"),
+        ("4294967296", "'4294967296'"),
+        ("many", "'many'"),
+        ("[1]", "a list"),
+    ] {
+        let text = with_limit(&format!("requests_per_unit: {count}, unit: day"));
+        check(
+            &text,
+            &format!(
+                "4:37 error checking config: 'requests_per_unit' must be a whole number from 0 to 4294967295, not {found}"
+            ),
+        );
+    }
+    check(
+        &with_fields("    shadow_mode: maybe\n"),
+        "4:18 error checking config: 'shadow_mode' must be true or false, not 'maybe'",
+    );
+    check(&with_fields("    value: [a]\n"), "4:12 error checking config: 'value' must be text, not a list");
+    check(
+        &with_fields("    rate_limit: 5/minute\n"),
+        "4:17 config error, yaml file contains list of type other than map: 5/minute",
+    );
+    check(
+        &with_fields("    metadata: text\n"),
+        "4:15 error checking config: 'metadata' must be a map, not 'text'",
+    );
+}
+
+#[test]
+fn item_04_numbers_and_truths_are_texts_as_they_are_written() {
+    for (written, value) in [
+        ("404", "404"),
+        ("007", "007"),
+        ("true", "true"),
+        ("True", "True"),
+        ("1.50", "1.50"),
+        ("1_000", "1_000"),
+        ("0x1F", "0x1F"),
+        ("1e3", "1e3"),
+        ("-0", "-0"),
+        ("'12'", "12"),
+        ("\"a\\tb\"", "a\tb"),
+        ("&anchor 12", "12"),
+        ("2024-01-01", "2024-01-01"),
+        ("10.0.0.1", "10.0.0.1"),
+    ] {
+        let rules = load(&with_fields(&format!(
+            "    value: {written}   # said so\n    rate_limit: {{unit: day, requests_per_unit: 1}}\n"
+        )));
+        let domain = rules.domain(b"d").expect("the domain is known");
+        let found = domain.find(&entries(&format!("k={value}")));
+        assert!(found.is_some(), "value: {written}\n{}", rules.dump_text());
+    }
+}
+
+#[test]
+fn item_04_metadata_may_hold_anything() {
+    let rules = load(&with_fields(
+        "    metadata: {a: 1, b: {c: [x, 2.5, null, true]}, 7: seven}\n    rate_limit: {unit: day, requests_per_unit: 1}\n",
+    ));
+    let found =
+        rules.domain(b"d").expect("the domain is known").find(&entries("k=v")).expect("the rule applies");
+    let expected = json!({"a": 1, "b": {"c": ["x", 2.5, null, true]}, "7": "seven"});
+    assert_eq!(found.rule.metadata.clone().map(serde_json::Value::Object), Some(expected));
+}
+
+#[test]
+fn item_05_units_are_named_in_any_case_and_have_their_lengths() {
+    for (name, secs) in [
+        ("second", 1),
+        ("MINUTE", 60),
+        ("Hour", 3_600),
+        ("dAy", 86_400),
+        ("week", 604_800),
+        ("month", 2_592_000),
+        ("year", 31_536_000),
+    ] {
+        let rules = load(&with_limit(&format!("unit: {name}, requests_per_unit: 1")));
+        let found =
+            rules.domain(b"d").and_then(|domain| domain.find(&entries("k=v")).map(|found| found.rule.quota));
+        let Some(Quota::Limited(limit)) = found else { panic!("{name}: {found:?}") };
+        assert_eq!(limit.window().secs(), secs, "{name}");
+    }
+}
+
+#[test]
+fn item_05_every_mistake_of_every_file_is_told_at_once() {
+    let one = "domain: one\ndescriptors:\n  - key: a\n    rate_limit: {unit: foo, requests_per_unit: many}\n  - {key: b, valeu: c}\n  - {key: b}\n  - {value: c}\n";
+    let two = "domain: one\nrubbish: 1\n";
+    let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
+        .expect_err("both are wrong");
+    let told: Vec<_> = errors.0.iter().map(|error| (error.file.as_str(), error.place.line)).collect();
+    assert_eq!(
+        told,
+        [
+            ("one.yaml", 4),
+            ("one.yaml", 4),
+            ("one.yaml", 5),
+            ("one.yaml", 6),
+            ("one.yaml", 7),
+            ("two.yaml", 1),
+            ("two.yaml", 2)
+        ],
+        "{errors}"
+    );
+}
+
+#[test]
+fn an_error_shows_its_file_line_and_column_and_the_line_itself() {
+    let errors =
+        try_load("domain: d\ndescriptors:\n  - key: k\n    rate_limit: {unit: ü, requests_per_unit: 1}\n")
+            .expect_err("no such unit");
+    assert_eq!(
+        errors.to_string(),
+        "rules.yaml:4:24: invalid rate limit unit 'ü': use one of second, minute, hour, day, week, month, year\n     4 |     rate_limit: {unit: ü, requests_per_unit: 1}\n       |                        ^"
+    );
+}
+
+#[test]
+fn item_06_joined_domains_hold_the_rules_of_every_file() {
+    let one = file(
+        "one.yaml",
+        "{domain: d, descriptors: [{key: key1, rate_limit: {unit: day, requests_per_unit: 10}}]}",
+    );
+    let two = file(
+        "two.yaml",
+        "{domain: d, descriptors: [{key: key2, rate_limit: {unit: day, requests_per_unit: 20}}]}",
+    );
+    let joined = CompileOptions { merge_domains: true };
+    let rules = compile(&[one.clone(), two], joined, None).expect("they are joined");
+    let domain = rules.domain(b"d").expect("the domain is known");
+    assert!(domain.find(&entries("key1=a")).is_some() && domain.find(&entries("key2=a")).is_some());
+    let errors = compile(&[one.clone(), one], joined, None).expect_err("the rule is there twice");
+    assert!(errors.to_string().contains("duplicate descriptor composite key 'd.key1'"), "{errors}");
+}
+
+#[test]
+fn item_07_the_dump_has_a_line_for_each_rule_in_the_order_of_the_file() {
+    let rules = load(&BASIC.replace("{key: key3,", "{key: key3, shadow_mode: true, quota_mode: true,"));
+    let expected = "\
+test-domain.key1_value1.subkey1: unit=SECOND requests_per_unit=5, shadow_mode: false, quota_mode: false
+test-domain.key1_value1.subkey1_subvalue1: unit=SECOND requests_per_unit=10, shadow_mode: false, quota_mode: false
+test-domain.key2: unit=MINUTE requests_per_unit=20, shadow_mode: false, quota_mode: false
+test-domain.key2_value2: unit=MINUTE requests_per_unit=30, shadow_mode: false, quota_mode: false
+test-domain.key3: unit=HOUR requests_per_unit=1, shadow_mode: true, quota_mode: true
+test-domain.key4: unit=DAY requests_per_unit=1, shadow_mode: false, quota_mode: false
+test-domain.key5_value5.subkey5_sub: unit=DAY requests_per_unit=15, shadow_mode: false, quota_mode: false
+test-domain.key6: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, quota_mode: false
+";
+    assert_eq!(rules.dump_text(), expected);
+    let dump = rules.dump_json();
+    assert_eq!(dump["rules"][5]["name"], "key4_rate_limit");
+    assert_eq!(dump["rules"][7]["rate_limit"], json!({"unlimited": true}));
+    assert_eq!(dump["rules"].as_array().map(Vec::len), Some(rules.len()));
+}
+
+#[test]
+fn several_documents_in_one_file_are_all_read() {
+    let rules = load(
+        "domain: one\n---\n# nothing here\n---\ndomain: two\ndescriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}]\n",
+    );
+    assert!(rules.domain(b"one").is_some() && rules.domain(b"two").is_some());
+    check("domain: one\n---\ndomain: two\nrubbish: 1\n", "4:1 config error, unknown key 'rubbish'");
+}
+
+#[test]
+fn anchors_and_merge_keys_spare_repetition() {
+    let rules = load(
+        "
+domain: d
+descriptors:
+  - key: a
+    rate_limit: &tight {unit: day, requests_per_unit: 1}
+  - key: b
+    rate_limit: *tight
+  - key: c
+    rate_limit: {<<: *tight, requests_per_unit: 7}
+",
+    );
+    let counts: Vec<_> =
+        rules.dump_text().lines().filter_map(|line| line.split(' ').nth(2).map(str::to_owned)).collect();
+    assert_eq!(counts, ["requests_per_unit=1,", "requests_per_unit=1,", "requests_per_unit=7,"]);
+}
+
+#[test]
+fn a_limit_without_a_count_loads_with_a_warning() {
+    let rules = load(&with_limit("unit: day"));
+    assert_eq!(rules.warnings.len(), 1);
+    assert!(
+        rules.warnings[0].message.contains("'d.k' has no requests_per_unit, which means 0"),
+        "{:?}",
+        rules.warnings
+    );
+    assert!(load(&with_limit("unit: day, requests_per_unit: 0")).warnings.is_empty());
+    assert!(load(&with_limit("unlimited: true")).warnings.is_empty());
+}
+
+#[test]
+fn empty_parts_are_left_out() {
+    let rules = load("domain: d\ndescriptors:\n  - key: k\n    value:\n    rate_limit:\n    descriptors:\n");
+    assert!(rules.is_empty());
+}
+
+#[test]
+fn a_tree_is_sixteen_levels_deep_at_the_most() {
+    let nested = |depth: usize| {
+        let open = "descriptors: [{key: k, ".repeat(depth);
+        format!("{{domain: d, {open}rate_limit: {{unit: day, requests_per_unit: 1}}{}}}", "}]".repeat(depth))
+    };
+    assert_eq!(load(&nested(16)).len(), 1);
+    check(&nested(17), "1:394 descriptors nest 16 levels deep at the most");
+    assert!(!mistakes(&nested(100_000)).is_empty(), "depth without end is an error, too");
+}
+
+#[test]
+fn a_file_that_unfolds_without_end_is_refused() {
+    let mut bomb = "domain: d\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..12 {
+        let below = format!("*a{}, ", level - 1).repeat(10);
+        bomb += &format!("a{level}: &a{level} [{below}]\n");
+    }
+    assert!(!mistakes(&bomb).is_empty());
+}
+
+#[test]
+fn a_hundred_thousand_rules_load() {
+    let mut text = "domain: d\ndescriptors:\n".to_owned();
+    for rule in 0..100_000 {
+        text += &format!(
+            "  - key: user\n    value: u{rule}\n    rate_limit: {{unit: minute, requests_per_unit: {rule}}}\n"
+        );
+    }
+    let rules = load(&text);
+    assert_eq!(rules.len(), 100_000);
+    let domain = rules.domain(b"d").expect("the domain is known");
+    assert!(domain.find(&entries("user=u99999")).is_some());
+}
+
+#[test]
+fn every_ready_rule_file_loads() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder is part of the project") {
+        let path = entry.expect("it can be read").path();
+        let rules = load(&std::fs::read_to_string(&path).expect("it is text"));
+        assert!(!rules.is_empty() && rules.warnings.is_empty(), "{}", path.display());
+        loaded += 1;
+    }
+    assert!(loaded > 0);
+}

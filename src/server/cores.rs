@@ -1,0 +1,145 @@
+//! The threads that serve: one for each core, each with a runtime, a limiter and a store connection of
+//! its own. A connection is handed to one of them and stays there.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use crossbeam_utils::CachePadded;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::JoinSet;
+
+use super::answer::Answerer;
+use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
+use super::grpc::Grpc;
+use super::health::Health;
+use super::http;
+use super::listen::Stream;
+
+/// Makes what a core answers with, on that core and inside its runtime. The future is what the core does
+/// when its last call was answered.
+pub type MakeAnswerer = dyn Fn() -> (Answerer, BoxFuture<'static, ()>) + Send + Sync;
+
+/// What is spoken on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Grpc,
+    Http,
+}
+
+/// A connection on its way to its core.
+struct Accepted {
+    stream: Stream,
+    protocol: Protocol,
+    _open: Open,
+}
+
+/// Counts a connection for as long as it is open.
+struct Open {
+    core: Arc<CachePadded<AtomicUsize>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.core.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One thread.
+struct Core {
+    open: Arc<CachePadded<AtomicUsize>>,
+    /// Unbounded, and yet bounded: by the permits for open connections.
+    accepted: UnboundedSender<Accepted>,
+}
+
+/// All of them. Dropping it lets them end once their connections have.
+pub(super) struct Cores {
+    cores: Vec<Core>,
+}
+
+/// What every core is given.
+#[derive(Clone)]
+pub(super) struct CoreParts {
+    pub(super) make: Arc<MakeAnswerer>,
+    pub(super) health: Health,
+    pub(super) connections: ConnectionSettings,
+    pub(super) ending: Ending,
+}
+
+impl Cores {
+    /// Starts `count` of them. A receiver is told, or dropped by a panic, when its core has ended.
+    pub(super) fn start(count: usize, parts: &CoreParts) -> io::Result<(Self, Vec<oneshot::Receiver<()>>)> {
+        let (mut cores, mut ended) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for index in 0..count {
+            let (sender, accepted) = unbounded_channel();
+            let (done, receiver) = oneshot::channel();
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let parts = parts.clone();
+            thread::Builder::new().name(format!("tollgate-core-{index}")).spawn(move || {
+                runtime.block_on(run(accepted, parts));
+                // Nobody may want to know any more.
+                done.send(()).unwrap_or_default();
+            })?;
+            cores.push(Core { open: Arc::default(), accepted: sender });
+            ended.push(receiver);
+        }
+        Ok((Self { cores }, ended))
+    }
+
+    /// Hands a connection to the core that has the fewest.
+    pub(super) fn hand_over(&self, stream: Stream, protocol: Protocol, permit: OwnedSemaphorePermit) {
+        let fewest = self.cores.iter().min_by_key(|core| core.open.load(Ordering::Relaxed));
+        let Some(core) = fewest else { return };
+        core.open.fetch_add(1, Ordering::Relaxed);
+        let open = Open { core: Arc::clone(&core.open), _permit: permit };
+        if core.accepted.send(Accepted { stream, protocol, _open: open }).is_err() {
+            tracing::error!("a core has ended; its connection is dropped");
+        }
+    }
+
+    /// How many connections each core has, to be read at any time.
+    pub(super) fn open_connections(&self) -> Vec<Arc<CachePadded<AtomicUsize>>> {
+        self.cores.iter().map(|core| Arc::clone(&core.open)).collect()
+    }
+}
+
+/// Serves the connections that are handed over, until there will be no more and the last one has ended.
+async fn run(mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
+    let (answerer, settle) = (parts.make)();
+    let answerer = Arc::new(answerer);
+    let grpc = Grpc::new(Arc::clone(&answerer), parts.health.grpc_service());
+    let router = http::router(answerer, parts.health.clone());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            next = accepted.recv() => {
+                let Some(Accepted { stream, protocol, _open }) = next else { break };
+                let (grpc, router, ending) = (grpc.clone(), router.clone(), parts.ending.clone());
+                connections.spawn(async move {
+                    match protocol {
+                        Protocol::Grpc => serve_grpc(stream, grpc, parts.connections, ending).await,
+                        Protocol::Http => serve_http(stream, router, ending).await,
+                    }
+                    drop(_open);
+                });
+            }
+            Some(ended) = connections.join_next() => tell(ended),
+        }
+    }
+    while let Some(ended) = connections.join_next().await {
+        tell(ended);
+    }
+    settle.await;
+}
+
+/// A panic ends its own connection, and nothing else.
+fn tell(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection ended in a bug");
+    }
+}

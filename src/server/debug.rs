@@ -1,0 +1,58 @@
+//! HTTP for operators: the rules in force, and what was counted.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+
+use super::http::{json_response, wants_json};
+use crate::engine::Rules;
+use crate::telemetry::metrics::Metrics;
+
+const INDEX: &str = "\
+/healthcheck is on the HTTP port. Here:
+
+/rlconfig  the rules in force; as JSON with 'Accept: application/json'
+/stats     every counter, a line each
+/metrics   the same for Prometheus
+";
+
+/// What operators look at.
+#[derive(Clone)]
+pub(super) struct Debug {
+    pub(super) rules: Arc<ArcSwapOption<Rules>>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// `/`, `/rlconfig`, `/stats` and `/metrics`.
+pub(super) fn router(debug: Debug) -> Router {
+    Router::new()
+        .route("/", get(async || INDEX))
+        .route("/rlconfig", get(rlconfig))
+        .route("/stats", get(async |State(debug): State<Debug>| debug.metrics.render_stats()))
+        .route("/metrics", get(prometheus))
+        .with_state(debug)
+}
+
+/// Metrics at `path`, and nothing else.
+pub(super) fn metrics_router(debug: Debug, path: &str) -> Router {
+    Router::new().route(path, get(prometheus)).with_state(debug)
+}
+
+async fn rlconfig(State(debug): State<Debug>, headers: HeaderMap) -> Response {
+    let rules = debug.rules.load_full();
+    match rules {
+        None => (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response(),
+        Some(rules) if wants_json(&headers) => json_response(StatusCode::OK, rules.dump_json().to_string()),
+        Some(rules) => rules.dump_text().into_response(),
+    }
+}
+
+async fn prometheus(State(debug): State<Debug>) -> Response {
+    let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (format, debug.metrics.render_prometheus()).into_response()
+}

@@ -1,0 +1,79 @@
+//! Whether this replica should be asked: one truth, told over gRPC and over HTTP.
+//!
+//! "No" means that this replica is worse than its peers: it has no rules, or it is about to end. A
+//! store that cannot be reached is no such reason, since every replica would say so at once.
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::provider;
+
+/// The names that health is asked for under: the server as a whole, envoyproxy/ratelimit's, and the
+/// service's own.
+const NAMES: [&str; 3] = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService"];
+
+/// Whether this replica should be asked.
+#[derive(Clone)]
+pub(super) struct Health {
+    rules: watch::Receiver<provider::Status>,
+    draining: watch::Sender<bool>,
+    /// Whether rules without a domain are none.
+    needs_a_domain: bool,
+    grpc: HealthReporter,
+}
+
+impl Health {
+    pub(super) fn new(rules: watch::Receiver<provider::Status>, needs_a_domain: bool) -> Self {
+        let draining = watch::Sender::new(false);
+        Self { rules, draining, needs_a_domain, grpc: HealthReporter::new() }
+    }
+
+    /// The service that tells it over gRPC, as long as somebody runs [`Health::report`].
+    pub(super) fn grpc_service(&self) -> HealthService {
+        HealthService::from_health_reporter(self.grpc.clone())
+    }
+
+    /// Says no from now on.
+    pub(super) fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        let rules = self.rules.borrow();
+        let has_rules = rules.loaded_at.is_some() && (rules.domains > 0 || !self.needs_a_domain);
+        has_rules && !*self.draining.borrow()
+    }
+
+    /// What there is to say besides yes or no.
+    pub(super) fn detail(&self) -> Value {
+        let rules = self.rules.borrow();
+        json!({
+            "ready": self.is_ready(),
+            "draining": *self.draining.borrow(),
+            "rules": {
+                "domains": rules.domains,
+                "rules": rules.rules,
+                "loaded_at": rules.loaded_at.map(crate::engine::Timestamp::as_secs),
+                "error": rules.error,
+            },
+        })
+    }
+
+    /// Keeps gRPC told, for ever.
+    pub(super) async fn report(self) {
+        let (mut rules, mut draining) = (self.rules.clone(), self.draining.subscribe());
+        loop {
+            let status = if self.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for name in NAMES {
+                self.grpc.set_service_status(name, status).await;
+            }
+            tokio::select! {
+                Ok(()) = rules.changed() => {}
+                Ok(()) = draining.changed() => {}
+                else => return,
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! HTTP for callers without gRPC, and for probes: `/json` and `/healthcheck`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{any, get};
+use tracing::Instrument as _;
+
+use super::answer::{AnswerError, Answerer};
+use super::health::Health;
+use crate::pb;
+use crate::telemetry::traces;
+
+/// Bytes of one body, at the most; more is 413.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// `/json` and `/healthcheck`.
+pub(super) fn router(answerer: Arc<Answerer>, health: Health) -> Router {
+    Router::new()
+        .route("/json", any(json).with_state(answerer))
+        .route("/healthcheck", get(healthcheck).with_state(health))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+}
+
+/// `ShouldRateLimit` in proto3 JSON, as envoyproxy/ratelimit answers it, whatever the method.
+async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: Bytes) -> Response {
+    let request: pb::RateLimitRequest = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::debug!(%error, "a body that is no request");
+            return (StatusCode::BAD_REQUEST, "Bad Request\n").into_response();
+        }
+    };
+    let span = tracing::info_span!("ShouldRateLimit Execution");
+    traces::set_parent(&span, &headers);
+    let answer = answerer.answer(&request).instrument(span).await;
+    match answer.map(|answer| (answer.overall_code(), serde_json::to_string(&answer))) {
+        Ok((pb::Code::OverLimit, Ok(json))) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
+        Ok((pb::Code::Ok, Ok(json))) => json_response(StatusCode::OK, json),
+        Ok((pb::Code::Unknown, _)) => json_response(StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned()),
+        Ok((_, Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Err(error) => (status_of(&error), format!("{error}\n")).into_response(),
+    }
+}
+
+const fn status_of(error: &AnswerError) -> StatusCode {
+    match error {
+        AnswerError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
+        AnswerError::NoRules | AnswerError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+async fn healthcheck(State(health): State<Health>, headers: HeaderMap) -> Response {
+    let is_ready = health.is_ready();
+    let status = if is_ready { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    if wants_json(&headers) {
+        return json_response(status, health.detail().to_string());
+    }
+    (status, if is_ready { "OK" } else { "NOT_SERVING" }).into_response()
+}
+
+/// Whether the caller asks for JSON where there is text, too.
+pub(super) fn wants_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("application/json"))
+}
+
+pub(super) fn json_response(status: StatusCode, json: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}

@@ -1,0 +1,148 @@
+//! Sockets to listen on. They are bound before anything else happens, so that a port in use ends the
+//! process with a word about it.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections that wait to be accepted, at the most.
+const BACKLOG: i32 = 4096;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A host name or address, and a port; port 0 is any free one.
+    Tcp {
+        /// `0.0.0.0` for every IPv4 address of the machine, `::` for every address.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// A unix socket. A file there that nobody listens to is replaced.
+    Unix(PathBuf),
+}
+
+/// An address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({purpose}): {source}")]
+pub struct BindError {
+    address: Address,
+    purpose: &'static str,
+    source: io::Error,
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener, SocketFile),
+}
+
+/// A connection that was accepted, on its way to the core that serves it.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Removes the socket's file when nobody listens to it any more.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Address {
+    /// Listens here.
+    ///
+    /// # Errors
+    /// [`BindError`], which says what for.
+    pub(super) fn bind(&self, purpose: &'static str) -> Result<Listener, BindError> {
+        let bound = match self {
+            Self::Tcp { host, port } => bind_tcp(host, *port),
+            Self::Unix(path) => bind_unix(path),
+        };
+        bound.map_err(|source| BindError { address: self.clone(), purpose, source })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Listener {
+    /// Where it listens: with the port that was free, where any was wanted.
+    pub(super) fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => {
+                let address = listener.local_addr()?;
+                Ok(Address::Tcp { host: address.ip().to_string(), port: address.port() })
+            }
+            Self::Unix(_, SocketFile(path)) => Ok(Address::Unix(path.clone())),
+        }
+    }
+
+    /// Waits for a connection.
+    pub(super) async fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                stream.into_std().map(Stream::Tcp)
+            }
+            Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),
+        }
+    }
+}
+
+fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
+    let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+    // A name may have several: the first that can be listened on.
+    let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+    for address in addresses {
+        outcome = bind_address(address);
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
+
+fn bind_address(address: SocketAddr) -> io::Result<Listener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // `::` takes IPv4 too.
+        socket.set_only_v6(false)?;
+    }
+    // A port whose last connections are still closing is free.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    tokio::net::TcpListener::from_std(socket.into()).map(Listener::Tcp)
+}
+
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
+    // A file is left behind when a process is killed. Whether one listens is found out by asking.
+    if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = tokio::net::UnixListener::bind(path)?;
+    Ok(Listener::Unix(listener, SocketFile(path.to_owned())))
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the socket's file is left behind");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The service: sockets, the threads behind them, and the life of the process from its first connection
+//! to its last.
+
+mod answer;
+mod connection;
+mod cores;
+mod debug;
+mod grpc;
+mod health;
+mod http;
+mod listen;
+mod wire;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::connection::Ending;
+use self::cores::{CoreParts, Cores, Protocol};
+use self::debug::Debug;
+use self::health::Health;
+use self::listen::Listener;
+use crate::engine::Rules;
+use crate::provider;
+use crate::telemetry::metrics::{Gauge, Metrics};
+
+pub use self::answer::{AnswerError, Answerer};
+pub use self::connection::ConnectionSettings;
+pub use self::cores::MakeAnswerer;
+pub use self::listen::{Address, BindError};
+pub use self::wire::{AnswerSettings, HeaderNames, InvalidRequest};
+
+/// How long to wait after a connection could not be accepted: the machine has run out of something, and
+/// trying again at once would not give it back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenSettings {
+    /// `/json` and `/healthcheck`.
+    pub http: Address,
+    /// Envoy's protocol.
+    pub grpc: Address,
+    /// `/rlconfig`, `/stats` and `/metrics`.
+    pub debug: Address,
+    /// Where else metrics are served, and at which path.
+    pub prometheus: Option<(Address, String)>,
+}
+
+/// How to serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeSettings {
+    /// Threads that serve calls, at least 1; `None` for one on each core that the process may use.
+    pub threads: Option<usize>,
+    /// Open connections at the most, at least 1. Further ones wait to be accepted.
+    pub max_connections: usize,
+    /// When connections end.
+    pub connections: ConnectionSettings,
+    /// Whether rules without a domain are none.
+    pub needs_a_domain: bool,
+    /// From the word to stop until no more connections are taken: time for callers to notice that the
+    /// health check says no.
+    pub shutdown_delay: Duration,
+    /// From then until calls that are still under way are cut off.
+    pub shutdown_timeout: Duration,
+}
+
+/// What the service is made of.
+pub struct Parts {
+    /// The rules in force, for those who ask what they are.
+    pub rules: Arc<ArcSwapOption<Rules>>,
+    /// How the last load of rules went.
+    pub rules_status: watch::Receiver<provider::Status>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Makes what each core answers with.
+    pub make_answerer: Arc<MakeAnswerer>,
+}
+
+/// What ends the service.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Finish what is under way, then end.
+    pub drain: CancellationToken,
+    /// End at once.
+    pub now: CancellationToken,
+}
+
+/// Why the service ended, other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A thread could not be had.
+    #[error("cannot start the threads that serve calls: {0}")]
+    Threads(io::Error),
+    /// A thread that serves calls ended.
+    #[error("a thread that serves calls has ended in a bug")]
+    CoreEnded,
+}
+
+/// Sockets that listen, and are not yet served.
+#[derive(Debug)]
+pub struct Listeners {
+    http: Listener,
+    grpc: Listener,
+    debug: Listener,
+    prometheus: Option<(Listener, String)>,
+}
+
+impl Listeners {
+    /// Listens. To be called inside a runtime.
+    ///
+    /// # Errors
+    /// [`BindError`] for the first address that cannot be listened on.
+    pub fn bind(settings: &ListenSettings) -> Result<Self, BindError> {
+        let prometheus = match &settings.prometheus {
+            Some((address, path)) => Some((address.bind("Prometheus")?, path.clone())),
+            None => None,
+        };
+        Ok(Self {
+            http: settings.http.bind("HTTP")?,
+            grpc: settings.grpc.bind("gRPC")?,
+            debug: settings.debug.bind("debug")?,
+            prometheus,
+        })
+    }
+
+    /// Where it listens: as set, with the ports that were free where any was wanted.
+    ///
+    /// # Errors
+    /// That of the operating system where a socket has no address.
+    pub fn addresses(&self) -> io::Result<ListenSettings> {
+        let prometheus = match &self.prometheus {
+            Some((listener, path)) => Some((listener.address()?, path.clone())),
+            None => None,
+        };
+        Ok(ListenSettings {
+            http: self.http.address()?,
+            grpc: self.grpc.address()?,
+            debug: self.debug.address()?,
+            prometheus,
+        })
+    }
+}
+
+/// Serves until it is told to stop, and then as `settings` say: the health check says no, a delay, no
+/// more connections, calls under way finish, a deadline.
+///
+/// # Errors
+/// [`ServeError`]
+pub async fn run(
+    settings: &ServeSettings,
+    listeners: Listeners,
+    parts: Parts,
+    stop: Stop,
+) -> Result<(), ServeError> {
+    let health = Health::new(parts.rules_status, settings.needs_a_domain);
+    let ending = Ending::default();
+    let core_parts = CoreParts {
+        make: parts.make_answerer,
+        health: health.clone(),
+        connections: settings.connections,
+        ending: ending.clone(),
+    };
+    let threads = settings.threads.unwrap_or_else(available_cores);
+    let (cores, ended) = Cores::start(threads, &core_parts).map_err(ServeError::Threads)?;
+    for (core, open) in cores.open_connections().into_iter().enumerate() {
+        parts.metrics.watch(Gauge::Connections { core }, move || open.load(Ordering::Relaxed));
+    }
+    drop(core_parts);
+
+    let mut helpers = JoinSet::new();
+    helpers.spawn(health.clone().report());
+    let debug = Debug { rules: parts.rules, metrics: parts.metrics };
+    if let Some((listener, path)) = listeners.prometheus {
+        helpers.spawn(serve_operators(listener, debug::metrics_router(debug.clone(), &path)));
+    }
+    helpers.spawn(serve_operators(listeners.debug, debug::router(debug)));
+
+    let cores = Arc::new(cores);
+    let permits = Arc::new(Semaphore::new(settings.max_connections));
+    let mut accepting = JoinSet::new();
+    for (listener, protocol) in [(listeners.grpc, Protocol::Grpc), (listeners.http, Protocol::Http)] {
+        accepting.spawn(accept(listener, protocol, Arc::clone(&cores), Arc::clone(&permits)));
+    }
+    drop(cores);
+
+    let mut all_ended = std::pin::pin!(wait_for_all(ended));
+    tokio::select! {
+        () = stop.drain.cancelled() => {}
+        () = stop.now.cancelled() => {}
+        _ = all_ended.as_mut() => return Err(ServeError::CoreEnded),
+    }
+    tracing::info!(delay = ?settings.shutdown_delay, timeout = ?settings.shutdown_timeout, "stopping");
+    health.drain();
+    sleep_unless(settings.shutdown_delay, &stop.now).await;
+    // The listeners go, and with them the last handle on the cores, which end with their connections.
+    accepting.shutdown().await;
+    ending.drain.cancel();
+    tokio::select! {
+        outcome = all_ended.as_mut() => return outcome,
+        () = sleep_unless(settings.shutdown_timeout, &stop.now) => {}
+    }
+    tracing::warn!("calls that are still under way are cut off");
+    ending.cut.cancel();
+    all_ended.await
+}
+
+/// Accepts connections and hands them to cores, for ever.
+async fn accept(listener: Listener, protocol: Protocol, cores: Arc<Cores>, permits: Arc<Semaphore>) {
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(stream) => cores.hand_over(stream, protocol, permit),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves operators on the runtime that is theirs, apart from the cores.
+async fn serve_operators(listener: Listener, router: axum::Router) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(stream) => {
+                    connections.spawn(connection::serve_http(stream, router.clone(), Ending::default()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Waits until every core has ended.
+async fn wait_for_all(ended: Vec<oneshot::Receiver<()>>) -> Result<(), ServeError> {
+    for core in ended {
+        core.await.map_err(|_| ServeError::CoreEnded)?;
+    }
+    Ok(())
+}
+
+async fn sleep_unless(duration: Duration, now: &CancellationToken) {
+    tokio::select! {
+        () = tokio::time::sleep(duration) => {}
+        () = now.cancelled() => {}
+    }
+}
+
+/// What the process may use: fewer than the machine has, where a cgroup says so.
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}

@@ -1,0 +1,373 @@
+//! envoyproxy/ratelimit's behaviour from rules to answers, the same on every store.
+//!
+//! A scenario is rules and a script. A line of the script asks once and says what the answer is:
+//!
+//! ```text
+//! @1200                                the time from here on, in seconds since the epoch
+//! user=bob -> OK | OK 4                overall code; code and remaining hits of each descriptor
+//! user=bob*3; path=/ -> OVER | …       two descriptors; the first one counts 3 hits
+//! user=bob*0, user=bob*-2              a peek; a refund of 2
+//! user=bob -> OK | OK -                no limit applies
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::clock::ManualClock;
+use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
+use tollgate::engine::{
+    Code, Decision, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request, Rules, Status, Tally,
+    Timestamp,
+};
+use tollgate::limiter::Limiter;
+use tollgate::store::Store;
+
+use crate::support::stores;
+
+/// Runs `script` under `rules` on a memory store and on a Redis, in both key formats.
+async fn check(rules: &str, modes: Modes, script: &str) -> Tally {
+    let mut tallies = Vec::new();
+    for (name, store) in stores::all().await {
+        for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
+            let keys = KeyWriter::new(format, &format!("{format:?}:"));
+            let world = World::new(Arc::clone(&store.store), keys, modes);
+            tallies.push(world.run(rules, script, &format!("{name}, {format:?}")).await);
+        }
+    }
+    assert!(
+        tallies.windows(2).all(|pair| pair[0] == pair[1]),
+        "stores differ in what they count: {tallies:?}"
+    );
+    tallies[0]
+}
+
+struct World {
+    limiter: Limiter,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new(store: Arc<dyn Store>, keys: KeyWriter, modes: Modes) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_200)));
+        let limiter = Limiter {
+            rules: Arc::default(),
+            store,
+            clock: Arc::clone(&clock) as _,
+            metrics: stores::metrics(),
+            keys,
+            modes,
+        };
+        Self { limiter, clock }
+    }
+
+    async fn run(&self, rules: &str, script: &str, world: &str) -> Tally {
+        let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
+        let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
+        let mut sum = Tally::default();
+        for (number, line) in script.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default().trim();
+            let at = format!("{world}: line {}: {line}", number + 1);
+            if let Some(secs) = line.strip_prefix('@') {
+                self.clock.set(Timestamp::from_secs(secs.parse().expect("a number of seconds")));
+            } else if !line.is_empty() {
+                let (asked, expected) = line.split_once("->").expect("a question and its answer");
+                let request = Request {
+                    domain: b"test-domain",
+                    descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
+                };
+                let decision = self.limiter.decide(&rules, &request).await.expect("the store answers");
+                assert_eq!(answer(&decision), expected.trim(), "{at}");
+                add(&mut sum, &decision);
+            }
+        }
+        self.still_decides(&rules).await;
+        sum
+    }
+
+    /// A request under no rule passes, whatever came before it.
+    async fn still_decides(&self, rules: &Rules) {
+        let request = Request { domain: b"elsewhere", descriptors: [descriptor("a=b")].into() };
+        let decision = self.limiter.decide(rules, &request).await.expect("nothing is charged");
+        assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
+    }
+}
+
+fn add(sum: &mut Tally, decision: &Decision<'_>) {
+    for (_, tally) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
+        sum.total_hits += tally.total_hits;
+        sum.over_limit += tally.over_limit;
+        sum.near_limit += tally.near_limit;
+        sum.within_limit += tally.within_limit;
+        sum.shadow_mode += tally.shadow_mode;
+        sum.total_negative_hits += tally.total_negative_hits;
+    }
+}
+
+/// `key=value,key=value`, `*hits` behind it.
+fn descriptor(text: &str) -> Descriptor<'_> {
+    let (text, hits) = text.split_once('*').unwrap_or((text, "1"));
+    let hits: i64 = hits.parse().expect("a number of hits");
+    let count = u32::try_from(hits.unsigned_abs()).expect("few hits");
+    let entry = |pair: &'_ str| -> (usize, usize) { (pair.find('=').expect("key=value"), pair.len()) };
+    let entries = text.split(',').map(|pair| {
+        let (at, end) = entry(pair);
+        Entry { key: pair[..at].as_bytes(), value: pair[at + 1..end].as_bytes() }
+    });
+    Descriptor {
+        entries: entries.collect(),
+        hits: if hits < 0 { Hits::Refund(count) } else { Hits::Add(count) },
+        limit_override: None,
+    }
+}
+
+/// `OK | OK 4, OVER 0`
+fn answer(decision: &Decision<'_>) -> String {
+    let code = |code| if code == Code::Ok { "OK" } else { "OVER" };
+    let status = |status: &Status<'_>| match status.limit {
+        Some(_) => format!("{} {}", code(status.code), status.remaining),
+        None if status.remaining == u32::MAX => format!("{} unlimited", code(status.code)),
+        None => format!("{} -", code(status.code)),
+    };
+    let statuses: Vec<_> = decision.statuses.iter().map(status).collect();
+    format!("{} | {}", code(decision.code), statuses.join(", "))
+}
+
+fn tally(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> Tally {
+    Tally { total_hits, over_limit, near_limit, within_limit, ..Tally::default() }
+}
+
+#[tokio::test]
+async fn items_25_and_32_twenty_a_minute_pass_and_the_rest_of_the_minute_is_denied() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: key2, rate_limit: {unit: minute, requests_per_unit: 20}}
+";
+    let passing = (0..20).rev().map(|left| format!("key2=a -> OK | OK {left}\n")).collect::<String>();
+    let denied = "key2=a -> OVER | OVER 0\n".repeat(5);
+    let script = format!("@1200\n{passing}@1259\n{denied}key2=b -> OK | OK 19\n@1260\nkey2=a -> OK | OK 19");
+    let counted = check(rules, Modes::default(), &script).await;
+    assert_eq!(counted, tally(27, 5, 4, 22));
+}
+
+#[tokio::test]
+async fn item_25_every_unit_counts_in_its_own_windows() {
+    for (unit, secs) in [
+        ("second", 1),
+        ("minute", 60),
+        ("hour", 3_600),
+        ("day", 86_400),
+        ("week", 604_800),
+        ("month", 2_592_000),
+        ("year", 31_536_000),
+    ] {
+        let rules = format!(
+            "{{domain: test-domain, descriptors: [{{key: k, rate_limit: {{unit: {unit}, requests_per_unit: 1}}}}]}}"
+        );
+        let start = 40 * 31_536_000 / secs * secs;
+        let (last, next) = (start + secs - 1, start + secs);
+        let script =
+            format!("@{start}\nk=v -> OK | OK 0\n@{last}\nk=v -> OVER | OVER 0\n@{next}\nk=v -> OK | OK 0");
+        check(&rules, Modes::default(), &script).await;
+    }
+}
+
+#[tokio::test]
+async fn item_32_a_limit_of_zero_denies_every_hit_and_no_peek() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: none, rate_limit: {unit: hour, requests_per_unit: 0}}
+";
+    let script = "
+none=a*0 -> OK | OK 0
+none=a -> OVER | OVER 0
+none=a*0 -> OVER | OVER 0
+none=a*7 -> OVER | OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn item_13_values_of_one_pattern_count_apart_unless_they_share_the_threshold() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: own, value: v*, rate_limit: {unit: hour, requests_per_unit: 2}}
+  - {key: shared, value: v*, share_threshold: true, rate_limit: {unit: hour, requests_per_unit: 2}}
+";
+    let script = "
+own=v1 -> OK | OK 1
+own=v2 -> OK | OK 1
+shared=v1 -> OK | OK 1
+shared=v2 -> OK | OK 0
+shared=v3 -> OVER | OVER 0
+own=v3 -> OK | OK 1
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn item_29_a_shadow_rule_passes_what_it_counts_as_over() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, shadow_mode: true, rate_limit: {unit: hour, requests_per_unit: 10}}
+";
+    let script = "
+k=v*9 -> OK | OK 1
+k=v*3 -> OK | OK 0
+k=v -> OK | OK 0
+";
+    let counted = check(rules, Modes::default(), script).await;
+    assert_eq!(counted, Tally { shadow_mode: 3, ..tally(13, 3, 2, 9) });
+}
+
+#[tokio::test]
+async fn item_30_a_peek_before_and_a_debit_after_let_three_pass_under_a_limit_of_two() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, rate_limit: {unit: hour, requests_per_unit: 2}}
+";
+    let script = "
+k=v*0 -> OK | OK 2
+k=v*1 -> OK | OK 1
+k=v*0 -> OK | OK 1
+k=v*1 -> OK | OK 0
+k=v*0 -> OK | OK 0
+k=v*1 -> OVER | OVER 0      # the debit of the third response; nobody waits for its answer
+k=v*0 -> OVER | OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn refunds_give_hits_back_within_the_window_and_never_below_zero() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, rate_limit: {unit: minute, requests_per_unit: 5}}
+";
+    let script = "
+@1200
+k=v*-3 -> OK | OK 5
+k=v*4 -> OK | OK 1
+k=v*-1 -> OK | OK 2
+k=v*-9 -> OK | OK 5
+k=v*6 -> OVER | OVER 0
+k=v*-2 -> OK | OK 1
+k=v -> OK | OK 0
+@1260
+k=v*-5 -> OK | OK 5
+k=v -> OK | OK 4
+";
+    let counted = check(rules, Modes::default(), script).await;
+    assert_eq!(counted.total_negative_hits, 20);
+}
+
+#[tokio::test]
+async fn a_large_hit_that_is_denied_is_counted_all_the_same() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, rate_limit: {unit: minute, requests_per_unit: 10}}
+";
+    let script = "
+k=v*1000000000 -> OVER | OVER 0
+k=v -> OVER | OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+const REPLACING: &str = "
+domain: test-domain
+descriptors:
+  - {key: banned, rate_limit: {name: banned, unit: hour, requests_per_unit: 0}}
+  - {key: slow, rate_limit: {name: slow, unit: hour, requests_per_unit: 1}}
+  - {key: special, rate_limit: {name: special, unit: hour, requests_per_unit: 2, replaces: [{name: banned}]}}
+  - {key: vip, rate_limit: {unit: hour, requests_per_unit: 4, replaces: [{name: banned}, {name: slow}]}}
+";
+
+#[tokio::test]
+async fn item_36_replaced_rules_neither_deny_nor_count() {
+    let script = "
+banned=x -> OVER | OVER 0
+banned=x; special=y -> OK | OK -, OK 1
+banned=x; special=y -> OK | OK -, OK 0
+banned=x; special=y -> OVER | OK -, OVER 0
+banned=x; slow=z; vip=v -> OK | OK -, OK -, OK 3
+banned=x; slow=z; vip=v -> OK | OK -, OK -, OK 2
+banned=x; slow=z; vip=v -> OK | OK -, OK -, OK 1
+banned=x; slow=z; vip=v -> OK | OK -, OK -, OK 0
+banned=x; slow=z; vip=v -> OVER | OK -, OK -, OVER 0
+slow=z -> OK | OK 0
+slow=z -> OVER | OVER 0
+";
+    check(REPLACING, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn item_37_quota_rules_are_all_counted_and_deny_only_together() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: one, quota_mode: true, rate_limit: {unit: hour, requests_per_unit: 1}}
+  - {key: two, quota_mode: true, rate_limit: {unit: hour, requests_per_unit: 2}}
+  - {key: regular, rate_limit: {unit: hour, requests_per_unit: 3}}
+";
+    let script = "
+one=a; two=a -> OK | OK 0, OK 1
+one=a; two=a -> OK | OVER 0, OK 0
+one=a; two=a -> OVER | OVER 0, OVER 0
+one=a; nothing=here -> OVER | OVER 0, OK -
+one=b; two=b; regular=b*4 -> OVER | OK 0, OK 1, OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn item_38_the_global_shadow_mode_denies_nothing_and_tells_all() {
+    let script = "
+banned=x -> OK | OVER 0
+slow=z -> OK | OK 0
+slow=z -> OK | OVER 0
+";
+    check(REPLACING, Modes { shadow_mode: true, ..Modes::default() }, script).await;
+}
+
+#[tokio::test]
+async fn one_counter_charged_twice_in_a_request_is_charged_in_order() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, rate_limit: {unit: hour, requests_per_unit: 3}}
+";
+    let script = "
+k=v*2; k=v; k=v -> OVER | OK 1, OK 0, OVER 0
+k=v*-2; k=v -> OK | OK 1, OK 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn the_time_until_reset_falls_as_the_window_passes() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: k, rate_limit: {unit: minute, requests_per_unit: 3}}
+";
+    let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
+    let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
+    for (_, store) in stores::all().await {
+        let world = World::new(Arc::clone(&store.store), KeyWriter::default(), Modes::default());
+        let request = Request { domain: b"test-domain", descriptors: [descriptor("k=v")].into() };
+        for (now_us, reset_us) in
+            [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)]
+        {
+            world.clock.set(Timestamp::from_micros(now_us));
+            let decision = world.limiter.decide(&rules, &request).await.expect("the store answers");
+            assert_eq!(decision.statuses[0].reset, Some(Duration::from_micros(reset_us)));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The structure that `src/lib.rs` describes, held as rules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which modules of ours the modules of a folder may name. `pb` is listed apart, below.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("clock", &["engine"]),
+    ("engine", &["engine"]),
+    ("limiter", &["clock", "engine", "store", "telemetry"]),
+    ("provider", &["clock", "engine", "provider"]),
+    ("server", &["clock", "engine", "limiter", "pb", "provider", "server", "store", "telemetry"]),
+    ("store", &["clock", "engine", "store"]),
+    ("telemetry", &["clock", "engine", "telemetry"]),
+    ("settings", &["engine", "provider", "server", "settings", "store", "telemetry"]),
+    (
+        "cli",
+        &["cli", "clock", "engine", "limiter", "pb", "provider", "server", "settings", "store", "telemetry"],
+    ),
+];
+
+/// What only some files may do: a text that betrays it, those who may, and why nobody else.
+const RESERVED: &[(&str, &[&str], &str)] = &[
+    ("SystemTime", &["clock.rs"], "time is an argument; one clock is read, in one place"),
+    ("std::env::", &["settings/"], "what the operator set is read once, in one place"),
+    ("process::exit", &[], "`main` returns an exit code"),
+    ("thread::sleep", &[], "nothing waits by blocking a thread"),
+    ("fred::", &["store/redis/"], "only the Redis store speaks to Redis"),
+    ("include_proto", &["pb.rs"], "generated modules are declared once"),
+];
+
+/// Words of the outside world, which the pure core does not know.
+const FOREIGN_TO_THE_ENGINE: &[&str] = &[
+    "tokio",
+    "tonic",
+    "fred",
+    "axum",
+    "hyper",
+    "prometheus",
+    "tracing",
+    "parking_lot",
+    "std::fs",
+    "Mutex",
+    "RwLock",
+];
+
+const FILE_LINES_MAX: usize = 450;
+
+struct Source {
+    /// Relative to `src/`.
+    path: PathBuf,
+    /// Without comments, and without the tests at the file's end.
+    code: String,
+    lines: usize,
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("the folder is part of the project") {
+        let path = entry.expect("its entries can be read").path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let is_test = |path: &Path| path.iter().any(|part| part == "tests" || part == "tests.rs");
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("sources are text");
+        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let code: Vec<_> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let path = path.strip_prefix(&root).expect("it lies below the root").to_owned();
+        Source { path, code: code.join("\n"), lines: text.lines().count() }
+    };
+    files(&root, "rs").into_iter().filter(|path| !is_test(path)).map(read).collect()
+}
+
+/// The modules of ours that `code` names, by `crate::name` and by `crate::{name…, name…}`.
+fn named_modules(code: &str) -> Vec<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut names = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            names.push(word(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' if depth == 0 => begins = true,
+                c if begins && !c.is_whitespace() => {
+                    names.push(word(&group[at..]));
+                    begins = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn modules_name_only_those_they_may() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let top = source.path.iter().next().expect("a file has a name").to_string_lossy();
+        let top = top.trim_end_matches(".rs");
+        let Some((_, may)) = ARROWS.iter().find(|(module, _)| *module == top) else {
+            if !["lib", "main", "pb"].contains(&top) {
+                wrong.push(format!("{}: say in ARROWS what `{top}` may name", source.path.display()));
+            }
+            continue;
+        };
+        for name in named_modules(&source.code) {
+            if !may.contains(&name.as_str()) {
+                wrong.push(format!("{}: `{top}` may not name `{name}`", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_reserved_for_one_place_is_done_there_only() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (text, may, why) in RESERVED {
+            let may =
+                may.iter().any(|place| source.path.starts_with(place) || source.path == Path::new(place));
+            if !may && source.code.contains(text) {
+                wrong.push(format!("{}: `{text}`: {why}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_engine_knows_nothing_of_the_outside_world() {
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| source.path.starts_with("engine")) {
+        for word in FOREIGN_TO_THE_ENGINE.iter().filter(|word| source.code.contains(*word)) {
+            wrong.push(format!("{}: {word}", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_short_enough_to_be_read() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| source.lines > FILE_LINES_MAX)
+        .map(|source| format!("{}: {} lines", source.path.display(), source.lines))
+        .collect();
+    assert!(long.is_empty(), "look for the second thing hiding inside (max {FILE_LINES_MAX}): {long:?}");
+}
+
+#[test]
+fn every_script_is_used() {
+    let sources = sources();
+    for script in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "lua") {
+        let name = script.file_name().expect("a file has a name").to_string_lossy().into_owned();
+        let used = sources.iter().any(|source| source.code.contains(&format!("include_str!(\"{name}\")")));
+        assert!(used, "{name} is included nowhere");
+    }
+}
+
+#[test]
+fn imports_are_found_in_every_form() {
+    let code =
+        "use crate::engine::{Hits, rules};\nuse crate::{clock::Clock, store::{Store, memory}};\ncrate::pb::X";
+    assert_eq!(named_modules(code), ["engine", "clock", "store", "pb"]);
+}
