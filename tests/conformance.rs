@@ -22,6 +22,8 @@ use tollgate::engine::{
 use tollgate::limiter::Limiter;
 use tollgate::store::Store;
 
+use smallvec::smallvec;
+
 use crate::support::stores;
 
 /// Runs `script` under `rules` on a memory store and on a Redis, in both key formats.
@@ -86,7 +88,7 @@ impl World {
 
     /// A request under no rule passes, whatever came before it.
     async fn still_decides(&self, rules: &Rules) {
-        let request = Request { domain: b"elsewhere", descriptors: [descriptor("a=b")].into() };
+        let request = Request { domain: b"elsewhere", descriptors: smallvec![descriptor("a=b")] };
         let decision = self.limiter.decide(rules, &request).await.expect("nothing is charged");
         assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
     }
@@ -108,11 +110,8 @@ fn descriptor(text: &str) -> Descriptor<'_> {
     let (text, hits) = text.split_once('*').unwrap_or((text, "1"));
     let hits: i64 = hits.parse().expect("a number of hits");
     let count = u32::try_from(hits.unsigned_abs()).expect("few hits");
-    let entry = |pair: &'_ str| -> (usize, usize) { (pair.find('=').expect("key=value"), pair.len()) };
-    let entries = text.split(',').map(|pair| {
-        let (at, end) = entry(pair);
-        Entry { key: pair[..at].as_bytes(), value: pair[at + 1..end].as_bytes() }
-    });
+    let pairs = text.split(',').map(|pair| pair.split_once('=').expect("key=value"));
+    let entries = pairs.map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() });
     Descriptor {
         entries: entries.collect(),
         hits: if hits < 0 { Hits::Refund(count) } else { Hits::Add(count) },
@@ -361,7 +360,7 @@ descriptors:
     let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
     for (_, store) in stores::all().await {
         let world = World::new(Arc::clone(&store.store), KeyWriter::default(), Modes::default());
-        let request = Request { domain: b"test-domain", descriptors: [descriptor("k=v")].into() };
+        let request = Request { domain: b"test-domain", descriptors: smallvec![descriptor("k=v")] };
         for (now_us, reset_us) in
             [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)]
         {

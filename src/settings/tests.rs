@@ -1,8 +1,11 @@
+use std::time::Duration;
+
 use clap::FromArgMatches as _;
 use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
+use crate::server::Address;
 use crate::store::redis::Endpoint;
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
@@ -41,20 +44,19 @@ fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
 #[test]
 fn item_47_defaults_are_the_reference_s() {
     let settings = read_well(&[]);
-    let any = |port| ("0.0.0.0".to_owned(), port);
-    let Listeners { http, grpc, debug, prometheus, .. } = &settings.listeners;
-    assert_eq!((http, debug), (&any(8080), &any(6070)));
-    assert_eq!(*grpc, GrpcListener::Tcp(any(8081)));
-    assert_eq!(*prometheus, None);
-    assert_eq!(settings.listeners.max_connection_age, Some(Duration::from_secs(24 * 3600)));
-    assert_eq!(settings.listeners.max_connection_age_grace, Duration::from_secs(3600));
+    let any = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
+    let expected = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };
+    assert_eq!(settings.listen, expected);
+    let connections = settings.serve.connections;
+    assert_eq!(connections.max_age, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(connections.max_age_grace, Duration::from_secs(3600));
     assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
-    assert_eq!(settings.answers, Answers { headers: None, dynamic_metadata: false });
+    assert_eq!(settings.answers, AnswerSettings::default());
     assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
     assert_eq!(settings.traces, None);
     assert!(!settings.rules.compile.merge_domains);
     assert_eq!(settings.ignored, []);
-    let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listeners.prometheus;
+    let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listen.prometheus;
     assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
 }
 
@@ -125,9 +127,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("SHUTDOWN_DELAY", "2h"),
         ("SHUTDOWN_TIMEOUT", "soon"),
         ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
-        ("RULES_POLL_INTERVAL", "0"),
         ("MERGE_DOMAIN_CONFIG", "yes"),
-        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "2"),
         ("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "on"),
         ("SHADOW_MODE", "tRuE"),
         ("QUOTA_MODE", "no"),
@@ -275,7 +275,25 @@ fn extra_tags_become_labels_that_prometheus_takes() {
 
 #[test]
 fn an_age_of_zero_lets_connections_live() {
-    assert_eq!(read_well(&[("GRPC_MAX_CONNECTION_AGE", "0")]).listeners.max_connection_age, None);
+    let max_age = |text| read_well(&[("GRPC_MAX_CONNECTION_AGE", text)]).serve.connections.max_age;
+    assert_eq!(max_age("0"), None);
+    assert_eq!(max_age("5m"), Some(Duration::from_secs(300)));
+}
+
+#[test]
+fn a_socket_for_grpc_takes_the_place_of_the_port() {
+    let grpc = read_well(&[("GRPC_UDS", "/run/rls.sock"), ("GRPC_PORT", "1")]).listen.grpc;
+    assert_eq!(grpc, Address::Unix("/run/rls.sock".into()));
+}
+
+#[test]
+fn headers_are_told_under_their_names_where_they_are_asked_for() {
+    let names = [("LIMIT_LIMIT_HEADER", "X-Limit"), ("LIMIT_RESET_HEADER", "X-Reset")];
+    assert_eq!(read_well(&names).answers.headers, None);
+    let enabled = [names[0], names[1], ("LIMIT_RESPONSE_HEADERS_ENABLED", "true")];
+    let headers = read_well(&enabled).answers.headers.expect("asked for");
+    let found = [headers.limit, headers.remaining, headers.reset].map(|name| name.as_str().to_owned());
+    assert_eq!(found, ["x-limit", "ratelimit-remaining", "x-reset"]);
 }
 
 #[test]
@@ -284,8 +302,8 @@ fn a_prometheus_address_may_leave_out_the_host() {
         [(":19001", "0.0.0.0", 19001), ("127.0.0.1:1", "127.0.0.1", 1), ("[::1]:2", "::1", 2)]
     {
         let settings = read_well(&[("USE_PROMETHEUS", "true"), ("PROMETHEUS_ADDR", text)]);
-        let address = settings.listeners.prometheus.map(|(address, _)| address);
-        assert_eq!(address, Some((host.to_owned(), port)), "{text}");
+        let address = settings.listen.prometheus.map(|(address, _)| address);
+        assert_eq!(address, Some(Address::Tcp { host: host.to_owned(), port }), "{text}");
     }
 }
 
@@ -303,7 +321,6 @@ fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
     ]);
     let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
     assert_eq!(ignored, ["PROMETHEUS_MAPPER_YAML"]);
-    assert!(settings.readiness.start_without_rules);
 }
 
 #[test]
