@@ -81,13 +81,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Settings => print(&settings::markdown()),
     };
     outcome.unwrap_or_else(|error| {
-        complain(&error);
+        complain(&format!("error: {error:#}"));
         if error.is::<Mistakes>() || error.is::<query::Misused>() { Exit::Misused } else { Exit::Failed }
     })
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let command = Cli::command().mut_subcommand("serve", settings::prepare);
+    let command = ["serve", "check"]
+        .into_iter()
+        .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare));
     Cli::from_arg_matches(&command.try_get_matches_from(with_default_command(args))?)
 }
 
@@ -114,9 +116,10 @@ fn print(text: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Writes `text` and the end of its line to stderr.
 #[expect(clippy::print_stderr, reason = "this is where the people at the terminal are told of failures")]
-fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+fn complain(text: &str) {
+    eprintln!("{text}");
 }
 
 #[cfg(test)]

@@ -125,6 +125,7 @@ mod tests {
         for (name, silent, told) in [
             ("USE_STATSD", "false", "true"),
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
+            ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true", "false"),
             ("LOCAL_CACHE_SIZE_IN_BYTES", "0", "1048576"),
             ("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "F", "1"),
             ("REDIS_POOL_SIZE", "10", "20"),

@@ -88,6 +88,14 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// A truth value, as flags of other commands take it.
+///
+/// # Errors
+/// What was expected.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    reader::parse_bool(text).ok_or_else(|| "expected true or false".to_owned())
+}
+
 /// Settles how `command` takes settings: a variable that is set to nothing counts as unset, a lone flag
 /// means true where a truth value is wanted, and `--help` shows nothing of the environment.
 pub fn prepare(command: Command) -> Command {

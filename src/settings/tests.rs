@@ -1,8 +1,8 @@
+use std::time::Duration;
+
 use clap::FromArgMatches as _;
 use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
-
-use std::time::Duration;
 
 use super::*;
 use crate::server::Address;
@@ -45,12 +45,13 @@ fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
 fn item_47_defaults_are_the_reference_s() {
     let settings = read_well(&[]);
     let any = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
-    let listen = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };
-    assert_eq!(settings.listen, listen);
-    assert_eq!(settings.serve.connections.max_age, Some(Duration::from_secs(24 * 3600)));
-    assert_eq!(settings.serve.connections.max_age_grace, Duration::from_secs(3600));
+    let expected = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };
+    assert_eq!(settings.listen, expected);
+    let connections = settings.serve.connections;
+    assert_eq!(connections.max_age, Some(Duration::from_secs(24 * 3600)));
+    assert_eq!(connections.max_age_grace, Duration::from_secs(3600));
     assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
-    assert_eq!(settings.answers, AnswerSettings { headers: None, dynamic_metadata: false });
+    assert_eq!(settings.answers, AnswerSettings::default());
     assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
     assert_eq!(settings.traces, None);
     assert!(!settings.rules.compile.merge_domains);
@@ -274,7 +275,25 @@ fn extra_tags_become_labels_that_prometheus_takes() {
 
 #[test]
 fn an_age_of_zero_lets_connections_live() {
-    assert_eq!(read_well(&[("GRPC_MAX_CONNECTION_AGE", "0")]).serve.connections.max_age, None);
+    let max_age = |text| read_well(&[("GRPC_MAX_CONNECTION_AGE", text)]).serve.connections.max_age;
+    assert_eq!(max_age("0"), None);
+    assert_eq!(max_age("5m"), Some(Duration::from_secs(300)));
+}
+
+#[test]
+fn a_socket_for_grpc_takes_the_place_of_the_port() {
+    let grpc = read_well(&[("GRPC_UDS", "/run/rls.sock"), ("GRPC_PORT", "1")]).listen.grpc;
+    assert_eq!(grpc, Address::Unix("/run/rls.sock".into()));
+}
+
+#[test]
+fn headers_are_told_under_their_names_where_they_are_asked_for() {
+    let names = [("LIMIT_LIMIT_HEADER", "X-Limit"), ("LIMIT_RESET_HEADER", "X-Reset")];
+    assert_eq!(read_well(&names).answers.headers, None);
+    let enabled = [names[0], names[1], ("LIMIT_RESPONSE_HEADERS_ENABLED", "true")];
+    let headers = read_well(&enabled).answers.headers.expect("asked for");
+    let found = [headers.limit, headers.remaining, headers.reset].map(|name| name.as_str().to_owned());
+    assert_eq!(found, ["x-limit", "ratelimit-remaining", "x-reset"]);
 }
 
 #[test]
@@ -297,6 +316,7 @@ fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
         ("USE_PROMETHEUS", "true"),
         ("PROMETHEUS_ADDR", ":19001"),
         ("PROMETHEUS_MAPPER_YAML", "/etc/statsd-exporter/conf.yaml"),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
         ("LOG_LEVEL", "info"),
     ]);
     let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
