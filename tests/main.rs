@@ -7,6 +7,7 @@
 )]
 
 mod cli;
+mod docs;
 mod envoy;
 mod provider;
 mod store;
