@@ -8,6 +8,7 @@
 
 mod cli;
 mod conformance;
+mod docs;
 mod envoy;
 mod provider;
 mod simulation;

