@@ -1,8 +1,12 @@
 //! What the documents show, works.
 
+use std::process::Command;
+
+use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 
 use crate::support::envoy;
+use crate::support::tollgate::Tollgate;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
@@ -43,7 +47,77 @@ fn the_rules_that_are_shown_use_every_field() {
 #[test]
 fn the_readme_shows_the_files_that_it_tells_of() {
     for (info, file) in [("yaml rules", SAMPLE), ("yaml envoy", envoy::CONFIG)] {
-        let is_shown = |block: &&str| file.ends_with(*block);
-        assert!(blocks(README, info).iter().any(|block| is_shown(&block)), "{info}");
+        assert!(blocks(README, info).iter().any(|block| file.ends_with(block)), "{info}");
     }
+}
+
+#[tokio::test]
+async fn what_the_readme_says_to_try_answers_what_the_readme_says() {
+    let shown: Vec<_> = blocks(README, "console").into_iter().filter_map(Exchange::shown).collect();
+    assert!(shown.len() >= 3, "{}", shown.len());
+    let minute = || SystemClock.now().as_secs() / 60;
+    loop {
+        let before = minute();
+        let tollgate = Tollgate::start(&[("example.yaml", SAMPLE)], &[]).await;
+        let mut answers = Vec::new();
+        for exchange in &shown {
+            answers.push(exchange.try_out(&tollgate).await);
+        }
+        // The sample's limits are per minute, and the README's counts are those of one minute.
+        if minute() == before {
+            let expected: Vec<_> = shown.iter().map(|exchange| without_times(exchange.answer)).collect();
+            return assert_eq!(answers, expected);
+        }
+    }
+}
+
+/// A command to try with tollgate alone, and its answer.
+struct Exchange<'a> {
+    command: Try<'a>,
+    answer: &'a str,
+}
+
+enum Try<'a> {
+    Query(&'a str),
+    Post(&'a str),
+}
+
+impl<'a> Exchange<'a> {
+    fn shown(block: &'a str) -> Option<Self> {
+        let (command, answer) = block.strip_prefix("$ ")?.split_once('\n')?;
+        let query = command.strip_prefix("target/release/tollgate query ").map(Try::Query);
+        let post = command
+            .strip_prefix("curl http://127.0.0.1:8080/json -d '")
+            .map(|rest| rest.trim_end_matches('\''));
+        Some(Self { command: query.or(post.map(Try::Post))?, answer })
+    }
+
+    async fn try_out(&self, tollgate: &Tollgate) -> String {
+        without_times(&match self.command {
+            Try::Query(arguments) => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+                command.args(["query", "--address", &format!("127.0.0.1:{}", tollgate.grpc)]);
+                let output = command.args(arguments.split(' ')).output().expect("the program runs");
+                String::from_utf8(output.stdout).expect("text")
+            }
+            Try::Post(body) => {
+                let request = reqwest::Client::new().post(tollgate.url("/json")).body(body.to_owned());
+                request.send().await.expect("an answer").text().await.expect("text") + "\n"
+            }
+        })
+    }
+}
+
+/// `text` with `0s` for every number of seconds.
+fn without_times(text: &str) -> String {
+    let mut pieces = text.split('s').map(str::to_owned).collect::<Vec<_>>();
+    let last = pieces.len() - 1;
+    for piece in &mut pieces[..last] {
+        let digits = piece.chars().rev().take_while(char::is_ascii_digit).count();
+        if digits > 0 {
+            piece.truncate(piece.len() - digits);
+            piece.push('0');
+        }
+    }
+    pieces.join("s")
 }

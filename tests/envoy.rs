@@ -18,12 +18,10 @@ use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::store::redis::Endpoint;
 
 use crate::support::envoy::{self, Config, Envoy};
-use crate::support::process::POLL;
 use crate::support::redis::Redis;
 use crate::support::tollgate::Tollgate;
+use crate::support::{PATIENCE, eventually};
 
-/// How long anything may take on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(30);
 const YEAR_SECS: u64 = 31_536_000;
 
 /// Rules of the domain that Envoy asks in: `per_year` for everybody, and `for_bob`, where there is one.
@@ -42,16 +40,19 @@ async fn start(rules: &str, environment: &[(&str, &str)]) -> (Tollgate, Envoy) {
 
 /// Asks as `user` until the status is `status`.
 async fn reaches(envoy: &Envoy, user: &str, status: u16) {
-    let deadline = Instant::now() + PATIENCE;
-    while envoy.status(user).await != status {
-        assert!(Instant::now() < deadline, "{user} does not get {status} within {PATIENCE:?}");
-        sleep(POLL).await;
-    }
+    eventually(&format!("{user} gets {status}"), async || envoy.status(user).await == status).await;
 }
 
 /// Calls of Envoy's that tollgate did not answer.
 async fn unanswered(envoy: &Envoy) -> u64 {
     envoy.stat("cluster.upstream.ratelimit.error").await
+}
+
+/// What tollgate says of itself.
+async fn health(tollgate: &Tollgate) -> serde_json::Value {
+    let request =
+        reqwest::Client::new().get(tollgate.url("/healthcheck")).header("accept", "application/json");
+    request.send().await.expect("an answer").json().await.expect("JSON")
 }
 
 /// Requests that do not end until they are told to.
@@ -150,13 +151,21 @@ async fn a_header_that_is_no_text_is_limited_like_any_other() {
 #[tokio::test]
 async fn a_look_costs_nothing_and_a_refund_lets_a_denied_user_in_again() {
     let tollgate = Tollgate::start(&[("rules.yaml", &rules(2, None))], &[]).await;
-    let hits = |path: &str, hits: &str| {
+    // Envoy takes `hits_addend` in a route's own configuration of the filter, and nowhere else.
+    let route = |path: &str, hits: &str| {
         format!(
-            "- match: {{prefix: {path}}}\n                route: {{cluster: upstream, rate_limits: [{{actions: \
-             [{{request_headers: {{header_name: x-user, descriptor_key: user}}}}], hits_addend: {hits}}}]}}\n              "
+            r#"- match: {{prefix: {path}}}
+                route: {{cluster: upstream}}
+                typed_per_filter_config:
+                  envoy.filters.http.ratelimit:
+                    "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
+                    rate_limits:
+                    - actions: [{{request_headers: {{header_name: x-user, descriptor_key: user}}}}]
+                      hits_addend: {hits}
+              "#
         )
     };
-    let routes = hits("/look", "{number: 0}") + &hits("/refund", "{number: 2, is_negative_hits: true}");
+    let routes = route("/look", "{number: 0}") + &route("/refund", "{number: 2, is_negative_hits: true}");
     let any = "- match: {prefix: /}\n                route: {cluster: upstream}";
     let config = Config::asking(&[tollgate.grpc]).with(any, &(routes + any));
     let envoy = Envoy::start(&config).await;
@@ -193,8 +202,12 @@ async fn rules_edited_under_traffic_come_into_force_and_no_request_fails() {
         tollgate.write_rules("rules.yaml", &rules(u32::MAX, Some(0)));
         reaches(&envoy, "bob", 429).await;
         tollgate.write_rules("rules.yaml", "domain: example\ndescriptors: {wrong: [");
-        tollgate.write_rules("other.yaml", "domain: other\ndescriptors: []\n");
         tollgate.process.signal("HUP");
+        eventually("health tells of the mistake", async || {
+            health(&tollgate).await["rules"]["error"].is_string()
+        })
+        .await;
+        assert_eq!(health(&tollgate).await["ready"], true);
         assert_eq!(envoy.status("bob").await, 429, "the last good rules");
         tollgate.write_rules("rules.yaml", &rules(u32::MAX, None));
         reaches(&envoy, "bob", 200).await;
@@ -206,13 +219,17 @@ async fn rules_edited_under_traffic_come_into_force_and_no_request_fails() {
 
 #[tokio::test]
 async fn requests_pass_while_redis_is_away_and_are_limited_again_when_it_is_back() {
-    let mut redis = Redis::start().await;
+    let mut redis = Redis::absent();
     let Endpoint::Tcp { host, port } = redis.settings().endpoint else { panic!("a TCP port") };
     let url = format!("redis://{host}:{port}");
     let environment = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")];
     let (tollgate, envoy) = start(&rules(u32::MAX, Some(1)), &environment).await;
     let envoy = Arc::new(envoy);
     let traffic = Traffic::of(&envoy, "alice");
+    for _ in 0..3 {
+        assert_eq!(envoy.status("bob").await, 200, "there is no Redis yet");
+    }
+    redis.restart().await;
     reaches(&envoy, "bob", 429).await;
 
     redis.kill();

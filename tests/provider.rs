@@ -17,8 +17,8 @@ use tollgate::engine::{Entry, Rules, Timestamp};
 use tollgate::provider::files::{FileProvider, FileSettings};
 use tollgate::provider::{Handle, Status};
 
-/// How long a change may take to be in force on a machine under load.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::support::PATIENCE;
+
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3600);
 const NOW: Timestamp = Timestamp::from_secs(1_000_000);

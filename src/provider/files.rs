@@ -132,6 +132,9 @@ impl Loader {
         let error = (!update.errors.0.is_empty()).then(|| update.errors.to_string());
         let mut status = Status { error, ..self.status.borrow().clone() };
         if let Some((files, rules)) = update.good {
+            for warning in &rules.warnings {
+                tracing::warn!(%warning, "a rule may not mean what it says");
+            }
             status.domains = rules.domains().count();
             status.rules = rules.len();
             status.loaded_at = Some(self.clock.now());
@@ -153,7 +156,7 @@ fn tell(status: &Status, mistakes: usize) {
             rules,
             mistakes,
             %error,
-            "rules as written cannot be used; the last good ones stay in force"
+            "not all rules as written can be used; in place of the others the last good ones are in force"
         ),
     }
 }
