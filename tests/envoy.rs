@@ -150,10 +150,14 @@ async fn a_header_that_is_no_text_is_limited_like_any_other() {
 #[tokio::test]
 async fn a_look_costs_nothing_and_a_refund_lets_a_denied_user_in_again() {
     let tollgate = Tollgate::start(&[("rules.yaml", &rules(2, None))], &[]).await;
+    // Envoy reads hits_addend only there, not in a route's own rate_limits.
     let hits = |path: &str, hits: &str| {
+        let indent = "\n                ";
         format!(
-            "- match: {{prefix: {path}}}\n                route: {{cluster: upstream, rate_limits: [{{actions: \
-             [{{request_headers: {{header_name: x-user, descriptor_key: user}}}}], hits_addend: {hits}}}]}}\n              "
+            "- match: {{prefix: {path}}}{indent}route: {{cluster: upstream}}{indent}typed_per_filter_config:{indent}  \
+             envoy.filters.http.ratelimit:{indent}    \"@type\": type.googleapis.com/envoy.extensions.filters.http.\
+             ratelimit.v3.RateLimitPerRoute{indent}    rate_limits: [{{actions: [{{request_headers: {{header_name: \
+             x-user, descriptor_key: user}}}}], hits_addend: {hits}}}]\n              "
         )
     };
     let routes = hits("/look", "{number: 0}") + &hits("/refund", "{number: 2, is_negative_hits: true}");

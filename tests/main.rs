@@ -11,6 +11,7 @@ mod conformance;
 mod docs;
 mod envoy;
 mod provider;
+mod server;
 mod simulation;
 mod store;
 mod store_faults;
