@@ -44,6 +44,6 @@ fn the_rules_that_are_shown_use_every_field() {
 fn the_readme_shows_the_files_that_it_tells_of() {
     for (info, file) in [("yaml rules", SAMPLE), ("yaml envoy", envoy::CONFIG)] {
         let is_shown = |block: &&str| file.ends_with(*block);
-        assert!(blocks(README, info).iter().any(|block| is_shown(&block)), "{info}");
+        assert!(blocks(README, info).iter().any(is_shown), "{info}");
     }
 }
