@@ -10,6 +10,7 @@ mod cli;
 mod conformance;
 mod docs;
 mod envoy;
+mod metrics;
 mod provider;
 mod server;
 mod simulation;
