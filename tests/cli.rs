@@ -2,6 +2,8 @@
 
 use std::process::{Command, Output};
 
+use crate::support::tollgate::Tollgate;
+
 /// Runs the program with `args` and nothing but `variables` in its environment.
 fn tollgate(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -60,5 +62,156 @@ fn a_service_that_is_not_there_is_explained() {
     let told = stderr(&output);
     for part in ["127.0.0.1:1", "Connection refused", "--address"] {
         assert!(told.contains(part), "{told}");
+    }
+}
+
+const RULES: &str = "\
+domain: shop
+descriptors:
+  - key: user
+    rate_limit: {name: per-user, unit: day, requests_per_unit: 2}
+  - key: user
+    value: admin
+    rate_limit: {unlimited: true}
+";
+
+/// Writes rule files into a directory of their own.
+fn rule_files(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).expect("a file");
+    }
+    dir
+}
+
+#[test]
+fn check_says_how_many_rules_are_good() {
+    let (one, other) = (("a.yaml", RULES), ("b.yaml", "domain: bank\ndescriptors: [{key: k}]\n"));
+    let dir = rule_files(&[one, other]);
+    let output = tollgate(&["check", &dir.path().display().to_string()], &[]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "OK: 2 rules in 2 domains\n");
+}
+
+#[test]
+fn check_tells_of_every_mistake_in_every_file_and_where_it_is() {
+    let dir = rule_files(&[
+        ("a.yaml", "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: {unit: fortnight}\n"),
+        ("b.yaml", "domain: bank\ndescriptors:\n  - kye: user\n"),
+    ]);
+    let path = dir.path().display().to_string();
+    let output = tollgate(&["check", &path, "/no/such/file"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    for part in [
+        &format!("{path}/a.yaml:4:"),
+        "     4 |     rate_limit: {unit: fortnight}\n",
+        &format!("{path}/b.yaml:3:"),
+        "     3 |   - kye: user\n",
+        "/no/such/file: cannot be read",
+        "error: mistakes found: ",
+    ] {
+        assert!(told.contains(part), "{part}\nin\n{told}");
+    }
+}
+
+#[test]
+fn check_joins_domains_where_serve_would() {
+    let dir = rule_files(&[("a.yaml", RULES), ("b.yaml", "domain: shop\ndescriptors: [{key: k}]\n")]);
+    let path = dir.path().display().to_string();
+    for (args, variables, code) in [
+        (&["check", &path][..], &[][..], 1),
+        (&["check", &path], &[("MERGE_DOMAIN_CONFIG", "true")], 0),
+        (&["check", &path], &[("MERGE_DOMAIN_CONFIG", "")], 1),
+        (&["check", "--merge-domains", "--", &path], &[], 0),
+        (&["check", "--merge-domain-config=false", &path], &[("MERGE_DOMAIN_CONFIG", "true")], 1),
+    ] {
+        let output = tollgate(args, variables);
+        assert_eq!(output.status.code(), Some(code), "{args:?} {variables:?}: {}", stderr(&output));
+    }
+}
+
+#[tokio::test]
+async fn query_shows_the_answer_and_ends_as_it_is() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let address = format!("127.0.0.1:{}", service.grpc);
+    let query = |args: &[&str]| {
+        let output = tollgate(&[&["query", "-d", "shop", "--address", &address], args].concat(), &[]);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for (args, code, first_line, of_alice) in [
+        (&["--hits", "0", "user=alice"][..], 0, "OK", "user=alice  OK    2 per day (per-user)  2  "),
+        (&["user=alice"], 0, "OK", "user=alice  OK    2 per day (per-user)  1  "),
+        (&["user=alice"], 0, "OK", "user=alice  OK    2 per day (per-user)  0  "),
+        (&["user=alice"], 3, "OVER_LIMIT", "user=alice  OVER_LIMIT  2 per day (per-user)  0  "),
+        (&["user=admin"], 0, "OK", "user=admin  OK    unlimited  -  "),
+        (&["user=bob,path=/"], 0, "OK", "user=bob,path=/  OK    -      -  "),
+    ] {
+        let (ended, shown) = query(args);
+        assert_eq!((ended, shown.lines().next()), (Some(code), Some(first_line)), "{args:?}: {shown}");
+        let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(squeeze(&shown).contains(&squeeze(of_alice)), "{args:?}: {shown}");
+    }
+    let (ended, shown) = query(&["--json", "user=alice", "user=admin"]);
+    let json: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!((ended, &json["overallCode"]), (Some(3), &"OVER_LIMIT".into()), "{shown}");
+    assert_eq!(json["statuses"][0]["currentLimit"]["unit"], "DAY");
+    assert_eq!(json["statuses"][1]["limitRemaining"], u32::MAX);
+}
+
+#[tokio::test]
+async fn what_the_service_refuses_is_explained() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let address = format!("127.0.0.1:{}", service.grpc);
+    let output = tollgate(&["query", "-d", "", "user=a", "--address", &address], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the service refused the request: "), "{}", stderr(&output));
+    let http = format!("127.0.0.1:{}", service.http);
+    let output = tollgate(&["query", "-d", "shop", "user=a", "--address", &http], &[]);
+    assert_eq!(output.status.code(), Some(1), "HTTP is no gRPC");
+}
+
+#[tokio::test]
+async fn serve_says_where_it_listens_and_what_to_try_however_little_it_logs() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "error")]).await;
+    let told = service.process.output();
+    for part in [
+        format!("gRPC      127.0.0.1:{}\n", service.grpc),
+        format!("HTTP      127.0.0.1:{}\n", service.http),
+        format!("debug     127.0.0.1:{}\n", service.debug),
+        "2 in 1 domains".to_owned(),
+        format!("tollgate query --address 127.0.0.1:{} -d example user=alice\n", service.grpc),
+        format!("curl http://127.0.0.1:{}/json -d '", service.http),
+    ] {
+        assert!(told.contains(&part), "{part}\nin\n{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_ends_the_program_with_its_name() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let taken = service.grpc.to_string();
+    let output = tollgate(
+        &["--grpc-port", &taken, "--grpc-host", "127.0.0.1", "--port", "0", "--debug-port", "0"],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains(&format!("127.0.0.1:{taken}")), "{}", stderr(&output));
+}
+
+#[tokio::test]
+async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
+    let ignored = ("USE_STATSD", "true");
+    for (format, line) in [("text", "WARN tollgate::cli::serve: a setting has no effect"), ("json", "{")] {
+        let environment = [("LOG_FORMAT", format), ("LOG_LEVEL", "warning"), ignored];
+        let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+        let told = service.process.output();
+        let logged = told.lines().find(|told| told.contains("a setting has no effect")).expect("a warning");
+        assert!(logged.contains(line) && logged.contains("USE_STATSD"), "{logged}");
+        if format == "json" {
+            let logged: serde_json::Value = serde_json::from_str(logged).expect("JSON");
+            assert_eq!((&logged["level"], &logged["name"]), (&"WARN".into(), &"USE_STATSD".into()));
+        }
+        assert!(!told.contains("INFO"), "{told}");
     }
 }

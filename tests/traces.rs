@@ -1,11 +1,19 @@
 //! Spans reach a collector, as parts of the traces that callers began.
 
+use std::time::Duration;
+
 use http::HeaderMap;
+use tokio::time::{Instant, sleep};
+use tollgate::pb::{Entry, RateLimitDescriptor, RateLimitRequest, RateLimitServiceClient};
 use tollgate::telemetry::traces::{Protocol, Service, TraceSettings, Traces, set_parent};
+use tonic::transport::Endpoint;
 use tracing::info_span;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::support::collector::Collector;
+use crate::support::process::POLL;
+use crate::support::redis::Redis;
+use crate::support::tollgate::Tollgate;
 
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
@@ -86,4 +94,75 @@ fn a_span_that_nobody_listens_to_is_never_made() {
     let span = info_span!(target: "tollgate", "outer");
     set_parent(&span, &traceparent("01"));
     assert!(span.is_disabled());
+}
+
+const RULES: &str = "\
+domain: shop
+descriptors:
+  - key: user
+    rate_limit: {unit: day, requests_per_unit: 2}
+";
+
+/// Asks `service` as a part of the caller's trace, until it decides: its store may not be there yet.
+async fn ask(service: &Tollgate) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(status) = ask_once(service).await {
+        assert!(Instant::now() < deadline, "{status}");
+        sleep(POLL).await;
+    }
+}
+
+async fn ask_once(service: &Tollgate) -> Result<(), tonic::Status> {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", service.grpc)).expect("a URL");
+    let mut client = RateLimitServiceClient::new(endpoint.connect().await.expect("it listens"));
+    let entries = vec![Entry { key: "user".into(), value: "alice".into() }];
+    let descriptor = RateLimitDescriptor { entries, ..RateLimitDescriptor::default() };
+    let mut request = tonic::Request::new(RateLimitRequest {
+        domain: "shop".to_owned(),
+        descriptors: vec![descriptor],
+        hits_addend: 0,
+    });
+    let traceparent = format!("00-{TRACE_ID}-{CALLER}-01").parse().expect("a header");
+    request.metadata_mut().insert("traceparent", traceparent);
+    client.should_rate_limit(request).await.map(|_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn item_45_a_call_and_its_way_to_redis_are_spans_of_the_callers_trace() {
+    let redis = Redis::start().await;
+    let redis_url = redis.settings().endpoint.to_string();
+    for protocol in ["grpc", "http"] {
+        let mut collector = Collector::start().await;
+        let address = if protocol == "grpc" { collector.grpc } else { collector.http };
+        let endpoint = format!("http://{address}");
+        let mut service = Tollgate::start(
+            &[("rules.yaml", RULES)],
+            &[
+                ("TRACING_EXPORTER_PROTOCOL", protocol),
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+                ("REDIS_URL", &redis_url),
+            ],
+        )
+        .await;
+        ask(&service).await;
+        service.process.signal("TERM");
+        let code = service.process.exit_code(Duration::from_secs(30)).await;
+        assert_eq!(code, Some(0), "{}", service.process.output());
+        let redis = collector.next("Redis Pipeline Execution").await;
+        let call = collector.next("ShouldRateLimit Execution").await;
+        assert_eq!((&*call.trace_id, &*call.parent_span_id), (TRACE_ID, CALLER), "{protocol}");
+        assert_eq!((&*redis.trace_id, &redis.parent_span_id), (TRACE_ID, &call.span_id), "{protocol}");
+        assert!(call.resource.contains(&"service.name=RateLimit".to_owned()), "{:?}", call.resource);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_not_there_is_logged_and_holds_nothing_up() {
+    let environment = [("TRACING_ENABLED", "true"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")];
+    let mut service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+    ask(&service).await;
+    service.process.signal("TERM");
+    assert_eq!(service.process.exit_code(Duration::from_secs(30)).await, Some(0));
+    let told = service.process.output();
+    assert!(told.contains("opentelemetry"), "{told}");
 }

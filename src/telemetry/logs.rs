@@ -56,8 +56,19 @@ fn levels(level: LevelFilter) -> Targets {
 #[cfg(test)]
 mod tests {
     use tracing::Level;
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
+
+    #[test]
+    fn logs_alone_make_no_spans_however_much_is_logged() {
+        let settings = LogSettings { level: LevelFilter::TRACE, ..LogSettings::default() };
+        let subscriber = tracing_subscriber::registry().with(layer(&settings));
+        tracing::subscriber::with_default(subscriber, || {
+            assert!(tracing::info_span!(target: "tollgate", "a call").is_disabled());
+            assert!(tracing::event_enabled!(target: "tollgate", Level::TRACE));
+        });
+    }
 
     #[test]
     fn libraries_are_never_louder_than_warn_and_never_louder_than_asked() {
