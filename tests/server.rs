@@ -13,7 +13,6 @@ use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimit
 use envoy_types::pb::google::protobuf::UInt64Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code as Status, Request};
 use tonic_health::pb::HealthCheckRequest;
