@@ -534,6 +534,18 @@ async fn calls_under_way_finish_while_no_new_connection_is_taken() {
 }
 
 #[tokio::test]
+async fn connections_that_say_nothing_hold_up_no_end() {
+    let mut service = start(&[]).await;
+    let mut silent = Vec::new();
+    for port in [service.grpc, service.http, service.debug] {
+        silent.push(TcpStream::connect(("127.0.0.1", port)).await.expect("it listens"));
+    }
+    let _idle = channel(&service).await;
+    service.process.signal("TERM");
+    assert_eq!(service.process.exit_code(Duration::from_secs(5)).await, Some(0));
+}
+
+#[tokio::test]
 async fn calls_that_outlast_the_deadline_are_cut_off_and_the_process_ends_well() {
     let (_redis, mut service, call) = with_a_call_under_way(&[("SHUTDOWN_TIMEOUT", "500ms")]).await;
     tokio::time::sleep(Duration::from_millis(300)).await;

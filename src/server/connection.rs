@@ -1,5 +1,6 @@
 //! One connection, from its first byte to its last, on one core.
 
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -21,8 +22,9 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// A connection whose peer is gone without a word is noticed after both of these.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the first bytes of a request over HTTP/1 may take.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be open before it says anything, and how long a request's headers may take
+/// over HTTP/1.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When connections end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,23 +55,23 @@ pub(super) async fn serve_grpc(stream: Stream, grpc: Grpc, settings: ConnectionS
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     let service = TowerToHyperService::new(grpc);
-    match open(stream) {
-        Ok(Opened::Tcp(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
-        Ok(Opened::Unix(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
-        Err(error) => tracing::debug!(%error, "a connection was lost before it began"),
+    match open(stream, &ending).await {
+        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
+        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
+        None => {}
     }
 }
 
 /// Serves HTTP on `stream`, version 1 or 2, whichever the caller speaks.
 pub(super) async fn serve_http(stream: Stream, router: axum::Router, ending: Ending) {
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES_TIMEOUT);
     http.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADER_BYTES);
     let service = TowerToHyperService::new(router);
-    match open(stream) {
-        Ok(Opened::Tcp(io)) => finish(http.serve_connection(io, service), None, ending).await,
-        Ok(Opened::Unix(io)) => finish(http.serve_connection(io, service), None, ending).await,
-        Err(error) => tracing::debug!(%error, "a connection was lost before it began"),
+    match open(stream, &ending).await {
+        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), None, ending).await,
+        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), None, ending).await,
+        None => {}
     }
 }
 
@@ -78,12 +80,34 @@ enum Opened {
     Unix(TokioIo<tokio::net::UnixStream>),
 }
 
-/// Hands `stream` to the runtime of this core.
-fn open(stream: Stream) -> std::io::Result<Opened> {
-    Ok(match stream {
-        Stream::Tcp(stream) => Opened::Tcp(TokioIo::new(tokio::net::TcpStream::from_std(stream)?)),
-        Stream::Unix(stream) => Opened::Unix(TokioIo::new(tokio::net::UnixStream::from_std(stream)?)),
-    })
+/// Hands `stream` to the runtime of this core, once there is something to read. `None` where there
+/// never is: who connects and says nothing takes no place for long.
+async fn open(stream: Stream, ending: &Ending) -> Option<Opened> {
+    let opened = async {
+        Ok::<_, io::Error>(match stream {
+            Stream::Tcp(stream) => {
+                let stream = tokio::net::TcpStream::from_std(stream)?;
+                stream.readable().await?;
+                Opened::Tcp(TokioIo::new(stream))
+            }
+            Stream::Unix(stream) => {
+                let stream = tokio::net::UnixStream::from_std(stream)?;
+                stream.readable().await?;
+                Opened::Unix(TokioIo::new(stream))
+            }
+        })
+    };
+    tokio::select! {
+        opened = tokio::time::timeout(FIRST_BYTES_TIMEOUT, opened) => match opened {
+            Ok(Ok(opened)) => Some(opened),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection was lost before it began");
+                None
+            }
+            Err(_) => None,
+        },
+        () = ending.drain.cancelled() => None,
+    }
 }
 
 /// Drives `connection` until it ends by itself, or is asked to and has.
