@@ -267,6 +267,49 @@ async fn health_is_told_under_three_names_and_says_no_before_the_end() {
 }
 
 #[tokio::test]
+async fn item_42_without_good_rules_it_serves_and_says_that_it_is_not_ready() {
+    let service = Tollgate::start_unhealthy(&[("rules.yaml", "domain: shop\nrubbish: 1\n")], &[]).await;
+    let status = client(&service)
+        .await
+        .should_rate_limit(request(vec![descriptor("user=x")]))
+        .await
+        .expect_err("there are no rules");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Status::Unavailable, "no rate limit configuration loaded")
+    );
+    let client = reqwest::Client::new();
+    let detail = client.get(service.url("/healthcheck")).header("accept", "application/json").send().await;
+    let detail: serde_json::Value = detail.expect("an answer").json().await.expect("JSON");
+    assert_eq!(detail["ready"], false);
+    let error = detail["rules"]["error"].as_str().expect("what is wrong with the rules");
+    assert!(error.contains("rules.yaml:2:1: config error, unknown key 'rubbish'"), "{error}");
+    let body = r#"{"domain":"shop","descriptors":[{"entries":[{"key":"user","value":"x"}]}]}"#;
+    let answer = client.post(service.url("/json")).body(body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 503);
+    assert_eq!(reqwest::get(service.debug_url("/rlconfig")).await.expect("an answer").status(), 503);
+
+    service.write_rules("rules.yaml", RULES);
+    eventually("it is ready", async || {
+        reqwest::get(service.url("/healthcheck")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn item_42_a_domain_may_be_asked_for_before_it_is_ready() {
+    let no_domain = [(".passed-over", "")];
+    Tollgate::start(&no_domain, &[]).await;
+    let environment = [("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "true")];
+    let service = Tollgate::start_unhealthy(&no_domain, &environment).await;
+    service.write_rules("rules.yaml", RULES);
+    eventually("it is ready", async || {
+        reqwest::get(service.url("/healthcheck")).await.is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn reflection_shows_the_service_as_envoy_declares_it() {
     let service = start(&[]).await;
     let mut client = ServerReflectionClient::new(channel(&service).await);

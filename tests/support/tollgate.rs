@@ -30,10 +30,19 @@ pub(crate) struct Tollgate {
 impl Tollgate {
     /// A service with these rule files and these variables; it is healthy when this returns.
     pub(crate) async fn start(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        Self::start_with_health(200, rules, environment).await
+    }
+
+    /// The same, for rules with which it does not become healthy.
+    pub(crate) async fn start_unhealthy(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        Self::start_with_health(500, rules, environment).await
+    }
+
+    async fn start_with_health(health: u16, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
         let mut printed = String::new();
         for _ in 0..5 {
             let mut service = Self::launch(rules, environment);
-            if service.is_healthy_in_time().await {
+            if service.has_health_in_time(health).await {
                 return service;
             }
             printed = service.process.output();
@@ -61,15 +70,19 @@ impl Tollgate {
         Self { http, grpc, debug, process, dir }
     }
 
-    /// Whether it becomes healthy; not, where it ends instead.
-    async fn is_healthy_in_time(&mut self) -> bool {
+    /// Whether its health check answers so; not, where it ends instead.
+    async fn has_health_in_time(&mut self, health: u16) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.process.has_ended() {
             let answer = reqwest::get(self.url("/healthcheck")).await;
-            if answer.is_ok_and(|answer| answer.status() == 200) {
+            if answer.is_ok_and(|answer| answer.status() == health) {
                 return true;
             }
-            assert!(Instant::now() < deadline, "tollgate is not healthy: {}", self.process.output());
+            assert!(
+                Instant::now() < deadline,
+                "tollgate does not answer {health}: {}",
+                self.process.output()
+            );
             sleep(POLL).await;
         }
         false
