@@ -40,6 +40,9 @@ pub use self::wire::{AnswerSettings, HeaderNames, InvalidRequest};
 /// trying again at once would not give it back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Open connections of operators and of what scrapes metrics, at the most.
+const MAX_OPERATORS: usize = 256;
+
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSettings {
@@ -58,7 +61,8 @@ pub struct ListenSettings {
 pub struct ServeSettings {
     /// Threads that serve calls, at least 1; `None` for one on each core that the process may use.
     pub threads: Option<usize>,
-    /// Open connections at the most, at least 1. Further ones wait to be accepted.
+    /// Open connections at the most, for gRPC and for HTTP each; at least 1. Further ones wait to be
+    /// accepted.
     pub max_connections: usize,
     /// When connections end.
     pub connections: ConnectionSettings,
@@ -183,10 +187,11 @@ pub async fn run(
     helpers.spawn(serve_operators(listeners.debug, debug::router(debug)));
 
     let cores = Arc::new(cores);
-    let permits = Arc::new(Semaphore::new(settings.max_connections));
     let mut accepting = JoinSet::new();
     for (listener, protocol) in [(listeners.grpc, Protocol::Grpc), (listeners.http, Protocol::Http)] {
-        accepting.spawn(accept(listener, protocol, Arc::clone(&cores), Arc::clone(&permits)));
+        // Each has its own, so that a flood on one keeps nobody from the other.
+        let permits = Arc::new(Semaphore::new(settings.max_connections));
+        accepting.spawn(accept(listener, protocol, Arc::clone(&cores), permits));
     }
     drop(cores);
 
@@ -230,7 +235,7 @@ async fn serve_operators(listener: Listener, router: axum::Router) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < MAX_OPERATORS => match accepted {
                 Ok(stream) => {
                     connections.spawn(connection::serve_http(stream, router.clone(), Ending::default()));
                 }

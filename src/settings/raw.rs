@@ -54,7 +54,8 @@ pub(super) struct RawListeners {
     /// How long a connection that was asked to go may finish its calls.
     #[arg(long, env, default_value = "1h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age_grace: String,
-    /// Open connections at the most, 1 to 1,000,000; further ones wait to be accepted.
+    /// Open connections at the most, for gRPC and for HTTP each, 1 to 1,000,000; further ones wait to be
+    /// accepted.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) max_connections: String,
     /// Threads that serve calls, 1 to 1,024. Unset: one for each core that the process may use.

@@ -33,11 +33,7 @@ impl NamedCounts {
 
     /// Adds `tally` under `path`.
     pub(super) fn add(&self, path: &StatsPath, tally: &Tally) {
-        if let Some(counts) = self.by_path.read().get(path) {
-            counts.add(tally);
-            return;
-        }
-        self.place_for(path).add(tally);
+        self.known_place(path).unwrap_or_else(|| self.new_place(path)).add(tally);
     }
 
     /// Every name and its counts.
@@ -45,12 +41,25 @@ impl NamedCounts {
         self.by_path.read().iter().map(|(path, counts)| (path.clone(), counts.sum())).collect()
     }
 
-    fn place_for(&self, path: &StatsPath) -> Arc<Counts> {
-        let name_bytes = path.domain.len() + path.parts.iter().map(|part| part.len() + 1).sum::<usize>();
+    /// Where `path` is counted already. Once there is no more room, that is somewhere for every name.
+    fn known_place(&self, path: &StatsPath) -> Option<Arc<Counts>> {
+        let by_path = self.by_path.read();
+        let own = by_path.get(path);
+        let place =
+            if self.has_room(by_path.len(), path) { own } else { own.or(by_path.get(&overflow(path))) };
+        place.cloned()
+    }
+
+    fn new_place(&self, path: &StatsPath) -> Arc<Counts> {
         let mut by_path = self.by_path.write();
-        let has_room = by_path.len() < self.max_series && name_bytes <= MAX_NAME_BYTES;
-        let place = if has_room { path.clone() } else { overflow(path) };
+        let place = if self.has_room(by_path.len(), path) { path.clone() } else { overflow(path) };
         Arc::clone(by_path.entry(place).or_default())
+    }
+
+    /// Whether a name that is new may have a place of its own among `series` others.
+    fn has_room(&self, series: usize, path: &StatsPath) -> bool {
+        let name_bytes = path.domain.len() + path.parts.iter().map(|part| part.len() + 1).sum::<usize>();
+        series < self.max_series && name_bytes <= MAX_NAME_BYTES
     }
 }
 
