@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tollgate::engine::{Hits, Unit};
+use tollgate::store::breaker::Breaker;
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Store, StoreError};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -223,4 +224,35 @@ impl io::Write for Log {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_server_that_hangs_and_it_counts_again_within_a_second_of_its_return() {
+    let server = Redis::start().await;
+    let store = Breaker::new(connected(&hasty(&server)).await);
+    let ask = async || {
+        let begun = Instant::now();
+        let outcome = store.charge(&[hit("a")], MIDNIGHT).await;
+        (outcome.map(|readings| readings[0].used), begun.elapsed())
+    };
+    assert_eq!(ask().await.0.expect("a reading"), 1);
+    server.pause();
+    eventually(
+        "the breaker opens",
+        async || matches!(ask().await, (Err(StoreError::Unreachable(_)), took) if took < CALL_TIMEOUT / 2),
+    )
+    .await;
+    // From now on only a probe waits, and there is one in a hundred milliseconds at the most.
+    let mut waited = 0;
+    for _ in 0..1_000 {
+        waited += u32::from(ask().await.1 >= CALL_TIMEOUT / 2);
+    }
+    assert!(waited <= 10, "{waited} of 1000 calls waited");
+
+    server.resume();
+    let back = Instant::now();
+    eventually("it counts again", async || ask().await.0.is_ok()).await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+    let before = ask().await.0.expect("a reading");
+    assert_eq!(ask().await.0.expect("a reading"), before + 1);
 }

@@ -18,6 +18,7 @@ use crate::provider::files::FileProvider;
 use crate::server::{self, Address, Answerer, ListenSettings, Listeners, MakeAnswerer, Parts, Stop};
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::store::Store;
+use crate::store::breaker::Breaker;
 use crate::store::memory::MemoryStore;
 use crate::store::redis::RedisStore;
 use crate::telemetry;
@@ -108,10 +109,10 @@ fn stores(
         StoreSettings::Redis(settings) => {
             let settings = settings.clone();
             Box::new(move || {
-                let store = Arc::new(RedisStore::connect(&settings));
+                let store = Arc::new(Breaker::new(RedisStore::connect(&settings)));
                 let settled = Arc::clone(&store);
                 let settle = async move {
-                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
+                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.store().settle()).await.is_err() {
                         tracing::warn!("Redis did not learn how long the last counters are to live");
                     }
                 };

@@ -3,6 +3,7 @@
 //! A store counts; it does not judge. Whether a reading is over its limit, what metrics say of it and
 //! what the caller is told is decided in `engine::judge`, once, for every store.
 
+pub mod breaker;
 pub mod memory;
 pub mod redis;
 
