@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::engine::judge::judge;
-use crate::engine::plan::plan;
-use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::engine::plan::{Limited, plan};
+use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
 use crate::store::{Charge, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
@@ -46,14 +46,19 @@ impl Limiter {
     ) -> Result<Decision<'r>, StoreError> {
         let now = self.clock.now();
         let plan = plan(rules, request, &self.keys);
-        let charges: SmallVec<[Charge; 4]> = plan
-            .limited()
-            .map(|limited| Charge { key: limited.key.clone(), limit: limited.limit, hits: limited.hits })
-            .collect();
+        let charges: SmallVec<[Charge; 4]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
         let readings = self.charge(&charges, now).await?;
-        let decision = judge(plan, readings.iter().map(|reading| reading.used), &self.modes, now);
+        let decision =
+            judge(plan, readings.iter().map(|reading| (reading.used, reading.outcome)), &self.modes, now);
         self.metrics.record_decision(&decision);
         Ok(decision)
+    }
+
+    fn charge_of(&self, limited: &Limited<'_>) -> Charge {
+        // Where nothing is enforced, nothing keeps anything else from being counted.
+        let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
+        let Limited { key, limit, hits, mode, .. } = limited;
+        Charge { key: key.clone(), limit: *limit, hits: *hits, mode: *mode, vote }
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.

@@ -370,3 +370,49 @@ descriptors:
         }
     }
 }
+
+#[tokio::test]
+async fn item_31_a_limit_that_counts_only_if_allowed_stays_where_another_one_stops_it() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: wide, rate_limit: {unit: hour, requests_per_unit: 20}}
+  - {key: narrow, rate_limit: {unit: day, requests_per_unit: 10}}
+";
+    let passing = (0..10)
+        .map(|hit| format!("wide=a; narrow=a -> OK | OK {}, OK {}\n", 19 - hit, 9 - hit))
+        .collect::<String>();
+    let denied = "wide=a; narrow=a -> OVER | OK 10, OVER 0\n".repeat(5);
+    let counted = check(rules, Modes::default(), &format!("{passing}{denied}wide=a -> OK | OK 9")).await;
+    assert_eq!(counted, tally(31, 5, 2, 21));
+}
+
+#[tokio::test]
+async fn charge_modes_mix_in_one_request() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: metered, rate_limit: {unit: year, requests_per_unit: 2}}
+  - {key: kept, charge: if_allowed, rate_limit: {unit: year, requests_per_unit: 3}}
+  - {key: tried, charge: if_allowed, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
+";
+    let script = "
+metered=a; kept=a; tried=a -> OK | OK 1, OK 2, OK 0
+metered=a; kept=a; tried=a -> OK | OK 0, OK 1, OK 0
+metered=a; kept=a; tried=a -> OVER | OVER 0, OK 1, OK 0   # metered is counted past its limit
+kept=a*2 -> OVER | OVER 0                                 # and what does not fit is not
+kept=a -> OK | OK 0
+kept=a*0 -> OVER | OVER 0
+kept=a*-2 -> OK | OK 2
+kept=a; kept=a; kept=a -> OVER | OK 2, OK 2, OVER 0
+kept=a; kept=a -> OK | OK 1, OK 0
+metered=b*0; kept=b*4 -> OVER | OK 2, OVER 0
+";
+    check(rules, Modes::default(), script).await;
+    let unenforced = "
+kept=a*9; metered=a -> OK | OVER 0, OK 1
+kept=a*2; kept=b -> OK | OK 1, OK 2
+";
+    check(rules, Modes { shadow_mode: true, ..Modes::default() }, unenforced).await;
+}

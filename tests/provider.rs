@@ -307,7 +307,7 @@ async fn files_that_are_wrong_only_together_change_nothing() {
     let limits = [("shop", "user"), ("api", "user"), ("shop", "ip")].map(|(d, k)| provider.limit(d, k));
     assert_eq!(limits, [Some(1), Some(1), None]);
 
-    let joined = CompileOptions { merge_domains: true };
+    let joined = CompileOptions { merge_domains: true, ..CompileOptions::default() };
     let provider = Provider::start_with(dir.path(), NEVER, joined);
     assert_eq!((provider.limit("shop", "user"), provider.limit("shop", "ip")), (Some(1), Some(2)));
 }

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq};
 use tokio::runtime;
 use tokio::task::JoinSet;
-use tollgate::engine::{Hits, Limit, Timestamp, Unit};
+use tollgate::engine::{ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
@@ -74,7 +74,8 @@ pub(crate) async fn used(store: &RedisStore, charge: Charge) -> Result<u64, Stor
 }
 
 pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
-    Charge { key: key.into(), limit: Limit { requests_per_unit: 10, unit }, hits }
+    let limit = Limit { requests_per_unit: 10, unit };
+    Charge { key: key.into(), limit, hits, mode: ChargeMode::Always, vote: Vote::Enforced }
 }
 
 pub(crate) fn hit(key: &'static str) -> Charge {
@@ -277,7 +278,14 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         3 => (0..25_u32).prop_map(Hits::Refund),
         1 => any::<u32>().prop_map(Hits::Refund),
     ];
-    let charges = collection::vec((0..4_u8, units, hits), 0..6);
+    let mode = prop_oneof![Just(ChargeMode::Always), Just(ChargeMode::IfAllowed)];
+    let vote = prop_oneof![
+        4 => Just(Vote::Enforced),
+        1 => Just(Vote::Quota),
+        1 => Just(Vote::Shadow),
+        1 => Just(Vote::ShadowQuota),
+    ];
+    let charges = collection::vec((0..4_u8, units, hits, mode, vote), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -294,8 +302,9 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         for (micros, charges) in requests {
             now = Timestamp::from_micros(now.as_micros() + micros);
             let name = |key, unit| format!("{case}/{key}/{unit:?}/");
-            let charges: Vec<Charge> =
-                charges.into_iter().map(|(key, unit, hits)| charge(name(key, unit), unit, hits)).collect();
+            let one =
+                |(key, unit, hits, mode, vote)| Charge { mode, vote, ..charge(name(key, unit), unit, hits) };
+            let charges: Vec<Charge> = charges.into_iter().map(one).collect();
             let in_memory = runtime.block_on(memory.charge(&charges, now)).expect("readings");
             let in_redis = runtime.block_on(redis.charge(&charges, now)).expect("readings");
             prop_assert_eq!(in_memory, in_redis);

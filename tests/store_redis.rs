@@ -55,7 +55,7 @@ async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
             .collect();
         let limit = Limit { requests_per_unit: 10, unit };
         let key = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(b"domain", &entries, None, limit);
-        counts_in(name, Charge { key, limit, hits: Hits::Add(1) }, now_secs, &redis).await;
+        counts_in(name, Charge { key, limit, ..hit("") }, now_secs, &redis).await;
     }
 }
 

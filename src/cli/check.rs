@@ -33,7 +33,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     if files.is_empty() && mistakes.is_empty() {
         bail!("there are no rule files there");
     }
-    let options = CompileOptions { merge_domains: args.merge_domain_config };
+    let options = CompileOptions { merge_domains: args.merge_domain_config, ..CompileOptions::default() };
     let rules = compile(&files, options, None).unwrap_or_else(|RuleErrors(found)| {
         mistakes.extend(found);
         Rules::default()

@@ -18,6 +18,72 @@ impl Limit {
     }
 }
 
+/// Whether what is denied counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChargeMode {
+    /// It does: hits are counted whatever comes of them.
+    #[default]
+    Always,
+    /// It does not: nothing is counted unless the whole request passes, and never past the limit.
+    IfAllowed,
+}
+
+impl ChargeMode {
+    /// The mode of this name in rules: `always` or `if_allowed`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Always, Self::IfAllowed].into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// The name in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::IfAllowed => "if_allowed",
+        }
+    }
+}
+
+/// What a limit that is exceeded does to its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vote {
+    /// It denies it.
+    Enforced,
+    /// It denies it together with every other quota of the request.
+    Quota,
+    /// Nothing.
+    Shadow,
+    /// Nothing; and it stands for a quota that is not exceeded.
+    ShadowQuota,
+}
+
+/// What the limits of one request say of it together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Votes {
+    enforced_over: bool,
+    quotas: usize,
+    quotas_over: usize,
+}
+
+impl Votes {
+    /// Counts the vote of one limit, which is exceeded or not.
+    pub const fn cast(&mut self, vote: Vote, over: bool) {
+        match vote {
+            Vote::Enforced => self.enforced_over |= over,
+            Vote::Quota => {
+                self.quotas += 1;
+                self.quotas_over += over as usize;
+            }
+            Vote::ShadowQuota => self.quotas += 1,
+            Vote::Shadow => {}
+        }
+    }
+
+    /// Whether the request is denied: by one enforced limit, or by all of its quotas.
+    pub const fn deny(self) -> bool {
+        self.enforced_over || (self.quotas > 0 && self.quotas_over == self.quotas)
+    }
+}
+
 /// The units of time that Envoy's protocol knows, shortest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {

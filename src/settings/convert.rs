@@ -10,7 +10,7 @@ use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, Ra
 use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::CompileOptions;
-use crate::engine::{KeyFormat, KeyWriter, Modes};
+use crate::engine::{ChargeMode, KeyFormat, KeyWriter, Modes};
 use crate::provider::files::FileSettings;
 use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
@@ -111,10 +111,13 @@ fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) ->
         }
         _ => reader.refuse("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
     }
+    let only_if_allowed = reader
+        .boolean("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", &raw.stop_cache_key_increment_when_overlimit);
     FileSettings {
         path: rules_path(raw, exists),
         compile: CompileOptions {
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
+            charge: if only_if_allowed { ChargeMode::IfAllowed } else { ChargeMode::Always },
         },
         poll_interval: RULES_POLL_INTERVAL,
     }

@@ -25,7 +25,7 @@ enum Harmless {
     Texts(&'static [&'static str]),
 }
 
-const IGNORED: [Foreign; 20] = {
+const IGNORED: [Foreign; 19] = {
     use Harmless::{Bool, Texts};
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
     const PIPELINE: &str = "commands to Redis are pipelined by themselves";
@@ -54,11 +54,6 @@ const IGNORED: [Foreign; 20] = {
             "the service always starts, and is not ready until there are good rules",
         ),
         foreign("LOCAL_CACHE_SIZE_IN_BYTES", Texts(&["0", "0s"]), "the store is asked every time"),
-        foreign(
-            "STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT",
-            Bool(false),
-            "denied hits are counted like any others",
-        ),
         foreign("REDIS_PERSECOND", Bool(false), "limits per second are counted in REDIS_URL too"),
         foreign("REDIS_POOL_SIZE", Texts(&["10"]), "each thread has one connection to Redis"),
         foreign("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), "each thread has one connection to Redis"),
@@ -127,7 +122,6 @@ mod tests {
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
             ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true", "false"),
             ("LOCAL_CACHE_SIZE_IN_BYTES", "0", "1048576"),
-            ("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", "F", "1"),
             ("REDIS_POOL_SIZE", "10", "20"),
             ("REDIS_PIPELINE_WINDOW", "0s", "150us"),
             ("REDIS_PIPELINE_WINDOW", "0", "1s"),

@@ -93,6 +93,9 @@ pub(super) struct RawRules {
     /// Join the rules of files that have one domain, where a second file would be an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) merge_domain_config: String,
+    /// Count nothing of a request that is denied, where rules say nothing of `charge`.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) stop_cache_key_increment_when_overlimit: String,
     /// Say NOT_SERVING while no domain has rules.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) healthy_with_at_least_one_config_loaded: String,

@@ -12,10 +12,12 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
 
-use super::{Charge, Charging, Reading, Readings, Store, StoreError};
+use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::fixed_window::{State, step};
+use crate::engine::algorithm::group::{self, Ask, Outcome};
 use crate::engine::{Hits, Timestamp, Window};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
@@ -52,6 +54,25 @@ struct Shard {
     /// No window of these counters ends before this, in seconds since the epoch: a sweep before then
     /// would find nothing.
     first_end_secs: u64,
+}
+
+/// A counter of a group of charges, there or not.
+struct Member<'a> {
+    key: &'a [u8],
+    window: Window,
+    hash: u64,
+    shard: usize,
+}
+
+/// Locked shards, each with its place.
+type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>;
+
+impl Member<'_> {
+    fn find<'s>(&self, shards: &'s mut Locked<'_>) -> Option<&'s mut Counter> {
+        let (_, shard) = shards.iter_mut().find(|(index, _)| *index == self.shard)?;
+        let is_this = |counter: &Counter| counter.window == self.window && *counter.key == *self.key;
+        shard.counters.find_mut(self.hash, is_this)
+    }
 }
 
 /// One counter. Its window's length is part of its name: a key whose unit was changed counts anew,
@@ -108,6 +129,74 @@ impl MemoryStore {
         self.len.fetch_sub(removed, Ordering::Relaxed);
     }
 
+    /// Carries out charges that are decided together, under the locks of all their shards.
+    fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Result<Readings, StoreError> {
+        let mut counters: SmallVec<[Member<'_>; 4]> = SmallVec::new();
+        let mut asks: SmallVec<[Ask; 4]> = SmallVec::new();
+        for charge in charges {
+            let (key, window) = (&*charge.key, charge.limit.window());
+            let known = counters.iter().position(|member| member.key == key && member.window == window);
+            let counter = known.unwrap_or(counters.len());
+            if known.is_none() {
+                let hash = self.hash(key, window);
+                counters.push(Member { key, window, hash, shard: self.shard_index(hash) });
+            }
+            let Charge { limit, hits, mode, vote, .. } = *charge;
+            asks.push(Ask { counter, quota: limit.requests_per_unit, hits, mode, vote });
+        }
+        let mut shards = self.lock_all(&counters);
+        let mut used: SmallVec<[u64; 4]> = counters
+            .iter()
+            .map(|member| match member.find(&mut shards) {
+                Some(counter) => step(counter.state, member.window, Hits::Add(0), now).used,
+                None => 0,
+            })
+            .collect();
+        let before = used.clone();
+        let outcomes = group::charge(&asks, &mut used);
+        let changed =
+            counters.iter().zip(before.iter().zip(&used)).filter(|(_, (before, after))| before != after);
+        for (member, (_, used)) in changed {
+            self.write(member, &mut shards, *used, now)?;
+        }
+        Ok(outcomes.into_iter().map(|(used, outcome)| Reading { used, outcome }).collect())
+    }
+
+    /// Locks the shards of `members`, in the order of their places: two groups cannot wait for each
+    /// other.
+    fn lock_all(&self, members: &[Member<'_>]) -> Locked<'_> {
+        let mut indexes: SmallVec<[usize; 4]> = members.iter().map(|member| member.shard).collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.into_iter().map(|index| (index, self.shards[index].lock())).collect()
+    }
+
+    /// Sets a counter, and makes it where there is none.
+    fn write(
+        &self,
+        member: &Member<'_>,
+        shards: &mut Locked<'_>,
+        used: u64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let window_start_secs = member.window.start_secs(now);
+        if let Some(counter) = member.find(shards) {
+            let window_start_secs = window_start_secs.max(counter.state.window_start_secs);
+            counter.state = State { window_start_secs, used };
+            return Ok(());
+        }
+        self.take_room().ok_or(StoreError::Full { max_counters: self.settings.max_counters })?;
+        let state = State { window_start_secs, used };
+        let counter = Counter { key: member.key.into(), window: member.window, state };
+        if let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == member.shard) {
+            shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
+            shard
+                .counters
+                .insert_unique(member.hash, counter, |counter| self.hash(&counter.key, counter.window));
+        }
+        Ok(())
+    }
+
     fn charge_one(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
         let window = charge.limit.window();
         let hash = self.hash(&charge.key, window);
@@ -133,18 +222,18 @@ impl MemoryStore {
             if hits != Hits::Add(0) {
                 counter.state = state;
             }
-            return Some(Reading { used: state.used });
+            return Some(Reading { used: state.used, outcome: Outcome::Charged });
         }
         // Looking, or giving back to nothing, makes no counter.
         if matches!(hits, Hits::Add(0) | Hits::Refund(_)) {
-            return Some(Reading { used: 0 });
+            return Some(Reading { used: 0, outcome: Outcome::Charged });
         }
         self.take_room()?;
         let state = step(State::default(), window, hits, now);
         let counter = Counter { key: Box::from(&*charge.key), window, state };
         shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
         shard.counters.insert_unique(hash, counter, |counter| self.hash(&counter.key, counter.window));
-        Some(Reading { used: state.used })
+        Some(Reading { used: state.used, outcome: Outcome::Charged })
     }
 
     /// Counts one more counter, unless the store holds as many as it may.
@@ -167,8 +256,10 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let readings: Result<Readings, StoreError> =
-            charges.iter().map(|charge| self.charge_one(charge, now)).collect();
+        let readings = match is_group(charges) {
+            true => self.charge_group(charges, now),
+            false => charges.iter().map(|charge| self.charge_one(charge, now)).collect(),
+        };
         Box::pin(future::ready(readings))
     }
 }
@@ -216,7 +307,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::engine::{Limit, Unit};
+    use crate::engine::{ChargeMode, Limit, Unit, Vote};
 
     const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -225,7 +316,13 @@ mod tests {
     }
 
     fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
-        Charge { key: Bytes::from_static(key.as_bytes()), limit: Limit { requests_per_unit: 10, unit }, hits }
+        Charge {
+            key: Bytes::from_static(key.as_bytes()),
+            limit: Limit { requests_per_unit: 10, unit },
+            hits,
+            mode: ChargeMode::Always,
+            vote: Vote::Enforced,
+        }
     }
 
     fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {

@@ -12,7 +12,8 @@ use std::pin::Pin;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::engine::{Hits, Limit, Timestamp};
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::{ChargeMode, Hits, Limit, Timestamp, Vote};
 
 /// What a store is asked to do to one counter.
 #[derive(Clone, Debug)]
@@ -23,11 +24,17 @@ pub struct Charge {
     pub limit: Limit,
     /// What to count.
     pub hits: Hits,
+    /// Whether it counts when it is denied.
+    pub mode: ChargeMode,
+    /// What it does to its request when it is.
+    pub vote: Vote,
 }
 
 /// What a store saw when it carried out a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
+    /// What became of the charge.
+    pub outcome: Outcome,
     /// Hits in the current window, those of this charge included.
     pub used: u64,
 }
@@ -68,4 +75,9 @@ pub enum StoreError {
     /// have been counted.
     #[error("the counter store refused: {0}")]
     Refused(String),
+}
+
+/// Whether `charges` must be decided together: one of them counts only if all of them pass.
+fn is_group(charges: &[Charge]) -> bool {
+    charges.iter().any(|charge| charge.mode == ChargeMode::IfAllowed)
 }

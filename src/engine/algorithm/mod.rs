@@ -4,3 +4,4 @@
 //! and `tests/store.rs` holds the two to each other.
 
 pub mod fixed_window;
+pub mod group;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::algorithm::group::Outcome;
 use super::plan::{Item, Limited, Plan};
 use super::rules::Rule;
 use super::tally::{StatsRef, Tally};
-use super::{Hits, Limit, Timestamp};
+use super::{Hits, Limit, Timestamp, Vote, Votes};
 
 /// What the operator set for every rule at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,27 +69,31 @@ pub struct Status<'r> {
     pub counted: Option<(StatsRef<'r>, Tally)>,
 }
 
-/// Judges `plan` by the hits its limited descriptors' counters hold, one number for each in order:
-/// those in the window, the descriptor's own included.
+/// Judges `plan` by what became of its limited descriptors' charges, in their order: the hits in the
+/// window, the descriptor's own included where they were counted.
 ///
-/// A missing number is read as an empty counter; stores give one for each charge.
+/// What is missing is read as an empty counter; stores give one for each charge.
 pub fn judge<'r>(
     plan: Plan<'r>,
-    used: impl IntoIterator<Item = u64>,
+    readings: impl IntoIterator<Item = (u64, Outcome)>,
     modes: &Modes,
     now: Timestamp,
 ) -> Decision<'r> {
-    let mut used = used.into_iter();
+    let mut readings = readings.into_iter();
     let mut votes = Votes::default();
+    let mut binding = Binding::default();
     let mut statuses = SmallVec::with_capacity(plan.items.len());
     for (index, item) in plan.items.into_iter().enumerate() {
         let status = match item {
             Item::NoLimit => no_limit(),
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
-                let quota_mode = modes.quota_mode || limited.rule.is_some_and(|rule| rule.quota_mode);
-                let status = judge_limited(limited, used.next().unwrap_or_default(), modes, now);
-                votes.cast(index, &status, quota_mode);
+                let vote = limited.vote(modes);
+                let (used, outcome) = readings.next().unwrap_or((0, Outcome::Charged));
+                let status = judge_limited(limited, used, outcome, modes, now);
+                let over = status.code == Code::OverLimit;
+                votes.cast(vote, over);
+                binding.see(index, status.remaining, over && vote == Vote::Enforced);
                 status
             }
         };
@@ -100,38 +105,19 @@ pub fn judge<'r>(
         shadowed: denied && modes.shadow_mode,
         domain_known: plan.domain_known,
         statuses,
-        binding: votes.binding.map(|(index, _)| index),
+        binding: binding.0.map(|(index, _)| index),
     }
 }
 
-/// What the limited descriptors say of the request as a whole. Those under no limit have no vote.
+/// Index and remaining hits of the status to tell of.
 #[derive(Default)]
-struct Votes {
-    regular_over: bool,
-    quotas: usize,
-    quotas_over: usize,
-    /// Index and remaining hits of the status to tell of.
-    binding: Option<(usize, u32)>,
-}
+struct Binding(Option<(usize, u32)>);
 
-impl Votes {
-    fn cast(&mut self, index: usize, status: &Status<'_>, quota_mode: bool) {
-        let over = status.code == Code::OverLimit;
-        if quota_mode {
-            self.quotas += 1;
-            self.quotas_over += usize::from(over);
-        } else {
-            self.regular_over |= over;
+impl Binding {
+    fn see(&mut self, index: usize, remaining: u32, denies: bool) {
+        if denies || self.0.is_none_or(|(_, least)| remaining < least) {
+            self.0 = Some((index, remaining));
         }
-        let denies = over && !quota_mode;
-        if denies || self.binding.is_none_or(|(_, least)| status.remaining < least) {
-            self.binding = Some((index, status.remaining));
-        }
-    }
-
-    /// A regular descriptor denies by itself; quota descriptors only all together.
-    fn deny(&self) -> bool {
-        self.regular_over || (self.quotas > 0 && self.quotas_over == self.quotas)
     }
 }
 
@@ -143,16 +129,31 @@ const fn unlimited(rule: &Rule) -> Status<'_> {
     Status { code: Code::Ok, rule: Some(rule), limit: None, remaining: u32::MAX, reset: None, counted: None }
 }
 
-fn judge_limited<'r>(limited: Limited<'r>, used: u64, modes: &Modes, now: Timestamp) -> Status<'r> {
+fn judge_limited<'r>(
+    limited: Limited<'r>,
+    used: u64,
+    outcome: Outcome,
+    modes: &Modes,
+    now: Timestamp,
+) -> Status<'r> {
     let Limited { rule, limit, hits, stats, .. } = limited;
-    let tally = match hits {
-        Hits::Add(hits) => tally_hits(limit, u64::from(hits), used, modes.near_limit_ratio),
-        Hits::Refund(hits) => Tally { total_negative_hits: u64::from(hits), ..Tally::default() },
+    let tally = match (hits, outcome) {
+        (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, modes.near_limit_ratio),
+        (Hits::Add(hits), Outcome::Denied) => {
+            Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
+        }
+        (Hits::Add(hits), Outcome::Withheld) => Tally { total_hits: hits.into(), ..Tally::default() },
+        (Hits::Refund(hits), _) => Tally { total_negative_hits: hits.into(), ..Tally::default() },
     };
-    let over = matches!(hits, Hits::Add(_)) && used > u64::from(limit.requests_per_unit);
+    let over = match (hits, outcome) {
+        (Hits::Add(_), Outcome::Charged) => used > u64::from(limit.requests_per_unit),
+        (Hits::Add(_), Outcome::Denied) => true,
+        (Hits::Add(_), Outcome::Withheld) | (Hits::Refund(_), _) => false,
+    };
     let shadow_mode = rule.is_some_and(|rule| rule.shadow_mode);
     let tally = if over && shadow_mode { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
-    let left = u64::from(limit.requests_per_unit).saturating_sub(used);
+    // Nothing is left for what is over, though less might still fit.
+    let left = if over { 0 } else { u64::from(limit.requests_per_unit).saturating_sub(used) };
     Status {
         code: if over && !shadow_mode { Code::OverLimit } else { Code::Ok },
         rule,

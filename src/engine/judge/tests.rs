@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::engine::rules::Quota;
 use crate::engine::tally::Counts;
-use crate::engine::{Timestamp, Unit};
+use crate::engine::{ChargeMode, Timestamp, Unit};
 
 const NOW: Timestamp = Timestamp::from_secs(1234);
 
@@ -22,6 +22,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         quota: Quota::Limited(Limit { requests_per_unit, unit: Unit::Minute }),
         name: None,
         replaces: Box::default(),
+        charge: ChargeMode::Always,
         shadow_mode: mode == Mode::Shadow,
         quota_mode: mode == Mode::Quota,
         metadata: None,
@@ -31,14 +32,21 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
 
 fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
     let Quota::Limited(limit) = rule.quota else { unreachable!("the rules of these tests are limited") };
-    Item::Limited(Limited { rule: Some(rule), limit, key: Bytes::new(), hits, stats: StatsRef::Rule(counts) })
+    Item::Limited(Limited {
+        rule: Some(rule),
+        limit,
+        key: Bytes::new(),
+        hits,
+        mode: rule.charge,
+        stats: StatsRef::Rule(counts),
+    })
 }
 
 /// Judges one descriptor under a limit of `requests_per_unit`, whose counter stands at `after`.
 fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect: (Code, u32, Tally)) {
     let (rule, counts) = (rule(requests_per_unit, mode), Counts::default());
     let plan = Plan { domain_known: true, items: [limited(&rule, &counts, hits)].into_iter().collect() };
-    let decision = judge(plan, [after], &Modes::default(), NOW);
+    let decision = judge(plan, [(after, Outcome::Charged)], &Modes::default(), NOW);
     let status = &decision.statuses[0];
     let tally = status.counted.as_ref().map(|(_, tally)| *tally);
     let case = format!("limit {requests_per_unit}, {hits:?}, after {after}");
@@ -64,7 +72,8 @@ fn item_25_over_the_limit_is_strictly_more_than_it() {
     ] {
         let (rule, counts) = (rule(limit, Mode::Enforced), Counts::default());
         let items = [limited(&rule, &counts, Hits::Add(hits))].into_iter().collect();
-        let decision = judge(Plan { domain_known: true, items }, [after], &Modes::default(), NOW);
+        let decision =
+            judge(Plan { domain_known: true, items }, [(after, Outcome::Charged)], &Modes::default(), NOW);
         let status = &decision.statuses[0];
         assert_eq!((status.code, status.remaining), (code, remaining), "limit {limit}, after {after}");
     }
@@ -114,6 +123,24 @@ fn a_refund_is_never_denied_and_counts_apart() {
     check_one(10, Mode::Enforced, Hits::Refund(3), 40, (Code::Ok, 0, refunded));
 }
 
+#[test]
+fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does() {
+    let counts = Counts::default();
+    for (outcome, mode, code, remaining, expected) in [
+        (Outcome::Denied, Mode::Enforced, Code::OverLimit, 0, tally(3, 3, 0, 0)),
+        (Outcome::Withheld, Mode::Enforced, Code::Ok, 2, tally(3, 0, 0, 0)),
+        (Outcome::Denied, Mode::Shadow, Code::Ok, 0, Tally { shadow_mode: 3, ..tally(3, 3, 0, 0) }),
+    ] {
+        let rule = rule(10, mode);
+        let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
+        let decision = judge(Plan { domain_known: true, items }, [(8, outcome)], &Modes::default(), NOW);
+        let status = &decision.statuses[0];
+        let counted = status.counted.as_ref().map(|(_, tally)| *tally);
+        let told = (status.code, status.remaining, counted);
+        assert_eq!(told, (code, remaining, Some(expected)), "{outcome:?}");
+    }
+}
+
 /// A descriptor of a request, for the tests of the overall code.
 #[derive(Clone, Copy, Debug)]
 enum D {
@@ -136,7 +163,7 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
                 D::Regular(over) => (&regular, over),
                 D::Quota(over) => (&quota, over),
             };
-            used.push(if *over { 11 } else { 1 });
+            used.push((if *over { 11 } else { 1 }, Outcome::Charged));
             limited(rule, &counts, Hits::Add(1))
         })
         .collect();

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::rules::{Domain, Match, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
-use super::{Descriptor, Hits, KeyWriter, Limit, Request};
+use super::{ChargeMode, Descriptor, Hits, KeyWriter, Limit, Modes, Request, Vote};
 use crate::engine::request::Entry;
 
 /// What a request comes down to: one item for each of its descriptors, in order.
@@ -38,8 +38,24 @@ pub struct Limited<'r> {
     pub key: bytes::Bytes,
     /// What to count.
     pub hits: Hits,
+    /// Whether it counts when it is denied.
+    pub mode: ChargeMode,
     /// Where the outcome is counted.
     pub stats: StatsRef<'r>,
+}
+
+impl Limited<'_> {
+    /// What the limit does to the request when it is exceeded.
+    pub fn vote(&self, modes: &Modes) -> Vote {
+        let is = |flag: fn(&Rule) -> bool| self.rule.is_some_and(flag);
+        let is_quota = modes.quota_mode || is(|rule| rule.quota_mode);
+        match (is(|rule| rule.shadow_mode), is_quota) {
+            (false, false) => Vote::Enforced,
+            (false, true) => Vote::Quota,
+            (true, false) => Vote::Shadow,
+            (true, true) => Vote::ShadowQuota,
+        }
+    }
 }
 
 impl<'r> Plan<'r> {
@@ -74,6 +90,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                     limit,
                     key: keys.key(request.domain, &descriptor.entries, Some(matched), limit),
                     hits: descriptor.hits,
+                    mode: matched.rule.charge,
                     stats: rule_stats(domain, matched, &descriptor.entries),
                 }),
             },
@@ -82,6 +99,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                 limit: *limit,
                 key: keys.key(request.domain, &descriptor.entries, None, *limit),
                 hits: descriptor.hits,
+                mode: rules.default_charge(),
                 stats: StatsRef::Named(Box::new(StatsPath::of_values(domain.name(), &descriptor.entries))),
             }),
         })

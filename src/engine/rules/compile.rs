@@ -12,13 +12,15 @@ use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
-use crate::engine::{Limit, Unit};
+use crate::engine::{ChargeMode, Limit, Unit};
 
 /// How files are put together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
     /// The files and documents of one domain are joined; otherwise the second one is a mistake.
     pub merge_domains: bool,
+    /// Whether denied hits count, for rules that say nothing of it and limits that callers bring.
+    pub charge: ChargeMode,
 }
 
 /// Compiles `files` into one rule set. Rules that `previous` had under the same stats path keep
@@ -43,7 +45,7 @@ pub fn compile(
         compiler.errors.sort_by_key(|error| error.place);
         errors.append(&mut compiler.errors);
     }
-    if errors.is_empty() { Ok(draft.finish()) } else { Err(RuleErrors(errors)) }
+    if errors.is_empty() { Ok(draft.finish(options)) } else { Err(RuleErrors(errors)) }
 }
 
 /// Rules in the making.
@@ -65,12 +67,18 @@ impl Draft<'_> {
         Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
     }
 
-    fn finish(self) -> Rules {
+    fn finish(self, options: CompileOptions) -> Rules {
         let domain = |(name, children): (String, Children)| {
             (name.as_bytes().into(), Domain { name: name.into(), children })
         };
         let domains = self.domains.into_iter().map(domain).collect();
-        Rules { domains, counts: self.counts, len: self.rules, warnings: self.warnings }
+        Rules {
+            domains,
+            counts: self.counts,
+            len: self.rules,
+            default_charge: options.charge,
+            warnings: self.warnings,
+        }
     }
 }
 
@@ -80,6 +88,7 @@ struct Above<'a> {
     path: &'a StatsPath,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
+    charge: ChargeMode,
 }
 
 struct FileCompiler<'c, 'p> {
@@ -109,7 +118,8 @@ impl FileCompiler<'_, '_> {
         }
         let mut children = self.draft.domains.remove(&name).unwrap_or_default();
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
-        let above = Above { path: &path, value_to_metric: false };
+        let charge = document.charge.unwrap_or(options.charge);
+        let above = Above { path: &path, value_to_metric: false, charge };
         for descriptor in document.descriptors {
             self.descriptor(descriptor, &mut children, above);
         }
@@ -129,7 +139,11 @@ impl FileCompiler<'_, '_> {
             );
             self.error(place, message);
         }
-        let here = Above { path: &path, value_to_metric: above.value_to_metric || node.value_to_metric };
+        let here = Above {
+            path: &path,
+            value_to_metric: above.value_to_metric || node.value_to_metric,
+            charge: descriptor.charge.unwrap_or(above.charge),
+        };
         for below in descriptor.descriptors {
             self.descriptor(below, &mut node.children, here);
         }
@@ -142,6 +156,7 @@ impl FileCompiler<'_, '_> {
                 counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
                 name: rate_limit.name.map(Into::into),
                 replaces: rate_limit.replaces.into_iter().map(|name| name.value.into()).collect(),
+                charge: here.charge,
                 shadow_mode: descriptor.shadow_mode,
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata,

@@ -25,8 +25,8 @@ pub use glob::Glob;
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
-use crate::engine::Limit;
 use crate::engine::tally::{Counts, StatsPath};
+use crate::engine::{ChargeMode, Limit};
 
 /// A compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
@@ -36,6 +36,8 @@ pub struct Rules {
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     /// How many levels something applies at.
     len: usize,
+    /// What holds for limits that callers bring.
+    default_charge: ChargeMode,
     /// What loads, and is probably not meant.
     pub warnings: Vec<RuleError>,
 }
@@ -49,6 +51,11 @@ impl Rules {
     /// Every domain, in no order.
     pub fn domains(&self) -> impl Iterator<Item = &Domain> {
         self.domains.values()
+    }
+
+    /// Whether denied hits count towards limits that callers bring.
+    pub fn default_charge(&self) -> ChargeMode {
+        self.default_charge
     }
 
     /// How many rules there are: levels at which something applies.
@@ -76,6 +83,8 @@ pub struct Rule {
     pub name: Option<Box<str>>,
     /// Names of rules that do not apply when this one matches in the same request.
     pub replaces: Box<[Box<str>]>,
+    /// Whether what is denied counts.
+    pub charge: ChargeMode,
     /// Counted and reported, never enforced.
     pub shadow_mode: bool,
     /// Denies only together with every other quota rule of the request.

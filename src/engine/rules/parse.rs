@@ -4,16 +4,19 @@
 use super::error::{Place, RuleError};
 use super::source::{Descriptor, Document, Placed, RateLimit, SourceFile};
 use super::yaml::{self, Raw, Yaml};
+use crate::engine::ChargeMode;
 
 /// Levels of the rule tree, at the most.
 const MAX_DEPTH: usize = 16;
 
-const FILE_FIELDS: &[&str] = &["domain", "descriptors"];
+const FILE_FIELDS: &[&str] = &["domain", "defaults", "descriptors"];
+const DEFAULTS_FIELDS: &[&str] = &["charge"];
 const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
     "rate_limit",
     "descriptors",
+    "charge",
     "shadow_mode",
     "quota_mode",
     "detailed_metric",
@@ -71,10 +74,11 @@ impl Parser<'_> {
             return None;
         }
         let mut domain = None;
-        let mut descriptors = Vec::new();
+        let (mut charge, mut descriptors) = (None, Vec::new());
         for (name, value) in self.fields(yaml, "a rule file", FILE_FIELDS)? {
             match name {
                 "domain" => domain = self.text(name, value),
+                "defaults" => charge = self.defaults(value),
                 "descriptors" => descriptors = self.descriptors(name, value, 1),
                 _ => {}
             }
@@ -84,7 +88,24 @@ impl Parser<'_> {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.place, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, descriptors })
+        Some(Document { domain, charge, descriptors })
+    }
+
+    /// What holds for every rule of the document that says nothing else.
+    fn defaults(&mut self, yaml: &Yaml) -> Option<ChargeMode> {
+        let fields = self.fields(yaml, "'defaults'", DEFAULTS_FIELDS)?;
+        fields.into_iter().find_map(|(name, value)| self.charge_mode(name, value))
+    }
+
+    fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
+        let mode = match &yaml.value {
+            Raw::Text(text) => ChargeMode::from_name(text),
+            _ => None,
+        };
+        if mode.is_none() {
+            self.wrong_kind(name, "always or if_allowed", yaml);
+        }
+        mode
     }
 
     fn descriptors(&mut self, name: &str, yaml: &Yaml, depth: usize) -> Vec<Descriptor> {
@@ -103,6 +124,7 @@ impl Parser<'_> {
             value: None,
             rate_limit: None,
             descriptors: Vec::new(),
+            charge: None,
             shadow_mode: false,
             quota_mode: false,
             detailed_metric: false,
@@ -119,6 +141,7 @@ impl Parser<'_> {
                 }
                 "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
                 "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
+                "charge" => descriptor.charge = self.charge_mode(name, value),
                 "shadow_mode" => descriptor.shadow_mode = self.truth(name, value),
                 "quota_mode" => descriptor.quota_mode = self.truth(name, value),
                 "detailed_metric" => descriptor.detailed_metric = self.truth(name, value),

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::Place;
+use crate::engine::ChargeMode;
 
 /// One rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(super) struct Placed<T> {
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) domain: Placed<String>,
+    /// `defaults.charge`
+    pub(super) charge: Option<ChargeMode>,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Descriptor {
     pub(super) value: Option<String>,
     pub(super) rate_limit: Option<RateLimit>,
     pub(super) descriptors: Vec<Self>,
+    pub(super) charge: Option<ChargeMode>,
     pub(super) shadow_mode: bool,
     pub(super) quota_mode: bool,
     pub(super) detailed_metric: bool,

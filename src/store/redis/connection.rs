@@ -85,12 +85,12 @@ impl Script {
         Self { text, sha1: fred::util::sha1_hash(text).into() }
     }
 
-    fn by_name(&self, key: Bytes, argument: u32) -> Call {
-        call("EVALSHA", self.sha1.clone(), key, argument)
+    fn by_name(&self, keys: &[Bytes], arguments: &[u32]) -> Call {
+        call("EVALSHA", self.sha1.clone(), keys, arguments)
     }
 
-    fn by_text(&self, key: Bytes, argument: u32) -> Call {
-        call("EVAL", Bytes::from_static(self.text.as_bytes()), key, argument)
+    fn by_text(&self, keys: &[Bytes], arguments: &[u32]) -> Call {
+        call("EVAL", Bytes::from_static(self.text.as_bytes()), keys, arguments)
     }
 }
 
@@ -146,26 +146,31 @@ impl Connection {
         self.exec(self.commands()?.expire(key, secs, None)).await
     }
 
-    /// Runs `script` on `key` with one argument, and sends its text along; the number it returns.
-    pub(super) async fn eval(&self, script: &Script, key: Bytes, argument: u32) -> Result<i64, StoreError> {
-        self.exec(run(&*self.commands()?, script.by_text(key, argument))).await
+    /// Runs `script` on `keys`, and sends its text along; what it returns.
+    pub(super) async fn eval<T: FromValue>(
+        &self,
+        script: &Script,
+        keys: &[Bytes],
+        arguments: &[u32],
+    ) -> Result<T, StoreError> {
+        self.exec(run(&*self.commands()?, script.by_text(keys, arguments))).await
     }
 
     /// Runs `script` by its name. A server that does not know it (a fresh one, most of all) is sent the
     /// text in a second round trip, within the time that is left for the call; what was sent after the
     /// first one overtakes it then.
-    pub(super) async fn evalsha(
+    pub(super) async fn evalsha<T: FromValue>(
         &self,
         script: &Script,
-        key: Bytes,
-        argument: u32,
-    ) -> Result<i64, StoreError> {
+        keys: &[Bytes],
+        arguments: &[u32],
+    ) -> Result<T, StoreError> {
         let deadline = Instant::now() + self.call_timeout;
-        match self.exec(run(&*self.commands()?, script.by_name(key.clone(), argument))).await {
+        match self.exec(run(&*self.commands()?, script.by_name(keys, arguments))).await {
             Err(StoreError::Refused(cause)) if cause.starts_with("NOSCRIPT") => {
                 let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
                 let commands = self.commands()?.with_options(&options(left));
-                self.exec(run(&commands, script.by_text(key, argument))).await
+                self.exec(run(&commands, script.by_text(keys, arguments))).await
             }
             answer => answer,
         }
@@ -219,9 +224,12 @@ fn is_error_reply(details: &str) -> bool {
 /// A command that fred has no type for, and its arguments.
 type Call = (CustomCommand, Vec<Value>);
 
-fn call(name: &'static str, script: Bytes, key: Bytes, argument: u32) -> Call {
-    let arguments = vec![script.into(), 1.into(), key.into(), argument.into()];
-    (CustomCommand::new_static(name, None, false), arguments)
+fn call(name: &'static str, script: Bytes, keys: &[Bytes], arguments: &[u32]) -> Call {
+    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
+    let keys = keys.iter().map(|key| Value::from(key.clone()));
+    let arguments = arguments.iter().map(|argument| Value::from(*argument));
+    let all = [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments);
+    (CustomCommand::new_static(name, None, false), all.collect())
 }
 
 async fn run<T: FromValue>(commands: &impl ClientLike, (command, arguments): Call) -> FredResult<T> {

@@ -21,8 +21,9 @@ use tracing::Instrument;
 use self::connection::{Connection, Script};
 use self::expiry::{Expiries, Expiry};
 pub use self::settings::{Endpoint, RedisSettings};
-use super::{Charge, Charging, Reading, Readings, Store, StoreError};
-use crate::engine::{Hits, Timestamp};
+use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::{ChargeMode, Hits, Timestamp, Vote};
 
 /// Room for the digits of any window's beginning.
 const MAX_DIGITS: usize = 20;
@@ -33,6 +34,7 @@ pub struct RedisStore {
     connection: Arc<Connection>,
     expiries: Expiries,
     refund: Script,
+    group: Script,
     expiration_jitter_max_secs: u32,
 }
 
@@ -47,6 +49,7 @@ impl RedisStore {
             expiries: Expiries::new(connection.clone()),
             connection,
             refund: Script::new(include_str!("refund.lua")),
+            group: Script::new(include_str!("charge_group.lua")),
             expiration_jitter_max_secs: settings.expiration_jitter_max_secs,
         }
     }
@@ -77,12 +80,66 @@ impl RedisStore {
             Hits::Add(0) | Hits::Refund(0) => self.connection.get(key).await?.unwrap_or(0),
             Hits::Add(hits) => self.add(key, hits, charge, now).await?,
             Hits::Refund(hits) => match sent {
-                Sent::Alone => self.connection.evalsha(&self.refund, key, hits).await?,
-                Sent::Together => self.connection.eval(&self.refund, key, hits).await?,
+                Sent::Alone => self.connection.evalsha(&self.refund, &[key], &[hits]).await?,
+                Sent::Together => self.connection.eval(&self.refund, &[key], &[hits]).await?,
             },
         };
         // A counter below zero is not ours; it has been tampered with, and counts as empty.
-        Ok(Reading { used: u64::try_from(used).unwrap_or(0) })
+        Ok(Reading { used: u64::try_from(used).unwrap_or(0), outcome: Outcome::Charged })
+    }
+
+    /// Carries out charges that are decided together, in one call: the script gives new counters their
+    /// time to live.
+    async fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Result<Readings, StoreError> {
+        let mut keys: Vec<Bytes> = Vec::with_capacity(charges.len());
+        let mut arguments = Vec::with_capacity(6 * charges.len());
+        for charge in charges {
+            let key = counter_key(charge, now);
+            let counter = keys.iter().position(|known| *known == key).unwrap_or(keys.len());
+            if counter == keys.len() {
+                keys.push(key);
+            }
+            let (kind, hits) = match (charge.hits, charge.mode) {
+                (Hits::Add(hits), ChargeMode::Always) => (0, hits),
+                (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
+                (Hits::Refund(hits), _) => (2, hits),
+            };
+            let vote = match charge.vote {
+                Vote::Enforced => 0,
+                Vote::Quota => 1,
+                Vote::Shadow => 2,
+                Vote::ShadowQuota => 3,
+            };
+            let counter = u32::try_from(counter).unwrap_or(u32::MAX);
+            let secs = u32::try_from(self.lifetime_secs(charge)).unwrap_or(u32::MAX);
+            arguments.extend([counter, kind, hits, charge.limit.requests_per_unit, vote, secs]);
+        }
+        let reply: Vec<i64> = self.connection.evalsha(&self.group, &keys, &arguments).await?;
+        let reading = |pair: &[i64]| match *pair {
+            [used, outcome] => Some(Reading {
+                used: u64::try_from(used).unwrap_or(0),
+                outcome: match outcome {
+                    0 => Outcome::Charged,
+                    1 => Outcome::Denied,
+                    _ => Outcome::Withheld,
+                },
+            }),
+            _ => None,
+        };
+        let readings: Readings = reply.chunks_exact(2).filter_map(reading).collect();
+        match readings.len() == charges.len() {
+            true => Ok(readings),
+            false => Err(StoreError::Refused("the script's reply makes no sense".to_owned())),
+        }
+    }
+
+    /// How long a new counter is to live, in seconds.
+    fn lifetime_secs(&self, charge: &Charge) -> i64 {
+        let jitter_secs = match self.expiration_jitter_max_secs {
+            0 => 0,
+            max => fastrand::u32(0..max),
+        };
+        i64::from(charge.limit.window().secs()) + i64::from(jitter_secs)
     }
 
     async fn add(&self, key: Bytes, hits: u32, charge: &Charge, now: Timestamp) -> Result<i64, StoreError> {
@@ -103,6 +160,7 @@ impl Store for RedisStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
         let readings = async move {
             match charges {
+                charges if is_group(charges) => self.charge_group(charges, now).await,
                 [charge] => Ok(smallvec![self.charge_one(charge, now, Sent::Alone).await?]),
                 // Each is sent when it is first polled, which is in their order.
                 charges => {
@@ -141,12 +199,7 @@ enum IsNew {
 
 impl Counter<'_> {
     fn expiry(&self) -> Expiry {
-        let jitter_secs = match self.store.expiration_jitter_max_secs {
-            0 => 0,
-            max => fastrand::u32(0..max),
-        };
-        let secs = i64::from(self.charge.limit.window().secs()) + i64::from(jitter_secs);
-        Expiry { key: counter_key(self.charge, self.now), secs }
+        Expiry { key: counter_key(self.charge, self.now), secs: self.store.lifetime_secs(self.charge) }
     }
 }
 

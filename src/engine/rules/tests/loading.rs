@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::lookup::BASIC;
 use super::{entries, file, load, try_load};
+use crate::engine::ChargeMode;
 use crate::engine::rules::{CompileOptions, Quota, compile};
 
 /// The mistakes in `text`: `line:column message`.
@@ -97,7 +98,7 @@ fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
     );
     expect(
         "domain: d\nzebra: 1",
-        "2:1 config error, unknown key 'zebra': known here are domain, descriptors",
+        "2:1 config error, unknown key 'zebra': known here are domain, defaults, descriptors",
     );
     expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
     expect(
@@ -269,7 +270,7 @@ fn item_06_joined_domains_hold_the_rules_of_every_file() {
         "two.yaml",
         "{domain: d, descriptors: [{key: key2, rate_limit: {unit: day, requests_per_unit: 20}}]}",
     );
-    let joined = CompileOptions { merge_domains: true };
+    let joined = CompileOptions { merge_domains: true, ..CompileOptions::default() };
     let rules = compile(&[one.clone(), two], joined, None).expect("they are joined");
     let domain = rules.domain(b"d").expect("the domain is known");
     assert!(domain.find(&entries("key1=a")).is_some() && domain.find(&entries("key2=a")).is_some());
@@ -336,6 +337,53 @@ fn a_limit_without_a_count_loads_with_a_warning() {
     );
     assert!(load(&with_limit("unit: day, requests_per_unit: 0")).warnings.is_empty());
     assert!(load(&with_limit("unlimited: true")).warnings.is_empty());
+}
+
+#[test]
+fn charge_modes_are_inherited_down_the_tree_and_overridden_below() {
+    let limit = "rate_limit: {unit: day, requests_per_unit: 1}";
+    let text = format!(
+        "
+domain: d
+DEFAULTS
+descriptors:
+  - {{key: plain, {limit}}}
+  - {{key: own, charge: always, {limit}}}
+  - key: above
+    charge: if_allowed
+    descriptors:
+      - {{key: below, {limit}}}
+      - {{key: other, charge: always, {limit}}}
+"
+    );
+    let modes = |defaults: &str, charge: ChargeMode| -> Vec<String> {
+        let file = file("rules.yaml", &text.replace("DEFAULTS", defaults));
+        let options = CompileOptions { charge, ..CompileOptions::default() };
+        let rules = compile(&[file], options, None).unwrap_or_else(|errors| panic!("{errors}"));
+        let dump = rules.dump_json();
+        let rules = dump["rules"].as_array().expect("a list").iter();
+        rules.map(|rule| rule["charge"].as_str().expect("a mode").to_owned()).collect()
+    };
+    use ChargeMode::{Always, IfAllowed};
+    assert_eq!(modes("", Always), ["always", "always", "if_allowed", "always"]);
+    assert_eq!(modes("", IfAllowed), ["if_allowed", "always", "if_allowed", "always"]);
+    assert_eq!(
+        modes("defaults: {charge: if_allowed}", Always),
+        ["if_allowed", "always", "if_allowed", "always"]
+    );
+    assert_eq!(modes("defaults: {charge: always}", IfAllowed), ["always", "always", "if_allowed", "always"]);
+    check(
+        &with_fields("    charge: sometimes\n"),
+        "4:13 error checking config: 'charge' must be always or if_allowed, not 'sometimes'",
+    );
+    check(
+        "domain: d\ndefaults: {chrage: always}\n",
+        "2:12 config error, unknown key 'chrage': did you mean 'charge'?",
+    );
+    check(
+        &with_limit("unit: day, requests_per_unit: 1, charge: always"),
+        "4:51 config error, 'charge' does not belong here: it stands in a descriptor",
+    );
 }
 
 #[test]

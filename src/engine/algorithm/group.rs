@@ -1,0 +1,178 @@
+//! Charges that are decided together: those of one request, some of which count only if all of it
+//! passes. `charge_group.lua` says the same to Redis.
+
+use smallvec::SmallVec;
+
+use crate::engine::{ChargeMode, Hits, Vote, Votes};
+
+/// One charge of a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// Which of the group's counters. Two charges may have one.
+    pub counter: usize,
+    /// Hits that may be counted in one window.
+    pub quota: u32,
+    /// What to count.
+    pub hits: Hits,
+    /// Whether it counts when it is denied.
+    pub mode: ChargeMode,
+    /// What it does to its request when it is.
+    pub vote: Vote,
+}
+
+/// What became of a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was carried out.
+    Charged,
+    /// It was not: it does not fit.
+    Denied,
+    /// It was not: it fits, but another one denies the request.
+    Withheld,
+}
+
+/// Carries out `asks` in their order on the counters `used`; the counter after each, and what became of
+/// it. An ask whose counter is not there is left out.
+pub fn charge(asks: &[Ask], used: &mut [u64]) -> SmallVec<[(u64, Outcome); 4]> {
+    let mut tried: SmallVec<[u64; 4]> = (&*used).into();
+    let trial: SmallVec<[_; 4]> = asks.iter().filter_map(|ask| try_charge(ask, &mut tried)).collect();
+    let mut votes = Votes::default();
+    for (ask, (used, outcome)) in asks.iter().zip(&trial) {
+        let over = match outcome {
+            Outcome::Charged => counts_past_its_limit(ask) && *used > ask.quota.into(),
+            Outcome::Denied | Outcome::Withheld => true,
+        };
+        votes.cast(ask.vote, over);
+    }
+    if !votes.deny() {
+        used.copy_from_slice(&tried);
+        return trial;
+    }
+    let in_vain = |(ask, (_, outcome)): (&Ask, &(u64, Outcome))| {
+        if !counts_only_if_allowed(ask) {
+            return try_charge(ask, used);
+        }
+        let outcome = if *outcome == Outcome::Denied { Outcome::Denied } else { Outcome::Withheld };
+        Some((*used.get(ask.counter)?, outcome))
+    };
+    asks.iter().zip(&trial).filter_map(in_vain).collect()
+}
+
+const fn counts_only_if_allowed(ask: &Ask) -> bool {
+    matches!((ask.mode, ask.hits), (ChargeMode::IfAllowed, Hits::Add(_)))
+}
+
+const fn counts_past_its_limit(ask: &Ask) -> bool {
+    matches!((ask.mode, ask.hits), (ChargeMode::Always, Hits::Add(_)))
+}
+
+/// Carries out one of them, as if the request passed.
+fn try_charge(ask: &Ask, used: &mut [u64]) -> Option<(u64, Outcome)> {
+    let used = used.get_mut(ask.counter)?;
+    let outcome = match ask.hits {
+        Hits::Refund(hits) => {
+            *used = used.saturating_sub(hits.into());
+            Outcome::Charged
+        }
+        // A look asks whether one more hit would fit: what counts only if it fits is never over.
+        Hits::Add(hits)
+            if counts_only_if_allowed(ask) && used.saturating_add(hits.max(1).into()) > ask.quota.into() =>
+        {
+            Outcome::Denied
+        }
+        Hits::Add(hits) => {
+            *used = used.saturating_add(hits.into());
+            Outcome::Charged
+        }
+    };
+    Some((*used, outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Outcome::{Charged, Denied, Withheld};
+    use super::*;
+
+    const fn ask(counter: usize, quota: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> Ask {
+        Ask { counter, quota, hits, mode, vote }
+    }
+
+    /// An enforced limit that counts only if the request passes.
+    const fn if_allowed(counter: usize, quota: u32, hits: u32) -> Ask {
+        ask(counter, quota, Hits::Add(hits), ChargeMode::IfAllowed, Vote::Enforced)
+    }
+
+    const fn always(counter: usize, quota: u32, hits: u32) -> Ask {
+        ask(counter, quota, Hits::Add(hits), ChargeMode::Always, Vote::Enforced)
+    }
+
+    const fn voting(vote: Vote, of: Ask) -> Ask {
+        Ask { vote, ..of }
+    }
+
+    fn check(asks: &[Ask], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
+        let mut used = before.to_vec();
+        assert_eq!(&charge(asks, &mut used)[..], outcomes, "{asks:?} on {before:?}");
+        assert_eq!(used, after, "{asks:?} on {before:?}");
+    }
+
+    #[test]
+    fn nothing_is_counted_unless_the_whole_request_passes() {
+        let both = [if_allowed(0, 5, 1), if_allowed(1, 3, 2)];
+        check(&both, &[0, 0], &[(1, Charged), (2, Charged)], &[1, 2]);
+        check(&both, &[1, 2], &[(1, Withheld), (2, Denied)], &[1, 2]);
+        check(&both, &[5, 3], &[(5, Denied), (3, Denied)], &[5, 3]);
+    }
+
+    #[test]
+    fn what_always_counts_counts_and_denies_the_rest() {
+        let both = [always(0, 1, 1), if_allowed(1, 5, 1)];
+        check(&both, &[0, 0], &[(1, Charged), (1, Charged)], &[1, 1]);
+        check(&both, &[1, 1], &[(2, Charged), (1, Withheld)], &[2, 1]);
+        check(&both, &[0, 5], &[(1, Charged), (5, Denied)], &[1, 5]);
+    }
+
+    #[test]
+    fn more_than_the_limit_never_fits_and_a_look_asks_for_one() {
+        check(&[if_allowed(0, 5, 6)], &[0], &[(0, Denied)], &[0]);
+        check(&[if_allowed(0, 5, 0)], &[4], &[(4, Charged)], &[4]);
+        check(&[if_allowed(0, 5, 0)], &[5], &[(5, Denied)], &[5]);
+        check(&[if_allowed(0, 0, 1)], &[0], &[(0, Denied)], &[0]);
+    }
+
+    #[test]
+    fn one_counter_in_two_charges_holds_both_or_none() {
+        let both = [if_allowed(0, 5, 3), if_allowed(0, 5, 3)];
+        check(&both, &[0], &[(0, Withheld), (0, Denied)], &[0]);
+        check(&[if_allowed(0, 6, 3), if_allowed(0, 6, 3)], &[0], &[(3, Charged), (6, Charged)], &[6]);
+    }
+
+    #[test]
+    fn shadows_have_no_vote_and_take_what_fits() {
+        let shadow = |quota| voting(Vote::Shadow, if_allowed(0, quota, 1));
+        check(&[shadow(1), if_allowed(1, 5, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
+        check(&[shadow(2), if_allowed(1, 5, 1)], &[1, 5], &[(1, Withheld), (5, Denied)], &[1, 5]);
+    }
+
+    #[test]
+    fn quotas_deny_only_all_together() {
+        let quota = |counter, limit| voting(Vote::Quota, if_allowed(counter, limit, 1));
+        check(&[quota(0, 1), quota(1, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
+        check(&[quota(0, 1), quota(1, 1)], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
+        let passing = voting(Vote::ShadowQuota, if_allowed(1, 1, 1));
+        check(&[quota(0, 1), passing], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
+        check(
+            &[quota(0, 1), passing, if_allowed(2, 9, 1)],
+            &[1, 1, 0],
+            &[(1, Denied), (1, Denied), (1, Charged)],
+            &[1, 1, 1],
+        );
+    }
+
+    #[test]
+    fn refunds_are_given_whatever_comes_of_the_rest() {
+        let refund = ask(0, 5, Hits::Refund(3), ChargeMode::IfAllowed, Vote::Enforced);
+        check(&[refund, if_allowed(1, 1, 1)], &[2, 1], &[(0, Charged), (1, Denied)], &[0, 1]);
+        check(&[refund, if_allowed(0, 5, 5)], &[3], &[(0, Charged), (5, Charged)], &[5]);
+    }
+}
