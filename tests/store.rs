@@ -24,7 +24,7 @@ const USER: User = User { name: "tollgate", password: "open sesame" };
 /// A store, and what stands behind it.
 enum Bed {
     Memory(Arc<MemoryStore>),
-    Redis(Redis, RedisStore),
+    Redis(Redis, Box<RedisStore>),
 }
 
 impl Bed {
@@ -34,13 +34,13 @@ impl Bed {
 
     async fn on(server: Redis) -> Self {
         let store = connected(&server.settings()).await;
-        Self::Redis(server, store)
+        Self::Redis(server, Box::new(store))
     }
 
     fn store(&self) -> &dyn Store {
         match self {
             Self::Memory(store) => &**store,
-            Self::Redis(_, store) => store,
+            Self::Redis(_, store) => &**store,
         }
     }
 
