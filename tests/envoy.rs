@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::{Clock as _, SystemClock};
-use tollgate::store::redis::Endpoint;
+use tollgate::store::redis::{Deployment, Endpoint};
 
 use crate::support::envoy::{self, Config, Envoy};
 use crate::support::redis::Redis;
@@ -220,7 +220,9 @@ async fn rules_edited_under_traffic_come_into_force_and_no_request_fails() {
 #[tokio::test]
 async fn requests_pass_while_redis_is_away_and_are_limited_again_when_it_is_back() {
     let mut redis = Redis::absent();
-    let Endpoint::Tcp { host, port } = redis.settings().endpoint else { panic!("a TCP port") };
+    let Deployment::Single(Endpoint::Tcp { host, port }) = redis.settings().deployment else {
+        panic!("a TCP port")
+    };
     let url = format!("redis://{host}:{port}");
     let environment = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")];
     let (tollgate, envoy) = start(&rules(u32::MAX, Some(1)), &environment).await;

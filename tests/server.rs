@@ -543,7 +543,7 @@ async fn with_a_call_under_way(
     environment: &[(&str, &str)],
 ) -> (Redis, Tollgate, tokio::task::JoinHandle<Result<RateLimitResponse, tonic::Status>>) {
     let redis = Redis::start().await;
-    let url = redis.settings().endpoint.to_string();
+    let url = redis.settings().deployment.to_string();
     let mut all = vec![("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "30s")];
     all.extend(environment);
     let service = start(&all).await;

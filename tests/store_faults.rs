@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tollgate::engine::{Hits, Unit};
 use tollgate::store::breaker::Breaker;
-use tollgate::store::redis::{RedisSettings, RedisStore};
+use tollgate::store::redis::{Credentials, Login, RedisSettings, RedisStore};
 use tollgate::store::{Store, StoreError};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -180,8 +180,10 @@ async fn item_44_a_wrong_password_is_told_by_its_cause_and_never_written_anywher
 
     let server = Redis::start_for(USER).await;
     let wrong = SecretString::from("wrong-horse-battery");
-    for (password, cause) in [(Some(wrong), "WRONGPASS"), (None, "NOAUTH")] {
-        let settings = RedisSettings { password, ..server.settings() };
+    let wrong = Login::Password { username: Some(USER.name.to_owned()), password: wrong };
+    for (login, cause) in [(wrong, "WRONGPASS"), (Login::Open, "NOAUTH")] {
+        let credentials = Credentials { server: login, ..Credentials::default() };
+        let settings = RedisSettings { credentials, ..server.settings() };
         let store = RedisStore::connect(&settings);
         eventually("the cause is known", async || {
             let error = store.ready(Duration::from_millis(20)).await.expect_err("not let in");

@@ -130,7 +130,7 @@ async fn ask_once(service: &Tollgate) -> Result<(), tonic::Status> {
 #[tokio::test(flavor = "multi_thread")]
 async fn item_45_a_call_and_its_way_to_redis_are_spans_of_the_callers_trace() {
     let redis = Redis::start().await;
-    let redis_url = redis.settings().endpoint.to_string();
+    let redis_url = redis.settings().deployment.to_string();
     for protocol in ["grpc", "http"] {
         let mut collector = Collector::start().await;
         let address = if protocol == "grpc" { collector.grpc } else { collector.http };

@@ -158,7 +158,7 @@ fn announce(
     let ListenSettings { http, grpc, debug, prometheus } = listen;
     let store = match &settings.store {
         StoreSettings::Memory(_) => "in this process' memory".to_owned(),
-        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.endpoint),
+        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.deployment),
     };
     let from = settings.rules.path.display();
     let rules = match &*rules.load() {

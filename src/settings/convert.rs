@@ -16,7 +16,7 @@ use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
-use crate::store::redis::RedisSettings;
+use crate::store::redis::{Credentials, Deployment, Login, RedisSettings};
 use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
@@ -203,10 +203,10 @@ fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreS
     let Some(Backend::Redis) = backend else { return memory };
     let Some(address) = redis::read_address(raw_redis, reader) else { return memory };
     StoreSettings::Redis(RedisSettings {
-        endpoint: address.endpoint,
+        deployment: Deployment::Single(address.endpoint),
+        credentials: Credentials { server: address.login, sentinel: Login::Open },
         database: address.database,
-        username: address.username,
-        password: address.password,
+        tls: None,
         connect_timeout,
         call_timeout,
         expiration_jitter_max_secs: jitter,

@@ -6,15 +6,14 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::raw::RawRedis;
 use super::reader::Reader;
-use crate::store::redis::Endpoint;
+use crate::store::redis::{Endpoint, Login};
 
 /// Where Redis is, and what to tell it.
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) endpoint: Endpoint,
     pub(super) database: Option<u8>,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<SecretString>,
+    pub(super) login: Login,
 }
 
 const URL: &str = "REDIS_URL";
@@ -36,7 +35,7 @@ pub(super) fn read_address(raw: &RawRedis, reader: &mut Reader) -> Option<Addres
         }
     };
     if let Some(auth) = &raw.redis_auth {
-        (address.username, address.password) = split_auth(auth.expose_secret());
+        address.login = split_auth(auth.expose_secret());
     }
     check_socket_type(raw, &address.endpoint, reader);
     Some(address)
@@ -67,11 +66,11 @@ fn parse_authority(text: &str) -> Result<Address, String> {
         number => Some(number.parse().map_err(|_| "a number from 0 to 255 as the database".to_owned())?),
     };
     let endpoint = parse_host(host, Some(DEFAULT_PORT)).ok_or(URL_FORMS)?;
-    let (username, password) = match userinfo {
+    let login = match userinfo {
         Some(userinfo) => decode_userinfo(userinfo).ok_or("a user and password in percent-encoded UTF-8")?,
-        None => (None, None),
+        None => Login::Open,
     };
-    Ok(Address { endpoint, database, username, password })
+    Ok(Address { endpoint, database, login })
 }
 
 /// `host:port`, with `[` and `]` around an IPv6 address.
@@ -92,25 +91,26 @@ fn unix(path: &str) -> Address {
 }
 
 const fn plain(endpoint: Endpoint) -> Address {
-    Address { endpoint, database: None, username: None, password: None }
+    Address { endpoint, database: None, login: Login::Open }
 }
 
 /// `user:password`, `:password` or, as `REDIS_AUTH` has it, `password`.
-fn split_auth(auth: &str) -> (Option<String>, Option<SecretString>) {
+fn split_auth(auth: &str) -> Login {
     let (username, password) = auth.split_once(':').unwrap_or(("", auth));
     let username = (!username.is_empty()).then(|| username.to_owned());
-    (username, Some(SecretString::from(password)))
+    Login::Password { username, password: SecretString::from(password) }
 }
 
-/// `user:password` of a URL, where a lone name is the user's.
-fn decode_userinfo(userinfo: &str) -> Option<(Option<String>, Option<SecretString>)> {
+/// `user:password` of a URL, where a lone name is the user's, who has no password.
+fn decode_userinfo(userinfo: &str) -> Option<Login> {
     let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8().ok().map(String::from);
     let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let (username, password) = (decode(username)?, decode(password)?);
-    Some((
-        (!username.is_empty()).then_some(username),
-        (!password.is_empty()).then(|| SecretString::from(password)),
-    ))
+    let username = (!username.is_empty()).then_some(username);
+    Some(match (username, password.is_empty()) {
+        (None, true) => Login::Open,
+        (username, _) => Login::Password { username, password: SecretString::from(password) },
+    })
 }
 
 fn check_socket_type(raw: &RawRedis, endpoint: &Endpoint, reader: &mut Reader) {
@@ -147,15 +147,20 @@ mod tests {
             ("redis://[::1]", tcp("::1", 6379), None, None),
             ("redis://u:p%40ss@cache:1", tcp("cache", 1), Some("u"), Some("p@ss")),
             ("redis://:p@cache", tcp("cache", 6379), None, Some("p")),
-            ("redis://u@cache", tcp("cache", 6379), Some("u"), None),
+            ("redis://u@cache", tcp("cache", 6379), Some("u"), Some("")),
             ("/run/redis.sock", Endpoint::Unix("/run/redis.sock".into()), None, None),
             ("redis+unix:///run/redis.sock", Endpoint::Unix("/run/redis.sock".into()), None, None),
             ("unix:///run/redis.sock", Endpoint::Unix("/run/redis.sock".into()), None, None),
         ] {
             let address = parse_url(url).unwrap_or_else(|expected| panic!("{url}: expected {expected}"));
             assert_eq!(address.endpoint, endpoint, "{url}");
-            assert_eq!(address.username.as_deref(), username, "{url}");
-            assert_eq!(address.password.as_ref().map(|p| p.expose_secret()), password, "{url}");
+            let login = match &address.login {
+                Login::Password { username, password } => {
+                    (username.as_deref(), Some(password.expose_secret()))
+                }
+                Login::Open | Login::File(_) => (None, None),
+            };
+            assert_eq!(login, (username, password), "{url}");
         }
     }
 

@@ -6,7 +6,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
 use crate::server::Address;
-use crate::store::redis::Endpoint;
+use crate::store::redis::{Deployment, Endpoint, Login};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
 
@@ -89,9 +89,9 @@ fn redis_is_reached_as_told() {
     else {
         panic!("redis was asked for");
     };
-    assert_eq!(redis.endpoint, Endpoint::Unix("/run/redis.sock".into()));
-    assert_eq!(redis.username.as_deref(), Some("user"));
-    assert_eq!(redis.password.as_ref().map(|p| p.expose_secret()), Some("p:ss"));
+    assert_eq!(redis.deployment, Deployment::Single(Endpoint::Unix("/run/redis.sock".into())));
+    let Login::Password { username, password } = &redis.credentials.server else { panic!("a password") };
+    assert_eq!((username.as_deref(), password.expose_secret()), (Some("user"), "p:ss"));
     assert_eq!(redis.connect_timeout, Duration::from_secs(5));
     assert_eq!(redis.call_timeout, Duration::from_millis(15));
     assert_eq!(redis.expiration_jitter_max_secs, 0);

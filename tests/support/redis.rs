@@ -11,7 +11,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tempfile::TempDir;
 use tokio::time::{self, Instant};
-use tollgate::store::redis::{Endpoint, RedisSettings};
+use tollgate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 
 const INSTALL: &str = "tests need Debian's redis-server and redis-cli: apt-get install redis-server";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -76,10 +76,16 @@ impl Redis {
     /// How to connect to it, with times that suit a machine under load.
     pub(crate) fn settings(&self) -> RedisSettings {
         RedisSettings {
-            endpoint: self.endpoint.clone(),
-            username: self.user.map(|user| user.name.to_owned()),
-            password: self.user.map(|user| SecretString::from(user.password)),
+            deployment: Deployment::Single(self.endpoint.clone()),
+            credentials: Credentials {
+                server: self.user.map_or(Login::Open, |user| Login::Password {
+                    username: Some(user.name.to_owned()),
+                    password: SecretString::from(user.password),
+                }),
+                sentinel: Login::Open,
+            },
             database: None,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,

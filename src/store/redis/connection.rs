@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Endpoint, RedisSettings};
+use super::{Deployment, Endpoint, Login, RedisSettings};
 use crate::store::StoreError;
 
 /// Commands that wait to be written. More are turned away: this bounds memory while Redis hangs.
@@ -103,7 +103,7 @@ impl Connection {
         Self {
             commands,
             call_timeout: settings.call_timeout,
-            server: settings.endpoint.to_string(),
+            server: settings.deployment.to_string(),
             link,
             _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
         }
@@ -243,7 +243,8 @@ fn options(timeout: Duration) -> Options {
 }
 
 fn new_client(settings: &RedisSettings) -> Commands {
-    let server = match &settings.endpoint {
+    let Deployment::Single(endpoint) = &settings.deployment else { unimplemented!() };
+    let server = match endpoint {
         Endpoint::Tcp { host, port } => {
             // The resolver is handed `host:port`.
             let bare_ipv6 = host.contains(':') && !host.starts_with('[');
@@ -252,10 +253,17 @@ fn new_client(settings: &RedisSettings) -> Commands {
         }
         Endpoint::Unix(path) => ServerConfig::Unix { path: path.clone() },
     };
+    let (username, password) = match &settings.credentials.server {
+        Login::Open => (None, None),
+        Login::Password { username, password } => {
+            (username.clone(), Some(password.expose_secret().to_owned()))
+        }
+        Login::File(_) => unimplemented!(),
+    };
     let config = Config {
         server,
-        username: settings.username.clone(),
-        password: settings.password.as_ref().map(|password| password.expose_secret().to_owned()),
+        username,
+        password,
         database: settings.database,
         fail_fast: false,
         ..Config::default()
@@ -289,7 +297,7 @@ async fn supervise(settings: RedisSettings, commands: Arc<ArcSwap<Commands>>, li
             commands.store(Arc::new(new_client(&settings)));
         }
     };
-    tokio::join!(drive_for_ever, log_changes(link.subscribe(), &settings.endpoint));
+    tokio::join!(drive_for_ever, log_changes(link.subscribe(), &settings.deployment));
 }
 
 /// Drives a client until it gives up, which its policy does not ask for and some errors make it do all
@@ -327,7 +335,7 @@ fn set(link: &watch::Sender<Link>, to: Link) {
     });
 }
 
-async fn log_changes(mut link: watch::Receiver<Link>, server: &Endpoint) {
+async fn log_changes(mut link: watch::Receiver<Link>, server: &Deployment) {
     let mut logged = Link::Connecting;
     while link.changed().await.is_ok() {
         let now = link.borrow_and_update().clone();
@@ -350,6 +358,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::store::redis::Credentials;
 
     /// Ending the client by hand stands for the errors that make it end by itself.
     #[tokio::test]
@@ -357,10 +366,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let settings = RedisSettings {
-            endpoint: Endpoint::Tcp { host: "127.0.0.1".to_owned(), port },
-            username: None,
-            password: None,
+            deployment: Deployment::Single(Endpoint::Tcp { host: "127.0.0.1".to_owned(), port }),
+            credentials: Credentials::default(),
             database: None,
+            tls: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,

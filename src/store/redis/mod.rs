@@ -20,7 +20,9 @@ use tracing::Instrument;
 
 use self::connection::{Connection, Script};
 use self::expiry::{Expiries, Expiry};
-pub use self::settings::{Endpoint, RedisSettings};
+pub use self::settings::{
+    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
+};
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::{ChargeMode, Hits, Timestamp, Vote};

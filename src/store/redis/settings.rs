@@ -7,16 +7,17 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 /// How to reach Redis, and how long to wait for it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// Where it listens.
-    pub endpoint: Endpoint,
-    /// The user to authenticate as; `None` for the default user.
-    pub username: Option<String>,
-    /// The password; `None` where none is asked for.
-    pub password: Option<SecretString>,
+    /// Where its servers are.
+    pub deployment: Deployment,
+    /// Who counts there.
+    pub credentials: Credentials,
     /// The number of the database to count in; `None` for the server's first.
     pub database: Option<u8>,
+    /// What to expect of the servers' certificates, those of Sentinels included; `None` to speak in the
+    /// clear.
+    pub tls: Option<TlsSettings>,
     /// How long a connection may take to come up.
     pub connect_timeout: Duration,
     /// How long one charge may take. Below Envoy's own timeout (20 ms by default).
@@ -24,6 +25,72 @@ pub struct RedisSettings {
     /// Counters outlive their window by a random time below this many seconds, so that they do not all
     /// expire at once. 0 for none.
     pub expiration_jitter_max_secs: u32,
+}
+
+/// The servers that Redis or Valkey runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deployment {
+    /// One server, or whatever stands in front of several and looks like one.
+    Single(Endpoint),
+    /// A primary and its replicas, watched by Sentinels that know which is which.
+    Sentinel {
+        /// The name that the Sentinels know the primary by.
+        primary: String,
+        /// Some of them; never empty.
+        sentinels: Vec<Endpoint>,
+    },
+    /// Primaries that share the slots of a Redis Cluster.
+    Cluster {
+        /// Some of its nodes; never empty.
+        nodes: Vec<Endpoint>,
+    },
+}
+
+/// Who connects.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// To the servers that count.
+    pub server: Login,
+    /// To Sentinels.
+    pub sentinel: Login,
+}
+
+/// How one kind of server lets somebody in.
+#[derive(Clone, Debug, Default)]
+pub enum Login {
+    /// Without being asked.
+    #[default]
+    Open,
+    /// By this password.
+    Password {
+        /// The user; `None` for the default user.
+        username: Option<String>,
+        /// The password.
+        password: SecretString,
+    },
+    /// By what this file holds when a connection is made: `password` or `user:password`.
+    File(PathBuf),
+}
+
+/// TLS to Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// A file of certificates, in PEM, one of which must have signed the server's; `None` for those that
+    /// the system trusts.
+    pub ca: Option<PathBuf>,
+    /// What to show the server, where it asks who connects.
+    pub client: Option<ClientCertificate>,
+    /// Whether the server's certificate must be for the name it was reached by.
+    pub verify_hostname: bool,
+}
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, with those between it and its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// Where Redis listens.
@@ -40,19 +107,6 @@ pub enum Endpoint {
     Unix(PathBuf),
 }
 
-impl fmt::Debug for RedisSettings {
-    /// Everything but the credentials.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings")
-            .field("endpoint", &self.endpoint)
-            .field("database", &self.database)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("call_timeout", &self.call_timeout)
-            .field("expiration_jitter_max_secs", &self.expiration_jitter_max_secs)
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Display for Endpoint {
     /// `host:port`, or the path of the socket.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,5 +117,18 @@ impl fmt::Display for Endpoint {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
+    }
+}
+
+impl fmt::Display for Deployment {
+    /// `host:port`, or all of them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, endpoints) = match self {
+            Self::Single(endpoint) => return endpoint.fmt(f),
+            Self::Sentinel { primary, sentinels } => (format!("{primary} of Sentinels"), sentinels),
+            Self::Cluster { nodes } => ("Cluster".to_owned(), nodes),
+        };
+        let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+        write!(f, "{what} {}", endpoints.join(","))
     }
 }
