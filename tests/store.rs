@@ -10,12 +10,13 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq};
 use tokio::runtime;
 use tokio::task::JoinSet;
-use tollgate::engine::{ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
 use crate::support::redis::{Redis, User};
+use crate::support::stores::complete;
 
 /// The beginning of a window of every unit but the week, the month and the year.
 pub(crate) const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
@@ -53,7 +54,7 @@ impl Bed {
     }
 
     async fn used(&self, charges: &[Charge], now: Timestamp) -> Vec<u64> {
-        let readings = self.store().charge(charges, now).await.expect("readings");
+        let readings = complete(self.store().charge(charges, now).await).expect("readings");
         readings.iter().map(|reading| reading.used).collect()
     }
 
@@ -70,12 +71,19 @@ pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
 }
 
 pub(crate) async fn used(store: &RedisStore, charge: Charge) -> Result<u64, StoreError> {
-    store.charge(&[charge], MIDNIGHT).await.map(|readings| readings[0].used)
+    complete(store.charge(&[charge], MIDNIGHT).await).map(|readings| readings[0].used)
 }
 
 pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
     let limit = Limit { requests_per_unit: 10, unit };
-    Charge { key: key.into(), limit, hits, mode: ChargeMode::Always, vote: Vote::Enforced }
+    Charge {
+        key: key.into(),
+        limit,
+        hits,
+        mode: ChargeMode::Always,
+        vote: Vote::Enforced,
+        on_failure: FailurePolicy::Error,
+    }
 }
 
 pub(crate) fn hit(key: &'static str) -> Charge {
@@ -237,7 +245,8 @@ async fn callers_at_once_are_admitted_exactly_up_to_the_limit(bed: &Bed) {
                     tasks.spawn(async move {
                         let mut admitted = [0_u64; KEYS.len()];
                         for _ in 0..HITS_PER_TASK {
-                            let readings = store.charge(&KEYS.map(hit), after(0)).await.expect("readings");
+                            let readings = store.charge(&KEYS.map(hit), after(0)).await;
+                            let readings = complete(readings).expect("readings");
                             for (admitted, reading) in admitted.iter_mut().zip(readings) {
                                 *admitted += u64::from(reading.used <= LIMIT);
                             }
@@ -305,8 +314,8 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
             let one =
                 |(key, unit, hits, mode, vote)| Charge { mode, vote, ..charge(name(key, unit), unit, hits) };
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
-            let in_memory = runtime.block_on(memory.charge(&charges, now)).expect("readings");
-            let in_redis = runtime.block_on(redis.charge(&charges, now)).expect("readings");
+            let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
+            let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");
             prop_assert_eq!(in_memory, in_redis);
         }
         Ok(())

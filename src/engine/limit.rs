@@ -43,6 +43,37 @@ impl ChargeMode {
     }
 }
 
+/// What becomes of a descriptor whose counter's store fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// The call fails, and whoever called decides.
+    #[default]
+    Error,
+    /// It passes, uncounted.
+    Allow,
+    /// It is over its limit.
+    Deny,
+    /// It is counted in this process, towards this process' share of the limit.
+    Local,
+}
+
+impl FailurePolicy {
+    /// The policy of this name in rules: `error`, `allow`, `deny` or `local`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Error, Self::Allow, Self::Deny, Self::Local].into_iter().find(|policy| policy.name() == name)
+    }
+
+    /// The name in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// What a limit that is exceeded does to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vote {
