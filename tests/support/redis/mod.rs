@@ -1,7 +1,8 @@
 //! Real Redis servers for a test: one alone, a Cluster, or a primary that Sentinels watch.
 
 pub(crate) mod certificates;
-pub(crate) mod server;
+pub(crate) mod cluster;
+mod server;
 
 use std::sync::Arc;
 use std::time::Duration;
