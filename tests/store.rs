@@ -15,6 +15,7 @@ use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
+use crate::support::redis::cluster::Cluster;
 use crate::support::redis::{Redis, User};
 use crate::support::stores::complete;
 
@@ -25,17 +26,42 @@ const USER: User = User { name: "tollgate", password: "open sesame" };
 /// A store, and what stands behind it.
 enum Bed {
     Memory(Arc<MemoryStore>),
-    Redis(Redis, Box<RedisStore>),
+    Redis(Box<dyn Servers>, Box<RedisStore>),
 }
+
+/// Servers that count.
+trait Servers: Send + Sync {
+    fn settings(&self) -> RedisSettings;
+    /// How many counters there are.
+    fn len(&self) -> usize;
+}
+
+macro_rules! servers {
+    ($($server:ty)*) => {
+        $(
+            impl Servers for $server {
+                fn settings(&self) -> RedisSettings {
+                    Self::settings(self)
+                }
+
+                fn len(&self) -> usize {
+                    Self::len(self)
+                }
+            }
+        )*
+    };
+}
+
+servers! { Redis Cluster }
 
 impl Bed {
     fn in_memory() -> Self {
         Self::Memory(Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000_000 })))
     }
 
-    async fn on(server: Redis) -> Self {
-        let store = connected(&server.settings()).await;
-        Self::Redis(server, Box::new(store))
+    async fn on(servers: impl Servers + 'static) -> Self {
+        let store = connected(&servers.settings()).await;
+        Self::Redis(Box::new(servers), Box::new(store))
     }
 
     fn store(&self) -> &dyn Store {
@@ -49,7 +75,7 @@ impl Bed {
     fn len(&self) -> usize {
         match self {
             Self::Memory(store) => store.len(),
-            Self::Redis(server, _) => server.len(),
+            Self::Redis(servers, _) => servers.len(),
         }
     }
 
@@ -113,6 +139,8 @@ macro_rules! promises {
         promises! {
             redis_as_a_user: async { Bed::on(Redis::start_for(USER).await).await } => $($promise)*
         }
+        promises! { valkey: async { Bed::on(Redis::start_valkey().await).await } => $($promise)* }
+        promises! { a_cluster: async { Bed::on(Cluster::start(3, 0).await).await } => $($promise)* }
     };
     ($store:ident: $bed:expr => $($promise:ident)*) => {
         mod $store {

@@ -281,7 +281,8 @@ pub(super) async fn ask_once(
 ) -> Result<Value, String> {
     let details = |error: Error| error.details().to_owned();
     let (name, arguments) = command.split_first().ok_or_else(String::new)?;
-    let client = Client::new(config(server, login, settings, None), None, Some(connections(settings)), None);
+    let config = Config { fail_fast: true, ..config(server, login, settings, None) };
+    let client = Client::new(config, None, Some(connections(settings)), None);
     let _driver = AbortOnDropHandle::new(client.connect());
     client.wait_for_connect().await.map_err(details)?;
     let command = CustomCommand::new(*name, None, false);
