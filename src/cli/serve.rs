@@ -20,7 +20,7 @@ use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::store::Store;
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
-use crate::store::redis::Redis;
+use crate::store::redis::{Denials, Redis};
 use crate::telemetry;
 use crate::telemetry::metrics::{Gauge, Metrics};
 
@@ -109,7 +109,7 @@ fn stores(
             Box::new(move || (Arc::clone(&store) as _, std::future::ready(()).boxed()))
         }
         StoreSettings::Redis(settings) => {
-            let redis = Redis::watch(settings.clone(), None);
+            let redis = Redis::watch(settings.clone(), None, Some(Arc::new(Denials::new(16 << 20))));
             Box::new(move || {
                 let store = Arc::new(redis.store());
                 let settled = Arc::clone(&store);

@@ -12,6 +12,7 @@
 
 mod batch;
 mod connection;
+mod denials;
 mod expiry;
 mod servers;
 mod settings;
@@ -30,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::batch::{Ask, Asks};
+pub use self::denials::Denials;
 use self::servers::{Apart, Servers};
 pub use self::settings::{
     ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
@@ -48,18 +50,24 @@ const MAX_DIGITS: usize = 20;
 pub struct Redis {
     all: (Arc<RedisSettings>, Topology),
     per_second: Option<(Arc<RedisSettings>, Topology)>,
+    denials: Option<Arc<Denials>>,
 }
 
 impl Redis {
     /// Begins to ask where the servers are, in the runtime it is called in, for as long as this or a
-    /// store lives. Limits per second are counted in `per_second`, where there is one.
-    pub fn watch(all: RedisSettings, per_second: Option<RedisSettings>) -> Self {
+    /// store lives. Limits per second are counted in `per_second`, where there is one. What `denials`
+    /// know is not asked about.
+    pub fn watch(
+        all: RedisSettings,
+        per_second: Option<RedisSettings>,
+        denials: Option<Arc<Denials>>,
+    ) -> Self {
         let watch = |settings| {
             let settings = Arc::new(settings);
             let topology = Topology::watch(&settings);
             (settings, topology)
         };
-        Self { all: watch(all), per_second: per_second.map(watch) }
+        Self { all: watch(all), per_second: per_second.map(watch), denials }
     }
 
     /// A store that begins to connect, and returns at once, whether or not Redis is there. It connects
@@ -73,6 +81,7 @@ impl Redis {
         let expiration_jitter_max_secs = self.all.0.expiration_jitter_max_secs;
         RedisStore {
             servers: Arc::new(AllServers { all, per_second, expiration_jitter_max_secs }),
+            denials: self.denials.clone(),
             tasks: TaskTracker::new(),
         }
     }
@@ -82,6 +91,7 @@ impl Redis {
 #[derive(Debug)]
 pub struct RedisStore {
     servers: Arc<AllServers>,
+    denials: Option<Arc<Denials>>,
     /// What goes on though its caller may have gone.
     tasks: TaskTracker,
 }
@@ -112,7 +122,7 @@ struct Place {
 impl RedisStore {
     /// A store of its own for one runtime. See [`Redis::store`].
     pub fn connect(settings: &RedisSettings) -> Self {
-        Redis::watch(settings.clone(), None).store()
+        Redis::watch(settings.clone(), None, None).store()
     }
 
     /// Waits until Redis can be reached: for ever where `patience` is zero, else no longer than it.
@@ -143,6 +153,34 @@ impl RedisStore {
         if let Some(servers) = &self.servers.per_second {
             servers.settle().await;
         }
+    }
+
+    /// Carries out those charges that are not known to be denied. Where one is, nothing counts that
+    /// counts only if the request passes: it is looked at, to tell what is left.
+    async fn charge_unknown(&self, charges: &[Charge], denials: &Denials, now: Timestamp) -> Readings {
+        for charge in charges.iter().filter(|charge| matches!(charge.hits, Hits::Refund(_))) {
+            denials.forget(&charge.key);
+        }
+        let known: SmallVec<[bool; 4]> = charges.iter().map(|charge| denials.know(charge, now)).collect();
+        let readings = match known.contains(&true) {
+            false => self.charge_all(charges, now).await,
+            true => {
+                let unknown = charges.iter().zip(&known).filter(|(_, known)| !**known);
+                let looks: SmallVec<[Charge; 2]> = unknown.map(|(charge, _)| in_vain(charge)).collect();
+                let mut looked = self.charge_all(&looks, now).await.into_iter();
+                let reading = |(charge, known): (&Charge, &bool)| match *known {
+                    true => Ok(Reading { used: quota(charge), outcome: Outcome::Known }),
+                    false => looked.next().unwrap_or_else(|| Err(lost())).map(|reading| seen(charge, reading)),
+                };
+                charges.iter().zip(&known).map(reading).collect()
+            }
+        };
+        for (charge, reading) in charges.iter().zip(&readings) {
+            if let Ok(reading) = reading {
+                denials.learn(charge, reading, now);
+            }
+        }
+        readings
     }
 
     async fn charge_all(&self, charges: &[Charge], now: Timestamp) -> Readings {
@@ -184,7 +222,12 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let readings = self.charge_all(charges, now);
+        let readings = async move {
+            match &self.denials {
+                Some(denials) => self.charge_unknown(charges, denials, now).await,
+                None => self.charge_all(charges, now).await,
+            }
+        };
         Box::pin(readings.instrument(tracing::info_span!("Redis Pipeline Execution")))
     }
 }
@@ -286,6 +329,32 @@ impl AllServers {
         }
         (readings, in_vain)
     }
+}
+
+/// What to do for a charge whose request is denied.
+fn in_vain(charge: &Charge) -> Charge {
+    match (charge.mode, charge.hits) {
+        (ChargeMode::IfAllowed, Hits::Add(_)) => {
+            Charge { mode: ChargeMode::Always, hits: Hits::Add(0), ..charge.clone() }
+        }
+        _ => charge.clone(),
+    }
+}
+
+/// What a look says of a charge whose request is denied.
+fn seen(charge: &Charge, reading: Reading) -> Reading {
+    let outcome = match (charge.mode, charge.hits) {
+        (ChargeMode::IfAllowed, Hits::Add(hits)) => {
+            let fits = reading.used + u64::from(hits.max(1)) <= quota(charge);
+            if fits { Outcome::Withheld } else { Outcome::Denied }
+        }
+        _ => reading.outcome,
+    };
+    Reading { outcome, ..reading }
+}
+
+fn quota(charge: &Charge) -> u64 {
+    charge.limit.requests_per_unit.into()
 }
 
 /// What a charge means for its request.
