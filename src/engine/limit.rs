@@ -43,24 +43,27 @@ impl ChargeMode {
     }
 }
 
-/// What becomes of a descriptor whose counter's store fails.
+/// What becomes of a descriptor whose hits the store could not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// The call fails, and whoever called decides.
+    /// The call fails, and the caller decides.
     #[default]
     Error,
     /// It passes, uncounted.
     Allow,
     /// It is over its limit.
     Deny,
-    /// It is counted in this process, towards this process' share of the limit.
+    /// This replica counts it in its own memory, towards its share of the limit.
     Local,
 }
 
 impl FailurePolicy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Allow, Self::Deny, Self::Local];
+
     /// The policy of this name in rules: `error`, `allow`, `deny` or `local`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Error, Self::Allow, Self::Deny, Self::Local].into_iter().find(|policy| policy.name() == name)
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
     }
 
     /// The name in rules.
