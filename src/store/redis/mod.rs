@@ -8,7 +8,9 @@
 
 mod connection;
 mod expiry;
+mod login;
 mod settings;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +22,11 @@ use tracing::Instrument;
 
 use self::connection::{Connection, Script};
 use self::expiry::{Expiries, Expiry};
+pub use self::login::LoginError;
 pub use self::settings::{
     ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
 };
+pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::{ChargeMode, Hits, Timestamp, Vote};
