@@ -107,7 +107,7 @@ fn stores(
             Box::new(move || (Arc::clone(&store) as _, std::future::ready(()).boxed()))
         }
         StoreSettings::Redis(settings) => {
-            let settings = settings.clone();
+            let settings = settings.all.clone();
             Box::new(move || {
                 let store = Arc::new(Breaker::new(RedisStore::connect(&settings)));
                 let settled = Arc::clone(&store);
@@ -158,7 +158,7 @@ fn announce(
     let ListenSettings { http, grpc, debug, prometheus } = listen;
     let store = match &settings.store {
         StoreSettings::Memory(_) => "in this process' memory".to_owned(),
-        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.deployment),
+        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.all.deployment),
     };
     let from = settings.rules.path.display();
     let rules = match &*rules.load() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, RawRules, RawTraces};
+use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::CompileOptions;
@@ -16,14 +16,12 @@ use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
-use crate::store::redis::{Credentials, Deployment, Login, RedisSettings};
 use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Where the reference's image has its rules.
 const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
@@ -50,7 +48,7 @@ pub(super) fn convert(
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &mut reader),
-        store: store(&raw.counters, &raw.redis, &mut reader),
+        store: store(raw, &mut reader),
         metrics: metrics(&raw.metrics, &mut reader),
         logs: logs(&raw.metrics, &mut reader),
         traces: traces(&raw.traces, &mut reader),
@@ -177,9 +175,10 @@ enum Backend {
     Redis,
 }
 
-fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreSettings {
-    let backend = match raw.backend_type.as_deref() {
-        None if raw_redis.redis_url.is_some() => Some(Backend::Redis),
+fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
+    let counters = &raw.counters;
+    let backend = match counters.backend_type.as_deref() {
+        None if raw.redis.redis_url.is_some() => Some(Backend::Redis),
         None => Some(Backend::Memory),
         Some(text) if text.eq_ignore_ascii_case("memcache") => {
             reader.refuse("BACKEND_TYPE", "memory or redis: memcache is not supported", Some(text));
@@ -189,37 +188,22 @@ fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreS
             reader.choice("BACKEND_TYPE", text, &[("memory", Backend::Memory), ("redis", Backend::Redis)])
         }
     };
-    let max_counters = reader.number("MEMORY_MAX_COUNTERS", &raw.memory_max_counters, 1_000..=1_000_000_000);
-    let jitter =
-        reader.number("EXPIRATION_JITTER_MAX_SECONDS", &raw.expiration_jitter_max_seconds, 0..=86_400);
-    let connect_timeout = reader.duration("REDIS_TIMEOUT", &raw_redis.redis_timeout, MILLISECOND..=HOUR);
-    let call_timeout = reader.duration(
-        "REDIS_CALL_TIMEOUT",
-        &raw_redis.redis_call_timeout,
-        MILLISECOND..=Duration::from_secs(60),
-    );
-    check_redis_type(&raw_redis.redis_type, reader);
+    let max_counters =
+        reader.number("MEMORY_MAX_COUNTERS", &counters.memory_max_counters, 1_000..=1_000_000_000);
     let memory = StoreSettings::Memory(MemorySettings { max_counters });
-    let Some(Backend::Redis) = backend else { return memory };
-    let Some(address) = redis::read_address(raw_redis, reader) else { return memory };
-    StoreSettings::Redis(RedisSettings {
-        deployment: Deployment::Single(address.endpoint),
-        credentials: Credentials { server: address.login, sentinel: Login::Open },
-        database: address.database,
-        tls: None,
-        connect_timeout,
-        call_timeout,
-        expiration_jitter_max_secs: jitter,
-    })
-}
-
-fn check_redis_type(text: &str, reader: &mut Reader) {
-    match text.to_ascii_uppercase().as_str() {
-        "SINGLE" => {}
-        "SENTINEL" | "CLUSTER" => {
-            reader.refuse("REDIS_TYPE", "SINGLE: Sentinel and Cluster are not supported yet", Some(text));
+    let expiration_jitter_max_secs =
+        reader.number("EXPIRATION_JITTER_MAX_SECONDS", &counters.expiration_jitter_max_seconds, 0..=86_400);
+    let redis = redis::read(&raw.redis, &raw.per_second, expiration_jitter_max_secs, reader);
+    match (backend, redis) {
+        (Some(Backend::Redis), Some(redis)) => {
+            redis::check_files(&redis, reader);
+            StoreSettings::Redis(Box::new(redis))
         }
-        _ => reader.refuse("REDIS_TYPE", "SINGLE", Some(text)),
+        (Some(Backend::Redis), None) if raw.redis.redis_url.is_none() => {
+            redis::refuse_absence(reader);
+            memory
+        }
+        _ => memory,
     }
 }
 

@@ -12,6 +12,7 @@ mod redis;
 mod table;
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command};
@@ -63,7 +64,20 @@ pub enum StoreSettings {
     /// In this process.
     Memory(MemorySettings),
     /// In Redis.
-    Redis(RedisSettings),
+    Redis(Box<RedisStoreSettings>),
+}
+
+/// Counters in Redis.
+#[derive(Clone, Debug)]
+pub struct RedisStoreSettings {
+    /// Where every limit is counted that `per_second` does not take.
+    pub all: RedisSettings,
+    /// Where limits per second are counted; `None` where they are counted with all others.
+    pub per_second: Option<RedisSettings>,
+    /// How long Redis may be away at start before the service gives up; `None` for ever.
+    pub startup_max: Option<Duration>,
+    /// Whether the service is healthy only while Redis can be reached.
+    pub ready_only_connected: bool,
 }
 
 impl Settings {

@@ -18,6 +18,8 @@ pub struct RawSettings {
     pub(super) counters: RawCounters,
     #[command(flatten, next_help_heading = "Redis")]
     pub(super) redis: RawRedis,
+    #[command(flatten, next_help_heading = "A second Redis")]
+    pub(super) per_second: RawPerSecond,
     #[command(flatten, next_help_heading = "Logs and metrics")]
     pub(super) metrics: RawMetrics,
     #[command(flatten, next_help_heading = "Traces")]
@@ -157,20 +159,48 @@ pub(super) struct RawCounters {
 /// How to reach Redis.
 #[derive(Args, Debug)]
 pub(super) struct RawRedis {
-    /// Where Redis listens: `host:port`, `/path/of/a.sock`, `redis://[user:password@]host[:port][/database]`
-    /// or
-    /// `redis+unix:///path/of/a.sock`.
+    /// Where Redis is. One server: `host:port`, `/path/of/a.sock` or
+    /// `redis://[user:password@]host[:port][/database]`. Sentinels: `primary,host:port,host:port` with
+    /// `REDIS_TYPE`, or `redis-sentinel://[user:password@]host:port,host:port/primary[/database]`. A
+    /// cluster: `host:port,host:port` with `REDIS_TYPE`, or `redis-cluster://host:port,host:port`.
+    /// `rediss` for `redis` means TLS.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_url: Option<SecretString>,
-    /// Password, or `user:password`.
-    #[arg(long, env, value_name = "SECRET")]
-    pub(super) redis_auth: Option<SecretString>,
+    /// How Redis is run: `SINGLE`, `SENTINEL` or `CLUSTER`. Unset: what `REDIS_URL` says, else `SINGLE`.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_type: Option<String>,
     /// What `REDIS_URL` is: `tcp` or `unix`. Unset: what it looks like.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_socket_type: Option<String>,
-    /// How Redis is run: `SINGLE` is all there is so far.
-    #[arg(long, env, default_value = "SINGLE", value_name = "TYPE")]
-    pub(super) redis_type: String,
+    /// Password, or `user:password`, in place of what `REDIS_URL` says.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_auth: Option<SecretString>,
+    /// File that holds the password, or `user:password`. It is read for each new connection.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_auth_file: Option<String>,
+    /// Password, or `user:password`, of the Sentinels.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_sentinel_auth: Option<SecretString>,
+    /// File that holds the password, or `user:password`, of the Sentinels. It is read for each new
+    /// connection.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_sentinel_auth_file: Option<String>,
+    /// Speak TLS to Redis, and to its Sentinels. Unset: where `REDIS_URL` begins with `rediss`.
+    #[arg(long, env, value_name = "BOOL")]
+    pub(super) redis_tls: Option<String>,
+    /// File of certificates, in PEM, that may have signed the servers'. Unset: those that the system
+    /// trusts.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_cacert: Option<String>,
+    /// File of the certificate, in PEM, to show to servers that ask for one. Needs the key.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_client_cert: Option<String>,
+    /// File of that certificate's private key, in PEM.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_client_key: Option<String>,
+    /// Accept certificates that are for another name than the server's. Who signed them is still checked.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_tls_skip_hostname_verification: String,
     /// How long a connection to Redis may take to come up, 1ms to 1h.
     #[arg(long, env, default_value = "10s", value_name = "DURATION")]
     pub(super) redis_timeout: String,
@@ -178,6 +208,48 @@ pub(super) struct RawRedis {
     /// 20ms unless set.
     #[arg(long, env, default_value = "10ms", value_name = "DURATION")]
     pub(super) redis_call_timeout: String,
+    /// How long Redis may be away at start before the service gives up, at most a year; 0 for ever.
+    #[arg(long, env, default_value = "0s", value_name = "DURATION")]
+    pub(super) redis_startup_max_elapsed_time: String,
+    /// Say NOT_SERVING while Redis cannot be reached.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_health_check_active_connection: String,
+}
+
+/// How to reach the second Redis. What is not here is as for the first.
+#[derive(Args, Debug)]
+pub(super) struct RawPerSecond {
+    /// Count limits per second in a Redis of their own. Unless this is true, nothing below is looked at.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_persecond: String,
+    /// Where that Redis is, written as `REDIS_URL` is.
+    #[arg(long, env, value_name = "URL")]
+    pub(super) redis_persecond_url: Option<SecretString>,
+    /// How it is run, as `REDIS_TYPE` says it.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_persecond_type: Option<String>,
+    /// What `REDIS_PERSECOND_URL` is: `tcp` or `unix`. Unset: what it looks like.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_persecond_socket_type: Option<String>,
+    /// Password, or `user:password`, in place of what `REDIS_PERSECOND_URL` says.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_persecond_auth: Option<SecretString>,
+    /// File that holds the password, or `user:password`. It is read for each new connection.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_persecond_auth_file: Option<String>,
+    /// Password, or `user:password`, of its Sentinels.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_persecond_sentinel_auth: Option<SecretString>,
+    /// File that holds the password, or `user:password`, of its Sentinels. It is read for each new
+    /// connection.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_persecond_sentinel_auth_file: Option<String>,
+    /// Speak TLS to it, with the files of `REDIS_TLS_`. Unset: where its URL begins with `rediss`.
+    #[arg(long, env, value_name = "BOOL")]
+    pub(super) redis_persecond_tls: Option<String>,
+    /// How long a connection to it may take to come up, 1ms to 1h. Unset: as `REDIS_TIMEOUT` says.
+    #[arg(long, env, value_name = "DURATION")]
+    pub(super) redis_persecond_timeout: Option<String>,
 }
 
 /// What is logged and counted.

@@ -1,0 +1,320 @@
+//! Redis, out of what was typed: the first one, and the second one for limits per second.
+
+mod url;
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use self::url::{Address, Kind, Wrong};
+use super::RedisStoreSettings;
+use super::convert::{HOUR, YEAR};
+use super::raw::{RawPerSecond, RawRedis};
+use super::reader::Reader;
+use crate::store::redis::{
+    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsError, TlsFile,
+    TlsSettings, check_tls,
+};
+
+const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
+const CALL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
+
+const KINDS: [(&str, Kind); 3] = {
+    const fn typed(kind: Kind) -> (&'static str, Kind) {
+        (kind.word(), kind)
+    }
+    [typed(Kind::Single), typed(Kind::Sentinel), typed(Kind::Cluster)]
+};
+
+/// The variables that say where one Redis is and who connects.
+struct Names {
+    url: &'static str,
+    kind: &'static str,
+    socket_type: &'static str,
+    auth: &'static str,
+    auth_file: &'static str,
+    sentinel_auth: &'static str,
+    sentinel_auth_file: &'static str,
+    tls: &'static str,
+}
+
+const ALL: Names = Names {
+    url: "REDIS_URL",
+    kind: "REDIS_TYPE",
+    socket_type: "REDIS_SOCKET_TYPE",
+    auth: "REDIS_AUTH",
+    auth_file: "REDIS_AUTH_FILE",
+    sentinel_auth: "REDIS_SENTINEL_AUTH",
+    sentinel_auth_file: "REDIS_SENTINEL_AUTH_FILE",
+    tls: "REDIS_TLS",
+};
+
+const PER_SECOND: Names = Names {
+    url: "REDIS_PERSECOND_URL",
+    kind: "REDIS_PERSECOND_TYPE",
+    socket_type: "REDIS_PERSECOND_SOCKET_TYPE",
+    auth: "REDIS_PERSECOND_AUTH",
+    auth_file: "REDIS_PERSECOND_AUTH_FILE",
+    sentinel_auth: "REDIS_PERSECOND_SENTINEL_AUTH",
+    sentinel_auth_file: "REDIS_PERSECOND_SENTINEL_AUTH_FILE",
+    tls: "REDIS_PERSECOND_TLS",
+};
+
+/// What was typed in these variables.
+struct Typed<'a> {
+    names: &'static Names,
+    url: Option<&'a SecretString>,
+    kind: Option<&'a str>,
+    socket_type: Option<&'a str>,
+    auth: Option<&'a SecretString>,
+    auth_file: Option<&'a str>,
+    sentinel_auth: Option<&'a SecretString>,
+    sentinel_auth_file: Option<&'a str>,
+    tls: Option<&'a str>,
+}
+
+/// What both have in common.
+struct Common {
+    tls: TlsSettings,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    expiration_jitter_max_secs: u32,
+}
+
+/// Reads every setting of Redis; `None` where it is not said where Redis is, or there is a mistake. No
+/// mistake repeats a URL or a password.
+pub(super) fn read(
+    raw: &RawRedis,
+    raw_per_second: &RawPerSecond,
+    expiration_jitter_max_secs: u32,
+    reader: &mut Reader,
+) -> Option<RedisStoreSettings> {
+    let common = Common {
+        tls: read_tls_files(raw, reader),
+        connect_timeout: reader.duration("REDIS_TIMEOUT", &raw.redis_timeout, CONNECT_TIMEOUT),
+        call_timeout: reader.duration("REDIS_CALL_TIMEOUT", &raw.redis_call_timeout, CALL_TIMEOUT),
+        expiration_jitter_max_secs,
+    };
+    let name = "REDIS_STARTUP_MAX_ELAPSED_TIME";
+    let startup_max = reader.duration(name, &raw.redis_startup_max_elapsed_time, Duration::ZERO..=YEAR);
+    let name = "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION";
+    let ready_only_connected = reader.boolean(name, &raw.redis_health_check_active_connection);
+    let all = read_one(&typed(raw), &common, reader);
+    let per_second = match reader.boolean("REDIS_PERSECOND", &raw_per_second.redis_persecond) {
+        true => Some(read_per_second(raw_per_second, common, reader)?),
+        false => None,
+    };
+    let startup_max = (!startup_max.is_zero()).then_some(startup_max);
+    Some(RedisStoreSettings { all: all?, per_second, startup_max, ready_only_connected })
+}
+
+/// Takes note that Redis was asked for, and not said where it is.
+pub(super) fn refuse_absence(reader: &mut Reader) {
+    reader.refuse(ALL.url, format!("{}, since BACKEND_TYPE is redis", url::FORMS), None);
+}
+
+/// Takes note of every file that cannot be used as it is now.
+pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
+    let both = [(&ALL, Some(&settings.all)), (&PER_SECOND, settings.per_second.as_ref())];
+    let both: Vec<_> = both.into_iter().filter_map(|(names, settings)| Some((names, settings?))).collect();
+    for (names, RedisSettings { credentials, .. }) in &both {
+        check_login(names.auth_file, &credentials.server, reader);
+        check_login(names.sentinel_auth_file, &credentials.sentinel, reader);
+    }
+    // The files are the same for both.
+    let Some(tls) = both.iter().find_map(|(_, settings)| settings.tls.as_ref()) else { return };
+    match check_tls(tls) {
+        Ok(()) => {}
+        Err(TlsError::File { file, path, fault }) => {
+            let (name, expected) = match file {
+                TlsFile::Ca => ("REDIS_TLS_CACERT", "a file of certificates"),
+                TlsFile::Certificate => ("REDIS_TLS_CLIENT_CERT", "a file of a certificate"),
+                TlsFile::Key => ("REDIS_TLS_CLIENT_KEY", "a file of the certificate's private key"),
+            };
+            reader.refuse(name, format!("{expected} ({fault})"), Some(&path.display().to_string()));
+        }
+        Err(error @ TlsError::NoAuthorities) => {
+            reader.refuse("REDIS_TLS_CACERT", format!("a file of certificates, since {error}"), None);
+        }
+        Err(error @ TlsError::Unsupported(_)) => {
+            reader.refuse(ALL.tls, format!("false ({error})"), None);
+        }
+    }
+}
+
+fn check_login(name: &'static str, login: &Login, reader: &mut Reader) {
+    if let Err(error) = login.check() {
+        reader.refuse(name, format!("a file that holds password or user:password ({error})"), None);
+    }
+}
+
+fn typed(raw: &RawRedis) -> Typed<'_> {
+    Typed {
+        names: &ALL,
+        url: raw.redis_url.as_ref(),
+        kind: raw.redis_type.as_deref(),
+        socket_type: raw.redis_socket_type.as_deref(),
+        auth: raw.redis_auth.as_ref(),
+        auth_file: raw.redis_auth_file.as_deref(),
+        sentinel_auth: raw.redis_sentinel_auth.as_ref(),
+        sentinel_auth_file: raw.redis_sentinel_auth_file.as_deref(),
+        tls: raw.redis_tls.as_deref(),
+    }
+}
+
+fn read_per_second(raw: &RawPerSecond, common: Common, reader: &mut Reader) -> Option<RedisSettings> {
+    let typed = Typed {
+        names: &PER_SECOND,
+        url: raw.redis_persecond_url.as_ref(),
+        kind: raw.redis_persecond_type.as_deref(),
+        socket_type: raw.redis_persecond_socket_type.as_deref(),
+        auth: raw.redis_persecond_auth.as_ref(),
+        auth_file: raw.redis_persecond_auth_file.as_deref(),
+        sentinel_auth: raw.redis_persecond_sentinel_auth.as_ref(),
+        sentinel_auth_file: raw.redis_persecond_sentinel_auth_file.as_deref(),
+        tls: raw.redis_persecond_tls.as_deref(),
+    };
+    if typed.url.is_none() {
+        reader.refuse(typed.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
+    }
+    let connect_timeout = match raw.redis_persecond_timeout.as_deref() {
+        Some(text) => reader.duration("REDIS_PERSECOND_TIMEOUT", text, CONNECT_TIMEOUT),
+        None => common.connect_timeout,
+    };
+    read_one(&typed, &Common { connect_timeout, ..common }, reader)
+}
+
+fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<RedisSettings> {
+    let names = typed.names;
+    let kind = typed.kind.map(|text| reader.choice(names.kind, text, &KINDS));
+    let tls = typed.tls.map(|text| reader.boolean(names.tls, text));
+    let login = read_login((names.auth, typed.auth), (names.auth_file, typed.auth_file), reader);
+    let sentinel_login = read_login(
+        (names.sentinel_auth, typed.sentinel_auth),
+        (names.sentinel_auth_file, typed.sentinel_auth_file),
+        reader,
+    );
+    // Of a type that makes no sense enough was said.
+    let kind = match kind {
+        Some(kind) => Some(kind?),
+        None => None,
+    };
+    let address = match url::parse(typed.url?.expose_secret(), kind) {
+        Ok(address) => address,
+        Err(wrong) => {
+            refuse_address(wrong, typed, reader);
+            return None;
+        }
+    };
+    check_socket_type(typed, &address.deployment, reader);
+    let speaks_tls = speaks_tls(typed, tls, &address, reader);
+    Some(RedisSettings {
+        deployment: address.deployment,
+        credentials: Credentials {
+            server: login.unwrap_or(address.login),
+            sentinel: sentinel_login.unwrap_or(address.sentinel_login),
+        },
+        database: address.database,
+        tls: speaks_tls.then(|| common.tls.clone()),
+        connect_timeout: common.connect_timeout,
+        call_timeout: common.call_timeout,
+        expiration_jitter_max_secs: common.expiration_jitter_max_secs,
+    })
+}
+
+fn refuse_address(wrong: Wrong, typed: &Typed<'_>, reader: &mut Reader) {
+    let Names { url, kind, .. } = typed.names;
+    match wrong {
+        Wrong::Address(expected) => reader.refuse(url, expected, None),
+        Wrong::List => {
+            let expected = format!(
+                "one address, or {kind} to be set to CLUSTER or SENTINEL, which take a list of them; a comma \
+                 in a password is written %2C"
+            );
+            reader.refuse(url, expected, None);
+        }
+        Wrong::Kind(found) => {
+            let found = found.word();
+            reader.refuse(kind, format!("{found}, which is what {url} says"), typed.kind);
+        }
+    }
+}
+
+/// The login that is set by itself, and not in a URL.
+fn read_login(
+    (text_name, text): (&'static str, Option<&SecretString>),
+    (file_name, file): (&'static str, Option<&str>),
+    reader: &mut Reader,
+) -> Option<Login> {
+    match (text, file) {
+        (None, None) => None,
+        (Some(text), None) => Some(Login::parse(text.expose_secret())),
+        (None, Some(path)) => Some(Login::File(path.into())),
+        (Some(_), Some(path)) => {
+            reader.refuse(file_name, format!("nothing, since {text_name} is set too"), Some(path));
+            None
+        }
+    }
+}
+
+fn check_socket_type(typed: &Typed<'_>, deployment: &Deployment, reader: &mut Reader) {
+    let Some(text) = typed.socket_type else { return };
+    let Names { url, socket_type: name, .. } = typed.names;
+    let expected = match deployment {
+        Deployment::Single(Endpoint::Unix(_)) => "unix",
+        Deployment::Single(Endpoint::Tcp { .. })
+        | Deployment::Sentinel { .. }
+        | Deployment::Cluster { .. } => "tcp",
+    };
+    match reader.choice(name, text, &[("tcp", "tcp"), ("unix", "unix")]) {
+        Some(found) if found != expected => {
+            reader.refuse(name, format!("{expected}, which is what {url} looks like"), Some(text));
+        }
+        Some(_) | None => {}
+    }
+}
+
+/// Whether TLS is wanted, by the setting or by the URL.
+fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
+    let Names { url, tls: name, .. } = typed.names;
+    let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));
+    match set {
+        Some(false) if address.wants_tls => {
+            reader.refuse(name, format!("true, which is what {url} says with rediss"), typed.tls);
+            true
+        }
+        Some(true) if is_unix => {
+            reader.refuse(name, format!("false, since {url} is a unix socket"), typed.tls);
+            false
+        }
+        set => set == Some(true) || address.wants_tls,
+    }
+}
+
+/// What is expected of servers that are spoken to over TLS.
+fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> TlsSettings {
+    let name = "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION";
+    let client = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientCertificate { certificate: certificate.into(), key: key.into() })
+        }
+        (Some(_), None) => {
+            reader.refuse("REDIS_TLS_CLIENT_KEY", "the file of REDIS_TLS_CLIENT_CERT's private key", None);
+            None
+        }
+        (None, Some(_)) => {
+            reader.refuse("REDIS_TLS_CLIENT_CERT", "the file of REDIS_TLS_CLIENT_KEY's certificate", None);
+            None
+        }
+        (None, None) => None,
+    };
+    TlsSettings {
+        ca: raw.redis_tls_cacert.as_ref().map(Into::into),
+        client,
+        verify_hostname: !reader.boolean(name, &raw.redis_tls_skip_hostname_verification),
+    }
+}
+
+#[cfg(test)]
+mod tests;
