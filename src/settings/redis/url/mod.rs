@@ -52,9 +52,11 @@ pub(super) enum Wrong {
 
 type Result<T> = std::result::Result<T, Wrong>;
 
-pub(super) const FORMS: &str = "host:port, /path/of/a.sock or a URL such as redis://[user:password@]host[:port][/database], \
-                                redis-sentinel://host:port,host:port/primary or redis-cluster://host:port,host:port; what \
-                                is special in a password is percent-encoded";
+pub(super) const FORMS: &str = "host:port, /path/of/a.sock or a URL such as \
+                                redis://[user:password@]host[:port][/database], \
+                                redis-sentinel://host:port,host:port/primary or \
+                                redis-cluster://host:port,host:port; what is special in a password is \
+                                percent-encoded";
 const SENTINEL_LIST: &str = "Expected master name and a list of urls for the sentinels, in the format: \
                              <name>,<host:port>,...,<host:port>";
 const SENTINEL_URL: &str =
