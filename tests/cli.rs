@@ -18,14 +18,14 @@ fn stderr(output: &Output) -> String {
 fn every_wrong_setting_is_told_by_name_before_anything_is_done() {
     let output = tollgate(
         &["serve", "--near-limit-ratio", "2"],
-        &[("GRPC_PORT", "70000"), ("PORT", ""), ("REDIS_TLS", "true"), ("NEAR_LIMIT_RATIO", "0.5")],
+        &[("GRPC_PORT", "70000"), ("PORT", ""), ("GRPC_SERVER_USE_TLS", "true"), ("NEAR_LIMIT_RATIO", "0.5")],
     );
     assert_eq!(output.status.code(), Some(2));
     let expected = "\
 error: the settings cannot be used:
   GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"
   NEAR_LIMIT_RATIO (--near-limit-ratio): expected a number from 0 to 1, found \"2\"
-  REDIS_TLS: expected false: Redis is not spoken to over TLS yet, found \"true\"
+  GRPC_SERVER_USE_TLS: expected false: gRPC is not served over TLS yet, found \"true\"
 ";
     assert_eq!(stderr(&output), expected);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, RawRules, RawTraces};
+use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::CompileOptions;
@@ -20,8 +20,8 @@ use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Where the reference's image has its rules.
 const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
@@ -46,14 +46,14 @@ pub(super) fn convert(
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
         rules: rules(&raw.rules, &raw.counters, exists, &mut reader),
         answers: answers(&raw.answers, &mut reader),
+        modes: modes(&raw.answers, &mut reader),
+        keys: keys(&raw.counters, &mut reader),
         max_in_flight: reader.number(
             "MAX_REQUESTS_IN_FLIGHT",
             &raw.listeners.max_requests_in_flight,
             1..=1_000_000,
         ),
-        modes: modes(&raw.answers, &mut reader),
-        keys: keys(&raw.counters, &mut reader),
-        store: store(&raw.counters, &raw.redis, &mut reader),
+        store: store(raw, &mut reader),
         memory: MemorySettings {
             max_counters: reader.number(
                 "MEMORY_MAX_COUNTERS",
@@ -196,9 +196,10 @@ enum Backend {
     Redis,
 }
 
-fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreSettings {
-    let backend = match raw.backend_type.as_deref() {
-        None if raw_redis.redis_url.is_some() => Some(Backend::Redis),
+fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
+    let counters = &raw.counters;
+    let backend = match counters.backend_type.as_deref() {
+        None if raw.redis.redis_url.is_some() => Some(Backend::Redis),
         None => Some(Backend::Memory),
         Some(text) if text.eq_ignore_ascii_case("memcache") => {
             reader.refuse("BACKEND_TYPE", "memory or redis: memcache is not supported", Some(text));
@@ -208,8 +209,18 @@ fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreS
             reader.choice("BACKEND_TYPE", text, &[("memory", Backend::Memory), ("redis", Backend::Redis)])
         }
     };
-    let redis = redis::read(matches!(backend, Some(Backend::Redis)), raw_redis, raw, reader);
-    redis.map_or(StoreSettings::Memory, |redis| StoreSettings::Redis(Box::new(redis)))
+    let redis = redis::read(&raw.redis, &raw.per_second, counters, reader);
+    match (backend, redis) {
+        (Some(Backend::Redis), Some(redis)) => {
+            redis::check_files(&redis, reader);
+            StoreSettings::Redis(Box::new(redis))
+        }
+        (Some(Backend::Redis), None) if raw.redis.redis_url.is_none() => {
+            redis::refuse_absence(reader);
+            StoreSettings::Memory
+        }
+        _ => StoreSettings::Memory,
+    }
 }
 
 fn metrics(raw: &RawMetrics, reader: &mut Reader) -> MetricsSettings {

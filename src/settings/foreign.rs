@@ -28,8 +28,8 @@ enum Harmless {
 const IGNORED: [Foreign; 19] = {
     use Harmless::{Bool, Texts};
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
-    const PIPELINE: &str = "what waits goes to Redis together, and nothing waits for more";
-    const POOL: &str = "each thread has one connection to each of Redis' primaries";
+    const PIPELINE: &str = "hits are sent together by themselves";
+    const POOL: &str = "each thread has one connection to each primary";
     const fn foreign(name: &'static str, harmless: Harmless, instead: &'static str) -> Foreign {
         Foreign { ignored: Ignored { name, instead }, harmless }
     }
@@ -55,19 +55,19 @@ const IGNORED: [Foreign; 19] = {
             "the service always starts, and is not ready until there are good rules",
         ),
         foreign("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
-        foreign("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
         foreign("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
-        foreign("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
         foreign("REDIS_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_PIPELINE_LIMIT", Texts(&["0"]), PIPELINE),
-        foreign("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0"]), PIPELINE),
-        foreign("REDIS_CLUSTER_PIPELINE_PARALLELISM", Texts(&[]), PIPELINE),
+        foreign("REDIS_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
+        foreign("REDIS_CLUSTER_PIPELINE_PARALLELISM", Texts(&["1"]), PIPELINE),
         foreign(
             "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
             Bool(true),
-            "a connection to a server that takes no writes is always closed",
+            "a server that turns out to be read-only is always left for another",
         ),
+        foreign("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
+        foreign("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
+        foreign("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
+        foreign("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
         foreign("OTEL_EXPORTER_OTLP_CERTIFICATE", Texts(&[]), "traces are not sent over TLS yet"),
     ]
 };
@@ -118,8 +118,12 @@ mod tests {
             ("REDIS_POOL_SIZE", "10", "20"),
             ("REDIS_PIPELINE_WINDOW", "0s", "150us"),
             ("REDIS_PIPELINE_WINDOW", "0", "1s"),
-            ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
+            ("REDIS_CLUSTER_PIPELINE_PARALLELISM", "1", "8"),
             ("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", "true", "false"),
+            ("REDIS_PERSECOND_POOL_SIZE", "10", "20"),
+            ("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", "WAIT", "wait"),
+            ("REDIS_PERSECOND_PIPELINE_WINDOW", "0", "1ms"),
+            ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
         ] {
             assert_eq!(read_one(name, silent), (0, 0), "{name}={silent}");
             assert_eq!(read_one(name, told), (1, 0), "{name}={told}");

@@ -74,17 +74,17 @@ pub enum StoreSettings {
 }
 
 /// Counters in Redis.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RedisStoreSettings {
-    /// Where they live.
+    /// Where every limit is counted that `per_second` does not take.
     pub all: RedisSettings,
-    /// Where those of limits per second do; `None` for no other place.
+    /// Where limits per second are counted; `None` where they are counted with all others.
     pub per_second: Option<RedisSettings>,
     /// Memory for what is known to be denied, in bytes; 0 for none.
     pub local_cache_bytes: u64,
-    /// How long to wait for Redis before serving; `None` to serve at once.
+    /// How long to wait for Redis before serving, and then to give up; `None` to serve at once.
     pub startup_max: Option<Duration>,
-    /// Whether the service is ready only while Redis can be reached.
+    /// Whether the service is healthy only while Redis can be reached.
     pub ready_only_connected: bool,
 }
 

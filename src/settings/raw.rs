@@ -18,6 +18,8 @@ pub struct RawSettings {
     pub(super) counters: RawCounters,
     #[command(flatten, next_help_heading = "Redis")]
     pub(super) redis: RawRedis,
+    #[command(flatten, next_help_heading = "A second Redis")]
+    pub(super) per_second: RawPerSecond,
     #[command(flatten, next_help_heading = "Logs and metrics")]
     pub(super) metrics: RawMetrics,
     #[command(flatten, next_help_heading = "Traces")]
@@ -174,10 +176,11 @@ pub(super) struct RawCounters {
 /// How to reach Redis.
 #[derive(Args, Debug)]
 pub(super) struct RawRedis {
-    /// Where Redis listens: `host:port`, `/path/of/a.sock`,
-    /// `redis://[user:password@]host[:port][/database]`, `redis+unix:///path/of/a.sock`; of Sentinels
-    /// `name,host:port,…` or `redis-sentinel://host:port,…/name`; of a Cluster `host:port,…` or
-    /// `redis-cluster://host:port,…`. With `rediss` over TLS.
+    /// Where Redis is. One server: `host:port`, `/path/of/a.sock` or
+    /// `redis://[user:password@]host[:port][/database]`. Sentinels: `primary,host:port,host:port` with
+    /// `REDIS_TYPE`, or `redis-sentinel://[user:password@]host:port,host:port/primary[/database]`. A
+    /// cluster: `host:port,host:port` with `REDIS_TYPE`, or `redis-cluster://host:port,host:port`.
+    /// `rediss` for `redis` means TLS.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_url: Option<SecretString>,
     /// How Redis is run: `SINGLE`, `SENTINEL` or `CLUSTER`. Unset: what `REDIS_URL` says, else `SINGLE`.
@@ -186,31 +189,33 @@ pub(super) struct RawRedis {
     /// What `REDIS_URL` is: `tcp` or `unix`. Unset: what it looks like.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_socket_type: Option<String>,
-    /// Password, or `user:password`.
+    /// Password, or `user:password`, in place of what `REDIS_URL` says.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_auth: Option<SecretString>,
-    /// A file that holds what `REDIS_AUTH` would. It is read again for every connection.
+    /// File that holds the password, or `user:password`. It is read for each new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_auth_file: Option<String>,
-    /// Password, or `user:password`, for Sentinels.
+    /// Password, or `user:password`, of the Sentinels.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_sentinel_auth: Option<SecretString>,
-    /// A file that holds what `REDIS_SENTINEL_AUTH` would.
+    /// File that holds the password, or `user:password`, of the Sentinels. It is read for each new
+    /// connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_sentinel_auth_file: Option<String>,
-    /// Speak TLS to Redis. Unset: where `REDIS_URL` says `rediss`.
+    /// Speak TLS to Redis, and to its Sentinels. Unset: where `REDIS_URL` begins with `rediss`.
     #[arg(long, env, value_name = "BOOL")]
     pub(super) redis_tls: Option<String>,
-    /// Certificates in PEM, one of which must have signed Redis'. Unset: those that the system trusts.
+    /// File of certificates, in PEM, that may have signed the servers'. Unset: those that the system
+    /// trusts.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_cacert: Option<String>,
-    /// A certificate in PEM to show Redis.
+    /// File of the certificate, in PEM, to show to servers that ask for one. Needs the key.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_client_cert: Option<String>,
-    /// The private key of `REDIS_TLS_CLIENT_CERT`, in PEM.
+    /// File of that certificate's private key, in PEM.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_client_key: Option<String>,
-    /// Let Redis' certificate be for any name. Somebody we trust must have signed it all the same.
+    /// Accept certificates that are for another name than the server's. Who signed them is still checked.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_tls_skip_hostname_verification: String,
     /// How long a connection to Redis may take to come up, 1ms to 1h.
@@ -220,40 +225,49 @@ pub(super) struct RawRedis {
     /// 20ms unless set.
     #[arg(long, env, default_value = "10ms", value_name = "DURATION")]
     pub(super) redis_call_timeout: String,
-    /// How long to wait for Redis at the start, up to 1h, before giving up. 0: serve at once, and use
+    /// How long to wait for Redis at the start, up to a year, before giving up. 0: serve at once, and use
     /// Redis as soon as it is there.
-    #[arg(long, env, default_value = "0", value_name = "DURATION")]
+    #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(super) redis_startup_max_elapsed_time: String,
-    /// Be ready only while Redis can be reached. Then one Redis that is down takes every replica out.
+    /// Say NOT_SERVING while Redis cannot be reached.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_health_check_active_connection: String,
-    /// Count limits per second in a Redis of their own.
+}
+
+/// How to reach the second Redis. What is not here is as for the first.
+#[derive(Args, Debug)]
+pub(super) struct RawPerSecond {
+    /// Count limits per second in a Redis of their own. Unless this is true, nothing below is looked at.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_persecond: String,
-    /// As `REDIS_URL`, for limits per second.
+    /// Where that Redis is, written as `REDIS_URL` is.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_persecond_url: Option<SecretString>,
-    /// As `REDIS_TYPE`, for limits per second.
+    /// How it is run, as `REDIS_TYPE` says it.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_persecond_type: Option<String>,
-    /// As `REDIS_SOCKET_TYPE`, for limits per second.
+    /// What `REDIS_PERSECOND_URL` is: `tcp` or `unix`. Unset: what it looks like.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_persecond_socket_type: Option<String>,
-    /// As `REDIS_AUTH`, for limits per second.
+    /// Password, or `user:password`, in place of what `REDIS_PERSECOND_URL` says.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_persecond_auth: Option<SecretString>,
-    /// As `REDIS_AUTH_FILE`, for limits per second.
+    /// File that holds the password, or `user:password`. It is read for each new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_persecond_auth_file: Option<String>,
-    /// As `REDIS_SENTINEL_AUTH`, for limits per second.
+    /// Password, or `user:password`, of its Sentinels.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_persecond_sentinel_auth: Option<SecretString>,
-    /// As `REDIS_SENTINEL_AUTH_FILE`, for limits per second.
+    /// File that holds the password, or `user:password`, of its Sentinels. It is read for each new
+    /// connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_persecond_sentinel_auth_file: Option<String>,
-    /// As `REDIS_TLS`, for limits per second. The certificates are the same.
+    /// Speak TLS to it, with the files of `REDIS_TLS_`. Unset: where its URL begins with `rediss`.
     #[arg(long, env, value_name = "BOOL")]
     pub(super) redis_persecond_tls: Option<String>,
+    /// How long a connection to it may take to come up, 1ms to 1h. Unset: as `REDIS_TIMEOUT` says.
+    #[arg(long, env, value_name = "DURATION")]
+    pub(super) redis_persecond_timeout: Option<String>,
 }
 
 /// What is logged and counted.

@@ -28,7 +28,9 @@ impl fmt::Display for Mistake {
         if let Some(flag) = super::flag(self.name) {
             write!(f, " (--{flag})")?;
         }
-        write!(f, ": expected {}", self.expected)?;
+        // What is known by its own sentence keeps it.
+        let verb = if self.expected.starts_with("Expected ") { "" } else { "expected " };
+        write!(f, ": {verb}{}", self.expected)?;
         match &self.found {
             Some(found) => write!(f, ", found {found:?}"),
             None => Ok(()),

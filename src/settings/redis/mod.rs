@@ -1,25 +1,33 @@
-//! What is set for Redis, and for the second one that may count limits per second.
+//! Redis, out of what was typed: the first one, and the second one for limits per second.
 
 mod url;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use self::url::{Address, Kind, parse};
+use self::url::{Address, Kind, Wrong};
 use super::RedisStoreSettings;
-use super::raw::{RawCounters, RawRedis};
+use super::convert::{HOUR, YEAR};
+use super::raw::{RawCounters, RawPerSecond, RawRedis};
 use super::reader::Reader;
 use crate::store::redis::{
     ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsError, TlsFile,
     TlsSettings, check_tls,
 };
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
+const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
+const CALL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 
-/// The variables of one Redis.
+const KINDS: [(&str, Kind); 3] = {
+    const fn typed(kind: Kind) -> (&'static str, Kind) {
+        (kind.word(), kind)
+    }
+    [typed(Kind::Single), typed(Kind::Sentinel), typed(Kind::Cluster)]
+};
+
+/// The variables that say where one Redis is and who connects.
 struct Names {
     url: &'static str,
     kind: &'static str,
@@ -53,8 +61,8 @@ const PER_SECOND: Names = Names {
     tls: "REDIS_PERSECOND_TLS",
 };
 
-/// What is set for one Redis.
-struct Texts<'a> {
+/// What was typed in these variables.
+struct Typed<'a> {
     names: &'static Names,
     url: Option<&'a SecretString>,
     kind: Option<&'a str>,
@@ -66,57 +74,87 @@ struct Texts<'a> {
     tls: Option<&'a str>,
 }
 
-/// What holds for both.
+/// What both have in common.
 struct Common {
+    tls: TlsSettings,
     connect_timeout: Duration,
     call_timeout: Duration,
     expiration_jitter_max_secs: u32,
-    /// What TLS is spoken with, wherever it is.
-    tls: TlsSettings,
 }
 
-/// Everything that is set for Redis; `None` where something is wrong, or it is not `wanted`. No mistake
-/// repeats an address or a password.
+/// Reads every setting of Redis; `None` where it is not said where Redis is, or there is a mistake. No
+/// mistake repeats a URL or a password.
 pub(super) fn read(
-    wanted: bool,
     raw: &RawRedis,
+    raw_per_second: &RawPerSecond,
     counters: &RawCounters,
     reader: &mut Reader,
 ) -> Option<RedisStoreSettings> {
-    let mut duration = |name, text: &str, range| reader.duration(name, text, range);
-    let connect_timeout = duration("REDIS_TIMEOUT", &raw.redis_timeout, MILLISECOND..=HOUR);
-    let call_timeout = duration("REDIS_CALL_TIMEOUT", &raw.redis_call_timeout, MILLISECOND..=MINUTE);
-    let startup_max = duration(
-        "REDIS_STARTUP_MAX_ELAPSED_TIME",
-        &raw.redis_startup_max_elapsed_time,
-        Duration::ZERO..=HOUR,
-    );
     let jitter = &counters.expiration_jitter_max_seconds;
+    let expiration_jitter_max_secs = reader.number("EXPIRATION_JITTER_MAX_SECONDS", jitter, 0..=86_400);
+    let local_cache = &counters.local_cache_size_in_bytes;
+    let local_cache_bytes = reader.number("LOCAL_CACHE_SIZE_IN_BYTES", local_cache, 0..=1 << 40);
     let common = Common {
-        connect_timeout,
-        call_timeout,
-        expiration_jitter_max_secs: reader.number("EXPIRATION_JITTER_MAX_SECONDS", jitter, 0..=86_400),
-        tls: tls_files(raw, reader),
+        tls: read_tls_files(raw, reader),
+        connect_timeout: reader.duration("REDIS_TIMEOUT", &raw.redis_timeout, CONNECT_TIMEOUT),
+        call_timeout: reader.duration("REDIS_CALL_TIMEOUT", &raw.redis_call_timeout, CALL_TIMEOUT),
+        expiration_jitter_max_secs,
     };
-    let all = read_one(wanted, &all(raw), &common, reader);
-    let has_second = reader.boolean("REDIS_PERSECOND", &raw.redis_persecond);
-    let per_second = read_one(wanted && has_second, &per_second(raw), &common, reader);
-    Some(RedisStoreSettings {
-        local_cache_bytes: reader.number(
-            "LOCAL_CACHE_SIZE_IN_BYTES",
-            &counters.local_cache_size_in_bytes,
-            0..=1 << 40,
-        ),
-        startup_max: (!startup_max.is_zero()).then_some(startup_max),
-        ready_only_connected: reader
-            .boolean("REDIS_HEALTH_CHECK_ACTIVE_CONNECTION", &raw.redis_health_check_active_connection),
-        all: all?,
-        per_second,
-    })
+    let name = "REDIS_STARTUP_MAX_ELAPSED_TIME";
+    let startup_max = reader.duration(name, &raw.redis_startup_max_elapsed_time, Duration::ZERO..=YEAR);
+    let name = "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION";
+    let ready_only_connected = reader.boolean(name, &raw.redis_health_check_active_connection);
+    let all = read_one(&typed(raw), &common, reader);
+    let per_second = match reader.boolean("REDIS_PERSECOND", &raw_per_second.redis_persecond) {
+        true => Some(read_per_second(raw_per_second, common, reader)?),
+        false => None,
+    };
+    let startup_max = (!startup_max.is_zero()).then_some(startup_max);
+    Some(RedisStoreSettings { all: all?, per_second, local_cache_bytes, startup_max, ready_only_connected })
 }
 
-fn all(raw: &RawRedis) -> Texts<'_> {
-    Texts {
+/// Takes note that Redis was asked for, and not said where it is.
+pub(super) fn refuse_absence(reader: &mut Reader) {
+    reader.refuse(ALL.url, format!("{}, since BACKEND_TYPE is redis", url::FORMS), None);
+}
+
+/// Takes note of every file that cannot be used as it is now.
+pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
+    let both = [(&ALL, Some(&settings.all)), (&PER_SECOND, settings.per_second.as_ref())];
+    let both: Vec<_> = both.into_iter().filter_map(|(names, settings)| Some((names, settings?))).collect();
+    for (names, RedisSettings { credentials, .. }) in &both {
+        check_login(names.auth_file, &credentials.server, reader);
+        check_login(names.sentinel_auth_file, &credentials.sentinel, reader);
+    }
+    // The files are the same for both.
+    let Some(tls) = both.iter().find_map(|(_, settings)| settings.tls.as_ref()) else { return };
+    match check_tls(tls) {
+        Ok(()) => {}
+        Err(TlsError::File { file, path, fault }) => {
+            let (name, expected) = match file {
+                TlsFile::Ca => ("REDIS_TLS_CACERT", "a file of certificates"),
+                TlsFile::Certificate => ("REDIS_TLS_CLIENT_CERT", "a file of a certificate"),
+                TlsFile::Key => ("REDIS_TLS_CLIENT_KEY", "a file of the certificate's private key"),
+            };
+            reader.refuse(name, format!("{expected} ({fault})"), Some(&path.display().to_string()));
+        }
+        Err(error @ TlsError::NoAuthorities) => {
+            reader.refuse("REDIS_TLS_CACERT", format!("a file of certificates, since {error}"), None);
+        }
+        Err(error @ TlsError::Unsupported(_)) => {
+            reader.refuse(ALL.tls, format!("false ({error})"), None);
+        }
+    }
+}
+
+fn check_login(name: &'static str, login: &Login, reader: &mut Reader) {
+    if let Err(error) = login.check() {
+        reader.refuse(name, format!("a file that holds password or user:password ({error})"), None);
+    }
+}
+
+fn typed(raw: &RawRedis) -> Typed<'_> {
+    Typed {
         names: &ALL,
         url: raw.redis_url.as_ref(),
         kind: raw.redis_type.as_deref(),
@@ -129,8 +167,8 @@ fn all(raw: &RawRedis) -> Texts<'_> {
     }
 }
 
-fn per_second(raw: &RawRedis) -> Texts<'_> {
-    Texts {
+fn read_per_second(raw: &RawPerSecond, common: Common, reader: &mut Reader) -> Option<RedisSettings> {
+    let typed = Typed {
         names: &PER_SECOND,
         url: raw.redis_persecond_url.as_ref(),
         kind: raw.redis_persecond_type.as_deref(),
@@ -140,132 +178,93 @@ fn per_second(raw: &RawRedis) -> Texts<'_> {
         sentinel_auth: raw.redis_persecond_sentinel_auth.as_ref(),
         sentinel_auth_file: raw.redis_persecond_sentinel_auth_file.as_deref(),
         tls: raw.redis_persecond_tls.as_deref(),
+    };
+    if typed.url.is_none() {
+        reader.refuse(typed.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
     }
+    let connect_timeout = match raw.redis_persecond_timeout.as_deref() {
+        Some(text) => reader.duration("REDIS_PERSECOND_TIMEOUT", text, CONNECT_TIMEOUT),
+        None => common.connect_timeout,
+    };
+    read_one(&typed, &Common { connect_timeout, ..common }, reader)
 }
 
-fn read_one(
-    wanted: bool,
-    texts: &Texts<'_>,
-    common: &Common,
-    reader: &mut Reader,
-) -> Option<RedisSettings> {
-    let Names { url, auth, auth_file, sentinel_auth, sentinel_auth_file, .. } = texts.names;
-    let kinds = [("SINGLE", Kind::Single), ("SENTINEL", Kind::Sentinel), ("CLUSTER", Kind::Cluster)];
-    let kind = texts.kind.and_then(|text| reader.choice(texts.names.kind, text, &kinds));
-    let tls = texts.tls.map(|text| reader.boolean(texts.names.tls, text));
-    if !wanted {
-        return None;
-    }
-    let Some(text) = texts.url else {
-        reader.refuse(url, "where Redis is: host:port, a path or a URL", None);
-        return None;
+fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<RedisSettings> {
+    let names = typed.names;
+    let kind = typed.kind.map(|text| reader.choice(names.kind, text, &KINDS));
+    let tls = typed.tls.map(|text| reader.boolean(names.tls, text));
+    let login = read_login((names.auth, typed.auth), (names.auth_file, typed.auth_file), reader);
+    let sentinel_login = read_login(
+        (names.sentinel_auth, typed.sentinel_auth),
+        (names.sentinel_auth_file, typed.sentinel_auth_file),
+        reader,
+    );
+    // Of a type that makes no sense enough was said.
+    let kind = match kind {
+        Some(kind) => Some(kind?),
+        None => None,
     };
-    let address = match parse(text.expose_secret(), kind) {
+    let address = match url::parse(typed.url?.expose_secret(), kind) {
         Ok(address) => address,
-        Err(expected) => {
-            reader.refuse(url, expected, None);
+        Err(wrong) => {
+            refuse_address(wrong, typed, reader);
             return None;
         }
     };
-    check_socket_type(texts, &address.deployment, reader);
-    let tls = read_tls(tls, texts, &address, common, reader);
-    let server = read_login(texts.auth, texts.auth_file, [auth, auth_file], reader);
-    let sentinel = read_login(
-        texts.sentinel_auth,
-        texts.sentinel_auth_file,
-        [sentinel_auth, sentinel_auth_file],
-        reader,
-    );
+    check_socket_type(typed, &address.deployment, reader);
+    let speaks_tls = speaks_tls(typed, tls, &address, reader);
     Some(RedisSettings {
         deployment: address.deployment,
         credentials: Credentials {
-            server: server.unwrap_or(address.login),
-            sentinel: sentinel.unwrap_or(address.sentinel_login),
+            server: login.unwrap_or(address.login),
+            sentinel: sentinel_login.unwrap_or(address.sentinel_login),
         },
         database: address.database,
-        tls,
+        tls: speaks_tls.then(|| common.tls.clone()),
         connect_timeout: common.connect_timeout,
         call_timeout: common.call_timeout,
         expiration_jitter_max_secs: common.expiration_jitter_max_secs,
     })
 }
 
+fn refuse_address(wrong: Wrong, typed: &Typed<'_>, reader: &mut Reader) {
+    let Names { url, kind, .. } = typed.names;
+    match wrong {
+        Wrong::Address(expected) => reader.refuse(url, expected, None),
+        Wrong::List => {
+            let expected = format!(
+                "one address, or {kind} to be set to CLUSTER or SENTINEL, which take a list of them; a comma \
+                 in a password is written %2C"
+            );
+            reader.refuse(url, expected, None);
+        }
+        Wrong::Kind(found) => {
+            let found = found.word();
+            reader.refuse(kind, format!("{found}, which is what {url} says"), typed.kind);
+        }
+    }
+}
+
+/// The login that is set by itself, and not in a URL.
 fn read_login(
-    auth: Option<&SecretString>,
-    file: Option<&str>,
-    [auth_name, file_name]: [&'static str; 2],
+    (text_name, text): (&'static str, Option<&SecretString>),
+    (file_name, file): (&'static str, Option<&str>),
     reader: &mut Reader,
 ) -> Option<Login> {
-    let login = match (auth, file) {
-        (None, None) => return None,
-        (Some(auth), None) => Login::parse(auth.expose_secret()),
-        (None, Some(path)) => Login::File(path.into()),
-        (Some(_), Some(_)) => {
-            reader.refuse(file_name, format!("nothing, since {auth_name} is set"), None);
-            return None;
-        }
-    };
-    if let Err(error) = login.check() {
-        reader.refuse(file_name, format!("a file with a password, or user:password: {error}"), file);
-    }
-    Some(login)
-}
-
-fn tls_files(raw: &RawRedis, reader: &mut Reader) -> TlsSettings {
-    let client = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientCertificate { certificate: certificate.into(), key: key.into() })
-        }
+    match (text, file) {
         (None, None) => None,
-        (Some(_), None) => {
-            reader.refuse("REDIS_TLS_CLIENT_KEY", "the key of REDIS_TLS_CLIENT_CERT", None);
+        (Some(text), None) => Some(Login::parse(text.expose_secret())),
+        (None, Some(path)) => Some(Login::File(path.into())),
+        (Some(_), Some(path)) => {
+            reader.refuse(file_name, format!("nothing, since {text_name} is set too"), Some(path));
             None
         }
-        (None, Some(_)) => {
-            reader.refuse("REDIS_TLS_CLIENT_CERT", "the certificate of REDIS_TLS_CLIENT_KEY", None);
-            None
-        }
-    };
-    let skip = &raw.redis_tls_skip_hostname_verification;
-    TlsSettings {
-        ca: raw.redis_tls_cacert.as_ref().map(Into::into),
-        client,
-        verify_hostname: !reader.boolean("REDIS_TLS_SKIP_HOSTNAME_VERIFICATION", skip),
     }
 }
 
-fn read_tls(
-    asked: Option<bool>,
-    texts: &Texts<'_>,
-    address: &Address,
-    common: &Common,
-    reader: &mut Reader,
-) -> Option<TlsSettings> {
-    let name = texts.names.tls;
-    match (asked, address.tls) {
-        (Some(true), Some(false)) | (Some(false), Some(true)) => {
-            reader.refuse(name, format!("what {} says", texts.names.url), texts.tls);
-        }
-        (None | Some(false), None | Some(false)) => return None,
-        (Some(true) | None, _) => {}
-    }
-    if matches!(address.deployment, Deployment::Single(Endpoint::Unix(_))) {
-        reader.refuse(name, "false, since Redis is on a unix socket", texts.tls);
-    } else if let Err(error) = check_tls(&common.tls) {
-        let name = match &error {
-            TlsError::File { file: TlsFile::Certificate, .. } => "REDIS_TLS_CLIENT_CERT",
-            TlsError::File { file: TlsFile::Key, .. } => "REDIS_TLS_CLIENT_KEY",
-            TlsError::File { file: TlsFile::Ca, .. } | TlsError::NoAuthorities => "REDIS_TLS_CACERT",
-            TlsError::Unsupported(_) => name,
-        };
-        reader.refuse(name, format!("a file in PEM: {error}"), None);
-    }
-    Some(common.tls.clone())
-}
-
-fn check_socket_type(texts: &Texts<'_>, deployment: &Deployment, reader: &mut Reader) {
-    let Some(text) = texts.socket_type else { return };
-    let name = texts.names.socket_type;
+fn check_socket_type(typed: &Typed<'_>, deployment: &Deployment, reader: &mut Reader) {
+    let Some(text) = typed.socket_type else { return };
+    let Names { url, socket_type: name, .. } = typed.names;
     let expected = match deployment {
         Deployment::Single(Endpoint::Unix(_)) => "unix",
         Deployment::Single(Endpoint::Tcp { .. })
@@ -274,9 +273,52 @@ fn check_socket_type(texts: &Texts<'_>, deployment: &Deployment, reader: &mut Re
     };
     match reader.choice(name, text, &[("tcp", "tcp"), ("unix", "unix")]) {
         Some(found) if found != expected => {
-            let expected = format!("{expected}, which is what {} looks like", texts.names.url);
-            reader.refuse(name, expected, Some(text));
+            reader.refuse(name, format!("{expected}, which is what {url} looks like"), Some(text));
         }
         Some(_) | None => {}
     }
 }
+
+/// Whether TLS is wanted, by the setting or by the URL.
+fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
+    let Names { url, tls: name, .. } = typed.names;
+    let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));
+    match set {
+        Some(false) if address.wants_tls => {
+            reader.refuse(name, format!("true, which is what {url} says with rediss"), typed.tls);
+            true
+        }
+        Some(true) if is_unix => {
+            reader.refuse(name, format!("false, since {url} is a unix socket"), typed.tls);
+            false
+        }
+        set => set == Some(true) || address.wants_tls,
+    }
+}
+
+/// What is expected of servers that are spoken to over TLS.
+fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> TlsSettings {
+    let name = "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION";
+    let client = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
+        (Some(certificate), Some(key)) => {
+            Some(ClientCertificate { certificate: certificate.into(), key: key.into() })
+        }
+        (Some(_), None) => {
+            reader.refuse("REDIS_TLS_CLIENT_KEY", "the file of REDIS_TLS_CLIENT_CERT's private key", None);
+            None
+        }
+        (None, Some(_)) => {
+            reader.refuse("REDIS_TLS_CLIENT_CERT", "the file of REDIS_TLS_CLIENT_KEY's certificate", None);
+            None
+        }
+        (None, None) => None,
+    };
+    TlsSettings {
+        ca: raw.redis_tls_cacert.as_ref().map(Into::into),
+        client,
+        verify_hostname: !reader.boolean(name, &raw.redis_tls_skip_hostname_verification),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -46,7 +46,8 @@ impl Cluster {
         }
         cluster.share_slots(primaries);
         cluster.introduce();
-        eventually("all know all", async || cluster.agree("cluster_known_nodes", cluster.nodes.len())).await;
+        let all = cluster.nodes.len().to_string();
+        eventually("all know all", async || cluster.agree("cluster_known_nodes", &all)).await;
         for replica in primaries..cluster.nodes.len() {
             let id = cluster.id((replica - primaries) / replicas_each);
             cluster.nodes[replica].tell(["CLUSTER", "REPLICATE", &id]);
@@ -82,7 +83,7 @@ impl Cluster {
             });
             followed
                 && self.agree("cluster_state", "ok")
-                && self.agree("cluster_slots_ok", SLOTS)
+                && self.agree("cluster_slots_ok", &SLOTS.to_string())
                 && self.all_agree_on_primaries()
         })
         .await;
@@ -215,8 +216,8 @@ impl Cluster {
     }
 
     /// Whether all that run say the same in `CLUSTER INFO`.
-    fn agree(&self, field: &str, value: impl ToString) -> bool {
-        let line = format!("{field}:{}\r", value.to_string());
+    fn agree(&self, field: &str, value: &str) -> bool {
+        let line = format!("{field}:{value}\r");
         self.running().all(|(_, node)| node.command(["CLUSTER", "INFO"]).contains(&line))
     }
 

@@ -1,0 +1,221 @@
+//! The charges of a request, by the place of their counters, and what becomes of them together.
+
+use std::mem;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future;
+use smallvec::{SmallVec, smallvec};
+
+use super::batch::{Ask, Asks};
+use super::servers::{Apart, Servers};
+use super::shard::Outcomes;
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::{ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
+use crate::store::{Charge, Reading, Readings, StoreError};
+
+/// Room for the digits of any window's beginning.
+const MAX_DIGITS: usize = 20;
+
+/// Where a store counts.
+#[derive(Debug)]
+pub(super) struct AllServers {
+    pub(super) all: Servers,
+    pub(super) per_second: Option<Servers>,
+    pub(super) expiration_jitter_max_secs: u32,
+}
+
+/// Charges whose counters lie in one place, and where in the request they stand.
+pub(super) struct Part {
+    pub(super) place: Place,
+    asks: Asks,
+    pub(super) indexes: SmallVec<[usize; 2]>,
+}
+
+pub(super) type Parts = SmallVec<[Part; 1]>;
+
+/// Charges in one place can be carried out in one call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    per_second: bool,
+    slot: u16,
+}
+
+impl AllServers {
+    fn of(&self, place: Place) -> &Servers {
+        self.per_second.as_ref().filter(|_| place.per_second).unwrap_or(&self.all)
+    }
+
+    /// The charges, by the place of their counters.
+    pub(super) fn parts(&self, charges: &[Charge], now: Timestamp) -> Parts {
+        let mut parts = Parts::new();
+        for (index, charge) in charges.iter().enumerate() {
+            let ask = self.ask(charge, now);
+            let per_second = self.per_second.is_some() && charge.limit.unit == Unit::Second;
+            let servers = self.of(Place { per_second, slot: 0 });
+            let place = Place { per_second, slot: servers.slot(&ask.key) };
+            match parts.iter_mut().find(|part| part.place == place) {
+                Some(part) => part.push(index, ask),
+                None => parts.push(Part::of(place, index, ask)),
+            }
+        }
+        parts
+    }
+
+    fn ask(&self, charge: &Charge, now: Timestamp) -> Ask {
+        let jitter_secs = match self.expiration_jitter_max_secs {
+            0 => 0,
+            max => fastrand::u32(0..max),
+        };
+        Ask {
+            key: counter_key(charge, now),
+            hits: charge.hits,
+            quota: charge.limit.requests_per_unit,
+            mode: charge.mode,
+            vote: charge.vote,
+            secs: charge.limit.window().secs().saturating_add(jitter_secs),
+        }
+    }
+
+    /// Takes the charges of `part` and carries them out.
+    pub(super) async fn charge(&self, part: &mut Part) -> Result<Outcomes, Apart> {
+        self.of(part.place).charge(mem::take(&mut part.asks), part.place.slot).await
+    }
+
+    /// The same, one counter after the other where they cannot be carried out together.
+    async fn carry_out(&self, part: &mut Part) -> Outcomes {
+        let asks = match self.charge(part).await {
+            Ok(outcomes) => return outcomes,
+            Err(Apart(asks)) => asks,
+        };
+        let len = asks.len();
+        let indexes: SmallVec<[usize; 2]> = (0..len).collect();
+        let mut outcomes = Vec::with_capacity(len);
+        for mut part in by_counter(part.place, &indexes, asks) {
+            if let Ok(of_counter) = self.charge(&mut part).await {
+                outcomes.extend(part.indexes.iter().copied().zip(of_counter));
+            }
+        }
+        in_order(outcomes, len).into_iter().collect()
+    }
+
+    /// Carries out every part at once, each whatever becomes of the others.
+    pub(super) async fn charge_each(&self, parts: &mut [Part]) -> Vec<(usize, Result<Reading, StoreError>)> {
+        let carried_out = parts.iter_mut().map(async |part| {
+            let outcomes = self.carry_out(part).await;
+            part.indexes.iter().copied().zip(outcomes).collect::<SmallVec<[_; 2]>>()
+        });
+        future::join_all(carried_out).await.into_iter().flatten().collect()
+    }
+
+    /// Every place decides for itself. The readings, and what to give back where the request is denied
+    /// all the same.
+    pub(super) async fn decide_apart(&self, parts: &mut Parts, terms: &[Terms]) -> (Readings, Parts) {
+        // Whether the request's quotas are used up together is not for one place to say.
+        for ask in parts.iter_mut().flat_map(|part| &mut part.asks) {
+            if matches!(ask.vote, Vote::Quota | Vote::ShadowQuota) {
+                ask.vote = Vote::Shadow;
+            }
+        }
+        let asked: Vec<(Place, usize, Ask)> = parts.iter().flat_map(Part::each).collect();
+        let mut readings = in_order(self.charge_each(parts).await, terms.len());
+        let mut votes = Votes::default();
+        for (terms, reading) in terms.iter().zip(&readings) {
+            votes.cast(terms.vote, terms.is_over(reading));
+        }
+        let mut in_vain = Parts::new();
+        if votes.deny() {
+            for (place, index, ask) in asked {
+                let (ChargeMode::IfAllowed, Hits::Add(hits)) = (ask.mode, ask.hits) else { continue };
+                if let Some(Ok(reading)) = readings.get_mut(index)
+                    && reading.outcome == Outcome::Charged
+                {
+                    let used = reading.used.saturating_sub(hits.into());
+                    *reading = Reading { used, outcome: Outcome::Withheld };
+                    in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
+                }
+            }
+        }
+        (readings, in_vain)
+    }
+}
+
+/// What a charge means for its request.
+pub(super) struct Terms {
+    quota: u32,
+    hits: Hits,
+    mode: ChargeMode,
+    vote: Vote,
+    on_failure: FailurePolicy,
+}
+
+impl Terms {
+    pub(super) const fn of(charge: &Charge) -> Self {
+        let Charge { limit, hits, mode, vote, on_failure, .. } = *charge;
+        Self { quota: limit.requests_per_unit, hits, mode, vote, on_failure }
+    }
+
+    /// Whether it is over its limit, or will be taken for it.
+    fn is_over(&self, reading: &Result<Reading, StoreError>) -> bool {
+        match (reading, self.on_failure) {
+            (Ok(Reading { used, outcome: Outcome::Charged }), _) => {
+                let counts_past_its_limit =
+                    matches!((self.mode, self.hits), (ChargeMode::Always, Hits::Add(_)));
+                counts_past_its_limit && *used > u64::from(self.quota)
+            }
+            (Ok(Reading { outcome, .. }), _) => *outcome != Outcome::Withheld,
+            (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
+            (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
+        }
+    }
+}
+
+impl Part {
+    fn of(place: Place, index: usize, ask: Ask) -> Self {
+        Self { place, asks: smallvec![ask], indexes: smallvec![index] }
+    }
+
+    fn push(&mut self, index: usize, ask: Ask) {
+        self.asks.push(ask);
+        self.indexes.push(index);
+    }
+
+    fn each(&self) -> impl Iterator<Item = (Place, usize, Ask)> {
+        self.indexes.iter().zip(&self.asks).map(|(index, ask)| (self.place, *index, ask.clone()))
+    }
+}
+
+/// The charges of a part, each counter's by themselves.
+pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
+    let mut parts = Parts::new();
+    for (index, ask) in indexes.iter().copied().zip(asks) {
+        let same = |part: &&mut Part| part.asks.iter().any(|other| other.key == ask.key);
+        match parts.iter_mut().find(same) {
+            Some(part) => part.push(index, ask),
+            None => parts.push(Part::of(place, index, ask)),
+        }
+    }
+    parts
+}
+
+/// One reading for each charge, by their indexes.
+pub(super) fn in_order(outcomes: Vec<(usize, Result<Reading, StoreError>)>, len: usize) -> Readings {
+    let mut readings: Readings = (0..len).map(|_| Err(lost())).collect();
+    for (index, outcome) in outcomes {
+        if let Some(place) = readings.get_mut(index) {
+            *place = outcome;
+        }
+    }
+    readings
+}
+
+pub(super) fn lost() -> StoreError {
+    StoreError::Unanswered("it was given up".to_owned())
+}
+
+/// The name of the counter for the window that `now` lies in.
+fn counter_key(charge: &Charge, now: Timestamp) -> Bytes {
+    let mut key = BytesMut::with_capacity(charge.key.len() + MAX_DIGITS);
+    key.put_slice(&charge.key);
+    key.put_slice(itoa::Buffer::new().format(charge.limit.window().start_secs(now)).as_bytes());
+    key.freeze()
+}
