@@ -43,6 +43,40 @@ impl ChargeMode {
     }
 }
 
+/// What becomes of a descriptor whose hits the store could not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// The call fails, and the caller decides.
+    #[default]
+    Error,
+    /// It passes, uncounted.
+    Allow,
+    /// It is over its limit.
+    Deny,
+    /// This replica counts it in its own memory, towards its share of the limit.
+    Local,
+}
+
+impl FailurePolicy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Allow, Self::Deny, Self::Local];
+
+    /// The policy of this name in rules: `error`, `allow`, `deny` or `local`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+
+    /// The name in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Local => "local",
+        }
+    }
+}
+
 /// What a limit that is exceeded does to its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vote {

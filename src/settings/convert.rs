@@ -10,7 +10,7 @@ use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRedis, Ra
 use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::CompileOptions;
-use crate::engine::{ChargeMode, KeyFormat, KeyWriter, Modes};
+use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::files::FileSettings;
 use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
@@ -46,11 +46,12 @@ pub(super) fn convert(
     let settings = Settings {
         listen: listen(&raw.listeners, &raw.metrics, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
-        rules: rules(&raw.rules, exists, &mut reader),
+        rules: rules(&raw.rules, &raw.counters, exists, &mut reader),
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &mut reader),
         store: store(&raw.counters, &raw.redis, &mut reader),
+        replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: metrics(&raw.metrics, &mut reader),
         logs: logs(&raw.metrics, &mut reader),
         traces: traces(&raw.traces, &mut reader),
@@ -103,7 +104,12 @@ fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> Option<(Address, String)
     address.zip(path)
 }
 
-fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) -> FileSettings {
+fn rules(
+    raw: &RawRules,
+    counters: &RawCounters,
+    exists: impl Fn(&Path) -> bool,
+    reader: &mut Reader,
+) -> FileSettings {
     match raw.config_type.to_ascii_uppercase().as_str() {
         "FILE" => {}
         "GRPC_XDS_SOTW" => {
@@ -113,11 +119,14 @@ fn rules(raw: &RawRules, exists: impl Fn(&Path) -> bool, reader: &mut Reader) ->
     }
     let only_if_allowed = reader
         .boolean("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", &raw.stop_cache_key_increment_when_overlimit);
+    let policies = FailurePolicy::ALL.map(|policy| (policy.name(), policy));
+    let on_backend_failure = reader.choice("ON_BACKEND_FAILURE", &counters.on_backend_failure, &policies);
     FileSettings {
         path: rules_path(raw, exists),
         compile: CompileOptions {
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
             charge: if only_if_allowed { ChargeMode::IfAllowed } else { ChargeMode::Always },
+            on_backend_failure: on_backend_failure.unwrap_or_default(),
         },
         poll_interval: RULES_POLL_INTERVAL,
     }

@@ -47,6 +47,8 @@ pub struct Settings {
     pub keys: KeyWriter,
     /// Where counters live.
     pub store: StoreSettings,
+    /// How many replicas share the limits.
+    pub replicas: u32,
     /// What is counted.
     pub metrics: MetricsSettings,
     /// What is logged.

@@ -152,6 +152,15 @@ pub(super) struct RawCounters {
     /// are answered with an error.
     #[arg(long, env, default_value = "1000000", value_name = "COUNT")]
     pub(super) memory_max_counters: String,
+    /// What becomes of a descriptor when the store fails, where rules say nothing of
+    /// `on_backend_failure`: `error` (the call fails), `allow`, `deny` or `local` (this replica counts in
+    /// its own memory).
+    #[arg(long, env, default_value = "error", value_name = "POLICY")]
+    pub(super) on_backend_failure: String,
+    /// How many replicas share the limits, 1 to 100,000: with `on_backend_failure: local` each enforces
+    /// its share.
+    #[arg(long, env, default_value = "1", value_name = "COUNT")]
+    pub(super) replicas: String,
 }
 
 /// How to reach Redis.

@@ -5,6 +5,7 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
+use crate::engine::FailurePolicy;
 use crate::server::Address;
 use crate::store::redis::{Deployment, Endpoint, Login};
 use crate::telemetry::logs::LogFormat;
@@ -55,6 +56,8 @@ fn item_47_defaults_are_the_reference_s() {
     assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
     assert_eq!(settings.traces, None);
     assert!(!settings.rules.compile.merge_domains);
+    assert_eq!(settings.rules.compile.on_backend_failure, FailurePolicy::Error);
+    assert_eq!(settings.replicas, 1);
     assert_eq!(settings.ignored, []);
     let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listen.prometheus;
     assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
@@ -95,6 +98,23 @@ fn redis_is_reached_as_told() {
     assert_eq!(redis.connect_timeout, Duration::from_secs(5));
     assert_eq!(redis.call_timeout, Duration::from_millis(15));
     assert_eq!(redis.expiration_jitter_max_secs, 0);
+}
+
+#[test]
+fn what_happens_when_the_store_fails_is_set_for_all_rules_at_once() {
+    for (text, expected) in [
+        ("error", FailurePolicy::Error),
+        ("allow", FailurePolicy::Allow),
+        ("Deny", FailurePolicy::Deny),
+        ("LOCAL", FailurePolicy::Local),
+    ] {
+        let settings = read_well(&[("ON_BACKEND_FAILURE", text), ("REPLICAS", "100000")]);
+        assert_eq!(settings.rules.compile.on_backend_failure, expected, "{text}");
+        assert_eq!(settings.replicas, 100_000);
+    }
+    for (name, text) in [("REPLICAS", "100001"), ("REPLICAS", "two"), ("ON_BACKEND_FAILURE", "")] {
+        assert_eq!(refused(&[(name, text)]), [name], "{text}");
+    }
 }
 
 #[test]
@@ -141,6 +161,8 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("CACHE_KEY_FORMAT", "other"),
         ("EXPIRATION_JITTER_MAX_SECONDS", "-1"),
         ("MEMORY_MAX_COUNTERS", "1e6"),
+        ("ON_BACKEND_FAILURE", "ignore"),
+        ("REPLICAS", "0"),
         ("REDIS_TYPE", "CLUSTER"),
         ("REDIS_TIMEOUT", "0s"),
         ("REDIS_CALL_TIMEOUT", "2m"),

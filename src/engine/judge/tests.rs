@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::*;
 use crate::engine::rules::Quota;
 use crate::engine::tally::Counts;
-use crate::engine::{ChargeMode, Timestamp, Unit};
+use crate::engine::{ChargeMode, FailurePolicy, Timestamp, Unit};
 
 const NOW: Timestamp = Timestamp::from_secs(1234);
 
@@ -23,6 +23,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         name: None,
         replaces: Box::default(),
         charge: ChargeMode::Always,
+        on_backend_failure: FailurePolicy::Error,
         shadow_mode: mode == Mode::Shadow,
         quota_mode: mode == Mode::Quota,
         metadata: None,
@@ -38,6 +39,7 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
         key: Bytes::new(),
         hits,
         mode: rule.charge,
+        on_failure: rule.on_backend_failure,
         stats: StatsRef::Rule(counts),
     })
 }

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::rules::{Domain, Match, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
-use super::{ChargeMode, Descriptor, Hits, KeyWriter, Limit, Modes, Request, Vote};
+use super::{ChargeMode, Descriptor, FailurePolicy, Hits, KeyWriter, Limit, Modes, Request, Vote};
 use crate::engine::request::Entry;
 
 /// What a request comes down to: one item for each of its descriptors, in order.
@@ -40,6 +40,8 @@ pub struct Limited<'r> {
     pub hits: Hits,
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
+    /// What becomes of it when the store fails.
+    pub on_failure: FailurePolicy,
     /// Where the outcome is counted.
     pub stats: StatsRef<'r>,
 }
@@ -91,6 +93,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                     key: keys.key(request.domain, &descriptor.entries, Some(matched), limit),
                     hits: descriptor.hits,
                     mode: matched.rule.charge,
+                    on_failure: matched.rule.on_backend_failure,
                     stats: rule_stats(domain, matched, &descriptor.entries),
                 }),
             },
@@ -100,6 +103,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                 key: keys.key(request.domain, &descriptor.entries, None, *limit),
                 hits: descriptor.hits,
                 mode: rules.default_charge(),
+                on_failure: rules.default_on_backend_failure(),
                 stats: StatsRef::Named(Box::new(StatsPath::of_values(domain.name(), &descriptor.entries))),
             }),
         })

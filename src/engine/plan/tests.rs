@@ -91,6 +91,25 @@ fn item_14_a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
 }
 
 #[test]
+fn a_descriptor_has_its_rule_s_failure_policy_and_a_brought_limit_has_the_default() {
+    let text = "
+domain: d
+defaults: {on_backend_failure: deny}
+descriptors:
+  - {key: plain, rate_limit: {unit: minute, requests_per_unit: 1}}
+  - {key: own, on_backend_failure: local, rate_limit: {unit: minute, requests_per_unit: 1}}
+";
+    let file = SourceFile { name: "test.yaml".into(), text: text.into() };
+    let options = CompileOptions { on_backend_failure: FailurePolicy::Allow, ..CompileOptions::default() };
+    let rules = compile(&[file], options, None).expect("the rules are right");
+    let request =
+        request("d", &[descriptor("plain=a"), descriptor("own=a"), with_override("own=a", 1, Unit::Day)]);
+    let plan = plan(&rules, &request, &KeyWriter::default());
+    let policies: Vec<_> = plan.limited().map(|limited| limited.on_failure).collect();
+    assert_eq!(policies, [FailurePolicy::Deny, FailurePolicy::Local, FailurePolicy::Allow]);
+}
+
+#[test]
 fn items_8_and_14_an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
     let rules = rules(REPLACING);
     let request = request("elsewhere", &[descriptor("banned=x"), with_override("a=b", 1, Unit::Day)]);

@@ -12,7 +12,7 @@ use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
-use crate::engine::{ChargeMode, Limit, Unit};
+use crate::engine::{ChargeMode, FailurePolicy, Limit, Unit};
 
 /// How files are put together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct CompileOptions {
     pub merge_domains: bool,
     /// Whether denied hits count, for rules that say nothing of it and limits that callers bring.
     pub charge: ChargeMode,
+    /// What becomes of a descriptor when the store fails, for the same.
+    pub on_backend_failure: FailurePolicy,
 }
 
 /// Compiles `files` into one rule set. Rules that `previous` had under the same stats path keep
@@ -77,6 +79,7 @@ impl Draft<'_> {
             counts: self.counts,
             len: self.rules,
             default_charge: options.charge,
+            default_on_backend_failure: options.on_backend_failure,
             warnings: self.warnings,
         }
     }
@@ -89,6 +92,7 @@ struct Above<'a> {
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     charge: ChargeMode,
+    on_backend_failure: FailurePolicy,
 }
 
 struct FileCompiler<'c, 'p> {
@@ -118,8 +122,12 @@ impl FileCompiler<'_, '_> {
         }
         let mut children = self.draft.domains.remove(&name).unwrap_or_default();
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
-        let charge = document.charge.unwrap_or(options.charge);
-        let above = Above { path: &path, value_to_metric: false, charge };
+        let above = Above {
+            path: &path,
+            value_to_metric: false,
+            charge: document.defaults.charge.unwrap_or(options.charge),
+            on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
+        };
         for descriptor in document.descriptors {
             self.descriptor(descriptor, &mut children, above);
         }
@@ -143,6 +151,7 @@ impl FileCompiler<'_, '_> {
             path: &path,
             value_to_metric: above.value_to_metric || node.value_to_metric,
             charge: descriptor.charge.unwrap_or(above.charge),
+            on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
         };
         for below in descriptor.descriptors {
             self.descriptor(below, &mut node.children, here);
@@ -157,6 +166,7 @@ impl FileCompiler<'_, '_> {
                 name: rate_limit.name.map(Into::into),
                 replaces: rate_limit.replaces.into_iter().map(|name| name.value.into()).collect(),
                 charge: here.charge,
+                on_backend_failure: here.on_backend_failure,
                 shadow_mode: descriptor.shadow_mode,
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata,

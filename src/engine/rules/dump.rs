@@ -59,13 +59,16 @@ impl Listed<'_> {
     }
 
     fn json(&self) -> Value {
-        let Rule { quota, name, replaces, charge, shadow_mode, quota_mode, metadata, .. } = self.rule;
+        let Rule {
+            quota, name, replaces, charge, on_backend_failure, shadow_mode, quota_mode, metadata, ..
+        } = self.rule;
         let mut rule = json!({
             "domain": self.domain,
             "path": self.path,
             "name": name,
             "replaces": replaces,
             "charge": charge.name(),
+            "on_backend_failure": on_backend_failure.name(),
             "shadow_mode": shadow_mode,
             "quota_mode": quota_mode,
             "detailed_metric": self.node.detailed_metric,

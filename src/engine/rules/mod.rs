@@ -26,7 +26,7 @@ pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
 use crate::engine::tally::{Counts, StatsPath};
-use crate::engine::{ChargeMode, Limit};
+use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
 /// A compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
@@ -38,6 +38,7 @@ pub struct Rules {
     len: usize,
     /// What holds for limits that callers bring.
     default_charge: ChargeMode,
+    default_on_backend_failure: FailurePolicy,
     /// What loads, and is probably not meant.
     pub warnings: Vec<RuleError>,
 }
@@ -56,6 +57,11 @@ impl Rules {
     /// Whether denied hits count towards limits that callers bring.
     pub fn default_charge(&self) -> ChargeMode {
         self.default_charge
+    }
+
+    /// What becomes of limits that callers bring when the store fails.
+    pub fn default_on_backend_failure(&self) -> FailurePolicy {
+        self.default_on_backend_failure
     }
 
     /// How many rules there are: levels at which something applies.
@@ -85,6 +91,8 @@ pub struct Rule {
     pub replaces: Box<[Box<str>]>,
     /// Whether what is denied counts.
     pub charge: ChargeMode,
+    /// What becomes of its descriptors when the store fails.
+    pub on_backend_failure: FailurePolicy,
     /// Counted and reported, never enforced.
     pub shadow_mode: bool,
     /// Denies only together with every other quota rule of the request.

@@ -2,21 +2,22 @@
 //! each takes — and goes on after every mistake.
 
 use super::error::{Place, RuleError};
-use super::source::{Descriptor, Document, Placed, RateLimit, SourceFile};
+use super::source::{Defaults, Descriptor, Document, Placed, RateLimit, SourceFile};
 use super::yaml::{self, Raw, Yaml};
-use crate::engine::ChargeMode;
+use crate::engine::{ChargeMode, FailurePolicy};
 
 /// Levels of the rule tree, at the most.
 const MAX_DEPTH: usize = 16;
 
 const FILE_FIELDS: &[&str] = &["domain", "defaults", "descriptors"];
-const DEFAULTS_FIELDS: &[&str] = &["charge"];
+const DEFAULTS_FIELDS: &[&str] = &["charge", "on_backend_failure"];
 const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
     "rate_limit",
     "descriptors",
     "charge",
+    "on_backend_failure",
     "shadow_mode",
     "quota_mode",
     "detailed_metric",
@@ -74,11 +75,11 @@ impl Parser<'_> {
             return None;
         }
         let mut domain = None;
-        let (mut charge, mut descriptors) = (None, Vec::new());
+        let (mut defaults, mut descriptors) = (Defaults::default(), Vec::new());
         for (name, value) in self.fields(yaml, "a rule file", FILE_FIELDS)? {
             match name {
                 "domain" => domain = self.text(name, value),
-                "defaults" => charge = self.defaults(value),
+                "defaults" => defaults = self.defaults(value),
                 "descriptors" => descriptors = self.descriptors(name, value, 1),
                 _ => {}
             }
@@ -88,24 +89,28 @@ impl Parser<'_> {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.place, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, charge, descriptors })
+        Some(Document { domain, defaults, descriptors })
     }
 
     /// What holds for every rule of the document that says nothing else.
-    fn defaults(&mut self, yaml: &Yaml) -> Option<ChargeMode> {
-        let fields = self.fields(yaml, "'defaults'", DEFAULTS_FIELDS)?;
-        fields.into_iter().find_map(|(name, value)| self.charge_mode(name, value))
+    fn defaults(&mut self, yaml: &Yaml) -> Defaults {
+        let mut defaults = Defaults::default();
+        for (name, value) in self.fields(yaml, "'defaults'", DEFAULTS_FIELDS).unwrap_or_default() {
+            match name {
+                "charge" => defaults.charge = self.charge_mode(name, value),
+                "on_backend_failure" => defaults.on_backend_failure = self.failure_policy(name, value),
+                _ => {}
+            }
+        }
+        defaults
     }
 
     fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
-        let mode = match &yaml.value {
-            Raw::Text(text) => ChargeMode::from_name(text),
-            _ => None,
-        };
-        if mode.is_none() {
-            self.wrong_kind(name, "always or if_allowed", yaml);
-        }
-        mode
+        self.choice(name, yaml, "always or if_allowed", ChargeMode::from_name)
+    }
+
+    fn failure_policy(&mut self, name: &str, yaml: &Yaml) -> Option<FailurePolicy> {
+        self.choice(name, yaml, "error, allow, deny or local", FailurePolicy::from_name)
     }
 
     fn descriptors(&mut self, name: &str, yaml: &Yaml, depth: usize) -> Vec<Descriptor> {
@@ -125,6 +130,7 @@ impl Parser<'_> {
             rate_limit: None,
             descriptors: Vec::new(),
             charge: None,
+            on_backend_failure: None,
             shadow_mode: false,
             quota_mode: false,
             detailed_metric: false,
@@ -142,6 +148,7 @@ impl Parser<'_> {
                 "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
                 "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
                 "charge" => descriptor.charge = self.charge_mode(name, value),
+                "on_backend_failure" => descriptor.on_backend_failure = self.failure_policy(name, value),
                 "shadow_mode" => descriptor.shadow_mode = self.truth(name, value),
                 "quota_mode" => descriptor.quota_mode = self.truth(name, value),
                 "detailed_metric" => descriptor.detailed_metric = self.truth(name, value),
@@ -260,6 +267,24 @@ impl Parser<'_> {
         }
         self.wrong_kind(name, "true or false", yaml);
         false
+    }
+
+    /// One of a few names; `expected` lists them.
+    fn choice<T>(
+        &mut self,
+        name: &str,
+        yaml: &Yaml,
+        expected: &str,
+        from_name: fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let choice = match &yaml.value {
+            Raw::Text(text) => from_name(text),
+            _ => None,
+        };
+        if choice.is_none() {
+            self.wrong_kind(name, expected, yaml);
+        }
+        choice
     }
 
     fn count(&mut self, name: &str, yaml: &Yaml) -> Option<u32> {

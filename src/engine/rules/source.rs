@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::Place;
-use crate::engine::ChargeMode;
+use crate::engine::{ChargeMode, FailurePolicy};
 
 /// One rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +28,15 @@ pub(super) struct Placed<T> {
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) domain: Placed<String>,
-    /// `defaults.charge`
-    pub(super) charge: Option<ChargeMode>,
+    pub(super) defaults: Defaults,
     pub(super) descriptors: Vec<Descriptor>,
+}
+
+/// What rules of a document have unless they say otherwise.
+#[derive(Debug, Default)]
+pub(super) struct Defaults {
+    pub(super) charge: Option<ChargeMode>,
+    pub(super) on_backend_failure: Option<FailurePolicy>,
 }
 
 /// One level of the rule tree.
@@ -43,6 +49,7 @@ pub(super) struct Descriptor {
     pub(super) rate_limit: Option<RateLimit>,
     pub(super) descriptors: Vec<Self>,
     pub(super) charge: Option<ChargeMode>,
+    pub(super) on_backend_failure: Option<FailurePolicy>,
     pub(super) shadow_mode: bool,
     pub(super) quota_mode: bool,
     pub(super) detailed_metric: bool,

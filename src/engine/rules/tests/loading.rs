@@ -15,7 +15,7 @@ fn mistakes(text: &str) -> Vec<String> {
 }
 
 /// The one mistake in `text` begins so.
-fn check(text: &str, expected: &str) {
+pub(super) fn check(text: &str, expected: &str) {
     let mistakes = mistakes(text);
     assert!(
         mistakes.len() == 1 && mistakes[0].starts_with(expected),
@@ -24,12 +24,12 @@ fn check(text: &str, expected: &str) {
 }
 
 /// A file whose one descriptor has these fields besides its key.
-fn with_fields(fields: &str) -> String {
+pub(super) fn with_fields(fields: &str) -> String {
     format!("domain: d\ndescriptors:\n  - key: k\n{fields}")
 }
 
 /// A file whose one rate limit has these fields.
-fn with_limit(fields: &str) -> String {
+pub(super) fn with_limit(fields: &str) -> String {
     with_fields(&format!("    rate_limit: {{{fields}}}\n"))
 }
 
