@@ -179,3 +179,13 @@ descriptors:
         |rules: &Rules| plan(rules, &request, &KeyWriter::default()).limited().next().map(|l| l.key.clone());
     assert_ne!(key(&shared), key(&own));
 }
+
+#[test]
+fn every_counter_of_a_domain_with_a_hash_tag_carries_it() {
+    let text = "{domain: d, TAGdescriptors: [{key: a, rate_limit: {unit: minute, requests_per_unit: 1}}]}";
+    let request = request("d", &[descriptor("a=b"), with_override("c=d", 1, Unit::Day)]);
+    let tagged = rules(&text.replace("TAG", "hash_tag: true, "));
+    assert_eq!(planned(&tagged, &request), ["unnamed {d}d_a_b_", "override {d}d_c_d_"]);
+    let untagged = rules(&text.replace("TAG", ""));
+    assert_eq!(planned(&untagged, &request), ["unnamed d_a_b_", "override d_c_d_"]);
+}

@@ -3,7 +3,7 @@
 use super::file;
 use super::loading::{check, with_fields, with_limit};
 use crate::engine::FailurePolicy;
-use crate::engine::rules::{CompileOptions, compile};
+use crate::engine::rules::{CompileOptions, Domain, compile};
 
 const LIMIT: &str = "rate_limit: {unit: day, requests_per_unit: 1}";
 
@@ -72,4 +72,32 @@ fn a_failure_policy_is_one_of_four_and_stands_in_a_descriptor() {
         "domain: d\non_backend_failure: deny\n",
         "2:1 config error, 'on_backend_failure' does not belong here: it stands in a descriptor",
     );
+}
+
+#[test]
+fn one_file_of_a_domain_that_asks_for_a_hash_tag_is_enough() {
+    let tagged = |texts: &[&str]| {
+        let files: Vec<_> = texts.iter().map(|text| file("rules.yaml", text)).collect();
+        let joined = CompileOptions { merge_domains: true, ..CompileOptions::default() };
+        let rules = compile(&files, joined, None).unwrap_or_else(|errors| panic!("{errors}"));
+        ["d", "e"].map(|name| rules.domain(name.as_bytes()).is_some_and(Domain::hash_tag))
+    };
+    assert_eq!(tagged(&["domain: d"]), [false, false]);
+    assert_eq!(tagged(&["domain: d\nhash_tag: true", "domain: e"]), [true, false]);
+    assert_eq!(tagged(&["domain: d\nhash_tag: true", "domain: d\nhash_tag: false"]), [true, false]);
+    assert_eq!(tagged(&["domain: d", "domain: d\nhash_tag: true"]), [true, false]);
+    assert_eq!(tagged(&["domain: d\n---\ndomain: e\nhash_tag: true"]), [false, true]);
+}
+
+#[test]
+fn a_hash_tag_is_true_or_false_and_stands_at_the_top() {
+    check(
+        "domain: d\nhash_tag: d\n",
+        "2:11 error checking config: 'hash_tag' must be true or false, not 'd'",
+    );
+    check(
+        &with_fields("    hash_tag: true\n"),
+        "4:5 config error, 'hash_tag' does not belong here: it stands at the top of the file",
+    );
+    check("domain: d\nhashtag: true\n", "2:1 config error, unknown key 'hashtag': did you mean 'hash_tag'?");
 }

@@ -98,7 +98,7 @@ fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
     );
     expect(
         "domain: d\nzebra: 1",
-        "2:1 config error, unknown key 'zebra': known here are domain, defaults, descriptors",
+        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, defaults, descriptors",
     );
     expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
     expect(
