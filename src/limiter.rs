@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, plan};
-use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::engine::{Decision, FailurePolicy, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::store::fallback::Fallback;
 use crate::store::{Charge, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
@@ -19,6 +20,8 @@ pub struct Limiter {
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Where counters live.
     pub store: Arc<dyn Store>,
+    /// What to do while they cannot be reached.
+    pub fallback: Arc<Fallback>,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
     /// Where what happened is counted.
@@ -38,7 +41,7 @@ impl Limiter {
     /// Decides `request`: what applies to it, what the counters say, what that means.
     ///
     /// # Errors
-    /// [`StoreError`] where the store did not count; nothing is decided then.
+    /// [`StoreError`] where the store did not count, and a rule says to fail then; nothing is decided.
     pub async fn decide<'r>(
         &self,
         rules: &'r Rules,
@@ -46,8 +49,9 @@ impl Limiter {
     ) -> Result<Decision<'r>, StoreError> {
         let now = self.clock.now();
         let plan = plan(rules, request, &self.keys);
-        let charges: SmallVec<[Charge; 4]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
-        let readings = self.charge(&charges, now).await?;
+        let charges: SmallVec<[Charge; 2]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
+        let readings = self.charge(&charges, now).await;
+        let readings = self.fallback.resolve(&charges, readings, now)?;
         let decision =
             judge(plan, readings.iter().map(|reading| (reading.used, reading.outcome)), &self.modes, now);
         self.metrics.record_decision(&decision);
@@ -58,18 +62,28 @@ impl Limiter {
         // Where nothing is enforced, nothing keeps anything else from being counted.
         let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
         let Limited { key, limit, hits, mode, .. } = limited;
-        Charge { key: key.clone(), limit: *limit, hits: *hits, mode: *mode, vote }
+        Charge {
+            key: key.clone(),
+            limit: *limit,
+            hits: *hits,
+            mode: *mode,
+            vote,
+            on_failure: FailurePolicy::Error,
+        }
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.
-    async fn charge(&self, charges: &[Charge], now: Timestamp) -> Result<Readings, StoreError> {
+    async fn charge(&self, charges: &[Charge], now: Timestamp) -> Readings {
         if charges.is_empty() {
-            return Ok(Readings::new());
+            return Readings::new();
         }
         let asked = Instant::now();
-        let outcome = self.store.charge(charges, now).await;
+        let readings = self.store.charge(charges, now).await;
         self.metrics.record_store_latency(asked.elapsed());
-        outcome.inspect_err(|error| self.metrics.record_store_failure(failure(error)))
+        if let Some(error) = readings.iter().find_map(|reading| reading.as_ref().err()) {
+            self.metrics.record_store_failure(failure(error));
+        }
+        readings
     }
 }
 

@@ -54,6 +54,7 @@ impl World {
         let limiter = Limiter {
             rules: Arc::default(),
             store,
+            fallback: stores::fallback(),
             clock: Arc::clone(&clock) as _,
             metrics: stores::metrics(),
             keys,

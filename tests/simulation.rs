@@ -30,7 +30,8 @@ struct FaultyStore {
 impl Store for FaultyStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
         if self.away.load(Ordering::Relaxed) {
-            return Box::pin(async { Err(StoreError::Unreachable("it is away".into())) });
+            let failed = charges.iter().map(|_| Err(StoreError::Unreachable("it is away".into()))).collect();
+            return Box::pin(async { failed });
         }
         self.inner.charge(charges, now)
     }
@@ -83,6 +84,7 @@ async fn run(seed: u64) {
     let limiter = Limiter {
         rules: Arc::default(),
         store: Arc::clone(&store) as _,
+        fallback: stores::fallback(),
         clock: Arc::clone(&clock) as _,
         metrics: stores::metrics(),
         keys: KeyWriter::default(),

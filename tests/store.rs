@@ -10,12 +10,14 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq};
 use tokio::runtime;
 use tokio::task::JoinSet;
-use tollgate::engine::{ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
+use crate::support::redis::cluster::Cluster;
 use crate::support::redis::{Redis, User};
+use crate::support::stores::complete;
 
 /// The beginning of a window of every unit but the week, the month and the year.
 pub(crate) const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
@@ -24,17 +26,42 @@ const USER: User = User { name: "tollgate", password: "open sesame" };
 /// A store, and what stands behind it.
 enum Bed {
     Memory(Arc<MemoryStore>),
-    Redis(Redis, Box<RedisStore>),
+    Redis(Box<dyn Servers>, Box<RedisStore>),
 }
+
+/// Servers that count.
+trait Servers: Send + Sync {
+    fn settings(&self) -> RedisSettings;
+    /// How many counters there are.
+    fn len(&self) -> usize;
+}
+
+macro_rules! servers {
+    ($($server:ty)*) => {
+        $(
+            impl Servers for $server {
+                fn settings(&self) -> RedisSettings {
+                    Self::settings(self)
+                }
+
+                fn len(&self) -> usize {
+                    Self::len(self)
+                }
+            }
+        )*
+    };
+}
+
+servers! { Redis Cluster }
 
 impl Bed {
     fn in_memory() -> Self {
         Self::Memory(Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000_000 })))
     }
 
-    async fn on(server: Redis) -> Self {
-        let store = connected(&server.settings()).await;
-        Self::Redis(server, Box::new(store))
+    async fn on(servers: impl Servers + 'static) -> Self {
+        let store = connected(&servers.settings()).await;
+        Self::Redis(Box::new(servers), Box::new(store))
     }
 
     fn store(&self) -> &dyn Store {
@@ -48,12 +75,12 @@ impl Bed {
     fn len(&self) -> usize {
         match self {
             Self::Memory(store) => store.len(),
-            Self::Redis(server, _) => server.len(),
+            Self::Redis(servers, _) => servers.len(),
         }
     }
 
     async fn used(&self, charges: &[Charge], now: Timestamp) -> Vec<u64> {
-        let readings = self.store().charge(charges, now).await.expect("readings");
+        let readings = complete(self.store().charge(charges, now).await).expect("readings");
         readings.iter().map(|reading| reading.used).collect()
     }
 
@@ -70,12 +97,19 @@ pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
 }
 
 pub(crate) async fn used(store: &RedisStore, charge: Charge) -> Result<u64, StoreError> {
-    store.charge(&[charge], MIDNIGHT).await.map(|readings| readings[0].used)
+    complete(store.charge(&[charge], MIDNIGHT).await).map(|readings| readings[0].used)
 }
 
 pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
     let limit = Limit { requests_per_unit: 10, unit };
-    Charge { key: key.into(), limit, hits, mode: ChargeMode::Always, vote: Vote::Enforced }
+    Charge {
+        key: key.into(),
+        limit,
+        hits,
+        mode: ChargeMode::Always,
+        vote: Vote::Enforced,
+        on_failure: FailurePolicy::Error,
+    }
 }
 
 pub(crate) fn hit(key: &'static str) -> Charge {
@@ -105,6 +139,8 @@ macro_rules! promises {
         promises! {
             redis_as_a_user: async { Bed::on(Redis::start_for(USER).await).await } => $($promise)*
         }
+        promises! { valkey: async { Bed::on(Redis::start_valkey().await).await } => $($promise)* }
+        promises! { a_cluster: async { Bed::on(Cluster::start(3, 0).await).await } => $($promise)* }
     };
     ($store:ident: $bed:expr => $($promise:ident)*) => {
         mod $store {
@@ -237,7 +273,8 @@ async fn callers_at_once_are_admitted_exactly_up_to_the_limit(bed: &Bed) {
                     tasks.spawn(async move {
                         let mut admitted = [0_u64; KEYS.len()];
                         for _ in 0..HITS_PER_TASK {
-                            let readings = store.charge(&KEYS.map(hit), after(0)).await.expect("readings");
+                            let readings = store.charge(&KEYS.map(hit), after(0)).await;
+                            let readings = complete(readings).expect("readings");
                             for (admitted, reading) in admitted.iter_mut().zip(readings) {
                                 *admitted += u64::from(reading.used <= LIMIT);
                             }
@@ -305,8 +342,8 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
             let one =
                 |(key, unit, hits, mode, vote)| Charge { mode, vote, ..charge(name(key, unit), unit, hits) };
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
-            let in_memory = runtime.block_on(memory.charge(&charges, now)).expect("readings");
-            let in_redis = runtime.block_on(redis.charge(&charges, now)).expect("readings");
+            let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
+            let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");
             prop_assert_eq!(in_memory, in_redis);
         }
         Ok(())

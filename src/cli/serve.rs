@@ -18,9 +18,9 @@ use crate::provider::files::FileProvider;
 use crate::server::{self, Address, Answerer, ListenSettings, Listeners, MakeAnswerer, Parts, Stop};
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::store::Store;
-use crate::store::breaker::Breaker;
-use crate::store::memory::MemoryStore;
-use crate::store::redis::RedisStore;
+use crate::store::fallback::Fallback;
+use crate::store::memory::{MemorySettings, MemoryStore};
+use crate::store::redis::{Denials, Redis};
 use crate::telemetry;
 use crate::telemetry::metrics::{Gauge, Metrics};
 
@@ -75,12 +75,14 @@ fn answerers(
     metrics: Arc<Metrics>,
 ) -> Arc<MakeAnswerer> {
     let stores = stores(&settings.store, &clock, &metrics);
+    let fallback = Arc::new(Fallback::new(MemorySettings { max_counters: 1_000_000 }, 1));
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
     Arc::new(move || {
         let (store, settle) = stores();
         let limiter = Limiter {
             rules: Arc::clone(&rules),
             store,
+            fallback: Arc::clone(&fallback),
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             keys: keys.clone(),
@@ -107,12 +109,12 @@ fn stores(
             Box::new(move || (Arc::clone(&store) as _, std::future::ready(()).boxed()))
         }
         StoreSettings::Redis(settings) => {
-            let settings = settings.clone();
+            let redis = Redis::watch(settings.clone(), None, Some(Arc::new(Denials::new(16 << 20))));
             Box::new(move || {
-                let store = Arc::new(Breaker::new(RedisStore::connect(&settings)));
+                let store = Arc::new(redis.store());
                 let settled = Arc::clone(&store);
                 let settle = async move {
-                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.store().settle()).await.is_err() {
+                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
                         tracing::warn!("Redis did not learn how long the last counters are to live");
                     }
                 };

@@ -15,6 +15,8 @@ pub struct Tally {
     pub total_hits: u64,
     /// Hits past the limit.
     pub over_limit: u64,
+    /// Those among them that the store was not asked about: it was known already.
+    pub over_limit_with_local_cache: u64,
     /// Hits within the limit and past the near-limit mark.
     pub near_limit: u64,
     /// Hits of requests that passed.
@@ -34,6 +36,7 @@ pub struct Counts(CachePadded<Sums>);
 struct Sums {
     total_hits: AtomicU64,
     over_limit: AtomicU64,
+    over_limit_with_local_cache: AtomicU64,
     near_limit: AtomicU64,
     within_limit: AtomicU64,
     shadow_mode: AtomicU64,
@@ -50,6 +53,7 @@ impl Counts {
         };
         add(&self.0.total_hits, tally.total_hits);
         add(&self.0.over_limit, tally.over_limit);
+        add(&self.0.over_limit_with_local_cache, tally.over_limit_with_local_cache);
         add(&self.0.near_limit, tally.near_limit);
         add(&self.0.within_limit, tally.within_limit);
         add(&self.0.shadow_mode, tally.shadow_mode);
@@ -62,6 +66,7 @@ impl Counts {
         Tally {
             total_hits: sum(&self.0.total_hits),
             over_limit: sum(&self.0.over_limit),
+            over_limit_with_local_cache: sum(&self.0.over_limit_with_local_cache),
             near_limit: sum(&self.0.near_limit),
             within_limit: sum(&self.0.within_limit),
             shadow_mode: sum(&self.0.shadow_mode),

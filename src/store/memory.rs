@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::fixed_window::{State, step};
 use crate::engine::algorithm::group::{self, Ask, Outcome};
-use crate::engine::{Hits, Timestamp, Window};
+use crate::engine::{ChargeMode, Hits, Timestamp, Window};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -129,8 +129,9 @@ impl MemoryStore {
         self.len.fetch_sub(removed, Ordering::Relaxed);
     }
 
-    /// Carries out charges that are decided together, under the locks of all their shards.
-    fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Result<Readings, StoreError> {
+    /// Carries out charges that are decided together, under the locks of all their shards. `None` where
+    /// they need more new counters than there is room for.
+    fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Option<Readings> {
         let mut counters: SmallVec<[Member<'_>; 4]> = SmallVec::new();
         let mut asks: SmallVec<[Ask; 4]> = SmallVec::new();
         for charge in charges {
@@ -154,12 +155,18 @@ impl MemoryStore {
             .collect();
         let before = used.clone();
         let outcomes = group::charge(&asks, &mut used);
-        let changed =
-            counters.iter().zip(before.iter().zip(&used)).filter(|(_, (before, after))| before != after);
-        for (member, (_, used)) in changed {
-            self.write(member, &mut shards, *used, now)?;
+        let changed: SmallVec<[(&Member<'_>, u64); 4]> = counters
+            .iter()
+            .zip(before.iter().zip(&used))
+            .filter(|(_, (before, after))| before != after)
+            .map(|(member, (_, after))| (member, *after))
+            .collect();
+        let new = changed.iter().filter(|(member, _)| member.find(&mut shards).is_none()).count();
+        self.take_room(new)?;
+        for (member, used) in changed {
+            self.write(member, &mut shards, used, now);
         }
-        Ok(outcomes.into_iter().map(|(used, outcome)| Reading { used, outcome }).collect())
+        Some(outcomes.into_iter().map(|(used, outcome)| Ok(Reading { used, outcome })).collect())
     }
 
     /// Locks the shards of `members`, in the order of their places: two groups cannot wait for each
@@ -171,21 +178,14 @@ impl MemoryStore {
         indexes.into_iter().map(|index| (index, self.shards[index].lock())).collect()
     }
 
-    /// Sets a counter, and makes it where there is none.
-    fn write(
-        &self,
-        member: &Member<'_>,
-        shards: &mut Locked<'_>,
-        used: u64,
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
+    /// Sets a counter, and makes it where there is none: there is room for it.
+    fn write(&self, member: &Member<'_>, shards: &mut Locked<'_>, used: u64, now: Timestamp) {
         let window_start_secs = member.window.start_secs(now);
         if let Some(counter) = member.find(shards) {
             let window_start_secs = window_start_secs.max(counter.state.window_start_secs);
             counter.state = State { window_start_secs, used };
-            return Ok(());
+            return;
         }
-        self.take_room().ok_or(StoreError::Full { max_counters: self.settings.max_counters })?;
         let state = State { window_start_secs, used };
         let counter = Counter { key: member.key.into(), window: member.window, state };
         if let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == member.shard) {
@@ -194,7 +194,20 @@ impl MemoryStore {
                 .counters
                 .insert_unique(member.hash, counter, |counter| self.hash(&counter.key, counter.window));
         }
-        Ok(())
+    }
+
+    /// Carries out one charge at once. Its request passes unless it denies it.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] where it needs a new counter and there is no room for one.
+    pub fn charge_alone(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
+        match charge.mode {
+            ChargeMode::Always => self.charge_one(charge, now),
+            ChargeMode::IfAllowed => {
+                let readings = self.charge_group(std::slice::from_ref(charge), now);
+                readings.and_then(|mut readings| readings.pop()).unwrap_or_else(|| Err(self.full()))
+            }
+        }
     }
 
     fn charge_one(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
@@ -207,8 +220,11 @@ impl MemoryStore {
         // There may be room that only looks taken, here or in the shard whose turn it is.
         self.sweep_shard(shard, now);
         self.sweep_next(now);
-        self.count(shard, hash, charge, now)
-            .ok_or(StoreError::Full { max_counters: self.settings.max_counters })
+        self.count(shard, hash, charge, now).ok_or_else(|| self.full())
+    }
+
+    const fn full(&self) -> StoreError {
+        StoreError::Full { max_counters: self.settings.max_counters }
     }
 
     /// Carries out `charge`, or returns `None` where it needs a new counter and there is no room.
@@ -228,7 +244,7 @@ impl MemoryStore {
         if matches!(hits, Hits::Add(0) | Hits::Refund(_)) {
             return Some(Reading { used: 0, outcome: Outcome::Charged });
         }
-        self.take_room()?;
+        self.take_room(1)?;
         let state = step(State::default(), window, hits, now);
         let counter = Counter { key: Box::from(&*charge.key), window, state };
         shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
@@ -236,9 +252,9 @@ impl MemoryStore {
         Some(Reading { used: state.used, outcome: Outcome::Charged })
     }
 
-    /// Counts one more counter, unless the store holds as many as it may.
-    fn take_room(&self) -> Option<usize> {
-        let more = |len: usize| (len < self.settings.max_counters).then_some(len + 1);
+    /// Counts so many more counters, unless the store would hold more than it may.
+    fn take_room(&self, new: usize) -> Option<usize> {
+        let more = |len: usize| (len + new <= self.settings.max_counters.max(len)).then_some(len + new);
         self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()
     }
 
@@ -257,7 +273,12 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
         let readings = match is_group(charges) {
-            true => self.charge_group(charges, now),
+            true => self.charge_group(charges, now).unwrap_or_else(|| {
+                // There may be room that only looks taken.
+                self.sweep_next(now);
+                let again = self.charge_group(charges, now);
+                again.unwrap_or_else(|| charges.iter().map(|_| Err(self.full())).collect())
+            }),
             false => charges.iter().map(|charge| self.charge_one(charge, now)).collect(),
         };
         Box::pin(future::ready(readings))
@@ -307,7 +328,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::engine::{ChargeMode, Limit, Unit, Vote};
+    use crate::engine::{FailurePolicy, Limit, Unit, Vote};
 
     const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -322,6 +343,7 @@ mod tests {
             hits,
             mode: ChargeMode::Always,
             vote: Vote::Enforced,
+            on_failure: FailurePolicy::Error,
         }
     }
 

@@ -3,7 +3,7 @@
 //! A store counts; it does not judge. Whether a reading is over its limit, what metrics say of it and
 //! what the caller is told is decided in `engine::judge`, once, for every store.
 
-pub mod breaker;
+pub mod fallback;
 pub mod memory;
 pub mod redis;
 
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
 
 /// What a store is asked to do to one counter.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Charge {
     pub mode: ChargeMode,
     /// What it does to its request when it is.
     pub vote: Vote,
+    /// What becomes of it when the store fails.
+    pub on_failure: FailurePolicy,
 }
 
 /// What a store saw when it carried out a charge.
@@ -39,26 +41,23 @@ pub struct Reading {
     pub used: u64,
 }
 
-/// One reading for each charge, in the same order.
-pub type Readings = SmallVec<[Reading; 4]>;
+/// What became of each charge, in the same order: stores may fail in part.
+pub type Readings = SmallVec<[Result<Reading, StoreError>; 2]>;
 
 /// Charges under way. Dropping it does not undo what was already sent.
-pub type Charging<'a> = Pin<Box<dyn Future<Output = Result<Readings, StoreError>> + Send + 'a>>;
+pub type Charging<'a> = Pin<Box<dyn Future<Output = Readings> + Send + 'a>>;
 
 /// Holds counters.
 pub trait Store: Send + Sync {
-    /// Carries out `charges` in their order, each one atomically, as of `now`.
-    ///
-    /// # Errors
-    /// See [`StoreError`], which says what may have been counted all the same.
+    /// Carries out `charges` in their order, each one atomically, as of `now`. Those that count only if
+    /// all of them pass are decided as one.
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a>;
 }
 
-/// Why charges have no readings.
-#[derive(Debug, thiserror::Error)]
+/// Why a charge has no reading.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The memory store holds as many counters as it may. The first charge that found no room was not
-    /// counted, nor were those after it.
+    /// The memory store holds as many counters as it may, and this charge needs a new one.
     #[error("the counter store is full ({max_counters} counters)")]
     Full {
         /// The bound that was met.
@@ -71,8 +70,7 @@ pub enum StoreError {
     /// sent again.
     #[error("the counter store did not answer: {0}")]
     Unanswered(String),
-    /// The store answered a charge with an error, and did not count it. Of several charges, others may
-    /// have been counted.
+    /// The store answered with an error, and did not count it.
     #[error("the counter store refused: {0}")]
     Refused(String),
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use tollgate::store::Store;
+use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::RedisStore;
+use tollgate::store::{Reading, Readings, Store, StoreError};
 use tollgate::telemetry::metrics::{Metrics, MetricsSettings};
 
 use super::PATIENCE;
@@ -26,6 +27,16 @@ pub(crate) async fn all() -> Vec<(&'static str, StoreUnderTest)> {
         ("memory", StoreUnderTest { store: memory(), _server: None }),
         ("redis", StoreUnderTest { store: Arc::new(redis), _server: Some(server) }),
     ]
+}
+
+/// Every reading, or the first failure.
+pub(crate) fn complete(readings: Readings) -> Result<Vec<Reading>, StoreError> {
+    readings.into_iter().collect()
+}
+
+/// Nothing that fails goes on.
+pub(crate) fn fallback() -> Arc<Fallback> {
+    Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 1))
 }
 
 pub(crate) fn memory() -> Arc<dyn Store> {

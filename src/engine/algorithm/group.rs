@@ -29,6 +29,10 @@ pub enum Outcome {
     Denied,
     /// It was not: it fits, but another one denies the request.
     Withheld,
+    /// It was not, nor was it tried: it is known not to fit.
+    Known,
+    /// It was not: what counts has failed, and its rule says to deny then.
+    Refused,
 }
 
 /// Carries out `asks` in their order on the counters `used`; the counter after each, and what became of
@@ -40,7 +44,7 @@ pub fn charge(asks: &[Ask], used: &mut [u64]) -> SmallVec<[(u64, Outcome); 4]> {
     for (ask, (used, outcome)) in asks.iter().zip(&trial) {
         let over = match outcome {
             Outcome::Charged => counts_past_its_limit(ask) && *used > ask.quota.into(),
-            Outcome::Denied | Outcome::Withheld => true,
+            Outcome::Denied | Outcome::Withheld | Outcome::Known | Outcome::Refused => true,
         };
         votes.cast(ask.vote, over);
     }

@@ -10,6 +10,9 @@ use super::rules::Rule;
 use super::tally::{StatsRef, Tally};
 use super::{Hits, Limit, Timestamp, Vote, Votes};
 
+/// When to ask again what was denied only because the store failed.
+const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
+
 /// What the operator set for every rule at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modes {
@@ -139,15 +142,21 @@ fn judge_limited<'r>(
     let Limited { rule, limit, hits, stats, .. } = limited;
     let tally = match (hits, outcome) {
         (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, modes.near_limit_ratio),
-        (Hits::Add(hits), Outcome::Denied) => {
+        (Hits::Add(hits), Outcome::Denied | Outcome::Refused) => {
             Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
         }
+        (Hits::Add(hits), Outcome::Known) => Tally {
+            total_hits: hits.into(),
+            over_limit: hits.into(),
+            over_limit_with_local_cache: hits.into(),
+            ..Tally::default()
+        },
         (Hits::Add(hits), Outcome::Withheld) => Tally { total_hits: hits.into(), ..Tally::default() },
         (Hits::Refund(hits), _) => Tally { total_negative_hits: hits.into(), ..Tally::default() },
     };
     let over = match (hits, outcome) {
         (Hits::Add(_), Outcome::Charged) => used > u64::from(limit.requests_per_unit),
-        (Hits::Add(_), Outcome::Denied) => true,
+        (Hits::Add(_), Outcome::Denied | Outcome::Known | Outcome::Refused) => true,
         (Hits::Add(_), Outcome::Withheld) | (Hits::Refund(_), _) => false,
     };
     let shadow_mode = rule.is_some_and(|rule| rule.shadow_mode);
@@ -159,7 +168,13 @@ fn judge_limited<'r>(
         rule,
         limit: Some(limit),
         remaining: u32::try_from(left).unwrap_or(u32::MAX),
-        reset: Some(limit.window().remaining(now)),
+        reset: Some(match outcome {
+            // The store may be back at any time.
+            Outcome::Refused => RETRY_WITHOUT_STORE,
+            Outcome::Charged | Outcome::Denied | Outcome::Withheld | Outcome::Known => {
+                limit.window().remaining(now)
+            }
+        }),
         counted: Some((stats, tally)),
     }
 }

@@ -1,15 +1,14 @@
 //! One connection to one Redis server: kept up for as long as it lives, and the only way to send a
 //! command.
 //!
-//! Every command goes through [`Connection::exec`], and each carries its options: a deadline, to fail
-//! at once while the server is away, and not to be sent again once it was written. fred 10.1 needs care:
+//! Every command carries its options: to fail at once while the server is away, and not to be sent
+//! again once it was written. How long to wait for an answer is up to who asks. fred 10.1 needs care:
 //!
 //! - It ignores options on some of its typed commands (`evalsha` and all of its Lua interface), which
 //!   therefore are not used.
-//! - It flushes when it believes that no command waits, and a command that it turned away because its
-//!   queue was full counts as waiting for ever after: from then on it would flush every 200 commands
-//!   only. So its queue has no bound, and [`Connection::commands`] keeps one.
-//! - A client that gave up has lost count in the same way. It is replaced, not started again.
+//! - A client that gave up has lost count of what waits to be flushed. It is replaced, not started again.
+//! - Its own view of a Cluster lets all shards wait for one that is down, so each server gets a client of
+//!   its own, which knows of no other. What Redis says of other servers comes back as an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +17,22 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface, MetricsInterface};
+use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface};
 use fred::types::config::{
-    Config, ConnectionConfig, Options, PerformanceConfig, ReconnectError, ReconnectPolicy, Server,
-    ServerConfig, TcpConfig,
+    Config, ConnectionConfig, Options, ReconnectError, ReconnectPolicy, Server, ServerConfig, TcpConfig,
 };
 use fred::types::{CustomCommand, FromValue, Value};
+use futures_util::future;
 use secrecy::ExposeSecret;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
-use tokio::time::{self, Instant};
+use tokio::time;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Deployment, Endpoint, Login, RedisSettings};
+use super::batch::Call;
+use super::{Endpoint, Login, RedisSettings};
 use crate::store::StoreError;
 
-/// Commands that wait to be written. More are turned away: this bounds memory while Redis hangs.
-const MAX_WAITING_COMMANDS: usize = 10_000;
 /// How long a connection takes to greet Redis (`AUTH`, `SELECT`), once it stands.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
 /// A peer that acknowledges nothing for so long is gone, whatever TCP hopes for.
@@ -57,7 +55,6 @@ type Commands = WithOptions<Client>;
 pub(super) struct Connection {
     /// Those of the client in use.
     commands: Arc<ArcSwap<Commands>>,
-    call_timeout: Duration,
     /// For people: where the server listens.
     server: String,
     link: watch::Receiver<Link>,
@@ -85,28 +82,37 @@ impl Script {
         Self { text, sha1: fred::util::sha1_hash(text).into() }
     }
 
-    fn by_name(&self, keys: &[Bytes], arguments: &[u32]) -> Call {
-        call("EVALSHA", self.sha1.clone(), keys, arguments)
+    fn by_name(&self, call: &Call) -> Arguments {
+        arguments("EVALSHA", self.sha1.clone(), call)
     }
 
-    fn by_text(&self, keys: &[Bytes], arguments: &[u32]) -> Call {
-        call("EVAL", Bytes::from_static(self.text.as_bytes()), keys, arguments)
+    fn by_text(&self, call: &Call) -> Arguments {
+        arguments("EVAL", Bytes::from_static(self.text.as_bytes()), call)
     }
 }
 
 impl Connection {
     /// Begins to connect, and returns at once. Belongs to the runtime it is called in.
-    pub(super) fn connect(settings: &RedisSettings) -> Self {
-        let commands = Arc::new(ArcSwap::from_pointee(new_client(settings)));
+    pub(super) fn connect(server: &Endpoint, settings: &Arc<RedisSettings>) -> Self {
+        let commands = Arc::new(ArcSwap::from_pointee(new_client(server, settings)));
         let (link_sender, link) = watch::channel(Link::Connecting);
-        let supervisor = supervise(settings.clone(), commands.clone(), link_sender);
+        let supervisor = supervise(server.clone(), Arc::clone(settings), Arc::clone(&commands), link_sender);
         Self {
             commands,
-            call_timeout: settings.call_timeout,
-            server: settings.deployment.to_string(),
+            server: server.to_string(),
             link,
             _supervisor: AbortOnDropHandle::new(tokio::spawn(supervisor)),
         }
+    }
+
+    /// Where the server listens, for people.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// `cause`, with the name of the server in front.
+    pub(super) fn about(&self, cause: &str) -> String {
+        format!("{}: {cause}", self.server)
     }
 
     /// Waits until the connection is up; no longer than `patience`, where that is not zero.
@@ -131,62 +137,42 @@ impl Connection {
         self.commands.load().is_connected()
     }
 
-    /// `INCRBY key hits`: the counter afterwards.
-    pub(super) async fn incr_by(&self, key: Bytes, hits: u32) -> Result<i64, StoreError> {
-        self.exec(self.commands()?.incr_by(key, i64::from(hits))).await
-    }
-
-    /// `GET key`: the counter, where there is one.
-    pub(super) async fn get(&self, key: Bytes) -> Result<Option<i64>, StoreError> {
-        self.exec(self.commands()?.get(key)).await
+    /// Adds `hits` to a counter, or looks at it where they are 0. The counter afterwards.
+    pub(super) async fn count(&self, key: Bytes, hits: u64) -> Result<i64, StoreError> {
+        let commands = self.commands.load_full();
+        let counted = match i64::try_from(hits) {
+            Ok(0) => commands.get(key).await.map(|used: Option<i64>| used.unwrap_or(0)),
+            hits => commands.incr_by(key, hits.unwrap_or(i64::MAX)).await,
+        };
+        counted.map_err(|error| self.explain(&error))
     }
 
     /// `EXPIRE key secs`: whether there was such a key.
     pub(super) async fn expire(&self, key: Bytes, secs: i64) -> Result<bool, StoreError> {
-        self.exec(self.commands()?.expire(key, secs, None)).await
+        self.commands.load_full().expire(key, secs, None).await.map_err(|error| self.explain(&error))
     }
 
-    /// Runs `script` on `keys`, and sends its text along; what it returns.
-    pub(super) async fn eval<T: FromValue>(
-        &self,
-        script: &Script,
-        keys: &[Bytes],
-        arguments: &[u32],
-    ) -> Result<T, StoreError> {
-        self.exec(run(&*self.commands()?, script.by_text(keys, arguments))).await
+    /// Whether the server answers.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.commands.load_full().ping(None).await.map_err(|error| self.explain(&error))
     }
 
     /// Runs `script` by its name. A server that does not know it (a fresh one, most of all) is sent the
-    /// text in a second round trip, within the time that is left for the call; what was sent after the
-    /// first one overtakes it then.
-    pub(super) async fn evalsha<T: FromValue>(
-        &self,
-        script: &Script,
-        keys: &[Bytes],
-        arguments: &[u32],
-    ) -> Result<T, StoreError> {
-        let deadline = Instant::now() + self.call_timeout;
-        match self.exec(run(&*self.commands()?, script.by_name(keys, arguments))).await {
-            Err(StoreError::Refused(cause)) if cause.starts_with("NOSCRIPT") => {
-                let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-                let commands = self.commands()?.with_options(&options(left));
-                self.exec(run(&commands, script.by_text(keys, arguments))).await
-            }
-            answer => answer,
-        }
-    }
-
-    /// The client to send a command with, unless too many commands wait to be written.
-    fn commands(&self) -> Result<Arc<Commands>, StoreError> {
+    /// text in a second round trip.
+    pub(super) async fn run(&self, script: &Script, call: &Call) -> Result<Vec<i64>, StoreError> {
         let commands = self.commands.load_full();
-        if commands.command_queue_len() < MAX_WAITING_COMMANDS {
-            return Ok(commands);
+        if call.asking {
+            // The server forgets that it was told with the next command, which so must be ours.
+            let told = send::<Value>(&commands, (CustomCommand::new_static("ASKING", None, false), vec![]));
+            let (told, reply) = future::join(told, send(&commands, script.by_text(call))).await;
+            return told.and(reply).map_err(|error| self.explain(&error));
         }
-        Err(StoreError::Unreachable(format!("{}: too many commands wait for it", self.server)))
-    }
-
-    async fn exec<T>(&self, command: impl Future<Output = FredResult<T>>) -> Result<T, StoreError> {
-        command.await.map_err(|error| self.explain(&error))
+        match send(&commands, script.by_name(call)).await.map_err(|error| self.explain(&error)) {
+            Err(StoreError::Refused(cause)) if cause.starts_with("NOSCRIPT") => {
+                send(&commands, script.by_text(call)).await.map_err(|error| self.explain(&error))
+            }
+            reply => reply,
+        }
     }
 
     /// What a failed command means for what was counted.
@@ -201,7 +187,7 @@ impl Connection {
             ErrorKind::Parse | ErrorKind::NotFound => {
                 StoreError::Refused("the counter holds no whole number".to_owned())
             }
-            _ => StoreError::Unanswered(format!("{}: {details}", self.server)),
+            _ => StoreError::Unanswered(self.about(details)),
         }
     }
 
@@ -210,7 +196,7 @@ impl Connection {
             Link::Connecting | Link::Up => "not connected yet".into(),
             Link::Down(cause) => cause.clone(),
         };
-        StoreError::Unreachable(format!("{}: {cause}", self.server))
+        StoreError::Unreachable(self.about(&cause))
     }
 }
 
@@ -222,29 +208,39 @@ fn is_error_reply(details: &str) -> bool {
 }
 
 /// A command that fred has no type for, and its arguments.
-type Call = (CustomCommand, Vec<Value>);
+type Arguments = (CustomCommand, Vec<Value>);
 
-fn call(name: &'static str, script: Bytes, keys: &[Bytes], arguments: &[u32]) -> Call {
-    let count = i64::try_from(keys.len()).unwrap_or(i64::MAX);
-    let keys = keys.iter().map(|key| Value::from(key.clone()));
-    let arguments = arguments.iter().map(|argument| Value::from(*argument));
-    let all = [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments);
-    (CustomCommand::new_static(name, None, false), all.collect())
+fn arguments(name: &'static str, script: Bytes, call: &Call) -> Arguments {
+    let count = i64::try_from(call.keys.len()).unwrap_or(i64::MAX);
+    let keys = call.keys.iter().map(|key| Value::from(key.clone()));
+    let mut arguments = Vec::with_capacity(call.keys.len() + 3);
+    arguments.extend([Value::from(script), Value::from(count)]);
+    arguments.extend(keys);
+    arguments.push(Value::from(Bytes::copy_from_slice(&call.requests)));
+    (CustomCommand::new_static(name, None, false), arguments)
 }
 
-async fn run<T: FromValue>(commands: &impl ClientLike, (command, arguments): Call) -> FredResult<T> {
+async fn send<T: FromValue>(commands: &Commands, (command, arguments): Arguments) -> FredResult<T> {
     commands.custom(command, arguments).await
 }
 
 /// With fewer attempts fred would not follow redirections; with `fail_fast` off it would send again
-/// what a lost connection may have counted already.
-fn options(timeout: Duration) -> Options {
-    Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(3), ..Options::default() }
+/// what a lost connection may have counted already. A timeout of its own for each command would cost a
+/// timer for each.
+fn options() -> Options {
+    Options { timeout: Some(Duration::ZERO), fail_fast: true, max_attempts: Some(3), ..Options::default() }
 }
 
-fn new_client(settings: &RedisSettings) -> Commands {
-    let Deployment::Single(endpoint) = &settings.deployment else { unimplemented!() };
-    let server = match endpoint {
+fn new_client(server: &Endpoint, settings: &RedisSettings) -> Commands {
+    let config = config(server, &settings.credentials.server, settings, settings.database);
+    let mut policy = ReconnectPolicy::new_exponential(0, MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS, 2);
+    policy.set_jitter(RECONNECT_JITTER_MS);
+    let client = Client::new(config, None, Some(connections(settings)), Some(policy));
+    client.with_options(&options())
+}
+
+fn config(server: &Endpoint, login: &Login, _settings: &RedisSettings, database: Option<u8>) -> Config {
+    let server = match server {
         Endpoint::Tcp { host, port } => {
             // The resolver is handed `host:port`.
             let bare_ipv6 = host.contains(':') && !host.starts_with('[');
@@ -253,25 +249,18 @@ fn new_client(settings: &RedisSettings) -> Commands {
         }
         Endpoint::Unix(path) => ServerConfig::Unix { path: path.clone() },
     };
-    let (username, password) = match &settings.credentials.server {
+    let (username, password) = match login {
         Login::Open => (None, None),
         Login::Password { username, password } => {
             (username.clone(), Some(password.expose_secret().to_owned()))
         }
         Login::File(_) => unimplemented!(),
     };
-    let config = Config {
-        server,
-        username,
-        password,
-        database: settings.database,
-        fail_fast: false,
-        ..Config::default()
-    };
-    // The backstop for a command without options.
-    let performance =
-        PerformanceConfig { default_command_timeout: settings.call_timeout, ..PerformanceConfig::default() };
-    let connection = ConnectionConfig {
+    Config { server, username, password, database, fail_fast: false, ..Config::default() }
+}
+
+fn connections(settings: &RedisSettings) -> ConnectionConfig {
+    ConnectionConfig {
         connection_timeout: settings.connect_timeout,
         internal_command_timeout: GREETING_TIMEOUT,
         // A server that stays a replica, or is asked for a password it did not want before, is found
@@ -280,24 +269,43 @@ fn new_client(settings: &RedisSettings) -> Commands {
         reconnect_errors: vec![ReconnectError::Loading, ReconnectError::MasterDown, ReconnectError::ReadOnly],
         tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(TCP_USER_TIMEOUT), ..TcpConfig::default() },
         ..ConnectionConfig::default()
-    };
-    let mut policy = ReconnectPolicy::new_exponential(0, MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS, 2);
-    policy.set_jitter(RECONNECT_JITTER_MS);
-    let client = Client::new(config, Some(performance), Some(connection), Some(policy));
-    client.with_options(&options(settings.call_timeout))
+    }
+}
+
+/// Connects to `server`, asks one question, and leaves. What went wrong, for people.
+pub(super) async fn ask_once(
+    settings: &RedisSettings,
+    server: &Endpoint,
+    login: &Login,
+    command: &[&str],
+) -> Result<Value, String> {
+    let details = |error: Error| error.details().to_owned();
+    let (name, arguments) = command.split_first().ok_or_else(String::new)?;
+    let config = Config { fail_fast: true, ..config(server, login, settings, None) };
+    let client = Client::new(config, None, Some(connections(settings)), None);
+    let _driver = AbortOnDropHandle::new(client.connect());
+    client.wait_for_connect().await.map_err(details)?;
+    let command = CustomCommand::new(*name, None, false);
+    let arguments: Vec<Value> = arguments.iter().map(|argument| Value::from(*argument)).collect();
+    client.custom(command, arguments).await.map_err(details)
 }
 
 /// Keeps a client connected and tells how it is. Never ends.
-async fn supervise(settings: RedisSettings, commands: Arc<ArcSwap<Commands>>, link: watch::Sender<Link>) {
+async fn supervise(
+    server: Endpoint,
+    settings: Arc<RedisSettings>,
+    commands: Arc<ArcSwap<Commands>>,
+    link: watch::Sender<Link>,
+) {
     let drive_for_ever = async {
         loop {
             let cause = drive(&commands.load_full(), &link).await;
             set(&link, Link::Down(cause));
             time::sleep(Duration::from_millis(MAX_RECONNECT_DELAY_MS.into())).await;
-            commands.store(Arc::new(new_client(&settings)));
+            commands.store(Arc::new(new_client(&server, &settings)));
         }
     };
-    tokio::join!(drive_for_ever, log_changes(link.subscribe(), &settings.deployment));
+    tokio::join!(drive_for_ever, log_changes(link.subscribe(), &server));
 }
 
 /// Drives a client until it gives up, which its policy does not ask for and some errors make it do all
@@ -335,7 +343,7 @@ fn set(link: &watch::Sender<Link>, to: Link) {
     });
 }
 
-async fn log_changes(mut link: watch::Receiver<Link>, server: &Deployment) {
+async fn log_changes(mut link: watch::Receiver<Link>, server: &Endpoint) {
     let mut logged = Link::Connecting;
     while link.changed().await.is_ok() {
         let now = link.borrow_and_update().clone();
@@ -358,15 +366,16 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::store::redis::Credentials;
+    use crate::store::redis::{Credentials, Deployment};
 
     /// Ending the client by hand stands for the errors that make it end by itself.
     #[tokio::test]
     async fn a_client_that_gave_up_is_started_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let server = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port };
         let settings = RedisSettings {
-            deployment: Deployment::Single(Endpoint::Tcp { host: "127.0.0.1".to_owned(), port }),
+            deployment: Deployment::Single(server.clone()),
             credentials: Credentials::default(),
             database: None,
             tls: None,
@@ -374,7 +383,7 @@ mod tests {
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,
         };
-        let connection = Connection::connect(&settings);
+        let connection = Connection::connect(&server, &Arc::new(settings));
         for _ in 0..2 {
             let (mut client, _) = listener.accept().await.unwrap();
             let agree_to_everything = async {

@@ -4,7 +4,8 @@
 //! would stay in Redis for ever. The charge that made the counter knows, since the reply equals what it
 //! added, and hands the key to a task. Where no reply was seen, it may or may not have made the counter,
 //! and Redis may still be about to: the key is handed over as well, and gets its time to live a little
-//! later, again and again until Redis has confirmed it.
+//! later, again and again until Redis has confirmed it. Where the server says that another one keeps the
+//! counter by now, the key is sent on.
 
 use std::mem;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use futures_util::future;
 use hashbrown::HashMap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, MissedTickBehavior};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
+use crate::store::StoreError;
 
 /// Keys handed over and not yet taken up.
 const MAX_HANDED_OVER: usize = 65_536;
@@ -26,6 +27,8 @@ const MAX_HANDED_OVER: usize = 65_536;
 const MAX_BATCH: usize = 1_024;
 /// The pause before keys are tried (again) whose first reply was not seen.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long a round trip may take: nobody waits for it.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Keys kept to be tried again take about so many bytes at the most.
 const MAX_LATER_BYTES: usize = 16 << 20;
 /// What a key takes to keep besides its own bytes.
@@ -36,7 +39,6 @@ const LATER_OVERHEAD_BYTES: usize = 80;
 pub(super) struct Expiries {
     handed_over: mpsc::Sender<HandedOver>,
     forgotten: Arc<AtomicU64>,
-    _keeper: AbortOnDropHandle<()>,
 }
 
 /// A key, and how long it is to live from now on.
@@ -64,6 +66,8 @@ struct Keeper {
     later: Later,
     /// How many keys of `later` to try in the next round trip: one while Redis does not answer.
     batch_len: usize,
+    /// Where to send what another server keeps.
+    elsewhere: mpsc::UnboundedSender<Expiry>,
     forgotten: Arc<AtomicU64>,
 }
 
@@ -75,8 +79,9 @@ struct Later {
 }
 
 impl Expiries {
-    /// Starts the task, in the runtime it is called in.
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
+    /// Starts the task, in the runtime it is called in. It ends after this is dropped, and sends what it
+    /// has not seen to `elsewhere`.
+    pub(super) fn new(connection: Arc<Connection>, elsewhere: mpsc::UnboundedSender<Expiry>) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_HANDED_OVER);
         let forgotten = Arc::new(AtomicU64::new(0));
         let keeper = Keeper {
@@ -84,10 +89,11 @@ impl Expiries {
             handed_over: receiver,
             later: Later::default(),
             batch_len: 1,
+            elsewhere,
             forgotten: forgotten.clone(),
         };
-        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
-        Self { handed_over: sender, forgotten, _keeper: keeper }
+        tokio::spawn(keeper.run());
+        Self { handed_over: sender, forgotten }
     }
 
     /// The counter is new: it gets its time to live at once.
@@ -127,7 +133,7 @@ impl Keeper {
                     self.retry().await;
                 }
                 len = self.handed_over.recv_many(&mut taken, MAX_BATCH) => match len {
-                    0 => return,
+                    0 => return self.leave(),
                     _ => self.take_up(&mut taken).await,
                 },
             }
@@ -135,6 +141,13 @@ impl Keeper {
             if forgotten > 0 {
                 tracing::warn!(keys = forgotten, "counters may stay in Redis without a time to live");
             }
+        }
+    }
+
+    /// Sends everything on that was put off. Nobody may be there to take it.
+    fn leave(mut self) {
+        for expiry in self.later.take(usize::MAX) {
+            self.elsewhere.send(expiry).unwrap_or_default();
         }
     }
 
@@ -171,13 +184,23 @@ impl Keeper {
             let (connection, key, secs) = (&self.connection, expiry.key.clone(), expiry.secs);
             async move { connection.expire(key, secs).await }
         };
-        let answers = future::join_all(batch.iter().map(expire)).await;
+        let answers = time::timeout(EXCHANGE_TIMEOUT, future::join_all(batch.iter().map(expire))).await;
+        let Ok(answers) = answers else {
+            batch.into_iter().for_each(|expiry| self.put_off(expiry));
+            return false;
+        };
         let mut answered = true;
         for (expiry, answer) in batch.into_iter().zip(answers) {
-            // A key that is not there needs no time to live.
-            if answer.is_err() {
-                answered = false;
-                self.put_off(expiry);
+            match answer {
+                // A key that is not there needs no time to live.
+                Ok(_) => {}
+                Err(StoreError::Refused(cause)) if cause.starts_with("MOVED ") => {
+                    self.elsewhere.send(expiry).unwrap_or_default();
+                }
+                Err(_) => {
+                    answered = false;
+                    self.put_off(expiry);
+                }
             }
         }
         answered

@@ -56,7 +56,7 @@ pub struct Credentials {
 }
 
 /// How one kind of server lets somebody in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub enum Login {
     /// Without being asked.
     #[default]
@@ -70,6 +70,17 @@ pub enum Login {
     },
     /// By what this file holds when a connection is made: `password` or `user:password`.
     File(PathBuf),
+}
+
+impl fmt::Debug for Login {
+    /// Nothing of a password or a user.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open => f.write_str("Open"),
+            Self::Password { .. } => f.write_str("Password"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
 }
 
 /// TLS to Redis.

@@ -10,11 +10,16 @@ use super::text::sanitize;
 use super::{Gauge, Metrics, Tally};
 
 /// What a rule's hits are told apart by: the last part of the names, what to read, and what it means.
-pub(super) const RULE_COUNTERS: [RuleCounter; 6] = [
+pub(super) const RULE_COUNTERS: [RuleCounter; 7] = [
     ("total_hits", |tally| tally.total_hits, "Hits asked for."),
     ("within_limit", |tally| tally.within_limit, "Hits of requests that passed."),
     ("near_limit", |tally| tally.near_limit, "Hits within the limit and past NEAR_LIMIT_RATIO of it."),
     ("over_limit", |tally| tally.over_limit, "Hits past the limit."),
+    (
+        "over_limit_with_local_cache",
+        |tally| tally.over_limit_with_local_cache,
+        "Hits past the limit that the store was not asked about: it was known already.",
+    ),
     ("shadow_mode", |tally| tally.shadow_mode, "Hits past the limit that passed by the rule's shadow mode."),
     ("total_negative_hits", |tally| tally.total_negative_hits, "Hits given back."),
 ];

@@ -69,7 +69,8 @@ fn item_19_flat_names_join_the_levels_by_dots() {
 fn item_20_every_count_of_a_rule_has_its_flat_name() {
     let metrics = metrics();
     let tally = Tally {
-        total_hits: 6,
+        total_hits: 7,
+        over_limit_with_local_cache: 6,
         over_limit: 5,
         near_limit: 4,
         within_limit: 3,
@@ -83,8 +84,9 @@ fn item_20_every_count_of_a_rule_has_its_flat_name() {
         [
             "ratelimit.service.rate_limit.d.k.near_limit: 4",
             "ratelimit.service.rate_limit.d.k.over_limit: 5",
+            "ratelimit.service.rate_limit.d.k.over_limit_with_local_cache: 6",
             "ratelimit.service.rate_limit.d.k.shadow_mode: 2",
-            "ratelimit.service.rate_limit.d.k.total_hits: 6",
+            "ratelimit.service.rate_limit.d.k.total_hits: 7",
             "ratelimit.service.rate_limit.d.k.total_negative_hits: 1",
             "ratelimit.service.rate_limit.d.k.within_limit: 3",
         ]

@@ -1,0 +1,146 @@
+//! What becomes of a charge that the store failed: what its rule says.
+//!
+//! Nothing here asks whether the store is back. The store knows that, and fails at once until it is.
+
+use smallvec::SmallVec;
+
+use super::memory::{MemorySettings, MemoryStore};
+use super::{Charge, Reading, Readings, StoreError};
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::{FailurePolicy, Limit, Timestamp};
+
+/// What to do without the store.
+#[derive(Debug)]
+pub struct Fallback {
+    /// Counts what is to be counted here while the store fails. It begins empty, and what it counts is
+    /// forgotten when its window ends.
+    local: MemoryStore,
+    /// So many processes share the limits.
+    replicas: u32,
+}
+
+impl Fallback {
+    /// With `replicas` processes that share the limits, each enforces its part of them.
+    pub fn new(settings: MemorySettings, replicas: u32) -> Self {
+        Self { local: MemoryStore::new(settings), replicas: replicas.max(1) }
+    }
+
+    /// What counts here. Whoever runs the process sweeps it.
+    pub const fn local(&self) -> &MemoryStore {
+        &self.local
+    }
+
+    /// A reading for each of `charges`: the store's, or where it failed what their rules say.
+    ///
+    /// # Errors
+    /// What the store said of the first charge whose rule says to fail.
+    pub fn resolve(
+        &self,
+        charges: &[Charge],
+        readings: Readings,
+        now: Timestamp,
+    ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
+        let resolved = charges.iter().zip(readings);
+        resolved.map(|(charge, reading)| reading.or_else(|error| self.instead(charge, error, now))).collect()
+    }
+
+    fn instead(&self, charge: &Charge, error: StoreError, now: Timestamp) -> Result<Reading, StoreError> {
+        match charge.on_failure {
+            FailurePolicy::Error => Err(error),
+            FailurePolicy::Allow => Ok(Reading { used: 0, outcome: Outcome::Charged }),
+            FailurePolicy::Deny => {
+                Ok(Reading { used: charge.limit.requests_per_unit.into(), outcome: Outcome::Refused })
+            }
+            FailurePolicy::Local => self.count(charge, now),
+        }
+    }
+
+    fn count(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
+        let share = self.share(charge.limit);
+        let Reading { used, outcome } =
+            self.local.charge_alone(&Charge { limit: share, ..charge.clone() }, now)?;
+        // Everybody else's share counts as used.
+        let elsewhere = charge.limit.requests_per_unit - share.requests_per_unit;
+        Ok(Reading { used: used + u64::from(elsewhere), outcome })
+    }
+
+    /// The part of `limit` that this process enforces: at least one hit, where any may pass.
+    fn share(&self, limit: Limit) -> Limit {
+        let share = (limit.requests_per_unit / self.replicas).max(limit.requests_per_unit.min(1));
+        Limit { requests_per_unit: share, ..limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::engine::{ChargeMode, Hits, Unit, Vote};
+
+    const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+    fn fallback(replicas: u32) -> Fallback {
+        Fallback::new(MemorySettings { max_counters: 1_000 }, replicas)
+    }
+
+    fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
+        Charge {
+            key: Bytes::from_static(b"key"),
+            limit: Limit { requests_per_unit: limit, unit: Unit::Minute },
+            hits: Hits::Add(1),
+            mode,
+            vote: Vote::Enforced,
+            on_failure,
+        }
+    }
+
+    fn failed() -> Result<Reading, StoreError> {
+        Err(StoreError::Unreachable("gone".to_owned()))
+    }
+
+    fn resolve_one(fallback: &Fallback, charge: &Charge) -> Result<Reading, StoreError> {
+        let charges = std::slice::from_ref(charge);
+        fallback.resolve(charges, [failed()].into_iter().collect(), NOON).map(|readings| readings[0])
+    }
+
+    /// How many of ten hits pass.
+    fn passing(fallback: &Fallback, charge: &Charge) -> usize {
+        let quota = u64::from(charge.limit.requests_per_unit);
+        let passes = |reading: Reading| reading.outcome == Outcome::Charged && reading.used <= quota;
+        (0..10).filter(|_| passes(resolve_one(fallback, charge).expect("a reading"))).count()
+    }
+
+    #[test]
+    fn each_replica_enforces_its_share_and_at_least_one_hit() {
+        for mode in [ChargeMode::Always, ChargeMode::IfAllowed] {
+            for (limit, replicas, expected) in
+                [(6, 1, 6), (6, 2, 3), (6, 4, 1), (6, 100, 1), (1, 2, 1), (0, 1, 0), (0, 3, 0), (7, 2, 3)]
+            {
+                let charge = charge(limit, FailurePolicy::Local, mode);
+                assert_eq!(passing(&fallback(replicas), &charge), expected, "{limit}/{replicas} {mode:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_share_is_what_is_told() {
+        let (fallback, charge) = (fallback(2), charge(10, FailurePolicy::Local, ChargeMode::Always));
+        let left = || 10 - resolve_one(&fallback, &charge).expect("a reading").used;
+        assert_eq!((left(), left(), left()), (4, 3, 2));
+    }
+
+    #[test]
+    fn each_charge_gets_what_its_rule_says_and_readings_stay() {
+        let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
+            .map(|policy| charge(5, policy, ChargeMode::Always));
+        let read = Reading { used: 3, outcome: Outcome::Charged };
+        let resolve = |readings: [_; 3]| fallback(1).resolve(&charges, readings.into_iter().collect(), NOON);
+        let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
+        assert_eq!((readings[0].used, readings[0].outcome), (0, Outcome::Charged));
+        assert_eq!(readings[1].outcome, Outcome::Refused);
+        assert_eq!(readings[2], read);
+        let error = resolve([failed(), failed(), failed()]).expect_err("the call fails");
+        assert!(matches!(&error, StoreError::Unreachable(cause) if cause == "gone"), "{error}");
+    }
+}

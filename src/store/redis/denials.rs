@@ -1,0 +1,200 @@
+//! What is known to be over its limit, and so need not be asked about until its window ends.
+//!
+//! Counters in fixed windows only grow while their window lasts, unless somebody gives back, so that what
+//! was denied once stays denied; what this process gives back is forgotten here at once. Another limit
+//! under the same key, after a change of the rules, is another question.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+use foldhash::quality::RandomState;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::{ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::store::{Charge, Reading};
+
+/// What an entry takes besides its key, about.
+const OVERHEAD_BYTES: u64 = 112;
+/// Keys are about so long, which sizes the cache's own tables.
+const USUAL_KEY_BYTES: u64 = 64;
+
+/// The denials of every core, bounded in bytes: those that were of use stay.
+#[derive(Debug)]
+pub struct Denials {
+    cache: Cache<Bytes, Denial, Weight, RandomState>,
+    hits: CachePadded<AtomicU64>,
+    misses: CachePadded<AtomicU64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    limit: Limit,
+    window_start_secs: u64,
+    /// So many hits do not fit.
+    min_hits: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl quick_cache::Weighter<Bytes, Denial> for Weight {
+    fn weight(&self, key: &Bytes, _: &Denial) -> u64 {
+        key.len() as u64 + OVERHEAD_BYTES
+    }
+}
+
+impl Denials {
+    /// Room for about `max_bytes` of them.
+    pub fn new(max_bytes: u64) -> Self {
+        let len = max_bytes / (USUAL_KEY_BYTES + OVERHEAD_BYTES);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let lifecycle = DefaultLifecycle::default();
+        Self {
+            cache: Cache::with(len, max_bytes, Weight, RandomState::default(), lifecycle),
+            hits: CachePadded::default(),
+            misses: CachePadded::default(),
+        }
+    }
+
+    /// How often a denial was known, and how often none was.
+    pub fn lookups(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `charge` is known to be denied at `now`, and denies its request.
+    pub(super) fn know(&self, charge: &Charge, now: Timestamp) -> bool {
+        let Hits::Add(hits) = charge.hits else { return false };
+        if charge.vote != Vote::Enforced {
+            return false;
+        }
+        let known = self.cache.get(&charge.key).is_some_and(|denial| {
+            denial.limit == charge.limit
+                && denial.window_start_secs == charge.limit.window().start_secs(now)
+                && hits >= denial.min_hits
+        });
+        let lookups = if known { &self.hits } else { &self.misses };
+        lookups.fetch_add(1, Ordering::Relaxed);
+        known
+    }
+
+    /// Takes note of what a charge came to at `now`.
+    pub(super) fn learn(&self, charge: &Charge, reading: &Reading, now: Timestamp) {
+        let quota = u64::from(charge.limit.requests_per_unit);
+        let min_hits = match (charge.hits, charge.mode, reading.outcome) {
+            (Hits::Refund(_), ..) => {
+                self.forget(&charge.key);
+                return;
+            }
+            // It is past its limit whatever is added, and so is a look.
+            (Hits::Add(_), ChargeMode::Always, Outcome::Charged) if reading.used > quota => 0,
+            (Hits::Add(hits), ChargeMode::IfAllowed, Outcome::Denied) => hits.max(1),
+            (Hits::Add(_), ..) => return,
+        };
+        if charge.vote == Vote::Enforced {
+            let window_start_secs = charge.limit.window().start_secs(now);
+            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, window_start_secs, min_hits });
+        }
+    }
+
+    /// Forgets a key: something is given back to it.
+    pub(super) fn forget(&self, key: &Bytes) {
+        self.cache.remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{FailurePolicy, Unit};
+
+    const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+    fn charge(mode: ChargeMode, hits: Hits) -> Charge {
+        Charge {
+            key: Bytes::from_static(b"key"),
+            limit: Limit { requests_per_unit: 10, unit: Unit::Minute },
+            hits,
+            mode,
+            vote: Vote::Enforced,
+            on_failure: FailurePolicy::Error,
+        }
+    }
+
+    const fn later(secs: u64) -> Timestamp {
+        Timestamp::from_secs(NOON.as_secs() + secs)
+    }
+
+    #[test]
+    fn what_always_counts_is_denied_to_the_end_of_its_window_looks_included() {
+        let denials = Denials::new(1 << 20);
+        let hit = charge(ChargeMode::Always, Hits::Add(1));
+        denials.learn(&hit, &Reading { used: 10, outcome: Outcome::Charged }, NOON);
+        assert!(!denials.know(&hit, NOON), "the last hit passed");
+        denials.learn(&hit, &Reading { used: 11, outcome: Outcome::Charged }, NOON);
+        for hits in [0, 1, 100] {
+            let charge = charge(ChargeMode::Always, Hits::Add(hits));
+            assert!(denials.know(&charge, later(59)), "{hits}");
+            assert!(!denials.know(&charge, later(60)), "{hits} in the next window");
+        }
+    }
+
+    #[test]
+    fn what_counts_only_if_allowed_is_denied_for_as_many_hits_or_more() {
+        let denials = Denials::new(1 << 20);
+        let ask = |hits| charge(ChargeMode::IfAllowed, Hits::Add(hits));
+        denials.learn(&ask(5), &Reading { used: 6, outcome: Outcome::Denied }, NOON);
+        let known = [0, 1, 4, 5, 6].map(|hits| denials.know(&ask(hits), NOON));
+        assert_eq!(known, [false, false, false, true, true]);
+        denials.learn(&ask(0), &Reading { used: 10, outcome: Outcome::Denied }, NOON);
+        assert_eq!([0, 1].map(|hits| denials.know(&ask(hits), NOON)), [false, true]);
+    }
+
+    #[test]
+    fn another_limit_a_refund_and_what_does_not_deny_are_other_questions() {
+        let denials = Denials::new(1 << 20);
+        let hit = charge(ChargeMode::Always, Hits::Add(1));
+        let over = Reading { used: 11, outcome: Outcome::Charged };
+        denials.learn(&hit, &over, NOON);
+        let raised = Limit { requests_per_unit: 20, ..hit.limit };
+        let longer = Limit { unit: Unit::Hour, ..hit.limit };
+        for other in [
+            Charge { limit: raised, ..hit.clone() },
+            Charge { limit: longer, ..hit.clone() },
+            Charge { hits: Hits::Refund(1), ..hit.clone() },
+            Charge { vote: Vote::Quota, ..hit.clone() },
+        ] {
+            assert!(!denials.know(&other, NOON), "{other:?}");
+        }
+        assert!(denials.know(&hit, NOON));
+        denials.learn(&Charge { hits: Hits::Refund(1), ..hit.clone() }, &over, NOON);
+        assert!(!denials.know(&hit, NOON), "something was given back");
+        for vote in [Vote::Shadow, Vote::Quota, Vote::ShadowQuota] {
+            denials.learn(&Charge { vote, ..hit.clone() }, &over, NOON);
+        }
+        assert!(!denials.know(&hit, NOON), "what does not deny is not known to");
+    }
+
+    #[test]
+    fn they_take_no_more_room_than_they_are_given() {
+        let denials = Denials::new(100_000);
+        let over = Reading { used: 11, outcome: Outcome::Charged };
+        for number in 0..10_000 {
+            let key = Bytes::from(format!("{number:0100}"));
+            denials.learn(&Charge { key, ..charge(ChargeMode::Always, Hits::Add(1)) }, &over, NOON);
+        }
+        let room = 100_000 / (100 + OVERHEAD_BYTES) as usize;
+        assert!((room / 2..=room).contains(&denials.len()), "{} of {room}", denials.len());
+    }
+}

@@ -1,0 +1,303 @@
+//! The servers of one deployment, as one core reaches them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use smallvec::smallvec;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{self, Instant};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::batch::Asks;
+use super::expiry::Expiry;
+use super::shard::{Answer, Outcomes, Request, Shard};
+use super::slots::Redirection;
+use super::topology::{Map, Topology};
+use super::{Endpoint, RedisSettings};
+use crate::store::StoreError;
+
+/// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
+const MAX_REDIRECTIONS: usize = 5;
+/// The pause before counters of a slot on its way are tried again.
+const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(1);
+const READY_POLL: Duration = Duration::from_millis(5);
+
+/// The servers of one deployment.
+#[derive(Debug)]
+pub(super) struct Servers {
+    known: Arc<Known>,
+    _follower: AbortOnDropHandle<()>,
+}
+
+#[derive(Debug)]
+struct Known {
+    settings: Arc<RedisSettings>,
+    topology: Topology,
+    route: ArcSwap<Route>,
+    /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
+    guests: Mutex<Vec<Arc<Shard>>>,
+    elsewhere: mpsc::UnboundedSender<Expiry>,
+}
+
+/// Which server is asked for what.
+#[derive(Debug)]
+struct Route {
+    map: Arc<Map>,
+    /// In a Cluster, in the order of its primaries.
+    shards: Vec<Arc<Shard>>,
+}
+
+/// Charges that cannot be carried out together for now: their slot is on its way to another server.
+#[derive(Debug)]
+pub(super) struct Apart(pub(super) Asks);
+
+impl Servers {
+    /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
+    pub(super) fn connect(settings: &Arc<RedisSettings>, topology: &Topology) -> Self {
+        let (elsewhere, strays) = mpsc::unbounded_channel();
+        let mut map = topology.map();
+        let first = Route { map: Arc::clone(&map.borrow_and_update()), shards: Vec::new() };
+        let known = Arc::new(Known {
+            settings: Arc::clone(settings),
+            topology: topology.clone(),
+            route: ArcSwap::from_pointee(first),
+            guests: Mutex::default(),
+            elsewhere,
+        });
+        known.follow(&known.route.load().map);
+        let follower = AbortOnDropHandle::new(tokio::spawn(follow(Arc::clone(&known), map, strays)));
+        Self { known, _follower: follower }
+    }
+
+    /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
+    pub(super) fn slot(&self, key: &[u8]) -> u16 {
+        if self.known.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
+    }
+
+    /// Waits until every server is connected to; no longer than `patience`, where that is not zero.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when `patience` has run out, with the cause of the last failure.
+    pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        loop {
+            let route = self.known.route.load_full();
+            let shards = route.shards.iter().map(|shard| shard.ready(READY_POLL));
+            let outcome = match &*route.map {
+                Map::Unknown(cause) => {
+                    time::sleep(READY_POLL).await;
+                    Err(StoreError::Unreachable(cause.clone()))
+                }
+                Map::One(_) | Map::Cluster(_) => {
+                    futures_util::future::join_all(shards).await.into_iter().collect()
+                }
+            };
+            if outcome.is_ok() || (!patience.is_zero() && begun.elapsed() >= patience) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Whether any server can be asked now, as far as is known.
+    pub(super) fn is_up(&self) -> bool {
+        self.known.route.load().shards.iter().any(|shard| shard.is_up())
+    }
+
+    /// Waits until every server was told how long new counters are to live.
+    pub(super) async fn settle(&self) {
+        let route = self.known.route.load_full();
+        futures_util::future::join_all(route.shards.iter().map(|shard| shard.settle())).await;
+    }
+
+    /// Carries out charges whose counters lie in `slot`: by the server that serves it, and by whatever
+    /// server that one names.
+    ///
+    /// # Errors
+    /// The charges, unchanged, where they would have to be carried out together and cannot be.
+    pub(super) async fn charge(&self, asks: Asks, slot: u16) -> Result<Outcomes, Apart> {
+        let deadline = Instant::now() + self.known.settings.call_timeout;
+        let route = self.known.route.load();
+        let shard = match route.shard(slot) {
+            Ok(shard) => Arc::clone(shard),
+            Err(error) => {
+                self.known.topology.wish();
+                return Ok(asks.iter().map(|_| Err(error.clone())).collect());
+            }
+        };
+        drop(route);
+        let answer = shard.charge(Request { asks, slot, asking: false }, deadline).await;
+        if answer.outcomes.iter().all(Result::is_ok) {
+            return Ok(answer.outcomes);
+        }
+        self.known.sent_on(answer, slot, shard, deadline).await
+    }
+}
+
+impl Known {
+    fn is_cluster(&self) -> bool {
+        matches!(*self.route.load().map, Map::Cluster(_))
+    }
+
+    /// Looks after what was not carried out: sends on what another server is to do.
+    async fn sent_on(
+        &self,
+        answer: Answer,
+        slot: u16,
+        shard: Arc<Shard>,
+        deadline: Instant,
+    ) -> Result<Outcomes, Apart> {
+        if answer.outcomes.iter().flat_map(Result::as_ref).count() == 0 || answer.asks.len() == 1 {
+            return self.sent_on_together(answer, slot, shard, deadline).await;
+        }
+        // Each has its own reply, and counts whatever becomes of the others.
+        let Answer { asks, mut outcomes } = answer;
+        for (ask, outcome) in asks.into_iter().zip(&mut outcomes) {
+            if let Err(error) = outcome {
+                let one = Answer { asks: smallvec![ask], outcomes: smallvec![Err(error.clone())] };
+                let again = self.sent_on_together(one, slot, Arc::clone(&shard), deadline).await;
+                if let Some(again) = again.ok().and_then(|mut outcomes| outcomes.pop()) {
+                    *outcome = again;
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// The same, for charges that all failed alike.
+    async fn sent_on_together(
+        &self,
+        mut answer: Answer,
+        slot: u16,
+        mut shard: Arc<Shard>,
+        deadline: Instant,
+    ) -> Result<Outcomes, Apart> {
+        for _ in 0..MAX_REDIRECTIONS {
+            let Some(Err(error)) = answer.outcomes.first() else { break };
+            let Some(redirection) = self.redirection(error, &shard) else { break };
+            let (next, asking) = match redirection {
+                Redirection::Moved(server) => (self.server(&server, deadline).await, false),
+                Redirection::Ask(server) => (self.server(&server, deadline).await, true),
+                Redirection::TryAgain if is_together(&answer.asks) => return Err(Apart(answer.asks)),
+                Redirection::TryAgain => {
+                    time::sleep(TRY_AGAIN_PAUSE).await;
+                    (self.route.load().shard(slot).cloned().unwrap_or(shard), false)
+                }
+            };
+            if Instant::now() >= deadline {
+                break;
+            }
+            shard = next;
+            answer = shard.charge(Request { asks: answer.asks, slot, asking }, deadline).await;
+        }
+        Ok(answer.outcomes)
+    }
+
+    /// What a failure asks for. Where it says that things are not as they should be, they are looked at.
+    fn redirection(&self, error: &StoreError, shard: &Shard) -> Option<Redirection> {
+        let cause = match error {
+            StoreError::Refused(cause) => cause,
+            StoreError::Unreachable(_) | StoreError::Unanswered(_) => {
+                self.topology.wish();
+                return None;
+            }
+            StoreError::Full { .. } => return None,
+        };
+        if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
+            self.topology.wish();
+        }
+        let redirection = Redirection::read(cause, shard.server()).filter(|_| self.is_cluster())?;
+        if let Redirection::Moved(_) = redirection {
+            self.topology.wish();
+        }
+        Some(redirection)
+    }
+
+    /// The server at this address, connected to if it was not known: then it is waited for.
+    async fn server(&self, server: &Endpoint, deadline: Instant) -> Arc<Shard> {
+        if let Some(shard) = self.route.load().find(server) {
+            return Arc::clone(shard);
+        }
+        let guest = {
+            let mut guests = self.guests.lock();
+            let known = guests.iter().find(|guest| guest.server() == server).cloned();
+            known.unwrap_or_else(|| {
+                let guest = self.connect(server);
+                guests.push(Arc::clone(&guest));
+                guest
+            })
+        };
+        let patience = deadline.saturating_duration_since(Instant::now()).max(TRY_AGAIN_PAUSE);
+        // Where it is not there in time, what is sent to it says so.
+        drop(guest.ready(patience).await);
+        guest
+    }
+
+    fn connect(&self, server: &Endpoint) -> Arc<Shard> {
+        Arc::new(Shard::connect(server.clone(), &self.settings, self.elsewhere.clone()))
+    }
+
+    /// Takes up a map: connects to the servers that are new, and keeps those that stay.
+    fn follow(&self, map: &Arc<Map>) {
+        let old = self.route.load();
+        let servers = match &**map {
+            Map::Unknown(_) => &[],
+            Map::One(server) => std::slice::from_ref(server),
+            Map::Cluster(slots) => slots.primaries(),
+        };
+        let guests = std::mem::take(&mut *self.guests.lock());
+        let shard = |server| {
+            let guest = || guests.iter().find(|guest| guest.server() == server);
+            old.find(server).or_else(guest).cloned().unwrap_or_else(|| self.connect(server))
+        };
+        let shards = servers.iter().map(shard).collect();
+        self.route.store(Arc::new(Route { map: Arc::clone(map), shards }));
+    }
+}
+
+impl Route {
+    fn shard(&self, slot: u16) -> Result<&Arc<Shard>, StoreError> {
+        let found = match &*self.map {
+            Map::Unknown(cause) => return Err(StoreError::Unreachable(cause.clone())),
+            Map::One(_) => self.shards.first(),
+            Map::Cluster(slots) => slots.owner(slot).and_then(|owner| self.shards.get(owner)),
+        };
+        found.ok_or_else(|| StoreError::Unreachable(format!("no server serves slot {slot}")))
+    }
+
+    fn find(&self, server: &Endpoint) -> Option<&Arc<Shard>> {
+        self.shards.iter().find(|shard| shard.server() == server)
+    }
+}
+
+/// Whether the charges have several counters that must be asked in one call.
+fn is_together(asks: &Asks) -> bool {
+    asks.iter().any(|ask| asks.first().is_some_and(|first| first.key != ask.key))
+}
+
+/// Takes up every new map, and sees that counters get their time to live from who keeps them. Never ends.
+async fn follow(
+    known: Arc<Known>,
+    mut map: watch::Receiver<Arc<Map>>,
+    mut strays: mpsc::UnboundedReceiver<Expiry>,
+) {
+    loop {
+        tokio::select! {
+            changed = map.changed() => match changed {
+                Ok(()) => {
+                    let map = Arc::clone(&map.borrow_and_update());
+                    known.follow(&map);
+                }
+                // Nobody asks any more: what is known stays.
+                Err(_) => std::future::pending().await,
+            },
+            Some(expiry) = strays.recv() => {
+                let slot = if known.is_cluster() { fred::util::redis_keyslot(&expiry.key) } else { 0 };
+                if let Ok(shard) = known.route.load().shard(slot) {
+                    shard.expire(expiry);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! A Redis Cluster under load: who is down keeps nobody from the others, slots move under way, and what
+//! must be decided together is, wherever its counters lie.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::{ChargeMode, Hits, Limit, Unit, Vote};
+use tollgate::store::redis::{RedisSettings, RedisStore};
+use tollgate::store::{Charge, Reading, Store, StoreError};
+
+use crate::store::{MIDNIGHT, charge, connected, hit, used};
+use crate::support::redis::cluster::{Cluster, slot};
+use crate::support::stores::complete;
+use crate::support::{PATIENCE, eventually};
+
+/// What an operator would set, and some room for a machine under load.
+const CALL_TIMEOUT: Duration = Duration::from_millis(50);
+
+fn hasty(cluster: &Cluster) -> RedisSettings {
+    RedisSettings { call_timeout: CALL_TIMEOUT, ..cluster.settings() }
+}
+
+/// The key in Redis of a charge with this one.
+fn counter(key: &str) -> Vec<u8> {
+    format!("{key}{}", MIDNIGHT.as_secs()).into_bytes()
+}
+
+/// Keys whose counters the primary at `node` keeps.
+fn keys_of(cluster: &Cluster, node: usize, len: usize) -> Vec<String> {
+    let ranges = cluster.primaries().into_iter().find(|primary| primary.node == node).expect("it").slots;
+    let is_there = |key: &String| ranges.iter().any(|range| range.contains(&slot(&counter(key))));
+    (0..).map(|number| format!("key{number}/")).filter(is_there).take(len).collect()
+}
+
+fn hit_on(key: &str) -> Charge {
+    charge(Bytes::copy_from_slice(key.as_bytes()), Unit::Day, Hits::Add(1))
+}
+
+/// What became of calls, one after the other.
+#[derive(Default)]
+struct Calls {
+    counted: u64,
+    failed: u64,
+    took: Vec<Duration>,
+}
+
+impl Calls {
+    fn p99(&mut self) -> Duration {
+        self.took.sort_unstable();
+        self.took[self.took.len() * 99 / 100]
+    }
+}
+
+/// Calls from a few tasks until `stop`, each with one of `keys`.
+async fn load(store: &Arc<RedisStore>, keys: Vec<String>, stop: &Arc<AtomicBool>) -> Calls {
+    let mut tasks = JoinSet::new();
+    for task in 0..4_usize {
+        let (store, keys, stop) = (Arc::clone(store), keys.clone(), Arc::clone(stop));
+        tasks.spawn(async move {
+            let mut calls = Calls::default();
+            for turn in task.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                let asked = Instant::now();
+                match used(&store, hit_on(&keys[turn % keys.len()])).await {
+                    Ok(_) => calls.counted += 1,
+                    Err(_) => calls.failed += 1,
+                }
+                calls.took.push(asked.elapsed());
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            calls
+        });
+    }
+    let mut all = Calls::default();
+    for calls in tasks.join_all().await {
+        all.counted += calls.counted;
+        all.failed += calls.failed;
+        all.took.extend(calls.took);
+    }
+    all
+}
+
+/// Load for a while, on the keys of each of two primaries, while something happens to the third.
+async fn two_of_three(cluster: &mut Cluster, happens: impl FnOnce(&mut Cluster)) {
+    let store = Arc::new(connected(&hasty(cluster)).await);
+    let mut keys = keys_of(cluster, 1, 50);
+    keys.extend(keys_of(cluster, 2, 50));
+    let lost = keys_of(cluster, 0, 1);
+    let run_for = async |secs| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (calls, ()) = tokio::join!(load(&store, keys.clone(), &stop), async {
+            time::sleep(Duration::from_secs(secs)).await;
+            stop.store(true, Ordering::Relaxed);
+        });
+        calls
+    };
+    let mut before = run_for(1).await;
+    assert_eq!(before.failed, 0);
+    happens(cluster);
+    let mut after = run_for(4).await;
+    let share = after.counted as f64 / (after.counted + after.failed) as f64;
+    assert!(share >= 0.995, "{} of {} calls failed", after.failed, after.counted + after.failed);
+    // Twice what it was, and what a machine that is shared may take now and then.
+    let bound = 2 * before.p99() + Duration::from_millis(5);
+    assert!(after.p99() <= bound, "{:?} after {:?}", after.p99(), before.p99());
+    used(&store, hit_on(&lost[0])).await.expect_err("its primary is gone");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_killed_keeps_nobody_from_the_others() {
+    let mut cluster = Cluster::start(3, 0).await;
+    two_of_three(&mut cluster, |cluster| cluster.kill(0)).await;
+}
+
+#[tokio::test]
+async fn a_primary_that_hangs_keeps_nobody_from_the_others() {
+    let mut cluster = Cluster::start(3, 0).await;
+    two_of_three(&mut cluster, |cluster| cluster.pause(0)).await;
+}
+
+/// The shard is back within a second of its new primary.
+async fn is_taken_over(happens: impl FnOnce(&mut Cluster)) {
+    let mut cluster = Cluster::start(3, 1).await;
+    let store = Arc::new(connected(&hasty(&cluster)).await);
+    let key = keys_of(&cluster, 0, 1).remove(0);
+    let place = slot(&counter(&key));
+    assert_eq!(used(&store, hit_on(&key)).await.expect("a reading"), 1);
+    happens(&mut cluster);
+    cluster.wait_for_new_primary_of(place).await;
+    let there = Instant::now();
+    eventually("its shard counts again", async || used(&store, hit_on(&key)).await.is_ok()).await;
+    assert!(there.elapsed() < Duration::from_secs(1), "{:?}", there.elapsed());
+    let before = used(&store, hit_on(&key)).await.expect("a reading");
+    assert_eq!(used(&store, hit_on(&key)).await.expect("a reading"), before + 1);
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_from_a_primary_that_is_killed() {
+    is_taken_over(|cluster| cluster.kill(0)).await;
+}
+
+#[tokio::test]
+async fn a_replica_takes_over_from_a_primary_that_hangs() {
+    is_taken_over(|cluster| cluster.pause(0)).await;
+}
+
+/// A slot moves while it is counted in: to a primary that is known, and no hit is lost or doubled.
+#[tokio::test]
+async fn a_slot_that_moves_under_load_loses_no_hit_and_doubles_none() {
+    let cluster = Cluster::start(3, 0).await;
+    // Long enough for every redirection: no call is to be given up.
+    let settings = RedisSettings { call_timeout: Duration::from_secs(5), ..cluster.settings() };
+    let store = Arc::new(connected(&settings).await);
+    let key = keys_of(&cluster, 0, 1).remove(0);
+    let place = slot(&counter(&key));
+    // A second counter in the slot that comes into being on the way.
+    let tag = format!("{{{}}}", String::from_utf8(counter(&key)).expect("text"));
+    let keys = vec![key.clone(), format!("{tag}a/"), format!("{tag}b/")];
+    assert!(keys.iter().all(|key| slot(&counter(key)) == place || key == &keys[0]));
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let together = async {
+        // Several counters at once, some of which are on one side and some on the other.
+        let mut counted = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let group = [format!("{tag}a/"), format!("{tag}c/")];
+            let charges = group.map(|key| Charge {
+                mode: ChargeMode::IfAllowed,
+                limit: Limit { requests_per_unit: 1_000_000, unit: Unit::Day },
+                ..hit_on(&key)
+            });
+            complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
+            counted += 1;
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        counted
+    };
+    let (calls, groups, ()) = tokio::join!(load(&store, keys.clone(), &stop), together, async {
+        for step in 0..4 {
+            time::sleep(Duration::from_millis(200)).await;
+            match step {
+                0 => cluster.begin_migration(place, 0, 1),
+                1 => cluster.migrate_keys(place, 0, 1),
+                2 => cluster.end_migration(place, 0, 1).await,
+                _ => stop.store(true, Ordering::Relaxed),
+            }
+        }
+    });
+    assert_eq!(calls.failed, 0, "of {}", calls.counted);
+    let count = |key: &str| cluster.counter(&counter(key)).unwrap_or(0);
+    let counted: i64 = keys.iter().map(|key| count(key)).sum();
+    assert_eq!(counted, calls.counted as i64 + groups, "every hit is counted once");
+    assert_eq!(count(&format!("{tag}c/")), groups);
+    assert_eq!(cluster.node_of(&counter(&key)), 1, "it has moved");
+}
+
+/// Two threads of eight tasks as two replicas, and more hits than may pass.
+#[tokio::test]
+async fn replicas_on_one_cluster_admit_exactly_the_limit_of_every_key() {
+    const LIMIT: u32 = 100;
+    const KEYS: usize = 200;
+    let cluster = Cluster::start(3, 0).await;
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let settings = cluster.settings();
+            thread::spawn(move || {
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("one");
+                runtime.block_on(async {
+                    let store = Arc::new(connected(&settings).await);
+                    let mut tasks = JoinSet::new();
+                    for task in 0..8 {
+                        let store = Arc::clone(&store);
+                        tasks.spawn(async move {
+                            let mut admitted = vec![0_u32; KEYS];
+                            for turn in 0..KEYS * 5 {
+                                let key = (turn * 7 + task) % KEYS;
+                                let charge = hit_on(&format!("hot{key}/"));
+                                let used = used(&store, charge).await.expect("a reading");
+                                admitted[key] += u32::from(used <= u64::from(LIMIT));
+                            }
+                            admitted
+                        });
+                    }
+                    tasks.join_all().await
+                })
+            })
+        })
+        .collect();
+    let mut admitted = vec![0; KEYS];
+    for of_task in threads.into_iter().flat_map(|thread| thread.join().expect("a thread")) {
+        for (sum, of_key) in admitted.iter_mut().zip(of_task) {
+            *sum += of_key;
+        }
+    }
+    assert_eq!(admitted, vec![LIMIT; KEYS]);
+}
+
+/// A request of three descriptors, each in a slot of its own.
+fn three(random: &mut fastrand::Rng) -> [Charge; 3] {
+    ["a", "b", "c"].map(|kind| Charge {
+        limit: Limit { requests_per_unit: 150, unit: Unit::Day },
+        hits: Hits::Add(random.u32(1..=3)),
+        mode: ChargeMode::IfAllowed,
+        ..hit_on(&format!("{kind}{}/", random.u8(..10)))
+    })
+}
+
+fn passes(readings: &[Reading]) -> bool {
+    readings.iter().all(|reading| reading.outcome == Outcome::Charged)
+}
+
+/// Eight clients, ten thousand requests, and callers that leave at any time.
+#[tokio::test]
+async fn what_counts_only_if_all_of_it_passes_never_passes_a_limit_and_leaks_nothing() {
+    let cluster = Cluster::start(3, 0).await;
+    let mut clients = JoinSet::new();
+    for seed in 0..8 {
+        let settings = cluster.settings();
+        clients.spawn(async move {
+            let store = connected(&settings).await;
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut admitted, mut left) = (Vec::new(), Vec::new());
+            for _ in 0..1_250 {
+                let charges = three(&mut random);
+                let patience = Duration::from_micros(random.u64(..2_000));
+                let leaves = random.u8(..8) == 0;
+                let answer = match leaves {
+                    true => time::timeout(patience, store.charge(&charges, MIDNIGHT)).await.ok(),
+                    false => Some(store.charge(&charges, MIDNIGHT).await),
+                };
+                let hits = charges.map(|charge| (charge.key, charge.hits));
+                match answer.map(|readings| complete(readings).expect("readings")) {
+                    Some(readings) if passes(&readings) => admitted.push(hits),
+                    Some(_) => {}
+                    None => left.push(hits),
+                }
+            }
+            store.settle().await;
+            (admitted, left)
+        });
+    }
+    let (mut admitted, mut left) = (Vec::new(), Vec::new());
+    for (of_client, gone) in clients.join_all().await {
+        admitted.extend(of_client);
+        left.extend(gone);
+    }
+    assert!(admitted.len() > 100, "{} admitted", admitted.len());
+    let sum = |requests: &[[(Bytes, Hits); 3]], key: &str| -> i64 {
+        let of_key = requests.iter().flatten().filter(|(of, _)| &**of == key.as_bytes());
+        of_key.map(|(_, hits)| if let Hits::Add(hits) = hits { i64::from(*hits) } else { 0 }).sum()
+    };
+    for kind in ["a", "b", "c"] {
+        for number in 0..10 {
+            let key = format!("{kind}{number}/");
+            let counted = cluster.counter(&counter(&key)).unwrap_or(0);
+            let (known, unknown) = (sum(&admitted, &key), sum(&left, &key));
+            assert!(counted <= 150, "{key} counts {counted}");
+            assert!(
+                (known..=known + unknown).contains(&counted),
+                "{key}: {known} of {counted}, {unknown} left"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_another_slot_denied_is_given_back_and_what_always_counts_stays() {
+    let cluster = Cluster::start(3, 0).await;
+    let store = connected(&cluster.settings()).await;
+    let [a, b, c] = [0, 1, 2].map(|node| keys_of(&cluster, node, 1).remove(0));
+    let one = |key: &str, mode, limit| Charge {
+        mode,
+        limit: Limit { requests_per_unit: limit, unit: Unit::Day },
+        ..hit_on(key)
+    };
+    let ask = async |limit| {
+        let charges = [
+            one(&a, ChargeMode::IfAllowed, 5),
+            one(&b, ChargeMode::IfAllowed, limit),
+            one(&c, ChargeMode::Always, 9),
+        ];
+        let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
+        readings.iter().map(|reading| (reading.used, reading.outcome)).collect::<Vec<_>>()
+    };
+    use Outcome::{Charged, Denied, Withheld};
+    assert_eq!(ask(1).await, [(1, Charged), (1, Charged), (1, Charged)]);
+    assert_eq!(ask(1).await, [(1, Withheld), (1, Denied), (2, Charged)]);
+    store.settle().await;
+    assert_eq!([&a, &b, &c].map(|key| cluster.counter(&counter(key))), [Some(1), Some(1), Some(2)]);
+}
+
+/// Quotas deny only all together, though each slot sees one of them.
+#[tokio::test]
+async fn quotas_in_several_slots_deny_only_all_together() {
+    let cluster = Cluster::start(3, 0).await;
+    let store = connected(&cluster.settings()).await;
+    let keys = [0, 1].map(|node| keys_of(&cluster, node, 1).remove(0));
+    let ask = async || {
+        let charges = [(&keys[0], 1), (&keys[1], 2)].map(|(key, limit)| Charge {
+            mode: ChargeMode::IfAllowed,
+            vote: Vote::Quota,
+            limit: Limit { requests_per_unit: limit, unit: Unit::Day },
+            ..hit_on(key)
+        });
+        let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
+        [readings[0].outcome, readings[1].outcome]
+    };
+    assert_eq!(ask().await, [Outcome::Charged, Outcome::Charged]);
+    assert_eq!(ask().await, [Outcome::Denied, Outcome::Charged]);
+    assert_eq!(ask().await, [Outcome::Denied, Outcome::Denied]);
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_down_says_so_and_is_found_again() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let store = connected(&hasty(&cluster)).await;
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    eventually("it is known", async || {
+        matches!(used(&store, hit("a")).await, Err(StoreError::Unreachable(_)))
+    })
+    .await;
+    for node in 0..3 {
+        cluster.restart(node).await;
+    }
+    cluster.settled().await;
+    let there = Instant::now();
+    eventually("it is found", async || used(&store, hit("a")).await.is_ok()).await;
+    assert!(there.elapsed() < PATIENCE / 4, "{:?}", there.elapsed());
+}

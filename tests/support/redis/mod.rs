@@ -1,0 +1,162 @@
+//! Real Redis servers for a test: one alone, a Cluster, or a primary that Sentinels watch.
+
+pub(crate) mod certificates;
+pub(crate) mod cluster;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tollgate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings};
+
+use self::certificates::Certificates;
+use self::server::{Program, Server, Setup};
+use super::ports::free_ports;
+
+/// A Redis server. It ends with this value.
+pub(crate) struct Redis {
+    server: Server,
+}
+
+/// The only one that Redis lets in.
+#[derive(Clone, Copy)]
+pub(crate) struct User {
+    pub(crate) name: &'static str,
+    pub(crate) password: &'static str,
+}
+
+impl Redis {
+    /// A server on a free port of 127.0.0.1.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&Setup::new(Program::Redis)).await
+    }
+
+    /// The same, but of Valkey.
+    pub(crate) async fn start_valkey() -> Self {
+        Self::start_with(&Setup::new(Program::Valkey)).await
+    }
+
+    /// A server on a free port that lets in nobody but `user`.
+    pub(crate) async fn start_for(user: User) -> Self {
+        Self::start_with(&for_user(user)).await
+    }
+
+    /// A server on a free port that speaks nothing but TLS and lets in nobody but `user`, who must show a
+    /// certificate. Its own is for `localhost` alone.
+    pub(crate) async fn start_with_tls(user: User) -> Self {
+        let certificates = Some(Arc::new(Certificates::new()));
+        Self::start_with(&Setup { certificates, ..for_user(user) }).await
+    }
+
+    /// A server on a unix socket.
+    pub(crate) async fn start_on_unix_socket() -> Self {
+        Self { server: Server::start_on_unix_socket(Setup::new(Program::Redis)).await }
+    }
+
+    /// A free port that nothing listens on until [`Redis::restart`].
+    pub(crate) fn absent() -> Self {
+        Self { server: Server::absent(free_port(), Setup::new(Program::Redis)) }
+    }
+
+    async fn start_with(setup: &Setup) -> Self {
+        Self { server: Server::start(free_port, setup).await }
+    }
+
+    /// How to connect to it, with times that suit a machine under load.
+    pub(crate) fn settings(&self) -> RedisSettings {
+        let server = login(self.server.user());
+        let credentials = Credentials { server, sentinel: Login::Open };
+        let tls = self.server.certificates().map(Certificates::settings);
+        // By the name in its certificate, where it has one.
+        let deployment = match tls {
+            Some(_) => self.reached_by("localhost"),
+            None => Deployment::Single(self.server.endpoint().clone()),
+        };
+        RedisSettings { tls, ..settings(deployment, credentials) }
+    }
+
+    /// Its port by another name or address of this machine.
+    pub(crate) fn reached_by(&self, host: &str) -> Deployment {
+        Deployment::Single(Endpoint::Tcp { host: host.to_owned(), port: self.server.port() })
+    }
+
+    /// What it and its clients show each other, where it speaks TLS.
+    pub(crate) fn certificates(&self) -> &Certificates {
+        self.server.certificates().expect("a server with TLS")
+    }
+
+    /// Ends the process at once, as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts it, again or for the first time, where it was.
+    pub(crate) async fn restart(&mut self) {
+        self.server.restart().await;
+    }
+
+    /// Lets it hang: connections stay, answers do not come.
+    pub(crate) fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// Runs one command in `redis-cli` and returns what that prints.
+    pub(crate) fn command<A: AsRef<[u8]>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
+        self.server.command(arguments)
+    }
+
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.command(["DBSIZE"]).parse().expect("a number")
+    }
+
+    /// Every key and its time to live in seconds, ordered; -1 for one that lives for ever.
+    pub(crate) fn times_to_live(&self) -> Vec<(String, i64)> {
+        let script = "local r = {} for _, k in ipairs(redis.call('KEYS', '*')) do
+            r[#r + 1] = k r[#r + 1] = tostring(redis.call('TTL', k)) end return r";
+        let output = self.command(["EVAL", script, "0"]);
+        let lines: Vec<&str> = output.lines().filter(|line| !line.is_empty()).collect();
+        let pairs = lines.chunks_exact(2);
+        let mut keys: Vec<_> = pairs.map(|pair| (pair[0].to_owned(), pair[1].parse().unwrap())).collect();
+        keys.sort();
+        keys
+    }
+}
+
+/// How to connect to `deployment`, with times that suit a machine under load.
+fn settings(deployment: Deployment, credentials: Credentials) -> RedisSettings {
+    RedisSettings {
+        deployment,
+        credentials,
+        database: None,
+        tls: None,
+        connect_timeout: Duration::from_secs(5),
+        call_timeout: Duration::from_secs(5),
+        expiration_jitter_max_secs: 0,
+    }
+}
+
+/// How `user` connects.
+fn login(user: Option<User>) -> Login {
+    user.map_or(Login::Open, |user| Login::Password {
+        username: Some(user.name.to_owned()),
+        password: SecretString::from(user.password),
+    })
+}
+
+fn for_user(user: User) -> Setup {
+    let User { name, password } = user;
+    let lines = format!("user default off\nuser {name} on \">{password}\" ~* &* +@all\n");
+    Setup { user: Some(user), ..Setup::new(Program::Redis).with(&lines) }
+}
+
+fn free_port() -> u16 {
+    let [port] = free_ports();
+    port
+}
