@@ -1,15 +1,16 @@
 //! Where the pure core meets the world: the rules in force, the store, the clock and the metrics.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, plan};
-use crate::engine::{Decision, FailurePolicy, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
 use crate::store::fallback::Fallback;
 use crate::store::{Charge, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
@@ -22,6 +23,8 @@ pub struct Limiter {
     pub store: Arc<dyn Store>,
     /// What to do while they cannot be reached.
     pub fallback: Arc<Fallback>,
+    /// How long the store may take at the most; then it fails by itself.
+    pub patience: Duration,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
     /// Where what happened is counted.
@@ -38,7 +41,8 @@ impl Limiter {
         self.rules.load()
     }
 
-    /// Decides `request`: what applies to it, what the counters say, what that means.
+    /// Decides `request`: what applies to it, what the counters say, what that means. Whoever asks waits
+    /// until `deadline`, and for no store longer than that.
     ///
     /// # Errors
     /// [`StoreError`] where the store did not count, and a rule says to fail then; nothing is decided.
@@ -46,11 +50,12 @@ impl Limiter {
         &self,
         rules: &'r Rules,
         request: &Request<'_>,
+        deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
         let now = self.clock.now();
         let plan = plan(rules, request, &self.keys);
         let charges: SmallVec<[Charge; 2]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
-        let readings = self.charge(&charges, now).await;
+        let readings = self.charge(&charges, now, deadline).await;
         let readings = self.fallback.resolve(&charges, readings, now)?;
         let decision =
             judge(plan, readings.iter().map(|reading| (reading.used, reading.outcome)), &self.modes, now);
@@ -61,24 +66,24 @@ impl Limiter {
     fn charge_of(&self, limited: &Limited<'_>) -> Charge {
         // Where nothing is enforced, nothing keeps anything else from being counted.
         let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
-        let Limited { key, limit, hits, mode, .. } = limited;
-        Charge {
-            key: key.clone(),
-            limit: *limit,
-            hits: *hits,
-            mode: *mode,
-            vote,
-            on_failure: FailurePolicy::Error,
-        }
+        let Limited { key, limit, hits, mode, on_failure, .. } = limited;
+        Charge { key: key.clone(), limit: *limit, hits: *hits, mode: *mode, vote, on_failure: *on_failure }
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.
-    async fn charge(&self, charges: &[Charge], now: Timestamp) -> Readings {
+    async fn charge(&self, charges: &[Charge], now: Timestamp, deadline: Option<Instant>) -> Readings {
         if charges.is_empty() {
             return Readings::new();
         }
         let asked = Instant::now();
-        let readings = self.store.charge(charges, now).await;
+        let charging = self.store.charge(charges, now);
+        let readings = match deadline.filter(|deadline| *deadline < asked + self.patience) {
+            None => charging.await,
+            Some(deadline) => time::timeout_at(deadline, charging).await.unwrap_or_else(|_| {
+                let late = StoreError::Unanswered("the caller would not have waited".to_owned());
+                charges.iter().map(|_| Err(late.clone())).collect()
+            }),
+        };
         self.metrics.record_store_latency(asked.elapsed());
         if let Some(error) = readings.iter().find_map(|reading| reading.as_ref().err()) {
             self.metrics.record_store_failure(failure(error));

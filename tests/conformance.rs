@@ -55,6 +55,7 @@ impl World {
             rules: Arc::default(),
             store,
             fallback: stores::fallback(),
+            patience: Duration::ZERO,
             clock: Arc::clone(&clock) as _,
             metrics: stores::metrics(),
             keys,
@@ -78,7 +79,7 @@ impl World {
                     domain: b"test-domain",
                     descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
                 };
-                let decision = self.limiter.decide(&rules, &request).await.expect("the store answers");
+                let decision = self.limiter.decide(&rules, &request, None).await.expect("the store answers");
                 assert_eq!(answer(&decision), expected.trim(), "{at}");
                 add(&mut sum, &decision);
             }
@@ -90,7 +91,7 @@ impl World {
     /// A request under no rule passes, whatever came before it.
     async fn still_decides(&self, rules: &Rules) {
         let request = Request { domain: b"elsewhere", descriptors: smallvec![descriptor("a=b")] };
-        let decision = self.limiter.decide(rules, &request).await.expect("nothing is charged");
+        let decision = self.limiter.decide(rules, &request, None).await.expect("nothing is charged");
         assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
     }
 }
@@ -366,7 +367,7 @@ descriptors:
             [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)]
         {
             world.clock.set(Timestamp::from_micros(now_us));
-            let decision = world.limiter.decide(&rules, &request).await.expect("the store answers");
+            let decision = world.limiter.decide(&rules, &request, None).await.expect("the store answers");
             assert_eq!(decision.statuses[0].reset, Some(Duration::from_micros(reset_us)));
         }
     }

@@ -2,11 +2,17 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use tollgate::store::redis::{ClientCertificate, Deployment, Endpoint};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tollgate::store::redis::{ClientCertificate, Deployment, Endpoint, Login};
 
 use crate::support::eventually;
+use crate::support::proxy::{Passage, Proxy};
 use crate::support::redis::cluster::{self, Cluster};
+use crate::support::redis::sentinel::{Passwords, Sentinels};
 use crate::support::redis::{Redis, User};
 
 const USER: User = User { name: "tollgate", password: "correct horse" };
@@ -133,4 +139,94 @@ async fn a_slot_migrates_with_its_keys() {
     assert!(cluster.command_on(from, ["GET", "{foo}_0"]).starts_with("MOVED "));
     assert_eq!(cluster.counter(b"{foo}_0"), Some(3));
     assert_eq!(cluster.len(), 250);
+}
+
+#[tokio::test]
+async fn sentinels_name_the_replica_once_the_primary_is_gone() {
+    let mut sentinels = Sentinels::start(Passwords::default()).await;
+    let first = sentinels.primary_port();
+    assert_eq!(sentinels.command_on_primary(["SET", "a", "7"]), "OK");
+    assert_eq!(sentinels.command_on_primary(["WAIT", "1", "1000"]), "1");
+    let begun = Instant::now();
+    sentinels.kill_primary();
+    let named = sentinels.wait_for_failover().await;
+    assert!(named > begun);
+    assert_ne!(sentinels.primary_port(), first);
+    assert_eq!(sentinels.command_on_primary(["GET", "a"]), "7");
+
+    sentinels.restart_old_primary().await;
+    sentinels.settled().await;
+    assert_eq!(sentinels.command_on_primary(["WAIT", "1", "1000"]), "1");
+}
+
+#[tokio::test]
+async fn two_sentinels_with_passwords_replace_a_primary_that_hangs() {
+    let passwords = Passwords { servers: Some("count me"), sentinels: Some("watch me") };
+    let mut sentinels = Sentinels::start(passwords).await;
+    let settings = sentinels.settings();
+    let Deployment::Sentinel { sentinels: endpoints, .. } = settings.deployment else { panic!("Sentinels") };
+    assert_eq!(endpoints.len(), 3);
+    assert!(matches!(settings.credentials.server, Login::Password { username: None, .. }));
+    assert!(matches!(settings.credentials.sentinel, Login::Password { username: None, .. }));
+
+    sentinels.kill_sentinel(0);
+    sentinels.pause_primary();
+    sentinels.wait_for_failover().await;
+    assert!(sentinels.command_on_primary(["ROLE"]).starts_with("master"));
+    sentinels.resume();
+    sentinels.settled().await;
+}
+
+#[tokio::test]
+async fn a_proxy_passes_delays_loses_and_resets() {
+    let server = Redis::start().await;
+    let Deployment::Single(Endpoint::Tcp { port, .. }) = server.settings().deployment else {
+        panic!("one server")
+    };
+    let proxy = Proxy::start(port).await;
+    let mut client = Client::connect(&proxy).await;
+    assert_eq!(client.incr().await.as_deref(), Some(":1\r\n"));
+
+    let slow = Duration::from_millis(50);
+    proxy.set(Passage::Slow { requests: slow, replies: slow });
+    let begun = Instant::now();
+    assert_eq!(client.incr().await.as_deref(), Some(":2\r\n"));
+    assert!(begun.elapsed() >= 2 * slow);
+
+    proxy.set(Passage::OneWay);
+    assert_eq!(client.incr().await, None);
+    assert_eq!(server.command(["GET", "a"]), "3");
+    proxy.set(Passage::Shut);
+    let mut other = Client::connect(&proxy).await;
+    assert_eq!(other.incr().await, None);
+    assert_eq!(server.command(["GET", "a"]), "3");
+
+    // What has lost something stays silent, and another is as good as new.
+    proxy.set(Passage::Open);
+    assert_eq!(other.incr().await, None);
+    let mut third = Client::connect(&proxy).await;
+    assert_eq!(third.incr().await.as_deref(), Some(":4\r\n"));
+    proxy.reset();
+    for client in [&mut client, &mut other, &mut third] {
+        let error = client.0.read_u8().await.expect_err("it was reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert_eq!(Client::connect(&proxy).await.incr().await.as_deref(), Some(":5\r\n"));
+}
+
+/// Speaks to Redis.
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(proxy: &Proxy) -> Self {
+        Self(TcpStream::connect(("127.0.0.1", proxy.port())).await.expect("a connection"))
+    }
+
+    /// Counts one, and says what came back before long.
+    async fn incr(&mut self) -> Option<String> {
+        self.0.write_all(b"INCR a\r\n").await.expect("sent");
+        let mut buffer = [0; 64];
+        let read = timeout(Duration::from_millis(300), self.0.read(&mut buffer)).await.ok()?;
+        Some(String::from_utf8_lossy(&buffer[..read.expect("a reply")]).into_owned())
+    }
 }

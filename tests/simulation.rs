@@ -85,6 +85,7 @@ async fn run(seed: u64) {
         rules: Arc::default(),
         store: Arc::clone(&store) as _,
         fallback: stores::fallback(),
+        patience: Duration::ZERO,
         clock: Arc::clone(&clock) as _,
         metrics: stores::metrics(),
         keys: KeyWriter::default(),
@@ -127,7 +128,7 @@ async fn ask(
         limit_override: None,
     });
     let request = Request { domain: b"d", descriptors: descriptors.collect() };
-    let decision = limiter.decide(rules, &request).await;
+    let decision = limiter.decide(rules, &request, None).await;
     let limited = asked.iter().any(|(key, ..)| model.limits.contains_key(key));
     if store.away.load(Ordering::Relaxed) && limited {
         assert!(matches!(decision, Err(StoreError::Unreachable(_))), "seed {seed}, step {step}");

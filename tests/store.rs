@@ -91,7 +91,7 @@ impl Bed {
 
 /// A store whose Redis can be reached.
 pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
-    let store = RedisStore::connect(settings);
+    let store = RedisStore::connect(settings).expect("settings of use");
     store.ready(Duration::from_secs(10)).await.expect("Redis answers");
     store
 }

@@ -29,7 +29,7 @@ fn hasty(server: &Redis) -> RedisSettings {
 #[tokio::test]
 async fn a_server_that_comes_late_is_found() {
     let mut server = Redis::absent();
-    let store = RedisStore::connect(&server.settings());
+    let store = RedisStore::connect(&server.settings()).expect("settings of use");
     eventually("the cause is known", async || {
         let error = store.ready(Duration::from_millis(20)).await.expect_err("nobody listens");
         matches!(error, StoreError::Unreachable(text) if text.contains("Connection refused"))
@@ -187,7 +187,7 @@ async fn item_44_a_wrong_password_is_told_by_its_cause_and_never_written_anywher
     for (login, cause) in [(wrong, "WRONGPASS"), (Login::Open, "NOAUTH")] {
         let credentials = Credentials { server: login, ..Credentials::default() };
         let settings = RedisSettings { credentials, ..server.settings() };
-        let store = RedisStore::connect(&settings);
+        let store = RedisStore::connect(&settings).expect("settings of use");
         eventually("the cause is known", async || {
             let error = store.ready(Duration::from_millis(20)).await.expect_err("not let in");
             matches!(error, StoreError::Unreachable(text) if text.contains(cause))

@@ -3,6 +3,7 @@
 mod check;
 mod query;
 mod serve;
+mod stores;
 
 use std::ffi::OsString;
 use std::io::Write as _;

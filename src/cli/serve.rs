@@ -2,13 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::stores::{self, Stores};
 use super::{Exit, print};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
@@ -17,15 +15,8 @@ use crate::provider::Handle;
 use crate::provider::files::FileProvider;
 use crate::server::{self, Address, Answerer, ListenSettings, Listeners, MakeAnswerer, Parts, Stop};
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
-use crate::store::Store;
-use crate::store::fallback::Fallback;
-use crate::store::memory::{MemorySettings, MemoryStore};
-use crate::store::redis::{Denials, Redis};
 use crate::telemetry;
-use crate::telemetry::metrics::{Gauge, Metrics};
-
-/// How long Redis may take, at the end, to be told how long the last counters are to live.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::telemetry::metrics::Metrics;
 
 /// Serves until SIGTERM or SIGINT. SIGHUP reads the rules again.
 pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
@@ -55,73 +46,43 @@ async fn serve(settings: Settings) -> anyhow::Result<Exit> {
     tokio::spawn(provider.run());
 
     let stop = stop_on_signals(handle.clone())?;
+    let mut stores = stores::open(&settings, &clock, &metrics).await?;
     announce(&settings, &listeners.addresses()?, &rules)?;
     let parts = Parts {
         rules: Arc::clone(&rules),
         rules_status: handle.status(),
+        store_reached: stores.reached.take(),
         metrics: Arc::clone(&metrics),
-        make_answerer: answerers(&settings, rules, clock, metrics),
+        make_answerer: answerers(&settings, stores, rules, clock, metrics),
     };
     server::run(&settings.serve, listeners, parts, stop).await?;
     Ok(Exit::Done)
 }
 
-/// What makes the answerer of each core. Counters in memory are everybody's; each core has a connection
-/// to Redis of its own.
+/// What makes the answerer of each core.
 fn answerers(
     settings: &Settings,
+    stores: Stores,
     rules: Arc<ArcSwapOption<Rules>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 ) -> Arc<MakeAnswerer> {
-    let stores = stores(&settings.store, &clock, &metrics);
-    let fallback = Arc::new(Fallback::new(MemorySettings { max_counters: 1_000_000 }, 1));
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
+    let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
-        let (store, settle) = stores();
+        let (store, settle) = (stores.make)();
         let limiter = Limiter {
             rules: Arc::clone(&rules),
             store,
-            fallback: Arc::clone(&fallback),
+            fallback: Arc::clone(&stores.fallback),
+            patience: stores.patience,
             clock: Arc::clone(&clock),
             metrics: Arc::clone(&metrics),
             keys: keys.clone(),
             modes,
         };
-        (Answerer { limiter, settings: answers.clone() }, settle)
+        (Answerer::new(limiter, answers.clone(), max_in_flight), settle)
     })
-}
-
-type StoreOfCore = (Arc<dyn Store>, BoxFuture<'static, ()>);
-
-fn stores(
-    settings: &StoreSettings,
-    clock: &Arc<dyn Clock>,
-    metrics: &Metrics,
-) -> Box<dyn Fn() -> StoreOfCore + Send + Sync> {
-    match settings {
-        StoreSettings::Memory(settings) => {
-            let store = Arc::new(MemoryStore::new(*settings));
-            let counted = Arc::clone(&store);
-            metrics.watch(Gauge::MemoryCounters, move || counted.len());
-            let (swept, clock) = (Arc::clone(&store), Arc::clone(clock));
-            tokio::spawn(async move { swept.sweep(|| clock.now()).await });
-            Box::new(move || (Arc::clone(&store) as _, std::future::ready(()).boxed()))
-        }
-        StoreSettings::Redis(settings) => {
-            let redis = Redis::watch(settings.clone(), None, Some(Arc::new(Denials::new(16 << 20))));
-            Box::new(move || {
-                let store = Arc::new(redis.store());
-                let settled = Arc::clone(&store);
-                let settle = async move {
-                    if tokio::time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
-                        tracing::warn!("Redis did not learn how long the last counters are to live");
-                    }
-                };
-                (store, settle.boxed())
-            })
-        }
-    }
 }
 
 /// SIGTERM and SIGINT stop the service, the second one at once; SIGHUP reads the rules again.
@@ -159,8 +120,13 @@ fn announce(
 ) -> anyhow::Result<()> {
     let ListenSettings { http, grpc, debug, prometheus } = listen;
     let store = match &settings.store {
-        StoreSettings::Memory(_) => "in this process' memory".to_owned(),
-        StoreSettings::Redis(redis) => format!("in Redis at {}", redis.deployment),
+        StoreSettings::Memory => "in this process' memory".to_owned(),
+        StoreSettings::Redis(redis) => match &redis.per_second {
+            None => format!("in Redis at {}", redis.all.deployment),
+            Some(second) => {
+                format!("in Redis at {}, those per second at {}", redis.all.deployment, second.deployment)
+            }
+        },
     };
     let from = settings.rules.path.display();
     let rules = match &*rules.load() {

@@ -1,5 +1,7 @@
 //! One answer for one request, whichever way it came.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -10,10 +12,20 @@ use crate::store::StoreError;
 
 /// Answers requests: each core has its own.
 pub struct Answerer {
-    /// What decides.
-    pub limiter: Limiter,
-    /// What is told besides the decision.
-    pub settings: AnswerSettings,
+    limiter: Limiter,
+    settings: AnswerSettings,
+    /// Requests that are being worked on.
+    in_flight: AtomicUsize,
+    max_in_flight: usize,
+}
+
+/// Counts a request for as long as it is worked on.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why there is no answer.
@@ -22,6 +34,9 @@ pub enum AnswerError {
     /// The request makes no sense.
     #[error(transparent)]
     InvalidRequest(#[from] InvalidRequest),
+    /// As many requests as may be worked on are. Nothing was counted.
+    #[error("too many requests are under way")]
+    Overloaded,
     /// There are no rules yet.
     #[error("no rate limit configuration loaded")]
     NoRules,
@@ -31,27 +46,43 @@ pub enum AnswerError {
 }
 
 impl Answerer {
-    /// Answers `request`, and takes note of how that went.
+    /// Decides with `limiter`, works on `max_in_flight` requests at the most, and tells what `settings`
+    /// say besides the decision.
+    pub const fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
+        Self { limiter, settings, in_flight: AtomicUsize::new(0), max_in_flight }
+    }
+
+    /// Answers `request`, by `deadline` where there is one, and takes note of how that went.
     pub(super) async fn answer(
         &self,
         request: &pb::RateLimitRequest,
+        deadline: Option<Instant>,
     ) -> Result<pb::RateLimitResponse, AnswerError> {
         let asked = Instant::now();
-        let answer = self.decide(request).await;
+        let answer = self.decide(request, deadline).await;
         let metrics = &self.limiter.metrics;
         metrics.record_call(asked.elapsed());
         // What the store did not count, the limiter has recorded.
-        if let Err(AnswerError::InvalidRequest(_) | AnswerError::NoRules) = answer {
+        if let Err(AnswerError::InvalidRequest(_) | AnswerError::NoRules | AnswerError::Overloaded) = answer {
             metrics.record_service_error();
         }
         answer
     }
 
-    async fn decide(&self, message: &pb::RateLimitRequest) -> Result<pb::RateLimitResponse, AnswerError> {
+    async fn decide(
+        &self,
+        message: &pb::RateLimitRequest,
+        deadline: Option<Instant>,
+    ) -> Result<pb::RateLimitResponse, AnswerError> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let _in_flight = InFlight(&self.in_flight);
+        if before >= self.max_in_flight {
+            return Err(AnswerError::Overloaded);
+        }
         let request = wire::decode(message)?;
         let rules = self.limiter.rules();
         let rules = rules.as_deref().ok_or(AnswerError::NoRules)?;
-        let decision = self.limiter.decide(rules, &request).await?;
+        let decision = self.limiter.decide(rules, &request, deadline).await?;
         Ok(wire::encode(message, &decision, &self.settings))
     }
 }
@@ -62,9 +93,9 @@ impl From<AnswerError> for Status {
         let message = error.to_string();
         match error {
             AnswerError::InvalidRequest(_) => Self::invalid_argument(message),
-            AnswerError::NoRules | AnswerError::Store(StoreError::Unreachable(_)) => {
-                Self::unavailable(message)
-            }
+            AnswerError::NoRules
+            | AnswerError::Overloaded
+            | AnswerError::Store(StoreError::Unreachable(_)) => Self::unavailable(message),
             AnswerError::Store(StoreError::Full { .. }) => Self::resource_exhausted(message),
             AnswerError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),
             AnswerError::Store(StoreError::Refused(_)) => Self::internal(message),

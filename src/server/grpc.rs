@@ -3,10 +3,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
@@ -21,6 +24,9 @@ use crate::telemetry::traces;
 
 /// Bytes of one request, at the most. Sixty-four descriptors of ordinary size are a hundredth of it.
 const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+
+/// How long before its caller gives up an answer must leave, at the most.
+const MAX_WAY_BACK: Duration = Duration::from_millis(3);
 
 type HttpRequest = http::Request<Incoming>;
 type HttpResponse = http::Response<Body>;
@@ -85,6 +91,30 @@ impl Service<HttpRequest> for Grpc {
     }
 }
 
+/// By when the answer must leave to be of use: a little before its caller gives up.
+fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+    let timeout = read_timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+    let way_back = MAX_WAY_BACK.min(timeout / 4);
+    Instant::now().checked_add(timeout - way_back)
+}
+
+/// `grpc-timeout`: up to eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). What is none asks for nothing.
+fn read_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+'))?;
+    let one = match unit {
+        "H" => Duration::from_secs(3_600),
+        "M" => Duration::from_secs(60),
+        "S" => Duration::from_secs(1),
+        "m" => Duration::from_millis(1),
+        "u" => Duration::from_micros(1),
+        "n" => Duration::from_nanos(1),
+        _ => return None,
+    };
+    one.checked_mul(number)
+}
+
 /// Envoy's service.
 struct RateLimits {
     answerer: Arc<Answerer>,
@@ -98,7 +128,37 @@ impl pb::RateLimitService for RateLimits {
     ) -> Result<Response<pb::RateLimitResponse>, Status> {
         let span = tracing::info_span!("ShouldRateLimit Execution");
         traces::set_parent(&span, request.metadata().as_ref());
-        let answer = self.answerer.answer(request.get_ref()).instrument(span).await?;
+        let deadline = deadline(request.metadata());
+        let answer = self.answerer.answer(request.get_ref(), deadline).instrument(span).await?;
         Ok(Response::new(answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        for (text, expected) in [
+            ("20m", Some(Duration::from_millis(20))),
+            ("5S", Some(Duration::from_secs(5))),
+            ("1H", Some(Duration::from_secs(3_600))),
+            ("3M", Some(Duration::from_secs(180))),
+            ("99999999u", Some(Duration::from_micros(99_999_999))),
+            ("1n", Some(Duration::from_nanos(1))),
+            ("0m", Some(Duration::ZERO)),
+            ("100000000m", None),
+            ("+1m", None),
+            ("-1m", None),
+            ("1.5S", None),
+            ("20", None),
+            ("m", None),
+            ("", None),
+            ("20ms", None),
+            ("20µ", None),
+        ] {
+            assert_eq!(read_timeout(text), expected, "{text}");
+        }
     }
 }

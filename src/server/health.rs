@@ -1,7 +1,8 @@
 //! Whether this replica should be asked: one truth, told over gRPC and over HTTP.
 //!
 //! "No" means that this replica is worse than its peers: it has no rules, or it is about to end. A
-//! store that cannot be reached is no such reason, since every replica would say so at once.
+//! store that cannot be reached is no such reason, since every replica would say so at once; who wants
+//! it to be one can have it.
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -18,6 +19,8 @@ const NAMES: [&str; 3] = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimit
 #[derive(Clone)]
 pub(super) struct Health {
     rules: watch::Receiver<provider::Status>,
+    /// Whether the store can be reached, where that matters.
+    store: Option<watch::Receiver<bool>>,
     draining: watch::Sender<bool>,
     /// Whether rules without a domain are none.
     needs_a_domain: bool,
@@ -25,9 +28,13 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(rules: watch::Receiver<provider::Status>, needs_a_domain: bool) -> Self {
+    pub(super) fn new(
+        rules: watch::Receiver<provider::Status>,
+        needs_a_domain: bool,
+        store: Option<watch::Receiver<bool>>,
+    ) -> Self {
         let draining = watch::Sender::new(false);
-        Self { rules, draining, needs_a_domain, grpc: HealthReporter::new() }
+        Self { rules, store, draining, needs_a_domain, grpc: HealthReporter::new() }
     }
 
     /// The service that tells it over gRPC, as long as somebody runs [`Health::report`].
@@ -43,7 +50,11 @@ impl Health {
     pub(super) fn is_ready(&self) -> bool {
         let rules = self.rules.borrow();
         let has_rules = rules.loaded_at.is_some() && (rules.domains > 0 || !self.needs_a_domain);
-        has_rules && !*self.draining.borrow()
+        has_rules && self.has_store() && !*self.draining.borrow()
+    }
+
+    fn has_store(&self) -> bool {
+        self.store.as_ref().is_none_or(|reached| *reached.borrow())
     }
 
     /// What there is to say besides yes or no.
@@ -52,6 +63,7 @@ impl Health {
         json!({
             "ready": self.is_ready(),
             "draining": *self.draining.borrow(),
+            "store": self.store.as_ref().map(|reached| *reached.borrow()),
             "rules": {
                 "domains": rules.domains,
                 "rules": rules.rules,
@@ -64,6 +76,11 @@ impl Health {
     /// Keeps gRPC told, for ever.
     pub(super) async fn report(self) {
         let (mut rules, mut draining) = (self.rules.clone(), self.draining.subscribe());
+        let mut store = self.store.clone();
+        let store_changed = async |store: &mut Option<watch::Receiver<bool>>| match store {
+            Some(reached) => reached.changed().await,
+            None => std::future::pending().await,
+        };
         loop {
             let status = if self.is_ready() { ServingStatus::Serving } else { ServingStatus::NotServing };
             for name in NAMES {
@@ -72,6 +89,7 @@ impl Health {
             tokio::select! {
                 Ok(()) = rules.changed() => {}
                 Ok(()) = draining.changed() => {}
+                Ok(()) = store_changed(&mut store) => {}
                 else => return,
             }
         }

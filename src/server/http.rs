@@ -37,7 +37,7 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
     };
     let span = tracing::info_span!("ShouldRateLimit Execution");
     traces::set_parent(&span, &headers);
-    let answer = answerer.answer(&request).instrument(span).await;
+    let answer = answerer.answer(&request, None).instrument(span).await;
     match answer.map(|answer| (answer.overall_code(), serde_json::to_string(&answer))) {
         Ok((pb::Code::OverLimit, Ok(json))) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
         Ok((pb::Code::Ok, Ok(json))) => json_response(StatusCode::OK, json),
@@ -50,7 +50,9 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
 const fn status_of(error: &AnswerError) -> StatusCode {
     match error {
         AnswerError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-        AnswerError::NoRules | AnswerError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+        AnswerError::NoRules | AnswerError::Overloaded | AnswerError::Store(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

@@ -81,6 +81,8 @@ pub struct Parts {
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// How the last load of rules went.
     pub rules_status: watch::Receiver<provider::Status>,
+    /// Whether the store can be reached, where the service is to be ready only then.
+    pub store_reached: Option<watch::Receiver<bool>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Makes what each core answers with.
@@ -163,7 +165,7 @@ pub async fn run(
     parts: Parts,
     stop: Stop,
 ) -> Result<(), ServeError> {
-    let health = Health::new(parts.rules_status, settings.needs_a_domain);
+    let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
     let ending = Ending::default();
     let core_parts = CoreParts {
         make: parts.make_answerer,

@@ -16,12 +16,10 @@ use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
-use crate::store::redis::{Credentials, Deployment, Login, RedisSettings};
 use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
-const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
@@ -48,9 +46,21 @@ pub(super) fn convert(
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
         rules: rules(&raw.rules, &raw.counters, exists, &mut reader),
         answers: answers(&raw.answers, &mut reader),
+        max_in_flight: reader.number(
+            "MAX_REQUESTS_IN_FLIGHT",
+            &raw.listeners.max_requests_in_flight,
+            1..=1_000_000,
+        ),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &mut reader),
         store: store(&raw.counters, &raw.redis, &mut reader),
+        memory: MemorySettings {
+            max_counters: reader.number(
+                "MEMORY_MAX_COUNTERS",
+                &raw.counters.memory_max_counters,
+                1_000..=1_000_000_000,
+            ),
+        },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: metrics(&raw.metrics, &mut reader),
         logs: logs(&raw.metrics, &mut reader),
@@ -202,38 +212,8 @@ fn store(raw: &RawCounters, raw_redis: &RawRedis, reader: &mut Reader) -> StoreS
             reader.choice("BACKEND_TYPE", text, &[("memory", Backend::Memory), ("redis", Backend::Redis)])
         }
     };
-    let max_counters = reader.number("MEMORY_MAX_COUNTERS", &raw.memory_max_counters, 1_000..=1_000_000_000);
-    let jitter =
-        reader.number("EXPIRATION_JITTER_MAX_SECONDS", &raw.expiration_jitter_max_seconds, 0..=86_400);
-    let connect_timeout = reader.duration("REDIS_TIMEOUT", &raw_redis.redis_timeout, MILLISECOND..=HOUR);
-    let call_timeout = reader.duration(
-        "REDIS_CALL_TIMEOUT",
-        &raw_redis.redis_call_timeout,
-        MILLISECOND..=Duration::from_secs(60),
-    );
-    check_redis_type(&raw_redis.redis_type, reader);
-    let memory = StoreSettings::Memory(MemorySettings { max_counters });
-    let Some(Backend::Redis) = backend else { return memory };
-    let Some(address) = redis::read_address(raw_redis, reader) else { return memory };
-    StoreSettings::Redis(RedisSettings {
-        deployment: Deployment::Single(address.endpoint),
-        credentials: Credentials { server: address.login, sentinel: Login::Open },
-        database: address.database,
-        tls: None,
-        connect_timeout,
-        call_timeout,
-        expiration_jitter_max_secs: jitter,
-    })
-}
-
-fn check_redis_type(text: &str, reader: &mut Reader) {
-    match text.to_ascii_uppercase().as_str() {
-        "SINGLE" => {}
-        "SENTINEL" | "CLUSTER" => {
-            reader.refuse("REDIS_TYPE", "SINGLE: Sentinel and Cluster are not supported yet", Some(text));
-        }
-        _ => reader.refuse("REDIS_TYPE", "SINGLE", Some(text)),
-    }
+    let redis = redis::read(matches!(backend, Some(Backend::Redis)), raw_redis, raw, reader);
+    redis.map_or(StoreSettings::Memory, |redis| StoreSettings::Redis(Box::new(redis)))
 }
 
 fn metrics(raw: &RawMetrics, reader: &mut Reader) -> MetricsSettings {

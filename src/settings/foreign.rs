@@ -28,7 +28,8 @@ enum Harmless {
 const IGNORED: [Foreign; 19] = {
     use Harmless::{Bool, Texts};
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
-    const PIPELINE: &str = "commands to Redis are pipelined by themselves";
+    const PIPELINE: &str = "what waits goes to Redis together, and nothing waits for more";
+    const POOL: &str = "each thread has one connection to each of Redis' primaries";
     const fn foreign(name: &'static str, harmless: Harmless, instead: &'static str) -> Foreign {
         Foreign { ignored: Ignored { name, instead }, harmless }
     }
@@ -53,34 +54,27 @@ const IGNORED: [Foreign; 19] = {
             Bool(true),
             "the service always starts, and is not ready until there are good rules",
         ),
-        foreign("LOCAL_CACHE_SIZE_IN_BYTES", Texts(&["0", "0s"]), "the store is asked every time"),
-        foreign("REDIS_PERSECOND", Bool(false), "limits per second are counted in REDIS_URL too"),
-        foreign("REDIS_POOL_SIZE", Texts(&["10"]), "each thread has one connection to Redis"),
-        foreign("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), "each thread has one connection to Redis"),
+        foreign("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
+        foreign("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
+        foreign("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
+        foreign("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
         foreign("REDIS_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
+        foreign("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
+        foreign("REDIS_PIPELINE_LIMIT", Texts(&["0"]), PIPELINE),
+        foreign("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0"]), PIPELINE),
         foreign("REDIS_CLUSTER_PIPELINE_PARALLELISM", Texts(&[]), PIPELINE),
         foreign(
-            "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION",
-            Bool(false),
-            "health says how this replica is, not how Redis is",
+            "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
+            Bool(true),
+            "a connection to a server that takes no writes is always closed",
         ),
-        foreign(
-            "REDIS_STARTUP_MAX_ELAPSED_TIME",
-            Texts(&["0", "0s"]),
-            "the service starts without Redis, and recovers when it comes",
-        ),
-        foreign("REDIS_SENTINEL_AUTH", Texts(&[]), "Sentinel is not supported yet"),
         foreign("OTEL_EXPORTER_OTLP_CERTIFICATE", Texts(&[]), "traces are not sent over TLS yet"),
     ]
 };
 
 /// Asking for one of these and being served without it would be less safe than it looks.
-const UNSAFE_TO_IGNORE: [(&str, &str); 3] = [
-    ("GRPC_SERVER_USE_TLS", "false: gRPC is not served over TLS yet"),
-    ("REDIS_TLS", "false: Redis is not spoken to over TLS yet"),
-    ("REDIS_PERSECOND_TLS", "false: Redis is not spoken to over TLS yet"),
-];
+const UNSAFE_TO_IGNORE: [(&str, &str); 1] =
+    [("GRPC_SERVER_USE_TLS", "false: gRPC is not served over TLS yet")];
 
 /// What will not happen. Where that is not safe, `reader` is told.
 pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<Ignored> {
@@ -121,11 +115,11 @@ mod tests {
             ("USE_STATSD", "false", "true"),
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
             ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true", "false"),
-            ("LOCAL_CACHE_SIZE_IN_BYTES", "0", "1048576"),
             ("REDIS_POOL_SIZE", "10", "20"),
             ("REDIS_PIPELINE_WINDOW", "0s", "150us"),
             ("REDIS_PIPELINE_WINDOW", "0", "1s"),
-            ("REDIS_PERSECOND", "false", "true"),
+            ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
+            ("REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR", "true", "false"),
         ] {
             assert_eq!(read_one(name, silent), (0, 0), "{name}={silent}");
             assert_eq!(read_one(name, told), (1, 0), "{name}={told}");
@@ -134,11 +128,10 @@ mod tests {
 
     #[test]
     fn nothing_is_served_without_the_tls_that_was_asked_for() {
-        for name in ["GRPC_SERVER_USE_TLS", "REDIS_TLS", "REDIS_PERSECOND_TLS"] {
-            assert_eq!(read_one(name, "false"), (0, 0), "{name}=false");
-            for value in ["true", "1", "yes"] {
-                assert_eq!(read_one(name, value), (0, 1), "{name}={value}");
-            }
+        let name = "GRPC_SERVER_USE_TLS";
+        assert_eq!(read_one(name, "false"), (0, 0), "{name}=false");
+        for value in ["true", "1", "yes"] {
+            assert_eq!(read_one(name, value), (0, 1), "{name}={value}");
         }
     }
 }

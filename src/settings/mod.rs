@@ -12,6 +12,7 @@ mod redis;
 mod table;
 
 use std::path::Path;
+use std::time::Duration;
 
 use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command};
@@ -41,12 +42,16 @@ pub struct Settings {
     pub rules: FileSettings,
     /// What is told besides the decision.
     pub answers: AnswerSettings,
+    /// Requests that one core works on at a time, at the most.
+    pub max_in_flight: usize,
     /// What holds for every rule at once.
     pub modes: Modes,
     /// How counters are named.
     pub keys: KeyWriter,
     /// Where counters live.
     pub store: StoreSettings,
+    /// The bounds of counters in this process.
+    pub memory: MemorySettings,
     /// How many replicas share the limits.
     pub replicas: u32,
     /// What is counted.
@@ -63,9 +68,24 @@ pub struct Settings {
 #[derive(Debug)]
 pub enum StoreSettings {
     /// In this process.
-    Memory(MemorySettings),
+    Memory,
     /// In Redis.
-    Redis(RedisSettings),
+    Redis(Box<RedisStoreSettings>),
+}
+
+/// Counters in Redis.
+#[derive(Debug)]
+pub struct RedisStoreSettings {
+    /// Where they live.
+    pub all: RedisSettings,
+    /// Where those of limits per second do; `None` for no other place.
+    pub per_second: Option<RedisSettings>,
+    /// Memory for what is known to be denied, in bytes; 0 for none.
+    pub local_cache_bytes: u64,
+    /// How long to wait for Redis before serving; `None` to serve at once.
+    pub startup_max: Option<Duration>,
+    /// Whether the service is ready only while Redis can be reached.
+    pub ready_only_connected: bool,
 }
 
 impl Settings {

@@ -58,6 +58,10 @@ pub(super) struct RawListeners {
     /// accepted.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) max_connections: String,
+    /// Requests that one thread works on at a time, 1 to 1,000,000; further ones are answered with
+    /// UNAVAILABLE at once, and nothing is counted for them.
+    #[arg(long, env, default_value = "5000", value_name = "COUNT")]
+    pub(super) max_requests_in_flight: String,
     /// Threads that serve calls, 1 to 1,024. Unset: one for each core that the process may use.
     #[arg(long, env, value_name = "COUNT")]
     pub(super) threads: Option<String>,
@@ -152,6 +156,10 @@ pub(super) struct RawCounters {
     /// are answered with an error.
     #[arg(long, env, default_value = "1000000", value_name = "COUNT")]
     pub(super) memory_max_counters: String,
+    /// Memory for keys that are known to be over their limit, in bytes: Redis is not asked about them
+    /// until their window ends. 0 for none.
+    #[arg(long, env, default_value = "16777216", value_name = "BYTES")]
+    pub(super) local_cache_size_in_bytes: String,
     /// What becomes of a descriptor when the store fails, where rules say nothing of
     /// `on_backend_failure`: `error` (the call fails), `allow`, `deny` or `local` (this replica counts in
     /// its own memory).
@@ -166,20 +174,45 @@ pub(super) struct RawCounters {
 /// How to reach Redis.
 #[derive(Args, Debug)]
 pub(super) struct RawRedis {
-    /// Where Redis listens: `host:port`, `/path/of/a.sock`, `redis://[user:password@]host[:port][/database]`
-    /// or
-    /// `redis+unix:///path/of/a.sock`.
+    /// Where Redis listens: `host:port`, `/path/of/a.sock`,
+    /// `redis://[user:password@]host[:port][/database]`, `redis+unix:///path/of/a.sock`; of Sentinels
+    /// `name,host:port,…` or `redis-sentinel://host:port,…/name`; of a Cluster `host:port,…` or
+    /// `redis-cluster://host:port,…`. With `rediss` over TLS.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_url: Option<SecretString>,
-    /// Password, or `user:password`.
-    #[arg(long, env, value_name = "SECRET")]
-    pub(super) redis_auth: Option<SecretString>,
+    /// How Redis is run: `SINGLE`, `SENTINEL` or `CLUSTER`. Unset: what `REDIS_URL` says, else `SINGLE`.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_type: Option<String>,
     /// What `REDIS_URL` is: `tcp` or `unix`. Unset: what it looks like.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_socket_type: Option<String>,
-    /// How Redis is run: `SINGLE` is all there is so far.
-    #[arg(long, env, default_value = "SINGLE", value_name = "TYPE")]
-    pub(super) redis_type: String,
+    /// Password, or `user:password`.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_auth: Option<SecretString>,
+    /// A file that holds what `REDIS_AUTH` would. It is read again for every connection.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_auth_file: Option<String>,
+    /// Password, or `user:password`, for Sentinels.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_sentinel_auth: Option<SecretString>,
+    /// A file that holds what `REDIS_SENTINEL_AUTH` would.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_sentinel_auth_file: Option<String>,
+    /// Speak TLS to Redis. Unset: where `REDIS_URL` says `rediss`.
+    #[arg(long, env, value_name = "BOOL")]
+    pub(super) redis_tls: Option<String>,
+    /// Certificates in PEM, one of which must have signed Redis'. Unset: those that the system trusts.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_cacert: Option<String>,
+    /// A certificate in PEM to show Redis.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_client_cert: Option<String>,
+    /// The private key of `REDIS_TLS_CLIENT_CERT`, in PEM.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_tls_client_key: Option<String>,
+    /// Let Redis' certificate be for any name. Somebody we trust must have signed it all the same.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_tls_skip_hostname_verification: String,
     /// How long a connection to Redis may take to come up, 1ms to 1h.
     #[arg(long, env, default_value = "10s", value_name = "DURATION")]
     pub(super) redis_timeout: String,
@@ -187,6 +220,40 @@ pub(super) struct RawRedis {
     /// 20ms unless set.
     #[arg(long, env, default_value = "10ms", value_name = "DURATION")]
     pub(super) redis_call_timeout: String,
+    /// How long to wait for Redis at the start, up to 1h, before giving up. 0: serve at once, and use
+    /// Redis as soon as it is there.
+    #[arg(long, env, default_value = "0", value_name = "DURATION")]
+    pub(super) redis_startup_max_elapsed_time: String,
+    /// Be ready only while Redis can be reached. Then one Redis that is down takes every replica out.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_health_check_active_connection: String,
+    /// Count limits per second in a Redis of their own.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) redis_persecond: String,
+    /// As `REDIS_URL`, for limits per second.
+    #[arg(long, env, value_name = "URL")]
+    pub(super) redis_persecond_url: Option<SecretString>,
+    /// As `REDIS_TYPE`, for limits per second.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_persecond_type: Option<String>,
+    /// As `REDIS_SOCKET_TYPE`, for limits per second.
+    #[arg(long, env, value_name = "TYPE")]
+    pub(super) redis_persecond_socket_type: Option<String>,
+    /// As `REDIS_AUTH`, for limits per second.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_persecond_auth: Option<SecretString>,
+    /// As `REDIS_AUTH_FILE`, for limits per second.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_persecond_auth_file: Option<String>,
+    /// As `REDIS_SENTINEL_AUTH`, for limits per second.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) redis_persecond_sentinel_auth: Option<SecretString>,
+    /// As `REDIS_SENTINEL_AUTH_FILE`, for limits per second.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) redis_persecond_sentinel_auth_file: Option<String>,
+    /// As `REDIS_TLS`, for limits per second. The certificates are the same.
+    #[arg(long, env, value_name = "BOOL")]
+    pub(super) redis_persecond_tls: Option<String>,
 }
 
 /// What is logged and counted.

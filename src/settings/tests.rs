@@ -92,6 +92,7 @@ fn redis_is_reached_as_told() {
     else {
         panic!("redis was asked for");
     };
+    let redis = &redis.all;
     assert_eq!(redis.deployment, Deployment::Single(Endpoint::Unix("/run/redis.sock".into())));
     let Login::Password { username, password } = &redis.credentials.server else { panic!("a password") };
     assert_eq!((username.as_deref(), password.expose_secret()), (Some("user"), "p:ss"));

@@ -4,6 +4,7 @@ pub(crate) mod collector;
 pub(crate) mod envoy;
 pub(crate) mod ports;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod stores;
 pub(crate) mod tollgate;

@@ -15,40 +15,24 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use fred::clients::{Client, WithOptions};
+use fred::clients::Client;
 use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike, EventInterface, FredResult, KeysInterface};
-use fred::types::config::{
-    Config, ConnectionConfig, Options, ReconnectError, ReconnectPolicy, Server, ServerConfig, TcpConfig,
-};
 use fred::types::{CustomCommand, FromValue, Value};
 use futures_util::future;
-use secrecy::ExposeSecret;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Endpoint;
 use super::batch::Call;
-use super::{Endpoint, Login, RedisSettings};
+use super::client::{Access, Commands, MAX_RECONNECT_DELAY_MS, new_client};
 use crate::store::StoreError;
 
-/// How long a connection takes to greet Redis (`AUTH`, `SELECT`), once it stands.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
-/// A peer that acknowledges nothing for so long is gone, whatever TCP hopes for.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The pause before the first attempt to reconnect. fred takes the connection for alive during it, so
-/// it is short: commands sent meanwhile run into their deadline.
-const MIN_RECONNECT_DELAY_MS: u32 = 5;
-/// The longest pause between attempts, and so about how long the return of Redis may go unnoticed.
-const MAX_RECONNECT_DELAY_MS: u32 = 500;
-const RECONNECT_JITTER_MS: u32 = 10;
 /// A server may accept connections and refuse all commands (a replica, a server that still loads),
 /// many times in a second. The log tells of it once in this time.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A client whose every command carries its options.
-type Commands = WithOptions<Client>;
 
 /// A connection that is up, or on its way.
 #[derive(Debug)]
@@ -93,10 +77,10 @@ impl Script {
 
 impl Connection {
     /// Begins to connect, and returns at once. Belongs to the runtime it is called in.
-    pub(super) fn connect(server: &Endpoint, settings: &Arc<RedisSettings>) -> Self {
-        let commands = Arc::new(ArcSwap::from_pointee(new_client(server, settings)));
+    pub(super) fn connect(server: &Endpoint, access: &Arc<Access>) -> Self {
+        let commands = Arc::new(ArcSwap::from_pointee(new_client(server, access)));
         let (link_sender, link) = watch::channel(Link::Connecting);
-        let supervisor = supervise(server.clone(), Arc::clone(settings), Arc::clone(&commands), link_sender);
+        let supervisor = supervise(server.clone(), Arc::clone(access), Arc::clone(&commands), link_sender);
         Self {
             commands,
             server: server.to_string(),
@@ -224,76 +208,10 @@ async fn send<T: FromValue>(commands: &Commands, (command, arguments): Arguments
     commands.custom(command, arguments).await
 }
 
-/// With fewer attempts fred would not follow redirections; with `fail_fast` off it would send again
-/// what a lost connection may have counted already. A timeout of its own for each command would cost a
-/// timer for each.
-fn options() -> Options {
-    Options { timeout: Some(Duration::ZERO), fail_fast: true, max_attempts: Some(3), ..Options::default() }
-}
-
-fn new_client(server: &Endpoint, settings: &RedisSettings) -> Commands {
-    let config = config(server, &settings.credentials.server, settings, settings.database);
-    let mut policy = ReconnectPolicy::new_exponential(0, MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS, 2);
-    policy.set_jitter(RECONNECT_JITTER_MS);
-    let client = Client::new(config, None, Some(connections(settings)), Some(policy));
-    client.with_options(&options())
-}
-
-fn config(server: &Endpoint, login: &Login, _settings: &RedisSettings, database: Option<u8>) -> Config {
-    let server = match server {
-        Endpoint::Tcp { host, port } => {
-            // The resolver is handed `host:port`.
-            let bare_ipv6 = host.contains(':') && !host.starts_with('[');
-            let host = if bare_ipv6 { format!("[{host}]") } else { host.clone() };
-            ServerConfig::Centralized { server: Server::new(host, *port) }
-        }
-        Endpoint::Unix(path) => ServerConfig::Unix { path: path.clone() },
-    };
-    let (username, password) = match login {
-        Login::Open => (None, None),
-        Login::Password { username, password } => {
-            (username.clone(), Some(password.expose_secret().to_owned()))
-        }
-        Login::File(_) => unimplemented!(),
-    };
-    Config { server, username, password, database, fail_fast: false, ..Config::default() }
-}
-
-fn connections(settings: &RedisSettings) -> ConnectionConfig {
-    ConnectionConfig {
-        connection_timeout: settings.connect_timeout,
-        internal_command_timeout: GREETING_TIMEOUT,
-        // A server that stays a replica, or is asked for a password it did not want before, is found
-        // anew: its name may lead to another by now.
-        reconnect_on_auth_error: true,
-        reconnect_errors: vec![ReconnectError::Loading, ReconnectError::MasterDown, ReconnectError::ReadOnly],
-        tcp: TcpConfig { nodelay: Some(true), user_timeout: Some(TCP_USER_TIMEOUT), ..TcpConfig::default() },
-        ..ConnectionConfig::default()
-    }
-}
-
-/// Connects to `server`, asks one question, and leaves. What went wrong, for people.
-pub(super) async fn ask_once(
-    settings: &RedisSettings,
-    server: &Endpoint,
-    login: &Login,
-    command: &[&str],
-) -> Result<Value, String> {
-    let details = |error: Error| error.details().to_owned();
-    let (name, arguments) = command.split_first().ok_or_else(String::new)?;
-    let config = Config { fail_fast: true, ..config(server, login, settings, None) };
-    let client = Client::new(config, None, Some(connections(settings)), None);
-    let _driver = AbortOnDropHandle::new(client.connect());
-    client.wait_for_connect().await.map_err(details)?;
-    let command = CustomCommand::new(*name, None, false);
-    let arguments: Vec<Value> = arguments.iter().map(|argument| Value::from(*argument)).collect();
-    client.custom(command, arguments).await.map_err(details)
-}
-
 /// Keeps a client connected and tells how it is. Never ends.
 async fn supervise(
     server: Endpoint,
-    settings: Arc<RedisSettings>,
+    access: Arc<Access>,
     commands: Arc<ArcSwap<Commands>>,
     link: watch::Sender<Link>,
 ) {
@@ -302,7 +220,7 @@ async fn supervise(
             let cause = drive(&commands.load_full(), &link).await;
             set(&link, Link::Down(cause));
             time::sleep(Duration::from_millis(MAX_RECONNECT_DELAY_MS.into())).await;
-            commands.store(Arc::new(new_client(&server, &settings)));
+            commands.store(Arc::new(new_client(&server, &access)));
         }
     };
     tokio::join!(drive_for_ever, log_changes(link.subscribe(), &server));
@@ -366,7 +284,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::store::redis::{Credentials, Deployment};
+    use crate::store::redis::{Credentials, Deployment, RedisSettings};
 
     /// Ending the client by hand stands for the errors that make it end by itself.
     #[tokio::test]
@@ -383,7 +301,7 @@ mod tests {
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,
         };
-        let connection = Connection::connect(&server, &Arc::new(settings));
+        let connection = Connection::connect(&server, &Access::new(settings).unwrap());
         for _ in 0..2 {
             let (mut client, _) = listener.accept().await.unwrap();
             let agree_to_everything = async {

@@ -104,7 +104,8 @@ impl Denials {
         };
         if charge.vote == Vote::Enforced {
             let window_start_secs = charge.limit.window().start_secs(now);
-            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, window_start_secs, min_hits });
+            self.cache
+                .insert(charge.key.clone(), Denial { limit: charge.limit, window_start_secs, min_hits });
         }
     }
 

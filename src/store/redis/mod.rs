@@ -11,13 +11,16 @@
 //! never too much is admitted, and what was given back looked used for the time of a round trip.
 
 mod batch;
+mod client;
 mod connection;
 mod denials;
 mod expiry;
+mod login;
 mod servers;
 mod settings;
 mod shard;
 mod slots;
+mod tls;
 mod topology;
 
 use std::mem;
@@ -31,12 +34,15 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 use self::batch::{Ask, Asks};
+use self::client::Access;
 pub use self::denials::Denials;
+pub use self::login::LoginError;
 use self::servers::{Apart, Servers};
 pub use self::settings::{
     ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
 };
 use self::shard::Outcomes;
+pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
 use self::topology::Topology;
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::Outcome;
@@ -48,8 +54,8 @@ const MAX_DIGITS: usize = 20;
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]
 pub struct Redis {
-    all: (Arc<RedisSettings>, Topology),
-    per_second: Option<(Arc<RedisSettings>, Topology)>,
+    all: (Arc<Access>, Topology),
+    per_second: Option<(Arc<Access>, Topology)>,
     denials: Option<Arc<Denials>>,
 }
 
@@ -57,17 +63,20 @@ impl Redis {
     /// Begins to ask where the servers are, in the runtime it is called in, for as long as this or a
     /// store lives. Limits per second are counted in `per_second`, where there is one. What `denials`
     /// know is not asked about.
+    ///
+    /// # Errors
+    /// Where TLS is asked for: a file that is of no use, and why.
     pub fn watch(
         all: RedisSettings,
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
-    ) -> Self {
+    ) -> Result<Self, TlsError> {
         let watch = |settings| {
-            let settings = Arc::new(settings);
-            let topology = Topology::watch(&settings);
-            (settings, topology)
+            let access = Access::new(settings)?;
+            let topology = Topology::watch(&access);
+            Ok((access, topology))
         };
-        Self { all: watch(all), per_second: per_second.map(watch), denials }
+        Ok(Self { all: watch(all)?, per_second: per_second.map(watch).transpose()?, denials })
     }
 
     /// A store that begins to connect, and returns at once, whether or not Redis is there. It connects
@@ -75,10 +84,10 @@ impl Redis {
     ///
     /// It belongs to the runtime it is made in, whose timer must be enabled; each core has its own.
     pub fn store(&self) -> RedisStore {
-        let connect = |(settings, topology): &(_, _)| Servers::connect(settings, topology);
+        let connect = |(access, topology): &(_, _)| Servers::connect(access, topology);
         let all = connect(&self.all);
         let per_second = self.per_second.as_ref().map(connect);
-        let expiration_jitter_max_secs = self.all.0.expiration_jitter_max_secs;
+        let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;
         RedisStore {
             servers: Arc::new(AllServers { all, per_second, expiration_jitter_max_secs }),
             denials: self.denials.clone(),
@@ -120,9 +129,12 @@ struct Place {
 }
 
 impl RedisStore {
-    /// A store of its own for one runtime. See [`Redis::store`].
-    pub fn connect(settings: &RedisSettings) -> Self {
-        Redis::watch(settings.clone(), None, None).store()
+    /// A store of its own for one runtime. See [`Redis::watch`] and [`Redis::store`].
+    ///
+    /// # Errors
+    /// As with [`Redis::watch`].
+    pub fn connect(settings: &RedisSettings) -> Result<Self, TlsError> {
+        Ok(Redis::watch(settings.clone(), None, None)?.store())
     }
 
     /// Waits until Redis can be reached: for ever where `patience` is zero, else no longer than it.
@@ -134,6 +146,18 @@ impl RedisStore {
         self.servers.all.ready(patience).await?;
         match &self.servers.per_second {
             Some(servers) => servers.ready(patience).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks every server whether it is there.
+    ///
+    /// # Errors
+    /// What the first one says that is not. Who waits for one that hangs waits for ever.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.servers.all.ping().await?;
+        match &self.servers.per_second {
+            Some(servers) => servers.ping().await,
             None => Ok(()),
         }
     }
@@ -170,7 +194,9 @@ impl RedisStore {
                 let mut looked = self.charge_all(&looks, now).await.into_iter();
                 let reading = |(charge, known): (&Charge, &bool)| match *known {
                     true => Ok(Reading { used: quota(charge), outcome: Outcome::Known }),
-                    false => looked.next().unwrap_or_else(|| Err(lost())).map(|reading| seen(charge, reading)),
+                    false => {
+                        looked.next().unwrap_or_else(|| Err(lost())).map(|reading| seen(charge, reading))
+                    }
                 };
                 charges.iter().zip(&known).map(reading).collect()
             }

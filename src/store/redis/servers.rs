@@ -10,12 +10,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Endpoint;
 use super::batch::Asks;
+use super::client::Access;
 use super::expiry::Expiry;
 use super::shard::{Answer, Outcomes, Request, Shard};
 use super::slots::Redirection;
 use super::topology::{Map, Topology};
-use super::{Endpoint, RedisSettings};
 use crate::store::StoreError;
 
 /// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
@@ -33,7 +34,7 @@ pub(super) struct Servers {
 
 #[derive(Debug)]
 struct Known {
-    settings: Arc<RedisSettings>,
+    access: Arc<Access>,
     topology: Topology,
     route: ArcSwap<Route>,
     /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
@@ -55,12 +56,12 @@ pub(super) struct Apart(pub(super) Asks);
 
 impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
-    pub(super) fn connect(settings: &Arc<RedisSettings>, topology: &Topology) -> Self {
+    pub(super) fn connect(access: &Arc<Access>, topology: &Topology) -> Self {
         let (elsewhere, strays) = mpsc::unbounded_channel();
         let mut map = topology.map();
         let first = Route { map: Arc::clone(&map.borrow_and_update()), shards: Vec::new() };
         let known = Arc::new(Known {
-            settings: Arc::clone(settings),
+            access: Arc::clone(access),
             topology: topology.clone(),
             route: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
@@ -100,6 +101,16 @@ impl Servers {
         }
     }
 
+    /// Whether every server answers, and if not, what the first one says.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let route = self.known.route.load_full();
+        if let Map::Unknown(cause) = &*route.map {
+            return Err(StoreError::Unreachable(cause.clone()));
+        }
+        let pings = route.shards.iter().map(|shard| shard.ping());
+        futures_util::future::join_all(pings).await.into_iter().collect()
+    }
+
     /// Whether any server can be asked now, as far as is known.
     pub(super) fn is_up(&self) -> bool {
         self.known.route.load().shards.iter().any(|shard| shard.is_up())
@@ -117,7 +128,7 @@ impl Servers {
     /// # Errors
     /// The charges, unchanged, where they would have to be carried out together and cannot be.
     pub(super) async fn charge(&self, asks: Asks, slot: u16) -> Result<Outcomes, Apart> {
-        let deadline = Instant::now() + self.known.settings.call_timeout;
+        let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
         let shard = match route.shard(slot) {
             Ok(shard) => Arc::clone(shard),
@@ -235,7 +246,7 @@ impl Known {
     }
 
     fn connect(&self, server: &Endpoint) -> Arc<Shard> {
-        Arc::new(Shard::connect(server.clone(), &self.settings, self.elsewhere.clone()))
+        Arc::new(Shard::connect(server.clone(), &self.access, self.elsewhere.clone()))
     }
 
     /// Takes up a map: connects to the servers that are new, and keeps those that stay.

@@ -17,10 +17,11 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Endpoint;
 use super::batch::{Asks, Batch, Count, Replies};
+use super::client::Access;
 use super::connection::{Connection, Script};
 use super::expiry::{Expiries, Expiry};
-use super::{Endpoint, RedisSettings};
 use crate::store::{Reading, StoreError};
 
 /// Requests that wait. More are turned away: this bounds memory and the time that anybody waits.
@@ -89,10 +90,10 @@ impl Shard {
     /// it is made in. Counters that turn out to be kept by another server are sent `elsewhere`.
     pub(super) fn connect(
         server: Endpoint,
-        settings: &Arc<RedisSettings>,
+        access: &Arc<Access>,
         elsewhere: mpsc::UnboundedSender<Expiry>,
     ) -> Self {
-        let connection = Arc::new(Connection::connect(&server, settings));
+        let connection = Arc::new(Connection::connect(&server, access));
         let expiries = Arc::new(Expiries::new(Arc::clone(&connection), elsewhere));
         let queue = Arc::new(Queue::default());
         let worker = Worker {
@@ -100,7 +101,7 @@ impl Shard {
             queue: Arc::clone(&queue),
             expiries: Arc::clone(&expiries),
             script: Script::new(include_str!("charge.lua")),
-            call_timeout: settings.call_timeout,
+            call_timeout: access.settings.call_timeout,
             unanswered: 0,
         };
         let worker = AbortOnDropHandle::new(tokio::spawn(worker.run()));
@@ -115,6 +116,11 @@ impl Shard {
     /// See [`Connection::ready`].
     pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
         self.connection.ready(patience).await
+    }
+
+    /// Whether it answers.
+    pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.connection.ping().await
     }
 
     /// Whether it can be asked now, as far as is known.

@@ -13,9 +13,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::ask_once;
+use super::client::{Access, ask_once};
 use super::slots::{Slots, read_slots};
-use super::{Deployment, Endpoint, Login, RedisSettings};
+use super::{Deployment, Endpoint, Login};
 
 /// How long one server may take to say what it knows, connecting included.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -48,18 +48,18 @@ pub(super) enum Map {
 
 impl Topology {
     /// Begins to ask, where there is anything to ask, in the runtime it is called in.
-    pub(super) fn watch(settings: &Arc<RedisSettings>) -> Self {
-        let known = match &settings.deployment {
+    pub(super) fn watch(access: &Arc<Access>) -> Self {
+        let known = match &access.settings.deployment {
             Deployment::Single(server) => Map::One(server.clone()),
             Deployment::Sentinel { .. } => Map::Unknown("no Sentinel has answered yet".to_owned()),
             Deployment::Cluster { .. } => Map::Unknown("no node of the Cluster has answered yet".to_owned()),
         };
         let (sender, map) = watch::channel(Arc::new(known));
         let wish = Arc::new(Notify::new());
-        let asker = match &settings.deployment {
+        let asker = match &access.settings.deployment {
             Deployment::Single(_) => None,
             Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
-                let asking = ask_on(Arc::clone(settings), sender, Arc::clone(&wish));
+                let asking = ask_on(Arc::clone(access), sender, Arc::clone(&wish));
                 Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(asking))))
             }
         };
@@ -77,19 +77,19 @@ impl Topology {
     }
 }
 
-async fn ask_on(settings: Arc<RedisSettings>, map: watch::Sender<Arc<Map>>, wish: Arc<Notify>) {
+async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, wish: Arc<Notify>) {
     loop {
         let asked = Instant::now();
-        let interval = match &settings.deployment {
+        let interval = match &access.settings.deployment {
             Deployment::Single(_) => return,
             Deployment::Sentinel { primary, sentinels } => {
-                let found = ask_sentinels(&settings, primary, sentinels).await;
+                let found = ask_sentinels(&access, primary, sentinels).await;
                 learn(&map, found.map(Map::One));
                 SENTINEL_INTERVAL
             }
             Deployment::Cluster { nodes } => {
                 let known = Arc::clone(&map.borrow());
-                let found = ask_cluster(&settings, nodes, &known).await;
+                let found = ask_cluster(&access, nodes, &known).await;
                 learn(&map, found.map(Map::Cluster));
                 CLUSTER_INTERVAL
             }
@@ -124,12 +124,8 @@ fn learn(map: &watch::Sender<Arc<Map>>, found: Result<Map, String>) {
 }
 
 /// The address of the primary that most Sentinels name.
-async fn ask_sentinels(
-    settings: &RedisSettings,
-    primary: &str,
-    sentinels: &[Endpoint],
-) -> Result<Endpoint, String> {
-    let ask = |sentinel| ask_sentinel(settings, primary, sentinel);
+async fn ask_sentinels(access: &Access, primary: &str, sentinels: &[Endpoint]) -> Result<Endpoint, String> {
+    let ask = |sentinel| ask_sentinel(access, primary, sentinel);
     let (mut named, mut cause) = (Vec::<(Endpoint, usize)>::new(), String::new());
     for answer in join_all(sentinels.iter().map(ask)).await {
         match answer {
@@ -143,21 +139,17 @@ async fn ask_sentinels(
     named.into_iter().max_by_key(|(_, votes)| *votes).map(|(server, _)| server).ok_or(cause)
 }
 
-async fn ask_sentinel(
-    settings: &RedisSettings,
-    primary: &str,
-    sentinel: &Endpoint,
-) -> Result<Endpoint, String> {
+async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Result<Endpoint, String> {
     let command = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
-    let login = &settings.credentials.sentinel;
-    let reply = ask_in_time(settings, sentinel, login, &command).await?;
+    let login = &access.settings.credentials.sentinel;
+    let reply = ask_in_time(access, sentinel, login, &command).await?;
     let found: Option<(String, String)> = reply.convert().ok();
     let found = found.and_then(|(host, port)| Some(Endpoint::Tcp { host, port: port.parse().ok()? }));
     found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
 }
 
 /// What the first of a few nodes says that answers.
-async fn ask_cluster(settings: &RedisSettings, nodes: &[Endpoint], known: &Map) -> Result<Slots, String> {
+async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<Slots, String> {
     let mut candidates: Vec<&Endpoint> = match known {
         Map::Cluster(slots) => slots.primaries().iter().chain(nodes).collect(),
         Map::Unknown(_) | Map::One(_) => nodes.iter().collect(),
@@ -167,8 +159,8 @@ async fn ask_cluster(settings: &RedisSettings, nodes: &[Endpoint], known: &Map) 
     let ask = |node: &'_ Endpoint| {
         let node = node.clone();
         async move {
-            let login = &settings.credentials.server;
-            let reply = ask_in_time(settings, &node, login, &["CLUSTER", "SLOTS"]).await?;
+            let login = &access.settings.credentials.server;
+            let reply = ask_in_time(access, &node, login, &["CLUSTER", "SLOTS"]).await?;
             read_slots(reply, &node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
         }
     };
@@ -184,12 +176,12 @@ async fn ask_cluster(settings: &RedisSettings, nodes: &[Endpoint], known: &Map) 
 }
 
 async fn ask_in_time(
-    settings: &RedisSettings,
+    access: &Access,
     server: &Endpoint,
     login: &Login,
     command: &[&str],
 ) -> Result<fred::types::Value, String> {
-    let asked = time::timeout(PATIENCE, ask_once(settings, server, login, command));
+    let asked = time::timeout(PATIENCE, ask_once(access, server, login, command));
     let answer = asked.await.map_err(|_| "it does not answer".to_owned());
     answer.flatten().map_err(|cause| format!("{server}: {cause}"))
 }

@@ -87,8 +87,16 @@ struct Watched {
 /// The numbers that others keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gauge {
-    /// Counters that the memory store holds.
+    /// Counters that this process holds.
     MemoryCounters,
+    /// How often a key was known to be over its limit.
+    LocalCacheHits,
+    /// How often it was not.
+    LocalCacheMisses,
+    /// How often that was looked up.
+    LocalCacheLookups,
+    /// Keys that are known to be over their limit.
+    LocalCacheEntries,
     /// Connections that a core serves.
     Connections {
         /// Which core, counted from 0.

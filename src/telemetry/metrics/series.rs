@@ -96,6 +96,22 @@ impl Metrics {
                 .of("ratelimit.service.config_load_error", read(&self.config_errors)),
             counter("ratelimit_service_global_shadow_mode", "Requests that passed by SHADOW_MODE alone.")
                 .of("ratelimit.service.global_shadow_mode", read(&self.shadowed_requests)),
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::LocalCacheHits)),
+                ..counter("ratelimit_localcache_hitCount", "Times that a key was known to be over its limit.")
+            },
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::LocalCacheMisses)),
+                ..counter("ratelimit_localcache_missCount", "Times that a key was not known to be over.")
+            },
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::LocalCacheLookups)),
+                ..counter("ratelimit_localcache_lookupCount", "Times that this was looked up.")
+            },
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::LocalCacheEntries)),
+                ..gauge("ratelimit_localcache_entryCount", "Keys that are known to be over their limit.")
+            },
         ]
     }
 
@@ -118,7 +134,7 @@ impl Metrics {
                 .of("tollgate.config_loaded_at_seconds", read(&self.config_loaded_at_secs)),
             Family {
                 points: self.watched(|gauge| matches!(gauge, Gauge::MemoryCounters)),
-                ..gauge("tollgate_memory_counters", "Counters that the memory store holds.")
+                ..gauge("tollgate_memory_counters", "Counters that this process holds.")
             },
             Family {
                 points: self.watched(|gauge| matches!(gauge, Gauge::Connections { .. })),
@@ -178,6 +194,10 @@ impl Metrics {
                     Gauge::MemoryCounters => {
                         Point { labels: Labels::new(), flat: "tollgate.memory_counters".to_owned(), value }
                     }
+                    Gauge::LocalCacheHits => local_cache("hitCount", value),
+                    Gauge::LocalCacheMisses => local_cache("missCount", value),
+                    Gauge::LocalCacheLookups => local_cache("lookupCount", value),
+                    Gauge::LocalCacheEntries => local_cache("entryCount", value),
                     Gauge::Connections { core } => Point {
                         labels: vec![("core", core.to_string())],
                         flat: format!("tollgate.connections.{core}"),
@@ -194,6 +214,10 @@ impl Family {
     fn of(self, flat: &str, value: u64) -> Self {
         Self { points: vec![Point { labels: Labels::new(), flat: flat.to_owned(), value }], ..self }
     }
+}
+
+fn local_cache(name: &str, value: u64) -> Point {
+    Point { labels: Labels::new(), flat: format!("ratelimit.localcache.{name}"), value }
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Family {

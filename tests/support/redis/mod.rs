@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod cluster;
+pub(crate) mod sentinel;
 mod server;
 
 use std::sync::Arc;

@@ -150,6 +150,7 @@ impl Server {
 
     /// Ends the process at once, as a crash does.
     pub(super) fn kill(&mut self) {
+        self.paused.store(false, Ordering::Relaxed);
         if let Some(mut process) = self.process.take() {
             process.kill().expect("our own process");
             process.wait().expect("our own process");
@@ -172,10 +173,11 @@ impl Server {
         self.paused.store(true, Ordering::Relaxed);
     }
 
-    /// Lets it go on.
+    /// Lets it go on, if it hangs.
     pub(super) fn resume(&self) {
-        self.signal("CONT");
-        self.paused.store(false, Ordering::Relaxed);
+        if self.paused.swap(false, Ordering::Relaxed) {
+            self.signal("CONT");
+        }
     }
 
     /// Runs one command in `redis-cli` and returns what that prints.
@@ -228,7 +230,6 @@ impl Server {
         let mut command = self.setup.program.command(&self.config_path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = command.spawn().expect(INSTALL);
-        self.paused.store(false, Ordering::Relaxed);
         // Another server may have taken the port, and answer in its place.
         let itself = format!("process_id:{}\r", process.id());
         let deadline = Instant::now() + START_TIMEOUT;

@@ -1,0 +1,125 @@
+//! Where each core counts, as the settings say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time;
+
+use crate::clock::Clock;
+use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
+use crate::store::Store;
+use crate::store::fallback::Fallback;
+use crate::store::memory::MemoryStore;
+use crate::store::redis::{Denials, Redis, RedisStore};
+use crate::telemetry::metrics::{Gauge, Metrics};
+
+/// How long Redis may take, at the end, to be told how long the last counters are to live.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often Redis is asked whether it is there, where that decides whether the service is ready, and how
+/// long it may take to answer.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the cores count with.
+pub(super) struct Stores {
+    /// Makes a core's own.
+    pub(super) make: Box<dyn Fn() -> StoreOfCore + Send + Sync>,
+    /// What all of them do while it fails.
+    pub(super) fallback: Arc<Fallback>,
+    /// How long it may take at the most before it gives up by itself.
+    pub(super) patience: Duration,
+    /// Whether it can be reached, where the service is to be ready only then.
+    pub(super) reached: Option<watch::Receiver<bool>>,
+}
+
+/// A store, and what to do when its core has answered the last call.
+type StoreOfCore = (Arc<dyn Store>, BoxFuture<'static, ()>);
+
+/// Counters in memory are everybody's; each core has connections to Redis of its own.
+///
+/// # Errors
+/// What Redis said last, where it was to be there before the service starts and is not; and whatever is
+/// wrong with the files for TLS.
+pub(super) async fn open(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> anyhow::Result<Stores> {
+    let fallback = Arc::new(Fallback::new(settings.memory, settings.replicas));
+    let (swept, now) = (Arc::clone(&fallback), Arc::clone(clock));
+    tokio::spawn(async move { swept.local().sweep(|| now.now()).await });
+    match &settings.store {
+        StoreSettings::Memory => {
+            let store = Arc::new(MemoryStore::new(settings.memory));
+            let counted = Arc::clone(&store);
+            metrics.watch(Gauge::MemoryCounters, move || counted.len());
+            let (swept, now) = (Arc::clone(&store), Arc::clone(clock));
+            tokio::spawn(async move { swept.sweep(|| now.now()).await });
+            let make = move || (Arc::clone(&store) as _, std::future::ready(()).boxed());
+            Ok(Stores { make: Box::new(make), fallback, patience: Duration::ZERO, reached: None })
+        }
+        StoreSettings::Redis(redis) => open_redis(redis, fallback, metrics).await,
+    }
+}
+
+async fn open_redis(
+    settings: &RedisStoreSettings,
+    fallback: Arc<Fallback>,
+    metrics: &Metrics,
+) -> anyhow::Result<Stores> {
+    let counted = Arc::clone(&fallback);
+    metrics.watch(Gauge::MemoryCounters, move || counted.local().len());
+    let denials =
+        (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)));
+    if let Some(denials) = &denials {
+        watch_denials(denials, metrics);
+    }
+    let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials)?;
+    if let Some(patience) = settings.startup_max {
+        let ready = redis.store().ready(patience).await;
+        ready.with_context(|| format!("Redis was not there within {patience:?}"))?;
+    }
+    let reached = settings.ready_only_connected.then(|| {
+        let (sender, reached) = watch::channel(false);
+        tokio::spawn(tell_whether_reached(redis.store(), sender));
+        reached
+    });
+    let make = move || {
+        let store = Arc::new(redis.store());
+        let settled = Arc::clone(&store);
+        let settle = async move {
+            if time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
+                tracing::warn!("Redis did not learn how long the last counters are to live");
+            }
+        };
+        (store as _, settle.boxed())
+    };
+    Ok(Stores { make: Box::new(make), fallback, patience: settings.all.call_timeout, reached })
+}
+
+fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {
+    let watch = |gauge, read: fn(&Denials) -> u64| {
+        let denials = Arc::clone(denials);
+        metrics.watch(gauge, move || usize::try_from(read(&denials)).unwrap_or(usize::MAX));
+    };
+    watch(Gauge::LocalCacheHits, |denials| denials.lookups().0);
+    watch(Gauge::LocalCacheMisses, |denials| denials.lookups().1);
+    watch(Gauge::LocalCacheLookups, |denials| denials.lookups().0 + denials.lookups().1);
+    watch(Gauge::LocalCacheEntries, |denials| denials.len() as u64);
+}
+
+/// Asks again and again. Never ends while somebody wants to know.
+async fn tell_whether_reached(store: RedisStore, reached: watch::Sender<bool>) {
+    let mut turn = time::interval(PING_INTERVAL);
+    while !reached.is_closed() {
+        turn.tick().await;
+        let answer = time::timeout(PING_INTERVAL, store.ping()).await;
+        reached.send_if_modified(|known| {
+            let now = matches!(answer, Ok(Ok(())));
+            std::mem::replace(known, now) != now
+        });
+    }
+}
