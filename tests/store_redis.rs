@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time;
-use tollgate::engine::{Entry, Hits, KeyFormat, KeyWriter, Limit, Timestamp, Unit};
+use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Timestamp, Unit};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
@@ -56,7 +56,8 @@ async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
             .map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() })
             .collect();
         let limit = Limit { requests_per_unit: 10, unit };
-        let key = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(b"domain", &entries, None, limit);
+        let domain = KeyDomain { name: b"domain", hash_tag: false };
+        let key = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(domain, &entries, None, limit);
         counts_in(name, Charge { key, limit, ..hit("") }, now_secs, &redis).await;
     }
 }

@@ -19,6 +19,15 @@ pub enum KeyFormat {
     Envoyproxy,
 }
 
+/// The domain of a counter.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyDomain<'a> {
+    /// Its name; not empty where there is a hash tag.
+    pub name: &'a [u8],
+    /// Whether its keys carry a hash tag.
+    pub hash_tag: bool,
+}
+
 /// Writes keys.
 #[derive(Clone, Debug, Default)]
 pub struct KeyWriter {
@@ -27,7 +36,8 @@ pub struct KeyWriter {
 }
 
 impl KeyWriter {
-    /// A writer of keys that begin with `prefix`.
+    /// A writer of keys that begin with `prefix`. With `{}` in it, hash tags would mean nothing: Redis
+    /// Cluster looks at the first braces alone, and takes them for none where nothing is between them.
     pub fn new(format: KeyFormat, prefix: &str) -> Self {
         Self { format, prefix: prefix.into() }
     }
@@ -38,21 +48,24 @@ impl KeyWriter {
     /// `share_threshold` every value counts under the pattern it matched.
     pub fn key(
         &self,
-        domain: &[u8],
+        domain: KeyDomain<'_>,
         entries: &[Entry<'_>],
         matched: Option<&Match<'_>>,
         limit: Limit,
     ) -> Bytes {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
-        let mut key = BytesMut::with_capacity(self.prefix.len() + domain.len() + texts + 48);
+        let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + texts + 48);
         key.put_slice(self.prefix.as_bytes());
+        if domain.hash_tag {
+            write_hash_tag(&mut key, domain.name);
+        }
         let values = entries.iter().enumerate().map(|(level, entry)| {
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
             (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
         });
         match self.format {
-            KeyFormat::Native => write_native(&mut key, domain, values, limit),
-            KeyFormat::Envoyproxy => write_envoyproxy(&mut key, domain, values),
+            KeyFormat::Native => write_native(&mut key, domain.name, values, limit),
+            KeyFormat::Envoyproxy => write_envoyproxy(&mut key, domain.name, values),
         }
         key.freeze()
     }
@@ -62,6 +75,21 @@ impl KeyWriter {
 enum Value<'a> {
     Own(&'a [u8]),
     Shared(&'a str),
+}
+
+/// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
+/// it, which is the domain alone: its own braces, which would end the tag or empty it, are written in
+/// percent codes.
+fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
+    key.put_u8(b'{');
+    for &byte in domain {
+        match byte {
+            b'{' => key.put_slice(b"%7B"),
+            b'}' => key.put_slice(b"%7D"),
+            _ => key.put_u8(byte),
+        }
+    }
+    key.put_u8(b'}');
 }
 
 /// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm and its window, then netstrings
@@ -128,7 +156,15 @@ mod tests {
 
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-    fn key(writer: &KeyWriter, domain: &[u8], pairs: &Pairs, unit: Unit) -> Bytes {
+    const fn untagged(name: &[u8]) -> KeyDomain<'_> {
+        KeyDomain { name, hash_tag: false }
+    }
+
+    const fn tagged(name: &[u8]) -> KeyDomain<'_> {
+        KeyDomain { name, hash_tag: true }
+    }
+
+    fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
         let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
         writer.key(domain, &entries, None, Limit { requests_per_unit: 1, unit })
     }
@@ -152,15 +188,33 @@ mod tests {
 
         #[test]
         fn different_descriptors_windows_and_units_never_share_a_native_key(
-            (domain_a, pairs_a, unit_a, window_a) in (text(), pairs(), unit(), 0..200u64),
-            (domain_b, pairs_b, unit_b, window_b) in (text(), pairs(), unit(), 0..200u64),
+            (domain_a, tag_a, pairs_a, unit_a, window_a) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
+            (domain_b, tag_b, pairs_b, unit_b, window_b) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
         ) {
             let writer = KeyWriter::new(KeyFormat::Native, "p");
             let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
-            let a = in_window(key(&writer, &domain_a, &pairs_a, unit_a), window_a);
-            let b = in_window(key(&writer, &domain_b, &pairs_b, unit_b), window_b);
-            let same = (&domain_a, &pairs_a, unit_a, window_a) == (&domain_b, &pairs_b, unit_b, window_b);
-            prop_assert_eq!(a == b, same);
+            let a = key(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a }, &pairs_a, unit_a);
+            let b = key(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b }, &pairs_b, unit_b);
+            let same = (&domain_a, tag_a, &pairs_a, unit_a, window_a)
+                == (&domain_b, tag_b, &pairs_b, unit_b, window_b);
+            prop_assert_eq!(in_window(a, window_a) == in_window(b, window_b), same);
+        }
+
+        #[test]
+        fn one_hash_tag_holds_for_all_keys_of_a_domain(
+            domain in text().prop_filter("rules have a domain", |domain| !domain.is_empty()),
+            prefix in prop::sample::select(&["", "p:", "{", "}", "a{b}c"][..]),
+            format in prop::sample::select(&[KeyFormat::Native, KeyFormat::Envoyproxy][..]),
+            (pairs_a, unit_a) in (pairs(), unit()),
+            (pairs_b, unit_b) in (pairs(), unit()),
+        ) {
+            let writer = KeyWriter::new(format, prefix);
+            let (a, b) = (
+                key(&writer, tagged(&domain), &pairs_a, unit_a),
+                key(&writer, tagged(&domain), &pairs_b, unit_b),
+            );
+            prop_assert!(hash_tag(&a).is_some_and(|tag| !tag.is_empty()), "{:?}", a);
+            prop_assert_eq!(hash_tag(&a), hash_tag(&b));
         }
 
         #[test]
@@ -179,15 +233,52 @@ mod tests {
         }
     }
 
+    /// What Redis Cluster chooses the slot of `key` by.
+    fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+        let begin = key.iter().position(|byte| *byte == b'{')? + 1;
+        let length = key[begin..].iter().position(|byte| *byte == b'}')?;
+        Some(&key[begin..begin + length])
+    }
+
     fn key_of(writer: &KeyWriter, pairs: &Pairs) -> Bytes {
-        key(writer, b"d", pairs, Unit::Minute)
+        key(writer, untagged(b"d"), pairs, Unit::Minute)
     }
 
     #[test]
     fn the_native_key_is_readable() {
         let pairs = vec![(b"user".to_vec(), b"42".to_vec()), (b"ip".to_vec(), Vec::new())];
-        let key = key(&KeyWriter::new(KeyFormat::Native, "p:"), b"shop", &pairs, Unit::Minute);
+        let key = key(&KeyWriter::new(KeyFormat::Native, "p:"), untagged(b"shop"), &pairs, Unit::Minute);
         assert_eq!(key, "p:tg1/f60/4:shop,4:user,2:42,2:ip,0:,");
+    }
+
+    #[test]
+    fn the_hash_tag_comes_first_and_is_the_domain() {
+        let pairs = vec![(b"{user}".to_vec(), b"}\xff{".to_vec())];
+        for (domain, tag) in [
+            ("shop", "shop"),
+            ("}{", "%7D%7B"),
+            ("{}", "%7B%7D"),
+            ("{", "%7B"),
+            ("}", "%7D"),
+            (" ", " "),
+            ("%", "%"),
+            ("a{b}c", "a%7Bb%7Dc"),
+            ("größe", "größe"),
+        ] {
+            for (format, text) in [
+                (KeyFormat::Native, format!("tg1/f60/{}:{domain},6:{{user}},3:}}", domain.len())),
+                (KeyFormat::Envoyproxy, format!("{domain}_{{user}}_}}")),
+            ] {
+                let separator = if format == KeyFormat::Native { "," } else { "_" };
+                let end = [b"\xff{", separator.as_bytes()].concat();
+                let plain = [b"p:", text.as_bytes(), &end].concat();
+                let with_tag = [b"p:{", tag.as_bytes(), b"}", text.as_bytes(), &end].concat();
+                let writer = KeyWriter::new(format, "p:");
+                assert_eq!(key(&writer, untagged(domain.as_bytes()), &pairs, Unit::Minute), plain);
+                assert_eq!(key(&writer, tagged(domain.as_bytes()), &pairs, Unit::Minute), with_tag);
+                assert_eq!(hash_tag(&with_tag), Some(tag.as_bytes()), "{domain}");
+            }
+        }
     }
 
     #[test]
@@ -195,7 +286,7 @@ mod tests {
         let pairs = vec![(b"key".to_vec(), b"value".to_vec())];
         for (prefix, expected) in [("", "domain_key_value_"), ("prefix:", "prefix:domain_key_value_")] {
             let writer = KeyWriter::new(KeyFormat::Envoyproxy, prefix);
-            assert_eq!(key(&writer, b"domain", &pairs, Unit::Hour), expected);
+            assert_eq!(key(&writer, untagged(b"domain"), &pairs, Unit::Hour), expected);
         }
     }
 }

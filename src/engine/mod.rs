@@ -15,7 +15,7 @@ pub mod tally;
 pub mod time;
 
 pub use judge::{Code, Decision, Modes, Status};
-pub use key::{KeyFormat, KeyWriter};
+pub use key::{KeyDomain, KeyFormat, KeyWriter};
 pub use limit::{ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};

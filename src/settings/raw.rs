@@ -143,7 +143,7 @@ pub(super) struct RawCounters {
     /// set, else memory.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) backend_type: Option<String>,
-    /// Text that every counter's key begins with.
+    /// Text that every counter's key begins with; without `{}`.
     #[arg(long, env, default_value = "", value_name = "TEXT")]
     pub(super) cache_key_prefix: String,
     /// How counters are named: `native`, or `envoyproxy` for the names of envoyproxy/ratelimit, so that

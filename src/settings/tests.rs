@@ -135,6 +135,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("RESPONSE_DYNAMIC_METADATA", "x"),
         ("BACKEND_TYPE", "memcache"),
         ("CACHE_KEY_FORMAT", "other"),
+        ("CACHE_KEY_PREFIX", "a{}"),
         ("EXPIRATION_JITTER_MAX_SECONDS", "-1"),
         ("MEMORY_MAX_COUNTERS", "1e6"),
         ("REDIS_TYPE", "TWIN"),

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::rules::{Domain, Match, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
-use super::{ChargeMode, Descriptor, FailurePolicy, Hits, KeyWriter, Limit, Modes, Request, Vote};
+use super::{ChargeMode, Descriptor, FailurePolicy, Hits, KeyDomain, KeyWriter, Limit, Modes, Request, Vote};
 use crate::engine::request::Entry;
 
 /// What a request comes down to: one item for each of its descriptors, in order.
@@ -77,6 +77,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
         return Plan { domain_known: false, items };
     };
+    let key_domain = KeyDomain { name: request.domain, hash_tag: domain.hash_tag() };
     let found: SmallVec<[Found<'r>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let items = request
         .descriptors
@@ -90,7 +91,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                 Quota::Limited(limit) => Item::Limited(Limited {
                     rule: Some(matched.rule),
                     limit,
-                    key: keys.key(request.domain, &descriptor.entries, Some(matched), limit),
+                    key: keys.key(key_domain, &descriptor.entries, Some(matched), limit),
                     hits: descriptor.hits,
                     mode: matched.rule.charge,
                     on_failure: matched.rule.on_backend_failure,
@@ -100,7 +101,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
             Found::Override(limit) => Item::Limited(Limited {
                 rule: None,
                 limit: *limit,
-                key: keys.key(request.domain, &descriptor.entries, None, *limit),
+                key: keys.key(key_domain, &descriptor.entries, None, *limit),
                 hits: descriptor.hits,
                 mode: rules.default_charge(),
                 on_failure: rules.default_on_backend_failure(),

@@ -91,6 +91,25 @@ fn item_14_a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
 }
 
 #[test]
+fn a_descriptor_has_its_rule_s_failure_policy_and_a_brought_limit_has_the_default() {
+    let text = "
+domain: d
+defaults: {on_backend_failure: deny}
+descriptors:
+  - {key: plain, rate_limit: {unit: minute, requests_per_unit: 1}}
+  - {key: own, on_backend_failure: local, rate_limit: {unit: minute, requests_per_unit: 1}}
+";
+    let file = SourceFile { name: "test.yaml".into(), text: text.into() };
+    let options = CompileOptions { on_backend_failure: FailurePolicy::Allow, ..CompileOptions::default() };
+    let rules = compile(&[file], options, None).expect("the rules are right");
+    let request =
+        request("d", &[descriptor("plain=a"), descriptor("own=a"), with_override("own=a", 1, Unit::Day)]);
+    let plan = plan(&rules, &request, &KeyWriter::default());
+    let policies: Vec<_> = plan.limited().map(|limited| limited.on_failure).collect();
+    assert_eq!(policies, [FailurePolicy::Deny, FailurePolicy::Local, FailurePolicy::Allow]);
+}
+
+#[test]
 fn items_8_and_14_an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
     let rules = rules(REPLACING);
     let request = request("elsewhere", &[descriptor("banned=x"), with_override("a=b", 1, Unit::Day)]);
@@ -159,4 +178,14 @@ descriptors:
     let key =
         |rules: &Rules| plan(rules, &request, &KeyWriter::default()).limited().next().map(|l| l.key.clone());
     assert_ne!(key(&shared), key(&own));
+}
+
+#[test]
+fn every_counter_of_a_domain_with_a_hash_tag_carries_it() {
+    let text = "{domain: d, TAGdescriptors: [{key: a, rate_limit: {unit: minute, requests_per_unit: 1}}]}";
+    let request = request("d", &[descriptor("a=b"), with_override("c=d", 1, Unit::Day)]);
+    let tagged = rules(&text.replace("TAG", "hash_tag: true, "));
+    assert_eq!(planned(&tagged, &request), ["unnamed {d}d_a_b_", "override {d}d_c_d_"]);
+    let untagged = rules(&text.replace("TAG", ""));
+    assert_eq!(planned(&untagged, &request), ["unnamed d_a_b_", "override d_c_d_"]);
 }

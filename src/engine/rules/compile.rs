@@ -54,7 +54,7 @@ pub fn compile(
 #[derive(Default)]
 struct Draft<'p> {
     previous: Option<&'p Rules>,
-    domains: HashMap<String, Children>,
+    domains: HashMap<String, Domain>,
     nodes: u32,
     rules: usize,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
@@ -70,12 +70,9 @@ impl Draft<'_> {
     }
 
     fn finish(self, options: CompileOptions) -> Rules {
-        let domain = |(name, children): (String, Children)| {
-            (name.as_bytes().into(), Domain { name: name.into(), children })
-        };
-        let domains = self.domains.into_iter().map(domain).collect();
+        let domains = self.domains.into_iter();
         Rules {
-            domains,
+            domains: domains.map(|(name, domain)| (name.into_bytes().into(), domain)).collect(),
             counts: self.counts,
             len: self.rules,
             default_charge: options.charge,
@@ -120,7 +117,10 @@ impl FileCompiler<'_, '_> {
             self.error(document.domain.place, message);
             return;
         }
-        let mut children = self.draft.domains.remove(&name).unwrap_or_default();
+        let known = self.draft.domains.remove(&name);
+        let new = || Domain { name: name.as_str().into(), hash_tag: false, children: Children::default() };
+        let mut domain = known.unwrap_or_else(new);
+        domain.hash_tag |= document.hash_tag;
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,
@@ -129,9 +129,9 @@ impl FileCompiler<'_, '_> {
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
         };
         for descriptor in document.descriptors {
-            self.descriptor(descriptor, &mut children, above);
+            self.descriptor(descriptor, &mut domain.children, above);
         }
-        self.draft.domains.insert(name, children);
+        self.draft.domains.insert(name, domain);
     }
 
     fn descriptor(&mut self, descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {

@@ -28,6 +28,7 @@ pub(super) struct Placed<T> {
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) domain: Placed<String>,
+    pub(super) hash_tag: bool,
     pub(super) defaults: Defaults,
     pub(super) descriptors: Vec<Descriptor>,
 }

@@ -18,6 +18,7 @@ type Map<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState>;
 #[derive(Debug)]
 pub struct Domain {
     pub(super) name: Box<str>,
+    pub(super) hash_tag: bool,
     pub(super) children: Children,
 }
 
@@ -82,6 +83,12 @@ impl Domain {
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether all of its counters carry one hash tag, and so lie in one slot of a Redis Cluster. Of
+    /// several files of one domain, one that asks for it is enough.
+    pub fn hash_tag(&self) -> bool {
+        self.hash_tag
     }
 
     /// The rule at exactly the depth of the last entry, if there is one there.

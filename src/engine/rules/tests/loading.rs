@@ -15,7 +15,7 @@ fn mistakes(text: &str) -> Vec<String> {
 }
 
 /// The one mistake in `text` begins so.
-fn check(text: &str, expected: &str) {
+pub(super) fn check(text: &str, expected: &str) {
     let mistakes = mistakes(text);
     assert!(
         mistakes.len() == 1 && mistakes[0].starts_with(expected),
@@ -24,12 +24,12 @@ fn check(text: &str, expected: &str) {
 }
 
 /// A file whose one descriptor has these fields besides its key.
-fn with_fields(fields: &str) -> String {
+pub(super) fn with_fields(fields: &str) -> String {
     format!("domain: d\ndescriptors:\n  - key: k\n{fields}")
 }
 
 /// A file whose one rate limit has these fields.
-fn with_limit(fields: &str) -> String {
+pub(super) fn with_limit(fields: &str) -> String {
     with_fields(&format!("    rate_limit: {{{fields}}}\n"))
 }
 
@@ -98,7 +98,7 @@ fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
     );
     expect(
         "domain: d\nzebra: 1",
-        "2:1 config error, unknown key 'zebra': known here are domain, defaults, descriptors",
+        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, defaults, descriptors",
     );
     expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
     expect(
