@@ -46,8 +46,10 @@ impl Cluster {
         }
         cluster.share_slots(primaries);
         cluster.introduce();
-        let all = cluster.nodes.len().to_string();
-        eventually("all know all", async || cluster.agree("cluster_known_nodes", &all)).await;
+        eventually("all know all", async || {
+            cluster.agree(&format!("cluster_known_nodes:{}", cluster.nodes.len()))
+        })
+        .await;
         for replica in primaries..cluster.nodes.len() {
             let id = cluster.id((replica - primaries) / replicas_each);
             cluster.nodes[replica].tell(["CLUSTER", "REPLICATE", &id]);
@@ -77,16 +79,19 @@ impl Cluster {
     /// follow theirs.
     pub(crate) async fn settled(&self) {
         eventually("the Cluster is whole", async || {
-            let followed = self.running().all(|(_, node)| {
+            let follows = |node: &Server| {
                 let replication = node.command(["INFO", "replication"]);
                 replication.contains("role:master") || replication.contains("master_link_status:up")
-            });
-            followed
-                && self.agree("cluster_state", "ok")
-                && self.agree("cluster_slots_ok", &SLOTS.to_string())
+            };
+            self.running().all(|(_, node)| follows(node))
+                && self.agree("cluster_state:ok")
+                && self.agree(&format!("cluster_slots_ok:{SLOTS}"))
                 && self.all_agree_on_primaries()
         })
         .await;
+        for primary in self.primaries() {
+            self.replicated(primary.node).await;
+        }
     }
 
     /// How to connect to it, given the names of all its nodes.
@@ -111,6 +116,12 @@ impl Cluster {
         self.running().filter(|(_, node)| follows(node)).map(|(at, _)| at).collect()
     }
 
+    /// Waits until all replicas of a primary have all that it has.
+    pub(crate) async fn replicated(&self, primary: usize) {
+        let replicas = self.replicas_of(primary).len();
+        eventually("the replicas have it", async || self.nodes[primary].has_reached(replicas)).await;
+    }
+
     /// The primary of a key's slot.
     pub(crate) fn node_of(&self, key: &[u8]) -> usize {
         self.primary_of(slot(key)).expect("a primary that runs")
@@ -127,9 +138,7 @@ impl Cluster {
     /// other that runs knows.
     pub(crate) async fn wait_for_new_primary_of(&self, slot: u16) -> usize {
         eventually("a replica takes over", async || {
-            self.primary_of(slot).is_some()
-                && self.agree("cluster_state", "ok")
-                && self.all_agree_on_primaries()
+            self.primary_of(slot).is_some() && self.agree("cluster_state:ok") && self.all_agree_on_primaries()
         })
         .await;
         self.primary_of(slot).expect("it has taken over")
@@ -215,9 +224,9 @@ impl Cluster {
         self.nodes.iter().enumerate().filter(|(_, node)| node.is_running())
     }
 
-    /// Whether all that run say the same in `CLUSTER INFO`.
-    fn agree(&self, field: &str, value: &str) -> bool {
-        let line = format!("{field}:{value}\r");
+    /// Whether all that run have this line in their `CLUSTER INFO`.
+    fn agree(&self, line: &str) -> bool {
+        let line = format!("{line}\r");
         self.running().all(|(_, node)| node.command(["CLUSTER", "INFO"]).contains(&line))
     }
 

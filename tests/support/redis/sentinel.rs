@@ -11,6 +11,12 @@ use crate::support::eventually;
 /// What the Sentinels call the primary.
 const NAME: &str = "counters";
 
+/// How often Sentinels do what they do, in milliseconds. They connect again no sooner than after a
+/// `PING-PERIOD`: were that longer than they wait for an answer, each failover, which cuts their
+/// connections, would bring about another. They suffer a server that is not what it should be for four
+/// times `PUBLISH-PERIOD`, and know what it is from one `INFO-PERIOD` to the next.
+const PERIODS: &[&str] = &["PING-PERIOD", "250", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "250"];
+
 /// What lets somebody in, where anything does: each password is the default user's.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Passwords {
@@ -46,9 +52,7 @@ impl Sentinels {
         let setup = sentinel(port, passwords);
         for _ in 0..3 {
             let sentinel = Server::start(free_port, &setup).await;
-            // They notice within seconds that a server is not what it should be: they ask it this often,
-            // and suffer it for four times as long as they take to tell of themselves.
-            sentinel.tell(["SENTINEL", "DEBUG", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "250"]);
+            sentinel.tell(["SENTINEL", "DEBUG"].iter().chain(PERIODS));
             all.sentinels.push(sentinel);
         }
         all.settled().await;
@@ -143,10 +147,17 @@ impl Sentinels {
         self.servers[self.primary].command(arguments)
     }
 
+    /// Waits until the replica has all that the primary has.
+    pub(crate) async fn replicated(&self) {
+        eventually("the replica has it", async || self.servers[self.primary].has_reached(1)).await;
+    }
+
     fn replica_follows(&self) -> bool {
         let [primary, replica] = [&self.servers[self.primary], &self.servers[1 - self.primary]];
         let info = replica.command(["INFO", "replication"]);
-        info.contains("master_link_status:up") && info.contains(&format!("master_port:{}\r", primary.port()))
+        info.contains("master_link_status:up")
+            && info.contains(&format!("master_port:{}\r", primary.port()))
+            && primary.has_reached(1)
     }
 }
 

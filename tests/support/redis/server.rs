@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -199,8 +200,20 @@ impl Server {
         assert_eq!(answer, "OK", "{}", self.endpoint);
     }
 
+    /// Whether all that it holds has arrived at this many replicas. A replica that says that it follows may
+    /// wait for up to a second for what came after the copy that it began with.
+    pub(super) fn has_reached(&self, replicas: usize) -> bool {
+        let mut input = tempfile::tempfile().expect("a temporary file");
+        // Something that is replicated and changes nothing; and WAIT is for its own connection's commands.
+        write!(input, "FUNCTION FLUSH\nWAIT {replicas} 100\n").expect("a temporary file");
+        input.rewind().expect("a temporary file");
+        let printed = self.run(self.cli().stdin(input), [""; 0]);
+        let reached = printed.lines().last().and_then(|line| line.parse::<usize>().ok());
+        reached.is_some_and(|reached| reached >= replicas)
+    }
+
     /// `redis-cli`, about to connect.
-    pub(super) fn cli(&self) -> Command {
+    fn cli(&self) -> Command {
         let mut cli = Command::new("redis-cli");
         match &self.endpoint {
             Endpoint::Tcp { host, port } => cli.args(["-h", host, "-p", &port.to_string()]),
