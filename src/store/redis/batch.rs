@@ -216,3 +216,164 @@ fn reading(numbers: &[i64]) -> Option<Reading> {
     };
     Some(Reading { used: u64::try_from(used).ok()?, outcome })
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Buf as _;
+    use proptest::prelude::*;
+    use proptest::test_runner::TestCaseError;
+
+    use super::*;
+    use crate::engine::algorithm::group;
+
+    type Counters = HashMap<Bytes, u64>;
+
+    /// What one request alone would come to.
+    fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Reading> {
+        let mut keys: Vec<&Bytes> = asks.iter().map(|ask| &ask.key).collect();
+        keys.sort();
+        keys.dedup();
+        let mut used: Vec<u64> = keys.iter().map(|key| counters.get(*key).copied().unwrap_or(0)).collect();
+        let place = |ask: &Ask| keys.iter().position(|key| *key == &ask.key).expect("its key");
+        let of_group = |ask: &Ask| group::Ask {
+            counter: place(ask),
+            quota: ask.quota,
+            hits: ask.hits,
+            mode: ask.mode,
+            vote: ask.vote,
+        };
+        let group: Vec<group::Ask> = asks.iter().map(of_group).collect();
+        let outcomes = group::charge(&group, &mut used);
+        for (key, used) in keys.iter().zip(used) {
+            counters.insert((*key).clone(), used);
+        }
+        outcomes.into_iter().map(|(used, outcome)| Reading { used, outcome }).collect()
+    }
+
+    /// What `charge.lua` does with a call.
+    fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
+        let mut requests = call.requests.clone().freeze();
+        let mut reply = Vec::new();
+        while requests.has_remaining() {
+            let len = requests.get_u8();
+            let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
+            for Reading { used, outcome } in serve(&asks, counters) {
+                let outcome = match outcome {
+                    Outcome::Charged => 0,
+                    Outcome::Denied => 1,
+                    _ => 2,
+                };
+                reply.extend([i64::try_from(used).expect("few"), outcome]);
+            }
+        }
+        reply
+    }
+
+    fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
+        let key = keys[usize::from(requests.get_u16()) - 1].clone();
+        let (kind, vote) = (requests.get_u8(), requests.get_u8());
+        let hits = requests.get_u32();
+        Ask {
+            key,
+            hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
+            mode: if kind == 1 { ChargeMode::IfAllowed } else { ChargeMode::Always },
+            vote: [Vote::Enforced, Vote::Quota, Vote::Shadow, Vote::ShadowQuota][usize::from(vote)],
+            quota: requests.get_u32(),
+            secs: requests.get_u32(),
+        }
+    }
+
+    fn some_ask() -> impl Strategy<Value = Ask> {
+        let hits = prop_oneof![
+            4 => (1..6_u32).prop_map(Hits::Add),
+            1 => Just(Hits::Add(0)),
+            1 => (0..9_u32).prop_map(Hits::Refund),
+        ];
+        let mode = prop_oneof![3 => Just(ChargeMode::Always), 1 => Just(ChargeMode::IfAllowed)];
+        let vote = prop_oneof![
+            4 => Just(Vote::Enforced),
+            1 => Just(Vote::Quota),
+            1 => Just(Vote::Shadow),
+            1 => Just(Vote::ShadowQuota)
+        ];
+        (0..6_u8, hits, 0..20_u32, mode, vote).prop_map(|(key, hits, quota, mode, vote)| Ask {
+            key: Bytes::from(vec![key]),
+            hits,
+            quota,
+            mode,
+            vote,
+            secs: 60,
+        })
+    }
+
+    /// The slot of a key: three of them, with two keys each.
+    fn slot(ask: &Ask) -> u16 {
+        u16::from(ask.key[0] / 2)
+    }
+
+    fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
+        // What one server is asked for one request lies in one slot.
+        let requests: Vec<Asks> = requests
+            .iter()
+            .map(|asks| asks.iter().filter(|ask| slot(ask) == slot(&asks[0])).cloned().collect())
+            .collect();
+        let mut serial = Counters::new();
+        let expected: Vec<Reading> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
+
+        let mut batch = Batch::default();
+        for asks in &requests {
+            batch.add(asks, slot(&asks[0]), false);
+        }
+        let mut counters = Counters::new();
+        let mut replies = Replies::<()> { counts: Vec::new(), calls: Vec::new() };
+        for Count { key, hits, .. } in &batch.counts {
+            let counter = counters.entry(key.clone()).or_default();
+            *counter += hits;
+            replies.counts.push(Some(Ok(i64::try_from(*counter).expect("few"))));
+        }
+        for call in &batch.calls {
+            replies.calls.push(Some(Ok(run(call, &mut counters))));
+        }
+        let readings: Vec<Reading> =
+            batch.readings(&replies).map(|reading| reading.expect("a reply").expect("a reading")).collect();
+        prop_assert_eq!(readings, expected);
+        serial.retain(|_, used| *used > 0);
+        counters.retain(|_, used| *used > 0);
+        prop_assert_eq!(counters, serial);
+        let mut counted: Vec<&Bytes> = batch.counts.iter().map(|count| &count.key).collect();
+        counted.sort();
+        counted.dedup();
+        prop_assert_eq!(counted.len(), batch.counts.len(), "one command for each counter");
+        prop_assert!(batch.calls.len() <= 3, "one call for each slot");
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn each_is_told_what_it_would_have_been_told_alone_in_the_order_of_arrival(
+            requests in proptest::collection::vec(proptest::collection::vec(some_ask(), 1..5), 1..30),
+        ) {
+            check(&requests)?;
+        }
+    }
+
+    #[test]
+    fn hits_on_one_counter_are_one_command() {
+        let ask = Ask {
+            key: Bytes::from_static(b"hot"),
+            hits: Hits::Add(2),
+            quota: 10,
+            mode: ChargeMode::Always,
+            vote: Vote::Enforced,
+            secs: 60,
+        };
+        let mut batch = Batch::default();
+        for _ in 0..256 {
+            batch.add(&[ask.clone()].into_iter().collect(), 0, false);
+        }
+        assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
+        let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
+        let used: Vec<u64> = batch.readings(&replies).map(|reading| reading.unwrap().unwrap().used).collect();
+        assert_eq!(used, (0..256).map(|turn| 1_002 + 2 * turn).collect::<Vec<u64>>());
+    }
+}
