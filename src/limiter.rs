@@ -57,8 +57,7 @@ impl Limiter {
         let charges: SmallVec<[Charge; 2]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
         let readings = self.charge(&charges, now, deadline).await;
         let readings = self.fallback.resolve(&charges, readings, now)?;
-        let decision =
-            judge(plan, readings.iter().map(|reading| (reading.used, reading.outcome)), &self.modes, now);
+        let decision = judge(plan, readings, &self.modes);
         self.metrics.record_decision(&decision);
         Ok(decision)
     }

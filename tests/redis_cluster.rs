@@ -174,7 +174,7 @@ async fn a_slot_that_moves_under_load_loses_no_hit_and_doubles_none() {
             let group = [format!("{tag}a/"), format!("{tag}c/")];
             let charges = group.map(|key| Charge {
                 mode: ChargeMode::IfAllowed,
-                limit: Limit { requests_per_unit: 1_000_000, unit: Unit::Day },
+                limit: Limit::per(1_000_000, Unit::Day),
                 ..hit_on(&key)
             });
             complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
@@ -247,7 +247,7 @@ async fn replicas_on_one_cluster_admit_exactly_the_limit_of_every_key() {
 /// A request of three descriptors, each in a slot of its own.
 fn three(random: &mut fastrand::Rng) -> [Charge; 3] {
     ["a", "b", "c"].map(|kind| Charge {
-        limit: Limit { requests_per_unit: 150, unit: Unit::Day },
+        limit: Limit::per(150, Unit::Day),
         hits: Hits::Add(random.u32(1..=3)),
         mode: ChargeMode::IfAllowed,
         ..hit_on(&format!("{kind}{}/", random.u8(..10)))
@@ -317,11 +317,7 @@ async fn what_another_slot_denied_is_given_back_and_what_always_counts_stays() {
     let cluster = Cluster::start(3, 0).await;
     let store = connected(&cluster.settings()).await;
     let [a, b, c] = [0, 1, 2].map(|node| keys_of(&cluster, node, 1).remove(0));
-    let one = |key: &str, mode, limit| Charge {
-        mode,
-        limit: Limit { requests_per_unit: limit, unit: Unit::Day },
-        ..hit_on(key)
-    };
+    let one = |key: &str, mode, limit| Charge { mode, limit: Limit::per(limit, Unit::Day), ..hit_on(key) };
     let ask = async |limit| {
         let charges = [
             one(&a, ChargeMode::IfAllowed, 5),
@@ -348,7 +344,7 @@ async fn quotas_in_several_slots_deny_only_all_together() {
         let charges = [(&keys[0], 1), (&keys[1], 2)].map(|(key, limit)| Charge {
             mode: ChargeMode::IfAllowed,
             vote: Vote::Quota,
-            limit: Limit { requests_per_unit: limit, unit: Unit::Day },
+            limit: Limit::per(limit, Unit::Day),
             ..hit_on(key)
         });
         let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");

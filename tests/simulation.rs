@@ -10,7 +10,7 @@ use std::time::Duration;
 use tollgate::clock::{Clock as _, ManualClock};
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{
-    Code, Descriptor, Entry, Hits, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit,
+    Code, Descriptor, Entry, Hits, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit, Window,
 };
 use tollgate::limiter::Limiter;
 use tollgate::store::{Charge, Charging, Store, StoreError};
@@ -41,13 +41,13 @@ impl Store for FaultyStore {
 #[derive(Default)]
 struct Model {
     limits: HashMap<&'static str, Limit>,
-    used: HashMap<(&'static str, &'static [u8], Unit, u64), u64>,
+    used: HashMap<(&'static str, &'static [u8], Window, u64), u64>,
 }
 
 impl Model {
     fn ask(&mut self, key: &'static str, value: &'static [u8], hits: Hits, now: Timestamp) -> (Code, u32) {
         let Some(limit) = self.limits.get(key) else { return (Code::Ok, 0) };
-        let used = self.used.entry((key, value, limit.unit, limit.window().start_secs(now))).or_default();
+        let used = self.used.entry((key, value, limit.window, limit.window.start_secs(now))).or_default();
         match hits {
             Hits::Add(hits) => *used += u64::from(hits),
             Hits::Refund(hits) => *used = used.saturating_sub(hits.into()),
@@ -64,7 +64,7 @@ fn change_rules(random: &mut fastrand::Rng, model: &mut Model, previous: Option<
     for key in KEYS {
         if random.u8(..5) > 0 {
             let unit = Unit::ALL[random.usize(..4)];
-            let limit = Limit { requests_per_unit: random.u32(0..12), unit };
+            let limit = Limit::per(random.u32(0..12), unit);
             model.limits.insert(key, limit);
             let (count, unit) = (limit.requests_per_unit, unit.name());
             writeln!(text, "  - {{key: {key}, rate_limit: {{unit: {unit}, requests_per_unit: {count}}}}}")

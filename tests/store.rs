@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq};
 use tokio::runtime;
 use tokio::task::JoinSet;
-use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
@@ -101,7 +101,7 @@ pub(crate) async fn used(store: &RedisStore, charge: Charge) -> Result<u64, Stor
 }
 
 pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
-    let limit = Limit { requests_per_unit: 10, unit };
+    let limit = Limit::per(10, unit);
     Charge {
         key: key.into(),
         limit,
@@ -322,7 +322,14 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         1 => Just(Vote::Shadow),
         1 => Just(Vote::ShadowQuota),
     ];
-    let charges = collection::vec((0..4_u8, units, hits, mode, vote), 0..6);
+    let algorithm = prop_oneof![
+        2 => Just(Algorithm::FixedWindow),
+        1 => Just(Algorithm::SlidingWindow),
+        1 => Just(Algorithm::SlidingLog),
+        1 => Just(Algorithm::TokenBucket { burst: 7 }),
+        1 => Just(Algorithm::TokenBucket { burst: 25 }),
+    ];
+    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, vote), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -332,15 +339,17 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         (server, redis)
     });
     let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });
-    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(128) });
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(1_000) });
     let outcome = runner.run(&requests, |requests| {
         let case = fastrand::u64(..);
         let mut now = MIDNIGHT;
         for (micros, charges) in requests {
             now = Timestamp::from_micros(now.as_micros() + micros);
-            let name = |key, unit| format!("{case}/{key}/{unit:?}/");
-            let one =
-                |(key, unit, hits, mode, vote)| Charge { mode, vote, ..charge(name(key, unit), unit, hits) };
+            let one = |(key, unit, algorithm, hits, mode, vote): (u8, Unit, Algorithm, _, _, _)| {
+                let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
+                let charge = charge(name, unit, hits);
+                Charge { limit: Limit { algorithm, ..charge.limit }, mode, vote, ..charge }
+            };
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
             let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
             let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");

@@ -102,7 +102,7 @@ fn write_native<'a>(
     limit: Limit,
 ) {
     key.put_slice(b"tg1/f");
-    write_decimal(key, limit.window().secs() as usize);
+    write_decimal(key, limit.window.secs() as usize);
     key.put_u8(b'/');
     write_netstring(key, domain);
     for (name, value) in entries {
@@ -166,7 +166,7 @@ mod tests {
 
     fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
         let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
-        writer.key(domain, &entries, None, Limit { requests_per_unit: 1, unit })
+        writer.key(domain, &entries, None, Limit::per(1, unit))
     }
 
     /// Texts of few different bytes, those with a meaning in keys among them, so that two random

@@ -2,19 +2,93 @@
 
 use super::Window;
 
-/// So many requests in each unit of time, counted in fixed windows.
+/// So many requests in each window of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Hits that may pass in one window. 0 lets nothing pass.
     pub requests_per_unit: u32,
-    /// The length of the window.
-    pub unit: Unit,
+    /// How long that is.
+    pub window: Window,
+    /// What happens where one window meets the next.
+    pub algorithm: Algorithm,
 }
 
 impl Limit {
-    /// The windows this limit counts in.
-    pub const fn window(self) -> Window {
-        self.unit.window()
+    /// A limit in fixed windows of `unit`.
+    pub const fn per(requests_per_unit: u32, unit: Unit) -> Self {
+        Self { requests_per_unit, window: unit.window(), algorithm: Algorithm::FixedWindow }
+    }
+
+    /// Hits that may pass at once where none did before.
+    pub const fn capacity(self) -> u32 {
+        match self.algorithm {
+            Algorithm::TokenBucket { burst } => burst,
+            Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
+                self.requests_per_unit
+            }
+        }
+    }
+
+    /// For how long hits may count after they were counted, at the most, in seconds.
+    pub fn memory_secs(self) -> u32 {
+        let window_secs = self.window.secs();
+        match self.algorithm {
+            Algorithm::FixedWindow => window_secs,
+            Algorithm::SlidingLog => window_secs.saturating_add(1),
+            Algorithm::SlidingWindow => window_secs.saturating_mul(2).saturating_add(1),
+            // A bucket may be filled twice, and drains by the limit.
+            Algorithm::TokenBucket { burst } => {
+                let full = 2 * (u64::from(burst) + 1) * u64::from(window_secs);
+                let secs = full.div_ceil(u64::from(self.requests_per_unit.max(1))) + 1;
+                u32::try_from(secs).unwrap_or(u32::MAX)
+            }
+        }
+    }
+
+    /// The unit of time that its window is, where it is one.
+    pub fn unit(self) -> Option<Unit> {
+        Unit::ALL.into_iter().find(|unit| unit.window() == self.window)
+    }
+}
+
+/// How hits are counted over time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// From zero in every window: exact within one, and twice the limit may pass around the moment where
+    /// two of them meet.
+    #[default]
+    FixedWindow,
+    /// Those of this window, and of the one before in proportion to what of it is less than a window ago.
+    SlidingWindow,
+    /// Those of exactly the last window, each remembered by its time.
+    SlidingLog,
+    /// A bucket that holds `burst` hits and is refilled at the limit's rate, evenly.
+    TokenBucket {
+        /// Hits that may pass at once.
+        burst: u32,
+    },
+}
+
+impl Algorithm {
+    /// The names in rules, and what they stand for; a bucket's size is still to come. The leaky bucket as
+    /// a meter and GCRA are the same automaton as the token bucket.
+    pub const NAMES: [(&'static str, Self); 6] = [
+        ("fixed_window", Self::FixedWindow),
+        ("sliding_window", Self::SlidingWindow),
+        ("sliding_log", Self::SlidingLog),
+        ("token_bucket", Self::TokenBucket { burst: 0 }),
+        ("gcra", Self::TokenBucket { burst: 0 }),
+        ("leaky_bucket", Self::TokenBucket { burst: 0 }),
+    ];
+
+    /// The name in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FixedWindow => "fixed_window",
+            Self::SlidingWindow => "sliding_window",
+            Self::SlidingLog => "sliding_log",
+            Self::TokenBucket { .. } => "token_bucket",
+        }
     }
 }
 

@@ -16,7 +16,7 @@ pub mod time;
 
 pub use judge::{Code, Decision, Modes, Status};
 pub use key::{KeyDomain, KeyFormat, KeyWriter};
-pub use limit::{ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
+pub use limit::{Algorithm, ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};
 pub use rules::Rules;

@@ -29,6 +29,11 @@ impl Timestamp {
         self.0 / MICROS_PER_SECOND
     }
 
+    /// `later` after this; the end of time where that is too far to count.
+    pub fn after(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
+    }
+
     /// How long after `earlier` this is; zero where it is not.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

@@ -2,12 +2,17 @@
 //!
 //! Nothing here asks whether the store is back. The store knows that, and fails at once until it is.
 
+use std::time::Duration;
+
 use smallvec::SmallVec;
 
 use super::memory::{MemorySettings, MemoryStore};
 use super::{Charge, Reading, Readings, StoreError};
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{FailurePolicy, Limit, Timestamp};
+use crate::engine::{Algorithm, FailurePolicy, Limit, Timestamp};
+
+/// When to ask again what was denied only because the store failed: it may be back at any time.
+const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
 
 /// What to do without the store.
 #[derive(Debug)]
@@ -47,9 +52,13 @@ impl Fallback {
     fn instead(&self, charge: &Charge, error: StoreError, now: Timestamp) -> Result<Reading, StoreError> {
         match charge.on_failure {
             FailurePolicy::Error => Err(error),
-            FailurePolicy::Allow => Ok(Reading { used: 0, outcome: Outcome::Charged }),
+            FailurePolicy::Allow => {
+                let reset = charge.limit.window.remaining(now);
+                Ok(Reading { used: 0, outcome: Outcome::Charged, reset })
+            }
             FailurePolicy::Deny => {
-                Ok(Reading { used: charge.limit.requests_per_unit.into(), outcome: Outcome::Refused })
+                let used = charge.limit.capacity().into();
+                Ok(Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE })
             }
             FailurePolicy::Local => self.count(charge, now),
         }
@@ -57,17 +66,21 @@ impl Fallback {
 
     fn count(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
         let share = self.share(charge.limit);
-        let Reading { used, outcome } =
+        let Reading { used, outcome, reset } =
             self.local.charge_alone(&Charge { limit: share, ..charge.clone() }, now)?;
         // Everybody else's share counts as used.
-        let elsewhere = charge.limit.requests_per_unit - share.requests_per_unit;
-        Ok(Reading { used: used + u64::from(elsewhere), outcome })
+        let elsewhere = charge.limit.capacity() - share.capacity();
+        Ok(Reading { used: used + u64::from(elsewhere), outcome, reset })
     }
 
     /// The part of `limit` that this process enforces: at least one hit, where any may pass.
     fn share(&self, limit: Limit) -> Limit {
-        let share = (limit.requests_per_unit / self.replicas).max(limit.requests_per_unit.min(1));
-        Limit { requests_per_unit: share, ..limit }
+        let share = |hits: u32| (hits / self.replicas).max(hits.min(1));
+        let algorithm = match limit.algorithm {
+            Algorithm::TokenBucket { burst } => Algorithm::TokenBucket { burst: share(burst) },
+            algorithm => algorithm,
+        };
+        Limit { requests_per_unit: share(limit.requests_per_unit), algorithm, ..limit }
     }
 }
 
@@ -87,7 +100,7 @@ mod tests {
     fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
         Charge {
             key: Bytes::from_static(b"key"),
-            limit: Limit { requests_per_unit: limit, unit: Unit::Minute },
+            limit: Limit::per(limit, Unit::Minute),
             hits: Hits::Add(1),
             mode,
             vote: Vote::Enforced,
@@ -134,7 +147,7 @@ mod tests {
     fn each_charge_gets_what_its_rule_says_and_readings_stay() {
         let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
             .map(|policy| charge(5, policy, ChargeMode::Always));
-        let read = Reading { used: 3, outcome: Outcome::Charged };
+        let read = Reading { used: 3, outcome: Outcome::Charged, reset: Duration::ZERO };
         let resolve = |readings: [_; 3]| fallback(1).resolve(&charges, readings.into_iter().collect(), NOON);
         let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
         assert_eq!((readings[0].used, readings[0].outcome), (0, Outcome::Charged));

@@ -16,9 +16,9 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
-use crate::engine::algorithm::fixed_window::{State, step};
-use crate::engine::algorithm::group::{self, Ask, Outcome};
-use crate::engine::{ChargeMode, Hits, Timestamp, Window};
+use crate::engine::algorithm::group::{self, Ask};
+use crate::engine::algorithm::{Meter, State};
+use crate::engine::{Algorithm, Hits, Limit, Timestamp};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ struct Shard {
 /// A counter of a group of charges, there or not.
 struct Member<'a> {
     key: &'a [u8],
-    window: Window,
+    limit: Limit,
     hash: u64,
     shard: usize,
 }
@@ -70,17 +70,16 @@ type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>;
 impl Member<'_> {
     fn find<'s>(&self, shards: &'s mut Locked<'_>) -> Option<&'s mut Counter> {
         let (_, shard) = shards.iter_mut().find(|(index, _)| *index == self.shard)?;
-        let is_this = |counter: &Counter| counter.window == self.window && *counter.key == *self.key;
-        shard.counters.find_mut(self.hash, is_this)
+        shard.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))
     }
 }
 
-/// One counter. Its window's length is part of its name: a key whose unit was changed counts anew,
-/// and one state never serves windows of two lengths.
+/// One counter. Its window and its algorithm are part of its name: a key whose rule was changed counts
+/// anew, and one state never serves two kinds of window.
 #[derive(Debug)]
 struct Counter {
     key: Box<[u8]>,
-    window: Window,
+    limit: Limit,
     state: State,
 }
 
@@ -125,48 +124,51 @@ impl MemoryStore {
     }
 
     fn sweep_shard(&self, shard: &Mutex<Shard>, now: Timestamp) {
-        let removed = shard.lock().sweep(now, |counter| self.hash(&counter.key, counter.window));
+        let removed = shard.lock().sweep(now, |counter| self.hash(&counter.key, counter.limit));
         self.len.fetch_sub(removed, Ordering::Relaxed);
     }
 
     /// Carries out charges that are decided together, under the locks of all their shards. `None` where
     /// they need more new counters than there is room for.
     fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Option<Readings> {
-        let mut counters: SmallVec<[Member<'_>; 4]> = SmallVec::new();
+        let mut members: SmallVec<[Member<'_>; 4]> = SmallVec::new();
         let mut asks: SmallVec<[Ask; 4]> = SmallVec::new();
-        for charge in charges {
-            let (key, window) = (&*charge.key, charge.limit.window());
-            let known = counters.iter().position(|member| member.key == key && member.window == window);
-            let counter = known.unwrap_or(counters.len());
+        for Charge { key, limit, hits, mode, vote, .. } in charges {
+            let known =
+                members.iter().position(|member| member.key == &**key && is_one(member.limit, *limit));
+            let counter = known.unwrap_or(members.len());
             if known.is_none() {
-                let hash = self.hash(key, window);
-                counters.push(Member { key, window, hash, shard: self.shard_index(hash) });
+                let hash = self.hash(key, *limit);
+                members.push(Member { key, limit: *limit, hash, shard: self.shard_index(hash) });
             }
-            let Charge { limit, hits, mode, vote, .. } = *charge;
-            asks.push(Ask { counter, quota: limit.requests_per_unit, hits, mode, vote });
+            asks.push(Ask { counter, capacity: limit.capacity(), hits: *hits, mode: *mode, vote: *vote });
         }
-        let mut shards = self.lock_all(&counters);
-        let mut used: SmallVec<[u64; 4]> = counters
+        let mut shards = self.lock_all(&members);
+        let mut states: SmallVec<[State; 4]> = members
             .iter()
             .map(|member| match member.find(&mut shards) {
-                Some(counter) => step(counter.state, member.window, Hits::Add(0), now).used,
-                None => 0,
+                Some(counter) => counter.state.clone(),
+                None => State::empty(member.limit.algorithm),
             })
             .collect();
-        let before = used.clone();
-        let outcomes = group::charge(&asks, &mut used);
-        let changed: SmallVec<[(&Member<'_>, u64); 4]> = counters
-            .iter()
-            .zip(before.iter().zip(&used))
-            .filter(|(_, (before, after))| before != after)
-            .map(|(member, (_, after))| (member, *after))
-            .collect();
-        let new = changed.iter().filter(|(member, _)| member.find(&mut shards).is_none()).count();
+        let load = |(state, member): (&mut State, &Member<'_>)| state.load(member.limit, now);
+        let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(&members).map(load).collect();
+        let mut meters = before.clone();
+        let outcomes = group::charge(&asks, &mut meters);
+        let changed = |index: &usize| before.get(*index) != meters.get(*index);
+        let changed: SmallVec<[usize; 4]> = (0..members.len()).filter(changed).collect();
+        let new = changed.iter().filter(|index| members[**index].find(&mut shards).is_none()).count();
         self.take_room(new)?;
-        for (member, used) in changed {
-            self.write(member, &mut shards, used, now);
+        for index in changed {
+            states[index].save(meters[index], members[index].limit, now);
+            self.write(&members[index], &mut shards, states[index].clone());
         }
-        Some(outcomes.into_iter().map(|(used, outcome)| Ok(Reading { used, outcome })).collect())
+        let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
+            let mut state = states[ask.counter].clone();
+            state.save(meter, charge.limit, now);
+            Ok(Reading::of(charge.asked(now), &state, meter.used(), outcome))
+        };
+        Some(charges.iter().zip(&asks).zip(outcomes).map(reading).collect())
     }
 
     /// Locks the shards of `members`, in the order of their places: two groups cannot wait for each
@@ -179,20 +181,14 @@ impl MemoryStore {
     }
 
     /// Sets a counter, and makes it where there is none: there is room for it.
-    fn write(&self, member: &Member<'_>, shards: &mut Locked<'_>, used: u64, now: Timestamp) {
-        let window_start_secs = member.window.start_secs(now);
+    fn write(&self, member: &Member<'_>, shards: &mut Locked<'_>, state: State) {
         if let Some(counter) = member.find(shards) {
-            let window_start_secs = window_start_secs.max(counter.state.window_start_secs);
-            counter.state = State { window_start_secs, used };
+            counter.state = state;
             return;
         }
-        let state = State { window_start_secs, used };
-        let counter = Counter { key: member.key.into(), window: member.window, state };
+        let counter = Counter { key: member.key.into(), limit: member.limit, state };
         if let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == member.shard) {
-            shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
-            shard
-                .counters
-                .insert_unique(member.hash, counter, |counter| self.hash(&counter.key, counter.window));
+            shard.insert(member.hash, counter, |counter| self.hash(&counter.key, counter.limit));
         }
     }
 
@@ -201,18 +197,7 @@ impl MemoryStore {
     /// # Errors
     /// [`StoreError::Full`] where it needs a new counter and there is no room for one.
     pub fn charge_alone(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
-        match charge.mode {
-            ChargeMode::Always => self.charge_one(charge, now),
-            ChargeMode::IfAllowed => {
-                let readings = self.charge_group(std::slice::from_ref(charge), now);
-                readings.and_then(|mut readings| readings.pop()).unwrap_or_else(|| Err(self.full()))
-            }
-        }
-    }
-
-    fn charge_one(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
-        let window = charge.limit.window();
-        let hash = self.hash(&charge.key, window);
+        let hash = self.hash(&charge.key, charge.limit);
         let shard = &self.shards[self.shard_index(hash)];
         if let Some(reading) = self.count(shard, hash, charge, now) {
             return Ok(reading);
@@ -229,27 +214,30 @@ impl MemoryStore {
 
     /// Carries out `charge`, or returns `None` where it needs a new counter and there is no room.
     fn count(&self, shard: &Mutex<Shard>, hash: u64, charge: &Charge, now: Timestamp) -> Option<Reading> {
-        let (window, hits) = (charge.limit.window(), charge.hits);
+        let Charge { limit, hits, mode, .. } = *charge;
         let mut shard = shard.lock();
-        let found =
-            shard.counters.find_mut(hash, |counter| counter.window == window && *counter.key == *charge.key);
+        let found = shard.counters.find_mut(hash, |counter| counter.is(&charge.key, limit));
         if let Some(counter) = found {
-            let state = step(counter.state, window, hits, now);
-            if hits != Hits::Add(0) {
-                counter.state = state;
+            if hits == Hits::Add(0) {
+                return Some(look(counter.state.clone(), charge, now));
             }
-            return Some(Reading { used: state.used, outcome: Outcome::Charged });
+            let mut meter = counter.state.load(limit, now);
+            let outcome = group::charge_alone(mode, hits, limit.capacity(), &mut meter);
+            counter.state.save(meter, limit, now);
+            return Some(Reading::of(charge.asked(now), &counter.state, meter.used(), outcome));
         }
-        // Looking, or giving back to nothing, makes no counter.
-        if matches!(hits, Hits::Add(0) | Hits::Refund(_)) {
-            return Some(Reading { used: 0, outcome: Outcome::Charged });
+        let mut state = State::empty(limit.algorithm);
+        let mut meter = state.load(limit, now);
+        let outcome = group::charge_alone(mode, hits, limit.capacity(), &mut meter);
+        state.save(meter, limit, now);
+        let reading = Reading::of(charge.asked(now), &state, meter.used(), outcome);
+        // Looking, giving back to nothing, or being denied makes no counter.
+        if meter.used() > 0 {
+            self.take_room(1)?;
+            let counter = Counter { key: Box::from(&*charge.key), limit, state };
+            shard.insert(hash, counter, |counter| self.hash(&counter.key, counter.limit));
         }
-        self.take_room(1)?;
-        let state = step(State::default(), window, hits, now);
-        let counter = Counter { key: Box::from(&*charge.key), window, state };
-        shard.first_end_secs = shard.first_end_secs.min(counter.end_secs());
-        shard.counters.insert_unique(hash, counter, |counter| self.hash(&counter.key, counter.window));
-        Some(Reading { used: state.used, outcome: Outcome::Charged })
+        Some(reading)
     }
 
     /// Counts so many more counters, unless the store would hold more than it may.
@@ -258,8 +246,8 @@ impl MemoryStore {
         self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()
     }
 
-    fn hash(&self, key: &[u8], window: Window) -> u64 {
-        self.hasher.hash_one((key, window))
+    fn hash(&self, key: &[u8], limit: Limit) -> u64 {
+        self.hasher.hash_one((key, limit.window))
     }
 
     /// The table inside a shard takes its bucket from the lowest bits of the hash and its tags from
@@ -272,14 +260,14 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let readings = match is_group(charges) {
+        let readings = match is_group(charges) && charges.len() > 1 {
             true => self.charge_group(charges, now).unwrap_or_else(|| {
                 // There may be room that only looks taken.
                 self.sweep_next(now);
                 let again = self.charge_group(charges, now);
                 again.unwrap_or_else(|| charges.iter().map(|_| Err(self.full())).collect())
             }),
-            false => charges.iter().map(|charge| self.charge_one(charge, now)).collect(),
+            false => charges.iter().map(|charge| self.charge_alone(charge, now)).collect(),
         };
         Box::pin(future::ready(readings))
     }
@@ -292,6 +280,11 @@ impl Default for Shard {
 }
 
 impl Shard {
+    fn insert(&mut self, hash: u64, counter: Counter, hasher: impl Fn(&Counter) -> u64) {
+        self.first_end_secs = self.first_end_secs.min(counter.end_secs());
+        self.counters.insert_unique(hash, counter, hasher);
+    }
+
     /// Drops the counters whose window is over at `now`, and room that is mostly empty. Returns how
     /// many counters were dropped.
     fn sweep(&mut self, now: Timestamp, hash: impl Fn(&Counter) -> u64) -> usize {
@@ -301,7 +294,7 @@ impl Shard {
         let before = self.counters.len();
         let mut first_end_secs = u64::MAX;
         self.counters.retain(|counter| {
-            let over = counter.state.is_over(counter.window, now);
+            let over = counter.end_secs() <= now.as_secs();
             if !over {
                 first_end_secs = first_end_secs.min(counter.end_secs());
             }
@@ -317,10 +310,30 @@ impl Shard {
 }
 
 impl Counter {
-    /// The end of the window it counts in, in seconds since the epoch.
-    const fn end_secs(&self) -> u64 {
-        self.state.window_start_secs.saturating_add(self.window.secs() as u64)
+    fn is(&self, key: &[u8], limit: Limit) -> bool {
+        is_one(self.limit, limit) && *self.key == *key
     }
+
+    /// When it says nothing any more, in seconds since the epoch.
+    fn end_secs(&self) -> u64 {
+        self.state.end_secs(self.limit)
+    }
+}
+
+/// What a look at `state` says. It changes nothing, not even by bringing it up to now.
+fn look(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
+    let mut meter = state.load(charge.limit, now);
+    let outcome = group::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
+    Reading::of(charge.asked(now), &state, meter.used(), outcome)
+}
+
+/// Whether one counter serves both limits. How much each lets pass is another matter.
+fn is_one(limit: Limit, other: Limit) -> bool {
+    let same_kind = match (limit.algorithm, other.algorithm) {
+        (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
+        (one, other) => one == other,
+    };
+    same_kind && limit.window == other.window
 }
 
 #[cfg(test)]
@@ -328,7 +341,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::engine::{FailurePolicy, Limit, Unit, Vote};
+    use crate::engine::{ChargeMode, FailurePolicy, Unit, Vote};
 
     const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -339,7 +352,7 @@ mod tests {
     fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         Charge {
             key: Bytes::from_static(key.as_bytes()),
-            limit: Limit { requests_per_unit: 10, unit },
+            limit: Limit::per(10, unit),
             hits,
             mode: ChargeMode::Always,
             vote: Vote::Enforced,
@@ -348,7 +361,7 @@ mod tests {
     }
 
     fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {
-        store.charge_one(charge, now).ok().map(|reading| reading.used)
+        store.charge_alone(charge, now).ok().map(|reading| reading.used)
     }
 
     fn later(secs: u64) -> Timestamp {
@@ -365,7 +378,7 @@ mod tests {
         for key in ["a", "b"] {
             assert_eq!(used(&store, &charge(key, Unit::Minute, Hits::Add(1)), NOON), Some(1));
         }
-        let refused = store.charge_one(&charge("c", Unit::Minute, Hits::Add(1)), NOON);
+        let refused = store.charge_alone(&charge("c", Unit::Minute, Hits::Add(1)), NOON);
         assert!(matches!(refused, Err(StoreError::Full { max_counters: 2 })), "{refused:?}");
         assert_eq!(store.len(), 2);
         assert_eq!(used(&store, &charge("a", Unit::Minute, Hits::Add(1)), NOON), Some(2));
@@ -392,7 +405,7 @@ mod tests {
             charge("b", Unit::Minute, Hits::Add(4)),
             charge("c", Unit::Hour, Hits::Add(5)),
         ];
-        charges.iter().for_each(|charge| drop(store.charge_one(charge, NOON)));
+        charges.iter().for_each(|charge| drop(store.charge_alone(charge, NOON)));
         for (now, len) in [(NOON, 3), (later(1), 2), (later(59), 2), (later(60), 1), (later(3600), 0)] {
             sweep_round(&store, now);
             assert_eq!(store.len(), len, "at noon + {} s", now.since(NOON).as_secs());
@@ -425,7 +438,7 @@ mod tests {
         for index in 0..counters {
             let key = Bytes::from(format!("{index}"));
             let charge = Charge { key, ..charge("", Unit::Day, Hits::Add(1)) };
-            store.charge_one(&charge, NOON).unwrap();
+            store.charge_alone(&charge, NOON).unwrap();
         }
         let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
         // The allocator adds up to 16 bytes to each key.
@@ -437,7 +450,7 @@ mod tests {
         let store = store(100_000);
         for index in 0..50_000 {
             let key = Bytes::from(format!("{index}"));
-            store.charge_one(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON).unwrap();
+            store.charge_alone(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON).unwrap();
         }
         sweep_round(&store, later(1));
         let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();

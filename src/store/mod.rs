@@ -12,7 +12,8 @@ use std::pin::Pin;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::Asked;
+pub use crate::engine::algorithm::Reading;
 use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
 
 /// What a store is asked to do to one counter.
@@ -32,13 +33,10 @@ pub struct Charge {
     pub on_failure: FailurePolicy,
 }
 
-/// What a store saw when it carried out a charge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    /// What became of the charge.
-    pub outcome: Outcome,
-    /// Hits in the current window, those of this charge included.
-    pub used: u64,
+impl Charge {
+    const fn asked(&self, now: Timestamp) -> Asked {
+        Asked { limit: self.limit, hits: self.hits, mode: self.mode, now }
+    }
 }
 
 /// What became of each charge, in the same order: stores may fail in part.

@@ -3,6 +3,7 @@
 
 use smallvec::SmallVec;
 
+use super::Meter;
 use crate::engine::{ChargeMode, Hits, Vote, Votes};
 
 /// One charge of a group.
@@ -10,8 +11,8 @@ use crate::engine::{ChargeMode, Hits, Vote, Votes};
 pub struct Ask {
     /// Which of the group's counters. Two charges may have one.
     pub counter: usize,
-    /// Hits that may be counted in one window.
-    pub quota: u32,
+    /// Hits that fit into the counter.
+    pub capacity: u32,
     /// What to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
@@ -35,61 +36,62 @@ pub enum Outcome {
     Refused,
 }
 
-/// Carries out `asks` in their order on the counters `used`; the counter after each, and what became of
-/// it. An ask whose counter is not there is left out.
-pub fn charge(asks: &[Ask], used: &mut [u64]) -> SmallVec<[(u64, Outcome); 4]> {
-    let mut tried: SmallVec<[u64; 4]> = (&*used).into();
+/// Carries out `asks` in their order on `meters`; the meter after each, and what became of it. An ask
+/// whose counter is not there is left out.
+pub fn charge(asks: &[Ask], meters: &mut [Meter]) -> SmallVec<[(Meter, Outcome); 4]> {
+    let mut tried: SmallVec<[Meter; 2]> = (&*meters).into();
     let trial: SmallVec<[_; 4]> = asks.iter().filter_map(|ask| try_charge(ask, &mut tried)).collect();
     let mut votes = Votes::default();
-    for (ask, (used, outcome)) in asks.iter().zip(&trial) {
-        let over = match outcome {
-            Outcome::Charged => counts_past_its_limit(ask) && *used > ask.quota.into(),
-            Outcome::Denied | Outcome::Withheld | Outcome::Known | Outcome::Refused => true,
-        };
-        votes.cast(ask.vote, over);
+    for (ask, (meter, outcome)) in asks.iter().zip(&trial) {
+        votes.cast(ask.vote, is_over(ask.mode, ask.hits, meter.used(), ask.capacity, *outcome));
     }
     if !votes.deny() {
-        used.copy_from_slice(&tried);
+        meters.copy_from_slice(&tried);
         return trial;
     }
-    let in_vain = |(ask, (_, outcome)): (&Ask, &(u64, Outcome))| {
-        if !counts_only_if_allowed(ask) {
-            return try_charge(ask, used);
+    let in_vain = |(ask, (_, outcome)): (&Ask, &(Meter, Outcome))| {
+        if !counts_only_if_allowed(ask.mode, ask.hits) {
+            return try_charge(ask, meters);
         }
         let outcome = if *outcome == Outcome::Denied { Outcome::Denied } else { Outcome::Withheld };
-        Some((*used.get(ask.counter)?, outcome))
+        Some((*meters.get(ask.counter)?, outcome))
     };
     asks.iter().zip(&trial).filter_map(in_vain).collect()
 }
 
-const fn counts_only_if_allowed(ask: &Ask) -> bool {
-    matches!((ask.mode, ask.hits), (ChargeMode::IfAllowed, Hits::Add(_)))
+/// Carries out one charge whose request is denied by itself or not at all.
+pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> Outcome {
+    match hits {
+        Hits::Refund(hits) => meter.refund(hits),
+        // A look asks whether one more hit would fit: what counts only if it fits is never over.
+        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(add.max(1), capacity) => {
+            return Outcome::Denied;
+        }
+        Hits::Add(hits) => meter.add(hits),
+    }
+    Outcome::Charged
 }
 
-const fn counts_past_its_limit(ask: &Ask) -> bool {
-    matches!((ask.mode, ask.hits), (ChargeMode::Always, Hits::Add(_)))
+/// Whether a charge that came to `outcome`, with `used` afterwards, is past its limit.
+pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::Charged => {
+            matches!((mode, hits), (ChargeMode::Always, Hits::Add(_))) && used > capacity.into()
+        }
+        Outcome::Denied | Outcome::Known | Outcome::Refused => true,
+        Outcome::Withheld => false,
+    }
+}
+
+const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
+    matches!((mode, hits), (ChargeMode::IfAllowed, Hits::Add(_)))
 }
 
 /// Carries out one of them, as if the request passed.
-fn try_charge(ask: &Ask, used: &mut [u64]) -> Option<(u64, Outcome)> {
-    let used = used.get_mut(ask.counter)?;
-    let outcome = match ask.hits {
-        Hits::Refund(hits) => {
-            *used = used.saturating_sub(hits.into());
-            Outcome::Charged
-        }
-        // A look asks whether one more hit would fit: what counts only if it fits is never over.
-        Hits::Add(hits)
-            if counts_only_if_allowed(ask) && used.saturating_add(hits.max(1).into()) > ask.quota.into() =>
-        {
-            Outcome::Denied
-        }
-        Hits::Add(hits) => {
-            *used = used.saturating_add(hits.into());
-            Outcome::Charged
-        }
-    };
-    Some((*used, outcome))
+fn try_charge(ask: &Ask, meters: &mut [Meter]) -> Option<(Meter, Outcome)> {
+    let meter = meters.get_mut(ask.counter)?;
+    let outcome = charge_alone(ask.mode, ask.hits, ask.capacity, meter);
+    Some((*meter, outcome))
 }
 
 #[cfg(test)]
@@ -97,8 +99,8 @@ mod tests {
     use super::Outcome::{Charged, Denied, Withheld};
     use super::*;
 
-    const fn ask(counter: usize, quota: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> Ask {
-        Ask { counter, quota, hits, mode, vote }
+    const fn ask(counter: usize, capacity: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> Ask {
+        Ask { counter, capacity, hits, mode, vote }
     }
 
     /// An enforced limit that counts only if the request passes.
@@ -115,8 +117,11 @@ mod tests {
     }
 
     fn check(asks: &[Ask], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
-        let mut used = before.to_vec();
-        assert_eq!(&charge(asks, &mut used)[..], outcomes, "{asks:?} on {before:?}");
+        let meter = |used: &u64| Meter { base: 0, level: *used, parts: 1, max_level: u64::MAX, lost: 0 };
+        let mut meters: Vec<Meter> = before.iter().map(meter).collect();
+        let seen = charge(asks, &mut meters).into_iter().map(|(meter, outcome)| (meter.used(), outcome));
+        assert_eq!(seen.collect::<Vec<_>>(), outcomes, "{asks:?} on {before:?}");
+        let used: Vec<u64> = meters.iter().map(|meter| meter.used()).collect();
         assert_eq!(used, after, "{asks:?} on {before:?}");
     }
 

@@ -1,7 +1,184 @@
-//! The arithmetic of limits: pure functions from a counter's state to its next one.
+//! How hits are counted over time, in whole numbers, so that every store comes to the same.
 //!
-//! The memory store runs these under its lock; the Redis store says the same in commands and scripts,
-//! and `tests/store.rs` holds the two to each other.
+//! Each algorithm keeps a [`State`]. Brought up to a time and held against its limit it is a [`Meter`]: a
+//! level that hits raise. Whether hits fit, and what becomes of several limits at once, is asked of
+//! meters, whatever algorithm is behind them ([`group`]).
 
 pub mod fixed_window;
 pub mod group;
+mod reading;
+pub mod sliding_log;
+pub mod sliding_window;
+pub mod token_bucket;
+
+use std::time::Duration;
+
+pub use reading::{Asked, Reading};
+
+use super::{Algorithm, Limit, Timestamp};
+
+/// The largest number that Redis' Lua counts to without leaving any out: 2^53.
+pub const MAX_EXACT: u64 = 1 << 53;
+
+/// What is remembered of the hits of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// See [`fixed_window`].
+    FixedWindow(fixed_window::State),
+    /// See [`sliding_window`].
+    SlidingWindow(sliding_window::State),
+    /// See [`sliding_log`].
+    SlidingLog(sliding_log::State),
+    /// See [`token_bucket`].
+    TokenBucket(token_bucket::State),
+}
+
+/// How full a limit is at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meter {
+    /// What counts, and no hit of now adds to or takes away from; in parts of a hit.
+    pub base: u64,
+    /// What hits raise and refunds lower, in parts of a hit.
+    pub level: u64,
+    /// So many parts make a hit; at least 1.
+    pub parts: u64,
+    /// The level rises no further.
+    pub max_level: u64,
+    /// What a refund as of its time comes too late for, in parts: others have counted since, and what is
+    /// given back has drained or aged by then.
+    pub lost: u64,
+}
+
+impl Meter {
+    /// Hits counted, begun ones as whole ones.
+    pub const fn used(self) -> u64 {
+        self.base.saturating_add(self.level).div_ceil(self.parts)
+    }
+
+    /// Whether `hits` more would fit where so many do in all.
+    pub const fn fits(self, hits: u32, capacity: u32) -> bool {
+        self.used().saturating_add(hits as u64) <= capacity as u64
+    }
+
+    /// Raises the level.
+    pub fn add(&mut self, hits: u32) {
+        let parts = u64::from(hits).saturating_mul(self.parts);
+        self.level = self.level.saturating_add(parts).min(self.max_level.max(self.level));
+    }
+
+    /// Lowers the level, to nothing at the least.
+    pub const fn refund(&mut self, hits: u32) {
+        let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.lost);
+        self.level = self.level.saturating_sub(parts);
+    }
+}
+
+/// The highest level that is remembered: hits that are counted although they do not fit keep a key
+/// over its limit for at most about twice as long as what fits.
+const fn max_level(limit: Limit, parts: u64) -> u64 {
+    (2 * limit.capacity() as u64 + 1).saturating_mul(parts)
+}
+
+/// How long a tick is, in microseconds: the unit of time that an algorithm which weighs hits by time
+/// reckons in. The shortest in which all its numbers stay exact; `None` where no unit does.
+pub fn tick_us(limit: Limit) -> Option<u64> {
+    let hits = 4 * (u64::from(limit.capacity().max(limit.requests_per_unit)) + 1);
+    let window_us = u64::from(limit.window.secs()) * 1_000_000;
+    [1, 1_000, 1_000_000]
+        .into_iter()
+        .find(|tick_us| (window_us / tick_us).checked_mul(hits).is_some_and(|largest| largest <= MAX_EXACT))
+}
+
+/// Time in the ticks of one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticks {
+    /// The length of one.
+    pub tick_us: u64,
+    /// The window, in ticks; at least 1.
+    pub window: u64,
+    /// Now, in ticks since the epoch, rounded down.
+    pub now: u64,
+}
+
+impl Ticks {
+    /// `now` as `limit` counts it.
+    pub fn of(limit: Limit, now: Timestamp) -> Self {
+        // Rules without such a unit are refused; a caller's own limits are fixed windows.
+        let tick_us = tick_us(limit).unwrap_or(1_000_000);
+        let window = (u64::from(limit.window.secs()) * 1_000_000 / tick_us).max(1);
+        Self { tick_us, window, now: now.as_micros() / tick_us }
+    }
+
+    /// How long it is from `now` until the beginning of the tick that lies so many ticks ahead.
+    pub const fn until(self, ticks: u64, now: Timestamp) -> Duration {
+        let then_us = self.now.saturating_add(ticks).saturating_mul(self.tick_us);
+        Duration::from_micros(then_us.saturating_sub(now.as_micros()))
+    }
+}
+
+impl State {
+    /// What is remembered before the first hit.
+    pub fn empty(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::FixedWindow => Self::FixedWindow(fixed_window::State::default()),
+            Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::State::default()),
+            Algorithm::SlidingLog => Self::SlidingLog(sliding_log::State::default()),
+            Algorithm::TokenBucket { .. } => Self::TokenBucket(token_bucket::State::default()),
+        }
+    }
+
+    /// Brings the state up to `now` and reads it.
+    pub fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
+        match self {
+            Self::FixedWindow(state) => state.load(limit, now),
+            Self::SlidingWindow(state) => state.load(limit, now),
+            Self::SlidingLog(state) => state.load(limit, now),
+            Self::TokenBucket(state) => state.load(limit, now),
+        }
+    }
+
+    /// Takes over what became of the meter it was loaded as.
+    pub fn save(&mut self, meter: Meter, limit: Limit, now: Timestamp) {
+        match self {
+            Self::FixedWindow(state) => state.used = meter.level,
+            Self::SlidingWindow(state) => state.current = meter.level / meter.parts,
+            Self::SlidingLog(state) => state.save(meter.level, limit, now),
+            Self::TokenBucket(state) => state.level = meter.level,
+        }
+    }
+
+    /// How long after `now`, as of which it was loaded last, `hits` will fit if nobody else comes; where
+    /// they never do, how long until everything is as if there had been no hit.
+    pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
+        match self {
+            Self::FixedWindow(_) => limit.window.remaining(now),
+            Self::SlidingWindow(state) => state.wait(hits, limit, now),
+            Self::SlidingLog(state) => state.wait(hits, limit, now),
+            Self::TokenBucket(state) => state.wait(hits, limit, now),
+        }
+    }
+
+    /// How long after `now` the key is reset: its window ends, or nothing that was counted counts any
+    /// more.
+    pub fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
+        match self {
+            Self::FixedWindow(_) | Self::SlidingWindow(_) => limit.window.remaining(now),
+            Self::SlidingLog(state) => state.reset(limit, now),
+            Self::TokenBucket(state) => state.reset(limit, now),
+        }
+    }
+
+    /// When the state says nothing any more, in seconds since the epoch, rounded up.
+    pub fn end_secs(&self, limit: Limit) -> u64 {
+        let window_secs = u64::from(limit.window.secs());
+        match self {
+            Self::FixedWindow(state) => state.window_start_secs.saturating_add(window_secs),
+            Self::SlidingWindow(state) => state.end_secs(limit),
+            Self::SlidingLog(state) => state.end_secs(limit),
+            Self::TokenBucket(state) => state.end_secs(limit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::algorithm::group::Outcome;
+use super::algorithm::Reading;
+use super::algorithm::group::{Outcome, is_over};
 use super::plan::{Item, Limited, Plan};
 use super::rules::Rule;
 use super::tally::{StatsRef, Tally};
-use super::{Hits, Limit, Timestamp, Vote, Votes};
+use super::{Hits, Limit, Vote, Votes};
 
-/// When to ask again what was denied only because the store failed.
-const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
+/// What a charge comes to that no store was asked about.
+const UNCHARGED: Reading = Reading { used: 0, outcome: Outcome::Charged, reset: Duration::ZERO };
 
 /// What the operator set for every rule at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,22 +67,16 @@ pub struct Status<'r> {
     pub limit: Option<Limit>,
     /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
     pub remaining: u32,
-    /// How long until the window ends; `None` where no limit applied.
+    /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
     pub reset: Option<Duration>,
     /// What to count, and where.
     pub counted: Option<(StatsRef<'r>, Tally)>,
 }
 
-/// Judges `plan` by what became of its limited descriptors' charges, in their order: the hits in the
-/// window, the descriptor's own included where they were counted.
+/// Judges `plan` by what became of its limited descriptors' charges, in their order.
 ///
 /// What is missing is read as an empty counter; stores give one for each charge.
-pub fn judge<'r>(
-    plan: Plan<'r>,
-    readings: impl IntoIterator<Item = (u64, Outcome)>,
-    modes: &Modes,
-    now: Timestamp,
-) -> Decision<'r> {
+pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, modes: &Modes) -> Decision<'r> {
     let mut readings = readings.into_iter();
     let mut votes = Votes::default();
     let mut binding = Binding::default();
@@ -92,8 +87,8 @@ pub fn judge<'r>(
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
                 let vote = limited.vote(modes);
-                let (used, outcome) = readings.next().unwrap_or((0, Outcome::Charged));
-                let status = judge_limited(limited, used, outcome, modes, now);
+                let reading = readings.next().unwrap_or(UNCHARGED);
+                let status = judge_limited(limited, reading, modes);
                 let over = status.code == Code::OverLimit;
                 votes.cast(vote, over);
                 binding.see(index, status.remaining, over && vote == Vote::Enforced);
@@ -132,14 +127,9 @@ const fn unlimited(rule: &Rule) -> Status<'_> {
     Status { code: Code::Ok, rule: Some(rule), limit: None, remaining: u32::MAX, reset: None, counted: None }
 }
 
-fn judge_limited<'r>(
-    limited: Limited<'r>,
-    used: u64,
-    outcome: Outcome,
-    modes: &Modes,
-    now: Timestamp,
-) -> Status<'r> {
-    let Limited { rule, limit, hits, stats, .. } = limited;
+fn judge_limited<'r>(limited: Limited<'r>, reading: Reading, modes: &Modes) -> Status<'r> {
+    let Reading { used, outcome, reset } = reading;
+    let Limited { rule, limit, hits, mode, stats, .. } = limited;
     let tally = match (hits, outcome) {
         (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, modes.near_limit_ratio),
         (Hits::Add(hits), Outcome::Denied | Outcome::Refused) => {
@@ -154,27 +144,17 @@ fn judge_limited<'r>(
         (Hits::Add(hits), Outcome::Withheld) => Tally { total_hits: hits.into(), ..Tally::default() },
         (Hits::Refund(hits), _) => Tally { total_negative_hits: hits.into(), ..Tally::default() },
     };
-    let over = match (hits, outcome) {
-        (Hits::Add(_), Outcome::Charged) => used > u64::from(limit.requests_per_unit),
-        (Hits::Add(_), Outcome::Denied | Outcome::Known | Outcome::Refused) => true,
-        (Hits::Add(_), Outcome::Withheld) | (Hits::Refund(_), _) => false,
-    };
+    let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
     let shadow_mode = rule.is_some_and(|rule| rule.shadow_mode);
     let tally = if over && shadow_mode { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
     // Nothing is left for what is over, though less might still fit.
-    let left = if over { 0 } else { u64::from(limit.requests_per_unit).saturating_sub(used) };
+    let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
     Status {
         code: if over && !shadow_mode { Code::OverLimit } else { Code::Ok },
         rule,
         limit: Some(limit),
         remaining: u32::try_from(left).unwrap_or(u32::MAX),
-        reset: Some(match outcome {
-            // The store may be back at any time.
-            Outcome::Refused => RETRY_WITHOUT_STORE,
-            Outcome::Charged | Outcome::Denied | Outcome::Withheld | Outcome::Known => {
-                limit.window().remaining(now)
-            }
-        }),
+        reset: Some(reset),
         counted: Some((stats, tally)),
     }
 }
@@ -182,7 +162,7 @@ fn judge_limited<'r>(
 /// Splits `hits` into those within the limit, near it and over it, given the counter after them
 /// (envoyproxy/ratelimit's arithmetic, floats included: its dashboards are kept working).
 fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tally {
-    let quota = u64::from(limit.requests_per_unit);
+    let quota = u64::from(limit.capacity());
     let before = after.saturating_sub(hits);
     #[expect(
         clippy::cast_possible_truncation,
@@ -190,7 +170,7 @@ fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tal
         clippy::cast_sign_loss,
         reason = "a float's floor, as in the reference; a cast from float saturates"
     )]
-    let near = ((limit.requests_per_unit as f32) * near_limit_ratio).floor() as u64;
+    let near = ((limit.capacity() as f32) * near_limit_ratio).floor() as u64;
     let tally = Tally { total_hits: hits, ..Tally::default() };
     if after <= quota {
         let near_limit = if before >= near { hits } else { after.saturating_sub(near) };

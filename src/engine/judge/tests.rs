@@ -6,9 +6,12 @@ use bytes::Bytes;
 use super::*;
 use crate::engine::rules::Quota;
 use crate::engine::tally::Counts;
-use crate::engine::{ChargeMode, FailurePolicy, Timestamp, Unit};
+use crate::engine::{ChargeMode, FailurePolicy, Unit};
 
-const NOW: Timestamp = Timestamp::from_secs(1234);
+/// What a store says at 1234 s of a limit per minute.
+const fn reading(used: u64, outcome: Outcome) -> Reading {
+    Reading { used, outcome, reset: Duration::from_secs(26) }
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -19,7 +22,7 @@ enum Mode {
 
 fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
     Rule {
-        quota: Quota::Limited(Limit { requests_per_unit, unit: Unit::Minute }),
+        quota: Quota::Limited(Limit::per(requests_per_unit, Unit::Minute)),
         name: None,
         replaces: Box::default(),
         charge: ChargeMode::Always,
@@ -48,12 +51,12 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
 fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect: (Code, u32, Tally)) {
     let (rule, counts) = (rule(requests_per_unit, mode), Counts::default());
     let plan = Plan { domain_known: true, items: [limited(&rule, &counts, hits)].into_iter().collect() };
-    let decision = judge(plan, [(after, Outcome::Charged)], &Modes::default(), NOW);
+    let decision = judge(plan, [reading(after, Outcome::Charged)], &Modes::default());
     let status = &decision.statuses[0];
     let tally = status.counted.as_ref().map(|(_, tally)| *tally);
     let case = format!("limit {requests_per_unit}, {hits:?}, after {after}");
     assert_eq!((status.code, status.remaining, tally), (expect.0, expect.1, Some(expect.2)), "{case}");
-    assert_eq!(status.limit, Some(Limit { requests_per_unit, unit: Unit::Minute }), "{case}");
+    assert_eq!(status.limit, Some(Limit::per(requests_per_unit, Unit::Minute)), "{case}");
     assert_eq!(status.reset, Some(Duration::from_secs(26)), "{case}");
     assert_eq!(decision.code, expect.0, "{case}");
 }
@@ -75,7 +78,7 @@ fn item_25_over_the_limit_is_strictly_more_than_it() {
         let (rule, counts) = (rule(limit, Mode::Enforced), Counts::default());
         let items = [limited(&rule, &counts, Hits::Add(hits))].into_iter().collect();
         let decision =
-            judge(Plan { domain_known: true, items }, [(after, Outcome::Charged)], &Modes::default(), NOW);
+            judge(Plan { domain_known: true, items }, [reading(after, Outcome::Charged)], &Modes::default());
         let status = &decision.statuses[0];
         assert_eq!((status.code, status.remaining), (code, remaining), "limit {limit}, after {after}");
     }
@@ -135,7 +138,7 @@ fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does()
     ] {
         let rule = rule(10, mode);
         let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
-        let decision = judge(Plan { domain_known: true, items }, [(8, outcome)], &Modes::default(), NOW);
+        let decision = judge(Plan { domain_known: true, items }, [reading(8, outcome)], &Modes::default());
         let status = &decision.statuses[0];
         let counted = status.counted.as_ref().map(|(_, tally)| *tally);
         let told = (status.code, status.remaining, counted);
@@ -165,11 +168,11 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
                 D::Regular(over) => (&regular, over),
                 D::Quota(over) => (&quota, over),
             };
-            used.push((if *over { 11 } else { 1 }, Outcome::Charged));
+            used.push(reading(if *over { 11 } else { 1 }, Outcome::Charged));
             limited(rule, &counts, Hits::Add(1))
         })
         .collect();
-    let decision = judge(Plan { domain_known: true, items }, used, &modes, NOW);
+    let decision = judge(Plan { domain_known: true, items }, used, &modes);
     let codes = decision.statuses.iter().map(|status| status.code).collect();
     (decision.code, decision.shadowed, codes, decision.binding)
 }
@@ -196,7 +199,7 @@ fn item_34_one_status_for_each_descriptor_and_any_regular_one_denies() {
 fn item_35_an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing() {
     let rule = Rule { quota: Quota::Unlimited, ..rule(1, Mode::Enforced) };
     let plan = Plan { domain_known: true, items: [Item::Unlimited(&rule)].into_iter().collect() };
-    let decision = judge(plan, [], &Modes::default(), NOW);
+    let decision = judge(plan, [], &Modes::default());
     let status = &decision.statuses[0];
     assert_eq!((decision.code, status.code, status.remaining), (Code::Ok, Code::Ok, u32::MAX));
     assert!(status.limit.is_none() && status.reset.is_none() && status.counted.is_none());

@@ -15,7 +15,7 @@ fn descriptor(text: &str) -> Descriptor<'_> {
 }
 
 fn with_override<'a>(text: &'a str, requests_per_unit: u32, unit: Unit) -> Descriptor<'a> {
-    Descriptor { limit_override: Some(Limit { requests_per_unit, unit }), ..descriptor(text) }
+    Descriptor { limit_override: Some(Limit::per(requests_per_unit, unit)), ..descriptor(text) }
 }
 
 fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {

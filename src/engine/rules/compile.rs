@@ -201,7 +201,7 @@ impl FileCompiler<'_, '_> {
                     self.draft.warnings.push(warning);
                 }
                 let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
-                Some(Quota::Limited(Limit { requests_per_unit, unit }))
+                Some(Quota::Limited(Limit::per(requests_per_unit, unit)))
             }
             (false, named, None) => {
                 let (place, name) =

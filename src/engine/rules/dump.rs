@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::tree::{Children, Node};
 use super::{Quota, Rule, Rules};
+use crate::engine::Unit;
 
 /// A rule and where it stands.
 struct Listed<'r> {
@@ -49,7 +50,7 @@ impl Listed<'_> {
     fn line(&self) -> String {
         let (unit, count) = match self.rule.quota {
             Quota::Unlimited => ("UNKNOWN", 0),
-            Quota::Limited(limit) => (limit.unit.name(), limit.requests_per_unit),
+            Quota::Limited(limit) => (limit.unit().map_or("UNKNOWN", Unit::name), limit.requests_per_unit),
         };
         let Rule { shadow_mode, quota_mode, .. } = self.rule;
         format!(
@@ -79,7 +80,13 @@ impl Listed<'_> {
         let quota = match quota {
             Quota::Unlimited => json!({ "unlimited": true }),
             Quota::Limited(limit) => {
-                json!({ "requests_per_unit": limit.requests_per_unit, "unit": limit.unit.name() })
+                json!({
+                    "requests_per_unit": limit.requests_per_unit,
+                    "unit": limit.unit().map(Unit::name),
+                    "window_secs": limit.window.secs(),
+                    "algorithm": limit.algorithm.name(),
+                    "burst": limit.capacity(),
+                })
             }
         };
         rule["rate_limit"] = quota;

@@ -99,7 +99,7 @@ fn decode_override(index: usize, message: &pb::RateLimitOverride) -> Result<Limi
             ));
         }
     };
-    Ok(Limit { requests_per_unit: message.requests_per_unit, unit })
+    Ok(Limit::per(message.requests_per_unit, unit))
 }
 
 fn invalid<T>(message: String) -> Result<T, InvalidRequest> {

@@ -48,14 +48,16 @@ fn encode_status(status: &Status<'_>) -> pb::DescriptorStatus {
 }
 
 fn encode_limit(limit: Limit, name: &str) -> pb::RateLimit {
-    let unit = match limit.unit {
-        Unit::Second => pb::Unit::Second,
-        Unit::Minute => pb::Unit::Minute,
-        Unit::Hour => pb::Unit::Hour,
-        Unit::Day => pb::Unit::Day,
-        Unit::Week => pb::Unit::Week,
-        Unit::Month => pb::Unit::Month,
-        Unit::Year => pb::Unit::Year,
+    let unit = match limit.unit() {
+        Some(Unit::Second) => pb::Unit::Second,
+        Some(Unit::Minute) => pb::Unit::Minute,
+        Some(Unit::Hour) => pb::Unit::Hour,
+        Some(Unit::Day) => pb::Unit::Day,
+        Some(Unit::Week) => pb::Unit::Week,
+        Some(Unit::Month) => pb::Unit::Month,
+        Some(Unit::Year) => pb::Unit::Year,
+        // The protocol has no word for other windows.
+        None => pb::Unit::Unknown,
     };
     pb::RateLimit { requests_per_unit: limit.requests_per_unit, unit: unit.into(), name: name.to_owned() }
 }

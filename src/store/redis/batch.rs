@@ -10,20 +10,66 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::engine::algorithm::group::Outcome;
-use crate::engine::{ChargeMode, Hits, Vote};
-use crate::store::Reading;
+use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::{
+    Asked, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
+};
+use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
 pub(super) struct Ask {
     pub(super) key: Bytes,
+    pub(super) limit: Limit,
     pub(super) hits: Hits,
-    pub(super) quota: u32,
     pub(super) mode: ChargeMode,
     pub(super) vote: Vote,
-    /// How long the counter is to live, in seconds, if it is new.
+    /// How long the counter is to live, in seconds: a fixed window's from its first hit on.
     pub(super) secs: u32,
+    pub(super) now: Timestamp,
+}
+
+/// What a server says of a charge. What the numbers mean depends on its algorithm: see `charge.lua`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    outcome: Outcome,
+    level: u64,
+    more: [i64; 2],
+}
+
+impl Ask {
+    /// What `seen` means.
+    pub(super) fn reading(&self, seen: Seen) -> Reading {
+        let Self { limit, hits, mode, now, .. } = *self;
+        let Seen { outcome, level, more: [one, other] } = seen;
+        let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+        let state = match limit.algorithm {
+            Algorithm::FixedWindow => {
+                let window_start_secs = limit.window.start_secs(now);
+                State::FixedWindow(fixed_window::State { window_start_secs, used: level })
+            }
+            Algorithm::SlidingWindow => State::SlidingWindow(sliding_window::State {
+                window: whole(other),
+                current: level,
+                previous: whole(one),
+            }),
+            Algorithm::TokenBucket { .. } => {
+                State::TokenBucket(token_bucket::State { at: whole(one), level })
+            }
+            Algorithm::SlidingLog => {
+                let over = is_over(mode, hits, level, limit.capacity(), outcome);
+                let last = if over { one } else { other };
+                let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
+                return Reading { outcome, used: level, reset: reset.unwrap_or_default() };
+            }
+        };
+        let used = match &state {
+            State::SlidingWindow(state) => state.meter(limit, now).used(),
+            State::TokenBucket(state) => state.meter(limit, now).used(),
+            State::FixedWindow(_) | State::SlidingLog(_) => level,
+        };
+        Reading::of(Asked { limit, hits, mode, now }, &state, used, outcome)
+    }
 }
 
 /// The charges of one request that one server carries out.
@@ -149,24 +195,24 @@ impl Batch {
         }
     }
 
-    /// What each ask is told, in the order in which they were added.
-    pub(super) fn readings<'a, E>(
+    /// What is said of each ask, in the order in which they were added.
+    pub(super) fn seen<'a, E>(
         &'a self,
         replies: &'a Replies<E>,
-    ) -> impl Iterator<Item = Option<Result<Reading, &'a E>>> {
+    ) -> impl Iterator<Item = Option<Result<Seen, &'a E>>> {
         self.places.iter().map(|place| match *place {
             Place::Count { count, hits } => {
                 let all = self.counts.get(count)?.hits;
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
-                let reading = |after| Reading { used: used(after), outcome: Outcome::Charged };
-                Some(reply.as_ref().map(reading))
+                let seen = |after| Seen { outcome: Outcome::Charged, level: used(after), more: [0; 2] };
+                Some(reply.as_ref().map(seen))
             }
             Place::Call { call, charge } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
                 match reply {
-                    Ok(numbers) => reading(numbers.get(2 * charge..2 * charge + 2)?).map(Ok),
+                    Ok(numbers) => seen(numbers.get(4 * charge..4 * charge + 4)?).map(Ok),
                     Err(error) => Some(Err(error)),
                 }
             }
@@ -179,14 +225,21 @@ fn number(index: usize) -> u16 {
     u16::try_from(index + 1).unwrap_or(u16::MAX)
 }
 
-const fn needs_script(ask: &Ask) -> bool {
-    match ask.hits {
-        Hits::Refund(hits) => hits > 0,
-        Hits::Add(_) => matches!(ask.mode, ChargeMode::IfAllowed),
-    }
+fn needs_script(ask: &Ask) -> bool {
+    ask.limit.algorithm != Algorithm::FixedWindow
+        || match ask.hits {
+            Hits::Refund(hits) => hits > 0,
+            Hits::Add(_) => ask.mode == ChargeMode::IfAllowed,
+        }
 }
 
 fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
+    let algorithm = match ask.limit.algorithm {
+        Algorithm::FixedWindow => 0,
+        Algorithm::SlidingWindow => 1,
+        Algorithm::SlidingLog => 2,
+        Algorithm::TokenBucket { .. } => 3,
+    };
     let (kind, hits) = match (ask.hits, ask.mode) {
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
@@ -199,22 +252,33 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
         Vote::ShadowQuota => 3,
     };
     requests.put_u16(counter);
-    requests.put_u8(kind);
-    requests.put_u8(vote);
+    requests.put_slice(&[algorithm, kind, vote]);
     requests.put_u32(hits);
-    requests.put_u32(ask.quota);
+    requests.put_u32(ask.limit.capacity());
     requests.put_u32(ask.secs);
+    if ask.limit.algorithm != Algorithm::FixedWindow {
+        let ticks = Ticks::of(ask.limit, ask.now);
+        requests.put_u32(ask.limit.requests_per_unit);
+        requests.put_f64(exact(ticks.window));
+        requests.put_f64(exact(ticks.now));
+    }
 }
 
-fn reading(numbers: &[i64]) -> Option<Reading> {
-    let [used, outcome] = *numbers else { return None };
+/// Numbers that Lua counts with are exact as far as they go here.
+#[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
+fn exact(number: u64) -> f64 {
+    number.min(MAX_EXACT) as f64
+}
+
+fn seen(numbers: &[i64]) -> Option<Seen> {
+    let [outcome, level, one, other] = *numbers else { return None };
     let outcome = match outcome {
         0 => Outcome::Charged,
         1 => Outcome::Denied,
         2 => Outcome::Withheld,
         _ => return None,
     };
-    Some(Reading { used: u64::try_from(used).ok()?, outcome })
+    Some(Seen { outcome, level: u64::try_from(level).ok()?, more: [one, other] })
 }
 
 #[cfg(test)]
@@ -224,30 +288,35 @@ mod tests {
     use proptest::test_runner::TestCaseError;
 
     use super::*;
-    use crate::engine::algorithm::group;
+    use crate::engine::Unit;
+    use crate::engine::algorithm::{Meter, group};
 
     type Counters = HashMap<Bytes, u64>;
 
     /// What one request alone would come to.
-    fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Reading> {
+    fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Seen> {
         let mut keys: Vec<&Bytes> = asks.iter().map(|ask| &ask.key).collect();
         keys.sort();
         keys.dedup();
-        let mut used: Vec<u64> = keys.iter().map(|key| counters.get(*key).copied().unwrap_or(0)).collect();
+        let meter = |key: &&Bytes| fixed_window::meter(counters.get(*key).copied().unwrap_or(0));
+        let mut meters: Vec<Meter> = keys.iter().map(meter).collect();
         let place = |ask: &Ask| keys.iter().position(|key| *key == &ask.key).expect("its key");
         let of_group = |ask: &Ask| group::Ask {
             counter: place(ask),
-            quota: ask.quota,
+            capacity: ask.limit.capacity(),
             hits: ask.hits,
             mode: ask.mode,
             vote: ask.vote,
         };
         let group: Vec<group::Ask> = asks.iter().map(of_group).collect();
-        let outcomes = group::charge(&group, &mut used);
-        for (key, used) in keys.iter().zip(used) {
-            counters.insert((*key).clone(), used);
+        let outcomes = group::charge(&group, &mut meters);
+        for (key, meter) in keys.iter().zip(meters) {
+            counters.insert((*key).clone(), meter.level);
         }
-        outcomes.into_iter().map(|(used, outcome)| Reading { used, outcome }).collect()
+        outcomes
+            .into_iter()
+            .map(|(meter, outcome)| Seen { outcome, level: meter.level, more: [0; 2] })
+            .collect()
     }
 
     /// What `charge.lua` does with a call.
@@ -257,13 +326,13 @@ mod tests {
         while requests.has_remaining() {
             let len = requests.get_u8();
             let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
-            for Reading { used, outcome } in serve(&asks, counters) {
+            for Seen { outcome, level, .. } in serve(&asks, counters) {
                 let outcome = match outcome {
                     Outcome::Charged => 0,
                     Outcome::Denied => 1,
                     _ => 2,
                 };
-                reply.extend([i64::try_from(used).expect("few"), outcome]);
+                reply.extend([outcome, i64::try_from(level).expect("few"), 0, 0]);
             }
         }
         reply
@@ -271,14 +340,16 @@ mod tests {
 
     fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
         let key = keys[usize::from(requests.get_u16()) - 1].clone();
+        assert_eq!(requests.get_u8(), 0, "a fixed window");
         let (kind, vote) = (requests.get_u8(), requests.get_u8());
         let hits = requests.get_u32();
         Ask {
             key,
+            now: Timestamp::default(),
             hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
             mode: if kind == 1 { ChargeMode::IfAllowed } else { ChargeMode::Always },
             vote: [Vote::Enforced, Vote::Quota, Vote::Shadow, Vote::ShadowQuota][usize::from(vote)],
-            quota: requests.get_u32(),
+            limit: Limit::per(requests.get_u32(), Unit::Minute),
             secs: requests.get_u32(),
         }
     }
@@ -298,8 +369,9 @@ mod tests {
         ];
         (0..6_u8, hits, 0..20_u32, mode, vote).prop_map(|(key, hits, quota, mode, vote)| Ask {
             key: Bytes::from(vec![key]),
+            limit: Limit::per(quota, Unit::Minute),
+            now: Timestamp::default(),
             hits,
-            quota,
             mode,
             vote,
             secs: 60,
@@ -318,7 +390,7 @@ mod tests {
             .map(|asks| asks.iter().filter(|ask| slot(ask) == slot(&asks[0])).cloned().collect())
             .collect();
         let mut serial = Counters::new();
-        let expected: Vec<Reading> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
+        let expected: Vec<Seen> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
 
         let mut batch = Batch::default();
         for asks in &requests {
@@ -334,9 +406,9 @@ mod tests {
         for call in &batch.calls {
             replies.calls.push(Some(Ok(run(call, &mut counters))));
         }
-        let readings: Vec<Reading> =
-            batch.readings(&replies).map(|reading| reading.expect("a reply").expect("a reading")).collect();
-        prop_assert_eq!(readings, expected);
+        let seen: Vec<Seen> =
+            batch.seen(&replies).map(|seen| seen.expect("a reply").expect("an answer")).collect();
+        prop_assert_eq!(seen, expected);
         serial.retain(|_, used| *used > 0);
         counters.retain(|_, used| *used > 0);
         prop_assert_eq!(counters, serial);
@@ -361,8 +433,9 @@ mod tests {
     fn hits_on_one_counter_are_one_command() {
         let ask = Ask {
             key: Bytes::from_static(b"hot"),
+            limit: Limit::per(10, Unit::Minute),
+            now: Timestamp::default(),
             hits: Hits::Add(2),
-            quota: 10,
             mode: ChargeMode::Always,
             vote: Vote::Enforced,
             secs: 60,
@@ -373,7 +446,7 @@ mod tests {
         }
         assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
         let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
-        let used: Vec<u64> = batch.readings(&replies).map(|reading| reading.unwrap().unwrap().used).collect();
+        let used: Vec<u64> = batch.seen(&replies).map(|seen| seen.unwrap().unwrap().level).collect();
         assert_eq!(used, (0..256).map(|turn| 1_002 + 2 * turn).collect::<Vec<u64>>());
     }
 }

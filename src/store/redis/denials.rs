@@ -1,8 +1,8 @@
-//! What is known to be over its limit, and so need not be asked about until its window ends.
+//! What is known to be over its limit, and so need not be asked about until it may fit again.
 //!
-//! Counters in fixed windows only grow while their window lasts, unless somebody gives back, so that what
-//! was denied once stays denied; what this process gives back is forgotten here at once. Another limit
-//! under the same key, after a change of the rules, is another question.
+//! Whatever others do, they can only put off the moment at which something fits again, unless they give
+//! back; what this process gives back is forgotten here at once. Another limit under the same key, after
+//! a change of the rules, is another question.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
 use crate::store::{Charge, Reading};
 
 /// What an entry takes besides its key, about.
@@ -31,7 +31,8 @@ pub struct Denials {
 #[derive(Clone, Copy, Debug)]
 struct Denial {
     limit: Limit,
-    window_start_secs: u64,
+    /// When they might.
+    until: Timestamp,
     /// So many hits do not fit.
     min_hits: u32,
 }
@@ -80,32 +81,40 @@ impl Denials {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
-            denial.limit == charge.limit
-                && denial.window_start_secs == charge.limit.window().start_secs(now)
-                && hits >= denial.min_hits
+            denial.limit == charge.limit && now < denial.until && hits >= denial.min_hits
         });
         let lookups = if known { &self.hits } else { &self.misses };
         lookups.fetch_add(1, Ordering::Relaxed);
         known
     }
 
+    /// What there is to say of a charge that is known to be denied.
+    pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
+        let until = self.cache.get(&charge.key).map_or(now, |denial| denial.until);
+        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset: until.since(now) }
+    }
+
     /// Takes note of what a charge came to at `now`.
     pub(super) fn learn(&self, charge: &Charge, reading: &Reading, now: Timestamp) {
-        let quota = u64::from(charge.limit.requests_per_unit);
+        let capacity = u64::from(charge.limit.capacity());
         let min_hits = match (charge.hits, charge.mode, reading.outcome) {
             (Hits::Refund(_), ..) => {
                 self.forget(&charge.key);
                 return;
             }
-            // It is past its limit whatever is added, and so is a look.
-            (Hits::Add(_), ChargeMode::Always, Outcome::Charged) if reading.used > quota => 0,
+            (Hits::Add(hits), ChargeMode::Always, Outcome::Charged) if reading.used > capacity => {
+                match charge.limit.algorithm {
+                    // It is past its limit whatever is added, and so is a look.
+                    Algorithm::FixedWindow => 0,
+                    _ => hits.max(1),
+                }
+            }
             (Hits::Add(hits), ChargeMode::IfAllowed, Outcome::Denied) => hits.max(1),
             (Hits::Add(_), ..) => return,
         };
         if charge.vote == Vote::Enforced {
-            let window_start_secs = charge.limit.window().start_secs(now);
-            self.cache
-                .insert(charge.key.clone(), Denial { limit: charge.limit, window_start_secs, min_hits });
+            let until = now.after(reading.reset);
+            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, until, min_hits });
         }
     }
 
@@ -117,6 +126,8 @@ impl Denials {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::engine::{FailurePolicy, Unit};
 
@@ -125,12 +136,17 @@ mod tests {
     fn charge(mode: ChargeMode, hits: Hits) -> Charge {
         Charge {
             key: Bytes::from_static(b"key"),
-            limit: Limit { requests_per_unit: 10, unit: Unit::Minute },
+            limit: Limit::per(10, Unit::Minute),
             hits,
             mode,
             vote: Vote::Enforced,
             on_failure: FailurePolicy::Error,
         }
+    }
+
+    /// As of noon, when a minute begins.
+    const fn reading(used: u64, outcome: Outcome) -> Reading {
+        Reading { used, outcome, reset: Duration::from_secs(60) }
     }
 
     const fn later(secs: u64) -> Timestamp {
@@ -141,9 +157,9 @@ mod tests {
     fn what_always_counts_is_denied_to_the_end_of_its_window_looks_included() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        denials.learn(&hit, &Reading { used: 10, outcome: Outcome::Charged }, NOON);
+        denials.learn(&hit, &reading(10, Outcome::Charged), NOON);
         assert!(!denials.know(&hit, NOON), "the last hit passed");
-        denials.learn(&hit, &Reading { used: 11, outcome: Outcome::Charged }, NOON);
+        denials.learn(&hit, &reading(11, Outcome::Charged), NOON);
         for hits in [0, 1, 100] {
             let charge = charge(ChargeMode::Always, Hits::Add(hits));
             assert!(denials.know(&charge, later(59)), "{hits}");
@@ -155,10 +171,10 @@ mod tests {
     fn what_counts_only_if_allowed_is_denied_for_as_many_hits_or_more() {
         let denials = Denials::new(1 << 20);
         let ask = |hits| charge(ChargeMode::IfAllowed, Hits::Add(hits));
-        denials.learn(&ask(5), &Reading { used: 6, outcome: Outcome::Denied }, NOON);
+        denials.learn(&ask(5), &reading(6, Outcome::Denied), NOON);
         let known = [0, 1, 4, 5, 6].map(|hits| denials.know(&ask(hits), NOON));
         assert_eq!(known, [false, false, false, true, true]);
-        denials.learn(&ask(0), &Reading { used: 10, outcome: Outcome::Denied }, NOON);
+        denials.learn(&ask(0), &reading(10, Outcome::Denied), NOON);
         assert_eq!([0, 1].map(|hits| denials.know(&ask(hits), NOON)), [false, true]);
     }
 
@@ -166,10 +182,10 @@ mod tests {
     fn another_limit_a_refund_and_what_does_not_deny_are_other_questions() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        let over = Reading { used: 11, outcome: Outcome::Charged };
+        let over = reading(11, Outcome::Charged);
         denials.learn(&hit, &over, NOON);
         let raised = Limit { requests_per_unit: 20, ..hit.limit };
-        let longer = Limit { unit: Unit::Hour, ..hit.limit };
+        let longer = Limit { window: Unit::Hour.window(), ..hit.limit };
         for other in [
             Charge { limit: raised, ..hit.clone() },
             Charge { limit: longer, ..hit.clone() },
@@ -190,7 +206,7 @@ mod tests {
     #[test]
     fn they_take_no_more_room_than_they_are_given() {
         let denials = Denials::new(100_000);
-        let over = Reading { used: 11, outcome: Outcome::Charged };
+        let over = reading(11, Outcome::Charged);
         for number in 0..10_000 {
             let key = Bytes::from(format!("{number:0100}"));
             denials.learn(&Charge { key, ..charge(ChargeMode::Always, Hits::Add(1)) }, &over, NOON);

@@ -164,7 +164,7 @@ impl RedisStore {
                 let looks: SmallVec<[Charge; 2]> = unknown.map(|(charge, _)| in_vain(charge)).collect();
                 let mut looked = self.charge_all(&looks, now).await.into_iter();
                 let reading = |(charge, known): (&Charge, &bool)| match *known {
-                    true => Ok(Reading { used: quota(charge), outcome: Outcome::Known }),
+                    true => Ok(denials.reading(charge, now)),
                     false => {
                         looked.next().unwrap_or_else(|| Err(lost())).map(|reading| seen(charge, reading))
                     }
@@ -243,14 +243,10 @@ fn in_vain(charge: &Charge) -> Charge {
 fn seen(charge: &Charge, reading: Reading) -> Reading {
     let outcome = match (charge.mode, charge.hits) {
         (ChargeMode::IfAllowed, Hits::Add(hits)) => {
-            let fits = reading.used + u64::from(hits.max(1)) <= quota(charge);
+            let fits = reading.used + u64::from(hits.max(1)) <= charge.limit.capacity().into();
             if fits { Outcome::Withheld } else { Outcome::Denied }
         }
         _ => reading.outcome,
     };
     Reading { outcome, ..reading }
-}
-
-fn quota(charge: &Charge) -> u64 {
-    charge.limit.requests_per_unit.into()
 }

@@ -9,8 +9,8 @@ use smallvec::{SmallVec, smallvec};
 use super::batch::{Ask, Asks};
 use super::servers::{Apart, Servers};
 use super::shard::Outcomes;
-use crate::engine::algorithm::group::Outcome;
-use crate::engine::{ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
+use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
 use crate::store::{Charge, Reading, Readings, StoreError};
 
 /// Room for the digits of any window's beginning.
@@ -50,7 +50,7 @@ impl AllServers {
         let mut parts = Parts::new();
         for (index, charge) in charges.iter().enumerate() {
             let ask = self.ask(charge, now);
-            let per_second = self.per_second.is_some() && charge.limit.unit == Unit::Second;
+            let per_second = self.per_second.is_some() && charge.limit.window == Unit::Second.window();
             let servers = self.of(Place { per_second, slot: 0 });
             let place = Place { per_second, slot: servers.slot(&ask.key) };
             match parts.iter_mut().find(|part| part.place == place) {
@@ -66,14 +66,9 @@ impl AllServers {
             0 => 0,
             max => fastrand::u32(0..max),
         };
-        Ask {
-            key: counter_key(charge, now),
-            hits: charge.hits,
-            quota: charge.limit.requests_per_unit,
-            mode: charge.mode,
-            vote: charge.vote,
-            secs: charge.limit.window().secs().saturating_add(jitter_secs),
-        }
+        let Charge { limit, hits, mode, vote, .. } = *charge;
+        let secs = limit.memory_secs().saturating_add(jitter_secs);
+        Ask { key: counter_key(charge, now), limit, hits, mode, vote, secs, now }
     }
 
     /// Takes the charges of `part` and carries them out.
@@ -130,7 +125,7 @@ impl AllServers {
                     && reading.outcome == Outcome::Charged
                 {
                     let used = reading.used.saturating_sub(hits.into());
-                    *reading = Reading { used, outcome: Outcome::Withheld };
+                    *reading = Reading { used, outcome: Outcome::Withheld, ..*reading };
                     in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
                 }
             }
@@ -141,7 +136,7 @@ impl AllServers {
 
 /// What a charge means for its request.
 pub(super) struct Terms {
-    quota: u32,
+    capacity: u32,
     hits: Hits,
     mode: ChargeMode,
     vote: Vote,
@@ -151,18 +146,15 @@ pub(super) struct Terms {
 impl Terms {
     pub(super) const fn of(charge: &Charge) -> Self {
         let Charge { limit, hits, mode, vote, on_failure, .. } = *charge;
-        Self { quota: limit.requests_per_unit, hits, mode, vote, on_failure }
+        Self { capacity: limit.capacity(), hits, mode, vote, on_failure }
     }
 
     /// Whether it is over its limit, or will be taken for it.
     fn is_over(&self, reading: &Result<Reading, StoreError>) -> bool {
         match (reading, self.on_failure) {
-            (Ok(Reading { used, outcome: Outcome::Charged }), _) => {
-                let counts_past_its_limit =
-                    matches!((self.mode, self.hits), (ChargeMode::Always, Hits::Add(_)));
-                counts_past_its_limit && *used > u64::from(self.quota)
+            (Ok(Reading { used, outcome, .. }), _) => {
+                is_over(self.mode, self.hits, *used, self.capacity, *outcome)
             }
-            (Ok(Reading { outcome, .. }), _) => *outcome != Outcome::Withheld,
             (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
             (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
         }
@@ -212,10 +204,12 @@ pub(super) fn lost() -> StoreError {
     StoreError::Unanswered("it was given up".to_owned())
 }
 
-/// The name of the counter for the window that `now` lies in.
+/// The name of the counter: of fixed windows, for the one that `now` lies in.
 fn counter_key(charge: &Charge, now: Timestamp) -> Bytes {
     let mut key = BytesMut::with_capacity(charge.key.len() + MAX_DIGITS);
     key.put_slice(&charge.key);
-    key.put_slice(itoa::Buffer::new().format(charge.limit.window().start_secs(now)).as_bytes());
+    if charge.limit.algorithm == Algorithm::FixedWindow {
+        key.put_slice(itoa::Buffer::new().format(charge.limit.window.start_secs(now)).as_bytes());
+    }
     key.freeze()
 }

@@ -317,13 +317,14 @@ impl Worker {
         sent: Vec<(Asks, oneshot::Sender<Answer>)>,
     ) {
         let unanswered = || StoreError::Unanswered(self.connection.about("no answer in time"));
-        let mut readings = batch.readings(replies).map(|reading| match reading {
-            Some(Ok(reading)) => Ok(reading),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err(unanswered()),
-        });
+        let mut seen = batch.seen(replies);
         for (asks, answer) in sent {
-            let outcomes = readings.by_ref().take(asks.len()).collect();
+            let outcomes = asks.iter().zip(seen.by_ref()).map(|(ask, seen)| match seen {
+                Some(Ok(seen)) => Ok(ask.reading(seen)),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(unanswered()),
+            });
+            let outcomes = outcomes.collect();
             // Whoever asked may have gone.
             drop(answer.send(Answer { asks, outcomes }));
         }

@@ -1,4 +1,5 @@
 use super::{entries, load};
+use crate::engine::Unit;
 use crate::engine::rules::{Quota, Rules};
 
 /// The reference's own examples, rebuilt from their description.
@@ -41,7 +42,9 @@ fn found(rules: &Rules, request: &str) -> String {
         Quota::Unlimited => "unlimited".to_owned(),
         Quota::Limited(limit) => {
             let name = found.rule.name.as_deref().unwrap_or_default();
-            format!("{}/{} {name}", limit.requests_per_unit, limit.unit.name()).trim().to_owned()
+            format!("{}/{} {name}", limit.requests_per_unit, limit.unit().map_or("", Unit::name))
+                .trim()
+                .to_owned()
         }
     }
 }

@@ -1,0 +1,43 @@
+//! What there is to tell of one charge.
+
+use std::time::Duration;
+
+use super::State;
+use super::group::{Outcome, is_over};
+use crate::engine::{ChargeMode, Hits, Limit, Timestamp};
+
+/// What was asked, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The limit that is counted towards.
+    pub limit: Limit,
+    /// What to count.
+    pub hits: Hits,
+    /// Whether it counts when it is denied.
+    pub mode: ChargeMode,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What a store saw when it carried out a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// What became of the charge.
+    pub outcome: Outcome,
+    /// Hits that count now, those of this charge included if they were counted.
+    pub used: u64,
+    /// How long until the charge would pass, if it does not; else until its key is reset.
+    pub reset: Duration,
+}
+
+impl Reading {
+    /// What `state`, as of the time it was asked, says of a charge that came to `outcome`.
+    pub fn of(asked: Asked, state: &State, used: u64, outcome: Outcome) -> Self {
+        let Asked { limit, hits, mode, now } = asked;
+        let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
+            (true, Hits::Add(hits)) => state.wait(hits, limit, now),
+            (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
+        };
+        Self { outcome, used, reset }
+    }
+}

@@ -1,0 +1,106 @@
+//! Sliding logs: the time of every hit of the last window. Exact, and as large as the limit.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{Meter, Ticks, max_level};
+use crate::engine::{Limit, Timestamp};
+
+/// The largest limit there may be: every hit takes room.
+pub const MAX_REQUESTS: u32 = 10_000;
+
+/// The hits that count, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// A time in ticks, and how many hits came then.
+    hits: VecDeque<(u64, u32)>,
+    /// How many there are together.
+    len: u64,
+}
+
+impl State {
+    pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
+        let ticks = Ticks::of(limit, now);
+        let now = ticks.now.max(self.newest());
+        // A hit counts for one window, and not at its end.
+        while let Some((at, hits)) = self.hits.front().copied()
+            && at.saturating_add(ticks.window) <= now
+        {
+            self.hits.pop_front();
+            self.len -= u64::from(hits);
+        }
+        meter(limit, self.len)
+    }
+
+    pub(super) fn save(&mut self, len: u64, limit: Limit, now: Timestamp) {
+        let at = Ticks::of(limit, now).now.max(self.newest());
+        if let Some(more) = len.checked_sub(self.len).and_then(|more| u32::try_from(more).ok()) {
+            match self.hits.back_mut() {
+                _ if more == 0 => {}
+                Some((last, hits)) if *last == at => *hits += more,
+                Some(_) | None => self.hits.push_back((at, more)),
+            }
+        }
+        let mut less = self.len.saturating_sub(len);
+        // What is given back are the newest ones.
+        while less > 0
+            && let Some((_, hits)) = self.hits.back_mut()
+        {
+            let taken = less.min(u64::from(*hits));
+            *hits -= u32::try_from(taken).unwrap_or(*hits);
+            less -= taken;
+            if *hits == 0 {
+                self.hits.pop_back();
+            }
+        }
+        self.len = len;
+    }
+
+    fn newest(&self) -> u64 {
+        self.hits.back().map_or(0, |(at, _)| *at)
+    }
+
+    /// The time of the hit that has so many before it.
+    fn time_of(&self, mut before: u64) -> Option<u64> {
+        let holds = |(_, hits): &&(u64, u32)| match before.checked_sub(u64::from(*hits)) {
+            Some(rest) => {
+                before = rest;
+                false
+            }
+            None => true,
+        };
+        self.hits.iter().find(holds).map(|(at, _)| *at)
+    }
+
+    pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
+        // So many of the oldest must leave.
+        let leaving = (self.len + u64::from(hits.max(1))).saturating_sub(u64::from(limit.capacity()));
+        let last = match leaving {
+            0 => None,
+            leaving if leaving <= self.len => self.time_of(leaving - 1),
+            _ => Some(self.newest()),
+        };
+        last.map_or(Duration::ZERO, |at| until_it_leaves(at, limit, now))
+    }
+
+    pub(super) fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
+        self.hits.back().map_or(Duration::ZERO, |(at, _)| until_it_leaves(*at, limit, now))
+    }
+
+    pub(super) fn end_secs(&self, limit: Limit) -> u64 {
+        let ticks = Ticks::of(limit, Timestamp::default());
+        let end_us = self.newest().saturating_add(ticks.window).saturating_mul(ticks.tick_us);
+        end_us.div_ceil(1_000_000)
+    }
+}
+
+/// How long after `now` a hit that came `at` a tick counts no more.
+pub fn until_it_leaves(at: u64, limit: Limit, now: Timestamp) -> Duration {
+    let ticks = Ticks::of(limit, now);
+    ticks.until(at.saturating_add(ticks.window).saturating_sub(ticks.now), now)
+}
+
+/// `len` hits of the last window.
+pub const fn meter(limit: Limit, len: u64) -> Meter {
+    Meter { base: 0, level: len, parts: 1, max_level: max_level(limit, 1), lost: 0 }
+}
