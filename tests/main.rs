@@ -13,6 +13,8 @@ mod envoy;
 mod metrics;
 mod provider;
 mod redis_cluster;
+mod redis_deployments;
+mod redis_failures;
 mod redis_servers;
 mod server;
 mod simulation;

@@ -2,6 +2,7 @@
 
 pub(crate) mod collector;
 pub(crate) mod envoy;
+pub(crate) mod load;
 pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod proxy;

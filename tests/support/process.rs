@@ -28,6 +28,10 @@ impl Process {
         Self { name, child, output }
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our own process").is_some()
     }

@@ -116,6 +116,15 @@ impl Connection {
         }
     }
 
+    /// Waits until the first attempt to connect has come to something; no longer than `patience`.
+    pub(super) async fn tried(&self, patience: Duration) {
+        if *self.link.borrow() == Link::Connecting {
+            let mut link = self.link.clone();
+            // Whatever it came to, the next command will say it.
+            drop(time::timeout(patience, link.wait_for(|link| *link != Link::Connecting)).await);
+        }
+    }
+
     /// Whether the connection is up.
     pub(super) fn is_up(&self) -> bool {
         self.commands.load().is_connected()

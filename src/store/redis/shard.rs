@@ -256,6 +256,7 @@ impl Worker {
             if sent.is_empty() {
                 continue;
             }
+            self.connection.tried(self.call_timeout).await;
             let replies = self.exchange(&batch).await;
             self.see_to_new_counters(&batch, &replies);
             self.hand_out(&batch, &replies, sent);
