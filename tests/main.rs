@@ -14,6 +14,7 @@ mod metrics;
 mod provider;
 mod redis_cluster;
 mod redis_deployments;
+mod redis_errors;
 mod redis_failures;
 mod redis_servers;
 mod server;

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
 use tonic::Request;
 
 use crate::support::eventually;
