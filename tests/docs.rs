@@ -10,6 +10,7 @@ use crate::support::tollgate::Tollgate;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
+const REDIS: &str = include_str!("../docs/redis.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
 /// The fenced blocks of a document that open with `info`.
@@ -30,6 +31,31 @@ fn the_rules_that_are_shown_compile() {
                 panic!("{errors:?}\n{text}");
             }
         }
+    }
+}
+
+/// The words of a document that look like environment variables with an underscore in them.
+fn variables(document: &str) -> Vec<&str> {
+    let words = document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_name = |word: &&str| {
+        word.contains('_') && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+    };
+    words.filter(is_name).filter(|word| !word.starts_with('_') && !word.ends_with('_')).collect()
+}
+
+#[test]
+fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() {
+    let table = tollgate::settings::table();
+    let known: Vec<&str> = table.iter().map(|row| row.variable.as_str()).collect();
+    // What gRPC and Envoy call their answers looks the same.
+    let others = ["OVER_LIMIT", "NOT_SERVING", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "CARGO_TARGET_DIR"];
+    for (name, document) in [("docs/redis.md", REDIS), ("docs/rules.md", RULES)] {
+        for variable in variables(document).into_iter().filter(|variable| !others.contains(variable)) {
+            assert!(known.contains(&variable), "{name} names {variable}, which is no setting");
+        }
+    }
+    for variable in known.iter().filter(|variable| variable.starts_with("REDIS_")) {
+        assert!(variables(REDIS).contains(variable), "docs/redis.md does not say what {variable} does");
     }
 }
 

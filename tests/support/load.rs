@@ -88,7 +88,7 @@ impl Caller {
     ) -> Answers {
         let begun = Instant::now();
         let mut calls = JoinSet::new();
-        let total = (lasting.as_secs_f64() * f64::from(rate)) as usize;
+        let total = usize::try_from(u64::from(rate) * lasting.as_secs()).expect("few");
         for turn in 0..total {
             let due = begun + Duration::from_secs(1) * u32::try_from(turn).expect("few") / rate;
             time::sleep_until(due).await;

@@ -1,0 +1,118 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::engine::{ChargeMode, FailurePolicy, Unit, Vote};
+
+const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+fn store(max_counters: usize) -> MemoryStore {
+    MemoryStore::new(MemorySettings { max_counters })
+}
+
+fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
+    Charge {
+        key: Bytes::from_static(key.as_bytes()),
+        limit: Limit::per(10, unit),
+        hits,
+        mode: ChargeMode::Always,
+        vote: Vote::Enforced,
+        on_failure: FailurePolicy::Error,
+    }
+}
+
+fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {
+    store.charge_alone(charge, now).ok().map(|reading| reading.used)
+}
+
+fn later(secs: u64) -> Timestamp {
+    Timestamp::from_secs(NOON.as_secs() + secs)
+}
+
+fn sweep_round(store: &MemoryStore, now: Timestamp) {
+    (0..store.shards.len()).for_each(|_| store.sweep_next(now));
+}
+
+#[test]
+fn a_full_store_refuses_new_counters_and_still_counts_those_it_has() {
+    let store = store(2);
+    for key in ["a", "b"] {
+        assert_eq!(used(&store, &charge(key, Unit::Minute, Hits::Add(1)), NOON), Some(1));
+    }
+    let refused = store.charge_alone(&charge("c", Unit::Minute, Hits::Add(1)), NOON);
+    assert!(matches!(refused, Err(StoreError::Full { max_counters: 2 })), "{refused:?}");
+    assert_eq!(store.len(), 2);
+    assert_eq!(used(&store, &charge("a", Unit::Minute, Hits::Add(1)), NOON), Some(2));
+    for harmless in [Hits::Add(0), Hits::Refund(1)] {
+        assert_eq!(used(&store, &charge("c", Unit::Minute, harmless), NOON), Some(0), "{harmless:?}");
+    }
+}
+
+#[test]
+fn a_store_full_of_ended_windows_has_room() {
+    let store = store(1);
+    let hit = |key| charge(key, Unit::Second, Hits::Add(1));
+    assert_eq!(used(&store, &hit("a"), NOON), Some(1));
+    // Wherever the ended counter lies, some call for room comes by.
+    let found = (0..store.shards.len()).find_map(|_| used(&store, &hit("b"), later(1)));
+    assert_eq!((found, store.len()), (Some(1), 1));
+}
+
+#[test]
+fn a_sweep_drops_what_is_over_and_nothing_else() {
+    let store = store(100);
+    let charges = [
+        charge("a", Unit::Second, Hits::Add(3)),
+        charge("b", Unit::Minute, Hits::Add(4)),
+        charge("c", Unit::Hour, Hits::Add(5)),
+    ];
+    charges.iter().for_each(|charge| drop(store.charge_alone(charge, NOON)));
+    for (now, len) in [(NOON, 3), (later(1), 2), (later(59), 2), (later(60), 1), (later(3600), 0)] {
+        sweep_round(&store, now);
+        assert_eq!(store.len(), len, "at noon + {} s", now.since(NOON).as_secs());
+    }
+}
+
+#[test]
+fn windows_of_two_lengths_under_one_key_are_two_counters() {
+    let store = store(100);
+    assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(3)), NOON), Some(3));
+    assert_eq!(used(&store, &charge("k", Unit::Hour, Hits::Add(4)), NOON), Some(4));
+    assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(1)), NOON), Some(4));
+    assert_eq!(used(&store, &charge("k", Unit::Hour, Hits::Add(0)), later(60)), Some(4));
+    assert_eq!(used(&store, &charge("k", Unit::Minute, Hits::Add(0)), later(60)), Some(0));
+}
+
+#[test]
+fn a_clock_that_steps_back_forgets_no_hits() {
+    let store = store(100);
+    let hit = charge("k", Unit::Minute, Hits::Add(1));
+    assert_eq!(used(&store, &hit, later(60)), Some(1));
+    assert_eq!(used(&store, &hit, NOON), Some(2));
+    sweep_round(&store, NOON);
+    assert_eq!(used(&store, &hit, later(60)), Some(3));
+}
+
+#[test]
+fn counters_stay_within_the_bytes_stated() {
+    let (store, counters) = (store(1_000_000), 200_000);
+    for index in 0..counters {
+        let key = Bytes::from(format!("{index}"));
+        let charge = Charge { key, ..charge("", Unit::Day, Hits::Add(1)) };
+        store.charge_alone(&charge, NOON).unwrap();
+    }
+    let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+    // The allocator adds up to 16 bytes to each key.
+    assert!(tables / counters + 16 <= 120, "{} bytes for each counter", tables / counters);
+}
+
+#[test]
+fn memory_shrinks_when_its_counters_are_gone() {
+    let store = store(100_000);
+    for index in 0..50_000 {
+        let key = Bytes::from(format!("{index}"));
+        store.charge_alone(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON).unwrap();
+    }
+    sweep_round(&store, later(1));
+    let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+    assert_eq!((store.len(), tables), (0, 0));
+}

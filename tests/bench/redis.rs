@@ -1,0 +1,229 @@
+//! What counting in Redis costs: `cargo bench --bench redis`. It starts a Redis of its own.
+
+#![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark that cannot go on has failed")]
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings};
+use tollgate::store::{Charge, Store as _};
+
+const THREADS: usize = 2;
+const LASTING: Duration = Duration::from_secs(4);
+const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+/// What is asked, again and again.
+#[derive(Clone, Copy)]
+struct Case {
+    name: &'static str,
+    in_flight: usize,
+    keys: u32,
+    limits: u32,
+    quota: u32,
+    mode: ChargeMode,
+}
+
+const CASES: [Case; 5] = [
+    Case { name: "one hot key", in_flight: 256, keys: 1, ..UNIFORM },
+    UNIFORM,
+    Case { name: "three limits, always", limits: 3, ..UNIFORM },
+    Case { name: "three limits, if_allowed", limits: 3, mode: ChargeMode::IfAllowed, ..UNIFORM },
+    Case { name: "over the limit", keys: 1_000, quota: 1, ..UNIFORM },
+];
+
+const UNIFORM: Case = Case {
+    name: "100,000 keys",
+    in_flight: 64,
+    keys: 100_000,
+    limits: 1,
+    quota: u32::MAX,
+    mode: ChargeMode::Always,
+};
+
+impl Case {
+    fn charges(self) -> Vec<Charge> {
+        let key = fastrand::u32(..self.keys);
+        let one = |limit| Charge {
+            key: Bytes::from(format!("tg1/f3600/4:test,7:api_key,8:{key:08},{limit}")),
+            limit: Limit::per(self.quota, Unit::Hour),
+            hits: Hits::Add(1),
+            mode: self.mode,
+            vote: Vote::Enforced,
+            on_failure: FailurePolicy::Error,
+        };
+        (0..self.limits).map(one).collect()
+    }
+}
+
+/// A server of our own.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        let port = {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            listener.local_addr().expect("its address").port()
+        };
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        let process = command.stdout(Stdio::null()).spawn().expect("redis-server is installed");
+        let server = Self { process, port };
+        // Asking takes longer than starting does.
+        while server.info("server").is_empty() {}
+        server
+    }
+
+    fn info(&self, section: &str) -> String {
+        let output = Command::new("redis-cli").args(["-p", &self.port.to_string(), "INFO", section]).output();
+        String::from_utf8_lossy(&output.expect("redis-cli is installed").stdout).replace("Could not", "")
+    }
+
+    /// Every number of a section whose name begins so, added up.
+    fn sum(&self, section: &str, names: &[&str]) -> f64 {
+        let text = self.info(section);
+        let numbers = text.lines().filter_map(|line| {
+            let (name, value) = line.trim().split_once(':')?;
+            let value = value.split(',').next()?.trim_start_matches("calls=");
+            names.contains(&name).then(|| value.parse::<f64>().ok())?
+        });
+        numbers.sum()
+    }
+
+    fn cpu_us(&self) -> f64 {
+        1e6 * self.sum("cpu", &["used_cpu_user", "used_cpu_sys"])
+    }
+
+    fn commands(&self) -> f64 {
+        let names = ["incrby", "get", "evalsha", "eval"].map(|name| format!("cmdstat_{name}"));
+        // A script's own commands are counted too: of a script, the call is what was asked.
+        let scripts = self.sum("commandstats", &[&names[2], &names[3]]);
+        if scripts > 0.0 { scripts } else { self.sum("commandstats", &[&names[0], &names[1]]) }
+    }
+
+    fn bytes(&self) -> f64 {
+        self.sum("stats", &["total_net_input_bytes", "total_net_output_bytes"])
+    }
+
+    fn reset_counts(&self) {
+        let arguments = ["-p", &self.port.to_string(), "CONFIG", "RESETSTAT"];
+        Command::new("redis-cli").args(arguments).output().expect("redis-cli is installed");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// User and system time of this process, in microseconds: its 14th and 15th field, in hundredths of a second.
+fn own_cpu_us() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("Linux");
+    let after_name = stat.rsplit_once(") ").expect("a name").1;
+    let fields: Vec<f64> = after_name.split(' ').map(|field| field.parse().unwrap_or_default()).collect();
+    (fields[11] + fields[12]) * 10_000.0
+}
+
+/// Closed loop: as many tasks as may be in flight, on two threads. How many decisions, and how long each
+/// took in microseconds, in order.
+fn run(case: Case, redis: &Arc<Redis>, lasting: Duration) -> Vec<f64> {
+    let threads: Vec<_> = (0..THREADS)
+        .map(|_| {
+            let redis = Arc::clone(redis);
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async move {
+                    let store = Arc::new(redis.store());
+                    store.ready(Duration::from_secs(10)).await.expect("Redis is there");
+                    let end = Instant::now() + lasting;
+                    let mut tasks = JoinSet::new();
+                    for _ in 0..case.in_flight / THREADS {
+                        let store = Arc::clone(&store);
+                        tasks.spawn(async move {
+                            let mut took = Vec::new();
+                            while Instant::now() < end {
+                                let (charges, asked) = (case.charges(), Instant::now());
+                                let readings = store.charge(&charges, NOON).await;
+                                assert!(readings.iter().all(Result::is_ok), "{readings:?}");
+                                took.push(asked.elapsed().as_secs_f64() * 1e6);
+                            }
+                            took
+                        });
+                    }
+                    let took = tasks.join_all().await.concat();
+                    store.settle().await;
+                    took
+                })
+            })
+        })
+        .collect();
+    let mut took: Vec<f64> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect();
+    took.sort_unstable_by(f64::total_cmp);
+    took
+}
+
+fn main() {
+    let server = Server::start();
+    let settings = RedisSettings {
+        deployment: Deployment::Single(Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: server.port }),
+        credentials: Credentials::default(),
+        database: None,
+        tls: None,
+        connect_timeout: Duration::from_secs(5),
+        call_timeout: Duration::from_secs(5),
+        expiration_jitter_max_secs: 300,
+    };
+    let (runtime, as_json) = (
+        tokio::runtime::Runtime::new().expect("a runtime"),
+        std::env::args().any(|argument| argument == "--json"),
+    );
+    let _inside = runtime.enter();
+    if !as_json {
+        println!(
+            "| case | in flight | decisions/s | decisions per command | bytes | Redis CPU µs | own CPU µs | p50 µs | p99 µs |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
+    }
+    for case in CASES {
+        let denials = Some(Arc::new(Denials::new(16 << 20)));
+        let redis = Arc::new(Redis::watch(settings.clone(), None, denials).expect("no files"));
+        // Counters that are new cost more: they are made first.
+        run(case, &redis, LASTING);
+        server.reset_counts();
+        let (redis_us, own_us) = (server.cpu_us(), own_cpu_us());
+        let took = run(case, &redis, LASTING);
+        let (redis_us, own_us) = (server.cpu_us() - redis_us, own_cpu_us() - own_us);
+        #[expect(clippy::cast_precision_loss, reason = "few")]
+        let decisions = took.len() as f64;
+        let per_second = decisions / LASTING.as_secs_f64();
+        // Infinitely many where none was sent.
+        let per_command = decisions / server.commands();
+        let (bytes, redis_us, own_us) =
+            (server.bytes() / decisions, redis_us / decisions, own_us / decisions);
+        let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+        let Case { name, in_flight, .. } = case;
+        if as_json {
+            println!(
+                r#"{{"case":"{name}","in_flight":{in_flight},"per_second":{per_second:.0},"per_command":{per_command:.2},"bytes":{bytes:.0},"redis_cpu_us":{redis_us:.2},"own_cpu_us":{own_us:.2},"p50_us":{p50:.0},"p99_us":{p99:.0}}}"#
+            );
+        } else {
+            println!(
+                "| {name} | {in_flight} | {per_second:.0} | {per_command:.1} | {bytes:.0} | {redis_us:.2} | {own_us:.2} | {p50:.0} | {p99:.0} |"
+            );
+        }
+    }
+}
