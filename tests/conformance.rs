@@ -418,3 +418,47 @@ kept=a*2; kept=b -> OK | OK 1, OK 2
 ";
     check(rules, Modes { shadow_mode: true, ..Modes::default() }, unenforced).await;
 }
+
+#[tokio::test]
+async fn algorithms_let_pass_what_they_promise_on_every_store() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: window, rate_limit: {requests_per_unit: 4, unit: year, algorithm: sliding_window}}
+  - {key: log, rate_limit: {requests_per_unit: 3, window: 2w, algorithm: sliding_log}}
+  - {key: bucket, rate_limit: {requests_per_unit: 10, window: 10w, algorithm: token_bucket, burst: 2}}
+  - {key: short, rate_limit: 2/3w}
+";
+    let script = "
+@0
+window=a*4 -> OK | OK 0
+window=a -> OVER | OVER 0
+log=a*2 -> OK | OK 1
+bucket=a*2 -> OK | OK 0
+bucket=a -> OVER | OVER 0
+short=a*2 -> OK | OK 0
+short=a -> OVER | OVER 0
+@604799
+bucket=a -> OVER | OVER 0           # a hit comes back every week
+log=a -> OK | OK 0
+log=a -> OVER | OVER 0
+@604800
+bucket=a -> OK | OK 0
+@1209600
+log=a*2 -> OK | OK 0                # two weeks after the first two
+log=a -> OVER | OVER 0
+bucket=a -> OK | OK 0
+@1814399
+short=a -> OVER | OVER 0
+@1814400
+short=a -> OK | OK 1
+log=a -> OK | OK 0
+@31536000
+window=a -> OVER | OVER 0           # a year has begun, and all of the last one counts
+@39420000
+window=a -> OK | OK 0               # a quarter of it is over
+window=a -> OVER | OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}

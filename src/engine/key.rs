@@ -5,8 +5,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::algorithm::tick_us;
 use super::rules::Match;
-use super::{Entry, Limit};
+use super::{Algorithm, Entry, Limit};
 
 /// How keys are spelt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,9 +64,14 @@ impl KeyWriter {
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
             (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
         });
-        match self.format {
-            KeyFormat::Native => write_native(&mut key, domain.name, values, limit),
-            KeyFormat::Envoyproxy => write_envoyproxy(&mut key, domain.name, values),
+        match (self.format, limit.algorithm) {
+            (KeyFormat::Envoyproxy, Algorithm::FixedWindow) => {
+                write_envoyproxy(&mut key, domain.name, values)
+            }
+            // What only we count has our names.
+            (KeyFormat::Native | KeyFormat::Envoyproxy, _) => {
+                write_native(&mut key, domain.name, values, limit)
+            }
         }
         key.freeze()
     }
@@ -92,7 +98,7 @@ fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
     key.put_u8(b'}');
 }
 
-/// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm and its window, then netstrings
+/// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then netstrings
 /// (<https://cr.yp.to/proto/netstrings.txt>), which cannot be read in two ways. A shared pattern
 /// carries a `*` before its length, so that it cannot meet a value of the same text.
 fn write_native<'a>(
@@ -101,8 +107,20 @@ fn write_native<'a>(
     entries: impl Iterator<Item = (&'a [u8], Value<'a>)>,
     limit: Limit,
 ) {
-    key.put_slice(b"tg1/f");
+    key.put_slice(b"tg1/");
+    key.put_u8(match limit.algorithm {
+        Algorithm::FixedWindow => b'f',
+        Algorithm::SlidingWindow => b'w',
+        Algorithm::SlidingLog => b'l',
+        Algorithm::TokenBucket { .. } => b'b',
+    });
     write_decimal(key, limit.window.secs() as usize);
+    // What is kept in ticks is of no use in others.
+    match tick_us(limit).filter(|_| limit.algorithm != Algorithm::FixedWindow) {
+        None | Some(1) => {}
+        Some(1_000) => key.put_slice(b"ms"),
+        Some(_) => key.put_u8(b's'),
+    }
     key.put_u8(b'/');
     write_netstring(key, domain);
     for (name, value) in entries {

@@ -81,6 +81,11 @@ impl Algorithm {
         ("leaky_bucket", Self::TokenBucket { burst: 0 }),
     ];
 
+    /// What is called so in rules.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, algorithm)| algorithm)
+    }
+
     /// The name in rules.
     pub const fn name(self) -> &'static str {
         match self {

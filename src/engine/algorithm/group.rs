@@ -117,7 +117,8 @@ mod tests {
     }
 
     fn check(asks: &[Ask], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
-        let meter = |used: &u64| Meter { base: 0, level: *used, parts: 1, max_level: u64::MAX, lost: 0 };
+        let meter =
+            |used: &u64| Meter { base: 0, level: *used, low: *used, parts: 1, max_level: u64::MAX, lost: 0 };
         let mut meters: Vec<Meter> = before.iter().map(meter).collect();
         let seen = charge(asks, &mut meters).into_iter().map(|(meter, outcome)| (meter.used(), outcome));
         assert_eq!(seen.collect::<Vec<_>>(), outcomes, "{asks:?} on {before:?}");

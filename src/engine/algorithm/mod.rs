@@ -42,6 +42,8 @@ pub struct Meter {
     pub level: u64,
     /// So many parts make a hit; at least 1.
     pub parts: u64,
+    /// The lowest that the level was since it was read.
+    pub low: u64,
     /// The level rises no further.
     pub max_level: u64,
     /// What a refund as of its time comes too late for, in parts: others have counted since, and what is
@@ -70,6 +72,9 @@ impl Meter {
     pub const fn refund(&mut self, hits: u32) {
         let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.lost);
         self.level = self.level.saturating_sub(parts);
+        if self.level < self.low {
+            self.low = self.level;
+        }
     }
 }
 
@@ -142,7 +147,7 @@ impl State {
         match self {
             Self::FixedWindow(state) => state.used = meter.level,
             Self::SlidingWindow(state) => state.current = meter.level / meter.parts,
-            Self::SlidingLog(state) => state.save(meter.level, limit, now),
+            Self::SlidingLog(state) => state.save(meter, limit, now),
             Self::TokenBucket(state) => state.level = meter.level,
         }
     }

@@ -32,28 +32,27 @@ impl State {
         meter(limit, self.len)
     }
 
-    pub(super) fn save(&mut self, len: u64, limit: Limit, now: Timestamp) {
-        let at = Ticks::of(limit, now).now.max(self.newest());
-        if let Some(more) = len.checked_sub(self.len).and_then(|more| u32::try_from(more).ok()) {
-            match self.hits.back_mut() {
-                _ if more == 0 => {}
-                Some((last, hits)) if *last == at => *hits += more,
-                Some(_) | None => self.hits.push_back((at, more)),
-            }
-        }
-        let mut less = self.len.saturating_sub(len);
-        // What is given back are the newest ones.
+    pub(super) fn save(&mut self, meter: Meter, limit: Limit, now: Timestamp) {
+        // What was given back are the newest ones.
+        let mut less = self.len.saturating_sub(meter.low);
         while less > 0
             && let Some((_, hits)) = self.hits.back_mut()
         {
-            let taken = less.min(u64::from(*hits));
-            *hits -= u32::try_from(taken).unwrap_or(*hits);
-            less -= taken;
+            let taken = u32::try_from(less).unwrap_or(u32::MAX).min(*hits);
+            *hits -= taken;
+            less -= u64::from(taken);
             if *hits == 0 {
                 self.hits.pop_back();
             }
         }
-        self.len = len;
+        let at = Ticks::of(limit, now).now.max(self.newest());
+        let more = u32::try_from(meter.level - meter.low.min(meter.level)).unwrap_or(u32::MAX);
+        match self.hits.back_mut() {
+            _ if more == 0 => {}
+            Some((last, hits)) if *last == at => *hits = hits.saturating_add(more),
+            Some(_) | None => self.hits.push_back((at, more)),
+        }
+        self.len = meter.level;
     }
 
     fn newest(&self) -> u64 {
@@ -102,5 +101,5 @@ pub fn until_it_leaves(at: u64, limit: Limit, now: Timestamp) -> Duration {
 
 /// `len` hits of the last window.
 pub const fn meter(limit: Limit, len: u64) -> Meter {
-    Meter { base: 0, level: len, parts: 1, max_level: max_level(limit, 1), lost: 0 }
+    Meter { base: 0, level: len, low: len, parts: 1, max_level: max_level(limit, 1), lost: 0 }
 }

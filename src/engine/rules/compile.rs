@@ -8,11 +8,12 @@ use hashbrown::HashMap;
 use super::error::{Place, RuleError, RuleErrors};
 use super::glob::Glob;
 use super::parse::parse;
+use super::quota::quota;
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
-use crate::engine::{ChargeMode, FailurePolicy, Limit, Unit};
+use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// How files are put together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,6 +89,7 @@ struct Above<'a> {
     path: &'a StatsPath,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
+    algorithm: Algorithm,
     charge: ChargeMode,
     on_backend_failure: FailurePolicy,
 }
@@ -125,6 +127,7 @@ impl FileCompiler<'_, '_> {
         let above = Above {
             path: &path,
             value_to_metric: false,
+            algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
         };
@@ -150,6 +153,7 @@ impl FileCompiler<'_, '_> {
         let here = Above {
             path: &path,
             value_to_metric: above.value_to_metric || node.value_to_metric,
+            algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
         };
@@ -160,7 +164,7 @@ impl FileCompiler<'_, '_> {
             self.check_replaces(&rate_limit);
             // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
             let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
-            node.rule = self.quota(&rate_limit, &path).map(|quota| Rule {
+            node.rule = self.quota(&rate_limit, above.algorithm, &path).map(|quota| Rule {
                 quota,
                 counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
                 name: rate_limit.name.map(Into::into),
@@ -178,21 +182,10 @@ impl FileCompiler<'_, '_> {
         }
     }
 
-    fn quota(&mut self, rate_limit: &RateLimit, path: &StatsPath) -> Option<Quota> {
-        let named = rate_limit.unit.as_ref();
-        let unit = named.and_then(|unit| Unit::from_name(&unit.value));
-        match (rate_limit.unlimited, named, unit) {
-            (true, None, _) => Some(Quota::Unlimited),
-            (true, Some(named), _) => {
-                let place = named.place;
-                self.error(
-                    place,
-                    "should not specify rate limit unit when unlimited: leave it out".to_owned(),
-                );
-                None
-            }
-            (false, _, Some(unit)) => {
-                if rate_limit.requests_per_unit.is_none() {
+    fn quota(&mut self, rate_limit: &RateLimit, above: Algorithm, path: &StatsPath) -> Option<Quota> {
+        match quota(rate_limit, above) {
+            Ok(quota) => {
+                if quota != Quota::Unlimited && rate_limit.requests_per_unit.is_none() {
                     let message = format!(
                         "'{path}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
                          'requests_per_unit: 0' if that is what you want"
@@ -200,14 +193,10 @@ impl FileCompiler<'_, '_> {
                     let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.place, message);
                     self.draft.warnings.push(warning);
                 }
-                let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
-                Some(Quota::Limited(Limit::per(requests_per_unit, unit)))
+                Some(quota)
             }
-            (false, named, None) => {
-                let (place, name) =
-                    named.map_or((rate_limit.place, ""), |named| (named.place, named.value.as_str()));
-                let units = Unit::ALL.map(|unit| unit.name().to_lowercase()).join(", ");
-                self.error(place, format!("invalid rate limit unit '{name}': use one of {units}"));
+            Err(mistakes) => {
+                mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
                 None
             }
         }

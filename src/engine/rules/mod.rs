@@ -6,6 +6,7 @@ mod dump;
 mod error;
 mod glob;
 mod parse;
+mod quota;
 mod source;
 mod tree;
 mod yaml;

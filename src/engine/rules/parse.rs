@@ -2,15 +2,16 @@
 //! each takes — and goes on after every mistake.
 
 use super::error::{Place, RuleError};
+use super::quota::parse_window;
 use super::source::{Defaults, Descriptor, Document, Placed, RateLimit, SourceFile};
 use super::yaml::{self, Raw, Yaml};
-use crate::engine::{ChargeMode, FailurePolicy};
+use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Unit};
 
 /// Levels of the rule tree, at the most.
 const MAX_DEPTH: usize = 16;
 
 const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "defaults", "descriptors"];
-const DEFAULTS_FIELDS: &[&str] = &["charge", "on_backend_failure"];
+const DEFAULTS_FIELDS: &[&str] = &["algorithm", "charge", "on_backend_failure"];
 const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
@@ -25,7 +26,8 @@ const DESCRIPTOR_FIELDS: &[&str] = &[
     "share_threshold",
     "metadata",
 ];
-const RATE_LIMIT_FIELDS: &[&str] = &["unit", "requests_per_unit", "unlimited", "name", "replaces"];
+const RATE_LIMIT_FIELDS: &[&str] =
+    &["unit", "window", "requests_per_unit", "algorithm", "burst", "unlimited", "name", "replaces"];
 const REPLACES_FIELDS: &[&str] = &["name"];
 
 /// Where fields stand, for those that stand elsewhere.
@@ -58,6 +60,17 @@ fn first_line(error: &serde_yaml::Error) -> String {
     let line = text.lines().next().unwrap_or_default();
     let message = line.split_once(": ").filter(|(place, _)| place.contains("line ")).map_or(line, |(_, m)| m);
     message.trim_start_matches("error: ").to_owned()
+}
+
+/// `60/minute` or `100/15m`: requests, and the unit or the window.
+fn short(text: &str) -> Option<(u32, Option<String>, Option<String>)> {
+    let (requests, time) = text.split_once('/')?;
+    let requests = requests.parse().ok().filter(|_| !requests.starts_with('+'))?;
+    match (Unit::from_name(time), parse_window(time)) {
+        (Some(_), _) => Some((requests, Some(time.to_owned()), None)),
+        (None, Ok(_)) => Some((requests, None, Some(time.to_owned()))),
+        (None, Err(_)) => None,
+    }
 }
 
 struct Parser<'f> {
@@ -98,12 +111,18 @@ impl Parser<'_> {
         let mut defaults = Defaults::default();
         for (name, value) in self.fields(yaml, "'defaults'", DEFAULTS_FIELDS).unwrap_or_default() {
             match name {
+                "algorithm" => defaults.algorithm = self.algorithm(name, value),
                 "charge" => defaults.charge = self.charge_mode(name, value),
                 "on_backend_failure" => defaults.on_backend_failure = self.failure_policy(name, value),
                 _ => {}
             }
         }
         defaults
+    }
+
+    fn algorithm(&mut self, name: &str, yaml: &Yaml) -> Option<Algorithm> {
+        let expected = "fixed_window, sliding_window, sliding_log, token_bucket, gcra or leaky_bucket";
+        self.choice(name, yaml, expected, Algorithm::from_name)
     }
 
     fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
@@ -173,18 +192,33 @@ impl Parser<'_> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
-        let mut rate_limit = RateLimit {
-            place: yaml::place(yaml),
-            unit: None,
-            requests_per_unit: None,
-            unlimited: false,
-            name: None,
-            replaces: Vec::new(),
-        };
+        let place = yaml::place(yaml);
+        let mut rate_limit = RateLimit { place, ..RateLimit::default() };
+        if !matches!(yaml.value, Raw::Map(_)) {
+            let Some((requests, unit, window)) =
+                yaml::text(&self.file.text, yaml).and_then(|text| short(&text))
+            else {
+                self.wrong_kind("rate_limit", "a map, or short such as 60/minute or 100/15m", yaml);
+                return None;
+            };
+            rate_limit.requests_per_unit = Some(requests);
+            rate_limit.unit = unit.map(|value| Placed { value, place });
+            rate_limit.window = window.map(|value| Placed { value, place });
+            return Some(rate_limit);
+        }
         for (name, value) in self.fields(yaml, "a rate_limit", RATE_LIMIT_FIELDS)? {
             match name {
                 "unit" => rate_limit.unit = self.text(name, value).filter(|unit| !unit.value.is_empty()),
+                "window" => rate_limit.window = self.text(name, value),
                 "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
+                "algorithm" => {
+                    let place = yaml::place(value);
+                    rate_limit.algorithm = self.algorithm(name, value).map(|value| Placed { value, place });
+                }
+                "burst" => {
+                    let place = yaml::place(value);
+                    rate_limit.burst = self.count(name, value).map(|value| Placed { value, place });
+                }
                 "unlimited" => rate_limit.unlimited = self.truth(name, value),
                 "name" => {
                     let text = self.text(name, value).map(|text| text.value);

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::Place;
-use crate::engine::{ChargeMode, FailurePolicy};
+use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// One rule file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub(super) struct Document {
 /// What rules of a document have unless they say otherwise.
 #[derive(Debug, Default)]
 pub(super) struct Defaults {
+    pub(super) algorithm: Option<Algorithm>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
 }
@@ -60,11 +61,16 @@ pub(super) struct Descriptor {
 }
 
 /// What applies at a level.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct RateLimit {
     pub(super) place: Place,
     pub(super) unit: Option<Placed<String>>,
+    /// As written: `15m`.
+    pub(super) window: Option<Placed<String>>,
     pub(super) requests_per_unit: Option<u32>,
+    /// A bucket of this kind has the size of `burst`.
+    pub(super) algorithm: Option<Placed<Algorithm>>,
+    pub(super) burst: Option<Placed<u32>>,
     pub(super) unlimited: bool,
     /// Not empty.
     pub(super) name: Option<String>,

@@ -160,8 +160,9 @@ impl MemoryStore {
         let new = changed.iter().filter(|index| members[**index].find(&mut shards).is_none()).count();
         self.take_room(new)?;
         for index in changed {
-            states[index].save(meters[index], members[index].limit, now);
-            self.write(&members[index], &mut shards, states[index].clone());
+            let mut state = states[index].clone();
+            state.save(meters[index], members[index].limit, now);
+            self.write(&members[index], &mut shards, state);
         }
         let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
             let mut state = states[ask.counter].clone();

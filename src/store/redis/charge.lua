@@ -29,7 +29,7 @@ local function number(text)
 end
 
 -- A counter: `level` parts of a hit, `parts` to each, beside `base` that stays. A refund is short of what
--- was `lost` since.
+-- was `lost` since. The lowest level that there was is `low`.
 local function load_fixed_window(key)
   local held = call('GET', key)
   local level = held and max(0, number(held)) or 0
@@ -83,14 +83,10 @@ local function save(key, c)
   elseif c.algorithm == TOKEN_BUCKET then
     call('SET', key, string.format('%.0f %.0f', c.at, c.level), 'EX', c.lives)
   elseif c.algorithm == SLIDING_LOG then
-    local more = c.level - c.before
-    if more < 0 then
-      call('ZPOPMAX', key, -more)
-    else
-      -- Numbers, so that hits of one time are told apart, and the newest of them comes last.
-      for hit = c.before + 1, c.level do
-        call('ZADD', key, c.now, string.format('%.0f-%06d', c.now, hit))
-      end
+    if c.low < c.before then call('ZPOPMAX', key, c.before - c.low) end
+    -- Numbers, so that hits of one time are told apart, and the newest of them comes last.
+    for hit = c.low + 1, c.level do
+      call('ZADD', key, c.now, string.format('%.0f-%06d', c.now, hit))
     end
     call('EXPIRE', key, c.lives)
   elseif not c.before then
@@ -106,6 +102,7 @@ local function used(c) return ceil((c.base + c.level) / c.parts) end
 local function try(c, kind, hits, capacity)
   if kind == REFUND then
     c.level = max(0, c.level - max(0, hits * c.parts - c.lost))
+    c.low = min(c.low, c.level)
   elseif kind == IF_ALLOWED and used(c) + max(1, hits) > capacity then
     return DENIED
   else
@@ -115,7 +112,7 @@ local function try(c, kind, hits, capacity)
 end
 
 local reply, logs = {}, {}
-local function answer(ask, outcome, level)
+local function answer(ask, outcome, level, low)
   local c = ask.counter
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = outcome, level, 0, 0
@@ -124,19 +121,19 @@ local function answer(ask, outcome, level)
   elseif c.algorithm == TOKEN_BUCKET then
     reply[n + 3] = c.at
   elseif c.algorithm == SLIDING_LOG then
-    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + max(1, ask.hits) - ask.capacity, len = level }
+    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + max(1, ask.hits) - ask.capacity, len = level, low = low }
   end
 end
 
 -- Carries out the charges of one request.
 local function charge(asks)
-  local held, outcomes, levels = {}, {}, {}
+  local held, outcomes, levels, lows = {}, {}, {}, {}
   local denied, quotas, quotas_over = false, 0, 0
   for i, ask in ipairs(asks) do
     local c = ask.counter
-    held[c] = held[c] or c.level
+    held[c] = held[c] or { level = c.level, low = c.low }
     outcomes[i] = try(c, ask.kind, ask.hits, ask.capacity)
-    levels[i] = c.level
+    levels[i], lows[i] = c.level, c.low
     local over = outcomes[i] == DENIED or (ask.kind == ALWAYS and used(c) > ask.capacity)
     if ask.vote == ENFORCED then
       denied = denied or over
@@ -147,17 +144,17 @@ local function charge(asks)
     end
   end
   if denied or (quotas > 0 and quotas_over == quotas) then
-    for c, level in pairs(held) do c.level = level end
+    for c, was in pairs(held) do c.level, c.low = was.level, was.low end
     for i, ask in ipairs(asks) do
       if ask.kind ~= IF_ALLOWED then
         outcomes[i] = try(ask.counter, ask.kind, ask.hits, ask.capacity)
       elseif outcomes[i] == CHARGED then
         outcomes[i] = WITHHELD
       end
-      levels[i] = ask.counter.level
+      levels[i], lows[i] = ask.counter.level, ask.counter.low
     end
   end
-  for i, ask in ipairs(asks) do answer(ask, outcomes[i], levels[i]) end
+  for i, ask in ipairs(asks) do answer(ask, outcomes[i], levels[i], lows[i]) end
 end
 
 local counters = {}
@@ -181,7 +178,7 @@ while at <= #requests do
         load[algorithm](KEYS[index], c)
         c.before, c.max = c.level, (2 * capacity + 1) * c.parts
       end
-      c.algorithm, c.lives = algorithm, lives
+      c.algorithm, c.lives, c.key, c.low = algorithm, lives, KEYS[index], c.level
       counters[index] = c
     end
     asks[i] = { counter = c, kind = kind, vote = vote, hits = hits, capacity = capacity }
@@ -191,28 +188,28 @@ while at <= #requests do
   else
     local ask = asks[1]
     local outcome = try(ask.counter, ask.kind, ask.hits, ask.capacity)
-    answer(ask, outcome, ask.counter.level)
+    answer(ask, outcome, ask.counter.level, ask.counter.low)
+  end
+end
+
+for _, log in ipairs(logs) do
+  -- When the hit came that had so many before it: those past the lowest level there was came now.
+  local function time_of(before)
+    if before >= log.low then return log.counter.now end
+    return number(call('ZRANGE', log.counter.key, before, before, 'WITHSCORES')[2])
+  end
+  local newest = log.len > 0 and time_of(log.len - 1) or -1
+  reply[log.at + 1] = newest
+  if log.leaving <= 0 then
+    reply[log.at] = -1
+  else
+    reply[log.at] = log.leaving <= log.len and time_of(log.leaving - 1) or newest
   end
 end
 
 for index, key in ipairs(KEYS) do
   local c = counters[index]
-  if c.level ~= (c.before or 0) then save(key, c) end
+  if c.level ~= (c.before or 0) or c.low ~= c.level then save(key, c) end
 end
 
-for _, log in ipairs(logs) do
-  local key
-  for index, c in ipairs(counters) do
-    if c == log.counter then key = KEYS[index] end
-  end
-  local newest = log.len > 0 and call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-  local leaves = newest
-  if log.leaving <= 0 then
-    leaves = nil
-  elseif log.leaving <= log.len then
-    leaves = call('ZRANGE', key, log.leaving - 1, log.leaving - 1, 'WITHSCORES')[2]
-  end
-  reply[log.at] = leaves and number(leaves) or -1
-  reply[log.at + 1] = newest and number(newest) or -1
-end
 return reply

@@ -159,10 +159,11 @@ impl Known {
         shard: Arc<Shard>,
         deadline: Instant,
     ) -> Result<Outcomes, Apart> {
-        if answer.outcomes.iter().flat_map(Result::as_ref).count() == 0 || answer.asks.len() == 1 {
+        if is_one_refusal(&answer.outcomes) {
             return self.sent_on_together(answer, slot, shard, deadline).await;
         }
-        // Each has its own reply, and counts whatever becomes of the others.
+        // Each has its own reply, and counts whatever becomes of the others: one may have been counted
+        // already where another was sent on.
         let Answer { asks, mut outcomes } = answer;
         for (ask, outcome) in asks.into_iter().zip(&mut outcomes) {
             if let Err(error) = outcome {
@@ -176,7 +177,7 @@ impl Known {
         Ok(outcomes)
     }
 
-    /// The same, for charges that all failed alike.
+    /// The same, for charges that were refused together.
     async fn sent_on_together(
         &self,
         mut answer: Answer,
@@ -280,6 +281,16 @@ impl Route {
     fn find(&self, server: &Endpoint) -> Option<&Arc<Shard>> {
         self.shards.iter().find(|shard| shard.server() == server)
     }
+}
+
+/// Whether all charges were refused in the same words, and so none was counted.
+fn is_one_refusal(outcomes: &Outcomes) -> bool {
+    let refusal = |outcome: &Result<_, StoreError>| match outcome {
+        Err(StoreError::Refused(cause)) => Some(cause.clone()),
+        Ok(_) | Err(_) => None,
+    };
+    let first = outcomes.first().and_then(refusal);
+    first.is_some() && outcomes.iter().all(|outcome| refusal(outcome) == first)
 }
 
 /// Whether the charges have several counters that must be asked in one call.

@@ -219,7 +219,7 @@ fn failing(len: usize, error: &StoreError) -> Outcomes {
     (0..len).map(|_| Err(error.clone())).collect()
 }
 
-/// The task that sends what waits.
+/// The task that sends what waits. Nobody waits for it when it has ended.
 struct Worker {
     connection: Arc<Connection>,
     queue: Arc<Queue>,
@@ -357,6 +357,12 @@ impl Worker {
 
     fn unreachable(&self, cause: &str) -> StoreError {
         StoreError::Unreachable(self.connection.about(cause))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.turn_away(true, &self.unreachable("it is given up"));
     }
 }
 

@@ -161,8 +161,8 @@ fn item_04_values_have_the_kind_their_field_takes() {
     );
     check(&with_fields("    value: [a]\n"), "4:12 error checking config: 'value' must be text, not a list");
     check(
-        &with_fields("    rate_limit: 5/minute\n"),
-        "4:17 config error, yaml file contains list of type other than map: 5/minute",
+        &with_fields("    rate_limit: five\n"),
+        "4:17 error checking config: 'rate_limit' must be a map, or short such as 60/minute or 100/15m, not 'five'",
     );
     check(
         &with_fields("    metadata: text\n"),
@@ -256,7 +256,7 @@ fn an_error_shows_its_file_line_and_column_and_the_line_itself() {
             .expect_err("no such unit");
     assert_eq!(
         errors.to_string(),
-        "rules.yaml:4:24: invalid rate limit unit 'ü': use one of second, minute, hour, day, week, month, year\n     4 |     rate_limit: {unit: ü, requests_per_unit: 1}\n       |                        ^"
+        "rules.yaml:4:24: invalid rate limit unit 'ü': use one of second, minute, hour, day, week, month, year, or 'window' for any other time\n     4 |     rate_limit: {unit: ü, requests_per_unit: 1}\n       |                        ^"
     );
 }
 
