@@ -10,10 +10,11 @@
 //! # The path of a request
 //!
 //! ```text
-//! decode  →  plan(rules, request)  →  store.charge(charges, now)  →  judge(plan, readings, now)  →  encode
-//!  pure           pure                    I/O, or a lock                     pure                     pure
+//! decode  →  plan(rules, request)  →  store.charge(charges, now)  →  judge(plan, readings)  →  encode
+//!  pure           pure                    I/O, or a lock                  pure                  pure
 //! ```
 //!
+//! What the store failed to count gets the reading that its rule asks for then ([`store::fallback`]).
 //! [`limiter::Limiter::decide`] is the middle of it on one page; the two ends are `server::wire`. The
 //! time is read once and the rules are one snapshot from beginning to end. gRPC and HTTP go the same
 //! way.
@@ -23,7 +24,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`] |
-//! | [`store`] | the trait [`store::Store`] and the two that implement it, memory and Redis |
+//! | [`store`] | the trait [`store::Store`] and the two that implement it, memory and Redis; what to do when one fails |
 //! | [`limiter`] | where the core meets the store, the clock and the metrics |
 //! | [`provider`] | where rules come from: watched files |
 //! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
@@ -35,7 +36,7 @@
 //!
 //! # Threads
 //!
-//! One thread for each core, each with a single-threaded tokio runtime and its own connection to the
+//! One thread for each core, each with a single-threaded tokio runtime and its own connections to the
 //! store. An accept loop hands every new connection to the core that has the fewest; from then on
 //! nothing of that connection crosses to another core. What is shared is read: the rules, swapped as a
 //! whole. A further runtime on the main thread watches the rules, accepts connections and serves the

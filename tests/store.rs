@@ -16,6 +16,7 @@ use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 
 use crate::support::redis::cluster::Cluster;
+use crate::support::redis::sentinel::{Passwords, Sentinels};
 use crate::support::redis::{Redis, User};
 use crate::support::stores::complete;
 
@@ -52,7 +53,7 @@ macro_rules! servers {
     };
 }
 
-servers! { Redis Cluster }
+servers! { Redis Cluster Sentinels }
 
 impl Bed {
     fn in_memory() -> Self {
@@ -140,6 +141,13 @@ macro_rules! promises {
             redis_as_a_user: async { Bed::on(Redis::start_for(USER).await).await } => $($promise)*
         }
         promises! { valkey: async { Bed::on(Redis::start_valkey().await).await } => $($promise)* }
+        promises! {
+            redis_over_tls: async { Bed::on(Redis::start_with_tls(USER).await).await } => $($promise)*
+        }
+        promises! {
+            redis_behind_sentinels: async { Bed::on(Sentinels::start(Passwords::default()).await).await }
+            => $($promise)*
+        }
         promises! { a_cluster: async { Bed::on(Cluster::start(3, 0).await).await } => $($promise)* }
     };
     ($store:ident: $bed:expr => $($promise:ident)*) => {

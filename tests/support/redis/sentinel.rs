@@ -139,6 +139,11 @@ impl Sentinels {
         self.sentinels[sentinel].kill();
     }
 
+    /// How many keys the primary has.
+    pub(crate) fn len(&self) -> usize {
+        self.command_on_primary(["DBSIZE"]).parse().expect("a number")
+    }
+
     /// Runs one command on the primary in `redis-cli` and returns what that prints.
     pub(crate) fn command_on_primary<A: AsRef<[u8]>>(
         &self,
