@@ -222,6 +222,7 @@ async fn the_program_counts_limits_per_second_apart() {
         ("REDIS_URL", &all.settings().deployment.to_string()),
         ("REDIS_PERSECOND", "true"),
         ("REDIS_PERSECOND_URL", &second.settings().deployment.to_string()),
+        ("REDIS_CALL_TIMEOUT", "5s"),
         ("REDIS_STARTUP_MAX_ELAPSED_TIME", "20s"),
     ])
     .await;

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::stores::{self, Stores};
+use super::stores::{self, StoreOfCore, Stores};
 use super::{Exit, print};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::provider::files::FileProvider;
-use crate::server::{self, Address, Answerer, ListenSettings, Listeners, MakeAnswerer, Parts, Stop};
+use crate::server::{
+    self, Address, Answerer, Answering, ListenSettings, Listeners, MakeAnswering, Parts, Stop,
+};
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::telemetry;
 use crate::telemetry::metrics::Metrics;
@@ -53,7 +55,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Exit> {
         rules_status: handle.status(),
         store_reached: stores.reached.take(),
         metrics: Arc::clone(&metrics),
-        make_answerer: answerers(&settings, stores, rules, clock, metrics),
+        make_answering: answerers(&settings, stores, rules, clock, metrics),
     };
     server::run(&settings.serve, listeners, parts, stop).await?;
     Ok(Exit::Done)
@@ -66,11 +68,11 @@ fn answerers(
     rules: Arc<ArcSwapOption<Rules>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-) -> Arc<MakeAnswerer> {
+) -> Arc<MakeAnswering> {
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
-        let (store, settle) = (stores.make)();
+        let StoreOfCore { store, ready, settle } = (stores.make)();
         let limiter = Limiter {
             rules: Arc::clone(&rules),
             store,
@@ -81,7 +83,7 @@ fn answerers(
             keys: keys.clone(),
             modes,
         };
-        (Answerer::new(limiter, answers.clone(), max_in_flight), settle)
+        Answering { answerer: Answerer::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })
 }
 

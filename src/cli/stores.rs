@@ -17,6 +17,8 @@ use crate::store::memory::MemoryStore;
 use crate::store::redis::{Denials, Redis, RedisStore};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
+/// How long a core waits for its connections to Redis before it takes calls without them.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long Redis may take, at the end, to be told how long the last counters are to live.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether it is there, where that decides whether the service is ready, and how
@@ -35,8 +37,14 @@ pub(super) struct Stores {
     pub(super) reached: Option<watch::Receiver<bool>>,
 }
 
-/// A store, and what to do when its core has answered the last call.
-type StoreOfCore = (Arc<dyn Store>, BoxFuture<'static, ()>);
+/// Where one core counts.
+pub(super) struct StoreOfCore {
+    pub(super) store: Arc<dyn Store>,
+    /// Ends when it can be reached, or when nobody should wait for that any longer.
+    pub(super) ready: BoxFuture<'static, ()>,
+    /// What to do when the last call was answered.
+    pub(super) settle: BoxFuture<'static, ()>,
+}
 
 /// Counters in memory are everybody's; each core has connections to Redis of its own.
 ///
@@ -58,7 +66,9 @@ pub(super) async fn open(
             metrics.watch(Gauge::MemoryCounters, move || counted.len());
             let (swept, now) = (Arc::clone(&store), Arc::clone(clock));
             tokio::spawn(async move { swept.sweep(|| now.now()).await });
-            let make = move || (Arc::clone(&store) as _, std::future::ready(()).boxed());
+            let nothing = || std::future::ready(()).boxed();
+            let make =
+                move || StoreOfCore { store: Arc::clone(&store) as _, ready: nothing(), settle: nothing() };
             Ok(Stores { make: Box::new(make), fallback, patience: Duration::ZERO, reached: None })
         }
         StoreSettings::Redis(redis) => open_redis(redis, fallback, metrics).await,
@@ -89,13 +99,18 @@ async fn open_redis(
     });
     let make = move || {
         let store = Arc::new(redis.store());
-        let settled = Arc::clone(&store);
+        let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
+        let ready = async move {
+            if let Err(error) = connected.ready(CONNECT_TIMEOUT).await {
+                tracing::warn!(%error, "the first calls come before Redis can be reached");
+            }
+        };
         let settle = async move {
             if time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
                 tracing::warn!("Redis did not learn how long the last counters are to live");
             }
         };
-        (store as _, settle.boxed())
+        StoreOfCore { store, ready: ready.boxed(), settle: settle.boxed() }
     };
     Ok(Stores { make: Box::new(make), fallback, patience: settings.all.call_timeout, reached })
 }

@@ -20,9 +20,18 @@ use super::health::Health;
 use super::http;
 use super::listen::Stream;
 
-/// Makes what a core answers with, on that core and inside its runtime. The future is what the core does
-/// when its last call was answered.
-pub type MakeAnswerer = dyn Fn() -> (Answerer, BoxFuture<'static, ()>) + Send + Sync;
+/// Makes what a core answers with, on that core and inside its runtime.
+pub type MakeAnswering = dyn Fn() -> Answering + Send + Sync;
+
+/// What a core answers with, from its first call to its last.
+pub struct Answering {
+    /// Answers calls.
+    pub answerer: Answerer,
+    /// What the core waits for before it takes its first connection.
+    pub ready: BoxFuture<'static, ()>,
+    /// What the core does when its last call was answered.
+    pub settle: BoxFuture<'static, ()>,
+}
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +74,7 @@ pub(super) struct Cores {
 /// What every core is given.
 #[derive(Clone)]
 pub(super) struct CoreParts {
-    pub(super) make: Arc<MakeAnswerer>,
+    pub(super) make: Arc<MakeAnswering>,
     pub(super) health: Health,
     pub(super) connections: ConnectionSettings,
     pub(super) ending: Ending,
@@ -110,7 +119,8 @@ impl Cores {
 
 /// Serves the connections that are handed over, until there will be no more and the last one has ended.
 async fn run(mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
-    let (answerer, settle) = (parts.make)();
+    let Answering { answerer, ready, settle } = (parts.make)();
+    ready.await;
     let answerer = Arc::new(answerer);
     let grpc = Grpc::new(Arc::clone(&answerer), parts.health.grpc_service());
     let router = http::router(answerer, parts.health.clone());

@@ -32,7 +32,7 @@ use crate::telemetry::metrics::{Gauge, Metrics};
 
 pub use self::answer::{AnswerError, Answerer};
 pub use self::connection::ConnectionSettings;
-pub use self::cores::MakeAnswerer;
+pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
 pub use self::wire::{AnswerSettings, HeaderNames, InvalidRequest};
 
@@ -86,7 +86,7 @@ pub struct Parts {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Makes what each core answers with.
-    pub make_answerer: Arc<MakeAnswerer>,
+    pub make_answering: Arc<MakeAnswering>,
 }
 
 /// What ends the service.
@@ -168,7 +168,7 @@ pub async fn run(
     let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
     let ending = Ending::default();
     let core_parts = CoreParts {
-        make: parts.make_answerer,
+        make: parts.make_answering,
         health: health.clone(),
         connections: settings.connections,
         ending: ending.clone(),

@@ -134,6 +134,13 @@ impl Cluster {
         claims.max_by_key(|primary| primary.epoch).map(|primary| primary.node)
     }
 
+    /// Whether a node knows a primary of a slot.
+    pub(crate) fn knows_primary_of(&self, node: usize, slot: u16) -> bool {
+        let nodes = self.command_on(node, ["CLUSTER", "NODES"]);
+        let primaries = nodes.lines().filter_map(working_primary);
+        primaries.flat_map(|(_, slots)| slots).any(|slots| range(&slots).contains(&slot))
+    }
+
     /// Waits until a node that runs has taken over the slot of one that was killed or paused, and every
     /// other that runs knows.
     pub(crate) async fn wait_for_new_primary_of(&self, slot: u16) -> usize {

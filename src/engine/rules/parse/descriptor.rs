@@ -1,0 +1,68 @@
+//! A level of the rule tree as written.
+
+use super::Parser;
+use crate::engine::rules::source::Descriptor;
+use crate::engine::rules::yaml::{self, Yaml};
+
+pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
+    "key",
+    "value",
+    "rate_limit",
+    "descriptors",
+    "charge",
+    "on_backend_failure",
+    "shadow_mode",
+    "quota_mode",
+    "detailed_metric",
+    "value_to_metric",
+    "share_threshold",
+    "metadata",
+];
+
+impl Parser<'_> {
+    pub(super) fn descriptor(&mut self, yaml: &Yaml, depth: usize) -> Option<Descriptor> {
+        let mut descriptor = Descriptor {
+            place: yaml::place(yaml),
+            key: String::new(),
+            value: None,
+            rate_limit: None,
+            descriptors: Vec::new(),
+            charge: None,
+            on_backend_failure: None,
+            shadow_mode: false,
+            quota_mode: false,
+            detailed_metric: false,
+            value_to_metric: false,
+            share_threshold: false,
+            metadata: None,
+        };
+        for (name, value) in self.fields(yaml, "a descriptor", DESCRIPTOR_FIELDS)? {
+            match name {
+                "key" => descriptor.key = self.text(name, value).map(|key| key.value).unwrap_or_default(),
+                "value" => {
+                    let text = self.text(name, value).map(|text| text.value);
+                    descriptor.value = text.filter(|text| !text.is_empty());
+                }
+                "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
+                "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
+                "charge" => descriptor.charge = self.charge_mode(name, value),
+                "on_backend_failure" => descriptor.on_backend_failure = self.failure_policy(name, value),
+                "shadow_mode" => descriptor.shadow_mode = self.truth(name, value),
+                "quota_mode" => descriptor.quota_mode = self.truth(name, value),
+                "detailed_metric" => descriptor.detailed_metric = self.truth(name, value),
+                "value_to_metric" => descriptor.value_to_metric = self.truth(name, value),
+                "share_threshold" => descriptor.share_threshold = self.truth(name, value),
+                "metadata" => {
+                    let map = self.map(name, value);
+                    descriptor.metadata = map.map(|map| yaml::json_map(&self.file.text, map));
+                }
+                _ => {}
+            }
+        }
+        if descriptor.key.is_empty() {
+            self.error(descriptor.place, "descriptor has empty key: write 'key: NAME'".to_owned());
+            return None;
+        }
+        Some(descriptor)
+    }
+}

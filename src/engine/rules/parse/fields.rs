@@ -1,0 +1,136 @@
+//! Reading one YAML value as what it should be, and saying what is wrong with it where it is not.
+
+use super::{PLACES, Parser};
+use crate::engine::rules::source::Placed;
+use crate::engine::rules::yaml::{self, Raw, Yaml};
+
+impl Parser<'_> {
+    /// The entries of a map whose names are all in `known`; the others are mistakes. `None` where it
+    /// is no map, which is one too.
+    pub(super) fn fields<'y>(
+        &mut self,
+        yaml: &'y Yaml,
+        what: &str,
+        known: &[&'static str],
+    ) -> Option<Vec<(&'static str, &'y Yaml)>> {
+        let Raw::Map(entries) = &yaml.value else {
+            let found = yaml::describe(&self.file.text, yaml);
+            let message = match &yaml.value {
+                Raw::List(_) => format!("config error, {what} must be a map, not a list"),
+                _ => format!(
+                    "config error, yaml file contains list of type other than map: {}; {what} must be a map",
+                    found.trim_matches('\'')
+                ),
+            };
+            self.error(yaml::place(yaml), message);
+            return None;
+        };
+        let mut fields = Vec::with_capacity(entries.len());
+        for (key, value) in entries {
+            let Raw::Text(name) = &key.value else {
+                let found = yaml::describe(&self.file.text, key);
+                let message =
+                    format!("config error, key is not of type string: {}", found.trim_matches('\''));
+                self.error(yaml::place(key), message);
+                continue;
+            };
+            match known.iter().find(|known| *known == name) {
+                Some(known) => fields.push((*known, value)),
+                None => self.error(yaml::place(key), unknown_field(name, known)),
+            }
+        }
+        Some(fields)
+    }
+
+    pub(super) fn text(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<String>> {
+        let place = yaml::place(yaml);
+        if matches!(yaml.value, Raw::Null) {
+            return Some(Placed { value: String::new(), place });
+        }
+        let text = yaml::text(&self.file.text, yaml);
+        if text.is_none() {
+            self.wrong_kind(name, "text", yaml);
+        }
+        text.map(|text| Placed { value: text.into_owned(), place })
+    }
+
+    pub(super) fn truth(&mut self, name: &str, yaml: &Yaml) -> bool {
+        if let Raw::Bool(truth) = yaml.value {
+            return truth;
+        }
+        self.wrong_kind(name, "true or false", yaml);
+        false
+    }
+
+    /// One of a few names; `expected` lists them.
+    pub(super) fn choice<T>(
+        &mut self,
+        name: &str,
+        yaml: &Yaml,
+        expected: &str,
+        from_name: fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let choice = match &yaml.value {
+            Raw::Text(text) => from_name(text),
+            _ => None,
+        };
+        if choice.is_none() {
+            self.wrong_kind(name, expected, yaml);
+        }
+        choice
+    }
+
+    pub(super) fn count(&mut self, name: &str, yaml: &Yaml) -> Option<u32> {
+        let count = match &yaml.value {
+            Raw::Number(number) => number.as_u64().and_then(|count| u32::try_from(count).ok()),
+            _ => None,
+        };
+        if count.is_none() {
+            self.wrong_kind(name, "a whole number from 0 to 4294967295", yaml);
+        }
+        count
+    }
+
+    pub(super) fn list<'y>(&mut self, name: &str, yaml: &'y Yaml) -> Option<&'y [Yaml]> {
+        match &yaml.value {
+            Raw::List(items) => Some(items),
+            Raw::Null => None,
+            _ => {
+                self.wrong_kind(name, "a list", yaml);
+                None
+            }
+        }
+    }
+
+    pub(super) fn map<'y>(&mut self, name: &str, yaml: &'y Yaml) -> Option<&'y [(Yaml, Yaml)]> {
+        match &yaml.value {
+            Raw::Map(entries) => Some(entries),
+            Raw::Null => None,
+            _ => {
+                self.wrong_kind(name, "a map", yaml);
+                None
+            }
+        }
+    }
+
+    pub(super) fn wrong_kind(&mut self, name: &str, expected: &str, yaml: &Yaml) {
+        let found = yaml::describe(&self.file.text, yaml);
+        let message = format!("error checking config: '{name}' must be {expected}, not {found}");
+        self.error(yaml::place(yaml), message);
+    }
+}
+
+fn unknown_field(name: &str, known: &[&str]) -> String {
+    if let Some((place, _)) = PLACES.iter().find(|(_, fields)| fields.contains(&name)) {
+        return format!("config error, '{name}' does not belong here: it stands {place}");
+    }
+    let nearest = known
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
+        .filter(|(likeness, _)| *likeness > 0.5)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    match nearest {
+        Some((_, nearest)) => format!("config error, unknown key '{name}': did you mean '{nearest}'?"),
+        None => format!("config error, unknown key '{name}': known here are {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,83 @@
+//! A limit as written.
+
+use super::Parser;
+use crate::engine::Unit;
+use crate::engine::rules::quota::parse_window;
+use crate::engine::rules::source::{Placed, RateLimit};
+use crate::engine::rules::yaml::{self, Raw, Yaml};
+
+pub(super) const RATE_LIMIT_FIELDS: &[&str] =
+    &["unit", "window", "requests_per_unit", "algorithm", "burst", "unlimited", "name", "replaces"];
+const REPLACES_FIELDS: &[&str] = &["name"];
+
+impl Parser<'_> {
+    pub(super) fn rate_limit(&mut self, yaml: &Yaml) -> Option<RateLimit> {
+        if matches!(yaml.value, Raw::Null) {
+            return None;
+        }
+        let place = yaml::place(yaml);
+        let mut rate_limit = RateLimit { place, ..RateLimit::default() };
+        if !matches!(yaml.value, Raw::Map(_)) {
+            let Some((requests, unit, window)) =
+                yaml::text(&self.file.text, yaml).and_then(|text| short(&text))
+            else {
+                self.wrong_kind("rate_limit", "a map, or short such as 60/minute or 100/15m", yaml);
+                return None;
+            };
+            rate_limit.requests_per_unit = Some(requests);
+            rate_limit.unit = unit.map(|value| Placed { value, place });
+            rate_limit.window = window.map(|value| Placed { value, place });
+            return Some(rate_limit);
+        }
+        for (name, value) in self.fields(yaml, "a rate_limit", RATE_LIMIT_FIELDS)? {
+            match name {
+                "unit" => rate_limit.unit = self.text(name, value).filter(|unit| !unit.value.is_empty()),
+                "window" => rate_limit.window = self.text(name, value),
+                "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
+                "algorithm" => {
+                    let place = yaml::place(value);
+                    rate_limit.algorithm = self.algorithm(name, value).map(|value| Placed { value, place });
+                }
+                "burst" => {
+                    let place = yaml::place(value);
+                    rate_limit.burst = self.count(name, value).map(|value| Placed { value, place });
+                }
+                "unlimited" => rate_limit.unlimited = self.truth(name, value),
+                "name" => {
+                    let text = self.text(name, value).map(|text| text.value);
+                    rate_limit.name = text.filter(|text| !text.is_empty());
+                }
+                "replaces" => rate_limit.replaces = self.replaces(value),
+                _ => {}
+            }
+        }
+        Some(rate_limit)
+    }
+
+    fn replaces(&mut self, yaml: &Yaml) -> Vec<Placed<String>> {
+        let mut names = Vec::new();
+        for item in self.list("replaces", yaml).unwrap_or_default() {
+            let Some(fields) = self.fields(item, "an entry of 'replaces'", REPLACES_FIELDS) else { continue };
+            let name = fields.into_iter().find_map(|(name, value)| self.text(name, value));
+            match name.filter(|name| !name.value.is_empty()) {
+                Some(name) => names.push(name),
+                None => {
+                    let message = "should not have an empty replaces entry: write '- name: NAME'";
+                    self.error(yaml::place(item), message.to_owned());
+                }
+            }
+        }
+        names
+    }
+}
+
+/// `60/minute` or `100/15m`: requests, and the unit or the window.
+fn short(text: &str) -> Option<(u32, Option<String>, Option<String>)> {
+    let (requests, time) = text.split_once('/')?;
+    let requests = requests.parse().ok().filter(|_| !requests.starts_with('+'))?;
+    match (Unit::from_name(time), parse_window(time)) {
+        (Some(_), _) => Some((requests, Some(time.to_owned()), None)),
+        (None, Ok(_)) => Some((requests, None, Some(time.to_owned()))),
+        (None, Err(_)) => None,
+    }
+}
