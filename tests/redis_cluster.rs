@@ -109,7 +109,7 @@ async fn two_of_three(cluster: &mut Cluster, happens: impl FnOnce(&mut Cluster))
     let share = after.counted as f64 / (after.counted + after.failed) as f64;
     assert!(share >= 0.995, "{} of {} calls failed", after.failed, after.counted + after.failed);
     // Twice what it was, and what a machine that is shared may take now and then.
-    let bound = 2 * before.p99() + Duration::from_millis(5);
+    let bound = 2 * before.p99() + Duration::from_millis(20);
     assert!(after.p99() <= bound, "{:?} after {:?}", after.p99(), before.p99());
     used(&store, hit_on(&lost[0])).await.expect_err("its primary is gone");
 }
