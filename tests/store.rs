@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
-use proptest::{collection, prop_assert_eq};
+use proptest::{collection, prop_assert_eq, sample};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tollgate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
@@ -323,7 +323,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         3 => (0..25_u32).prop_map(Hits::Refund),
         1 => any::<u32>().prop_map(Hits::Refund),
     ];
-    let mode = prop_oneof![Just(ChargeMode::Always), Just(ChargeMode::IfAllowed)];
+    let mode = sample::select(&ChargeMode::ALL[..]);
     let vote = prop_oneof![
         4 => Just(Vote::Enforced),
         1 => Just(Vote::Quota),

@@ -105,12 +105,26 @@ pub enum ChargeMode {
     Always,
     /// It does not: nothing is counted unless the whole request passes, and never past the limit.
     IfAllowed,
+    /// It does not. As long as one hit fits, any number of them passes and counts: what they come to past
+    /// the limit is owed. For what is known only afterwards, such as the tokens of an answer.
+    Overdraft,
 }
 
 impl ChargeMode {
-    /// The mode of this name in rules: `always` or `if_allowed`.
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Always, Self::IfAllowed, Self::Overdraft];
+
+    /// The mode of this name in rules: `always`, `if_allowed` or `overdraft`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Always, Self::IfAllowed].into_iter().find(|mode| mode.name() == name)
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Of `hits`, how many must fit for them to pass. A look asks whether one more would.
+    pub const fn needs(self, hits: u32) -> u32 {
+        match self {
+            Self::Always | Self::IfAllowed if hits > 0 => hits,
+            Self::Always | Self::IfAllowed | Self::Overdraft => 1,
+        }
     }
 
     /// The name in rules.
@@ -118,6 +132,7 @@ impl ChargeMode {
         match self {
             Self::Always => "always",
             Self::IfAllowed => "if_allowed",
+            Self::Overdraft => "overdraft",
         }
     }
 }

@@ -75,5 +75,5 @@ pub enum StoreError {
 
 /// Whether `charges` must be decided together: one of them counts only if all of them pass.
 fn is_group(charges: &[Charge]) -> bool {
-    charges.iter().any(|charge| charge.mode == ChargeMode::IfAllowed)
+    charges.iter().any(|charge| charge.mode != ChargeMode::Always)
 }

@@ -63,8 +63,7 @@ pub fn charge(asks: &[Ask], meters: &mut [Meter]) -> SmallVec<[(Meter, Outcome);
 pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> Outcome {
     match hits {
         Hits::Refund(hits) => meter.refund(hits),
-        // A look asks whether one more hit would fit: what counts only if it fits is never over.
-        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(add.max(1), capacity) => {
+        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(mode.needs(add), capacity) => {
             return Outcome::Denied;
         }
         Hits::Add(hits) => meter.add(hits),
@@ -83,8 +82,9 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
     }
 }
 
-const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
-    matches!((mode, hits), (ChargeMode::IfAllowed, Hits::Add(_)))
+/// Whether a charge is not carried out where it is denied.
+pub const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
+    matches!((mode, hits), (ChargeMode::IfAllowed | ChargeMode::Overdraft, Hits::Add(_)))
 }
 
 /// Carries out one of them, as if the request passed.
@@ -148,6 +148,16 @@ mod tests {
         check(&[if_allowed(0, 5, 0)], &[4], &[(4, Charged)], &[4]);
         check(&[if_allowed(0, 5, 0)], &[5], &[(5, Denied)], &[5]);
         check(&[if_allowed(0, 0, 1)], &[0], &[(0, Denied)], &[0]);
+    }
+
+    #[test]
+    fn an_overdraft_passes_while_one_hit_fits_and_counts_as_a_whole() {
+        let overdraft = |hits| Ask { mode: ChargeMode::Overdraft, ..if_allowed(0, 5, hits) };
+        check(&[overdraft(9)], &[4], &[(13, Charged)], &[13]);
+        check(&[overdraft(1)], &[5], &[(5, Denied)], &[5]);
+        check(&[overdraft(0)], &[4], &[(4, Charged)], &[4]);
+        check(&[overdraft(0)], &[5], &[(5, Denied)], &[5]);
+        check(&[overdraft(9), if_allowed(1, 1, 1)], &[0, 1], &[(0, Withheld), (1, Denied)], &[0, 1]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl Reading {
     pub fn of(asked: Asked, state: &State, used: u64, outcome: Outcome) -> Self {
         let Asked { limit, hits, mode, now } = asked;
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
-            (true, Hits::Add(hits)) => state.wait(hits, limit, now),
+            (true, Hits::Add(hits)) => state.wait(mode.needs(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
         Self { outcome, used, reset }

@@ -5,7 +5,8 @@
 --          for each charge
 --            2 bytes  its counter, from 1
 --            1        its algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
---            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back
+--            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back,
+--                     3 counts only if the request passes, all of it if one hit fits
 --            1        its vote: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
 --            4        its hits
 --            4        hits that fit into the counter
@@ -18,7 +19,7 @@
 --          of the window before and the window's number, of a sliding log when the last of the hits
 --          leaves that must, and when the newest came (-1 for none), of a token bucket its time.
 local SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 1, 2, 3
-local ALWAYS, IF_ALLOWED, REFUND = 0, 1, 2
+local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
 local CHARGED, DENIED, WITHHELD = 0, 1, 2
 
@@ -98,12 +99,15 @@ end
 
 local function used(c) return ceil((c.base + c.level) / c.parts) end
 
+-- Of so many hits, how many must fit for them to pass.
+local function needs(kind, hits) return kind == OVERDRAFT and 1 or max(1, hits) end
+
 -- Carries out one charge as if its request passed.
 local function try(c, kind, hits, capacity)
   if kind == REFUND then
     c.level = max(0, c.level - max(0, hits * c.parts - c.lost))
     c.low = min(c.low, c.level)
-  elseif kind == IF_ALLOWED and used(c) + max(1, hits) > capacity then
+  elseif kind ~= ALWAYS and used(c) + needs(kind, hits) > capacity then
     return DENIED
   else
     c.level = max(c.level, min(c.level + hits * c.parts, c.max))
@@ -121,7 +125,7 @@ local function answer(ask, outcome, level, low)
   elseif c.algorithm == TOKEN_BUCKET then
     reply[n + 3] = c.at
   elseif c.algorithm == SLIDING_LOG then
-    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + max(1, ask.hits) - ask.capacity, len = level, low = low }
+    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
   end
 end
 
@@ -146,7 +150,7 @@ local function charge(asks)
   if denied or (quotas > 0 and quotas_over == quotas) then
     for c, was in pairs(held) do c.level, c.low = was.level, was.low end
     for i, ask in ipairs(asks) do
-      if ask.kind ~= IF_ALLOWED then
+      if ask.kind == ALWAYS or ask.kind == REFUND then
         outcomes[i] = try(ask.counter, ask.kind, ask.hits, ask.capacity)
       elseif outcomes[i] == CHARGED then
         outcomes[i] = WITHHELD

@@ -109,7 +109,7 @@ impl Denials {
                     _ => hits.max(1),
                 }
             }
-            (Hits::Add(hits), ChargeMode::IfAllowed, Outcome::Denied) => hits.max(1),
+            (Hits::Add(hits), mode, Outcome::Denied) => mode.needs(hits),
             (Hits::Add(_), ..) => return,
         };
         if charge.vote == Vote::Enforced {

@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::batch::{Ask, Asks};
 use super::servers::{Apart, Servers};
 use super::shard::Outcomes;
-use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -120,10 +120,18 @@ impl AllServers {
         let mut in_vain = Parts::new();
         if votes.deny() {
             for (place, index, ask) in asked {
-                let (ChargeMode::IfAllowed, Hits::Add(hits)) = (ask.mode, ask.hits) else { continue };
+                let Hits::Add(hits) = ask.hits else { continue };
+                if !counts_only_if_allowed(ask.mode, ask.hits) {
+                    continue;
+                }
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && reading.outcome == Outcome::Charged
                 {
+                    // Of what is owed not all may be remembered: never more is given back than was counted.
+                    let hits = match ask.limit.algorithm {
+                        Algorithm::FixedWindow => hits,
+                        _ => hits.min(ask.limit.capacity().saturating_add(1)),
+                    };
                     let used = reading.used.saturating_sub(hits.into());
                     *reading = Reading { used, outcome: Outcome::Withheld, ..*reading };
                     in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));

@@ -103,7 +103,7 @@ impl Parser<'_> {
     }
 
     fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
-        self.choice(name, yaml, "always or if_allowed", ChargeMode::from_name)
+        self.choice(name, yaml, "always, if_allowed or overdraft", ChargeMode::from_name)
     }
 
     fn failure_policy(&mut self, name: &str, yaml: &Yaml) -> Option<FailurePolicy> {

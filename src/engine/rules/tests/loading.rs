@@ -374,7 +374,7 @@ descriptors:
     assert_eq!(modes("defaults: {charge: always}", IfAllowed), ["always", "always", "if_allowed", "always"]);
     check(
         &with_fields("    charge: sometimes\n"),
-        "4:13 error checking config: 'charge' must be always or if_allowed, not 'sometimes'",
+        "4:13 error checking config: 'charge' must be always, if_allowed or overdraft, not 'sometimes'",
     );
     check(
         "domain: d\ndefaults: {chrage: always}\n",

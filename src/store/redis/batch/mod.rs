@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
     Asked, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
 };
@@ -229,7 +229,7 @@ fn needs_script(ask: &Ask) -> bool {
     ask.limit.algorithm != Algorithm::FixedWindow
         || match ask.hits {
             Hits::Refund(hits) => hits > 0,
-            Hits::Add(_) => ask.mode == ChargeMode::IfAllowed,
+            Hits::Add(_) => counts_only_if_allowed(ask.mode, ask.hits),
         }
 }
 
@@ -244,6 +244,7 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
         (Hits::Refund(hits), _) => (2, hits),
+        (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
     };
     let vote = match ask.vote {
         Vote::Enforced => 0,

@@ -59,7 +59,8 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
         key,
         now: Timestamp::default(),
         hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
-        mode: if kind == 1 { ChargeMode::IfAllowed } else { ChargeMode::Always },
+        mode: [ChargeMode::Always, ChargeMode::IfAllowed, ChargeMode::Always, ChargeMode::Overdraft]
+            [usize::from(kind)],
         vote: [Vote::Enforced, Vote::Quota, Vote::Shadow, Vote::ShadowQuota][usize::from(vote)],
         limit: Limit::per(requests.get_u32(), Unit::Minute),
         secs: requests.get_u32(),
@@ -72,7 +73,11 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         1 => Just(Hits::Add(0)),
         1 => (0..9_u32).prop_map(Hits::Refund),
     ];
-    let mode = prop_oneof![3 => Just(ChargeMode::Always), 1 => Just(ChargeMode::IfAllowed)];
+    let mode = prop_oneof![
+        6 => Just(ChargeMode::Always),
+        2 => Just(ChargeMode::IfAllowed),
+        1 => Just(ChargeMode::Overdraft)
+    ];
     let vote = prop_oneof![
         4 => Just(Vote::Enforced),
         1 => Just(Vote::Quota),
