@@ -10,6 +10,7 @@ mod cli;
 mod conformance;
 mod docs;
 mod envoy;
+mod limits;
 mod metrics;
 mod provider;
 mod redis_cluster;

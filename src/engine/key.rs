@@ -4,6 +4,7 @@
 //! decimal digits.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::algorithm::tick_us;
 use super::rules::Match;
@@ -25,8 +26,17 @@ pub enum KeyFormat {
 pub struct KeyDomain<'a> {
     /// Its name; not empty where there is a hash tag.
     pub name: &'a [u8],
-    /// Whether its keys carry a hash tag.
-    pub hash_tag: bool,
+    /// What decides in which slot of a Redis Cluster a counter lies, where that is not its whole key.
+    pub hash_tag: Option<HashTag>,
+}
+
+/// A part of a key that Redis Cluster chooses the slot by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashTag {
+    /// All counters of the domain lie in one slot.
+    Domain,
+    /// All counters of a descriptor do.
+    Descriptor(DescriptorHash),
 }
 
 /// Writes keys.
@@ -57,15 +67,21 @@ impl KeyWriter {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
         let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + texts + 48);
         key.put_slice(self.prefix.as_bytes());
-        if domain.hash_tag {
-            write_hash_tag(&mut key, domain.name);
+        match domain.hash_tag {
+            Some(HashTag::Domain) => write_hash_tag(&mut key, domain.name),
+            Some(HashTag::Descriptor(hash)) => {
+                write_hash_tag(&mut key, format!("{:016x}", hash.0).as_bytes())
+            }
+            None => {}
         }
         let values = entries.iter().enumerate().map(|(level, entry)| {
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
             (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
         });
         match (self.format, limit.algorithm) {
-            (KeyFormat::Envoyproxy, Algorithm::FixedWindow) => {
+            (KeyFormat::Envoyproxy, Algorithm::FixedWindow)
+                if !matches!(domain.hash_tag, Some(HashTag::Descriptor(_))) =>
+            {
                 write_envoyproxy(&mut key, domain.name, values)
             }
             // What only we count has our names.
@@ -77,6 +93,38 @@ impl KeyWriter {
     }
 }
 
+/// What a descriptor counts under, as a number: the same on every replica and after every restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DescriptorHash(u64);
+
+impl DescriptorHash {
+    /// That of `entries` in `domain`, which took the path `matched`.
+    pub fn of(domain: &[u8], entries: &[Entry<'_>], matched: &Match<'_>) -> Self {
+        let mut hash = Xxh3::new();
+        let mut add = |text: &[u8]| {
+            hash.update(&text.len().to_le_bytes());
+            hash.update(text);
+        };
+        add(domain);
+        for (level, entry) in entries.iter().enumerate() {
+            add(entry.key);
+            match matched.shared_pattern(level) {
+                Some(pattern) => {
+                    add(b"*");
+                    add(pattern.as_bytes());
+                }
+                None => add(entry.value),
+            }
+        }
+        Self(hash.digest())
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Own(&'a [u8]),
@@ -84,11 +132,11 @@ enum Value<'a> {
 }
 
 /// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
-/// it, which is the domain alone: its own braces, which would end the tag or empty it, are written in
-/// percent codes.
-fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
+/// it, which is this alone: its own braces, which would end the tag or empty it, are written in percent
+/// codes.
+fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
     key.put_u8(b'{');
-    for &byte in domain {
+    for &byte in text {
         match byte {
             b'{' => key.put_slice(b"%7B"),
             b'}' => key.put_slice(b"%7D"),
@@ -175,11 +223,11 @@ mod tests {
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
     const fn untagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: false }
+        KeyDomain { name, hash_tag: None }
     }
 
     const fn tagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: true }
+        KeyDomain { name, hash_tag: Some(HashTag::Domain) }
     }
 
     fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
@@ -211,8 +259,8 @@ mod tests {
         ) {
             let writer = KeyWriter::new(KeyFormat::Native, "p");
             let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
-            let a = key(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a }, &pairs_a, unit_a);
-            let b = key(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b }, &pairs_b, unit_b);
+            let a = key(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain) }, &pairs_a, unit_a);
+            let b = key(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain) }, &pairs_b, unit_b);
             let same = (&domain_a, tag_a, &pairs_a, unit_a, window_a)
                 == (&domain_b, tag_b, &pairs_b, unit_b, window_b);
             prop_assert_eq!(in_window(a, window_a) == in_window(b, window_b), same);

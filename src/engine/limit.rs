@@ -45,6 +45,15 @@ impl Limit {
         }
     }
 
+    /// Whether one counter serves both limits. How much each lets pass is another matter.
+    pub fn has_counter_of(self, other: Self) -> bool {
+        let same_kind = match (self.algorithm, other.algorithm) {
+            (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
+            (one, other) => one == other,
+        };
+        same_kind && self.window == other.window
+    }
+
     /// The unit of time that its window is, where it is one.
     pub fn unit(self) -> Option<Unit> {
         Unit::ALL.into_iter().find(|unit| unit.window() == self.window)

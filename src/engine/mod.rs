@@ -15,7 +15,7 @@ pub mod tally;
 pub mod time;
 
 pub use judge::{Code, Decision, Modes, Status};
-pub use key::{KeyDomain, KeyFormat, KeyWriter};
+pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter};
 pub use limit::{Algorithm, ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};

@@ -3,8 +3,10 @@
 
 mod compile;
 mod dump;
+mod enforce;
 mod error;
 mod glob;
+mod layer;
 mod parse;
 mod quota;
 mod source;
@@ -19,10 +21,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 pub use compile::{CompileOptions, compile};
+pub use enforce::EnforcePercent;
 pub use error::{Place, RuleError, RuleErrors};
 pub use glob::Glob;
+pub use layer::Layer;
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
@@ -35,6 +40,8 @@ pub struct Rules {
     domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
     /// The counts of every rule whose name is fixed at load, in the order of their paths.
     counts: BTreeMap<StatsPath, Arc<Counts>>,
+    /// Every layer, by its domain and its name.
+    layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     /// How many levels something applies at.
     len: usize,
     /// What holds for limits that callers bring.
@@ -81,13 +88,18 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// Every layer with its domain, in the order of their names.
+    pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
+        self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))
+    }
+}
+
 /// What applies to requests that end at a node of the tree.
 #[derive(Debug)]
 pub struct Rule {
     /// How much may pass.
     pub quota: Quota,
-    /// The rule's name, by which others may replace it; not empty.
-    pub name: Option<Box<str>>,
     /// Names of rules that do not apply when this one matches in the same request.
     pub replaces: Box<[Box<str>]>,
     /// Whether what is denied counts.
@@ -96,6 +108,10 @@ pub struct Rule {
     pub on_backend_failure: FailurePolicy,
     /// Counted and reported, never enforced.
     pub shadow_mode: bool,
+    /// Of the keys that it counts, so many are enforced; the others are counted and reported.
+    pub enforce_percent: EnforcePercent,
+    /// What is told to those whom it denies.
+    pub layer: Option<Arc<Layer>>,
     /// Denies only together with every other quota rule of the request.
     pub quota_mode: bool,
     /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
@@ -105,10 +121,29 @@ pub struct Rule {
 }
 
 /// How much may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Quota {
     /// Everything; nothing is counted.
     Unlimited,
-    /// As much as the limit says.
-    Limited(Limit),
+    /// As much as all of the limits say; at least one.
+    Limited(SmallVec<[NamedLimit; 1]>),
+}
+
+/// A limit of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedLimit {
+    /// How much may pass.
+    pub limit: Limit,
+    /// What it is called in answers, and what others replace its rule by; not empty.
+    pub name: Option<Box<str>>,
+}
+
+impl Rule {
+    /// Its limits; none where everything passes.
+    pub fn limits(&self) -> &[NamedLimit] {
+        match &self.quota {
+            Quota::Unlimited => &[],
+            Quota::Limited(limits) => limits,
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! From a limit as written to a limit that makes sense: how much, in how long, counted how.
 
-use super::Quota;
 use super::error::Place;
 use super::source::{Placed, RateLimit};
 use crate::engine::algorithm::{sliding_log, tick_us};
@@ -12,15 +11,16 @@ const MAX_WINDOW_SECS: u64 = 10 * 365 * 86_400;
 /// What is wrong, and where.
 pub(super) type Mistake = (Place, String);
 
-/// What `rate_limit` lets pass, counted as `default` says where it does not say it itself.
+/// The limit that `rate_limit` is, counted as `default` says where it does not say it itself; `None` where
+/// everything passes.
 ///
 /// # Errors
 /// Every mistake in it.
-pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Quota, Vec<Mistake>> {
+pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Option<Limit>, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     if rate_limit.unlimited {
         refuse_beside_unlimited(rate_limit, &mut mistakes);
-        return if mistakes.is_empty() { Ok(Quota::Unlimited) } else { Err(mistakes) };
+        return if mistakes.is_empty() { Ok(None) } else { Err(mistakes) };
     }
     let window = window(rate_limit, &mut mistakes);
     let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
@@ -29,7 +29,7 @@ pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Quota,
     let limit = Limit { requests_per_unit, window, algorithm };
     match check_size(rate_limit, limit) {
         Some(mistake) => Err(vec![mistake]),
-        None => Ok(Quota::Limited(limit)),
+        None => Ok(Some(limit)),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::EnforcePercent;
 use super::error::Place;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -30,6 +31,8 @@ pub(super) struct Document {
     pub(super) domain: Placed<String>,
     pub(super) hash_tag: bool,
     pub(super) defaults: Defaults,
+    /// Whether its rules are in force.
+    pub(super) enabled: bool,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -48,8 +51,12 @@ pub(super) struct Descriptor {
     pub(super) key: String,
     /// Not empty.
     pub(super) value: Option<String>,
-    pub(super) rate_limit: Option<RateLimit>,
+    pub(super) rate_limits: Vec<RateLimit>,
     pub(super) descriptors: Vec<Self>,
+    pub(super) layer: Option<String>,
+    /// Whether it and what is below it are in force.
+    pub(super) enabled: bool,
+    pub(super) enforce_percent: Option<Placed<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
     pub(super) shadow_mode: bool,

@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::{self, Ask};
 use crate::engine::algorithm::{Meter, State};
-use crate::engine::{Algorithm, Hits, Limit, Timestamp};
+use crate::engine::{Hits, Limit, Timestamp};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ impl MemoryStore {
         let mut asks: SmallVec<[Ask; 4]> = SmallVec::new();
         for Charge { key, limit, hits, mode, vote, .. } in charges {
             let known =
-                members.iter().position(|member| member.key == &**key && is_one(member.limit, *limit));
+                members.iter().position(|member| member.key == &**key && member.limit.has_counter_of(*limit));
             let counter = known.unwrap_or(members.len());
             if known.is_none() {
                 let hash = self.hash(key, *limit);
@@ -312,7 +312,7 @@ impl Shard {
 
 impl Counter {
     fn is(&self, key: &[u8], limit: Limit) -> bool {
-        is_one(self.limit, limit) && *self.key == *key
+        self.limit.has_counter_of(limit) && *self.key == *key
     }
 
     /// When it says nothing any more, in seconds since the epoch.
@@ -326,15 +326,6 @@ fn look(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = group::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
     Reading::of(charge.asked(now), &state, meter.used(), outcome)
-}
-
-/// Whether one counter serves both limits. How much each lets pass is another matter.
-fn is_one(limit: Limit, other: Limit) -> bool {
-    let same_kind = match (limit.algorithm, other.algorithm) {
-        (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
-        (one, other) => one == other,
-    };
-    same_kind && limit.window == other.window
 }
 
 #[cfg(test)]

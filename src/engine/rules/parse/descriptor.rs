@@ -8,7 +8,11 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
     "rate_limit",
+    "rate_limits",
     "descriptors",
+    "layer",
+    "enabled",
+    "enforce_percent",
     "charge",
     "on_backend_failure",
     "shadow_mode",
@@ -25,8 +29,11 @@ impl Parser<'_> {
             place: yaml::place(yaml),
             key: String::new(),
             value: None,
-            rate_limit: None,
+            rate_limits: Vec::new(),
             descriptors: Vec::new(),
+            layer: None,
+            enabled: true,
+            enforce_percent: None,
             charge: None,
             on_backend_failure: None,
             shadow_mode: false,
@@ -36,6 +43,7 @@ impl Parser<'_> {
             share_threshold: false,
             metadata: None,
         };
+        let mut several = None;
         for (name, value) in self.fields(yaml, "a descriptor", DESCRIPTOR_FIELDS)? {
             match name {
                 "key" => descriptor.key = self.text(name, value).map(|key| key.value).unwrap_or_default(),
@@ -43,7 +51,11 @@ impl Parser<'_> {
                     let text = self.text(name, value).map(|text| text.value);
                     descriptor.value = text.filter(|text| !text.is_empty());
                 }
-                "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
+                "rate_limit" => descriptor.rate_limits.extend(self.rate_limit(name, value)),
+                "rate_limits" => several = Some((value, self.rate_limits(name, value))),
+                "layer" => descriptor.layer = self.name(name, value),
+                "enabled" => descriptor.enabled = self.truth(name, value),
+                "enforce_percent" => descriptor.enforce_percent = self.percent(name, value),
                 "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
                 "charge" => descriptor.charge = self.charge_mode(name, value),
                 "on_backend_failure" => descriptor.on_backend_failure = self.failure_policy(name, value),
@@ -58,6 +70,15 @@ impl Parser<'_> {
                 }
                 _ => {}
             }
+        }
+        match several {
+            Some((value, _)) if !descriptor.rate_limits.is_empty() => {
+                let message =
+                    "'rate_limit' and 'rate_limits' in one rule: write all its limits in 'rate_limits'";
+                self.error(yaml::place(value), message.to_owned());
+            }
+            Some((_, rate_limits)) => descriptor.rate_limits = rate_limits,
+            None => {}
         }
         if descriptor.key.is_empty() {
             self.error(descriptor.place, "descriptor has empty key: write 'key: NAME'".to_owned());

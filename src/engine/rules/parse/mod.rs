@@ -15,7 +15,7 @@ use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 /// Levels of the rule tree, at the most.
 const MAX_DEPTH: usize = 16;
 
-const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "defaults", "descriptors"];
+const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "enabled", "defaults", "descriptors"];
 const DEFAULTS_FIELDS: &[&str] = &["algorithm", "charge", "on_backend_failure"];
 
 /// Where fields stand, for those that stand elsewhere.
@@ -64,12 +64,13 @@ impl Parser<'_> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
-        let (mut domain, mut hash_tag) = (None, false);
+        let (mut domain, mut hash_tag, mut enabled) = (None, false, true);
         let (mut defaults, mut descriptors) = (Defaults::default(), Vec::new());
         for (name, value) in self.fields(yaml, "a rule file", FILE_FIELDS)? {
             match name {
                 "domain" => domain = self.text(name, value),
                 "hash_tag" => hash_tag = self.truth(name, value),
+                "enabled" => enabled = self.truth(name, value),
                 "defaults" => defaults = self.defaults(value),
                 "descriptors" => descriptors = self.descriptors(name, value, 1),
                 _ => {}
@@ -80,7 +81,7 @@ impl Parser<'_> {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.place, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, hash_tag, defaults, descriptors })
+        Some(Document { domain, hash_tag, enabled, defaults, descriptors })
     }
 
     /// What holds for every rule of the document that says nothing else.

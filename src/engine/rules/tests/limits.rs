@@ -2,17 +2,13 @@
 
 use super::loading::{check, with_fields, with_limit};
 use super::{entries, load};
-use crate::engine::rules::Quota;
 use crate::engine::{Algorithm, Limit, Window};
 
 /// The limit of the one rule in `text`.
 fn limit(text: &str) -> Limit {
     let rules = load(text);
     let domain = rules.domain(b"d").expect("its domain");
-    match domain.find(&entries("k=v")).expect("a rule").rule.quota {
-        Quota::Limited(limit) => limit,
-        Quota::Unlimited => panic!("unlimited"),
-    }
+    domain.find(&entries("k=v")).expect("a rule").rule.limits().first().expect("a limit").limit
 }
 
 fn expect(text: &str, requests_per_unit: u32, secs: u32, algorithm: Algorithm) {
@@ -137,4 +133,39 @@ fn a_limit_that_cannot_be_counted_exactly_is_refused() {
         31_536_000,
         Algorithm::FixedWindow,
     );
+}
+
+#[test]
+fn several_limits_of_a_rule_are_checked_each_and_together() {
+    let several = |limits: &str| with_fields(&format!("    rate_limits: [{limits}]\n"));
+    let rules = load(&several("5/minute, {requests_per_unit: 9, unit: hour, name: slow}"));
+    let domain = rules.domain(b"d").expect("its domain");
+    let limits = domain.find(&entries("k=v")).expect("a rule").rule.limits();
+    let found = limits.iter().map(|limit| (limit.limit.requests_per_unit, limit.name.as_deref()));
+    assert_eq!(found.collect::<Vec<_>>(), [(5, None), (9, Some("slow"))]);
+    for (text, expected) in [
+        (several("5/minute, 9/60s"), "4:29 two limits that count alike over the same time"),
+        (several("5/minute, {unlimited: true}"), "4:29 'unlimited' in 'rate_limits'"),
+        (several("5/minute, 5"), "4:29 error checking config: 'rate_limits' must be a map"),
+        (
+            with_fields("    rate_limit: 5/minute\n    rate_limits: [6/hour]\n"),
+            "5:18 'rate_limit' and 'rate_limits' in one rule",
+        ),
+        (
+            with_fields("    quota_mode: true\n    rate_limits: [5/minute, 6/hour]\n"),
+            "5:29 'quota_mode' is for a rule with one limit",
+        ),
+        (with_fields("    enforce_percent: 5\n"), "4:22 'enforce_percent' without a limit"),
+        (
+            with_fields("    enforce_percent: 101\n    rate_limit: 5/minute\n"),
+            "4:22 error checking config: 'enforce_percent' must be a number from 0 to 100",
+        ),
+        (
+            with_fields("    enabled: false\n    rate_limit: 5/fortnight\n"),
+            "5:17 error checking config: 'rate_limit' must be a map",
+        ),
+    ] {
+        check(&text, expected);
+    }
+    assert!(load(&several("")).is_empty(), "no limits are none");
 }
