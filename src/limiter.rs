@@ -12,7 +12,7 @@ use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, plan};
 use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
 use crate::store::fallback::Fallback;
-use crate::store::{Charge, Readings, Store, StoreError};
+use crate::store::{Charge, Lockout, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 /// Decides requests.
@@ -66,13 +66,17 @@ impl Limiter {
     fn charges_of<'l>(&self, limited: &'l Limited<'_>) -> impl Iterator<Item = Charge> + use<'l> {
         // Where nothing is enforced, nothing keeps anything else from being counted.
         let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
-        let Limited { counters, hits, mode, on_failure, .. } = limited;
+        let Limited { counters, lockout, hits, mode, on_failure, .. } = limited;
+        let lockout = lockout
+            .as_ref()
+            .map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
         counters.iter().map(move |counter| Charge {
             key: counter.key.clone(),
             limit: counter.limit,
             hits: *hits,
             mode: *mode,
             vote,
+            lockout: lockout.clone(),
             on_failure: *on_failure,
         })
     }

@@ -120,3 +120,146 @@ descriptors:
     let everybody = check(&rules("100"), Modes::default(), &asked("OVER | OVER 0")).await;
     assert_eq!((everybody.over_limit, everybody.shadow_mode), (50, 0));
 }
+
+const LOCKOUT: &str = "
+domain: test-domain
+descriptors:
+  - key: login
+    descriptors:
+      - key: account
+        rate_limit: 2/minute
+        penalty: {block: [1m, 5m, 15m, permanent], forget: 24h, name: login_lockout, scope: [account]}
+";
+
+#[tokio::test]
+async fn whoever_is_denied_is_blocked_longer_each_time() {
+    let script = "
+@1200
+login=,account=a*2 -> OK | OK 0 in 60
+login=,account=a*0 -> OK | OK 0 in 60
+login=,account=a -> OVER | OVER 0 in 60       # the first block, a minute
+login=,account=b -> OK | OK 1 in 60
+@1259
+login=,account=a -> OVER | OVER 0 in 1
+login=,account=a*0 -> OVER | OVER 0 in 1      # a look strikes nobody
+login=,account=a*-1 -> OK | OK 0 in 1         # nor does a refund
+@1260
+login=,account=a*0 -> OK | OK 2 in 60
+login=,account=a*3 -> OVER | OVER 0 in 300    # the second one
+@1559
+login=,account=a -> OVER | OVER 0 in 1
+@1560
+login=,account=a -> OK | OK 1 in 60
+login=,account=a*2 -> OVER | OVER 0 in 900
+@2460
+login=,account=a*3 -> OVER | OVER 0 in 86400  # for good
+@9000000
+login=,account=a -> OVER | OVER 0 in 86400
+login=,account=b -> OK | OK 1 in 60
+";
+    check(LOCKOUT, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_clean_day_takes_the_ladder_back_to_its_first_step() {
+    let script = "
+@1200
+login=,account=a*3 -> OVER | OVER 0 in 60
+@87659
+login=,account=a*3 -> OVER | OVER 0 in 300
+@174360
+login=,account=a*3 -> OVER | OVER 0 in 60
+";
+    check(LOCKOUT, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn several_strikes_within_a_time_begin_a_block_and_asking_again_may_prolong_it() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - key: ip
+    rate_limit: 1/second
+    penalty: {after: 3, within: 10s, block: 30s, extend: true}
+  - {key: other, rate_limit: 0/second}
+";
+    let script = "
+@1200
+ip=a -> OK | OK 0 in 1
+ip=a; ip=a -> OVER | OVER 0 in 1, OVER 0 in 1      # one strike for a request
+ip=a -> OVER | OVER 0 in 1
+@1210
+ip=a -> OK | OK 0 in 1
+ip=a -> OVER | OVER 0 in 1                         # the first two are forgotten
+ip=a -> OVER | OVER 0 in 1
+@1211
+ip=a; other=x -> OVER | OK 1 in 1, OVER 0 in 1     # what another one denies is no strike
+ip=a*2 -> OVER | OVER 0 in 30
+@1221
+ip=a*0 -> OVER | OVER 0 in 20
+ip=a -> OVER | OVER 0 in 30
+@1250
+ip=a*0 -> OVER | OVER 0 in 1
+@1251
+ip=a -> OK | OK 0 in 1
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_lockout_under_one_name_and_scope_holds_for_every_rule_that_has_it() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - key: login
+    descriptors: [{key: account, rate_limit: 1/minute, penalty: {block: 5m, scope: [account], name: lockout}}]
+  - key: reset
+    descriptors: [{key: account, rate_limit: 9/minute, penalty: {block: 5m, scope: [account], name: lockout}}]
+  - key: search
+    descriptors: [{key: account, rate_limit: 9/minute, penalty: {block: 5m, scope: [account]}}]
+";
+    let script = "
+@1200
+login=,account=a*2 -> OVER | OVER 0 in 300
+reset=,account=a -> OVER | OVER 0 in 300
+reset=,account=b -> OK | OK 8 in 60
+search=,account=a -> OK | OK 8 in 60
+login=,account=a; search=,account=a -> OVER | OVER 0 in 300, OK 7 in 60
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_shadow_rule_records_strikes_and_blocks_nobody() {
+    let rules = LOCKOUT.replace("rate_limit: 2/minute", "shadow_mode: true\n        rate_limit: 2/minute");
+    let script = "
+@1200
+login=,account=a*3 -> OK | OK 0 in 60
+@1230
+login=,account=a -> OK | OK 0 in 30
+";
+    let counted = check(&rules, Modes::default(), script).await;
+    assert_eq!((counted.over_limit, counted.shadow_mode), (4, 4));
+}
+
+#[tokio::test]
+async fn a_block_holds_for_all_limits_of_a_rule_and_the_longest_wait_is_told() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, rate_limits: [2/second, 3/hour], penalty: {block: 10s}}
+";
+    let script = "
+@3600
+user=a*2 -> OK | OK 0 in 1
+user=a -> OVER | OVER 0 in 10
+@3609
+user=a -> OVER | OVER 0 in 1
+@3610
+user=a -> OK | OK 0 in 3590
+user=a -> OVER | OVER 0 in 3590     # blocked for ten seconds, and over its hour for longer
+";
+    check(rules, Modes::default(), script).await;
+}

@@ -8,6 +8,7 @@ pub mod algorithm;
 pub mod judge;
 pub mod key;
 pub mod limit;
+pub mod lockout;
 pub mod plan;
 pub mod request;
 pub mod rules;
@@ -15,7 +16,7 @@ pub mod tally;
 pub mod time;
 
 pub use judge::{Code, Decision, Modes, Status};
-pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter};
+pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter, LockedOut, LockoutName};
 pub use limit::{Algorithm, ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};

@@ -76,8 +76,10 @@ pub struct Status<'r> {
     /// The limit that applied. Of several, the one that binds: of those that are over the one to wait for
     /// longest, else the one with the least remaining.
     pub limit: Option<Limit>,
-    /// What that limit is called.
+    /// What that limit is called; the lockout, where it is that.
     pub name: Option<&'r str>,
+    /// Whether it is over because whoever asks is locked out.
+    pub locked_out: bool,
     /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
     pub remaining: u32,
     /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
@@ -132,7 +134,16 @@ impl Binding {
 }
 
 const fn no_limit<'r>() -> Status<'r> {
-    Status { code: Code::Ok, rule: None, limit: None, name: None, remaining: 0, reset: None, counted: None }
+    Status {
+        code: Code::Ok,
+        rule: None,
+        limit: None,
+        name: None,
+        locked_out: false,
+        remaining: 0,
+        reset: None,
+        counted: None,
+    }
 }
 
 fn unlimited(rule: &Rule) -> Status<'_> {
@@ -142,6 +153,7 @@ fn unlimited(rule: &Rule) -> Status<'_> {
 /// What one limit says of a descriptor.
 struct Verdict {
     over: bool,
+    locked_out: bool,
     remaining: u32,
     reset: Duration,
     tally: Tally,
@@ -174,13 +186,15 @@ fn judge_limited<'r>(
         }
     }
     let Some((verdict, counter)) = binding else { return no_limit() };
-    let Verdict { over, remaining, reset, tally } = verdict;
+    let Verdict { over, locked_out, remaining, reset, tally } = verdict;
+    let penalty = rule.and_then(|rule| rule.penalty.as_ref()).filter(|_| locked_out);
     let tally = if over && is_shadow { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
     Status {
         code: if over && !is_shadow { Code::OverLimit } else { Code::Ok },
         rule,
         limit: Some(counter.limit),
-        name: counter.name,
+        name: penalty.and_then(|penalty| penalty.name.as_deref()).or(counter.name),
+        locked_out,
         remaining,
         reset: Some(reset),
         counted: Some((stats, tally)),
@@ -197,7 +211,7 @@ fn judge_counter(
     let Reading { used, outcome, reset } = reading;
     let tally = match (hits, outcome) {
         (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
-        (Hits::Add(hits), Outcome::Denied | Outcome::Refused) => {
+        (Hits::Add(hits), Outcome::Denied | Outcome::Refused | Outcome::Blocked) => {
             Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
         }
         (Hits::Add(hits), Outcome::Known) => Tally {
@@ -212,7 +226,8 @@ fn judge_counter(
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
     // Nothing is left for what is over, though less might still fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
-    Verdict { over, remaining: u32::try_from(left).unwrap_or(u32::MAX), reset, tally }
+    let locked_out = outcome == Outcome::Blocked;
+    Verdict { over, locked_out, remaining: u32::try_from(left).unwrap_or(u32::MAX), reset, tally }
 }
 
 /// Splits `hits` into those within the limit, near it and over it, given the counter after them

@@ -33,6 +33,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         shadow_mode: mode == Mode::Shadow,
         enforce_percent: EnforcePercent::ALL,
         layer: None,
+        penalty: None,
         quota_mode: mode == Mode::Quota,
         metadata: None,
         counts: None,
@@ -45,6 +46,7 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
     }
     Item::Limited(Limited {
         rule: Some(rule),
+        lockout: None,
         counters: rule.limits().iter().map(counter).collect(),
         enforced: true,
         hits,

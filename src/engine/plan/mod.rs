@@ -1,12 +1,15 @@
 //! What to count for a request: its descriptors, matched against the rules.
 
+use std::sync::Arc;
+
 use smallvec::{SmallVec, smallvec};
 
+use super::lockout::Ladder;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
 use super::{
-    ChargeMode, Descriptor, DescriptorHash, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter, Limit, Modes,
-    Request, Vote,
+    ChargeMode, Descriptor, DescriptorHash, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter, Limit,
+    LockoutName, Modes, Request, Vote,
 };
 use crate::engine::request::Entry;
 
@@ -37,6 +40,8 @@ pub struct Limited<'r> {
     pub rule: Option<&'r Rule>,
     /// The limits, the rule's or the caller's; at least one. All must let it pass.
     pub counters: SmallVec<[Counter<'r>; 1]>,
+    /// Who is locked out when they are denied too often.
+    pub lockout: Option<Lockout<'r>>,
     /// Whether what is over them is denied, where the rule is enforced at all.
     pub enforced: bool,
     /// What to count.
@@ -47,6 +52,15 @@ pub struct Limited<'r> {
     pub on_failure: FailurePolicy,
     /// Where the outcome is counted.
     pub stats: StatsRef<'r>,
+}
+
+/// A lockout that may apply.
+#[derive(Clone, Debug)]
+pub struct Lockout<'r> {
+    /// When to block.
+    pub ladder: &'r Arc<Ladder>,
+    /// Names whoever is locked out.
+    pub key: bytes::Bytes,
 }
 
 /// A limit that applies, and what it is counted by.
@@ -114,6 +128,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                     name: None,
                     key: keys.key(key_domain(domain), &descriptor.entries, None, *limit),
                 }],
+                lockout: None,
                 enforced: true,
                 hits: descriptor.hits,
                 mode: rules.default_charge(),
@@ -140,9 +155,19 @@ fn limited<'r>(
     let entries = &descriptor.entries;
     let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
     let mut key_domain = key_domain(domain);
-    if limits.len() > 1 && key_domain.hash_tag.is_none() {
-        key_domain.hash_tag = Some(HashTag::Descriptor(hash()));
+    let who = rule.penalty.as_ref().map(|penalty| LockoutName::of(domain.name(), entries, matched, penalty));
+    if key_domain.hash_tag.is_none() {
+        key_domain.hash_tag = match &who {
+            Some(who) => Some(HashTag::Descriptor(who.hash())),
+            None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
+            None => None,
+        };
     }
+    let lockout = rule
+        .penalty
+        .as_ref()
+        .zip(who)
+        .map(|(penalty, who)| Lockout { ladder: &penalty.ladder, key: keys.lockout_key(key_domain, &who) });
     let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
         limit: *limit,
         name: name.as_deref(),
@@ -151,6 +176,7 @@ fn limited<'r>(
     Limited {
         rule: Some(rule),
         counters: limits.iter().map(counter).collect(),
+        lockout,
         enforced: rule.enforce_percent.is_all() || rule.enforce_percent.takes(hash().as_u64()),
         hits: descriptor.hits,
         mode: rule.charge,

@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 use super::error::{Place, RuleError, RuleErrors};
 use super::glob::Glob;
 use super::parse::parse;
+use super::penalty::penalty;
 use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
-use super::{EnforcePercent, Layer, NamedLimit, Quota, Rule, Rules};
+use super::{EnforcePercent, Layer, NamedLimit, Penalty, Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -99,6 +100,8 @@ impl Draft<'_> {
 #[derive(Clone, Copy)]
 struct Above<'a> {
     path: &'a StatsPath,
+    /// The keys of the levels.
+    keys: &'a [&'a str],
     enabled: bool,
     layer: Option<&'a str>,
     /// Whether one of them has `value_to_metric`.
@@ -140,6 +143,7 @@ impl FileCompiler<'_, '_> {
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,
+            keys: &[],
             enabled: document.enabled,
             layer: None,
             value_to_metric: false,
@@ -166,8 +170,11 @@ impl FileCompiler<'_, '_> {
             );
             self.error(place, message);
         }
+        let mut keys: SmallVec<[&str; 8]> = above.keys.into();
+        keys.push(&descriptor.key);
         let here = Above {
             path: &path,
+            keys: &keys,
             enabled: above.enabled && descriptor.enabled,
             layer: descriptor.layer.as_deref().or(above.layer),
             value_to_metric: above.value_to_metric || node.value_to_metric,
@@ -179,6 +186,11 @@ impl FileCompiler<'_, '_> {
             self.descriptor(below, &mut node.children, here);
         }
         let quota = self.quota(&descriptor, above.algorithm, &path);
+        let limits = match &quota {
+            Some(Quota::Limited(limits)) => &**limits,
+            Some(Quota::Unlimited) | None => &[],
+        };
+        let penalty = self.penalty(&descriptor, limits, here.keys);
         if !here.enabled {
             // What is switched off is checked like everything else, and left out.
             return;
@@ -196,6 +208,7 @@ impl FileCompiler<'_, '_> {
                 shadow_mode: descriptor.shadow_mode,
                 enforce_percent: descriptor.enforce_percent.map_or(EnforcePercent::ALL, |share| share.value),
                 layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
+                penalty,
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata,
             });
@@ -224,6 +237,21 @@ impl FileCompiler<'_, '_> {
             self.error(place, message);
         }
         (!limits.is_empty()).then_some(Quota::Limited(limits))
+    }
+
+    fn penalty(&mut self, descriptor: &Descriptor, limits: &[NamedLimit], keys: &[&str]) -> Option<Penalty> {
+        let written = descriptor.penalty.as_ref()?;
+        // A limit that is wrong has been told of.
+        let has_wrong_limits =
+            limits.is_empty() && descriptor.rate_limits.iter().any(|limit| !limit.unlimited);
+        match penalty(written, limits, keys) {
+            Ok(penalty) => Some(penalty),
+            Err(mistakes) => {
+                let told = |(place, _): &Mistake| !(has_wrong_limits && *place == written.place);
+                mistakes.into_iter().filter(told).for_each(|(place, message)| self.error(place, message));
+                None
+            }
+        }
     }
 
     fn warn_of_no_requests(&mut self, rate_limit: &RateLimit, path: &StatsPath) {

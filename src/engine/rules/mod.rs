@@ -8,6 +8,7 @@ mod error;
 mod glob;
 mod layer;
 mod parse;
+mod penalty;
 mod quota;
 mod source;
 mod tree;
@@ -31,6 +32,7 @@ pub use layer::Layer;
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
+use crate::engine::lockout::Ladder;
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
@@ -112,12 +114,25 @@ pub struct Rule {
     pub enforce_percent: EnforcePercent,
     /// What is told to those whom it denies.
     pub layer: Option<Arc<Layer>>,
+    /// What becomes of those whom it denies too often.
+    pub penalty: Option<Penalty>,
     /// Denies only together with every other quota rule of the request.
     pub quota_mode: bool,
     /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
     pub metadata: Option<Map<String, Value>>,
     /// Where hits are counted; `None` where the request's own values are part of the name.
     pub counts: Option<Arc<Counts>>,
+}
+
+/// A lockout for those whom a rule denies too often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// When to block, and for how long.
+    pub ladder: Arc<Ladder>,
+    /// The levels of the rule whose entries say who is locked out, outermost first.
+    pub scope: Box<[usize]>,
+    /// What it is called in answers. Those of one domain with one name and one scope are one lockout.
+    pub name: Option<Box<str>>,
 }
 
 /// How much may pass.

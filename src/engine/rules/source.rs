@@ -54,6 +54,7 @@ pub(super) struct Descriptor {
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) descriptors: Vec<Self>,
     pub(super) layer: Option<String>,
+    pub(super) penalty: Option<Penalty>,
     /// Whether it and what is below it are in force.
     pub(super) enabled: bool,
     pub(super) enforce_percent: Option<Placed<EnforcePercent>>,
@@ -65,6 +66,20 @@ pub(super) struct Descriptor {
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
     pub(super) metadata: Option<Map<String, Value>>,
+}
+
+/// A lockout as written; times are those of [`super::quota::parse_window`].
+#[derive(Debug, Default)]
+pub(super) struct Penalty {
+    pub(super) place: Place,
+    pub(super) after: Option<Placed<u32>>,
+    pub(super) within: Option<Placed<String>>,
+    pub(super) block: Vec<Placed<String>>,
+    pub(super) forget: Option<Placed<String>>,
+    pub(super) extend: bool,
+    /// The keys of entries.
+    pub(super) scope: Option<Placed<Vec<String>>>,
+    pub(super) name: Option<String>,
 }
 
 /// What applies at a level.

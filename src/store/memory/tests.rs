@@ -16,6 +16,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         hits,
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
+        lockout: None,
         on_failure: FailurePolicy::Error,
     }
 }

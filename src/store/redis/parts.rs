@@ -50,7 +50,10 @@ impl AllServers {
         let mut parts = Parts::new();
         for (index, charge) in charges.iter().enumerate() {
             let ask = self.ask(charge, now);
-            let per_second = self.per_second.is_some() && charge.limit.window == Unit::Second.window();
+            // What may be locked out is decided in one place, whatever its window.
+            let per_second = self.per_second.is_some()
+                && charge.limit.window == Unit::Second.window()
+                && charge.lockout.is_none();
             let servers = self.of(Place { per_second, slot: 0 });
             let place = Place { per_second, slot: servers.slot(&ask.key) };
             match parts.iter_mut().find(|part| part.place == place) {
@@ -68,7 +71,8 @@ impl AllServers {
         };
         let Charge { limit, hits, mode, vote, .. } = *charge;
         let secs = limit.memory_secs().saturating_add(jitter_secs);
-        Ask { key: counter_key(charge, now), limit, hits, mode, vote, secs, now }
+        let lockout = charge.lockout.clone();
+        Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, secs, now }
     }
 
     /// Takes the charges of `part` and carries them out.
@@ -188,7 +192,10 @@ impl Part {
 pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
     let mut parts = Parts::new();
     for (index, ask) in indexes.iter().copied().zip(asks) {
-        let same = |part: &&mut Part| part.asks.iter().any(|other| other.key == ask.key);
+        let lockout = |ask: &Ask| ask.lockout.as_ref().map(|lockout| lockout.key.clone());
+        let same_lockout = |other: &Ask| ask.lockout.is_some() && lockout(other) == lockout(&ask);
+        let is_beside = |other: &Ask| other.key == ask.key || same_lockout(other);
+        let same = |part: &&mut Part| part.asks.iter().any(is_beside);
         match parts.iter_mut().find(same) {
             Some(part) => part.push(index, ask),
             None => parts.push(Part::of(place, index, ask)),

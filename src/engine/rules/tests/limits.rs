@@ -2,6 +2,7 @@
 
 use super::loading::{check, with_fields, with_limit};
 use super::{entries, load};
+use crate::engine::lockout::{Block, Ladder};
 use crate::engine::{Algorithm, Limit, Window};
 
 /// The limit of the one rule in `text`.
@@ -168,4 +169,59 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
         check(&text, expected);
     }
     assert!(load(&several("")).is_empty(), "no limits are none");
+}
+
+#[test]
+fn a_penalty_is_a_ladder_that_goes_up() {
+    let with_penalty =
+        |penalty: &str| with_fields(&format!("    rate_limit: 5/minute\n    penalty: {penalty}\n"));
+    let ladder = |penalty: &str| {
+        let rules = load(&with_penalty(penalty));
+        let domain = rules.domain(b"d").expect("its domain");
+        Ladder::clone(
+            &domain.find(&entries("k=v")).expect("a rule").rule.penalty.as_ref().expect("a penalty").ladder,
+        )
+    };
+    let expected = Ladder {
+        after: 1,
+        within_secs: 60,
+        steps: [Block::Secs(900)].as_slice().into(),
+        forget_secs: 86_400,
+        extend: false,
+    };
+    assert_eq!(ladder("{block: 15m}"), expected);
+    let expected = Ladder {
+        after: 3,
+        within_secs: 600,
+        steps: [Block::Secs(60), Block::Secs(60), Block::Permanent].as_slice().into(),
+        forget_secs: 7_200,
+        extend: true,
+    };
+    assert_eq!(
+        ladder("{after: 3, within: 10m, block: [1m, 60s, permanent], forget: 2h, extend: true}"),
+        expected
+    );
+    for (penalty, expected) in [
+        ("{after: 1}", "5:14 a penalty needs 'block'"),
+        ("{block: []}", "5:14 a penalty needs 'block'"),
+        ("{block: [5m, 1m]}", "5:27 the ladder goes down at '1m'"),
+        ("{block: [permanent, 1m]}", "5:34 nothing comes after a permanent block"),
+        ("{block: forever}", "5:22 invalid block 'forever': write a time such as 90s"),
+        ("{block: 0s}", "5:22 invalid block '0s': it must be at least a second long"),
+        ("{block: 1m, after: 0}", "5:33 'after' counts denied requests"),
+        ("{block: 1m, within: soon}", "5:34 invalid within 'soon'"),
+        ("{block: 1m, forget: 0s}", "5:34 invalid forget '0s'"),
+        ("{block: 1m, scope: [account]}", "5:33 'scope' names 'account', and this rule has only k"),
+        ("{block: 1m, scope: []}", "5:33 'scope' says nobody"),
+        ("{block: 1m, blocks: 2m}", "5:26 config error, unknown key 'blocks': did you mean 'block'?"),
+        (
+            "15m",
+            "5:14 config error, yaml file contains list of type other than map: 15m; a penalty must be a map",
+        ),
+    ] {
+        check(&with_penalty(penalty), expected);
+    }
+    check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit means nothing");
+    let unlimited = "    rate_limit: {unlimited: true}\n    penalty: {block: 1m}\n";
+    check(&with_fields(unlimited), "5:14 'penalty' without a limit means nothing");
 }

@@ -4,7 +4,12 @@
 //! decimal digits.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use xxhash_rust::xxh3::Xxh3;
+
+mod hash;
+mod lockout;
+
+pub use hash::DescriptorHash;
+pub use lockout::{LockedOut, LockoutName};
 
 use super::algorithm::tick_us;
 use super::rules::Match;
@@ -67,13 +72,7 @@ impl KeyWriter {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
         let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + texts + 48);
         key.put_slice(self.prefix.as_bytes());
-        match domain.hash_tag {
-            Some(HashTag::Domain) => write_hash_tag(&mut key, domain.name),
-            Some(HashTag::Descriptor(hash)) => {
-                write_hash_tag(&mut key, format!("{:016x}", hash.0).as_bytes())
-            }
-            None => {}
-        }
+        domain.write_hash_tag(&mut key);
         let values = entries.iter().enumerate().map(|(level, entry)| {
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
             (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
@@ -93,35 +92,15 @@ impl KeyWriter {
     }
 }
 
-/// What a descriptor counts under, as a number: the same on every replica and after every restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DescriptorHash(u64);
-
-impl DescriptorHash {
-    /// That of `entries` in `domain`, which took the path `matched`.
-    pub fn of(domain: &[u8], entries: &[Entry<'_>], matched: &Match<'_>) -> Self {
-        let mut hash = Xxh3::new();
-        let mut add = |text: &[u8]| {
-            hash.update(&text.len().to_le_bytes());
-            hash.update(text);
-        };
-        add(domain);
-        for (level, entry) in entries.iter().enumerate() {
-            add(entry.key);
-            match matched.shared_pattern(level) {
-                Some(pattern) => {
-                    add(b"*");
-                    add(pattern.as_bytes());
-                }
-                None => add(entry.value),
+impl KeyDomain<'_> {
+    fn write_hash_tag(self, key: &mut BytesMut) {
+        match self.hash_tag {
+            Some(HashTag::Domain) => write_hash_tag(key, self.name),
+            Some(HashTag::Descriptor(hash)) => {
+                write_hash_tag(key, format!("{:016x}", hash.as_u64()).as_bytes())
             }
+            None => {}
         }
-        Self(hash.digest())
-    }
-
-    /// The number.
-    pub const fn as_u64(self) -> u64 {
-        self.0
     }
 }
 
