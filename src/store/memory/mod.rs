@@ -4,6 +4,8 @@
 //! charge locks one shard for one lookup. Nothing ever locks two shards or all of them, so that no
 //! sweep and no scrape stops the world.
 
+mod shard;
+
 use std::future;
 use std::hash::BuildHasher as _;
 use std::slice;
@@ -12,10 +14,10 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
-use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
+use self::shard::{Counter, LockoutCounter, Shard};
 use super::{Charge, Charging, Lockout, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::{self, Ask, Locked};
 use crate::engine::algorithm::{Meter, State};
@@ -47,15 +49,6 @@ pub struct MemoryStore {
     len: AtomicUsize,
     /// Counts up; its lowest bits are the shard to sweep next.
     sweep_cursor: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct Shard {
-    counters: HashTable<Counter>,
-    lockouts: HashTable<LockoutCounter>,
-    /// Nothing of these says nothing any more before this, in seconds since the epoch: a sweep before then
-    /// would find nothing.
-    first_end_secs: u64,
 }
 
 /// A counter of a group of charges, there or not.
@@ -101,24 +94,6 @@ impl<'a> Suspect<'a> {
         let state = self.find(shards).map_or_else(lockout::State::default, |counter| counter.state);
         Locked::new(&self.lockout.ladder, state, now)
     }
-}
-
-/// One counter. Its window and its algorithm are part of its name: a key whose rule was changed counts
-/// anew, and one state never serves two kinds of window.
-#[derive(Debug)]
-struct Counter {
-    key: Box<[u8]>,
-    limit: Limit,
-    state: State,
-}
-
-/// Somebody who was denied.
-#[derive(Debug)]
-struct LockoutCounter {
-    key: Box<[u8]>,
-    state: lockout::State,
-    /// When there is nothing to remember, in seconds since the epoch.
-    end_secs: u64,
 }
 
 impl MemoryStore {
@@ -372,65 +347,6 @@ impl Store for MemoryStore {
             charges => charges.iter().map(|charge| self.carry_out(charge, now)).collect(),
         };
         Box::pin(future::ready(readings))
-    }
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self { counters: HashTable::new(), lockouts: HashTable::new(), first_end_secs: u64::MAX }
-    }
-}
-
-impl Shard {
-    fn insert(&mut self, hash: u64, counter: Counter, hasher: impl Fn(&Counter) -> u64) {
-        self.first_end_secs = self.first_end_secs.min(counter.end_secs());
-        self.counters.insert_unique(hash, counter, hasher);
-    }
-
-    /// Drops what says nothing any more at `now`, and room that is mostly empty. Returns how much was
-    /// dropped.
-    fn sweep(
-        &mut self,
-        now: Timestamp,
-        hash: impl Fn(&Counter) -> u64,
-        lockout_hash: impl Fn(&LockoutCounter) -> u64,
-    ) -> usize {
-        if now.as_secs() < self.first_end_secs {
-            return 0;
-        }
-        let mut first_end_secs = u64::MAX;
-        let mut stays = |end_secs: u64| {
-            let over = end_secs <= now.as_secs();
-            if !over {
-                first_end_secs = first_end_secs.min(end_secs);
-            }
-            !over
-        };
-        let before = self.counters.len() + self.lockouts.len();
-        self.counters.retain(|counter| stays(counter.end_secs()));
-        self.lockouts.retain(|counter| stays(counter.end_secs));
-        self.first_end_secs = first_end_secs;
-        shrink(&mut self.counters, hash);
-        shrink(&mut self.lockouts, lockout_hash);
-        before - self.counters.len() - self.lockouts.len()
-    }
-}
-
-/// Gives back room that is mostly empty.
-fn shrink<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
-    if table.len() < table.capacity() / 4 {
-        table.shrink_to(table.len() * 2, hash);
-    }
-}
-
-impl Counter {
-    fn is(&self, key: &[u8], limit: Limit) -> bool {
-        self.limit.has_counter_of(limit) && *self.key == *key
-    }
-
-    /// When it says nothing any more, in seconds since the epoch.
-    fn end_secs(&self) -> u64 {
-        self.state.end_secs(self.limit)
     }
 }
 
