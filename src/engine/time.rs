@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Calendar;
+
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
 /// A point in time: microseconds since the Unix epoch, UTC.
@@ -40,32 +42,69 @@ impl Timestamp {
     }
 }
 
-/// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch.
+/// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch;
+/// or those of a [`Calendar`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    secs: u32,
+pub struct Window(Kind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    /// At least 1.
+    Secs(u32),
+    Calendar(Calendar),
 }
 
 impl Window {
     /// Windows of `secs` seconds each; a zero is taken as one second.
     pub const fn of_secs(secs: u32) -> Self {
-        Self { secs: if secs == 0 { 1 } else { secs } }
+        Self(Kind::Secs(if secs == 0 { 1 } else { secs }))
     }
 
-    /// The length of a window, in seconds: at least 1.
+    /// Those of `calendar`. They are not equally long, so that only fixed windows can be counted in them.
+    pub const fn of_calendar(calendar: Calendar) -> Self {
+        Self(Kind::Calendar(calendar))
+    }
+
+    /// The calendar that they are of, where they are of one.
+    pub const fn calendar(self) -> Option<Calendar> {
+        match self.0 {
+            Kind::Secs(_) => None,
+            Kind::Calendar(calendar) => Some(calendar),
+        }
+    }
+
+    /// How long no window exceeds, in seconds: at least 1. Windows that are equally long are just as long.
     pub const fn secs(self) -> u32 {
-        self.secs
+        match self.0 {
+            Kind::Secs(secs) => secs,
+            Kind::Calendar(calendar) => calendar.secs_max(),
+        }
     }
 
     /// The beginning of the window that `now` lies in, in seconds since the epoch.
-    pub const fn start_secs(self, now: Timestamp) -> u64 {
-        let secs = now.as_secs();
-        secs - secs % self.secs as u64
+    pub fn start_secs(self, now: Timestamp) -> u64 {
+        match self.0 {
+            Kind::Secs(window_secs) => now.as_secs() - now.as_secs() % u64::from(window_secs),
+            Kind::Calendar(calendar) => calendar.window_secs(now.as_secs()).start,
+        }
     }
 
-    /// How long after `now` the next window begins: more than zero, a window's length at the most.
-    pub const fn remaining(self, now: Timestamp) -> Duration {
-        Timestamp::from_secs(self.start_secs(now).saturating_add(self.secs as u64)).since(now)
+    /// The end of the window that begins at `start_secs`, and the beginning of the next one; both in seconds
+    /// since the epoch.
+    pub fn end_secs(self, start_secs: u64) -> u64 {
+        match self.0 {
+            Kind::Secs(window_secs) => start_secs.saturating_add(u64::from(window_secs)),
+            Kind::Calendar(calendar) => calendar.window_secs(start_secs).end,
+        }
+    }
+
+    /// How long after `now` the next window begins: more than zero, [`Self::secs`] at the most.
+    pub fn remaining(self, now: Timestamp) -> Duration {
+        let end_secs = match self.0 {
+            Kind::Secs(_) => self.end_secs(self.start_secs(now)),
+            Kind::Calendar(calendar) => calendar.window_secs(now.as_secs()).end,
+        };
+        Timestamp::from_secs(end_secs).since(now)
     }
 }
 

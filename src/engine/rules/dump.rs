@@ -80,10 +80,13 @@ impl Listed<'_> {
         let quota = match quota {
             Quota::Unlimited => json!({ "unlimited": true }),
             Quota::Limited(limit) => {
+                let calendar = limit.window.calendar();
                 json!({
                     "requests_per_unit": limit.requests_per_unit,
                     "unit": limit.unit().map(Unit::name),
-                    "window_secs": limit.window.secs(),
+                    // A calendar's are not equally long.
+                    "window_secs": calendar.is_none().then(|| limit.window.secs()),
+                    "timezone": calendar.map(|calendar| calendar.zone.name()),
                     "algorithm": limit.algorithm.name(),
                     "burst": limit.capacity(),
                 })

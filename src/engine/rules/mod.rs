@@ -8,6 +8,7 @@ mod glob;
 mod parse;
 mod quota;
 mod source;
+mod timezone;
 mod tree;
 mod yaml;
 

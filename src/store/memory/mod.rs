@@ -31,7 +31,7 @@ const MAX_SHARDS: usize = 4096;
 /// The bounds of a memory store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySettings {
-    /// Counters held at the most. Each takes up to 120 bytes besides its key.
+    /// Counters held at the most. Each takes up to 135 bytes besides its key.
     pub max_counters: usize,
 }
 
@@ -295,9 +295,10 @@ impl Shard {
         let before = self.counters.len();
         let mut first_end_secs = u64::MAX;
         self.counters.retain(|counter| {
-            let over = counter.end_secs() <= now.as_secs();
+            let end_secs = counter.end_secs();
+            let over = end_secs <= now.as_secs();
             if !over {
-                first_end_secs = first_end_secs.min(counter.end_secs());
+                first_end_secs = first_end_secs.min(end_secs);
             }
             !over
         });
