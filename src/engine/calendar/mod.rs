@@ -9,6 +9,7 @@
 //! The rules of all zones are compiled in, as the time zone database of [`database_version`] has them. From
 //! 2100 on, clocks are taken to stay as they are.
 
+use std::fmt;
 use std::ops::Range;
 
 use chrono::{DateTime, Datelike as _, Days, LocalResult, Months, NaiveDate, NaiveTime, TimeZone as _};
@@ -48,8 +49,11 @@ pub enum Period {
 }
 
 /// A time zone of the IANA database. Names that mean the same are zones of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Zone(Tz);
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Zone {
+    /// Its place in [`TZ_VARIANTS`].
+    index: u16,
+}
 
 /// The release of the time zone database that is compiled in: `2025b`.
 pub const fn database_version() -> &'static str {
@@ -61,6 +65,28 @@ impl Calendar {
     /// clocks that are set back.
     pub const fn secs_max(self) -> u32 {
         self.period.days_max() * 86_400 + SET_BACK_SECS_MAX
+    }
+
+    /// The calendar as a number below 2^18.
+    pub(super) const fn to_bits(self) -> u32 {
+        let period = match self.period {
+            Period::Day => 0,
+            Period::Week => 1,
+            Period::Month => 2,
+            Period::Year => 3,
+        };
+        (period << 16) | self.zone.index as u32
+    }
+
+    /// The calendar whose number is `bits`.
+    pub(super) const fn from_bits(bits: u32) -> Self {
+        let period = match bits >> 16 {
+            0 => Period::Day,
+            1 => Period::Week,
+            2 => Period::Month,
+            _ => Period::Year,
+        };
+        Self { period, zone: Zone { index: (bits & 0xffff) as u16 } }
     }
 
     /// The window that the second `now_secs` lies in, from its beginning up to the beginning of the next; all
@@ -84,7 +110,7 @@ impl Calendar {
 
     /// `None` where chrono cannot tell.
     fn window(self, now: i64) -> Option<Range<i64>> {
-        let date = DateTime::from_timestamp(now, 0)?.with_timezone(&self.zone.0).date_naive();
+        let date = DateTime::from_timestamp(now, 0)?.with_timezone(&self.zone.tz()).date_naive();
         let first = self.period.first_date(date)?;
         let next = self.period.next_date(first)?;
         let end = self.zone.first_instant(next)?;
@@ -154,17 +180,25 @@ impl Period {
 impl Zone {
     /// The zone of this name, spelt as in the database: `Europe/Berlin`, `UTC`.
     pub fn from_name(name: &str) -> Option<Self> {
-        name.parse().ok().map(Self)
+        name.parse().ok().map(Self::of)
+    }
+
+    const fn of(tz: Tz) -> Self {
+        Self { index: tz as u16 }
+    }
+
+    fn tz(self) -> Tz {
+        TZ_VARIANTS.get(usize::from(self.index)).copied().unwrap_or_default()
     }
 
     /// The name, at most 32 letters, digits, slashes, underscores and signs.
     pub fn name(self) -> &'static str {
-        self.0.name()
+        self.tz().name()
     }
 
     /// Every zone, by its name.
     pub fn all() -> impl Iterator<Item = Self> {
-        TZ_VARIANTS.iter().copied().map(Self)
+        TZ_VARIANTS.iter().copied().map(Self::of)
     }
 
     /// The zone that `name` is most like, where it is like one: the whole of its name or its last part, such
@@ -189,11 +223,18 @@ impl Zone {
     /// since the epoch.
     fn first_instant(self, date: NaiveDate) -> Option<i64> {
         let midnight = date.and_time(NaiveTime::MIN);
-        let instant = match self.0.from_local_datetime(&midnight) {
+        let tz = self.tz();
+        let instant = match tz.from_local_datetime(&midnight) {
             LocalResult::Single(instant) | LocalResult::Ambiguous(instant, _) => instant,
-            LocalResult::None => GapInfo::new(&midnight, &self.0)?.end?,
+            LocalResult::None => GapInfo::new(&midnight, &tz)?.end?,
         };
         Some(instant.timestamp())
+    }
+}
+
+impl fmt::Debug for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
