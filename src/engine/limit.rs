@@ -56,7 +56,10 @@ impl Limit {
 
     /// The unit of time that its window is, where it is one.
     pub fn unit(self) -> Option<Unit> {
-        Unit::ALL.into_iter().find(|unit| unit.window() == self.window)
+        match self.window.calendar() {
+            Some(calendar) => Some(calendar.period.unit()),
+            None => Unit::ALL.into_iter().find(|unit| unit.window() == self.window),
+        }
     }
 }
 
@@ -221,7 +224,8 @@ impl Votes {
     }
 }
 
-/// The units of time that Envoy's protocol knows, shortest first.
+/// The units of time that Envoy's protocol knows, shortest first; and how long they are where no calendar
+/// says otherwise ([`super::Period`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// 1 s

@@ -13,7 +13,7 @@ pub use lockout::{LockedOut, LockoutName};
 
 use super::algorithm::tick_us;
 use super::rules::Match;
-use super::{Algorithm, Entry, Limit};
+use super::{Algorithm, Calendar, Entry, Limit, Period};
 
 /// How keys are spelt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +77,14 @@ impl KeyWriter {
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
             (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
         });
-        match (self.format, limit.algorithm) {
-            (KeyFormat::Envoyproxy, Algorithm::FixedWindow)
-                if !matches!(domain.hash_tag, Some(HashTag::Descriptor(_))) =>
-            {
-                write_envoyproxy(&mut key, domain.name, values)
-            }
+        let is_compatible = self.format == KeyFormat::Envoyproxy
+            && limit.algorithm == Algorithm::FixedWindow
+            && limit.window.calendar().is_none()
+            && !matches!(domain.hash_tag, Some(HashTag::Descriptor(_)));
+        match is_compatible {
+            true => write_envoyproxy(&mut key, domain.name, values),
             // What only we count has our names.
-            (KeyFormat::Native | KeyFormat::Envoyproxy, _) => {
-                write_native(&mut key, domain.name, values, limit)
-            }
+            false => write_native(&mut key, domain.name, values, limit),
         }
         key.freeze()
     }
@@ -127,7 +125,8 @@ fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
 
 /// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then netstrings
 /// (<https://cr.yp.to/proto/netstrings.txt>), which cannot be read in two ways. A shared pattern
-/// carries a `*` before its length, so that it cannot meet a value of the same text.
+/// carries a `*` before its length, so that it cannot meet a value of the same text. A calendar's window is
+/// `cd:Europe/Berlin`; it ends at the last slash before the next colon, since no name of a zone has one.
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
@@ -141,7 +140,10 @@ fn write_native<'a>(
         Algorithm::SlidingLog => b'l',
         Algorithm::TokenBucket { .. } => b'b',
     });
-    write_decimal(key, limit.window.secs() as usize);
+    match limit.window.calendar() {
+        None => write_decimal(key, limit.window.secs() as usize),
+        Some(calendar) => write_calendar(key, calendar),
+    }
     // What is kept in ticks is of no use in others.
     match tick_us(limit).filter(|_| limit.algorithm != Algorithm::FixedWindow) {
         None | Some(1) => {}
@@ -181,6 +183,16 @@ fn write_envoyproxy<'a>(
     }
 }
 
+fn write_calendar(key: &mut BytesMut, calendar: Calendar) {
+    key.put_slice(match calendar.period {
+        Period::Day => b"cd:",
+        Period::Week => b"cw:",
+        Period::Month => b"cm:",
+        Period::Year => b"cy:",
+    });
+    key.put_slice(calendar.zone.name().as_bytes());
+}
+
 fn write_netstring(key: &mut BytesMut, text: &[u8]) {
     write_decimal(key, text.len());
     key.put_u8(b':');
@@ -194,10 +206,12 @@ fn write_decimal(key: &mut BytesMut, number: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::Unit;
+    use crate::engine::{Unit, Window, Zone};
 
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -210,8 +224,16 @@ mod tests {
     }
 
     fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
+        key_in(writer, domain, pairs, unit.window())
+    }
+
+    fn key_in(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, window: Window) -> Bytes {
         let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
-        writer.key(domain, &entries, None, Limit::per(1, unit))
+        writer.key(domain, &entries, None, Limit { window, ..Limit::per(1, Unit::Day) })
+    }
+
+    fn of_calendar(period: Period, zone: &str) -> Window {
+        Window::of_calendar(Calendar { period, zone: Zone::from_name(zone).expect("a zone") })
     }
 
     /// Texts of few different bytes, those with a meaning in keys among them, so that two random
@@ -228,18 +250,29 @@ mod tests {
         prop::sample::select(&Unit::ALL[..])
     }
 
+    /// Of a unit or of a calendar; names of zones go on where others end, and have digits and slashes.
+    fn window() -> impl Strategy<Value = Window> {
+        const ZONES: &[&str] =
+            &["UTC", "GMT", "GMT0", "GMT+0", "Etc/GMT", "Etc/GMT+1", "Etc/GMT+10", "Europe/Berlin"];
+        let calendars = (prop::sample::select(&Period::ALL[..]), prop::sample::select(ZONES));
+        prop_oneof![
+            unit().prop_map(Unit::window),
+            calendars.prop_map(|(period, zone)| of_calendar(period, zone)),
+        ]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
         fn different_descriptors_windows_and_units_never_share_a_native_key(
-            (domain_a, tag_a, pairs_a, unit_a, window_a) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
-            (domain_b, tag_b, pairs_b, unit_b, window_b) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
+            (domain_a, tag_a, pairs_a, unit_a, window_a) in (text(), any::<bool>(), pairs(), window(), 0..200u64),
+            (domain_b, tag_b, pairs_b, unit_b, window_b) in (text(), any::<bool>(), pairs(), window(), 0..200u64),
         ) {
             let writer = KeyWriter::new(KeyFormat::Native, "p");
             let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
-            let a = key(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain) }, &pairs_a, unit_a);
-            let b = key(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain) }, &pairs_b, unit_b);
+            let a = key_in(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain) }, &pairs_a, unit_a);
+            let b = key_in(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain) }, &pairs_b, unit_b);
             let same = (&domain_a, tag_a, &pairs_a, unit_a, window_a)
                 == (&domain_b, tag_b, &pairs_b, unit_b, window_b);
             prop_assert_eq!(in_window(a, window_a) == in_window(b, window_b), same);
@@ -294,6 +327,36 @@ mod tests {
         let pairs = vec![(b"user".to_vec(), b"42".to_vec()), (b"ip".to_vec(), Vec::new())];
         let key = key(&KeyWriter::new(KeyFormat::Native, "p:"), untagged(b"shop"), &pairs, Unit::Minute);
         assert_eq!(key, "p:tg1/f60/4:shop,4:user,2:42,2:ip,0:,");
+    }
+
+    #[test]
+    fn windows_of_a_calendar_are_named_after_it_in_every_format() {
+        let pairs = vec![(b"user".to_vec(), b"42".to_vec())];
+        for (period, zone, expected) in [
+            (Period::Day, "Europe/Berlin", "p:tg1/fcd:Europe/Berlin/4:shop,4:user,2:42,"),
+            (Period::Week, "UTC", "p:tg1/fcw:UTC/4:shop,4:user,2:42,"),
+            (Period::Month, "Etc/GMT+12", "p:tg1/fcm:Etc/GMT+12/4:shop,4:user,2:42,"),
+            (Period::Year, "Asia/Kolkata", "p:tg1/fcy:Asia/Kolkata/4:shop,4:user,2:42,"),
+        ] {
+            // envoyproxy/ratelimit has no such windows to share.
+            for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
+                let writer = KeyWriter::new(format, "p:");
+                let key = key_in(&writer, untagged(b"shop"), &pairs, of_calendar(period, zone));
+                assert_eq!(key, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn every_zone_and_period_has_a_name_of_its_own() {
+        let pairs = vec![(b"user".to_vec(), b"42".to_vec())];
+        let writer = KeyWriter::new(KeyFormat::Native, "");
+        let windows = Zone::all()
+            .flat_map(|zone| Period::ALL.map(|period| Window::of_calendar(Calendar { period, zone })));
+        let windows: Vec<Window> = windows.chain(Unit::ALL.map(Unit::window)).collect();
+        let keys: HashSet<Bytes> =
+            windows.iter().map(|window| key_in(&writer, untagged(b"shop"), &pairs, *window)).collect();
+        assert_eq!(keys.len(), windows.len());
     }
 
     #[test]

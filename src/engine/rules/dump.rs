@@ -87,11 +87,14 @@ impl Listed<'_> {
 }
 
 fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
+    let calendar = limit.window.calendar();
     json!({
         "name": name,
         "requests_per_unit": limit.requests_per_unit,
         "unit": limit.unit().map(Unit::name),
-        "window_secs": limit.window.secs(),
+        // A calendar's are not equally long.
+        "window_secs": calendar.is_none().then(|| limit.window.secs()),
+        "timezone": calendar.map(|calendar| calendar.zone.name()),
         "algorithm": limit.algorithm.name(),
         "burst": limit.capacity(),
     })

@@ -11,6 +11,7 @@ mod parse;
 mod penalty;
 mod quota;
 mod source;
+mod timezone;
 mod tree;
 mod yaml;
 

@@ -2,6 +2,7 @@
 
 use super::error::Place;
 use super::source::{Placed, RateLimit};
+use super::timezone::in_zone;
 use crate::engine::algorithm::{sliding_log, tick_us};
 use crate::engine::{Algorithm, Limit, Unit, Window};
 
@@ -25,6 +26,7 @@ pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Option
     let window = window(rate_limit, &mut mistakes);
     let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
     let algorithm = algorithm(rate_limit, requests_per_unit, default, &mut mistakes);
+    let window = in_zone(window, rate_limit, algorithm, &mut mistakes);
     let (Some(window), true) = (window, mistakes.is_empty()) else { return Err(mistakes) };
     let limit = Limit { requests_per_unit, window, algorithm };
     match check_size(rate_limit, limit) {
@@ -40,6 +42,7 @@ fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) 
     }
     let places = [
         ("window", rate_limit.window.as_ref().map(|window| window.place)),
+        ("timezone", rate_limit.timezone.as_ref().map(|timezone| timezone.place)),
         ("algorithm", rate_limit.algorithm.as_ref().map(|algorithm| algorithm.place)),
         ("burst", rate_limit.burst.as_ref().map(|burst| burst.place)),
     ];

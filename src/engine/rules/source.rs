@@ -89,6 +89,8 @@ pub(super) struct RateLimit {
     pub(super) unit: Option<Placed<String>>,
     /// As written: `15m`.
     pub(super) window: Option<Placed<String>>,
+    /// As written: `Europe/Berlin`.
+    pub(super) timezone: Option<Placed<String>>,
     pub(super) requests_per_unit: Option<u32>,
     /// A bucket of this kind has the size of `burst`.
     pub(super) algorithm: Option<Placed<Algorithm>>,

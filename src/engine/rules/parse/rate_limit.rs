@@ -6,8 +6,17 @@ use crate::engine::rules::quota::parse_window;
 use crate::engine::rules::source::{Placed, RateLimit};
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
-pub(super) const RATE_LIMIT_FIELDS: &[&str] =
-    &["unit", "window", "requests_per_unit", "algorithm", "burst", "unlimited", "name", "replaces"];
+pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
+    "unit",
+    "window",
+    "timezone",
+    "requests_per_unit",
+    "algorithm",
+    "burst",
+    "unlimited",
+    "name",
+    "replaces",
+];
 const REPLACES_FIELDS: &[&str] = &["name"];
 
 impl Parser<'_> {
@@ -45,6 +54,7 @@ impl Parser<'_> {
             match name {
                 "unit" => rate_limit.unit = self.text(name, value).filter(|unit| !unit.value.is_empty()),
                 "window" => rate_limit.window = self.text(name, value),
+                "timezone" => rate_limit.timezone = self.text(name, value),
                 "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
                 "algorithm" => {
                     let place = yaml::place(value);

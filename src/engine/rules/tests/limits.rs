@@ -6,7 +6,7 @@ use crate::engine::lockout::{Block, Ladder};
 use crate::engine::{Algorithm, Limit, Window};
 
 /// The limit of the one rule in `text`.
-fn limit(text: &str) -> Limit {
+pub(super) fn limit(text: &str) -> Limit {
     let rules = load(text);
     let domain = rules.domain(b"d").expect("its domain");
     domain.find(&entries("k=v")).expect("a rule").rule.limits().first().expect("a limit").limit

@@ -6,6 +6,7 @@ mod loading;
 mod lookup;
 mod matcher;
 mod stats;
+mod timezone;
 
 use super::{CompileOptions, RuleErrors, Rules, SourceFile, compile};
 use crate::engine::Entry;
