@@ -14,6 +14,7 @@ mod envoy;
 mod limits;
 mod metrics;
 mod provider;
+mod redis_charges;
 mod redis_cluster;
 mod redis_deployments;
 mod redis_errors;
