@@ -12,6 +12,7 @@ mod docs;
 mod envoy;
 mod limits;
 mod metrics;
+mod presets;
 mod provider;
 mod redis_cluster;
 mod redis_deployments;
