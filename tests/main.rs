@@ -13,6 +13,7 @@ mod docs;
 mod envoy;
 mod limits;
 mod metrics;
+mod presets;
 mod provider;
 mod redis_charges;
 mod redis_cluster;
