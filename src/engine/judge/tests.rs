@@ -23,6 +23,7 @@ enum Mode {
 
 fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
     Rule {
+        path: Box::default(),
         quota: Quota::Limited(smallvec![NamedLimit {
             limit: Limit::per(requests_per_unit, Unit::Minute),
             name: None
@@ -33,6 +34,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         shadow_mode: mode == Mode::Shadow,
         enforce_percent: EnforcePercent::ALL,
         layer: None,
+        on_deny: None,
         quota_mode: mode == Mode::Quota,
         metadata: None,
         counts: None,

@@ -13,7 +13,7 @@ use super::parse::parse;
 use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
-use super::{EnforcePercent, Layer, NamedLimit, Quota, Rule, Rules};
+use super::{EnforcePercent, Layer, NamedLimit, OnDeny, Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -101,6 +101,7 @@ struct Above<'a> {
     path: &'a StatsPath,
     enabled: bool,
     layer: Option<&'a str>,
+    on_deny: Option<&'a Arc<OnDeny>>,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     algorithm: Algorithm,
@@ -142,6 +143,7 @@ impl FileCompiler<'_, '_> {
             path: &path,
             enabled: document.enabled,
             layer: None,
+            on_deny: None,
             value_to_metric: false,
             algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
@@ -170,6 +172,7 @@ impl FileCompiler<'_, '_> {
             path: &path,
             enabled: above.enabled && descriptor.enabled,
             layer: descriptor.layer.as_deref().or(above.layer),
+            on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
             value_to_metric: above.value_to_metric || node.value_to_metric,
             algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
@@ -188,6 +191,7 @@ impl FileCompiler<'_, '_> {
             let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
             let replaces = descriptor.rate_limits.into_iter().flat_map(|limit| limit.replaces);
             node.rule = Some(Rule {
+                path: path.to_string().into(),
                 counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
                 quota,
                 replaces: replaces.map(|name| name.value.into()).collect(),
@@ -196,6 +200,7 @@ impl FileCompiler<'_, '_> {
                 shadow_mode: descriptor.shadow_mode,
                 enforce_percent: descriptor.enforce_percent.map_or(EnforcePercent::ALL, |share| share.value),
                 layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
+                on_deny: here.on_deny.cloned(),
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata,
             });

@@ -3,9 +3,11 @@
 
 mod descriptor;
 mod fields;
+mod on_deny;
 mod rate_limit;
 
 use self::descriptor::DESCRIPTOR_FIELDS;
+use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
 use self::rate_limit::RATE_LIMIT_FIELDS;
 use super::error::{Place, RuleError};
 use super::source::{Defaults, Descriptor, Document, Placed, SourceFile};
@@ -23,6 +25,8 @@ const PLACES: &[(&str, &[&str])] = &[
     ("at the top of the file", FILE_FIELDS),
     ("in a descriptor, beside 'key'", DESCRIPTOR_FIELDS),
     ("inside 'rate_limit'", RATE_LIMIT_FIELDS),
+    ("inside 'on_deny'", ON_DENY_FIELDS),
+    ("inside 'body' of 'on_deny'", BODY_FIELDS),
 ];
 
 /// The documents of `file` as far as they can be read, and what is wrong with the rest.
