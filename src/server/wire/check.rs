@@ -48,7 +48,7 @@ struct Entries(Vec<(String, String)>);
 /// `descriptors`. In the short form `hitsAddend` is each descriptor's own, so 0 looks without counting.
 ///
 /// # Errors
-/// What in it is no request, with its line and column. Bounds are for [`super::decode`] to check.
+/// What in it is no request, with its line and column. Bounds are for [`decode()`](super::decode()) to check.
 pub(in crate::server) fn decode_check(body: &[u8]) -> Result<pb::RateLimitRequest, InvalidRequest> {
     let invalid = |error: serde_json::Error| InvalidRequest(error.to_string());
     let fields: BTreeMap<String, IgnoredAny> = serde_json::from_slice(body).map_err(invalid)?;
