@@ -2,15 +2,18 @@
 
 use std::process::Command;
 
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 
 use crate::support::envoy;
+use crate::support::load::request;
 use crate::support::tollgate::Tollgate;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
+const HTTP: &str = include_str!("../docs/http.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
 /// The fenced blocks of a document that open with `info`.
@@ -21,7 +24,7 @@ fn blocks<'a>(document: &'a str, info: &str) -> Vec<&'a str> {
 
 #[test]
 fn the_rules_that_are_shown_compile() {
-    let shown = [("README.md", README), ("docs/rules.md", RULES)];
+    let shown = [("README.md", README), ("docs/rules.md", RULES), ("docs/http.md", HTTP)];
     for (name, document) in shown {
         let blocks = blocks(document, "yaml rules");
         assert!(!blocks.is_empty(), "{name} shows rules");
@@ -49,7 +52,7 @@ fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() 
     let known: Vec<&str> = table.iter().map(|row| row.variable.as_str()).collect();
     // What gRPC and Envoy call their answers looks the same.
     let others = ["OVER_LIMIT", "NOT_SERVING", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "CARGO_TARGET_DIR"];
-    for (name, document) in [("docs/redis.md", REDIS), ("docs/rules.md", RULES)] {
+    for (name, document) in [("docs/redis.md", REDIS), ("docs/rules.md", RULES), ("docs/http.md", HTTP)] {
         for variable in variables(document).into_iter().filter(|variable| !others.contains(variable)) {
             assert!(known.contains(&variable), "{name} names {variable}, which is no setting");
         }
@@ -146,4 +149,99 @@ fn without_times(text: &str) -> String {
         }
     }
     pieces.join("s")
+}
+
+/// `text` with `0` for every number that follows one of what tells of times.
+fn at_no_time(text: &str) -> String {
+    let times = ["resetIn\":", "retryAfter\":", "-reset: ", "retry-after: ", "Reset\":\"", "again in "];
+    times.iter().fold(text.to_owned(), |text, before| {
+        let mut pieces = text.split(before);
+        let first = pieces.next().unwrap_or_default().to_owned();
+        pieces.fold(first, |told, rest| {
+            let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            told + before + if after == rest { "" } else { "0" } + after
+        })
+    })
+}
+
+/// What `curl -i` shows: the status, the headers in the order of their names, and the body, with no times.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    status: String,
+    headers: Vec<String>,
+    body: serde_json::Value,
+}
+
+impl Shown {
+    fn of(status: &str, mut headers: Vec<String>, body: &str) -> Self {
+        headers.sort_unstable();
+        let headers = headers.iter().map(|header| at_no_time(header)).collect();
+        // Documents break lines; JSON does not mind.
+        let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{body}"));
+        let body = serde_json::from_str(&at_no_time(&body.to_string())).expect("still JSON");
+        Self { status: status.to_owned(), headers, body }
+    }
+
+    /// A command's path and body, and what is shown of its answer.
+    fn parse(block: &str) -> (&str, &str, Self) {
+        let (command, answer) = block.split_once('\n').expect("a command and its answer");
+        let command = command.strip_prefix("$ curl -i http://127.0.0.1:8080").expect("curl -i");
+        let (path, body) = command.split_once(" -d ").expect("a body");
+        let (head, shown) = answer.split_once("\n\n").expect("headers and a body");
+        let (status, headers) = head.split_once('\n').expect("a status and headers");
+        let headers = headers.lines().map(str::to_owned).collect();
+        let status = status.strip_prefix("HTTP/1.1 ").expect("a status");
+        (path, body.trim_matches('\''), Self::of(status, headers, shown))
+    }
+
+    async fn ask(tollgate: &Tollgate, path: &str, body: &str) -> Self {
+        let request = reqwest::Client::new().post(tollgate.url(path)).body(body.to_owned());
+        let answer = request.send().await.expect("an answer");
+        let own = |name: &str| !["content-length", "date"].contains(&name);
+        let headers = answer.headers().iter().filter(|(name, _)| own(name.as_str()));
+        let headers = headers.map(|(name, value)| format!("{name}: {}", value.to_str().expect("text")));
+        let (status, headers) = (answer.status().to_string(), headers.collect());
+        Self::of(&status, headers, &answer.text().await.expect("text"))
+    }
+}
+
+#[tokio::test]
+async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
+    let rules = blocks(HTTP, "yaml rules")[0];
+    let shown: Vec<_> = blocks(HTTP, "console").into_iter().map(Shown::parse).collect();
+    assert!(shown.len() >= 4, "{}", shown.len());
+    let minute = || SystemClock.now().as_secs() / 60;
+    loop {
+        let before = minute();
+        let tollgate = Tollgate::start(&[("rules.yaml", rules)], &[]).await;
+        let mut answers = Vec::new();
+        for (path, body, _) in &shown {
+            answers.push(Shown::ask(&tollgate, path, body).await);
+        }
+        // Its limits are per minute, and the counts those of one minute.
+        if minute() == before {
+            let expected: Vec<_> = shown.into_iter().map(|(_, _, answer)| answer).collect();
+            return assert_eq!(answers, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_problem_document_that_is_shown_is_what_a_denial_brings() {
+    let is_its = |block: &&str| block.contains("problem_json");
+    let rules = blocks(RULES, "yaml rules").into_iter().find(is_its).expect("rules that ask for it");
+    let shown: serde_json::Value = serde_json::from_str(blocks(RULES, "json problem")[0]).expect("JSON");
+    let tollgate = Tollgate::start(&[("rules.yaml", rules)], &[]).await;
+    let address = format!("http://127.0.0.1:{}", tollgate.grpc);
+    let mut client = RateLimitServiceClient::connect(address).await.expect("it listens");
+    // More than two minutes let pass.
+    for _ in 0..11 {
+        let answer = client.should_rate_limit(request("shop", &[("login", "ann")])).await.expect("an answer");
+        let body = answer.into_inner().raw_body;
+        if !body.is_empty() {
+            let body = String::from_utf8(body).expect("text");
+            return assert_eq!(at_no_time(&body), at_no_time(&shown.to_string()));
+        }
+    }
+    panic!("nothing is denied");
 }

@@ -271,3 +271,48 @@ async fn a_replica_that_is_told_to_stop_under_traffic_fails_no_request() {
     assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
     assert_eq!(unanswered(&envoy).await, 0);
 }
+
+#[tokio::test]
+async fn a_denial_names_its_layer_and_brings_the_body_that_its_rule_asks_for() {
+    let rules = r#"
+domain: example
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, layer: user, rate_limit: {unit: year, requests_per_unit: 3}}
+  - key: remote_address
+    layer: ip
+    rate_limit: {unit: year, requests_per_unit: 2}
+    on_deny: {body: problem_json, headers: {x-help: "https://example.com/limits"}}
+  - {key: endpoint, layer: endpoint, rate_limit: {unit: year, requests_per_unit: 100}}
+"#;
+    let tollgate = Tollgate::start(&[("rules.yaml", rules)], &[("RESPONSE_HEADERS", "draft06")]).await;
+    let of_user = "- request_headers: {header_name: x-user, descriptor_key: user}";
+    let layers = [
+        of_user,
+        "- actions:\n                - remote_address: {}",
+        "- actions:\n                - generic_key: {descriptor_key: endpoint, descriptor_value: /}",
+    ];
+    let config = Config::asking(&[tollgate.grpc]).with(of_user, &layers.join("\n              "));
+    let envoy = Envoy::start(&config).await;
+    for (left, user) in [("1", "alice"), ("0", "bob")] {
+        let answer = envoy.get("/", user).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["ratelimit-remaining"], left);
+        assert!(!answer.headers().contains_key("x-help"));
+    }
+    let denied = envoy.get("/", "carol").await;
+    assert_eq!(denied.status(), 429);
+    let header = |name: &str| denied.headers()[name].to_str().expect("text").to_owned();
+    assert_eq!(header("x-ratelimit-failed-layer"), "ip");
+    assert_eq!(header("x-ratelimit-type"), "fixed_window");
+    assert_eq!(header("x-help"), "https://example.com/limits");
+    assert_eq!(header("retry-after"), header("ratelimit-reset"));
+    assert_eq!(
+        denied.headers().get_all("content-type").iter().collect::<Vec<_>>(),
+        ["application/problem+json"]
+    );
+    let body: serde_json::Value = denied.json().await.expect("JSON");
+    assert_eq!((&body["status"], &body["layer"]), (&429.into(), &"ip".into()), "{body}");
+    assert_eq!(body["violated-policies"], serde_json::json!(["ip"]));
+    assert_eq!(unanswered(&envoy).await, 0);
+}

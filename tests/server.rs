@@ -418,8 +418,10 @@ async fn item_40_dynamic_metadata_repeats_the_request_and_what_passed_rules_say(
         "metadata": {"team": {"name": "blue"}},
     });
     assert_eq!(post().await, expected);
-    // The second time it is over its limit, and what did not pass says nothing.
-    expected.as_object_mut().expect("a map").remove("metadata");
+    // The second time it is over its limit: what did not pass says nothing, and its rule is named.
+    let fields = expected.as_object_mut().expect("a map");
+    fields.remove("metadata");
+    fields.insert("failedRule".to_owned(), "shop.tagged".into());
     assert_eq!(post().await, expected);
 }
 

@@ -54,6 +54,11 @@ impl Limit {
         same_kind && self.window == other.window
     }
 
+    /// How long its window is, in seconds; of a calendar's, the unit's own length.
+    pub fn usual_secs(self) -> u32 {
+        self.unit().map_or(self.window, Unit::window).secs()
+    }
+
     /// The unit of time that its window is, where it is one.
     pub fn unit(self) -> Option<Unit> {
         match self.window.calendar() {

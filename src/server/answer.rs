@@ -6,6 +6,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::wire::{self, AnswerSettings, InvalidRequest};
+use crate::engine::Decision;
 use crate::limiter::Limiter;
 use crate::pb;
 use crate::store::StoreError;
@@ -52,14 +53,16 @@ impl Answerer {
         Self { limiter, settings, in_flight: AtomicUsize::new(0), max_in_flight }
     }
 
-    /// Answers `request`, by `deadline` where there is one, and takes note of how that went.
-    pub(super) async fn answer(
+    /// Answers `request`, by `deadline` where there is one, with what `encode` makes of the decision, and
+    /// takes note of how that went.
+    pub(super) async fn answer<T>(
         &self,
         request: &pb::RateLimitRequest,
         deadline: Option<Instant>,
-    ) -> Result<pb::RateLimitResponse, AnswerError> {
+        encode: impl FnOnce(&pb::RateLimitRequest, &Decision<'_>, &AnswerSettings) -> T,
+    ) -> Result<T, AnswerError> {
         let asked = Instant::now();
-        let answer = self.decide(request, deadline).await;
+        let answer = self.decide(request, deadline, encode).await;
         let metrics = &self.limiter.metrics;
         metrics.record_call(asked.elapsed());
         // What the store did not count, the limiter has recorded.
@@ -69,11 +72,12 @@ impl Answerer {
         answer
     }
 
-    async fn decide(
+    async fn decide<T>(
         &self,
         message: &pb::RateLimitRequest,
         deadline: Option<Instant>,
-    ) -> Result<pb::RateLimitResponse, AnswerError> {
+        encode: impl FnOnce(&pb::RateLimitRequest, &Decision<'_>, &AnswerSettings) -> T,
+    ) -> Result<T, AnswerError> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let _in_flight = InFlight(&self.in_flight);
         if before >= self.max_in_flight {
@@ -83,8 +87,23 @@ impl Answerer {
         let rules = self.limiter.rules();
         let rules = rules.as_deref().ok_or(AnswerError::NoRules)?;
         let decision = self.limiter.decide(rules, &request, deadline).await?;
-        Ok(wire::encode(message, &decision, &self.settings))
+        log_denial(message, &decision);
+        Ok(encode(message, &decision, &self.settings))
     }
+}
+
+/// Below debug level it costs a comparison: the macro looks at no value then.
+fn log_denial(request: &pb::RateLimitRequest, decision: &Decision<'_>) {
+    let Some(status) = decision.denial() else { return };
+    tracing::debug!(
+        domain = %request.domain,
+        layer = wire::layer(status),
+        rule = wire::rule(status).as_deref(),
+        limit = status.limit.map(|limit| limit.requests_per_unit),
+        window_secs = status.limit.map(|limit| limit.usual_secs()),
+        code = "OVER_LIMIT",
+        "a request is denied"
+    );
 }
 
 impl From<AnswerError> for Status {

@@ -19,6 +19,7 @@ use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use super::answer::Answerer;
+use super::wire;
 use crate::pb;
 use crate::telemetry::traces;
 
@@ -129,7 +130,8 @@ impl pb::RateLimitService for RateLimits {
         let span = tracing::info_span!("ShouldRateLimit Execution");
         traces::set_parent(&span, request.metadata().as_ref());
         let deadline = deadline(request.metadata());
-        let answer = self.answerer.answer(request.get_ref(), deadline).instrument(span).await?;
+        let answer = self.answerer.answer(request.get_ref(), deadline, wire::encode);
+        let answer = answer.instrument(span).await?;
         Ok(Response::new(answer))
     }
 }

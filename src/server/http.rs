@@ -1,4 +1,4 @@
-//! HTTP for callers without gRPC, and for probes: `/json` and `/healthcheck`.
+//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check` and `/healthcheck`.
 
 use std::sync::Arc;
 
@@ -11,17 +11,20 @@ use axum::routing::{any, get};
 use tracing::Instrument as _;
 
 use super::answer::{AnswerError, Answerer};
+use super::check::check;
 use super::health::Health;
+use super::wire;
 use crate::pb;
 use crate::telemetry::traces;
 
 /// Bytes of one body, at the most; more is 413.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// `/json` and `/healthcheck`.
+/// `/json`, `/v1/check` and `/healthcheck`.
 pub(super) fn router(answerer: Arc<Answerer>, health: Health) -> Router {
     Router::new()
-        .route("/json", any(json).with_state(answerer))
+        .route("/json", any(json).with_state(Arc::clone(&answerer)))
+        .route("/v1/check", any(check).with_state(answerer))
         .route("/healthcheck", get(healthcheck).with_state(health))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
@@ -37,7 +40,7 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
     };
     let span = tracing::info_span!("ShouldRateLimit Execution");
     traces::set_parent(&span, &headers);
-    let answer = answerer.answer(&request, None).instrument(span).await;
+    let answer = answerer.answer(&request, None, wire::encode).instrument(span).await;
     match answer.map(|answer| (answer.overall_code(), serde_json::to_string(&answer))) {
         Ok((pb::Code::OverLimit, Ok(json))) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
         Ok((pb::Code::Ok, Ok(json))) => json_response(StatusCode::OK, json),
@@ -47,7 +50,8 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
     }
 }
 
-const fn status_of(error: &AnswerError) -> StatusCode {
+/// What an error is in HTTP.
+pub(super) const fn status_of(error: &AnswerError) -> StatusCode {
     match error {
         AnswerError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
         AnswerError::NoRules | AnswerError::Overloaded | AnswerError::Store(_) => {

@@ -2,6 +2,7 @@
 //! to its last.
 
 mod answer;
+mod check;
 mod connection;
 mod cores;
 mod debug;
@@ -34,7 +35,7 @@ pub use self::answer::{AnswerError, Answerer};
 pub use self::connection::ConnectionSettings;
 pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
-pub use self::wire::{AnswerSettings, HeaderNames, InvalidRequest};
+pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
 /// How long to wait after a connection could not be accepted: the machine has run out of something, and
 /// trying again at once would not give it back.
@@ -46,7 +47,7 @@ const MAX_OPERATORS: usize = 256;
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSettings {
-    /// `/json` and `/healthcheck`.
+    /// `/json`, `/v1/check` and `/healthcheck`.
     pub http: Address,
     /// Envoy's protocol.
     pub grpc: Address,

@@ -13,7 +13,7 @@ use crate::engine::rules::CompileOptions;
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::files::FileSettings;
 use crate::server::{
-    Address, AnswerSettings, ConnectionSettings, HeaderNames, ListenSettings, ServeSettings,
+    Address, AnswerSettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
@@ -169,9 +169,17 @@ fn answers(raw: &RawAnswers, reader: &mut Reader) -> AnswerSettings {
     let reset = header("LIMIT_RESET_HEADER", &raw.limit_reset_header);
     let names = limit.zip(remaining).zip(reset);
     let names = names.map(|((limit, remaining), reset)| HeaderNames { limit, remaining, reset });
+    let styles = [
+        ("none", HeaderStyle::None),
+        ("draft06", HeaderStyle::Draft06),
+        ("x", HeaderStyle::X),
+        ("ietf", HeaderStyle::Ietf),
+    ];
+    let style = reader.choice("RESPONSE_HEADERS", &raw.response_headers, &styles).unwrap_or_default();
     let enabled = reader.boolean("LIMIT_RESPONSE_HEADERS_ENABLED", &raw.limit_response_headers_enabled);
     AnswerSettings {
-        headers: names.filter(|_| enabled),
+        style,
+        custom_names: names.filter(|_| enabled),
         dynamic_metadata: reader.boolean("RESPONSE_DYNAMIC_METADATA", &raw.response_dynamic_metadata),
     }
 }

@@ -29,7 +29,7 @@ pub struct RawSettings {
 /// Where and how to listen.
 #[derive(Args, Debug)]
 pub(super) struct RawListeners {
-    /// Address for HTTP: `POST /json` and `GET /healthcheck`.
+    /// Address for HTTP: `POST /json`, `POST /v1/check` and `GET /healthcheck`.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) host: String,
     /// Port for HTTP; 0 takes a free one.
@@ -119,7 +119,12 @@ pub(super) struct RawAnswers {
     /// Share of a limit past which hits count as near it, 0 to 1.
     #[arg(long, env, default_value = "0.8", value_name = "RATIO")]
     pub(super) near_limit_ratio: String,
-    /// Answer with the three headers below.
+    /// Response headers that tell of the limit: `none`, `draft06` (`RateLimit-Limit`, `-Remaining`, `-Reset`),
+    /// `x` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`) or `ietf` (`RateLimit-Policy`, `RateLimit`). With any
+    /// but `none` a denial also has `Retry-After`, `X-RateLimit-Failed-Layer` and `X-RateLimit-Type`.
+    #[arg(long, env, default_value = "none", value_name = "STYLE")]
+    pub(super) response_headers: String,
+    /// Answer with the three headers below, in place of those of `RESPONSE_HEADERS`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) limit_response_headers_enabled: String,
     /// Header that carries the limit.

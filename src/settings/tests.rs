@@ -5,7 +5,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
 use crate::engine::FailurePolicy;
-use crate::server::Address;
+use crate::server::{Address, HeaderStyle};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
 
@@ -132,6 +132,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("LIMIT_LIMIT_HEADER", "a b"),
         ("LIMIT_REMAINING_HEADER", "ü"),
         ("LIMIT_RESET_HEADER", "a:b"),
+        ("RESPONSE_HEADERS", "all"),
         ("RESPONSE_DYNAMIC_METADATA", "x"),
         ("BACKEND_TYPE", "memcache"),
         ("CACHE_KEY_FORMAT", "other"),
@@ -278,11 +279,22 @@ fn a_socket_for_grpc_takes_the_place_of_the_port() {
 #[test]
 fn headers_are_told_under_their_names_where_they_are_asked_for() {
     let names = [("LIMIT_LIMIT_HEADER", "X-Limit"), ("LIMIT_RESET_HEADER", "X-Reset")];
-    assert_eq!(read_well(&names).answers.headers, None);
+    assert_eq!(read_well(&names).answers.custom_names, None);
     let enabled = [names[0], names[1], ("LIMIT_RESPONSE_HEADERS_ENABLED", "true")];
-    let headers = read_well(&enabled).answers.headers.expect("asked for");
+    let answers = read_well(&enabled).answers;
+    assert_eq!(answers.style, HeaderStyle::None, "the reference's headers, and nothing else");
+    let headers = answers.custom_names.expect("asked for");
     let found = [headers.limit, headers.remaining, headers.reset].map(|name| name.as_str().to_owned());
     assert_eq!(found, ["x-limit", "ratelimit-remaining", "x-reset"]);
+    for (text, style) in [
+        ("none", HeaderStyle::None),
+        ("draft06", HeaderStyle::Draft06),
+        ("X", HeaderStyle::X),
+        ("ietf", HeaderStyle::Ietf),
+    ] {
+        let answers = read_well(&[("RESPONSE_HEADERS", text)]).answers;
+        assert_eq!((answers.style, answers.custom_names), (style, None), "{text}");
+    }
 }
 
 #[test]

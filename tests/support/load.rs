@@ -42,7 +42,7 @@ impl Answers {
 #[derive(Clone)]
 pub(crate) struct Caller(Vec<RateLimitServiceClient<Channel>>);
 
-/// One descriptor of one entry.
+/// A descriptor of one entry for each pair.
 pub(crate) fn request(domain: &str, descriptors: &[(&str, &str)]) -> RateLimitRequest {
     let descriptor = |(key, value): &(&str, &str)| RateLimitDescriptor {
         entries: vec![Entry { key: (*key).to_owned(), value: (*value).to_owned() }],

@@ -23,6 +23,7 @@ enum Mode {
 
 fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
     Rule {
+        path: Box::default(),
         quota: Quota::Limited(smallvec![NamedLimit {
             limit: Limit::per(requests_per_unit, Unit::Minute),
             name: None
@@ -34,6 +35,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         enforce_percent: EnforcePercent::ALL,
         layer: None,
         penalty: None,
+        on_deny: None,
         quota_mode: mode == Mode::Quota,
         metadata: None,
         counts: None,

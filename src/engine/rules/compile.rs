@@ -14,7 +14,7 @@ use super::penalty::penalty;
 use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
-use super::{EnforcePercent, Layer, NamedLimit, Penalty, Quota, Rule, Rules};
+use super::{EnforcePercent, Layer, NamedLimit, OnDeny, Penalty, Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -104,6 +104,7 @@ struct Above<'a> {
     keys: &'a [&'a str],
     enabled: bool,
     layer: Option<&'a str>,
+    on_deny: Option<&'a Arc<OnDeny>>,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     algorithm: Algorithm,
@@ -146,6 +147,7 @@ impl FileCompiler<'_, '_> {
             keys: &[],
             enabled: document.enabled,
             layer: None,
+            on_deny: None,
             value_to_metric: false,
             algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
@@ -177,6 +179,7 @@ impl FileCompiler<'_, '_> {
             keys: &keys,
             enabled: above.enabled && descriptor.enabled,
             layer: descriptor.layer.as_deref().or(above.layer),
+            on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
             value_to_metric: above.value_to_metric || node.value_to_metric,
             algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
@@ -200,6 +203,7 @@ impl FileCompiler<'_, '_> {
             let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
             let replaces = descriptor.rate_limits.into_iter().flat_map(|limit| limit.replaces);
             node.rule = Some(Rule {
+                path: path.to_string().into(),
                 counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
                 quota,
                 replaces: replaces.map(|name| name.value.into()).collect(),
@@ -209,6 +213,7 @@ impl FileCompiler<'_, '_> {
                 enforce_percent: descriptor.enforce_percent.map_or(EnforcePercent::ALL, |share| share.value),
                 layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
                 penalty,
+                on_deny: here.on_deny.cloned(),
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata,
             });

@@ -1,9 +1,11 @@
 //! Rules in force, for people and for programs to read.
 
-use serde_json::{Value, json};
+use http::HeaderValue;
+use serde_json::{Map, Value, json};
 
+use super::on_deny::DenialBody;
 use super::tree::{Children, Node};
-use super::{NamedLimit, Rule, Rules};
+use super::{NamedLimit, OnDeny, Rule, Rules};
 use crate::engine::Unit;
 
 /// A rule and where it stands.
@@ -67,6 +69,7 @@ impl Listed<'_> {
             "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,
             "layer": self.rule.layer.as_ref().map(|layer| layer.name()),
+            "on_deny": self.rule.on_deny.as_deref().map(on_deny_json),
             "charge": charge.name(),
             "on_backend_failure": on_backend_failure.name(),
             "shadow_mode": shadow_mode,
@@ -84,6 +87,21 @@ impl Listed<'_> {
         }
         rule
     }
+}
+
+fn on_deny_json(OnDeny { body, headers }: &OnDeny) -> Value {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let headers: Map<_, _> =
+        headers.iter().map(|(name, value)| (name.to_string(), text(value).into())).collect();
+    json!({
+        "body": body.as_ref().map(|body| match body {
+            DenialBody::Problem => json!("problem_json"),
+            DenialBody::Text { template, content_type } => {
+                json!({ "text": template.to_string(), "content_type": text(content_type) })
+            }
+        }),
+        "headers": headers,
+    })
 }
 
 fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {

@@ -12,6 +12,9 @@ pub struct Layer {
 }
 
 impl Layer {
+    /// Characters of a name, at the most; all of them are printable ASCII.
+    pub const MAX_NAME_BYTES: usize = 64;
+
     pub(super) fn new(name: &str) -> Self {
         Self { name: name.into(), denied: CachePadded::default() }
     }

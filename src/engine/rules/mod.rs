@@ -7,6 +7,7 @@ mod enforce;
 mod error;
 mod glob;
 mod layer;
+pub mod on_deny;
 mod parse;
 mod penalty;
 mod quota;
@@ -30,6 +31,7 @@ pub use enforce::EnforcePercent;
 pub use error::{Place, RuleError, RuleErrors};
 pub use glob::Glob;
 pub use layer::Layer;
+pub use on_deny::OnDeny;
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern};
 
@@ -101,6 +103,8 @@ impl Rules {
 /// What applies to requests that end at a node of the tree.
 #[derive(Debug)]
 pub struct Rule {
+    /// Its name in full, as written: `domain.key_value.key`.
+    pub path: Box<str>,
     /// How much may pass.
     pub quota: Quota,
     /// Names of rules that do not apply when this one matches in the same request.
@@ -113,10 +117,12 @@ pub struct Rule {
     pub shadow_mode: bool,
     /// Of the keys that it counts, so many are enforced; the others are counted and reported.
     pub enforce_percent: EnforcePercent,
-    /// What is told to those whom it denies.
+    /// The side of the request that it protects, which a denial tells.
     pub layer: Option<Arc<Layer>>,
     /// What becomes of those whom it denies too often.
     pub penalty: Option<Penalty>,
+    /// What is told to those whom it denies, besides the denial.
+    pub on_deny: Option<Arc<OnDeny>>,
     /// Denies only together with every other quota rule of the request.
     pub quota_mode: bool,
     /// Merged into the answer's dynamic metadata when the rule's descriptor passes.

@@ -3,10 +3,12 @@
 //! The names are those of envoyproxy/ratelimit's YAML. `parse` fills these from YAML; whatever else
 //! rules may come from fills them too.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
-use super::EnforcePercent;
 use super::error::Place;
+use super::{EnforcePercent, OnDeny};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// One rule file.
@@ -55,6 +57,7 @@ pub(super) struct Descriptor {
     pub(super) descriptors: Vec<Self>,
     pub(super) layer: Option<String>,
     pub(super) penalty: Option<Penalty>,
+    pub(super) on_deny: Option<Arc<OnDeny>>,
     /// Whether it and what is below it are in force.
     pub(super) enabled: bool,
     pub(super) enforce_percent: Option<Placed<EnforcePercent>>,

@@ -9,7 +9,7 @@ use crate::pb;
 /// A request that makes no sense. The message names the field; nothing was counted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidRequest(String);
+pub struct InvalidRequest(pub(super) String);
 
 /// The request that `message` is.
 pub(in crate::server) fn decode(message: &pb::RateLimitRequest) -> Result<Request<'_>, InvalidRequest> {

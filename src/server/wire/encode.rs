@@ -1,11 +1,15 @@
 //! From the engine's decision to Envoy's answer.
 
-use std::time::Duration;
+use std::borrow::Cow;
 
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue};
 use pbjson_types::value::Kind;
 use pbjson_types::{ListValue, Struct, Value};
 
-use super::{AnswerSettings, HeaderNames};
+use super::denial::{Body, Denial};
+use super::headers::headers;
+use super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Limit, Status, Unit};
 use crate::pb;
 
@@ -16,13 +20,18 @@ pub(in crate::server) fn encode(
     decision: &Decision<'_>,
     settings: &AnswerSettings,
 ) -> pb::RateLimitResponse {
-    let headers = settings.headers.as_ref().map(|names| encode_headers(names, decision));
+    let mut headers = headers(decision, settings);
+    let body = Denial::of(decision).and_then(|denial| denial.body());
+    let body = body.map_or_else(bytes::Bytes::new, |Body { content_type, text }| {
+        headers.push((CONTENT_TYPE, content_type));
+        text.into()
+    });
     pb::RateLimitResponse {
         overall_code: encode_code(decision.code).into(),
         statuses: decision.statuses.iter().map(encode_status).collect(),
-        response_headers_to_add: headers.unwrap_or_default(),
+        response_headers_to_add: headers.into_iter().map(encode_header).collect(),
         request_headers_to_add: Vec::new(),
-        raw_body: bytes::Bytes::new(),
+        raw_body: body,
         dynamic_metadata: settings.dynamic_metadata.then(|| encode_metadata(request, decision)),
     }
 }
@@ -61,29 +70,16 @@ fn encode_limit(limit: Limit, name: &str) -> pb::RateLimit {
     pb::RateLimit { requests_per_unit: limit.requests_per_unit, unit: unit.into(), name: name.to_owned() }
 }
 
-/// Rounded up: Envoy cuts off what is not whole, and whoever waits must not come too early.
-const fn whole_secs(duration: Duration) -> u64 {
-    duration.as_secs() + (duration.subsec_nanos() > 0) as u64
-}
-
-fn encode_headers(names: &HeaderNames, decision: &Decision<'_>) -> Vec<pb::HeaderValue> {
-    let Some(status) = decision.binding.and_then(|index| decision.statuses.get(index)) else {
-        return Vec::new();
-    };
-    let (Some(limit), Some(reset)) = (status.limit, status.reset) else { return Vec::new() };
-    let header = |name: &http::HeaderName, number: u64| pb::HeaderValue {
+fn encode_header((name, value): (HeaderName, HeaderValue)) -> pb::HeaderValue {
+    pb::HeaderValue {
         key: name.as_str().to_owned(),
-        value: number.to_string(),
+        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
         raw_value: bytes::Bytes::new(),
-    };
-    vec![
-        header(&names.limit, limit.requests_per_unit.into()),
-        header(&names.remaining, status.remaining.into()),
-        header(&names.reset, whole_secs(reset)),
-    ]
+    }
 }
 
-/// The request, and what the rules that passed it have to say, as envoyproxy/ratelimit tells it.
+/// The request, and what the rules that passed it have to say, as envoyproxy/ratelimit tells it; of a denial
+/// also what denied.
 fn encode_metadata(request: &pb::RateLimitRequest, decision: &Decision<'_>) -> Struct {
     let mut metadata = serde_json::Map::new();
     let passed = decision.statuses.iter().filter(|status| status.code == Code::Ok);
@@ -96,6 +92,10 @@ fn encode_metadata(request: &pb::RateLimitRequest, decision: &Decision<'_>) -> S
     ];
     if request.hits_addend > 0 {
         fields.push(("hitsAddend", number(request.hits_addend.into())));
+    }
+    if let Some(denial) = Denial::of(decision) {
+        let told = [("failedLayer", denial.layer().map(Cow::Borrowed)), ("failedRule", denial.rule())];
+        fields.extend(told.into_iter().filter_map(|(name, told)| Some((name, text(told?.into_owned())))));
     }
     if !metadata.is_empty() {
         fields.push(("metadata", encode_json(serde_json::Value::Object(metadata))));

@@ -1,19 +1,44 @@
 //! Between Envoy's messages and the engine's words: the only place that knows both. Pure.
 
+mod check;
 mod decode;
+mod denial;
 mod encode;
+mod headers;
 
+use std::time::Duration;
+
+pub(super) use check::{CheckAnswer, decode_check, encode_check};
 pub use decode::InvalidRequest;
 pub(super) use decode::decode;
+pub(super) use denial::{layer, rule};
 pub(super) use encode::encode;
 
 /// What an answer tells besides the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerSettings {
-    /// Response headers to add, if any. Off by default: Envoy can add its own, and appends these.
-    pub headers: Option<HeaderNames>,
+    /// Which response headers to add. None by default: Envoy can add its own, and appends these.
+    pub style: HeaderStyle,
+    /// Names for the limit, what is left and the seconds, in place of what the style has: the reference's
+    /// switch. It adds nothing else, so that answers stay the reference's where there is no style.
+    pub custom_names: Option<HeaderNames>,
     /// Whether dynamic metadata repeats the request and the metadata of the rules that passed it.
     pub dynamic_metadata: bool,
+}
+
+/// What the headers that tell of the limit look like. With any style but [`HeaderStyle::None`] a denial has
+/// headers of its own besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HeaderStyle {
+    /// There are none.
+    #[default]
+    None,
+    /// `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`.
+    Draft06,
+    /// `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
+    X,
+    /// `RateLimit-Policy` and `RateLimit`: structured fields.
+    Ietf,
 }
 
 /// The names of the headers that tell of the limit.
@@ -25,6 +50,11 @@ pub struct HeaderNames {
     pub remaining: http::HeaderName,
     /// Seconds until it is whole again.
     pub reset: http::HeaderName,
+}
+
+/// Rounded up: Envoy cuts off what is not whole, and whoever waits must not come too early.
+const fn whole_secs(duration: Duration) -> u64 {
+    duration.as_secs() + (duration.subsec_nanos() > 0) as u64
 }
 
 #[cfg(test)]

@@ -1,1 +1,382 @@
+//! What is told of decisions, to the byte.
 
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    AnswerSettings, CheckAnswer, HeaderNames, HeaderStyle, decode, decode_check, encode, encode_check,
+};
+use crate::engine::algorithm::Reading;
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::judge::judge;
+use crate::engine::plan::plan;
+use crate::engine::rules::{CompileOptions, SourceFile, compile};
+use crate::engine::{Decision, KeyFormat, KeyWriter, Modes, Rules};
+use crate::pb;
+
+const RULES: &str = r#"
+domain: shop
+descriptors:
+  - {key: user, layer: user, rate_limit: {name: per-user, requests_per_unit: 10, window: 15m}}
+  - key: ip
+    layer: ip
+    rate_limit: {requests_per_unit: 3, unit: minute, algorithm: sliding_window}
+    on_deny: {body: problem_json, headers: {x-help: "https://example.com/limits"}}
+  - {key: plain, rate_limit: 5/hour}
+  - {key: plainer, rate_limit: 6/hour}
+  - {key: odd, rate_limit: {name: "a \"b\\c\" ü\n", requests_per_unit: 1, unit: day, algorithm: token_bucket}}
+  - {key: free, layer: free, rate_limit: {unlimited: true}}
+  - key: text
+    layer: text
+    rate_limit: 7/minute
+    on_deny:
+      body: {text: "{layer}, {rule}: {limit} and {remaining}, wait {reset} s", content_type: text/x-wait}
+      headers: {retry-after: "99", x-ratelimit-limit: many}
+"#;
+
+fn rules() -> Rules {
+    let file = SourceFile { name: "rules.yaml".to_owned(), text: RULES.to_owned() };
+    compile(&[file], CompileOptions::default(), None).expect("the rules are right")
+}
+
+/// A request with one descriptor for each key.
+fn request(keys: &str) -> pb::RateLimitRequest {
+    let entry = |key: &str| pb::Entry { key: key.to_owned().into(), value: "v".into() };
+    let descriptor = |key| pb::RateLimitDescriptor { entries: vec![entry(key)], ..Default::default() };
+    pb::RateLimitRequest {
+        domain: "shop".to_owned(),
+        descriptors: keys.split(' ').map(descriptor).collect(),
+        hits_addend: 0,
+    }
+}
+
+/// What is decided where the counters stand so, and are whole again after so many milliseconds.
+fn decide<'r>(rules: &'r Rules, request: &pb::RateLimitRequest, counters: &[(u64, u64)]) -> Decision<'r> {
+    let plan = plan(rules, &decode(request).expect("a request"), &KeyWriter::new(KeyFormat::Native, ""));
+    assert_eq!(plan.limited().count(), counters.len());
+    let reading = |(used, reset_ms): &(u64, u64)| Reading {
+        used: *used,
+        outcome: Outcome::Charged,
+        reset: Duration::from_millis(*reset_ms),
+    };
+    judge(plan, counters.iter().map(reading), &Modes::default())
+}
+
+fn settings(style: HeaderStyle) -> AnswerSettings {
+    AnswerSettings { style, ..AnswerSettings::default() }
+}
+
+/// `name: value`, a line for each.
+fn told(keys: &str, counters: &[(u64, u64)], settings: &AnswerSettings) -> Vec<String> {
+    let (rules, request) = (rules(), request(keys));
+    let answer = encode(&request, &decide(&rules, &request, counters), settings);
+    let line = |header: &pb::HeaderValue| format!("{}: {}", header.key, header.value);
+    answer.response_headers_to_add.iter().map(line).collect()
+}
+
+#[test]
+fn each_style_tells_of_the_limit_that_binds_and_of_a_denial() {
+    let passes = ("user free plain", &[(4, 899_001), (4, 1_000)][..]);
+    let denied = ("user plain", &[(11, 60_000), (2, 90_000)][..]);
+    let unlimited = ("free none", &[][..]);
+    for (style, (keys, counters), expected) in [
+        (HeaderStyle::None, passes, &[][..]),
+        (HeaderStyle::None, denied, &[]),
+        (
+            HeaderStyle::Draft06,
+            passes,
+            &["ratelimit-limit: 5", "ratelimit-remaining: 1", "ratelimit-reset: 1"],
+        ),
+        (
+            HeaderStyle::Draft06,
+            denied,
+            &[
+                "ratelimit-limit: 10",
+                "ratelimit-remaining: 0",
+                "ratelimit-reset: 60",
+                "retry-after: 60",
+                "x-ratelimit-failed-layer: user",
+                "x-ratelimit-type: fixed_window",
+            ],
+        ),
+        (
+            HeaderStyle::X,
+            passes,
+            &["x-ratelimit-limit: 5", "x-ratelimit-remaining: 1", "x-ratelimit-reset: 1"],
+        ),
+        (
+            HeaderStyle::X,
+            denied,
+            &[
+                "x-ratelimit-limit: 10",
+                "x-ratelimit-remaining: 0",
+                "x-ratelimit-reset: 60",
+                "retry-after: 60",
+                "x-ratelimit-failed-layer: user",
+                "x-ratelimit-type: fixed_window",
+            ],
+        ),
+        (
+            HeaderStyle::Ietf,
+            passes,
+            &[
+                r#"ratelimit-policy: "per-user";q=10;w=900, "default";q=5;w=3600"#,
+                r#"ratelimit: "per-user";r=6;t=900, "default";r=1;t=1"#,
+            ],
+        ),
+        (
+            HeaderStyle::Ietf,
+            denied,
+            &[
+                r#"ratelimit-policy: "per-user";q=10;w=900, "default";q=5;w=3600"#,
+                r#"ratelimit: "per-user";r=0;t=60, "default";r=3;t=90"#,
+                "retry-after: 60",
+                "x-ratelimit-failed-layer: user",
+                "x-ratelimit-type: fixed_window",
+            ],
+        ),
+        (HeaderStyle::Draft06, unlimited, &[]),
+        (HeaderStyle::X, unlimited, &[]),
+        (HeaderStyle::Ietf, unlimited, &[]),
+    ] {
+        assert_eq!(told(keys, counters, &settings(style)), expected, "{style:?} {keys}");
+    }
+}
+
+#[test]
+fn names_of_the_operators_own_stand_in_place_of_the_styles_and_bring_nothing_else() {
+    let name = |name: &str| name.parse().expect("a name");
+    let names = HeaderNames { limit: name("X-L"), remaining: name("X-R"), reset: name("X-S") };
+    let custom = |style| AnswerSettings { custom_names: Some(names.clone()), ..settings(style) };
+    let denied = |style| told("plain", &[(6, 59_500)], &custom(style));
+    let three = ["x-l: 5", "x-r: 0", "x-s: 60"];
+    assert_eq!(denied(HeaderStyle::None), three, "as the reference answers");
+    for style in [HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
+        let found = denied(style);
+        assert_eq!(found[..3], three);
+        assert_eq!(found[3..], ["retry-after: 60", "x-ratelimit-type: fixed_window"], "no layer, no header");
+    }
+}
+
+#[test]
+fn policies_have_names_that_a_structured_field_can_hold_and_that_differ() {
+    let found =
+        told("odd plain plainer", &[(1, 1_000), (1, 2_000), (1, 3_000)], &settings(HeaderStyle::Ietf));
+    assert_eq!(
+        found,
+        [
+            r#"ratelimit-policy: "a \"b\\c\" __";q=1;w=86400, "default";q=5;w=3600, "default-2";q=6;w=3600"#,
+            r#"ratelimit: "a \"b\\c\" __";r=0;t=1, "default";r=4;t=2, "default-2";r=5;t=3"#,
+        ]
+    );
+}
+
+#[test]
+fn whoever_waits_as_long_as_is_told_is_not_sent_away_by_another_limit() {
+    for (counters, expected) in [
+        ([(11, 80_000), (4, 30_000)], "80"),
+        ([(11, 30_000), (4, 80_001)], "81"),
+        ([(11, 0), (4, 0)], "1"),
+        ([(1, 80_000), (4, 30_000)], "30"),
+    ] {
+        let found = told("user ip", &counters, &settings(HeaderStyle::X));
+        assert!(found.contains(&format!("retry-after: {expected}")), "{counters:?}: {found:?}");
+        assert!(found.contains(&"x-ratelimit-failed-layer: ip".to_owned()), "{found:?}");
+        assert!(found.contains(&"x-ratelimit-type: sliding_window".to_owned()), "{found:?}");
+    }
+}
+
+#[test]
+fn a_rule_has_its_body_and_headers_told_on_denial_only_and_in_every_style() {
+    let (rules, request) = (rules(), request("user ip"));
+    for style in [HeaderStyle::None, HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
+        let answer = |counters| encode(&request, &decide(&rules, &request, counters), &settings(style));
+        let passes = answer(&[(1, 1_000), (3, 1_000)]);
+        assert!(passes.raw_body.is_empty());
+        assert!(passes.response_headers_to_add.iter().all(|header| header.key != "x-help"));
+        let denied = answer(&[(11, 70_000), (4, 29_500)]);
+        let last: Vec<_> = denied.response_headers_to_add.iter().rev().take(2).collect();
+        assert_eq!((&*last[1].key, &*last[1].value), ("x-help", "https://example.com/limits"));
+        assert_eq!((&*last[0].key, &*last[0].value), ("content-type", "application/problem+json"));
+        let body: Value = serde_json::from_slice(&denied.raw_body).expect("JSON");
+        assert_eq!(
+            body,
+            json!({
+                "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+                "title": "Request cannot be satisfied as assigned quota has been exceeded",
+                "status": 429,
+                "detail": "The limit of layer 'ip' is 3 in 60 s. Try again in 70 s.",
+                "limit": 3,
+                "remaining": 0,
+                "resetIn": 30,
+                "retryAfter": 70,
+                "layer": "ip",
+                "violated-policies": ["per-user", "ip"],
+            })
+        );
+        let other = answer(&[(11, 70_000), (1, 1_000)]);
+        assert!(other.raw_body.is_empty(), "the rule that denies says nothing");
+    }
+}
+
+#[test]
+fn a_text_has_the_facts_in_their_places_and_headers_of_a_rule_take_the_place_of_ours() {
+    let (rules, request) = (rules(), request("text"));
+    let answer = encode(&request, &decide(&rules, &request, &[(8, 500)]), &settings(HeaderStyle::X));
+    assert_eq!(answer.raw_body, "text, shop.text: 7 and 0, wait 1 s");
+    assert_eq!(
+        told("text", &[(8, 500)], &settings(HeaderStyle::X)),
+        [
+            "x-ratelimit-remaining: 0",
+            "x-ratelimit-reset: 1",
+            "x-ratelimit-failed-layer: text",
+            "x-ratelimit-type: fixed_window",
+            "retry-after: 99",
+            "x-ratelimit-limit: many",
+            "content-type: text/x-wait",
+        ]
+    );
+}
+
+#[test]
+fn metadata_of_a_denial_says_what_denied() {
+    let settings = AnswerSettings { dynamic_metadata: true, ..AnswerSettings::default() };
+    for (keys, counters, expected) in [
+        ("user", (11, 1), (json!("user"), json!("per-user"))),
+        ("ip", (4, 1), (json!("ip"), json!("shop.ip"))),
+        ("plain", (6, 1), (Value::Null, json!("shop.plain"))),
+        ("plain", (5, 1), (Value::Null, Value::Null)),
+    ] {
+        let (rules, request) = (rules(), request(keys));
+        let answer = encode(&request, &decide(&rules, &request, &[counters]), &settings);
+        let metadata = serde_json::to_value(answer.dynamic_metadata).expect("JSON");
+        assert_eq!((metadata["failedLayer"].clone(), metadata["failedRule"].clone()), expected, "{keys}");
+    }
+}
+
+fn check(keys: &str, counters: &[(u64, u64)], style: HeaderStyle) -> (CheckAnswer, Value) {
+    let (rules, request) = (rules(), request(keys));
+    let answer = encode_check(&request, &decide(&rules, &request, counters), &settings(style));
+    let body = serde_json::from_str(&answer.body).expect("JSON");
+    (answer, body)
+}
+
+#[test]
+fn an_application_is_told_how_each_descriptor_stands() {
+    let (answer, body) = check("user free none ip", &[(4, 1_500), (3, 20_000)], HeaderStyle::None);
+    assert!(answer.allowed);
+    let standing = |layer, rule, limit: [Option<u32>; 3]| {
+        let [limit, remaining, reset_in] = limit;
+        json!({
+            "layer": layer, "rule": rule, "allowed": true,
+            "limit": limit, "remaining": remaining, "resetIn": reset_in,
+        })
+    };
+    let layers = json!([
+        standing(Some("user"), Some("per-user"), [Some(10), Some(6), Some(2)]),
+        standing(Some("free"), Some("shop.free"), [None; 3]),
+        standing(None, None, [None; 3]),
+        standing(Some("ip"), Some("shop.ip"), [Some(3), Some(0), Some(20)]),
+    ]);
+    assert_eq!(
+        body,
+        json!({
+            "allowed": true, "error": null, "message": null, "failedLayer": null,
+            "limit": 3, "remaining": 0, "resetIn": 20, "retryAfter": null, "layers": layers,
+        })
+    );
+    let (answer, body) = check("user ip", &[(4, 1_500), (4, 20_000)], HeaderStyle::None);
+    assert!(!answer.allowed);
+    assert_eq!((&body["layers"][0]["allowed"], &body["layers"][1]["allowed"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&body["error"], &body["failedLayer"], &body["retryAfter"]),
+        (&json!("rate_limit_exceeded"), &json!("ip"), &json!(20))
+    );
+    assert_eq!(body["message"], "The limit of layer 'ip' is 3 in 60 s. Try again in 20 s.");
+    let (_, nothing) = check("none", &[], HeaderStyle::None);
+    assert_eq!((&nothing["allowed"], &nothing["limit"]), (&json!(true), &Value::Null));
+}
+
+#[test]
+fn an_application_has_headers_in_every_style() {
+    let names = |style| {
+        let (answer, _) = check("ip", &[(4, 20_000)], style);
+        answer.headers.iter().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    let denial = ["retry-after", "x-ratelimit-failed-layer", "x-ratelimit-type", "x-help"];
+    let draft06 = ["ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"];
+    let x = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
+    assert_eq!(names(HeaderStyle::None), [&draft06[..], &denial].concat());
+    assert_eq!(names(HeaderStyle::Draft06), [&draft06[..], &denial].concat());
+    assert_eq!(names(HeaderStyle::X), [&x[..], &denial].concat());
+    assert_eq!(names(HeaderStyle::Ietf), [&["ratelimit-policy", "ratelimit"][..], &denial].concat());
+}
+
+#[test]
+fn both_forms_of_a_question_are_read() {
+    let long = |hits: &str| {
+        decode_check(
+            format!(
+                r#"{{"domain": "shop", "descriptors": [
+                    {{"entries": [{{"key": "user", "value": "42"}}]{hits}}},
+                    {{"entries": [{{"key": "ip", "value": "1.2.3.4"}}]{hits}}}]}}"#
+            )
+            .as_bytes(),
+        )
+    };
+    let short = |hits: &str| {
+        let text = format!(r#"{{"domain": "shop", "entries": {{"user": "42", "ip": "1.2.3.4"}}{hits}}}"#);
+        decode_check(text.as_bytes())
+    };
+    assert!(short("").is_ok());
+    for (in_short, in_long) in [
+        ("", ""),
+        (r#", "hitsAddend": 3"#, r#", "hitsAddend": "3""#),
+        (r#", "hits_addend": 0"#, r#", "hitsAddend": "0""#),
+        (r#", "hitsAddend": null"#, ""),
+    ] {
+        assert_eq!(short(in_short), long(in_long), "{in_short}");
+    }
+}
+
+#[test]
+fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
+    let many: Vec<_> = (0..65).map(|key| format!("\"{key}\": \"\"")).collect();
+    for (body, expected) in [
+        ("".to_owned(), "EOF while parsing a value at line 1 column 0"),
+        ("{".to_owned(), "EOF while parsing an object"),
+        ("[]".to_owned(), "invalid type: sequence, expected a map"),
+        (r#"{"domain": 7}"#.to_owned(), "invalid type: integer `7`, expected a string"),
+        (r#"{"domain": "d", "unknown": 1}"#.to_owned(), "unknown field `unknown`"),
+        (
+            r#"{"domain": "d", "entries": {"a": 7}}"#.to_owned(),
+            "invalid type: integer `7`, expected a string",
+        ),
+        (
+            r#"{"domain": "d", "entries": ["a"]}"#.to_owned(),
+            "invalid type: sequence, expected a map of texts",
+        ),
+        (r#"{"domain": "d", "entries": {"a": "", "a": ""}}"#.to_owned(), "duplicate entry `a`"),
+        (format!("{{\"entries\": {{{}}}}}", many.join(",")), "more than 64 entries"),
+        (r#"{"entries": {}, "descriptors": []}"#.to_owned(), "unknown field `descriptors`"),
+        (r#"{"entries": {}, "hitsAddend": -1}"#.to_owned(), "invalid value: integer `-1`, expected u64"),
+        (r#"{"entries": {}} x"#.to_owned(), "trailing characters"),
+    ] {
+        let error = decode_check(body.as_bytes()).expect_err(&body).to_string();
+        assert!(error.starts_with(expected), "{body}: {error}");
+    }
+    for (body, expected) in [
+        (r#"{"entries": {"a": ""}}"#, "rate limit domain must not be empty"),
+        (r#"{"domain": "d", "entries": {}}"#, "rate limit descriptor list must not be empty"),
+        (r#"{"domain": "d"}"#, "rate limit descriptor list must not be empty"),
+        (r#"{"domain": "d", "entries": {"": "x"}}"#, "descriptors[0].entries[0].key must not be empty"),
+        (
+            r#"{"domain": "d", "entries": {"a": "x"}, "hitsAddend": 1000000001}"#,
+            "descriptors[0].hits_addend must not be more than 1000000000",
+        ),
+    ] {
+        let request = decode_check(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
+        assert_eq!(decode(&request).expect_err(body).to_string(), expected);
+    }
+}

@@ -1,9 +1,9 @@
 //! Reading one YAML value as what it should be, and saying what is wrong with it where it is not.
 
 use super::{PLACES, Parser};
-use crate::engine::rules::EnforcePercent;
 use crate::engine::rules::source::Placed;
 use crate::engine::rules::yaml::{self, Raw, Yaml};
+use crate::engine::rules::{EnforcePercent, Layer};
 
 impl Parser<'_> {
     /// The entries of a map whose names are all in `known`; the others are mistakes. `None` where it
@@ -58,6 +58,18 @@ impl Parser<'_> {
     /// A text that is not empty; no text where it is.
     pub(super) fn name(&mut self, name: &str, yaml: &Yaml) -> Option<String> {
         self.text(name, yaml).map(|text| text.value).filter(|text| !text.is_empty())
+    }
+
+    /// A layer's name, which is told in a header as it is; no name where it is empty.
+    pub(super) fn layer(&mut self, name: &str, yaml: &Yaml) -> Option<String> {
+        let layer = self.name(name, yaml)?;
+        let is_printable = layer.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        if !is_printable || layer.len() > Layer::MAX_NAME_BYTES {
+            let expected = format!("printable ASCII of at most {} characters", Layer::MAX_NAME_BYTES);
+            self.wrong_kind(name, &expected, yaml);
+            return None;
+        }
+        Some(layer)
     }
 
     /// A share in percent, with two decimals at the most.

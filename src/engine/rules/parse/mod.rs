@@ -3,10 +3,12 @@
 
 mod descriptor;
 mod fields;
+mod on_deny;
 mod penalty;
 mod rate_limit;
 
 use self::descriptor::DESCRIPTOR_FIELDS;
+use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
 use self::penalty::PENALTY_FIELDS;
 use self::rate_limit::RATE_LIMIT_FIELDS;
 use super::error::{Place, RuleError};
@@ -26,6 +28,8 @@ const PLACES: &[(&str, &[&str])] = &[
     ("in a descriptor, beside 'key'", DESCRIPTOR_FIELDS),
     ("inside 'rate_limit'", RATE_LIMIT_FIELDS),
     ("inside 'penalty'", PENALTY_FIELDS),
+    ("inside 'on_deny'", ON_DENY_FIELDS),
+    ("inside 'body' of 'on_deny'", BODY_FIELDS),
 ];
 
 /// The documents of `file` as far as they can be read, and what is wrong with the rest.

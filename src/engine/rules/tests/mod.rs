@@ -5,6 +5,7 @@ mod limits;
 mod loading;
 mod lookup;
 mod matcher;
+mod on_deny;
 mod stats;
 mod timezone;
 

@@ -1,0 +1,303 @@
+//! What a rule has told to those whom it denies: a body and headers of its own. Read and checked at load,
+//! put together on denial only.
+
+use std::fmt::{self, Write as _};
+
+use http::{HeaderName, HeaderValue};
+
+/// Bytes of a text, at the most: it travels in every answer that denies.
+pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+/// Headers of one rule, at the most.
+pub const MAX_HEADERS: usize = 32;
+/// Bytes of a header's value, at the most.
+const MAX_VALUE_BYTES: usize = 4 * 1024;
+
+/// Headers that belong to the connection or to the message's frame, which proxies and servers write
+/// themselves.
+const RESERVED: [&str; 9] = [
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// What is told on denial.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnDeny {
+    /// The body; `None` leaves it to whoever refuses the request.
+    pub body: Option<DenialBody>,
+    /// Headers to add, each name once; [`MAX_HEADERS`] at the most. Values are ASCII.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The body of a denial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DenialBody {
+    /// A problem document (RFC 9457).
+    Problem,
+    /// A text of the operator's.
+    Text {
+        /// The text.
+        template: Template,
+        /// What it is.
+        content_type: HeaderValue,
+    },
+}
+
+/// A text with places for what is known only on denial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Box<[Piece]>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Piece {
+    Text(Box<str>),
+    Place(Placeholder),
+}
+
+/// What a text may have a place for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placeholder {
+    /// Requests that may pass in one unit.
+    Limit,
+    /// What is left of them.
+    Remaining,
+    /// Seconds to wait.
+    Reset,
+    /// The layer that denies; nothing where it has no name.
+    Layer,
+    /// The rule that denies.
+    Rule,
+}
+
+/// What goes into the places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenialFacts<'a> {
+    /// Requests that may pass in one unit.
+    pub limit: u32,
+    /// What is left of them.
+    pub remaining: u32,
+    /// Whole seconds until the request would pass, rounded up.
+    pub reset_secs: u64,
+    /// The layer that denies; empty where it has no name.
+    pub layer: &'a str,
+    /// The rule that denies.
+    pub rule: &'a str,
+}
+
+/// Why a text is no template.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// Nothing is called so.
+    #[error("unknown placeholder '{{{0}}}': known are {known}; write '{{{{' and '}}}}' for braces", known = Placeholder::list())]
+    Unknown(String),
+    /// It has no end.
+    #[error("a '{{' without its '}}': write '{{{{' for a brace")]
+    Unclosed,
+    /// It has no beginning.
+    #[error("a '}}' without its '{{': write '}}}}' for a brace")]
+    Unopened,
+    /// It is longer than [`MAX_TEXT_BYTES`].
+    #[error("a text of more than {MAX_TEXT_BYTES} bytes")]
+    TooLong,
+}
+
+/// Why a header cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// No header can be called so.
+    #[error("'{0}' is no name of an HTTP header")]
+    Name(String),
+    /// It is not for rules to set.
+    #[error("'{0}' belongs to the connection, and is set by whoever sends the answer")]
+    Reserved(HeaderName),
+    /// The body has a place for it.
+    #[error("'content-type' is the body's: write 'body: {{text: …, content_type: …}}'")]
+    ContentType,
+    /// No header can say so.
+    #[error("the value of '{0}' must be ASCII without line breaks, of at most {MAX_VALUE_BYTES} bytes")]
+    Value(HeaderName),
+}
+
+impl Placeholder {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Limit, Self::Remaining, Self::Reset, Self::Layer, Self::Rule];
+
+    /// What it is called between braces.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Remaining => "remaining",
+            Self::Reset => "reset",
+            Self::Layer => "layer",
+            Self::Rule => "rule",
+        }
+    }
+
+    fn list() -> String {
+        Self::ALL.map(|place| format!("{{{}}}", place.name())).join(", ")
+    }
+}
+
+impl Template {
+    /// Reads `text`: `{name}` is a [`Placeholder`], `{{` and `}}` are braces.
+    ///
+    /// # Errors
+    /// The first thing in it that is neither, or its length.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(TemplateError::TooLong);
+        }
+        let (mut pieces, mut literal, mut rest) = (Vec::new(), String::new(), text);
+        while let Some(at) = rest.find(['{', '}']) {
+            let (before, after) = rest.split_at(at);
+            literal.push_str(before);
+            if let Some((brace, after)) = doubled(after) {
+                literal.push(brace);
+                rest = after;
+                continue;
+            }
+            let inside = after.strip_prefix('{').ok_or(TemplateError::Unopened)?;
+            let (name, after) = inside.split_once('}').ok_or(TemplateError::Unclosed)?;
+            let place = Placeholder::ALL.into_iter().find(|place| place.name() == name);
+            let place = place.ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
+            if !literal.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut literal).into()));
+            }
+            pieces.push(Piece::Place(place));
+            rest = after;
+        }
+        literal.push_str(rest);
+        if !literal.is_empty() {
+            pieces.push(Piece::Text(literal.into()));
+        }
+        Ok(Self(pieces.into()))
+    }
+
+    /// The text with `facts` in their places.
+    pub fn render(&self, facts: &DenialFacts<'_>) -> String {
+        let mut text = String::new();
+        for piece in &self.0 {
+            // Writing to a string does not fail.
+            let written = match piece {
+                Piece::Text(literal) => text.write_str(literal),
+                Piece::Place(Placeholder::Limit) => write!(text, "{}", facts.limit),
+                Piece::Place(Placeholder::Remaining) => write!(text, "{}", facts.remaining),
+                Piece::Place(Placeholder::Reset) => write!(text, "{}", facts.reset_secs),
+                Piece::Place(Placeholder::Layer) => text.write_str(facts.layer),
+                Piece::Place(Placeholder::Rule) => text.write_str(facts.rule),
+            };
+            debug_assert!(written.is_ok(), "{piece:?}");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Template {
+    /// As it may be written.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|piece| match piece {
+            Piece::Text(literal) => f.write_str(&literal.replace('{', "{{").replace('}', "}}")),
+            Piece::Place(place) => write!(f, "{{{}}}", place.name()),
+        })
+    }
+}
+
+/// A brace that is written twice at the beginning of `text`, and what follows.
+fn doubled(text: &str) -> Option<(char, &str)> {
+    let after = |braces| text.strip_prefix(braces);
+    after("{{").map(|rest| ('{', rest)).or_else(|| after("}}").map(|rest| ('}', rest)))
+}
+
+/// The header `name: value`, if rules may add it.
+///
+/// # Errors
+/// What is wrong with either.
+pub fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
+    let name: HeaderName = name.parse().map_err(|_| HeaderError::Name(name.to_owned()))?;
+    if RESERVED.contains(&name.as_str()) {
+        return Err(HeaderError::Reserved(name));
+    }
+    if name == http::header::CONTENT_TYPE {
+        return Err(HeaderError::ContentType);
+    }
+    match parse_value(value) {
+        Some(value) => Ok((name, value)),
+        None => Err(HeaderError::Value(name)),
+    }
+}
+
+/// `text` as the value of a header; `None` where it is not ASCII, has line breaks or is longer than 4 KiB.
+pub fn parse_value(text: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(text).ok().filter(|_| text.is_ascii() && text.len() <= MAX_VALUE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: DenialFacts<'_> =
+        DenialFacts { limit: 5, remaining: 0, reset_secs: 17, layer: "ip", rule: "shop.address" };
+
+    #[test]
+    fn places_are_filled_and_doubled_braces_are_braces() {
+        for (text, expected) in [
+            ("", ""),
+            ("no places", "no places"),
+            ("{limit}", "5"),
+            ("Slow down: {limit}, {remaining} left, {reset} s", "Slow down: 5, 0 left, 17 s"),
+            ("{layer}{rule}", "ipshop.address"),
+            (r#"{{"wait": {reset}, "in": {{}}}}"#, r#"{"wait": 17, "in": {}}"#),
+            ("{{{limit}}}", "{5}"),
+            ("{{limit}}", "{limit}"),
+            ("ü{limit}ü", "ü5ü"),
+        ] {
+            let template = Template::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(template.render(&FACTS), expected, "{text}");
+            assert_eq!(template.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_template_is_refused_with_what_would_be_one() {
+        for (text, expected) in [
+            (
+                "{user}",
+                "unknown placeholder '{user}': known are {limit}, {remaining}, {reset}, {layer}, {rule}",
+            ),
+            ("{Limit}", "unknown placeholder '{Limit}'"),
+            ("{ limit }", "unknown placeholder '{ limit }'"),
+            ("{}", "unknown placeholder '{}'"),
+            ("{limit", "a '{' without its '}'"),
+            ("{", "a '{' without its '}'"),
+            ("}", "a '}' without its '{'"),
+            ("{limit}}", "a '}' without its '{'"),
+        ] {
+            let error = Template::parse(text).expect_err(text).to_string();
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+        assert!(Template::parse(&"x".repeat(MAX_TEXT_BYTES)).is_ok());
+        assert_eq!(Template::parse(&"x".repeat(MAX_TEXT_BYTES + 1)), Err(TemplateError::TooLong));
+    }
+
+    #[test]
+    fn headers_are_those_that_anybody_may_add() {
+        let (name, value) = parse_header("X-Help", "https://example.com/limits").expect("a header");
+        assert_eq!((name.as_str(), value.to_str().expect("text")), ("x-help", "https://example.com/limits"));
+        for name in RESERVED {
+            assert!(matches!(parse_header(name, "x"), Err(HeaderError::Reserved(_))), "{name}");
+        }
+        for name in ["", ":status", "a b", "ü", "a:b"] {
+            assert!(matches!(parse_header(name, "x"), Err(HeaderError::Name(_))), "{name}");
+        }
+        assert_eq!(parse_header("Content-Type", "text/html"), Err(HeaderError::ContentType));
+        for value in ["a\nb", "a\rb", "\0", "ü", &"x".repeat(MAX_VALUE_BYTES + 1)] {
+            assert!(matches!(parse_header("x-help", value), Err(HeaderError::Value(_))), "{value:?}");
+        }
+        assert!(parse_header("x-help", "").is_ok());
+    }
+}

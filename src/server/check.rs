@@ -1,0 +1,77 @@
+//! `POST /v1/check`: whether a request may pass, for applications that ask by themselves.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+use tracing::Instrument as _;
+
+use super::answer::{AnswerError, Answerer};
+use super::http::{json_response, status_of};
+use super::wire::{self, CheckAnswer};
+use crate::store::StoreError;
+use crate::telemetry::traces;
+
+/// 200 where the request may pass and 429 where it may not. Whatever else there is to say is JSON too: a
+/// stable code and a sentence.
+pub(super) async fn check(
+    State(answerer): State<Arc<Answerer>>,
+    method: Method,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    if method != Method::POST {
+        let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
+        return ([(header::ALLOW, "POST")], refusal).into_response();
+    }
+    let body = match body {
+        Ok(body) => body,
+        Err(rejection) => {
+            let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+            let code = if too_large { "body_too_large" } else { "invalid_request" };
+            return refusal(rejection.status(), code, &rejection.body_text());
+        }
+    };
+    let request = match wire::decode_check(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            tracing::debug!(%error, "a body that is no request");
+            return refuse(&error.into());
+        }
+    };
+    let span = tracing::info_span!("ShouldRateLimit Execution");
+    traces::set_parent(&span, &headers);
+    match answerer.answer(&request, None, wire::encode_check).instrument(span).await {
+        Ok(CheckAnswer { allowed, headers, body }) => {
+            let status = if allowed { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
+            let mut response = json_response(status, body);
+            for (name, value) in headers {
+                response.headers_mut().append(name, value);
+            }
+            response
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &AnswerError) -> Response {
+    let code = match error {
+        AnswerError::InvalidRequest(_) => "invalid_request",
+        AnswerError::Overloaded => "overloaded",
+        AnswerError::NoRules => "no_rules",
+        AnswerError::Store(StoreError::Full { .. }) => "store_full",
+        AnswerError::Store(
+            StoreError::Unreachable(_) | StoreError::Unanswered(_) | StoreError::Refused(_),
+        ) => "store_unavailable",
+    };
+    refusal(status_of(error), code, &error.to_string())
+}
+
+/// An answer without a decision.
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+    json_response(status, json!({ "error": code, "message": message }).to_string())
+}

@@ -1,0 +1,136 @@
+//! What is told of a denial, whichever form it takes: which rule denied, what kind of limit that is, how
+//! long to wait, and the body that the rule asks for.
+
+use std::borrow::Cow;
+
+use http::HeaderValue;
+use serde_json::json;
+
+use super::headers::policy_names;
+use super::whole_secs;
+use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny};
+use crate::engine::{Code, Decision, Status};
+
+/// The problem type for a quota that is used up, as registered with IANA
+/// (draft-ietf-httpapi-ratelimit-headers).
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+
+/// A request that is denied.
+pub(super) struct Denial<'d, 'r> {
+    decision: &'d Decision<'r>,
+    /// The status that denies it.
+    status: &'d Status<'r>,
+}
+
+/// A body and what it is.
+pub(super) struct Body {
+    pub(super) content_type: HeaderValue,
+    pub(super) text: String,
+}
+
+impl<'d, 'r> Denial<'d, 'r> {
+    /// The denial that `decision` is; `None` where the request passes.
+    pub(super) fn of(decision: &'d Decision<'r>) -> Option<Self> {
+        decision.denial().map(|status| Self { decision, status })
+    }
+
+    /// The layer that denies, where it has a name.
+    pub(super) fn layer(&self) -> Option<&'d str> {
+        layer(self.status)
+    }
+
+    /// The rule that denies.
+    pub(super) fn rule(&self) -> Option<Cow<'d, str>> {
+        rule(self.status)
+    }
+
+    /// What kind of limit denies: the name of its algorithm, or `lockout`.
+    pub(super) fn kind(&self) -> Option<&'static str> {
+        match self.status.locked_out {
+            true => Some("lockout"),
+            false => self.status.limit.map(|limit| limit.algorithm.name()),
+        }
+    }
+
+    /// Whole seconds until the request would pass, at least 1: the longest wait of all that are over, so
+    /// that whoever waits so long is not sent away by another of them.
+    pub(super) fn retry_after_secs(&self) -> u64 {
+        let over = self.decision.statuses.iter().filter(|status| status.code == Code::OverLimit);
+        over.filter_map(|status| status.reset).map(whole_secs).max().unwrap_or_default().max(1)
+    }
+
+    /// What its rule has told.
+    pub(super) fn on_deny(&self) -> Option<&'d OnDeny> {
+        self.status.rule?.on_deny.as_deref()
+    }
+
+    /// The body that its rule asks for.
+    pub(super) fn body(&self) -> Option<Body> {
+        match self.on_deny()?.body.as_ref()? {
+            DenialBody::Problem => {
+                let content_type = HeaderValue::from_static("application/problem+json");
+                Some(Body { content_type, text: self.problem() })
+            }
+            DenialBody::Text { template, content_type } => {
+                let facts = DenialFacts {
+                    limit: self.status.limit.map_or(0, |limit| limit.requests_per_unit),
+                    remaining: self.status.remaining,
+                    reset_secs: self.retry_after_secs(),
+                    layer: self.layer().unwrap_or_default(),
+                    rule: &self.rule().unwrap_or_default(),
+                };
+                Some(Body { content_type: content_type.clone(), text: template.render(&facts) })
+            }
+        }
+    }
+
+    /// A sentence for people.
+    pub(super) fn sentence(&self) -> String {
+        let of_layer = self.layer().map(|layer| format!(" of layer '{layer}'")).unwrap_or_default();
+        if self.status.locked_out {
+            let secs = self.retry_after_secs();
+            return format!("Denied too often by the limit{of_layer}: locked out for {secs} s.");
+        }
+        let Some(limit) = self.status.limit else {
+            return format!("The request is denied. Try again in {} s.", self.retry_after_secs());
+        };
+        format!(
+            "The limit{of_layer} is {} in {} s. Try again in {} s.",
+            limit.requests_per_unit,
+            limit.usual_secs(),
+            self.retry_after_secs()
+        )
+    }
+
+    /// A problem document (RFC 9457).
+    fn problem(&self) -> String {
+        let names = policy_names(self.decision);
+        let over =
+            self.decision.statuses.iter().zip(names).filter(|(status, _)| status.code == Code::OverLimit);
+        let problem = json!({
+            "type": QUOTA_EXCEEDED,
+            "title": "Request cannot be satisfied as assigned quota has been exceeded",
+            "status": 429,
+            "detail": self.sentence(),
+            "limit": self.status.limit.map(|limit| limit.requests_per_unit),
+            "remaining": self.status.remaining,
+            "resetIn": self.status.reset.map(whole_secs),
+            "retryAfter": self.retry_after_secs(),
+            "layer": self.layer(),
+            "violated-policies": over.filter_map(|(_, name)| name).collect::<Vec<_>>(),
+        });
+        problem.to_string()
+    }
+}
+
+/// The layer of what applied to a descriptor, where it has a name.
+pub(in crate::server) fn layer<'d>(status: &'d Status<'_>) -> Option<&'d str> {
+    status.rule?.layer.as_deref().map(|layer| layer.name())
+}
+
+/// What applied to a descriptor: the limit by its name, else the rule by its path. `None` where nothing
+/// did, or the caller brought the limit.
+pub(in crate::server) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
+    let path = status.rule.map(|rule| &*rule.path);
+    status.name.or(path).map(Cow::Borrowed)
+}
