@@ -6,7 +6,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::algorithm::tick_us;
-use super::rules::Match;
+use super::rules::{Match, SharedPattern};
 use super::{Algorithm, Entry, Limit};
 
 /// How keys are spelt.
@@ -45,13 +45,13 @@ impl KeyWriter {
 
     /// The key of the counter for `entries` in `domain`, counted towards `limit`.
     ///
-    /// `matched` is the rule path the entries took, where they took one: at a level with
-    /// `share_threshold` every value counts under the pattern it matched.
+    /// `matched` is the rule path the entries took, where they took one: values are those it has, and at
+    /// a level with `share_threshold` every value counts under the pattern it matched.
     pub fn key(
         &self,
         domain: KeyDomain<'_>,
         entries: &[Entry<'_>],
-        matched: Option<&Match<'_>>,
+        matched: Option<&Match<'_, '_>>,
         limit: Limit,
     ) -> Bytes {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
@@ -61,8 +61,9 @@ impl KeyWriter {
             write_hash_tag(&mut key, domain.name);
         }
         let values = entries.iter().enumerate().map(|(level, entry)| {
-            let shared = matched.and_then(|matched| matched.shared_pattern(level));
-            (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
+            let step = matched.and_then(|matched| matched.path.get(level));
+            let own = || Value::Own(step.map_or(entry.value, |step| &step.value));
+            (entry.key, step.and_then(|step| step.shared_pattern()).map_or_else(own, Value::Shared))
         });
         match (self.format, limit.algorithm) {
             (KeyFormat::Envoyproxy, Algorithm::FixedWindow) => {
@@ -80,7 +81,7 @@ impl KeyWriter {
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Own(&'a [u8]),
-    Shared(&'a str),
+    Shared(SharedPattern<'a>),
 }
 
 /// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
@@ -100,7 +101,8 @@ fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
 
 /// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then netstrings
 /// (<https://cr.yp.to/proto/netstrings.txt>), which cannot be read in two ways. A shared pattern
-/// carries a `*` before its length, so that it cannot meet a value of the same text.
+/// carries a `*` before its length, or a `~` where it has no star, so that it cannot meet a value of the
+/// same text.
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
@@ -127,8 +129,12 @@ fn write_native<'a>(
         write_netstring(key, name);
         match value {
             Value::Own(value) => write_netstring(key, value),
-            Value::Shared(pattern) => {
+            Value::Shared(SharedPattern::Glob(pattern)) => {
                 key.put_u8(b'*');
+                write_netstring(key, pattern.as_bytes());
+            }
+            Value::Shared(SharedPattern::Other(pattern)) => {
+                key.put_u8(b'~');
                 write_netstring(key, pattern.as_bytes());
             }
         }
@@ -148,7 +154,7 @@ fn write_envoyproxy<'a>(
         key.put_u8(b'_');
         key.put_slice(match value {
             Value::Own(value) => value,
-            Value::Shared(pattern) => pattern.as_bytes(),
+            Value::Shared(SharedPattern::Glob(pattern) | SharedPattern::Other(pattern)) => pattern.as_bytes(),
         });
         key.put_u8(b'_');
     }

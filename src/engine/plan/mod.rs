@@ -78,7 +78,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         return Plan { domain_known: false, items };
     };
     let key_domain = KeyDomain { name: request.domain, hash_tag: domain.hash_tag() };
-    let found: SmallVec<[Found<'r>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
+    let found: SmallVec<[Found<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let items = request
         .descriptors
         .iter()
@@ -112,14 +112,15 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
     Plan { domain_known: true, items }
 }
 
-enum Found<'r> {
+#[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]
+enum Found<'r, 'a> {
     Nothing,
-    Rule(Match<'r>),
+    Rule(Match<'r, 'a>),
     Override(Limit),
 }
 
 /// A limit that the caller brings takes the place of the rules, whether or not one would match.
-fn find<'r>(domain: &'r Domain, descriptor: &Descriptor<'_>) -> Found<'r> {
+fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Found<'r, 'a> {
     match descriptor.limit_override {
         Some(limit) => Found::Override(limit),
         None => domain.find(&descriptor.entries).map_or(Found::Nothing, Found::Rule),
@@ -128,7 +129,7 @@ fn find<'r>(domain: &'r Domain, descriptor: &Descriptor<'_>) -> Found<'r> {
 
 /// Whether a rule that another descriptor of the request matched names `rule` in its `replaces`. An
 /// unlimited rule is never replaced, and a rule without a name cannot be.
-fn is_replaced(rule: &Rule, found: &[Found<'_>]) -> bool {
+fn is_replaced(rule: &Rule, found: &[Found<'_, '_>]) -> bool {
     let (Quota::Limited(_), Some(name)) = (rule.quota, &rule.name) else { return false };
     found.iter().any(|other| match other {
         Found::Rule(other) => other.rule.replaces.contains(name),
@@ -136,7 +137,7 @@ fn is_replaced(rule: &Rule, found: &[Found<'_>]) -> bool {
     })
 }
 
-fn rule_stats<'r>(domain: &Domain, matched: &Match<'r>, entries: &[Entry<'_>]) -> StatsRef<'r> {
+fn rule_stats<'r>(domain: &Domain, matched: &Match<'r, '_>, entries: &[Entry<'_>]) -> StatsRef<'r> {
     match &matched.rule.counts {
         Some(counts) => StatsRef::Rule(counts),
         None => StatsRef::Named(Box::new(matched.stats_path(domain.name(), entries))),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::error::{Place, RuleError, RuleErrors};
-use super::glob::Glob;
+use super::matching;
+use super::normalize::HashKey;
 use super::parse::parse;
-use super::quota::quota;
+use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{Quota, Rule, Rules};
@@ -24,6 +25,8 @@ pub struct CompileOptions {
     pub charge: ChargeMode,
     /// What becomes of a descriptor when the store fails, for the same.
     pub on_backend_failure: FailurePolicy,
+    /// What values are hashed with; without it a rule that asks for that is a mistake.
+    pub hash_key: Option<HashKey>,
 }
 
 /// Compiles `files` into one rule set. Rules that `previous` had under the same stats path keep
@@ -92,6 +95,7 @@ struct Above<'a> {
     algorithm: Algorithm,
     charge: ChargeMode,
     on_backend_failure: FailurePolicy,
+    hash_key: Option<&'a HashKey>,
 }
 
 struct FileCompiler<'c, 'p> {
@@ -130,22 +134,31 @@ impl FileCompiler<'_, '_> {
             algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
+            hash_key: options.hash_key.as_ref(),
         };
+        self.normalize(&document.descriptors, &mut domain.children, above);
         for descriptor in document.descriptors {
             self.descriptor(descriptor, &mut domain.children, above);
         }
         self.draft.domains.insert(name, domain);
     }
 
-    fn descriptor(&mut self, descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
+    fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
         let place = descriptor.place;
         self.draft.nodes = self.draft.nodes.saturating_add(1);
-        let mut node = node(&descriptor, self.draft.nodes);
+        let pattern = matching::pattern(&descriptor);
+        let is_sound = pattern.is_ok();
+        let pattern = pattern.unwrap_or_else(|mistakes| {
+            self.errors(mistakes);
+            Pattern::Any
+        });
+        let mut node = node(&descriptor, pattern, self.draft.nodes);
         let mut path = above.path.clone();
         path.parts.push(node.composite().into());
-        if node.share_threshold && !matches!(node.pattern, Pattern::Glob(_)) {
+        if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
             let message = format!(
-                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'",
+                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'; \
+                 one_of, cidr and regex will do as well",
                 node.composite()
             );
             self.error(place, message);
@@ -156,11 +169,13 @@ impl FileCompiler<'_, '_> {
             algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
+            hash_key: above.hash_key,
         };
-        for below in descriptor.descriptors {
+        self.normalize(&descriptor.descriptors, &mut node.children, here);
+        for below in std::mem::take(&mut descriptor.descriptors) {
             self.descriptor(below, &mut node.children, here);
         }
-        if let Some(rate_limit) = descriptor.rate_limit {
+        if let Some(rate_limit) = descriptor.rate_limit.take() {
             self.check_replaces(&rate_limit);
             // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
             let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
@@ -173,13 +188,31 @@ impl FileCompiler<'_, '_> {
                 on_backend_failure: here.on_backend_failure,
                 shadow_mode: descriptor.shadow_mode,
                 quota_mode: descriptor.quota_mode,
-                metadata: descriptor.metadata,
+                metadata: descriptor.metadata.take(),
             });
         }
         self.draft.rules += usize::from(node.rule.is_some());
-        if !siblings.insert(node) {
-            self.error(place, format!("duplicate descriptor composite key '{path}'"));
+        if is_sound && let Err(clash) = siblings.insert(node) {
+            match matching::tell(clash, &descriptor) {
+                Some(mistakes) => self.errors(mistakes),
+                None => self.error(place, format!("duplicate descriptor composite key '{path}'")),
+            }
         }
+    }
+
+    /// What is done to the values of each key, before the levels below `above` have their places.
+    fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, above: Above<'_>) {
+        match matching::normalize(descriptors, siblings, above.hash_key) {
+            Ok(warnings) => warnings.into_iter().for_each(|(place, message)| {
+                let warning = RuleError::new(&self.file.name, &self.file.text, place, message);
+                self.draft.warnings.push(warning);
+            }),
+            Err(mistakes) => self.errors(mistakes),
+        }
+    }
+
+    fn errors(&mut self, mistakes: Vec<Mistake>) {
+        mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
     }
 
     fn quota(&mut self, rate_limit: &RateLimit, above: Algorithm, path: &StatsPath) -> Option<Quota> {
@@ -196,7 +229,7 @@ impl FileCompiler<'_, '_> {
                 Some(quota)
             }
             Err(mistakes) => {
-                mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
+                self.errors(mistakes);
                 None
             }
         }
@@ -214,12 +247,7 @@ impl FileCompiler<'_, '_> {
 }
 
 /// The level that `descriptor` writes, without its rule and the levels below.
-fn node(descriptor: &Descriptor, order: u32) -> Node {
-    let pattern = match &descriptor.value {
-        None => Pattern::Any,
-        Some(value) if value.contains('*') => Pattern::Glob(Glob::new(value)),
-        Some(value) => Pattern::Exact(value.as_str().into()),
-    };
+fn node(descriptor: &Descriptor, pattern: Pattern, order: u32) -> Node {
     Node {
         key: descriptor.key.as_str().into(),
         pattern,

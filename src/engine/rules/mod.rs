@@ -1,12 +1,17 @@
 //! Rules: read from YAML, checked, and compiled into an immutable tree that requests are matched
 //! against.
 
+mod cidr;
 mod compile;
 mod dump;
 mod error;
 mod glob;
+mod matching;
+mod normalize;
 mod parse;
+mod pattern;
 mod quota;
+mod siblings;
 mod source;
 mod tree;
 mod yaml;
@@ -23,8 +28,10 @@ use serde_json::{Map, Value};
 pub use compile::{CompileOptions, compile};
 pub use error::{Place, RuleError, RuleErrors};
 pub use glob::Glob;
+pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
+pub use pattern::{Cidr, Expression, OneOf};
 pub use source::SourceFile;
-pub use tree::{Domain, Match, Node, Pattern};
+pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, Limit};

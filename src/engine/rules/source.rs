@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::error::Place;
+use super::normalize::NormalizeStep;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// One rule file.
@@ -48,6 +49,7 @@ pub(super) struct Descriptor {
     pub(super) key: String,
     /// Not empty.
     pub(super) value: Option<String>,
+    pub(super) matching: Matching,
     pub(super) rate_limit: Option<RateLimit>,
     pub(super) descriptors: Vec<Self>,
     pub(super) charge: Option<ChargeMode>,
@@ -58,6 +60,17 @@ pub(super) struct Descriptor {
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
     pub(super) metadata: Option<Map<String, Value>>,
+}
+
+/// What a level takes in place of a value, and what is done to values first.
+#[derive(Debug, Default)]
+pub(super) struct Matching {
+    pub(super) one_of: Option<Placed<Vec<Placed<String>>>>,
+    /// As written.
+    pub(super) cidr: Option<Placed<Vec<Placed<String>>>>,
+    /// As written.
+    pub(super) regex: Option<Placed<String>>,
+    pub(super) normalize: Option<Placed<Vec<Placed<NormalizeStep>>>>,
 }
 
 /// What applies at a level.

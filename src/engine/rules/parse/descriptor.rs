@@ -1,12 +1,16 @@
 //! A level of the rule tree as written.
 
 use super::Parser;
-use crate::engine::rules::source::Descriptor;
+use crate::engine::rules::source::{Descriptor, Matching};
 use crate::engine::rules::yaml::{self, Yaml};
 
 pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
+    "one_of",
+    "cidr",
+    "regex",
+    "normalize",
     "rate_limit",
     "descriptors",
     "charge",
@@ -25,6 +29,7 @@ impl Parser<'_> {
             place: yaml::place(yaml),
             key: String::new(),
             value: None,
+            matching: Matching::default(),
             rate_limit: None,
             descriptors: Vec::new(),
             charge: None,
@@ -43,6 +48,10 @@ impl Parser<'_> {
                     let text = self.text(name, value).map(|text| text.value);
                     descriptor.value = text.filter(|text| !text.is_empty());
                 }
+                "one_of" => descriptor.matching.one_of = self.texts(name, value),
+                "cidr" => descriptor.matching.cidr = self.text_or_texts(name, value),
+                "regex" => descriptor.matching.regex = self.text(name, value),
+                "normalize" => descriptor.matching.normalize = self.normalize(name, value),
                 "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
                 "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
                 "charge" => descriptor.charge = self.charge_mode(name, value),

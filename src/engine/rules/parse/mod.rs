@@ -3,6 +3,7 @@
 
 mod descriptor;
 mod fields;
+mod matching;
 mod rate_limit;
 
 use self::descriptor::DESCRIPTOR_FIELDS;

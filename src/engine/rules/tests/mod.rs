@@ -5,6 +5,7 @@ mod limits;
 mod loading;
 mod lookup;
 mod matcher;
+mod patterns;
 mod stats;
 
 use super::{CompileOptions, RuleErrors, Rules, SourceFile, compile};
