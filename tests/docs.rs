@@ -68,8 +68,10 @@ fn the_rules_that_are_shown_use_every_field() {
     let fields: Vec<_> = fields.map(|(field, _)| field).collect();
     assert!(fields.len() > 10, "{fields:?}");
     for field in fields {
-        let is_step = shown.contains(&format!("[{field}")) || shown.contains(&format!(", {field}"));
-        assert!(shown.contains(&format!("{field}:")) || is_step, "{field} has no example");
+        // Steps without options stand in a list.
+        let is_step = ["lowercase", "trim", "hash"].contains(&field);
+        let example = if is_step { field.to_owned() } else { format!("{field}:") };
+        assert!(shown.contains(&example), "{field} has no example");
     }
 }
 

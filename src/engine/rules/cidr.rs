@@ -51,6 +51,11 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
     }
 }
 
+/// Whether `value` is an address or a network in `network`.
+pub(super) fn takes(network: &IpNet, value: &[u8]) -> bool {
+    of_value(value).is_some_and(|value| network.contains(&value))
+}
+
 /// The network that the value of a request is: an address is one of its own. Networks are what
 /// `ip_prefix` makes of addresses.
 fn of_value(value: &[u8]) -> Option<IpNet> {

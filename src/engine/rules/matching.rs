@@ -173,7 +173,7 @@ pub(super) fn normalize(
     if mistakes.is_empty() { Ok(unreachable_values(descriptors, siblings)) } else { Err(mistakes) }
 }
 
-/// Values in rules that no value is after it was normalized.
+/// Values in rules that no value is after it was normalized, and networks that none lies in.
 fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mistake> {
     let mut found = Vec::new();
     for descriptor in descriptors {
@@ -190,6 +190,19 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
                      that"
                 );
                 found.push((place, message));
+            }
+        }
+        for Placed { value, place } in descriptor.matching.cidr.iter().flat_map(|list| &list.value) {
+            let Ok(network) = cidr::parse(value) else { continue };
+            let address = network.addr().to_string();
+            let normalized = normalize.matched(address.as_bytes());
+            if !cidr::takes(&network, &normalized) {
+                let normalized = String::from_utf8_lossy(&normalized);
+                let message = format!(
+                    "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they \
+                     are matched; write a network that holds that"
+                );
+                found.push((*place, message));
             }
         }
     }

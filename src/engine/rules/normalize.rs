@@ -206,6 +206,8 @@ fn hash(key: &hmac::Key, value: &[u8]) -> SmallVec<[u8; INLINE_BYTES]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::engine::rules::Place;
 
@@ -349,5 +351,21 @@ mod tests {
             assert_eq!(allocated.count_total, 0, "{value}");
         }
         assert!(matches!(all.matched(b" alice "), Text::Borrowed(b"alice")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_can_be_normalized_and_no_more_is_taken_than_there_is(
+            value in prop::collection::vec(prop::sample::select(&b"aA1.:,[] \xff"[..]), 0..40),
+            trusted_hops in 1..=100u8,
+        ) {
+            let taken = normalize(&[NormalizeStep::Trim, NormalizeStep::ForwardedFor { trusted_hops }]);
+            let taken = taken.matched(&value);
+            prop_assert!(value.windows(taken.len().max(1)).any(|part| *part == *taken) || taken.is_empty());
+            prop_assert!(!taken.contains(&b','));
+            let all = [NormalizeStep::IpPrefix { v4: 8, v6: 8 }, NormalizeStep::Lowercase, NormalizeStep::Hash];
+            let all = normalize(&all);
+            prop_assert_eq!(all.counted(all.matched(&value)).len(), 2 * HASH_BYTES);
+        }
     }
 }

@@ -382,14 +382,31 @@ descriptors:
   - {key: k, normalize: [lowercase], value: Any*, rate_limit: 1/day}
 ",
     );
-    let found: Vec<_> =
-        rules.warnings.iter().map(|warning| (warning.place.line, &*warning.message)).collect();
     let message = |value: &str, normalized: &str| {
         format!(
             "'{value}' takes nothing: 'normalize' makes it '{normalized}' before it is matched; write that"
         )
     };
-    assert_eq!(found, [(4, &*message("Alice", "alice")), (5, &*message("Carol", "carol"))]);
+    let told = |rules: &Rules| -> Vec<_> {
+        rules.warnings.iter().map(|warning| (warning.place.line, warning.message.clone())).collect()
+    };
+    assert_eq!(told(&rules), [(4, message("Alice", "alice")), (5, message("Carol", "carol"))]);
+    let rules = load(
+        "
+domain: d
+descriptors:
+  - {key: ip, cidr: [10.0.0.0/16, 10.1.2.3, 'fd00::/64', 'fd00:1::/65'], rate_limit: 1/day}
+  - {key: ip, normalize: [trim, {ip_prefix: {v4: 24}}], rate_limit: 1/day}
+",
+    );
+    let message = |value: &str, normalized: &str| {
+        format!(
+            "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they are matched; \
+             write a network that holds that"
+        )
+    };
+    let expected = [(4, message("10.1.2.3", "10.1.2.0/24")), (4, message("fd00:1::/65", "fd00:1::/64"))];
+    assert_eq!(told(&rules), expected);
 }
 
 #[test]
