@@ -22,6 +22,21 @@ fn load(text: String) -> Rules {
     compile(&[file], options, None).expect("the rules are right")
 }
 
+/// `count` users below one service, a rule for each of them and one method.
+fn users(count: usize) -> Rules {
+    let mut text =
+        "domain: bench\ndescriptors:\n  - key: service\n    value: shop\n    descriptors:\n".to_owned();
+    for user in 0..count {
+        write!(
+            text,
+            "      - key: user\n        value: user-{user:06}\n        descriptors: \
+             [{{key: method, value: GET, rate_limit: 100/minute}}]\n"
+        )
+        .expect("text");
+    }
+    load(text)
+}
+
 /// `count` rules for tenant, path and method: ten for each tenant, two for each of its paths.
 fn tenants(count: usize) -> Rules {
     let mut text = "domain: bench\ndescriptors:\n".to_owned();
@@ -42,7 +57,16 @@ fn tenants(count: usize) -> Rules {
 
 type Texts = [(&'static str, String); 3];
 
-fn descriptors(rules: usize) -> Vec<Texts> {
+fn of_users(rules: usize) -> Vec<Texts> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut one = || {
+        let user = format!("user-{:06}", random.usize(..rules));
+        [("service", "shop".to_owned()), ("user", user), ("method", "GET".to_owned())]
+    };
+    (0..DESCRIPTORS).map(|_| one()).collect()
+}
+
+fn of_tenants(rules: usize) -> Vec<Texts> {
     let mut random = fastrand::Rng::with_seed(7);
     let tenants = rules.div_ceil(10);
     let one = |_| {
@@ -60,24 +84,33 @@ fn entries(texts: &Texts) -> [Entry<'_>; 3] {
     texts.each_ref().map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() })
 }
 
+type Shape = (&'static str, fn(usize) -> Rules, fn(usize) -> Vec<Texts>);
+
 fn by_number_of_rules(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("three entries");
-    for count in [10, 1_000, 100_000] {
-        let rules = tenants(count);
-        assert_eq!(rules.len(), count);
-        let domain = rules.domain(b"bench").expect("it is there");
-        let texts = descriptors(count);
-        let asked: Vec<_> = texts.iter().map(entries).collect();
-        assert!(asked.iter().all(|entries| domain.find(entries).is_some()));
-        group.bench_with_input(BenchmarkId::new("in turn", count), &asked, |bencher, asked| {
-            let mut next = asked.iter().cycle();
-            bencher.iter(|| domain.find(black_box(next.next().expect("they go round"))).is_some());
-        });
-        group.bench_with_input(BenchmarkId::new("one descriptor", count), &asked[0], |bencher, entries| {
-            bencher.iter(|| domain.find(black_box(entries)).is_some());
-        });
+    let shapes: [Shape; 2] = [("users", users, of_users), ("tenants", tenants, of_tenants)];
+    for (shape, rules, descriptors) in shapes {
+        let mut group = criterion.benchmark_group(format!("three entries, {shape}"));
+        for count in [10, 1_000, 100_000] {
+            let rules = rules(count);
+            assert_eq!(rules.len(), count);
+            let domain = rules.domain(b"bench").expect("it is there");
+            let texts = descriptors(count);
+            let asked: Vec<_> = texts.iter().map(entries).collect();
+            assert!(asked.iter().all(|entries| domain.find(entries).is_some()));
+            group.bench_with_input(BenchmarkId::new("in turn", count), &asked, |bencher, asked| {
+                let mut next = asked.iter().cycle();
+                bencher.iter(|| domain.find(black_box(next.next().expect("they go round"))).is_some());
+            });
+            group.bench_with_input(
+                BenchmarkId::new("one descriptor", count),
+                &asked[0],
+                |bencher, entries| {
+                    bencher.iter(|| domain.find(black_box(entries)).is_some());
+                },
+            );
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 /// One entry, and each kind of pattern and step.

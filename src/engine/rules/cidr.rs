@@ -15,6 +15,9 @@ impl NetworkMap {
     /// What the longest of the networks leads to that `value` lies in. `None` also where `value` is
     /// neither an address nor a network.
     pub(super) fn find(&self, value: &[u8]) -> Option<u32> {
+        if self.0.is_empty() {
+            return None;
+        }
         self.0.get_lpm(&of_value(value)?).map(|(_, found)| *found)
     }
 

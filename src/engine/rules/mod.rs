@@ -13,6 +13,7 @@ mod pattern;
 mod quota;
 mod siblings;
 mod source;
+mod text_map;
 mod tree;
 mod yaml;
 

@@ -1,12 +1,11 @@
 //! The nodes of one key below one node, found by a value: the exact one, else the first pattern with a
 //! star, the longest network, the first expression, and at last the bare key.
 
-use hashbrown::HashMap;
-
 use super::cidr::NetworkMap;
 use super::glob::Glob;
 use super::normalize::{Normalize, Text};
 use super::pattern::Expression;
+use super::text_map::TextMap;
 use super::tree::{Node, Pattern};
 
 /// The nodes for one key.
@@ -16,11 +15,18 @@ pub(super) struct Siblings {
     normalize: Option<Box<Normalize>>,
     /// Everything below leads here by index.
     nodes: Vec<Node>,
-    exact: HashMap<Box<[u8]>, Exact, foldhash::fast::RandomState>,
-    globs: Vec<(Glob, u32)>,
-    networks: Option<Box<NetworkMap>>,
-    expressions: Vec<(Box<Expression>, u32)>,
+    exact: TextMap<Exact>,
+    /// Most keys have none: without them there is less to fetch from memory.
+    patterns: Option<Box<Patterns>>,
     bare: Option<u32>,
+}
+
+/// The nodes that take other values than exact ones.
+#[derive(Debug, Default)]
+struct Patterns {
+    globs: Vec<(Glob, u32)>,
+    networks: NetworkMap,
+    expressions: Vec<(Box<Expression>, u32)>,
 }
 
 /// What one value leads to. A rule for it alone goes before a list that has it.
@@ -62,17 +68,14 @@ impl Siblings {
     }
 
     pub(super) fn first_glob(&self, value: &[u8]) -> Option<&Node> {
-        let (_, index) = self.globs.iter().find(|(glob, _)| glob.takes(value))?;
+        let (_, index) = self.patterns.as_ref()?.globs.iter().find(|(glob, _)| glob.takes(value))?;
         self.node(*index)
     }
 
     /// What comes after every pattern with a star.
     pub(super) fn network_expression_or_bare(&self, value: &[u8]) -> Option<&Node> {
-        let network = || self.networks.as_ref()?.find(value);
-        let expression = || {
-            self.expressions.iter().find(|(expression, _)| expression.takes(value)).map(|(_, index)| *index)
-        };
-        self.node(network().or_else(expression).or(self.bare)?)
+        let pattern = self.patterns.as_ref().and_then(|patterns| patterns.network_or_expression(value));
+        self.node(pattern.or(self.bare)?)
     }
 
     fn node(&self, index: u32) -> Option<&Node> {
@@ -102,7 +105,7 @@ impl Siblings {
         match &node.pattern {
             Pattern::Any => free(self.bare.replace(index))?,
             Pattern::Exact(value) => {
-                free(self.exact.entry(value.as_bytes().into()).or_default().alone.replace(index))?;
+                free(self.exact.entry(value.as_bytes()).alone.replace(index))?;
             }
             Pattern::OneOf(one_of) => {
                 let is_taken = |value: &&str| {
@@ -111,25 +114,37 @@ impl Siblings {
                 let values = one_of.values.iter().map(AsRef::as_ref);
                 none(values.filter(is_taken).map(str::to_owned))?;
                 for value in &one_of.values {
-                    self.exact.entry(value.as_bytes().into()).or_default().listed = Some(index);
+                    self.exact.entry(value.as_bytes()).listed = Some(index);
                 }
             }
             Pattern::Glob(glob) => {
-                free(self.globs.iter().find(|(known, _)| known == glob))?;
-                self.globs.push((glob.clone(), index));
+                let globs = &mut self.patterns.get_or_insert_default().globs;
+                free(globs.iter().find(|(known, _)| known == glob))?;
+                globs.push((glob.clone(), index));
             }
             Pattern::Cidr(cidr) => {
-                let map = self.networks.get_or_insert_default();
+                let map = &mut self.patterns.get_or_insert_default().networks;
                 none(cidr.networks.iter().filter(|network| map.contains(network)).map(ToString::to_string))?;
                 cidr.networks.iter().for_each(|network| map.insert(*network, index));
             }
             Pattern::Regex(expression) => {
-                free(self.expressions.iter().find(|(known, _)| known == expression))?;
-                self.expressions.push((expression.clone(), index));
+                let expressions = &mut self.patterns.get_or_insert_default().expressions;
+                free(expressions.iter().find(|(known, _)| known == expression))?;
+                expressions.push((expression.clone(), index));
             }
         }
         self.nodes.push(node);
         Ok(())
+    }
+}
+
+impl Patterns {
+    fn network_or_expression(&self, value: &[u8]) -> Option<u32> {
+        let expression = || {
+            let (_, index) = self.expressions.iter().find(|(expression, _)| expression.takes(value))?;
+            Some(*index)
+        };
+        self.networks.find(value).or_else(expression)
     }
 }
 

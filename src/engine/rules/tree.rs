@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Rule;
@@ -13,10 +12,9 @@ use super::glob::Glob;
 use super::normalize::{Normalize, Text};
 use super::pattern::{Cidr, Expression, OneOf};
 use super::siblings::{Clash, Siblings};
+use super::text_map::TextMap;
 use crate::engine::Entry;
 use crate::engine::tally::StatsPath;
-
-type Map<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState>;
 
 /// The rules of one domain.
 #[derive(Debug)]
@@ -30,7 +28,7 @@ pub struct Domain {
 /// the file with a star that takes it, the longest network, the first expression, the bare key.
 #[derive(Debug, Default)]
 pub(super) struct Children {
-    by_key: Map<Siblings>,
+    by_key: TextMap<Siblings>,
     /// Nodes whose *key* has a star: the pattern is held against `key_value`.
     key_patterns: Vec<(Glob, Node)>,
 }
@@ -181,7 +179,7 @@ impl Children {
     }
 
     pub(super) fn of_key(&mut self, key: &str) -> &mut Siblings {
-        self.by_key.entry(key.as_bytes().into()).or_default()
+        self.by_key.entry(key.as_bytes())
     }
 
     /// The nodes, in no order.
