@@ -12,7 +12,7 @@ use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, plan};
 use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
 use crate::store::fallback::Fallback;
-use crate::store::{Charge, Readings, Store, StoreError};
+use crate::store::{Charge, Lockout, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 /// Decides requests.
@@ -54,7 +54,8 @@ impl Limiter {
     ) -> Result<Decision<'r>, StoreError> {
         let now = self.clock.now();
         let plan = plan(rules, request, &self.keys);
-        let charges: SmallVec<[Charge; 2]> = plan.limited().map(|limited| self.charge_of(limited)).collect();
+        let charges: SmallVec<[Charge; 2]> =
+            plan.limited().flat_map(|limited| self.charges_of(limited)).collect();
         let readings = self.charge(&charges, now, deadline).await;
         let readings = self.fallback.resolve(&charges, readings, now)?;
         let decision = judge(plan, readings, &self.modes);
@@ -62,11 +63,22 @@ impl Limiter {
         Ok(decision)
     }
 
-    fn charge_of(&self, limited: &Limited<'_>) -> Charge {
+    fn charges_of<'l>(&self, limited: &'l Limited<'_>) -> impl Iterator<Item = Charge> + use<'l> {
         // Where nothing is enforced, nothing keeps anything else from being counted.
         let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
-        let Limited { key, limit, hits, mode, on_failure, .. } = limited;
-        Charge { key: key.clone(), limit: *limit, hits: *hits, mode: *mode, vote, on_failure: *on_failure }
+        let Limited { counters, lockout, hits, mode, on_failure, .. } = limited;
+        let lockout = lockout
+            .as_ref()
+            .map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
+        counters.iter().map(move |counter| Charge {
+            key: counter.key.clone(),
+            limit: counter.limit,
+            hits: *hits,
+            mode: *mode,
+            vote,
+            lockout: lockout.clone(),
+            on_failure: *on_failure,
+        })
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.

@@ -1,137 +1,8 @@
 //! envoyproxy/ratelimit's behaviour from rules to answers, the same on every store.
-//!
-//! A scenario is rules and a script. A line of the script asks once and says what the answer is:
-//!
-//! ```text
-//! @1200                                the time from here on, in seconds since the epoch
-//! user=bob -> OK | OK 4                overall code; code and remaining hits of each descriptor
-//! user=bob*3; path=/ -> OVER | …       two descriptors; the first one counts 3 hits
-//! user=bob*0, user=bob*-2              a peek; a refund of 2
-//! user=bob -> OK | OK -                no limit applies
-//! ```
 
-use std::sync::Arc;
-use std::time::Duration;
+use tollgate::engine::{Modes, Tally};
 
-use tollgate::clock::ManualClock;
-use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
-use tollgate::engine::{
-    Code, Decision, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request, Rules, Status, Tally,
-    Timestamp,
-};
-use tollgate::limiter::Limiter;
-use tollgate::store::Store;
-
-use smallvec::smallvec;
-
-use crate::support::stores;
-
-/// Runs `script` under `rules` on a memory store and on a Redis, in both key formats.
-async fn check(rules: &str, modes: Modes, script: &str) -> Tally {
-    let mut tallies = Vec::new();
-    for (name, store) in stores::all().await {
-        for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
-            let keys = KeyWriter::new(format, &format!("{format:?}:"));
-            let world = World::new(Arc::clone(&store.store), keys, modes);
-            tallies.push(world.run(rules, script, &format!("{name}, {format:?}")).await);
-        }
-    }
-    assert!(
-        tallies.windows(2).all(|pair| pair[0] == pair[1]),
-        "stores differ in what they count: {tallies:?}"
-    );
-    tallies[0]
-}
-
-struct World {
-    limiter: Limiter,
-    clock: Arc<ManualClock>,
-}
-
-impl World {
-    fn new(store: Arc<dyn Store>, keys: KeyWriter, modes: Modes) -> Self {
-        let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_200)));
-        let limiter = Limiter {
-            rules: Arc::default(),
-            store,
-            fallback: stores::fallback(),
-            patience: Duration::ZERO,
-            clock: Arc::clone(&clock) as _,
-            metrics: stores::metrics(),
-            keys,
-            modes,
-        };
-        Self { limiter, clock }
-    }
-
-    async fn run(&self, rules: &str, script: &str, world: &str) -> Tally {
-        let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
-        let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
-        let mut sum = Tally::default();
-        for (number, line) in script.lines().enumerate() {
-            let line = line.split('#').next().unwrap_or_default().trim();
-            let at = format!("{world}: line {}: {line}", number + 1);
-            if let Some(secs) = line.strip_prefix('@') {
-                self.clock.set(Timestamp::from_secs(secs.parse().expect("a number of seconds")));
-            } else if !line.is_empty() {
-                let (asked, expected) = line.split_once("->").expect("a question and its answer");
-                let request = Request {
-                    domain: b"test-domain",
-                    descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
-                };
-                let decision = self.limiter.decide(&rules, &request, None).await.expect("the store answers");
-                assert_eq!(answer(&decision), expected.trim(), "{at}");
-                add(&mut sum, &decision);
-            }
-        }
-        self.still_decides(&rules).await;
-        sum
-    }
-
-    /// A request under no rule passes, whatever came before it.
-    async fn still_decides(&self, rules: &Rules) {
-        let request = Request { domain: b"elsewhere", descriptors: smallvec![descriptor("a=b")] };
-        let decision = self.limiter.decide(rules, &request, None).await.expect("nothing is charged");
-        assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
-    }
-}
-
-fn add(sum: &mut Tally, decision: &Decision<'_>) {
-    for (_, tally) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
-        sum.total_hits += tally.total_hits;
-        sum.over_limit += tally.over_limit;
-        sum.near_limit += tally.near_limit;
-        sum.within_limit += tally.within_limit;
-        sum.shadow_mode += tally.shadow_mode;
-        sum.total_negative_hits += tally.total_negative_hits;
-    }
-}
-
-/// `key=value,key=value`, `*hits` behind it.
-fn descriptor(text: &str) -> Descriptor<'_> {
-    let (text, hits) = text.split_once('*').unwrap_or((text, "1"));
-    let hits: i64 = hits.parse().expect("a number of hits");
-    let count = u32::try_from(hits.unsigned_abs()).expect("few hits");
-    let pairs = text.split(',').map(|pair| pair.split_once('=').expect("key=value"));
-    let entries = pairs.map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() });
-    Descriptor {
-        entries: entries.collect(),
-        hits: if hits < 0 { Hits::Refund(count) } else { Hits::Add(count) },
-        limit_override: None,
-    }
-}
-
-/// `OK | OK 4, OVER 0`
-fn answer(decision: &Decision<'_>) -> String {
-    let code = |code| if code == Code::Ok { "OK" } else { "OVER" };
-    let status = |status: &Status<'_>| match status.limit {
-        Some(_) => format!("{} {}", code(status.code), status.remaining),
-        None if status.remaining == u32::MAX => format!("{} unlimited", code(status.code)),
-        None => format!("{} -", code(status.code)),
-    };
-    let statuses: Vec<_> = decision.statuses.iter().map(status).collect();
-    format!("{} | {}", code(decision.code), statuses.join(", "))
-}
+use crate::support::scenario::check;
 
 fn tally(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> Tally {
     Tally { total_hits, over_limit, near_limit, within_limit, ..Tally::default() }
@@ -358,19 +229,15 @@ domain: test-domain
 descriptors:
   - {key: k, rate_limit: {unit: minute, requests_per_unit: 3}}
 ";
-    let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
-    let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
-    for (_, store) in stores::all().await {
-        let world = World::new(Arc::clone(&store.store), KeyWriter::default(), Modes::default());
-        let request = Request { domain: b"test-domain", descriptors: smallvec![descriptor("k=v")] };
-        for (now_us, reset_us) in
-            [(1_200_000_000, 60_000_000), (1_202_500_000, 57_500_000), (1_259_999_999, 1)]
-        {
-            world.clock.set(Timestamp::from_micros(now_us));
-            let decision = world.limiter.decide(&rules, &request, None).await.expect("the store answers");
-            assert_eq!(decision.statuses[0].reset, Some(Duration::from_micros(reset_us)));
-        }
-    }
+    let script = "
+@1200
+k=v -> OK | OK 2 in 60
+@1202.5
+k=v -> OK | OK 1 in 57.5
+@1259.999999
+k=v -> OK | OK 0 in 0.000001
+";
+    check(rules, Modes::default(), script).await;
 }
 
 #[tokio::test]

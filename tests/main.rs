@@ -6,10 +6,12 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod calendar;
 mod cli;
 mod conformance;
 mod docs;
 mod envoy;
+mod limits;
 mod metrics;
 mod provider;
 mod redis_cluster;

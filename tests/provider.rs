@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tollgate::clock::ManualClock;
-use tollgate::engine::rules::{CompileOptions, Quota};
+use tollgate::engine::rules::CompileOptions;
 use tollgate::engine::{Entry, Rules, Timestamp};
 use tollgate::provider::files::{FileProvider, FileSettings};
 use tollgate::provider::{Handle, Status};
@@ -73,10 +73,8 @@ impl Provider {
     fn limit(&self, domain: &str, key: &str) -> Option<u32> {
         let rules = self.rules.load();
         let entries = [Entry { key: key.as_bytes(), value: b"any" }];
-        match rules.as_ref()?.domain(domain.as_bytes())?.find(&entries)?.rule.quota {
-            Quota::Limited(limit) => Some(limit.requests_per_unit),
-            Quota::Unlimited => None,
-        }
+        let found = rules.as_ref()?.domain(domain.as_bytes())?.find(&entries)?;
+        found.rule.limits().first().map(|limit| limit.limit.requests_per_unit)
     }
 
     fn error(&self) -> Option<String> {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
-use proptest::{collection, prop_assert_eq};
+use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
 use tokio::task::JoinSet;
+use tollgate::engine::lockout::{Block, Ladder};
 use tollgate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
-use tollgate::store::{Charge, Store, StoreError};
+use tollgate::store::{Charge, Lockout, Store, StoreError};
 
 use crate::support::redis::cluster::Cluster;
 use crate::support::redis::sentinel::{Passwords, Sentinels};
@@ -109,6 +110,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
         hits,
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
+        lockout: None,
         on_failure: FailurePolicy::Error,
     }
 }
@@ -310,6 +312,18 @@ async fn callers_at_once_are_admitted_exactly_up_to_the_limit(bed: &Bed) {
     assert_eq!(bed.used(&KEYS.map(look), after(0)).await, [total; KEYS.len()]);
 }
 
+/// Ladders that are climbed in the time of a case.
+fn some_ladders() -> [Arc<Ladder>; 3] {
+    let ladder = |after, within_secs, steps: &[Block], forget_secs, extend| {
+        Arc::new(Ladder { after, within_secs, steps: steps.into(), forget_secs, extend })
+    };
+    [
+        ladder(1, 60, &[Block::Secs(30), Block::Secs(60), Block::Secs(300)], 120, false),
+        ladder(2, 100, &[Block::Secs(50)], 60, true),
+        ladder(3, 600, &[Block::Secs(10), Block::Permanent], 100, true),
+    ]
+}
+
 /// The memory store runs `engine::algorithm`; Redis says the same in commands and a script.
 #[test]
 fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
@@ -323,7 +337,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         3 => (0..25_u32).prop_map(Hits::Refund),
         1 => any::<u32>().prop_map(Hits::Refund),
     ];
-    let mode = prop_oneof![Just(ChargeMode::Always), Just(ChargeMode::IfAllowed)];
+    let mode = sample::select(&ChargeMode::ALL[..]);
     let vote = prop_oneof![
         4 => Just(Vote::Enforced),
         1 => Just(Vote::Quota),
@@ -337,7 +351,9 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         1 => Just(Algorithm::TokenBucket { burst: 7 }),
         1 => Just(Algorithm::TokenBucket { burst: 25 }),
     ];
-    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, vote), 0..6);
+    let ladders = some_ladders();
+    let lockout = option::weighted(0.3, 0..ladders.len());
+    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, vote, lockout), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -353,11 +369,16 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         let mut now = MIDNIGHT;
         for (micros, charges) in requests {
             now = Timestamp::from_micros(now.as_micros() + micros);
-            let one = |(key, unit, algorithm, hits, mode, vote): (u8, Unit, Algorithm, _, _, _)| {
-                let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
-                let charge = charge(name, unit, hits);
-                Charge { limit: Limit { algorithm, ..charge.limit }, mode, vote, ..charge }
-            };
+            let one =
+                |(key, unit, algorithm, hits, mode, vote, lockout): (u8, Unit, Algorithm, _, _, _, _)| {
+                    let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
+                    let charge = charge(name, unit, hits);
+                    let lockout = Option::map(lockout, |index: usize| Lockout {
+                        key: format!("{case}/lockout {index}").into(),
+                        ladder: Arc::clone(&ladders[index]),
+                    });
+                    Charge { limit: Limit { algorithm, ..charge.limit }, mode, vote, lockout, ..charge }
+                };
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
             let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
             let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");

@@ -45,9 +45,21 @@ impl Limit {
         }
     }
 
+    /// Whether one counter serves both limits. How much each lets pass is another matter.
+    pub fn has_counter_of(self, other: Self) -> bool {
+        let same_kind = match (self.algorithm, other.algorithm) {
+            (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
+            (one, other) => one == other,
+        };
+        same_kind && self.window == other.window
+    }
+
     /// The unit of time that its window is, where it is one.
     pub fn unit(self) -> Option<Unit> {
-        Unit::ALL.into_iter().find(|unit| unit.window() == self.window)
+        match self.window.calendar() {
+            Some(calendar) => Some(calendar.period.unit()),
+            None => Unit::ALL.into_iter().find(|unit| unit.window() == self.window),
+        }
     }
 }
 
@@ -105,12 +117,26 @@ pub enum ChargeMode {
     Always,
     /// It does not: nothing is counted unless the whole request passes, and never past the limit.
     IfAllowed,
+    /// It does not. As long as one hit fits, any number of them passes and counts: what they come to past
+    /// the limit is owed. For what is known only afterwards, such as the tokens of an answer.
+    Overdraft,
 }
 
 impl ChargeMode {
-    /// The mode of this name in rules: `always` or `if_allowed`.
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Always, Self::IfAllowed, Self::Overdraft];
+
+    /// The mode of this name in rules: `always`, `if_allowed` or `overdraft`.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Always, Self::IfAllowed].into_iter().find(|mode| mode.name() == name)
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+
+    /// Of `hits`, how many must fit for them to pass. A look asks whether one more would.
+    pub const fn needs(self, hits: u32) -> u32 {
+        match self {
+            Self::Always | Self::IfAllowed if hits > 0 => hits,
+            Self::Always | Self::IfAllowed | Self::Overdraft => 1,
+        }
     }
 
     /// The name in rules.
@@ -118,6 +144,7 @@ impl ChargeMode {
         match self {
             Self::Always => "always",
             Self::IfAllowed => "if_allowed",
+            Self::Overdraft => "overdraft",
         }
     }
 }
@@ -197,7 +224,8 @@ impl Votes {
     }
 }
 
-/// The units of time that Envoy's protocol knows, shortest first.
+/// The units of time that Envoy's protocol knows, shortest first; and how long they are where no calendar
+/// says otherwise ([`super::Period`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// 1 s

@@ -5,17 +5,20 @@
 //! `limiter` takes them: [`plan::plan`], then a store's charge, then [`judge::judge`].
 
 pub mod algorithm;
+pub mod calendar;
 pub mod judge;
 pub mod key;
 pub mod limit;
+pub mod lockout;
 pub mod plan;
 pub mod request;
 pub mod rules;
 pub mod tally;
 pub mod time;
 
+pub use calendar::{Calendar, Period, Zone};
 pub use judge::{Code, Decision, Modes, Status};
-pub use key::{KeyDomain, KeyFormat, KeyWriter};
+pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter, LockedOut, LockoutName};
 pub use limit::{Algorithm, ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};

@@ -1,6 +1,9 @@
 //! Time as the engine counts it: whole microseconds, the resolution of Redis' `TIME`.
 
+use std::fmt;
 use std::time::Duration;
+
+use super::Calendar;
 
 const MICROS_PER_SECOND: u64 = 1_000_000;
 
@@ -40,32 +43,95 @@ impl Timestamp {
     }
 }
 
-/// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Window {
-    secs: u32,
+/// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch;
+/// or those of a [`Calendar`].
+///
+/// Every counter in memory has one, so that it is a single number: below [`CALENDAR`] the length in seconds,
+/// and above it a calendar.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window(u32);
+
+/// What the number of a calendar's windows has and no length.
+const CALENDAR: u32 = 1 << 31;
+
+enum Kind {
+    /// At least 1.
+    Secs(u32),
+    Calendar(Calendar),
 }
 
 impl Window {
-    /// Windows of `secs` seconds each; a zero is taken as one second.
+    /// Windows of `secs` seconds each: a zero is taken as one second, and more than 2^31 - 1, 68 years, as so
+    /// many.
     pub const fn of_secs(secs: u32) -> Self {
-        Self { secs: if secs == 0 { 1 } else { secs } }
+        match secs {
+            0 => Self(1),
+            1..CALENDAR => Self(secs),
+            CALENDAR.. => Self(CALENDAR - 1),
+        }
     }
 
-    /// The length of a window, in seconds: at least 1.
+    /// Those of `calendar`. They are not equally long, so that only fixed windows can be counted in them.
+    pub const fn of_calendar(calendar: Calendar) -> Self {
+        Self(CALENDAR | calendar.to_bits())
+    }
+
+    const fn kind(self) -> Kind {
+        match self.0 {
+            0..CALENDAR => Kind::Secs(self.0),
+            CALENDAR.. => Kind::Calendar(Calendar::from_bits(self.0 - CALENDAR)),
+        }
+    }
+
+    /// The calendar that they are of, where they are of one.
+    pub const fn calendar(self) -> Option<Calendar> {
+        match self.kind() {
+            Kind::Secs(_) => None,
+            Kind::Calendar(calendar) => Some(calendar),
+        }
+    }
+
+    /// How long no window exceeds, in seconds: at least 1. Windows that are equally long are just as long.
     pub const fn secs(self) -> u32 {
-        self.secs
+        match self.kind() {
+            Kind::Secs(secs) => secs,
+            Kind::Calendar(calendar) => calendar.secs_max(),
+        }
     }
 
     /// The beginning of the window that `now` lies in, in seconds since the epoch.
-    pub const fn start_secs(self, now: Timestamp) -> u64 {
-        let secs = now.as_secs();
-        secs - secs % self.secs as u64
+    pub fn start_secs(self, now: Timestamp) -> u64 {
+        match self.kind() {
+            Kind::Secs(window_secs) => now.as_secs() - now.as_secs() % u64::from(window_secs),
+            Kind::Calendar(calendar) => calendar.window_secs(now.as_secs()).start,
+        }
     }
 
-    /// How long after `now` the next window begins: more than zero, a window's length at the most.
-    pub const fn remaining(self, now: Timestamp) -> Duration {
-        Timestamp::from_secs(self.start_secs(now).saturating_add(self.secs as u64)).since(now)
+    /// The end of the window that begins at `start_secs`, and the beginning of the next one; both in seconds
+    /// since the epoch.
+    pub fn end_secs(self, start_secs: u64) -> u64 {
+        match self.kind() {
+            Kind::Secs(window_secs) => start_secs.saturating_add(u64::from(window_secs)),
+            Kind::Calendar(calendar) => calendar.window_secs(start_secs).end,
+        }
+    }
+
+    /// How long after `now` the next window begins: more than zero, [`Self::secs`] at the most.
+    pub fn remaining(self, now: Timestamp) -> Duration {
+        let end_secs = match self.kind() {
+            Kind::Secs(_) => self.end_secs(self.start_secs(now)),
+            Kind::Calendar(calendar) => calendar.window_secs(now.as_secs()).end,
+        };
+        Timestamp::from_secs(end_secs).since(now)
+    }
+}
+
+impl fmt::Debug for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            Kind::Secs(secs) => write!(f, "Window({secs} s)"),
+            Kind::Calendar(calendar) => write!(f, "Window({calendar:?})"),
+        }
     }
 }
 
@@ -94,5 +160,9 @@ mod tests {
         let now = Timestamp::from_micros(u64::MAX);
         assert!(Window::of_secs(31_536_000).remaining(now) <= Duration::from_secs(31_536_000));
         assert_eq!(Timestamp::from_secs(u64::MAX).as_micros(), u64::MAX);
+        for (secs, length) in [(0, 1), (1, 1), (u32::MAX / 2, u32::MAX / 2), (u32::MAX, u32::MAX / 2)] {
+            let window = Window::of_secs(secs);
+            assert_eq!((window.secs(), window.calendar()), (length, None));
+        }
     }
 }

@@ -66,8 +66,8 @@ impl Fallback {
 
     fn count(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
         let share = self.share(charge.limit);
-        let Reading { used, outcome, reset } =
-            self.local.charge_alone(&Charge { limit: share, ..charge.clone() }, now)?;
+        let charge_of_share = Charge { limit: share, ..charge.clone() };
+        let Reading { used, outcome, reset } = self.local.carry_out(&charge_of_share, now)?;
         // Everybody else's share counts as used.
         let elsewhere = charge.limit.capacity() - share.capacity();
         Ok(Reading { used: used + u64::from(elsewhere), outcome, reset })
@@ -104,6 +104,7 @@ mod tests {
             hits: Hits::Add(1),
             mode,
             vote: Vote::Enforced,
+            lockout: None,
             on_failure,
         }
     }

@@ -8,12 +8,14 @@ pub mod memory;
 pub mod redis;
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::engine::algorithm::Asked;
 pub use crate::engine::algorithm::Reading;
+use crate::engine::lockout::Ladder;
 use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
 
 /// What a store is asked to do to one counter.
@@ -29,8 +31,19 @@ pub struct Charge {
     pub mode: ChargeMode,
     /// What it does to its request when it is.
     pub vote: Vote,
+    /// Who is locked out when they are denied too often.
+    pub lockout: Option<Lockout>,
     /// What becomes of it when the store fails.
     pub on_failure: FailurePolicy,
+}
+
+/// A lockout that a charge may strike for, and that may deny it.
+#[derive(Clone, Debug)]
+pub struct Lockout {
+    /// Names whoever is locked out.
+    pub key: Bytes,
+    /// When to block.
+    pub ladder: Arc<Ladder>,
 }
 
 impl Charge {
@@ -73,7 +86,8 @@ pub enum StoreError {
     Refused(String),
 }
 
-/// Whether `charges` must be decided together: one of them counts only if all of them pass.
+/// Whether `charges` must be decided together: one of them counts only if all of them pass, or whoever asks
+/// may be locked out.
 fn is_group(charges: &[Charge]) -> bool {
-    charges.iter().any(|charge| charge.mode == ChargeMode::IfAllowed)
+    charges.iter().any(|charge| charge.mode != ChargeMode::Always || charge.lockout.is_some())
 }

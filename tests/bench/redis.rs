@@ -57,6 +57,7 @@ impl Case {
             hits: Hits::Add(1),
             mode: self.mode,
             vote: Vote::Enforced,
+            lockout: None,
             on_failure: FailurePolicy::Error,
         };
         (0..self.limits).map(one).collect()

@@ -7,6 +7,7 @@ pub(crate) mod ports;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod scenario;
 pub(crate) mod stores;
 pub(crate) mod tollgate;
 

@@ -1,10 +1,11 @@
 //! Charges that are decided together: those of one request, some of which count only if all of it
-//! passes. `charge_group.lua` says the same to Redis.
+//! passes. `charge.lua` says the same to Redis.
 
 use smallvec::SmallVec;
 
 use super::Meter;
-use crate::engine::{ChargeMode, Hits, Vote, Votes};
+use crate::engine::lockout::{self, Ladder};
+use crate::engine::{ChargeMode, Hits, Timestamp, Vote, Votes};
 
 /// One charge of a group.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,56 @@ pub struct Ask {
     pub mode: ChargeMode,
     /// What it does to its request when it is.
     pub vote: Vote,
+    /// Which of the group's lockouts it strikes for. Several charges may have one.
+    pub lockout: Option<usize>,
+}
+
+/// A lockout as of the time of a group.
+#[derive(Clone, Debug)]
+pub struct Locked<'a> {
+    ladder: &'a Ladder,
+    state: lockout::State,
+    now: Timestamp,
+    was_blocked: bool,
+}
+
+impl<'a> Locked<'a> {
+    /// Whoever is known as `state`, at `now`.
+    pub fn new(ladder: &'a Ladder, mut state: lockout::State, now: Timestamp) -> Self {
+        state.load(ladder, now);
+        Self { ladder, state, now, was_blocked: state.is_blocked(now) }
+    }
+
+    /// When to block.
+    pub const fn ladder(&self) -> &'a Ladder {
+        self.ladder
+    }
+
+    /// What is known now.
+    pub const fn state(&self) -> lockout::State {
+        self.state
+    }
+
+    /// Takes note of what became of a request's charges: one strike, however many of them were denied.
+    fn tell(&mut self, index: usize, asks: &[Ask], charged: &mut [(Meter, Outcome)]) {
+        let is_hit = |ask: &Ask| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
+        let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
+        if self.was_blocked {
+            if hits.count() > 0 {
+                self.state.ask_again(self.ladder, self.now);
+            }
+            return;
+        }
+        let denied = hits.filter(|(ask, (meter, outcome))| ask.is_over(*meter, *outcome));
+        let denied: SmallVec<[&mut Outcome; 2]> = denied.map(|(_, (_, outcome))| outcome).collect();
+        if denied.is_empty() {
+            return;
+        }
+        self.state.strike(self.ladder, self.now);
+        if self.state.is_blocked(self.now) {
+            denied.into_iter().for_each(|outcome| *outcome = Outcome::Blocked);
+        }
+    }
 }
 
 /// What became of a charge.
@@ -34,37 +85,62 @@ pub enum Outcome {
     Known,
     /// It was not: what counts has failed, and its rule says to deny then.
     Refused,
+    /// It was not, or this one time it was in vain: whoever asks is locked out.
+    Blocked,
 }
 
-/// Carries out `asks` in their order on `meters`; the meter after each, and what became of it. An ask
-/// whose counter is not there is left out.
-pub fn charge(asks: &[Ask], meters: &mut [Meter]) -> SmallVec<[(Meter, Outcome); 4]> {
-    let mut tried: SmallVec<[Meter; 2]> = (&*meters).into();
-    let trial: SmallVec<[_; 4]> = asks.iter().filter_map(|ask| try_charge(ask, &mut tried)).collect();
-    let mut votes = Votes::default();
-    for (ask, (meter, outcome)) in asks.iter().zip(&trial) {
-        votes.cast(ask.vote, is_over(ask.mode, ask.hits, meter.used(), ask.capacity, *outcome));
-    }
-    if !votes.deny() {
-        meters.copy_from_slice(&tried);
-        return trial;
-    }
-    let in_vain = |(ask, (_, outcome)): (&Ask, &(Meter, Outcome))| {
-        if !counts_only_if_allowed(ask.mode, ask.hits) {
-            return try_charge(ask, meters);
-        }
-        let outcome = if *outcome == Outcome::Denied { Outcome::Denied } else { Outcome::Withheld };
-        Some((*meters.get(ask.counter)?, outcome))
+/// Carries out `asks` in their order on `meters` and `lockouts`; the meter after each, and what became of
+/// it. An ask whose counter is not there is left out.
+pub fn charge(
+    asks: &[Ask],
+    meters: &mut [Meter],
+    lockouts: &mut [Locked<'_>],
+) -> SmallVec<[(Meter, Outcome); 4]> {
+    let try_charge = |ask: &Ask, meters: &mut [Meter]| {
+        let meter = meters.get_mut(ask.counter)?;
+        let lockout = ask.lockout.and_then(|index| lockouts.get(index));
+        let is_blocked = lockout.is_some_and(|locked| locked.was_blocked);
+        let outcome = match is_blocked && matches!(ask.hits, Hits::Add(_)) {
+            true => Outcome::Blocked,
+            false => charge_alone(ask.mode, ask.hits, ask.capacity, meter),
+        };
+        Some((*meter, outcome))
     };
-    asks.iter().zip(&trial).filter_map(in_vain).collect()
+    let mut tried: SmallVec<[Meter; 2]> = (&*meters).into();
+    let mut charged: SmallVec<[_; 4]> = asks.iter().filter_map(|ask| try_charge(ask, &mut tried)).collect();
+    let mut votes = Votes::default();
+    for (ask, (meter, outcome)) in asks.iter().zip(&charged) {
+        votes.cast(ask.vote, ask.is_over(*meter, *outcome));
+    }
+    if votes.deny() {
+        let in_vain = |(ask, (_, outcome)): (&Ask, &(Meter, Outcome))| {
+            if !counts_only_if_allowed(ask.mode, ask.hits) {
+                return try_charge(ask, meters);
+            }
+            let outcome = if *outcome == Outcome::Charged { Outcome::Withheld } else { *outcome };
+            Some((*meters.get(ask.counter)?, outcome))
+        };
+        charged = asks.iter().zip(&charged).filter_map(in_vain).collect();
+    } else {
+        meters.copy_from_slice(&tried);
+    }
+    for (index, locked) in lockouts.iter_mut().enumerate() {
+        locked.tell(index, asks, &mut charged);
+    }
+    charged
+}
+
+impl Ask {
+    fn is_over(&self, meter: Meter, outcome: Outcome) -> bool {
+        is_over(self.mode, self.hits, meter.used(), self.capacity, outcome)
+    }
 }
 
 /// Carries out one charge whose request is denied by itself or not at all.
 pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> Outcome {
     match hits {
         Hits::Refund(hits) => meter.refund(hits),
-        // A look asks whether one more hit would fit: what counts only if it fits is never over.
-        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(add.max(1), capacity) => {
+        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(mode.needs(add), capacity) => {
             return Outcome::Denied;
         }
         Hits::Add(hits) => meter.add(hits),
@@ -78,20 +154,14 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
         Outcome::Charged => {
             matches!((mode, hits), (ChargeMode::Always, Hits::Add(_))) && used > capacity.into()
         }
-        Outcome::Denied | Outcome::Known | Outcome::Refused => true,
+        Outcome::Denied | Outcome::Known | Outcome::Refused | Outcome::Blocked => true,
         Outcome::Withheld => false,
     }
 }
 
-const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
-    matches!((mode, hits), (ChargeMode::IfAllowed, Hits::Add(_)))
-}
-
-/// Carries out one of them, as if the request passed.
-fn try_charge(ask: &Ask, meters: &mut [Meter]) -> Option<(Meter, Outcome)> {
-    let meter = meters.get_mut(ask.counter)?;
-    let outcome = charge_alone(ask.mode, ask.hits, ask.capacity, meter);
-    Some((*meter, outcome))
+/// Whether a charge is not carried out where it is denied.
+pub const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
+    matches!((mode, hits), (ChargeMode::IfAllowed | ChargeMode::Overdraft, Hits::Add(_)))
 }
 
 #[cfg(test)]
@@ -100,7 +170,7 @@ mod tests {
     use super::*;
 
     const fn ask(counter: usize, capacity: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> Ask {
-        Ask { counter, capacity, hits, mode, vote }
+        Ask { counter, capacity, hits, mode, vote, lockout: None }
     }
 
     /// An enforced limit that counts only if the request passes.
@@ -120,7 +190,8 @@ mod tests {
         let meter =
             |used: &u64| Meter { base: 0, level: *used, low: *used, parts: 1, max_level: u64::MAX, lost: 0 };
         let mut meters: Vec<Meter> = before.iter().map(meter).collect();
-        let seen = charge(asks, &mut meters).into_iter().map(|(meter, outcome)| (meter.used(), outcome));
+        let seen =
+            charge(asks, &mut meters, &mut []).into_iter().map(|(meter, outcome)| (meter.used(), outcome));
         assert_eq!(seen.collect::<Vec<_>>(), outcomes, "{asks:?} on {before:?}");
         let used: Vec<u64> = meters.iter().map(|meter| meter.used()).collect();
         assert_eq!(used, after, "{asks:?} on {before:?}");
@@ -148,6 +219,16 @@ mod tests {
         check(&[if_allowed(0, 5, 0)], &[4], &[(4, Charged)], &[4]);
         check(&[if_allowed(0, 5, 0)], &[5], &[(5, Denied)], &[5]);
         check(&[if_allowed(0, 0, 1)], &[0], &[(0, Denied)], &[0]);
+    }
+
+    #[test]
+    fn an_overdraft_passes_while_one_hit_fits_and_counts_as_a_whole() {
+        let overdraft = |hits| Ask { mode: ChargeMode::Overdraft, ..if_allowed(0, 5, hits) };
+        check(&[overdraft(9)], &[4], &[(13, Charged)], &[13]);
+        check(&[overdraft(1)], &[5], &[(5, Denied)], &[5]);
+        check(&[overdraft(0)], &[4], &[(4, Charged)], &[4]);
+        check(&[overdraft(0)], &[5], &[(5, Denied)], &[5]);
+        check(&[overdraft(9), if_allowed(1, 1, 1)], &[0, 1], &[(0, Withheld), (1, Denied)], &[0, 1]);
     }
 
     #[test]

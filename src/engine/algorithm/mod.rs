@@ -175,9 +175,8 @@ impl State {
 
     /// When the state says nothing any more, in seconds since the epoch, rounded up.
     pub fn end_secs(&self, limit: Limit) -> u64 {
-        let window_secs = u64::from(limit.window.secs());
         match self {
-            Self::FixedWindow(state) => state.window_start_secs.saturating_add(window_secs),
+            Self::FixedWindow(state) => limit.window.end_secs(state.window_start_secs),
             Self::SlidingWindow(state) => state.end_secs(limit),
             Self::SlidingLog(state) => state.end_secs(limit),
             Self::TokenBucket(state) => state.end_secs(limit),

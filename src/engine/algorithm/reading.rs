@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::State;
 use super::group::{Outcome, is_over};
-use crate::engine::{ChargeMode, Hits, Limit, Timestamp};
+use crate::engine::{ChargeMode, Hits, Limit, Timestamp, lockout};
 
 /// What was asked, and when.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +34,21 @@ impl Reading {
     /// What `state`, as of the time it was asked, says of a charge that came to `outcome`.
     pub fn of(asked: Asked, state: &State, used: u64, outcome: Outcome) -> Self {
         let Asked { limit, hits, mode, now } = asked;
+        let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
-            (true, Hits::Add(hits)) => state.wait(hits, limit, now),
+            (true, Hits::Add(hits)) if outcome == Outcome::Blocked && fits(hits) => Duration::ZERO,
+            (true, Hits::Add(hits)) => state.wait(mode.needs(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
         Self { outcome, used, reset }
+    }
+
+    /// The same, of a charge whose lockout ends at `ends_us` microseconds since the epoch: whoever is blocked
+    /// waits until it does, and no shorter than for the limit.
+    pub fn locked_until(self, ends_us: u64, now: Timestamp) -> Self {
+        match self.outcome {
+            Outcome::Blocked => Self { reset: self.reset.max(lockout::remaining(ends_us, now)), ..self },
+            _ => self,
+        }
     }
 }

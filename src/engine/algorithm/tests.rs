@@ -86,7 +86,8 @@ fn check(limit: Limit, steps: &[(u64, u64, u32)], mode: ChargeMode) -> Result<()
 
         let outcome = charge_alone(mode, Hits::Add(hits), limit.capacity(), &mut meter);
         state.save(meter, limit, now);
-        let fits = before + u128::from(hits.max(1)) <= u128::from(limit.capacity());
+        let needed = mode.needs(hits);
+        let fits = before + u128::from(needed) <= u128::from(limit.capacity());
         // Denied hits count no further than to about twice the limit: those are not held against this.
         prop_assume!(
             mode == ChargeMode::IfAllowed || before + u128::from(hits) <= 2 * u128::from(limit.capacity())
@@ -94,16 +95,16 @@ fn check(limit: Limit, steps: &[(u64, u64, u32)], mode: ChargeMode) -> Result<()
         if fits || mode == ChargeMode::Always {
             oracle.hits.push((now_us, hits));
         }
-        let denied = mode == ChargeMode::IfAllowed && !fits;
+        let denied = mode != ChargeMode::Always && !fits;
         prop_assert_eq!(outcome, if denied { Outcome::Denied } else { Outcome::Charged });
         prop_assert_eq!(u128::from(meter.used()), oracle.used(limit, now_us));
 
-        let wait_us = u64::try_from(state.wait(hits, limit, now).as_micros()).expect("short");
-        if denied && hits <= limit.capacity() {
+        let wait_us = u64::try_from(state.wait(needed, limit, now).as_micros()).expect("short");
+        if denied && needed <= limit.capacity() {
             prop_assert!(wait_us > 0);
-            let (then, just_before) = (passes(&state, limit, now_us, wait_us, hits), wait_us - 1);
-            prop_assert!(then, "{} hits after {} us", hits, wait_us);
-            prop_assert!(!passes(&state, limit, now_us, just_before, hits), "{} hits too early", hits);
+            let (then, just_before) = (passes(&state, limit, now_us, wait_us, needed), wait_us - 1);
+            prop_assert!(then, "{} hits after {} us", needed, wait_us);
+            prop_assert!(!passes(&state, limit, now_us, just_before, needed), "{} hits too early", needed);
         }
         let reset_us = u64::try_from(state.reset(limit, now).as_micros()).expect("short");
         let empty = limit.capacity();
@@ -128,6 +129,16 @@ proptest! {
         steps in some_steps(),
     ) {
         check(limit, &steps, ChargeMode::IfAllowed)?;
+    }
+
+    #[test]
+    fn all_of_a_request_passes_while_one_hit_fits_and_what_is_owed_is_waited_for(
+        limit in some_limit(),
+        steps in some_steps(),
+    ) {
+        // What is owed is remembered up to about the limit; more is not held against this.
+        let few = |(pause, us, hits)| (pause, us, hits % (limit.capacity() + 1));
+        check(limit, &steps.into_iter().map(few).collect::<Vec<_>>(), ChargeMode::Overdraft)?;
     }
 
     #[test]

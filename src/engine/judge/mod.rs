@@ -6,10 +6,10 @@ use smallvec::SmallVec;
 
 use super::algorithm::Reading;
 use super::algorithm::group::{Outcome, is_over};
-use super::plan::{Item, Limited, Plan};
+use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
 use super::tally::{StatsRef, Tally};
-use super::{Hits, Limit, Vote, Votes};
+use super::{ChargeMode, Hits, Limit, Vote, Votes};
 
 /// What a charge comes to that no store was asked about.
 const UNCHARGED: Reading = Reading { used: 0, outcome: Outcome::Charged, reset: Duration::ZERO };
@@ -56,6 +56,16 @@ pub struct Decision<'r> {
     pub binding: Option<usize>,
 }
 
+impl<'r> Decision<'r> {
+    /// The status that denies the request, or one of them; `None` where it passes.
+    pub fn denial(&self) -> Option<&Status<'r>> {
+        match self.code {
+            Code::Ok => None,
+            Code::OverLimit => self.statuses.get(self.binding?),
+        }
+    }
+}
+
 /// The answer to one descriptor.
 #[derive(Debug)]
 pub struct Status<'r> {
@@ -63,8 +73,13 @@ pub struct Status<'r> {
     pub code: Code,
     /// The rule that applied; `None` where none did, or the caller brought the limit.
     pub rule: Option<&'r Rule>,
-    /// The limit that applied.
+    /// The limit that applied. Of several, the one that binds: of those that are over the one to wait for
+    /// longest, else the one with the least remaining.
     pub limit: Option<Limit>,
+    /// What that limit is called; the lockout, where it is that.
+    pub name: Option<&'r str>,
+    /// Whether it is over because whoever asks is locked out.
+    pub locked_out: bool,
     /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
     pub remaining: u32,
     /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
@@ -87,8 +102,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
                 let vote = limited.vote(modes);
-                let reading = readings.next().unwrap_or(UNCHARGED);
-                let status = judge_limited(limited, reading, modes);
+                let status = judge_limited(limited, &mut readings, modes);
                 let over = status.code == Code::OverLimit;
                 votes.cast(vote, over);
                 binding.see(index, status.remaining, over && vote == Vote::Enforced);
@@ -120,19 +134,84 @@ impl Binding {
 }
 
 const fn no_limit<'r>() -> Status<'r> {
-    Status { code: Code::Ok, rule: None, limit: None, remaining: 0, reset: None, counted: None }
+    Status {
+        code: Code::Ok,
+        rule: None,
+        limit: None,
+        name: None,
+        locked_out: false,
+        remaining: 0,
+        reset: None,
+        counted: None,
+    }
 }
 
-const fn unlimited(rule: &Rule) -> Status<'_> {
-    Status { code: Code::Ok, rule: Some(rule), limit: None, remaining: u32::MAX, reset: None, counted: None }
+fn unlimited(rule: &Rule) -> Status<'_> {
+    Status { rule: Some(rule), remaining: u32::MAX, ..no_limit() }
 }
 
-fn judge_limited<'r>(limited: Limited<'r>, reading: Reading, modes: &Modes) -> Status<'r> {
+/// What one limit says of a descriptor.
+struct Verdict {
+    over: bool,
+    locked_out: bool,
+    remaining: u32,
+    reset: Duration,
+    tally: Tally,
+}
+
+impl Verdict {
+    /// Whether this is to be told of rather than `other`.
+    fn binds_more_than(&self, other: &Self) -> bool {
+        match (self.over, other.over) {
+            (true, true) => self.reset > other.reset,
+            (false, false) => self.remaining < other.remaining,
+            (over, _) => over,
+        }
+    }
+}
+
+fn judge_limited<'r>(
+    limited: Limited<'r>,
+    readings: &mut impl Iterator<Item = Reading>,
+    modes: &Modes,
+) -> Status<'r> {
+    let is_shadow = limited.is_shadow();
+    let Limited { rule, counters, hits, mode, stats, .. } = limited;
+    let mut binding: Option<(Verdict, Counter<'r>)> = None;
+    for counter in counters {
+        let reading = readings.next().unwrap_or(UNCHARGED);
+        let verdict = judge_counter(counter.limit, hits, mode, reading, modes.near_limit_ratio);
+        if binding.as_ref().is_none_or(|(before, _)| verdict.binds_more_than(before)) {
+            binding = Some((verdict, counter));
+        }
+    }
+    let Some((verdict, counter)) = binding else { return no_limit() };
+    let Verdict { over, locked_out, remaining, reset, tally } = verdict;
+    let penalty = rule.and_then(|rule| rule.penalty.as_ref()).filter(|_| locked_out);
+    let tally = if over && is_shadow { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
+    Status {
+        code: if over && !is_shadow { Code::OverLimit } else { Code::Ok },
+        rule,
+        limit: Some(counter.limit),
+        name: penalty.and_then(|penalty| penalty.name.as_deref()).or(counter.name),
+        locked_out,
+        remaining,
+        reset: Some(reset),
+        counted: Some((stats, tally)),
+    }
+}
+
+fn judge_counter(
+    limit: Limit,
+    hits: Hits,
+    mode: ChargeMode,
+    reading: Reading,
+    near_limit_ratio: f32,
+) -> Verdict {
     let Reading { used, outcome, reset } = reading;
-    let Limited { rule, limit, hits, mode, stats, .. } = limited;
     let tally = match (hits, outcome) {
-        (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, modes.near_limit_ratio),
-        (Hits::Add(hits), Outcome::Denied | Outcome::Refused) => {
+        (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
+        (Hits::Add(hits), Outcome::Denied | Outcome::Refused | Outcome::Blocked) => {
             Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
         }
         (Hits::Add(hits), Outcome::Known) => Tally {
@@ -145,18 +224,10 @@ fn judge_limited<'r>(limited: Limited<'r>, reading: Reading, modes: &Modes) -> S
         (Hits::Refund(hits), _) => Tally { total_negative_hits: hits.into(), ..Tally::default() },
     };
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
-    let shadow_mode = rule.is_some_and(|rule| rule.shadow_mode);
-    let tally = if over && shadow_mode { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
     // Nothing is left for what is over, though less might still fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
-    Status {
-        code: if over && !shadow_mode { Code::OverLimit } else { Code::Ok },
-        rule,
-        limit: Some(limit),
-        remaining: u32::try_from(left).unwrap_or(u32::MAX),
-        reset: Some(reset),
-        counted: Some((stats, tally)),
-    }
+    let locked_out = outcome == Outcome::Blocked;
+    Verdict { over, locked_out, remaining: u32::try_from(left).unwrap_or(u32::MAX), reset, tally }
 }
 
 /// Splits `hits` into those within the limit, near it and over it, given the counter after them

@@ -2,9 +2,10 @@
 //! project's compatibility list).
 
 use bytes::Bytes;
+use smallvec::smallvec;
 
 use super::*;
-use crate::engine::rules::Quota;
+use crate::engine::rules::{EnforcePercent, NamedLimit, Quota};
 use crate::engine::tally::Counts;
 use crate::engine::{ChargeMode, FailurePolicy, Unit};
 
@@ -22,12 +23,17 @@ enum Mode {
 
 fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
     Rule {
-        quota: Quota::Limited(Limit::per(requests_per_unit, Unit::Minute)),
-        name: None,
+        quota: Quota::Limited(smallvec![NamedLimit {
+            limit: Limit::per(requests_per_unit, Unit::Minute),
+            name: None
+        }]),
         replaces: Box::default(),
         charge: ChargeMode::Always,
         on_backend_failure: FailurePolicy::Error,
         shadow_mode: mode == Mode::Shadow,
+        enforce_percent: EnforcePercent::ALL,
+        layer: None,
+        penalty: None,
         quota_mode: mode == Mode::Quota,
         metadata: None,
         counts: None,
@@ -35,11 +41,14 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
 }
 
 fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
-    let Quota::Limited(limit) = rule.quota else { unreachable!("the rules of these tests are limited") };
+    fn counter(NamedLimit { limit, name }: &NamedLimit) -> Counter<'_> {
+        Counter { limit: *limit, name: name.as_deref(), key: Bytes::new() }
+    }
     Item::Limited(Limited {
         rule: Some(rule),
-        limit,
-        key: Bytes::new(),
+        lockout: None,
+        counters: rule.limits().iter().map(counter).collect(),
+        enforced: true,
         hits,
         mode: rule.charge,
         on_failure: rule.on_backend_failure,

@@ -1,10 +1,16 @@
 //! What to count for a request: its descriptors, matched against the rules.
 
-use smallvec::SmallVec;
+use std::sync::Arc;
 
-use super::rules::{Domain, Match, Quota, Rule, Rules};
+use smallvec::{SmallVec, smallvec};
+
+use super::lockout::Ladder;
+use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
-use super::{ChargeMode, Descriptor, FailurePolicy, Hits, KeyDomain, KeyWriter, Limit, Modes, Request, Vote};
+use super::{
+    ChargeMode, Descriptor, DescriptorHash, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter, Limit,
+    LockoutName, Modes, Request, Vote,
+};
 use crate::engine::request::Entry;
 
 /// What a request comes down to: one item for each of its descriptors, in order.
@@ -32,10 +38,12 @@ pub enum Item<'r> {
 pub struct Limited<'r> {
     /// The rule; `None` where the caller brought its own limit.
     pub rule: Option<&'r Rule>,
-    /// The limit, the rule's or the caller's.
-    pub limit: Limit,
-    /// Names the counter.
-    pub key: bytes::Bytes,
+    /// The limits, the rule's or the caller's; at least one. All must let it pass.
+    pub counters: SmallVec<[Counter<'r>; 1]>,
+    /// Who is locked out when they are denied too often.
+    pub lockout: Option<Lockout<'r>>,
+    /// Whether what is over them is denied, where the rule is enforced at all.
+    pub enforced: bool,
     /// What to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
@@ -46,12 +54,36 @@ pub struct Limited<'r> {
     pub stats: StatsRef<'r>,
 }
 
+/// A lockout that may apply.
+#[derive(Clone, Debug)]
+pub struct Lockout<'r> {
+    /// When to block.
+    pub ladder: &'r Arc<Ladder>,
+    /// Names whoever is locked out.
+    pub key: bytes::Bytes,
+}
+
+/// A limit that applies, and what it is counted by.
+#[derive(Clone, Debug)]
+pub struct Counter<'r> {
+    /// The limit.
+    pub limit: Limit,
+    /// What it is called in answers.
+    pub name: Option<&'r str>,
+    /// Names the counter.
+    pub key: bytes::Bytes,
+}
+
 impl Limited<'_> {
-    /// What the limit does to the request when it is exceeded.
+    /// Whether nothing is denied by it: it is counted and reported.
+    pub fn is_shadow(&self) -> bool {
+        !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode)
+    }
+
+    /// What the limits do to the request when one is exceeded.
     pub fn vote(&self, modes: &Modes) -> Vote {
-        let is = |flag: fn(&Rule) -> bool| self.rule.is_some_and(flag);
-        let is_quota = modes.quota_mode || is(|rule| rule.quota_mode);
-        match (is(|rule| rule.shadow_mode), is_quota) {
+        let is_quota = modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode);
+        match (self.is_shadow(), is_quota) {
             (false, false) => Vote::Enforced,
             (false, true) => Vote::Quota,
             (true, false) => Vote::Shadow,
@@ -77,7 +109,6 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
         return Plan { domain_known: false, items };
     };
-    let key_domain = KeyDomain { name: request.domain, hash_tag: domain.hash_tag() };
     let found: SmallVec<[Found<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let items = request
         .descriptors
@@ -86,22 +117,19 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         .map(|(descriptor, own)| match own {
             Found::Nothing => Item::NoLimit,
             Found::Rule(matched) if is_replaced(matched.rule, &found) => Item::NoLimit,
-            Found::Rule(matched) => match matched.rule.quota {
+            Found::Rule(matched) => match &matched.rule.quota {
                 Quota::Unlimited => Item::Unlimited(matched.rule),
-                Quota::Limited(limit) => Item::Limited(Limited {
-                    rule: Some(matched.rule),
-                    limit,
-                    key: keys.key(key_domain, &descriptor.entries, Some(matched), limit),
-                    hits: descriptor.hits,
-                    mode: matched.rule.charge,
-                    on_failure: matched.rule.on_backend_failure,
-                    stats: rule_stats(domain, matched, &descriptor.entries),
-                }),
+                Quota::Limited(limits) => Item::Limited(limited(domain, matched, limits, descriptor, keys)),
             },
             Found::Override(limit) => Item::Limited(Limited {
                 rule: None,
-                limit: *limit,
-                key: keys.key(key_domain, &descriptor.entries, None, *limit),
+                counters: smallvec![Counter {
+                    limit: *limit,
+                    name: None,
+                    key: keys.key(key_domain(domain), &descriptor.entries, None, *limit),
+                }],
+                lockout: None,
+                enforced: true,
                 hits: descriptor.hits,
                 mode: rules.default_charge(),
                 on_failure: rules.default_on_backend_failure(),
@@ -110,6 +138,51 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         })
         .collect();
     Plan { domain_known: true, items }
+}
+
+fn key_domain(domain: &Domain) -> KeyDomain<'_> {
+    KeyDomain { name: domain.name().as_bytes(), hash_tag: domain.hash_tag().then_some(HashTag::Domain) }
+}
+
+fn limited<'r>(
+    domain: &Domain,
+    matched: &Match<'r, '_>,
+    limits: &'r [NamedLimit],
+    descriptor: &Descriptor<'_>,
+    keys: &KeyWriter,
+) -> Limited<'r> {
+    let Match { rule, .. } = *matched;
+    let entries = &descriptor.entries;
+    let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
+    let mut key_domain = key_domain(domain);
+    let who = rule.penalty.as_ref().map(|penalty| LockoutName::of(domain.name(), entries, matched, penalty));
+    if key_domain.hash_tag.is_none() {
+        key_domain.hash_tag = match &who {
+            Some(who) => Some(HashTag::Descriptor(who.hash())),
+            None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
+            None => None,
+        };
+    }
+    let lockout = rule
+        .penalty
+        .as_ref()
+        .zip(who)
+        .map(|(penalty, who)| Lockout { ladder: &penalty.ladder, key: keys.lockout_key(key_domain, &who) });
+    let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
+        limit: *limit,
+        name: name.as_deref(),
+        key: keys.key(key_domain, entries, Some(matched), *limit),
+    };
+    Limited {
+        rule: Some(rule),
+        counters: limits.iter().map(counter).collect(),
+        lockout,
+        enforced: rule.enforce_percent.is_all() || rule.enforce_percent.takes(hash().as_u64()),
+        hits: descriptor.hits,
+        mode: rule.charge,
+        on_failure: rule.on_backend_failure,
+        stats: rule_stats(domain, matched, entries),
+    }
 }
 
 #[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]
@@ -130,10 +203,12 @@ fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Found<'r, 'a
 /// Whether a rule that another descriptor of the request matched names `rule` in its `replaces`. An
 /// unlimited rule is never replaced, and a rule without a name cannot be.
 fn is_replaced(rule: &Rule, found: &[Found<'_, '_>]) -> bool {
-    let (Quota::Limited(_), Some(name)) = (rule.quota, &rule.name) else { return false };
-    found.iter().any(|other| match other {
-        Found::Rule(other) => other.rule.replaces.contains(name),
-        Found::Nothing | Found::Override(_) => false,
+    let mut names = rule.limits().iter().filter_map(|limit| limit.name.as_ref());
+    names.any(|name| {
+        found.iter().any(|other| match other {
+            Found::Rule(other) => other.rule.replaces.contains(name),
+            Found::Nothing | Found::Override(_) => false,
+        })
     })
 }
 

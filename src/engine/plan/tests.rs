@@ -25,8 +25,9 @@ fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {
 /// What each item comes down to: `-`, `unlimited`, or the rule's name and its counter's key.
 fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
     let keys = KeyWriter::new(KeyFormat::Envoyproxy, "");
-    let name = |rule: Option<&Rule>| {
-        rule.map_or("override", |rule| rule.name.as_deref().unwrap_or("unnamed")).to_owned()
+    let name = |limited: &Limited<'_>| match limited.rule {
+        None => "override".to_owned(),
+        Some(_) => limited.counters[0].name.unwrap_or("unnamed").to_owned(),
     };
     plan(rules, request, &keys)
         .items
@@ -35,7 +36,7 @@ fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
             Item::NoLimit => "-".to_owned(),
             Item::Unlimited(_) => "unlimited".to_owned(),
             Item::Limited(limited) => {
-                format!("{} {}", name(limited.rule), String::from_utf8_lossy(&limited.key))
+                format!("{} {}", name(limited), String::from_utf8_lossy(&limited.counters[0].key))
             }
         })
         .collect()
@@ -175,8 +176,9 @@ descriptors:
 ",
     );
     let request = request("d", &[descriptor("files=files/*")]);
-    let key =
-        |rules: &Rules| plan(rules, &request, &KeyWriter::default()).limited().next().map(|l| l.key.clone());
+    let key = |rules: &Rules| {
+        plan(rules, &request, &KeyWriter::default()).limited().next().map(|l| l.counters[0].key.clone())
+    };
     assert_ne!(key(&shared), key(&own));
 }
 
@@ -188,4 +190,37 @@ fn every_counter_of_a_domain_with_a_hash_tag_carries_it() {
     assert_eq!(planned(&tagged, &request), ["unnamed {d}d_a_b_", "override {d}d_c_d_"]);
     let untagged = rules(&text.replace("TAG", ""));
     assert_eq!(planned(&untagged, &request), ["unnamed d_a_b_", "override d_c_d_"]);
+}
+
+#[test]
+fn who_is_enforced_while_a_rule_is_rolled_out_is_the_same_for_ever() {
+    let rules = rules(
+        "{domain: d, descriptors: [{key: user, enforce_percent: 10, rate_limit: {unit: minute, requests_per_unit: 1}}]}",
+    );
+    let is_enforced = |user: &usize| {
+        let text = format!("user={user}");
+        let request = request("d", &[descriptor(&text)]);
+        plan(&rules, &request, &KeyWriter::default()).limited().all(|limited| limited.enforced)
+    };
+    let enforced: Vec<usize> = (0..100).filter(is_enforced).collect();
+    // A release that chose others would let go of them.
+    assert_eq!(enforced, [15, 26, 36, 52, 61, 85, 86, 90, 95]);
+    let share = (0..10_000).filter(is_enforced).count();
+    assert!((900..1_100).contains(&share), "{share}");
+}
+
+#[test]
+fn several_counters_of_a_descriptor_lie_in_one_slot() {
+    let rules = rules("{domain: d, descriptors: [{key: user, rate_limits: [1/minute, 2/hour]}]}");
+    let keys = |user: &str| -> Vec<String> {
+        let request = request("d", &[descriptor(user)]);
+        let plan = plan(&rules, &request, &KeyWriter::new(KeyFormat::Envoyproxy, "p:"));
+        let limited = plan.limited().next().expect("it is limited");
+        limited.counters.iter().map(|counter| String::from_utf8_lossy(&counter.key).into_owned()).collect()
+    };
+    assert_eq!(
+        keys("user=a"),
+        ["p:{8c77863c099085d6}tg1/f60/1:d,4:user,1:a,", "p:{8c77863c099085d6}tg1/f3600/1:d,4:user,1:a,"]
+    );
+    assert_ne!(keys("user=a")[0].split('}').next(), keys("user=b")[0].split('}').next());
 }

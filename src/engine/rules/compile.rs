@@ -1,18 +1,21 @@
 //! From rules as written to rules in force. Goes on after every mistake, so that all are told at once.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::error::{Place, RuleError, RuleErrors};
 use super::matching;
 use super::normalize::HashKey;
 use super::parse::parse;
+use super::penalty::penalty;
 use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
-use super::{Quota, Rule, Rules};
+use super::{EnforcePercent, Layer, NamedLimit, Penalty, Quota, Rule, Rules};
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -62,6 +65,7 @@ struct Draft<'p> {
     nodes: u32,
     rules: usize,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
+    layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     warnings: Vec<RuleError>,
 }
 
@@ -73,11 +77,20 @@ impl Draft<'_> {
         Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
     }
 
+    /// The layer of this name: that of this set or of the one before.
+    fn layer(&mut self, domain: &str, name: &str) -> Arc<Layer> {
+        let key = (domain.into(), name.into());
+        let before = self.previous.and_then(|previous| previous.layers.get(&key));
+        let layer = || before.map_or_else(|| Arc::new(Layer::new(name)), Arc::clone);
+        Arc::clone(self.layers.entry(key).or_insert_with(layer))
+    }
+
     fn finish(self, options: CompileOptions) -> Rules {
         let domains = self.domains.into_iter();
         Rules {
             domains: domains.map(|(name, domain)| (name.into_bytes().into(), domain)).collect(),
             counts: self.counts,
+            layers: self.layers,
             len: self.rules,
             default_charge: options.charge,
             default_on_backend_failure: options.on_backend_failure,
@@ -90,6 +103,10 @@ impl Draft<'_> {
 #[derive(Clone, Copy)]
 struct Above<'a> {
     path: &'a StatsPath,
+    /// The keys of the levels.
+    keys: &'a [&'a str],
+    enabled: bool,
+    layer: Option<&'a str>,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     algorithm: Algorithm,
@@ -130,6 +147,9 @@ impl FileCompiler<'_, '_> {
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,
+            keys: &[],
+            enabled: document.enabled,
+            layer: None,
             value_to_metric: false,
             algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
@@ -146,13 +166,9 @@ impl FileCompiler<'_, '_> {
     fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
         let place = descriptor.place;
         self.draft.nodes = self.draft.nodes.saturating_add(1);
-        let pattern = matching::pattern(&descriptor);
+        let pattern = matching::pattern(&descriptor).map_err(|mistakes| self.errors(mistakes));
         let is_sound = pattern.is_ok();
-        let pattern = pattern.unwrap_or_else(|mistakes| {
-            self.errors(mistakes);
-            Pattern::Any
-        });
-        let mut node = node(&descriptor, pattern, self.draft.nodes);
+        let mut node = node(&descriptor, pattern.unwrap_or(Pattern::Any), self.draft.nodes);
         let mut path = above.path.clone();
         path.parts.push(node.composite().into());
         if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
@@ -163,8 +179,13 @@ impl FileCompiler<'_, '_> {
             );
             self.error(place, message);
         }
+        let mut keys: SmallVec<[&str; 8]> = above.keys.into();
+        keys.push(&descriptor.key);
         let here = Above {
             path: &path,
+            keys: &keys,
+            enabled: above.enabled && descriptor.enabled,
+            layer: descriptor.layer.as_deref().or(above.layer),
             value_to_metric: above.value_to_metric || node.value_to_metric,
             algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
@@ -172,24 +193,40 @@ impl FileCompiler<'_, '_> {
             hash_key: above.hash_key,
         };
         self.normalize(&descriptor.descriptors, &mut node.children, here);
-        for below in std::mem::take(&mut descriptor.descriptors) {
+        for below in mem::take(&mut descriptor.descriptors) {
             self.descriptor(below, &mut node.children, here);
         }
-        if let Some(rate_limit) = descriptor.rate_limit.take() {
-            self.check_replaces(&rate_limit);
+        let quota = self.quota(&descriptor, above.algorithm, &path);
+        let limits = match &quota {
+            Some(Quota::Limited(limits)) => &**limits,
+            Some(Quota::Unlimited) | None => &[],
+        };
+        let penalty = self.penalty(&descriptor, limits, here.keys);
+        if !here.enabled {
+            // What is switched off is checked like everything else, and left out.
+            return;
+        }
+        if let Some(quota) = quota {
             // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
             let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
-            node.rule = self.quota(&rate_limit, above.algorithm, &path).map(|quota| Rule {
-                quota,
+            let replaces =
+                mem::take(&mut descriptor.rate_limits).into_iter().flat_map(|limit| limit.replaces);
+            node.rule = Some(Box::new(Rule {
                 counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
-                name: rate_limit.name.map(Into::into),
-                replaces: rate_limit.replaces.into_iter().map(|name| name.value.into()).collect(),
+                quota,
+                replaces: replaces.map(|name| name.value.into()).collect(),
                 charge: here.charge,
                 on_backend_failure: here.on_backend_failure,
                 shadow_mode: descriptor.shadow_mode,
+                enforce_percent: descriptor
+                    .enforce_percent
+                    .as_ref()
+                    .map_or(EnforcePercent::ALL, |share| share.value),
+                layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
+                penalty,
                 quota_mode: descriptor.quota_mode,
                 metadata: descriptor.metadata.take(),
-            });
+            }));
         }
         self.draft.rules += usize::from(node.rule.is_some());
         if is_sound && let Err(clash) = siblings.insert(node) {
@@ -215,23 +252,49 @@ impl FileCompiler<'_, '_> {
         mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
     }
 
-    fn quota(&mut self, rate_limit: &RateLimit, above: Algorithm, path: &StatsPath) -> Option<Quota> {
-        match quota(rate_limit, above) {
-            Ok(quota) => {
-                if quota != Quota::Unlimited && rate_limit.requests_per_unit.is_none() {
-                    let message = format!(
-                        "'{path}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
-                         'requests_per_unit: 0' if that is what you want"
-                    );
-                    let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.place, message);
-                    self.draft.warnings.push(warning);
+    /// What the limits of `descriptor` let pass together; `None` where it has none, or wrong ones.
+    fn quota(&mut self, descriptor: &Descriptor, above: Algorithm, path: &StatsPath) -> Option<Quota> {
+        let mut limits = SmallVec::new();
+        for rate_limit in &descriptor.rate_limits {
+            self.check_replaces(rate_limit);
+            match quota(rate_limit, above) {
+                Ok(None) => return Some(Quota::Unlimited),
+                Ok(Some(limit)) => {
+                    self.warn_of_no_requests(rate_limit, path);
+                    limits.push(NamedLimit { limit, name: rate_limit.name.as_deref().map(Into::into) });
                 }
-                Some(quota)
+                Err(mistakes) => self.errors(mistakes),
             }
+        }
+        for (place, message) in check_rule(descriptor, &limits) {
+            self.error(place, message);
+        }
+        (!limits.is_empty()).then_some(Quota::Limited(limits))
+    }
+
+    fn penalty(&mut self, descriptor: &Descriptor, limits: &[NamedLimit], keys: &[&str]) -> Option<Penalty> {
+        let written = descriptor.penalty.as_ref()?;
+        // A limit that is wrong has been told of.
+        let has_wrong_limits =
+            limits.is_empty() && descriptor.rate_limits.iter().any(|limit| !limit.unlimited);
+        match penalty(written, limits, keys) {
+            Ok(penalty) => Some(penalty),
             Err(mistakes) => {
-                self.errors(mistakes);
+                let told = |(place, _): &Mistake| !(has_wrong_limits && *place == written.place);
+                mistakes.into_iter().filter(told).for_each(|(place, message)| self.error(place, message));
                 None
             }
+        }
+    }
+
+    fn warn_of_no_requests(&mut self, rate_limit: &RateLimit, path: &StatsPath) {
+        if rate_limit.requests_per_unit.is_none() {
+            let message = format!(
+                "'{path}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
+                 'requests_per_unit: 0' if that is what you want"
+            );
+            let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.place, message);
+            self.draft.warnings.push(warning);
         }
     }
 
@@ -244,6 +307,28 @@ impl FileCompiler<'_, '_> {
             }
         }
     }
+}
+
+/// What is wrong with the fields of a rule beside one another.
+fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    if let (Some(share), true) = (&descriptor.enforce_percent, descriptor.rate_limits.is_empty()) {
+        let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
+        mistakes.push((share.place, message.to_owned()));
+    }
+    if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
+        let message = "'quota_mode' is for a rule with one limit: write a rule for each quota";
+        mistakes.push((second.place, message.to_owned()));
+    }
+    for (index, limit) in limits.iter().enumerate() {
+        let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
+        if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
+            let message = "two limits that count alike over the same time: one of them never matters; leave it \
+                           out, or give it another window";
+            mistakes.push((written.place, message.to_owned()));
+        }
+    }
+    mistakes
 }
 
 /// The level that `descriptor` writes, without its rule and the levels below.

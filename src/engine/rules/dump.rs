@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::normalize::{Normalize, NormalizeStep};
 use super::tree::{Children, Node, Pattern};
-use super::{Quota, Rule, Rules};
+use super::{NamedLimit, Rule, Rules};
 use crate::engine::Unit;
 
 /// A rule and where it stands.
@@ -84,9 +84,9 @@ fn step(step: &NormalizeStep) -> Value {
 
 impl Listed<'_> {
     fn line(&self) -> String {
-        let (unit, count) = match self.rule.quota {
-            Quota::Unlimited => ("UNKNOWN", 0),
-            Quota::Limited(limit) => (limit.unit().map_or("UNKNOWN", Unit::name), limit.requests_per_unit),
+        let (unit, count) = match self.rule.limits() {
+            [] => ("UNKNOWN", 0),
+            [first, ..] => (first.limit.unit().map_or("UNKNOWN", Unit::name), first.limit.requests_per_unit),
         };
         let Rule { shadow_mode, quota_mode, .. } = self.rule;
         format!(
@@ -96,37 +96,43 @@ impl Listed<'_> {
     }
 
     fn json(&self) -> Value {
-        let Rule {
-            quota, name, replaces, charge, on_backend_failure, shadow_mode, quota_mode, metadata, ..
-        } = self.rule;
+        let Rule { replaces, charge, on_backend_failure, shadow_mode, quota_mode, metadata, .. } = self.rule;
         let mut rule = json!({
             "domain": self.domain,
             "path": self.path,
             "levels": self.levels,
-            "name": name,
+            "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,
+            "layer": self.rule.layer.as_ref().map(|layer| layer.name()),
             "charge": charge.name(),
             "on_backend_failure": on_backend_failure.name(),
             "shadow_mode": shadow_mode,
+            "enforce_percent": self.rule.enforce_percent.percent(),
             "quota_mode": quota_mode,
             "detailed_metric": self.node.detailed_metric,
             "value_to_metric": self.node.value_to_metric,
             "share_threshold": self.node.share_threshold,
             "metadata": metadata,
         });
-        let quota = match quota {
-            Quota::Unlimited => json!({ "unlimited": true }),
-            Quota::Limited(limit) => {
-                json!({
-                    "requests_per_unit": limit.requests_per_unit,
-                    "unit": limit.unit().map(Unit::name),
-                    "window_secs": limit.window.secs(),
-                    "algorithm": limit.algorithm.name(),
-                    "burst": limit.capacity(),
-                })
-            }
-        };
-        rule["rate_limit"] = quota;
+        match self.rule.limits() {
+            [] => rule["rate_limit"] = json!({ "unlimited": true }),
+            [limit] => rule["rate_limit"] = limit_json(limit),
+            several => rule["rate_limits"] = several.iter().map(limit_json).collect(),
+        }
         rule
     }
+}
+
+fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
+    let calendar = limit.window.calendar();
+    json!({
+        "name": name,
+        "requests_per_unit": limit.requests_per_unit,
+        "unit": limit.unit().map(Unit::name),
+        // A calendar's are not equally long.
+        "window_secs": calendar.is_none().then(|| limit.window.secs()),
+        "timezone": calendar.map(|calendar| calendar.zone.name()),
+        "algorithm": limit.algorithm.name(),
+        "burst": limit.capacity(),
+    })
 }

@@ -152,6 +152,11 @@ pub(super) fn normalize(
         let Some(written) = &descriptor.matching.normalize else { continue };
         let key = &descriptor.key;
         let steps: Vec<_> = written.value.iter().map(|step| step.value).collect();
+        if !descriptor.enabled {
+            // Checked like everything else, and left out.
+            mistakes.extend(Normalize::new(&written.value, hash_key).err().unwrap_or_default());
+            continue;
+        }
         let before = siblings.normalize(key).map(|normalize| normalize.steps.to_vec());
         match before.as_ref().or(known.get(key)) {
             Some(before) if *before != steps => {

@@ -4,16 +4,20 @@
 mod cidr;
 mod compile;
 mod dump;
+mod enforce;
 mod error;
 mod glob;
+mod layer;
 mod matching;
 mod normalize;
 mod parse;
 mod pattern;
+mod penalty;
 mod quota;
 mod siblings;
 mod source;
 mod text_map;
+mod timezone;
 mod tree;
 mod yaml;
 
@@ -25,15 +29,19 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
 pub use compile::{CompileOptions, compile};
+pub use enforce::EnforcePercent;
 pub use error::{Place, RuleError, RuleErrors};
 pub use glob::Glob;
+pub use layer::Layer;
 pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
 pub use pattern::{Cidr, Expression, OneOf};
 pub use source::SourceFile;
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 
+use crate::engine::lockout::Ladder;
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
@@ -43,6 +51,8 @@ pub struct Rules {
     domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
     /// The counts of every rule whose name is fixed at load, in the order of their paths.
     counts: BTreeMap<StatsPath, Arc<Counts>>,
+    /// Every layer, by its domain and its name.
+    layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     /// How many levels something applies at.
     len: usize,
     /// What holds for limits that callers bring.
@@ -89,13 +99,18 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// Every layer with its domain, in the order of their names.
+    pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
+        self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))
+    }
+}
+
 /// What applies to requests that end at a node of the tree.
 #[derive(Debug)]
 pub struct Rule {
     /// How much may pass.
     pub quota: Quota,
-    /// The rule's name, by which others may replace it; not empty.
-    pub name: Option<Box<str>>,
     /// Names of rules that do not apply when this one matches in the same request.
     pub replaces: Box<[Box<str>]>,
     /// Whether what is denied counts.
@@ -104,6 +119,12 @@ pub struct Rule {
     pub on_backend_failure: FailurePolicy,
     /// Counted and reported, never enforced.
     pub shadow_mode: bool,
+    /// Of the keys that it counts, so many are enforced; the others are counted and reported.
+    pub enforce_percent: EnforcePercent,
+    /// What is told to those whom it denies.
+    pub layer: Option<Arc<Layer>>,
+    /// What becomes of those whom it denies too often.
+    pub penalty: Option<Penalty>,
     /// Denies only together with every other quota rule of the request.
     pub quota_mode: bool,
     /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
@@ -112,11 +133,41 @@ pub struct Rule {
     pub counts: Option<Arc<Counts>>,
 }
 
+/// A lockout for those whom a rule denies too often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Penalty {
+    /// When to block, and for how long.
+    pub ladder: Arc<Ladder>,
+    /// The levels of the rule whose entries say who is locked out, outermost first.
+    pub scope: Box<[usize]>,
+    /// What it is called in answers. Those of one domain with one name and one scope are one lockout.
+    pub name: Option<Box<str>>,
+}
+
 /// How much may pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Quota {
     /// Everything; nothing is counted.
     Unlimited,
-    /// As much as the limit says.
-    Limited(Limit),
+    /// As much as all of the limits say; at least one.
+    Limited(SmallVec<[NamedLimit; 1]>),
+}
+
+/// A limit of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedLimit {
+    /// How much may pass.
+    pub limit: Limit,
+    /// What it is called in answers, and what others replace its rule by; not empty.
+    pub name: Option<Box<str>>,
+}
+
+impl Rule {
+    /// Its limits; none where everything passes.
+    pub fn limits(&self) -> &[NamedLimit] {
+        match &self.quota {
+            Quota::Unlimited => &[],
+            Quota::Limited(limits) => limits,
+        }
+    }
 }

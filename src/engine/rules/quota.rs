@@ -1,8 +1,8 @@
 //! From a limit as written to a limit that makes sense: how much, in how long, counted how.
 
-use super::Quota;
 use super::error::Place;
 use super::source::{Placed, RateLimit};
+use super::timezone::in_zone;
 use crate::engine::algorithm::{sliding_log, tick_us};
 use crate::engine::{Algorithm, Limit, Unit, Window};
 
@@ -12,24 +12,26 @@ const MAX_WINDOW_SECS: u64 = 10 * 365 * 86_400;
 /// What is wrong, and where.
 pub(super) type Mistake = (Place, String);
 
-/// What `rate_limit` lets pass, counted as `default` says where it does not say it itself.
+/// The limit that `rate_limit` is, counted as `default` says where it does not say it itself; `None` where
+/// everything passes.
 ///
 /// # Errors
 /// Every mistake in it.
-pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Quota, Vec<Mistake>> {
+pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Option<Limit>, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     if rate_limit.unlimited {
         refuse_beside_unlimited(rate_limit, &mut mistakes);
-        return if mistakes.is_empty() { Ok(Quota::Unlimited) } else { Err(mistakes) };
+        return if mistakes.is_empty() { Ok(None) } else { Err(mistakes) };
     }
     let window = window(rate_limit, &mut mistakes);
     let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
     let algorithm = algorithm(rate_limit, requests_per_unit, default, &mut mistakes);
+    let window = in_zone(window, rate_limit, algorithm, &mut mistakes);
     let (Some(window), true) = (window, mistakes.is_empty()) else { return Err(mistakes) };
     let limit = Limit { requests_per_unit, window, algorithm };
     match check_size(rate_limit, limit) {
         Some(mistake) => Err(vec![mistake]),
-        None => Ok(Quota::Limited(limit)),
+        None => Ok(Some(limit)),
     }
 }
 
@@ -40,6 +42,7 @@ fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) 
     }
     let places = [
         ("window", rate_limit.window.as_ref().map(|window| window.place)),
+        ("timezone", rate_limit.timezone.as_ref().map(|timezone| timezone.place)),
         ("algorithm", rate_limit.algorithm.as_ref().map(|algorithm| algorithm.place)),
         ("burst", rate_limit.burst.as_ref().map(|burst| burst.place)),
     ];

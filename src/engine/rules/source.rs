@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value};
 
+use super::EnforcePercent;
 use super::error::Place;
 use super::normalize::NormalizeStep;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
@@ -31,6 +32,8 @@ pub(super) struct Document {
     pub(super) domain: Placed<String>,
     pub(super) hash_tag: bool,
     pub(super) defaults: Defaults,
+    /// Whether its rules are in force.
+    pub(super) enabled: bool,
     pub(super) descriptors: Vec<Descriptor>,
 }
 
@@ -50,8 +53,13 @@ pub(super) struct Descriptor {
     /// Not empty.
     pub(super) value: Option<String>,
     pub(super) matching: Matching,
-    pub(super) rate_limit: Option<RateLimit>,
+    pub(super) rate_limits: Vec<RateLimit>,
     pub(super) descriptors: Vec<Self>,
+    pub(super) layer: Option<String>,
+    pub(super) penalty: Option<Penalty>,
+    /// Whether it and what is below it are in force.
+    pub(super) enabled: bool,
+    pub(super) enforce_percent: Option<Placed<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
     pub(super) shadow_mode: bool,
@@ -73,6 +81,20 @@ pub(super) struct Matching {
     pub(super) normalize: Option<Placed<Vec<Placed<NormalizeStep>>>>,
 }
 
+/// A lockout as written; times are those of [`super::quota::parse_window`].
+#[derive(Debug, Default)]
+pub(super) struct Penalty {
+    pub(super) place: Place,
+    pub(super) after: Option<Placed<u32>>,
+    pub(super) within: Option<Placed<String>>,
+    pub(super) block: Vec<Placed<String>>,
+    pub(super) forget: Option<Placed<String>>,
+    pub(super) extend: bool,
+    /// The keys of entries.
+    pub(super) scope: Option<Placed<Vec<String>>>,
+    pub(super) name: Option<String>,
+}
+
 /// What applies at a level.
 #[derive(Debug, Default)]
 pub(super) struct RateLimit {
@@ -80,6 +102,8 @@ pub(super) struct RateLimit {
     pub(super) unit: Option<Placed<String>>,
     /// As written: `15m`.
     pub(super) window: Option<Placed<String>>,
+    /// As written: `Europe/Berlin`.
+    pub(super) timezone: Option<Placed<String>>,
     pub(super) requests_per_unit: Option<u32>,
     /// A bucket of this kind has the size of `burst`.
     pub(super) algorithm: Option<Placed<Algorithm>>,

@@ -46,8 +46,8 @@ pub struct Node {
     pub value_to_metric: bool,
     /// For rules that end here: every level appears in metrics with the request's value.
     pub detailed_metric: bool,
-    /// What applies to requests that end here.
-    pub rule: Option<Rule>,
+    /// What applies to requests that end here; apart, so that the levels on the way lie close together.
+    pub rule: Option<Box<Rule>>,
     /// Where it stands among all nodes, in the order they were written.
     pub(super) order: u32,
     pub(super) children: Children,
@@ -97,6 +97,23 @@ pub enum SharedPattern<'r> {
     Other(&'r str),
 }
 
+impl<'r> SharedPattern<'r> {
+    /// The text itself.
+    pub const fn text(self) -> &'r str {
+        match self {
+            Self::Glob(text) | Self::Other(text) => text,
+        }
+    }
+
+    /// What tells the text from a value of the same text, and from that of another kind of pattern.
+    pub const fn mark(self) -> u8 {
+        match self {
+            Self::Glob(_) => b'*',
+            Self::Other(_) => b'~',
+        }
+    }
+}
+
 impl Domain {
     /// The domain's name.
     pub fn name(&self) -> &str {
@@ -118,7 +135,7 @@ impl Domain {
             children = &step.node.children;
             path.push(step);
         }
-        let rule = path.last()?.node.rule.as_ref()?;
+        let rule = path.last()?.node.rule.as_deref()?;
         Some(Match { rule, path })
     }
 }
@@ -217,14 +234,17 @@ impl Node {
     }
 }
 
-impl Step<'_, '_> {
-    /// The pattern that the entry counts under in place of its own value.
-    pub fn shared_pattern(&self) -> Option<SharedPattern<'_>> {
-        self.node.shared_pattern()
-    }
-}
-
 impl Match<'_, '_> {
+    /// The pattern that the entry at `level` counts under in place of its own value.
+    pub fn shared_pattern(&self, level: usize) -> Option<SharedPattern<'_>> {
+        self.path.get(level)?.node.shared_pattern()
+    }
+
+    /// The value of `entry`, which is at `level`, as it is counted and shown.
+    pub fn value<'m>(&'m self, level: usize, entry: &'m Entry<'_>) -> &'m [u8] {
+        self.path.get(level).map_or(entry.value, |step| &step.value)
+    }
+
     /// The name in metrics, for a rule that wants the request's values in it: at every level where
     /// its last node has `detailed_metric`, else at those with `value_to_metric`. A shared pattern
     /// stays a pattern. `entries` are those that were matched.

@@ -35,10 +35,9 @@ const fn encode_code(code: Code) -> pb::Code {
 }
 
 fn encode_status(status: &Status<'_>) -> pb::DescriptorStatus {
-    let name = || status.rule.and_then(|rule| rule.name.as_deref()).unwrap_or_default();
     pb::DescriptorStatus {
         code: encode_code(status.code).into(),
-        current_limit: status.limit.map(|limit| encode_limit(limit, name())),
+        current_limit: status.limit.map(|limit| encode_limit(limit, status.name.unwrap_or_default())),
         limit_remaining: status.remaining,
         duration_until_reset: status.reset.map(|reset| pbjson_types::Duration {
             seconds: i64::try_from(whole_secs(reset)).unwrap_or(i64::MAX),

@@ -4,21 +4,24 @@
 //! charge locks one shard for one lookup. Nothing ever locks two shards or all of them, so that no
 //! sweep and no scrape stops the world.
 
+mod shard;
+
 use std::future;
 use std::hash::BuildHasher as _;
+use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
-use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
-use crate::engine::algorithm::group::{self, Ask};
+use self::shard::{Counter, LockoutCounter, Shard};
+use super::{Charge, Charging, Lockout, Reading, Readings, Store, StoreError, is_group};
+use crate::engine::algorithm::group::{self, Ask, Locked};
 use crate::engine::algorithm::{Meter, State};
-use crate::engine::{Algorithm, Hits, Limit, Timestamp};
+use crate::engine::{Hits, Limit, Timestamp, lockout};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -48,14 +51,6 @@ pub struct MemoryStore {
     sweep_cursor: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct Shard {
-    counters: HashTable<Counter>,
-    /// No window of these counters ends before this, in seconds since the epoch: a sweep before then
-    /// would find nothing.
-    first_end_secs: u64,
-}
-
 /// A counter of a group of charges, there or not.
 struct Member<'a> {
     key: &'a [u8],
@@ -64,23 +59,41 @@ struct Member<'a> {
     shard: usize,
 }
 
+/// A lockout of a group of charges, there or not.
+struct Suspect<'a> {
+    lockout: &'a Lockout,
+    hash: u64,
+    shard: usize,
+}
+
+/// Charges that are decided together.
+struct Group<'a> {
+    members: SmallVec<[Member<'a>; 4]>,
+    suspects: SmallVec<[Suspect<'a>; 1]>,
+    asks: SmallVec<[Ask; 4]>,
+}
+
 /// Locked shards, each with its place.
-type Locked<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>;
+type Shards<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>;
 
 impl Member<'_> {
-    fn find<'s>(&self, shards: &'s mut Locked<'_>) -> Option<&'s mut Counter> {
+    fn find<'s>(&self, shards: &'s mut Shards<'_>) -> Option<&'s mut Counter> {
         let (_, shard) = shards.iter_mut().find(|(index, _)| *index == self.shard)?;
         shard.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))
     }
 }
 
-/// One counter. Its window and its algorithm are part of its name: a key whose rule was changed counts
-/// anew, and one state never serves two kinds of window.
-#[derive(Debug)]
-struct Counter {
-    key: Box<[u8]>,
-    limit: Limit,
-    state: State,
+impl<'a> Suspect<'a> {
+    fn find<'s>(&self, shards: &'s mut Shards<'_>) -> Option<&'s mut LockoutCounter> {
+        let (_, shard) = shards.iter_mut().find(|(index, _)| *index == self.shard)?;
+        shard.lockouts.find_mut(self.hash, |counter| *counter.key == *self.lockout.key)
+    }
+
+    /// What is known of it, as of `now`.
+    fn load(&self, shards: &mut Shards<'_>, now: Timestamp) -> Locked<'a> {
+        let state = self.find(shards).map_or_else(lockout::State::default, |counter| counter.state);
+        Locked::new(&self.lockout.ladder, state, now)
+    }
 }
 
 impl MemoryStore {
@@ -124,26 +137,43 @@ impl MemoryStore {
     }
 
     fn sweep_shard(&self, shard: &Mutex<Shard>, now: Timestamp) {
-        let removed = shard.lock().sweep(now, |counter| self.hash(&counter.key, counter.limit));
+        let removed = shard.lock().sweep(
+            now,
+            |counter| self.hash(&counter.key, counter.limit),
+            |counter| self.hasher.hash_one(&*counter.key),
+        );
         self.len.fetch_sub(removed, Ordering::Relaxed);
+    }
+
+    /// Carries out one charge at once. Its request passes unless it denies it.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] where it needs a new counter and there is no room for one.
+    pub fn carry_out(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
+        match charge.lockout {
+            None => self.charge_alone(charge, now),
+            Some(_) => {
+                let readings = self.charge_together(slice::from_ref(charge), now);
+                readings.into_iter().next().unwrap_or_else(|| Err(self.full()))
+            }
+        }
+    }
+
+    /// Carries out charges that are decided together.
+    fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
+        self.charge_group(charges, now).unwrap_or_else(|| {
+            // There may be room that only looks taken.
+            self.sweep_next(now);
+            let again = self.charge_group(charges, now);
+            again.unwrap_or_else(|| charges.iter().map(|_| Err(self.full())).collect())
+        })
     }
 
     /// Carries out charges that are decided together, under the locks of all their shards. `None` where
     /// they need more new counters than there is room for.
     fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Option<Readings> {
-        let mut members: SmallVec<[Member<'_>; 4]> = SmallVec::new();
-        let mut asks: SmallVec<[Ask; 4]> = SmallVec::new();
-        for Charge { key, limit, hits, mode, vote, .. } in charges {
-            let known =
-                members.iter().position(|member| member.key == &**key && is_one(member.limit, *limit));
-            let counter = known.unwrap_or(members.len());
-            if known.is_none() {
-                let hash = self.hash(key, *limit);
-                members.push(Member { key, limit: *limit, hash, shard: self.shard_index(hash) });
-            }
-            asks.push(Ask { counter, capacity: limit.capacity(), hits: *hits, mode: *mode, vote: *vote });
-        }
-        let mut shards = self.lock_all(&members);
+        let Group { members, suspects, asks } = self.group(charges);
+        let mut shards = self.lock_all(&members, &suspects);
         let mut states: SmallVec<[State; 4]> = members
             .iter()
             .map(|member| match member.find(&mut shards) {
@@ -154,35 +184,72 @@ impl MemoryStore {
         let load = |(state, member): (&mut State, &Member<'_>)| state.load(member.limit, now);
         let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(&members).map(load).collect();
         let mut meters = before.clone();
-        let outcomes = group::charge(&asks, &mut meters);
+        let mut lockouts: SmallVec<[Locked<'_>; 1]> =
+            suspects.iter().map(|suspect| suspect.load(&mut shards, now)).collect();
+        let outcomes = group::charge(&asks, &mut meters, &mut lockouts);
+
         let changed = |index: &usize| before.get(*index) != meters.get(*index);
         let changed: SmallVec<[usize; 4]> = (0..members.len()).filter(changed).collect();
         let new = changed.iter().filter(|index| members[**index].find(&mut shards).is_none()).count();
+        let is_new = |(suspect, locked): &(&Suspect<'_>, &Locked<'_>)| {
+            !locked.state().is_empty() && suspect.find(&mut shards).is_none()
+        };
+        let new = new + suspects.iter().zip(&lockouts).filter(is_new).count();
         self.take_room(new)?;
         for index in changed {
             let mut state = states[index].clone();
             state.save(meters[index], members[index].limit, now);
             self.write(&members[index], &mut shards, state);
         }
+        for (suspect, locked) in suspects.iter().zip(&lockouts) {
+            self.write_lockout(suspect, &mut shards, locked);
+        }
         let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
             let mut state = states[ask.counter].clone();
             state.save(meter, charge.limit, now);
-            Ok(Reading::of(charge.asked(now), &state, meter.used(), outcome))
+            let reading = Reading::of(charge.asked(now), &state, meter.used(), outcome);
+            let ends_us = ask.lockout.map_or(0, |index| lockouts[index].state().ends_us);
+            Ok(reading.locked_until(ends_us, now))
         };
         Some(charges.iter().zip(&asks).zip(outcomes).map(reading).collect())
     }
 
-    /// Locks the shards of `members`, in the order of their places: two groups cannot wait for each
-    /// other.
-    fn lock_all(&self, members: &[Member<'_>]) -> Locked<'_> {
-        let mut indexes: SmallVec<[usize; 4]> = members.iter().map(|member| member.shard).collect();
+    /// The counters and the lockouts of `charges`, each once, and what is asked of them.
+    fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
+        let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
+        for Charge { key, limit, hits, mode, vote, lockout, .. } in charges {
+            let same = |member: &Member<'_>| member.key == &**key && member.limit.has_counter_of(*limit);
+            let counter = group.members.iter().position(same).unwrap_or_else(|| {
+                let hash = self.hash(key, *limit);
+                group.members.push(Member { key, limit: *limit, hash, shard: self.shard_index(hash) });
+                group.members.len() - 1
+            });
+            let lockout = lockout.as_ref().map(|lockout| {
+                let same = |suspect: &Suspect<'_>| suspect.lockout.key == lockout.key;
+                group.suspects.iter().position(same).unwrap_or_else(|| {
+                    let hash = self.hasher.hash_one(&*lockout.key);
+                    group.suspects.push(Suspect { lockout, hash, shard: self.shard_index(hash) });
+                    group.suspects.len() - 1
+                })
+            });
+            let (capacity, hits, mode, vote) = (limit.capacity(), *hits, *mode, *vote);
+            group.asks.push(Ask { counter, capacity, hits, mode, vote, lockout });
+        }
+        group
+    }
+
+    /// Locks the shards of a group, in the order of their places: two groups cannot wait for each other.
+    fn lock_all(&self, members: &[Member<'_>], suspects: &[Suspect<'_>]) -> Shards<'_> {
+        let counters = members.iter().map(|member| member.shard);
+        let mut indexes: SmallVec<[usize; 4]> =
+            counters.chain(suspects.iter().map(|suspect| suspect.shard)).collect();
         indexes.sort_unstable();
         indexes.dedup();
         indexes.into_iter().map(|index| (index, self.shards[index].lock())).collect()
     }
 
     /// Sets a counter, and makes it where there is none: there is room for it.
-    fn write(&self, member: &Member<'_>, shards: &mut Locked<'_>, state: State) {
+    fn write(&self, member: &Member<'_>, shards: &mut Shards<'_>, state: State) {
         if let Some(counter) = member.find(shards) {
             counter.state = state;
             return;
@@ -193,11 +260,25 @@ impl MemoryStore {
         }
     }
 
-    /// Carries out one charge at once. Its request passes unless it denies it.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] where it needs a new counter and there is no room for one.
-    pub fn charge_alone(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
+    /// Sets a lockout, and makes it where there is none: there is room for it.
+    fn write_lockout(&self, suspect: &Suspect<'_>, shards: &mut Shards<'_>, locked: &Locked<'_>) {
+        let end_us = locked.state().forgotten_us(locked.ladder()).unwrap_or(u64::MAX);
+        let end_secs = end_us.div_ceil(1_000_000);
+        if let Some(counter) = suspect.find(shards) {
+            (counter.state, counter.end_secs) = (locked.state(), end_secs);
+        } else if !locked.state().is_empty()
+            && let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == suspect.shard)
+        {
+            shard.first_end_secs = shard.first_end_secs.min(end_secs);
+            let counter =
+                LockoutCounter { key: Box::from(&*suspect.lockout.key), state: locked.state(), end_secs };
+            let hash = |counter: &LockoutCounter| self.hasher.hash_one(&*counter.key);
+            shard.lockouts.insert_unique(suspect.hash, counter, hash);
+        }
+    }
+
+    /// The same, for one that nobody is locked out by.
+    fn charge_alone(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
         let hash = self.hash(&charge.key, charge.limit);
         let shard = &self.shards[self.shard_index(hash)];
         if let Some(reading) = self.count(shard, hash, charge, now) {
@@ -261,63 +342,11 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let readings = match is_group(charges) && charges.len() > 1 {
-            true => self.charge_group(charges, now).unwrap_or_else(|| {
-                // There may be room that only looks taken.
-                self.sweep_next(now);
-                let again = self.charge_group(charges, now);
-                again.unwrap_or_else(|| charges.iter().map(|_| Err(self.full())).collect())
-            }),
-            false => charges.iter().map(|charge| self.charge_alone(charge, now)).collect(),
+        let readings = match charges {
+            [_, _, ..] if is_group(charges) => self.charge_together(charges, now),
+            charges => charges.iter().map(|charge| self.carry_out(charge, now)).collect(),
         };
         Box::pin(future::ready(readings))
-    }
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self { counters: HashTable::new(), first_end_secs: u64::MAX }
-    }
-}
-
-impl Shard {
-    fn insert(&mut self, hash: u64, counter: Counter, hasher: impl Fn(&Counter) -> u64) {
-        self.first_end_secs = self.first_end_secs.min(counter.end_secs());
-        self.counters.insert_unique(hash, counter, hasher);
-    }
-
-    /// Drops the counters whose window is over at `now`, and room that is mostly empty. Returns how
-    /// many counters were dropped.
-    fn sweep(&mut self, now: Timestamp, hash: impl Fn(&Counter) -> u64) -> usize {
-        if now.as_secs() < self.first_end_secs {
-            return 0;
-        }
-        let before = self.counters.len();
-        let mut first_end_secs = u64::MAX;
-        self.counters.retain(|counter| {
-            let over = counter.end_secs() <= now.as_secs();
-            if !over {
-                first_end_secs = first_end_secs.min(counter.end_secs());
-            }
-            !over
-        });
-        self.first_end_secs = first_end_secs;
-        let after = self.counters.len();
-        if after < self.counters.capacity() / 4 {
-            self.counters.shrink_to(after * 2, hash);
-        }
-        before - after
-    }
-}
-
-impl Counter {
-    fn is(&self, key: &[u8], limit: Limit) -> bool {
-        is_one(self.limit, limit) && *self.key == *key
-    }
-
-    /// When it says nothing any more, in seconds since the epoch.
-    fn end_secs(&self) -> u64 {
-        self.state.end_secs(self.limit)
     }
 }
 
@@ -326,15 +355,6 @@ fn look(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = group::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
     Reading::of(charge.asked(now), &state, meter.used(), outcome)
-}
-
-/// Whether one counter serves both limits. How much each lets pass is another matter.
-fn is_one(limit: Limit, other: Limit) -> bool {
-    let same_kind = match (limit.algorithm, other.algorithm) {
-        (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
-        (one, other) => one == other,
-    };
-    same_kind && limit.window == other.window
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::engine::{ChargeMode, FailurePolicy, Unit, Vote};
+use crate::engine::{Calendar, ChargeMode, FailurePolicy, Period, Unit, Vote, Window, Zone};
 
 const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -16,6 +16,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         hits,
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
+        lockout: None,
         on_failure: FailurePolicy::Error,
     }
 }
@@ -69,6 +70,24 @@ fn a_sweep_drops_what_is_over_and_nothing_else() {
     for (now, len) in [(NOON, 3), (later(1), 2), (later(59), 2), (later(60), 1), (later(3600), 0)] {
         sweep_round(&store, now);
         assert_eq!(store.len(), len, "at noon + {} s", now.since(NOON).as_secs());
+    }
+}
+
+#[test]
+fn a_sweep_drops_a_calendar_day_when_it_ends_and_not_before() {
+    let zone = Zone::from_name("Europe/Berlin").unwrap();
+    let window = Window::of_calendar(Calendar { period: Period::Day, zone });
+    // 2024-03-31 00:00 and 2024-10-27 00:00 in Berlin: days of 23 and of 25 hours.
+    for (start_secs, hours) in [(1_711_839_600_u64, 23_u64), (1_729_980_000, 25)] {
+        let store = store(100);
+        let day = charge("k", Unit::Day, Hits::Add(1));
+        let day = Charge { limit: Limit { window, ..day.limit }, ..day };
+        let at = |secs: u64| Timestamp::from_secs(start_secs + secs);
+        assert_eq!(used(&store, &day, at(7)), Some(1));
+        sweep_round(&store, at(hours * 3_600 - 1));
+        assert_eq!(used(&store, &day, at(hours * 3_600 - 1)), Some(2));
+        sweep_round(&store, at(hours * 3_600));
+        assert_eq!(store.len(), 0, "{hours} hours");
     }
 }
 

@@ -1,26 +1,36 @@
 -- Carries out requests in their order, each of them as `engine::algorithm` does.
 --
--- KEYS     the counters, each once.
+-- KEYS     the counters and the lockouts, each once.
 -- ARGV[1]  the requests, one after the other, big-endian: a byte that says how many charges it has, and
 --          for each charge
 --            2 bytes  its counter, from 1
 --            1        its algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
---            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back
+--            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back,
+--                     3 counts only if the request passes, all of it if one hit fits
 --            1        its vote: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
 --            4        its hits
 --            4        hits that fit into the counter
 --            4        seconds that the counter is to live from now on, if it is new or is no fixed window
+--            2        its lockout, from 1; 0 for none
 --          and, but for fixed windows,
 --            4        hits in a window
 --            8 and 8  the window and now, in ticks, as floating-point numbers
--- Reply    four numbers for each charge: 0 charged, 1 denied, 2 withheld; what its counter holds
+--          and, with a lockout,
+--            8        now, in microseconds, as a floating-point number
+--            4, 4, 4  the seconds that strikes must lie within, and after which blocks are forgotten; the
+--                     strikes that begin a block
+--            1        whether whoever asks while blocked begins the block anew
+--            1 + 4…   how many steps the ladder has, and the seconds of each; 0 for ever
+-- Reply    four numbers for each charge: 0 charged, 1 denied, 2 withheld, 3 blocked; what its counter holds
 --          afterwards (hits, or of a token bucket its level); and two more: of a sliding window the hits
 --          of the window before and the window's number, of a sliding log when the last of the hits
---          leaves that must, and when the newest came (-1 for none), of a token bucket its time.
+--          leaves that must, and when the newest came (-1 for none), of a token bucket its time. Then, for each charge with a
+--          lockout, when that ends or did, in microseconds.
 local SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 1, 2, 3
-local ALWAYS, IF_ALLOWED, REFUND = 0, 1, 2
+local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
-local CHARGED, DENIED, WITHHELD = 0, 1, 2
+local CHARGED, DENIED, WITHHELD, BLOCKED = 0, 1, 2, 3
+local NEVER = 2 ^ 53
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 
@@ -98,17 +108,66 @@ end
 
 local function used(c) return ceil((c.base + c.level) / c.parts) end
 
+-- Of so many hits, how many must fit for them to pass.
+local function needs(kind, hits) return kind == OVERDRAFT and 1 or max(1, hits) end
+
 -- Carries out one charge as if its request passed.
 local function try(c, kind, hits, capacity)
   if kind == REFUND then
     c.level = max(0, c.level - max(0, hits * c.parts - c.lost))
     c.low = min(c.low, c.level)
-  elseif kind == IF_ALLOWED and used(c) + max(1, hits) > capacity then
+  elseif kind ~= ALWAYS and used(c) + needs(kind, hits) > capacity then
     return DENIED
   else
     c.level = max(c.level, min(c.level + hits * c.parts, c.max))
   end
   return CHARGED
+end
+
+-- A lockout: when its block ends, how many there were, strikes towards the next one, and since when.
+local function load_lockout(key, l)
+  local held = call('GET', key)
+  l.ends, l.level, l.strikes, l.since = 0, 0, 0, 0
+  if held then
+    local ends, level, strikes, since = string.match(held, '^(%d+) (%d+) (%d+) (%d+)$')
+    l.ends, l.level, l.strikes, l.since = number(ends), number(level), number(strikes), number(since)
+  end
+end
+
+local function micros(secs) return secs * 1000000 end
+
+local function forget(l)
+  if l.ends ~= NEVER and l.ends + micros(l.forget) <= l.now then l.level = 0 end
+  if l.since + micros(l.within) <= l.now then l.strikes = 0 end
+end
+
+local function ends_of(l, step)
+  if l.steps[step] == 0 then return NEVER end
+  return min(l.now + micros(l.steps[step]), NEVER - 1)
+end
+
+local function strike(l)
+  if l.strikes == 0 then l.since = l.now end
+  l.strikes = l.strikes + 1
+  if l.strikes >= l.after then
+    local step = min(l.level + 1, #l.steps)
+    l.ends, l.level, l.strikes = ends_of(l, step), step, 0
+  end
+  l.changed = true
+end
+
+local function ask_again(l)
+  if l.extend == 1 and l.level > 0 and l.steps[l.level] then
+    l.ends, l.changed = max(l.ends, ends_of(l, l.level)), true
+  end
+end
+
+local function save_lockout(key, l)
+  local value = string.format('%.0f %.0f %.0f %.0f', l.ends, l.level, l.strikes, l.since)
+  if l.level > 0 and l.ends == NEVER then return call('SET', key, value) end
+  local strikes = l.strikes > 0 and l.since + micros(l.within) or 0
+  local level = l.level > 0 and l.ends + micros(l.forget) or 0
+  call('SET', key, value, 'EX', max(1, ceil((max(strikes, level) - l.now) / 1000000) + 1))
 end
 
 local reply, logs = {}, {}
@@ -121,51 +180,96 @@ local function answer(ask, outcome, level, low)
   elseif c.algorithm == TOKEN_BUCKET then
     reply[n + 3] = c.at
   elseif c.algorithm == SLIDING_LOG then
-    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + max(1, ask.hits) - ask.capacity, len = level, low = low }
+    logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
+  end
+end
+
+-- Carries out one charge, unless whoever asks is locked out.
+local function charge_one(ask)
+  local l, c = ask.lockout, ask.counter
+  if l and l.blocked and ask.kind ~= REFUND then
+    ask.outcome = BLOCKED
+  else
+    ask.outcome = try(c, ask.kind, ask.hits, ask.capacity)
+  end
+  ask.level, ask.low = c.level, c.low
+  ask.over = ask.outcome == BLOCKED or ask.outcome == DENIED or (ask.kind == ALWAYS and used(c) > ask.capacity)
+end
+
+-- Tells the lockouts what became of a request: one strike, however many of its charges were denied.
+local function tell_lockouts(asks)
+  local told = {}
+  for _, ask in ipairs(asks) do
+    local l = ask.lockout
+    if l and ask.kind ~= REFUND and ask.hits > 0 and not told[l] and (l.blocked or ask.over) then
+      told[l] = true
+      if l.blocked then ask_again(l) else strike(l) end
+    end
+  end
+  for _, ask in ipairs(asks) do
+    local l = ask.lockout
+    if told[l] and not l.blocked and l.now < l.ends and ask.over and ask.kind ~= REFUND and ask.hits > 0 then
+      ask.outcome = BLOCKED
+    end
   end
 end
 
 -- Carries out the charges of one request.
 local function charge(asks)
-  local held, outcomes, levels, lows = {}, {}, {}, {}
+  local held = {}
   local denied, quotas, quotas_over = false, 0, 0
-  for i, ask in ipairs(asks) do
+  for _, ask in ipairs(asks) do
     local c = ask.counter
     held[c] = held[c] or { level = c.level, low = c.low }
-    outcomes[i] = try(c, ask.kind, ask.hits, ask.capacity)
-    levels[i], lows[i] = c.level, c.low
-    local over = outcomes[i] == DENIED or (ask.kind == ALWAYS and used(c) > ask.capacity)
+    charge_one(ask)
     if ask.vote == ENFORCED then
-      denied = denied or over
+      denied = denied or ask.over
     elseif ask.vote == QUOTA then
-      quotas, quotas_over = quotas + 1, quotas_over + (over and 1 or 0)
+      quotas, quotas_over = quotas + 1, quotas_over + (ask.over and 1 or 0)
     elseif ask.vote == SHADOW_QUOTA then
       quotas = quotas + 1
     end
   end
   if denied or (quotas > 0 and quotas_over == quotas) then
     for c, was in pairs(held) do c.level, c.low = was.level, was.low end
-    for i, ask in ipairs(asks) do
-      if ask.kind ~= IF_ALLOWED then
-        outcomes[i] = try(ask.counter, ask.kind, ask.hits, ask.capacity)
-      elseif outcomes[i] == CHARGED then
-        outcomes[i] = WITHHELD
+    for _, ask in ipairs(asks) do
+      if ask.kind == ALWAYS or ask.kind == REFUND then
+        charge_one(ask)
+      else
+        if ask.outcome == CHARGED then ask.outcome = WITHHELD end
+        ask.level, ask.low = ask.counter.level, ask.counter.low
       end
-      levels[i], lows[i] = ask.counter.level, ask.counter.low
     end
   end
-  for i, ask in ipairs(asks) do answer(ask, outcomes[i], levels[i], lows[i]) end
 end
 
-local counters = {}
+local counters, lockouts, ends = {}, {}, {}
 local requests, at = ARGV[1], 1
+
+local function read_lockout(index)
+  local l = lockouts[index]
+  if not l then
+    l = {}
+    load_lockout(KEYS[index], l)
+    lockouts[index] = l
+  end
+  local steps
+  l.now, l.within, l.forget, l.after, l.extend, steps, at = struct.unpack('>dI4I4I4BB', requests, at)
+  l.steps = {}
+  for step = 1, steps do l.steps[step], at = struct.unpack('>I4', requests, at) end
+  forget(l)
+  l.blocked = l.now < l.ends
+  return l
+end
+
 while at <= #requests do
   local len
   len, at = struct.unpack('B', requests, at)
-  local asks = {}
+  local asks, locks = {}, false
   for i = 1, len do
-    local index, algorithm, kind, vote, hits, capacity, lives, rate, window, now
-    index, algorithm, kind, vote, hits, capacity, lives, at = struct.unpack('>I2BBBI4I4I4', requests, at)
+    local index, algorithm, kind, vote, hits, capacity, lives, lockout, rate, window, now
+    index, algorithm, kind, vote, hits, capacity, lives, lockout, at =
+      struct.unpack('>I2BBBI4I4I4I2', requests, at)
     if algorithm ~= 0 then
       rate, window, now, at = struct.unpack('>I4dd', requests, at)
     end
@@ -182,13 +286,15 @@ while at <= #requests do
       counters[index] = c
     end
     asks[i] = { counter = c, kind = kind, vote = vote, hits = hits, capacity = capacity }
+    if lockout ~= 0 then
+      asks[i].lockout, locks = read_lockout(lockout), true
+    end
   end
-  if len > 1 then
-    charge(asks)
-  else
-    local ask = asks[1]
-    local outcome = try(ask.counter, ask.kind, ask.hits, ask.capacity)
-    answer(ask, outcome, ask.counter.level, ask.counter.low)
+  if len > 1 then charge(asks) else charge_one(asks[1]) end
+  if locks then tell_lockouts(asks) end
+  for _, ask in ipairs(asks) do
+    answer(ask, ask.outcome, ask.level, ask.low)
+    if ask.lockout then ends[#ends + 1] = ask.lockout.ends end
   end
 end
 
@@ -208,8 +314,11 @@ for _, log in ipairs(logs) do
 end
 
 for index, key in ipairs(KEYS) do
-  local c = counters[index]
-  if c.level ~= (c.before or 0) or c.low ~= c.level then save(key, c) end
+  local c, l = counters[index], lockouts[index]
+  if c and (c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
+  if l and l.changed then save_lockout(key, l) end
 end
+
+for _, at in ipairs(ends) do reply[#reply + 1] = at end
 
 return reply

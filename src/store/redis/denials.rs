@@ -77,7 +77,8 @@ impl Denials {
     /// Whether `charge` is known to be denied at `now`, and denies its request.
     pub(super) fn know(&self, charge: &Charge, now: Timestamp) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
-        if charge.vote != Vote::Enforced {
+        // Whoever may be locked out strikes with every denied request, and may be let in at any time.
+        if charge.vote != Vote::Enforced || charge.lockout.is_some() {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
@@ -109,10 +110,10 @@ impl Denials {
                     _ => hits.max(1),
                 }
             }
-            (Hits::Add(hits), ChargeMode::IfAllowed, Outcome::Denied) => hits.max(1),
+            (Hits::Add(hits), mode, Outcome::Denied) => mode.needs(hits),
             (Hits::Add(_), ..) => return,
         };
-        if charge.vote == Vote::Enforced {
+        if charge.vote == Vote::Enforced && charge.lockout.is_none() {
             let until = now.after(reading.reset);
             self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, until, min_hits });
         }
@@ -140,6 +141,7 @@ mod tests {
             hits,
             mode,
             vote: Vote::Enforced,
+            lockout: None,
             on_failure: FailurePolicy::Error,
         }
     }

@@ -42,7 +42,7 @@ pub use self::settings::{
 pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
 use self::topology::Topology;
 use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed};
 use crate::engine::{ChargeMode, Hits, Timestamp};
 
 /// What every core's store is made from: what is known of the servers is known to all of them.
@@ -231,22 +231,21 @@ impl Store for RedisStore {
 
 /// What to do for a charge whose request is denied.
 fn in_vain(charge: &Charge) -> Charge {
-    match (charge.mode, charge.hits) {
-        (ChargeMode::IfAllowed, Hits::Add(_)) => {
-            Charge { mode: ChargeMode::Always, hits: Hits::Add(0), ..charge.clone() }
-        }
-        _ => charge.clone(),
+    match counts_only_if_allowed(charge.mode, charge.hits) {
+        true => Charge { mode: ChargeMode::Always, hits: Hits::Add(0), ..charge.clone() },
+        false => charge.clone(),
     }
 }
 
 /// What a look says of a charge whose request is denied.
 fn seen(charge: &Charge, reading: Reading) -> Reading {
-    let outcome = match (charge.mode, charge.hits) {
-        (ChargeMode::IfAllowed, Hits::Add(hits)) => {
-            let fits = reading.used + u64::from(hits.max(1)) <= charge.limit.capacity().into();
+    let outcome = match charge.hits {
+        Hits::Add(hits) if counts_only_if_allowed(charge.mode, charge.hits) => {
+            let needed = charge.mode.needs(hits);
+            let fits = reading.used + u64::from(needed) <= charge.limit.capacity().into();
             if fits { Outcome::Withheld } else { Outcome::Denied }
         }
-        _ => reading.outcome,
+        Hits::Add(_) | Hits::Refund(_) => reading.outcome,
     };
     Reading { outcome, ..reading }
 }

@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::batch::{Ask, Asks};
 use super::servers::{Apart, Servers};
 use super::shard::Outcomes;
-use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -50,7 +50,10 @@ impl AllServers {
         let mut parts = Parts::new();
         for (index, charge) in charges.iter().enumerate() {
             let ask = self.ask(charge, now);
-            let per_second = self.per_second.is_some() && charge.limit.window == Unit::Second.window();
+            // What may be locked out is decided in one place, whatever its window.
+            let per_second = self.per_second.is_some()
+                && charge.limit.window == Unit::Second.window()
+                && charge.lockout.is_none();
             let servers = self.of(Place { per_second, slot: 0 });
             let place = Place { per_second, slot: servers.slot(&ask.key) };
             match parts.iter_mut().find(|part| part.place == place) {
@@ -68,7 +71,8 @@ impl AllServers {
         };
         let Charge { limit, hits, mode, vote, .. } = *charge;
         let secs = limit.memory_secs().saturating_add(jitter_secs);
-        Ask { key: counter_key(charge, now), limit, hits, mode, vote, secs, now }
+        let lockout = charge.lockout.clone();
+        Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, secs, now }
     }
 
     /// Takes the charges of `part` and carries them out.
@@ -120,10 +124,18 @@ impl AllServers {
         let mut in_vain = Parts::new();
         if votes.deny() {
             for (place, index, ask) in asked {
-                let (ChargeMode::IfAllowed, Hits::Add(hits)) = (ask.mode, ask.hits) else { continue };
+                let Hits::Add(hits) = ask.hits else { continue };
+                if !counts_only_if_allowed(ask.mode, ask.hits) {
+                    continue;
+                }
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && reading.outcome == Outcome::Charged
                 {
+                    // Of what is owed not all may be remembered: never more is given back than was counted.
+                    let hits = match ask.limit.algorithm {
+                        Algorithm::FixedWindow => hits,
+                        _ => hits.min(ask.limit.capacity().saturating_add(1)),
+                    };
                     let used = reading.used.saturating_sub(hits.into());
                     *reading = Reading { used, outcome: Outcome::Withheld, ..*reading };
                     in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
@@ -180,7 +192,10 @@ impl Part {
 pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
     let mut parts = Parts::new();
     for (index, ask) in indexes.iter().copied().zip(asks) {
-        let same = |part: &&mut Part| part.asks.iter().any(|other| other.key == ask.key);
+        let lockout = |ask: &Ask| ask.lockout.as_ref().map(|lockout| lockout.key.clone());
+        let same_lockout = |other: &Ask| ask.lockout.is_some() && lockout(other) == lockout(&ask);
+        let is_beside = |other: &Ask| other.key == ask.key || same_lockout(other);
+        let same = |part: &&mut Part| part.asks.iter().any(is_beside);
         match parts.iter_mut().find(same) {
             Some(part) => part.push(index, ask),
             None => parts.push(Part::of(place, index, ask)),

@@ -135,6 +135,10 @@ impl Metrics {
         if decision.shadowed {
             add_one(&self.shadowed_requests);
         }
+        let layer = decision.denial().and_then(|status| status.rule?.layer.as_deref());
+        if let Some(layer) = layer {
+            layer.add_denied();
+        }
         for (stats, tally) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
             match stats {
                 StatsRef::Rule(counts) => counts.add(tally),

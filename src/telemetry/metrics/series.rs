@@ -8,6 +8,7 @@ use prometheus::proto::MetricType;
 use super::histogram::Histogram;
 use super::text::sanitize;
 use super::{Gauge, Metrics, Tally};
+use crate::engine::rules::Layer;
 
 /// What a rule's hits are told apart by: the last part of the names, what to read, and what it means.
 pub(super) const RULE_COUNTERS: [RuleCounter; 7] = [
@@ -116,7 +117,12 @@ impl Metrics {
     }
 
     fn own_families(&self) -> Vec<Family> {
-        let rules = self.rules.load().as_ref().map_or(0, |rules| rules.len() as u64);
+        let rules = self.rules.load();
+        let denied = |(domain, layer): (&str, &Layer)| Point {
+            labels: vec![("domain", domain.to_owned()), ("layer", layer.name().to_owned())],
+            flat: format!("tollgate.layer_denied_requests.{domain}.{}", layer.name()),
+            value: layer.denied(),
+        };
         let store_error = |(kind, value): (&str, u64)| Point {
             labels: vec![("kind", kind.to_owned())],
             flat: format!("tollgate.store_errors.{kind}"),
@@ -129,7 +135,15 @@ impl Metrics {
                 points: self.store_errors().map(store_error).into(),
                 ..counter("tollgate_store_errors", "Calls to the store that it did not count, by kind.")
             },
-            gauge("tollgate_rules", "Rules in force.").of("tollgate.rules", rules),
+            Family {
+                points: rules.iter().flat_map(|rules| rules.layers()).map(denied).collect(),
+                ..counter(
+                    "tollgate_layer_denied_requests",
+                    "Requests that were denied, by the layer that did.",
+                )
+            },
+            gauge("tollgate_rules", "Rules in force.")
+                .of("tollgate.rules", rules.as_ref().map_or(0, |rules| rules.len() as u64)),
             gauge("tollgate_config_loaded_at_seconds", "When the rules came into force, in Unix time.")
                 .of("tollgate.config_loaded_at_seconds", read(&self.config_loaded_at_secs)),
             Family {

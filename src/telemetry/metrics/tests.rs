@@ -17,7 +17,16 @@ fn path(domain: &str, parts: &[&str]) -> StatsPath {
 fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
     let stats = StatsRef::Named(Box::new(path));
     let counted = Some((stats, tally));
-    let status = Status { code: Code::Ok, rule: None, limit: None, remaining: 0, reset: None, counted };
+    let status = Status {
+        code: Code::Ok,
+        rule: None,
+        limit: None,
+        name: None,
+        locked_out: false,
+        remaining: 0,
+        reset: None,
+        counted,
+    };
     metrics.record_decision(&Decision {
         code: Code::Ok,
         shadowed: false,

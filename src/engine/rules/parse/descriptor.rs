@@ -12,7 +12,12 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "regex",
     "normalize",
     "rate_limit",
+    "rate_limits",
     "descriptors",
+    "layer",
+    "penalty",
+    "enabled",
+    "enforce_percent",
     "charge",
     "on_backend_failure",
     "shadow_mode",
@@ -30,8 +35,12 @@ impl Parser<'_> {
             key: String::new(),
             value: None,
             matching: Matching::default(),
-            rate_limit: None,
+            rate_limits: Vec::new(),
             descriptors: Vec::new(),
+            layer: None,
+            penalty: None,
+            enabled: true,
+            enforce_percent: None,
             charge: None,
             on_backend_failure: None,
             shadow_mode: false,
@@ -41,6 +50,7 @@ impl Parser<'_> {
             share_threshold: false,
             metadata: None,
         };
+        let mut several = None;
         for (name, value) in self.fields(yaml, "a descriptor", DESCRIPTOR_FIELDS)? {
             match name {
                 "key" => descriptor.key = self.text(name, value).map(|key| key.value).unwrap_or_default(),
@@ -48,11 +58,16 @@ impl Parser<'_> {
                     let text = self.text(name, value).map(|text| text.value);
                     descriptor.value = text.filter(|text| !text.is_empty());
                 }
-                "one_of" => descriptor.matching.one_of = self.texts(name, value),
+                "one_of" => descriptor.matching.one_of = self.listed_texts(name, value),
                 "cidr" => descriptor.matching.cidr = self.text_or_texts(name, value),
                 "regex" => descriptor.matching.regex = self.text(name, value),
                 "normalize" => descriptor.matching.normalize = self.normalize(name, value),
-                "rate_limit" => descriptor.rate_limit = self.rate_limit(value),
+                "rate_limit" => descriptor.rate_limits.extend(self.rate_limit(name, value)),
+                "rate_limits" => several = Some((value, self.rate_limits(name, value))),
+                "layer" => descriptor.layer = self.name(name, value),
+                "penalty" => descriptor.penalty = self.penalty(value),
+                "enabled" => descriptor.enabled = self.truth(name, value),
+                "enforce_percent" => descriptor.enforce_percent = self.percent(name, value),
                 "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
                 "charge" => descriptor.charge = self.charge_mode(name, value),
                 "on_backend_failure" => descriptor.on_backend_failure = self.failure_policy(name, value),
@@ -67,6 +82,15 @@ impl Parser<'_> {
                 }
                 _ => {}
             }
+        }
+        match several {
+            Some((value, _)) if !descriptor.rate_limits.is_empty() => {
+                let message =
+                    "'rate_limit' and 'rate_limits' in one rule: write all its limits in 'rate_limits'";
+                self.error(yaml::place(value), message.to_owned());
+            }
+            Some((_, rate_limits)) => descriptor.rate_limits = rate_limits,
+            None => {}
         }
         if descriptor.key.is_empty() {
             self.error(descriptor.place, "descriptor has empty key: write 'key: NAME'".to_owned());

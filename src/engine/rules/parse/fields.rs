@@ -1,6 +1,7 @@
 //! Reading one YAML value as what it should be, and saying what is wrong with it where it is not.
 
 use super::{PLACES, Parser};
+use crate::engine::rules::EnforcePercent;
 use crate::engine::rules::source::Placed;
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
@@ -52,6 +53,23 @@ impl Parser<'_> {
             self.wrong_kind(name, "text", yaml);
         }
         text.map(|text| Placed { value: text.into_owned(), place })
+    }
+
+    /// A text that is not empty; no text where it is.
+    pub(super) fn name(&mut self, name: &str, yaml: &Yaml) -> Option<String> {
+        self.text(name, yaml).map(|text| text.value).filter(|text| !text.is_empty())
+    }
+
+    /// A share in percent, with two decimals at the most.
+    pub(super) fn percent(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<EnforcePercent>> {
+        let percent = match &yaml.value {
+            Raw::Number(number) => number.as_f64().and_then(EnforcePercent::new),
+            _ => None,
+        };
+        if percent.is_none() {
+            self.wrong_kind(name, "a number from 0 to 100, with two decimals at the most", yaml);
+        }
+        percent.map(|value| Placed { value, place: yaml::place(yaml) })
     }
 
     pub(super) fn truth(&mut self, name: &str, yaml: &Yaml) -> bool {

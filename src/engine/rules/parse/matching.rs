@@ -12,7 +12,7 @@ const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "has
 
 impl Parser<'_> {
     /// Texts, each with its place. Nothing at all is no list.
-    pub(super) fn texts(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<Vec<Placed<String>>>> {
+    pub(super) fn listed_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<Vec<Placed<String>>>> {
         let Raw::List(items) = &yaml.value else {
             self.wrong_kind(name, "a list of values", yaml);
             return None;
@@ -28,12 +28,12 @@ impl Parser<'_> {
         is_sound.then(|| Placed { value: texts, place: yaml::place(yaml) })
     }
 
-    /// As [`Self::texts`]; one text stands for a list of it.
+    /// As [`Self::listed_texts`]; one text stands for a list of it.
     pub(super) fn text_or_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<Vec<Placed<String>>>> {
         let place = yaml::place(yaml);
         match yaml::text(&self.file.text, yaml) {
             Some(text) => Some(Placed { value: vec![Placed { value: text.into_owned(), place }], place }),
-            None => self.texts(name, yaml),
+            None => self.listed_texts(name, yaml),
         }
     }
 

@@ -4,9 +4,11 @@
 mod descriptor;
 mod fields;
 mod matching;
+mod penalty;
 mod rate_limit;
 
 use self::descriptor::DESCRIPTOR_FIELDS;
+use self::penalty::PENALTY_FIELDS;
 use self::rate_limit::RATE_LIMIT_FIELDS;
 use super::error::{Place, RuleError};
 use super::source::{Defaults, Descriptor, Document, Placed, SourceFile};
@@ -16,7 +18,7 @@ use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 /// Levels of the rule tree, at the most.
 const MAX_DEPTH: usize = 16;
 
-const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "defaults", "descriptors"];
+const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "enabled", "defaults", "descriptors"];
 const DEFAULTS_FIELDS: &[&str] = &["algorithm", "charge", "on_backend_failure"];
 
 /// Where fields stand, for those that stand elsewhere.
@@ -24,6 +26,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("at the top of the file", FILE_FIELDS),
     ("in a descriptor, beside 'key'", DESCRIPTOR_FIELDS),
     ("inside 'rate_limit'", RATE_LIMIT_FIELDS),
+    ("inside 'penalty'", PENALTY_FIELDS),
 ];
 
 /// The documents of `file` as far as they can be read, and what is wrong with the rest.
@@ -65,12 +68,13 @@ impl Parser<'_> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
-        let (mut domain, mut hash_tag) = (None, false);
+        let (mut domain, mut hash_tag, mut enabled) = (None, false, true);
         let (mut defaults, mut descriptors) = (Defaults::default(), Vec::new());
         for (name, value) in self.fields(yaml, "a rule file", FILE_FIELDS)? {
             match name {
                 "domain" => domain = self.text(name, value),
                 "hash_tag" => hash_tag = self.truth(name, value),
+                "enabled" => enabled = self.truth(name, value),
                 "defaults" => defaults = self.defaults(value),
                 "descriptors" => descriptors = self.descriptors(name, value, 1),
                 _ => {}
@@ -81,7 +85,7 @@ impl Parser<'_> {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.place, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, hash_tag, defaults, descriptors })
+        Some(Document { domain, hash_tag, enabled, defaults, descriptors })
     }
 
     /// What holds for every rule of the document that says nothing else.
@@ -104,7 +108,7 @@ impl Parser<'_> {
     }
 
     fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
-        self.choice(name, yaml, "always or if_allowed", ChargeMode::from_name)
+        self.choice(name, yaml, "always, if_allowed or overdraft", ChargeMode::from_name)
     }
 
     fn failure_policy(&mut self, name: &str, yaml: &Yaml) -> Option<FailurePolicy> {

@@ -6,12 +6,33 @@ use crate::engine::rules::quota::parse_window;
 use crate::engine::rules::source::{Placed, RateLimit};
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
-pub(super) const RATE_LIMIT_FIELDS: &[&str] =
-    &["unit", "window", "requests_per_unit", "algorithm", "burst", "unlimited", "name", "replaces"];
+pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
+    "unit",
+    "window",
+    "timezone",
+    "requests_per_unit",
+    "algorithm",
+    "burst",
+    "unlimited",
+    "name",
+    "replaces",
+];
 const REPLACES_FIELDS: &[&str] = &["name"];
 
 impl Parser<'_> {
-    pub(super) fn rate_limit(&mut self, yaml: &Yaml) -> Option<RateLimit> {
+    /// The limits of a rule that has several.
+    pub(super) fn rate_limits(&mut self, name: &str, yaml: &Yaml) -> Vec<RateLimit> {
+        let Some(items) = self.list(name, yaml) else { return Vec::new() };
+        let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
+        for unlimited in limits.iter().filter(|limit| limit.unlimited) {
+            let message = "'unlimited' in 'rate_limits' would say that the other limits mean nothing: write it \
+                           in 'rate_limit'";
+            self.error(unlimited.place, message.to_owned());
+        }
+        limits
+    }
+
+    pub(super) fn rate_limit(&mut self, name: &str, yaml: &Yaml) -> Option<RateLimit> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
@@ -21,7 +42,7 @@ impl Parser<'_> {
             let Some((requests, unit, window)) =
                 yaml::text(&self.file.text, yaml).and_then(|text| short(&text))
             else {
-                self.wrong_kind("rate_limit", "a map, or short such as 60/minute or 100/15m", yaml);
+                self.wrong_kind(name, "a map, or short such as 60/minute or 100/15m", yaml);
                 return None;
             };
             rate_limit.requests_per_unit = Some(requests);
@@ -33,6 +54,7 @@ impl Parser<'_> {
             match name {
                 "unit" => rate_limit.unit = self.text(name, value).filter(|unit| !unit.value.is_empty()),
                 "window" => rate_limit.window = self.text(name, value),
+                "timezone" => rate_limit.timezone = self.text(name, value),
                 "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
                 "algorithm" => {
                     let place = yaml::place(value);
@@ -43,10 +65,7 @@ impl Parser<'_> {
                     rate_limit.burst = self.count(name, value).map(|value| Placed { value, place });
                 }
                 "unlimited" => rate_limit.unlimited = self.truth(name, value),
-                "name" => {
-                    let text = self.text(name, value).map(|text| text.value);
-                    rate_limit.name = text.filter(|text| !text.is_empty());
-                }
+                "name" => rate_limit.name = self.name(name, value),
                 "replaces" => rate_limit.replaces = self.replaces(value),
                 _ => {}
             }

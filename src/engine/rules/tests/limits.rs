@@ -2,17 +2,14 @@
 
 use super::loading::{check, with_fields, with_limit};
 use super::{entries, load};
-use crate::engine::rules::Quota;
+use crate::engine::lockout::{Block, Ladder};
 use crate::engine::{Algorithm, Limit, Window};
 
 /// The limit of the one rule in `text`.
-fn limit(text: &str) -> Limit {
+pub(super) fn limit(text: &str) -> Limit {
     let rules = load(text);
     let domain = rules.domain(b"d").expect("its domain");
-    match domain.find(&entries("k=v")).expect("a rule").rule.quota {
-        Quota::Limited(limit) => limit,
-        Quota::Unlimited => panic!("unlimited"),
-    }
+    domain.find(&entries("k=v")).expect("a rule").rule.limits().first().expect("a limit").limit
 }
 
 fn expect(text: &str, requests_per_unit: u32, secs: u32, algorithm: Algorithm) {
@@ -137,4 +134,94 @@ fn a_limit_that_cannot_be_counted_exactly_is_refused() {
         31_536_000,
         Algorithm::FixedWindow,
     );
+}
+
+#[test]
+fn several_limits_of_a_rule_are_checked_each_and_together() {
+    let several = |limits: &str| with_fields(&format!("    rate_limits: [{limits}]\n"));
+    let rules = load(&several("5/minute, {requests_per_unit: 9, unit: hour, name: slow}"));
+    let domain = rules.domain(b"d").expect("its domain");
+    let limits = domain.find(&entries("k=v")).expect("a rule").rule.limits();
+    let found = limits.iter().map(|limit| (limit.limit.requests_per_unit, limit.name.as_deref()));
+    assert_eq!(found.collect::<Vec<_>>(), [(5, None), (9, Some("slow"))]);
+    for (text, expected) in [
+        (several("5/minute, 9/60s"), "4:29 two limits that count alike over the same time"),
+        (several("5/minute, {unlimited: true}"), "4:29 'unlimited' in 'rate_limits'"),
+        (several("5/minute, 5"), "4:29 error checking config: 'rate_limits' must be a map"),
+        (
+            with_fields("    rate_limit: 5/minute\n    rate_limits: [6/hour]\n"),
+            "5:18 'rate_limit' and 'rate_limits' in one rule",
+        ),
+        (
+            with_fields("    quota_mode: true\n    rate_limits: [5/minute, 6/hour]\n"),
+            "5:29 'quota_mode' is for a rule with one limit",
+        ),
+        (with_fields("    enforce_percent: 5\n"), "4:22 'enforce_percent' without a limit"),
+        (
+            with_fields("    enforce_percent: 101\n    rate_limit: 5/minute\n"),
+            "4:22 error checking config: 'enforce_percent' must be a number from 0 to 100",
+        ),
+        (
+            with_fields("    enabled: false\n    rate_limit: 5/fortnight\n"),
+            "5:17 error checking config: 'rate_limit' must be a map",
+        ),
+    ] {
+        check(&text, expected);
+    }
+    assert!(load(&several("")).is_empty(), "no limits are none");
+}
+
+#[test]
+fn a_penalty_is_a_ladder_that_goes_up() {
+    let with_penalty =
+        |penalty: &str| with_fields(&format!("    rate_limit: 5/minute\n    penalty: {penalty}\n"));
+    let ladder = |penalty: &str| {
+        let rules = load(&with_penalty(penalty));
+        let domain = rules.domain(b"d").expect("its domain");
+        Ladder::clone(
+            &domain.find(&entries("k=v")).expect("a rule").rule.penalty.as_ref().expect("a penalty").ladder,
+        )
+    };
+    let expected = Ladder {
+        after: 1,
+        within_secs: 60,
+        steps: [Block::Secs(900)].as_slice().into(),
+        forget_secs: 86_400,
+        extend: false,
+    };
+    assert_eq!(ladder("{block: 15m}"), expected);
+    let expected = Ladder {
+        after: 3,
+        within_secs: 600,
+        steps: [Block::Secs(60), Block::Secs(60), Block::Permanent].as_slice().into(),
+        forget_secs: 7_200,
+        extend: true,
+    };
+    assert_eq!(
+        ladder("{after: 3, within: 10m, block: [1m, 60s, permanent], forget: 2h, extend: true}"),
+        expected
+    );
+    for (penalty, expected) in [
+        ("{after: 1}", "5:14 a penalty needs 'block'"),
+        ("{block: []}", "5:14 a penalty needs 'block'"),
+        ("{block: [5m, 1m]}", "5:27 the ladder goes down at '1m'"),
+        ("{block: [permanent, 1m]}", "5:34 nothing comes after a permanent block"),
+        ("{block: forever}", "5:22 invalid block 'forever': write a time such as 90s"),
+        ("{block: 0s}", "5:22 invalid block '0s': it must be at least a second long"),
+        ("{block: 1m, after: 0}", "5:33 'after' counts denied requests"),
+        ("{block: 1m, within: soon}", "5:34 invalid within 'soon'"),
+        ("{block: 1m, forget: 0s}", "5:34 invalid forget '0s'"),
+        ("{block: 1m, scope: [account]}", "5:33 'scope' names 'account', and this rule has only k"),
+        ("{block: 1m, scope: []}", "5:33 'scope' says nobody"),
+        ("{block: 1m, blocks: 2m}", "5:26 config error, unknown key 'blocks': did you mean 'block'?"),
+        (
+            "15m",
+            "5:14 config error, yaml file contains list of type other than map: 15m; a penalty must be a map",
+        ),
+    ] {
+        check(&with_penalty(penalty), expected);
+    }
+    check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit means nothing");
+    let unlimited = "    rate_limit: {unlimited: true}\n    penalty: {block: 1m}\n";
+    check(&with_fields(unlimited), "5:14 'penalty' without a limit means nothing");
 }

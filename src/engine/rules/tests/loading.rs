@@ -3,7 +3,7 @@ use serde_json::json;
 use super::lookup::BASIC;
 use super::{entries, file, load, try_load};
 use crate::engine::ChargeMode;
-use crate::engine::rules::{CompileOptions, Quota, compile};
+use crate::engine::rules::{CompileOptions, compile};
 
 /// The mistakes in `text`: `line:column message`.
 pub(super) fn mistakes(text: &str) -> Vec<String> {
@@ -98,7 +98,7 @@ fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
     );
     expect(
         "domain: d\nzebra: 1",
-        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, defaults, descriptors",
+        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, enabled, defaults, descriptors",
     );
     expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
     expect(
@@ -220,10 +220,8 @@ fn item_05_units_are_named_in_any_case_and_have_their_lengths() {
         ("year", 31_536_000),
     ] {
         let rules = load(&with_limit(&format!("unit: {name}, requests_per_unit: 1")));
-        let found =
-            rules.domain(b"d").and_then(|domain| domain.find(&entries("k=v")).map(|found| found.rule.quota));
-        let Some(Quota::Limited(limit)) = found else { panic!("{name}: {found:?}") };
-        assert_eq!(limit.window.secs(), secs, "{name}");
+        let found = rules.domain(b"d").and_then(|domain| domain.find(&entries("k=v"))).expect("a rule");
+        assert_eq!(found.rule.limits()[0].limit.window.secs(), secs, "{name}");
     }
 }
 
@@ -374,7 +372,7 @@ descriptors:
     assert_eq!(modes("defaults: {charge: always}", IfAllowed), ["always", "always", "if_allowed", "always"]);
     check(
         &with_fields("    charge: sometimes\n"),
-        "4:13 error checking config: 'charge' must be always or if_allowed, not 'sometimes'",
+        "4:13 error checking config: 'charge' must be always, if_allowed or overdraft, not 'sometimes'",
     );
     check(
         "domain: d\ndefaults: {chrage: always}\n",

@@ -1,6 +1,6 @@
 use super::{entries, load};
 use crate::engine::Unit;
-use crate::engine::rules::{Quota, Rules};
+use crate::engine::rules::{NamedLimit, Rules};
 
 /// The reference's own examples, rebuilt from their description.
 pub(in crate::engine::rules) const BASIC: &str = "
@@ -38,10 +38,10 @@ fn found(rules: &Rules, request: &str) -> String {
     let entries = entries(request);
     let Some(found) = domain.find(&entries) else { return "-".to_owned() };
     assert_eq!(found.path.len(), entries.len());
-    match found.rule.quota {
-        Quota::Unlimited => "unlimited".to_owned(),
-        Quota::Limited(limit) => {
-            let name = found.rule.name.as_deref().unwrap_or_default();
+    match found.rule.limits() {
+        [] => "unlimited".to_owned(),
+        [NamedLimit { limit, name }, ..] => {
+            let name = name.as_deref().unwrap_or_default();
             format!("{}/{} {name}", limit.requests_per_unit, limit.unit().map_or("", Unit::name))
                 .trim()
                 .to_owned()

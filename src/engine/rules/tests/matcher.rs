@@ -3,7 +3,6 @@
 use proptest::prelude::*;
 
 use super::{entries, load};
-use crate::engine::rules::Quota;
 
 #[derive(Clone, Debug)]
 struct Level {
@@ -186,9 +185,8 @@ proptest! {
         for request in requests {
             let text: Vec<_> = request.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let text = text.join(",");
-            let found = domain.find(&entries(&text)).map_or(0, |found| match found.rule.quota {
-                Quota::Limited(limit) => limit.requests_per_unit,
-                Quota::Unlimited => 0,
+            let found = domain.find(&entries(&text)).map_or(0, |found| {
+                found.rule.limits().first().map_or(0, |limit| limit.limit.requests_per_unit)
             });
             prop_assert_eq!(found, naive_walk(&levels, &request), "{} in\n{}", text, below);
         }

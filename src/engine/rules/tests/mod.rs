@@ -7,6 +7,7 @@ mod lookup;
 mod matcher;
 mod patterns;
 mod stats;
+mod timezone;
 
 use super::{CompileOptions, RuleErrors, Rules, SourceFile, compile};
 use crate::engine::Entry;

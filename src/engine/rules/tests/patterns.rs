@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::loading::{check, mistakes, with_fields};
 use super::{entries, file, load};
+use crate::engine::plan::plan;
 use crate::engine::rules::{CompileOptions, HashKey, Quota, Rules, compile};
-use crate::engine::{KeyDomain, KeyFormat, KeyWriter, Limit, Unit};
+use crate::engine::{Descriptor, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Request, Unit};
 
 const SECRET: &[u8] = b"a secret of the tests";
 
@@ -22,8 +23,8 @@ fn load_with_secret(text: &str) -> Rules {
 fn found(rules: &Rules, request: &str) -> u32 {
     let entries = entries(request);
     let found = rules.domain(b"d").and_then(|domain| domain.find(&entries));
-    found.map_or(0, |found| match found.rule.quota {
-        Quota::Limited(limit) => limit.requests_per_unit,
+    found.map_or(0, |found| match &found.rule.quota {
+        Quota::Limited(limits) => limits[0].limit.requests_per_unit,
         Quota::Unlimited => 0,
     })
 }
@@ -31,7 +32,7 @@ fn found(rules: &Rules, request: &str) -> u32 {
 fn key(rules: &Rules, format: KeyFormat, request: &str) -> String {
     let entries = entries(request);
     let found = rules.domain(b"d").and_then(|domain| domain.find(&entries)).expect("a rule applies");
-    let domain = KeyDomain { name: b"d", hash_tag: false };
+    let domain = KeyDomain { name: b"d", hash_tag: None };
     let key = KeyWriter::new(format, "").key(domain, &entries, Some(&found), Limit::per(1, Unit::Minute));
     String::from_utf8(key.to_vec()).expect("these are text")
 }
@@ -215,6 +216,34 @@ fn a_hashed_value_is_matched_as_it_was_and_counted_and_shown_as_its_hash() {
 }
 
 #[test]
+fn counters_and_lockouts_of_one_normalized_value_have_one_name_without_what_was_hashed() {
+    let rules = load_with_secret(
+        "
+domain: d
+descriptors:
+  - key: user
+    normalize: [trim, lowercase, hash]
+    rate_limits: [1/minute, 5/hour]
+    penalty: {after: 1, within: 10m, block: [1m]}
+",
+    );
+    let names = |request: &str| -> Vec<bytes::Bytes> {
+        let descriptor =
+            Descriptor { entries: entries(request).into(), hits: Hits::Add(1), limit_override: None };
+        let request = Request { domain: b"d", descriptors: [descriptor].into_iter().collect() };
+        let plan = plan(&rules, &request, &KeyWriter::default());
+        let limited = plan.limited().next().expect("a limit applies");
+        let lockout = limited.lockout.as_ref().map(|lockout| lockout.key.clone());
+        limited.counters.iter().map(|counter| counter.key.clone()).chain(lockout).collect()
+    };
+    let found = names("user=alice");
+    assert_eq!(found.len(), 3);
+    assert_eq!(names("user= ALICE "), found);
+    assert_ne!(names("user=bob"), found);
+    assert!(found.iter().all(|name| !name.windows(5).any(|part| part == b"alice")), "{found:?}");
+}
+
+#[test]
 fn lookups_of_patterns_and_short_normalized_values_allocate_nothing() {
     let patterns = load(KINDS);
     let normalized = load_with_secret(NORMALIZED);
@@ -372,6 +401,14 @@ fn one_key_is_normalized_in_one_way() {
 }
 
 #[test]
+fn a_rule_that_is_switched_off_normalizes_nothing() {
+    let rules = load(
+        "{domain: d, descriptors: [{key: k, rate_limit: 1/minute}, {key: k, value: a, enabled: false, normalize: [trim]}]}",
+    );
+    assert_eq!(key(&rules, KeyFormat::Native, "k= b "), "tg1/f60/1:d,1:k,3: b ,");
+}
+
+#[test]
 fn a_value_that_no_request_can_have_loads_with_a_warning() {
     let rules = load(
         "
@@ -511,7 +548,7 @@ proptest! {
             let rules = load(&with_fields(&format!("{level}    rate_limit: 1/minute\n")));
             let entry = crate::engine::Entry { key: b"k", value: value.as_bytes() };
             let found = rules.domain(b"d").and_then(|domain| domain.find(&[entry])).expect("it takes the value");
-            let domain = KeyDomain { name: b"d", hash_tag: false };
+            let domain = KeyDomain { name: b"d", hash_tag: None };
             KeyWriter::default().key(domain, &[entry], Some(&found), Limit::per(1, Unit::Minute))
         };
         prop_assert_eq!(of(&a) == of(&b), a == b);

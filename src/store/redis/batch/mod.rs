@@ -10,11 +10,13 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
     Asked, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
 };
+use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::store::Lockout;
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
@@ -24,6 +26,7 @@ pub(super) struct Ask {
     pub(super) hits: Hits,
     pub(super) mode: ChargeMode,
     pub(super) vote: Vote,
+    pub(super) lockout: Option<Lockout>,
     /// How long the counter is to live, in seconds: a fixed window's from its first hit on.
     pub(super) secs: u32,
     pub(super) now: Timestamp,
@@ -35,13 +38,19 @@ pub(super) struct Seen {
     outcome: Outcome,
     level: u64,
     more: [i64; 2],
+    /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
+    ends_us: u64,
 }
 
 impl Ask {
     /// What `seen` means.
     pub(super) fn reading(&self, seen: Seen) -> Reading {
+        self.reading_of_limit(seen).locked_until(seen.ends_us, self.now)
+    }
+
+    fn reading_of_limit(&self, seen: Seen) -> Reading {
         let Self { limit, hits, mode, now, .. } = *self;
-        let Seen { outcome, level, more: [one, other] } = seen;
+        let Seen { outcome, level, more: [one, other], .. } = seen;
         let whole = |number: i64| u64::try_from(number).unwrap_or(0);
         let state = match limit.algorithm {
             Algorithm::FixedWindow => {
@@ -89,8 +98,9 @@ pub(super) struct Call {
     pub(super) keys: Vec<Bytes>,
     /// As the script reads them.
     pub(super) requests: BytesMut,
-    /// How many charges there are in `requests`.
+    /// How many charges there are in `requests`, and how many of them have a lockout.
     charges: usize,
+    lockouts: usize,
     /// Whether the server must be told that the slot is on its way to it.
     pub(super) asking: bool,
 }
@@ -123,13 +133,12 @@ enum Owner {
 #[derive(Clone, Copy, Debug)]
 enum Place {
     /// So many hits into this count.
-    Count {
-        count: usize,
-        hits: u64,
-    },
+    Count { count: usize, hits: u64 },
     Call {
         call: usize,
         charge: usize,
+        /// Which of the call's charges with a lockout.
+        lockout: Option<usize>,
     },
 }
 
@@ -174,24 +183,32 @@ impl Batch {
 
     /// With `keep`, what comes later to these counters comes after this.
     fn add_to_call(&mut self, asks: &Asks, index: usize, keep: bool) {
-        let Some(call) = self.calls.get_mut(index) else { return };
+        let Self { calls, owners, places, .. } = self;
+        let Some(call) = calls.get_mut(index) else { return };
         call.requests.put_u8(u8::try_from(asks.len()).unwrap_or(u8::MAX));
-        for ask in asks {
-            let known = match self.owners.get(&ask.key) {
+        let mut number_of = |keys: &mut Vec<Bytes>, key: &Bytes| {
+            let known = match owners.get(key) {
                 Some(Owner::Call { call, counter }) if keep && *call == index => Some(*counter),
                 _ if keep => None,
-                _ => call.keys.iter().position(|key| *key == ask.key).map(number),
+                _ => keys.iter().position(|known| known == key).map(number),
             };
             let counter = known.unwrap_or_else(|| {
-                call.keys.push(ask.key.clone());
-                number(call.keys.len() - 1)
+                keys.push(key.clone());
+                number(keys.len() - 1)
             });
             if keep {
-                self.owners.insert(ask.key.clone(), Owner::Call { call: index, counter });
+                owners.insert(key.clone(), Owner::Call { call: index, counter });
             }
-            pack(&mut call.requests, ask, counter);
-            self.places.push(Place::Call { call: index, charge: call.charges });
+            counter
+        };
+        for ask in asks {
+            let counter = number_of(&mut call.keys, &ask.key);
+            let lockout = ask.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
+            pack(&mut call.requests, ask, counter, lockout);
+            let lockout = lockout.map(|_| call.lockouts);
+            places.push(Place::Call { call: index, charge: call.charges, lockout });
             call.charges += 1;
+            call.lockouts += usize::from(lockout.is_some());
         }
     }
 
@@ -206,13 +223,21 @@ impl Batch {
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
-                let seen = |after| Seen { outcome: Outcome::Charged, level: used(after), more: [0; 2] };
+                let seen =
+                    |after| Seen { outcome: Outcome::Charged, level: used(after), more: [0; 2], ends_us: 0 };
                 Some(reply.as_ref().map(seen))
             }
-            Place::Call { call, charge } => {
+            Place::Call { call, charge, lockout } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
+                let charges = self.calls.get(call)?.charges;
                 match reply {
-                    Ok(numbers) => seen(numbers.get(4 * charge..4 * charge + 4)?).map(Ok),
+                    Ok(numbers) => {
+                        let ends_us = match lockout {
+                            None => 0,
+                            Some(lockout) => *numbers.get(4 * charges + lockout)?,
+                        };
+                        seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us).map(Ok)
+                    }
                     Err(error) => Some(Err(error)),
                 }
             }
@@ -226,14 +251,15 @@ fn number(index: usize) -> u16 {
 }
 
 fn needs_script(ask: &Ask) -> bool {
-    ask.limit.algorithm != Algorithm::FixedWindow
+    ask.lockout.is_some()
+        || ask.limit.algorithm != Algorithm::FixedWindow
         || match ask.hits {
             Hits::Refund(hits) => hits > 0,
-            Hits::Add(_) => ask.mode == ChargeMode::IfAllowed,
+            Hits::Add(_) => counts_only_if_allowed(ask.mode, ask.hits),
         }
 }
 
-fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
+fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) {
     let algorithm = match ask.limit.algorithm {
         Algorithm::FixedWindow => 0,
         Algorithm::SlidingWindow => 1,
@@ -244,6 +270,7 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
         (Hits::Refund(hits), _) => (2, hits),
+        (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
     };
     let vote = match ask.vote {
         Vote::Enforced => 0,
@@ -256,11 +283,26 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16) {
     requests.put_u32(hits);
     requests.put_u32(ask.limit.capacity());
     requests.put_u32(ask.secs);
+    requests.put_u16(lockout.unwrap_or(0));
     if ask.limit.algorithm != Algorithm::FixedWindow {
         let ticks = Ticks::of(ask.limit, ask.now);
         requests.put_u32(ask.limit.requests_per_unit);
         requests.put_f64(exact(ticks.window));
         requests.put_f64(exact(ticks.now));
+    }
+    if let Some(Lockout { ladder, .. }) = &ask.lockout {
+        requests.put_f64(exact(ask.now.as_micros()));
+        for secs in [ladder.within_secs, ladder.forget_secs, ladder.after] {
+            requests.put_u32(secs);
+        }
+        requests.put_u8(ladder.extend.into());
+        requests.put_u8(u8::try_from(ladder.steps.len()).unwrap_or(u8::MAX));
+        for step in &ladder.steps {
+            requests.put_u32(match step {
+                Block::Secs(secs) => *secs,
+                Block::Permanent => 0,
+            });
+        }
     }
 }
 
@@ -270,15 +312,17 @@ fn exact(number: u64) -> f64 {
     number.min(MAX_EXACT) as f64
 }
 
-fn seen(numbers: &[i64]) -> Option<Seen> {
+fn seen(numbers: &[i64], ends_us: i64) -> Option<Seen> {
     let [outcome, level, one, other] = *numbers else { return None };
     let outcome = match outcome {
         0 => Outcome::Charged,
         1 => Outcome::Denied,
         2 => Outcome::Withheld,
+        3 => Outcome::Blocked,
         _ => return None,
     };
-    Some(Seen { outcome, level: u64::try_from(level).ok()?, more: [one, other] })
+    let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
+    Some(Seen { outcome, level, more: [one, other], ends_us })
 }
 
 #[cfg(test)]

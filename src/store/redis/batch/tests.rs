@@ -22,13 +22,17 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Seen> {
         hits: ask.hits,
         mode: ask.mode,
         vote: ask.vote,
+        lockout: None,
     };
     let group: Vec<group::Ask> = asks.iter().map(of_group).collect();
-    let outcomes = group::charge(&group, &mut meters);
+    let outcomes = group::charge(&group, &mut meters, &mut []);
     for (key, meter) in keys.iter().zip(meters) {
         counters.insert((*key).clone(), meter.level);
     }
-    outcomes.into_iter().map(|(meter, outcome)| Seen { outcome, level: meter.level, more: [0; 2] }).collect()
+    outcomes
+        .into_iter()
+        .map(|(meter, outcome)| Seen { outcome, level: meter.level, more: [0; 2], ends_us: 0 })
+        .collect()
 }
 
 /// What `charge.lua` does with a call.
@@ -59,10 +63,12 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
         key,
         now: Timestamp::default(),
         hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
-        mode: if kind == 1 { ChargeMode::IfAllowed } else { ChargeMode::Always },
+        mode: [ChargeMode::Always, ChargeMode::IfAllowed, ChargeMode::Always, ChargeMode::Overdraft]
+            [usize::from(kind)],
         vote: [Vote::Enforced, Vote::Quota, Vote::Shadow, Vote::ShadowQuota][usize::from(vote)],
         limit: Limit::per(requests.get_u32(), Unit::Minute),
         secs: requests.get_u32(),
+        lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
     }
 }
 
@@ -72,7 +78,11 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         1 => Just(Hits::Add(0)),
         1 => (0..9_u32).prop_map(Hits::Refund),
     ];
-    let mode = prop_oneof![3 => Just(ChargeMode::Always), 1 => Just(ChargeMode::IfAllowed)];
+    let mode = prop_oneof![
+        6 => Just(ChargeMode::Always),
+        2 => Just(ChargeMode::IfAllowed),
+        1 => Just(ChargeMode::Overdraft)
+    ];
     let vote = prop_oneof![
         4 => Just(Vote::Enforced),
         1 => Just(Vote::Quota),
@@ -86,6 +96,7 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         hits,
         mode,
         vote,
+        lockout: None,
         secs: 60,
     })
 }
@@ -150,6 +161,7 @@ fn hits_on_one_counter_are_one_command() {
         hits: Hits::Add(2),
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
+        lockout: None,
         secs: 60,
     };
     let mut batch = Batch::default();

@@ -5,9 +5,15 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+mod hash;
+mod lockout;
+
+pub use hash::DescriptorHash;
+pub use lockout::{LockedOut, LockoutName};
+
 use super::algorithm::tick_us;
 use super::rules::{Match, SharedPattern};
-use super::{Algorithm, Entry, Limit};
+use super::{Algorithm, Calendar, Entry, Limit, Period};
 
 /// How keys are spelt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,8 +31,17 @@ pub enum KeyFormat {
 pub struct KeyDomain<'a> {
     /// Its name; not empty where there is a hash tag.
     pub name: &'a [u8],
-    /// Whether its keys carry a hash tag.
-    pub hash_tag: bool,
+    /// What decides in which slot of a Redis Cluster a counter lies, where that is not its whole key.
+    pub hash_tag: Option<HashTag>,
+}
+
+/// A part of a key that Redis Cluster chooses the slot by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashTag {
+    /// All counters of the domain lie in one slot.
+    Domain,
+    /// All counters of a descriptor do.
+    Descriptor(DescriptorHash),
 }
 
 /// Writes keys.
@@ -57,24 +72,34 @@ impl KeyWriter {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
         let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + texts + 48);
         key.put_slice(self.prefix.as_bytes());
-        if domain.hash_tag {
-            write_hash_tag(&mut key, domain.name);
-        }
+        domain.write_hash_tag(&mut key);
         let values = entries.iter().enumerate().map(|(level, entry)| {
-            let step = matched.and_then(|matched| matched.path.get(level));
-            let own = || Value::Own(step.map_or(entry.value, |step| &step.value));
-            (entry.key, step.and_then(|step| step.shared_pattern()).map_or_else(own, Value::Shared))
+            let own = || Value::Own(matched.map_or(entry.value, |matched| matched.value(level, entry)));
+            let shared = matched.and_then(|matched| matched.shared_pattern(level));
+            (entry.key, shared.map_or_else(own, Value::Shared))
         });
-        match (self.format, limit.algorithm) {
-            (KeyFormat::Envoyproxy, Algorithm::FixedWindow) => {
-                write_envoyproxy(&mut key, domain.name, values)
-            }
+        let is_compatible = self.format == KeyFormat::Envoyproxy
+            && limit.algorithm == Algorithm::FixedWindow
+            && limit.window.calendar().is_none()
+            && !matches!(domain.hash_tag, Some(HashTag::Descriptor(_)));
+        match is_compatible {
+            true => write_envoyproxy(&mut key, domain.name, values),
             // What only we count has our names.
-            (KeyFormat::Native | KeyFormat::Envoyproxy, _) => {
-                write_native(&mut key, domain.name, values, limit)
-            }
+            false => write_native(&mut key, domain.name, values, limit),
         }
         key.freeze()
+    }
+}
+
+impl KeyDomain<'_> {
+    fn write_hash_tag(self, key: &mut BytesMut) {
+        match self.hash_tag {
+            Some(HashTag::Domain) => write_hash_tag(key, self.name),
+            Some(HashTag::Descriptor(hash)) => {
+                write_hash_tag(key, format!("{:016x}", hash.as_u64()).as_bytes())
+            }
+            None => {}
+        }
     }
 }
 
@@ -85,11 +110,11 @@ enum Value<'a> {
 }
 
 /// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
-/// it, which is the domain alone: its own braces, which would end the tag or empty it, are written in
-/// percent codes.
-fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
+/// it, which is this alone: its own braces, which would end the tag or empty it, are written in percent
+/// codes.
+fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
     key.put_u8(b'{');
-    for &byte in domain {
+    for &byte in text {
         match byte {
             b'{' => key.put_slice(b"%7B"),
             b'}' => key.put_slice(b"%7D"),
@@ -102,7 +127,8 @@ fn write_hash_tag(key: &mut BytesMut, domain: &[u8]) {
 /// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then netstrings
 /// (<https://cr.yp.to/proto/netstrings.txt>), which cannot be read in two ways. A shared pattern
 /// carries a `*` before its length, or a `~` where it has no star, so that it cannot meet a value of the
-/// same text.
+/// same text. A calendar's window is `cd:Europe/Berlin`; it ends at the last slash before the next colon,
+/// since no name of a zone has one.
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
@@ -116,7 +142,10 @@ fn write_native<'a>(
         Algorithm::SlidingLog => b'l',
         Algorithm::TokenBucket { .. } => b'b',
     });
-    write_decimal(key, limit.window.secs() as usize);
+    match limit.window.calendar() {
+        None => write_decimal(key, limit.window.secs() as usize),
+        Some(calendar) => write_calendar(key, calendar),
+    }
     // What is kept in ticks is of no use in others.
     match tick_us(limit).filter(|_| limit.algorithm != Algorithm::FixedWindow) {
         None | Some(1) => {}
@@ -129,13 +158,9 @@ fn write_native<'a>(
         write_netstring(key, name);
         match value {
             Value::Own(value) => write_netstring(key, value),
-            Value::Shared(SharedPattern::Glob(pattern)) => {
-                key.put_u8(b'*');
-                write_netstring(key, pattern.as_bytes());
-            }
-            Value::Shared(SharedPattern::Other(pattern)) => {
-                key.put_u8(b'~');
-                write_netstring(key, pattern.as_bytes());
+            Value::Shared(pattern) => {
+                key.put_u8(pattern.mark());
+                write_netstring(key, pattern.text().as_bytes());
             }
         }
     }
@@ -154,10 +179,20 @@ fn write_envoyproxy<'a>(
         key.put_u8(b'_');
         key.put_slice(match value {
             Value::Own(value) => value,
-            Value::Shared(SharedPattern::Glob(pattern) | SharedPattern::Other(pattern)) => pattern.as_bytes(),
+            Value::Shared(pattern) => pattern.text().as_bytes(),
         });
         key.put_u8(b'_');
     }
+}
+
+fn write_calendar(key: &mut BytesMut, calendar: Calendar) {
+    key.put_slice(match calendar.period {
+        Period::Day => b"cd:",
+        Period::Week => b"cw:",
+        Period::Month => b"cm:",
+        Period::Year => b"cy:",
+    });
+    key.put_slice(calendar.zone.name().as_bytes());
 }
 
 fn write_netstring(key: &mut BytesMut, text: &[u8]) {
@@ -173,24 +208,34 @@ fn write_decimal(key: &mut BytesMut, number: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::Unit;
+    use crate::engine::{Unit, Window, Zone};
 
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
     const fn untagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: false }
+        KeyDomain { name, hash_tag: None }
     }
 
     const fn tagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: true }
+        KeyDomain { name, hash_tag: Some(HashTag::Domain) }
     }
 
     fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
+        key_in(writer, domain, pairs, unit.window())
+    }
+
+    fn key_in(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, window: Window) -> Bytes {
         let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
-        writer.key(domain, &entries, None, Limit::per(1, unit))
+        writer.key(domain, &entries, None, Limit { window, ..Limit::per(1, Unit::Day) })
+    }
+
+    fn of_calendar(period: Period, zone: &str) -> Window {
+        Window::of_calendar(Calendar { period, zone: Zone::from_name(zone).expect("a zone") })
     }
 
     /// Texts of few different bytes, those with a meaning in keys among them, so that two random
@@ -207,18 +252,29 @@ mod tests {
         prop::sample::select(&Unit::ALL[..])
     }
 
+    /// Of a unit or of a calendar; names of zones go on where others end, and have digits and slashes.
+    fn window() -> impl Strategy<Value = Window> {
+        const ZONES: &[&str] =
+            &["UTC", "GMT", "GMT0", "GMT+0", "Etc/GMT", "Etc/GMT+1", "Etc/GMT+10", "Europe/Berlin"];
+        let calendars = (prop::sample::select(&Period::ALL[..]), prop::sample::select(ZONES));
+        prop_oneof![
+            unit().prop_map(Unit::window),
+            calendars.prop_map(|(period, zone)| of_calendar(period, zone)),
+        ]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
         fn different_descriptors_windows_and_units_never_share_a_native_key(
-            (domain_a, tag_a, pairs_a, unit_a, window_a) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
-            (domain_b, tag_b, pairs_b, unit_b, window_b) in (text(), any::<bool>(), pairs(), unit(), 0..200u64),
+            (domain_a, tag_a, pairs_a, unit_a, window_a) in (text(), any::<bool>(), pairs(), window(), 0..200u64),
+            (domain_b, tag_b, pairs_b, unit_b, window_b) in (text(), any::<bool>(), pairs(), window(), 0..200u64),
         ) {
             let writer = KeyWriter::new(KeyFormat::Native, "p");
             let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
-            let a = key(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a }, &pairs_a, unit_a);
-            let b = key(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b }, &pairs_b, unit_b);
+            let a = key_in(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain) }, &pairs_a, unit_a);
+            let b = key_in(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain) }, &pairs_b, unit_b);
             let same = (&domain_a, tag_a, &pairs_a, unit_a, window_a)
                 == (&domain_b, tag_b, &pairs_b, unit_b, window_b);
             prop_assert_eq!(in_window(a, window_a) == in_window(b, window_b), same);
@@ -273,6 +329,36 @@ mod tests {
         let pairs = vec![(b"user".to_vec(), b"42".to_vec()), (b"ip".to_vec(), Vec::new())];
         let key = key(&KeyWriter::new(KeyFormat::Native, "p:"), untagged(b"shop"), &pairs, Unit::Minute);
         assert_eq!(key, "p:tg1/f60/4:shop,4:user,2:42,2:ip,0:,");
+    }
+
+    #[test]
+    fn windows_of_a_calendar_are_named_after_it_in_every_format() {
+        let pairs = vec![(b"user".to_vec(), b"42".to_vec())];
+        for (period, zone, expected) in [
+            (Period::Day, "Europe/Berlin", "p:tg1/fcd:Europe/Berlin/4:shop,4:user,2:42,"),
+            (Period::Week, "UTC", "p:tg1/fcw:UTC/4:shop,4:user,2:42,"),
+            (Period::Month, "Etc/GMT+12", "p:tg1/fcm:Etc/GMT+12/4:shop,4:user,2:42,"),
+            (Period::Year, "Asia/Kolkata", "p:tg1/fcy:Asia/Kolkata/4:shop,4:user,2:42,"),
+        ] {
+            // envoyproxy/ratelimit has no such windows to share.
+            for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
+                let writer = KeyWriter::new(format, "p:");
+                let key = key_in(&writer, untagged(b"shop"), &pairs, of_calendar(period, zone));
+                assert_eq!(key, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn every_zone_and_period_has_a_name_of_its_own() {
+        let pairs = vec![(b"user".to_vec(), b"42".to_vec())];
+        let writer = KeyWriter::new(KeyFormat::Native, "");
+        let windows = Zone::all()
+            .flat_map(|zone| Period::ALL.map(|period| Window::of_calendar(Calendar { period, zone })));
+        let windows: Vec<Window> = windows.chain(Unit::ALL.map(Unit::window)).collect();
+        let keys: HashSet<Bytes> =
+            windows.iter().map(|window| key_in(&writer, untagged(b"shop"), &pairs, *window)).collect();
+        assert_eq!(keys.len(), windows.len());
     }
 
     #[test]

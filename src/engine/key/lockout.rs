@@ -1,0 +1,91 @@
+//! Keys of lockouts: `tgp1/4:shop,5:login,4:user,2:42,`. A version, and netstrings: the domain, the name of
+//! the penalty, and the entries that say who is locked out.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use memchr::memchr;
+
+use super::{DescriptorHash, KeyDomain, KeyWriter, write_netstring};
+use crate::engine::Entry;
+use crate::engine::rules::{Match, Penalty};
+
+const VERSION: &[u8] = b"tgp1/";
+
+/// Who is locked out of what.
+#[derive(Clone, Debug)]
+pub struct LockoutName(BytesMut);
+
+/// A lockout's name, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockedOut {
+    /// The domain.
+    pub domain: Vec<u8>,
+    /// The name of the penalty; empty where it has none.
+    pub name: Vec<u8>,
+    /// The keys and values that say who it is.
+    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl LockoutName {
+    /// The lockout of whoever sent `entries`, which took the path `matched`.
+    pub fn of(domain: &str, entries: &[Entry<'_>], matched: &Match<'_, '_>, penalty: &Penalty) -> Self {
+        let mut text = BytesMut::new();
+        text.put_slice(VERSION);
+        write_netstring(&mut text, domain.as_bytes());
+        write_netstring(&mut text, penalty.name.as_deref().unwrap_or_default().as_bytes());
+        for level in &*penalty.scope {
+            let Some(entry) = entries.get(*level) else { continue };
+            write_netstring(&mut text, entry.key);
+            match matched.shared_pattern(*level) {
+                Some(pattern) => write_netstring(&mut text, pattern.text().as_bytes()),
+                None => write_netstring(&mut text, matched.value(*level, entry)),
+            }
+        }
+        Self(text)
+    }
+
+    /// The same on every replica and after every restart.
+    pub fn hash(&self) -> DescriptorHash {
+        DescriptorHash::of_text(&self.0)
+    }
+}
+
+impl KeyWriter {
+    /// The key of a lockout.
+    pub fn lockout_key(&self, domain: KeyDomain<'_>, who: &LockoutName) -> Bytes {
+        let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + who.0.len() + 24);
+        key.put_slice(self.prefix.as_bytes());
+        domain.write_hash_tag(&mut key);
+        key.put_slice(&who.0);
+        key.freeze()
+    }
+
+    /// What the keys of lockouts have in common: their beginning, and a text somewhere after it.
+    pub fn lockout_marks(&self) -> (&[u8], &'static [u8]) {
+        (self.prefix.as_bytes(), VERSION)
+    }
+
+    /// Who `key` is about, if it is a lockout's.
+    pub fn read_lockout_key(&self, key: &[u8]) -> Option<LockedOut> {
+        let key = key.strip_prefix(self.prefix.as_bytes())?;
+        let key = match key {
+            [b'{', tagged @ ..] => tagged.get(memchr(b'}', tagged)? + 1..)?,
+            key => key,
+        };
+        let mut texts = key.strip_prefix(VERSION)?;
+        let (domain, name) = (read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec());
+        let mut entries = Vec::new();
+        while !texts.is_empty() {
+            entries.push((read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec()));
+        }
+        Some(LockedOut { domain, name, entries })
+    }
+}
+
+fn read_netstring<'t>(texts: &mut &'t [u8]) -> Option<&'t [u8]> {
+    let colon = memchr(b':', texts)?;
+    let len: usize = std::str::from_utf8(texts.get(..colon)?).ok()?.parse().ok()?;
+    let rest = texts.get(colon + 1..)?;
+    let (text, rest) = rest.split_at_checked(len)?;
+    *texts = rest.strip_prefix(b",")?;
+    Some(text)
+}

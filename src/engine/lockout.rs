@@ -1,0 +1,225 @@
+//! Lockouts: whoever is denied too often is blocked for a while, longer each time.
+//!
+//! A denied request is a *strike*. Enough of them in a stretch of time begin a *block*, the next step of a
+//! ladder; while it lasts, everything is denied and nothing is counted. Some time after a block has ended
+//! the ladder begins again at its first step. `charge.lua` says the same to Redis.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Timestamp;
+use super::algorithm::MAX_EXACT;
+
+/// Steps of a ladder, at the most.
+pub const MAX_STEPS: usize = 16;
+/// When to ask again what is blocked for good: somebody may have lifted it.
+pub const RETRY_PERMANENT: Duration = Duration::from_secs(86_400);
+/// The end of a block that has none.
+const NEVER: u64 = MAX_EXACT;
+
+/// When to block, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ladder {
+    /// So many strikes begin a block; at least 1.
+    pub after: u32,
+    /// They must lie within so long, in seconds.
+    pub within_secs: u32,
+    /// How long the blocks are, one after the other, the last one over and over: at least one, and
+    /// [`MAX_STEPS`] at the most.
+    pub steps: SmallVec<[Block; 4]>,
+    /// So long after the end of a block the first step is next again, in seconds.
+    pub forget_secs: u32,
+    /// Whether whoever keeps asking while blocked begins the block anew.
+    pub extend: bool,
+}
+
+/// How long a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Block {
+    /// So many seconds.
+    Secs(u32),
+    /// Until somebody lifts it.
+    Permanent,
+}
+
+/// What is remembered of whoever strikes. Times are in microseconds since the epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// When the block ends, or the last one did.
+    pub ends_us: u64,
+    /// Blocks so far: the next step is this one.
+    pub level: u8,
+    /// Strikes towards the next block.
+    pub strikes: u32,
+    /// When the first of them came.
+    pub since_us: u64,
+}
+
+impl Block {
+    fn end_us(self, now: Timestamp) -> u64 {
+        match self {
+            Self::Secs(secs) => now.as_micros().saturating_add(micros(secs)).min(NEVER - 1),
+            Self::Permanent => NEVER,
+        }
+    }
+}
+
+impl State {
+    /// Forgets what is to be forgotten at `now`.
+    pub fn load(&mut self, ladder: &Ladder, now: Timestamp) {
+        let now_us = now.as_micros();
+        if self.ends_us != NEVER && self.ends_us.saturating_add(micros(ladder.forget_secs)) <= now_us {
+            self.level = 0;
+        }
+        if self.since_us.saturating_add(micros(ladder.within_secs)) <= now_us {
+            self.strikes = 0;
+        }
+    }
+
+    /// Whether everything is denied at `now`.
+    pub const fn is_blocked(&self, now: Timestamp) -> bool {
+        now.as_micros() < self.ends_us
+    }
+
+    /// Counts a denied request, which may begin a block.
+    pub fn strike(&mut self, ladder: &Ladder, now: Timestamp) {
+        if self.strikes == 0 {
+            self.since_us = now.as_micros();
+        }
+        self.strikes = self.strikes.saturating_add(1);
+        if self.strikes >= ladder.after {
+            let step = usize::from(self.level).min(ladder.steps.len().saturating_sub(1));
+            self.ends_us = ladder.steps.get(step).map_or(0, |block| block.end_us(now));
+            self.level = u8::try_from(step + 1).unwrap_or(u8::MAX);
+            self.strikes = 0;
+        }
+    }
+
+    /// Begins the block anew, where the ladder says so.
+    pub fn ask_again(&mut self, ladder: &Ladder, now: Timestamp) {
+        let step = usize::from(self.level).checked_sub(1);
+        if let Some(block) = step.and_then(|step| ladder.steps.get(step)).filter(|_| ladder.extend) {
+            self.ends_us = self.ends_us.max(block.end_us(now));
+        }
+    }
+
+    /// Whether there is nothing to remember.
+    pub const fn is_empty(&self) -> bool {
+        self.level == 0 && self.strikes == 0
+    }
+
+    /// When there will be nothing to remember, in microseconds since the epoch; `None` for never.
+    pub fn forgotten_us(&self, ladder: &Ladder) -> Option<u64> {
+        let strikes = match self.strikes {
+            0 => 0,
+            _ => self.since_us.saturating_add(micros(ladder.within_secs)),
+        };
+        let level = match self.level {
+            0 => 0,
+            _ => self.ends_us.saturating_add(micros(ladder.forget_secs)),
+        };
+        (self.level == 0 || self.ends_us != NEVER).then_some(strikes.max(level))
+    }
+}
+
+/// How long after `now` a block ends that ends at `ends_us`; [`RETRY_PERMANENT`] where it never does.
+pub fn remaining(ends_us: u64, now: Timestamp) -> Duration {
+    match ends_us {
+        NEVER.. => RETRY_PERMANENT,
+        _ => Timestamp::from_micros(ends_us).since(now),
+    }
+}
+
+/// Whether a block that ends at `ends_us` never does.
+pub const fn is_permanent(ends_us: u64) -> bool {
+    ends_us >= NEVER
+}
+
+fn micros(secs: u32) -> u64 {
+    u64::from(secs) * 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::smallvec;
+
+    use super::*;
+
+    fn ladder(after: u32) -> Ladder {
+        let steps = smallvec![Block::Secs(60), Block::Secs(300), Block::Permanent];
+        Ladder { after, within_secs: 600, steps, forget_secs: 86_400, extend: false }
+    }
+
+    /// The state after a strike at each of these times, in seconds, that does not fall into a block.
+    fn after_strikes(ladder: &Ladder, times: &[u64]) -> State {
+        let mut state = State::default();
+        for secs in times {
+            let now = Timestamp::from_secs(*secs);
+            state.load(ladder, now);
+            match state.is_blocked(now) {
+                true => state.ask_again(ladder, now),
+                false => state.strike(ladder, now),
+            }
+        }
+        state
+    }
+
+    fn ends(ladder: &Ladder, times: &[u64]) -> u64 {
+        after_strikes(ladder, times).ends_us / 1_000_000
+    }
+
+    #[test]
+    fn each_block_is_the_next_step_and_the_last_one_stays() {
+        let ladder = ladder(1);
+        assert_eq!(ends(&ladder, &[1_000]), 1_060);
+        assert_eq!(ends(&ladder, &[1_000, 1_060]), 1_360);
+        assert!(is_permanent(after_strikes(&ladder, &[1_000, 1_060, 1_360]).ends_us));
+        let climbing = Ladder { steps: smallvec![Block::Secs(60), Block::Secs(300)], ..ladder };
+        assert_eq!(ends(&climbing, &[1_000, 1_060, 1_360, 1_700]), 2_000);
+    }
+
+    #[test]
+    fn a_block_begins_with_the_last_of_enough_strikes_within_their_time() {
+        let ladder = ladder(3);
+        assert!(!after_strikes(&ladder, &[1_000, 1_100]).is_blocked(Timestamp::from_secs(1_100)));
+        assert_eq!(ends(&ladder, &[1_000, 1_100, 1_599]), 1_659);
+        assert_eq!(
+            ends(&ladder, &[1_000, 1_100, 1_600]),
+            0,
+            "the first strike was forgotten, and those after it"
+        );
+        assert_eq!(ends(&ladder, &[1_000, 1_100, 1_600, 1_601, 1_602]), 1_662);
+    }
+
+    #[test]
+    fn the_ladder_begins_again_after_a_clean_time() {
+        let ladder = ladder(1);
+        assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_399]), 1_060 + 86_399 + 300);
+        assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_400]), 1_060 + 86_400 + 60);
+    }
+
+    #[test]
+    fn whoever_keeps_asking_begins_the_block_anew_where_the_ladder_says_so() {
+        let extending = Ladder { extend: true, ..ladder(1) };
+        assert_eq!(ends(&extending, &[1_000, 1_030]), 1_090);
+        assert_eq!(ends(&ladder(1), &[1_000, 1_030]), 1_060);
+    }
+
+    #[test]
+    fn a_state_that_is_forgotten_is_as_if_it_had_never_been() {
+        let ladder = ladder(2);
+        for times in [&[1_000][..], &[1_000, 1_001], &[1_000, 1_001, 1_100], &[1_000, 1_001, 1_062, 1_063]] {
+            let mut state = after_strikes(&ladder, times);
+            let Some(forgotten_us) = state.forgotten_us(&ladder) else { panic!("{times:?}") };
+            state.load(&ladder, Timestamp::from_micros(forgotten_us - 1));
+            assert!(!state.is_empty(), "{times:?}");
+            state.load(&ladder, Timestamp::from_micros(forgotten_us));
+            assert!(state.is_empty(), "{times:?}");
+        }
+        let for_good = Ladder { steps: smallvec![Block::Permanent], ..ladder };
+        let state = after_strikes(&for_good, &[1_000, 1_001]);
+        assert_eq!(state.forgotten_us(&for_good), None);
+        assert_eq!(remaining(state.ends_us, Timestamp::from_secs(5_000)), RETRY_PERMANENT);
+    }
+}

@@ -1,0 +1,100 @@
+//! From a lockout as written to one that makes sense.
+
+use std::sync::Arc;
+
+use super::quota::{Mistake, parse_window};
+use super::source::{self, Placed};
+use super::{NamedLimit, Penalty};
+use crate::engine::lockout::{Block, Ladder, MAX_STEPS};
+
+/// How long after a block the ladder begins again, where nothing is said of it.
+const FORGET_SECS: u32 = 86_400;
+
+/// The lockout that `written` is, beside these limits; `keys` are those of the levels down to its rule.
+///
+/// # Errors
+/// Every mistake in it.
+pub(super) fn penalty(
+    written: &source::Penalty,
+    limits: &[NamedLimit],
+    keys: &[&str],
+) -> Result<Penalty, Vec<Mistake>> {
+    let mut mistakes = Vec::new();
+    let longest = limits.iter().map(|limit| limit.limit.window.secs()).max();
+    if longest.is_none() {
+        let message = "'penalty' without a limit means nothing: write it beside 'rate_limit'";
+        mistakes.push((written.place, message.to_owned()));
+    }
+    let mut secs = |field: &str, text: &Option<Placed<String>>, default| match text {
+        None => default,
+        Some(Placed { value, place }) => parse_window(value).map_or_else(
+            |expected| {
+                mistakes.push((*place, format!("invalid {field} '{value}': {expected}")));
+                default
+            },
+            |window| window.secs(),
+        ),
+    };
+    let within_secs = secs("within", &written.within, longest.unwrap_or_default());
+    let forget_secs = secs("forget", &written.forget, FORGET_SECS);
+    let after = written.after.as_ref().map_or(1, |after| after.value);
+    if let (0, Some(written)) = (after, &written.after) {
+        let message = "'after' counts denied requests: write at least 1";
+        mistakes.push((written.place, message.to_owned()));
+    }
+    let steps = steps(written, &mut mistakes);
+    let scope = scope(written, keys, &mut mistakes);
+    if !mistakes.is_empty() {
+        return Err(mistakes);
+    }
+    let ladder = Ladder { after, within_secs, steps: steps.into(), forget_secs, extend: written.extend };
+    let name = written.name.as_deref().map(Into::into);
+    Ok(Penalty { ladder: Arc::new(ladder), scope, name })
+}
+
+fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
+    if written.block.is_empty() {
+        let message =
+            "a penalty needs 'block': how long to block, one time or several, such as [1m, 5m, 15m]";
+        mistakes.push((written.place, message.to_owned()));
+    }
+    if let Some(step) = written.block.get(MAX_STEPS) {
+        mistakes.push((step.place, format!("a ladder has {MAX_STEPS} steps at the most")));
+    }
+    let mut steps: Vec<Block> = Vec::new();
+    for Placed { value, place } in &written.block {
+        let block = match (value.as_str(), parse_window(value)) {
+            ("permanent", _) => Block::Permanent,
+            (_, Ok(window)) => Block::Secs(window.secs()),
+            (_, Err(expected)) => {
+                mistakes.push((*place, format!("invalid block '{value}': {expected}, or permanent")));
+                continue;
+            }
+        };
+        match steps.last() {
+            Some(Block::Permanent) => {
+                let message = format!("nothing comes after a permanent block: leave '{value}' out");
+                mistakes.push((*place, message));
+            }
+            Some(before) if block < *before => {
+                let message = format!("the ladder goes down at '{value}': write blocks from short to long");
+                mistakes.push((*place, message));
+            }
+            Some(_) | None => steps.push(block),
+        }
+    }
+    steps
+}
+
+fn scope(written: &source::Penalty, keys: &[&str], mistakes: &mut Vec<Mistake>) -> Box<[usize]> {
+    let Some(Placed { value, place }) = &written.scope else { return (0..keys.len()).collect() };
+    for name in value.iter().filter(|name| !keys.contains(&name.as_str())) {
+        let message = format!("'scope' names '{name}', and this rule has only {}", keys.join(", "));
+        mistakes.push((*place, message));
+    }
+    if value.is_empty() {
+        let message = "'scope' says nobody: write the keys that say who is locked out, or leave it out";
+        mistakes.push((*place, message.to_owned()));
+    }
+    (0..keys.len()).filter(|level| value.iter().any(|name| name == keys[*level])).collect()
+}

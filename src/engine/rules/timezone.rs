@@ -1,0 +1,74 @@
+//! From windows of a unit to those of its calendar, where a limit names a time zone.
+
+use super::quota::Mistake;
+use super::source::{Placed, RateLimit};
+use crate::engine::calendar::{self, Zone};
+use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
+
+/// `window`, or the calendar's in its place where `rate_limit` has a `timezone`. `algorithm` is what it is
+/// counted by, whether it says so itself or not. `None` where there is no such window.
+pub(super) fn in_zone(
+    window: Option<Window>,
+    rate_limit: &RateLimit,
+    algorithm: Algorithm,
+    mistakes: &mut Vec<Mistake>,
+) -> Option<Window> {
+    let Some(Placed { value: name, place }) = &rate_limit.timezone else { return window };
+    let mut refuse = |message| mistakes.push((*place, message));
+    let zone = Zone::from_name(name);
+    if zone.is_none() {
+        refuse(unknown_zone(name));
+    }
+    if algorithm != Algorithm::FixedWindow {
+        refuse(other_algorithm(rate_limit, algorithm));
+    }
+    let period = match (&rate_limit.unit, &rate_limit.window) {
+        (Some(unit), None) => {
+            // That the unit is none has been said.
+            let unit = Unit::from_name(&unit.value)?;
+            let period = Period::of_unit(unit);
+            if period.is_none() {
+                refuse(format!(
+                    "'timezone' means nothing for a {}: write 'unit: day', 'week', 'month' or 'year', or \
+                     leave 'timezone' out",
+                    unit.name().to_lowercase()
+                ));
+            }
+            period
+        }
+        (None, Some(_)) => {
+            let message = "'timezone' is for the days, weeks, months and years of a calendar: write 'unit: \
+                           day', 'week', 'month' or 'year' in place of 'window', or leave 'timezone' out";
+            refuse(message.to_owned());
+            None
+        }
+        // So has that there is none, or one too many.
+        (None, None) | (Some(_), Some(_)) => None,
+    };
+    Some(Window::of_calendar(Calendar { period: period?, zone: zone? }))
+}
+
+fn unknown_zone(name: &str) -> String {
+    match Zone::nearest(name) {
+        Some(nearest) => format!("unknown time zone '{name}': did you mean '{}'?", nearest.name()),
+        None => format!(
+            "unknown time zone '{name}': write a name of the IANA database ({} here), such as Europe/Berlin \
+             or UTC",
+            calendar::database_version()
+        ),
+    }
+}
+
+fn other_algorithm(rate_limit: &RateLimit, algorithm: Algorithm) -> String {
+    let name = algorithm.name();
+    match rate_limit.algorithm {
+        Some(_) => format!(
+            "'timezone' is for a fixed_window, and this is a {name}: write 'algorithm: fixed_window', or leave \
+             'timezone' out"
+        ),
+        None => format!(
+            "'timezone' is for a fixed_window, and 'defaults' make this a {name}: write 'algorithm: \
+             fixed_window' beside it, or leave it out"
+        ),
+    }
+}

@@ -1,0 +1,265 @@
+//! What rules can ask for beyond envoyproxy/ratelimit, from rules to answers, the same on every store.
+
+use tollgate::engine::Modes;
+
+use crate::support::scenario::check;
+
+#[tokio::test]
+async fn a_rule_with_several_limits_lets_pass_what_all_of_them_do_and_tells_of_the_one_that_binds() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - key: user
+    rate_limits:
+      - {requests_per_unit: 2, unit: second, algorithm: token_bucket, burst: 3}
+      - 4/minute
+      - {requests_per_unit: 5, unit: hour, algorithm: sliding_log}
+";
+    let script = "
+@3600
+user=a*2 -> OK | OK 1 in 1
+user=a*2 -> OVER | OVER 0 in 0.5     # the bucket has room for one: nothing is counted anywhere
+user=a -> OK | OK 0 in 1.5
+user=b*6 -> OVER | OVER 0 in 60      # more than any of them ever lets pass
+@3602
+user=a -> OK | OK 0 in 58            # four this minute
+user=a -> OVER | OVER 0 in 58
+@3660
+user=a -> OK | OK 0 in 3600          # five this hour
+user=a -> OVER | OVER 0 in 3540      # the first one leaves the log
+user=a*0 -> OVER | OVER 0 in 3540
+user=a*-1 -> OK | OK 1 in 3542
+user=a -> OK | OK 0 in 3600
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn several_limits_that_always_count_do_so_together() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: user, rate_limits: [3/minute, 4/hour]}
+";
+    let script = "
+@3600
+user=a*3 -> OK | OK 0 in 60
+user=a -> OVER | OVER 0 in 60
+@3660
+user=a -> OVER | OVER 0 in 3540
+user=b -> OK | OK 2 in 60
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_request_passes_if_all_of_its_layers_do_and_names_the_one_that_denies() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, layer: user, rate_limit: 3/minute}
+  - {key: ip, layer: ip, rate_limit: 2/minute}
+  - key: path
+    layer: endpoint
+    descriptors:
+      - {key: method, value: POST, rate_limit: 4/minute}
+      - {key: method, value: GET, layer: reads, rate_limit: 1/minute}
+";
+    let script = "
+@1200
+user=a; ip=i; path=p,method=POST -> OK | OK 2, OK 1, OK 3
+user=a; ip=i; path=p,method=POST -> OK | OK 1, OK 0, OK 2
+user=a; ip=i; path=p,method=POST -> OVER by ip | OK 1, OVER 0, OK 2
+user=a; ip=j; path=p,method=POST -> OK | OK 0, OK 1, OK 1
+user=a; ip=j; path=p,method=POST -> OVER by user | OVER 0, OK 1, OK 1
+user=b; ip=k; path=p,method=POST -> OK | OK 2, OK 1, OK 0
+user=c; ip=l; path=p,method=POST -> OVER by endpoint | OK 3, OK 2, OVER 0
+path=p,method=GET -> OK | OK 0
+path=p,method=GET -> OVER by reads | OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn what_is_switched_off_is_as_if_it_were_not_written() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: user, rate_limit: 9/minute}
+  - {key: user, value: vip, enabled: false, rate_limit: 1/minute, descriptors: [{key: path, rate_limit: 1/minute}]}
+  - {key: ip, enabled: false, rate_limit: 1/minute}
+";
+    let script = "
+user=vip -> OK | OK 8
+user=vip,path=x -> OK | OK -
+ip=i -> OK | OK -
+";
+    check(rules, Modes::default(), script).await;
+    let off = format!("enabled: false\n{}", rules.trim());
+    check(&off, Modes::default(), "user=vip -> OK | OK -\nuser=b -> OK | OK -").await;
+}
+
+#[tokio::test]
+async fn what_is_not_enforced_yet_is_counted_and_passes() {
+    let rules = |percent: &str| {
+        format!(
+            "
+domain: test-domain
+descriptors:
+  - {{key: user, enforce_percent: {percent}, rate_limit: 1/minute}}
+"
+        )
+    };
+    let asked = |then: &str| -> String {
+        (0..50).map(|user| format!("user={user} -> OK | OK 0\nuser={user} -> {then}\n")).collect()
+    };
+    let nobody = check(&rules("0"), Modes::default(), &asked("OK | OK 0")).await;
+    assert_eq!((nobody.over_limit, nobody.shadow_mode), (50, 50));
+    let everybody = check(&rules("100"), Modes::default(), &asked("OVER | OVER 0")).await;
+    assert_eq!((everybody.over_limit, everybody.shadow_mode), (50, 0));
+}
+
+const LOCKOUT: &str = "
+domain: test-domain
+descriptors:
+  - key: login
+    descriptors:
+      - key: account
+        rate_limit: 2/minute
+        penalty: {block: [1m, 5m, 15m, permanent], forget: 24h, name: login_lockout, scope: [account]}
+";
+
+#[tokio::test]
+async fn whoever_is_denied_is_blocked_longer_each_time() {
+    let script = "
+@1200
+login=,account=a*2 -> OK | OK 0 in 60
+login=,account=a*0 -> OK | OK 0 in 60
+login=,account=a -> OVER | OVER 0 in 60       # the first block, a minute
+login=,account=b -> OK | OK 1 in 60
+@1259
+login=,account=a -> OVER | OVER 0 in 1
+login=,account=a*0 -> OVER | OVER 0 in 1      # a look strikes nobody
+login=,account=a*-1 -> OK | OK 0 in 1         # nor does a refund
+@1260
+login=,account=a*0 -> OK | OK 2 in 60
+login=,account=a*3 -> OVER | OVER 0 in 300    # the second one
+@1559
+login=,account=a -> OVER | OVER 0 in 1
+@1560
+login=,account=a -> OK | OK 1 in 60
+login=,account=a*2 -> OVER | OVER 0 in 900
+@2460
+login=,account=a*3 -> OVER | OVER 0 in 86400  # for good
+@9000000
+login=,account=a -> OVER | OVER 0 in 86400
+login=,account=b -> OK | OK 1 in 60
+";
+    check(LOCKOUT, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_clean_day_takes_the_ladder_back_to_its_first_step() {
+    let script = "
+@1200
+login=,account=a*3 -> OVER | OVER 0 in 60
+@87659
+login=,account=a*3 -> OVER | OVER 0 in 300
+@174360
+login=,account=a*3 -> OVER | OVER 0 in 60
+";
+    check(LOCKOUT, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn several_strikes_within_a_time_begin_a_block_and_asking_again_may_prolong_it() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - key: ip
+    rate_limit: 1/second
+    penalty: {after: 3, within: 10s, block: 30s, extend: true}
+  - {key: other, rate_limit: 0/second}
+";
+    let script = "
+@1200
+ip=a -> OK | OK 0 in 1
+ip=a; ip=a -> OVER | OVER 0 in 1, OVER 0 in 1      # one strike for a request
+ip=a -> OVER | OVER 0 in 1
+@1210
+ip=a -> OK | OK 0 in 1
+ip=a -> OVER | OVER 0 in 1                         # the first two are forgotten
+ip=a -> OVER | OVER 0 in 1
+@1211
+ip=a; other=x -> OVER | OK 1 in 1, OVER 0 in 1     # what another one denies is no strike
+ip=a*2 -> OVER | OVER 0 in 30
+@1221
+ip=a*0 -> OVER | OVER 0 in 20
+ip=a -> OVER | OVER 0 in 30
+@1250
+ip=a*0 -> OVER | OVER 0 in 1
+@1251
+ip=a -> OK | OK 0 in 1
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_lockout_under_one_name_and_scope_holds_for_every_rule_that_has_it() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - key: login
+    descriptors: [{key: account, rate_limit: 1/minute, penalty: {block: 5m, scope: [account], name: lockout}}]
+  - key: reset
+    descriptors: [{key: account, rate_limit: 9/minute, penalty: {block: 5m, scope: [account], name: lockout}}]
+  - key: search
+    descriptors: [{key: account, rate_limit: 9/minute, penalty: {block: 5m, scope: [account]}}]
+";
+    let script = "
+@1200
+login=,account=a*2 -> OVER | OVER 0 in 300
+reset=,account=a -> OVER | OVER 0 in 300
+reset=,account=b -> OK | OK 8 in 60
+search=,account=a -> OK | OK 8 in 60
+login=,account=a; search=,account=a -> OVER | OVER 0 in 300, OK 7 in 60
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_shadow_rule_records_strikes_and_blocks_nobody() {
+    let rules = LOCKOUT.replace("rate_limit: 2/minute", "shadow_mode: true\n        rate_limit: 2/minute");
+    let script = "
+@1200
+login=,account=a*3 -> OK | OK 0 in 60
+@1230
+login=,account=a -> OK | OK 0 in 30
+";
+    let counted = check(&rules, Modes::default(), script).await;
+    assert_eq!((counted.over_limit, counted.shadow_mode), (4, 4));
+}
+
+#[tokio::test]
+async fn a_block_holds_for_all_limits_of_a_rule_and_the_longest_wait_is_told() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, rate_limits: [2/second, 3/hour], penalty: {block: 10s}}
+";
+    let script = "
+@3600
+user=a*2 -> OK | OK 0 in 1
+user=a -> OVER | OVER 0 in 10
+@3609
+user=a -> OVER | OVER 0 in 1
+@3610
+user=a -> OK | OK 0 in 3590
+user=a -> OVER | OVER 0 in 3590     # blocked for ten seconds, and over its hour for longer
+";
+    check(rules, Modes::default(), script).await;
+}
