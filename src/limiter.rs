@@ -23,7 +23,7 @@ pub struct Limiter {
     pub store: Arc<dyn Store>,
     /// What to do while they cannot be reached.
     pub fallback: Arc<Fallback>,
-    /// How long the store may take at the most; then it fails by itself.
+    /// How long the store may take at the most; zero where it never waits.
     pub patience: Duration,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
@@ -88,10 +88,11 @@ impl Limiter {
         }
         let asked = Instant::now();
         let charging = self.store.charge(charges, now);
-        let readings = match deadline.filter(|deadline| *deadline < asked + self.patience) {
+        let patience = (!self.patience.is_zero()).then(|| asked + self.patience);
+        let readings = match deadline.into_iter().chain(patience).min() {
             None => charging.await,
-            Some(deadline) => time::timeout_at(deadline, charging).await.unwrap_or_else(|_| {
-                let late = StoreError::Unanswered("the caller would not have waited".to_owned());
+            Some(until) => time::timeout_at(until, charging).await.unwrap_or_else(|_| {
+                let late = StoreError::Unanswered("no answer in time".to_owned());
                 charges.iter().map(|_| Err(late.clone())).collect()
             }),
         };

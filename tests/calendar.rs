@@ -116,7 +116,7 @@ async fn a_denial_is_known_up_to_local_midnight() {
     store.ready(PATIENCE).await.expect("Redis answers");
     for (start, length) in DAYS {
         let hits = |count| Charge { key: format!("{start}/").into(), ..hits(count) };
-        assert_eq!(ask(&store, hits(11), at(start)).await.0, 11);
+        assert_eq!(ask(&store, hits(11), at(start + length - 1)).await.0, 11);
         let before = denials.lookups().0;
         assert_eq!(ask(&store, hits(1), at(start + length - 1)).await, (10, 1), "as much as there may be");
         assert_eq!(denials.lookups().0, before + 1, "Redis was not asked");

@@ -163,7 +163,7 @@ pub(super) struct RawCounters {
     #[arg(long, env, default_value = "1000000", value_name = "COUNT")]
     pub(super) memory_max_counters: String,
     /// Memory for keys that are known to be over their limit, in bytes: Redis is not asked about them
-    /// until their window ends. 0 for none.
+    /// for a second. 0 for none.
     #[arg(long, env, default_value = "16777216", value_name = "BYTES")]
     pub(super) local_cache_size_in_bytes: String,
     /// What becomes of a descriptor when the store fails, where rules say nothing of

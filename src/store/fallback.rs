@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::memory::{MemorySettings, MemoryStore};
 use super::{Charge, Reading, Readings, StoreError};
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{Algorithm, FailurePolicy, Limit, Timestamp};
+use crate::engine::{Algorithm, FailurePolicy, Hits, Limit, Timestamp};
 
 /// When to ask again what was denied only because the store failed: it may be back at any time.
 const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
@@ -45,8 +45,22 @@ impl Fallback {
         readings: Readings,
         now: Timestamp,
     ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
-        let resolved = charges.iter().zip(readings);
-        resolved.map(|(charge, reading)| reading.or_else(|error| self.instead(charge, error, now))).collect()
+        let may_have_counted = |(charge, reading): (&Charge, &Result<Reading, StoreError>)| match reading {
+            Ok(reading) => reading.outcome == Outcome::Charged && charge.hits != Hits::Add(0),
+            Err(error) => matches!(error, StoreError::Unanswered(_)),
+        };
+        let counted = charges.iter().zip(&readings).any(may_have_counted);
+        let resolve = |(charge, reading): (&Charge, Result<Reading, StoreError>)| {
+            reading.or_else(|error| self.instead(charge, error, now))
+        };
+        let resolved: Result<_, StoreError> = charges.iter().zip(readings).map(resolve).collect();
+        // Whoever asks again after any other error would be counted twice.
+        resolved.map_err(|error| match error {
+            StoreError::Unreachable(cause) | StoreError::Refused(cause) if counted => {
+                StoreError::Unanswered(format!("a part of the request was counted: {cause}"))
+            }
+            error => error,
+        })
     }
 
     fn instead(&self, charge: &Charge, error: StoreError, now: Timestamp) -> Result<Reading, StoreError> {

@@ -7,7 +7,7 @@ use super::{Meter, Ticks, max_level};
 use crate::engine::{Limit, Timestamp};
 
 /// The largest limit there may be: every hit takes room.
-pub const MAX_REQUESTS: u32 = 10_000;
+pub const MAX_REQUESTS: u32 = 1_000;
 
 /// The hits that count, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 -- Carries out requests in their order, each of them as `engine::algorithm` does.
 --
 -- KEYS     the counters and the lockouts, each once.
--- ARGV[1]  the requests, one after the other, big-endian: a byte that says how many charges it has, and
---          for each charge
+-- ARGV[1]  the requests, one after the other, big-endian: a byte that says how many charges it has, 128
+--          more where it is denied already, and for each charge
 --            2 bytes  its counter, from 1
 --            1        its algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
 --            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back,
@@ -14,25 +14,35 @@
 --            2        its lockout, from 1; 0 for none
 --          and, but for fixed windows,
 --            4        hits in a window
---            8 and 8  the window and now, in ticks, as floating-point numbers
+--            8        the window in ticks, as a floating-point number
+--            4        the microseconds of a tick
 --          and, with a lockout,
---            8        now, in microseconds, as a floating-point number
 --            4, 4, 4  the seconds that strikes must lie within, and after which blocks are forgotten; the
 --                     strikes that begin a block
 --            1        whether whoever asks while blocked begins the block anew
 --            1 + 4…   how many steps the ladder has, and the seconds of each; 0 for ever
--- Reply    four numbers for each charge: 0 charged, 1 denied, 2 withheld, 3 blocked; what its counter holds
+-- ARGV[2]  now, in microseconds; empty for the server's own time.
+-- Reply    four numbers for each charge: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 that a counter of
+--          its request cannot be read; what its counter holds
 --          afterwards (hits, or of a token bucket its level); and two more: of a sliding window the hits
 --          of the window before and the window's number, of a sliding log when the last of the hits
 --          leaves that must, and when the newest came (-1 for none), of a token bucket its time. Then, for each charge with a
---          lockout, when that ends or did, in microseconds.
-local SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 1, 2, 3
+--          lockout, when that ends or did, in microseconds; and at the end, now.
+local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 0, 1, 2, 3
 local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
-local CHARGED, DENIED, WITHHELD, BLOCKED = 0, 1, 2, 3
+local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE = 0, 1, 2, 3, 4
 local NEVER = 2 ^ 53
+-- Members that one ZADD adds at the most: they are held on the stack.
+local ZADD_MAX = 1000
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
+
+local now_us = tonumber(ARGV[2])
+if not now_us then
+  local time = call('TIME')
+  now_us = time[1] * 1000000 + time[2]
+end
 
 local function number(text)
   return tonumber(text) or error('a counter is not an integer')
@@ -40,13 +50,13 @@ end
 
 -- A counter: `level` parts of a hit, `parts` to each, beside `base` that stays. A refund is short of what
 -- was `lost` since. The lowest level that there was is `low`.
-local function load_fixed_window(key)
-  local held = call('GET', key)
-  local level = held and max(0, number(held)) or 0
-  return { level = level, before = held and level, base = 0, parts = 1, max = math.huge, lost = 0 }
-end
-
 local load = {}
+
+load[FIXED_WINDOW] = function(key, c)
+  local held = call('GET', key)
+  c.level = held and max(0, number(held)) or 0
+  c.before, c.base, c.parts, c.max, c.lost = held and c.level, 0, 1, math.huge, 0
+end
 
 load[SLIDING_WINDOW] = function(key, c)
   local held = call('GET', key)
@@ -70,8 +80,10 @@ end
 load[SLIDING_LOG] = function(key, c)
   local newest = call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
   c.now = max(c.now, newest and number(newest) or 0)
-  call('ZREMRANGEBYSCORE', key, '-inf', c.now - c.window)
-  c.base, c.level, c.parts, c.lost = 0, call('ZCARD', key), 1, 0
+  local live = call('ZCOUNT', key, string.format('(%.0f', c.now - c.window), '+inf')
+  -- Those before them count no more, and go when something is written.
+  c.stale = call('ZCARD', key) - live
+  c.base, c.level, c.parts, c.lost = 0, live, 1, 0
 end
 
 load[TOKEN_BUCKET] = function(key, c)
@@ -93,10 +105,16 @@ local function save(key, c)
   elseif c.algorithm == TOKEN_BUCKET then
     call('SET', key, string.format('%.0f %.0f', c.at, c.level), 'EX', c.lives)
   elseif c.algorithm == SLIDING_LOG then
+    if c.stale > 0 then call('ZREMRANGEBYRANK', key, 0, c.stale - 1) end
     if c.low < c.before then call('ZPOPMAX', key, c.before - c.low) end
     -- Numbers, so that hits of one time are told apart, and the newest of them comes last.
-    for hit = c.low + 1, c.level do
-      call('ZADD', key, c.now, string.format('%.0f-%06d', c.now, hit))
+    for first = c.low + 1, c.level, ZADD_MAX do
+      local members = {}
+      for hit = first, min(first + ZADD_MAX - 1, c.level) do
+        members[#members + 1] = c.now
+        members[#members + 1] = string.format('%.0f-%06d', c.now, hit)
+      end
+      call('ZADD', key, unpack(members))
     end
     call('EXPIRE', key, c.lives)
   elseif not c.before then
@@ -137,17 +155,17 @@ end
 local function micros(secs) return secs * 1000000 end
 
 local function forget(l)
-  if l.ends ~= NEVER and l.ends + micros(l.forget) <= l.now then l.level = 0 end
-  if l.since + micros(l.within) <= l.now then l.strikes = 0 end
+  if l.ends ~= NEVER and l.ends + micros(l.forget) <= now_us then l.level = 0 end
+  if l.since + micros(l.within) <= now_us then l.strikes = 0 end
 end
 
 local function ends_of(l, step)
   if l.steps[step] == 0 then return NEVER end
-  return min(l.now + micros(l.steps[step]), NEVER - 1)
+  return min(now_us + micros(l.steps[step]), NEVER - 1)
 end
 
 local function strike(l)
-  if l.strikes == 0 then l.since = l.now end
+  if l.strikes == 0 then l.since = now_us end
   l.strikes = l.strikes + 1
   if l.strikes >= l.after then
     local step = min(l.level + 1, #l.steps)
@@ -167,7 +185,7 @@ local function save_lockout(key, l)
   if l.level > 0 and l.ends == NEVER then return call('SET', key, value) end
   local strikes = l.strikes > 0 and l.since + micros(l.within) or 0
   local level = l.level > 0 and l.ends + micros(l.forget) or 0
-  call('SET', key, value, 'EX', max(1, ceil((max(strikes, level) - l.now) / 1000000) + 1))
+  call('SET', key, value, 'EX', max(1, ceil((max(strikes, level) - now_us) / 1000000) + 1))
 end
 
 local reply, logs = {}, {}
@@ -208,16 +226,16 @@ local function tell_lockouts(asks)
   end
   for _, ask in ipairs(asks) do
     local l = ask.lockout
-    if told[l] and not l.blocked and l.now < l.ends and ask.over and ask.kind ~= REFUND and ask.hits > 0 then
+    if told[l] and not l.blocked and now_us < l.ends and ask.over and ask.kind ~= REFUND and ask.hits > 0 then
       ask.outcome = BLOCKED
     end
   end
 end
 
--- Carries out the charges of one request.
-local function charge(asks)
+-- Carries out the charges of one request, which may be denied already.
+local function charge(asks, denied)
   local held = {}
-  local denied, quotas, quotas_over = false, 0, 0
+  local quotas, quotas_over = 0, 0
   for _, ask in ipairs(asks) do
     local c = ask.counter
     held[c] = held[c] or { level = c.level, low = c.low }
@@ -250,51 +268,62 @@ local function read_lockout(index)
   local l = lockouts[index]
   if not l then
     l = {}
-    load_lockout(KEYS[index], l)
+    l.unreadable = not pcall(load_lockout, KEYS[index], l)
     lockouts[index] = l
   end
   local steps
-  l.now, l.within, l.forget, l.after, l.extend, steps, at = struct.unpack('>dI4I4I4BB', requests, at)
+  l.within, l.forget, l.after, l.extend, steps, at = struct.unpack('>I4I4I4BB', requests, at)
   l.steps = {}
   for step = 1, steps do l.steps[step], at = struct.unpack('>I4', requests, at) end
-  forget(l)
-  l.blocked = l.now < l.ends
+  if not l.unreadable then
+    forget(l)
+    l.blocked = now_us < l.ends
+  end
   return l
 end
 
 while at <= #requests do
   local len
   len, at = struct.unpack('B', requests, at)
-  local asks, locks = {}, false
+  local was_denied = len > 127
+  len = len % 128
+  local asks, locks, unreadable = {}, false, false
   for i = 1, len do
-    local index, algorithm, kind, vote, hits, capacity, lives, lockout, rate, window, now
+    local index, algorithm, kind, vote, hits, capacity, lives, lockout, rate, window, tick
     index, algorithm, kind, vote, hits, capacity, lives, lockout, at =
       struct.unpack('>I2BBBI4I4I4I2', requests, at)
     if algorithm ~= 0 then
-      rate, window, now, at = struct.unpack('>I4dd', requests, at)
+      rate, window, tick, at = struct.unpack('>I4dI4', requests, at)
     end
     local c = counters[index]
     if not c then
-      if algorithm == 0 then
-        c = load_fixed_window(KEYS[index])
-      else
-        c = { rate = rate, window = window, now = now }
-        load[algorithm](KEYS[index], c)
+      c = { algorithm = algorithm, lives = lives, key = KEYS[index], rate = rate, window = window }
+      c.now = tick and floor(now_us / tick)
+      c.unreadable = not pcall(load[algorithm], c.key, c)
+      if algorithm ~= FIXED_WINDOW and not c.unreadable then
         c.before, c.max = c.level, (2 * capacity + 1) * c.parts
       end
-      c.algorithm, c.lives, c.key, c.low = algorithm, lives, KEYS[index], c.level
+      c.low = c.level
       counters[index] = c
     end
     asks[i] = { counter = c, kind = kind, vote = vote, hits = hits, capacity = capacity }
+    unreadable = unreadable or c.unreadable
     if lockout ~= 0 then
-      asks[i].lockout, locks = read_lockout(lockout), true
+      local l = read_lockout(lockout)
+      asks[i].lockout, locks, unreadable = l, true, unreadable or l.unreadable
     end
   end
-  if len > 1 then charge(asks) else charge_one(asks[1]) end
-  if locks then tell_lockouts(asks) end
+  if not unreadable then
+    if len > 1 or was_denied then charge(asks, was_denied) else charge_one(asks[1]) end
+    if locks then tell_lockouts(asks) end
+  end
   for _, ask in ipairs(asks) do
-    answer(ask, ask.outcome, ask.level, ask.low)
-    if ask.lockout then ends[#ends + 1] = ask.lockout.ends end
+    if unreadable then
+      for _, number in ipairs({ UNREADABLE, 0, 0, 0 }) do reply[#reply + 1] = number end
+    else
+      answer(ask, ask.outcome, ask.level, ask.low)
+    end
+    if ask.lockout then ends[#ends + 1] = unreadable and 0 or ask.lockout.ends end
   end
 end
 
@@ -302,7 +331,8 @@ for _, log in ipairs(logs) do
   -- When the hit came that had so many before it: those past the lowest level there was came now.
   local function time_of(before)
     if before >= log.low then return log.counter.now end
-    return number(call('ZRANGE', log.counter.key, before, before, 'WITHSCORES')[2])
+    local at = log.counter.stale + before
+    return number(call('ZRANGE', log.counter.key, at, at, 'WITHSCORES')[2])
   end
   local newest = log.len > 0 and time_of(log.len - 1) or -1
   reply[log.at + 1] = newest
@@ -315,10 +345,11 @@ end
 
 for index, key in ipairs(KEYS) do
   local c, l = counters[index], lockouts[index]
-  if c and (c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
+  if c and not c.unreadable and (c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
   if l and l.changed then save_lockout(key, l) end
 end
 
 for _, at in ipairs(ends) do reply[#reply + 1] = at end
+reply[#reply + 1] = now_us
 
 return reply

@@ -125,11 +125,6 @@ impl Connection {
         }
     }
 
-    /// Whether the connection is up.
-    pub(super) fn is_up(&self) -> bool {
-        self.commands.load().is_connected()
-    }
-
     /// Adds `hits` to a counter, or looks at it where they are 0. The counter afterwards.
     pub(super) async fn count(&self, key: Bytes, hits: u64) -> Result<i64, StoreError> {
         let commands = self.commands.load_full();
@@ -206,10 +201,11 @@ type Arguments = (CustomCommand, Vec<Value>);
 fn arguments(name: &'static str, script: Bytes, call: &Call) -> Arguments {
     let count = i64::try_from(call.keys.len()).unwrap_or(i64::MAX);
     let keys = call.keys.iter().map(|key| Value::from(key.clone()));
-    let mut arguments = Vec::with_capacity(call.keys.len() + 3);
+    let now = call.now.map(|now| now.as_micros().to_string()).unwrap_or_default();
+    let mut arguments = Vec::with_capacity(call.keys.len() + 4);
     arguments.extend([Value::from(script), Value::from(count)]);
     arguments.extend(keys);
-    arguments.push(Value::from(Bytes::copy_from_slice(&call.requests)));
+    arguments.extend([Value::from(Bytes::copy_from_slice(&call.requests)), Value::from(now)]);
     (CustomCommand::new_static(name, None, false), arguments)
 }
 
@@ -293,7 +289,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::store::redis::{Credentials, Deployment, RedisSettings};
+    use crate::store::redis::{Credentials, Deployment, RedisSettings, ServerClock};
 
     /// Ending the client by hand stands for the errors that make it end by itself.
     #[tokio::test]
@@ -309,6 +305,7 @@ mod tests {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,
+            clock: ServerClock::Own,
         };
         let connection = Connection::connect(&server, &Access::new(settings).unwrap());
         for _ in 0..2 {
@@ -324,7 +321,7 @@ mod tests {
                 Client::quit(&connection.commands.load()).await.unwrap();
             };
             tokio::join!(agree_to_everything, end);
-            assert!(!connection.is_up());
+            assert!(!connection.commands.load().is_connected());
         }
     }
 

@@ -1,10 +1,11 @@
 //! What is known to be over its limit, and so need not be asked about until it may fit again.
 //!
 //! Whatever others do, they can only put off the moment at which something fits again, unless they give
-//! back; what this process gives back is forgotten here at once. Another limit under the same key, after
-//! a change of the rules, is another question.
+//! back: what this process gives back is forgotten here at once, and what others do within
+//! [`MAX_KNOWN`]. Another limit under the same key, after a change of the rules, is another question.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_utils::CachePadded;
@@ -20,6 +21,9 @@ const OVERHEAD_BYTES: u64 = 112;
 /// Keys are about so long, which sizes the cache's own tables.
 const USUAL_KEY_BYTES: u64 = 64;
 
+/// For how long a denial is known, at the most.
+const MAX_KNOWN: Duration = Duration::from_secs(1);
+
 /// The denials of every core, bounded in bytes: those that were of use stay.
 #[derive(Debug)]
 pub struct Denials {
@@ -31,10 +35,12 @@ pub struct Denials {
 #[derive(Clone, Copy, Debug)]
 struct Denial {
     limit: Limit,
-    /// When they might.
-    until: Timestamp,
     /// So many hits do not fit.
     min_hits: u32,
+    /// When they might, if nobody gives anything back.
+    fits: Timestamp,
+    /// Until when this is taken for true.
+    until: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -91,8 +97,8 @@ impl Denials {
 
     /// What there is to say of a charge that is known to be denied.
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
-        let until = self.cache.get(&charge.key).map_or(now, |denial| denial.until);
-        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset: until.since(now) }
+        let fits = self.cache.get(&charge.key).map_or(now, |denial| denial.fits);
+        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset: fits.since(now) }
     }
 
     /// Takes note of what a charge came to at `now`.
@@ -103,19 +109,24 @@ impl Denials {
                 self.forget(&charge.key);
                 return;
             }
-            (Hits::Add(hits), ChargeMode::Always, Outcome::Charged) if reading.used > capacity => {
-                match charge.limit.algorithm {
-                    // It is past its limit whatever is added, and so is a look.
-                    Algorithm::FixedWindow => 0,
-                    _ => hits.max(1),
-                }
+            // It is past its limit whatever is added, and so is a look. Where time is weighed, denied hits
+            // count for longer than they are denied, and must be counted.
+            (Hits::Add(_), ChargeMode::Always, Outcome::Charged)
+                if reading.used > capacity && charge.limit.algorithm == Algorithm::FixedWindow =>
+            {
+                0
             }
-            (Hits::Add(hits), mode, Outcome::Denied) => mode.needs(hits),
+            // It may have been denied only because of another charge of its request.
+            (Hits::Add(hits), mode, Outcome::Denied)
+                if reading.used.saturating_add(mode.needs(hits).into()) > capacity =>
+            {
+                mode.needs(hits)
+            }
             (Hits::Add(_), ..) => return,
         };
         if charge.vote == Vote::Enforced && charge.lockout.is_none() {
-            let until = now.after(reading.reset);
-            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, until, min_hits });
+            let (fits, until) = (now.after(reading.reset), now.after(reading.reset.min(MAX_KNOWN)));
+            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, min_hits, fits, until });
         }
     }
 
@@ -127,8 +138,6 @@ impl Denials {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::engine::{FailurePolicy, Unit};
 
@@ -151,12 +160,12 @@ mod tests {
         Reading { used, outcome, reset: Duration::from_secs(60) }
     }
 
-    const fn later(secs: u64) -> Timestamp {
-        Timestamp::from_secs(NOON.as_secs() + secs)
+    const fn later(millis: u64) -> Timestamp {
+        Timestamp::from_micros(NOON.as_micros() + millis * 1_000)
     }
 
     #[test]
-    fn what_always_counts_is_denied_to_the_end_of_its_window_looks_included() {
+    fn what_always_counts_is_denied_for_a_second_looks_included() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
         denials.learn(&hit, &reading(10, Outcome::Charged), NOON);
@@ -164,9 +173,29 @@ mod tests {
         denials.learn(&hit, &reading(11, Outcome::Charged), NOON);
         for hits in [0, 1, 100] {
             let charge = charge(ChargeMode::Always, Hits::Add(hits));
-            assert!(denials.know(&charge, later(59)), "{hits}");
-            assert!(!denials.know(&charge, later(60)), "{hits} in the next window");
+            assert!(denials.know(&charge, later(999)), "{hits}");
+            assert!(!denials.know(&charge, later(1_000)), "{hits}: somebody may have given back");
         }
+        assert_eq!(denials.reading(&hit, later(999)).reset, Duration::from_millis(59_001));
+        let short = Reading { reset: Duration::from_millis(300), ..reading(11, Outcome::Charged) };
+        denials.learn(&hit, &short, NOON);
+        assert!(denials.know(&hit, later(299)) && !denials.know(&hit, later(300)), "in the next window");
+    }
+
+    #[test]
+    fn what_weighs_time_counts_denied_hits_and_what_another_charge_took_may_come_back() {
+        let denials = Denials::new(1 << 20);
+        for algorithm in
+            [Algorithm::SlidingWindow, Algorithm::SlidingLog, Algorithm::TokenBucket { burst: 10 }]
+        {
+            let limit = Limit { algorithm, ..Limit::per(10, Unit::Minute) };
+            let hit = Charge { limit, ..charge(ChargeMode::Always, Hits::Add(1)) };
+            denials.learn(&hit, &reading(11, Outcome::Charged), NOON);
+            assert!(!denials.know(&hit, NOON), "{algorithm:?}");
+        }
+        let twice = charge(ChargeMode::IfAllowed, Hits::Add(6));
+        denials.learn(&twice, &reading(0, Outcome::Denied), NOON);
+        assert!(!denials.know(&twice, NOON), "six fit, though not twice");
     }
 
     #[test]

@@ -37,13 +37,12 @@ pub use self::login::LoginError;
 use self::parts::{AllServers, Parts, Terms, by_counter, in_order, lost};
 use self::servers::{Apart, Servers};
 pub use self::settings::{
-    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
+    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, ServerClock, TlsSettings,
 };
 pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
 use self::topology::Topology;
-use super::{Charge, Charging, Reading, Readings, Store, StoreError, is_group};
-use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed};
-use crate::engine::{ChargeMode, Hits, Timestamp};
+use super::{Charge, Charging, Readings, Store, StoreError, is_group};
+use crate::engine::{Hits, Timestamp};
 
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]
@@ -133,11 +132,6 @@ impl RedisStore {
         }
     }
 
-    /// Whether Redis can be reached now, as far as is known: of a Cluster, a part of it.
-    pub fn is_connected(&self) -> bool {
-        self.servers.all.is_up() && self.servers.per_second.as_ref().is_none_or(Servers::is_up)
-    }
-
     /// Sees to what charges left to do after their answer: a counter that is new is given its time to
     /// live, and what was counted in vain is given back. Call it when the last charge is done and before
     /// the runtime ends.
@@ -151,23 +145,21 @@ impl RedisStore {
     }
 
     /// Carries out those charges that are not known to be denied. Where one is, nothing counts that
-    /// counts only if the request passes: it is looked at, to tell what is left.
+    /// counts only if the request passes.
     async fn charge_unknown(&self, charges: &[Charge], denials: &Denials, now: Timestamp) -> Readings {
         for charge in charges.iter().filter(|charge| matches!(charge.hits, Hits::Refund(_))) {
             denials.forget(&charge.key);
         }
         let known: SmallVec<[bool; 4]> = charges.iter().map(|charge| denials.know(charge, now)).collect();
         let readings = match known.contains(&true) {
-            false => self.charge_all(charges, now).await,
+            false => self.charge_all(charges, now, false).await,
             true => {
                 let unknown = charges.iter().zip(&known).filter(|(_, known)| !**known);
-                let looks: SmallVec<[Charge; 2]> = unknown.map(|(charge, _)| in_vain(charge)).collect();
-                let mut looked = self.charge_all(&looks, now).await.into_iter();
+                let unknown: SmallVec<[Charge; 2]> = unknown.map(|(charge, _)| charge.clone()).collect();
+                let mut asked = self.charge_all(&unknown, now, true).await.into_iter();
                 let reading = |(charge, known): (&Charge, &bool)| match *known {
                     true => Ok(denials.reading(charge, now)),
-                    false => {
-                        looked.next().unwrap_or_else(|| Err(lost())).map(|reading| seen(charge, reading))
-                    }
+                    false => asked.next().unwrap_or_else(|| Err(lost())),
                 };
                 charges.iter().zip(&known).map(reading).collect()
             }
@@ -180,8 +172,9 @@ impl RedisStore {
         readings
     }
 
-    async fn charge_all(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let mut parts = self.servers.parts(charges, now);
+    /// Carries out `charges`, whose request is `denied` already or not.
+    async fn charge_all(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Readings {
+        let mut parts = self.servers.parts(charges, now, denied);
         if let [part] = &mut *parts {
             match self.servers.charge(part).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
@@ -222,30 +215,9 @@ impl Store for RedisStore {
         let readings = async move {
             match &self.denials {
                 Some(denials) => self.charge_unknown(charges, denials, now).await,
-                None => self.charge_all(charges, now).await,
+                None => self.charge_all(charges, now, false).await,
             }
         };
         Box::pin(readings.instrument(tracing::info_span!("Redis Pipeline Execution")))
     }
-}
-
-/// What to do for a charge whose request is denied.
-fn in_vain(charge: &Charge) -> Charge {
-    match counts_only_if_allowed(charge.mode, charge.hits) {
-        true => Charge { mode: ChargeMode::Always, hits: Hits::Add(0), ..charge.clone() },
-        false => charge.clone(),
-    }
-}
-
-/// What a look says of a charge whose request is denied.
-fn seen(charge: &Charge, reading: Reading) -> Reading {
-    let outcome = match charge.hits {
-        Hits::Add(hits) if counts_only_if_allowed(charge.mode, charge.hits) => {
-            let needed = charge.mode.needs(hits);
-            let fits = reading.used + u64::from(needed) <= charge.limit.capacity().into();
-            if fits { Outcome::Withheld } else { Outcome::Denied }
-        }
-        Hits::Add(_) | Hits::Refund(_) => reading.outcome,
-    };
-    Reading { outcome, ..reading }
 }

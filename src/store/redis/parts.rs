@@ -45,11 +45,11 @@ impl AllServers {
         self.per_second.as_ref().filter(|_| place.per_second).unwrap_or(&self.all)
     }
 
-    /// The charges, by the place of their counters.
-    pub(super) fn parts(&self, charges: &[Charge], now: Timestamp) -> Parts {
+    /// The charges, by the place of their counters; their request is `denied` already or not.
+    pub(super) fn parts(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Parts {
         let mut parts = Parts::new();
         for (index, charge) in charges.iter().enumerate() {
-            let ask = self.ask(charge, now);
+            let ask = Ask { denied, ..self.ask(charge, now) };
             // What may be locked out is decided in one place, whatever its window.
             let per_second = self.per_second.is_some()
                 && charge.limit.window == Unit::Second.window()
@@ -72,7 +72,7 @@ impl AllServers {
         let Charge { limit, hits, mode, vote, .. } = *charge;
         let secs = limit.memory_secs().saturating_add(jitter_secs);
         let lockout = charge.lockout.clone();
-        Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, secs, now }
+        Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, denied: false, secs, now }
     }
 
     /// Takes the charges of `part` and carries them out.

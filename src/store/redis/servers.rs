@@ -21,6 +21,8 @@ use crate::store::StoreError;
 
 /// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
 const MAX_REDIRECTIONS: usize = 5;
+/// Counters that wait for somebody to serve their slot, so that they get their time to live, at the most.
+const MAX_HOMELESS: usize = 10_000;
 /// The pause before counters of a slot on its way are tried again.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(1);
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -109,11 +111,6 @@ impl Servers {
         }
         let pings = route.shards.iter().map(|shard| shard.ping());
         futures_util::future::join_all(pings).await.into_iter().collect()
-    }
-
-    /// Whether any server can be asked now, as far as is known.
-    pub(super) fn is_up(&self) -> bool {
-        self.known.route.load().shards.iter().any(|shard| shard.is_up())
     }
 
     /// Waits until every server was told how long new counters are to live.
@@ -246,6 +243,18 @@ impl Known {
         guest
     }
 
+    /// Sees that a counter gets its time to live from who keeps it; returns it where nobody does.
+    fn expire(&self, expiry: Expiry) -> Option<Expiry> {
+        let slot = if self.is_cluster() { fred::util::redis_keyslot(&expiry.key) } else { 0 };
+        match self.route.load().shard(slot) {
+            Ok(shard) => {
+                shard.expire(expiry);
+                None
+            }
+            Err(_) => Some(expiry),
+        }
+    }
+
     fn connect(&self, server: &Endpoint) -> Arc<Shard> {
         Arc::new(Shard::connect(server.clone(), &self.access, self.elsewhere.clone()))
     }
@@ -304,21 +313,22 @@ async fn follow(
     mut map: watch::Receiver<Arc<Map>>,
     mut strays: mpsc::UnboundedReceiver<Expiry>,
 ) {
+    // Those whose slot nobody serves at the moment.
+    let mut homeless = Vec::new();
     loop {
         tokio::select! {
             changed = map.changed() => match changed {
                 Ok(()) => {
                     let map = Arc::clone(&map.borrow_and_update());
                     known.follow(&map);
+                    let waiting = std::mem::take(&mut homeless);
+                    homeless.extend(waiting.into_iter().filter_map(|expiry| known.expire(expiry)));
                 }
                 // Nobody asks any more: what is known stays.
                 Err(_) => std::future::pending().await,
             },
             Some(expiry) = strays.recv() => {
-                let slot = if known.is_cluster() { fred::util::redis_keyslot(&expiry.key) } else { 0 };
-                if let Ok(shard) = known.route.load().shard(slot) {
-                    shard.expire(expiry);
-                }
+                homeless.extend(known.expire(expiry).filter(|_| homeless.len() < MAX_HOMELESS));
             }
         }
     }

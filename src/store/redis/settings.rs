@@ -25,6 +25,19 @@ pub struct RedisSettings {
     /// Counters outlive their window by a random time below this many seconds, so that they do not all
     /// expire at once. 0 for none.
     pub expiration_jitter_max_secs: u32,
+    /// Whose clock says how much time has passed, where that is weighed.
+    pub clock: ServerClock,
+}
+
+/// Whose clock sliding windows, sliding logs, token buckets and lockouts go by. Fixed windows begin by the
+/// clock of whoever counts: the window is a part of the counter's name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerClock {
+    /// That of the server that keeps the counter: one for everybody who counts there.
+    #[default]
+    Own,
+    /// That of whoever counts: for tests, which bring their own time.
+    Callers,
 }
 
 /// The servers that Redis or Valkey runs on.

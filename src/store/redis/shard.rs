@@ -5,6 +5,7 @@
 //! waited for a few times. From then on requests are turned away at once, while it is asked now and then
 //! whether it is back.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +18,21 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Endpoint;
 use super::batch::{Asks, Batch, Count, Replies};
 use super::client::Access;
 use super::connection::{Connection, Script};
 use super::expiry::{Expiries, Expiry};
+use super::{Endpoint, ServerClock};
 use crate::store::{Reading, StoreError};
 
 /// Requests that wait. More are turned away: this bounds memory and the time that anybody waits.
 const MAX_WAITING: usize = 10_000;
-/// Charges that go out together. More would let other clients of the server wait.
-const MAX_TOGETHER: usize = 512;
+/// What goes out together may cost the server so much at the most, and where it is slow less: it carries
+/// out all of it before it answers, and lets others wait meanwhile. A charge by command costs 1.
+const MAX_COST: usize = 512;
+const MIN_COST: usize = 16;
+/// What a charge costs that needs the script.
+const SCRIPT_COST: usize = 4;
 /// Exchanges in a row without any answer after which nobody waits any more.
 const MAX_UNANSWERED: u32 = 3;
 /// The pause between questions whether the server is back, in milliseconds; by chance, so that cores
@@ -71,6 +76,12 @@ struct Job {
     answer: oneshot::Sender<Answer>,
 }
 
+impl Job {
+    fn cost(&self) -> usize {
+        self.request.asks.iter().map(|ask| if ask.needs_script() { SCRIPT_COST } else { 1 }).sum()
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     /// A lock, since any thread may hold a store. A core's own is only ever taken by that core.
@@ -80,7 +91,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Line {
-    jobs: Vec<Job>,
+    jobs: VecDeque<Job>,
     /// The server does not answer, and nobody is to wait for it.
     closed: bool,
 }
@@ -101,7 +112,9 @@ impl Shard {
             queue: Arc::clone(&queue),
             expiries: Arc::clone(&expiries),
             script: Script::new(include_str!("charge.lua")),
+            clock: access.settings.clock,
             call_timeout: access.settings.call_timeout,
+            max_cost: MAX_COST,
             unanswered: 0,
         };
         let worker = AbortOnDropHandle::new(tokio::spawn(worker.run()));
@@ -121,11 +134,6 @@ impl Shard {
     /// Whether it answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.connection.ping().await
-    }
-
-    /// Whether it can be asked now, as far as is known.
-    pub(super) fn is_up(&self) -> bool {
-        self.connection.is_up() && !self.queue.line.lock().closed
     }
 
     /// Gives a counter that may be new its time to live.
@@ -148,7 +156,7 @@ impl Shard {
             match line.is_shut() {
                 Some(cause) => Some((request.asks, cause)),
                 None => {
-                    line.jobs.push(Job { request, deadline, answer });
+                    line.jobs.push_back(Job { request, deadline, answer });
                     if line.jobs.len() == 1 {
                         self.queue.arrived.notify_one();
                     }
@@ -169,7 +177,7 @@ impl Shard {
 
 impl Line {
     /// Why nobody may join it, if so.
-    const fn is_shut(&self) -> Option<&'static str> {
+    fn is_shut(&self) -> Option<&'static str> {
         if self.closed {
             Some("it does not answer, and is asked again soon")
         } else if self.jobs.len() >= MAX_WAITING {
@@ -181,16 +189,19 @@ impl Line {
 }
 
 impl Queue {
-    /// Waits for requests, and takes those that go out together.
-    async fn take(&self, jobs: &mut Vec<Job>) {
+    /// Waits for requests, and takes those that go out together: one, and more as long as all of them
+    /// cost `max_cost` at the most.
+    async fn take(&self, jobs: &mut Vec<Job>, max_cost: usize) {
         loop {
             {
                 let waiting = &mut self.line.lock().jobs;
-                if waiting.len() <= MAX_TOGETHER {
-                    jobs.append(waiting);
-                } else {
-                    jobs.extend(waiting.drain(..MAX_TOGETHER));
-                }
+                let mut cost = 0;
+                let fits = |job: &&Job| {
+                    cost += job.cost();
+                    cost <= max_cost
+                };
+                let len = waiting.iter().take_while(fits).count().max(1).min(waiting.len());
+                jobs.extend(waiting.drain(..len));
             }
             if !jobs.is_empty() {
                 return;
@@ -225,7 +236,10 @@ struct Worker {
     queue: Arc<Queue>,
     expiries: Arc<Expiries>,
     script: Script,
+    clock: ServerClock,
     call_timeout: Duration,
+    /// What goes out together costs so much at the most: less while the server is slow.
+    max_cost: usize,
     /// Exchanges in a row in which nothing was answered.
     unanswered: u32,
 }
@@ -234,11 +248,12 @@ impl Worker {
     async fn run(mut self) {
         let mut jobs = Vec::new();
         loop {
-            self.queue.take(&mut jobs).await;
+            self.queue.take(&mut jobs, self.max_cost).await;
             let now = Instant::now();
             let overdue = self.unreachable("it took too long until there was time for it");
-            let mut batch = Batch::default();
+            let mut batch = Batch::new(self.clock);
             let mut sent = Vec::with_capacity(jobs.len());
+            let mut last_deadline = now;
             for job in jobs.drain(..) {
                 let Job { request, answer, deadline } = job;
                 // Nothing is charged for a caller that has gone.
@@ -250,14 +265,17 @@ impl Worker {
                     drop(answer.send(Answer { asks: request.asks, outcomes }));
                     continue;
                 }
+                last_deadline = last_deadline.max(deadline);
                 batch.add(&request.asks, request.slot, request.asking);
                 sent.push((request.asks, answer));
             }
             if sent.is_empty() {
                 continue;
             }
-            self.connection.tried(self.call_timeout).await;
-            let replies = self.exchange(&batch).await;
+            self.connection.tried(last_deadline - now).await;
+            let begun = Instant::now();
+            let replies = self.exchange(&batch, last_deadline).await;
+            self.adapt(begun.elapsed());
             self.see_to_new_counters(&batch, &replies);
             self.hand_out(&batch, &replies, sent);
             if is_silent(&replies) {
@@ -269,7 +287,7 @@ impl Worker {
     }
 
     /// Sends the commands of `batch` in their order, and collects what is answered in time.
-    async fn exchange(&self, batch: &Batch) -> Replies<StoreError> {
+    async fn exchange(&self, batch: &Batch, deadline: Instant) -> Replies<StoreError> {
         let mut replies = Replies {
             counts: batch.counts.iter().map(|_| None).collect(),
             calls: batch.calls.iter().map(|_| None).collect(),
@@ -292,8 +310,17 @@ impl Worker {
             std::future::ready(())
         });
         // What was not answered by then is `None`.
-        drop(time::timeout(self.call_timeout, collect).await);
+        drop(time::timeout_at(deadline, collect).await);
         replies
+    }
+
+    /// Sends less together to a server that takes long for it: what is answered too late is counted and of
+    /// no use to anybody.
+    fn adapt(&mut self, took: Duration) {
+        self.max_cost = match took * 2 > self.call_timeout {
+            true => (self.max_cost / 2).max(MIN_COST),
+            false => (self.max_cost + self.max_cost / 8 + 1).min(MAX_COST),
+        };
     }
 
     /// Counters that `INCRBY` made have no time to live yet.
@@ -321,7 +348,7 @@ impl Worker {
         let mut seen = batch.seen(replies);
         for (asks, answer) in sent {
             let outcomes = asks.iter().zip(seen.by_ref()).map(|(ask, seen)| match seen {
-                Some(Ok(seen)) => Ok(ask.reading(seen)),
+                Some(Ok(seen)) => ask.reading(seen),
                 Some(Err(error)) => Err(error.clone()),
                 None => Err(unanswered()),
             });

@@ -5,6 +5,7 @@
 //! back, goes into one script call for each slot, and with it whatever comes later to its counters. The
 //! commands for counts are sent first, so that every counter sees its requests in their order.
 
+use super::ServerClock;
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -16,7 +17,10 @@ use crate::engine::algorithm::{
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
-use crate::store::Lockout;
+use crate::store::{Lockout, StoreError};
+
+/// Charges of one request, at the most: they are told in seven bits.
+const MAX_ASKS: u8 = 127;
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Ask {
     pub(super) mode: ChargeMode,
     pub(super) vote: Vote,
     pub(super) lockout: Option<Lockout>,
+    /// Its request is denied already, by what was not asked here.
+    pub(super) denied: bool,
     /// How long the counter is to live, in seconds: a fixed window's from its first hit on.
     pub(super) secs: u32,
     pub(super) now: Timestamp,
@@ -35,22 +41,42 @@ pub(super) struct Ask {
 /// What a server says of a charge. What the numbers mean depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    outcome: Outcome,
+    /// `None` where a counter of its request holds what somebody else wrote.
+    outcome: Option<Outcome>,
     level: u64,
     more: [i64; 2],
     /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
     ends_us: u64,
+    /// When the script ran.
+    now: Timestamp,
 }
 
 impl Ask {
-    /// What `seen` means.
-    pub(super) fn reading(&self, seen: Seen) -> Reading {
-        self.reading_of_limit(seen).locked_until(seen.ends_us, self.now)
+    /// Whether it takes the script to carry it out.
+    pub(super) fn needs_script(&self) -> bool {
+        self.lockout.is_some()
+            || self.limit.algorithm != Algorithm::FixedWindow
+            || match self.hits {
+                Hits::Refund(hits) => hits > 0,
+                Hits::Add(_) => counts_only_if_allowed(self.mode, self.hits),
+            }
     }
 
-    fn reading_of_limit(&self, seen: Seen) -> Reading {
-        let Self { limit, hits, mode, now, .. } = *self;
-        let Seen { outcome, level, more: [one, other], .. } = seen;
+    /// What `seen` means.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where somebody else wrote into a counter of its request.
+    pub(super) fn reading(&self, seen: Seen) -> Result<Reading, StoreError> {
+        let unreadable = || StoreError::Refused("a counter holds what tollgate did not write".to_owned());
+        let outcome = seen.outcome.ok_or_else(unreadable)?;
+        Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
+    }
+
+    fn reading_of_limit(&self, seen: Seen, outcome: Outcome) -> Reading {
+        let Self { limit, hits, mode, .. } = *self;
+        let Seen { level, more: [one, other], .. } = seen;
+        // Which window it is was decided here, and how much time has passed there.
+        let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
         let whole = |number: i64| u64::try_from(number).unwrap_or(0);
         let state = match limit.algorithm {
             Algorithm::FixedWindow => {
@@ -103,11 +129,14 @@ pub(super) struct Call {
     lockouts: usize,
     /// Whether the server must be told that the slot is on its way to it.
     pub(super) asking: bool,
+    /// The time to go by; `None` for the server's own.
+    pub(super) now: Option<Timestamp>,
 }
 
 /// Requests, and the commands that carry them out.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    clock: ServerClock,
     pub(super) counts: Vec<Count>,
     pub(super) calls: Vec<Call>,
     /// Where the answers are, for each ask of each request.
@@ -143,6 +172,11 @@ enum Place {
 }
 
 impl Batch {
+    /// Nothing yet.
+    pub(super) fn new(clock: ServerClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     /// Adds a request whose counters lie in `slot`; its answers come after those of the requests before.
     pub(super) fn add(&mut self, asks: &Asks, slot: u16, asking: bool) {
         if asking {
@@ -151,7 +185,7 @@ impl Batch {
             return self.add_to_call(asks, call, false);
         }
         let owned = |ask: &Ask| matches!(self.owners.get(&ask.key), Some(Owner::Call { .. }));
-        if asks.iter().any(|ask| needs_script(ask) || owned(ask)) {
+        if asks.iter().any(|ask| ask.needs_script() || owned(ask)) {
             let calls = &mut self.calls;
             let call = *self.call_of_slot.entry(slot).or_insert_with(|| {
                 calls.push(Call::default());
@@ -183,9 +217,15 @@ impl Batch {
 
     /// With `keep`, what comes later to these counters comes after this.
     fn add_to_call(&mut self, asks: &Asks, index: usize, keep: bool) {
-        let Self { calls, owners, places, .. } = self;
+        let Self { clock, calls, owners, places, .. } = self;
         let Some(call) = calls.get_mut(index) else { return };
-        call.requests.put_u8(u8::try_from(asks.len()).unwrap_or(u8::MAX));
+        let denied = asks.iter().any(|ask| ask.denied);
+        call.requests
+            .put_u8(u8::try_from(asks.len()).unwrap_or(MAX_ASKS).min(MAX_ASKS) | u8::from(denied) << 7);
+        if *clock == ServerClock::Callers {
+            // One time for all of the call, as it is with the server's own.
+            call.now = asks.iter().map(|ask| ask.now).chain(call.now).max();
+        }
         let mut number_of = |keys: &mut Vec<Bytes>, key: &Bytes| {
             let known = match owners.get(key) {
                 Some(Owner::Call { call, counter }) if keep && *call == index => Some(*counter),
@@ -223,8 +263,8 @@ impl Batch {
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
-                let seen =
-                    |after| Seen { outcome: Outcome::Charged, level: used(after), more: [0; 2], ends_us: 0 };
+                let (outcome, now) = (Some(Outcome::Charged), Timestamp::default());
+                let seen = |after| Seen { outcome, level: used(after), more: [0; 2], ends_us: 0, now };
                 Some(reply.as_ref().map(seen))
             }
             Place::Call { call, charge, lockout } => {
@@ -236,7 +276,8 @@ impl Batch {
                             None => 0,
                             Some(lockout) => *numbers.get(4 * charges + lockout)?,
                         };
-                        seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us).map(Ok)
+                        let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
+                        seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now).map(Ok)
                     }
                     Err(error) => Some(Err(error)),
                 }
@@ -248,15 +289,6 @@ impl Batch {
 /// Redis counts from 1 in `KEYS`.
 fn number(index: usize) -> u16 {
     u16::try_from(index + 1).unwrap_or(u16::MAX)
-}
-
-fn needs_script(ask: &Ask) -> bool {
-    ask.lockout.is_some()
-        || ask.limit.algorithm != Algorithm::FixedWindow
-        || match ask.hits {
-            Hits::Refund(hits) => hits > 0,
-            Hits::Add(_) => counts_only_if_allowed(ask.mode, ask.hits),
-        }
 }
 
 fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) {
@@ -288,10 +320,9 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) 
         let ticks = Ticks::of(ask.limit, ask.now);
         requests.put_u32(ask.limit.requests_per_unit);
         requests.put_f64(exact(ticks.window));
-        requests.put_f64(exact(ticks.now));
+        requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
     }
     if let Some(Lockout { ladder, .. }) = &ask.lockout {
-        requests.put_f64(exact(ask.now.as_micros()));
         for secs in [ladder.within_secs, ladder.forget_secs, ladder.after] {
             requests.put_u32(secs);
         }
@@ -312,17 +343,18 @@ fn exact(number: u64) -> f64 {
     number.min(MAX_EXACT) as f64
 }
 
-fn seen(numbers: &[i64], ends_us: i64) -> Option<Seen> {
+fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<Seen> {
     let [outcome, level, one, other] = *numbers else { return None };
     let outcome = match outcome {
-        0 => Outcome::Charged,
-        1 => Outcome::Denied,
-        2 => Outcome::Withheld,
-        3 => Outcome::Blocked,
+        0 => Some(Outcome::Charged),
+        1 => Some(Outcome::Denied),
+        2 => Some(Outcome::Withheld),
+        3 => Some(Outcome::Blocked),
+        4 => None,
         _ => return None,
     };
     let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
-    Some(Seen { outcome, level, more: [one, other], ends_us })
+    Some(Seen { outcome, level, more: [one, other], ends_us, now })
 }
 
 #[cfg(test)]

@@ -31,7 +31,13 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Seen> {
     }
     outcomes
         .into_iter()
-        .map(|(meter, outcome)| Seen { outcome, level: meter.level, more: [0; 2], ends_us: 0 })
+        .map(|(meter, outcome)| Seen {
+            outcome: Some(outcome),
+            level: meter.level,
+            more: [0; 2],
+            ends_us: 0,
+            now: Timestamp::default(),
+        })
         .collect()
 }
 
@@ -44,13 +50,14 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
         let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
         for Seen { outcome, level, .. } in serve(&asks, counters) {
             let outcome = match outcome {
-                Outcome::Charged => 0,
-                Outcome::Denied => 1,
+                Some(Outcome::Charged) => 0,
+                Some(Outcome::Denied) => 1,
                 _ => 2,
             };
             reply.extend([outcome, i64::try_from(level).expect("few"), 0, 0]);
         }
     }
+    reply.push(0);
     reply
 }
 
@@ -69,6 +76,7 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
         limit: Limit::per(requests.get_u32(), Unit::Minute),
         secs: requests.get_u32(),
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
+        denied: false,
     }
 }
 
@@ -97,6 +105,7 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         mode,
         vote,
         lockout: None,
+        denied: false,
         secs: 60,
     })
 }
@@ -162,6 +171,7 @@ fn hits_on_one_counter_are_one_command() {
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
         lockout: None,
+        denied: false,
         secs: 60,
     };
     let mut batch = Batch::default();
