@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderName;
+use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, foreign, redis};
-use crate::engine::rules::CompileOptions;
+use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::files::FileSettings;
 use crate::server::{
@@ -28,6 +29,8 @@ const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
 const RUNTIME_APPDIRECTORY: &str = "config";
 /// Where they are on a laptop.
 const LOCAL_RULES: &str = "config";
+/// Shorter secrets can be guessed, and with them what was hashed.
+const HASH_KEY_BYTES_MIN: usize = 16;
 /// How often rule files are looked at even where nothing was told of a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -137,9 +140,19 @@ fn rules(
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
             charge: if only_if_allowed { ChargeMode::IfAllowed } else { ChargeMode::Always },
             on_backend_failure: on_backend_failure.unwrap_or_default(),
+            hash_key: hash_key(counters, reader),
         },
         poll_interval: RULES_POLL_INTERVAL,
     }
+}
+
+fn hash_key(raw: &RawCounters, reader: &mut Reader) -> Option<HashKey> {
+    let secret = raw.hash_key.as_ref()?.expose_secret();
+    if secret.len() < HASH_KEY_BYTES_MIN {
+        // What was found is a secret.
+        reader.refuse("HASH_KEY", format!("a secret of {HASH_KEY_BYTES_MIN} bytes or more"), None);
+    }
+    Some(HashKey::new(secret.as_bytes()))
 }
 
 fn rules_path(raw: &RawRules, exists: impl Fn(&Path) -> bool) -> PathBuf {

@@ -155,6 +155,10 @@ pub(super) struct RawCounters {
     /// both can count in one Redis.
     #[arg(long, env, default_value = "native", value_name = "FORMAT")]
     pub(super) cache_key_format: String,
+    /// Secret that values are hashed with where rules say `normalize: [hash]`, 16 bytes or more; the same
+    /// for every replica. Another one makes counters of hashed values begin at zero.
+    #[arg(long, env, value_name = "SECRET")]
+    pub(super) hash_key: Option<SecretString>,
     /// Counters in Redis outlive their window by a random time of up to this many seconds, 0 to
     /// 86,400, so that they do not all expire at once.
     #[arg(long, env, default_value = "300", value_name = "SECONDS")]

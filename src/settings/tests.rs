@@ -5,6 +5,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
 use crate::engine::FailurePolicy;
+use crate::engine::rules::HashKey;
 use crate::server::{Address, HeaderStyle};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
@@ -94,6 +95,19 @@ fn what_happens_when_the_store_fails_is_set_for_all_rules_at_once() {
 }
 
 #[test]
+fn the_key_for_hashes_is_long_enough_and_never_shown() {
+    assert_eq!(read_well(&[]).rules.compile.hash_key, None);
+    let secret = "sixteen bytes ok";
+    let settings = read_well(&[("HASH_KEY", secret)]);
+    assert_eq!(settings.rules.compile.hash_key, Some(HashKey::new(secret.as_bytes())));
+    let (letter, shown) = (secret.as_bytes()[0], format!("{settings:?}"));
+    assert!(!shown.contains(secret) && !shown.contains(&format!("[{letter}, ")), "{shown}");
+    let mistakes = read(&[("HASH_KEY", "too short")]).unwrap_err().to_string();
+    assert!(mistakes.contains("HASH_KEY (--hash-key): expected a secret of 16 bytes or more"), "{mistakes}");
+    assert!(!mistakes.contains("too short"), "{mistakes}");
+}
+
+#[test]
 fn rules_are_looked_for_where_the_reference_has_them_then_in_the_working_directory() {
     let of_image = |path: &Path| path == Path::new("/srv/runtime_data/current/config");
     for (typed, image_has_rules, expected) in [
@@ -137,6 +151,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("BACKEND_TYPE", "memcache"),
         ("CACHE_KEY_FORMAT", "other"),
         ("CACHE_KEY_PREFIX", "a{}"),
+        ("HASH_KEY", "fifteen bytes !"),
         ("EXPIRATION_JITTER_MAX_SECONDS", "-1"),
         ("MEMORY_MAX_COUNTERS", "1e6"),
         ("REDIS_TYPE", "TWIN"),

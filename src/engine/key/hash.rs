@@ -11,7 +11,7 @@ pub struct DescriptorHash(u64);
 
 impl DescriptorHash {
     /// That of `entries` in `domain`, which took the path `matched`.
-    pub fn of(domain: &[u8], entries: &[Entry<'_>], matched: &Match<'_>) -> Self {
+    pub fn of(domain: &[u8], entries: &[Entry<'_>], matched: &Match<'_, '_>) -> Self {
         let mut hash = Xxh3::new();
         let mut add = |text: &[u8]| {
             hash.update(&text.len().to_le_bytes());
@@ -22,10 +22,10 @@ impl DescriptorHash {
             add(entry.key);
             match matched.shared_pattern(level) {
                 Some(pattern) => {
-                    add(b"*");
-                    add(pattern.as_bytes());
+                    add(&[pattern.mark()]);
+                    add(pattern.text().as_bytes());
                 }
-                None => add(entry.value),
+                None => add(matched.value(level, entry)),
             }
         }
         Self(hash.digest())

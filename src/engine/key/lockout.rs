@@ -27,7 +27,7 @@ pub struct LockedOut {
 
 impl LockoutName {
     /// The lockout of whoever sent `entries`, which took the path `matched`.
-    pub fn of(domain: &str, entries: &[Entry<'_>], matched: &Match<'_>, penalty: &Penalty) -> Self {
+    pub fn of(domain: &str, entries: &[Entry<'_>], matched: &Match<'_, '_>, penalty: &Penalty) -> Self {
         let mut text = BytesMut::new();
         text.put_slice(VERSION);
         write_netstring(&mut text, domain.as_bytes());
@@ -36,8 +36,8 @@ impl LockoutName {
             let Some(entry) = entries.get(*level) else { continue };
             write_netstring(&mut text, entry.key);
             match matched.shared_pattern(*level) {
-                Some(pattern) => write_netstring(&mut text, pattern.as_bytes()),
-                None => write_netstring(&mut text, entry.value),
+                Some(pattern) => write_netstring(&mut text, pattern.text().as_bytes()),
+                None => write_netstring(&mut text, matched.value(*level, entry)),
             }
         }
         Self(text)

@@ -12,7 +12,7 @@ pub use hash::DescriptorHash;
 pub use lockout::{LockedOut, LockoutName};
 
 use super::algorithm::tick_us;
-use super::rules::Match;
+use super::rules::{Match, SharedPattern};
 use super::{Algorithm, Calendar, Entry, Limit, Period};
 
 /// How keys are spelt.
@@ -60,13 +60,13 @@ impl KeyWriter {
 
     /// The key of the counter for `entries` in `domain`, counted towards `limit`.
     ///
-    /// `matched` is the rule path the entries took, where they took one: at a level with
-    /// `share_threshold` every value counts under the pattern it matched.
+    /// `matched` is the rule path the entries took, where they took one: values are those it has, and at
+    /// a level with `share_threshold` every value counts under the pattern it matched.
     pub fn key(
         &self,
         domain: KeyDomain<'_>,
         entries: &[Entry<'_>],
-        matched: Option<&Match<'_>>,
+        matched: Option<&Match<'_, '_>>,
         limit: Limit,
     ) -> Bytes {
         let texts: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len() + 12).sum();
@@ -74,8 +74,9 @@ impl KeyWriter {
         key.put_slice(self.prefix.as_bytes());
         domain.write_hash_tag(&mut key);
         let values = entries.iter().enumerate().map(|(level, entry)| {
+            let own = || Value::Own(matched.map_or(entry.value, |matched| matched.value(level, entry)));
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
-            (entry.key, shared.map_or(Value::Own(entry.value), Value::Shared))
+            (entry.key, shared.map_or_else(own, Value::Shared))
         });
         let is_compatible = self.format == KeyFormat::Envoyproxy
             && limit.algorithm == Algorithm::FixedWindow
@@ -105,7 +106,7 @@ impl KeyDomain<'_> {
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Own(&'a [u8]),
-    Shared(&'a str),
+    Shared(SharedPattern<'a>),
 }
 
 /// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
@@ -125,8 +126,9 @@ fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
 
 /// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then netstrings
 /// (<https://cr.yp.to/proto/netstrings.txt>), which cannot be read in two ways. A shared pattern
-/// carries a `*` before its length, so that it cannot meet a value of the same text. A calendar's window is
-/// `cd:Europe/Berlin`; it ends at the last slash before the next colon, since no name of a zone has one.
+/// carries a `*` before its length, or a `~` where it has no star, so that it cannot meet a value of the
+/// same text. A calendar's window is `cd:Europe/Berlin`; it ends at the last slash before the next colon,
+/// since no name of a zone has one.
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
@@ -157,8 +159,8 @@ fn write_native<'a>(
         match value {
             Value::Own(value) => write_netstring(key, value),
             Value::Shared(pattern) => {
-                key.put_u8(b'*');
-                write_netstring(key, pattern.as_bytes());
+                key.put_u8(pattern.mark());
+                write_netstring(key, pattern.text().as_bytes());
             }
         }
     }
@@ -177,7 +179,7 @@ fn write_envoyproxy<'a>(
         key.put_u8(b'_');
         key.put_slice(match value {
             Value::Own(value) => value,
-            Value::Shared(pattern) => pattern.as_bytes(),
+            Value::Shared(pattern) => pattern.text().as_bytes(),
         });
         key.put_u8(b'_');
     }

@@ -109,7 +109,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
         return Plan { domain_known: false, items };
     };
-    let found: SmallVec<[Found<'r>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
+    let found: SmallVec<[Found<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let items = request
         .descriptors
         .iter()
@@ -146,7 +146,7 @@ fn key_domain(domain: &Domain) -> KeyDomain<'_> {
 
 fn limited<'r>(
     domain: &Domain,
-    matched: &Match<'r>,
+    matched: &Match<'r, '_>,
     limits: &'r [NamedLimit],
     descriptor: &Descriptor<'_>,
     keys: &KeyWriter,
@@ -185,14 +185,15 @@ fn limited<'r>(
     }
 }
 
-enum Found<'r> {
+#[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]
+enum Found<'r, 'a> {
     Nothing,
-    Rule(Match<'r>),
+    Rule(Match<'r, 'a>),
     Override(Limit),
 }
 
 /// A limit that the caller brings takes the place of the rules, whether or not one would match.
-fn find<'r>(domain: &'r Domain, descriptor: &Descriptor<'_>) -> Found<'r> {
+fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Found<'r, 'a> {
     match descriptor.limit_override {
         Some(limit) => Found::Override(limit),
         None => domain.find(&descriptor.entries).map_or(Found::Nothing, Found::Rule),
@@ -201,7 +202,7 @@ fn find<'r>(domain: &'r Domain, descriptor: &Descriptor<'_>) -> Found<'r> {
 
 /// Whether a rule that another descriptor of the request matched names `rule` in its `replaces`. An
 /// unlimited rule is never replaced, and a rule without a name cannot be.
-fn is_replaced(rule: &Rule, found: &[Found<'_>]) -> bool {
+fn is_replaced(rule: &Rule, found: &[Found<'_, '_>]) -> bool {
     let mut names = rule.limits().iter().filter_map(|limit| limit.name.as_ref());
     names.any(|name| {
         found.iter().any(|other| match other {
@@ -211,7 +212,7 @@ fn is_replaced(rule: &Rule, found: &[Found<'_>]) -> bool {
     })
 }
 
-fn rule_stats<'r>(domain: &Domain, matched: &Match<'r>, entries: &[Entry<'_>]) -> StatsRef<'r> {
+fn rule_stats<'r>(domain: &Domain, matched: &Match<'r, '_>, entries: &[Entry<'_>]) -> StatsRef<'r> {
     match &matched.rule.counts {
         Some(counts) => StatsRef::Rule(counts),
         None => StatsRef::Named(Box::new(matched.stats_path(domain.name(), entries))),

@@ -8,7 +8,8 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::error::{Place, RuleError, RuleErrors};
-use super::glob::Glob;
+use super::matching;
+use super::normalize::HashKey;
 use super::parse::parse;
 use super::penalty::penalty;
 use super::quota::{Mistake, quota};
@@ -27,6 +28,8 @@ pub struct CompileOptions {
     pub charge: ChargeMode,
     /// What becomes of a descriptor when the store fails, for the same.
     pub on_backend_failure: FailurePolicy,
+    /// What values are hashed with; without it a rule that asks for that is a mistake.
+    pub hash_key: Option<HashKey>,
 }
 
 /// Compiles `files` into one rule set. Rules that `previous` had under the same stats path keep
@@ -110,6 +113,7 @@ struct Above<'a> {
     algorithm: Algorithm,
     charge: ChargeMode,
     on_backend_failure: FailurePolicy,
+    hash_key: Option<&'a HashKey>,
 }
 
 struct FileCompiler<'c, 'p> {
@@ -152,7 +156,9 @@ impl FileCompiler<'_, '_> {
             algorithm: document.defaults.algorithm.unwrap_or_default(),
             charge: document.defaults.charge.unwrap_or(options.charge),
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
+            hash_key: options.hash_key.as_ref(),
         };
+        self.normalize(&document.descriptors, &mut domain.children, above);
         for descriptor in document.descriptors {
             self.descriptor(descriptor, &mut domain.children, above);
         }
@@ -162,12 +168,15 @@ impl FileCompiler<'_, '_> {
     fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
         let place = descriptor.place;
         self.draft.nodes = self.draft.nodes.saturating_add(1);
-        let mut node = node(&descriptor, self.draft.nodes);
+        let pattern = matching::pattern(&descriptor).map_err(|mistakes| self.errors(mistakes));
+        let is_sound = pattern.is_ok();
+        let mut node = node(&descriptor, pattern.unwrap_or(Pattern::Any), self.draft.nodes);
         let mut path = above.path.clone();
         path.parts.push(node.composite().into());
-        if node.share_threshold && !matches!(node.pattern, Pattern::Glob(_)) {
+        if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
             let message = format!(
-                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'",
+                "share_threshold can only be used with wildcard values (containing '*'), but found key '{}'; \
+                 one_of, cidr and regex will do as well",
                 node.composite()
             );
             self.error(place, message);
@@ -184,44 +193,71 @@ impl FileCompiler<'_, '_> {
             algorithm: above.algorithm,
             charge: descriptor.charge.unwrap_or(above.charge),
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
+            hash_key: above.hash_key,
         };
+        self.normalize(&descriptor.descriptors, &mut node.children, here);
         for below in mem::take(&mut descriptor.descriptors) {
             self.descriptor(below, &mut node.children, here);
         }
-        let quota = self.quota(&descriptor, above.algorithm, &path);
-        let limits = match &quota {
-            Some(Quota::Limited(limits)) => &**limits,
-            Some(Quota::Unlimited) | None => &[],
-        };
-        let penalty = self.penalty(&descriptor, limits, here.keys);
+        let rule = self.rule(&descriptor, here);
         if !here.enabled {
             // What is switched off is checked like everything else, and left out.
             return;
         }
-        if let Some(quota) = quota {
-            // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
-            let name_is_fixed = !node.detailed_metric && !here.value_to_metric;
-            let replaces = descriptor.rate_limits.into_iter().flat_map(|limit| limit.replaces);
-            node.rule = Some(Rule {
-                path: path.to_string().into(),
-                counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(&path)),
-                quota,
-                replaces: replaces.map(|name| name.value.into()).collect(),
-                charge: here.charge,
-                on_backend_failure: here.on_backend_failure,
-                shadow_mode: descriptor.shadow_mode,
-                enforce_percent: descriptor.enforce_percent.map_or(EnforcePercent::ALL, |share| share.value),
-                layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
-                penalty,
-                on_deny: here.on_deny.cloned(),
-                quota_mode: descriptor.quota_mode,
-                metadata: descriptor.metadata,
-            });
-        }
+        node.rule = rule.map(Box::new);
         self.draft.rules += usize::from(node.rule.is_some());
-        if !siblings.insert(node) {
-            self.error(place, format!("duplicate descriptor composite key '{path}'"));
+        if is_sound && let Err(clash) = siblings.insert(node) {
+            match matching::tell(clash, &descriptor) {
+                Some(mistakes) => self.errors(mistakes),
+                None => self.error(place, format!("duplicate descriptor composite key '{path}'")),
+            }
         }
+    }
+
+    /// What applies where `descriptor` ends; `None` for nothing, or where its limits are wrong.
+    fn rule(&mut self, descriptor: &Descriptor, here: Above<'_>) -> Option<Rule> {
+        let Above { path, .. } = here;
+        let quota = self.quota(descriptor, here.algorithm, path);
+        let limits = match &quota {
+            Some(Quota::Limited(limits)) => &**limits,
+            Some(Quota::Unlimited) | None => &[],
+        };
+        let penalty = self.penalty(descriptor, limits, here.keys);
+        let quota = quota.filter(|_| here.enabled)?;
+        // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
+        let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
+        let replaces = descriptor.rate_limits.iter().flat_map(|limit| &limit.replaces);
+        let share = descriptor.enforce_percent.as_ref();
+        Some(Rule {
+            path: path.to_string().into(),
+            counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(path)),
+            quota,
+            replaces: replaces.map(|name| name.value.as_str().into()).collect(),
+            charge: here.charge,
+            on_backend_failure: here.on_backend_failure,
+            shadow_mode: descriptor.shadow_mode,
+            enforce_percent: share.map_or(EnforcePercent::ALL, |share| share.value),
+            layer: here.layer.map(|name| self.draft.layer(&path.domain, name)),
+            penalty,
+            on_deny: here.on_deny.cloned(),
+            quota_mode: descriptor.quota_mode,
+            metadata: descriptor.metadata.clone(),
+        })
+    }
+
+    /// What is done to the values of each key, before the levels below `above` have their places.
+    fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, above: Above<'_>) {
+        match matching::normalize(descriptors, siblings, above.hash_key) {
+            Ok(warnings) => warnings.into_iter().for_each(|(place, message)| {
+                let warning = RuleError::new(&self.file.name, &self.file.text, place, message);
+                self.draft.warnings.push(warning);
+            }),
+            Err(mistakes) => self.errors(mistakes),
+        }
+    }
+
+    fn errors(&mut self, mistakes: Vec<Mistake>) {
+        mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
     }
 
     /// What the limits of `descriptor` let pass together; `None` where it has none, or wrong ones.
@@ -235,7 +271,7 @@ impl FileCompiler<'_, '_> {
                     self.warn_of_no_requests(rate_limit, path);
                     limits.push(NamedLimit { limit, name: rate_limit.name.as_deref().map(Into::into) });
                 }
-                Err(mistakes) => mistakes.into_iter().for_each(|(place, message)| self.error(place, message)),
+                Err(mistakes) => self.errors(mistakes),
             }
         }
         for (place, message) in check_rule(descriptor, &limits) {
@@ -304,12 +340,7 @@ fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<Mistake> {
 }
 
 /// The level that `descriptor` writes, without its rule and the levels below.
-fn node(descriptor: &Descriptor, order: u32) -> Node {
-    let pattern = match &descriptor.value {
-        None => Pattern::Any,
-        Some(value) if value.contains('*') => Pattern::Glob(Glob::new(value)),
-        Some(value) => Pattern::Exact(value.as_str().into()),
-    };
+fn node(descriptor: &Descriptor, pattern: Pattern, order: u32) -> Node {
     Node {
         key: descriptor.key.as_str().into(),
         pattern,

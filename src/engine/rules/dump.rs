@@ -3,8 +3,9 @@
 use http::HeaderValue;
 use serde_json::{Map, Value, json};
 
+use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
-use super::tree::{Children, Node};
+use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Rule, Rules};
 use crate::engine::Unit;
 
@@ -13,6 +14,8 @@ struct Listed<'r> {
     domain: &'r str,
     /// Its name in full: `domain.key_value.key`.
     path: String,
+    /// What each level takes, outermost first.
+    levels: Vec<Value>,
     node: &'r Node,
     rule: &'r Rule,
 }
@@ -31,20 +34,53 @@ impl Rules {
     fn listed(&self) -> Vec<Listed<'_>> {
         let mut listed = Vec::new();
         for domain in self.domains() {
-            list(domain.name(), domain.name(), &domain.children, &mut listed);
+            list(domain.name(), (domain.name(), &[]), &domain.children, &mut listed);
         }
         listed.sort_by_key(|listed| listed.node.order);
         listed
     }
 }
 
-fn list<'r>(domain: &'r str, above: &str, children: &'r Children, listed: &mut Vec<Listed<'r>>) {
+fn list<'r>(domain: &'r str, above: (&str, &[Value]), children: &'r Children, listed: &mut Vec<Listed<'r>>) {
     for node in children.nodes() {
-        let path = format!("{above}.{}", node.composite());
-        list(domain, &path, &node.children, listed);
+        let path = format!("{}.{}", above.0, node.composite());
+        let levels = [above.1, &[level(node, children.normalize(&node.key))]].concat();
+        list(domain, (&path, &levels), &node.children, listed);
         if let Some(rule) = &node.rule {
-            listed.push(Listed { domain, path, node, rule });
+            listed.push(Listed { domain, path, levels, node, rule });
         }
+    }
+}
+
+/// What a level takes, in the words of rules; `normalize` is its key's.
+fn level(node: &Node, normalize: Option<&Normalize>) -> Value {
+    let mut level = json!({ "key": node.key });
+    match &node.pattern {
+        Pattern::Any => {}
+        Pattern::Exact(value) => level["value"] = json!(value),
+        Pattern::Glob(glob) => level["value"] = json!(glob.text()),
+        Pattern::OneOf(one_of) => level["one_of"] = json!(one_of.values),
+        Pattern::Cidr(cidr) => {
+            level["cidr"] = cidr.networks.iter().map(ToString::to_string).collect();
+        }
+        Pattern::Regex(expression) => level["regex"] = json!(expression.written()),
+    }
+    if let Some(normalize) = normalize {
+        level["normalize"] = normalize.steps.iter().map(step).collect();
+    }
+    level["share_threshold"] = json!(node.share_threshold);
+    level
+}
+
+fn step(step: &NormalizeStep) -> Value {
+    match step {
+        NormalizeStep::Lowercase => json!("lowercase"),
+        NormalizeStep::Trim => json!("trim"),
+        NormalizeStep::IpPrefix { v4, v6 } => json!({ "ip_prefix": { "v4": v4, "v6": v6 } }),
+        NormalizeStep::ForwardedFor { trusted_hops } => {
+            json!({ "forwarded_for": { "trusted_hops": trusted_hops } })
+        }
+        NormalizeStep::Hash => json!("hash"),
     }
 }
 
@@ -66,6 +102,7 @@ impl Listed<'_> {
         let mut rule = json!({
             "domain": self.domain,
             "path": self.path,
+            "levels": self.levels,
             "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,
             "layer": self.rule.layer.as_ref().map(|layer| layer.name()),

@@ -1,17 +1,23 @@
 //! Rules: read from YAML, checked, and compiled into an immutable tree that requests are matched
 //! against.
 
+mod cidr;
 mod compile;
 mod dump;
 mod enforce;
 mod error;
 mod glob;
 mod layer;
+mod matching;
+mod normalize;
 pub mod on_deny;
 mod parse;
+mod pattern;
 mod penalty;
 mod quota;
+mod siblings;
 mod source;
+mod text_map;
 mod timezone;
 mod tree;
 mod yaml;
@@ -31,9 +37,11 @@ pub use enforce::EnforcePercent;
 pub use error::{Place, RuleError, RuleErrors};
 pub use glob::Glob;
 pub use layer::Layer;
+pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
 pub use on_deny::OnDeny;
+pub use pattern::{Cidr, Expression, OneOf};
 pub use source::SourceFile;
-pub use tree::{Domain, Match, Node, Pattern};
+pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 
 use crate::engine::lockout::Ladder;
 use crate::engine::tally::{Counts, StatsPath};

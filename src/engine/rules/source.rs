@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::error::Place;
+use super::normalize::NormalizeStep;
 use super::{EnforcePercent, OnDeny};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -53,6 +54,7 @@ pub(super) struct Descriptor {
     pub(super) key: String,
     /// Not empty.
     pub(super) value: Option<String>,
+    pub(super) matching: Matching,
     pub(super) rate_limits: Vec<RateLimit>,
     pub(super) descriptors: Vec<Self>,
     pub(super) layer: Option<String>,
@@ -69,6 +71,17 @@ pub(super) struct Descriptor {
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
     pub(super) metadata: Option<Map<String, Value>>,
+}
+
+/// What a level takes in place of a value, and what is done to values first.
+#[derive(Debug, Default)]
+pub(super) struct Matching {
+    pub(super) one_of: Option<Placed<Vec<Placed<String>>>>,
+    /// As written.
+    pub(super) cidr: Option<Placed<Vec<Placed<String>>>>,
+    /// As written.
+    pub(super) regex: Option<Placed<String>>,
+    pub(super) normalize: Option<Placed<Vec<Placed<NormalizeStep>>>>,
 }
 
 /// A lockout as written; times are those of [`super::quota::parse_window`].

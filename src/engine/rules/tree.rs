@@ -1,18 +1,20 @@
 //! The matcher: an immutable tree, one level of it for each entry of a descriptor.
 //!
-//! Lookup borrows from the request and allocates nothing for descriptors of up to eight entries.
+//! Lookup borrows from the request and allocates nothing for descriptors of up to four entries, as many
+//! as a request holds without the heap, unless a normalized value is long.
 
 use std::borrow::Cow;
 
-use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Rule;
 use super::glob::Glob;
+use super::normalize::{Normalize, Text};
+use super::pattern::{Cidr, Expression, OneOf};
+use super::siblings::{Clash, Siblings};
+use super::text_map::TextMap;
 use crate::engine::Entry;
 use crate::engine::tally::StatsPath;
-
-type Map<V> = HashMap<Box<[u8]>, V, foldhash::fast::RandomState>;
 
 /// The rules of one domain.
 #[derive(Debug)]
@@ -23,20 +25,12 @@ pub struct Domain {
 }
 
 /// The nodes below a node, found by an entry in this order: its exact value, the first pattern in
-/// the file that takes it, the bare key.
+/// the file with a star that takes it, the longest network, the first expression, the bare key.
 #[derive(Debug, Default)]
 pub(super) struct Children {
-    by_key: Map<KeyChildren>,
+    by_key: TextMap<Siblings>,
     /// Nodes whose *key* has a star: the pattern is held against `key_value`.
     key_patterns: Vec<(Glob, Node)>,
-}
-
-/// The nodes for one key.
-#[derive(Debug, Default)]
-struct KeyChildren {
-    exact: Map<Node>,
-    value_patterns: Vec<(Glob, Node)>,
-    bare: Option<Box<Node>>,
 }
 
 /// One level of a rule: a key, with or without a value.
@@ -52,8 +46,8 @@ pub struct Node {
     pub value_to_metric: bool,
     /// For rules that end here: every level appears in metrics with the request's value.
     pub detailed_metric: bool,
-    /// What applies to requests that end here.
-    pub rule: Option<Rule>,
+    /// What applies to requests that end here; apart, so that the levels on the way lie close together.
+    pub rule: Option<Box<Rule>>,
     /// Where it stands among all nodes, in the order they were written.
     pub(super) order: u32,
     pub(super) children: Children,
@@ -68,15 +62,56 @@ pub enum Pattern {
     Exact(Box<str>),
     /// Those that the pattern takes.
     Glob(Glob),
+    /// These.
+    OneOf(Box<OneOf>),
+    /// Addresses in these networks.
+    Cidr(Box<Cidr>),
+    /// Those that the expression takes.
+    Regex(Box<Expression>),
 }
 
 /// The rule that applies to a descriptor, and the levels that led to it, one for each entry.
 #[derive(Debug)]
-pub struct Match<'r> {
+pub struct Match<'r, 'a> {
     /// The rule.
     pub rule: &'r Rule,
-    /// The nodes, outermost first; at least one.
-    pub path: SmallVec<[&'r Node; 8]>,
+    /// The levels, outermost first; at least one.
+    pub path: SmallVec<[Step<'r, 'a>; 4]>,
+}
+
+/// One level that an entry took.
+#[derive(Debug)]
+pub struct Step<'r, 'a> {
+    /// The node.
+    pub node: &'r Node,
+    /// The entry's value, as it is counted and shown.
+    pub value: Text<'a>,
+}
+
+/// The text of a pattern that values count under in place of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedPattern<'r> {
+    /// Of a pattern with a star, as written.
+    Glob(&'r str),
+    /// Of any other, which no other kind of pattern has.
+    Other(&'r str),
+}
+
+impl<'r> SharedPattern<'r> {
+    /// The text itself.
+    pub const fn text(self) -> &'r str {
+        match self {
+            Self::Glob(text) | Self::Other(text) => text,
+        }
+    }
+
+    /// What tells the text from a value of the same text, and from that of another kind of pattern.
+    pub const fn mark(self) -> u8 {
+        match self {
+            Self::Glob(_) => b'*',
+            Self::Other(_) => b'~',
+        }
+    }
 }
 
 impl Domain {
@@ -92,78 +127,83 @@ impl Domain {
     }
 
     /// The rule at exactly the depth of the last entry, if there is one there.
-    pub fn find(&self, entries: &[Entry<'_>]) -> Option<Match<'_>> {
-        let mut path = SmallVec::<[&Node; 8]>::new();
+    pub fn find<'a>(&self, entries: &[Entry<'a>]) -> Option<Match<'_, 'a>> {
+        let mut path = SmallVec::<[Step<'_, 'a>; 4]>::new();
         let mut children = &self.children;
         for entry in entries {
-            let node = children.find(entry)?;
-            path.push(node);
-            children = &node.children;
+            let step = children.find(*entry)?;
+            children = &step.node.children;
+            path.push(step);
         }
-        let rule = path.last()?.rule.as_ref()?;
+        let rule = path.last()?.node.rule.as_deref()?;
         Some(Match { rule, path })
     }
 }
 
 impl Children {
-    fn find(&self, entry: &Entry<'_>) -> Option<&Node> {
-        let of_key = self.by_key.get(entry.key);
-        if let Some(exact) = of_key.and_then(|key| key.exact.get(entry.value)) {
-            return Some(exact);
-        }
-        let by_value = of_key.and_then(|key| first(&key.value_patterns, entry.value));
-        let by_key = if self.key_patterns.is_empty() { None } else { self.find_by_key_pattern(entry) };
-        match (by_value, by_key) {
-            (Some(value), Some(key)) => Some(if value.order < key.order { value } else { key }),
-            (Some(node), None) | (None, Some(node)) => Some(node),
-            (None, None) => of_key.and_then(|key| key.bare.as_deref()),
-        }
+    fn find<'a>(&self, entry: Entry<'a>) -> Option<Step<'_, 'a>> {
+        let Some(siblings) = self.by_key.get(entry.key) else {
+            let node = self.find_by_key_pattern(entry.key, entry.value)?;
+            return Some(Step { node, value: Text::Borrowed(entry.value) });
+        };
+        let value = siblings.normalized(entry.value);
+        let node = match siblings.exact(&value) {
+            Some(exact) => exact,
+            None => self.find_by_pattern(siblings, entry.key, &value)?,
+        };
+        Some(Step { node, value: siblings.counted(value) })
     }
 
-    fn find_by_key_pattern(&self, entry: &Entry<'_>) -> Option<&Node> {
-        let mut composite = SmallVec::<[u8; 256]>::from_slice(entry.key);
-        composite.push(b'_');
-        composite.extend_from_slice(entry.value);
-        first(&self.key_patterns, &composite)
-    }
-
-    /// Puts `node` in its place, unless there is one already: says whether it did.
-    pub(super) fn insert(&mut self, node: Node) -> bool {
-        if node.key.contains('*') {
-            return push(&mut self.key_patterns, Glob::new(&node.composite()), node);
-        }
-        let of_key = self.by_key.entry(node.key.as_bytes().into()).or_default();
-        match &node.pattern {
-            Pattern::Any => {
-                let is_new = of_key.bare.is_none();
-                of_key.bare.get_or_insert(Box::new(node));
-                is_new
+    fn find_by_pattern<'r>(&'r self, siblings: &'r Siblings, key: &[u8], value: &[u8]) -> Option<&'r Node> {
+        match (siblings.first_glob(value), self.find_by_key_pattern(key, value)) {
+            (Some(of_value), Some(of_key)) => {
+                Some(if of_value.order < of_key.order { of_value } else { of_key })
             }
-            Pattern::Exact(value) => of_key.exact.try_insert(value.as_bytes().into(), node).is_ok(),
-            Pattern::Glob(glob) => push(&mut of_key.value_patterns, glob.clone(), node),
+            (Some(node), None) | (None, Some(node)) => Some(node),
+            (None, None) => siblings.network_expression_or_bare(value),
         }
+    }
+
+    fn find_by_key_pattern(&self, key: &[u8], value: &[u8]) -> Option<&Node> {
+        if self.key_patterns.is_empty() {
+            return None;
+        }
+        let mut composite = SmallVec::<[u8; 256]>::from_slice(key);
+        composite.push(b'_');
+        composite.extend_from_slice(value);
+        self.key_patterns.iter().find(|(glob, _)| glob.takes(&composite)).map(|(_, node)| node)
+    }
+
+    /// Puts `node` in its place.
+    ///
+    /// # Errors
+    /// The place is taken.
+    pub(super) fn insert(&mut self, node: Node) -> Result<(), Clash> {
+        if !node.key.contains('*') {
+            return self.of_key(&node.key).insert(node);
+        }
+        let glob = Glob::new(&node.composite());
+        if self.key_patterns.iter().any(|(known, _)| *known == glob) {
+            return Err(Clash::Node);
+        }
+        self.key_patterns.push((glob, node));
+        Ok(())
+    }
+
+    /// What is done to the values of `key` first.
+    pub(super) fn normalize(&self, key: &str) -> Option<&Normalize> {
+        self.by_key.get(key.as_bytes())?.normalize()
+    }
+
+    pub(super) fn of_key(&mut self, key: &str) -> &mut Siblings {
+        self.by_key.entry(key.as_bytes())
     }
 
     /// The nodes, in no order.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        let of_keys = self.by_key.values().flat_map(|key| {
-            let patterns = key.value_patterns.iter().map(|(_, node)| node);
-            key.exact.values().chain(patterns).chain(key.bare.as_deref())
-        });
+        let of_keys = self.by_key.values().flat_map(Siblings::nodes);
         of_keys.chain(self.key_patterns.iter().map(|(_, node)| node))
     }
-}
-
-fn first<'n>(patterns: &'n [(Glob, Node)], text: &[u8]) -> Option<&'n Node> {
-    patterns.iter().find(|(glob, _)| glob.takes(text)).map(|(_, node)| node)
-}
-
-fn push(patterns: &mut Vec<(Glob, Node)>, glob: Glob, node: Node) -> bool {
-    let is_new = patterns.iter().all(|(known, _)| *known != glob);
-    if is_new {
-        patterns.push((glob, node));
-    }
-    is_new
 }
 
 impl Node {
@@ -173,32 +213,51 @@ impl Node {
             Pattern::Any => Cow::Borrowed(&self.key),
             Pattern::Exact(value) => Cow::Owned(format!("{}_{value}", self.key)),
             Pattern::Glob(glob) => Cow::Owned(format!("{}_{}", self.key, glob.text())),
+            Pattern::OneOf(one_of) => Cow::Owned(format!("{}_{}", self.key, one_of.text())),
+            Pattern::Cidr(cidr) => Cow::Owned(format!("{}_{}", self.key, cidr.text())),
+            Pattern::Regex(expression) => Cow::Owned(format!("{}_{}", self.key, expression.text())),
         }
     }
 
     /// The pattern that the values count under in place of their own.
-    fn shared_pattern(&self) -> Option<&str> {
+    fn shared_pattern(&self) -> Option<SharedPattern<'_>> {
+        if !self.share_threshold {
+            return None;
+        }
         match &self.pattern {
-            Pattern::Glob(glob) if self.share_threshold => Some(glob.text()),
-            Pattern::Any | Pattern::Exact(_) | Pattern::Glob(_) => None,
+            Pattern::Any | Pattern::Exact(_) => None,
+            Pattern::Glob(glob) => Some(SharedPattern::Glob(glob.text())),
+            Pattern::OneOf(one_of) => Some(SharedPattern::Other(one_of.text())),
+            Pattern::Cidr(cidr) => Some(SharedPattern::Other(cidr.text())),
+            Pattern::Regex(expression) => Some(SharedPattern::Other(expression.text())),
         }
     }
 }
 
-impl Match<'_> {
+impl Match<'_, '_> {
     /// The pattern that the entry at `level` counts under in place of its own value.
-    pub fn shared_pattern(&self, level: usize) -> Option<&str> {
-        self.path.get(level)?.shared_pattern()
+    pub fn shared_pattern(&self, level: usize) -> Option<SharedPattern<'_>> {
+        self.path.get(level)?.node.shared_pattern()
+    }
+
+    /// The value of `entry`, which is at `level`, as it is counted and shown.
+    pub fn value<'m>(&'m self, level: usize, entry: &'m Entry<'_>) -> &'m [u8] {
+        self.path.get(level).map_or(entry.value, |step| &step.value)
     }
 
     /// The name in metrics, for a rule that wants the request's values in it: at every level where
     /// its last node has `detailed_metric`, else at those with `value_to_metric`. A shared pattern
-    /// stays a pattern.
+    /// stays a pattern. `entries` are those that were matched.
     pub fn stats_path(&self, domain: &str, entries: &[Entry<'_>]) -> StatsPath {
-        let detailed = self.path.last().is_some_and(|leaf| leaf.detailed_metric);
-        let part = |(node, entry): (&&Node, &Entry<'_>)| {
+        let detailed = self.path.last().is_some_and(|leaf| leaf.node.detailed_metric);
+        let part = |(step, entry): (&Step<'_, '_>, &Entry<'_>)| {
+            let Step { node, value } = step;
             let as_asked = (detailed || node.value_to_metric) && node.shared_pattern().is_none();
-            if as_asked { StatsPath::value_part(entry) } else { node.composite().into() }
+            if as_asked {
+                StatsPath::value_part(&Entry { key: entry.key, value })
+            } else {
+                node.composite().into()
+            }
         };
         StatsPath { domain: domain.into(), parts: self.path.iter().zip(entries).map(part).collect() }
     }

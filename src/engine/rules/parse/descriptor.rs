@@ -1,12 +1,16 @@
 //! A level of the rule tree as written.
 
 use super::Parser;
-use crate::engine::rules::source::Descriptor;
+use crate::engine::rules::source::{Descriptor, Matching};
 use crate::engine::rules::yaml::{self, Yaml};
 
 pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
     "value",
+    "one_of",
+    "cidr",
+    "regex",
+    "normalize",
     "rate_limit",
     "rate_limits",
     "descriptors",
@@ -31,6 +35,7 @@ impl Parser<'_> {
             place: yaml::place(yaml),
             key: String::new(),
             value: None,
+            matching: Matching::default(),
             rate_limits: Vec::new(),
             descriptors: Vec::new(),
             layer: None,
@@ -55,6 +60,10 @@ impl Parser<'_> {
                     let text = self.text(name, value).map(|text| text.value);
                     descriptor.value = text.filter(|text| !text.is_empty());
                 }
+                "one_of" => descriptor.matching.one_of = self.listed_texts(name, value),
+                "cidr" => descriptor.matching.cidr = self.text_or_texts(name, value),
+                "regex" => descriptor.matching.regex = self.text(name, value),
+                "normalize" => descriptor.matching.normalize = self.normalize(name, value),
                 "rate_limit" => descriptor.rate_limits.extend(self.rate_limit(name, value)),
                 "rate_limits" => several = Some((value, self.rate_limits(name, value))),
                 "layer" => descriptor.layer = self.layer(name, value),

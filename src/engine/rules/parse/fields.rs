@@ -154,13 +154,18 @@ fn unknown_field(name: &str, known: &[&str]) -> String {
     if let Some((place, _)) = PLACES.iter().find(|(_, fields)| fields.contains(&name)) {
         return format!("config error, '{name}' does not belong here: it stands {place}");
     }
-    let nearest = known
-        .iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), known))
-        .filter(|(likeness, _)| *likeness > 0.5)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    match nearest {
-        Some((_, nearest)) => format!("config error, unknown key '{name}': did you mean '{nearest}'?"),
+    match nearest(name, known) {
+        Some(nearest) => format!("config error, unknown key '{name}': did you mean '{nearest}'?"),
         None => format!("config error, unknown key '{name}': known here are {}", known.join(", ")),
     }
+}
+
+/// The one of `known` that `name` is probably meant to be.
+pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let nearest = known
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), *known))
+        .filter(|(likeness, _)| *likeness > 0.5)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.map(|(_, nearest)| nearest)
 }

@@ -3,6 +3,7 @@
 
 mod descriptor;
 mod fields;
+mod matching;
 mod on_deny;
 mod penalty;
 mod rate_limit;

@@ -6,7 +6,7 @@ use crate::engine::ChargeMode;
 use crate::engine::rules::{CompileOptions, compile};
 
 /// The mistakes in `text`: `line:column message`.
-fn mistakes(text: &str) -> Vec<String> {
+pub(super) fn mistakes(text: &str) -> Vec<String> {
     let errors = try_load(text).err().unwrap_or_default().0;
     errors
         .iter()
@@ -192,8 +192,8 @@ fn item_04_numbers_and_truths_are_texts_as_they_are_written() {
             "    value: {written}   # said so\n    rate_limit: {{unit: day, requests_per_unit: 1}}\n"
         )));
         let domain = rules.domain(b"d").expect("the domain is known");
-        let found = domain.find(&entries(&format!("k={value}")));
-        assert!(found.is_some(), "value: {written}\n{}", rules.dump_text());
+        let found = domain.find(&entries(&format!("k={value}"))).is_some();
+        assert!(found, "value: {written}\n{}", rules.dump_text());
     }
 }
 

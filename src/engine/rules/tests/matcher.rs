@@ -7,29 +7,74 @@ use super::{entries, load};
 #[derive(Clone, Debug)]
 struct Level {
     key: String,
-    value: String,
+    takes: Takes,
     /// Names the rule; 0 where there is none.
     count: u32,
     below: Vec<Self>,
 }
 
+#[derive(Clone, Debug, PartialEq)]
+enum Takes {
+    /// Nothing, a value, or a pattern with stars.
+    Value(&'static str),
+    OneOf(Vec<&'static str>),
+    /// Networks of addresses that are four bits long, by their first bits: see `ADDRESSES`.
+    Cidr(Vec<&'static str>),
+    Regex(&'static str),
+}
+
+/// Addresses, each with what stands for its bits below.
+const ADDRESSES: [(&str, &str); 5] = [
+    ("0.0.0.0", "0000"),
+    ("64.0.0.0", "0100"),
+    ("112.0.0.1", "0111"),
+    ("::ffff:160.0.0.0", "1010"),
+    ("240.1.2.3", "1111"),
+];
+
+/// The network that the bits stand for.
+fn network(bits: &str) -> String {
+    let first = bits.chars().enumerate().filter(|(_, bit)| *bit == '1');
+    let first: u32 = first.map(|(at, _)| 128 >> at).sum();
+    format!("{first}.0.0.0/{}", bits.len())
+}
+
 /// Few keys and values, many of them patterns, so that random requests often match.
 fn levels(depth: u32) -> BoxedStrategy<Vec<Level>> {
-    let key = prop::sample::select(&["a", "b", "a_b", "a*"][..]);
     let value = prop::sample::select(&["", "x", "y", "x_y", "*", "x*", "*y", "x*y", "**"][..]);
+    let one_of = prop::sample::subsequence(vec!["", "x", "y", "z", "64.0.0.0"], 1..3);
+    let cidr = prop::sample::subsequence(vec!["0", "01", "0111", "1", "10", "111"], 1..3);
+    let regex = prop::sample::select(&["x", "x|y", "x.*", ".*y", "[xz]+", ".*", r"[0-9.]+"][..]);
+    let takes = prop_oneof![
+        4 => value.prop_map(Takes::Value),
+        2 => one_of.prop_map(Takes::OneOf),
+        2 => cidr.prop_map(Takes::Cidr),
+        1 => regex.prop_map(Takes::Regex),
+    ];
     let below = if depth == 0 { Just(Vec::new()).boxed() } else { levels(depth - 1) };
-    prop::collection::vec((key, value, any::<bool>(), below), 0..6)
+    let key = prop::sample::select(&["a", "b", "a_b", "a*"][..]);
+    prop::collection::vec((key, takes, any::<bool>(), below), 0..7)
         .prop_map(|levels| {
             let mut kept: Vec<Level> = Vec::new();
-            for (key, value, limited, below) in levels {
-                if !kept.iter().any(|other| other.key == key && other.value == value) {
-                    let (key, value) = (key.to_owned(), value.to_owned());
-                    kept.push(Level { key, value, count: u32::from(limited), below });
+            for (key, takes, limited, below) in levels {
+                if may_stand_beside(&kept, key, &takes) {
+                    kept.push(Level { key: key.to_owned(), takes, count: u32::from(limited), below });
                 }
             }
             kept
         })
         .boxed()
+}
+
+/// Whether there is no mistake in `takes` after `kept`.
+fn may_stand_beside(kept: &[Level], key: &str, takes: &Takes) -> bool {
+    let overlap = |a: &[&str], b: &[&str]| a.iter().any(|item| b.contains(item));
+    let clash = |level: &Level| match (&level.takes, takes) {
+        (Takes::OneOf(a), Takes::OneOf(b)) | (Takes::Cidr(a), Takes::Cidr(b)) => overlap(a, b),
+        (a, b) => a == b,
+    };
+    (matches!(takes, Takes::Value(_)) || !key.contains('*'))
+        && !kept.iter().any(|level| level.key == key && clash(level))
 }
 
 fn number(levels: &mut [Level], next: &mut u32) {
@@ -45,8 +90,16 @@ fn number(levels: &mut [Level], next: &mut u32) {
 fn yaml(levels: &[Level], indent: usize) -> String {
     let pad = " ".repeat(indent);
     let mut text = String::new();
-    for Level { key, value, count, below } in levels {
-        text += &format!("{pad}- key: '{key}'\n{pad}  value: '{value}'\n");
+    for Level { key, takes, count, below } in levels {
+        let takes = match takes {
+            Takes::Value(value) => format!("value: '{value}'"),
+            Takes::OneOf(values) => format!("one_of: {values:?}"),
+            Takes::Cidr(networks) => {
+                format!("cidr: {:?}", networks.iter().map(|bits| network(bits)).collect::<Vec<_>>())
+            }
+            Takes::Regex(written) => format!("regex: '{written}'"),
+        };
+        text += &format!("{pad}- key: '{key}'\n{pad}  {takes}\n");
         if *count > 0 {
             text += &format!("{pad}  rate_limit: {{unit: day, requests_per_unit: {count}}}\n");
         }
@@ -68,28 +121,47 @@ fn takes(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// One level: exact, then the first pattern, then the bare key.
+/// One level: exact, then the lists, the first pattern, the longest network, the first expression, and
+/// then the bare key.
 fn naive<'l>(levels: &'l [Level], key: &str, value: &str) -> Option<&'l Level> {
-    let is_pattern = |level: &Level| level.key.contains('*') || level.value.contains('*');
-    let written = |level: &Level| match level.value.as_str() {
-        "" => level.key.clone(),
-        value => format!("{}_{value}", level.key),
-    };
-    let exact =
-        |level: &&Level| !is_pattern(level) && !value.is_empty() && level.key == key && level.value == value;
-    let pattern = |level: &&Level| {
+    let of_key: Vec<_> = levels.iter().filter(|level| level.key == key).collect();
+    let exact = of_key
+        .iter()
+        .find(|level| matches!(level.takes, Takes::Value(taken) if taken == value && !value.is_empty()));
+    let listed =
+        of_key.iter().find(|level| matches!(&level.takes, Takes::OneOf(values) if values.contains(&value)));
+    let pattern = levels.iter().find(|level| {
+        let Takes::Value(written) = level.takes else { return false };
+        let is_pattern = level.key.contains('*') || written.contains('*');
         let same_key = level.key.contains('*') || level.key == key;
-        is_pattern(level) && same_key && takes(written(level).as_bytes(), format!("{key}_{value}").as_bytes())
+        let written = if written.is_empty() { level.key.clone() } else { format!("{}_{written}", level.key) };
+        is_pattern && same_key && takes(written.as_bytes(), format!("{key}_{value}").as_bytes())
+    });
+    let bits = ADDRESSES.iter().find(|(address, _)| *address == value).map(|(_, bits)| *bits);
+    let longest = |level: &Level| match (&level.takes, bits) {
+        (Takes::Cidr(networks), Some(bits)) => {
+            networks.iter().filter(|network| bits.starts_with(**network)).map(|network| network.len()).max()
+        }
+        _ => None,
     };
-    let bare = |level: &&Level| !is_pattern(level) && level.key == key && level.value.is_empty();
-    let mut found = levels.iter().filter(exact);
-    found.next().or_else(|| levels.iter().find(pattern)).or_else(|| levels.iter().find(bare))
+    let network = of_key.iter().filter(|level| longest(level).is_some()).max_by_key(|level| longest(level));
+    let expression = of_key.iter().find(|level| match level.takes {
+        Takes::Regex(written) => regex::Regex::new(&format!("^({written})$")).expect("one").is_match(value),
+        _ => false,
+    });
+    let bare = of_key.iter().find(|level| level.takes == Takes::Value("") && !level.key.contains('*'));
+    exact.or(listed).copied().or(pattern).or(network.or(expression).or(bare).copied())
 }
 
 fn naive_walk(levels: &[Level], request: &[(&str, &str)]) -> u32 {
     let Some(((key, value), rest)) = request.split_first() else { return 0 };
     let Some(level) = naive(levels, key, value) else { return 0 };
     if rest.is_empty() { level.count } else { naive_walk(&level.below, rest) }
+}
+
+fn value() -> impl Strategy<Value = &'static str> {
+    let texts = prop::sample::select(&["", "x", "y", "x_y", "xzy", "z"][..]);
+    prop_oneof![texts, prop::sample::select(ADDRESSES.map(|(address, _)| address).to_vec())]
 }
 
 proptest! {
@@ -100,7 +172,7 @@ proptest! {
         mut levels in levels(2),
         requests in prop::collection::vec(
             prop::collection::vec(
-                (prop::sample::select(&["a", "b", "a_b", "ab", "c"][..]), prop::sample::select(&["", "x", "y", "x_y", "xzy", "z"][..])),
+                (prop::sample::select(&["a", "b", "a_b", "ab", "c"][..]), value()),
                 1..4,
             ),
             1..20,

@@ -6,6 +6,7 @@ mod loading;
 mod lookup;
 mod matcher;
 mod on_deny;
+mod patterns;
 mod stats;
 mod timezone;
 

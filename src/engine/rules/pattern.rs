@@ -1,0 +1,267 @@
+//! What a level of a rule takes in place of one value: a list of values, networks, an expression.
+//!
+//! Each has a text that stays as it is for as long as the pattern means the same, by which its values
+//! count together and which metrics show: `one_of(gold,silver)`, `cidr(10.0.0.0/8)`, `regex(/v[0-9]+)`.
+//! No two different patterns have one text. A text that would be long is its digest.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use ipnet::IpNet;
+use regex::bytes::{Regex, RegexBuilder};
+use ring::digest;
+
+/// A pattern's text is this long at the most, in bytes, unless it is its digest.
+const TEXT_BYTES_MAX: usize = 200;
+/// How long an expression may be as written, in bytes.
+const EXPRESSION_BYTES_MAX: usize = 4096;
+/// How large it may be when compiled, in bytes, and how much memory each thread may use to try it.
+const COMPILED_BYTES_MAX: usize = 1 << 20;
+
+/// A few values, each of them exact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OneOf {
+    /// Ordered, each of them once; at least one.
+    pub values: Box<[Box<str>]>,
+    text: Box<str>,
+}
+
+impl OneOf {
+    /// Those of `values`.
+    pub fn new(values: impl IntoIterator<Item = Box<str>>) -> Self {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_unstable();
+        values.dedup();
+        let text = text("one_of", values.iter().map(|value| quoted(value)));
+        Self { values: values.into(), text }
+    }
+
+    /// `one_of(gold,silver)`: the same in whatever order they are written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// Networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// Ordered, each of them once; at least one.
+    pub networks: Box<[IpNet]>,
+    text: Box<str>,
+}
+
+impl Cidr {
+    /// Those of `networks`.
+    pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        let mut networks: Vec<_> = networks.into_iter().collect();
+        networks.sort_unstable();
+        networks.dedup();
+        let text = text("cidr", networks.iter().map(|network| network.to_string().into()));
+        Self { networks: networks.into(), text }
+    }
+
+    /// `cidr(10.0.0.0/8,fd00::/8)`: the same in whatever order they are written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// A regular expression for whole values, in linear time.
+#[derive(Clone, Debug)]
+pub struct Expression {
+    written: Box<str>,
+    text: Box<str>,
+    regex: Regex,
+}
+
+impl Expression {
+    /// The expression that `written` is. It is about bytes: `.` stands for any one of them, since a value
+    /// that is no UTF-8 would slip through otherwise; `(?u)` turns to characters.
+    ///
+    /// # Errors
+    /// Why it is none: its form, or its size when compiled.
+    pub fn new(written: &str) -> Result<Self, String> {
+        if written.is_empty() {
+            return Err("is empty: write what values look like".to_owned());
+        }
+        if written.len() > EXPRESSION_BYTES_MAX {
+            return Err(format!("is too large: write {EXPRESSION_BYTES_MAX} bytes at the most"));
+        }
+        // By itself first, so that parentheses in it cannot get out of those around it.
+        build(written)?;
+        // Where it ends in a comment, only a new line ends that.
+        let regex =
+            build(&format!(r"\A(?:{written})\z")).or_else(|_| build(&format!("\\A(?:{written}\n)\\z")))?;
+        // What a digest begins with, and what quotation begins with, nothing else does.
+        let shown = if written.starts_with(['…', '"']) { quoted(written) } else { written.into() };
+        Ok(Self { written: written.into(), text: text("regex", [shown].into_iter()), regex })
+    }
+
+    /// As written.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
+
+    /// `regex(/v[0-9]+)`
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the whole of `value` is as it says.
+    pub fn takes(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+}
+
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
+}
+
+impl Eq for Expression {}
+
+fn build(text: &str) -> Result<Regex, String> {
+    let mut builder = RegexBuilder::new(text);
+    builder.unicode(false).dot_matches_new_line(true);
+    builder.size_limit(COMPILED_BYTES_MAX).dfa_size_limit(COMPILED_BYTES_MAX);
+    builder.build().map_err(|error| match error {
+        regex::Error::Syntax(shown) => {
+            let reason = shown.lines().rev().find_map(|line| line.strip_prefix("error: "));
+            let reason = reason.unwrap_or("it cannot be read").to_owned();
+            let hint = "; for characters beyond ASCII write (?u) in front";
+            let hint = if reason.contains("Unicode") { hint } else { "" };
+            format!("is no regular expression: {reason}{hint}")
+        }
+        _ => format!("is too large: it would take more than {COMPILED_BYTES_MAX} bytes; repeat less in it"),
+    })
+}
+
+/// `kind(item,item)`, or `kind(…2000:DIGEST)` where that would be long: what was so long begins with
+/// something that no item begins with.
+fn text<'a>(kind: &str, items: impl Iterator<Item = Cow<'a, str>>) -> Box<str> {
+    let (mut inner, mut count) = (String::new(), 0_usize);
+    for item in items {
+        if count > 0 {
+            inner.push(',');
+        }
+        inner += &item;
+        count += 1;
+    }
+    if inner.len() <= TEXT_BYTES_MAX {
+        return format!("{kind}({inner})").into();
+    }
+    let digest = digest::digest(&digest::SHA256, inner.as_bytes());
+    let mut short = format!("{kind}(…{}:", inner.len());
+    for byte in &digest.as_ref()[..16] {
+        // Writing to a text cannot fail.
+        write!(short, "{byte:02x}").ok();
+    }
+    (short + ")").into()
+}
+
+/// `value`, in quotation marks where it would read as something else without them.
+fn quoted(value: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./:@+%=&?#~!*$|".contains(c);
+    if !value.is_empty() && value.chars().all(is_plain) {
+        Cow::Borrowed(value)
+    } else {
+        Cow::Owned(format!("{value:?}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn one_of(values: &[String]) -> OneOf {
+        OneOf::new(values.iter().map(|value| value.as_str().into()))
+    }
+
+    #[test]
+    fn texts_are_readable_and_do_not_depend_on_the_order() {
+        let list = |values: &[&str]| OneOf::new(values.iter().map(|value| (*value).into())).text().to_owned();
+        assert_eq!(list(&["silver", "gold"]), "one_of(gold,silver)");
+        assert_eq!(list(&["b c", "", "a,b", "größe"]), r#"one_of("","a,b","b c",größe)"#);
+        let cidr = |networks: &[&str]| {
+            Cidr::new(networks.iter().map(|network| network.parse().expect("a network"))).text().to_owned()
+        };
+        assert_eq!(cidr(&["fd00::/8", "10.0.0.0/8"]), "cidr(10.0.0.0/8,fd00::/8)");
+        let regex = |written: &str| Expression::new(written).expect("an expression").text().to_owned();
+        assert_eq!(regex("^/v[0-9]+"), "regex(^/v[0-9]+)");
+    }
+
+    #[test]
+    fn long_texts_are_digests_and_still_differ() {
+        let many = |last: &str| {
+            let values = (0..1_000).map(|number| format!("value{number}")).chain([last.to_owned()]);
+            OneOf::new(values.map(Into::into))
+        };
+        let (a, b) = (many("a"), many("b"));
+        assert!(a.text().len() < 60 && a.text().starts_with("one_of(…"), "{}", a.text());
+        assert_ne!(a.text(), b.text());
+        let posing = a.text().trim_start_matches("one_of(").trim_end_matches(')').to_owned();
+        assert_ne!(one_of(std::slice::from_ref(&posing)).text(), a.text());
+        let long = Expression::new(&"a".repeat(500)).expect("an expression");
+        let posing = long.text().trim_start_matches("regex(").trim_end_matches(')').to_owned();
+        assert_ne!(Expression::new(&posing).expect("an expression").text(), long.text());
+    }
+
+    #[test]
+    fn expressions_take_whole_values_of_any_bytes() {
+        for (written, taken, refused) in [
+            ("a|ab", &["a", "ab"][..], &["abc", "xa", ""][..]),
+            ("/v[0-9]+/.*", &["/v1/", "/v12/\n"], &["/v/", " /v1/"]),
+            ("^a$", &["a"], &["a\n", "ba"]),
+            ("(?i)get|post", &["GET", "pOsT"], &["gets"]),
+            ("(?x) a b  # and no more", &["ab"], &["a b", "abc"]),
+            ("(?m)^a$", &["a"], &["a\na", "b\na"]),
+            ("ü.*", &["ü", "üx"], &["u"]),
+            ("(?u)[äü]{2}", &["äü"], &["ä"]),
+        ] {
+            let expression = Expression::new(written).unwrap_or_else(|error| panic!("{written} {error}"));
+            taken.iter().for_each(|value| assert!(expression.takes(value.as_bytes()), "{written} {value:?}"));
+            refused
+                .iter()
+                .for_each(|value| assert!(!expression.takes(value.as_bytes()), "{written} {value:?}"));
+        }
+        assert!(Expression::new("/api/.*").expect("an expression").takes(b"/api/\xff\xfe"));
+    }
+
+    #[test]
+    fn what_is_no_expression_is_told_why() {
+        for (written, expected) in [
+            ("(", "is no regular expression: unclosed group"),
+            ("a)|(b", "is no regular expression: unopened group"),
+            ("a**{", "is no regular expression: "),
+            (r"(a)\1", "is no regular expression: backreferences are not supported"),
+            ("(?=a)", "is no regular expression: look-around, including look-ahead"),
+            (
+                "[ü]",
+                "is no regular expression: Unicode not allowed here; for characters beyond ASCII write (?u)",
+            ),
+            ("(?u)\\w{5000}", "is too large: it would take more than 1048576 bytes"),
+            ("", "is empty"),
+        ] {
+            let error = Expression::new(written).expect_err(written);
+            assert!(error.starts_with(expected), "{written}: {error}");
+        }
+        let long = Expression::new(&"a".repeat(5_000)).expect_err("too long");
+        assert!(long.starts_with("is too large: write 4096 bytes"), "{long}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn different_lists_have_different_texts(
+            a in prop::collection::btree_set("[a,()\" \\\\…ü]{0,4}", 1..4),
+            b in prop::collection::btree_set("[a,()\" \\\\…ü]{0,4}", 1..4),
+        ) {
+            let (values_a, values_b): (Vec<_>, Vec<_>) = (a.iter().cloned().collect(), b.iter().cloned().collect());
+            prop_assert_eq!(one_of(&values_a).text() == one_of(&values_b).text(), a == b);
+        }
+    }
+}
