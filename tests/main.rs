@@ -13,6 +13,7 @@ mod conformance;
 mod docs;
 mod envoy;
 mod limits;
+mod lockouts;
 mod metrics;
 mod presets;
 mod provider;

@@ -21,6 +21,15 @@ const PROTECTION: &str = include_str!("../config/presets/protection.yaml");
 const TENANTS: &str = include_str!("../config/presets/tenants.yaml");
 
 /// Each preset by the domain it is for.
+const ALL_PRESETS: [(&str, &str); 5] = [
+    PRESETS[0],
+    PRESETS[1],
+    PRESETS[2],
+    PRESETS[3],
+    ("lockout", include_str!("../config/presets/lockout.yaml")),
+];
+
+/// Those whose comments say what Envoy is told; the Envoy for lockouts is a file of its own.
 const PRESETS: [(&str, &str); 4] = [
     ("authentication", AUTHENTICATION),
     ("api-tokens", API_TOKENS),
@@ -66,7 +75,7 @@ fn actions(preset: &str) -> Vec<&str> {
 #[test]
 fn every_ready_file_loads_alone_and_together_with_the_others() {
     let files = files();
-    assert_eq!(files.len(), PRESETS.len() + 1);
+    assert_eq!(files.len(), ALL_PRESETS.len() + 1);
     for file in &files {
         let rules = load(std::slice::from_ref(file));
         let domains: Vec<_> = rules.domains().map(|domain| domain.name()).collect();
@@ -81,7 +90,7 @@ fn every_ready_file_loads_alone_and_together_with_the_others() {
 #[test]
 fn what_a_comment_says_to_ask_is_limited() {
     let rules = load(&files());
-    for (domain, preset) in PRESETS {
+    for (domain, preset) in ALL_PRESETS {
         let told = comment(preset);
         let query = format!("   tollgate query -d {domain} ");
         let asked: Vec<_> = told.iter().filter_map(|line| line.strip_prefix(&query)).collect();
@@ -112,6 +121,8 @@ fn no_guess_passes_while_nobody_counts_and_nothing_else_waits_for_the_store() {
         ("protection", "operation=payment", Local),
         ("protection", "operation=api,user=u", Allow),
         ("tenants", "plan=pro,tenant=t", Local),
+        ("lockout", "login=password,account=a", Allow),
+        ("lockout", "login=password,remote_address=i", Allow),
     ] {
         let domain = rules.domain(domain.as_bytes()).expect("the domain has rules");
         let found = domain.find(&entries(descriptor)).expect("a rule");

@@ -14,7 +14,7 @@ use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::provider::files::FileProvider;
 use crate::server::{
-    self, Address, Answerer, Answering, ListenSettings, Listeners, MakeAnswering, Parts, Stop,
+    self, Address, Answerer, Answering, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts, Stop,
 };
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::telemetry;
@@ -55,6 +55,11 @@ async fn serve(settings: Settings) -> anyhow::Result<Exit> {
         rules_status: handle.status(),
         store_reached: stores.reached.take(),
         metrics: Arc::clone(&metrics),
+        lockouts: LockoutDesk {
+            lockouts: Arc::clone(&stores.lockouts),
+            keys: settings.keys.clone(),
+            clock: Arc::clone(&clock),
+        },
         make_answering: answerers(&settings, stores, rules, clock, metrics),
     };
     server::run(&settings.serve, listeners, parts, stop).await?;

@@ -1,20 +1,23 @@
 //! Where each core counts, as the settings say.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time;
 
 use crate::clock::Clock;
+use crate::engine::lockout;
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
-use crate::store::Store;
 use crate::store::fallback::Fallback;
+use crate::store::lockouts::{Asking, Lockouts};
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{Denials, Redis, RedisStore};
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 /// How long a core waits for its connections to Redis before it takes calls without them.
@@ -29,6 +32,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Stores {
     /// Makes a core's own.
     pub(super) make: Box<dyn Fn() -> StoreOfCore + Send + Sync>,
+    /// Who is locked out, for those who ask.
+    pub(super) lockouts: Arc<dyn Lockouts>,
     /// What all of them do while it fails.
     pub(super) fallback: Arc<Fallback>,
     /// How long it may take at the most before it gives up by itself.
@@ -66,10 +71,11 @@ pub(super) async fn open(
             metrics.watch(Gauge::MemoryCounters, move || counted.len());
             let (swept, now) = (Arc::clone(&store), Arc::clone(clock));
             tokio::spawn(async move { swept.sweep(|| now.now()).await });
+            let lockouts = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
             let make =
                 move || StoreOfCore { store: Arc::clone(&store) as _, ready: nothing(), settle: nothing() };
-            Ok(Stores { make: Box::new(make), fallback, patience: Duration::ZERO, reached: None })
+            Ok(Stores { make: Box::new(make), lockouts, fallback, patience: Duration::ZERO, reached: None })
         }
         StoreSettings::Redis(redis) => open_redis(redis, fallback, metrics).await,
     }
@@ -97,6 +103,8 @@ async fn open_redis(
         tokio::spawn(tell_whether_reached(redis.store(), sender));
         reached
     });
+    let redis = Arc::new(redis);
+    let lockouts = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
     let make = move || {
         let store = Arc::new(redis.store());
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
@@ -112,7 +120,31 @@ async fn open_redis(
         };
         StoreOfCore { store, ready: ready.boxed(), settle: settle.boxed() }
     };
-    Ok(Stores { make: Box::new(make), fallback, patience: settings.all.call_timeout, reached })
+    Ok(Stores { make: Box::new(make), lockouts, fallback, patience: settings.all.call_timeout, reached })
+}
+
+/// Connections for operators, made when the first one asks.
+struct OnDemand {
+    redis: Arc<Redis>,
+    store: OnceLock<RedisStore>,
+}
+
+impl OnDemand {
+    async fn store(&self) -> Result<&RedisStore, StoreError> {
+        let store = self.store.get_or_init(|| self.redis.store());
+        store.ready(CONNECT_TIMEOUT).await?;
+        Ok(store)
+    }
+}
+
+impl Lockouts for OnDemand {
+    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, lockout::State)>> {
+        Box::pin(async move { self.store().await?.list(prefix).await })
+    }
+
+    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+        Box::pin(async move { self.store().await?.lift(key).await })
+    }
 }
 
 fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {

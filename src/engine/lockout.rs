@@ -77,6 +77,14 @@ impl State {
         }
     }
 
+    /// The state as `charge.lua` writes it: `ends level strikes since`.
+    pub fn read(text: &[u8]) -> Option<Self> {
+        let mut fields = std::str::from_utf8(text).ok()?.split(' ').map(str::parse::<u64>);
+        let mut next = || fields.next()?.ok();
+        let (ends_us, level, strikes, since_us) = (next()?, next()?, next()?, next()?);
+        Some(Self { ends_us, level: level.try_into().ok()?, strikes: strikes.try_into().ok()?, since_us })
+    }
+
     /// Whether everything is denied at `now`.
     pub const fn is_blocked(&self, now: Timestamp) -> bool {
         now.as_micros() < self.ends_us

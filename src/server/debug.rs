@@ -10,6 +10,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 
 use super::http::{json_response, wants_json};
+use super::lockouts::{self, LockoutDesk};
 use crate::engine::Rules;
 use crate::telemetry::metrics::Metrics;
 
@@ -17,6 +18,7 @@ const INDEX: &str = "\
 /healthcheck is on the HTTP port. Here:
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
+/lockouts  who is locked out; 'DELETE /lockouts/ID' lets one in again
 /stats     every counter, a line each
 /metrics   the same for Prometheus
 ";
@@ -26,16 +28,18 @@ const INDEX: &str = "\
 pub(super) struct Debug {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) lockouts: LockoutDesk,
 }
 
-/// `/`, `/rlconfig`, `/stats` and `/metrics`.
+/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`.
 pub(super) fn router(debug: Debug) -> Router {
     Router::new()
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))
         .route("/stats", get(async |State(debug): State<Debug>| debug.metrics.render_stats()))
         .route("/metrics", get(prometheus))
-        .with_state(debug)
+        .with_state(debug.clone())
+        .merge(lockouts::router(debug.lockouts))
 }
 
 /// Metrics at `path`, and nothing else.

@@ -10,6 +10,7 @@ mod grpc;
 mod health;
 mod http;
 mod listen;
+mod lockouts;
 mod wire;
 
 use std::io;
@@ -35,6 +36,7 @@ pub use self::answer::{AnswerError, Answerer};
 pub use self::connection::ConnectionSettings;
 pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
+pub use self::lockouts::LockoutDesk;
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
 /// How long to wait after a connection could not be accepted: the machine has run out of something, and
@@ -86,6 +88,8 @@ pub struct Parts {
     pub store_reached: Option<watch::Receiver<bool>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who is locked out.
+    pub lockouts: LockoutDesk,
     /// Makes what each core answers with.
     pub make_answering: Arc<MakeAnswering>,
 }
@@ -183,7 +187,7 @@ pub async fn run(
 
     let mut helpers = JoinSet::new();
     helpers.spawn(health.clone().report());
-    let debug = Debug { rules: parts.rules, metrics: parts.metrics };
+    let debug = Debug { rules: parts.rules, metrics: parts.metrics, lockouts: parts.lockouts };
     if let Some((listener, path)) = listeners.prometheus {
         helpers.spawn(serve_operators(listener, debug::metrics_router(debug.clone(), &path)));
     }

@@ -36,11 +36,16 @@ impl Config {
     /// The deployed configuration, asking the services on these ports and patient with a machine under
     /// load.
     pub(crate) fn asking(services: &[u16]) -> Self {
+        Self::of(CONFIG, services)
+    }
+
+    /// Another configuration that is deployed, asking the services on these ports.
+    pub(crate) fn of(config: &str, services: &[u16]) -> Self {
         let endpoint = |port: &u16| {
             format!("- endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}")
         };
         let endpoints: Vec<_> = services.iter().map(endpoint).collect();
-        Self { text: CONFIG.to_owned() }
+        Self { text: config.to_owned() }
             .with(&endpoint(&8081), &endpoints.join("\n        "))
             .with("timeout: 0.1s", "timeout: 5s")
     }

@@ -8,7 +8,8 @@ use super::{DescriptorHash, KeyDomain, KeyWriter, write_netstring};
 use crate::engine::Entry;
 use crate::engine::rules::{Match, Penalty};
 
-const VERSION: &[u8] = b"tgp1/";
+/// What the key of every lockout holds, behind the prefix and a hash tag.
+pub const LOCKOUT_MARK: &[u8] = b"tgp1/";
 
 /// Who is locked out of what.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ impl LockoutName {
     /// The lockout of whoever sent `entries`, which took the path `matched`.
     pub fn of(domain: &str, entries: &[Entry<'_>], matched: &Match<'_, '_>, penalty: &Penalty) -> Self {
         let mut text = BytesMut::new();
-        text.put_slice(VERSION);
+        text.put_slice(LOCKOUT_MARK);
         write_netstring(&mut text, domain.as_bytes());
         write_netstring(&mut text, penalty.name.as_deref().unwrap_or_default().as_bytes());
         for level in &*penalty.scope {
@@ -59,9 +60,9 @@ impl KeyWriter {
         key.freeze()
     }
 
-    /// What the keys of lockouts have in common: their beginning, and a text somewhere after it.
-    pub fn lockout_marks(&self) -> (&[u8], &'static [u8]) {
-        (self.prefix.as_bytes(), VERSION)
+    /// What all keys begin with.
+    pub fn prefix(&self) -> &[u8] {
+        self.prefix.as_bytes()
     }
 
     /// Who `key` is about, if it is a lockout's.
@@ -71,7 +72,7 @@ impl KeyWriter {
             [b'{', tagged @ ..] => tagged.get(memchr(b'}', tagged)? + 1..)?,
             key => key,
         };
-        let mut texts = key.strip_prefix(VERSION)?;
+        let mut texts = key.strip_prefix(LOCKOUT_MARK)?;
         let (domain, name) = (read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec());
         let mut entries = Vec::new();
         while !texts.is_empty() {

@@ -9,7 +9,7 @@ mod hash;
 mod lockout;
 
 pub use hash::DescriptorHash;
-pub use lockout::{LockedOut, LockoutName};
+pub use lockout::{LOCKOUT_MARK, LockedOut, LockoutName};
 
 use super::algorithm::tick_us;
 use super::rules::{Match, SharedPattern};

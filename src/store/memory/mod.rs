@@ -12,12 +12,14 @@ use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use self::shard::{Counter, LockoutCounter, Shard};
+use super::lockouts::{Asking, Lockouts, MAX_LISTED};
 use super::{Charge, Charging, Lockout, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::{self, Ask, Locked};
 use crate::engine::algorithm::{Meter, State};
@@ -337,6 +339,27 @@ impl MemoryStore {
     fn shard_index(&self, hash: u64) -> usize {
         let [_, b1, b2, ..] = hash.to_be_bytes();
         usize::from(u16::from_be_bytes([b1, b2])) % self.shards.len()
+    }
+}
+
+impl Lockouts for MemoryStore {
+    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, lockout::State)>> {
+        let of_shard = |shard: &CachePadded<Mutex<Shard>>| {
+            let shard = shard.lock();
+            let ours = shard.lockouts.iter().filter(|counter| counter.key.starts_with(prefix));
+            ours.map(|counter| (Bytes::copy_from_slice(&counter.key), counter.state)).collect::<Vec<_>>()
+        };
+        let listed = self.shards.iter().flat_map(of_shard).take(MAX_LISTED).collect();
+        Box::pin(future::ready(Ok(listed)))
+    }
+
+    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+        let hash = self.hasher.hash_one(&**key);
+        let mut shard = self.shards[self.shard_index(hash)].lock();
+        let found = shard.lockouts.find_entry(hash, |counter| *counter.key == **key);
+        let lifted = found.map(|entry| drop(entry.remove())).is_ok();
+        self.len.fetch_sub(usize::from(lifted), Ordering::Relaxed);
+        Box::pin(future::ready(Ok(lifted)))
     }
 }
 

@@ -145,6 +145,16 @@ impl Connection {
         self.commands.load_full().ping(None).await.map_err(|error| self.explain(&error))
     }
 
+    /// Carries out a command that no call waits behind.
+    pub(super) async fn command<T: FromValue>(
+        &self,
+        command: CustomCommand,
+        arguments: Vec<Value>,
+    ) -> Result<T, StoreError> {
+        let commands = self.commands.load_full();
+        send(&commands, (command, arguments)).await.map_err(|error| self.explain(&error))
+    }
+
     /// Runs `script` by its name. A server that does not know it (a fresh one, most of all) is sent the
     /// text in a second round trip.
     pub(super) async fn run(&self, script: &Script, call: &Call) -> Result<Vec<i64>, StoreError> {

@@ -15,6 +15,7 @@ mod client;
 mod connection;
 mod denials;
 mod expiry;
+mod lockouts;
 mod login;
 mod parts;
 mod servers;

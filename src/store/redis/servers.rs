@@ -119,6 +119,26 @@ impl Servers {
         futures_util::future::join_all(route.shards.iter().map(|shard| shard.settle())).await;
     }
 
+    /// The server that serves `slot`.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] where none is known to.
+    pub(super) fn server_of(&self, slot: u16) -> Result<Arc<Shard>, StoreError> {
+        self.known.route.load().shard(slot).cloned()
+    }
+
+    /// Every server that counts.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] where none is known.
+    pub(super) fn every_server(&self) -> Result<Vec<Arc<Shard>>, StoreError> {
+        let route = self.known.route.load();
+        match &*route.map {
+            Map::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
+            Map::One(_) | Map::Cluster(_) => Ok(route.shards.clone()),
+        }
+    }
+
     /// Carries out charges whose counters lie in `slot`: by the server that serves it, and by whatever
     /// server that one names.
     ///

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fred::types::{CustomCommand, FromValue, Value};
 use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
@@ -134,6 +135,15 @@ impl Shard {
     /// Whether it answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.connection.ping().await
+    }
+
+    /// See [`Connection::command`].
+    pub(super) async fn command<T: FromValue>(
+        &self,
+        command: CustomCommand,
+        arguments: Vec<Value>,
+    ) -> Result<T, StoreError> {
+        self.connection.command(command, arguments).await
     }
 
     /// Gives a counter that may be new its time to live.
