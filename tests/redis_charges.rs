@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::engine::algorithm::group::Outcome;
-use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Unit};
+use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Unit, Window};
 use tollgate::store::redis::{Denials, RedisSettings, RedisStore, ServerClock};
 use tollgate::store::{Charge, Reading, Store, StoreError};
 
@@ -97,5 +97,85 @@ async fn a_request_that_another_limit_denies_is_told_what_it_would_have_been_tol
                 assert_eq!(is_withheld(also), is_withheld(told), "{algorithm:?}, turn {turn}");
             }
         }
+    }
+}
+
+/// When hits were admitted, in microseconds after midnight, earliest first.
+type Admitted = Vec<u64>;
+
+/// Eight clients, each with a connection of its own, that hit one key at the same moments: those of them
+/// that were admitted.
+async fn eight_clients(server: &Redis, limit: Limit) -> Admitted {
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(connected(&server.settings()).await);
+    }
+    let (mut random, mut now_us, mut admitted) = (fastrand::Rng::with_seed(8), 0, Admitted::new());
+    while admitted.len() < 400 {
+        now_us += random.u64(0..200_000);
+        let now = MIDNIGHT.after(Duration::from_micros(now_us));
+        let hits: Vec<u32> = (0..8).map(|_| random.u32(1..4)).collect();
+        let charges: Vec<_> = hits
+            .iter()
+            .map(|hits| {
+                let charge = charge(limit.algorithm.name(), Unit::Hour, Hits::Add(*hits));
+                [Charge { limit, mode: ChargeMode::IfAllowed, ..charge }]
+            })
+            .collect();
+        let asked = clients.iter().zip(&charges).map(|(client, charge)| client.charge(charge, now));
+        for (hits, readings) in hits.iter().zip(futures_util::future::join_all(asked).await) {
+            let reading = complete(readings).expect("a reading")[0];
+            if reading.outcome == Outcome::Charged {
+                admitted.extend((0..*hits).map(|_| now_us));
+            }
+        }
+    }
+    admitted
+}
+
+/// The most that was admitted in a stretch from one admission on that is shorter than `length_us`.
+fn most_in(admitted: &Admitted, length_us: u64) -> usize {
+    let in_stretch =
+        |from: &u64| admitted.iter().filter(|at| (*from..*from + length_us).contains(at)).count();
+    admitted.iter().map(in_stretch).max().unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_clients_are_admitted_no_more_than_each_algorithm_promises() {
+    const LIMIT: u32 = 20;
+    const WINDOW_US: u64 = 5_000_000;
+    let server = Redis::start().await;
+    let limit = |algorithm| Limit { requests_per_unit: LIMIT, window: Window::of_secs(5), algorithm };
+    let most = LIMIT as usize;
+
+    let fixed = eight_clients(&server, limit(Algorithm::FixedWindow)).await;
+    for window in 0..fixed[fixed.len() - 1] / WINDOW_US {
+        let in_window = fixed.iter().filter(|at| **at / WINDOW_US == window).count();
+        assert!(in_window <= most, "{in_window} in window {window}");
+    }
+
+    let log = eight_clients(&server, limit(Algorithm::SlidingLog)).await;
+    assert_eq!(most_in(&log, WINDOW_US), most, "as many as there may be, in any stretch");
+
+    let sliding = eight_clients(&server, limit(Algorithm::SlidingWindow)).await;
+    for at in &sliding {
+        let count = |window: u64| {
+            let until_now = sliding.iter().filter(|other| *other <= at);
+            until_now.filter(|other| **other / WINDOW_US == window).count() as u64
+        };
+        let (window, left) = (at / WINDOW_US, WINDOW_US - at % WINDOW_US);
+        let before = window.checked_sub(1).map_or(0, count);
+        let weighed = before * left + count(window) * WINDOW_US;
+        assert!(weighed <= u64::from(LIMIT) * WINDOW_US, "{weighed} at {at}");
+    }
+
+    for burst in [1, 10, 40] {
+        let bucket = eight_clients(&server, limit(Algorithm::TokenBucket { burst })).await;
+        for length_us in [1, WINDOW_US / 7, WINDOW_US, 3 * WINDOW_US] {
+            let refilled = length_us * u64::from(LIMIT) / WINDOW_US;
+            let promised = u64::from(burst) + refilled;
+            assert!(most_in(&bucket, length_us) as u64 <= promised, "{burst} in {length_us} us");
+        }
+        server.command(["FLUSHALL"]);
     }
 }

@@ -1,6 +1,7 @@
 //! What every store promises, held by each of them: in memory, and in Redis however it is reached.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -363,7 +364,8 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         (server, redis)
     });
     let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });
-    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(1_000) });
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2_800) });
+    let decisions = AtomicUsize::new(0);
     let outcome = runner.run(&requests, |requests| {
         let case = fastrand::u64(..);
         let mut now = MIDNIGHT;
@@ -382,9 +384,11 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
             let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
             let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");
+            decisions.fetch_add(in_memory.len(), Ordering::Relaxed);
             prop_assert_eq!(in_memory, in_redis);
         }
         Ok(())
     });
     outcome.expect("equal readings");
+    assert!(decisions.into_inner() >= 100_000);
 }
