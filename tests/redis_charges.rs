@@ -179,3 +179,28 @@ async fn eight_clients_are_admitted_no_more_than_each_algorithm_promises() {
         server.command(["FLUSHALL"]);
     }
 }
+
+#[tokio::test]
+async fn the_largest_request_is_decided_as_one() {
+    let server = Redis::start().await;
+    let store = connected(&server.settings()).await;
+    // As many descriptors as there may be, under rules with as many limits as there may be.
+    let of = |last: u32| -> Vec<Charge> {
+        (0..64 * 8)
+            .map(|number| {
+                let limit = if number == 64 * 8 - 1 { last } else { 2 };
+                let key = format!("{number}/").into();
+                let limit = Limit::per(limit, Unit::Day);
+                Charge { key, limit, mode: ChargeMode::IfAllowed, ..charge("", Unit::Day, Hits::Add(1)) }
+            })
+            .collect()
+    };
+    let outcomes = async |last| {
+        let readings = complete(store.charge(&of(last), MIDNIGHT).await).expect("readings");
+        readings.into_iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
+    };
+    assert_eq!(outcomes(1).await, vec![(Outcome::Charged, 1); 64 * 8]);
+    let denied = outcomes(1).await;
+    assert_eq!(denied[64 * 8 - 1], (Outcome::Denied, 1));
+    assert!(denied[..64 * 8 - 1].iter().all(|one| *one == (Outcome::Withheld, 1)));
+}

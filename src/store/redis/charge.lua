@@ -1,8 +1,8 @@
 -- Carries out requests in their order, each of them as `engine::algorithm` does.
 --
 -- KEYS     the counters and the lockouts, each once.
--- ARGV[1]  the requests, one after the other, big-endian: a byte that says how many charges it has, 128
---          more where it is denied already, and for each charge
+-- ARGV[1]  the requests, one after the other, big-endian: 2 bytes that say how many charges it has,
+--          32,768 more where it is denied already, and for each charge
 --            2 bytes  its counter, from 1
 --            1        its algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
 --            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back,
@@ -284,9 +284,9 @@ end
 
 while at <= #requests do
   local len
-  len, at = struct.unpack('B', requests, at)
-  local was_denied = len > 127
-  len = len % 128
+  len, at = struct.unpack('>I2', requests, at)
+  local was_denied = len >= 32768
+  len = len % 32768
   local asks, locks, unreadable = {}, false, false
   for i = 1, len do
     local index, algorithm, kind, vote, hits, capacity, lives, lockout, rate, window, tick

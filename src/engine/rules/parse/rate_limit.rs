@@ -17,6 +17,8 @@ pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
     "name",
     "replaces",
 ];
+/// Limits of one rule, at the most.
+const MAX_LIMITS: usize = 8;
 const REPLACES_FIELDS: &[&str] = &["name"];
 
 impl Parser<'_> {
@@ -24,6 +26,9 @@ impl Parser<'_> {
     pub(super) fn rate_limits(&mut self, name: &str, yaml: &Yaml) -> Vec<RateLimit> {
         let Some(items) = self.list(name, yaml) else { return Vec::new() };
         let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
+        if let Some(one) = limits.get(MAX_LIMITS) {
+            self.error(one.place, format!("a rule has {MAX_LIMITS} limits at the most"));
+        }
         for unlimited in limits.iter().filter(|limit| limit.unlimited) {
             let message = "'unlimited' in 'rate_limits' would say that the other limits mean nothing: write it \
                            in 'rate_limit'";

@@ -147,6 +147,10 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
     for (text, expected) in [
         (several("5/minute, 9/60s"), "4:29 two limits that count alike over the same time"),
         (several("5/minute, {unlimited: true}"), "4:29 'unlimited' in 'rate_limits'"),
+        (
+            several("1/1s, 2/2s, 3/3s, 4/4s, 5/5s, 6/6s, 7/7s, 8/8s, 9/9s"),
+            "4:67 a rule has 8 limits at the most",
+        ),
         (several("5/minute, 5"), "4:29 error checking config: 'rate_limits' must be a map"),
         (
             with_fields("    rate_limit: 5/minute\n    rate_limits: [6/hour]\n"),

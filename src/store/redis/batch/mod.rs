@@ -19,8 +19,8 @@ use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
 use crate::store::{Lockout, StoreError};
 
-/// Charges of one request, at the most: they are told in seven bits.
-const MAX_ASKS: u8 = 127;
+/// Charges of one request, at the most: they are told in fifteen bits.
+const MAX_ASKS: u16 = u16::MAX >> 1;
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
@@ -220,8 +220,8 @@ impl Batch {
         let Self { clock, calls, owners, places, .. } = self;
         let Some(call) = calls.get_mut(index) else { return };
         let denied = asks.iter().any(|ask| ask.denied);
-        call.requests
-            .put_u8(u8::try_from(asks.len()).unwrap_or(MAX_ASKS).min(MAX_ASKS) | u8::from(denied) << 7);
+        let len = u16::try_from(asks.len()).unwrap_or(MAX_ASKS).min(MAX_ASKS);
+        call.requests.put_u16(len | u16::from(denied) << 15);
         if *clock == ServerClock::Callers {
             // One time for all of the call, as it is with the server's own.
             call.now = asks.iter().map(|ask| ask.now).chain(call.now).max();

@@ -46,7 +46,7 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
     let mut requests = call.requests.clone().freeze();
     let mut reply = Vec::new();
     while requests.has_remaining() {
-        let len = requests.get_u8();
+        let len = requests.get_u16();
         let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
         for Seen { outcome, level, .. } in serve(&asks, counters) {
             let outcome = match outcome {
