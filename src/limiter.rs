@@ -23,7 +23,7 @@ pub struct Limiter {
     pub store: Arc<dyn Store>,
     /// What to do while they cannot be reached.
     pub fallback: Arc<Fallback>,
-    /// How long the store may take at the most; zero where it never waits.
+    /// How long the store may take at the most; then it fails by itself. Zero where it never waits.
     pub patience: Duration,
     /// What tells the time.
     pub clock: Arc<dyn Clock>,
@@ -64,12 +64,12 @@ impl Limiter {
     }
 
     fn charges_of<'l>(&self, limited: &'l Limited<'_>) -> impl Iterator<Item = Charge> + use<'l> {
-        // Where nothing is enforced, nothing keeps anything else from being counted.
+        // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
         let vote = if self.modes.shadow_mode { Vote::Shadow } else { limited.vote(&self.modes) };
         let Limited { counters, lockout, hits, mode, on_failure, .. } = limited;
-        let lockout = lockout
-            .as_ref()
-            .map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
+        let lockout = lockout.as_ref().filter(|_| !self.modes.shadow_mode);
+        let lockout =
+            lockout.map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
         counters.iter().map(move |counter| Charge {
             key: counter.key.clone(),
             limit: counter.limit,
@@ -88,11 +88,11 @@ impl Limiter {
         }
         let asked = Instant::now();
         let charging = self.store.charge(charges, now);
-        let patience = (!self.patience.is_zero()).then(|| asked + self.patience);
-        let readings = match deadline.into_iter().chain(patience).min() {
+        // The store gives up by itself after its patience.
+        let readings = match deadline.filter(|deadline| *deadline < asked + self.patience) {
             None => charging.await,
-            Some(until) => time::timeout_at(until, charging).await.unwrap_or_else(|_| {
-                let late = StoreError::Unanswered("no answer in time".to_owned());
+            Some(deadline) => time::timeout_at(deadline, charging).await.unwrap_or_else(|_| {
+                let late = StoreError::Unanswered("the caller would not have waited".to_owned());
                 charges.iter().map(|_| Err(late.clone())).collect()
             }),
         };

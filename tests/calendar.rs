@@ -71,7 +71,7 @@ async fn a_counter_in_redis_is_named_after_its_midnight_and_outlives_its_day() {
     let server = Redis::start().await;
     let store = connected(&server.settings()).await;
     let keys = KeyWriter::new(KeyFormat::Envoyproxy, "p:");
-    let domain = KeyDomain { name: b"shop", hash_tag: None };
+    let domain = KeyDomain { name: b"shop", hash_tag: None, only_limit: true };
     for (period, start, longest) in [
         (Period::Day, 1_729_980_000, 25 * HOUR),
         (Period::Week, 1_729_461_600, 7 * 24 * HOUR + HOUR),

@@ -263,3 +263,62 @@ user=a -> OVER | OVER 0 in 3590     # blocked for ten seconds, and over its hour
 ";
     check(rules, Modes::default(), script).await;
 }
+
+#[tokio::test]
+async fn a_shadow_rule_locks_nobody_out_of_a_rule_that_shares_its_lockout() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - key: tried
+    descriptors:
+      - {key: user, shadow_mode: true, rate_limit: 1/hour, penalty: {name: lock, block: 1h, scope: [user]}}
+  - key: enforced
+    descriptors:
+      - {key: user, rate_limit: 9/hour, penalty: {name: lock, block: 1h, scope: [user]}}
+";
+    let script = "
+tried=,user=a*5 -> OK | OK 0
+enforced=,user=a -> OK | OK 8
+";
+    check(rules, Modes::default(), script).await;
+    let shadow = Modes { shadow_mode: true, ..Modes::default() };
+    check(rules, shadow, "enforced=,user=a*99 -> OK | OVER 0\nenforced=,user=a*-98 -> OK | OK 8").await;
+}
+
+#[tokio::test]
+async fn a_denial_by_quotas_names_a_quota() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: user, layer: user, rate_limit: 2/hour}
+  - {key: budget, layer: budget, quota_mode: true, rate_limit: 1/hour}
+";
+    let script = "
+user=a; budget=b -> OK | OK 1, OK 0
+user=a; budget=b -> OVER by budget | OK 0, OVER 0
+user=a; budget=b -> OVER by user | OVER 0, OVER 0
+";
+    check(rules, Modes::default(), script).await;
+}
+
+#[tokio::test]
+async fn a_rule_with_several_limits_is_no_quota() {
+    let rules = "
+domain: test-domain
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, rate_limits: [1/minute, 100/hour]}
+";
+    let script = "
+@3600
+user=a -> OK | OK 0
+user=a -> OVER | OVER 0
+user=a -> OVER | OVER 0
+@3660
+user=a -> OK | OK 0
+@3720
+user=a*99 -> OVER | OVER 0
+user=a*-1 -> OK | OK 1
+";
+    check(rules, Modes { quota_mode: true, ..Modes::default() }, script).await;
+}

@@ -56,7 +56,7 @@ async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
             .map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() })
             .collect();
         let limit = Limit::per(10, unit);
-        let domain = KeyDomain { name: b"domain", hash_tag: None };
+        let domain = KeyDomain { name: b"domain", hash_tag: None, only_limit: true };
         let key = KeyWriter::new(KeyFormat::Envoyproxy, prefix).key(domain, &entries, None, limit);
         counts_in(name, Charge { key, limit, ..hit("") }, now_secs, &redis).await;
     }

@@ -11,13 +11,13 @@ use tokio::sync::watch;
 use tokio::time;
 
 use crate::clock::Clock;
-use crate::engine::lockout;
+use crate::engine::{KeyWriter, Timestamp};
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
+use crate::store::Store;
 use crate::store::fallback::Fallback;
-use crate::store::lockouts::{Asking, Lockouts};
+use crate::store::lockouts::{Asking, Blocked, Lockouts};
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{Denials, Redis, RedisStore};
-use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 /// How long a core waits for its connections to Redis before it takes calls without them.
@@ -130,20 +130,22 @@ struct OnDemand {
 }
 
 impl OnDemand {
-    async fn store(&self) -> Result<&RedisStore, StoreError> {
+    /// The store, as soon as it knows where the servers are.
+    async fn store(&self) -> &RedisStore {
         let store = self.store.get_or_init(|| self.redis.store());
-        store.ready(CONNECT_TIMEOUT).await?;
-        Ok(store)
+        // Those that are not there say so when they are asked.
+        drop(store.ready(CONNECT_TIMEOUT).await);
+        store
     }
 }
 
 impl Lockouts for OnDemand {
-    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, lockout::State)>> {
-        Box::pin(async move { self.store().await?.list(prefix).await })
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+        Box::pin(async move { self.store().await.list(keys, now).await })
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
-        Box::pin(async move { self.store().await?.lift(key).await })
+        Box::pin(async move { self.store().await.lift(key).await })
     }
 }
 

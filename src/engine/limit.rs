@@ -136,7 +136,8 @@ impl ChargeMode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
-    /// Of `hits`, how many must fit for them to pass. A look asks whether one more would.
+    /// Of `hits`, how many must fit for them to pass. A look asks whether one more would; where denied hits
+    /// count, it is denied only when the limit is passed.
     pub const fn needs(self, hits: u32) -> u32 {
         match self {
             Self::Always | Self::IfAllowed if hits > 0 => hits,

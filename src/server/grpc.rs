@@ -14,8 +14,8 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
-use tower::util::BoxCloneService;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
+use tower::util::BoxCloneSyncService;
 use tracing::Instrument as _;
 
 use super::answer::Answerer;
@@ -31,14 +31,14 @@ const MAX_WAY_BACK: Duration = Duration::from_millis(3);
 
 type HttpRequest = http::Request<Incoming>;
 type HttpResponse = http::Response<Body>;
-type Other = BoxCloneService<HttpRequest, HttpResponse, Infallible>;
+type Other = BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>;
 
 /// The services of a gRPC connection, told apart by the path of a request.
 #[derive(Clone)]
 pub(super) struct Grpc {
     rate_limits: pb::RateLimitServiceServer<RateLimits>,
-    /// The name of each, which its paths begin with.
-    others: Vec<(&'static str, Other)>,
+    /// The name of each, which its paths begin with. This is cloned for every request.
+    others: Arc<[(&'static str, Other)]>,
 }
 
 impl Grpc {
@@ -54,17 +54,17 @@ impl Grpc {
         // They fail where a descriptor is none; those are compiled in, and a test asks for them.
         others.extend(reflection().build_v1().ok().map(named));
         others.extend(reflection().build_v1alpha().ok().map(named));
-        Self { rate_limits: rate_limits.max_decoding_message_size(MAX_REQUEST_BYTES), others }
+        Self { rate_limits: rate_limits.max_decoding_message_size(MAX_REQUEST_BYTES), others: others.into() }
     }
 }
 
 fn named<S>(service: S) -> (&'static str, Other)
 where
     S: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + NamedService,
-    S: Clone + Send + 'static,
+    S: Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    (S::NAME, service.boxed_clone())
+    (S::NAME, BoxCloneSyncService::new(service))
 }
 
 impl Service<HttpRequest> for Grpc {
@@ -83,8 +83,8 @@ impl Service<HttpRequest> for Grpc {
         if service == <pb::RateLimitServiceServer<RateLimits> as NamedService>::NAME {
             return self.rate_limits.call(request);
         }
-        match self.others.iter_mut().find(|(name, _)| *name == service) {
-            Some((_, other)) => other.call(request),
+        match self.others.iter().find(|(name, _)| *name == service) {
+            Some((_, other)) => other.clone().call(request),
             None => {
                 Box::pin(async { Ok(Status::unimplemented("there is no such service here").into_http()) })
             }

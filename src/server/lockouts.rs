@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 
 use super::http::json_response;
 use crate::clock::Clock;
-use crate::engine::{KeyWriter, LockedOut, lockout};
+use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
-use crate::store::lockouts::{Lockouts, MAX_LISTED};
+use crate::store::lockouts::{Blocked, Lockouts, MAX_LISTED};
 
 /// What it takes to tell of lockouts.
 #[derive(Clone)]
@@ -35,26 +35,18 @@ pub(super) fn router(desk: LockoutDesk) -> Router {
 }
 
 async fn list(State(desk): State<LockoutDesk>) -> Response {
-    let listed = match desk.lockouts.list(desk.keys.prefix()).await {
+    let now = desk.clock.now();
+    let mut listed = match desk.lockouts.list(&desk.keys, now).await {
         Ok(listed) => listed,
         Err(error) => return failed(&error),
     };
-    let now = desk.clock.now();
-    let is_truncated = listed.len() == MAX_LISTED;
-    let blocked = listed.into_iter().filter(|(_, state)| state.is_blocked(now));
-    let mut told: Vec<_> = blocked
-        .filter_map(|(key, state)| {
-            let who = desk.keys.read_lockout_key(&key)?;
-            let secs = lockout::remaining(state.ends_us, now).as_secs();
-            Some((state.ends_us, tell(&key, &who, state, secs)))
-        })
-        .collect();
-    told.sort_by_key(|(ends_us, _)| *ends_us);
-    let told: Vec<_> = told.into_iter().map(|(_, one)| one).collect();
+    listed.sort_by_key(|blocked| blocked.state.ends_us);
+    let told: Vec<_> = listed.iter().map(|blocked| tell(blocked, now)).collect();
+    let is_truncated = listed.len() >= MAX_LISTED;
     json_response(StatusCode::OK, json!({ "lockouts": told, "truncated": is_truncated }).to_string())
 }
 
-fn tell(key: &[u8], who: &LockedOut, state: lockout::State, secs: u64) -> Value {
+fn tell(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let is_permanent = lockout::is_permanent(state.ends_us);
     let entries: Map<_, _> =
@@ -62,12 +54,12 @@ fn tell(key: &[u8], who: &LockedOut, state: lockout::State, secs: u64) -> Value 
     json!({
         "id": URL_SAFE_NO_PAD.encode(key),
         "domain": text(&who.domain),
-        "name": (!who.name.is_empty()).then(|| text(&who.name)),
+        "name": text(&who.name),
         "entries": entries,
         "blocks": state.level,
         "permanent": is_permanent,
         "ends_at": (!is_permanent).then_some(state.ends_us / 1_000_000),
-        "ends_in_secs": (!is_permanent).then_some(secs),
+        "ends_in_secs": (!is_permanent).then(|| lockout::remaining(state.ends_us, now).as_secs()),
     })
 }
 

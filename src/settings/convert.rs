@@ -44,19 +44,20 @@ pub(super) fn convert(
     exists: impl Fn(&Path) -> bool,
 ) -> Result<Settings, Mistakes> {
     let mut reader = Reader::default();
+    let store = store(raw, &mut reader);
     let settings = Settings {
         listen: listen(&raw.listeners, &raw.metrics, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
         rules: rules(&raw.rules, &raw.counters, exists, &mut reader),
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
-        keys: keys(&raw.counters, &mut reader),
+        keys: keys(&raw.counters, &store, &mut reader),
         max_in_flight: reader.number(
             "MAX_REQUESTS_IN_FLIGHT",
             &raw.listeners.max_requests_in_flight,
             1..=1_000_000,
         ),
-        store: store(raw, &mut reader),
+        store,
         memory: MemorySettings {
             max_counters: reader.number(
                 "MEMORY_MAX_COUNTERS",
@@ -205,14 +206,15 @@ fn modes(raw: &RawAnswers, reader: &mut Reader) -> Modes {
     }
 }
 
-fn keys(raw: &RawCounters, reader: &mut Reader) -> KeyWriter {
+fn keys(raw: &RawCounters, store: &StoreSettings, reader: &mut Reader) -> KeyWriter {
     let formats = [("native", KeyFormat::Native), ("envoyproxy", KeyFormat::Envoyproxy)];
     let format = reader.choice("CACHE_KEY_FORMAT", &raw.cache_key_format, &formats).unwrap_or_default();
     let expected = "a text without {}, which would take the meaning from the hash tags of rules";
     let prefix = reader.read("CACHE_KEY_PREFIX", &raw.cache_key_prefix, expected, |text| {
         (!text.contains("{}")).then(|| text.to_owned())
     });
-    KeyWriter::new(format, &prefix.unwrap_or_default())
+    let keys = KeyWriter::new(format, &prefix.unwrap_or_default());
+    if store.is_cluster() { keys.for_cluster() } else { keys }
 }
 
 #[derive(Clone, Copy)]

@@ -21,7 +21,7 @@ use crate::engine::{KeyWriter, Modes};
 use crate::provider::files::FileSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
-use crate::store::redis::RedisSettings;
+use crate::store::redis::{Deployment, RedisSettings};
 use crate::telemetry::logs::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::TraceSettings;
@@ -71,6 +71,16 @@ pub enum StoreSettings {
     Memory,
     /// In Redis.
     Redis(Box<RedisStoreSettings>),
+}
+
+impl StoreSettings {
+    /// Whether counters are spread over a Redis Cluster.
+    pub fn is_cluster(&self) -> bool {
+        match self {
+            Self::Memory => false,
+            Self::Redis(redis) => matches!(redis.all.deployment, Deployment::Cluster { .. }),
+        }
+    }
 }
 
 /// Counters in Redis.

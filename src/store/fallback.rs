@@ -50,8 +50,15 @@ impl Fallback {
             Err(error) => matches!(error, StoreError::Unanswered(_)),
         };
         let counted = charges.iter().zip(&readings).any(may_have_counted);
-        let resolve = |(charge, reading): (&Charge, Result<Reading, StoreError>)| {
-            reading.or_else(|error| self.instead(charge, error, now))
+        let mut counted_here = self.count(charges, &readings, now).into_iter();
+        let resolve = |(charge, reading): (&Charge, Result<Reading, StoreError>)| match reading {
+            Ok(reading) => Ok(reading),
+            Err(error) => match charge.on_failure {
+                FailurePolicy::Local => counted_here.next().unwrap_or(Err(error)),
+                FailurePolicy::Error => Err(error),
+                FailurePolicy::Allow => Ok(allowed(charge, now)),
+                FailurePolicy::Deny => Ok(denied(charge)),
+            },
         };
         let resolved: Result<_, StoreError> = charges.iter().zip(readings).map(resolve).collect();
         // Whoever asks again after any other error would be counted twice.
@@ -63,28 +70,31 @@ impl Fallback {
         })
     }
 
-    fn instead(&self, charge: &Charge, error: StoreError, now: Timestamp) -> Result<Reading, StoreError> {
-        match charge.on_failure {
-            FailurePolicy::Error => Err(error),
-            FailurePolicy::Allow => {
-                let reset = charge.limit.window.remaining(now);
-                Ok(Reading { used: 0, outcome: Outcome::Charged, reset })
-            }
-            FailurePolicy::Deny => {
-                let used = charge.limit.capacity().into();
-                Ok(Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE })
-            }
-            FailurePolicy::Local => self.count(charge, now),
+    /// Counts what is to be counted here, all of a request together, each towards its share.
+    fn count(
+        &self,
+        charges: &[Charge],
+        readings: &Readings,
+        now: Timestamp,
+    ) -> SmallVec<[Result<Reading, StoreError>; 2]> {
+        let is_here = |(charge, reading): &(&Charge, &_)| {
+            charge.on_failure == FailurePolicy::Local && Result::is_err(*reading)
+        };
+        let here = charges.iter().zip(readings).filter(is_here).map(|(charge, _)| charge);
+        let shares: SmallVec<[Charge; 2]> =
+            here.clone().map(|charge| Charge { limit: self.share(charge.limit), ..charge.clone() }).collect();
+        if shares.is_empty() {
+            return SmallVec::new();
         }
-    }
-
-    fn count(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
-        let share = self.share(charge.limit);
-        let charge_of_share = Charge { limit: share, ..charge.clone() };
-        let Reading { used, outcome, reset } = self.local.carry_out(&charge_of_share, now)?;
-        // Everybody else's share counts as used.
-        let elsewhere = charge.limit.capacity() - share.capacity();
-        Ok(Reading { used: used + u64::from(elsewhere), outcome, reset })
+        let counted = self.local.carry_out(&shares, now);
+        here.zip(&shares)
+            .zip(counted)
+            .map(|((charge, share), reading)| {
+                // Everybody else's share counts as used.
+                let elsewhere = u64::from(charge.limit.capacity() - share.limit.capacity());
+                reading.map(|reading| Reading { used: reading.used + elsewhere, ..reading })
+            })
+            .collect()
     }
 
     /// The part of `limit` that this process enforces: at least one hit, where any may pass.
@@ -96,6 +106,15 @@ impl Fallback {
         };
         Limit { requests_per_unit: share(limit.requests_per_unit), algorithm, ..limit }
     }
+}
+
+fn allowed(charge: &Charge, now: Timestamp) -> Reading {
+    Reading { used: 0, outcome: Outcome::Charged, reset: charge.limit.window.remaining(now) }
+}
+
+fn denied(charge: &Charge) -> Reading {
+    let used = charge.limit.capacity().into();
+    Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE }
 }
 
 #[cfg(test)]
@@ -170,5 +189,25 @@ mod tests {
         assert_eq!(readings[2], read);
         let error = resolve([failed(), failed(), failed()]).expect_err("the call fails");
         assert!(matches!(&error, StoreError::Unreachable(cause) if cause == "gone"), "{error}");
+    }
+
+    #[test]
+    fn what_counts_here_of_one_request_is_decided_together() {
+        let fallback = fallback(1);
+        let of = |unit, limit| Charge {
+            key: Bytes::from(format!("{unit:?}")),
+            limit: Limit::per(limit, unit),
+            ..charge(0, FailurePolicy::Local, ChargeMode::IfAllowed)
+        };
+        let both = [of(Unit::Hour, 5), of(Unit::Second, 1)];
+        let ask = |secs: u64| {
+            let failing = [failed(), failed()].into_iter().collect();
+            let now = NOON.after(Duration::from_secs(secs));
+            let readings = fallback.resolve(&both, failing, now).expect("readings");
+            readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(0), [(Outcome::Charged, 1), (Outcome::Charged, 1)]);
+        assert_eq!(ask(0), [(Outcome::Withheld, 1), (Outcome::Denied, 1)]);
+        assert_eq!(ask(1), [(Outcome::Charged, 2), (Outcome::Charged, 1)]);
     }
 }

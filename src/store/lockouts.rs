@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::StoreError;
 use crate::engine::lockout::State;
+use crate::engine::{KeyWriter, LockedOut, Timestamp};
 
 /// Lockouts that are told at once, at the most.
 pub const MAX_LISTED: usize = 10_000;
@@ -13,14 +14,33 @@ pub const MAX_LISTED: usize = 10_000;
 /// A question under way.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
+/// Somebody who is locked out.
+#[derive(Clone, Debug)]
+pub struct Blocked {
+    /// The lockout's key.
+    pub key: Bytes,
+    /// What it says.
+    pub who: LockedOut,
+    /// How long it lasts.
+    pub state: State,
+}
+
+impl Blocked {
+    /// The lockout of `key`, if it is one and blocks at `now`.
+    pub(super) fn new(key: Bytes, state: State, keys: &KeyWriter, now: Timestamp) -> Option<Self> {
+        let who = keys.read_lockout_key(&key)?;
+        state.is_blocked(now).then_some(Self { key, who, state })
+    }
+}
+
 /// A store that keeps lockouts.
 pub trait Lockouts: Send + Sync {
-    /// What is known of everybody who was denied by a rule with a penalty and whose key begins with
-    /// `prefix`: [`MAX_LISTED`] of them at the most, in no order. Those are among them that are not blocked.
+    /// Who is blocked at `now` under keys that `keys` writes: [`MAX_LISTED`] of them at the most, in no
+    /// order.
     ///
     /// # Errors
     /// [`StoreError`] where a part of the store cannot be asked.
-    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, State)>>;
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>>;
 
     /// Forgets the lockout of this key: whether there was one.
     ///

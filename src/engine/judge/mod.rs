@@ -52,7 +52,8 @@ pub struct Decision<'r> {
     /// One for each descriptor, in order.
     pub statuses: SmallVec<[Status<'r>; 4]>,
     /// The index of the status to tell the caller of where there is room for one: the last one that
-    /// denies, else the one with the least remaining. `None` where no limit applied.
+    /// denies, by itself or as one of the quotas that do together; else the one with the least remaining.
+    /// `None` where no limit applied.
     pub binding: Option<usize>,
 }
 
@@ -105,7 +106,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
                 let status = judge_limited(limited, &mut readings, modes);
                 let over = status.code == Code::OverLimit;
                 votes.cast(vote, over);
-                binding.see(index, status.remaining, over && vote == Vote::Enforced);
+                binding.see(index, status.remaining, vote, over);
                 status
             }
         };
@@ -117,19 +118,35 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
         shadowed: denied && modes.shadow_mode,
         domain_known: plan.domain_known,
         statuses,
-        binding: binding.0.map(|(index, _)| index),
+        binding: binding.index(denied),
     }
 }
 
-/// Index and remaining hits of the status to tell of.
+/// Which status to tell of.
 #[derive(Default)]
-struct Binding(Option<(usize, u32)>);
+struct Binding {
+    /// The last one that denies by itself, and the last quota that is over.
+    enforced: Option<usize>,
+    quota: Option<usize>,
+    /// The one with the least remaining, and how much that is.
+    least: Option<(usize, u32)>,
+}
 
 impl Binding {
-    fn see(&mut self, index: usize, remaining: u32, denies: bool) {
-        if denies || self.0.is_none_or(|(_, least)| remaining < least) {
-            self.0 = Some((index, remaining));
+    fn see(&mut self, index: usize, remaining: u32, vote: Vote, over: bool) {
+        match vote {
+            Vote::Enforced if over => self.enforced = Some(index),
+            Vote::Quota if over => self.quota = Some(index),
+            _ => {}
         }
+        if self.least.is_none_or(|(_, least)| remaining < least) {
+            self.least = Some((index, remaining));
+        }
+    }
+
+    fn index(&self, denied: bool) -> Option<usize> {
+        let denies = self.enforced.or(self.quota.filter(|_| denied));
+        denies.or(self.least.map(|(index, _)| index))
     }
 }
 

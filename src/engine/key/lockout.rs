@@ -11,6 +11,9 @@ use crate::engine::rules::{Match, Penalty};
 /// What the key of every lockout holds, behind the prefix and a hash tag.
 pub const LOCKOUT_MARK: &[u8] = b"tgp1/";
 
+/// The same, of those that block nobody.
+const SHADOW_MARK: &[u8] = b"tgps1/";
+
 /// Who is locked out of what.
 #[derive(Clone, Debug)]
 pub struct LockoutName(BytesMut);
@@ -20,24 +23,34 @@ pub struct LockoutName(BytesMut);
 pub struct LockedOut {
     /// The domain.
     pub domain: Vec<u8>,
-    /// The name of the penalty; empty where it has none.
+    /// The name of the penalty; the path of its rule where it has none.
     pub name: Vec<u8>,
     /// The keys and values that say who it is.
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl LockoutName {
-    /// The lockout of whoever sent `entries`, which took the path `matched`.
-    pub fn of(domain: &str, entries: &[Entry<'_>], matched: &Match<'_, '_>, penalty: &Penalty) -> Self {
+    /// The lockout of whoever sent `entries`, which took the path `matched`. One that is not `enforced` is
+    /// another: it blocks nobody, whatever rules it is shared by.
+    pub fn of(
+        domain: &str,
+        entries: &[Entry<'_>],
+        matched: &Match<'_, '_>,
+        penalty: &Penalty,
+        enforced: bool,
+    ) -> Self {
         let mut text = BytesMut::new();
-        text.put_slice(LOCKOUT_MARK);
+        text.put_slice(if enforced { LOCKOUT_MARK } else { SHADOW_MARK });
         write_netstring(&mut text, domain.as_bytes());
-        write_netstring(&mut text, penalty.name.as_deref().unwrap_or_default().as_bytes());
+        write_netstring(&mut text, penalty.id.as_bytes());
         for level in &*penalty.scope {
             let Some(entry) = entries.get(*level) else { continue };
             write_netstring(&mut text, entry.key);
             match matched.shared_pattern(*level) {
-                Some(pattern) => write_netstring(&mut text, pattern.text().as_bytes()),
+                Some(pattern) => {
+                    text.put_u8(pattern.mark());
+                    write_netstring(&mut text, pattern.text().as_bytes());
+                }
                 None => write_netstring(&mut text, matched.value(*level, entry)),
             }
         }
@@ -76,7 +89,10 @@ impl KeyWriter {
         let (domain, name) = (read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec());
         let mut entries = Vec::new();
         while !texts.is_empty() {
-            entries.push((read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec()));
+            let key = read_netstring(&mut texts)?.to_vec();
+            // A pattern that values share has a mark before it.
+            texts = texts.strip_prefix(b"*").or(texts.strip_prefix(b"~")).unwrap_or(texts);
+            entries.push((key, read_netstring(&mut texts)?.to_vec()));
         }
         Some(LockedOut { domain, name, entries })
     }

@@ -33,6 +33,8 @@ pub struct KeyDomain<'a> {
     pub name: &'a [u8],
     /// What decides in which slot of a Redis Cluster a counter lies, where that is not its whole key.
     pub hash_tag: Option<HashTag>,
+    /// Whether the limit is the only one of its rule. Compatible keys do not tell several apart.
+    pub only_limit: bool,
 }
 
 /// A part of a key that Redis Cluster chooses the slot by.
@@ -49,13 +51,24 @@ pub enum HashTag {
 pub struct KeyWriter {
     format: KeyFormat,
     prefix: Box<str>,
+    for_cluster: bool,
 }
 
 impl KeyWriter {
     /// A writer of keys that begin with `prefix`. With `{}` in it, hash tags would mean nothing: Redis
     /// Cluster looks at the first braces alone, and takes them for none where nothing is between them.
     pub fn new(format: KeyFormat, prefix: &str) -> Self {
-        Self { format, prefix: prefix.into() }
+        Self { format, prefix: prefix.into(), for_cluster: false }
+    }
+
+    /// The same, for a Redis Cluster: counters that are decided together are to lie in one slot.
+    pub fn for_cluster(self) -> Self {
+        Self { for_cluster: true, ..self }
+    }
+
+    /// Whether keys are for a Redis Cluster.
+    pub const fn is_for_cluster(&self) -> bool {
+        self.for_cluster
     }
 
     /// The key of the counter for `entries` in `domain`, counted towards `limit`.
@@ -81,7 +94,7 @@ impl KeyWriter {
         let is_compatible = self.format == KeyFormat::Envoyproxy
             && limit.algorithm == Algorithm::FixedWindow
             && limit.window.calendar().is_none()
-            && !matches!(domain.hash_tag, Some(HashTag::Descriptor(_)));
+            && domain.only_limit;
         match is_compatible {
             true => write_envoyproxy(&mut key, domain.name, values),
             // What only we count has our names.
@@ -218,11 +231,11 @@ mod tests {
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
     const fn untagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: None }
+        KeyDomain { name, hash_tag: None, only_limit: true }
     }
 
     const fn tagged(name: &[u8]) -> KeyDomain<'_> {
-        KeyDomain { name, hash_tag: Some(HashTag::Domain) }
+        KeyDomain { name, hash_tag: Some(HashTag::Domain), only_limit: true }
     }
 
     fn key(writer: &KeyWriter, domain: KeyDomain<'_>, pairs: &Pairs, unit: Unit) -> Bytes {
@@ -273,8 +286,8 @@ mod tests {
         ) {
             let writer = KeyWriter::new(KeyFormat::Native, "p");
             let in_window = |key: Bytes, window: u64| [key.as_ref(), window.to_string().as_bytes()].concat();
-            let a = key_in(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain) }, &pairs_a, unit_a);
-            let b = key_in(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain) }, &pairs_b, unit_b);
+            let a = key_in(&writer, KeyDomain { name: &domain_a, hash_tag: tag_a.then_some(HashTag::Domain), only_limit: true }, &pairs_a, unit_a);
+            let b = key_in(&writer, KeyDomain { name: &domain_b, hash_tag: tag_b.then_some(HashTag::Domain), only_limit: true }, &pairs_b, unit_b);
             let same = (&domain_a, tag_a, &pairs_a, unit_a, window_a)
                 == (&domain_b, tag_b, &pairs_b, unit_b, window_b);
             prop_assert_eq!(in_window(a, window_a) == in_window(b, window_b), same);

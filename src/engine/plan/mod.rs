@@ -82,7 +82,9 @@ impl Limited<'_> {
 
     /// What the limits do to the request when one is exceeded.
     pub fn vote(&self, modes: &Modes) -> Vote {
-        let is_quota = modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode);
+        // A quota is one limit: several in one rule are no quotas, whatever holds for all rules.
+        let may_be_quota = self.counters.len() == 1;
+        let is_quota = may_be_quota && (modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode));
         match (self.is_shadow(), is_quota) {
             (false, false) => Vote::Enforced,
             (false, true) => Vote::Quota,
@@ -141,7 +143,8 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
 }
 
 fn key_domain(domain: &Domain) -> KeyDomain<'_> {
-    KeyDomain { name: domain.name().as_bytes(), hash_tag: domain.hash_tag().then_some(HashTag::Domain) }
+    let hash_tag = domain.hash_tag().then_some(HashTag::Domain);
+    KeyDomain { name: domain.name().as_bytes(), hash_tag, only_limit: true }
 }
 
 fn limited<'r>(
@@ -154,9 +157,12 @@ fn limited<'r>(
     let Match { rule, .. } = *matched;
     let entries = &descriptor.entries;
     let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
-    let mut key_domain = key_domain(domain);
-    let who = rule.penalty.as_ref().map(|penalty| LockoutName::of(domain.name(), entries, matched, penalty));
-    if key_domain.hash_tag.is_none() {
+    let enforced = rule.enforce_percent.is_all() || rule.enforce_percent.takes(hash().as_u64());
+    let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
+    let who = rule.penalty.as_ref().map(|penalty| {
+        LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)
+    });
+    if keys.is_for_cluster() && key_domain.hash_tag.is_none() {
         key_domain.hash_tag = match &who {
             Some(who) => Some(HashTag::Descriptor(who.hash())),
             None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
@@ -177,7 +183,7 @@ fn limited<'r>(
         rule: Some(rule),
         counters: limits.iter().map(counter).collect(),
         lockout,
-        enforced: rule.enforce_percent.is_all() || rule.enforce_percent.takes(hash().as_u64()),
+        enforced,
         hits: descriptor.hits,
         mode: rule.charge,
         on_failure: rule.on_backend_failure,

@@ -214,7 +214,8 @@ fn several_counters_of_a_descriptor_lie_in_one_slot() {
     let rules = rules("{domain: d, descriptors: [{key: user, rate_limits: [1/minute, 2/hour]}]}");
     let keys = |user: &str| -> Vec<String> {
         let request = request("d", &[descriptor(user)]);
-        let plan = plan(&rules, &request, &KeyWriter::new(KeyFormat::Envoyproxy, "p:"));
+        let keys = KeyWriter::new(KeyFormat::Envoyproxy, "p:").for_cluster();
+        let plan = plan(&rules, &request, &keys);
         let limited = plan.limited().next().expect("it is limited");
         limited.counters.iter().map(|counter| String::from_utf8_lossy(&counter.key).into_owned()).collect()
     };
@@ -223,4 +224,69 @@ fn several_counters_of_a_descriptor_lie_in_one_slot() {
         ["p:{8c77863c099085d6}tg1/f60/1:d,4:user,1:a,", "p:{8c77863c099085d6}tg1/f3600/1:d,4:user,1:a,"]
     );
     assert_ne!(keys("user=a")[0].split('}').next(), keys("user=b")[0].split('}').next());
+}
+
+#[test]
+fn a_rule_that_is_edited_goes_on_counting_where_it_did() {
+    let request = request("d", &[descriptor("user=a")]);
+    let keys = |rule: &str, writer: &KeyWriter| -> Vec<String> {
+        let rules = rules(&format!("{{domain: d, descriptors: [{{key: user, {rule}}}]}}"));
+        let plan = plan(&rules, &request, writer);
+        let limited = plan.limited().next().expect("it is limited");
+        limited.counters.iter().map(|counter| String::from_utf8_lossy(&counter.key).into_owned()).collect()
+    };
+    let native = KeyWriter::new(KeyFormat::Native, "");
+    let one = keys("rate_limit: 3/day", &native);
+    for edited in [
+        "rate_limit: 9/day",
+        "rate_limits: [3/day]",
+        "rate_limits: [3/day, 5/second]",
+        "rate_limit: 3/day, penalty: {block: 1h}",
+        "rate_limit: 3/day, penalty: {block: 1h, name: other}, layer: user, shadow_mode: true",
+        "rate_limit: 3/day, enforce_percent: 50",
+    ] {
+        assert_eq!(keys(edited, &native)[0], one[0], "{edited}");
+    }
+    let compatible = KeyWriter::new(KeyFormat::Envoyproxy, "");
+    assert_eq!(keys("rate_limit: 3/day, penalty: {block: 1h}", &compatible), ["d_user_a_"]);
+    let several = keys("rate_limits: [3/day, 5/second]", &compatible);
+    assert_ne!(several[0], several[1], "compatible keys tell no units apart");
+}
+
+#[test]
+fn lockouts_are_apart_where_they_are_to_be() {
+    let rules = rules(
+        "
+domain: d
+descriptors:
+  - {key: path, rate_limit: 1/hour, penalty: {block: 1h, name: p}}
+  - {key: path, regex: '/v[0-9]+', share_threshold: true, rate_limit: 9/hour, penalty: {block: 1h, name: p}}
+  - key: a
+    descriptors: [{key: user, rate_limit: 1/hour, penalty: {block: permanent, scope: [user]}}]
+  - key: b
+    descriptors: [{key: user, rate_limit: 1/hour, penalty: {block: 1m, scope: [user]}}]
+  - key: c
+    descriptors: [{key: user, rate_limit: 1/hour, penalty: {block: 1m, scope: [user], name: shared}}]
+  - key: e
+    descriptors: [{key: user, rate_limit: 2/hour, penalty: {block: 1m, scope: [user], name: shared}}]
+  - key: f
+    descriptors:
+      - {key: user, shadow_mode: true, rate_limit: 2/hour, penalty: {block: 1m, scope: [user], name: shared}}
+",
+    );
+    let keys = KeyWriter::new(KeyFormat::Native, "");
+    let lockout = |text: &str| {
+        let request = request("d", &[descriptor(text)]);
+        let plan = plan(&rules, &request, &keys);
+        plan.limited().next().and_then(|limited| limited.lockout.clone()).expect("a lockout").key
+    };
+    assert_ne!(lockout("path=regex(/v[0-9]+)"), lockout("path=/v1"), "a value that reads like a pattern");
+    assert_eq!(lockout("path=/v2"), lockout("path=/v1"));
+    assert_ne!(lockout("a=,user=u"), lockout("b=,user=u"), "each rule has its own");
+    assert_eq!(lockout("c=,user=u"), lockout("e=,user=u"), "unless they have one name");
+    assert_ne!(lockout("f=,user=u"), lockout("e=,user=u"), "what is in shadow mode blocks nobody");
+    let who = keys.read_lockout_key(&lockout("path=/v1")).expect("a lockout");
+    assert_eq!(who.name, b"p");
+    assert_eq!(who.entries, [(b"path".to_vec(), b"regex(/v[0-9]+)".to_vec())]);
+    assert_eq!(keys.read_lockout_key(&lockout("f=,user=u")), None, "nobody to let in");
 }

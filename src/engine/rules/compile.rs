@@ -16,6 +16,7 @@ use super::quota::{Mistake, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{EnforcePercent, Layer, NamedLimit, OnDeny, Penalty, Quota, Rule, Rules};
+use crate::engine::lockout::Ladder;
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -57,6 +58,9 @@ pub fn compile(
     if errors.is_empty() { Ok(draft.finish(options)) } else { Err(RuleErrors(errors)) }
 }
 
+/// A domain, a name, and the keys of a scope.
+type SharedLockout = (Box<str>, Box<str>, Vec<Box<str>>);
+
 /// Rules in the making.
 #[derive(Default)]
 struct Draft<'p> {
@@ -66,6 +70,8 @@ struct Draft<'p> {
     rules: usize,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    /// How those climb who are locked out under one name.
+    ladders: BTreeMap<SharedLockout, Arc<Ladder>>,
     warnings: Vec<RuleError>,
 }
 
@@ -144,7 +150,7 @@ impl FileCompiler<'_, '_> {
         let known = self.draft.domains.remove(&name);
         let new = || Domain { name: name.as_str().into(), hash_tag: false, children: Children::default() };
         let mut domain = known.unwrap_or_else(new);
-        domain.hash_tag |= document.hash_tag;
+        domain.hash_tag |= document.hash_tag && document.enabled;
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,
@@ -158,9 +164,11 @@ impl FileCompiler<'_, '_> {
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
             hash_key: options.hash_key.as_ref(),
         };
-        self.normalize(&document.descriptors, &mut domain.children, above);
+        let mut left_out = Children::default();
+        let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
+        self.normalize(&document.descriptors, siblings, above);
         for descriptor in document.descriptors {
-            self.descriptor(descriptor, &mut domain.children, above);
+            self.descriptor(descriptor, siblings, above);
         }
         self.draft.domains.insert(name, domain);
     }
@@ -222,7 +230,7 @@ impl FileCompiler<'_, '_> {
             Some(Quota::Limited(limits)) => &**limits,
             Some(Quota::Unlimited) | None => &[],
         };
-        let penalty = self.penalty(descriptor, limits, here.keys);
+        let penalty = self.penalty(descriptor, limits, here.keys, path);
         let quota = quota.filter(|_| here.enabled)?;
         // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
         let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
@@ -263,8 +271,8 @@ impl FileCompiler<'_, '_> {
     /// What the limits of `descriptor` let pass together; `None` where it has none, or wrong ones.
     fn quota(&mut self, descriptor: &Descriptor, above: Algorithm, path: &StatsPath) -> Option<Quota> {
         let mut limits = SmallVec::new();
+        self.check_replaces(&descriptor.rate_limits);
         for rate_limit in &descriptor.rate_limits {
-            self.check_replaces(rate_limit);
             match quota(rate_limit, above) {
                 Ok(None) => return Some(Quota::Unlimited),
                 Ok(Some(limit)) => {
@@ -280,18 +288,42 @@ impl FileCompiler<'_, '_> {
         (!limits.is_empty()).then_some(Quota::Limited(limits))
     }
 
-    fn penalty(&mut self, descriptor: &Descriptor, limits: &[NamedLimit], keys: &[&str]) -> Option<Penalty> {
+    fn penalty(
+        &mut self,
+        descriptor: &Descriptor,
+        limits: &[NamedLimit],
+        keys: &[&str],
+        path: &StatsPath,
+    ) -> Option<Penalty> {
         let written = descriptor.penalty.as_ref()?;
         // A limit that is wrong has been told of.
         let has_wrong_limits =
             limits.is_empty() && descriptor.rate_limits.iter().any(|limit| !limit.unlimited);
-        match penalty(written, limits, keys) {
-            Ok(penalty) => Some(penalty),
+        match penalty(written, limits, keys, path) {
+            Ok(penalty) => {
+                self.check_ladder(&penalty, written.place, keys, path);
+                Some(penalty)
+            }
             Err(mistakes) => {
                 let told = |(place, _): &Mistake| !(has_wrong_limits && *place == written.place);
                 mistakes.into_iter().filter(told).for_each(|(place, message)| self.error(place, message));
                 None
             }
+        }
+    }
+
+    /// Those who are locked out together climb one ladder.
+    fn check_ladder(&mut self, penalty: &Penalty, place: Place, keys: &[&str], path: &StatsPath) {
+        let Some(name) = &penalty.name else { return };
+        let scope = penalty.scope.iter().filter_map(|level| keys.get(*level)).map(|key| (*key).into());
+        let one = (path.domain.clone(), name.clone(), scope.collect());
+        let ladder = self.draft.ladders.entry(one).or_insert_with(|| Arc::clone(&penalty.ladder));
+        if *ladder != penalty.ladder {
+            let message = format!(
+                "another rule locks out the same under the name '{name}' and in another way: write one ladder \
+                 for both, or two names"
+            );
+            self.error(place, message);
         }
     }
 
@@ -306,9 +338,10 @@ impl FileCompiler<'_, '_> {
         }
     }
 
-    fn check_replaces(&mut self, rate_limit: &RateLimit) {
-        for replaced in &rate_limit.replaces {
-            if rate_limit.name.as_ref() == Some(&replaced.value) {
+    fn check_replaces(&mut self, rate_limits: &[RateLimit]) {
+        let is_own = |name: &String| rate_limits.iter().any(|limit| limit.name.as_ref() == Some(name));
+        for replaced in rate_limits.iter().flat_map(|limit| &limit.replaces) {
+            if is_own(&replaced.value) {
                 let message =
                     "replaces should not contain name of same descriptor: a rule cannot replace itself";
                 self.error(replaced.place, message.to_owned());

@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
 use super::tree::{Children, Node, Pattern};
-use super::{NamedLimit, OnDeny, Rule, Rules};
+use super::{NamedLimit, OnDeny, Penalty, Rule, Rules};
 use crate::engine::Unit;
+use crate::engine::lockout::{Block, Ladder};
 
 /// A rule and where it stands.
 struct Listed<'r> {
@@ -106,6 +107,7 @@ impl Listed<'_> {
             "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,
             "layer": self.rule.layer.as_ref().map(|layer| layer.name()),
+            "penalty": self.rule.penalty.as_ref().map(|penalty| self.penalty_json(penalty)),
             "on_deny": self.rule.on_deny.as_deref().map(on_deny_json),
             "charge": charge.name(),
             "on_backend_failure": on_backend_failure.name(),
@@ -139,6 +141,26 @@ fn on_deny_json(OnDeny { body, headers }: &OnDeny) -> Value {
         }),
         "headers": headers,
     })
+}
+
+impl Listed<'_> {
+    fn penalty_json(&self, penalty: &Penalty) -> Value {
+        let Ladder { after, within_secs, steps, forget_secs, extend } = &*penalty.ladder;
+        let block = |step: &Block| match step {
+            Block::Secs(secs) => json!(secs),
+            Block::Permanent => json!("permanent"),
+        };
+        let scope = penalty.scope.iter().filter_map(|level| self.levels.get(*level)?.get("key"));
+        json!({
+            "name": penalty.name,
+            "after": after,
+            "within_secs": within_secs,
+            "block_secs": steps.iter().map(block).collect::<Vec<_>>(),
+            "forget_secs": forget_secs,
+            "extend": extend,
+            "scope": scope.collect::<Vec<_>>(),
+        })
+    }
 }
 
 fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {

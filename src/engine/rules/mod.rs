@@ -146,8 +146,10 @@ pub struct Penalty {
     pub ladder: Arc<Ladder>,
     /// The levels of the rule whose entries say who is locked out, outermost first.
     pub scope: Box<[usize]>,
-    /// What it is called in answers. Those of one domain with one name and one scope are one lockout.
+    /// What it is called in answers.
     pub name: Option<Box<str>>,
+    /// Its name, or else its rule's path. Those of one domain with one name and one scope are one lockout.
+    pub id: Box<str>,
 }
 
 /// How much may pass.

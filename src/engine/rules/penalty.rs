@@ -5,12 +5,14 @@ use std::sync::Arc;
 use super::quota::{Mistake, parse_window};
 use super::source::{self, Placed};
 use super::{NamedLimit, Penalty};
+use crate::engine::StatsPath;
 use crate::engine::lockout::{Block, Ladder, MAX_STEPS};
 
 /// How long after a block the ladder begins again, where nothing is said of it.
 const FORGET_SECS: u32 = 86_400;
 
-/// The lockout that `written` is, beside these limits; `keys` are those of the levels down to its rule.
+/// The lockout that `written` is, beside these limits; `keys` are those of the levels down to its rule, which
+/// is at `path`.
 ///
 /// # Errors
 /// Every mistake in it.
@@ -18,6 +20,7 @@ pub(super) fn penalty(
     written: &source::Penalty,
     limits: &[NamedLimit],
     keys: &[&str],
+    path: &StatsPath,
 ) -> Result<Penalty, Vec<Mistake>> {
     let mut mistakes = Vec::new();
     let longest = limits.iter().map(|limit| limit.limit.window.secs()).max();
@@ -48,8 +51,9 @@ pub(super) fn penalty(
         return Err(mistakes);
     }
     let ladder = Ladder { after, within_secs, steps: steps.into(), forget_secs, extend: written.extend };
-    let name = written.name.as_deref().map(Into::into);
-    Ok(Penalty { ladder: Arc::new(ladder), scope, name })
+    let name = written.name.as_deref();
+    let id = name.map_or_else(|| path.to_string().into(), Into::into);
+    Ok(Penalty { ladder: Arc::new(ladder), scope, name: name.map(Into::into), id })
 }
 
 fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {

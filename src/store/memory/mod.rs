@@ -8,7 +8,6 @@ mod shard;
 
 use std::future;
 use std::hash::BuildHasher as _;
-use std::slice;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,11 +18,11 @@ use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
 use self::shard::{Counter, LockoutCounter, Shard};
-use super::lockouts::{Asking, Lockouts, MAX_LISTED};
+use super::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
 use super::{Charge, Charging, Lockout, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::{self, Ask, Locked};
 use crate::engine::algorithm::{Meter, State};
-use crate::engine::{Hits, Limit, Timestamp, lockout};
+use crate::engine::{Hits, KeyWriter, Limit, Timestamp, lockout};
 
 /// How long one round of [`MemoryStore::sweep`] over all shards takes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
@@ -147,17 +146,13 @@ impl MemoryStore {
         self.len.fetch_sub(removed, Ordering::Relaxed);
     }
 
-    /// Carries out one charge at once. Its request passes unless it denies it.
-    ///
-    /// # Errors
-    /// [`StoreError::Full`] where it needs a new counter and there is no room for one.
-    pub fn carry_out(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
-        match charge.lockout {
-            None => self.charge_alone(charge, now),
-            Some(_) => {
-                let readings = self.charge_together(slice::from_ref(charge), now);
-                readings.into_iter().next().unwrap_or_else(|| Err(self.full()))
-            }
+    /// Carries out `charges` at once. See [`Store::charge`].
+    pub fn carry_out(&self, charges: &[Charge], now: Timestamp) -> Readings {
+        let is_simple = |charge: &Charge| charge.lockout.is_none();
+        match charges {
+            [charge] if is_simple(charge) => [self.charge_alone(charge, now)].into_iter().collect(),
+            charges if is_group(charges) => self.charge_together(charges, now),
+            charges => charges.iter().map(|charge| self.charge_alone(charge, now)).collect(),
         }
     }
 
@@ -279,7 +274,7 @@ impl MemoryStore {
         }
     }
 
-    /// The same, for one that nobody is locked out by.
+    /// Carries out one charge that nobody is locked out by. Its request passes unless it denies it.
     fn charge_alone(&self, charge: &Charge, now: Timestamp) -> Result<Reading, StoreError> {
         let hash = self.hash(&charge.key, charge.limit);
         let shard = &self.shards[self.shard_index(hash)];
@@ -343,11 +338,13 @@ impl MemoryStore {
 }
 
 impl Lockouts for MemoryStore {
-    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, lockout::State)>> {
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
         let of_shard = |shard: &CachePadded<Mutex<Shard>>| {
             let shard = shard.lock();
-            let ours = shard.lockouts.iter().filter(|counter| counter.key.starts_with(prefix));
-            ours.map(|counter| (Bytes::copy_from_slice(&counter.key), counter.state)).collect::<Vec<_>>()
+            let blocked = |counter: &LockoutCounter| {
+                Blocked::new(Bytes::copy_from_slice(&counter.key), counter.state, keys, now)
+            };
+            shard.lockouts.iter().filter_map(blocked).collect::<Vec<_>>()
         };
         let listed = self.shards.iter().flat_map(of_shard).take(MAX_LISTED).collect();
         Box::pin(future::ready(Ok(listed)))
@@ -365,11 +362,7 @@ impl Lockouts for MemoryStore {
 
 impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let readings = match charges {
-            [_, _, ..] if is_group(charges) => self.charge_together(charges, now),
-            charges => charges.iter().map(|charge| self.carry_out(charge, now)).collect(),
-        };
-        Box::pin(future::ready(readings))
+        Box::pin(future::ready(self.carry_out(charges, now)))
     }
 }
 

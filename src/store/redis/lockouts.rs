@@ -1,21 +1,29 @@
 //! Who is locked out, as far as Redis knows: looked for among all keys, a server after the other.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use fred::types::{CustomCommand, Value};
+use fred::types::{CustomCommand, FromValue, Value};
+use tokio::time;
 
 use super::RedisStore;
 use super::servers::Servers;
+use super::shard::Shard;
 use crate::engine::key::LOCKOUT_MARK;
 use crate::engine::lockout::State;
+use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
-use crate::store::lockouts::{Asking, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
 
 /// Keys that a server looks through before it serves others.
 const KEYS_PER_STEP: i64 = 1_000;
 
+/// How long one question may take. Nobody's request waits for it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Lockouts for RedisStore {
-    fn list<'a>(&'a self, prefix: &'a [u8]) -> Asking<'a, Vec<(Bytes, State)>> {
-        Box::pin(list(&self.servers.all, prefix))
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+        Box::pin(list(&self.servers.all, keys, now))
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
@@ -23,18 +31,26 @@ impl Lockouts for RedisStore {
         let servers = &self.servers.all;
         Box::pin(async move {
             let shard = servers.server_of(servers.slot(key))?;
-            let deleted: i64 = shard.command(command("DEL"), vec![key.clone().into()]).await?;
+            let deleted: i64 = ask(&shard, "DEL", vec![key.clone().into()]).await?;
             Ok(deleted > 0)
         })
     }
 }
 
-fn command(name: &'static str) -> CustomCommand {
-    CustomCommand::new_static(name, None, false)
+async fn ask<T: FromValue>(
+    shard: &Shard,
+    name: &'static str,
+    arguments: Vec<Value>,
+) -> Result<T, StoreError> {
+    shard.ready(ANSWER_TIMEOUT).await?;
+    let asked = shard.command(CustomCommand::new_static(name, None, false), arguments);
+    time::timeout(ANSWER_TIMEOUT, asked)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Unanswered(format!("{}: no answer in time", shard.server()))))
 }
 
-async fn list(servers: &Servers, prefix: &[u8]) -> Result<Vec<(Bytes, State)>, StoreError> {
-    let pattern = [&*escaped(prefix), b"*", LOCKOUT_MARK, b"*"].concat();
+async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
+    let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_MARK, b"*"].concat());
     let mut listed = Vec::new();
     for shard in servers.every_server()? {
         let mut cursor = Bytes::from_static(b"0");
@@ -42,18 +58,22 @@ async fn list(servers: &Servers, prefix: &[u8]) -> Result<Vec<(Bytes, State)>, S
             let arguments: Vec<Value> = vec![
                 cursor.into(),
                 "MATCH".into(),
-                Bytes::from(pattern.clone()).into(),
+                pattern.clone().into(),
                 "COUNT".into(),
                 KEYS_PER_STEP.into(),
             ];
-            let (next, keys): (Bytes, Vec<Bytes>) = shard.command(command("SCAN"), arguments).await?;
-            for key in keys {
-                let text: Option<Bytes> = shard.command(command("GET"), vec![key.clone().into()]).await?;
-                listed.extend(text.and_then(|text| State::read(&text)).map(|state| (key, state)));
-            }
-            if listed.len() >= MAX_LISTED {
-                listed.truncate(MAX_LISTED);
-                return Ok(listed);
+            let (next, found): (Bytes, Vec<Bytes>) = ask(&shard, "SCAN", arguments).await?;
+            for key in found.into_iter().filter(|key| keys.read_lockout_key(key).is_some()) {
+                let text: Option<Bytes> = match ask(&shard, "GET", vec![key.clone().into()]).await {
+                    // It moved away, or somebody else wrote it.
+                    Err(StoreError::Refused(_)) => None,
+                    text => text?,
+                };
+                let state = text.and_then(|text| State::read(&text));
+                listed.extend(state.and_then(|state| Blocked::new(key, state, keys, now)));
+                if listed.len() >= MAX_LISTED {
+                    return Ok(listed);
+                }
             }
             if *next == *b"0" {
                 break;

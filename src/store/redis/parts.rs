@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::future;
 use smallvec::{SmallVec, smallvec};
 
-use super::batch::{Ask, Asks};
+use super::batch::{Ask, Asks, Way};
 use super::servers::{Apart, Servers};
 use super::shard::Outcomes;
 use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
@@ -27,6 +27,7 @@ pub(super) struct AllServers {
 /// Charges whose counters lie in one place, and where in the request they stand.
 pub(super) struct Part {
     pub(super) place: Place,
+    way: Way,
     asks: Asks,
     pub(super) indexes: SmallVec<[usize; 2]>,
 }
@@ -77,7 +78,7 @@ impl AllServers {
 
     /// Takes the charges of `part` and carries them out.
     pub(super) async fn charge(&self, part: &mut Part) -> Result<Outcomes, Apart> {
-        self.of(part.place).charge(mem::take(&mut part.asks), part.place.slot).await
+        self.of(part.place).charge(mem::take(&mut part.asks), part.place.slot, part.way).await
     }
 
     /// The same, one counter after the other where they cannot be carried out together.
@@ -132,10 +133,10 @@ impl AllServers {
                     && reading.outcome == Outcome::Charged
                 {
                     // Of what is owed not all may be remembered: never more is given back than was counted.
-                    let hits = match ask.limit.algorithm {
-                        Algorithm::FixedWindow => hits,
-                        _ => hits.min(ask.limit.capacity().saturating_add(1)),
-                    };
+                    let capacity = u64::from(ask.limit.capacity());
+                    let is_whole =
+                        reading.used <= 2 * capacity || ask.limit.algorithm == Algorithm::FixedWindow;
+                    let hits = if is_whole { hits } else { hits.min(ask.limit.capacity().saturating_add(1)) };
                     let used = reading.used.saturating_sub(hits.into());
                     *reading = Reading { used, outcome: Outcome::Withheld, ..*reading };
                     in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
@@ -175,7 +176,7 @@ impl Terms {
 
 impl Part {
     fn of(place: Place, index: usize, ask: Ask) -> Self {
-        Self { place, asks: smallvec![ask], indexes: smallvec![index] }
+        Self { place, way: Way::Together, asks: smallvec![ask], indexes: smallvec![index] }
     }
 
     fn push(&mut self, index: usize, ask: Ask) {
@@ -198,7 +199,7 @@ pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
         let same = |part: &&mut Part| part.asks.iter().any(is_beside);
         match parts.iter_mut().find(same) {
             Some(part) => part.push(index, ask),
-            None => parts.push(Part::of(place, index, ask)),
+            None => parts.push(Part { way: Way::Alone, ..Part::of(place, index, ask) }),
         }
     }
     parts

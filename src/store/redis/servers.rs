@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Endpoint;
 use super::batch::Asks;
+use super::batch::Way;
 use super::client::Access;
 use super::expiry::Expiry;
 use super::shard::{Answer, Outcomes, Request, Shard};
@@ -144,7 +145,7 @@ impl Servers {
     ///
     /// # Errors
     /// The charges, unchanged, where they would have to be carried out together and cannot be.
-    pub(super) async fn charge(&self, asks: Asks, slot: u16) -> Result<Outcomes, Apart> {
+    pub(super) async fn charge(&self, asks: Asks, slot: u16, way: Way) -> Result<Outcomes, Apart> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
         let shard = match route.shard(slot) {
@@ -155,7 +156,7 @@ impl Servers {
             }
         };
         drop(route);
-        let answer = shard.charge(Request { asks, slot, asking: false }, deadline).await;
+        let answer = shard.charge(Request { asks, slot, way }, deadline).await;
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
@@ -205,20 +206,20 @@ impl Known {
         for _ in 0..MAX_REDIRECTIONS {
             let Some(Err(error)) = answer.outcomes.first() else { break };
             let Some(redirection) = self.redirection(error, &shard) else { break };
-            let (next, asking) = match redirection {
-                Redirection::Moved(server) => (self.server(&server, deadline).await, false),
-                Redirection::Ask(server) => (self.server(&server, deadline).await, true),
+            let (next, way) = match redirection {
+                Redirection::Moved(server) => (self.server(&server, deadline).await, Way::Together),
+                Redirection::Ask(server) => (self.server(&server, deadline).await, Way::Asking),
                 Redirection::TryAgain if is_together(&answer.asks) => return Err(Apart(answer.asks)),
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
-                    (self.route.load().shard(slot).cloned().unwrap_or(shard), false)
+                    (self.route.load().shard(slot).cloned().unwrap_or(shard), Way::Alone)
                 }
             };
             if Instant::now() >= deadline {
                 break;
             }
             shard = next;
-            answer = shard.charge(Request { asks: answer.asks, slot, asking }, deadline).await;
+            answer = shard.charge(Request { asks: answer.asks, slot, way }, deadline).await;
         }
         Ok(answer.outcomes)
     }

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::{Asks, Batch, Count, Replies};
+use super::batch::{Asks, Batch, Count, Replies, Way};
 use super::client::Access;
 use super::connection::{Connection, Script};
 use super::expiry::{Expiries, Expiry};
@@ -56,8 +56,7 @@ pub(super) struct Request {
     pub(super) asks: Asks,
     /// Where its counters lie in a Cluster, else 0.
     pub(super) slot: u16,
-    /// Whether the slot is on its way to this server.
-    pub(super) asking: bool,
+    pub(super) way: Way,
 }
 
 /// A request's charges back, and what became of each.
@@ -263,7 +262,6 @@ impl Worker {
             let overdue = self.unreachable("it took too long until there was time for it");
             let mut batch = Batch::new(self.clock);
             let mut sent = Vec::with_capacity(jobs.len());
-            let mut last_deadline = now;
             for job in jobs.drain(..) {
                 let Job { request, answer, deadline } = job;
                 // Nothing is charged for a caller that has gone.
@@ -275,16 +273,14 @@ impl Worker {
                     drop(answer.send(Answer { asks: request.asks, outcomes }));
                     continue;
                 }
-                last_deadline = last_deadline.max(deadline);
-                batch.add(&request.asks, request.slot, request.asking);
-                sent.push((request.asks, answer));
+                batch.add(&request.asks, request.slot, request.way);
+                let len = request.asks.len();
+                sent.push(Sent { asks: request.asks, len, deadline, answer: Some(answer) });
             }
-            if sent.is_empty() {
-                continue;
-            }
+            let Some(last_deadline) = sent.iter().map(|sent| sent.deadline).max() else { continue };
             self.connection.tried(last_deadline - now).await;
             let begun = Instant::now();
-            let replies = self.exchange(&batch, last_deadline).await;
+            let replies = self.exchange(&batch, &mut sent).await;
             self.adapt(begun.elapsed());
             self.see_to_new_counters(&batch, &replies);
             self.hand_out(&batch, &replies, sent);
@@ -296,14 +292,15 @@ impl Worker {
         }
     }
 
-    /// Sends the commands of `batch` in their order, and collects what is answered in time.
-    async fn exchange(&self, batch: &Batch, deadline: Instant) -> Replies<StoreError> {
+    /// Sends the commands of `batch` in their order, and collects what is answered in time. Whose own time
+    /// is over before that of the last one is told so at once.
+    async fn exchange(&self, batch: &Batch, sent: &mut [Sent]) -> Replies<StoreError> {
         let mut replies = Replies {
             counts: batch.counts.iter().map(|_| None).collect(),
             calls: batch.calls.iter().map(|_| None).collect(),
         };
         // Each command is sent when it is first polled, which is in this order.
-        let pending = FuturesUnordered::new();
+        let mut pending = FuturesUnordered::new();
         for (index, Count { key, hits, .. }) in batch.counts.iter().enumerate() {
             let reply = self.connection.count(key.clone(), *hits);
             pending.push(Either::Left(async move { Reply::Count(index, reply.await) }));
@@ -312,15 +309,23 @@ impl Worker {
             let reply = self.connection.run(&self.script, call);
             pending.push(Either::Right(async move { Reply::Call(index, reply.await) }));
         }
-        let collect = pending.for_each(|reply| {
-            match reply {
-                Reply::Count(index, reply) => put(&mut replies.counts, index, reply),
-                Reply::Call(index, reply) => put(&mut replies.calls, index, reply),
+        while let Some(deadline) = sent.iter().filter_map(Sent::waits_until).min() {
+            let collect = async {
+                while let Some(reply) = pending.next().await {
+                    match reply {
+                        Reply::Count(index, reply) => put(&mut replies.counts, index, reply),
+                        Reply::Call(index, reply) => put(&mut replies.calls, index, reply),
+                    }
+                }
+            };
+            if time::timeout_at(deadline, collect).await.is_ok() {
+                break;
             }
-            std::future::ready(())
-        });
-        // What was not answered by then is `None`.
-        drop(time::timeout_at(deadline, collect).await);
+            let given_up = self.no_answer();
+            for late in sent.iter_mut().filter(|sent| sent.deadline <= deadline) {
+                late.tell(|asks| failing(asks.len(), &given_up));
+            }
+        }
         replies
     }
 
@@ -348,24 +353,23 @@ impl Worker {
         }
     }
 
-    fn hand_out(
-        &self,
-        batch: &Batch,
-        replies: &Replies<StoreError>,
-        sent: Vec<(Asks, oneshot::Sender<Answer>)>,
-    ) {
-        let unanswered = || StoreError::Unanswered(self.connection.about("no answer in time"));
+    fn hand_out(&self, batch: &Batch, replies: &Replies<StoreError>, sent: Vec<Sent>) {
         let mut seen = batch.seen(replies);
-        for (asks, answer) in sent {
-            let outcomes = asks.iter().zip(seen.by_ref()).map(|(ask, seen)| match seen {
-                Some(Ok(seen)) => ask.reading(seen),
-                Some(Err(error)) => Err(error.clone()),
-                None => Err(unanswered()),
+        for mut sent in sent {
+            let of_its: SmallVec<[_; 2]> = seen.by_ref().take(sent.len).collect();
+            sent.tell(|asks| {
+                let outcomes = asks.iter().zip(of_its).map(|(ask, seen)| match seen {
+                    Some(Ok(seen)) => ask.reading(seen),
+                    Some(Err(error)) => Err(error.clone()),
+                    None => Err(self.no_answer()),
+                });
+                outcomes.collect()
             });
-            let outcomes = outcomes.collect();
-            // Whoever asked may have gone.
-            drop(answer.send(Answer { asks, outcomes }));
         }
+    }
+
+    fn no_answer(&self) -> StoreError {
+        StoreError::Unanswered(self.connection.about("no answer in time"))
     }
 
     /// Who waited meanwhile has waited long enough. If this was not the first time, nobody waits until
@@ -400,6 +404,32 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.queue.turn_away(true, &self.unreachable("it is given up"));
+    }
+}
+
+/// A request that is on its way.
+struct Sent {
+    asks: Asks,
+    /// How many asks it had when it was sent.
+    len: usize,
+    deadline: Instant,
+    /// `None` when it was answered.
+    answer: Option<oneshot::Sender<Answer>>,
+}
+
+impl Sent {
+    /// How long somebody waits for it.
+    fn waits_until(&self) -> Option<Instant> {
+        self.answer.as_ref().map(|_| self.deadline)
+    }
+
+    /// Answers it, unless it was.
+    fn tell(&mut self, outcomes: impl FnOnce(&Asks) -> Outcomes) {
+        if let Some(answer) = self.answer.take() {
+            let outcomes = outcomes(&self.asks);
+            // Whoever asked may have gone.
+            drop(answer.send(Answer { asks: std::mem::take(&mut self.asks), outcomes }));
+        }
     }
 }
 

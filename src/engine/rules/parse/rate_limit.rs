@@ -24,8 +24,12 @@ const REPLACES_FIELDS: &[&str] = &["name"];
 impl Parser<'_> {
     /// The limits of a rule that has several.
     pub(super) fn rate_limits(&mut self, name: &str, yaml: &Yaml) -> Vec<RateLimit> {
-        let Some(items) = self.list(name, yaml) else { return Vec::new() };
+        let items = self.list(name, yaml).unwrap_or_default();
         let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
+        if limits.is_empty() && items.iter().all(|item| matches!(item.value, Raw::Null)) {
+            let message = "'rate_limits' without a limit lets everything pass: write one, or leave it out";
+            self.error(yaml::place(yaml), message.to_owned());
+        }
         if let Some(one) = limits.get(MAX_LIMITS) {
             self.error(one.place, format!("a rule has {MAX_LIMITS} limits at the most"));
         }

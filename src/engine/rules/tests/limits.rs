@@ -172,7 +172,11 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
     ] {
         check(&text, expected);
     }
-    assert!(load(&several("")).is_empty(), "no limits are none");
+    for nothing in ["", "null"] {
+        check(&several(nothing), "4:18 'rate_limits' without a limit lets everything pass");
+    }
+    let itself = "{name: a, requests_per_unit: 1, unit: minute}, {requests_per_unit: 1, unit: hour, replaces: [{name: a}]}";
+    check(&several(itself), "4:119 replaces should not contain name of same descriptor");
 }
 
 #[test]
@@ -228,4 +232,13 @@ fn a_penalty_is_a_ladder_that_goes_up() {
     check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit means nothing");
     let unlimited = "    rate_limit: {unlimited: true}\n    penalty: {block: 1m}\n";
     check(&with_fields(unlimited), "5:14 'penalty' without a limit means nothing");
+    let two = |ladder: &str| {
+        format!(
+            "domain: d\ndescriptors:\n  - {{key: a, rate_limit: 5/minute, penalty: {{block: 1m, name: p, scope: \
+             [a]}}}}\n  - key: b\n    descriptors:\n      - {{key: a, rate_limit: 5/minute, penalty: {{{ladder}, \
+             name: p, scope: [a]}}}}\n"
+        )
+    };
+    load(&two("block: 1m"));
+    check(&two("block: 2m"), "6:49 another rule locks out the same under the name 'p'");
 }

@@ -32,7 +32,7 @@ fn found(rules: &Rules, request: &str) -> u32 {
 fn key(rules: &Rules, format: KeyFormat, request: &str) -> String {
     let entries = entries(request);
     let found = rules.domain(b"d").and_then(|domain| domain.find(&entries)).expect("a rule applies");
-    let domain = KeyDomain { name: b"d", hash_tag: None };
+    let domain = KeyDomain { name: b"d", hash_tag: None, only_limit: true };
     let key = KeyWriter::new(format, "").key(domain, &entries, Some(&found), Limit::per(1, Unit::Minute));
     String::from_utf8(key.to_vec()).expect("these are text")
 }
@@ -548,7 +548,7 @@ proptest! {
             let rules = load(&with_fields(&format!("{level}    rate_limit: 1/minute\n")));
             let entry = crate::engine::Entry { key: b"k", value: value.as_bytes() };
             let found = rules.domain(b"d").and_then(|domain| domain.find(&[entry])).expect("it takes the value");
-            let domain = KeyDomain { name: b"d", hash_tag: None };
+            let domain = KeyDomain { name: b"d", hash_tag: None, only_limit: true };
             KeyWriter::default().key(domain, &[entry], Some(&found), Limit::per(1, Unit::Minute))
         };
         prop_assert_eq!(of(&a) == of(&b), a == b);

@@ -107,6 +107,17 @@ impl Ask {
     }
 }
 
+/// How a request goes to its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// With whatever else is for its slot.
+    Together,
+    /// By itself: what else is for its slot cannot be carried out with it.
+    Alone,
+    /// By itself, and the server is told that the slot is on its way to it.
+    Asking,
+}
+
 /// The charges of one request that one server carries out.
 pub(super) type Asks = SmallVec<[Ask; 2]>;
 
@@ -178,8 +189,9 @@ impl Batch {
     }
 
     /// Adds a request whose counters lie in `slot`; its answers come after those of the requests before.
-    pub(super) fn add(&mut self, asks: &Asks, slot: u16, asking: bool) {
-        if asking {
+    pub(super) fn add(&mut self, asks: &Asks, slot: u16, way: Way) {
+        let asking = way == Way::Asking;
+        if way != Way::Together {
             self.calls.push(Call { asking, ..Call::default() });
             let call = self.calls.len() - 1;
             return self.add_to_call(asks, call, false);

@@ -126,7 +126,7 @@ fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
 
     let mut batch = Batch::default();
     for asks in &requests {
-        batch.add(asks, slot(&asks[0]), false);
+        batch.add(asks, slot(&asks[0]), Way::Together);
     }
     let mut counters = Counters::new();
     let mut replies = Replies::<()> { counts: Vec::new(), calls: Vec::new() };
@@ -176,7 +176,7 @@ fn hits_on_one_counter_are_one_command() {
     };
     let mut batch = Batch::default();
     for _ in 0..256 {
-        batch.add(&[ask.clone()].into_iter().collect(), 0, false);
+        batch.add(&[ask.clone()].into_iter().collect(), 0, Way::Together);
     }
     assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
     let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
