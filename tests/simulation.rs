@@ -90,6 +90,7 @@ async fn run(seed: u64) {
         metrics: stores::metrics(),
         keys: KeyWriter::default(),
         modes: Modes::default(),
+        candidate: None,
     };
     let mut model = Model::default();
     let mut rules = change_rules(&mut random, &mut model, None);

@@ -63,6 +63,7 @@ impl World {
             metrics: stores::metrics(),
             keys,
             modes,
+            candidate: None,
         };
         Self { limiter, clock }
     }
