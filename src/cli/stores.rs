@@ -68,8 +68,8 @@ pub(super) async fn open(
             // A candidate must not take the room that the rules in force need.
             let beside = settings.candidate.as_ref().map(|_| memory());
             let stores: Vec<_> = [&store].into_iter().chain(&beside).cloned().collect();
-            for swept in stores.iter().cloned() {
-                let now = Arc::clone(clock);
+            for swept in &stores {
+                let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
                 tokio::spawn(async move { swept.sweep(|| now.now()).await });
             }
             metrics.watch(Gauge::MemoryCounters, move || stores.iter().map(|store| store.len()).sum());

@@ -34,6 +34,7 @@ pub struct Candidate {
 }
 
 /// One of the two that are compared.
+#[derive(Clone, Copy)]
 pub(super) struct Side<'d, 'r> {
     /// The rules, where there are any.
     pub(super) rules: Option<&'d Rules>,
@@ -76,7 +77,7 @@ impl Candidate {
         let domain = String::from_utf8_lossy(request.domain);
         let rule = denial.rule.map_or(BROUGHT, |rule| &*rule.path);
         self.metrics.record_difference(comparison.outcome, &domain, rule);
-        if tracing::enabled!(Level::INFO)
+        if tracing::event_enabled!(Level::INFO)
             && let Some(unlogged) = self.sampler.admit(now)
         {
             log(request, [live.rules, other.rules], &comparison, unlogged);
