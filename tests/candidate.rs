@@ -214,6 +214,24 @@ async fn both_count_for_themselves_under_names_that_tell_them_apart() {
 }
 
 #[tokio::test]
+async fn redis_is_asked_for_both_at_once() {
+    let server = Redis::start().await;
+    let redis = RedisStore::connect(&server.settings()).expect("settings of use");
+    redis.ready(PATIENCE).await.expect("it was started just now");
+    let store: Arc<dyn Store> = Arc::new(redis);
+    // What takes the script is one call of it for all that go out together.
+    let both = "  - {key: user, charge: if_allowed, rate_limit: 1/minute}";
+    let world = World::new(&store, shop(both), Some(shop(both)));
+    world.check("redis", "user=a -> OK same").await;
+    server.command(["CONFIG", "RESETSTAT"]);
+    world.check("redis", "user=b -> OK same").await;
+    let stats = server.command(["INFO", "commandstats"]);
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:")).expect("it was called");
+    assert!(calls.starts_with("calls=1,"), "{calls}");
+    assert_eq!(server.len(), 4, "two counters each");
+}
+
+#[tokio::test]
 async fn a_lockout_of_one_locks_nobody_out_of_the_other() {
     let live = "  - {key: login, rate_limit: 2/minute}";
     let tried = "  - {key: login, rate_limit: 2/minute, penalty: {block: 5m, forget: 1h, name: lockout}}";

@@ -76,14 +76,15 @@ impl Limiter {
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
-        // In a box, so that a request takes no more room where there is no candidate.
-        let trial = Box::pin(async {
+        let trial = async {
             let trial = plan(others?, request, &candidate.keys);
             let charges = self::charges(&trial, &self.modes);
             let readings = candidate.charge(&charges, now, self.until(deadline)).await?;
             Some(judge(trial, readings, &self.modes))
-        });
-        let (readings, trial) = join(self.charge(&charges, now, deadline), trial).await;
+        };
+        // In a box, so that a request takes no more room where there is no candidate.
+        let both = Box::pin(join(self.charge(&charges, now, deadline), trial));
+        let (readings, trial) = both.await;
         // What is decided without a store says nothing of the rules.
         let is_counted = readings.iter().all(Result::is_ok);
         let decision = self.judge(live, &charges, readings, now);
