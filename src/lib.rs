@@ -17,15 +17,16 @@
 //! What the store failed to count gets the reading that its rule asks for then ([`store::fallback`]).
 //! [`limiter::Limiter::decide`] is the middle of it on one page; the two ends are `server::wire`. The
 //! time is read once and the rules are one snapshot from beginning to end. gRPC and HTTP go the same
-//! way.
+//! way. Where there is a candidate, rules that are tried out, it goes that way beside those in force up to
+//! `judge`, on counters of its own, and both decisions are compared ([`engine::compare`]).
 //!
 //! # Code map
 //!
 //! | where | what |
 //! |---|---|
-//! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`] |
+//! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`], [`engine::compare`] |
 //! | [`store`] | the trait [`store::Store`] and the two that implement it, memory and Redis; what to do when one fails |
-//! | [`limiter`] | where the core meets the store, the clock and the metrics |
+//! | [`limiter`] | where the core meets the store, the clock and the metrics; the candidate |
 //! | [`provider`] | where rules come from: watched files |
 //! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
 //! | [`telemetry`] | logs, traces, metrics |
@@ -59,6 +60,7 @@
 //!   memory otherwise.
 //! - No input panics. Every number from outside has a bound: see [`engine::request`] and
 //!   [`settings`].
+//! - A candidate changes no answer, whatever is wrong with it.
 //! - A call whose outcome is unknown is never repeated: it may have been counted.
 
 pub mod cli;

@@ -8,6 +8,8 @@
 
 mod answers;
 mod calendar;
+mod candidate;
+mod candidate_service;
 mod cli;
 mod conformance;
 mod docs;

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::CompileOptions;
 use tollgate::engine::{Entry, Rules, Timestamp};
-use tollgate::provider::files::{FileProvider, FileSettings};
+use tollgate::provider::files::{FileProvider, FileSettings, Role};
 use tollgate::provider::{Handle, Status};
 
 use crate::support::PATIENCE;
@@ -55,7 +55,7 @@ impl Provider {
         let counters: (Arc<AtomicUsize>, Arc<AtomicUsize>) =
             (Arc::clone(&good_loads), Arc::clone(&bad_loads));
         let (provider, handle) = FileProvider::load(
-            FileSettings { path: path.to_owned(), compile, poll_interval },
+            FileSettings { path: path.to_owned(), role: Role::Live, compile, poll_interval },
             Arc::clone(&rules),
             Arc::new(ManualClock::new(NOW)),
             move |status| {

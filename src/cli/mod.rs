@@ -2,6 +2,7 @@
 
 mod check;
 mod query;
+mod rules;
 mod serve;
 mod stores;
 

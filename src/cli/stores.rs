@@ -45,6 +45,8 @@ pub(super) struct Stores {
 /// Where one core counts.
 pub(super) struct StoreOfCore {
     pub(super) store: Arc<dyn Store>,
+    /// Where a candidate counts.
+    pub(super) beside: Arc<dyn Store>,
     /// Ends when it can be reached, or when nobody should wait for that any longer.
     pub(super) ready: BoxFuture<'static, ()>,
     /// What to do when the last call was answered.
@@ -66,15 +68,24 @@ pub(super) async fn open(
     tokio::spawn(async move { swept.local().sweep(|| now.now()).await });
     match &settings.store {
         StoreSettings::Memory => {
-            let store = Arc::new(MemoryStore::new(settings.memory));
-            let counted = Arc::clone(&store);
-            metrics.watch(Gauge::MemoryCounters, move || counted.len());
-            let (swept, now) = (Arc::clone(&store), Arc::clone(clock));
-            tokio::spawn(async move { swept.sweep(|| now.now()).await });
+            let memory = || Arc::new(MemoryStore::new(settings.memory));
+            let store = memory();
+            // A candidate must not take the room that the rules in force need.
+            let beside = settings.candidate.as_ref().map(|_| memory());
+            let stores: Vec<_> = [&store].into_iter().chain(&beside).cloned().collect();
+            for swept in &stores {
+                let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
+                tokio::spawn(async move { swept.sweep(|| now.now()).await });
+            }
+            metrics.watch(Gauge::MemoryCounters, move || stores.iter().map(|store| store.len()).sum());
             let lockouts = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
-            let make =
-                move || StoreOfCore { store: Arc::clone(&store) as _, ready: nothing(), settle: nothing() };
+            let make = move || StoreOfCore {
+                store: Arc::clone(&store) as _,
+                beside: Arc::clone(beside.as_ref().unwrap_or(&store)) as _,
+                ready: nothing(),
+                settle: nothing(),
+            };
             Ok(Stores { make: Box::new(make), lockouts, fallback, patience: Duration::ZERO, reached: None })
         }
         StoreSettings::Redis(redis) => open_redis(redis, fallback, metrics).await,
@@ -118,7 +129,7 @@ async fn open_redis(
                 tracing::warn!("Redis did not learn how long the last counters are to live");
             }
         };
-        StoreOfCore { store, ready: ready.boxed(), settle: settle.boxed() }
+        StoreOfCore { beside: Arc::clone(&store) as _, store, ready: ready.boxed(), settle: settle.boxed() }
     };
     Ok(Stores { make: Box::new(make), lockouts, fallback, patience: settings.all.call_timeout, reached })
 }

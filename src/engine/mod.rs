@@ -6,6 +6,7 @@
 
 pub mod algorithm;
 pub mod calendar;
+pub mod compare;
 pub mod judge;
 pub mod key;
 pub mod limit;

@@ -46,8 +46,8 @@ impl Timestamp {
 /// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch;
 /// or those of a [`Calendar`].
 ///
-/// Every counter in memory has one, so that it is a single number: below [`CALENDAR`] the length in seconds,
-/// and above it a calendar.
+/// Every counter in memory has one, so that it is a single number: below 2^31 the length in seconds, and
+/// above it a calendar.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window(u32);
 

@@ -30,11 +30,22 @@ const QUIET: Duration = Duration::from_millis(100);
 /// It begins after so long even where changes do not end.
 const UNQUIET_MAX: Duration = Duration::from_secs(1);
 
+/// What rules are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Requests are decided by them.
+    Live,
+    /// They are compared with those that requests are decided by.
+    Candidate,
+}
+
 /// Where rules are, and how they are put together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSettings {
     /// A directory of files, or a file.
     pub path: PathBuf,
+    /// What for, which the log tells.
+    pub role: Role,
     /// How files are put together.
     pub compile: CompileOptions,
     /// How often to look at the files even where nothing was told of a change. More than zero.
@@ -60,9 +71,10 @@ impl FileProvider {
     ) -> (Self, Handle) {
         let wake = Arc::new(Notify::new());
         let (status, seen) = watch::channel(Status::default());
-        let FileSettings { path, compile: options, poll_interval } = settings;
+        let FileSettings { path, role, compile: options, poll_interval } = settings;
         let mut loader = Loader {
             path,
+            role,
             options,
             rules,
             clock,
@@ -107,6 +119,7 @@ async fn settle(wake: &Notify) {
 
 struct Loader {
     path: PathBuf,
+    role: Role,
     options: CompileOptions,
     rules: Arc<ArcSwapOption<Rules>>,
     clock: Arc<dyn Clock>,
@@ -133,7 +146,10 @@ impl Loader {
         let mut status = Status { error, ..self.status.borrow().clone() };
         if let Some((files, rules)) = update.good {
             for warning in &rules.warnings {
-                tracing::warn!(%warning, "a rule may not mean what it says");
+                match self.role {
+                    Role::Live => tracing::warn!(%warning, "a rule may not mean what it says"),
+                    Role::Candidate => tracing::warn!(%warning, "a candidate rule may not mean what it says"),
+                }
             }
             status.domains = rules.domains().count();
             status.rules = rules.len();
@@ -141,22 +157,33 @@ impl Loader {
             self.rules.store(Some(Arc::new(rules)));
             self.in_force = files;
         }
-        tell(&status, update.errors.0.len());
+        tell(self.role, &status, update.errors.0.len());
         (self.on_load)(&status);
         self.status.send_replace(status);
     }
 }
 
-fn tell(status: &Status, mistakes: usize) {
+fn tell(role: Role, status: &Status, mistakes: usize) {
     let Status { domains, rules, .. } = *status;
-    match &status.error {
-        None => tracing::info!(domains, rules, "rules are in force"),
-        Some(error) => tracing::error!(
+    match (&status.error, role) {
+        (None, Role::Live) => tracing::info!(domains, rules, "rules are in force"),
+        (None, Role::Candidate) => {
+            tracing::info!(domains, rules, "candidate rules are compared with those in force");
+        }
+        (Some(error), Role::Live) => tracing::error!(
             domains,
             rules,
             mistakes,
             %error,
             "not all rules as written can be used; in place of the others the last good ones are in force"
+        ),
+        (Some(error), Role::Candidate) => tracing::error!(
+            domains,
+            rules,
+            mistakes,
+            %error,
+            "not all candidate rules as written can be used; in place of the others the last good ones are \
+             compared. What is in force is not touched by this"
         ),
     }
 }

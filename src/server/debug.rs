@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -18,6 +18,7 @@ const INDEX: &str = "\
 /healthcheck is on the HTTP port. Here:
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
+/rlconfig?candidate  those of CANDIDATE_CONFIG, in the same way
 /lockouts  who is locked out; 'DELETE /lockouts/ID' lets one in again
 /stats     every counter, a line each
 /metrics   the same for Prometheus
@@ -27,6 +28,8 @@ const INDEX: &str = "\
 #[derive(Clone)]
 pub(super) struct Debug {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
+    /// Those that they are compared with, where there are to be any.
+    pub(super) candidate: Option<Arc<ArcSwapOption<Rules>>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutDesk,
 }
@@ -47,9 +50,14 @@ pub(super) fn metrics_router(debug: Debug, path: &str) -> Router {
     Router::new().route(path, get(prometheus)).with_state(debug)
 }
 
-async fn rlconfig(State(debug): State<Debug>, headers: HeaderMap) -> Response {
-    let rules = debug.rules.load_full();
-    match rules {
+async fn rlconfig(State(debug): State<Debug>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let asks_for_candidate = query.is_some_and(|query| query.split(['&', '=']).next() == Some("candidate"));
+    let rules = match (&debug.candidate, asks_for_candidate) {
+        (_, false) => &debug.rules,
+        (Some(candidate), true) => candidate,
+        (None, true) => return (StatusCode::NOT_FOUND, "CANDIDATE_CONFIG is not set\n").into_response(),
+    };
+    match rules.load_full() {
         None => (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response(),
         Some(rules) if wants_json(&headers) => json_response(StatusCode::OK, rules.dump_json().to_string()),
         Some(rules) => rules.dump_text().into_response(),

@@ -82,6 +82,8 @@ pub struct ServeSettings {
 pub struct Parts {
     /// The rules in force, for those who ask what they are.
     pub rules: Arc<ArcSwapOption<Rules>>,
+    /// Those that they are compared with, where there are to be any: for the same.
+    pub candidate_rules: Option<Arc<ArcSwapOption<Rules>>>,
     /// How the last load of rules went.
     pub rules_status: watch::Receiver<provider::Status>,
     /// Whether the store can be reached, where the service is to be ready only then.
@@ -187,7 +189,12 @@ pub async fn run(
 
     let mut helpers = JoinSet::new();
     helpers.spawn(health.clone().report());
-    let debug = Debug { rules: parts.rules, metrics: parts.metrics, lockouts: parts.lockouts };
+    let debug = Debug {
+        rules: parts.rules,
+        candidate: parts.candidate_rules,
+        metrics: parts.metrics,
+        lockouts: parts.lockouts,
+    };
     if let Some((listener, path)) = listeners.prometheus {
         helpers.spawn(serve_operators(listener, debug::metrics_router(debug.clone(), &path)));
     }

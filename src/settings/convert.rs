@@ -1,5 +1,6 @@
 //! From what was typed to what it means.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
-use super::{RawSettings, Settings, StoreSettings, foreign, redis};
+use super::{CandidateSettings, RawSettings, Settings, StoreSettings, foreign, redis};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
-use crate::provider::files::FileSettings;
+use crate::provider::files::{FileSettings, Role};
 use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings, ServeSettings,
 };
@@ -31,6 +32,8 @@ const RUNTIME_APPDIRECTORY: &str = "config";
 const LOCAL_RULES: &str = "config";
 /// Shorter secrets can be guessed, and with them what was hashed.
 const HASH_KEY_BYTES_MIN: usize = 16;
+/// What the keys of a candidate's counters begin with, after `CACHE_KEY_PREFIX`.
+const CANDIDATE_PREFIX: &str = "candidate/";
 /// How often rule files are looked at even where nothing was told of a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -45,10 +48,12 @@ pub(super) fn convert(
 ) -> Result<Settings, Mistakes> {
     let mut reader = Reader::default();
     let store = store(raw, &mut reader);
+    let rules = rules(&raw.rules, &raw.counters, exists, &mut reader);
     let settings = Settings {
         listen: listen(&raw.listeners, &raw.metrics, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
-        rules: rules(&raw.rules, &raw.counters, exists, &mut reader),
+        candidate: candidate(raw, &rules, &store, &mut reader),
+        rules,
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &store, &mut reader),
@@ -137,6 +142,7 @@ fn rules(
     let on_backend_failure = reader.choice("ON_BACKEND_FAILURE", &counters.on_backend_failure, &policies);
     FileSettings {
         path: rules_path(raw, exists),
+        role: Role::Live,
         compile: CompileOptions {
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
             charge: if only_if_allowed { ChargeMode::IfAllowed } else { ChargeMode::Always },
@@ -145,6 +151,36 @@ fn rules(
         },
         poll_interval: RULES_POLL_INTERVAL,
     }
+}
+
+fn candidate(
+    raw: &RawSettings,
+    live: &FileSettings,
+    store: &StoreSettings,
+    reader: &mut Reader,
+) -> Option<CandidateSettings> {
+    let path = PathBuf::from(raw.rules.candidate_config.as_ref()?);
+    if is_read_below(&live.path, &path) {
+        let found = Some(path.to_string_lossy());
+        reader.refuse(
+            "CANDIDATE_CONFIG",
+            "a path outside the rules' own: what is below that is in force",
+            found.as_deref(),
+        );
+    }
+    let prefix = format!("{}{CANDIDATE_PREFIX}", raw.counters.cache_key_prefix);
+    Some(CandidateSettings {
+        files: FileSettings { path, role: Role::Candidate, ..live.clone() },
+        keys: key_writer(KeyFormat::Native, &prefix, store),
+    })
+}
+
+/// Whether what is at `path` is read with the rules of `live`. Names that begin with a dot are passed over.
+fn is_read_below(live: &Path, path: &Path) -> bool {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (live, path) = (absolute(live), absolute(path));
+    let is_passed_over = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
+    path.strip_prefix(live).is_ok_and(|rest| !rest.iter().any(is_passed_over))
 }
 
 fn hash_key(raw: &RawCounters, reader: &mut Reader) -> Option<HashKey> {
@@ -213,7 +249,11 @@ fn keys(raw: &RawCounters, store: &StoreSettings, reader: &mut Reader) -> KeyWri
     let prefix = reader.read("CACHE_KEY_PREFIX", &raw.cache_key_prefix, expected, |text| {
         (!text.contains("{}")).then(|| text.to_owned())
     });
-    let keys = KeyWriter::new(format, &prefix.unwrap_or_default());
+    key_writer(format, &prefix.unwrap_or_default(), store)
+}
+
+fn key_writer(format: KeyFormat, prefix: &str, store: &StoreSettings) -> KeyWriter {
+    let keys = KeyWriter::new(format, prefix);
     if store.is_cluster() { keys.for_cluster() } else { keys }
 }
 

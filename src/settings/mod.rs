@@ -40,6 +40,8 @@ pub struct Settings {
     pub serve: ServeSettings,
     /// Where rules come from.
     pub rules: FileSettings,
+    /// Rules to compare those with; `None` where there are to be none.
+    pub candidate: Option<CandidateSettings>,
     /// What is told besides the decision.
     pub answers: AnswerSettings,
     /// Requests that one core works on at a time, at the most.
@@ -62,6 +64,15 @@ pub struct Settings {
     pub traces: Option<TraceSettings>,
     /// What was set and has no effect.
     pub ignored: Vec<Ignored>,
+}
+
+/// Rules to try out.
+#[derive(Debug)]
+pub struct CandidateSettings {
+    /// Where they come from.
+    pub files: FileSettings,
+    /// How their counters are named: as nothing of the rules in force is.
+    pub keys: KeyWriter,
 }
 
 /// Where counters live.

@@ -83,6 +83,11 @@ pub(super) struct RawRules {
     /// else `/srv/runtime_data/current/config`, where that exists; else `config`.
     #[arg(long = "rules", env, value_name = "PATH")]
     pub(super) rules_path: Option<String>,
+    /// Directory of rule files, or one file, to try out: a whole set of rules that is counted by itself
+    /// beside the one in force, compared with it, and never enforced. In memory its counters take as much
+    /// room again at the most. Not below the rules' path, whose files are in force. Unset: none.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) candidate_config: Option<String>,
     /// First part of the rules' path: `<root>/<subdirectory>/<appdirectory>`.
     /// Unset: `/srv/runtime_data/current`.
     #[arg(long, env, value_name = "PATH")]

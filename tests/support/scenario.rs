@@ -63,6 +63,7 @@ impl World {
             metrics: stores::metrics(),
             keys,
             modes,
+            candidate: None,
         };
         Self { limiter, clock }
     }
@@ -115,7 +116,7 @@ fn add(sum: &mut Tally, decision: &Decision<'_>) {
 }
 
 /// `key=value,key=value`, `*hits` behind it.
-fn descriptor(text: &str) -> Descriptor<'_> {
+pub(crate) fn descriptor(text: &str) -> Descriptor<'_> {
     let (text, hits) = text.split_once('*').unwrap_or((text, "1"));
     let hits: i64 = hits.parse().expect("a number of hits");
     let count = u32::try_from(hits.unsigned_abs()).expect("few hits");

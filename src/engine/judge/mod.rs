@@ -62,8 +62,18 @@ impl<'r> Decision<'r> {
     pub fn denial(&self) -> Option<&Status<'r>> {
         match self.code {
             Code::Ok => None,
-            Code::OverLimit => self.statuses.get(self.binding?),
+            Code::OverLimit => self.told(),
         }
+    }
+
+    /// The status to tell of where there is room for one; `None` where no limit applied.
+    pub fn told(&self) -> Option<&Status<'r>> {
+        self.statuses.get(self.binding?)
+    }
+
+    /// What the rules say of the request, whether or not the global shadow mode lets it pass.
+    pub const fn ruled(&self) -> Code {
+        if self.shadowed { Code::OverLimit } else { self.code }
     }
 }
 

@@ -129,6 +129,11 @@ impl Normalize {
         Ok(Self { steps, key: key.map(|HashKey(key)| hmac::Key::new(hmac::HMAC_SHA256, key)) })
     }
 
+    /// Whether values are counted by their hash.
+    pub const fn hashes(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// The value to match.
     pub fn matched<'a>(&self, value: &'a [u8]) -> Text<'a> {
         self.steps.iter().fold(Text::Borrowed(value), |text, step| match *step {

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::Rule;
@@ -126,6 +127,14 @@ impl Domain {
         self.hash_tag
     }
 
+    /// The keys whose values are counted by their hash, at whatever level, and what is done to them. It
+    /// looks at every rule: this is not for each request.
+    pub fn hashed_keys(&self) -> HashMap<&str, &Normalize> {
+        let mut hashed = HashMap::new();
+        self.children.add_hashed_keys(&mut hashed);
+        hashed
+    }
+
     /// The rule at exactly the depth of the last entry, if there is one there.
     pub fn find<'a>(&self, entries: &[Entry<'a>]) -> Option<Match<'_, 'a>> {
         let mut path = SmallVec::<[Step<'_, 'a>; 4]>::new();
@@ -193,6 +202,15 @@ impl Children {
     /// What is done to the values of `key` first.
     pub(super) fn normalize(&self, key: &str) -> Option<&Normalize> {
         self.by_key.get(key.as_bytes())?.normalize()
+    }
+
+    fn add_hashed_keys<'r>(&'r self, hashed: &mut HashMap<&'r str, &'r Normalize>) {
+        for node in self.nodes() {
+            if let Some(normalize) = self.normalize(&node.key).filter(|normalize| normalize.hashes()) {
+                hashed.insert(&node.key, normalize);
+            }
+            node.children.add_hashed_keys(hashed);
+        }
     }
 
     pub(super) fn of_key(&mut self, key: &str) -> &mut Siblings {

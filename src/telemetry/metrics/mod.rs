@@ -5,13 +5,14 @@
 //! the compiled rules and read when somebody asks. No series comes from a request's bytes unless the
 //! rule asks for it, and those are bounded ([`MetricsSettings::max_named_series`]).
 
+mod candidate;
 mod histogram;
 mod named;
 mod series;
 mod text;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -21,6 +22,8 @@ use crate::engine::tally::{StatsRef, Tally};
 use crate::engine::{Decision, Rules, StatsPath, Timestamp};
 use histogram::Histogram;
 use named::NamedCounts;
+
+pub use candidate::CandidateMetrics;
 
 /// What the operator says of metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct Metrics {
     config_loaded_at_secs: AtomicU64,
     /// A lock that only start-up and scrapes take.
     watched: Mutex<Vec<Watched>>,
+    /// Set at start-up, where there is one.
+    candidate: OnceLock<Arc<CandidateMetrics>>,
 }
 
 #[derive(Default)]
@@ -114,6 +119,11 @@ impl Metrics {
     /// Reads `gauge` with `read` from now on.
     pub fn watch(&self, gauge: Gauge, read: impl Fn() -> usize + Send + Sync + 'static) {
         self.watched.lock().push(Watched { gauge, read: Box::new(read) });
+    }
+
+    /// Shows what `candidate` counts among the others from now on. There is one candidate at the most.
+    pub fn show_candidate(&self, candidate: &Arc<CandidateMetrics>) {
+        self.candidate.get_or_init(|| Arc::clone(candidate));
     }
 
     /// Counts a call, refused ones included, and how long its answer took.

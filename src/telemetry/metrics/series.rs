@@ -61,6 +61,7 @@ impl Metrics {
     pub(super) fn families(&self) -> Vec<Family> {
         let mut families = self.reference_families();
         families.extend(self.own_families());
+        families.extend(self.candidate.get().into_iter().flat_map(|candidate| candidate.families()));
         families
     }
 
@@ -225,7 +226,7 @@ impl Metrics {
 
 impl Family {
     /// The family with one point, which has no labels.
-    fn of(self, flat: &str, value: u64) -> Self {
+    pub(super) fn of(self, flat: &str, value: u64) -> Self {
         Self { points: vec![Point { labels: Labels::new(), flat: flat.to_owned(), value }], ..self }
     }
 }
@@ -234,11 +235,11 @@ fn local_cache(name: &str, value: u64) -> Point {
     Point { labels: Labels::new(), flat: format!("ratelimit.localcache.{name}"), value }
 }
 
-const fn counter(name: &'static str, help: &'static str) -> Family {
+pub(super) const fn counter(name: &'static str, help: &'static str) -> Family {
     Family { name, help, kind: MetricType::COUNTER, points: Vec::new() }
 }
 
-const fn gauge(name: &'static str, help: &'static str) -> Family {
+pub(super) const fn gauge(name: &'static str, help: &'static str) -> Family {
     Family { name, help, kind: MetricType::GAUGE, points: Vec::new() }
 }
 
@@ -246,6 +247,6 @@ fn method() -> Labels {
     vec![("grpc_method", "ShouldRateLimit".to_owned())]
 }
 
-fn read(counter: &AtomicU64) -> u64 {
+pub(super) fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }

@@ -1,0 +1,100 @@
+//! Two decisions on one request, side by side: what the rules in force say, and what others would.
+
+use super::judge::{Code, Decision, Status};
+
+/// How the decision of other rules differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both let the request pass, or both deny it.
+    Same,
+    /// The others deny what passes.
+    Stricter,
+    /// The others let pass what is denied.
+    Looser,
+}
+
+impl Outcome {
+    /// Its name, in metrics and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Stricter => "stricter",
+            Self::Looser => "looser",
+        }
+    }
+}
+
+/// What came of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct Comparison<'d> {
+    /// How they differ.
+    pub outcome: Outcome,
+    /// Where they do, the status that denies, on the one side that does.
+    pub denial: Option<&'d Status<'d>>,
+    /// Where they do, the status to tell of on the side that lets it pass; `None` where no limit applies
+    /// there.
+    pub passing: Option<&'d Status<'d>>,
+}
+
+/// Compares what the rules say. The global shadow mode, which lets pass whatever they say, makes no
+/// difference here: rules are compared, not what is enforced of them.
+pub fn compare<'d>(live: &'d Decision<'_>, other: &'d Decision<'_>) -> Comparison<'d> {
+    let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) = (live.told(), other.told());
+    let (outcome, denial, passing) = match (live.ruled(), other.ruled()) {
+        (Code::Ok, Code::OverLimit) => (Outcome::Stricter, of_other, of_live),
+        (Code::OverLimit, Code::Ok) => (Outcome::Looser, of_live, of_other),
+        (Code::Ok, Code::Ok) | (Code::OverLimit, Code::OverLimit) => (Outcome::Same, None, None),
+    };
+    Comparison { outcome, denial, passing }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+
+    use super::*;
+
+    fn decision(code: Code, shadowed: bool, remaining: u32) -> Decision<'static> {
+        let status = Status {
+            code,
+            rule: None,
+            limit: None,
+            name: None,
+            locked_out: false,
+            remaining,
+            reset: None,
+            counted: None,
+        };
+        let statuses = SmallVec::from_iter([status]);
+        Decision { code, shadowed, domain_known: true, statuses, binding: Some(0) }
+    }
+
+    #[test]
+    fn what_the_rules_say_is_compared_and_the_side_that_denies_is_told() {
+        let passes = || decision(Code::Ok, false, 3);
+        let denies = || decision(Code::OverLimit, false, 0);
+        let shadowed = || decision(Code::Ok, true, 0);
+        for (live, other, expected) in [
+            (passes(), passes(), (Outcome::Same, None, None)),
+            (denies(), denies(), (Outcome::Same, None, None)),
+            (shadowed(), denies(), (Outcome::Same, None, None)),
+            (shadowed(), shadowed(), (Outcome::Same, None, None)),
+            (passes(), denies(), (Outcome::Stricter, Some(0), Some(3))),
+            (passes(), shadowed(), (Outcome::Stricter, Some(0), Some(3))),
+            (denies(), passes(), (Outcome::Looser, Some(0), Some(3))),
+            (shadowed(), passes(), (Outcome::Looser, Some(0), Some(3))),
+        ] {
+            let Comparison { outcome, denial, passing } = compare(&live, &other);
+            let remaining = |status: Option<&Status<'_>>| status.map(|status| status.remaining);
+            assert_eq!((outcome, remaining(denial), remaining(passing)), expected, "{live:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_limit_on_the_side_that_passes_there_is_nothing_to_tell_of_it() {
+        let unlimited = Decision { binding: None, ..decision(Code::Ok, false, 0) };
+        let denies = decision(Code::OverLimit, false, 0);
+        let comparison = compare(&denies, &unlimited);
+        assert!(comparison.denial.is_some() && comparison.passing.is_none());
+    }
+}

@@ -1,0 +1,182 @@
+//! Where the pure core meets the world: the rules in force, the store, the clock and the metrics.
+
+mod candidate;
+mod sampler;
+mod shown;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::{ArcSwapOption, Guard};
+use futures_util::future::join;
+use smallvec::SmallVec;
+use tokio::time::{self, Instant};
+
+use crate::clock::Clock;
+use crate::engine::judge::judge;
+use crate::engine::plan::{Limited, Plan, plan};
+use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::store::fallback::Fallback;
+use crate::store::{Charge, Lockout, Readings, Store, StoreError};
+use crate::telemetry::metrics::{Metrics, StoreFailure};
+
+pub use candidate::Candidate;
+pub use sampler::Sampler;
+
+use candidate::Side;
+
+/// Decides requests.
+pub struct Limiter {
+    /// The rules in force; none before the first ones are loaded.
+    pub rules: Arc<ArcSwapOption<Rules>>,
+    /// Where counters live.
+    pub store: Arc<dyn Store>,
+    /// What to do while they cannot be reached.
+    pub fallback: Arc<Fallback>,
+    /// How long the store may take at the most; then it fails by itself. Zero where it never waits.
+    pub patience: Duration,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Where what happened is counted.
+    pub metrics: Arc<Metrics>,
+    /// How counters are named.
+    pub keys: KeyWriter,
+    /// What the operator set for every rule at once.
+    pub modes: Modes,
+    /// Rules to compare those in force with, where there are any.
+    pub candidate: Option<Candidate>,
+}
+
+impl Limiter {
+    /// The rules in force now. A decision and its answer are made from one snapshot.
+    pub fn rules(&self) -> Guard<Option<Arc<Rules>>> {
+        self.rules.load()
+    }
+
+    /// Decides `request`: what applies to it, what the counters say, what that means. Whoever asks waits
+    /// until `deadline`, and for no store longer than that.
+    ///
+    /// A candidate goes the same way at the same time, so that one batch may carry the charges of both; its
+    /// decision is compared with this one, and nothing else comes of it.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the store did not count, and a rule says to fail then; nothing is decided.
+    pub async fn decide<'r>(
+        &self,
+        rules: &'r Rules,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'r>, StoreError> {
+        let now = self.clock.now();
+        let live = plan(rules, request, &self.keys);
+        let charges = charges(&live, &self.modes);
+        let Some(candidate) = &self.candidate else {
+            let readings = self.charge(&charges, now, deadline).await;
+            return self.judge(live, &charges, readings, now);
+        };
+        let others = candidate.rules.load();
+        let others = others.as_deref();
+        let trial = async {
+            let trial = plan(others?, request, &candidate.keys);
+            let charges = self::charges(&trial, &self.modes);
+            let readings = candidate.charge(&charges, now, self.end_of_patience(deadline)).await?;
+            Some(judge(trial, readings, &self.modes))
+        };
+        // In a box, so that a request takes no more room where there is no candidate.
+        let both = Box::pin(join(self.charge(&charges, now, deadline), trial));
+        let (readings, trial) = both.await;
+        // What is decided without a store says nothing of the rules.
+        let is_counted = readings.iter().all(Result::is_ok);
+        let decision = self.judge(live, &charges, readings, now);
+        candidate.compare(
+            request,
+            Side { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
+            Side { rules: others, decision: trial.as_ref() },
+            now,
+        );
+        decision
+    }
+
+    /// What the store's readings mean, or where it failed what the rules say.
+    fn judge<'r>(
+        &self,
+        plan: Plan<'r>,
+        charges: &[Charge],
+        readings: Readings,
+        now: Timestamp,
+    ) -> Result<Decision<'r>, StoreError> {
+        let readings = self.fallback.resolve(charges, readings, now)?;
+        let decision = judge(plan, readings, &self.modes);
+        self.metrics.record_decision(&decision);
+        Ok(decision)
+    }
+
+    /// When to wait no longer for what is asked now, whether or not it gives up by itself.
+    fn end_of_patience(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let patience = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
+        deadline.into_iter().chain(patience).min()
+    }
+
+    /// When to wait no longer for a store that is asked now, if that is before it gives up by itself.
+    fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
+        deadline.filter(|deadline| *deadline < Instant::now() + self.patience)
+    }
+
+    /// Asks the store, if there is anything to ask, and takes note of how that went.
+    async fn charge(&self, charges: &[Charge], now: Timestamp, deadline: Option<Instant>) -> Readings {
+        if charges.is_empty() {
+            return Readings::new();
+        }
+        let asked = Instant::now();
+        let readings = ask(&*self.store, charges, now, self.until(deadline)).await;
+        self.metrics.record_store_latency(asked.elapsed());
+        if let Some(error) = readings.iter().find_map(|reading| reading.as_ref().err()) {
+            self.metrics.record_store_failure(failure(error));
+        }
+        readings
+    }
+}
+
+/// What `plan` asks of the store.
+fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
+    plan.limited().flat_map(|limited| charges_of(limited, modes)).collect()
+}
+
+fn charges_of<'l>(limited: &'l Limited<'_>, modes: &Modes) -> impl Iterator<Item = Charge> + use<'l> {
+    // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
+    let vote = if modes.shadow_mode { Vote::Shadow } else { limited.vote(modes) };
+    let Limited { counters, lockout, hits, mode, on_failure, .. } = limited;
+    let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
+    let lockout =
+        lockout.map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
+    counters.iter().map(move |counter| Charge {
+        key: counter.key.clone(),
+        limit: counter.limit,
+        hits: *hits,
+        mode: *mode,
+        vote,
+        lockout: lockout.clone(),
+        on_failure: *on_failure,
+    })
+}
+
+/// Asks `store`, and waits no longer than `until`.
+async fn ask(store: &dyn Store, charges: &[Charge], now: Timestamp, until: Option<Instant>) -> Readings {
+    let charging = store.charge(charges, now);
+    match until {
+        None => charging.await,
+        Some(until) => time::timeout_at(until, charging).await.unwrap_or_else(|_| {
+            let late = StoreError::Unanswered("the caller would not have waited".to_owned());
+            charges.iter().map(|_| Err(late.clone())).collect()
+        }),
+    }
+}
+
+const fn failure(error: &StoreError) -> StoreFailure {
+    match error {
+        StoreError::Full { .. } => StoreFailure::Full,
+        StoreError::Unreachable(_) => StoreFailure::Unreachable,
+        StoreError::Unanswered(_) => StoreFailure::Unanswered,
+        StoreError::Refused(_) => StoreFailure::Refused,
+    }
+}

@@ -1,0 +1,122 @@
+//! A request's descriptors as a line of text for a log: bounded, and without what rules say is secret.
+
+use crate::engine::rules::{Domain, Normalize};
+use crate::engine::{Descriptor, Request};
+
+/// Bytes of one key or value that are shown, at the most.
+const TEXT_BYTES_MAX: usize = 128;
+/// Bytes after which no more entries are.
+const LINE_BYTES_MAX: usize = 1024;
+/// What stands for the rest.
+const REST: char = '…';
+
+/// `user=alice; path=/login,remote_address=10.0.0.1`. What is no UTF-8 is replaced, and what one of
+/// `domains` counts by its hash is shown by that.
+pub(super) fn descriptors(request: &Request<'_>, domains: &[&Domain]) -> String {
+    let hashed: Vec<_> = domains.iter().map(|domain| domain.hashed_keys()).collect();
+    let normalize = |key: &[u8]| -> Option<&Normalize> {
+        let key = str::from_utf8(key).ok()?;
+        hashed.iter().find_map(|hashed| hashed.get(key).copied())
+    };
+    let mut line = String::new();
+    for (index, Descriptor { entries, .. }) in request.descriptors.iter().enumerate() {
+        line.push_str(if index > 0 { "; " } else { "" });
+        for (index, entry) in entries.iter().enumerate() {
+            if line.len() > LINE_BYTES_MAX {
+                line.push(REST);
+                return line;
+            }
+            line.push_str(if index > 0 { "," } else { "" });
+            push(&mut line, entry.key);
+            line.push('=');
+            match normalize(entry.key) {
+                Some(normalize) => push(&mut line, &normalize.counted(normalize.matched(entry.value))),
+                None => push(&mut line, entry.value),
+            }
+        }
+    }
+    line
+}
+
+/// `text`, lossy, and no more of it than there is to be.
+pub(super) fn lossy(text: &[u8]) -> String {
+    let mut line = String::new();
+    push(&mut line, text);
+    line
+}
+
+fn push(line: &mut String, text: &[u8]) {
+    let shown = text.get(..TEXT_BYTES_MAX).unwrap_or(text);
+    line.push_str(&String::from_utf8_lossy(shown));
+    if shown.len() < text.len() {
+        line.push(REST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smallvec::SmallVec;
+
+    use super::*;
+    use crate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
+    use crate::engine::{Entry, Hits, Rules};
+
+    fn request<'a>(descriptors: &[&[(&'a [u8], &'a [u8])]]) -> Request<'a> {
+        let descriptor = |pairs: &&[(&'a [u8], &'a [u8])]| Descriptor {
+            entries: pairs.iter().map(|(key, value)| Entry { key, value }).collect(),
+            hits: Hits::Add(1),
+            limit_override: None,
+        };
+        Request { domain: b"shop", descriptors: descriptors.iter().map(descriptor).collect() }
+    }
+
+    fn rules(text: &str) -> Rules {
+        let file = SourceFile { name: "rules.yaml".into(), text: text.into() };
+        let hash_key = Some(HashKey::new(b"what HASH_KEY is"));
+        compile(&[file], CompileOptions { hash_key, ..CompileOptions::default() }, None).expect("good rules")
+    }
+
+    #[test]
+    fn descriptors_read_as_they_are_typed() {
+        let request = request(&[
+            &[(b"user", b"alice")],
+            &[(b"path", b"/login"), (b"remote_address", b"10.0.0.1"), (b"raw", b"a\xffb")],
+            &[],
+        ]);
+        let shown = descriptors(&request, &[]);
+        assert_eq!(shown, "user=alice; path=/login,remote_address=10.0.0.1,raw=a\u{fffd}b; ");
+    }
+
+    #[test]
+    fn what_either_rules_count_by_its_hash_is_shown_by_it_at_every_level_and_without_a_match() {
+        let open = rules("domain: shop\ndescriptors: [{key: user, rate_limit: 1/day}]");
+        let secret = rules(
+            "domain: shop\ndescriptors:\n  - key: path\n    descriptors:\n      \
+             - {key: user, normalize: [lowercase, hash], rate_limit: 1/day}\n",
+        );
+        let asked = request(&[&[(b"user", b"Alice")], &[(b"path", b"/alice"), (b"user", b"alice")]]);
+        let (open, secret) = (open.domain(b"shop").expect("it"), secret.domain(b"shop").expect("it"));
+        for domains in [[open, secret], [secret, open]] {
+            let shown = descriptors(&asked, &domains);
+            let texts: Vec<_> = shown.split("user=").skip(1).map(|rest| &rest[..32]).collect();
+            assert!(!shown.contains("Alice") && !shown.contains("=alice"), "{shown}");
+            assert_eq!(texts[0], texts[1], "{shown}");
+            assert!(texts[0].bytes().all(|byte| byte.is_ascii_hexdigit()), "{shown}");
+            assert!(shown.contains("path=/alice"), "{shown}");
+        }
+        assert!(descriptors(&asked, &[open]).starts_with("user=Alice; "));
+    }
+
+    #[test]
+    fn a_line_has_an_end_however_much_is_asked() {
+        let long = [b'x'; 4096];
+        let pairs: SmallVec<[(&[u8], &[u8]); 32]> = (0..32).map(|_| (&long[..], &long[..])).collect();
+        let many: Vec<&[_]> = (0..64).map(|_| &pairs[..]).collect();
+        let shown = descriptors(&request(&many), &[]);
+        assert!(shown.len() < LINE_BYTES_MAX + 3 * TEXT_BYTES_MAX, "{}", shown.len());
+        assert!(shown.ends_with(REST));
+        assert_eq!(lossy(&long).chars().count(), TEXT_BYTES_MAX + 1);
+        // Descriptors without entries are the shortest there are.
+        assert!(descriptors(&request(&[&[] as &[_]; 64]), &[]).len() < LINE_BYTES_MAX);
+    }
+}

@@ -1,0 +1,229 @@
+//! What a candidate rule set would do otherwise, in numbers. There are none where there is no candidate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use crossbeam_utils::CachePadded;
+use hashbrown::HashMap;
+use parking_lot::RwLock;
+
+use super::add_one;
+use super::series::{Family, Point, counter, gauge, read};
+use crate::engine::Rules;
+use crate::engine::compare::Outcome;
+
+/// Rules of which differences are told apart, at the most. Rules come from files and not from requests;
+/// this bounds what many reloads may add up to.
+const MAX_RULES: usize = 10_000;
+/// What counts for rules past that.
+const OTHER: &str = "other";
+
+/// The candidate's instruments.
+#[derive(Debug, Default)]
+pub struct CandidateMetrics {
+    rules: Arc<ArcSwapOption<Rules>>,
+    same: CachePadded<AtomicU64>,
+    stricter: CachePadded<AtomicU64>,
+    looser: CachePadded<AtomicU64>,
+    failed: CachePadded<AtomicU64>,
+    /// A lock, since rules come while others are counted. Nearly every call only reads; it is held for
+    /// one lookup, and never across an await.
+    differences: RwLock<HashMap<Differing, Arc<AtomicU64>>>,
+    loads: AtomicU64,
+    errors: AtomicU64,
+    is_wrong: AtomicBool,
+}
+
+/// What differences are told apart by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Differing {
+    domain: Box<str>,
+    /// The rule that denies, on the one side that does.
+    rule: Box<str>,
+    outcome: &'static str,
+}
+
+/// What a lookup is made with.
+#[derive(Hash)]
+struct DifferingRef<'a> {
+    domain: &'a str,
+    rule: &'a str,
+    outcome: &'static str,
+}
+
+impl hashbrown::Equivalent<Differing> for DifferingRef<'_> {
+    fn equivalent(&self, key: &Differing) -> bool {
+        (self.domain, self.rule, self.outcome) == (&*key.domain, &*key.rule, key.outcome)
+    }
+}
+
+impl CandidateMetrics {
+    /// Instruments that count whatever `rules` there are when somebody asks.
+    pub fn new(rules: Arc<ArcSwapOption<Rules>>) -> Self {
+        Self { rules, ..Self::default() }
+    }
+
+    /// Counts a request that was compared.
+    pub fn record(&self, outcome: Outcome) {
+        add_one(self.outcome(outcome));
+    }
+
+    /// Counts a request that was not: there are no candidate rules, or a store did not count.
+    pub fn record_failure(&self) {
+        add_one(&self.failed);
+    }
+
+    /// Counts where a difference came from: the domain, which the rules know, and the rule that denies.
+    pub fn record_difference(&self, outcome: Outcome, domain: &str, rule: &str) {
+        let outcome = outcome.name();
+        let find = |rule| DifferingRef { domain, rule, outcome };
+        let (known, has_room) = {
+            let differences = self.differences.read();
+            let has_room = differences.len() < MAX_RULES;
+            let known = differences.get(&find(rule));
+            (known.or_else(|| differences.get(&find(OTHER)).filter(|_| !has_room)).cloned(), has_room)
+        };
+        let count = known.unwrap_or_else(|| {
+            let rule = if has_room { rule } else { OTHER };
+            let place = Differing { domain: domain.into(), rule: rule.into(), outcome };
+            Arc::clone(self.differences.write().entry(place).or_default())
+        });
+        add_one(&count);
+    }
+
+    /// Counts a load of the candidate's files, `is_good` where all of them can be used as written.
+    pub fn record_load(&self, is_good: bool) {
+        add_one(if is_good { &self.loads } else { &self.errors });
+        self.is_wrong.store(!is_good, Ordering::Relaxed);
+    }
+
+    const fn outcome(&self, outcome: Outcome) -> &CachePadded<AtomicU64> {
+        match outcome {
+            Outcome::Same => &self.same,
+            Outcome::Stricter => &self.stricter,
+            Outcome::Looser => &self.looser,
+        }
+    }
+
+    pub(super) fn families(&self) -> Vec<Family> {
+        let compared = [Outcome::Same, Outcome::Stricter, Outcome::Looser]
+            .map(|outcome| requests(outcome.name(), read(self.outcome(outcome))));
+        let failed = requests("failed", read(&self.failed));
+        vec![
+            Family {
+                points: compared.into_iter().chain([failed]).collect(),
+                ..counter(
+                    "tollgate_candidate_requests",
+                    "Requests by what the candidate rules would do: the same, deny what passes (stricter), \
+                     let pass what is denied (looser); or not compared (failed).",
+                )
+            },
+            Family {
+                points: self.differences(),
+                ..counter(
+                    "tollgate_candidate_differing_requests",
+                    "Requests that the candidate rules would decide otherwise, by the rule that denies.",
+                )
+            },
+            gauge("tollgate_candidate_rules", "Candidate rules that are compared.")
+                .of("tollgate.candidate_rules", self.rules.load().as_ref().map_or(0, |r| r.len() as u64)),
+            gauge(
+                "tollgate_candidate_config_wrong",
+                "1 while candidate files as written cannot all be used.",
+            )
+            .of("tollgate.candidate_config_wrong", self.is_wrong.load(Ordering::Relaxed).into()),
+            counter("tollgate_candidate_config_load_success", "Candidate rule sets that were loaded.")
+                .of("tollgate.candidate_config_load_success", read(&self.loads)),
+            counter("tollgate_candidate_config_load_error", "Candidate rule sets that were refused.")
+                .of("tollgate.candidate_config_load_error", read(&self.errors)),
+        ]
+    }
+
+    fn differences(&self) -> Vec<Point> {
+        let differences = self.differences.read();
+        let point = |(Differing { domain, rule, outcome }, count): (&Differing, &Arc<AtomicU64>)| Point {
+            labels: vec![
+                ("domain", domain.to_string()),
+                ("rule", rule.to_string()),
+                ("outcome", (*outcome).to_owned()),
+            ],
+            flat: format!("tollgate.candidate_differing_requests.{domain}.{rule}.{outcome}"),
+            value: read(count),
+        };
+        let mut points: Vec<_> = differences.iter().map(point).collect();
+        points.sort_by(|a, b| a.flat.cmp(&b.flat));
+        points
+    }
+}
+
+fn requests(outcome: &'static str, value: u64) -> Point {
+    Point {
+        labels: vec![("outcome", outcome.to_owned())],
+        flat: format!("tollgate.candidate_requests.{outcome}"),
+        value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::{Metrics, MetricsSettings};
+
+    fn values(metrics: &CandidateMetrics, name: &str) -> Vec<(String, u64)> {
+        let families = metrics.families();
+        let family = families.iter().find(|family| family.name == name).expect("a family");
+        family.points.iter().map(|point| (point.flat.clone(), point.value)).collect()
+    }
+
+    #[test]
+    fn differences_are_told_apart_by_domain_rule_and_direction_up_to_a_bound() {
+        let metrics = CandidateMetrics::default();
+        for (outcome, rule) in [
+            (Outcome::Stricter, "shop.user"),
+            (Outcome::Looser, "shop.user"),
+            (Outcome::Stricter, "shop.user"),
+            (Outcome::Stricter, "shop.ip"),
+        ] {
+            metrics.record_difference(outcome, "shop", rule);
+        }
+        let name = "tollgate_candidate_differing_requests";
+        let expected =
+            [("shop.shop.ip.stricter", 1), ("shop.shop.user.looser", 1), ("shop.shop.user.stricter", 2)];
+        let expected =
+            expected.map(|(rest, value)| (format!("tollgate.candidate_differing_requests.{rest}"), value));
+        assert_eq!(values(&metrics, name), expected);
+        for rule in 0..MAX_RULES + 5 {
+            metrics.record_difference(Outcome::Looser, "shop", &format!("shop.r{rule}"));
+        }
+        let found = values(&metrics, name);
+        assert_eq!(found.len(), MAX_RULES + 1);
+        assert!(found.contains(&("tollgate.candidate_differing_requests.shop.other.looser".to_owned(), 8)));
+    }
+
+    #[test]
+    fn without_a_candidate_there_is_nothing_of_it() {
+        let metrics = Metrics::new(MetricsSettings::default(), Arc::default());
+        assert!(!metrics.render_prometheus().contains("candidate"));
+        let candidate = Arc::new(CandidateMetrics::default());
+        metrics.show_candidate(&candidate);
+        candidate.record(Outcome::Same);
+        candidate.record_failure();
+        candidate.record_load(false);
+        let shown = metrics.render_prometheus();
+        for line in [
+            "tollgate_candidate_requests{outcome=\"same\"} 1",
+            "tollgate_candidate_requests{outcome=\"stricter\"} 0",
+            "tollgate_candidate_requests{outcome=\"looser\"} 0",
+            "tollgate_candidate_requests{outcome=\"failed\"} 1",
+            "tollgate_candidate_config_wrong 1",
+            "tollgate_candidate_config_load_error 1",
+            "tollgate_candidate_config_load_success 0",
+            "tollgate_candidate_rules 0",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
+        }
+        candidate.record_load(true);
+        assert!(metrics.render_stats().contains("tollgate.candidate_config_wrong: 0\n"));
+    }
+}

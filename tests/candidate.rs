@@ -1,0 +1,415 @@
+//! Rules that are tried out beside those in force: what is told of them, and that they change nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::time::Instant;
+use tollgate::clock::ManualClock;
+use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
+use tollgate::engine::{Code, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
+use tollgate::limiter::{Candidate, Limiter};
+use tollgate::store::fallback::Fallback;
+use tollgate::store::memory::{MemorySettings, MemoryStore};
+use tollgate::store::redis::RedisStore;
+use tollgate::store::{Charge, Charging, Store, StoreError};
+use tollgate::telemetry::metrics::{CandidateMetrics, Metrics, MetricsSettings};
+
+use crate::support::redis::Redis;
+use crate::support::scenario::descriptor;
+use crate::support::{PATIENCE, stores};
+
+const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
+const PREFIX: &str = "p:candidate/";
+
+fn rules(text: &str) -> Arc<Rules> {
+    let file = SourceFile { name: "rules.yaml".into(), text: text.into() };
+    Arc::new(compile(&[file], CompileOptions::default(), None).expect("the rules are right"))
+}
+
+/// Rules of the domain `shop`.
+fn shop(descriptors: &str) -> Arc<Rules> {
+    rules(&format!("domain: shop\ndescriptors:\n{descriptors}"))
+}
+
+/// A limiter with a candidate that counts in the same store.
+struct World {
+    limiter: Limiter,
+    live: Arc<ArcSwapOption<Rules>>,
+    tried: Arc<ArcSwapOption<Rules>>,
+    clock: Arc<ManualClock>,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    fn new(store: &Arc<dyn Store>, live: Arc<Rules>, tried: Option<Arc<Rules>>) -> Self {
+        let (live, tried) = (Arc::new(ArcSwapOption::new(Some(live))), Arc::new(ArcSwapOption::new(tried)));
+        let clock = Arc::new(ManualClock::new(NOON));
+        let metrics = Arc::new(Metrics::new(MetricsSettings::default(), Arc::clone(&live)));
+        let counts = Arc::new(CandidateMetrics::new(Arc::clone(&tried)));
+        metrics.show_candidate(&counts);
+        let candidate = Candidate {
+            rules: Arc::clone(&tried),
+            store: Arc::clone(store),
+            keys: KeyWriter::new(KeyFormat::Native, PREFIX),
+            metrics: counts,
+            sampler: Arc::default(),
+        };
+        let limiter = Limiter {
+            rules: Arc::clone(&live),
+            store: Arc::clone(store),
+            fallback: stores::fallback(),
+            patience: Duration::ZERO,
+            clock: Arc::clone(&clock) as _,
+            metrics: Arc::clone(&metrics),
+            keys: KeyWriter::new(KeyFormat::Native, "p:"),
+            modes: Modes::default(),
+            candidate: Some(candidate),
+        };
+        Self { limiter, live, tried, clock, metrics }
+    }
+
+    async fn decide(&self, domain: &str, asked: &str) -> Result<Code, StoreError> {
+        let rules = self.live.load_full().expect("rules");
+        let descriptors = asked.split(';').map(|text| descriptor(text.trim())).collect();
+        let request = Request { domain: domain.as_bytes(), descriptors };
+        self.limiter.decide(&rules, &request, None).await.map(|decision| decision.code)
+    }
+
+    /// Asks, and says what was answered and what came of the comparison: `OK same`, `OVER looser`,
+    /// `error failed`.
+    async fn ask(&self, asked: &str) -> String {
+        let before = self.outcomes();
+        let code = match self.decide("shop", asked).await {
+            Ok(Code::Ok) => "OK",
+            Ok(Code::OverLimit) => "OVER",
+            Err(_) => "error",
+        };
+        let changed: Vec<_> = before.iter().zip(self.outcomes()).filter(|(a, b)| **a != *b).collect();
+        let [((name, before), (_, after))] = &changed[..] else { panic!("one outcome: {changed:?}") };
+        assert_eq!(before + 1, *after, "{name}");
+        format!("{code} {name}")
+    }
+
+    /// Each line asks and says what comes of it; `@7` is 7 seconds after noon.
+    async fn check(&self, world: &str, script: &str) {
+        for line in script.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
+            if let Some(secs) = line.strip_prefix('@') {
+                self.clock.set(NOON.after(Duration::from_secs(secs.parse().expect("seconds"))));
+            } else if let Some((asked, expected)) = line.split_once("->") {
+                assert_eq!(self.ask(asked.trim()).await, expected.trim(), "{world}: {line}");
+            }
+        }
+    }
+
+    fn outcomes(&self) -> Vec<(String, u64)> {
+        self.stats("tollgate.candidate_requests.")
+    }
+
+    /// What `/stats` shows under names that begin with `prefix`, without it.
+    fn stats(&self, prefix: &str) -> Vec<(String, u64)> {
+        let stats = self.metrics.render_stats();
+        let lines = stats.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(": "));
+        lines.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
+    }
+}
+
+/// Runs `script` on a memory store and on a Redis.
+async fn check(live: &str, tried: &str, modes: Modes, script: &str) -> Vec<World> {
+    let mut worlds = Vec::new();
+    for (name, store) in stores::all().await {
+        let mut world = World::new(&store.store, shop(live), Some(shop(tried)));
+        world.limiter.modes = modes;
+        world.check(name, script).await;
+        worlds.push(world);
+    }
+    worlds
+}
+
+fn named(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+}
+
+#[tokio::test]
+async fn the_answer_is_that_of_the_rules_in_force_and_the_difference_is_counted() {
+    let live = "
+  - {key: user, rate_limit: 2/minute}
+  - {key: ip, layer: ip, rate_limit: 1/minute}
+";
+    let tried = "
+  - {key: user, rate_limit: 1/minute}
+  - {key: ip, layer: address, rate_limit: 2/minute}
+";
+    let script = "
+user=a -> OK same
+user=a -> OK stricter
+user=a -> OVER same
+ip=i -> OK same
+ip=i -> OVER looser
+ip=i -> OVER same
+other=x -> OK same
+user=b*2; ip=j -> OK stricter
+ip=k*2; other=x -> OVER looser
+@60
+user=a -> OK same
+user=a*0 -> OK same
+user=a*-1 -> OK same
+";
+    for world in check(live, tried, Modes::default(), script).await {
+        let expected = [("shop.shop.ip.looser", 2), ("shop.shop.user.stricter", 2)];
+        assert_eq!(world.stats("tollgate.candidate_differing_requests."), named(&expected));
+        assert_eq!(world.stats("tollgate.candidate_rules"), named(&[("", 2)]));
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_the_candidate_is_in_the_metrics_of_the_rules_in_force() {
+    let live = "
+  - {key: user, layer: user, rate_limit: 2/minute}
+  - {key: shown, detailed_metric: true, rate_limit: 9/minute}
+";
+    let tried = "
+  - {key: user, layer: user, rate_limit: 0/minute}
+  - {key: shown, detailed_metric: true, rate_limit: 0/minute}
+  - {key: more, detailed_metric: true, layer: more, rate_limit: 0/minute}
+";
+    let store = stores::memory();
+    let [alone, beside] = [None, Some(shop(tried))].map(|tried| World::new(&store, shop(live), tried));
+    let own = |world: &World| {
+        let prefixes =
+            ["ratelimit.", "tollgate.layer", "tollgate.rules", "tollgate.unknown", "tollgate.store"];
+        prefixes.map(|prefix| world.stats(prefix))
+    };
+    for world in [&alone, &beside] {
+        for asked in ["user=a", "user=a*2", "shown=x", "more=x", "user=a*-9"] {
+            world.decide("shop", asked).await.expect("the store answers");
+        }
+        world.decide("elsewhere", "user=a").await.expect("nothing is charged");
+    }
+    assert_eq!(own(&alone), own(&beside));
+    assert_eq!(beside.stats("tollgate.layer_denied_requests."), named(&[("shop.user", 1)]));
+}
+
+#[tokio::test]
+async fn both_count_for_themselves_under_names_that_tell_them_apart() {
+    let server = Redis::start().await;
+    let redis = RedisStore::connect(&server.settings()).expect("settings of use");
+    redis.ready(PATIENCE).await.expect("it was started just now");
+    let store: Arc<dyn Store> = Arc::new(redis);
+    let both = "
+  - {key: user, rate_limits: [1/minute, 5/hour], penalty: {block: 5m, forget: 1h}}
+  - {key: ip, rate_limit: 1/minute}
+";
+    let world = World::new(&store, shop(both), Some(shop(both)));
+    world.check("redis", "user=a -> OK same\nuser=a -> OVER same\nip=i -> OK same\nip=i -> OVER same").await;
+    let keys: Vec<_> = server.times_to_live().into_iter().map(|(key, _)| key).collect();
+    let (tried, live): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.starts_with(PREFIX));
+    let tried: Vec<_> = tried.iter().map(|key| key.replacen(PREFIX, "p:", 1)).collect();
+    assert_eq!(tried.iter().collect::<Vec<_>>(), live);
+    assert_eq!(live.len(), 4, "two limits, a lockout and a limit: {keys:?}");
+    // Whatever compares next finds what was counted.
+    let other = World::new(&store, shop(both), Some(shop("  - {key: ip, rate_limit: 2/minute}")));
+    other.check("redis", "ip=i*0 -> OVER looser\nip=i -> OVER same\nip=j*2 -> OVER looser").await;
+}
+
+#[tokio::test]
+async fn redis_is_asked_for_both_at_once() {
+    let server = Redis::start().await;
+    let redis = RedisStore::connect(&server.settings()).expect("settings of use");
+    redis.ready(PATIENCE).await.expect("it was started just now");
+    let store: Arc<dyn Store> = Arc::new(redis);
+    // What takes the script is one call of it for all that go out together.
+    let both = "  - {key: user, charge: if_allowed, rate_limit: 1/minute}";
+    let world = World::new(&store, shop(both), Some(shop(both)));
+    world.check("redis", "user=a -> OK same").await;
+    server.command(["CONFIG", "RESETSTAT"]);
+    world.check("redis", "user=b -> OK same").await;
+    let stats = server.command(["INFO", "commandstats"]);
+    let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:")).expect("it was called");
+    assert!(calls.starts_with("calls=1,"), "{calls}");
+    assert_eq!(server.len(), 4, "two counters each");
+}
+
+#[tokio::test]
+async fn a_lockout_of_one_locks_nobody_out_of_the_other() {
+    let live = "  - {key: login, rate_limit: 2/minute}";
+    let tried = "  - {key: login, rate_limit: 2/minute, penalty: {block: 5m, forget: 1h, name: lockout}}";
+    let script = "
+login=a*2 -> OK same
+login=a -> OVER same            # the candidate begins to block
+@60
+login=a -> OK stricter
+login=a -> OK stricter
+login=a -> OVER same
+login=b -> OK same
+@301
+login=a -> OK same
+";
+    check(live, tried, Modes::default(), script).await;
+    let script =
+        script.replace("OK stricter", "OVER looser").replace("login=a -> OVER same\nlogin=b", "login=b");
+    check(tried, live, Modes::default(), &script).await;
+}
+
+#[tokio::test]
+async fn rules_that_are_the_same_decide_the_same_whatever_holds_for_all_of_them() {
+    let both = "
+  - {key: user, charge: if_allowed, rate_limits: [1/second, 2/minute]}
+  - {key: a, rate_limit: 1/minute}
+  - {key: b, charge: if_allowed, rate_limit: 2/minute}
+";
+    let stricter = both.replace("key: a, rate_limit: 1/", "key: a, rate_limit: 0/");
+    let asked = ["user=x", "user=x*2", "a=x; b=x", "a=x; b=x", "a=x; b=x", "user=x; b=y*2", "b=y; a=y"];
+    let default = Modes::default();
+    let all = [
+        default,
+        Modes { shadow_mode: true, ..default },
+        Modes { quota_mode: true, ..default },
+        Modes { shadow_mode: true, quota_mode: true, ..default },
+    ];
+    for modes in all {
+        let same = asked.map(|asked| format!("{asked} -> ? same\n")).concat();
+        for (name, store) in stores::all().await {
+            let mut world = World::new(&store.store, shop(both), Some(shop(both)));
+            world.limiter.modes = modes;
+            for line in same.lines() {
+                let (asked, _) = line.split_once(" ->").expect("a question");
+                let told = world.ask(asked).await;
+                assert!(told.ends_with(" same"), "{name}, {modes:?}: {asked}: {told}");
+                assert!(!modes.shadow_mode || told.starts_with("OK"), "{told}");
+            }
+        }
+        // What is compared is what the rules say.
+        let script = "a=z -> OK stricter";
+        check(both, &stricter, modes, script).await;
+    }
+    let script = "a=z -> OK looser";
+    check(&stricter, both, Modes { shadow_mode: true, ..default }, script).await;
+}
+
+#[tokio::test]
+async fn candidate_rules_come_change_and_go_while_requests_are_decided() {
+    let world = World::new(&stores::memory(), shop("  - {key: user, rate_limit: 1/minute}"), None);
+    let ask = async || world.ask("user=a").await;
+    assert_eq!((ask().await, ask().await), ("OK failed".to_owned(), "OVER failed".to_owned()));
+    assert_eq!(world.stats("tollgate.candidate_rules"), named(&[("", 0)]));
+    world.tried.store(Some(shop("  - {key: user, rate_limit: 1/minute}")));
+    assert_eq!((ask().await, ask().await), ("OVER looser".to_owned(), "OVER same".to_owned()));
+    world.tried.store(Some(shop("  - {key: user, rate_limit: 4/minute}")));
+    assert_eq!((ask().await, ask().await), ("OVER looser".to_owned(), "OVER looser".to_owned()));
+    assert_eq!(ask().await, "OVER same", "what was counted stays counted");
+    world.tried.store(Some(rules("domain: elsewhere")));
+    assert_eq!(ask().await, "OVER looser", "what it lacks has no limit");
+    world.tried.store(None);
+    assert_eq!(ask().await, "OVER failed");
+}
+
+/// A store that fails those counters that begin so, in one of several ways.
+struct Failing {
+    inner: Arc<dyn Store>,
+    prefix: &'static str,
+    hangs: bool,
+    fails: AtomicBool,
+}
+
+impl Failing {
+    fn new(prefix: &'static str, hangs: bool) -> Arc<Self> {
+        Arc::new(Self { inner: stores::memory(), prefix, hangs, fails: AtomicBool::new(true) })
+    }
+}
+
+impl Store for Failing {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+        let is_its = |charge: &Charge| charge.key.starts_with(self.prefix.as_bytes());
+        if !self.fails.load(Ordering::Relaxed) || !charges.iter().any(is_its) {
+            return self.inner.charge(charges, now);
+        }
+        Box::pin(async move {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            // In part: the first one is counted.
+            let mut readings = self.inner.charge(charges, now).await;
+            if let Some(last) = readings.last_mut() {
+                *last = Err(StoreError::Unreachable("gone".to_owned()));
+            }
+            readings
+        })
+    }
+}
+
+const TWO: &str = "
+  - {key: user, rate_limits: [2/minute, 9/hour], on_backend_failure: POLICY}
+";
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_whose_store_fails_or_hangs_changes_nothing_and_is_waited_for_no_longer_than_the_other() {
+    const PATIENT: Duration = Duration::from_millis(10);
+    for policy in ["error", "allow", "deny", "local"] {
+        let both = TWO.replace("POLICY", policy);
+        for hangs in [false, true] {
+            let store = Failing::new(PREFIX, hangs);
+            let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
+            let mut world = World::new(&store_of_all, shop(&both), Some(shop(&both)));
+            world.limiter.patience = PATIENT;
+            let asked = Instant::now();
+            world.check(policy, "user=a*2 -> OK failed\nuser=a -> OVER failed").await;
+            let waited = if hangs { 2 * PATIENT } else { Duration::ZERO };
+            let took = asked.elapsed();
+            assert!(took >= waited && took <= waited + Duration::from_millis(2), "{policy}: {took:?}");
+            store.fails.store(false, Ordering::Relaxed);
+            world.check(policy, "user=b -> OK same").await;
+            // Only what the rules in force suffer from is told as the store's failure.
+            assert!(world.stats("tollgate.store_errors.").iter().all(|(_, count)| *count == 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_decided_without_the_store_is_compared_with_nothing() {
+    for (policy, expected) in
+        [("error", "error failed"), ("allow", "OK failed"), ("deny", "OVER failed"), ("local", "OK failed")]
+    {
+        // How our own names go on after the prefix; those of the candidate have it after `p:candidate/`.
+        let store = Failing::new("p:tg1/", false);
+        let live = TWO.replace("POLICY", policy);
+        let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
+        let mut world = World::new(&store_of_all, shop(&live), Some(shop(&live)));
+        // With so many replicas a share is one hit, which is no measure of the rules.
+        world.limiter.fallback = Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 100));
+        assert_eq!(world.ask("user=a").await, expected, "{policy}");
+        assert_eq!(world.stats("tollgate.store_errors.unreachable"), named(&[("", 1)]), "{policy}");
+        store.fails.store(false, Ordering::Relaxed);
+        assert_eq!(world.ask("user=b").await, "OK same", "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_store_of_the_candidate_takes_no_room_from_the_rules_in_force() {
+    let full: Arc<dyn Store> = Arc::new(MemoryStore::new(MemorySettings { max_counters: 1 }));
+    let both = "  - {key: user, rate_limit: 1/minute}";
+    let mut world = World::new(&stores::memory(), shop(both), Some(shop(both)));
+    if let Some(candidate) = &mut world.limiter.candidate {
+        candidate.store = full;
+    }
+    world.check("memory", "user=a -> OK same\nuser=b -> OK failed\nuser=a -> OVER same").await;
+}
+
+#[tokio::test]
+async fn a_limit_that_the_caller_brings_is_compared_where_one_side_does_not_know_the_domain() {
+    use tollgate::engine::{Limit, Unit};
+    let world = World::new(
+        &stores::memory(),
+        shop("  - {key: user, rate_limit: 9/day}"),
+        Some(rules("domain: other")),
+    );
+    let rules = world.live.load_full().expect("rules");
+    let mut asked = descriptor("user=a");
+    asked.limit_override = Some(Limit::per(0, Unit::Minute));
+    let request = Request { domain: b"shop", descriptors: [asked].into_iter().collect() };
+    let code = world.limiter.decide(&rules, &request, None).await.expect("the store answers").code;
+    assert_eq!(code, Code::OverLimit);
+    let expected = named(&[("shop.override.looser", 1)]);
+    assert_eq!(world.stats("tollgate.candidate_differing_requests."), expected);
+}
