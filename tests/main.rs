@@ -9,6 +9,7 @@
 mod answers;
 mod calendar;
 mod cli;
+mod cli_bench;
 mod conformance;
 mod docs;
 mod envoy;
