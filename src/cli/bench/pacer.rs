@@ -66,7 +66,7 @@ mod portable {
     pub(in super::super) struct Pacer;
 
     impl Pacer {
-        #[expect(clippy::unnecessary_wraps, reason = "as where there are better timers")]
+        /// It does not fail; better timers may.
         pub(in super::super) fn new() -> io::Result<Self> {
             Ok(Self)
         }
