@@ -11,6 +11,7 @@ mod calendar;
 mod candidate;
 mod candidate_service;
 mod cli;
+mod cli_bench;
 mod conformance;
 mod docs;
 mod envoy;

@@ -1,5 +1,6 @@
-//! The commands, one file each.
+//! The commands, one file or folder each.
 
+mod bench;
 mod check;
 mod query;
 mod rules;
@@ -53,6 +54,9 @@ enum Command {
     Check(check::CheckArgs),
     /// Send a request to a running service, and show the answer.
     Query(query::QueryArgs),
+    /// Load a running service with requests, and measure how it answers.
+    #[command(after_long_help = bench::READING)]
+    Bench(Box<bench::BenchArgs>),
     /// Print the README's table of settings.
     #[command(hide = true)]
     Settings,
@@ -80,11 +84,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(raw) => serve::run(&raw),
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Bench(args) => bench::run(*args),
         Command::Settings => print(&settings::markdown()),
     };
     outcome.unwrap_or_else(|error| {
         complain(&format!("error: {error:#}"));
-        if error.is::<Mistakes>() || error.is::<query::Misused>() { Exit::Misused } else { Exit::Failed }
+        let misused = error.is::<Mistakes>() || error.is::<query::Misused>() || error.is::<bench::Misused>();
+        if misused { Exit::Misused } else { Exit::Failed }
     })
 }
 

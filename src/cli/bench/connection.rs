@@ -1,0 +1,315 @@
+//! One connection: HTTP/2 that is spoken without a gRPC client on top, set up anew when it is lost.
+//!
+//! It never sends a request twice: each one may have been counted.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use bytes::{Buf as _, Bytes};
+use h2::client::SendRequest;
+use h2::{Ping, RecvStream};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
+use percent_encoding::percent_decode_str;
+use prost::Message as _;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+
+use super::tally::{Failure, Outcome};
+use super::target::Target;
+use crate::pb;
+
+/// How long to wait for a connection, and for the first sign of HTTP/2 on it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before a connection that was lost is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of answers that may be on their way, so that acknowledging them costs little.
+const WINDOW_BYTES: u32 = 16 << 20;
+/// Bytes of an answer that are read: one that is longer is an error.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
+/// The part of an answer that is looked at; what else there is in it is passed over.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Verdict {
+    #[prost(int32, tag = "1")]
+    overall_code: i32,
+}
+
+/// A connection, for any number of requests at a time.
+pub(super) struct Connection {
+    target: Target,
+    /// What every request begins with.
+    head: Request<()>,
+    /// Of the connection that is up.
+    sender: RefCell<Option<SendRequest<Bytes>>>,
+    /// Which connection that is: what an earlier one still has to tell does not concern this one.
+    turn: Cell<u64>,
+    lost: Cell<u64>,
+    /// Told when it is up.
+    up: Notify,
+    /// Told when it is down.
+    down: Notify,
+}
+
+impl Connection {
+    /// Connects, and keeps the connection up from then on. Needs a `LocalSet` around it.
+    pub(super) async fn open(target: Target, timeout: Duration) -> anyhow::Result<Rc<Self>> {
+        let uri = format!("http://{}{METHOD}", target.authority());
+        let head = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .version(Version::HTTP_2)
+            .header("te", "trailers")
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", format!("{}m", timeout.as_millis()))
+            .header("user-agent", concat!("tollgate-bench/", env!("CARGO_PKG_VERSION")))
+            .body(())?;
+        let connection = Rc::new(Self {
+            target,
+            head,
+            sender: RefCell::new(None),
+            turn: Cell::new(0),
+            lost: Cell::new(0),
+            up: Notify::new(),
+            down: Notify::new(),
+        });
+        connection.connect().await?;
+        spawn_local(Rc::clone(&connection).keep_up());
+        Ok(connection)
+    }
+
+    async fn connect(self: &Rc<Self>) -> anyhow::Result<()> {
+        let target = &self.target;
+        let no_answer = || format!("no connection to {target} within {PATIENCE:?}");
+        let socket = timeout(PATIENCE, target.connect()).await.with_context(no_answer)?.map_err(|error| {
+            anyhow!(
+                "cannot reach a rate-limit service at {target}: {error}\nDoes one run there? `tollgate` \
+                 starts one, and --address says where it listens for gRPC."
+            )
+        })?;
+        let (sender, mut http) = h2::client::Builder::new()
+            .initial_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .enable_push(false)
+            .handshake(socket)
+            .await?;
+        let ping = http.ping_pong();
+        let turn = self.turn.get() + 1;
+        self.turn.set(turn);
+        let this = Rc::clone(self);
+        spawn_local(async move {
+            // Why it ended is told by the requests that were under way.
+            drop(http.await);
+            this.take_down(turn);
+        });
+        // The handshake is over before the other side has said a word: what is there may speak HTTP/1.
+        if let Some(mut ping) = ping {
+            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await;
+            let is_http2 = matches!(pong, Ok(Ok(_)));
+            if !is_http2 {
+                return Err(anyhow!(
+                    "what listens at {target} does not speak gRPC\n--address says where the service listens \
+                     for gRPC; its port for HTTP is another one."
+                ));
+            }
+        }
+        *self.sender.borrow_mut() = Some(sender);
+        self.up.notify_waiters();
+        Ok(())
+    }
+
+    /// Connects again whenever the connection was lost.
+    async fn keep_up(self: Rc<Self>) {
+        loop {
+            self.down.notified().await;
+            while self.connect().await.is_err() {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Takes note that the connection of this turn is no more.
+    fn take_down(&self, turn: u64) {
+        if self.turn.get() == turn && self.sender.borrow_mut().take().is_some() {
+            self.lost.set(self.lost.get() + 1);
+            self.down.notify_one();
+        }
+    }
+
+    /// Whether requests can be sent now.
+    pub(super) fn is_up(&self) -> bool {
+        self.sender.borrow().is_some()
+    }
+
+    /// Fails where what listens there is no rate-limit service. It is asked for nothing in no domain,
+    /// which counts nothing, and which services refuse in their own ways.
+    pub(super) async fn probe(&self, patience: Duration) -> anyhow::Result<()> {
+        let nothing = Bytes::from_static(&[0; 5]);
+        match timeout(patience, self.ask(nothing)).await {
+            Ok(Outcome::Failed(Failure { code: Code::Unimplemented, message })) => Err(anyhow!(
+                "what listens at {} is no rate-limit service: {message}\n--address says where the service \
+                 listens for gRPC; its port for HTTP is another one.",
+                self.target
+            )),
+            // Whatever else goes wrong is told in the report, with how often it did.
+            Ok(Outcome::Admitted | Outcome::Denied | Outcome::Failed(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits until requests can be sent.
+    pub(super) async fn wait_until_up(&self) {
+        while !self.is_up() {
+            self.up.notified().await;
+        }
+    }
+
+    /// How often it was lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.get()
+    }
+
+    /// Sends a request in gRPC's frame, and reads the answer.
+    pub(super) async fn ask(&self, request: Bytes) -> Outcome {
+        match self.exchange(request).await {
+            Ok(overall_code) if overall_code == pb::Code::Ok as i32 => Outcome::Admitted,
+            Ok(overall_code) if overall_code == pb::Code::OverLimit as i32 => Outcome::Denied,
+            Ok(_) => Outcome::Failed(Failure::new(Code::Unknown, "the answer has no overall code")),
+            Err(failure) => Outcome::Failed(failure),
+        }
+    }
+
+    async fn exchange(&self, request: Bytes) -> Result<i32, Failure> {
+        let sender = self.sender.borrow().clone();
+        let mut sender = sender.ok_or_else(|| Failure::new(Code::Unavailable, "no connection"))?;
+        let turn = self.turn.get();
+        let broken = |error: h2::Error| self.broken(&error, turn);
+        let (answer, mut body) = sender.send_request(self.head.clone(), false).map_err(broken)?;
+        body.send_data(request, true).map_err(broken)?;
+        let (head, body) = answer.await.map_err(broken)?.into_parts();
+        if let Some(failed) = status(&head.headers) {
+            failed?;
+        }
+        if head.status != StatusCode::OK {
+            return Err(Failure::new(of_http(head.status), format!("HTTP status {}", head.status)));
+        }
+        let (message, trailers) = read(body).await.map_err(broken)?;
+        let no_status = || Err(Failure::new(Code::Internal, "the answer has no grpc-status"));
+        trailers.as_ref().and_then(status).unwrap_or_else(no_status)?;
+        decode(message).ok_or_else(|| Failure::new(Code::Internal, "the answer cannot be read"))
+    }
+
+    /// What a request that HTTP/2 failed is told as. A connection that is no more is set up again.
+    fn broken(&self, error: &h2::Error, turn: u64) -> Failure {
+        // The end of a stream alone is not that of its connection.
+        if !error.is_reset() {
+            self.take_down(turn);
+        }
+        let told = match error.get_io() {
+            Some(io) if io.kind() == io::ErrorKind::BrokenPipe => "the connection was closed".to_owned(),
+            Some(io) => format!("the connection was lost: {io}"),
+            None => error.to_string(),
+        };
+        Failure::new(Code::Unavailable, told)
+    }
+}
+
+/// A body, up to its bound, and what comes after it.
+async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Error> {
+    let mut message = Bytes::new();
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        if message.len() + data.len() > ANSWER_BYTES_MAX {
+            return Err(h2::Reason::CANCEL.into());
+        }
+        message = if message.is_empty() { data } else { [message, data].concat().into() };
+    }
+    Ok((message, body.trailers().await?))
+}
+
+/// The answer's overall code, where there is one message and it is not compressed.
+fn decode(mut message: Bytes) -> Option<i32> {
+    let is_plain = message.len() >= 5 && message.get_u8() == 0;
+    let is_whole = is_plain && message.get_u32() as usize == message.len();
+    if is_whole { Some(Verdict::decode(message).ok()?.overall_code) } else { None }
+}
+
+/// What gRPC says of the outcome in headers or trailers, where it says it there.
+fn status(headers: &HeaderMap) -> Option<Result<(), Failure>> {
+    let status = headers.get("grpc-status")?;
+    if status == "0" {
+        return Some(Ok(()));
+    }
+    let message = headers.get("grpc-message").map_or(&[][..], |message| message.as_bytes());
+    let message = percent_decode_str(std::str::from_utf8(message).unwrap_or_default()).decode_utf8_lossy();
+    Some(Err(Failure::new(Code::from_bytes(status.as_bytes()), message)))
+}
+
+/// gRPC's code for an answer that is none of gRPC.
+fn of_http(status: StatusCode) -> Code {
+    match status.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502..=504 => Code::Unavailable,
+        _ => Code::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::{DescriptorStatus, RateLimitResponse};
+
+    fn frame(message: &[u8]) -> Bytes {
+        let len = u32::try_from(message.len()).expect("short");
+        [&[0][..], &len.to_be_bytes(), message].concat().into()
+    }
+
+    #[test]
+    fn of_an_answer_the_overall_code_is_read() {
+        let answer = |code: pb::Code| RateLimitResponse {
+            overall_code: code.into(),
+            statuses: vec![DescriptorStatus { limit_remaining: 9, ..DescriptorStatus::default() }],
+            raw_body: Bytes::from("a body"),
+            ..RateLimitResponse::default()
+        };
+        for code in [pb::Code::Unknown, pb::Code::Ok, pb::Code::OverLimit] {
+            assert_eq!(decode(frame(&answer(code).encode_to_vec())), Some(code as i32));
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_is_not_taken_for_one() {
+        let whole = frame(&[8, 1]);
+        assert_eq!(decode(whole.clone()), Some(1));
+        let compressed = [&[1][..], &whole[1..]].concat();
+        for bytes in [&[][..], &whole[..3], &whole[..6], &[&whole[..], &[0]].concat(), &compressed] {
+            assert_eq!(decode(Bytes::copy_from_slice(bytes)), None, "{bytes:?}");
+        }
+        assert_eq!(decode(frame(&[8])), None);
+    }
+
+    #[test]
+    fn a_status_is_told_with_its_message() {
+        let headers = |pairs: &[(&'static str, &'static str)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+                .collect::<HeaderMap>()
+        };
+        assert_eq!(status(&headers(&[("x", "y")])), None);
+        assert_eq!(status(&headers(&[("grpc-status", "0")])), Some(Ok(())));
+        let failed = status(&headers(&[("grpc-status", "14"), ("grpc-message", "no%20store")]));
+        assert_eq!(failed, Some(Err(Failure::new(Code::Unavailable, "no store"))));
+        let failed = status(&headers(&[("grpc-status", "4")]));
+        assert_eq!(failed, Some(Err(Failure::new(Code::DeadlineExceeded, ""))));
+    }
+}

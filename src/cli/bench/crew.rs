@@ -1,0 +1,131 @@
+//! The threads of a run: started, told when to begin and to stop, and heard in the end.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use crossbeam_utils::CachePadded;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use super::options::BenchArgs;
+use super::plan::Plan;
+use super::progress::Progress;
+use super::report::Measured;
+use super::tally::Tally;
+use super::worker::{self, Job, Published, Share};
+
+/// One thread, as the main one sees it.
+struct Member {
+    ready: oneshot::Receiver<anyhow::Result<()>>,
+    begin: oneshot::Sender<Instant>,
+    share: oneshot::Receiver<anyhow::Result<Option<Share>>>,
+    published: Arc<CachePadded<Published>>,
+}
+
+/// All threads.
+pub(super) struct Crew {
+    members: Vec<Member>,
+    stop: CancellationToken,
+}
+
+impl Crew {
+    /// Starts them; they connect.
+    pub(super) fn start(args: &Arc<BenchArgs>, plan: &Plan) -> anyhow::Result<Self> {
+        let stop = CancellationToken::new();
+        let start = |index| {
+            let (tell_ready, ready) = oneshot::channel();
+            let (tell_begin, begin) = oneshot::channel();
+            let (tell_share, share) = oneshot::channel();
+            let published = Arc::new(CachePadded::new(Published::default()));
+            let job = Job {
+                args: Arc::clone(args),
+                plan: plan.clone(),
+                index,
+                ready: tell_ready,
+                begin,
+                stop: stop.clone(),
+                published: Arc::clone(&published),
+            };
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name(format!("tollgate-bench-{index}")).spawn(move || {
+                let share = LocalSet::new().block_on(&runtime, worker::run(job));
+                // Nobody may want to know any more.
+                drop(tell_share.send(share));
+            })?;
+            Ok(Member { ready, begin: tell_begin, share, published })
+        };
+        let members = (0..args.threads()).map(start).collect::<anyhow::Result<_>>()?;
+        Ok(Self { members, stop })
+    }
+
+    /// Lets them work until the time is up, or until SIGINT or SIGTERM.
+    pub(super) async fn work(self, args: &BenchArgs) -> anyhow::Result<Measured> {
+        let Self { members, stop } = self;
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let published = members.iter().map(|member| Arc::clone(&member.published)).collect();
+        let mut progress = Progress::new(args, published);
+        let work = hear(members);
+        tokio::pin!(work);
+        let begun = Instant::now();
+        let mut ticks = interval_at(begun + Progress::EVERY, Progress::EVERY);
+        let shares = loop {
+            tokio::select! {
+                shares = &mut work => break shares,
+                _ = ticks.tick() => progress.tell(begun.elapsed()),
+                () = either(&mut interrupt, &mut terminate) => {
+                    if stop.is_cancelled() {
+                        bail!("stopped while requests were still under way");
+                    }
+                    stop.cancel();
+                }
+            }
+        };
+        progress.clear();
+        Ok(join(shares?, stop.is_cancelled()))
+    }
+}
+
+/// Waits until every thread is connected, lets all begin at once, and waits for what they have to say.
+async fn hear(members: Vec<Member>) -> anyhow::Result<Vec<Share>> {
+    const BUG: &str = "a thread ended in a bug";
+    let (mut begins, mut ended) = (Vec::new(), Vec::new());
+    for Member { ready, begin, share, .. } in members {
+        ready.await.context(BUG)??;
+        begins.push(begin);
+        ended.push(share);
+    }
+    let now = Instant::now();
+    for begin in begins {
+        // One that has ended meanwhile says why below, and hands the moment back.
+        begin.send(now).err();
+    }
+    let mut shares = Vec::new();
+    for share in ended {
+        shares.extend(share.await.context(BUG)??);
+    }
+    Ok(shares)
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+fn join(shares: Vec<Share>, stopped_early: bool) -> Measured {
+    let length = shares.iter().map(|share| share.length).max().unwrap_or_default();
+    let busy: Duration = shares.iter().map(|share| share.busy).sum();
+    let available: Duration = shares.iter().map(|share| share.length).sum();
+    let busy = if available.is_zero() { 0.0 } else { busy.as_secs_f64() / available.as_secs_f64() };
+    let mut tally = Tally::new();
+    shares.into_iter().for_each(|share| tally.join(share.tally));
+    Measured { tally, length, busy: busy.min(1.0), stopped_early }
+}

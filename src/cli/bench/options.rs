@@ -1,0 +1,247 @@
+//! What can be asked of a load test, and what of it makes no sense.
+
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use jiff::SignedDuration;
+
+use super::keys::Distribution;
+use super::plan::Template;
+use super::target::Target;
+
+/// Keys that floats tell apart.
+const KEYS_MAX: u64 = 1 << 53;
+
+/// What to do.
+#[derive(Args, Clone, Debug)]
+pub(in crate::cli) struct BenchArgs {
+    /// Domain to ask in.
+    #[arg(short, long, default_value = "example")]
+    pub(super) domain: String,
+    // clap takes an n in braces for the end of a line, so that the other form is told of.
+    /// Descriptors of each request, each one `key=value[,key=value…]`. `{}` in a value is replaced by the
+    /// number of a key.
+    #[arg(value_name = "KEY=VALUE", default_value = "user={}")]
+    pub(super) templates: Vec<Template>,
+    /// Where the service listens for gRPC: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
+    #[arg(long, visible_alias = "target", default_value = "127.0.0.1:8081")]
+    pub(super) address: Target,
+
+    /// Requests that are always under way, 1 to 100,000: a closed loop.
+    #[arg(long, value_name = "COUNT", default_value = "64", conflicts_with = "rate")]
+    #[arg(value_parser = count(1..=100_000))]
+    pub(super) concurrency: usize,
+    /// Requests each second, 1 to 10,000,000, whether they are answered or not: an open loop. Latencies
+    /// count from when a request was due.
+    #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(super) rate: Option<u32>,
+    /// Requests under way at the most in an open loop, 1 to 1,000,000. Those that are due beyond it are
+    /// not sent, and told of.
+    #[arg(long, value_name = "COUNT", default_value = "10000", requires = "rate")]
+    #[arg(value_parser = count(1..=1_000_000))]
+    pub(super) max_in_flight: usize,
+
+    /// How long to measure, 1ms to 24h.
+    #[arg(long, default_value = "10s", value_name = "DURATION")]
+    #[arg(value_parser = |text: &str| duration(text, Duration::from_millis(1), DAY))]
+    pub(super) duration: Duration,
+    /// How long to send before anything is counted, up to 24h.
+    #[arg(long, default_value = "1s", value_name = "DURATION")]
+    #[arg(value_parser = |text: &str| duration(text, Duration::ZERO, DAY))]
+    pub(super) warmup: Duration,
+    /// How long to wait for an answer, 1ms to 1m; then it is an error, DEADLINE_EXCEEDED.
+    #[arg(long, default_value = "1s", value_name = "DURATION")]
+    #[arg(value_parser = |text: &str| duration(text, Duration::from_millis(1), Duration::from_secs(60)))]
+    pub(super) timeout: Duration,
+
+    /// Connections, 1 to 10,000; in a closed loop no more than there are requests under way.
+    #[arg(long, value_name = "COUNT", default_value = "4", value_parser = count(1..=10_000))]
+    pub(super) connections: usize,
+    /// Threads that send, 1 to 1,024, no more than there are connections. Unset: one for each core that
+    /// the process may use.
+    #[arg(long, value_name = "COUNT", value_parser = count(1..=1_024))]
+    pub(super) threads: Option<usize>,
+
+    /// How many keys there are, 1 to 2^53.
+    #[arg(long, value_name = "COUNT", default_value = "100000")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
+    pub(super) keys: u64,
+    /// How often each key is asked for: `uniform`, or `zipf:EXPONENT`, where the first ones are asked for
+    /// most. `zipf` alone has the exponent 1.
+    #[arg(long, value_name = "LAW", default_value = "uniform")]
+    pub(super) distribution: Distribution,
+    /// Descriptors in each request, up to 1,000: those given, and then those given again for another key.
+    /// Unset: those given.
+    #[arg(long, value_name = "COUNT", value_parser = count(1..=1_000))]
+    pub(super) descriptors: Option<usize>,
+    /// Hits of each request; 0 looks without counting, where the service knows of that.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(super) hits: u32,
+    /// Where the sequence of keys begins: the same seed asks for the same ones.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) seed: u64,
+
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Tell every second how it goes, even where stderr is no terminal.
+    #[arg(long)]
+    pub(super) progress: bool,
+}
+
+/// Options that make no sense together.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum Misused {
+    /// Some descriptors would be in no request.
+    #[error("--descriptors: expected {given} or more, as many as are given, found {found}")]
+    FewDescriptors {
+        /// How many are given.
+        given: usize,
+        /// What was asked for.
+        found: usize,
+    },
+}
+
+/// How requests come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loop {
+    /// A new one for each that ends.
+    Closed {
+        /// Requests under way.
+        concurrency: usize,
+    },
+    /// At their own pace.
+    Open {
+        /// Requests each second.
+        per_second: u32,
+        /// Requests under way at the most.
+        max_in_flight: usize,
+    },
+}
+
+impl BenchArgs {
+    /// How requests are to come.
+    pub(super) fn loop_kind(&self) -> Loop {
+        match self.rate {
+            Some(per_second) => Loop::Open { per_second, max_in_flight: self.max_in_flight },
+            None => Loop::Closed { concurrency: self.concurrency },
+        }
+    }
+
+    /// Descriptors in each request, if that many can be.
+    pub(super) fn descriptors_per_request(&self) -> Result<usize, Misused> {
+        let given = self.templates.len();
+        match self.descriptors {
+            Some(found) if found < given => Err(Misused::FewDescriptors { given, found }),
+            found => Ok(found.unwrap_or(given)),
+        }
+    }
+
+    /// Connections: none that could have nothing to do.
+    pub(super) fn connections(&self) -> usize {
+        let most = match self.loop_kind() {
+            Loop::Closed { concurrency } => concurrency,
+            Loop::Open { max_in_flight, .. } => max_in_flight,
+        };
+        self.connections.min(most)
+    }
+
+    /// Threads: none without a connection.
+    pub(super) fn threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.unwrap_or_else(cores).min(self.connections())
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn count(range: std::ops::RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
+}
+
+fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
+    let parsed = if text == "0" { Some(SignedDuration::ZERO) } else { text.parse().ok() };
+    let parsed = parsed.and_then(|signed| Duration::try_from(signed).ok());
+    parsed
+        .filter(|duration| (least..=most).contains(duration))
+        .ok_or_else(|| format!("expected a duration such as 300ms, 10s or 1m30s, from {least:?} to {most:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    fn parsed(args: &[&str]) -> Result<BenchArgs, String> {
+        let args = std::iter::once("bench").chain(args.iter().copied());
+        Cli::try_parse_from(args).map(|cli| cli.args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_options_there_is_a_closed_loop() {
+        let args = parsed(&[]).expect("nothing is needed");
+        assert_eq!(args.loop_kind(), Loop::Closed { concurrency: 64 });
+        assert_eq!((args.connections(), args.descriptors_per_request().ok()), (4, Some(1)));
+    }
+
+    #[test]
+    fn a_rate_makes_it_an_open_loop() {
+        let args = parsed(&["--rate", "100", "--max-in-flight", "3"]).expect("a rate");
+        assert_eq!(args.loop_kind(), Loop::Open { per_second: 100, max_in_flight: 3 });
+        assert_eq!(args.connections(), 3);
+    }
+
+    #[test]
+    fn there_is_no_connection_and_no_thread_with_nothing_to_do() {
+        for (args, connections, threads) in [
+            (&["--concurrency", "3", "--threads", "8"][..], 3, 3),
+            (&["--connections", "9", "--threads", "2"], 9, 2),
+            (&["--connections", "1", "--threads", "2"], 1, 1),
+        ] {
+            let parsed = parsed(args).expect("good options");
+            assert_eq!((parsed.connections(), parsed.threads()), (connections, threads), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (args, told) in [
+            (&["--rate", "0"][..], "--rate"),
+            (&["--rate", "10", "--concurrency", "2"], "--concurrency"),
+            (&["--max-in-flight", "2"], "--rate"),
+            (&["--concurrency", "0"], "--concurrency"),
+            (&["--connections", "0"], "--connections"),
+            (&["--threads", "0"], "--threads"),
+            (&["--keys", "0"], "--keys"),
+            (&["--duration", "0s"], "from 1ms to 86400s"),
+            (&["--duration", "10"], "expected a duration"),
+            (&["--timeout", "2m"], "--timeout"),
+            (&["--distribution", "normal"], "expected uniform"),
+            (&["--address", "https://x"], "expected host:port"),
+            (&["user"], "expected key=value"),
+        ] {
+            let refused = parsed(args).map(|_| ()).unwrap_err();
+            assert!(refused.contains(told), "{args:?}: {refused}");
+        }
+    }
+
+    #[test]
+    fn no_descriptor_that_is_given_is_left_out() {
+        for (args, expected) in [
+            (&["a=1", "b=2"][..], Some(2)),
+            (&["a=1", "b=2", "--descriptors", "3"], Some(3)),
+            (&["a=1", "b=2", "--descriptors", "1"], None),
+        ] {
+            let parsed = parsed(args).expect("good options");
+            assert_eq!(parsed.descriptors_per_request().ok(), expected, "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The report as people read it. No I/O, no clock.
+
+use super::report::{ErrorsOfCode, Percentiles, Report, as_float, ratio};
+
+/// A table, and what is to be known when reading it.
+pub(super) fn show(report: &Report) -> String {
+    let mut text = heading(report);
+    let share = |count: u64| format!("{:.1} %", 100.0 * ratio(count, as_float(report.requests)));
+    let mut counts = vec![
+        [
+            "requests".to_owned(),
+            report.requests.to_string(),
+            format!("{} per second", report.requests_per_second),
+        ],
+        ["  admitted".to_owned(), report.admitted.to_string(), share(report.admitted)],
+        ["  denied".to_owned(), report.denied.to_string(), share(report.denied)],
+        ["  errors".to_owned(), report.errors.to_string(), share(report.errors)],
+    ];
+    for (code, ErrorsOfCode { count, example }) in &report.errors_by_code {
+        counts.push([format!("    {code}"), count.to_string(), example.clone()]);
+    }
+    if report.kind == "open" {
+        counts.push(["not sent".to_owned(), report.unsent.to_string(), String::new()]);
+    }
+    text += &table(&counts);
+    text.push('\n');
+    let header = ["", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"].map(str::to_owned);
+    let row = |name: &str, percentiles: &Percentiles| {
+        let Percentiles { mean, p50, p90, p99, p999, max } = percentiles;
+        let [mean, p50, p90, p99, p999, max] = [mean, p50, p90, p99, p999, max].map(|us| time(*us));
+        [name.to_owned(), mean, p50, p90, p99, p999, max]
+    };
+    let mut times = vec![header, row("latency", &report.latency_us)];
+    times.extend(report.schedule_lag_us.as_ref().map(|lag| row("sent late by", lag)));
+    text += &table(&times);
+    for remark in remarks(report) {
+        text += &format!("\n{remark}\n");
+    }
+    text
+}
+
+fn heading(report: &Report) -> String {
+    let pace = match (report.concurrency, report.rate_per_second) {
+        (Some(concurrency), _) => format!("closed loop, {concurrency} requests under way"),
+        (None, rate) => format!("open loop, {} requests per second", rate.unwrap_or_default()),
+    };
+    format!(
+        "{pace}, {} connections, {} threads, {} s at {}\n{} in domain {}, {} keys, {}\n\n",
+        report.connections,
+        report.threads,
+        report.duration_seconds,
+        report.address,
+        report.descriptors.join(" "),
+        report.domain,
+        report.keys,
+        report.distribution
+    )
+}
+
+/// What else there is to be said: nothing, where all went as it should.
+fn remarks(report: &Report) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if report.stopped_early {
+        remarks.push("Stopped early: this is what had been measured by then.".to_owned());
+    }
+    if report.unsent > 0 {
+        remarks.push(format!(
+            "{} requests were due and not sent: {} were under way already, no connection was up, or it was too \
+             late for them. The latencies are those of the others.",
+            report.unsent,
+            report.max_in_flight.unwrap_or_default()
+        ));
+    }
+    if report.lost_connections > 0 {
+        remarks.push(format!("Connections were lost and set up again: {}.", report.lost_connections));
+    }
+    if report.generator_saturated {
+        let why = if report.kind == "open" {
+            "sent requests later than they were due, which the latencies include".to_owned()
+        } else {
+            format!("had something to do for {:.0} % of the time", 100.0 * report.generator_busy)
+        };
+        remarks.push(format!(
+            "The generator {why}: it may itself be what was measured. Give it cores of its own, and \
+             --threads and --connections to use them."
+        ));
+    }
+    remarks
+}
+
+/// A time in microseconds, in the unit that suits it.
+fn time(us: Option<f64>) -> String {
+    match us {
+        None => "-".to_owned(),
+        Some(us) if us < 1e3 => format!("{us:.0} µs"),
+        Some(us) if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        Some(us) => format!("{:.2} s", us / 1e6),
+    }
+}
+
+/// Rows in columns: the first one and texts of more than a number to the left, numbers to the right.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
+            0 => format!("{cell:width$}"),
+            // The last column of counts says what they are.
+            2 if N == 3 => cell.clone(),
+            _ => format!("{cell:>width$}"),
+        });
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::report::tests::{report, some_of_everything};
+    use super::*;
+
+    #[test]
+    fn people_are_shown_counts_and_times() {
+        let shown = show(&report(&["user={n}", "ip=x", "--domain", "shop"], some_of_everything));
+        let expected = "\
+closed loop, 64 requests under way, 4 connections, 2 threads, 2 s at 127.0.0.1:8081
+user={n} ip=x in domain shop, 100000 keys, uniform
+
+requests         12  6 per second
+  admitted        3  25.0 %
+  denied          7  58.3 %
+  errors          2  16.7 %
+    UNAVAILABLE   2  no store
+
+           MEAN     P50     P90      P99    P99.9      MAX
+latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn an_open_loop_shows_what_was_late_and_what_was_not_sent() {
+        let shown = report(&["--rate", "6", "--distribution", "zipf:1.1"], |measured| {
+            some_of_everything(measured);
+            measured.tally.unsent = 5;
+            measured.tally.lost_connections = 1;
+            measured.stopped_early = true;
+            measured.tally.lag.record(Duration::from_secs(3));
+        });
+        let shown = show(&shown);
+        for part in [
+            "open loop, 6 requests per second, 4 connections",
+            "100000 keys, zipf:1.1\n",
+            "\nnot sent          5\n",
+            "\nsent late by  3.00 s  3.00 s",
+            "\nStopped early: ",
+            "\n5 requests were due and not sent: 10000 were under way already",
+            "\nConnections were lost and set up again: 1.\n",
+            "\nThe generator sent requests later than they were due",
+        ] {
+            assert!(shown.contains(part), "{part}\nin\n{shown}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! What is asked: descriptors as typed, and the encoded requests that come of them. No I/O.
+//!
+//! A request is written into one buffer from parts that were encoded before; one in which no value holds a
+//! key number is written once and shared.
+
+use std::str::FromStr;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use super::keys::Keys;
+
+/// What stands for a key's number in a value.
+const PLACES: [&str; 2] = ["{n}", "{}"];
+
+/// gRPC's prefix of a message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// The fields' numbers in Envoy's messages.
+mod field {
+    pub(super) const DOMAIN: u32 = 1;
+    pub(super) const DESCRIPTORS: u32 = 2;
+    pub(super) const HITS_ADDEND: u32 = 3;
+    pub(super) const ENTRIES: u32 = 1;
+    pub(super) const OWN_HITS_ADDEND: u32 = 3;
+    pub(super) const KEY: u32 = 1;
+    pub(super) const VALUE: u32 = 2;
+}
+
+/// One descriptor as typed: `key=value[,key=value…]`, where a value may hold `{n}` or `{}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template {
+    /// What was typed.
+    pub(super) text: String,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    /// The key, as an encoded field.
+    key: Vec<u8>,
+    /// The value's texts, between each two of which the key's number stands.
+    value: Vec<String>,
+}
+
+impl FromStr for Template {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let entry = |pair: &str| {
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| format!("expected key=value[,key=value…], found {pair:?}"))?;
+            if key.is_empty() {
+                return Err(format!("expected a key before the = of {pair:?}"));
+            }
+            if PLACES.iter().any(|place| key.contains(place)) {
+                return Err(format!("a number can stand in a value, not in the key of {pair:?}"));
+            }
+            let mut encoded = Vec::new();
+            put_text(field::KEY, key.as_bytes(), &mut encoded);
+            let value = value.replace(PLACES[1], PLACES[0]).split(PLACES[0]).map(str::to_owned).collect();
+            Ok(Entry { key: encoded, value })
+        };
+        let entries = text.split(',').map(entry).collect::<Result<_, _>>()?;
+        Ok(Self { text: text.to_owned(), entries })
+    }
+}
+
+impl Template {
+    /// Whether it is another descriptor for another key.
+    pub(super) fn has_number(&self) -> bool {
+        self.entries.iter().any(|entry| entry.value.len() > 1)
+    }
+
+    /// Appends the encoded descriptor for the key of this number.
+    fn put(&self, number: &str, own_hits: Option<u32>, buffer: &mut Vec<u8>) {
+        for Entry { key, value } in &self.entries {
+            let texts: usize = value.iter().map(String::len).sum();
+            let value_len = texts + number.len() * (value.len() - 1);
+            put_head(
+                field::ENTRIES,
+                key.len() + 1 + encoded_len_varint(value_len as u64) + value_len,
+                buffer,
+            );
+            buffer.put_slice(key);
+            put_head(field::VALUE, value_len, buffer);
+            for (index, text) in value.iter().enumerate() {
+                buffer.put_slice(if index > 0 { number.as_bytes() } else { &[] });
+                buffer.put_slice(text.as_bytes());
+            }
+        }
+        if let Some(hits) = own_hits {
+            let mut wrapped = Vec::new();
+            encode_key(1, WireType::Varint, &mut wrapped);
+            encode_varint(hits.into(), &mut wrapped);
+            put_text(field::OWN_HITS_ADDEND, &wrapped, buffer);
+        }
+    }
+}
+
+/// The requests of a run.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    templates: Vec<Template>,
+    descriptors: usize,
+    /// The encoded domain.
+    head: Vec<u8>,
+    /// The encoded hits, where the request has them.
+    tail: Vec<u8>,
+    own_hits: Option<u32>,
+    /// Of a request in which nothing changes: the whole of it.
+    fixed: Option<Bytes>,
+    /// A descriptor in the making; kept so as to be allocated once.
+    scratch: Vec<u8>,
+}
+
+impl Plan {
+    /// Requests of `descriptors` descriptors each: those of `templates`, again from the first one where
+    /// there are more than templates. `templates` is not empty.
+    pub(super) fn new(domain: &str, templates: &[Template], descriptors: usize, hits: u32) -> Self {
+        let (mut head, mut tail) = (Vec::new(), Vec::new());
+        put_text(field::DOMAIN, domain.as_bytes(), &mut head);
+        // The request's own addend is what every service knows. It cannot say 0, which means 1 there.
+        if hits > 1 {
+            encode_key(field::HITS_ADDEND, WireType::Varint, &mut tail);
+            encode_varint(hits.into(), &mut tail);
+        }
+        let mut plan = Self {
+            templates: templates.to_vec(),
+            descriptors,
+            head,
+            tail,
+            own_hits: (hits == 0).then_some(0),
+            fixed: None,
+            scratch: Vec::new(),
+        };
+        if !templates.iter().any(Template::has_number) {
+            plan.fixed = Some(plan.write(|| 0));
+        }
+        plan
+    }
+
+    /// The next request, in gRPC's frame. All of the descriptors that were given are for one key; those
+    /// of a further round through them are for another.
+    pub(super) fn next(&mut self, keys: &mut Keys) -> Bytes {
+        match &self.fixed {
+            Some(request) => request.clone(),
+            None => self.write(|| keys.draw()),
+        }
+    }
+
+    fn write(&mut self, mut draw: impl FnMut() -> u64) -> Bytes {
+        let mut request = BytesMut::with_capacity(256);
+        request.put_bytes(0, PREFIX_BYTES);
+        request.put_slice(&self.head);
+        let mut digits = itoa::Buffer::new();
+        let mut number = "";
+        let round = self.templates.len();
+        for (index, template) in self.templates.iter().cycle().take(self.descriptors).enumerate() {
+            if index % round == 0 {
+                number = digits.format(draw());
+            }
+            self.scratch.clear();
+            template.put(number, self.own_hits, &mut self.scratch);
+            put_text(field::DESCRIPTORS, &self.scratch, &mut request);
+        }
+        request.put_slice(&self.tail);
+        let len = u32::try_from(request.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+        request[1..PREFIX_BYTES].copy_from_slice(&len.to_be_bytes());
+        request.freeze()
+    }
+}
+
+/// Appends what goes before the bytes of a field.
+fn put_head(field: u32, len: usize, buffer: &mut impl bytes::BufMut) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(len as u64, buffer);
+}
+
+/// Appends a field of bytes.
+fn put_text(field: u32, text: &[u8], buffer: &mut impl bytes::BufMut) {
+    put_head(field, text.len(), buffer);
+    buffer.put_slice(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::super::keys::Distribution;
+    use super::*;
+    use crate::pb::RateLimitRequest;
+
+    fn templates(texts: &[&str]) -> Vec<Template> {
+        texts.iter().map(|text| text.parse().expect("a descriptor")).collect()
+    }
+
+    fn ask(plan: &mut Plan, keys: &mut Keys) -> RateLimitRequest {
+        let frame = plan.next(keys);
+        let (prefix, message) = frame.split_at(PREFIX_BYTES);
+        let len = u8::try_from(message.len()).expect("short");
+        assert_eq!(prefix, [0, 0, 0, 0, len], "gRPC's prefix");
+        RateLimitRequest::decode(message).expect("an encoded request")
+    }
+
+    fn keys(count: u64) -> Keys {
+        Keys::new(count, Distribution::Uniform, 1)
+    }
+
+    /// `domain; key=value,key=value*own hits; …; hits`
+    fn shown(request: &RateLimitRequest) -> String {
+        let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).expect("text");
+        let mut shown = text(&Bytes::from(request.domain.clone()));
+        for descriptor in &request.descriptors {
+            let pair = |entry: &crate::pb::Entry| format!("{}={}", text(&entry.key), text(&entry.value));
+            shown += &format!("; {}", descriptor.entries.iter().map(pair).collect::<Vec<_>>().join(","));
+            if let Some(hits) = &descriptor.hits_addend {
+                shown += &format!("*{}", hits.value);
+            }
+        }
+        format!("{shown}; {}", request.hits_addend)
+    }
+
+    #[test]
+    fn a_request_is_what_was_typed() {
+        for (texts, descriptors, hits, expected) in [
+            (&["a=b"][..], 1, 1, "shop; a=b; 0"),
+            (&["a=b,c=,d=x=y"], 1, 5, "shop; a=b,c=,d=x=y; 5"),
+            (&["a=b", "c=d"], 2, 0, "shop; a=b*0; c=d*0; 0"),
+            (&["a=b", "c=d"], 3, 300, "shop; a=b; c=d; a=b; 300"),
+            (&["a={n}"], 1, 1, "shop; a=0; 0"),
+            (&["a={}"], 2, 1, "shop; a=0; a=0; 0"),
+            (&["a=<{n}-{}>,b=x{}"], 1, 1, "shop; a=<0-0>,b=x0; 0"),
+            (&["a={n}", "b=z"], 2, 0, "shop; a=0*0; b=z*0; 0"),
+        ] {
+            let mut plan = Plan::new("shop", &templates(texts), descriptors, hits);
+            for _ in 0..2 {
+                assert_eq!(shown(&ask(&mut plan, &mut keys(1))), expected, "{texts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn descriptors_of_one_round_are_for_one_key_and_rounds_for_their_own() {
+        let mut plan = Plan::new("shop", &templates(&["a={n}", "b={n},c=x"]), 4, 1);
+        let mut keys = keys(1 << 40);
+        let mut seen = Vec::new();
+        for _ in 0..20 {
+            let request = ask(&mut plan, &mut keys);
+            let values: Vec<_> = request.descriptors.iter().map(|it| it.entries[0].value.clone()).collect();
+            assert_eq!((&values[0], &values[2]), (&values[1], &values[3]));
+            seen.extend([values[0].clone(), values[2].clone()]);
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 40, "another key each time");
+    }
+
+    #[test]
+    fn a_request_without_a_number_is_encoded_once() {
+        let mut plan = Plan::new("shop", &templates(&["a=b"]), 1, 1);
+        let (one, other) = (plan.next(&mut keys(9)), plan.next(&mut keys(9)));
+        assert_eq!(one.as_ptr(), other.as_ptr());
+    }
+
+    #[test]
+    fn what_is_no_descriptor_is_refused_with_its_text() {
+        for (text, told) in [
+            ("user", "found \"user\""),
+            ("", "found \"\""),
+            ("a=1,b", "found \"b\""),
+            ("=x", "a key before"),
+            ("k{n}=x", "not in the key"),
+        ] {
+            let refused = text.parse::<Template>().unwrap_err();
+            assert!(refused.contains(told), "{text:?}: {refused}");
+        }
+    }
+}

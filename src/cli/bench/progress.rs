@@ -1,0 +1,71 @@
+//! A line on stderr that says how it goes.
+
+use std::io::{IsTerminal as _, Write as _, stderr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use super::options::BenchArgs;
+use super::worker::Published;
+
+/// Tells how it goes, to whoever watches.
+pub(super) struct Progress {
+    threads: Vec<Arc<CachePadded<Published>>>,
+    warmup: Duration,
+    whole: Duration,
+    requests_before: u64,
+    is_terminal: bool,
+    is_wanted: bool,
+}
+
+impl Progress {
+    /// How often to tell.
+    pub(super) const EVERY: Duration = Duration::from_secs(1);
+
+    /// Of what these threads publish.
+    pub(super) fn new(args: &BenchArgs, threads: Vec<Arc<CachePadded<Published>>>) -> Self {
+        let is_terminal = stderr().is_terminal();
+        Self {
+            threads,
+            warmup: args.warmup,
+            whole: args.warmup + args.duration,
+            requests_before: 0,
+            is_terminal,
+            is_wanted: args.progress || is_terminal,
+        }
+    }
+
+    /// Tells how it is, so long after the beginning. To be called every [`Self::EVERY`].
+    pub(super) fn tell(&mut self, elapsed: Duration) {
+        if !self.is_wanted {
+            return;
+        }
+        let sum = |count: fn(&Published) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();
+        let requests = sum(|published| published.requests.load(Ordering::Relaxed));
+        let errors = sum(|published| published.errors.load(Ordering::Relaxed));
+        let lately = requests.saturating_sub(self.requests_before);
+        self.requests_before = requests;
+        let what = if elapsed < self.warmup {
+            "warming up".to_owned()
+        } else {
+            format!("{lately} requests in the last second, {errors} errors so far")
+        };
+        let line = format!("{:.0} s of {:.0} s: {what}", elapsed.as_secs_f64(), self.whole.as_secs_f64());
+        self.write(&if self.is_terminal { format!("\r\x1b[K{line}") } else { line + "\n" });
+    }
+
+    /// Leaves the line to what comes after.
+    pub(super) fn clear(&self) {
+        if self.is_terminal {
+            self.write("\r\x1b[K");
+        }
+    }
+
+    fn write(&self, text: &str) {
+        // Where nobody can be told the load goes on.
+        let mut stderr = stderr().lock();
+        drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
+    }
+}

@@ -1,0 +1,269 @@
+//! What a run came to. No I/O, no clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::options::{BenchArgs, Loop};
+use super::tally::{Failures, Tally, Times, code_name};
+
+/// Share of the time from which a generator that had something to do is told to be saturated. What is
+/// missing to the whole goes by between two looks at its sockets, however much it has to do.
+const SATURATED_BUSY: f64 = 0.9;
+/// A schedule that is kept less closely than this is told of, where it matters beside the latencies.
+const SATURATED_LAG_US: f64 = 1_000.0;
+
+/// What was measured.
+#[derive(Debug)]
+pub(super) struct Measured {
+    /// What all threads counted.
+    pub(super) tally: Tally,
+    /// How long they counted.
+    pub(super) length: Duration,
+    /// How much of that time they had something to do, from 0 to 1, on average.
+    pub(super) busy: f64,
+    /// Whether somebody ended it early.
+    pub(super) stopped_early: bool,
+}
+
+/// The report. Its JSON is documented: fields may be added, and keep their names and meanings.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    pub(super) address: String,
+    #[serde(rename = "loop")]
+    pub(super) kind: &'static str,
+    pub(super) concurrency: Option<usize>,
+    pub(super) rate_per_second: Option<u32>,
+    pub(super) max_in_flight: Option<usize>,
+    pub(super) connections: usize,
+    pub(super) threads: usize,
+    pub(super) domain: String,
+    pub(super) descriptors: Vec<String>,
+    pub(super) descriptors_per_request: usize,
+    pub(super) hits: u32,
+    pub(super) keys: u64,
+    pub(super) distribution: String,
+    pub(super) seed: u64,
+    pub(super) timeout_seconds: f64,
+    pub(super) warmup_seconds: f64,
+    pub(super) duration_seconds: f64,
+    pub(super) stopped_early: bool,
+    pub(super) requests: u64,
+    pub(super) requests_per_second: f64,
+    pub(super) admitted: u64,
+    pub(super) denied: u64,
+    pub(super) errors: u64,
+    pub(super) errors_by_code: BTreeMap<&'static str, ErrorsOfCode>,
+    pub(super) unsent: u64,
+    pub(super) lost_connections: u64,
+    pub(super) latency_us: Percentiles,
+    pub(super) schedule_lag_us: Option<Percentiles>,
+    pub(super) generator_busy: f64,
+    pub(super) generator_saturated: bool,
+}
+
+/// How often there was one of gRPC's codes, and what was told of the first one.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorsOfCode {
+    pub(super) count: u64,
+    pub(super) example: String,
+}
+
+/// In microseconds; `null` where nothing was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Percentiles {
+    pub(super) mean: Option<f64>,
+    pub(super) p50: Option<f64>,
+    pub(super) p90: Option<f64>,
+    pub(super) p99: Option<f64>,
+    pub(super) p999: Option<f64>,
+    pub(super) max: Option<f64>,
+}
+
+impl Percentiles {
+    fn of(times: &Times) -> Self {
+        let at = |percentile| times.percentile_us(percentile).map(|us| rounded(us, 10.0));
+        Self {
+            mean: times.mean_us().map(|us| rounded(us, 10.0)),
+            p50: at(50.0),
+            p90: at(90.0),
+            p99: at(99.0),
+            p999: at(99.9),
+            max: times.max_us().map(|us| rounded(us, 10.0)),
+        }
+    }
+}
+
+impl Report {
+    /// The report of a run with these options; `args` have been found to make sense.
+    pub(super) fn new(args: &BenchArgs, descriptors_per_request: usize, measured: &Measured) -> Self {
+        let Measured { tally, length, busy, stopped_early } = measured;
+        let (concurrency, rate, max_in_flight) = match args.loop_kind() {
+            Loop::Closed { concurrency } => (Some(concurrency), None, None),
+            Loop::Open { per_second, max_in_flight } => (None, Some(per_second), Some(max_in_flight)),
+        };
+        let seconds = length.as_secs_f64();
+        let latency = Percentiles::of(&tally.latency);
+        let lag = rate.map(|_| Percentiles::of(&tally.lag));
+        let saturated = match &lag {
+            Some(lag) => keeps_no_schedule(lag, &latency),
+            None => *busy >= SATURATED_BUSY,
+        };
+        let of_code = |(code, failures): (&i32, &Failures)| {
+            let Failures { count, example } = failures.clone();
+            (code_name(*code), ErrorsOfCode { count, example })
+        };
+        Self {
+            address: args.address.to_string(),
+            kind: if rate.is_some() { "open" } else { "closed" },
+            concurrency,
+            rate_per_second: rate,
+            max_in_flight,
+            connections: args.connections(),
+            threads: args.threads(),
+            domain: args.domain.clone(),
+            descriptors: args.templates.iter().map(|template| template.text.clone()).collect(),
+            descriptors_per_request,
+            hits: args.hits,
+            keys: args.keys,
+            distribution: args.distribution.to_string(),
+            seed: args.seed,
+            timeout_seconds: args.timeout.as_secs_f64(),
+            warmup_seconds: args.warmup.as_secs_f64(),
+            duration_seconds: rounded(seconds, 1_000.0),
+            stopped_early: *stopped_early,
+            requests: tally.requests(),
+            requests_per_second: rounded(ratio(tally.requests(), seconds), 10.0),
+            admitted: tally.admitted,
+            denied: tally.denied,
+            errors: tally.errors(),
+            errors_by_code: tally.failures.iter().map(of_code).collect(),
+            unsent: tally.unsent,
+            lost_connections: tally.lost_connections,
+            latency_us: latency,
+            schedule_lag_us: lag,
+            generator_busy: rounded(*busy, 1_000.0),
+            generator_saturated: saturated,
+        }
+    }
+
+    /// Why the run is a failure, where it is one: nobody decided anything.
+    pub(super) fn failure(&self) -> Option<String> {
+        if self.admitted + self.denied > 0 || (self.stopped_early && self.requests == 0) {
+            return None;
+        }
+        let error = self.errors_by_code.iter().max_by_key(|(_, errors)| errors.count);
+        Some(match error {
+            Some((code, errors)) => format!("no request got a decision: {code}: {}", errors.example),
+            None => "nothing could be sent".to_owned(),
+        })
+    }
+}
+
+/// Whether requests were sent so late that it shows in what was measured.
+fn keeps_no_schedule(lag: &Percentiles, latency: &Percentiles) -> bool {
+    let (lag, latency) = (lag.p99.unwrap_or_default(), latency.p99.unwrap_or_default());
+    lag > SATURATED_LAG_US && lag > latency / 10.0
+}
+
+/// A count, to be divided by.
+#[expect(clippy::cast_precision_loss, reason = "nobody counts to 2^53")]
+pub(super) fn as_float(count: u64) -> f64 {
+    count as f64
+}
+
+/// So many of so many, or of so many seconds; 0 of none.
+pub(super) fn ratio(count: u64, of: f64) -> f64 {
+    if of > 0.0 { as_float(count) / of } else { 0.0 }
+}
+
+fn rounded(number: f64, parts: f64) -> f64 {
+    (number * parts).round() / parts
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use clap::Parser;
+    use tonic::Code;
+
+    use super::super::tally::{Failure, Outcome};
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    pub(in super::super) fn report(args: &[&str], fill: impl FnOnce(&mut Measured)) -> Report {
+        let args = ["bench", "--threads", "2"].iter().chain(args).copied();
+        let args = Cli::parse_from(args).args;
+        let mut measured = Measured {
+            tally: Tally::new(),
+            length: Duration::from_secs(2),
+            busy: 0.25,
+            stopped_early: false,
+        };
+        fill(&mut measured);
+        Report::new(&args, args.templates.len(), &measured)
+    }
+
+    pub(in super::super) fn some_of_everything(measured: &mut Measured) {
+        let tally = &mut measured.tally;
+        for ms in 1..=10 {
+            let outcome = if ms < 4 { Outcome::Admitted } else { Outcome::Denied };
+            tally.record(outcome, Duration::from_micros(100) * ms);
+        }
+        for message in ["no store", "no rules"] {
+            let failure = Failure::new(Code::Unavailable, message);
+            tally.record(Outcome::Failed(failure), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn json_has_the_same_fields_whatever_was_measured() {
+        let fields = |report: &Report| {
+            let json = serde_json::to_value(report).expect("JSON");
+            json.as_object().expect("an object").keys().cloned().collect::<Vec<_>>()
+        };
+        let (nothing, much) = (report(&[], |_| {}), report(&["--rate", "9"], some_of_everything));
+        assert_eq!(fields(&nothing), fields(&much));
+        let json = serde_json::to_value(&much).expect("JSON");
+        assert_eq!((&json["loop"], &json["ratePerSecond"]), (&"open".into(), &9.into()));
+        assert_eq!(json["errorsByCode"]["UNAVAILABLE"]["example"], "no store");
+        let median = json["latencyUs"]["p50"].as_f64().expect("a number");
+        assert!(json["requests"] == 12 && (median - 500.0).abs() <= 0.5, "{json}");
+        let json = serde_json::to_value(&nothing).expect("JSON");
+        assert!(json["scheduleLagUs"].is_null() && json["latencyUs"]["p50"].is_null(), "{json}");
+    }
+
+    #[test]
+    fn a_generator_that_is_itself_the_limit_says_so() {
+        for (args, busy, lag_us, expected) in [
+            (&[][..], 0.5, 0, false),
+            (&[], 0.95, 0, true),
+            // An open loop may be busy, as long as it keeps its schedule.
+            (&["--rate", "9"], 0.95, 100, false),
+            (&["--rate", "9"], 0.1, 50_000, true),
+        ] {
+            let report = report(args, |measured| {
+                some_of_everything(measured);
+                measured.busy = busy;
+                measured.tally.lag.record(Duration::from_micros(lag_us));
+            });
+            assert_eq!(report.generator_saturated, expected, "{args:?} {busy} {lag_us}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_a_decision_is_a_failure() {
+        let error = Outcome::Failed(Failure::new(Code::Unimplemented, "no such method"));
+        let failed = report(&[], |measured| measured.tally.record(error, Duration::ZERO)).failure();
+        assert_eq!(failed.as_deref(), Some("no request got a decision: UNIMPLEMENTED: no such method"));
+        assert_eq!(report(&[], |_| {}).failure().as_deref(), Some("nothing could be sent"));
+        assert_eq!(report(&[], |measured| measured.stopped_early = true).failure(), None);
+        assert_eq!(report(&[], some_of_everything).failure(), None);
+    }
+}

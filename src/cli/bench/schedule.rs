@@ -1,0 +1,80 @@
+//! When requests are due where they come at a fixed rate, whoever answers or not. No I/O, no clock: times
+//! are lengths since the run began.
+
+use std::time::Duration;
+
+/// The share of one thread in requests that are due at equal distances: of all of them, those with its
+/// own number, and then each that is as many further as there are threads.
+#[derive(Clone, Debug)]
+pub(super) struct Schedule {
+    per_second: u32,
+    next: u64,
+    stride: u64,
+    length: Duration,
+}
+
+impl Schedule {
+    /// The share of thread `index` of `threads`, in a run of `length` with `per_second` requests each
+    /// second, at least 1.
+    pub(super) fn new(per_second: u32, index: usize, threads: usize, length: Duration) -> Self {
+        debug_assert!(per_second > 0 && index < threads);
+        Self { per_second, next: index as u64, stride: threads as u64, length }
+    }
+
+    /// When the next request is due; `None` where the run is over before.
+    pub(super) fn peek(&self) -> Option<Duration> {
+        let nanos = u128::from(self.next) * 1_000_000_000 / u128::from(self.per_second);
+        // What does not fit is after five centuries.
+        let due = Duration::from_nanos(u64::try_from(nanos).ok()?);
+        (due < self.length).then_some(due)
+    }
+
+    /// Goes on to the one after.
+    pub(super) fn advance(&mut self) {
+        self.next += self.stride;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn dues(mut schedule: Schedule) -> Vec<Duration> {
+        let next = || {
+            let due = schedule.peek();
+            schedule.advance();
+            due
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn requests_are_due_at_equal_distances() {
+        let millis = |dues: Vec<Duration>| dues.iter().map(Duration::as_millis).collect::<Vec<_>>();
+        let half = Duration::from_millis(500);
+        assert_eq!(millis(dues(Schedule::new(10, 0, 1, half))), [0, 100, 200, 300, 400]);
+        assert_eq!(millis(dues(Schedule::new(10, 1, 2, half))), [100, 300]);
+        assert_eq!(millis(dues(Schedule::new(1, 1, 2, half))), []);
+    }
+
+    proptest! {
+        #[test]
+        fn threads_share_every_request_of_the_rate(
+            per_second in 1_u32..5_000,
+            threads in 1_usize..9,
+            millis in 1_u64..3_000,
+        ) {
+            let length = Duration::from_millis(millis);
+            let shares = (0..threads).map(|index| dues(Schedule::new(per_second, index, threads, length)));
+            let mut all: Vec<_> = shares.flatten().collect();
+            all.sort();
+            let alone = dues(Schedule::new(per_second, 0, 1, length));
+            prop_assert_eq!(&all, &alone);
+            // None is missing at the end, and there is none too many.
+            let expected = (u128::from(millis) * u128::from(per_second)).div_ceil(1_000);
+            prop_assert_eq!(all.len() as u128, expected);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What became of requests, counted: one tally for each thread, joined at the end. No I/O, no clock.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use tonic::Code;
+
+/// The answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It may pass.
+    Admitted,
+    /// It is over a limit.
+    Denied,
+    /// There was no decision.
+    Failed(Failure),
+}
+
+/// Why there was no decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// gRPC's word for it.
+    pub(super) code: Code,
+    /// What the service said, or what went wrong on the way.
+    pub(super) message: String,
+}
+
+impl Failure {
+    /// A failure that is not the service's own word.
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+/// Requests that failed in one way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failures {
+    /// How many.
+    pub(super) count: u64,
+    /// What was told of the first one.
+    pub(super) example: String,
+}
+
+/// Counts and times of requests.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    /// Requests that may pass.
+    pub(super) admitted: u64,
+    /// Requests that are over a limit.
+    pub(super) denied: u64,
+    /// Requests without a decision, by gRPC's code.
+    pub(super) failures: BTreeMap<i32, Failures>,
+    /// Requests that were due and could not be sent: too many were under way, no connection was up, or the
+    /// time in which an answer would have been waited for was over before they could be.
+    pub(super) unsent: u64,
+    /// Connections that were lost.
+    pub(super) lost_connections: u64,
+    /// How long decisions took, and how long was waited for those that did not come in time.
+    pub(super) latency: Times,
+    /// How long after they were due requests were sent.
+    pub(super) lag: Times,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub(super) fn new() -> Self {
+        Self {
+            admitted: 0,
+            denied: 0,
+            failures: BTreeMap::new(),
+            unsent: 0,
+            lost_connections: 0,
+            latency: Times::new(),
+            lag: Times::new(),
+        }
+    }
+
+    /// Counts what became of a request in the time that `took`.
+    pub(super) fn record(&mut self, outcome: Outcome, took: Duration) {
+        match outcome {
+            Outcome::Admitted => self.admitted += 1,
+            Outcome::Denied => self.denied += 1,
+            Outcome::Failed(Failure { code, message }) => {
+                let first = || Failures { count: 0, example: message };
+                self.failures.entry(code as i32).or_insert_with(first).count += 1;
+                // A refusal may take no time at all, and would make the service look fast.
+                if code != Code::DeadlineExceeded {
+                    return;
+                }
+            }
+        }
+        self.latency.record(took);
+    }
+
+    /// Requests that were sent.
+    pub(super) fn requests(&self) -> u64 {
+        self.admitted + self.denied + self.errors()
+    }
+
+    /// Requests without a decision.
+    pub(super) fn errors(&self) -> u64 {
+        self.failures.values().map(|failures| failures.count).sum()
+    }
+
+    /// Takes in what another thread counted.
+    pub(super) fn join(&mut self, other: Self) {
+        self.admitted += other.admitted;
+        self.denied += other.denied;
+        self.unsent += other.unsent;
+        self.lost_connections += other.lost_connections;
+        for (code, Failures { count, example }) in other.failures {
+            self.failures.entry(code).or_insert(Failures { count: 0, example }).count += count;
+        }
+        self.latency.join(&other.latency);
+        self.lag.join(&other.lag);
+    }
+}
+
+/// Lengths of time, each within a thousandth of what it was, or a tenth of a microsecond.
+#[derive(Clone, Debug)]
+pub(super) struct Times(Histogram<u64>);
+
+/// What times are told apart by, and where they end: beyond, they count as this.
+const LEAST_NS: u64 = 100;
+const MOST_NS: u64 = 3_600_000_000_000;
+
+impl Times {
+    /// None yet.
+    pub(super) fn new() -> Self {
+        #[expect(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
+        Self(Histogram::new_with_bounds(LEAST_NS, MOST_NS, 3).expect("constants in order"))
+    }
+
+    /// Counts one more.
+    pub(super) fn record(&mut self, time: Duration) {
+        self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(MOST_NS));
+    }
+
+    fn join(&mut self, other: &Self) {
+        let joined = self.0.add(&other.0);
+        debug_assert!(joined.is_ok(), "both have the same bounds, so that nothing is out of them");
+    }
+
+    /// The time within which so many of a hundred were, in microseconds; `None` of none.
+    pub(super) fn percentile_us(&self, percentile: f64) -> Option<f64> {
+        (!self.0.is_empty()).then(|| micros(self.0.value_at_quantile(percentile / 100.0)))
+    }
+
+    /// The mean, in microseconds; `None` of none.
+    pub(super) fn mean_us(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.0.mean() / 1_000.0)
+    }
+
+    /// The longest, in microseconds; `None` of none.
+    pub(super) fn max_us(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| micros(self.0.max()))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an hour of nanoseconds is below 2^53")]
+fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1_000.0
+}
+
+/// gRPC's name of a code, as it is written in its specification.
+pub(super) fn code_name(code: i32) -> &'static str {
+    match Code::from_i32(code) {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn failed(code: Code, message: &str) -> Outcome {
+        Outcome::Failed(Failure::new(code, message))
+    }
+
+    #[test]
+    fn every_request_is_admitted_or_denied_or_an_error_and_errors_have_an_example() {
+        let (mut one, mut other) = (Tally::new(), Tally::new());
+        one.record(Outcome::Admitted, MS);
+        one.record(failed(Code::Unavailable, "first"), MS);
+        one.record(failed(Code::Unavailable, "second"), MS);
+        other.record(Outcome::Denied, 2 * MS);
+        other.record(failed(Code::Unavailable, "third"), MS);
+        other.record(failed(Code::Internal, "odd"), MS);
+        other.unsent = 3;
+        one.join(other);
+        assert_eq!((one.admitted, one.denied, one.errors(), one.requests(), one.unsent), (1, 1, 4, 6, 3));
+        let failures: Vec<_> =
+            one.failures.iter().map(|(code, it)| (code_name(*code), it.count, it.example.as_str())).collect();
+        assert_eq!(failures, [("INTERNAL", 1, "odd"), ("UNAVAILABLE", 3, "first")]);
+    }
+
+    #[test]
+    fn errors_do_not_make_a_service_look_fast_and_what_never_came_does_not_either() {
+        let mut tally = Tally::new();
+        tally.record(failed(Code::Unavailable, ""), Duration::ZERO);
+        assert_eq!(tally.latency.mean_us(), None);
+        tally.record(failed(Code::DeadlineExceeded, ""), 1_000 * MS);
+        let longest = tally.latency.max_us().expect("one was recorded");
+        assert!((longest - 1e6).abs() < 1e3, "{longest}");
+    }
+
+    #[test]
+    fn times_are_told_to_a_thousandth() {
+        let mut times = Times::new();
+        (1..=1_000).for_each(|count| times.record(Duration::from_micros(10) * count));
+        times.record(Duration::MAX);
+        for (percentile, expected) in [(50.0, 5_010.0), (90.0, 9_010.0), (99.0, 9_910.0)] {
+            let found = times.percentile_us(percentile).expect("some were recorded");
+            assert!((found - expected).abs() <= expected / 500.0, "p{percentile}: {found}");
+        }
+        assert!(times.max_us().expect("some were recorded") >= 3.6e9);
+    }
+}

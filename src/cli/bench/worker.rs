@@ -1,0 +1,268 @@
+//! One thread that sends: a runtime, connections and counts of its own. Nothing that a request does is
+//! shared with another thread.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{spawn_local, yield_now};
+use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::connection::Connection;
+use super::keys::Keys;
+use super::options::{BenchArgs, Loop};
+use super::pacer::Pacer;
+use super::plan::Plan;
+use super::schedule::Schedule;
+use super::tally::{Failure, Outcome, Tally};
+
+/// How often a thread tells how far it is.
+const TELLING: Duration = Duration::from_millis(200);
+/// Requests that are sent in one go where many are due, before answers are looked at.
+const BURST: u32 = 64;
+
+/// What a thread tells while it runs.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// Requests that have ended, those of the warm-up not among them.
+    pub(super) requests: AtomicU64,
+    /// Those of them that had no decision.
+    pub(super) errors: AtomicU64,
+}
+
+/// What a thread is given.
+pub(super) struct Job {
+    /// The options of the run.
+    pub(super) args: Arc<BenchArgs>,
+    /// What to ask.
+    pub(super) plan: Plan,
+    /// Which of the threads it is, below their number.
+    pub(super) index: usize,
+    /// Told when all connections are up, or why not.
+    pub(super) ready: oneshot::Sender<anyhow::Result<()>>,
+    /// Tells when to begin.
+    pub(super) begin: oneshot::Receiver<Instant>,
+    /// Ends the run early.
+    pub(super) stop: CancellationToken,
+    /// How far it is.
+    pub(super) published: Arc<CachePadded<Published>>,
+}
+
+/// What a thread has to say in the end.
+#[derive(Debug)]
+pub(super) struct Share {
+    /// What it counted.
+    pub(super) tally: Tally,
+    /// How long it counted: shorter than asked for where it was stopped.
+    pub(super) length: Duration,
+    /// How much of that time it had something to do.
+    pub(super) busy: Duration,
+}
+
+struct Worker {
+    tally: RefCell<Tally>,
+    /// What to ask, and for which key.
+    asking: RefCell<(Plan, Keys)>,
+    timeout: Duration,
+    /// When the warm-up ends: of requests that begin before, nothing is counted.
+    counted_from: Instant,
+    over: Cell<bool>,
+    under_way: Cell<usize>,
+    /// Told when nothing is under way any more.
+    idle: Notify,
+}
+
+/// Does the job. Needs a `LocalSet` around it. `None` where there was nothing to begin with.
+pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
+    let Job { args, plan, index, ready, begin, stop, published } = job;
+    let threads = args.threads();
+    let connections = match connect(&args, index).await {
+        Ok(connections) => connections,
+        Err(error) => {
+            // Nobody may be waiting: another thread may have failed before.
+            drop(ready.send(Err(error)));
+            return Ok(None);
+        }
+    };
+    drop(ready.send(Ok(())));
+    let Ok(begin) = begin.await else { return Ok(None) };
+    let counted_from = begin + args.warmup;
+    let keys = Keys::new(args.keys, args.distribution, seed_of(args.seed, index));
+    let worker = Rc::new(Worker {
+        tally: RefCell::new(Tally::new()),
+        asking: RefCell::new((plan, keys)),
+        timeout: args.timeout,
+        counted_from,
+        over: Cell::new(false),
+        under_way: Cell::new(0),
+        idle: Notify::new(),
+    });
+    spawn_local(Rc::clone(&worker).publish(published));
+    let until = counted_from + args.duration;
+    let (length, busy) = match args.loop_kind() {
+        Loop::Closed { concurrency } => {
+            let mine = (index..args.connections()).step_by(threads);
+            for (number, connection) in mine.zip(&connections) {
+                for _ in (number..concurrency).step_by(args.connections()) {
+                    spawn_local(Rc::clone(&worker).keep_asking(Rc::clone(connection)));
+                }
+            }
+            worker.measure(until, &stop).await
+        }
+        Loop::Open { per_second, max_in_flight } => {
+            let schedule = Schedule::new(per_second, index, threads, args.warmup + args.duration);
+            let most = (index..max_in_flight).step_by(threads).len();
+            let pace = worker.pace(schedule, begin, &connections, most);
+            let pace = async {
+                tokio::select! { paced = pace => paced, () = stop.cancelled() => Ok(()) }
+            };
+            let (measured, paced) = tokio::join!(worker.measure(until, &stop), pace);
+            paced?;
+            measured
+        }
+    };
+    worker.finish().await;
+    let mut tally = worker.tally.replace(Tally::new());
+    tally.lost_connections = connections.iter().map(|connection| connection.lost()).sum();
+    Ok(Some(Share { tally, length, busy }))
+}
+
+/// The connections of this thread, all of them up.
+async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connection>>> {
+    let mut connections = Vec::new();
+    for number in (index..args.connections()).step_by(args.threads()) {
+        let connection = Connection::open(args.address.clone(), args.timeout).await?;
+        // Once is enough: they all lead to the same service.
+        if number == 0 {
+            connection.probe(args.timeout).await?;
+        }
+        connections.push(connection);
+    }
+    Ok(connections)
+}
+
+/// Another sequence for each thread, and the same one each time.
+fn seed_of(seed: u64, index: usize) -> u64 {
+    seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+impl Worker {
+    /// Waits for the end, and says how long it was measured and how much of that this thread was busy.
+    async fn measure(&self, until: Instant, stop: &CancellationToken) -> (Duration, Duration) {
+        let busy = || Handle::current().metrics().worker_total_busy_duration(0);
+        let end = async |moment| {
+            tokio::select! {
+                () = sleep_until(moment) => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        end(self.counted_from).await;
+        let busy_before = busy();
+        end(until).await;
+        self.over.set(true);
+        // What is late by a timer's millisecond was still asked for.
+        let length = Instant::now().min(until).saturating_duration_since(self.counted_from);
+        (length, busy().saturating_sub(busy_before))
+    }
+
+    /// Waits for what is still under way: no longer than one timeout.
+    async fn finish(&self) {
+        self.over.set(true);
+        while self.under_way.get() > 0 {
+            self.idle.notified().await;
+        }
+    }
+
+    /// The closed loop: a request, and when it has ended the next one.
+    async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
+        loop {
+            connection.wait_until_up().await;
+            if self.over.get() {
+                return;
+            }
+            self.under_way.set(self.under_way.get() + 1);
+            self.ask(&connection, Instant::now()).await;
+        }
+    }
+
+    /// The open loop: requests when they are due.
+    async fn pace(
+        self: &Rc<Self>,
+        mut schedule: Schedule,
+        begin: Instant,
+        connections: &[Rc<Connection>],
+        most: usize,
+    ) -> anyhow::Result<()> {
+        let pacer = Pacer::new()?;
+        let mut turns = connections.iter().cycle();
+        let mut burst = 0;
+        while let Some(due) = schedule.peek() {
+            let due = begin + due;
+            let late = Instant::now().checked_duration_since(due);
+            burst += 1;
+            if late.is_none() {
+                pacer.wait_until(due).await?;
+                burst = 0;
+            } else if burst % BURST == 0 {
+                yield_now().await;
+            }
+            schedule.advance();
+            let up = turns.by_ref().take(connections.len()).find(|connection| connection.is_up());
+            // Whoever would have asked has given up by then.
+            let gave_up = late.is_some_and(|late| late > self.timeout);
+            match up {
+                Some(connection) if !gave_up && self.under_way.get() < most => {
+                    self.under_way.set(self.under_way.get() + 1);
+                    let (this, connection) = (Rc::clone(self), Rc::clone(connection));
+                    spawn_local(async move {
+                        if due >= this.counted_from {
+                            this.tally.borrow_mut().lag.record(due.elapsed());
+                        }
+                        this.ask(&connection, due).await;
+                    });
+                }
+                _ if due >= self.counted_from => self.tally.borrow_mut().unsent += 1,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks once, and counts what comes of it; `since` is when its time begins. It is under way already.
+    async fn ask(&self, connection: &Connection, since: Instant) {
+        let request = {
+            let (plan, keys) = &mut *self.asking.borrow_mut();
+            plan.next(keys)
+        };
+        let late = |_| {
+            let told = format!("no answer within {:?}", self.timeout);
+            Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
+        };
+        let outcome = timeout(self.timeout, connection.ask(request)).await.unwrap_or_else(late);
+        if since >= self.counted_from {
+            self.tally.borrow_mut().record(outcome, since.elapsed());
+        }
+        self.under_way.set(self.under_way.get() - 1);
+        if self.over.get() && self.under_way.get() == 0 {
+            self.idle.notify_one();
+        }
+    }
+
+    /// Tells how far it is, now and then.
+    async fn publish(self: Rc<Self>, published: Arc<CachePadded<Published>>) {
+        let mut ticks = interval(TELLING);
+        loop {
+            ticks.tick().await;
+            let tally = self.tally.borrow();
+            published.requests.store(tally.requests(), Ordering::Relaxed);
+            published.errors.store(tally.errors(), Ordering::Relaxed);
+        }
+    }
+}
