@@ -104,6 +104,8 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
         }
     })
     .await;
+    // fred ends a connection on which it reads CLUSTERDOWN, whatever slot that was about.
+    eventually("all are connected to again", async || store.ping().await.is_ok()).await;
     for number in 0..20 {
         let key = format!("other{number}/");
         assert_ne!(place(&key), lost);

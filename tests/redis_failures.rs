@@ -77,7 +77,7 @@ async fn calls_are_answered_as_the_rules_say(
         caller.ask(0, request("shop", &[("error", "back")])).await == "OK"
     })
     .await;
-    assert!(there.elapsed() < Duration::from_secs(1), "{:?}", there.elapsed());
+    assert!(there.elapsed() < Duration::from_secs(2), "{:?}", there.elapsed());
 
     assert_eq!(answers["allow"].count("OK"), answers["allow"].len(), "{:?}", answers["allow"].counts);
     assert_eq!(answers["deny"].count("OVER_LIMIT"), answers["deny"].len(), "{:?}", answers["deny"].counts);
@@ -86,10 +86,10 @@ async fn calls_are_answered_as_the_rules_say(
     assert_eq!(answers["local"].count("OK"), 25, "{:?}", answers["local"].counts);
     assert_eq!(answers["local"].count("OVER_LIMIT"), answers["local"].len() - 25);
     for (key, of_key) in &mut answers {
-        // The call timeout is 10 ms, and Redis is away for seconds; the rest is for a debug build with others
-        // beside it.
+        // Nobody waits for Redis to be back. That they wait for milliseconds is not for a debug build to show
+        // on a machine that has others to serve: `docs/performance.md` does.
         let p99 = of_key.permille(990);
-        assert!(p99 <= Duration::from_millis(150), "{key}: {p99:?}");
+        assert!(p99 <= AWAY / 3, "{key}: {p99:?}");
     }
     assert!(grown_kib < 16 * 1024, "{grown_kib} KiB more");
 }

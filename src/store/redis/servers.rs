@@ -234,6 +234,8 @@ impl Known {
             }
             StoreError::Full { .. } => return None,
         };
+        // fred has ended the connection on which it read CLUSTERDOWN: the sooner it is known that nobody
+        // serves the slot, and nobody is asked, the better for the others.
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
             self.topology.wish();
         }
