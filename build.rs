@@ -22,6 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([SERVICE], ["proto"])?;
 
     tonic_prost_build::configure()
+        // `server::grpc` serves the one method there is from the bytes of its messages.
+        .build_server(false)
         .bytes(".")
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")

@@ -46,9 +46,6 @@ pub use envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{Entry,
 pub use envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
 pub use envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorStatus, RateLimit};
 pub use envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-pub use envoy::service::ratelimit::v3::rate_limit_service_server::{
-    RateLimitService, RateLimitServiceServer,
-};
 pub use envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 pub use envoy::r#type::v3::RateLimitUnit;
 

@@ -117,9 +117,9 @@ impl Limiter {
         deadline.into_iter().chain(patience).min()
     }
 
-    /// When to wait no longer for a store that is asked now, if that is before it gives up by itself.
-    fn until(&self, deadline: Option<Instant>) -> Option<Instant> {
-        deadline.filter(|deadline| *deadline < Instant::now() + self.patience)
+    /// When to wait no longer for a store that is asked at `asked`, if that is before it gives up by itself.
+    fn until(&self, asked: Instant, deadline: Option<Instant>) -> Option<Instant> {
+        deadline.filter(|deadline| *deadline < asked + self.patience)
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.
@@ -128,7 +128,7 @@ impl Limiter {
             return Readings::new();
         }
         let asked = Instant::now();
-        let readings = ask(&*self.store, charges, now, self.until(deadline)).await;
+        let readings = ask(&*self.store, charges, now, self.until(asked, deadline)).await;
         self.metrics.record_store_latency(asked.elapsed());
         if let Some(error) = readings.iter().find_map(|reading| reading.as_ref().err()) {
             self.metrics.record_store_failure(failure(error));

@@ -6,9 +6,8 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::wire::{self, AnswerSettings, InvalidRequest};
-use crate::engine::Decision;
+use crate::engine::{Decision, Request};
 use crate::limiter::Limiter;
-use crate::pb;
 use crate::store::StoreError;
 
 /// Answers requests: each core has its own.
@@ -53,16 +52,16 @@ impl Answerer {
         Self { limiter, settings, in_flight: AtomicUsize::new(0), max_in_flight }
     }
 
-    /// Answers `request`, by `deadline` where there is one, with what `encode` makes of the decision, and
-    /// takes note of how that went.
+    /// Answers `message`, a `RateLimitRequest` as protobuf writes it that came at `asked`, with what
+    /// `encode` makes of the decision, by `deadline` where there is one; and takes note of how that went.
     pub(super) async fn answer<T>(
         &self,
-        request: &pb::RateLimitRequest,
+        message: &[u8],
+        asked: Instant,
         deadline: Option<Instant>,
-        encode: impl FnOnce(&pb::RateLimitRequest, &Decision<'_>, &AnswerSettings) -> T,
+        encode: impl FnOnce(&[u8], &Decision<'_>, &AnswerSettings) -> T,
     ) -> Result<T, AnswerError> {
-        let asked = Instant::now();
-        let answer = self.decide(request, deadline, encode).await;
+        let answer = self.decide(message, deadline, encode).await;
         let metrics = &self.limiter.metrics;
         metrics.record_call(asked.elapsed());
         // What the store did not count, the limiter has recorded.
@@ -74,9 +73,9 @@ impl Answerer {
 
     async fn decide<T>(
         &self,
-        message: &pb::RateLimitRequest,
+        message: &[u8],
         deadline: Option<Instant>,
-        encode: impl FnOnce(&pb::RateLimitRequest, &Decision<'_>, &AnswerSettings) -> T,
+        encode: impl FnOnce(&[u8], &Decision<'_>, &AnswerSettings) -> T,
     ) -> Result<T, AnswerError> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let _in_flight = InFlight(&self.in_flight);
@@ -87,16 +86,16 @@ impl Answerer {
         let rules = self.limiter.rules();
         let rules = rules.as_deref().ok_or(AnswerError::NoRules)?;
         let decision = self.limiter.decide(rules, &request, deadline).await?;
-        log_denial(message, &decision);
+        log_denial(&request, &decision);
         Ok(encode(message, &decision, &self.settings))
     }
 }
 
 /// Below debug level it costs a comparison: the macro looks at no value then.
-fn log_denial(request: &pb::RateLimitRequest, decision: &Decision<'_>) {
+fn log_denial(request: &Request<'_>, decision: &Decision<'_>) {
     let Some(status) = decision.denial() else { return };
     tracing::debug!(
-        domain = %request.domain,
+        domain = %String::from_utf8_lossy(request.domain),
         layer = wire::layer(status),
         rule = wire::rule(status).as_deref(),
         limit = status.limit.map(|limit| limit.requests_per_unit),

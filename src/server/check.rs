@@ -7,7 +7,9 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use prost::Message as _;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::answer::{AnswerError, Answerer};
@@ -45,7 +47,8 @@ pub(super) async fn check(
     };
     let span = tracing::info_span!("ShouldRateLimit Execution");
     traces::set_parent(&span, &headers);
-    match answerer.answer(&request, None, wire::encode_check).instrument(span).await {
+    let request = request.encode_to_vec();
+    match answerer.answer(&request, Instant::now(), None, wire::encode_check).instrument(span).await {
         Ok(CheckAnswer { allowed, headers, body }) => {
             let status = if allowed { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
             let mut response = json_response(status, body);

@@ -19,9 +19,6 @@ const MAX_CONCURRENT_STREAMS: u32 = 2048;
 /// ms old; the default of 20 would close its connection after one moment of hesitation here.
 const MAX_PENDING_RESETS: usize = 2048;
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
-/// A connection whose peer is gone without a word is noticed after both of these.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection may be open before it says anything, and how long a request's headers may take
 /// over HTTP/1.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,8 +49,8 @@ pub(super) async fn serve_grpc(stream: Stream, grpc: Grpc, settings: ConnectionS
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_header_list_size(MAX_HEADER_BYTES)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        // Nobody reads it, and it would be written for each answer.
+        .auto_date_header(false);
     let service = TowerToHyperService::new(grpc);
     match open(stream, &ending).await {
         Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,

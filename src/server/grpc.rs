@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::server::NamedService;
+use tonic::server::{NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
@@ -29,6 +30,9 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// How long before its caller gives up an answer must leave, at the most.
 const MAX_WAY_BACK: Duration = Duration::from_millis(3);
 
+/// The path of Envoy's one question.
+const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
 type HttpRequest = http::Request<Incoming>;
 type HttpResponse = http::Response<Body>;
 type Other = BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>;
@@ -36,7 +40,7 @@ type Other = BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>;
 /// The services of a gRPC connection, told apart by the path of a request.
 #[derive(Clone)]
 pub(super) struct Grpc {
-    rate_limits: pb::RateLimitServiceServer<RateLimits>,
+    rate_limits: RateLimits,
     /// The name of each, which its paths begin with. This is cloned for every request.
     others: Arc<[(&'static str, Other)]>,
 }
@@ -44,7 +48,6 @@ pub(super) struct Grpc {
 impl Grpc {
     /// The services that answer with `answerer` and tell of `health`.
     pub(super) fn new(answerer: Arc<Answerer>, health: HealthService) -> Self {
-        let rate_limits = pb::RateLimitServiceServer::new(RateLimits { answerer });
         let mut others = vec![named(HealthServer::new(health))];
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -54,7 +57,7 @@ impl Grpc {
         // They fail where a descriptor is none; those are compiled in, and a test asks for them.
         others.extend(reflection().build_v1().ok().map(named));
         others.extend(reflection().build_v1alpha().ok().map(named));
-        Self { rate_limits: rate_limits.max_decoding_message_size(MAX_REQUEST_BYTES), others: others.into() }
+        Self { rate_limits: RateLimits { answerer }, others: others.into() }
     }
 }
 
@@ -78,25 +81,25 @@ impl Service<HttpRequest> for Grpc {
     }
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
-        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split('/').next());
-        let service = service.unwrap_or_default();
-        if service == <pb::RateLimitServiceServer<RateLimits> as NamedService>::NAME {
-            return self.rate_limits.call(request);
+        let path = request.uri().path();
+        if path == SHOULD_RATE_LIMIT {
+            let mut grpc = tonic::server::Grpc::new(wire::Raw).max_decoding_message_size(MAX_REQUEST_BYTES);
+            let service = self.rate_limits.clone();
+            return Box::pin(async move { Ok(grpc.unary(service, request).await) });
         }
+        let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
         match self.others.iter().find(|(name, _)| *name == service) {
             Some((_, other)) => other.clone().call(request),
-            None => {
-                Box::pin(async { Ok(Status::unimplemented("there is no such service here").into_http()) })
-            }
+            None => Box::pin(async { Ok(Status::unimplemented("there is no such method here").into_http()) }),
         }
     }
 }
 
 /// By when the answer must leave to be of use: a little before its caller gives up.
-fn deadline(metadata: &MetadataMap) -> Option<Instant> {
+fn deadline(asked: Instant, metadata: &MetadataMap) -> Option<Instant> {
     let timeout = read_timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
     let way_back = MAX_WAY_BACK.min(timeout / 4);
-    Instant::now().checked_add(timeout - way_back)
+    asked.checked_add(timeout - way_back)
 }
 
 /// `grpc-timeout`: up to eight digits and a unit
@@ -116,23 +119,26 @@ fn read_timeout(text: &str) -> Option<Duration> {
     one.checked_mul(number)
 }
 
-/// Envoy's service.
+/// The one method of Envoy's `RateLimitService`.
+#[derive(Clone)]
 struct RateLimits {
     answerer: Arc<Answerer>,
 }
 
-#[tonic::async_trait]
-impl pb::RateLimitService for RateLimits {
-    async fn should_rate_limit(
-        &self,
-        request: Request<pb::RateLimitRequest>,
-    ) -> Result<Response<pb::RateLimitResponse>, Status> {
-        let span = tracing::info_span!("ShouldRateLimit Execution");
-        traces::set_parent(&span, request.metadata().as_ref());
-        let deadline = deadline(request.metadata());
-        let answer = self.answerer.answer(request.get_ref(), deadline, wire::encode);
-        let answer = answer.instrument(span).await?;
-        Ok(Response::new(answer))
+impl UnaryService<Bytes> for RateLimits {
+    type Response = Bytes;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let answerer = Arc::clone(&self.answerer);
+        Box::pin(async move {
+            let asked = Instant::now();
+            let span = tracing::info_span!("ShouldRateLimit Execution");
+            traces::set_parent(&span, request.metadata().as_ref());
+            let deadline = deadline(asked, request.metadata());
+            let answer = answerer.answer(request.get_ref(), asked, deadline, wire::encode);
+            Ok(Response::new(answer.instrument(span).await?))
+        })
     }
 }
 

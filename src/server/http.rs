@@ -8,6 +8,8 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
+use prost::Message as _;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::answer::{AnswerError, Answerer};
@@ -40,7 +42,9 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
     };
     let span = tracing::info_span!("ShouldRateLimit Execution");
     traces::set_parent(&span, &headers);
-    let answer = answerer.answer(&request, None, wire::encode).instrument(span).await;
+    let request = request.encode_to_vec();
+    let answer = answerer.answer(&request, Instant::now(), None, wire::encode).instrument(span).await;
+    let answer = answer.map(|answer| pb::RateLimitResponse::decode(answer).unwrap_or_default());
     match answer.map(|answer| (answer.overall_code(), serde_json::to_string(&answer))) {
         Ok((pb::Code::OverLimit, Ok(json))) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
         Ok((pb::Code::Ok, Ok(json))) => json_response(StatusCode::OK, json),

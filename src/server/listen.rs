@@ -6,11 +6,18 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Connections that wait to be accepted, at the most.
 const BACKLOG: i32 = 4096;
+
+/// A connection whose peer is gone without a word is noticed after so long, and so many questions of the
+/// kernel's. Those of HTTP/2 would have to be kept account of with each frame.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_RETRIES: u32 = 3;
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,11 +102,19 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
                 stream.into_std().map(Stream::Tcp)
             }
             Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),
         }
     }
+}
+
+fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEP_ALIVE_IDLE)
+        .with_interval(KEEP_ALIVE_INTERVAL)
+        .with_retries(KEEP_ALIVE_RETRIES)
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {

@@ -70,7 +70,7 @@ pub(in crate::server) fn decode_check(body: &[u8]) -> Result<pb::RateLimitReques
 
 /// The answer that tells of `decision`. There is no Envoy in between, so it has headers in every case.
 pub(in crate::server) fn encode_check(
-    _request: &pb::RateLimitRequest,
+    _request: &[u8],
     decision: &Decision<'_>,
     settings: &AnswerSettings,
 ) -> CheckAnswer {

@@ -1,7 +1,8 @@
-//! From Envoy's request to the engine's, which holds its bounds.
+//! From Envoy's request to the engine's, which holds its bounds and borrows from the message's bytes.
 
 use smallvec::SmallVec;
 
+use super::fields::{Fields, Malformed, Value};
 use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_HITS, MAX_TEXT_BYTES};
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 use crate::pb;
@@ -11,95 +12,168 @@ use crate::pb;
 #[error("{0}")]
 pub struct InvalidRequest(pub(super) String);
 
-/// The request that `message` is.
-pub(in crate::server) fn decode(message: &pb::RateLimitRequest) -> Result<Request<'_>, InvalidRequest> {
-    if message.domain.is_empty() {
+impl From<Malformed> for InvalidRequest {
+    fn from(malformed: Malformed) -> Self {
+        Self(malformed.to_string())
+    }
+}
+
+/// The request that `message` is, a `RateLimitRequest` as protobuf writes it. As every reader of protobuf
+/// does, it passes over fields it does not know, and of a field that should be there once takes the last.
+pub(in crate::server) fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
+    let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
+    for field in Fields(message) {
+        match field? {
+            (1, Value::Bytes(bytes)) => domain = bytes,
+            (2, Value::Bytes(_)) => count += 1,
+            (3, Value::Varint(value)) => hits = uint32(value),
+            (1..=3, _) => return Err(Malformed.into()),
+            _ => {}
+        }
+    }
+    if domain.is_empty() {
         return invalid("rate limit domain must not be empty".to_owned());
     }
-    if message.domain.len() > MAX_TEXT_BYTES {
+    if domain.len() > MAX_TEXT_BYTES {
         return invalid(format!("domain must not be longer than {MAX_TEXT_BYTES} bytes"));
     }
-    if message.descriptors.is_empty() {
+    if std::str::from_utf8(domain).is_err() {
+        return invalid("domain must be UTF-8".to_owned());
+    }
+    if count == 0 {
         return invalid("rate limit descriptor list must not be empty".to_owned());
     }
-    if message.descriptors.len() > MAX_DESCRIPTORS {
-        let found = message.descriptors.len();
-        return invalid(format!("descriptors must not be more than {MAX_DESCRIPTORS}, found {found}"));
+    if count > MAX_DESCRIPTORS {
+        return invalid(format!("descriptors must not be more than {MAX_DESCRIPTORS}, found {count}"));
     }
-    if message.hits_addend > MAX_HITS {
+    if hits > MAX_HITS {
         return invalid(format!("hits_addend must not be more than {MAX_HITS}"));
     }
-    let descriptors = message
-        .descriptors
-        .iter()
-        .enumerate()
-        .map(|(index, descriptor)| decode_descriptor(index, descriptor, message.hits_addend))
-        .collect::<Result<_, _>>()?;
-    Ok(Request { domain: message.domain.as_bytes(), descriptors })
+    let mut descriptors = SmallVec::with_capacity(count);
+    for field in Fields(message) {
+        if let (2, Value::Bytes(descriptor)) = field? {
+            descriptors.push(decode_descriptor(descriptors.len(), descriptor, hits)?);
+        }
+    }
+    Ok(Request { domain, descriptors })
 }
 
 fn decode_descriptor(
     index: usize,
-    message: &pb::RateLimitDescriptor,
+    message: &[u8],
     request_hits: u32,
 ) -> Result<Descriptor<'_>, InvalidRequest> {
-    if message.entries.len() > MAX_ENTRIES {
-        let found = message.entries.len();
-        return invalid(format!(
-            "descriptors[{index}].entries must not be more than {MAX_ENTRIES}, found {found}"
-        ));
-    }
-    let mut entries = SmallVec::with_capacity(message.entries.len());
-    for (at, pb::Entry { key, value }) in message.entries.iter().enumerate() {
-        if key.is_empty() {
-            return invalid(format!("descriptors[{index}].entries[{at}].key must not be empty"));
-        }
-        for (name, text) in [("key", key), ("value", value)] {
-            if text.len() > MAX_TEXT_BYTES {
-                return invalid(format!(
-                    "descriptors[{index}].entries[{at}].{name} must not be longer than {MAX_TEXT_BYTES} bytes"
-                ));
+    let mut entries = SmallVec::new();
+    let (mut own_hits, mut is_negative, mut limit) = (None, false, None);
+    for field in Fields(message) {
+        match field? {
+            (1, Value::Bytes(entry)) if entries.len() < MAX_ENTRIES => {
+                entries.push(decode_entry(index, entries.len(), entry)?);
             }
+            (1, Value::Bytes(_)) => return too_many_entries(index, message),
+            (2, Value::Bytes(bytes)) => limit = Some(merge_override(limit.unwrap_or_default(), bytes)?),
+            (3, Value::Bytes(bytes)) => own_hits = Some(merge_value(own_hits.unwrap_or_default(), bytes)?),
+            (4, Value::Varint(value)) => is_negative = value != 0,
+            (1..=4, _) => return Err(Malformed.into()),
+            _ => {}
         }
-        entries.push(Entry { key, value });
     }
-    let limit_override = message.limit.as_ref().map(|limit| decode_override(index, limit)).transpose()?;
-    Ok(Descriptor { entries, hits: decode_hits(index, message, request_hits)?, limit_override })
-}
-
-/// The descriptor's own addend takes the place of the request's, and may be 0; the request's 0 is 1.
-fn decode_hits(
-    index: usize,
-    message: &pb::RateLimitDescriptor,
-    request_hits: u32,
-) -> Result<Hits, InvalidRequest> {
-    let hits = match &message.hits_addend {
-        Some(own) => u32::try_from(own.value).ok().filter(|hits| *hits <= MAX_HITS),
+    // The descriptor's own addend takes the place of the request's, and may be 0; the request's 0 is 1.
+    let hits = match own_hits {
+        Some(own) => u32::try_from(own).ok().filter(|hits| *hits <= MAX_HITS),
         None => Some(request_hits.max(1)),
     };
-    match hits {
-        None => invalid(format!("descriptors[{index}].hits_addend must not be more than {MAX_HITS}")),
-        Some(hits) if message.is_negative_hits => Ok(Hits::Refund(hits)),
-        Some(hits) => Ok(Hits::Add(hits)),
-    }
+    let Some(hits) = hits else {
+        return invalid(format!("descriptors[{index}].hits_addend must not be more than {MAX_HITS}"));
+    };
+    let hits = if is_negative { Hits::Refund(hits) } else { Hits::Add(hits) };
+    let limit_override = limit.map(|limit| decode_override(index, limit)).transpose()?;
+    Ok(Descriptor { entries, hits, limit_override })
 }
 
-fn decode_override(index: usize, message: &pb::RateLimitOverride) -> Result<Limit, InvalidRequest> {
+fn too_many_entries<T>(index: usize, message: &[u8]) -> Result<T, InvalidRequest> {
+    let found = Fields(message).filter(|field| matches!(field, Ok((1, _)))).count();
+    invalid(format!("descriptors[{index}].entries must not be more than {MAX_ENTRIES}, found {found}"))
+}
+
+fn decode_entry(index: usize, at: usize, message: &[u8]) -> Result<Entry<'_>, InvalidRequest> {
+    let mut entry = Entry { key: &[], value: &[] };
+    for field in Fields(message) {
+        match field? {
+            (1, Value::Bytes(key)) => entry.key = key,
+            (2, Value::Bytes(value)) => entry.value = value,
+            (1 | 2, _) => return Err(Malformed.into()),
+            _ => {}
+        }
+    }
+    if entry.key.is_empty() {
+        return invalid(format!("descriptors[{index}].entries[{at}].key must not be empty"));
+    }
+    for (name, text) in [("key", entry.key), ("value", entry.value)] {
+        if text.len() > MAX_TEXT_BYTES {
+            return invalid(format!(
+                "descriptors[{index}].entries[{at}].{name} must not be longer than {MAX_TEXT_BYTES} bytes"
+            ));
+        }
+    }
+    Ok(entry)
+}
+
+/// A limit that the caller brings, as it stands in the message.
+#[derive(Clone, Copy, Default)]
+struct Override {
+    requests_per_unit: u32,
+    unit: u32,
+}
+
+/// A message that is there twice is one: what stands in the second replaces what stood in the first.
+fn merge_override(mut limit: Override, message: &[u8]) -> Result<Override, Malformed> {
+    for field in Fields(message) {
+        match field? {
+            (1, Value::Varint(value)) => limit.requests_per_unit = uint32(value),
+            (2, Value::Varint(value)) => limit.unit = uint32(value),
+            (1 | 2, _) => return Err(Malformed),
+            _ => {}
+        }
+    }
+    Ok(limit)
+}
+
+/// The same of a `UInt64Value`.
+fn merge_value(mut own: u64, message: &[u8]) -> Result<u64, Malformed> {
+    for field in Fields(message) {
+        match field? {
+            (1, Value::Varint(value)) => own = value,
+            (1, _) => return Err(Malformed),
+            _ => {}
+        }
+    }
+    Ok(own)
+}
+
+fn decode_override(index: usize, limit: Override) -> Result<Limit, InvalidRequest> {
     use pb::RateLimitUnit as Wire;
-    let unit = match Wire::try_from(message.unit) {
-        Ok(Wire::Second) => Unit::Second,
-        Ok(Wire::Minute) => Unit::Minute,
-        Ok(Wire::Hour) => Unit::Hour,
-        Ok(Wire::Day) => Unit::Day,
-        Ok(Wire::Month) => Unit::Month,
-        Ok(Wire::Year) => Unit::Year,
-        Ok(Wire::Unknown) | Err(_) => {
+    let unit = match i32::try_from(limit.unit).ok().and_then(|unit| Wire::try_from(unit).ok()) {
+        Some(Wire::Second) => Unit::Second,
+        Some(Wire::Minute) => Unit::Minute,
+        Some(Wire::Hour) => Unit::Hour,
+        Some(Wire::Day) => Unit::Day,
+        Some(Wire::Month) => Unit::Month,
+        Some(Wire::Year) => Unit::Year,
+        Some(Wire::Unknown) | None => {
             return invalid(format!(
                 "descriptors[{index}].limit.unit must be SECOND, MINUTE, HOUR, DAY, MONTH or YEAR"
             ));
         }
     };
-    Ok(Limit::per(message.requests_per_unit, unit))
+    Ok(Limit::per(limit.requests_per_unit, unit))
+}
+
+/// What a field of 32 bits holds: more than that is cut off
+/// (<https://protobuf.dev/programming-guides/proto3/#updating>).
+#[expect(clippy::cast_possible_truncation, reason = "that is the rule")]
+const fn uint32(varint: u64) -> u32 {
+    varint as u32
 }
 
 fn invalid<T>(message: String) -> Result<T, InvalidRequest> {

@@ -2,60 +2,85 @@
 
 use std::borrow::Cow;
 
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use pbjson_types::value::Kind;
 use pbjson_types::{ListValue, Struct, Value};
+use prost::Message;
 
 use super::denial::{Body, Denial};
+use super::fields::{bytes_len, put_bytes_head, put_uint, uint_len};
 use super::headers::headers;
 use super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Limit, Status, Unit};
 use crate::pb;
 
-/// The answer that tells of `decision` to whoever sent `request`: exactly one status for each
-/// descriptor, in order.
-pub(in crate::server) fn encode(
-    request: &pb::RateLimitRequest,
-    decision: &Decision<'_>,
-    settings: &AnswerSettings,
-) -> pb::RateLimitResponse {
-    let mut headers = headers(decision, settings);
-    let body = Denial::of(decision).and_then(|denial| denial.body());
-    let body = body.map_or_else(bytes::Bytes::new, |Body { content_type, text }| {
-        headers.push((CONTENT_TYPE, content_type));
-        text.into()
-    });
-    pb::RateLimitResponse {
-        overall_code: encode_code(decision.code).into(),
-        statuses: decision.statuses.iter().map(encode_status).collect(),
-        response_headers_to_add: headers.into_iter().map(encode_header).collect(),
-        request_headers_to_add: Vec::new(),
-        raw_body: body,
-        dynamic_metadata: settings.dynamic_metadata.then(|| encode_metadata(request, decision)),
+/// Room for a status with a limit that has no name, and for what is around it.
+const USUAL_STATUS_BYTES: usize = 40;
+
+/// The answer that tells of `decision` to whoever sent `request`, a `RateLimitResponse` as protobuf writes
+/// it: exactly one status for each descriptor, in order.
+pub(in crate::server) fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
+    let mut answer = BytesMut::with_capacity(decision.statuses.len() * USUAL_STATUS_BYTES + 8);
+    put_uint(&mut answer, 1, code(decision.code));
+    for status in &decision.statuses {
+        put_status(&mut answer, status);
     }
+    for header in headers(decision, settings) {
+        put_header(&mut answer, header);
+    }
+    if let Some(Body { content_type, text }) = Denial::of(decision).and_then(|denial| denial.body()) {
+        put_header(&mut answer, (CONTENT_TYPE, content_type));
+        put_bytes_head(&mut answer, 5, text.len());
+        answer.put_slice(text.as_bytes());
+    }
+    if settings.dynamic_metadata {
+        put_message(&mut answer, 6, &metadata(request, decision));
+    }
+    answer.freeze()
 }
 
-const fn encode_code(code: Code) -> pb::Code {
+const fn code(code: Code) -> u64 {
     match code {
-        Code::Ok => pb::Code::Ok,
-        Code::OverLimit => pb::Code::OverLimit,
+        Code::Ok => pb::Code::Ok as u64,
+        Code::OverLimit => pb::Code::OverLimit as u64,
     }
 }
 
-fn encode_status(status: &Status<'_>) -> pb::DescriptorStatus {
-    pb::DescriptorStatus {
-        code: encode_code(status.code).into(),
-        current_limit: status.limit.map(|limit| encode_limit(limit, status.name.unwrap_or_default())),
-        limit_remaining: status.remaining,
-        duration_until_reset: status.reset.map(|reset| pbjson_types::Duration {
-            seconds: i64::try_from(whole_secs(reset)).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
+/// What stands of a status that answers with nothing in between, in numbers.
+fn put_status(to: &mut BytesMut, status: &Status<'_>) {
+    let (code, remaining) = (code(status.code), u64::from(status.remaining));
+    let secs = status.reset.map(whole_secs);
+    let name = status.name.unwrap_or_default();
+    let limit = status.limit.map(|limit| (u64::from(limit.requests_per_unit), unit(limit)));
+    let limit_len = |(requests, unit)| {
+        let name_len = if name.is_empty() { 0 } else { bytes_len(name.len()) };
+        uint_len(requests) + uint_len(unit) + name_len
+    };
+    let len = uint_len(code)
+        + limit.map_or(0, |limit| bytes_len(limit_len(limit)))
+        + uint_len(remaining)
+        + secs.map_or(0, |secs| bytes_len(uint_len(secs)));
+    put_bytes_head(to, 2, len);
+    put_uint(to, 1, code);
+    if let Some((requests, unit)) = limit {
+        put_bytes_head(to, 2, limit_len((requests, unit)));
+        put_uint(to, 1, requests);
+        put_uint(to, 2, unit);
+        if !name.is_empty() {
+            put_bytes_head(to, 3, name.len());
+            to.put_slice(name.as_bytes());
+        }
+    }
+    put_uint(to, 3, remaining);
+    if let Some(secs) = secs {
+        put_bytes_head(to, 4, uint_len(secs));
+        put_uint(to, 1, secs);
     }
 }
 
-fn encode_limit(limit: Limit, name: &str) -> pb::RateLimit {
+fn unit(limit: Limit) -> u64 {
     let unit = match limit.unit() {
         Some(Unit::Second) => pb::Unit::Second,
         Some(Unit::Minute) => pb::Unit::Minute,
@@ -67,27 +92,36 @@ fn encode_limit(limit: Limit, name: &str) -> pb::RateLimit {
         // The protocol has no word for other windows.
         None => pb::Unit::Unknown,
     };
-    pb::RateLimit { requests_per_unit: limit.requests_per_unit, unit: unit.into(), name: name.to_owned() }
+    unit as u64
 }
 
-fn encode_header((name, value): (HeaderName, HeaderValue)) -> pb::HeaderValue {
-    pb::HeaderValue {
-        key: name.as_str().to_owned(),
-        value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
-        raw_value: bytes::Bytes::new(),
-    }
+fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
+    let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let header = pb::HeaderValue { key: name.as_str().to_owned(), value, raw_value: Bytes::new() };
+    put_message(to, 3, &header);
+}
+
+/// Writes a message under `number`, which is below 16.
+fn put_message(to: &mut BytesMut, number: u8, message: &impl Message) {
+    put_bytes_head(to, number, message.encoded_len());
+    to.reserve(message.encoded_len());
+    // It fails where there is no room.
+    let written = message.encode(to);
+    debug_assert!(written.is_ok());
 }
 
 /// The request, and what the rules that passed it have to say, as envoyproxy/ratelimit tells it; of a denial
 /// also what denied.
-fn encode_metadata(request: &pb::RateLimitRequest, decision: &Decision<'_>) -> Struct {
+fn metadata(request: &[u8], decision: &Decision<'_>) -> Struct {
+    // What was decided on was readable.
+    let request = pb::RateLimitRequest::decode(request).unwrap_or_default();
     let mut metadata = serde_json::Map::new();
     let passed = decision.statuses.iter().filter(|status| status.code == Code::Ok);
     for rule in passed.filter_map(|status| status.rule?.metadata.as_ref()) {
         merge(&mut metadata, rule);
     }
     let mut fields = vec![
-        ("domain", text(request.domain.clone())),
+        ("domain", text(request.domain)),
         ("descriptors", list(request.descriptors.iter().map(encode_descriptor))),
     ];
     if request.hits_addend > 0 {

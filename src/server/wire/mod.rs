@@ -4,7 +4,9 @@ mod check;
 mod decode;
 mod denial;
 mod encode;
+mod fields;
 mod headers;
+mod raw;
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ pub use decode::InvalidRequest;
 pub(super) use decode::decode;
 pub(super) use denial::{layer, rule};
 pub(super) use encode::encode;
+pub(super) use raw::Raw;
 
 /// What an answer tells besides the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,5 +60,7 @@ const fn whole_secs(duration: Duration) -> u64 {
     duration.as_secs() + (duration.subsec_nanos() > 0) as u64
 }
 
+#[cfg(test)]
+mod protobuf_tests;
 #[cfg(test)]
 mod tests;
