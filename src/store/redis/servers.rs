@@ -160,7 +160,7 @@ impl Servers {
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
-        self.known.sent_on(answer, slot, shard, deadline).await
+        Box::pin(self.known.sent_on(answer, slot, shard, deadline)).await
     }
 }
 
