@@ -8,7 +8,7 @@ use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{Code, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
 use tollgate::limiter::{Candidate, Limiter};
-use tollgate::store::redis::RedisStore;
+use tollgate::store::redis::{Denials, RedisStore};
 use tollgate::store::{Store, StoreError};
 use tollgate::telemetry::metrics::{CandidateMetrics, Metrics, MetricsSettings};
 
@@ -214,10 +214,14 @@ async fn redis_is_asked_for_both_at_once() {
     let server = Redis::start().await;
     let redis = RedisStore::connect(&server.settings()).expect("settings of use");
     redis.ready(PATIENCE).await.expect("it was started just now");
+    let beside: Arc<dyn Store> = Arc::new(redis.beside(Some(Arc::new(Denials::new(1 << 20)))));
     let store: Arc<dyn Store> = Arc::new(redis);
     // What takes the script is one call of it for all that go out together.
     let both = "  - {key: user, charge: if_allowed, rate_limit: 1/minute}";
-    let world = World::new(&store, shop(both), Some(shop(both)));
+    let mut world = World::new(&store, shop(both), Some(shop(both)));
+    if let Some(candidate) = &mut world.limiter.candidate {
+        candidate.store = beside;
+    }
     world.check("redis", "user=a -> OK same").await;
     server.command(["CONFIG", "RESETSTAT"]);
     world.check("redis", "user=b -> OK same").await;
