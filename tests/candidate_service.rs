@@ -19,6 +19,9 @@ descriptors:
   - key: email
     normalize: [lowercase, hash]
     rate_limit: {unit: year, requests_per_unit: 1}
+  - key: email
+    value: zoe@example.com
+    rate_limit: {unit: year, requests_per_unit: 1}
 ";
 
 const STRICTER_FOR_USERS: &str = "\
@@ -171,6 +174,23 @@ async fn what_one_of_the_two_hashes_is_never_logged_and_a_value_breaks_no_line()
     .await;
     let output = service.process.output();
     assert!(!output.contains('\u{1b}') && !output.contains("\nINFO forged"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_rule_for_a_value_that_is_hashed_is_called_by_the_hash() {
+    let dir = candidate(&[("next.yaml", STRICTER_FOR_USERS)]);
+    let service = start(Some(dir.path()), &[]).await;
+    let answers =
+        [ask(&service, "email=Zoe@example.com").await, ask(&service, "email=zoe@example.com").await];
+    assert_eq!(answers.map(|(status, _)| status), [200, 429]);
+    let logged = differences(&service);
+    let rule = logged[0]["rule"].as_str().expect("a text");
+    let hash = logged[0]["descriptors"].as_str().and_then(|told| told.strip_prefix("email="));
+    assert_eq!(rule.strip_prefix("shop.email_"), hash, "{logged:?}");
+    let line = format!(r#"differing_requests{{domain="shop",rule="{rule}",outcome="looser"}} 1"#);
+    assert!(has(&service, &line).await, "{line}");
+    let (_, all) = read(&service, "/metrics").await;
+    assert!(!service.process.output().contains("zoe@") && !all.contains("zoe@"), "{all}");
 }
 
 #[tokio::test]
