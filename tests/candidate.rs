@@ -1,19 +1,15 @@
 //! Rules that are tried out beside those in force: what is told of them, and that they change nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::time::Instant;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{Code, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
 use tollgate::limiter::{Candidate, Limiter};
-use tollgate::store::fallback::Fallback;
-use tollgate::store::memory::{MemorySettings, MemoryStore};
-use tollgate::store::redis::RedisStore;
-use tollgate::store::{Charge, Charging, Store, StoreError};
+use tollgate::store::redis::{Denials, RedisStore};
+use tollgate::store::{Store, StoreError};
 use tollgate::telemetry::metrics::{CandidateMetrics, Metrics, MetricsSettings};
 
 use crate::support::redis::Redis;
@@ -21,7 +17,7 @@ use crate::support::scenario::descriptor;
 use crate::support::{PATIENCE, stores};
 
 const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
-const PREFIX: &str = "p:candidate/";
+pub(crate) const PREFIX: &str = "p:candidate/";
 
 fn rules(text: &str) -> Arc<Rules> {
     let file = SourceFile { name: "rules.yaml".into(), text: text.into() };
@@ -29,13 +25,13 @@ fn rules(text: &str) -> Arc<Rules> {
 }
 
 /// Rules of the domain `shop`.
-fn shop(descriptors: &str) -> Arc<Rules> {
+pub(crate) fn shop(descriptors: &str) -> Arc<Rules> {
     rules(&format!("domain: shop\ndescriptors:\n{descriptors}"))
 }
 
 /// A limiter with a candidate that counts in the same store.
-struct World {
-    limiter: Limiter,
+pub(crate) struct World {
+    pub(crate) limiter: Limiter,
     live: Arc<ArcSwapOption<Rules>>,
     tried: Arc<ArcSwapOption<Rules>>,
     clock: Arc<ManualClock>,
@@ -43,7 +39,7 @@ struct World {
 }
 
 impl World {
-    fn new(store: &Arc<dyn Store>, live: Arc<Rules>, tried: Option<Arc<Rules>>) -> Self {
+    pub(crate) fn new(store: &Arc<dyn Store>, live: Arc<Rules>, tried: Option<Arc<Rules>>) -> Self {
         let (live, tried) = (Arc::new(ArcSwapOption::new(Some(live))), Arc::new(ArcSwapOption::new(tried)));
         let clock = Arc::new(ManualClock::new(NOON));
         let metrics = Arc::new(Metrics::new(MetricsSettings::default(), Arc::clone(&live)));
@@ -79,7 +75,7 @@ impl World {
 
     /// Asks, and says what was answered and what came of the comparison: `OK same`, `OVER looser`,
     /// `error failed`.
-    async fn ask(&self, asked: &str) -> String {
+    pub(crate) async fn ask(&self, asked: &str) -> String {
         let before = self.outcomes();
         let code = match self.decide("shop", asked).await {
             Ok(Code::Ok) => "OK",
@@ -93,7 +89,7 @@ impl World {
     }
 
     /// Each line asks and says what comes of it; `@7` is 7 seconds after noon.
-    async fn check(&self, world: &str, script: &str) {
+    pub(crate) async fn check(&self, world: &str, script: &str) {
         for line in script.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
             if let Some(secs) = line.strip_prefix('@') {
                 self.clock.set(NOON.after(Duration::from_secs(secs.parse().expect("seconds"))));
@@ -108,7 +104,7 @@ impl World {
     }
 
     /// What `/stats` shows under names that begin with `prefix`, without it.
-    fn stats(&self, prefix: &str) -> Vec<(String, u64)> {
+    pub(crate) fn stats(&self, prefix: &str) -> Vec<(String, u64)> {
         let stats = self.metrics.render_stats();
         let lines = stats.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(": "));
         lines.map(|(name, value)| (name.to_owned(), value.parse().expect("a number"))).collect()
@@ -127,7 +123,7 @@ async fn check(live: &str, tried: &str, modes: Modes, script: &str) -> Vec<World
     worlds
 }
 
-fn named(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
+pub(crate) fn named(pairs: &[(&str, u64)]) -> Vec<(String, u64)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
 }
 
@@ -218,10 +214,14 @@ async fn redis_is_asked_for_both_at_once() {
     let server = Redis::start().await;
     let redis = RedisStore::connect(&server.settings()).expect("settings of use");
     redis.ready(PATIENCE).await.expect("it was started just now");
+    let beside: Arc<dyn Store> = Arc::new(redis.beside(Some(Arc::new(Denials::new(1 << 20)))));
     let store: Arc<dyn Store> = Arc::new(redis);
     // What takes the script is one call of it for all that go out together.
     let both = "  - {key: user, charge: if_allowed, rate_limit: 1/minute}";
-    let world = World::new(&store, shop(both), Some(shop(both)));
+    let mut world = World::new(&store, shop(both), Some(shop(both)));
+    if let Some(candidate) = &mut world.limiter.candidate {
+        candidate.store = beside;
+    }
     world.check("redis", "user=a -> OK same").await;
     server.command(["CONFIG", "RESETSTAT"]);
     world.check("redis", "user=b -> OK same").await;
@@ -289,6 +289,28 @@ async fn rules_that_are_the_same_decide_the_same_whatever_holds_for_all_of_them(
 }
 
 #[tokio::test]
+async fn whoever_is_in_a_share_that_is_enforced_is_in_it_on_both_sides() {
+    let share = |percent: u32| format!("  - {{key: user, rate_limit: 0/day, enforce_percent: {percent}}}");
+    for (live, tried, outcome, users) in [
+        (50, 50, "same", 400..=400),
+        (0, 100, "stricter", 400..=400),
+        // A quarter, and nobody the other way round.
+        (50, 25, "looser", 60..=140),
+        (25, 50, "stricter", 60..=140),
+    ] {
+        let world = World::new(&stores::memory(), shop(&share(live)), Some(shop(&share(tried))));
+        for user in 0..400 {
+            world.ask(&format!("user={user}")).await;
+        }
+        let outcomes = world.outcomes();
+        let count = |of: &str| outcomes.iter().find(|(name, _)| name == of).map_or(0, |(_, count)| *count);
+        assert!(users.contains(&count(outcome)), "{live} beside {tried}: {outcomes:?}");
+        let others = if outcome == "same" { 0 } else { count("same") };
+        assert_eq!(count(outcome) + others, 400, "{live} beside {tried}: {outcomes:?}");
+    }
+}
+
+#[tokio::test]
 async fn candidate_rules_come_change_and_go_while_requests_are_decided() {
     let world = World::new(&stores::memory(), shop("  - {key: user, rate_limit: 1/minute}"), None);
     let ask = async || world.ask("user=a").await;
@@ -303,97 +325,6 @@ async fn candidate_rules_come_change_and_go_while_requests_are_decided() {
     assert_eq!(ask().await, "OVER looser", "what it lacks has no limit");
     world.tried.store(None);
     assert_eq!(ask().await, "OVER failed");
-}
-
-/// A store that fails those counters that begin so, in one of several ways.
-struct Failing {
-    inner: Arc<dyn Store>,
-    prefix: &'static str,
-    hangs: bool,
-    fails: AtomicBool,
-}
-
-impl Failing {
-    fn new(prefix: &'static str, hangs: bool) -> Arc<Self> {
-        Arc::new(Self { inner: stores::memory(), prefix, hangs, fails: AtomicBool::new(true) })
-    }
-}
-
-impl Store for Failing {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
-        let is_its = |charge: &Charge| charge.key.starts_with(self.prefix.as_bytes());
-        if !self.fails.load(Ordering::Relaxed) || !charges.iter().any(is_its) {
-            return self.inner.charge(charges, now);
-        }
-        Box::pin(async move {
-            if self.hangs {
-                std::future::pending::<()>().await;
-            }
-            // In part: the first one is counted.
-            let mut readings = self.inner.charge(charges, now).await;
-            if let Some(last) = readings.last_mut() {
-                *last = Err(StoreError::Unreachable("gone".to_owned()));
-            }
-            readings
-        })
-    }
-}
-
-const TWO: &str = "
-  - {key: user, rate_limits: [2/minute, 9/hour], on_backend_failure: POLICY}
-";
-
-#[tokio::test(start_paused = true)]
-async fn a_candidate_whose_store_fails_or_hangs_changes_nothing_and_is_waited_for_no_longer_than_the_other() {
-    const PATIENT: Duration = Duration::from_millis(10);
-    for policy in ["error", "allow", "deny", "local"] {
-        let both = TWO.replace("POLICY", policy);
-        for hangs in [false, true] {
-            let store = Failing::new(PREFIX, hangs);
-            let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
-            let mut world = World::new(&store_of_all, shop(&both), Some(shop(&both)));
-            world.limiter.patience = PATIENT;
-            let asked = Instant::now();
-            world.check(policy, "user=a*2 -> OK failed\nuser=a -> OVER failed").await;
-            let waited = if hangs { 2 * PATIENT } else { Duration::ZERO };
-            let took = asked.elapsed();
-            assert!(took >= waited && took <= waited + Duration::from_millis(2), "{policy}: {took:?}");
-            store.fails.store(false, Ordering::Relaxed);
-            world.check(policy, "user=b -> OK same").await;
-            // Only what the rules in force suffer from is told as the store's failure.
-            assert!(world.stats("tollgate.store_errors.").iter().all(|(_, count)| *count == 0));
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_decided_without_the_store_is_compared_with_nothing() {
-    for (policy, expected) in
-        [("error", "error failed"), ("allow", "OK failed"), ("deny", "OVER failed"), ("local", "OK failed")]
-    {
-        // How our own names go on after the prefix; those of the candidate have it after `p:candidate/`.
-        let store = Failing::new("p:tg1/", false);
-        let live = TWO.replace("POLICY", policy);
-        let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
-        let mut world = World::new(&store_of_all, shop(&live), Some(shop(&live)));
-        // With so many replicas a share is one hit, which is no measure of the rules.
-        world.limiter.fallback = Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 100));
-        assert_eq!(world.ask("user=a").await, expected, "{policy}");
-        assert_eq!(world.stats("tollgate.store_errors.unreachable"), named(&[("", 1)]), "{policy}");
-        store.fails.store(false, Ordering::Relaxed);
-        assert_eq!(world.ask("user=b").await, "OK same", "{policy}");
-    }
-}
-
-#[tokio::test]
-async fn a_full_store_of_the_candidate_takes_no_room_from_the_rules_in_force() {
-    let full: Arc<dyn Store> = Arc::new(MemoryStore::new(MemorySettings { max_counters: 1 }));
-    let both = "  - {key: user, rate_limit: 1/minute}";
-    let mut world = World::new(&stores::memory(), shop(both), Some(shop(both)));
-    if let Some(candidate) = &mut world.limiter.candidate {
-        candidate.store = full;
-    }
-    world.check("memory", "user=a -> OK same\nuser=b -> OK failed\nuser=a -> OVER same").await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::eventually;
+use crate::support::redis::Redis;
 use crate::support::tollgate::Tollgate;
 
 const LIVE: &str = "\
@@ -17,6 +18,9 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 2}
   - key: email
     normalize: [lowercase, hash]
+    rate_limit: {unit: year, requests_per_unit: 1}
+  - key: email
+    value: zoe@example.com
     rate_limit: {unit: year, requests_per_unit: 1}
 ";
 
@@ -173,6 +177,23 @@ async fn what_one_of_the_two_hashes_is_never_logged_and_a_value_breaks_no_line()
 }
 
 #[tokio::test]
+async fn a_rule_for_a_value_that_is_hashed_is_called_by_the_hash() {
+    let dir = candidate(&[("next.yaml", STRICTER_FOR_USERS)]);
+    let service = start(Some(dir.path()), &[]).await;
+    let answers =
+        [ask(&service, "email=Zoe@example.com").await, ask(&service, "email=zoe@example.com").await];
+    assert_eq!(answers.map(|(status, _)| status), [200, 429]);
+    let logged = differences(&service);
+    let rule = logged[0]["rule"].as_str().expect("a text");
+    let hash = logged[0]["descriptors"].as_str().and_then(|told| told.strip_prefix("email="));
+    assert_eq!(rule.strip_prefix("shop.email_"), hash, "{logged:?}");
+    let line = format!(r#"differing_requests{{domain="shop",rule="{rule}",outcome="looser"}} 1"#);
+    assert!(has(&service, &line).await, "{line}");
+    let (_, all) = read(&service, "/metrics").await;
+    assert!(!service.process.output().contains("zoe@") && !all.contains("zoe@"), "{all}");
+}
+
+#[tokio::test]
 async fn without_info_in_the_log_differences_are_counted_all_the_same() {
     let dir = candidate(&[("next.yaml", STRICTER_FOR_USERS)]);
     let service = start(Some(dir.path()), &[("LOG_LEVEL", "warn")]).await;
@@ -230,4 +251,37 @@ async fn the_candidate_s_rules_are_shown_apart() {
     assert!(output.contains("  candidate 2 in 1 domains, from "), "{output}");
     let alone = start(None, &[]).await;
     assert_eq!(read(&alone, "/rlconfig?candidate").await.0, 404);
+}
+
+#[tokio::test]
+async fn gauges_of_counters_and_of_what_is_known_to_be_denied_tell_of_the_rules_in_force() {
+    const LIVE: &str =
+        "domain: shop\ndescriptors: [{key: user, rate_limit: 2/year}, {key: ip, rate_limit: 9/year}]";
+    const TRIED: &str =
+        "domain: shop\ndescriptors: [{key: user, rate_limit: 1/year}, {key: ip, rate_limit: 0/year}]";
+    let dir = candidate(&[("next.yaml", TRIED)]);
+    let path = dir.path().display().to_string();
+    let redis = Redis::start().await;
+    let url = redis.settings().deployment.to_string();
+    let of_redis =
+        [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s"), ("LOCAL_CACHE_SIZE_IN_BYTES", "100000")];
+    let gauges = async |more: &[(&str, &str)]| {
+        let service = Tollgate::start(&[("rules.yaml", LIVE)], more).await;
+        for pair in ["user=ann", "user=ann", "ip=i", "ip=i"] {
+            assert_eq!(ask(&service, pair).await.0, 200, "{pair}");
+        }
+        let (_, stats) = read(&service, "/stats").await;
+        let is_gauge = |line: &&str| line.contains("localcache") || line.contains("memory_counters");
+        let gauges: Vec<_> = stats.lines().filter(is_gauge).map(str::to_owned).collect();
+        (gauges, metrics(&service).await)
+    };
+    for backend in [&[][..], &of_redis] {
+        let (alone, _) = gauges(backend).await;
+        redis.command(["FLUSHALL"]);
+        let (beside, told) = gauges(&[backend, &[("CANDIDATE_CONFIG", &*path)]].concat()).await;
+        redis.command(["FLUSHALL"]);
+        assert!(!alone.is_empty() && alone == beside, "{alone:?} {beside:?}");
+        // The candidate has denied, and denied what it knew.
+        assert!(told.iter().any(|line| line == r#"requests{outcome="stricter"} 3"#), "{told:?}");
+    }
 }

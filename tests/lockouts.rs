@@ -15,6 +15,7 @@ use crate::support::scenario::check;
 use crate::support::tollgate::Tollgate;
 
 const ENVOY: &str = include_str!("../deploy/envoy/lockout.yaml");
+const DOCUMENTATION: &str = include_str!("../docs/rules.md");
 const PRESET: &str = include_str!("../config/presets/lockout.yaml");
 
 const RULES: &str = "
@@ -83,6 +84,26 @@ async fn who_is_locked_out_is_listed_and_let_in_again(environment: &[(&str, &str
 #[tokio::test]
 async fn who_is_locked_out_in_memory_is_listed_and_let_in_again() {
     who_is_locked_out_is_listed_and_let_in_again(&[]).await;
+}
+
+#[tokio::test]
+async fn ids_are_as_the_documentation_shows_them_but_in_a_cluster() {
+    let redis = Redis::start().await;
+    let cluster = Cluster::start(3, 0).await;
+    let url = redis.settings().deployment.to_string();
+    let nodes: Vec<_> = (0..3).map(|node| format!("127.0.0.1:{}", cluster.port(node))).collect();
+    let patient = ("REDIS_CALL_TIMEOUT", "5s");
+    let (one, many) = ([("REDIS_URL", &*url), patient], nodes.join(","));
+    let many = [("REDIS_URL", &*many), ("REDIS_TYPE", "CLUSTER"), patient];
+    for (environment, is_cluster) in [(&one[..], false), (&many, true)] {
+        let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
+        assert_eq!([fails(&service, "ann").await, fails(&service, "ann").await], [200, 429]);
+        let listed = lockouts(&service).await;
+        let id = listed[0]["id"].as_str().expect("text");
+        let shown = DOCUMENTATION.contains(&format!("\"id\":\"{id}\""))
+            && DOCUMENTATION.contains(&format!("/lockouts/{id}\n"));
+        assert_eq!((shown, id.starts_with('e')), (!is_cluster, is_cluster), "{id}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod answers;
 mod calendar;
 mod candidate;
 mod candidate_service;
+mod candidate_stores;
 mod cli;
 mod cli_bench;
 mod conformance;

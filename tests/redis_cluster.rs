@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::lockout::{Block, Ladder};
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit, Vote};
 use tollgate::store::redis::{RedisSettings, RedisStore};
-use tollgate::store::{Charge, Reading, Store, StoreError};
+use tollgate::store::{Charge, Lockout, Reading, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, hit, used};
 use crate::support::redis::cluster::{Cluster, slot};
@@ -373,4 +374,40 @@ async fn a_cluster_that_is_down_says_so_and_is_found_again() {
     let there = Instant::now();
     eventually("it is found", async || used(&store, hit("a")).await.is_ok()).await;
     assert!(there.elapsed() < PATIENCE / 4, "{:?}", there.elapsed());
+}
+
+/// A counter and the lockout beside it are read in one step, which a Cluster refuses while one of the two is
+/// missing: until the slot has moved, or both are on one side.
+#[tokio::test]
+async fn who_may_be_locked_out_is_for_the_rule_s_failure_policy_while_the_slot_moves() {
+    let cluster = Cluster::start(3, 0).await;
+    let settings = RedisSettings { call_timeout: Duration::from_secs(5), ..cluster.settings() };
+    let store = connected(&settings).await;
+    let key = keys_of(&cluster, 0, 1).remove(0);
+    let place = slot(&counter(&key));
+    let tag = format!("{{{}}}", String::from_utf8(counter(&key)).expect("text"));
+    let steps = vec![Block::Secs(3_600)].into();
+    let ladder =
+        Arc::new(Ladder { after: 1, within_secs: 86_400, steps, forget_secs: 86_400, extend: false });
+    let ask = async |who: &str| {
+        let lockout = Lockout { key: format!("{tag}{who}!").into(), ladder: Arc::clone(&ladder) };
+        let charge = Charge {
+            limit: Limit::per(1, Unit::Day),
+            lockout: Some(lockout),
+            ..hit_on(&format!("{tag}{who}/"))
+        };
+        used(&store, charge).await
+    };
+    for expected in [1, 2] {
+        assert_eq!(ask("known").await.expect("a reading"), expected);
+    }
+    cluster.begin_migration(place, 0, 1);
+    assert!(ask("known").await.is_ok(), "both are where they were");
+    let refused = ask("new").await.expect_err("one of the two is missing on either side");
+    assert!(refused.to_string().contains("TRYAGAIN"), "{refused}");
+    cluster.migrate_keys(place, 0, 1);
+    assert!(ask("known").await.is_ok(), "both have moved");
+    assert!(ask("new").await.is_err());
+    cluster.end_migration(place, 0, 1).await;
+    eventually("it counts again", async || ask("new").await.is_ok()).await;
 }

@@ -72,12 +72,12 @@ pub(super) async fn open(
             let store = memory();
             // A candidate must not take the room that the rules in force need.
             let beside = settings.candidate.as_ref().map(|_| memory());
-            let stores: Vec<_> = [&store].into_iter().chain(&beside).cloned().collect();
-            for swept in &stores {
+            for swept in [&store].into_iter().chain(&beside) {
                 let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
                 tokio::spawn(async move { swept.sweep(|| now.now()).await });
             }
-            metrics.watch(Gauge::MemoryCounters, move || stores.iter().map(|store| store.len()).sum());
+            let counted = Arc::clone(&store);
+            metrics.watch(Gauge::MemoryCounters, move || counted.len());
             let lockouts = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
             let make = move || StoreOfCore {
@@ -88,19 +88,23 @@ pub(super) async fn open(
             };
             Ok(Stores { make: Box::new(make), lockouts, fallback, patience: Duration::ZERO, reached: None })
         }
-        StoreSettings::Redis(redis) => open_redis(redis, fallback, metrics).await,
+        StoreSettings::Redis(redis) => {
+            // They take no room from those of the rules in force, and no gauge tells of them.
+            let of_candidate = settings.candidate.as_ref().and_then(|_| denials(redis));
+            open_redis(redis, of_candidate, fallback, metrics).await
+        }
     }
 }
 
 async fn open_redis(
     settings: &RedisStoreSettings,
+    of_candidate: Option<Arc<Denials>>,
     fallback: Arc<Fallback>,
     metrics: &Metrics,
 ) -> anyhow::Result<Stores> {
     let counted = Arc::clone(&fallback);
     metrics.watch(Gauge::MemoryCounters, move || counted.local().len());
-    let denials =
-        (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)));
+    let denials = denials(settings);
     if let Some(denials) = &denials {
         watch_denials(denials, metrics);
     }
@@ -129,7 +133,8 @@ async fn open_redis(
                 tracing::warn!("Redis did not learn how long the last counters are to live");
             }
         };
-        StoreOfCore { beside: Arc::clone(&store) as _, store, ready: ready.boxed(), settle: settle.boxed() }
+        let beside = Arc::new(store.beside(of_candidate.clone()));
+        StoreOfCore { store, beside, ready: ready.boxed(), settle: settle.boxed() }
     };
     Ok(Stores { make: Box::new(make), lockouts, fallback, patience: settings.all.call_timeout, reached })
 }
@@ -158,6 +163,11 @@ impl Lockouts for OnDemand {
     fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
         Box::pin(async move { self.store().await.lift(key).await })
     }
+}
+
+/// Room for what is known to be denied, where there is to be any.
+fn denials(settings: &RedisStoreSettings) -> Option<Arc<Denials>> {
+    (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)))
 }
 
 fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {

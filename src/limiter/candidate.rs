@@ -1,15 +1,18 @@
 //! Rules that are tried out: evaluated beside those in force on counters of their own, compared, and never
 //! enforced. Whatever becomes of them, the answer is that of the rules in force.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use futures_util::future::{Either, select};
 use smallvec::SmallVec;
-use tokio::time::Instant;
+use tokio::time::{self, Instant};
 use tracing::Level;
 
 use super::sampler::Sampler;
-use super::{ask, shown};
+use super::shown;
 use crate::engine::compare::{Comparison, Outcome, compare};
 use crate::engine::{Decision, KeyWriter, Request, Rules, Timestamp};
 use crate::store::{Charge, Reading, Store};
@@ -18,6 +21,10 @@ use crate::telemetry::metrics::CandidateMetrics;
 /// What a difference counts under that comes of a limit which the caller brought. No rule is called so:
 /// their names have a dot.
 const BROUGHT: &str = "override";
+
+/// How long an answer that is ready waits for what is only compared with it. Where both are asked in one
+/// batch they end together, and nobody waits; else it is time for a round trip on a network nearby.
+const GRACE: Duration = Duration::from_millis(1);
 
 /// Rules that are tried out.
 pub struct Candidate {
@@ -43,18 +50,13 @@ pub(super) struct Side<'d, 'r> {
 }
 
 impl Candidate {
-    /// Asks the store for a reading of each charge. `None` where it has not all of them at `until`: what
-    /// rules say of a store that fails is not what they say of a request.
-    pub(super) async fn charge(
-        &self,
-        charges: &[Charge],
-        now: Timestamp,
-        until: Option<Instant>,
-    ) -> Option<SmallVec<[Reading; 2]>> {
+    /// Asks the store for a reading of each charge. `None` where it has not all of them: what rules say of
+    /// a store that fails is not what they say of a request.
+    pub(super) async fn charge(&self, charges: &[Charge], now: Timestamp) -> Option<SmallVec<[Reading; 2]>> {
         if charges.is_empty() {
             return Some(SmallVec::new());
         }
-        let readings = ask(&*self.store, charges, now, until).await;
+        let readings = self.store.charge(charges, now).await;
         let readings: Result<_, _> = readings.into_iter().collect();
         readings.inspect_err(|error| tracing::debug!(%error, "the candidate was not counted")).ok()
     }
@@ -83,6 +85,24 @@ impl Candidate {
             log(request, [live.rules, other.rules], &comparison, unlogged);
         }
     }
+}
+
+/// What `live` comes to, and what `trial` has come to by then or within [`GRACE`], which ends at `deadline`
+/// at the latest. A trial that takes longer is dropped, which a store that is asked bears at any time.
+pub(super) async fn with_trial<L, T>(
+    live: impl Future<Output = L>,
+    trial: impl Future<Output = Option<T>>,
+    deadline: Option<Instant>,
+) -> (L, Option<T>) {
+    let trial = pin!(trial);
+    let (live, trial) = match select(pin!(live), trial).await {
+        Either::Left(ready) => ready,
+        Either::Right((trial, live)) => return (live.await, trial),
+    };
+    let grace = Instant::now() + GRACE;
+    let until = deadline.map_or(grace, |deadline| grace.min(deadline));
+    // It looks for the trial first: a timer is set only where that is not ready.
+    (live, time::timeout_at(until, trial).await.ok().flatten())
 }
 
 /// A line that tells of one difference, and of how many were not told since the line before.

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
-use futures_util::future::join;
 use smallvec::SmallVec;
 use tokio::time::{self, Instant};
 
@@ -23,7 +22,7 @@ use crate::telemetry::metrics::{Metrics, StoreFailure};
 pub use candidate::Candidate;
 pub use sampler::Sampler;
 
-use candidate::Side;
+use candidate::{Side, with_trial};
 
 /// Decides requests.
 pub struct Limiter {
@@ -57,7 +56,7 @@ impl Limiter {
     /// until `deadline`, and for no store longer than that.
     ///
     /// A candidate goes the same way at the same time, so that one batch may carry the charges of both; its
-    /// decision is compared with this one, and nothing else comes of it.
+    /// decision is compared with this one, if it is there as soon, and nothing else comes of it.
     ///
     /// # Errors
     /// [`StoreError`] where the store did not count, and a rule says to fail then; nothing is decided.
@@ -79,11 +78,11 @@ impl Limiter {
         let trial = async {
             let trial = plan(others?, request, &candidate.keys);
             let charges = self::charges(&trial, &self.modes);
-            let readings = candidate.charge(&charges, now, self.end_of_patience(deadline)).await?;
+            let readings = candidate.charge(&charges, now).await?;
             Some(judge(trial, readings, &self.modes))
         };
         // In a box, so that a request takes no more room where there is no candidate.
-        let both = Box::pin(join(self.charge(&charges, now, deadline), trial));
+        let both = Box::pin(with_trial(self.charge(&charges, now, deadline), trial, deadline));
         let (readings, trial) = both.await;
         // What is decided without a store says nothing of the rules.
         let is_counted = readings.iter().all(Result::is_ok);
@@ -109,12 +108,6 @@ impl Limiter {
         let decision = judge(plan, readings, &self.modes);
         self.metrics.record_decision(&decision);
         Ok(decision)
-    }
-
-    /// When to wait no longer for what is asked now, whether or not it gives up by itself.
-    fn end_of_patience(&self, deadline: Option<Instant>) -> Option<Instant> {
-        let patience = (!self.patience.is_zero()).then(|| Instant::now() + self.patience);
-        deadline.into_iter().chain(patience).min()
     }
 
     /// When to wait no longer for a store that is asked at `asked`, if that is before it gives up by itself.

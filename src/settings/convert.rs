@@ -1,6 +1,5 @@
 //! From what was typed to what it means.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{Mistakes, Reader};
-use super::{CandidateSettings, RawSettings, Settings, StoreSettings, foreign, redis};
+use super::{RawSettings, Settings, StoreSettings, candidate, foreign, redis};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::files::{FileSettings, Role};
@@ -32,8 +31,6 @@ const RUNTIME_APPDIRECTORY: &str = "config";
 const LOCAL_RULES: &str = "config";
 /// Shorter secrets can be guessed, and with them what was hashed.
 const HASH_KEY_BYTES_MIN: usize = 16;
-/// What the keys of a candidate's counters begin with, after `CACHE_KEY_PREFIX`.
-const CANDIDATE_PREFIX: &str = "candidate/";
 /// How often rule files are looked at even where nothing was told of a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -52,7 +49,7 @@ pub(super) fn convert(
     let settings = Settings {
         listen: listen(&raw.listeners, &raw.metrics, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
-        candidate: candidate(raw, &rules, &store, &mut reader),
+        candidate: candidate::read(raw, &rules, &store, &mut reader),
         rules,
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
@@ -153,36 +150,6 @@ fn rules(
     }
 }
 
-fn candidate(
-    raw: &RawSettings,
-    live: &FileSettings,
-    store: &StoreSettings,
-    reader: &mut Reader,
-) -> Option<CandidateSettings> {
-    let path = PathBuf::from(raw.rules.candidate_config.as_ref()?);
-    if is_read_below(&live.path, &path) {
-        let found = Some(path.to_string_lossy());
-        reader.refuse(
-            "CANDIDATE_CONFIG",
-            "a path outside the rules' own: what is below that is in force",
-            found.as_deref(),
-        );
-    }
-    let prefix = format!("{}{CANDIDATE_PREFIX}", raw.counters.cache_key_prefix);
-    Some(CandidateSettings {
-        files: FileSettings { path, role: Role::Candidate, ..live.clone() },
-        keys: key_writer(KeyFormat::Native, &prefix, store),
-    })
-}
-
-/// Whether what is at `path` is read with the rules of `live`. Names that begin with a dot are passed over.
-fn is_read_below(live: &Path, path: &Path) -> bool {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let (live, path) = (absolute(live), absolute(path));
-    let is_passed_over = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
-    path.strip_prefix(live).is_ok_and(|rest| !rest.iter().any(is_passed_over))
-}
-
 fn hash_key(raw: &RawCounters, reader: &mut Reader) -> Option<HashKey> {
     let secret = raw.hash_key.as_ref()?.expose_secret();
     if secret.len() < HASH_KEY_BYTES_MIN {
@@ -252,7 +219,7 @@ fn keys(raw: &RawCounters, store: &StoreSettings, reader: &mut Reader) -> KeyWri
     key_writer(format, &prefix.unwrap_or_default(), store)
 }
 
-fn key_writer(format: KeyFormat, prefix: &str, store: &StoreSettings) -> KeyWriter {
+pub(super) fn key_writer(format: KeyFormat, prefix: &str, store: &StoreSettings) -> KeyWriter {
     let keys = KeyWriter::new(format, prefix);
     if store.is_cluster() { keys.for_cluster() } else { keys }
 }

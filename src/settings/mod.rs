@@ -4,6 +4,7 @@
 //! settings of each module. Between them every mistake is gathered, so that all are told at once.
 //! Nothing else reads the environment, and nothing that may hold a secret can be printed.
 
+mod candidate;
 mod convert;
 mod foreign;
 mod raw;

@@ -4,9 +4,8 @@ use clap::FromArgMatches as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
+use crate::engine::FailurePolicy;
 use crate::engine::rules::HashKey;
-use crate::engine::{FailurePolicy, KeyDomain, Limit, Unit};
-use crate::provider::files::Role;
 use crate::server::{Address, HeaderStyle};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
@@ -61,41 +60,6 @@ fn item_47_defaults_are_the_reference_s() {
     assert_eq!(settings.ignored, []);
     let prometheus = read_well(&[("USE_PROMETHEUS", "true")]).listen.prometheus;
     assert_eq!(prometheus, Some((any(9090), "/metrics".to_owned())));
-}
-
-#[test]
-fn a_candidate_is_read_as_the_rules_are_and_counts_under_names_of_its_own() {
-    assert!(read_well(&[]).candidate.is_none());
-    let typed = [
-        ("RULES_PATH", "rules"),
-        ("CANDIDATE_CONFIG", "next"),
-        ("MERGE_DOMAIN_CONFIG", "true"),
-        ("CACHE_KEY_PREFIX", "p:"),
-        ("CACHE_KEY_FORMAT", "envoyproxy"),
-    ];
-    let settings = read_well(&typed);
-    let CandidateSettings { files, keys } = settings.candidate.expect("a candidate");
-    assert_eq!((files.path.as_path(), files.role), (Path::new("next"), Role::Candidate));
-    assert_eq!(files.compile, settings.rules.compile);
-    let domain = KeyDomain { name: b"shop", hash_tag: None, only_limit: true };
-    let key = keys.key(domain, &[], None, Limit::per(1, Unit::Minute));
-    assert_eq!(key, "p:candidate/tg1/f60/4:shop,");
-}
-
-#[test]
-fn a_candidate_that_would_be_in_force_is_refused() {
-    for (rules, candidate, is_refused) in [
-        ("rules", "next", false),
-        ("rules", "rules.next", false),
-        ("rules/live", "rules", false),
-        ("rules", "rules/.next", false),
-        ("rules", "rules/next", true),
-        ("rules", "./rules/next/one.yaml", true),
-        ("rules/", "rules", true),
-    ] {
-        let refused = refused(&[("RULES_PATH", rules), ("CANDIDATE_CONFIG", candidate)]);
-        assert_eq!(refused.contains(&"CANDIDATE_CONFIG"), is_refused, "{candidate} beside {rules}");
-    }
 }
 
 #[test]

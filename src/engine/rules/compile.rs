@@ -12,7 +12,7 @@ use super::matching;
 use super::normalize::HashKey;
 use super::parse::parse;
 use super::penalty::penalty;
-use super::quota::{Mistake, quota};
+use super::quota::{Mistake, check_rule, quota};
 use super::source::{Descriptor, Document, RateLimit, SourceFile};
 use super::tree::{Children, Domain, Node, Pattern};
 use super::{EnforcePercent, Layer, NamedLimit, OnDeny, Penalty, Quota, Rule, Rules};
@@ -45,8 +45,14 @@ pub fn compile(
 ) -> Result<Rules, RuleErrors> {
     let mut draft = Draft { previous, ..Draft::default() };
     let mut errors = Vec::new();
-    for file in files {
-        let (documents, mistakes) = parse(file);
+    // What one file of a domain says of a key holds in the others too, and decides how rules are called.
+    let mut parsed: Vec<_> = files.iter().map(|file| (file, parse(file))).collect();
+    for (file, (documents, mistakes)) in &mut parsed {
+        let mut compiler = FileCompiler { file, draft: &mut draft, errors: mem::take(mistakes) };
+        documents.retain(|document| compiler.domain(document, options));
+        *mistakes = compiler.errors;
+    }
+    for (file, (documents, mistakes)) in parsed {
         let mut compiler = FileCompiler { file, draft: &mut draft, errors: mistakes };
         for document in documents {
             compiler.document(document, options);
@@ -92,9 +98,12 @@ impl Draft<'_> {
     }
 
     fn finish(self, options: CompileOptions) -> Rules {
-        let domains = self.domains.into_iter();
+        let domains = self.domains.into_iter().map(|(name, mut domain)| {
+            domain.gather_hashed();
+            (name.into_bytes().into(), domain)
+        });
         Rules {
-            domains: domains.map(|(name, domain)| (name.into_bytes().into(), domain)).collect(),
+            domains: domains.collect(),
             counts: self.counts,
             layers: self.layers,
             len: self.rules,
@@ -133,24 +142,36 @@ impl FileCompiler<'_, '_> {
         self.errors.push(RuleError::new(&self.file.name, &self.file.text, place, message));
     }
 
-    fn document(&mut self, document: Document, options: CompileOptions) {
-        let name = document.domain.value;
+    /// Begins the domain of `document`, or goes on with it, and takes up what is done to the values of the
+    /// keys at its top. Whether its rules belong there.
+    fn domain(&mut self, document: &Document, options: CompileOptions) -> bool {
+        let name = &document.domain.value;
         if name.is_empty() {
             // Told already; its descriptors would be told of under no name.
-            return;
+            return false;
         }
-        if self.draft.domains.contains_key(&name) && !options.merge_domains {
+        if self.draft.domains.contains_key(name) && !options.merge_domains {
             let message = format!(
                 "duplicate domain '{name}' in config file: write all its rules in one place, or set \
                  MERGE_DOMAIN_CONFIG to join them"
             );
             self.error(document.domain.place, message);
-            return;
+            return false;
         }
-        let known = self.draft.domains.remove(&name);
-        let new = || Domain { name: name.as_str().into(), hash_tag: false, children: Children::default() };
-        let mut domain = known.unwrap_or_else(new);
+        let known = self.draft.domains.remove(name);
+        let mut domain = known.unwrap_or_else(|| Domain::new(name));
         domain.hash_tag |= document.hash_tag && document.enabled;
+        let mut left_out = Children::default();
+        let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
+        self.normalize(&document.descriptors, siblings, options.hash_key.as_ref());
+        self.draft.domains.insert(name.clone(), domain);
+        true
+    }
+
+    /// The rules of a document whose domain has begun.
+    fn document(&mut self, document: Document, options: CompileOptions) {
+        let name = document.domain.value;
+        let mut domain = self.draft.domains.remove(&name).unwrap_or_else(|| Domain::new(&name));
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,
@@ -166,7 +187,6 @@ impl FileCompiler<'_, '_> {
         };
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
-        self.normalize(&document.descriptors, siblings, above);
         for descriptor in document.descriptors {
             self.descriptor(descriptor, siblings, above);
         }
@@ -179,6 +199,8 @@ impl FileCompiler<'_, '_> {
         let pattern = matching::pattern(&descriptor).map_err(|mistakes| self.errors(mistakes));
         let is_sound = pattern.is_ok();
         let mut node = node(&descriptor, pattern.unwrap_or(Pattern::Any), self.draft.nodes);
+        let normalize = siblings.normalize(&node.key);
+        node.hash = normalize.zip(node.pattern.text()).and_then(|(normalize, text)| normalize.hash_of(text));
         let mut path = above.path.clone();
         path.parts.push(node.composite().into());
         if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
@@ -203,7 +225,7 @@ impl FileCompiler<'_, '_> {
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
             hash_key: above.hash_key,
         };
-        self.normalize(&descriptor.descriptors, &mut node.children, here);
+        self.normalize(&descriptor.descriptors, &mut node.children, here.hash_key);
         for below in mem::take(&mut descriptor.descriptors) {
             self.descriptor(below, &mut node.children, here);
         }
@@ -253,9 +275,9 @@ impl FileCompiler<'_, '_> {
         })
     }
 
-    /// What is done to the values of each key, before the levels below `above` have their places.
-    fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, above: Above<'_>) {
-        match matching::normalize(descriptors, siblings, above.hash_key) {
+    /// What is done to the values of each key, before `siblings` have their places.
+    fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, hash_key: Option<&HashKey>) {
+        match matching::normalize(descriptors, siblings, hash_key) {
             Ok(warnings) => warnings.into_iter().for_each(|(place, message)| {
                 let warning = RuleError::new(&self.file.name, &self.file.text, place, message);
                 self.draft.warnings.push(warning);
@@ -350,33 +372,12 @@ impl FileCompiler<'_, '_> {
     }
 }
 
-/// What is wrong with the fields of a rule beside one another.
-fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
-    if let (Some(share), true) = (&descriptor.enforce_percent, descriptor.rate_limits.is_empty()) {
-        let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
-        mistakes.push((share.place, message.to_owned()));
-    }
-    if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
-        let message = "'quota_mode' is for a rule with one limit: write a rule for each quota";
-        mistakes.push((second.place, message.to_owned()));
-    }
-    for (index, limit) in limits.iter().enumerate() {
-        let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
-        if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
-            let message = "two limits that count alike over the same time: one of them never matters; leave it \
-                           out, or give it another window";
-            mistakes.push((written.place, message.to_owned()));
-        }
-    }
-    mistakes
-}
-
 /// The level that `descriptor` writes, without its rule and the levels below.
 fn node(descriptor: &Descriptor, pattern: Pattern, order: u32) -> Node {
     Node {
         key: descriptor.key.as_str().into(),
         pattern,
+        hash: None,
         share_threshold: descriptor.share_threshold,
         value_to_metric: descriptor.value_to_metric,
         detailed_metric: descriptor.detailed_metric,

@@ -97,7 +97,7 @@ impl Text<'_> {
 }
 
 /// What is done to the values of one key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Normalize {
     /// In this order; `Hash` last, where it is there.
     pub steps: Box<[NormalizeStep]>,
@@ -132,6 +132,13 @@ impl Normalize {
     /// Whether values are counted by their hash.
     pub const fn hashes(&self) -> bool {
         self.key.is_some()
+    }
+
+    /// What names have in place of `written`, the text of a pattern: `None` where values are not hashed, and
+    /// it stands there as it is. That of a single value is what the value is counted under.
+    pub(super) fn hash_of(&self, written: &str) -> Option<Box<str>> {
+        let hash = hash(self.key.as_ref()?, written.as_bytes());
+        Some(String::from_utf8_lossy(&hash).into())
     }
 
     /// The value to match.

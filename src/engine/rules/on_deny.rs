@@ -1,6 +1,7 @@
 //! What a rule has told to those whom it denies: a body and headers of its own. Read and checked at load,
 //! put together on denial only.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use http::{HeaderName, HeaderValue};
@@ -52,6 +53,15 @@ pub enum DenialBody {
 /// A text with places for what is known only on denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Box<[Piece]>);
+
+/// What kind of text a template makes, which says how a name stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextKind {
+    /// Names stand as they are.
+    Plain,
+    /// They stand within strings of JSON.
+    Json,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Piece {
@@ -179,7 +189,7 @@ impl Template {
     }
 
     /// The text with `facts` in their places.
-    pub fn render(&self, facts: &DenialFacts<'_>) -> String {
+    pub fn render(&self, facts: &DenialFacts<'_>, kind: TextKind) -> String {
         let mut text = String::new();
         for piece in &self.0 {
             // Writing to a string does not fail.
@@ -188,12 +198,36 @@ impl Template {
                 Piece::Place(Placeholder::Limit) => write!(text, "{}", facts.limit),
                 Piece::Place(Placeholder::Remaining) => write!(text, "{}", facts.remaining),
                 Piece::Place(Placeholder::Reset) => write!(text, "{}", facts.reset_secs),
-                Piece::Place(Placeholder::Layer) => text.write_str(facts.layer),
-                Piece::Place(Placeholder::Rule) => text.write_str(facts.rule),
+                Piece::Place(Placeholder::Layer) => text.write_str(&kind.escaped(facts.layer)),
+                Piece::Place(Placeholder::Rule) => text.write_str(&kind.escaped(facts.rule)),
             };
             debug_assert!(written.is_ok(), "{piece:?}");
         }
         text
+    }
+}
+
+impl TextKind {
+    /// What `content_type` says: `application/json` and whatever ends in `+json` is JSON.
+    pub fn of(content_type: &HeaderValue) -> Self {
+        let media_type = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        let media_type = media_type.trim_ascii().to_ascii_lowercase();
+        match media_type == b"application/json" || media_type.ends_with(b"+json") {
+            true => Self::Json,
+            false => Self::Plain,
+        }
+    }
+
+    fn escaped(self, name: &str) -> Cow<'_, str> {
+        match self {
+            Self::Plain => Cow::Borrowed(name),
+            Self::Json => {
+                let quoted = serde_json::Value::from(name).to_string();
+                // The template has the quotation marks.
+                let inside = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+                Cow::Owned(inside.unwrap_or_default().to_owned())
+            }
+        }
     }
 }
 
@@ -257,8 +291,29 @@ mod tests {
             ("ü{limit}ü", "ü5ü"),
         ] {
             let template = Template::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!(template.render(&FACTS), expected, "{text}");
+            assert_eq!(template.render(&FACTS, TextKind::Plain), expected, "{text}");
             assert_eq!(template.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn names_stand_in_json_as_its_strings_have_them() {
+        let facts = DenialFacts { layer: r#"a "b" \c"#, rule: "shop.path_/\u{1}\n\"ü", ..FACTS };
+        let template = Template::parse(r#"{{"layer": "{layer}", "rule": "{rule}", "wait": {reset}}}"#);
+        let template = template.expect("a template");
+        for (content_type, is_json) in [
+            ("application/json", true),
+            ("Application/JSON ; charset=utf-8", true),
+            ("application/problem+json", true),
+            ("text/plain", false),
+            ("application/jsonish", false),
+        ] {
+            let kind = TextKind::of(&HeaderValue::from_static(content_type));
+            let text = template.render(&facts, kind);
+            let read: Result<serde_json::Value, _> = serde_json::from_str(&text);
+            let expected = serde_json::json!({ "layer": facts.layer, "rule": facts.rule, "wait": 17 });
+            assert_eq!(read.ok(), is_json.then_some(expected), "{content_type}: {text}");
+            assert_eq!(text.contains(facts.rule), !is_json, "{content_type}: {text}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! From a limit as written to a limit that makes sense: how much, in how long, counted how.
 
+use super::NamedLimit;
 use super::error::Place;
-use super::source::{Placed, RateLimit};
+use super::source::{Descriptor, Placed, RateLimit};
 use super::timezone::in_zone;
 use crate::engine::algorithm::{sliding_log, tick_us};
 use crate::engine::{Algorithm, Limit, Unit, Window};
@@ -33,6 +34,28 @@ pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Option
         Some(mistake) => Err(vec![mistake]),
         None => Ok(Some(limit)),
     }
+}
+
+/// What is wrong with the fields of a rule beside one another.
+pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    if let (Some(share), true) = (&descriptor.enforce_percent, descriptor.rate_limits.is_empty()) {
+        let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
+        mistakes.push((share.place, message.to_owned()));
+    }
+    if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
+        let message = "'quota_mode' is for a rule with one limit: write a rule for each quota";
+        mistakes.push((second.place, message.to_owned()));
+    }
+    for (index, limit) in limits.iter().enumerate() {
+        let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
+        if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
+            let message = "two limits that count alike over the same time: one of them never matters; leave it \
+                           out, or give it another window";
+            mistakes.push((written.place, message.to_owned()));
+        }
+    }
+    mistakes
 }
 
 fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) {

@@ -23,6 +23,8 @@ pub struct Domain {
     pub(super) name: Box<str>,
     pub(super) hash_tag: bool,
     pub(super) children: Children,
+    /// What is done to keys whose values are counted by their hash, at whatever level.
+    hashed: HashMap<Box<[u8]>, Normalize>,
 }
 
 /// The nodes below a node, found by an entry in this order: its exact value, the first pattern in
@@ -41,6 +43,8 @@ pub struct Node {
     pub key: Box<str>,
     /// Which values it takes.
     pub pattern: Pattern,
+    /// Where values are counted by their hash, that of the pattern's text: names have it in its place.
+    pub(super) hash: Option<Box<str>>,
     /// Every value that the pattern takes counts as one.
     pub share_threshold: bool,
     /// The level appears in metrics with the request's value.
@@ -92,7 +96,7 @@ pub struct Step<'r, 'a> {
 /// The text of a pattern that values count under in place of their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedPattern<'r> {
-    /// Of a pattern with a star, as written.
+    /// Of a pattern with a star, as written or its hash.
     Glob(&'r str),
     /// Of any other, which no other kind of pattern has.
     Other(&'r str),
@@ -116,6 +120,12 @@ impl<'r> SharedPattern<'r> {
 }
 
 impl Domain {
+    /// A domain without rules.
+    pub(super) fn new(name: &str) -> Self {
+        let (children, hashed) = (Children::default(), HashMap::new());
+        Self { name: name.into(), hash_tag: false, children, hashed }
+    }
+
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -127,12 +137,14 @@ impl Domain {
         self.hash_tag
     }
 
-    /// The keys whose values are counted by their hash, at whatever level, and what is done to them. It
-    /// looks at every rule: this is not for each request.
-    pub fn hashed_keys(&self) -> HashMap<&str, &Normalize> {
-        let mut hashed = HashMap::new();
-        self.children.add_hashed_keys(&mut hashed);
-        hashed
+    /// What is done to the values of `key`, if they are counted by their hash at whatever level.
+    pub fn hashed(&self, key: &[u8]) -> Option<&Normalize> {
+        self.hashed.get(key)
+    }
+
+    /// Gathers what [`Domain::hashed`] knows, when all rules are there.
+    pub(super) fn gather_hashed(&mut self) {
+        self.children.add_hashed(&mut self.hashed);
     }
 
     /// The rule at exactly the depth of the last entry, if there is one there.
@@ -204,12 +216,15 @@ impl Children {
         self.by_key.get(key.as_bytes())?.normalize()
     }
 
-    fn add_hashed_keys<'r>(&'r self, hashed: &mut HashMap<&'r str, &'r Normalize>) {
+    fn add_hashed(&self, hashed: &mut HashMap<Box<[u8]>, Normalize>) {
         for node in self.nodes() {
-            if let Some(normalize) = self.normalize(&node.key).filter(|normalize| normalize.hashes()) {
-                hashed.insert(&node.key, normalize);
+            let normalize = self.normalize(&node.key).filter(|normalize| normalize.hashes());
+            if let Some(normalize) = normalize
+                && !hashed.contains_key(node.key.as_bytes())
+            {
+                hashed.insert(node.key.as_bytes().into(), normalize.clone());
             }
-            node.children.add_hashed_keys(hashed);
+            node.children.add_hashed(hashed);
         }
     }
 
@@ -225,29 +240,41 @@ impl Children {
 }
 
 impl Node {
-    /// `key` or `key_value`, as written: the node's name in errors, dumps and metrics.
+    /// `key` or `key_value`, as written or with a hash for the value: the node's name in errors, dumps and
+    /// metrics.
     pub(super) fn composite(&self) -> Cow<'_, str> {
-        match &self.pattern {
-            Pattern::Any => Cow::Borrowed(&self.key),
-            Pattern::Exact(value) => Cow::Owned(format!("{}_{value}", self.key)),
-            Pattern::Glob(glob) => Cow::Owned(format!("{}_{}", self.key, glob.text())),
-            Pattern::OneOf(one_of) => Cow::Owned(format!("{}_{}", self.key, one_of.text())),
-            Pattern::Cidr(cidr) => Cow::Owned(format!("{}_{}", self.key, cidr.text())),
-            Pattern::Regex(expression) => Cow::Owned(format!("{}_{}", self.key, expression.text())),
+        match self.text() {
+            None => Cow::Borrowed(&self.key),
+            Some(text) => Cow::Owned(format!("{}_{text}", self.key)),
         }
     }
 
     /// The pattern that the values count under in place of their own.
     fn shared_pattern(&self) -> Option<SharedPattern<'_>> {
-        if !self.share_threshold {
-            return None;
-        }
+        let text = self.text().filter(|_| self.share_threshold)?;
         match &self.pattern {
             Pattern::Any | Pattern::Exact(_) => None,
-            Pattern::Glob(glob) => Some(SharedPattern::Glob(glob.text())),
-            Pattern::OneOf(one_of) => Some(SharedPattern::Other(one_of.text())),
-            Pattern::Cidr(cidr) => Some(SharedPattern::Other(cidr.text())),
-            Pattern::Regex(expression) => Some(SharedPattern::Other(expression.text())),
+            Pattern::Glob(_) => Some(SharedPattern::Glob(text)),
+            Pattern::OneOf(_) | Pattern::Cidr(_) | Pattern::Regex(_) => Some(SharedPattern::Other(text)),
+        }
+    }
+
+    /// The pattern in names.
+    fn text(&self) -> Option<&str> {
+        self.hash.as_deref().or_else(|| self.pattern.text())
+    }
+}
+
+impl Pattern {
+    /// As written, on one line; `None` where it takes every value.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Any => None,
+            Self::Exact(value) => Some(value),
+            Self::Glob(glob) => Some(glob.text()),
+            Self::OneOf(one_of) => Some(one_of.text()),
+            Self::Cidr(cidr) => Some(cidr.text()),
+            Self::Regex(expression) => Some(expression.text()),
         }
     }
 }

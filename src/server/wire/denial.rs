@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::headers::policy_names;
 use super::whole_secs;
-use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny};
+use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
 use crate::engine::{Code, Decision, Status};
 
 /// The problem type for a quota that is used up, as registered with IANA
@@ -79,7 +79,8 @@ impl<'d, 'r> Denial<'d, 'r> {
                     layer: self.layer().unwrap_or_default(),
                     rule: &self.rule().unwrap_or_default(),
                 };
-                Some(Body { content_type: content_type.clone(), text: template.render(&facts) })
+                let text = template.render(&facts, TextKind::of(content_type));
+                Some(Body { content_type: content_type.clone(), text })
             }
         }
     }

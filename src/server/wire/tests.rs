@@ -34,6 +34,9 @@ descriptors:
     on_deny:
       body: {text: "{layer}, {rule}: {limit} and {remaining}, wait {reset} s", content_type: text/x-wait}
       headers: {retry-after: "99", x-ratelimit-limit: many}
+  - key: json
+    rate_limit: {name: "a \"b\\c\" ü\n", requests_per_unit: 8, unit: day}
+    on_deny: {body: {text: '{{"rule": "{rule}", "wait": {reset}}}', content_type: application/json}}
 "#;
 
 fn rules() -> Rules {
@@ -244,6 +247,14 @@ fn a_text_has_the_facts_in_their_places_and_headers_of_a_rule_take_the_place_of_
             "content-type: text/x-wait",
         ]
     );
+}
+
+#[test]
+fn a_text_that_is_json_stays_it_whatever_rules_are_called() {
+    let (rules, request) = (rules(), request("json"));
+    let answer = answer(&request, &decide(&rules, &request, &[(9, 2_000)]), &settings(HeaderStyle::None));
+    let body: Value = serde_json::from_slice(&answer.raw_body).expect("JSON");
+    assert_eq!(body, json!({ "rule": "a \"b\\c\" ü\n", "wait": 2 }));
 }
 
 #[test]

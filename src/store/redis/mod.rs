@@ -108,6 +108,12 @@ impl RedisStore {
         Ok(Redis::watch(settings.clone(), None, None)?.store())
     }
 
+    /// The same servers over the same connections, and in the same batches, with other `denials`: for
+    /// charges of which nothing is to be known here. What is left to do for either, both settle.
+    pub fn beside(&self, denials: Option<Arc<Denials>>) -> Self {
+        Self { servers: Arc::clone(&self.servers), denials, tasks: self.tasks.clone() }
+    }
+
     /// Waits until Redis can be reached: for ever where `patience` is zero, else no longer than it.
     ///
     /// # Errors

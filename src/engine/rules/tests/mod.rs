@@ -1,6 +1,7 @@
 //! What envoyproxy/ratelimit's rules mean, item by item of the project's compatibility list.
 
 mod documents;
+mod hashed;
 mod limits;
 mod loading;
 mod lookup;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::loading::{check, with_fields};
 use super::{entries, load};
-use crate::engine::rules::on_deny::{DenialBody, DenialFacts, MAX_HEADERS};
+use crate::engine::rules::on_deny::{DenialBody, DenialFacts, MAX_HEADERS, TextKind};
 use crate::engine::rules::{OnDeny, Rules};
 
 fn on_deny<'r>(rules: &'r Rules, text: &str) -> Option<&'r OnDeny> {
@@ -69,7 +69,7 @@ descriptors:
         let on_deny = on_deny(&rules, text)?;
         let body = on_deny.body.as_ref().map(|body| match body {
             DenialBody::Problem => "problem".to_owned(),
-            DenialBody::Text { template, .. } => template.render(&facts),
+            DenialBody::Text { template, .. } => template.render(&facts, TextKind::Plain),
         });
         Some((body, on_deny.headers.len()))
     };

@@ -491,10 +491,9 @@ descriptors:
             {"key": "path", "regex": "/v[0-9]+", "normalize": ["lowercase", "hash"], "share_threshold": false},
         ])
     );
-    assert_eq!(
-        dump["rules"][0]["path"],
-        "d.ip_cidr(10.0.0.0/8,fd00::/8).plan_one_of(gold,silver).path_regex(/v[0-9]+)"
-    );
+    let path = dump["rules"][0]["path"].as_str().expect("a text");
+    let hash = path.strip_prefix("d.ip_cidr(10.0.0.0/8,fd00::/8).plan_one_of(gold,silver).path_");
+    assert_eq!(hash.map(str::len), Some(32), "{path}");
 }
 
 /// What a level counts one value under.
