@@ -12,6 +12,7 @@ mod candidate;
 mod candidate_service;
 mod cli;
 mod cli_bench;
+mod cli_bench_slow;
 mod conformance;
 mod docs;
 mod envoy;

@@ -19,6 +19,7 @@ mod report;
 mod schedule;
 mod tally;
 mod target;
+mod window;
 mod worker;
 
 use std::sync::Arc;

@@ -13,6 +13,9 @@ use super::tally::{Failures, Tally, Times, code_name};
 const SATURATED_BUSY: f64 = 0.9;
 /// A schedule that is kept less closely than this is told of, where it matters beside the latencies.
 const SATURATED_LAG_US: f64 = 1_000.0;
+/// Share of the rate asked for below which decisions are told to have fallen behind. What is under way when
+/// it begins and ends makes up for a part of what is missing.
+const KEPT_RATE: f64 = 0.9;
 
 /// What was measured.
 #[derive(Debug)]
@@ -52,6 +55,7 @@ pub(super) struct Report {
     pub(super) stopped_early: bool,
     pub(super) requests: u64,
     pub(super) requests_per_second: f64,
+    pub(super) decisions_per_second: f64,
     pub(super) admitted: u64,
     pub(super) denied: u64,
     pub(super) errors: u64,
@@ -135,7 +139,8 @@ impl Report {
             duration_seconds: rounded(seconds, 1_000.0),
             stopped_early: *stopped_early,
             requests: tally.requests(),
-            requests_per_second: rounded(ratio(tally.requests(), seconds), 10.0),
+            requests_per_second: rounded(ratio(tally.ended, seconds), 10.0),
+            decisions_per_second: rounded(ratio(tally.decided, seconds), 10.0),
             admitted: tally.admitted,
             denied: tally.denied,
             errors: tally.errors(),
@@ -147,6 +152,12 @@ impl Report {
             generator_busy: rounded(*busy, 1_000.0),
             generator_saturated: saturated,
         }
+    }
+
+    /// The rate asked for, where there was one and decisions fell clearly below it.
+    pub(super) fn missed_rate(&self) -> Option<u32> {
+        let is_missed = |rate: &u32| self.decisions_per_second < KEPT_RATE * f64::from(*rate);
+        self.rate_per_second.filter(is_missed)
     }
 
     /// Why the run is a failure, where it is one: nobody decided anything.
@@ -220,6 +231,7 @@ pub(super) mod tests {
             let failure = Failure::new(Code::Unavailable, message);
             tally.record(Outcome::Failed(failure), Duration::ZERO);
         }
+        (tally.ended, tally.decided) = (12, 10);
     }
 
     #[test]
@@ -255,6 +267,23 @@ pub(super) mod tests {
             });
             assert_eq!(report.generator_saturated, expected, "{args:?} {busy} {lag_us}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_that_of_requests_that_ended_and_not_of_those_asked_for() {
+        // Two seconds in which 60,000 were due: as many as can be are answered, the others much later.
+        for (ended, decided, missed) in
+            [(60_000, 60_000, None), (60_000, 4_000, Some(30_000)), (4_000, 4_000, Some(30_000))]
+        {
+            let report = report(&["--rate", "30000"], |measured| {
+                measured.tally.admitted = 60_000;
+                (measured.tally.ended, measured.tally.decided) = (ended, decided);
+            });
+            let rates = (report.requests_per_second, report.decisions_per_second);
+            assert_eq!(rates, (as_float(ended) / 2.0, as_float(decided) / 2.0));
+            assert_eq!((report.requests, report.missed_rate()), (60_000, missed), "{ended} {decided}");
+        }
+        assert_eq!(report(&[], |_| {}).missed_rate(), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::pacer::Pacer;
 use super::plan::Plan;
 use super::schedule::Schedule;
 use super::tally::{Failure, Outcome, Tally};
+use super::window::Window;
 
 /// How often a thread tells how far it is.
 const TELLING: Duration = Duration::from_millis(200);
@@ -71,9 +72,8 @@ struct Worker {
     /// What to ask, and for which key.
     asking: RefCell<(Plan, Keys)>,
     timeout: Duration,
-    /// When the warm-up ends: of requests that begin before, nothing is counted.
-    counted_from: Instant,
-    over: Cell<bool>,
+    /// What is measured.
+    window: Cell<Window>,
     under_way: Cell<usize>,
     /// Told when nothing is under way any more.
     idle: Notify,
@@ -93,19 +93,16 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     };
     drop(ready.send(Ok(())));
     let Ok(begin) = begin.await else { return Ok(None) };
-    let counted_from = begin + args.warmup;
     let keys = Keys::new(args.keys, args.distribution, seed_of(args.seed, index));
     let worker = Rc::new(Worker {
         tally: RefCell::new(Tally::new()),
         asking: RefCell::new((plan, keys)),
         timeout: args.timeout,
-        counted_from,
-        over: Cell::new(false),
+        window: Cell::new(Window::new(begin + args.warmup, args.duration)),
         under_way: Cell::new(0),
         idle: Notify::new(),
     });
     spawn_local(Rc::clone(&worker).publish(published));
-    let until = counted_from + args.duration;
     let (length, busy) = match args.loop_kind() {
         Loop::Closed { concurrency } => {
             let mine = (index..args.connections()).step_by(threads);
@@ -114,7 +111,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
                     spawn_local(Rc::clone(&worker).keep_asking(Rc::clone(connection)));
                 }
             }
-            worker.measure(until, &stop).await
+            worker.measure(&stop).await
         }
         Loop::Open { per_second, max_in_flight } => {
             let schedule = Schedule::new(per_second, index, threads, args.warmup + args.duration);
@@ -123,7 +120,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
             let pace = async {
                 tokio::select! { paced = pace => paced, () = stop.cancelled() => Ok(()) }
             };
-            let (measured, paced) = tokio::join!(worker.measure(until, &stop), pace);
+            let (measured, paced) = tokio::join!(worker.measure(&stop), pace);
             paced?;
             measured
         }
@@ -155,7 +152,7 @@ fn seed_of(seed: u64, index: usize) -> u64 {
 
 impl Worker {
     /// Waits for the end, and says how long it was measured and how much of that this thread was busy.
-    async fn measure(&self, until: Instant, stop: &CancellationToken) -> (Duration, Duration) {
+    async fn measure(&self, stop: &CancellationToken) -> (Duration, Duration) {
         let busy = || Handle::current().metrics().worker_total_busy_duration(0);
         let end = async |moment| {
             tokio::select! {
@@ -163,18 +160,17 @@ impl Worker {
                 () = stop.cancelled() => {}
             }
         };
-        end(self.counted_from).await;
+        let window = self.window.get();
+        end(window.from()).await;
         let busy_before = busy();
-        end(until).await;
-        self.over.set(true);
-        // What is late by a timer's millisecond was still asked for.
-        let length = Instant::now().min(until).saturating_duration_since(self.counted_from);
-        (length, busy().saturating_sub(busy_before))
+        end(window.until()).await;
+        let window = window.cut(Instant::now());
+        self.window.set(window);
+        (window.length(), busy().saturating_sub(busy_before))
     }
 
     /// Waits for what is still under way: no longer than one timeout.
     async fn finish(&self) {
-        self.over.set(true);
         while self.under_way.get() > 0 {
             self.idle.notified().await;
         }
@@ -184,11 +180,12 @@ impl Worker {
     async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
             connection.wait_until_up().await;
-            if self.over.get() {
+            let now = Instant::now();
+            if self.window.get().is_over(now) {
                 return;
             }
             self.under_way.set(self.under_way.get() + 1);
-            self.ask(&connection, Instant::now()).await;
+            self.ask(&connection, now).await;
         }
     }
 
@@ -222,13 +219,13 @@ impl Worker {
                     self.under_way.set(self.under_way.get() + 1);
                     let (this, connection) = (Rc::clone(self), Rc::clone(connection));
                     spawn_local(async move {
-                        if due >= this.counted_from {
+                        if this.window.get().counts(due) {
                             this.tally.borrow_mut().lag.record(due.elapsed());
                         }
                         this.ask(&connection, due).await;
                     });
                 }
-                _ if due >= self.counted_from => self.tally.borrow_mut().unsent += 1,
+                _ if self.window.get().counts(due) => self.tally.borrow_mut().unsent += 1,
                 _ => {}
             }
         }
@@ -246,11 +243,9 @@ impl Worker {
             Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
         let outcome = timeout(self.timeout, connection.ask(request)).await.unwrap_or_else(late);
-        if since >= self.counted_from {
-            self.tally.borrow_mut().record(outcome, since.elapsed());
-        }
+        self.tally.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
         self.under_way.set(self.under_way.get() - 1);
-        if self.over.get() && self.under_way.get() == 0 {
+        if self.window.get().is_over(Instant::now()) && self.under_way.get() == 0 {
             self.idle.notify_one();
         }
     }

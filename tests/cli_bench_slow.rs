@@ -1,0 +1,36 @@
+//! `tollgate bench` against services that are slow to answer. How slow is up to the tests: nothing here asks
+//! how fast anything is.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::bench::{bench, count};
+use crate::support::held::{Answered, Held};
+
+/// Runs against a service that answers nothing before it was asked `window` ago.
+async fn held_back(mut service: Held, window: Duration, args: &[&str]) -> Value {
+    let address = service.address.clone();
+    let common = ["free=x", "--json", "--warmup", "0", "--timeout", "30s", "--connections", "1"];
+    let args = [&common[..], args].concat();
+    let release = async {
+        service.is_asked().await;
+        sleep(window).await;
+        service.answer(Answered::Everything);
+    };
+    let (ran, ()) = tokio::join!(bench(&address, &args), release);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran.json()
+}
+
+#[tokio::test]
+async fn what_is_answered_after_the_end_is_a_request_and_not_part_of_the_rate() {
+    let service = Held::start(1_000, Answered::Probes).await;
+    let args = ["--rate", "100", "--duration", "500ms"];
+    // It began no later than it was first asked.
+    let report = held_back(service, Duration::from_millis(600), &args).await;
+    assert_eq!((count(&report, "requests"), count(&report, "admitted")), (50, 50), "{report}");
+    assert_eq!(report["requestsPerSecond"], 0.0, "{report}");
+    assert_eq!(report["decisionsPerSecond"], 0.0, "{report}");
+}
