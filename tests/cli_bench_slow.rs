@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::support::bench::{bench, count};
+use crate::support::bench::{bench, count, endless, report_of};
 use crate::support::held::{Answered, Held};
+use crate::support::{PATIENCE, eventually};
 
 /// Runs against a service that answers nothing before it was asked `window` ago.
 async fn held_back(mut service: Held, window: Duration, args: &[&str]) -> Value {
@@ -33,4 +34,17 @@ async fn what_is_answered_after_the_end_is_a_request_and_not_part_of_the_rate() 
     assert_eq!((count(&report, "requests"), count(&report, "admitted")), (50, 50), "{report}");
     assert_eq!(report["requestsPerSecond"], 0.0, "{report}");
     assert_eq!(report["decisionsPerSecond"], 0.0, "{report}");
+}
+
+#[tokio::test]
+async fn an_interrupt_before_anything_was_measured_is_no_success() {
+    let service = Held::start(1_000, Answered::Everything).await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut load = endless(&service.address, &["--warmup", "1h", "--json"], dir.path());
+    eventually("it warms up", async || load.output().contains("warming up")).await;
+    load.signal("INT");
+    assert_eq!(load.exit_code(PATIENCE).await, Some(1));
+    let report = report_of(&load);
+    assert!(report["stoppedEarly"] == true && count(&report, "requests") == 0, "{report}");
+    assert!(load.output().contains("stopped before any request was measured"));
 }

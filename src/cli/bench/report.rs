@@ -162,12 +162,13 @@ impl Report {
 
     /// Why the run is a failure, where it is one: nobody decided anything.
     pub(super) fn failure(&self) -> Option<String> {
-        if self.admitted + self.denied > 0 || (self.stopped_early && self.requests == 0) {
+        if self.admitted + self.denied > 0 {
             return None;
         }
         let error = self.errors_by_code.iter().max_by_key(|(_, errors)| errors.count);
         Some(match error {
             Some((code, errors)) => format!("no request got a decision: {code}: {}", errors.example),
+            None if self.stopped_early => "stopped before any request was measured".to_owned(),
             None => "nothing could be sent".to_owned(),
         })
     }
@@ -292,7 +293,8 @@ pub(super) mod tests {
         let failed = report(&[], |measured| measured.tally.record(error, Duration::ZERO)).failure();
         assert_eq!(failed.as_deref(), Some("no request got a decision: UNIMPLEMENTED: no such method"));
         assert_eq!(report(&[], |_| {}).failure().as_deref(), Some("nothing could be sent"));
-        assert_eq!(report(&[], |measured| measured.stopped_early = true).failure(), None);
+        let stopped = report(&[], |measured| measured.stopped_early = true).failure();
+        assert_eq!(stopped.as_deref(), Some("stopped before any request was measured"));
         assert_eq!(report(&[], some_of_everything).failure(), None);
     }
 }
