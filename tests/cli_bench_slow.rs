@@ -48,3 +48,39 @@ async fn an_interrupt_before_anything_was_measured_is_no_success() {
     assert!(report["stoppedEarly"] == true && count(&report, "requests") == 0, "{report}");
     assert!(load.output().contains("stopped before any request was measured"));
 }
+
+#[tokio::test]
+async fn what_waits_for_room_on_a_connection_is_late_and_not_forgotten() {
+    let service = Held::start(4, Answered::Probes).await;
+    let args = ["--rate", "100", "--duration", "500ms"];
+    let report = held_back(service, Duration::from_millis(1_200), &args).await;
+    assert_eq!((count(&report, "requests"), count(&report, "unsent")), (50, 0), "{report}");
+    assert_eq!(count(&report, "connectionBound"), 4, "{report}");
+    // All but four were due 700 ms or more before they could be sent, and took no less than that.
+    for times in ["scheduleLagUs", "latencyUs"] {
+        let median = report[times]["p50"].as_f64().expect("a number");
+        assert!(median >= 690_000.0, "{times}: {report}");
+    }
+}
+
+#[tokio::test]
+async fn a_closed_loop_begins_no_more_than_the_service_allows() {
+    let service = Held::start(4, Answered::Probes).await;
+    let args = ["--concurrency", "10", "--duration", "1s"];
+    let report = held_back(service, Duration::from_millis(1_100), &args).await;
+    assert_eq!((count(&report, "requests"), count(&report, "connectionBound")), (4, 4), "{report}");
+}
+
+#[tokio::test]
+async fn what_finds_no_room_in_time_is_not_sent() {
+    let service = Held::start(4, Answered::Probes).await;
+    let address = service.address.clone();
+    let args = ["free=x", "--json", "--warmup", "0", "--connections", "1", "--rate", "100"];
+    let short = ["--timeout", "300ms", "--duration", "200ms"];
+    let ran = bench(&address, &[&args[..], &short].concat()).await;
+    let report = ran.json();
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    // Four are sent, and four when those are given up on. Then it is too late for what was due in 200 ms.
+    assert_eq!(count(&report, "errors") + count(&report, "unsent"), 20, "{report}");
+    assert!(count(&report, "unsent") >= 12 && count(&report, "connectionBound") == 4, "{report}");
+}

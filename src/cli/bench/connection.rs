@@ -41,7 +41,7 @@ struct Verdict {
     overall_code: i32,
 }
 
-/// A connection, for any number of requests at a time.
+/// A connection, for as many requests at a time as the service allows.
 pub(super) struct Connection {
     target: Target,
     /// What every request begins with.
@@ -51,8 +51,10 @@ pub(super) struct Connection {
     /// Which connection that is: what an earlier one still has to tell does not concern this one.
     turn: Cell<u64>,
     lost: Cell<u64>,
-    /// Told when it is up.
-    up: Notify,
+    /// Places that are taken.
+    taken: Cell<usize>,
+    /// Told when there may be a place again.
+    room: Notify,
     /// Told when it is down.
     down: Notify,
 }
@@ -76,7 +78,8 @@ impl Connection {
             sender: RefCell::new(None),
             turn: Cell::new(0),
             lost: Cell::new(0),
-            up: Notify::new(),
+            taken: Cell::new(0),
+            room: Notify::new(),
             down: Notify::new(),
         });
         connection.connect().await?;
@@ -120,7 +123,7 @@ impl Connection {
             }
         }
         *self.sender.borrow_mut() = Some(sender);
-        self.up.notify_waiters();
+        self.room.notify_waiters();
         Ok(())
     }
 
@@ -142,9 +145,20 @@ impl Connection {
         }
     }
 
-    /// Whether requests can be sent now.
-    pub(super) fn is_up(&self) -> bool {
-        self.sender.borrow().is_some()
+    /// A place for one request, where one can be sent now.
+    pub(super) fn place(self: &Rc<Self>) -> Result<Place, Busy> {
+        let sender = self.sender.borrow();
+        let most = sender.as_ref().ok_or(Busy::Down)?.current_max_send_streams();
+        if self.taken.get() >= most {
+            return Err(Busy::Full { most });
+        }
+        self.taken.set(self.taken.get() + 1);
+        Ok(Place(Rc::clone(self)))
+    }
+
+    /// Waits until there may be a place again. There may be none when this returns.
+    pub(super) async fn wait_for_room(&self) {
+        self.room.notified().await;
     }
 
     /// Fails where what listens there is no rate-limit service. It is asked for nothing in no domain,
@@ -162,20 +176,13 @@ impl Connection {
         }
     }
 
-    /// Waits until requests can be sent.
-    pub(super) async fn wait_until_up(&self) {
-        while !self.is_up() {
-            self.up.notified().await;
-        }
-    }
-
     /// How often it was lost.
     pub(super) fn lost(&self) -> u64 {
         self.lost.get()
     }
 
     /// Sends a request in gRPC's frame, and reads the answer.
-    pub(super) async fn ask(&self, request: Bytes) -> Outcome {
+    async fn ask(&self, request: Bytes) -> Outcome {
         match self.exchange(request).await {
             Ok(overall_code) if overall_code == pb::Code::Ok as i32 => Outcome::Admitted,
             Ok(overall_code) if overall_code == pb::Code::OverLimit as i32 => Outcome::Denied,
@@ -216,6 +223,36 @@ impl Connection {
             None => error.to_string(),
         };
         Failure::new(Code::Unavailable, told)
+    }
+}
+
+/// Room for one request. The service says how many may be under way on a connection, and HTTP/2 would keep
+/// those beyond it to itself without a word: the time that they wait here would be measured as the service's.
+pub(super) struct Place(Rc<Connection>);
+
+/// Why there is no place on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// It is not up.
+    Down,
+    /// As many requests are under way as the service allows on one connection.
+    Full {
+        /// How many those are.
+        most: usize,
+    },
+}
+
+impl Place {
+    /// Sends a request in gRPC's frame, and reads the answer.
+    pub(super) async fn ask(self, request: Bytes) -> Outcome {
+        self.0.ask(request).await
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.set(self.0.taken.get() - 1);
+        self.0.room.notify_one();
     }
 }
 

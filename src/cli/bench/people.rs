@@ -84,6 +84,16 @@ fn remarks(report: &Report) -> Vec<String> {
             report.max_in_flight.unwrap_or_default()
         ));
     }
+    if let Some(most) = report.connection_bound {
+        let so = match report.concurrency {
+            Some(concurrency) => format!("there were not always {concurrency}"),
+            None => "some were sent late or not at all".to_owned(),
+        };
+        remarks.push(format!(
+            "The service lets {most} requests be under way on a connection, and others waited for that, so that \
+             {so}. More --connections let more be under way."
+        ));
+    }
     if report.lost_connections > 0 {
         remarks.push(format!("Connections were lost and set up again: {}.", report.lost_connections));
     }
@@ -161,10 +171,13 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
             some_of_everything(measured);
             measured.tally.unsent = 5;
             measured.tally.lost_connections = 1;
+            measured.tally.hold(4);
             measured.stopped_early = true;
             measured.tally.lag.record(Duration::from_secs(3));
         });
         let shown = show(&shown);
+        let closed = show(&report(&["--concurrency", "9"], |measured| measured.tally.hold(4)));
+        assert!(closed.contains("so that there were not always 9. More --connections"), "{closed}");
         for part in [
             "open loop, 6 requests per second, 4 connections",
             "100000 keys, zipf:1.1\n",
@@ -173,6 +186,7 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
             "\nStopped early: ",
             "\nOnly 5 decisions came each second, where 6 were asked for.",
             "\n5 requests were due and not sent: 10000 were under way already",
+            "\nThe service lets 4 requests be under way on a connection, and others waited for that, so that some",
             "\nConnections were lost and set up again: 1.\n",
             "\nThe generator sent requests later than they were due",
         ] {

@@ -68,6 +68,8 @@ pub(super) struct Tally {
     /// Requests that were due and could not be sent: too many were under way, no connection was up, or the
     /// time in which an answer would have been waited for was over before they could be.
     pub(super) unsent: u64,
+    /// The least number of requests that the service allowed on a connection where one had to wait for that.
+    pub(super) connection_bound: Option<usize>,
     /// Connections that were lost.
     pub(super) lost_connections: u64,
     /// How long decisions took, and how long was waited for those that did not come in time.
@@ -86,6 +88,7 @@ impl Tally {
             ended: 0,
             decided: 0,
             unsent: 0,
+            connection_bound: None,
             lost_connections: 0,
             latency: Times::new(),
             lag: Times::new(),
@@ -120,6 +123,11 @@ impl Tally {
         self.latency.record(took);
     }
 
+    /// Takes note that a request had to wait, since the service allows no more than these on a connection.
+    pub(super) fn hold(&mut self, most: usize) {
+        self.connection_bound = Some(self.connection_bound.map_or(most, |least| least.min(most)));
+    }
+
     /// Requests that were sent.
     pub(super) fn requests(&self) -> u64 {
         self.admitted + self.denied + self.errors()
@@ -137,6 +145,7 @@ impl Tally {
         self.ended += other.ended;
         self.decided += other.decided;
         self.unsent += other.unsent;
+        other.connection_bound.into_iter().for_each(|most| self.hold(most));
         self.lost_connections += other.lost_connections;
         for (code, Failures { count, example }) in other.failures {
             self.failures.entry(code).or_insert(Failures { count: 0, example }).count += count;

@@ -11,11 +11,11 @@ use crossbeam_utils::CachePadded;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::connection::Connection;
+use super::connection::{Busy, Connection, Place};
 use super::keys::Keys;
 use super::options::{BenchArgs, Loop};
 use super::pacer::Pacer;
@@ -75,8 +75,8 @@ struct Worker {
     /// What is measured.
     window: Cell<Window>,
     under_way: Cell<usize>,
-    /// Told when nothing is under way any more.
-    idle: Notify,
+    /// Told when a request has ended.
+    ended: Notify,
 }
 
 /// Does the job. Needs a `LocalSet` around it. `None` where there was nothing to begin with.
@@ -100,7 +100,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
         timeout: args.timeout,
         window: Cell::new(Window::new(begin + args.warmup, args.duration)),
         under_way: Cell::new(0),
-        idle: Notify::new(),
+        ended: Notify::new(),
     });
     spawn_local(Rc::clone(&worker).publish(published));
     let (length, busy) = match args.loop_kind() {
@@ -172,20 +172,31 @@ impl Worker {
     /// Waits for what is still under way: no longer than one timeout.
     async fn finish(&self) {
         while self.under_way.get() > 0 {
-            self.idle.notified().await;
+            self.ended.notified().await;
         }
     }
 
     /// The closed loop: a request, and when it has ended the next one.
     async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
-            connection.wait_until_up().await;
+            let place = self.wait_for_place(&connection).await;
             let now = Instant::now();
             if self.window.get().is_over(now) {
                 return;
             }
             self.under_way.set(self.under_way.get() + 1);
-            self.ask(&connection, now).await;
+            self.ask(place, now).await;
+        }
+    }
+
+    async fn wait_for_place(&self, connection: &Rc<Connection>) -> Place {
+        loop {
+            match connection.place() {
+                Ok(place) => return place,
+                Err(Busy::Full { most }) => self.hold(Instant::now(), most),
+                Err(Busy::Down) => {}
+            }
+            connection.wait_for_room().await;
         }
     }
 
@@ -211,29 +222,56 @@ impl Worker {
                 yield_now().await;
             }
             schedule.advance();
-            let up = turns.by_ref().take(connections.len()).find(|connection| connection.is_up());
-            // Whoever would have asked has given up by then.
-            let gave_up = late.is_some_and(|late| late > self.timeout);
-            match up {
-                Some(connection) if !gave_up && self.under_way.get() < most => {
+            let place = || find_place(turns.by_ref().take(connections.len()));
+            match self.place_in_time(due, most, place).await {
+                Some(place) => {
                     self.under_way.set(self.under_way.get() + 1);
-                    let (this, connection) = (Rc::clone(self), Rc::clone(connection));
+                    let this = Rc::clone(self);
                     spawn_local(async move {
                         if this.window.get().counts(due) {
                             this.tally.borrow_mut().lag.record(due.elapsed());
                         }
-                        this.ask(&connection, due).await;
+                        this.ask(place, due).await;
                     });
                 }
-                _ if self.window.get().counts(due) => self.tally.borrow_mut().unsent += 1,
-                _ => {}
+                None if self.window.get().counts(due) => self.tally.borrow_mut().unsent += 1,
+                None => {}
             }
         }
         Ok(())
     }
 
+    /// A place for a request that is due: at once, or when one that is under way has made room for it. None
+    /// where too many are under way, where no connection is up, and when whoever would have asked has given
+    /// up.
+    async fn place_in_time(
+        &self,
+        due: Instant,
+        most: usize,
+        mut place: impl FnMut() -> Result<Place, Busy>,
+    ) -> Option<Place> {
+        let given_up = due + self.timeout;
+        while self.under_way.get() < most && Instant::now() <= given_up {
+            match place() {
+                Ok(place) => return Some(place),
+                Err(Busy::Down) => return None,
+                Err(Busy::Full { most: bound }) => self.hold(due, bound),
+            }
+            // Where it comes too late, that is seen above.
+            timeout_at(given_up, self.ended.notified()).await.ok();
+        }
+        None
+    }
+
+    /// Takes note that a request that was due then waits for room on a connection.
+    fn hold(&self, due: Instant, most: usize) {
+        if self.window.get().counts(due) {
+            self.tally.borrow_mut().hold(most);
+        }
+    }
+
     /// Asks once, and counts what comes of it; `since` is when its time begins. It is under way already.
-    async fn ask(&self, connection: &Connection, since: Instant) {
+    async fn ask(&self, place: Place, since: Instant) {
         let request = {
             let (plan, keys) = &mut *self.asking.borrow_mut();
             plan.next(keys)
@@ -242,12 +280,10 @@ impl Worker {
             let told = format!("no answer within {:?}", self.timeout);
             Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
-        let outcome = timeout(self.timeout, connection.ask(request)).await.unwrap_or_else(late);
+        let outcome = timeout(self.timeout, place.ask(request)).await.unwrap_or_else(late);
         self.tally.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
         self.under_way.set(self.under_way.get() - 1);
-        if self.window.get().is_over(Instant::now()) && self.under_way.get() == 0 {
-            self.idle.notify_one();
-        }
+        self.ended.notify_one();
     }
 
     /// Tells how far it is, now and then.
@@ -260,4 +296,17 @@ impl Worker {
             published.errors.store(tally.errors(), Ordering::Relaxed);
         }
     }
+}
+
+/// A place on the first of the connections that has one.
+fn find_place<'a>(connections: impl Iterator<Item = &'a Rc<Connection>>) -> Result<Place, Busy> {
+    let mut busy = Busy::Down;
+    for connection in connections {
+        match connection.place() {
+            Ok(place) => return Ok(place),
+            Err(full @ Busy::Full { .. }) => busy = full,
+            Err(Busy::Down) => {}
+        }
+    }
+    Err(busy)
 }
