@@ -84,3 +84,29 @@ async fn what_finds_no_room_in_time_is_not_sent() {
     assert_eq!(count(&report, "errors") + count(&report, "unsent"), 20, "{report}");
     assert!(count(&report, "unsent") >= 12 && count(&report, "connectionBound") == 4, "{report}");
 }
+
+#[tokio::test]
+async fn the_time_that_it_takes_to_connect_is_none_of_the_run() {
+    let service = Held::start(1_000, Answered::Nothing).await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let args = ["--warmup", "0", "--timeout", "1m"];
+    let load = endless(&service.address, &args, dir.path());
+    eventually("it connects", async || load.output().matches("connecting for ").count() >= 2).await;
+    service.answer(Answered::Everything);
+    eventually("it tells how it goes", async || load.output().contains(" s of 3600 s: ")).await;
+    let told = load.output();
+    let first = told.lines().find(|line| line.contains(" s of ")).expect("a line");
+    assert!(first.starts_with("1 s of 3600 s: "), "{told}");
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_it_while_it_connects() {
+    let service = Held::start(1_000, Answered::Nothing).await;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut load = endless(&service.address, &["--timeout", "1m", "--json"], dir.path());
+    eventually("it connects", async || load.output().contains("connecting for ")).await;
+    load.signal("INT");
+    assert_eq!(load.exit_code(PATIENCE).await, Some(1));
+    let report = report_of(&load);
+    assert!(report["stoppedEarly"] == true && count(&report, "requests") == 0, "{report}");
+}

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 /// What is answered. All else waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answered {
+    Nothing,
     /// Requests for nothing, by which it is found out what listens.
     Probes,
     Everything,

@@ -113,14 +113,19 @@ impl Connection {
         });
         // The handshake is over before the other side has said a word: what is there may speak HTTP/1.
         if let Some(mut ping) = ping {
-            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await;
-            let is_http2 = matches!(pong, Ok(Ok(_)));
-            if !is_http2 {
-                return Err(anyhow!(
+            let silent = || {
+                format!(
+                    "what listens at {target} accepted the connection and did not answer within {PATIENCE:?}\n\
+                     Is it stopped, or overloaded? --address says where the service listens for gRPC."
+                )
+            };
+            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await.with_context(silent)?;
+            pong.map_err(|_| {
+                anyhow!(
                     "what listens at {target} does not speak gRPC\n--address says where the service listens \
                      for gRPC; its port for HTTP is another one."
-                ));
-            }
+                )
+            })?;
         }
         *self.sender.borrow_mut() = Some(sender);
         self.room.notify_waiters();
@@ -302,6 +307,10 @@ fn of_http(status: StatusCode) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixListener;
+    use tokio::task::LocalSet;
+
     use super::*;
     use crate::pb::{DescriptorStatus, RateLimitResponse};
 
@@ -348,5 +357,39 @@ mod tests {
         assert_eq!(failed, Some(Err(Failure::new(Code::Unavailable, "no store"))));
         let failed = status(&headers(&[("grpc-status", "4")]));
         assert_eq!(failed, Some(Err(Failure::new(Code::DeadlineExceeded, ""))));
+    }
+
+    /// What is told where `listener` is to be the service.
+    async fn told(listener: &str) -> String {
+        let target = format!("unix:{listener}").parse().expect("a path");
+        let open = Connection::open(target, Duration::from_secs(1));
+        let error = LocalSet::new().run_until(open).await.err().expect("it is no service");
+        format!("{error:#}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_accepts_and_says_nothing_is_not_told_to_speak_something_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("silent.sock");
+        let _listener = UnixListener::bind(&path).expect("a socket");
+        let told = told(path.to_str().expect("text")).await;
+        assert!(told.contains("accepted the connection and did not answer within 5s"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_answers_otherwise_does_not_speak_grpc() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("http.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let answer = async {
+            let (mut socket, _) = listener.accept().await.expect("somebody connects");
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("it is read");
+            std::future::pending::<()>().await;
+        };
+        let told = tokio::select! {
+            told = told(path.to_str().expect("text")) => told,
+            () = answer => unreachable!("it goes on for ever"),
+        };
+        assert!(told.contains("does not speak gRPC"), "{told}");
     }
 }

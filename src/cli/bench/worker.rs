@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{spawn_local, yield_now};
@@ -26,6 +27,8 @@ use super::window::Window;
 
 /// How often a thread tells how far it is.
 const TELLING: Duration = Duration::from_millis(200);
+/// Connections that one thread sets up at a time.
+const CONNECTING: usize = 32;
 /// Requests that are sent in one go where many are due, before answers are looked at.
 const BURST: u32 = 64;
 
@@ -83,7 +86,11 @@ struct Worker {
 pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     let Job { args, plan, index, ready, begin, stop, published } = job;
     let threads = args.threads();
-    let connections = match connect(&args, index).await {
+    let connected = tokio::select! {
+        connected = connect(&args, index) => connected,
+        () = stop.cancelled() => return Ok(None),
+    };
+    let connections = match connected {
         Ok(connections) => connections,
         Err(error) => {
             // Nobody may be waiting: another thread may have failed before.
@@ -133,16 +140,16 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
 
 /// The connections of this thread, all of them up.
 async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connection>>> {
-    let mut connections = Vec::new();
-    for number in (index..args.connections()).step_by(args.threads()) {
+    let open = async |number| {
         let connection = Connection::open(args.address.clone(), args.timeout).await?;
         // Once is enough: they all lead to the same service.
         if number == 0 {
             connection.probe(args.timeout).await?;
         }
-        connections.push(connection);
-    }
-    Ok(connections)
+        anyhow::Ok(connection)
+    };
+    let mine = (index..args.connections()).step_by(args.threads());
+    stream::iter(mine).map(open).buffer_unordered(CONNECTING).try_collect().await
 }
 
 /// Another sequence for each thread, and the same one each time.
