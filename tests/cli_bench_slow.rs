@@ -8,7 +8,15 @@ use tokio::time::sleep;
 
 use crate::support::bench::{bench, count, endless, report_of};
 use crate::support::held::{Answered, Held};
+use crate::support::tollgate::Tollgate;
 use crate::support::{PATIENCE, eventually};
+
+const RULES: &str = "\
+domain: load
+descriptors:
+  - key: free
+    rate_limit: {unlimited: true}
+";
 
 /// Runs against a service that answers nothing before it was asked `window` ago.
 async fn held_back(mut service: Held, window: Duration, args: &[&str]) -> Value {
@@ -109,4 +117,40 @@ async fn an_interrupt_ends_it_while_it_connects() {
     assert_eq!(load.exit_code(PATIENCE).await, Some(1));
     let report = report_of(&load);
     assert!(report["stoppedEarly"] == true && count(&report, "requests") == 0, "{report}");
+}
+
+/// The report of an open loop of 100 requests each second, on a service that stood still for a second.
+async fn stalled(max_in_flight: &str) -> Value {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let address = format!("127.0.0.1:{}", service.grpc);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let args = ["--warmup", "0", "--json", "--rate", "100", "--timeout", "30s"];
+    let mut load = endless(&address, &[&args[..], &["--max-in-flight", max_in_flight]].concat(), dir.path());
+    let seconds = || load.output().matches(" s of 3600 s: ").count();
+    eventually("it tells how it goes", async || seconds() > 0).await;
+    service.process.signal("STOP");
+    sleep(Duration::from_secs(1)).await;
+    service.process.signal("CONT");
+    let before = seconds();
+    eventually("it goes on", async || seconds() > before + 1).await;
+    load.signal("INT");
+    assert_eq!(load.exit_code(PATIENCE).await, Some(0));
+    report_of(&load)
+}
+
+#[tokio::test]
+async fn all_that_was_due_while_a_service_stood_still_shows_as_slow() {
+    let report = stalled("10000").await;
+    let latency = |field: &str| report["latencyUs"][field].as_f64().expect("a number") / 1e6;
+    assert!(latency("max") >= 0.9, "{report}");
+    // A hundred were due that waited for half a second on average.
+    let requests = u32::try_from(count(&report, "requests")).expect("few");
+    assert!(latency("mean") * f64::from(requests) >= 40.0, "{report}");
+}
+
+#[tokio::test]
+async fn what_may_not_be_sent_while_a_service_stands_still_shows_as_not_sent() {
+    let report = stalled("1").await;
+    assert!(report["latencyUs"]["max"].as_f64().expect("a number") >= 0.9e6, "{report}");
+    assert!(count(&report, "unsent") >= 50, "{report}");
 }
