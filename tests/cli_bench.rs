@@ -3,12 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
-use serde_json::Value;
-
+use crate::support::bench::{Ran, bench, count, endless, report_of};
 use crate::support::ports::free_ports;
-use crate::support::process::Process;
 use crate::support::tollgate::Tollgate;
 use crate::support::{PATIENCE, eventually};
 
@@ -25,42 +22,10 @@ descriptors:
     rate_limit: {unlimited: true}
 ";
 
-/// What a run ended with, and what it printed.
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{}\n{}", self.stdout, self.stderr))
-    }
-}
-
-fn command(address: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-    command.env_clear().args(["bench", "--domain", "load", "--address", address, "--threads", "2"]);
-    command.args(args);
-    command
-}
-
-async fn bench(address: &str, args: &[&str]) -> Ran {
-    let mut command = command(address, args);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
-    let output = output.expect("the program runs");
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
-    Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
-}
-
 async fn service() -> (Tollgate, String) {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
     let address = format!("127.0.0.1:{}", service.grpc);
     (service, address)
-}
-
-fn count(report: &Value, field: &str) -> u64 {
-    report[field].as_u64().unwrap_or_else(|| panic!("{field} in {report}"))
 }
 
 #[tokio::test]
@@ -216,16 +181,11 @@ async fn an_interrupt_ends_it_early_with_a_report() {
 
 /// Runs until it has told of a second, and interrupts it then.
 async fn interrupted(address: &str, args: &[&str], dir: &Path) -> Ran {
-    let mut process = endless(address, args, dir);
+    let mut process = endless(address, &[&["--warmup", "0"][..], args].concat(), dir);
     eventually("it tells how it goes", async || process.output().contains("in the last second")).await;
     process.signal("INT");
     let code = process.exit_code(PATIENCE).await;
     Ran { code, stdout: process.output(), stderr: String::new() }
-}
-
-fn endless(address: &str, args: &[&str], dir: &Path) -> Process {
-    let mut command = command(address, &["free=x", "--duration", "1h", "--warmup", "0", "--progress"]);
-    Process::start("bench", command.args(args), dir)
 }
 
 #[tokio::test]
@@ -235,7 +195,8 @@ async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
     let (rules, ports) = ([("rules.yaml", RULES)], [("GRPC_PORT", port.as_str())]);
     let service = Tollgate::start(&rules, &ports).await;
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mut load = endless(&format!("127.0.0.1:{port}"), &["--json", "--concurrency", "4"], dir.path());
+    let args = ["--warmup", "0", "--json", "--concurrency", "4"];
+    let mut load = endless(&format!("127.0.0.1:{port}"), &args, dir.path());
     eventually("it tells how it goes", async || load.output().contains("in the last second")).await;
     service.process.signal("KILL");
     drop(service);
@@ -248,9 +209,7 @@ async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
     eventually("requests are answered again", is_asked).await;
     load.signal("INT");
     assert_eq!(load.exit_code(PATIENCE).await, Some(0));
-    let printed = load.output();
-    let json = printed.find("{\n").map(|at| &printed[at..]).expect("a report");
-    let report: Value = serde_json::from_str(json).expect("JSON");
+    let report = report_of(&load);
     assert!(count(&report, "lostConnections") > 0 && count(&report, "admitted") > 0, "{report}");
     // Those that were under way are errors; nothing is tried in vain again and again.
     assert!(count(&report, "errors") <= 8, "{report}");

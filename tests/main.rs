@@ -13,6 +13,7 @@ mod candidate_service;
 mod candidate_stores;
 mod cli;
 mod cli_bench;
+mod cli_bench_slow;
 mod conformance;
 mod docs;
 mod envoy;

@@ -1,7 +1,9 @@
 //! What tests share: servers that they start and stop, and waiting for what those bring about.
 
+pub(crate) mod bench;
 pub(crate) mod collector;
 pub(crate) mod envoy;
+pub(crate) mod held;
 pub(crate) mod load;
 pub(crate) mod ports;
 pub(crate) mod process;

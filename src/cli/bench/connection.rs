@@ -41,7 +41,7 @@ struct Verdict {
     overall_code: i32,
 }
 
-/// A connection, for any number of requests at a time.
+/// A connection, for as many requests at a time as the service allows.
 pub(super) struct Connection {
     target: Target,
     /// What every request begins with.
@@ -51,8 +51,10 @@ pub(super) struct Connection {
     /// Which connection that is: what an earlier one still has to tell does not concern this one.
     turn: Cell<u64>,
     lost: Cell<u64>,
-    /// Told when it is up.
-    up: Notify,
+    /// Places that are taken.
+    taken: Cell<usize>,
+    /// Told when there may be a place again.
+    room: Notify,
     /// Told when it is down.
     down: Notify,
 }
@@ -76,7 +78,8 @@ impl Connection {
             sender: RefCell::new(None),
             turn: Cell::new(0),
             lost: Cell::new(0),
-            up: Notify::new(),
+            taken: Cell::new(0),
+            room: Notify::new(),
             down: Notify::new(),
         });
         connection.connect().await?;
@@ -110,17 +113,22 @@ impl Connection {
         });
         // The handshake is over before the other side has said a word: what is there may speak HTTP/1.
         if let Some(mut ping) = ping {
-            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await;
-            let is_http2 = matches!(pong, Ok(Ok(_)));
-            if !is_http2 {
-                return Err(anyhow!(
+            let silent = || {
+                format!(
+                    "what listens at {target} accepted the connection and did not answer within {PATIENCE:?}\n\
+                     Is it stopped, or overloaded? --address says where the service listens for gRPC."
+                )
+            };
+            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await.with_context(silent)?;
+            pong.map_err(|_| {
+                anyhow!(
                     "what listens at {target} does not speak gRPC\n--address says where the service listens \
                      for gRPC; its port for HTTP is another one."
-                ));
-            }
+                )
+            })?;
         }
         *self.sender.borrow_mut() = Some(sender);
-        self.up.notify_waiters();
+        self.room.notify_waiters();
         Ok(())
     }
 
@@ -142,9 +150,20 @@ impl Connection {
         }
     }
 
-    /// Whether requests can be sent now.
-    pub(super) fn is_up(&self) -> bool {
-        self.sender.borrow().is_some()
+    /// A place for one request, where one can be sent now.
+    pub(super) fn place(self: &Rc<Self>) -> Result<Place, Busy> {
+        let sender = self.sender.borrow();
+        let most = sender.as_ref().ok_or(Busy::Down)?.current_max_send_streams();
+        if self.taken.get() >= most {
+            return Err(Busy::Full { most });
+        }
+        self.taken.set(self.taken.get() + 1);
+        Ok(Place(Rc::clone(self)))
+    }
+
+    /// Waits until there may be a place again. There may be none when this returns.
+    pub(super) async fn wait_for_room(&self) {
+        self.room.notified().await;
     }
 
     /// Fails where what listens there is no rate-limit service. It is asked for nothing in no domain,
@@ -162,20 +181,13 @@ impl Connection {
         }
     }
 
-    /// Waits until requests can be sent.
-    pub(super) async fn wait_until_up(&self) {
-        while !self.is_up() {
-            self.up.notified().await;
-        }
-    }
-
     /// How often it was lost.
     pub(super) fn lost(&self) -> u64 {
         self.lost.get()
     }
 
     /// Sends a request in gRPC's frame, and reads the answer.
-    pub(super) async fn ask(&self, request: Bytes) -> Outcome {
+    async fn ask(&self, request: Bytes) -> Outcome {
         match self.exchange(request).await {
             Ok(overall_code) if overall_code == pb::Code::Ok as i32 => Outcome::Admitted,
             Ok(overall_code) if overall_code == pb::Code::OverLimit as i32 => Outcome::Denied,
@@ -216,6 +228,36 @@ impl Connection {
             None => error.to_string(),
         };
         Failure::new(Code::Unavailable, told)
+    }
+}
+
+/// Room for one request. The service says how many may be under way on a connection, and HTTP/2 would keep
+/// those beyond it to itself without a word: the time that they wait here would be measured as the service's.
+pub(super) struct Place(Rc<Connection>);
+
+/// Why there is no place on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// It is not up.
+    Down,
+    /// As many requests are under way as the service allows on one connection.
+    Full {
+        /// How many those are.
+        most: usize,
+    },
+}
+
+impl Place {
+    /// Sends a request in gRPC's frame, and reads the answer.
+    pub(super) async fn ask(self, request: Bytes) -> Outcome {
+        self.0.ask(request).await
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.set(self.0.taken.get() - 1);
+        self.0.room.notify_one();
     }
 }
 
@@ -265,6 +307,10 @@ fn of_http(status: StatusCode) -> Code {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::UnixListener;
+    use tokio::task::LocalSet;
+
     use super::*;
     use crate::pb::{DescriptorStatus, RateLimitResponse};
 
@@ -311,5 +357,39 @@ mod tests {
         assert_eq!(failed, Some(Err(Failure::new(Code::Unavailable, "no store"))));
         let failed = status(&headers(&[("grpc-status", "4")]));
         assert_eq!(failed, Some(Err(Failure::new(Code::DeadlineExceeded, ""))));
+    }
+
+    /// What is told where `listener` is to be the service.
+    async fn told(listener: &str) -> String {
+        let target = format!("unix:{listener}").parse().expect("a path");
+        let open = Connection::open(target, Duration::from_secs(1));
+        let error = LocalSet::new().run_until(open).await.err().expect("it is no service");
+        format!("{error:#}")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_accepts_and_says_nothing_is_not_told_to_speak_something_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("silent.sock");
+        let _listener = UnixListener::bind(&path).expect("a socket");
+        let told = told(path.to_str().expect("text")).await;
+        assert!(told.contains("accepted the connection and did not answer within 5s"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn what_answers_otherwise_does_not_speak_grpc() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("http.sock");
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let answer = async {
+            let (mut socket, _) = listener.accept().await.expect("somebody connects");
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("it is read");
+            std::future::pending::<()>().await;
+        };
+        let told = tokio::select! {
+            told = told(path.to_str().expect("text")) => told,
+            () = answer => unreachable!("it goes on for ever"),
+        };
+        assert!(told.contains("does not speak gRPC"), "{told}");
     }
 }

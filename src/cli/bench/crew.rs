@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use super::options::BenchArgs;
@@ -32,11 +32,28 @@ struct Member {
 pub(super) struct Crew {
     members: Vec<Member>,
     stop: CancellationToken,
+    signals: Signals,
+}
+
+/// What ends a run early: SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+/// A thread that is connected: when to begin is to be told, and what it has to say will be.
+struct Ready {
+    begin: oneshot::Sender<Instant>,
+    share: oneshot::Receiver<anyhow::Result<Option<Share>>>,
 }
 
 impl Crew {
-    /// Starts them; they connect.
+    /// Starts them; they connect. From here on a signal ends the run with a report.
     pub(super) fn start(args: &Arc<BenchArgs>, plan: &Plan) -> anyhow::Result<Self> {
+        let signals = Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        };
         let stop = CancellationToken::new();
         let start = |index| {
             let (tell_ready, ready) = oneshot::channel();
@@ -61,25 +78,39 @@ impl Crew {
             Ok(Member { ready, begin: tell_begin, share, published })
         };
         let members = (0..args.threads()).map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { members, stop })
+        Ok(Self { members, stop, signals })
     }
 
     /// Lets them work until the time is up, or until SIGINT or SIGTERM.
     pub(super) async fn work(self, args: &BenchArgs) -> anyhow::Result<Measured> {
-        let Self { members, stop } = self;
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let Self { members, stop, mut signals } = self;
         let published = members.iter().map(|member| Arc::clone(&member.published)).collect();
         let mut progress = Progress::new(args, published);
-        let work = hear(members);
-        tokio::pin!(work);
+        let connect = connect(members);
+        tokio::pin!(connect);
         let begun = Instant::now();
-        let mut ticks = interval_at(begun + Progress::EVERY, Progress::EVERY);
+        let mut ticks = every_second(begun);
+        let connected = loop {
+            tokio::select! {
+                connected = &mut connect => break connected,
+                tick = ticks.tick() => progress.tell_connecting(tick - begun),
+                () = signals.any() => {
+                    stop.cancel();
+                    progress.clear();
+                    return Ok(join(Vec::new(), true));
+                }
+            }
+        };
+        progress.clear();
+        let begun = Instant::now();
+        let work = hear(connected?, begun);
+        tokio::pin!(work);
+        let mut ticks = every_second(begun);
         let shares = loop {
             tokio::select! {
                 shares = &mut work => break shares,
-                _ = ticks.tick() => progress.tell(begun.elapsed()),
-                () = either(&mut interrupt, &mut terminate) => {
+                tick = ticks.tick() => progress.tell(tick - begun),
+                () = signals.any() => {
                     if stop.is_cancelled() {
                         bail!("stopped while requests were still under way");
                     }
@@ -92,19 +123,35 @@ impl Crew {
     }
 }
 
-/// Waits until every thread is connected, lets all begin at once, and waits for what they have to say.
-async fn hear(members: Vec<Member>) -> anyhow::Result<Vec<Share>> {
-    const BUG: &str = "a thread ended in a bug";
-    let (mut begins, mut ended) = (Vec::new(), Vec::new());
+impl Signals {
+    /// Waits for one of them.
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+const BUG: &str = "a thread ended in a bug";
+
+/// Waits until every thread is connected.
+async fn connect(members: Vec<Member>) -> anyhow::Result<Vec<Ready>> {
+    let mut connected = Vec::new();
     for Member { ready, begin, share, .. } in members {
         ready.await.context(BUG)??;
-        begins.push(begin);
-        ended.push(share);
+        connected.push(Ready { begin, share });
     }
-    let now = Instant::now();
-    for begin in begins {
+    Ok(connected)
+}
+
+/// Lets all begin at once, and waits for what they have to say.
+async fn hear(connected: Vec<Ready>, now: Instant) -> anyhow::Result<Vec<Share>> {
+    let mut ended = Vec::new();
+    for Ready { begin, share } in connected {
         // One that has ended meanwhile says why below, and hands the moment back.
         begin.send(now).err();
+        ended.push(share);
     }
     let mut shares = Vec::new();
     for share in ended {
@@ -113,11 +160,12 @@ async fn hear(members: Vec<Member>) -> anyhow::Result<Vec<Share>> {
     Ok(shares)
 }
 
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
+/// Ticks that say when they were due, the first one a second from `begun`; those that are missed are left
+/// out.
+fn every_second(begun: Instant) -> Interval {
+    let mut ticks = interval_at(begun + Progress::EVERY, Progress::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 fn join(shares: Vec<Share>, stopped_early: bool) -> Measured {

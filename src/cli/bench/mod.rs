@@ -19,6 +19,7 @@ mod report;
 mod schedule;
 mod tally;
 mod target;
+mod window;
 mod worker;
 
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub(super) fn run(args: BenchArgs) -> anyhow::Result<Exit> {
     let plan = Plan::new(&args.domain, &args.templates, descriptors, args.hits);
     let args = Arc::new(args);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = runtime.block_on(Crew::start(&args, &plan)?.work(&args))?;
+    let measured = runtime.block_on(async { Crew::start(&args, &plan)?.work(&args).await })?;
     let report = Report::new(&args, descriptors, &measured);
     if args.json {
         print(&(serde_json::to_string_pretty(&report)? + "\n"))?;

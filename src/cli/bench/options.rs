@@ -55,7 +55,8 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(value_parser = |text: &str| duration(text, Duration::from_millis(1), Duration::from_secs(60)))]
     pub(super) timeout: Duration,
 
-    /// Connections, 1 to 10,000; in a closed loop no more than there are requests under way.
+    /// Connections, 1 to 10,000; in a closed loop no more than there are requests under way. The service
+    /// says how many requests may be under way on each; others wait for that, which is told of.
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = count(1..=10_000))]
     pub(super) connections: usize,
     /// Threads that send, 1 to 1,024, no more than there are connections. Unset: one for each core that

@@ -7,11 +7,7 @@ pub(super) fn show(report: &Report) -> String {
     let mut text = heading(report);
     let share = |count: u64| format!("{:.1} %", 100.0 * ratio(count, as_float(report.requests)));
     let mut counts = vec![
-        [
-            "requests".to_owned(),
-            report.requests.to_string(),
-            format!("{} per second", report.requests_per_second),
-        ],
+        ["requests".to_owned(), report.requests.to_string(), rate(report)],
         ["  admitted".to_owned(), report.admitted.to_string(), share(report.admitted)],
         ["  denied".to_owned(), report.denied.to_string(), share(report.denied)],
         ["  errors".to_owned(), report.errors.to_string(), share(report.errors)],
@@ -57,11 +53,28 @@ fn heading(report: &Report) -> String {
     )
 }
 
+/// How many ended each second, and where not all of them were decided, how many were.
+fn rate(report: &Report) -> String {
+    let Report { requests_per_second, decisions_per_second, .. } = report;
+    let mut told = format!("{requests_per_second} per second");
+    if decisions_per_second < requests_per_second {
+        told += &format!(", {decisions_per_second} of them decided");
+    }
+    told
+}
+
 /// What else there is to be said: nothing, where all went as it should.
 fn remarks(report: &Report) -> Vec<String> {
     let mut remarks = Vec::new();
     if report.stopped_early {
         remarks.push("Stopped early: this is what had been measured by then.".to_owned());
+    }
+    if let Some(rate) = report.missed_rate() {
+        remarks.push(format!(
+            "Only {} decisions came each second, where {rate} were asked for. What else was due failed, was not \
+             sent, or was decided after the time that was measured.",
+            report.decisions_per_second
+        ));
     }
     if report.unsent > 0 {
         remarks.push(format!(
@@ -69,6 +82,16 @@ fn remarks(report: &Report) -> Vec<String> {
              late for them. The latencies are those of the others.",
             report.unsent,
             report.max_in_flight.unwrap_or_default()
+        ));
+    }
+    if let Some(most) = report.connection_bound {
+        let so = match report.concurrency {
+            Some(concurrency) => format!("there were not always {concurrency}"),
+            None => "some were sent late or not at all".to_owned(),
+        };
+        remarks.push(format!(
+            "The service lets {most} requests be under way on a connection, and others waited for that, so that \
+             {so}. More --connections let more be under way."
         ));
     }
     if report.lost_connections > 0 {
@@ -130,7 +153,7 @@ mod tests {
 closed loop, 64 requests under way, 4 connections, 2 threads, 2 s at 127.0.0.1:8081
 user={n} ip=x in domain shop, 100000 keys, uniform
 
-requests         12  6 per second
+requests         12  6 per second, 5 of them decided
   admitted        3  25.0 %
   denied          7  58.3 %
   errors          2  16.7 %
@@ -148,17 +171,22 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
             some_of_everything(measured);
             measured.tally.unsent = 5;
             measured.tally.lost_connections = 1;
+            measured.tally.hold(4);
             measured.stopped_early = true;
             measured.tally.lag.record(Duration::from_secs(3));
         });
         let shown = show(&shown);
+        let closed = show(&report(&["--concurrency", "9"], |measured| measured.tally.hold(4)));
+        assert!(closed.contains("so that there were not always 9. More --connections"), "{closed}");
         for part in [
             "open loop, 6 requests per second, 4 connections",
             "100000 keys, zipf:1.1\n",
             "\nnot sent          5\n",
             "\nsent late by  3.00 s  3.00 s",
             "\nStopped early: ",
+            "\nOnly 5 decisions came each second, where 6 were asked for.",
             "\n5 requests were due and not sent: 10000 were under way already",
+            "\nThe service lets 4 requests be under way on a connection, and others waited for that, so that some",
             "\nConnections were lost and set up again: 1.\n",
             "\nThe generator sent requests later than they were due",
         ] {

@@ -37,11 +37,13 @@ impl Progress {
         }
     }
 
+    /// Tells that it has not begun, so long after it was to connect.
+    pub(super) fn tell_connecting(&self, elapsed: Duration) {
+        self.write_line(&format!("connecting for {:.0} s", elapsed.as_secs_f64()));
+    }
+
     /// Tells how it is, so long after the beginning. To be called every [`Self::EVERY`].
     pub(super) fn tell(&mut self, elapsed: Duration) {
-        if !self.is_wanted {
-            return;
-        }
         let sum = |count: fn(&Published) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();
         let requests = sum(|published| published.requests.load(Ordering::Relaxed));
         let errors = sum(|published| published.errors.load(Ordering::Relaxed));
@@ -52,14 +54,23 @@ impl Progress {
         } else {
             format!("{lately} requests in the last second, {errors} errors so far")
         };
-        let line = format!("{:.0} s of {:.0} s: {what}", elapsed.as_secs_f64(), self.whole.as_secs_f64());
-        self.write(&if self.is_terminal { format!("\r\x1b[K{line}") } else { line + "\n" });
+        self.write_line(&format!(
+            "{:.0} s of {:.0} s: {what}",
+            elapsed.as_secs_f64(),
+            self.whole.as_secs_f64()
+        ));
     }
 
     /// Leaves the line to what comes after.
     pub(super) fn clear(&self) {
         if self.is_terminal {
             self.write("\r\x1b[K");
+        }
+    }
+
+    fn write_line(&self, line: &str) {
+        if self.is_wanted {
+            self.write(&if self.is_terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") });
         }
     }
 

@@ -13,6 +13,9 @@ use super::tally::{Failures, Tally, Times, code_name};
 const SATURATED_BUSY: f64 = 0.9;
 /// A schedule that is kept less closely than this is told of, where it matters beside the latencies.
 const SATURATED_LAG_US: f64 = 1_000.0;
+/// Share of the rate asked for below which decisions are told to have fallen behind. What is under way when
+/// it begins and ends makes up for a part of what is missing.
+const KEPT_RATE: f64 = 0.9;
 
 /// What was measured.
 #[derive(Debug)]
@@ -52,11 +55,13 @@ pub(super) struct Report {
     pub(super) stopped_early: bool,
     pub(super) requests: u64,
     pub(super) requests_per_second: f64,
+    pub(super) decisions_per_second: f64,
     pub(super) admitted: u64,
     pub(super) denied: u64,
     pub(super) errors: u64,
     pub(super) errors_by_code: BTreeMap<&'static str, ErrorsOfCode>,
     pub(super) unsent: u64,
+    pub(super) connection_bound: Option<usize>,
     pub(super) lost_connections: u64,
     pub(super) latency_us: Percentiles,
     pub(super) schedule_lag_us: Option<Percentiles>,
@@ -135,12 +140,14 @@ impl Report {
             duration_seconds: rounded(seconds, 1_000.0),
             stopped_early: *stopped_early,
             requests: tally.requests(),
-            requests_per_second: rounded(ratio(tally.requests(), seconds), 10.0),
+            requests_per_second: rounded(ratio(tally.ended, seconds), 10.0),
+            decisions_per_second: rounded(ratio(tally.decided, seconds), 10.0),
             admitted: tally.admitted,
             denied: tally.denied,
             errors: tally.errors(),
             errors_by_code: tally.failures.iter().map(of_code).collect(),
             unsent: tally.unsent,
+            connection_bound: tally.connection_bound,
             lost_connections: tally.lost_connections,
             latency_us: latency,
             schedule_lag_us: lag,
@@ -149,14 +156,21 @@ impl Report {
         }
     }
 
+    /// The rate asked for, where there was one and decisions fell clearly below it.
+    pub(super) fn missed_rate(&self) -> Option<u32> {
+        let is_missed = |rate: &u32| self.decisions_per_second < KEPT_RATE * f64::from(*rate);
+        self.rate_per_second.filter(is_missed)
+    }
+
     /// Why the run is a failure, where it is one: nobody decided anything.
     pub(super) fn failure(&self) -> Option<String> {
-        if self.admitted + self.denied > 0 || (self.stopped_early && self.requests == 0) {
+        if self.admitted + self.denied > 0 {
             return None;
         }
         let error = self.errors_by_code.iter().max_by_key(|(_, errors)| errors.count);
         Some(match error {
             Some((code, errors)) => format!("no request got a decision: {code}: {}", errors.example),
+            None if self.stopped_early => "stopped before any request was measured".to_owned(),
             None => "nothing could be sent".to_owned(),
         })
     }
@@ -220,6 +234,7 @@ pub(super) mod tests {
             let failure = Failure::new(Code::Unavailable, message);
             tally.record(Outcome::Failed(failure), Duration::ZERO);
         }
+        (tally.ended, tally.decided) = (12, 10);
     }
 
     #[test]
@@ -258,12 +273,30 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_rate_is_that_of_requests_that_ended_and_not_of_those_asked_for() {
+        // Two seconds in which 60,000 were due: as many as can be are answered, the others much later.
+        for (ended, decided, missed) in
+            [(60_000, 60_000, None), (60_000, 4_000, Some(30_000)), (4_000, 4_000, Some(30_000))]
+        {
+            let report = report(&["--rate", "30000"], |measured| {
+                measured.tally.admitted = 60_000;
+                (measured.tally.ended, measured.tally.decided) = (ended, decided);
+            });
+            let rates = (report.requests_per_second, report.decisions_per_second);
+            assert_eq!(rates, (as_float(ended) / 2.0, as_float(decided) / 2.0));
+            assert_eq!((report.requests, report.missed_rate()), (60_000, missed), "{ended} {decided}");
+        }
+        assert_eq!(report(&[], |_| {}).missed_rate(), None);
+    }
+
+    #[test]
     fn a_run_without_a_decision_is_a_failure() {
         let error = Outcome::Failed(Failure::new(Code::Unimplemented, "no such method"));
         let failed = report(&[], |measured| measured.tally.record(error, Duration::ZERO)).failure();
         assert_eq!(failed.as_deref(), Some("no request got a decision: UNIMPLEMENTED: no such method"));
         assert_eq!(report(&[], |_| {}).failure().as_deref(), Some("nothing could be sent"));
-        assert_eq!(report(&[], |measured| measured.stopped_early = true).failure(), None);
+        let stopped = report(&[], |measured| measured.stopped_early = true).failure();
+        assert_eq!(stopped.as_deref(), Some("stopped before any request was measured"));
         assert_eq!(report(&[], some_of_everything).failure(), None);
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use tokio::time::Instant;
 use tonic::Code;
+
+use super::window::Window;
 
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,12 @@ pub(super) enum Outcome {
     Denied,
     /// There was no decision.
     Failed(Failure),
+}
+
+impl Outcome {
+    fn is_decision(&self) -> bool {
+        matches!(self, Self::Admitted | Self::Denied)
+    }
 }
 
 /// Why there was no decision.
@@ -51,9 +60,16 @@ pub(super) struct Tally {
     pub(super) denied: u64,
     /// Requests without a decision, by gRPC's code.
     pub(super) failures: BTreeMap<i32, Failures>,
+    /// Requests that ended while it was measured, whenever they began: what there is a rate of. Those that
+    /// are counted above began then, and may have ended long after.
+    pub(super) ended: u64,
+    /// Those of them that were admitted or denied.
+    pub(super) decided: u64,
     /// Requests that were due and could not be sent: too many were under way, no connection was up, or the
     /// time in which an answer would have been waited for was over before they could be.
     pub(super) unsent: u64,
+    /// The least number of requests that the service allowed on a connection where one had to wait for that.
+    pub(super) connection_bound: Option<usize>,
     /// Connections that were lost.
     pub(super) lost_connections: u64,
     /// How long decisions took, and how long was waited for those that did not come in time.
@@ -69,10 +85,24 @@ impl Tally {
             admitted: 0,
             denied: 0,
             failures: BTreeMap::new(),
+            ended: 0,
+            decided: 0,
             unsent: 0,
+            connection_bound: None,
             lost_connections: 0,
             latency: Times::new(),
             lag: Times::new(),
+        }
+    }
+
+    /// Counts a request that was due at `since` and ends at `now`, for what it is to what is measured.
+    pub(super) fn end(&mut self, window: Window, since: Instant, now: Instant, outcome: Outcome) {
+        if window.contains(now) {
+            self.ended += 1;
+            self.decided += u64::from(outcome.is_decision());
+        }
+        if window.counts(since) {
+            self.record(outcome, now.saturating_duration_since(since));
         }
     }
 
@@ -93,6 +123,11 @@ impl Tally {
         self.latency.record(took);
     }
 
+    /// Takes note that a request had to wait, since the service allows no more than these on a connection.
+    pub(super) fn hold(&mut self, most: usize) {
+        self.connection_bound = Some(self.connection_bound.map_or(most, |least| least.min(most)));
+    }
+
     /// Requests that were sent.
     pub(super) fn requests(&self) -> u64 {
         self.admitted + self.denied + self.errors()
@@ -107,7 +142,10 @@ impl Tally {
     pub(super) fn join(&mut self, other: Self) {
         self.admitted += other.admitted;
         self.denied += other.denied;
+        self.ended += other.ended;
+        self.decided += other.decided;
         self.unsent += other.unsent;
+        other.connection_bound.into_iter().for_each(|most| self.hold(most));
         self.lost_connections += other.lost_connections;
         for (code, Failures { count, example }) in other.failures {
             self.failures.entry(code).or_insert(Failures { count: 0, example }).count += count;
@@ -211,6 +249,25 @@ mod tests {
         let failures: Vec<_> =
             one.failures.iter().map(|(code, it)| (code_name(*code), it.count, it.example.as_str())).collect();
         assert_eq!(failures, [("INTERNAL", 1, "odd"), ("UNAVAILABLE", 3, "first")]);
+    }
+
+    #[test]
+    fn a_rate_is_of_what_ended_while_it_was_measured_whenever_it_began() {
+        let begun = Instant::now();
+        let at = |second: u32| begun + 1_000 * MS * second;
+        let window = Window::new(at(1), 2_000 * MS);
+        let (mut one, mut other) = (Tally::new(), Tally::new());
+        one.end(window, at(0), at(0), Outcome::Admitted);
+        one.end(window, at(0), at(1), Outcome::Admitted);
+        one.end(window, at(1), at(2), Outcome::Denied);
+        other.end(window, at(1), at(2), failed(Code::Internal, "odd"));
+        other.end(window, at(1), at(3), Outcome::Admitted);
+        other.end(window, at(2), at(9), Outcome::Denied);
+        one.join(other);
+        assert_eq!((one.ended, one.decided), (3, 2));
+        assert_eq!((one.admitted, one.denied, one.errors()), (1, 2, 1));
+        let longest = one.latency.max_us().expect("some were recorded");
+        assert!((longest - 7e6).abs() < 7e3, "{longest}");
     }
 
     #[test]

@@ -8,23 +8,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::{spawn_local, yield_now};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::connection::Connection;
+use super::connection::{Busy, Connection, Place};
 use super::keys::Keys;
 use super::options::{BenchArgs, Loop};
 use super::pacer::Pacer;
 use super::plan::Plan;
 use super::schedule::Schedule;
 use super::tally::{Failure, Outcome, Tally};
+use super::window::Window;
 
 /// How often a thread tells how far it is.
 const TELLING: Duration = Duration::from_millis(200);
+/// Connections that one thread sets up at a time.
+const CONNECTING: usize = 32;
 /// Requests that are sent in one go where many are due, before answers are looked at.
 const BURST: u32 = 64;
 
@@ -71,19 +75,22 @@ struct Worker {
     /// What to ask, and for which key.
     asking: RefCell<(Plan, Keys)>,
     timeout: Duration,
-    /// When the warm-up ends: of requests that begin before, nothing is counted.
-    counted_from: Instant,
-    over: Cell<bool>,
+    /// What is measured.
+    window: Cell<Window>,
     under_way: Cell<usize>,
-    /// Told when nothing is under way any more.
-    idle: Notify,
+    /// Told when a request has ended.
+    ended: Notify,
 }
 
 /// Does the job. Needs a `LocalSet` around it. `None` where there was nothing to begin with.
 pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     let Job { args, plan, index, ready, begin, stop, published } = job;
     let threads = args.threads();
-    let connections = match connect(&args, index).await {
+    let connected = tokio::select! {
+        connected = connect(&args, index) => connected,
+        () = stop.cancelled() => return Ok(None),
+    };
+    let connections = match connected {
         Ok(connections) => connections,
         Err(error) => {
             // Nobody may be waiting: another thread may have failed before.
@@ -93,19 +100,16 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     };
     drop(ready.send(Ok(())));
     let Ok(begin) = begin.await else { return Ok(None) };
-    let counted_from = begin + args.warmup;
     let keys = Keys::new(args.keys, args.distribution, seed_of(args.seed, index));
     let worker = Rc::new(Worker {
         tally: RefCell::new(Tally::new()),
         asking: RefCell::new((plan, keys)),
         timeout: args.timeout,
-        counted_from,
-        over: Cell::new(false),
+        window: Cell::new(Window::new(begin + args.warmup, args.duration)),
         under_way: Cell::new(0),
-        idle: Notify::new(),
+        ended: Notify::new(),
     });
     spawn_local(Rc::clone(&worker).publish(published));
-    let until = counted_from + args.duration;
     let (length, busy) = match args.loop_kind() {
         Loop::Closed { concurrency } => {
             let mine = (index..args.connections()).step_by(threads);
@@ -114,7 +118,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
                     spawn_local(Rc::clone(&worker).keep_asking(Rc::clone(connection)));
                 }
             }
-            worker.measure(until, &stop).await
+            worker.measure(&stop).await
         }
         Loop::Open { per_second, max_in_flight } => {
             let schedule = Schedule::new(per_second, index, threads, args.warmup + args.duration);
@@ -123,7 +127,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
             let pace = async {
                 tokio::select! { paced = pace => paced, () = stop.cancelled() => Ok(()) }
             };
-            let (measured, paced) = tokio::join!(worker.measure(until, &stop), pace);
+            let (measured, paced) = tokio::join!(worker.measure(&stop), pace);
             paced?;
             measured
         }
@@ -136,16 +140,16 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
 
 /// The connections of this thread, all of them up.
 async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connection>>> {
-    let mut connections = Vec::new();
-    for number in (index..args.connections()).step_by(args.threads()) {
+    let open = async |number| {
         let connection = Connection::open(args.address.clone(), args.timeout).await?;
         // Once is enough: they all lead to the same service.
         if number == 0 {
             connection.probe(args.timeout).await?;
         }
-        connections.push(connection);
-    }
-    Ok(connections)
+        anyhow::Ok(connection)
+    };
+    let mine = (index..args.connections()).step_by(args.threads());
+    stream::iter(mine).map(open).buffer_unordered(CONNECTING).try_collect().await
 }
 
 /// Another sequence for each thread, and the same one each time.
@@ -155,7 +159,7 @@ fn seed_of(seed: u64, index: usize) -> u64 {
 
 impl Worker {
     /// Waits for the end, and says how long it was measured and how much of that this thread was busy.
-    async fn measure(&self, until: Instant, stop: &CancellationToken) -> (Duration, Duration) {
+    async fn measure(&self, stop: &CancellationToken) -> (Duration, Duration) {
         let busy = || Handle::current().metrics().worker_total_busy_duration(0);
         let end = async |moment| {
             tokio::select! {
@@ -163,32 +167,43 @@ impl Worker {
                 () = stop.cancelled() => {}
             }
         };
-        end(self.counted_from).await;
+        let window = self.window.get();
+        end(window.from()).await;
         let busy_before = busy();
-        end(until).await;
-        self.over.set(true);
-        // What is late by a timer's millisecond was still asked for.
-        let length = Instant::now().min(until).saturating_duration_since(self.counted_from);
-        (length, busy().saturating_sub(busy_before))
+        end(window.until()).await;
+        let window = window.cut(Instant::now());
+        self.window.set(window);
+        (window.length(), busy().saturating_sub(busy_before))
     }
 
     /// Waits for what is still under way: no longer than one timeout.
     async fn finish(&self) {
-        self.over.set(true);
         while self.under_way.get() > 0 {
-            self.idle.notified().await;
+            self.ended.notified().await;
         }
     }
 
     /// The closed loop: a request, and when it has ended the next one.
     async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
-            connection.wait_until_up().await;
-            if self.over.get() {
+            let place = self.wait_for_place(&connection).await;
+            let now = Instant::now();
+            if self.window.get().is_over(now) {
                 return;
             }
             self.under_way.set(self.under_way.get() + 1);
-            self.ask(&connection, Instant::now()).await;
+            self.ask(place, now).await;
+        }
+    }
+
+    async fn wait_for_place(&self, connection: &Rc<Connection>) -> Place {
+        loop {
+            match connection.place() {
+                Ok(place) => return place,
+                Err(Busy::Full { most }) => self.hold(Instant::now(), most),
+                Err(Busy::Down) => {}
+            }
+            connection.wait_for_room().await;
         }
     }
 
@@ -214,29 +229,56 @@ impl Worker {
                 yield_now().await;
             }
             schedule.advance();
-            let up = turns.by_ref().take(connections.len()).find(|connection| connection.is_up());
-            // Whoever would have asked has given up by then.
-            let gave_up = late.is_some_and(|late| late > self.timeout);
-            match up {
-                Some(connection) if !gave_up && self.under_way.get() < most => {
+            let place = || find_place(turns.by_ref().take(connections.len()));
+            match self.place_in_time(due, most, place).await {
+                Some(place) => {
                     self.under_way.set(self.under_way.get() + 1);
-                    let (this, connection) = (Rc::clone(self), Rc::clone(connection));
+                    let this = Rc::clone(self);
                     spawn_local(async move {
-                        if due >= this.counted_from {
+                        if this.window.get().counts(due) {
                             this.tally.borrow_mut().lag.record(due.elapsed());
                         }
-                        this.ask(&connection, due).await;
+                        this.ask(place, due).await;
                     });
                 }
-                _ if due >= self.counted_from => self.tally.borrow_mut().unsent += 1,
-                _ => {}
+                None if self.window.get().counts(due) => self.tally.borrow_mut().unsent += 1,
+                None => {}
             }
         }
         Ok(())
     }
 
+    /// A place for a request that is due: at once, or when one that is under way has made room for it. None
+    /// where too many are under way, where no connection is up, and when whoever would have asked has given
+    /// up.
+    async fn place_in_time(
+        &self,
+        due: Instant,
+        most: usize,
+        mut place: impl FnMut() -> Result<Place, Busy>,
+    ) -> Option<Place> {
+        let given_up = due + self.timeout;
+        while self.under_way.get() < most && Instant::now() <= given_up {
+            match place() {
+                Ok(place) => return Some(place),
+                Err(Busy::Down) => return None,
+                Err(Busy::Full { most: bound }) => self.hold(due, bound),
+            }
+            // Where it comes too late, that is seen above.
+            timeout_at(given_up, self.ended.notified()).await.ok();
+        }
+        None
+    }
+
+    /// Takes note that a request that was due then waits for room on a connection.
+    fn hold(&self, due: Instant, most: usize) {
+        if self.window.get().counts(due) {
+            self.tally.borrow_mut().hold(most);
+        }
+    }
+
     /// Asks once, and counts what comes of it; `since` is when its time begins. It is under way already.
-    async fn ask(&self, connection: &Connection, since: Instant) {
+    async fn ask(&self, place: Place, since: Instant) {
         let request = {
             let (plan, keys) = &mut *self.asking.borrow_mut();
             plan.next(keys)
@@ -245,14 +287,10 @@ impl Worker {
             let told = format!("no answer within {:?}", self.timeout);
             Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
-        let outcome = timeout(self.timeout, connection.ask(request)).await.unwrap_or_else(late);
-        if since >= self.counted_from {
-            self.tally.borrow_mut().record(outcome, since.elapsed());
-        }
+        let outcome = timeout(self.timeout, place.ask(request)).await.unwrap_or_else(late);
+        self.tally.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
         self.under_way.set(self.under_way.get() - 1);
-        if self.over.get() && self.under_way.get() == 0 {
-            self.idle.notify_one();
-        }
+        self.ended.notify_one();
     }
 
     /// Tells how far it is, now and then.
@@ -265,4 +303,17 @@ impl Worker {
             published.errors.store(tally.errors(), Ordering::Relaxed);
         }
     }
+}
+
+/// A place on the first of the connections that has one.
+fn find_place<'a>(connections: impl Iterator<Item = &'a Rc<Connection>>) -> Result<Place, Busy> {
+    let mut busy = Busy::Down;
+    for connection in connections {
+        match connection.place() {
+            Ok(place) => return Ok(place),
+            Err(full @ Busy::Full { .. }) => busy = full,
+            Err(Busy::Down) => {}
+        }
+    }
+    Err(busy)
 }
