@@ -55,7 +55,10 @@ impl Answerer {
 
     /// Answers `request`, by `deadline` where there is one, with what `encode` makes of the decision, and
     /// takes note of how that went.
-    pub(super) async fn answer<T>(
+    ///
+    /// # Errors
+    /// [`AnswerError`] where nothing was decided.
+    pub async fn answer<T>(
         &self,
         request: &pb::RateLimitRequest,
         deadline: Option<Instant>,

@@ -12,7 +12,10 @@ use crate::pb;
 pub struct InvalidRequest(pub(super) String);
 
 /// The request that `message` is.
-pub(in crate::server) fn decode(message: &pb::RateLimitRequest) -> Result<Request<'_>, InvalidRequest> {
+///
+/// # Errors
+/// [`InvalidRequest`] where it is none, or holds more than the engine's bounds allow.
+pub fn decode(message: &pb::RateLimitRequest) -> Result<Request<'_>, InvalidRequest> {
     if message.domain.is_empty() {
         return invalid("rate limit domain must not be empty".to_owned());
     }

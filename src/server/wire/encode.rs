@@ -15,7 +15,7 @@ use crate::pb;
 
 /// The answer that tells of `decision` to whoever sent `request`: exactly one status for each
 /// descriptor, in order.
-pub(in crate::server) fn encode(
+pub fn encode(
     request: &pb::RateLimitRequest,
     decision: &Decision<'_>,
     settings: &AnswerSettings,

@@ -9,10 +9,9 @@ mod headers;
 use std::time::Duration;
 
 pub(super) use check::{CheckAnswer, decode_check, encode_check};
-pub use decode::InvalidRequest;
-pub(super) use decode::decode;
+pub use decode::{InvalidRequest, decode};
 pub(super) use denial::{layer, rule};
-pub(super) use encode::encode;
+pub use encode::encode;
 
 /// What an answer tells besides the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
