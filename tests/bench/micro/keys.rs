@@ -34,7 +34,7 @@ pub(crate) fn write(criterion: &mut Criterion) {
         let keys = KeyWriter::new(format, "");
         for entries in [&one, &three] {
             let matched = domain.find(entries).expect("a rule applies");
-            let id = BenchmarkId::new(name, format!("{} entries", entries.len()));
+            let id = BenchmarkId::new(name, if entries.len() == 1 { "1 entry" } else { "3 entries" });
             group.bench_with_input(id, entries, |bencher, entries| {
                 bencher.iter(|| keys.key(of_domain, black_box(entries), Some(&matched), limit));
             });
