@@ -54,7 +54,10 @@ impl Answerer {
 
     /// Answers `message`, a `RateLimitRequest` as protobuf writes it that came at `asked`, with what
     /// `encode` makes of the decision, by `deadline` where there is one; and takes note of how that went.
-    pub(super) async fn answer<T>(
+    ///
+    /// # Errors
+    /// [`AnswerError`] where nothing was decided.
+    pub async fn answer<T>(
         &self,
         message: &[u8],
         asked: Instant,

@@ -11,7 +11,7 @@ mod health;
 mod http;
 mod listen;
 mod lockouts;
-mod wire;
+pub mod wire;
 
 use std::io;
 use std::sync::Arc;

@@ -20,7 +20,10 @@ impl From<Malformed> for InvalidRequest {
 
 /// The request that `message` is, a `RateLimitRequest` as protobuf writes it. As every reader of protobuf
 /// does, it passes over fields it does not know, and of a field that should be there once takes the last.
-pub(in crate::server) fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
+///
+/// # Errors
+/// [`InvalidRequest`] where it is none, or holds more than the engine's bounds allow.
+pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
     let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
     for field in Fields(message) {
         match field? {

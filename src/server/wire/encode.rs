@@ -21,7 +21,7 @@ const USUAL_STATUS_BYTES: usize = 40;
 
 /// The answer that tells of `decision` to whoever sent `request`, a `RateLimitResponse` as protobuf writes
 /// it: exactly one status for each descriptor, in order.
-pub(in crate::server) fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
+pub fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
     let mut answer = BytesMut::with_capacity(decision.statuses.len() * USUAL_STATUS_BYTES + 8);
     put_uint(&mut answer, 1, code(decision.code));
     for status in &decision.statuses {

@@ -11,10 +11,9 @@ mod raw;
 use std::time::Duration;
 
 pub(super) use check::{CheckAnswer, decode_check, encode_check};
-pub use decode::InvalidRequest;
-pub(super) use decode::decode;
+pub use decode::{InvalidRequest, decode};
 pub(super) use denial::{layer, rule};
-pub(super) use encode::encode;
+pub use encode::encode;
 pub(super) use raw::Raw;
 
 /// What an answer tells besides the decision.

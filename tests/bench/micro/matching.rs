@@ -1,26 +1,19 @@
-//! What it costs to find the rule of a descriptor of three entries: `cargo bench --bench matching`.
+//! What it costs to find the rule of a descriptor.
 //!
-//! Each lookup takes another descriptor, so that with many rules they do not all lie in the processor's
-//! nearest cache; `one descriptor` asks for the same one again and again.
-
-#![expect(clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
+//! `in turn`, each lookup takes another descriptor, so that with many rules they do not all lie in the
+//! processor's nearest cache; `one descriptor` asks for the same one again and again.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion};
 use tollgate::engine::Entry;
-use tollgate::engine::rules::{CompileOptions, HashKey, Rules, SourceFile, compile};
+use tollgate::engine::rules::Rules;
+
+use crate::rules::load;
 
 /// Descriptors to ask for in turn.
 const DESCRIPTORS: usize = 8_192;
-
-fn load(text: String) -> Rules {
-    let file = SourceFile { name: "bench.yaml".to_owned(), text };
-    let options =
-        CompileOptions { hash_key: Some(HashKey::new(b"secret of the bench")), ..CompileOptions::default() };
-    compile(&[file], options, None).expect("the rules are right")
-}
 
 /// `count` users below one service, a rule for each of them and one method.
 fn users(count: usize) -> Rules {
@@ -34,7 +27,7 @@ fn users(count: usize) -> Rules {
         )
         .expect("text");
     }
-    load(text)
+    load(&text)
 }
 
 /// `count` rules for tenant, path and method: ten for each tenant, two for each of its paths.
@@ -52,7 +45,7 @@ fn tenants(count: usize) -> Rules {
             .expect("text");
         }
     }
-    load(text)
+    load(&text)
 }
 
 type Texts = [(&'static str, String); 3];
@@ -86,10 +79,11 @@ fn entries(texts: &Texts) -> [Entry<'_>; 3] {
 
 type Shape = (&'static str, fn(usize) -> Rules, fn(usize) -> Vec<Texts>);
 
-fn by_number_of_rules(criterion: &mut Criterion) {
+/// Three entries, under ten rules to 100,000.
+pub(crate) fn by_number_of_rules(criterion: &mut Criterion) {
     let shapes: [Shape; 2] = [("users", users, of_users), ("tenants", tenants, of_tenants)];
     for (shape, rules, descriptors) in shapes {
-        let mut group = criterion.benchmark_group(format!("three entries, {shape}"));
+        let mut group = criterion.benchmark_group(format!("match, three entries, {shape}"));
         for count in [10, 1_000, 100_000] {
             let rules = rules(count);
             assert_eq!(rules.len(), count);
@@ -114,7 +108,7 @@ fn by_number_of_rules(criterion: &mut Criterion) {
 }
 
 /// One entry, and each kind of pattern and step.
-fn by_kind(criterion: &mut Criterion) {
+pub(crate) fn by_kind(criterion: &mut Criterion) {
     let rules = load(
         "
 domain: bench
@@ -129,11 +123,10 @@ descriptors:
   - {key: ip_prefix, normalize: [ip_prefix], rate_limit: 1/day}
   - {key: forwarded_for, normalize: [forwarded_for], rate_limit: 1/day}
   - {key: hash, normalize: [hash], rate_limit: 1/day}
-"
-        .to_owned(),
+",
     );
     let domain = rules.domain(b"bench").expect("it is there");
-    let mut group = criterion.benchmark_group("one entry");
+    let mut group = criterion.benchmark_group("match, one entry");
     for (key, value) in [
         ("value", "gold"),
         ("one_of", "silver"),
@@ -154,6 +147,3 @@ descriptors:
     }
     group.finish();
 }
-
-criterion_group!(benches, by_number_of_rules, by_kind);
-criterion_main!(benches);

@@ -1,0 +1,100 @@
+//! Both ends of a request, and all of it: bytes in, bytes out.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion};
+use futures_util::FutureExt as _;
+use prost::Message as _;
+use tokio::time::Instant;
+use tollgate::clock::SystemClock;
+use tollgate::engine::{KeyWriter, Modes, Rules};
+use tollgate::limiter::Limiter;
+use tollgate::pb;
+use tollgate::server::{AnswerSettings, Answerer, wire};
+use tollgate::store::fallback::Fallback;
+use tollgate::store::memory::{MemorySettings, MemoryStore};
+
+use crate::rules::{ASKED, LAYERS, load};
+
+const SHAPES: [(&str, usize); 2] = [("1 descriptor", 1), ("3 descriptors", 3)];
+
+/// A request as Envoy puts it on the wire, without gRPC's prefix.
+fn sent(descriptors: usize) -> Bytes {
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let descriptor = |&(key, value): &(&'static str, &'static str)| pb::RateLimitDescriptor {
+        entries: vec![pb::Entry { key: text(key), value: text(value) }],
+        ..pb::RateLimitDescriptor::default()
+    };
+    let message = pb::RateLimitRequest {
+        domain: "store".to_owned(),
+        descriptors: ASKED.iter().take(descriptors).map(descriptor).collect(),
+        // Envoy's own default; it sends it along.
+        hits_addend: 1,
+    };
+    message.encode_to_vec().into()
+}
+
+fn limiter(rules: Arc<Rules>) -> Limiter {
+    let limiter = Limiter {
+        rules: Arc::default(),
+        store: Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000 })),
+        fallback: Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 1)),
+        patience: Duration::ZERO,
+        clock: Arc::new(SystemClock),
+        metrics: Arc::default(),
+        keys: KeyWriter::default(),
+        modes: Modes::default(),
+        candidate: None,
+    };
+    limiter.rules.store(Some(rules));
+    limiter
+}
+
+/// From bytes to what the engine is asked.
+pub(crate) fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    for (name, descriptors) in SHAPES {
+        let sent = sent(descriptors);
+        group.bench_with_input(BenchmarkId::from_parameter(name), &sent, |bencher, sent| {
+            bencher.iter(|| wire::decode(black_box(sent)).expect("it makes sense").descriptors.len());
+        });
+    }
+    group.finish();
+}
+
+/// From what was decided to bytes.
+pub(crate) fn encode(criterion: &mut Criterion) {
+    let rules = Arc::new(load(LAYERS));
+    let (limiter, settings) = (limiter(Arc::clone(&rules)), AnswerSettings::default());
+    let mut group = criterion.benchmark_group("encode");
+    for (name, descriptors) in SHAPES {
+        let message = sent(descriptors);
+        let request = wire::decode(&message).expect("it makes sense");
+        let decision = limiter.decide(&rules, &request, None).now_or_never().expect("memory never waits");
+        let decision = decision.expect("there is room");
+        group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+            bencher.iter(|| wire::encode(&message, black_box(&decision), &settings));
+        });
+    }
+    group.finish();
+}
+
+/// All of it, with counters in memory: what a request costs without HTTP/2 and sockets.
+pub(crate) fn answer(criterion: &mut Criterion) {
+    let limiter = limiter(Arc::new(load(LAYERS)));
+    let answerer = Answerer::new(limiter, AnswerSettings::default(), 1_000);
+    let mut group = criterion.benchmark_group("bytes in, bytes out");
+    for (name, descriptors) in SHAPES {
+        let sent = sent(descriptors);
+        group.bench_with_input(BenchmarkId::from_parameter(name), &sent, |bencher, sent| {
+            bencher.iter(|| {
+                let answer = answerer.answer(black_box(sent), Instant::now(), None, wire::encode);
+                answer.now_or_never().expect("memory never waits").expect("it makes sense")
+            });
+        });
+    }
+    group.finish();
+}

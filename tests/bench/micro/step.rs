@@ -1,0 +1,75 @@
+//! The algorithms: what one charge does to a counter that was found, for each of them, and what three do that
+//! count only if all of them pass.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::Criterion;
+use tollgate::engine::algorithm::group::{Ask, charge, charge_alone};
+use tollgate::engine::algorithm::{Asked, Meter, Reading, State};
+use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
+
+const START: Timestamp = Timestamp::from_secs(1_699_963_200);
+
+/// A step every so often: six hundred a minute, of the thousand that there may be.
+const EVERY: Duration = Duration::from_millis(100);
+const PER_MINUTE: u32 = 1_000;
+
+fn limit(algorithm: Algorithm) -> Limit {
+    Limit { algorithm, ..Limit::per(PER_MINUTE, Unit::Minute) }
+}
+
+/// Read, charge, write, and say what came of it, as a store does that has found the counter.
+fn step(state: &mut State, limit: Limit, now: Timestamp) -> Reading {
+    let (hits, mode) = (Hits::Add(1), ChargeMode::Always);
+    let mut meter = state.load(limit, now);
+    let outcome = charge_alone(mode, hits, limit.capacity(), &mut meter);
+    state.save(meter, limit, now);
+    Reading::of(Asked { limit, hits, mode, now }, state, meter.used(), outcome)
+}
+
+/// One step of each algorithm.
+pub(crate) fn alone(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("step");
+    for algorithm in [
+        Algorithm::FixedWindow,
+        Algorithm::SlidingWindow,
+        Algorithm::TokenBucket { burst: PER_MINUTE },
+        Algorithm::SlidingLog,
+    ] {
+        group.bench_function(algorithm.name(), |bencher| {
+            let (limit, mut state, mut now) = (limit(algorithm), State::empty(algorithm), START);
+            bencher.iter(|| {
+                now = now.after(EVERY);
+                step(&mut state, black_box(limit), now)
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Three counters of one request.
+pub(crate) fn together(criterion: &mut Criterion) {
+    let limit = limit(Algorithm::FixedWindow);
+    let ask = |counter| Ask {
+        counter,
+        capacity: limit.capacity(),
+        hits: Hits::Add(1),
+        mode: ChargeMode::IfAllowed,
+        vote: Vote::Enforced,
+        lockout: None,
+    };
+    let asks = [0, 1, 2].map(ask);
+    criterion.benchmark_group("step").bench_function("three of fixed_window, if_allowed", |bencher| {
+        let (mut states, mut now) = ([0, 1, 2].map(|_| State::empty(limit.algorithm)), START);
+        bencher.iter(|| {
+            now = now.after(EVERY);
+            let mut meters: [Meter; 3] = states.each_mut().map(|state| state.load(limit, now));
+            let charged = charge(black_box(&asks), &mut meters, &mut []);
+            for (state, meter) in states.iter_mut().zip(meters) {
+                state.save(meter, limit, now);
+            }
+            charged
+        });
+    });
+}

@@ -1,0 +1,190 @@
+//! What is measured: which services are asked what.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::load::{Pace, Shape};
+use crate::options::{Case, Options};
+use crate::rounds::{Group, Subject};
+use crate::servers::{Redis, Service};
+
+/// Windows so long that none ends meanwhile, and limits so high that nothing is denied.
+const RULES: &str = "\
+domain: bench
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 4000000000}
+---
+domain: layers
+defaults: {charge: if_allowed}
+descriptors:
+  - {key: user, layer: user, rate_limit: {unit: year, requests_per_unit: 4000000000}}
+  - {key: address, layer: ip, rate_limit: {unit: year, requests_per_unit: 4000000000}}
+  - {key: path, layer: endpoint, rate_limit: {unit: year, requests_per_unit: 4000000000}}
+";
+
+/// One descriptor for one of many users.
+const UNIFORM: Shape = Shape {
+    pace: Pace::Closed { in_flight: 64 },
+    connections: 4,
+    domain: "bench",
+    templates: &["user={}"],
+    descriptors: 1,
+    keys: 100_000,
+};
+
+/// How long the ceiling is asked to know how much it can do.
+const PACING: Duration = Duration::from_secs(2);
+
+/// How many rules there may be.
+const RULE_COUNTS: [u32; 3] = [10, 1_000, 100_000];
+
+/// The services that most cases ask.
+pub(crate) struct World {
+    ceiling: Service,
+    embedded: Service,
+    on_redis: Service,
+    redis: Redis,
+}
+
+impl World {
+    /// Starts them.
+    pub(crate) async fn start(options: &Options) -> Self {
+        let program = options.program();
+        let redis = Redis::start().await;
+        Self {
+            ceiling: Service::ceiling().await,
+            embedded: Service::tollgate(&program, RULES, None).await,
+            on_redis: Service::tollgate(&program, RULES, Some(&redis)).await,
+            redis,
+        }
+    }
+
+    fn ceiling(&self) -> Subject<'_> {
+        Subject { name: "ceiling", service: &self.ceiling, redis: None }
+    }
+
+    fn embedded(&self) -> Subject<'_> {
+        Subject { name: "embedded", service: &self.embedded, redis: None }
+    }
+
+    fn on_redis(&self) -> Subject<'_> {
+        Subject { name: "Redis", service: &self.on_redis, redis: Some(&self.redis) }
+    }
+
+    fn all(&self) -> Vec<Subject<'_>> {
+        vec![self.ceiling(), self.embedded(), self.on_redis()]
+    }
+}
+
+/// What a request costs.
+pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
+    let mut groups = Vec::new();
+    if options.wants(Case::Uniform) {
+        let title = "100,000 keys, 64 in flight".to_owned();
+        groups.push(Group { title, shape: UNIFORM, subjects: world.all() });
+    }
+    if options.wants(Case::Hot) {
+        groups.push(Group {
+            title: "one hot key, 256 in flight".to_owned(),
+            shape: Shape { pace: Pace::Closed { in_flight: 256 }, keys: 1, ..UNIFORM },
+            subjects: vec![world.ceiling(), world.on_redis()],
+        });
+    }
+    if options.wants(Case::Layers) {
+        let templates = &["user={}", "address=203.0.113.{}", "path=/v1/{}"];
+        groups.push(Group {
+            title: "three layers, `if_allowed`, 64 in flight".to_owned(),
+            shape: Shape { domain: "layers", templates, descriptors: 3, ..UNIFORM },
+            subjects: vec![world.ceiling(), world.on_redis()],
+        });
+    }
+    groups
+}
+
+/// How long callers wait at a fifth of what the ceiling can do here, and how many requests a second that is.
+pub(crate) async fn open<'a>(world: &'a World, options: &Options) -> (u32, Group<'a>) {
+    let report = UNIFORM.send(&options.program(), &world.ceiling.address, PACING).await;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
+    let per_second = ((report.requests_per_second / 500.0) as u32).max(1) * 100;
+    let shape = Shape { pace: Pace::Open { per_second }, ..UNIFORM };
+    (per_second, Group { title: "100,000 keys".to_owned(), shape, subjects: world.all() })
+}
+
+/// Services with ever more rules.
+pub(crate) async fn growing(options: &Options) -> Vec<(u32, Service)> {
+    let mut services = Vec::new();
+    if options.wants(Case::Rules) {
+        for count in RULE_COUNTS {
+            services.push((count, Service::tollgate(&options.program(), &tenants(count), None).await));
+        }
+    }
+    services
+}
+
+/// `count` rules, one for each tenant.
+pub(crate) fn tenants(count: u32) -> String {
+    let mut text = "domain: bench\ndescriptors:\n".to_owned();
+    for tenant in 0..count {
+        let limit = "{unit: year, requests_per_unit: 4000000000}";
+        writeln!(text, "  - {{key: tenant, value: tenant-{tenant}, rate_limit: {limit}}}").expect("text");
+    }
+    text
+}
+
+/// How cost grows with the number of rules, which `growing` has, of descriptors, keys and connections.
+pub(crate) fn growth<'a>(
+    world: &'a World,
+    growing: &'a [(u32, Service)],
+    options: &Options,
+) -> Vec<Group<'a>> {
+    let mut groups = Vec::new();
+    for (count, service) in growing {
+        groups.push(Group {
+            title: format!("{} rules, each asked for", thousands(*count)),
+            shape: Shape { templates: &["tenant=tenant-{}"], keys: *count, ..UNIFORM },
+            subjects: vec![world.ceiling(), Subject { service, ..world.embedded() }],
+        });
+    }
+    let mut add = |case, title: String, shape| {
+        if options.wants(case) {
+            groups.push(Group { title, shape, subjects: world.all() });
+        }
+    };
+    for descriptors in [1, 4, 16] {
+        let s = if descriptors == 1 { "" } else { "s" };
+        add(Case::Descriptors, format!("{descriptors} descriptor{s}"), Shape { descriptors, ..UNIFORM });
+    }
+    for keys in [100, 1_000_000] {
+        add(Case::Keys, format!("{} keys", thousands(keys)), Shape { keys, ..UNIFORM });
+    }
+    for connections in [1, 16, 256] {
+        let s = if connections == 1 { "" } else { "s" };
+        let shape = Shape { pace: Pace::Closed { in_flight: 256 }, connections, ..UNIFORM };
+        add(Case::Connections, format!("{connections} connection{s}, 256 in flight"), shape);
+    }
+    groups
+}
+
+/// A number with a comma before every third digit from the right.
+pub(crate) fn thousands(number: u32) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Requests for so many keys.
+pub(crate) const fn asking_for(keys: u32) -> Shape {
+    Shape { keys, ..UNIFORM }
+}
+
+/// The rules that most cases ask under.
+pub(crate) const fn rules() -> &'static str {
+    RULES
+}

@@ -1,0 +1,111 @@
+//! Load, which `tollgate bench` makes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Descriptors in a request that only makes counters.
+const FILLING: u32 = 60;
+/// Requests under way then: few, since each is long.
+const FILLING_IN_FLIGHT: u32 = 8;
+
+/// What is asked, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Shape {
+    pub(crate) pace: Pace,
+    pub(crate) connections: u32,
+    pub(crate) domain: &'static str,
+    /// Each `key=value,…`; `{}` in a value is the number of a key.
+    pub(crate) templates: &'static [&'static str],
+    /// Descriptors in each request: the templates, or several times all of them.
+    pub(crate) descriptors: u32,
+    pub(crate) keys: u32,
+}
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// So many are always under way.
+    Closed { in_flight: u32 },
+    /// So many each second.
+    Open { per_second: u32 },
+}
+
+/// What `tollgate bench` reports, as far as it matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Report {
+    pub(crate) requests: u64,
+    pub(crate) requests_per_second: f64,
+    pub(crate) admitted: u64,
+    pub(crate) denied: u64,
+    /// By the name of gRPC's code.
+    pub(crate) errors_by_code: BTreeMap<String, Errors>,
+    pub(crate) unsent: u64,
+    pub(crate) latency_us: Latency,
+    pub(crate) generator_saturated: bool,
+}
+
+/// Requests that were not decided.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Errors {
+    pub(crate) count: u64,
+    /// What was told of the first one.
+    pub(crate) example: String,
+}
+
+/// In microseconds.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl Shape {
+    /// Sends requests to `address` for so long. Every one that is sent is in the report: there is no warm-up.
+    pub(crate) async fn send(&self, program: &Path, address: &str, lasting: Duration) -> Report {
+        let mut command = Command::new(program);
+        command.env_clear().args(["bench", "--json", "--warmup", "0s", "--address", address]);
+        command.args(["--domain", self.domain]).args(self.templates);
+        let (flag, pace) = match self.pace {
+            Pace::Closed { in_flight } => ("--concurrency", in_flight),
+            Pace::Open { per_second } => ("--rate", per_second),
+        };
+        for (flag, number) in [
+            (flag, pace),
+            ("--connections", self.connections),
+            ("--descriptors", self.descriptors),
+            ("--keys", self.keys),
+        ] {
+            command.args([flag, &number.to_string()]);
+        }
+        // Another seed each time: the same one asks for the same keys, and so not for all of them.
+        command.args(["--seed", &fastrand::u32(..).to_string()]);
+        command.args(["--duration", &format!("{}ms", lasting.as_millis())]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+        let output = output.expect("the program runs");
+        let failed = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no report: {failed}"))
+    }
+
+    /// Sends as fast as it goes until nearly every key was asked for, and a second at the least: a counter
+    /// that is there costs less than one that must be made.
+    pub(crate) async fn fill(&self, program: &Path, address: &str) {
+        let round = u32::try_from(self.templates.len()).unwrap_or(FILLING);
+        let filling = Self {
+            pace: Pace::Closed { in_flight: FILLING_IN_FLIGHT },
+            descriptors: FILLING / round * round,
+            ..self.clone()
+        };
+        let keys_per_request = u64::from(filling.descriptors / round);
+        // All but a twentieth of the keys come up in three times as many draws as there are keys.
+        let mut missing = 3 * u64::from(self.keys);
+        while missing > 0 {
+            let report = filling.send(program, address, Duration::from_secs(1)).await;
+            missing = missing.saturating_sub(report.requests * keys_per_request);
+        }
+    }
+}

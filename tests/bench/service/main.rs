@@ -1,0 +1,84 @@
+//! What the program costs on this machine, beside a service that decides nothing: `cargo bench --bench service`.
+//!
+//! It starts everything itself, and needs a `redis-server`. `--help` behind `--` tells of its options, and
+//! `docs/performance.md` of what the tables say.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has failed")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables, and how far they are")]
+
+mod cases;
+mod ceiling;
+mod figures;
+mod load;
+mod machine;
+mod micro;
+mod options;
+mod proc;
+mod rounds;
+mod servers;
+mod table;
+
+#[path = "../../support"]
+mod support {
+    pub(crate) mod ports;
+    #[expect(dead_code, reason = "tests do more to a process than to start and to end it")]
+    pub(crate) mod process;
+}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cases::World;
+use self::options::{Case, Options};
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if let Some(port) = options.ceiling {
+        ceiling::serve(port);
+        return ExitCode::SUCCESS;
+    }
+    let Some(redis) = machine::redis_version() else {
+        eprintln!("error: redis-server: not found. Debian has it in: redis-server");
+        return ExitCode::FAILURE;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).expect("a signal handler");
+        let mut interrupt = signal(SignalKind::interrupt()).expect("a signal handler");
+        // What was started ends with the future that owns it.
+        tokio::select! {
+            () = report(&options, &redis) => ExitCode::SUCCESS,
+            _ = terminate.recv() => ExitCode::FAILURE,
+            _ = interrupt.recv() => ExitCode::FAILURE,
+        }
+    })
+}
+
+/// Measures what was asked for, and prints each table as soon as it is complete.
+async fn report(options: &Options, redis: &str) {
+    println!("{}\n", machine::describe(options, redis));
+    if let Some(folder) = &options.micro {
+        println!("### One step at a time\n\n{}", micro::table(folder));
+    }
+    let world = World::start(options).await;
+    let groups = cases::costs(&world, options);
+    let measured = rounds::run(&groups, options).await;
+    if !measured.is_empty() {
+        println!("### Requests per CPU second\n\n{}", table::costs(&measured));
+    }
+    if options.wants(Case::Open) {
+        let (per_second, group) = cases::open(&world, options).await;
+        let measured = rounds::run(&[group], options).await;
+        println!("### Latency at {per_second} requests a second\n\n{}", table::latencies(&measured));
+    }
+    if let Some(rows) = figures::table(options).await {
+        println!("### Start and memory\n\n{rows}");
+    }
+    let grown = cases::growing(options).await;
+    let measured = rounds::run(&cases::growth(&world, &grown, options), options).await;
+    if !measured.is_empty() {
+        println!("### How cost grows\n\n{}", table::costs(&measured));
+    }
+}

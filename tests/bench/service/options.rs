@@ -1,0 +1,82 @@
+//! What can be asked for.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// What the program costs, beside a service that decides nothing.
+#[derive(Debug, Parser)]
+pub(crate) struct Options {
+    /// How often each case is measured, 1 to 1,000. Every round measures all of them in turn.
+    #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// Seconds of each measurement, 1 to 3,600. Processors' times are told in hundredths of a second.
+    #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) seconds: u32,
+    /// Measure these alone.
+    #[arg(long, value_name = "CASE", num_args = 1..)]
+    only: Vec<Case>,
+    /// Measure also how cost grows: `rules`, `descriptors`, `keys` and `connections`.
+    #[arg(long)]
+    growth: bool,
+    /// The program to measure. Unset: the one that was built along, with the libraries' features that tests
+    /// need.
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// Print first what Criterion has left in this folder.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) micro: Option<PathBuf>,
+
+    /// Be the ceiling.
+    #[arg(long, hide = true, value_name = "PORT")]
+    pub(crate) ceiling: Option<u16>,
+    /// Cargo says it.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// Something to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Case {
+    /// 100,000 keys, in memory and in Redis.
+    Uniform,
+    /// One key that everybody asks for, in Redis.
+    Hot,
+    /// Three descriptors that count only if all of them pass, in Redis.
+    Layers,
+    /// How long callers wait at a fifth of what the ceiling can do.
+    Open,
+    /// How long it takes to compile 100,000 rules.
+    Compile,
+    /// What a counter takes in memory.
+    Memory,
+    /// 10, 1,000 and 100,000 rules.
+    Rules,
+    /// 1, 4 and 16 descriptors.
+    Descriptors,
+    /// 100 and 1,000,000 keys.
+    Keys,
+    /// 1, 16 and 256 connections.
+    Connections,
+}
+
+impl Case {
+    const fn is_growth(self) -> bool {
+        matches!(self, Self::Rules | Self::Descriptors | Self::Keys | Self::Connections)
+    }
+}
+
+impl Options {
+    /// Whether `case` is to be measured.
+    pub(crate) fn wants(&self, case: Case) -> bool {
+        match &*self.only {
+            [] => self.growth || !case.is_growth(),
+            only => only.contains(&case),
+        }
+    }
+
+    /// The program to measure, which also makes the load.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.program.clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_tollgate").into())
+    }
+}

@@ -1,0 +1,154 @@
+//! What is started: the ceiling, the program and Redis, each on free ports of 127.0.0.1, and ended with the
+//! value that stands for it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use crate::proc;
+use crate::support::ports::free_ports;
+use crate::support::process::{POLL, Process};
+
+/// 100,000 rules are compiled before a service is there.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A port that looked free may be somebody else's a moment later.
+const TRIES: usize = 5;
+
+/// A service that speaks Envoy's protocol.
+pub(crate) struct Service {
+    process: Process,
+    /// Where it listens for gRPC.
+    pub(crate) address: String,
+    /// Its port for HTTP, and the one for debugging; the ceiling has none.
+    ports: Option<(u16, u16)>,
+    _dir: TempDir,
+}
+
+/// A Redis that keeps nothing on disk.
+pub(crate) struct Redis {
+    process: Process,
+    /// Where it listens.
+    pub(crate) address: String,
+    _dir: TempDir,
+}
+
+/// Starts something until it listens at `address`.
+async fn start(name: &'static str, launch: impl Fn(&Path) -> (Command, u16)) -> (Process, u16, TempDir) {
+    let mut printed = String::new();
+    for _ in 0..TRIES {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (mut command, port) = launch(dir.path());
+        let mut process = Process::start(name, &mut command, dir.path());
+        let deadline = Instant::now() + PATIENCE;
+        while !process.has_ended() {
+            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                return (process, port, dir);
+            }
+            assert!(Instant::now() < deadline, "{name} does not listen");
+            sleep(POLL).await;
+        }
+        printed = process.output();
+    }
+    panic!("{name} ends as soon as it is started: {printed}")
+}
+
+impl Service {
+    /// The ceiling.
+    pub(crate) async fn ceiling() -> Self {
+        let launch = |_: &Path| {
+            let [port] = free_ports();
+            let mut command = Command::new(std::env::current_exe().expect("this program"));
+            command.env_clear().args(["--ceiling", &port.to_string()]);
+            (command, port)
+        };
+        let (process, port, dir) = start("ceiling", launch).await;
+        Self { process, address: format!("127.0.0.1:{port}"), ports: None, _dir: dir }
+    }
+
+    /// The program under `rules`, counting in `redis`, else in its memory.
+    pub(crate) async fn tollgate(program: &Path, rules: &str, redis: Option<&Redis>) -> Self {
+        let mut service = Self::launch(program, rules, redis).await;
+        let deadline = Instant::now() + PATIENCE;
+        while service.get("/healthcheck").await.is_none() {
+            assert!(
+                !service.process.has_ended() && Instant::now() < deadline,
+                "tollgate is not healthy: {}",
+                service.process.output()
+            );
+            sleep(POLL).await;
+        }
+        service
+    }
+
+    async fn launch(program: &Path, rules: &str, redis: Option<&Redis>) -> Self {
+        let ports = std::cell::Cell::new([0; 3]);
+        let launch = |dir: &Path| {
+            ports.set(free_ports());
+            let [grpc, http, debug] = ports.get();
+            fs::write(dir.join("rules.yaml"), rules).expect("a file");
+            let mut command = Command::new(program);
+            command.env_clear().current_dir(dir).args(["serve", "--rules", "rules.yaml"]);
+            // Everything else is as it comes.
+            command.args(["--host", "127.0.0.1", "--grpc-host", "127.0.0.1", "--debug-host", "127.0.0.1"]);
+            for (flag, port) in [("--grpc-port", grpc), ("--port", http), ("--debug-port", debug)] {
+                command.args([flag, &port.to_string()]);
+            }
+            match redis {
+                Some(redis) => command.args(["--redis-url", &redis.address]),
+                None => command.args(["--memory-max-counters", "4000000"]),
+            };
+            (command, grpc)
+        };
+        let (process, grpc, dir) = start("tollgate", launch).await;
+        let [_, http, debug] = ports.get();
+        Self { process, address: format!("127.0.0.1:{grpc}"), ports: Some((http, debug)), _dir: dir }
+    }
+
+    async fn get(&self, path: &str) -> Option<String> {
+        let (http, debug) = self.ports?;
+        let port = if path == "/healthcheck" { http } else { debug };
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.ok()?;
+        answer.error_for_status().ok()?.text().await.ok()
+    }
+
+    /// How many counters it holds in memory.
+    pub(crate) async fn counters(&self) -> u32 {
+        let metrics = self.get("/metrics").await.expect("it serves metrics");
+        let gauge = metrics.lines().find_map(|line| line.strip_prefix("tollgate_memory_counters "));
+        gauge.and_then(|number| number.parse().ok()).expect("it counts its counters")
+    }
+
+    /// Its CPU time so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        proc::cpu_seconds(self.process.id())
+    }
+
+    /// Its memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> f64 {
+        proc::resident_bytes(self.process.id())
+    }
+}
+
+impl Redis {
+    /// A fresh one.
+    pub(crate) async fn start() -> Self {
+        let launch = |dir: &Path| {
+            let [port] = free_ports();
+            let mut command = Command::new("redis-server");
+            command.current_dir(dir).args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+            (command, port)
+        };
+        let (process, port, dir) = start("redis-server", launch).await;
+        Self { process, address: format!("127.0.0.1:{port}"), _dir: dir }
+    }
+
+    /// Its CPU time so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        proc::cpu_seconds(self.process.id())
+    }
+}

@@ -1,0 +1,130 @@
+//! Tables in Markdown.
+
+use crate::rounds::{Measured, Row, Sample};
+
+/// A table of `rows` below `head`.
+pub(crate) fn table_of<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let mut text = line(&head.map(str::to_owned));
+    // Words to the left, figures to the right.
+    text += &line(&std::array::from_fn::<_, N, _>(|at| if at == 0 { "---" } else { "--:" }.to_owned()));
+    text.extend(rows.into_iter().map(|row| line(&row)));
+    text
+}
+
+/// What requests cost each service of each group, beside the first of the group, which is the ceiling.
+pub(crate) fn costs(measured: &[Measured]) -> String {
+    let head = [
+        "requests",
+        "service",
+        "thousands per CPU second",
+        "of the ceiling",
+        "CPU µs each",
+        "Redis CPU µs each",
+        "thousands per second",
+        "p50 µs",
+        "p99 µs",
+    ];
+    let row = |group: &Measured, row: &Row| {
+        let [least, ratio, most] =
+            row.against(&group.rows[0], |own, ceiling| own.per_cpu_second / ceiling.per_cpu_second);
+        let is_on_redis = row.samples.iter().all(|sample| sample.redis_us.is_some());
+        [
+            group.title.clone(),
+            row.name.to_owned(),
+            format!("{:.1}", row.median(|sample| sample.per_cpu_second) / 1e3),
+            if is_ceiling(group, row) {
+                String::new()
+            } else {
+                format!("{ratio:.2} ({least:.2} to {most:.2})")
+            },
+            format!("{:.1}", row.median(|sample| 1e6 / sample.per_cpu_second)),
+            if is_on_redis {
+                format!("{:.2}", row.median(|sample| sample.redis_us.unwrap_or_default()))
+            } else {
+                String::new()
+            },
+            format!("{:.1}", row.median(|sample| sample.per_second) / 1e3),
+            format!("{:.0}", row.median(|sample| sample.p50_us)),
+            format!("{:.0}", row.median(|sample| sample.p99_us)),
+        ]
+    };
+    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
+    table_of(head, rows) + &notes(measured)
+}
+
+/// How long callers wait for each service of each group, beside the first of the group.
+pub(crate) fn latencies(measured: &[Measured]) -> String {
+    let head = [
+        "requests",
+        "service",
+        "p50 µs",
+        "p99 µs",
+        "added to the ceiling's p50, µs",
+        "added to its p99, µs",
+        "thousands per CPU second",
+        "Redis CPU µs each",
+    ];
+    let row = |group: &Measured, row: &Row| {
+        let added = |figure: fn(&Sample) -> f64| {
+            let [least, added, most] =
+                row.against(&group.rows[0], |own, ceiling| figure(own) - figure(ceiling));
+            if is_ceiling(group, row) {
+                String::new()
+            } else {
+                format!("{added:.0} ({least:.0} to {most:.0})")
+            }
+        };
+        let is_on_redis = row.samples.iter().all(|sample| sample.redis_us.is_some());
+        [
+            group.title.clone(),
+            row.name.to_owned(),
+            format!("{:.0}", row.median(|sample| sample.p50_us)),
+            format!("{:.0}", row.median(|sample| sample.p99_us)),
+            added(|sample| sample.p50_us),
+            added(|sample| sample.p99_us),
+            format!("{:.1}", row.median(|sample| sample.per_cpu_second) / 1e3),
+            if is_on_redis {
+                format!("{:.2}", row.median(|sample| sample.redis_us.unwrap_or_default()))
+            } else {
+                String::new()
+            },
+        ]
+    };
+    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
+    table_of(head, rows) + &notes(measured)
+}
+
+fn is_ceiling(group: &Measured, row: &Row) -> bool {
+    std::ptr::eq(&group.rows[0], row)
+}
+
+/// What must be known to read a table, where there is any.
+fn notes(measured: &[Measured]) -> String {
+    let mut notes = String::new();
+    for group in measured {
+        for row in &group.rows {
+            let (failed, requests) = row
+                .samples
+                .iter()
+                .fold((0, 0), |(failed, all), sample| (failed + sample.failed, all + sample.requests));
+            if failed > 0 {
+                let (title, name) = (&group.title, row.name);
+                notes += &format!("\n{title}, {name}: {failed} of {requests} requests were not admitted.\n");
+            }
+        }
+    }
+    let samples = || measured.iter().flat_map(|group| &group.rows).flat_map(|row| &row.samples);
+    let saturated = samples().filter(|sample| sample.saturated).count();
+    if saturated > 0 {
+        notes += &format!(
+            "\nIn {saturated} of {} measurements the load was slower than the service: rates and latencies are \
+             then those of both together. What a request costs the service in CPU time does not depend on that.\n",
+            samples().count()
+        );
+    }
+    notes
+}
