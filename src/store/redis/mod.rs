@@ -18,6 +18,7 @@ mod expiry;
 mod lockouts;
 mod login;
 mod parts;
+mod queue;
 mod servers;
 mod settings;
 mod shard;

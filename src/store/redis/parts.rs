@@ -7,8 +7,8 @@ use futures_util::future;
 use smallvec::{SmallVec, smallvec};
 
 use super::batch::{Ask, Asks, Way};
+use super::queue::Outcomes;
 use super::servers::{Apart, Servers};
-use super::shard::Outcomes;
 use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
 use crate::store::{Charge, Reading, Readings, StoreError};

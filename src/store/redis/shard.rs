@@ -5,7 +5,6 @@
 //! waited for a few times. From then on requests are turned away at once, while it is asked now and then
 //! whether it is back.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,27 +12,23 @@ use std::time::Duration;
 use fred::types::{CustomCommand, FromValue, Value};
 use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batch::{Asks, Batch, Count, Replies, Way};
+use super::batch::{Asks, Batch, Count, Replies};
 use super::client::Access;
 use super::connection::{Connection, Script};
 use super::expiry::{Expiries, Expiry};
+use super::queue::{Answer, Job, Outcomes, Queue, Request, failing};
 use super::{Endpoint, ServerClock};
-use crate::store::{Reading, StoreError};
+use crate::store::StoreError;
 
-/// Requests that wait. More are turned away: this bounds memory and the time that anybody waits.
-const MAX_WAITING: usize = 10_000;
 /// What goes out together may cost the server so much at the most, and where it is slow less: it carries
 /// out all of it before it answers, and lets others wait meanwhile. A charge by command costs 1.
 const MAX_COST: usize = 512;
 const MIN_COST: usize = 16;
-/// What a charge costs that needs the script.
-const SCRIPT_COST: usize = 4;
 /// Exchanges in a row without any answer after which nobody waits any more.
 const MAX_UNANSWERED: u32 = 3;
 /// The pause between questions whether the server is back, in milliseconds; by chance, so that cores
@@ -48,52 +43,6 @@ pub(super) struct Shard {
     queue: Arc<Queue>,
     expiries: Arc<Expiries>,
     _worker: AbortOnDropHandle<()>,
-}
-
-/// What one server is asked for one request.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) asks: Asks,
-    /// Where its counters lie in a Cluster, else 0.
-    pub(super) slot: u16,
-    pub(super) way: Way,
-}
-
-/// A request's charges back, and what became of each.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) asks: Asks,
-    pub(super) outcomes: Outcomes,
-}
-
-/// One for each charge, in order.
-pub(super) type Outcomes = SmallVec<[Result<Reading, StoreError>; 2]>;
-
-#[derive(Debug)]
-struct Job {
-    request: Request,
-    deadline: Instant,
-    answer: oneshot::Sender<Answer>,
-}
-
-impl Job {
-    fn cost(&self) -> usize {
-        self.request.asks.iter().map(|ask| if ask.needs_script() { SCRIPT_COST } else { 1 }).sum()
-    }
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    /// A lock, since any thread may hold a store. A core's own is only ever taken by that core.
-    line: Mutex<Line>,
-    arrived: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Line {
-    jobs: VecDeque<Job>,
-    /// The server does not answer, and nobody is to wait for it.
-    closed: bool,
 }
 
 impl Shard {
@@ -159,84 +108,19 @@ impl Shard {
     /// not sent.
     pub(super) async fn charge(&self, request: Request, deadline: Instant) -> Answer {
         let len = request.asks.len();
-        let (answer, wait) = oneshot::channel();
-        let turned_away = {
-            let mut line = self.queue.line.lock();
-            match line.is_shut() {
-                Some(cause) => Some((request.asks, cause)),
-                None => {
-                    line.jobs.push_back(Job { request, deadline, answer });
-                    if line.jobs.len() == 1 {
-                        self.queue.arrived.notify_one();
-                    }
-                    None
-                }
+        let wait = match self.queue.join(request, deadline) {
+            Ok(wait) => wait,
+            Err(turned_away) => {
+                let (asks, cause) = *turned_away;
+                let error = StoreError::Unreachable(self.connection.about(cause));
+                return Answer { asks, outcomes: failing(len, &error) };
             }
         };
-        if let Some((asks, cause)) = turned_away {
-            let error = StoreError::Unreachable(self.connection.about(cause));
-            return Answer { asks, outcomes: failing(len, &error) };
-        }
         wait.await.unwrap_or_else(|_| {
             let given_up = StoreError::Unanswered(self.connection.about("it is given up"));
             Answer { asks: Asks::new(), outcomes: failing(len, &given_up) }
         })
     }
-}
-
-impl Line {
-    /// Why nobody may join it, if so.
-    fn is_shut(&self) -> Option<&'static str> {
-        if self.closed {
-            Some("it does not answer, and is asked again soon")
-        } else if self.jobs.len() >= MAX_WAITING {
-            Some("too many requests wait for it")
-        } else {
-            None
-        }
-    }
-}
-
-impl Queue {
-    /// Waits for requests, and takes those that go out together: one, and more as long as all of them
-    /// cost `max_cost` at the most.
-    async fn take(&self, jobs: &mut Vec<Job>, max_cost: usize) {
-        loop {
-            {
-                let waiting = &mut self.line.lock().jobs;
-                let mut cost = 0;
-                let fits = |job: &&Job| {
-                    cost += job.cost();
-                    cost <= max_cost
-                };
-                let len = waiting.iter().take_while(fits).count().max(1).min(waiting.len());
-                jobs.extend(waiting.drain(..len));
-            }
-            if !jobs.is_empty() {
-                return;
-            }
-            self.arrived.notified().await;
-        }
-    }
-
-    /// Turns away everything that waits, and with `closed` everything that comes.
-    fn turn_away(&self, closed: bool, error: &StoreError) {
-        let jobs = {
-            let mut line = self.line.lock();
-            line.closed = closed;
-            std::mem::take(&mut line.jobs)
-        };
-        for job in jobs {
-            let Job { request, answer, .. } = job;
-            let outcomes = failing(request.asks.len(), error);
-            // Whoever asked may have gone.
-            drop(answer.send(Answer { asks: request.asks, outcomes }));
-        }
-    }
-}
-
-fn failing(len: usize, error: &StoreError) -> Outcomes {
-    (0..len).map(|_| Err(error.clone())).collect()
 }
 
 /// The task that sends what waits. Nobody waits for it when it has ended.
@@ -259,7 +143,6 @@ impl Worker {
         loop {
             self.queue.take(&mut jobs, self.max_cost).await;
             let now = Instant::now();
-            let overdue = self.unreachable("it took too long until there was time for it");
             let mut batch = Batch::new(self.clock);
             let mut sent = Vec::with_capacity(jobs.len());
             for job in jobs.drain(..) {
@@ -269,6 +152,7 @@ impl Worker {
                     continue;
                 }
                 if deadline <= now {
+                    let overdue = self.unreachable("it took too long until there was time for it");
                     let outcomes = failing(request.asks.len(), &overdue);
                     drop(answer.send(Answer { asks: request.asks, outcomes }));
                     continue;
@@ -393,7 +277,7 @@ impl Worker {
             }
         }
         self.unanswered = 0;
-        self.queue.line.lock().closed = false;
+        self.queue.open();
         tracing::info!(server = self.connection.server(), "Redis answers again");
     }
 
