@@ -27,8 +27,8 @@ pub enum State {
     FixedWindow(fixed_window::State),
     /// See [`sliding_window`].
     SlidingWindow(sliding_window::State),
-    /// See [`sliding_log`].
-    SlidingLog(sliding_log::State),
+    /// See [`sliding_log`]. In a box, since it is the largest: a counter of any kind takes the room of that.
+    SlidingLog(Box<sliding_log::State>),
     /// See [`token_bucket`].
     TokenBucket(token_bucket::State),
 }
@@ -127,7 +127,7 @@ impl State {
         match algorithm {
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::State::default()),
             Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::State::default()),
-            Algorithm::SlidingLog => Self::SlidingLog(sliding_log::State::default()),
+            Algorithm::SlidingLog => Self::SlidingLog(Box::default()),
             Algorithm::TokenBucket { .. } => Self::TokenBucket(token_bucket::State::default()),
         }
     }

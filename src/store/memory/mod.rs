@@ -80,7 +80,7 @@ type Shards<'a> = SmallVec<[(usize, MutexGuard<'a, Shard>); 4]>;
 impl Member<'_> {
     fn find<'s>(&self, shards: &'s mut Shards<'_>) -> Option<&'s mut Counter> {
         let (_, shard) = shards.iter_mut().find(|(index, _)| *index == self.shard)?;
-        shard.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))
+        Some(&mut **shard.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))?)
     }
 }
 

@@ -7,7 +7,8 @@ use crate::engine::{Limit, Timestamp, lockout};
 
 #[derive(Debug)]
 pub(super) struct Shard {
-    pub(super) counters: HashTable<Counter>,
+    /// In boxes: a table that has just grown is half empty, and so are only places for pointers.
+    pub(super) counters: HashTable<Box<Counter>>,
     pub(super) lockouts: HashTable<LockoutCounter>,
     /// Nothing of these says nothing any more before this, in seconds since the epoch: a sweep before then
     /// would find nothing.
@@ -41,7 +42,7 @@ impl Default for Shard {
 impl Shard {
     pub(super) fn insert(&mut self, hash: u64, counter: Counter, hasher: impl Fn(&Counter) -> u64) {
         self.first_end_secs = self.first_end_secs.min(counter.end_secs());
-        self.counters.insert_unique(hash, counter, hasher);
+        self.counters.insert_unique(hash, Box::new(counter), |counter| hasher(counter));
     }
 
     /// Drops what says nothing any more at `now`, and room that is mostly empty. Returns how much was
@@ -67,7 +68,7 @@ impl Shard {
         self.counters.retain(|counter| stays(counter.end_secs()));
         self.lockouts.retain(|counter| stays(counter.end_secs));
         self.first_end_secs = first_end_secs;
-        shrink(&mut self.counters, hash);
+        shrink(&mut self.counters, |counter| hash(counter));
         shrink(&mut self.lockouts, lockout_hash);
         before - self.counters.len() - self.lockouts.len()
     }
