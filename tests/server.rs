@@ -458,9 +458,18 @@ async fn rubbish_is_its_senders_trouble_alone() {
     }
     // A message of another type: field 1 is a number here.
     let codec = tonic_prost::ProstCodec::<UInt64Value, RateLimitResponse>::default();
-    let method = path("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit");
-    let answer = raw.unary(Request::new(UInt64Value { value: 7 }), method, codec).await;
-    assert_ne!(answer.expect_err("that is no request").code(), Status::Ok);
+    let method = || path("/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit");
+    let answer = raw.unary(Request::new(UInt64Value { value: 7 }), method(), codec).await;
+    assert_eq!(answer.expect_err("that is no request").code(), Status::InvalidArgument);
+    // What is larger than any request, and what is compressed, which nobody was offered.
+    let large = request(vec![descriptor(&format!("user={}", "x".repeat(5 << 20)))]);
+    let mut compressed = Request::new(request(vec![descriptor("user=x")]));
+    compressed.metadata_mut().insert("grpc-encoding", "gzip".parse().expect("a value"));
+    for (request, code) in [(Request::new(large), Status::OutOfRange), (compressed, Status::Unimplemented)] {
+        raw.ready().await.expect("it is there");
+        let codec = tonic_prost::ProstCodec::<RateLimitRequest, RateLimitResponse>::default();
+        assert_eq!(raw.unary(request, method(), codec).await.expect_err("refused").code(), code);
+    }
     assert_eq!(ask(&mut client, request(vec![descriptor("user=after")])).await.overall_code(), Code::Ok);
 }
 

@@ -45,8 +45,7 @@ pub(super) struct Ending {
 /// Serves gRPC on `stream`.
 pub(super) async fn serve_grpc(stream: Stream, grpc: Grpc, settings: ConnectionSettings, ending: Ending) {
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    http.timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+    http.max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_header_list_size(MAX_HEADER_BYTES)
         // Nobody reads it, and it would be written for each answer.
@@ -63,7 +62,7 @@ pub(super) async fn serve_grpc(stream: Stream, grpc: Grpc, settings: ConnectionS
 pub(super) async fn serve_http(stream: Stream, router: axum::Router, ending: Ending) {
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES_TIMEOUT);
-    http.http2().timer(TokioTimer::new()).max_header_list_size(MAX_HEADER_BYTES);
+    http.http2().max_header_list_size(MAX_HEADER_BYTES);
     let service = TowerToHyperService::new(router);
     match open(stream, &ending).await {
         Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), None, ending).await,

@@ -13,11 +13,15 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 /// Connections that wait to be accepted, at the most.
 const BACKLOG: i32 = 4096;
 
-/// A connection whose peer is gone without a word is noticed after so long, and so many questions of the
-/// kernel's. Those of HTTP/2 would have to be kept account of with each frame.
+/// A connection whose peer is gone without a word is noticed after so long and so many questions of the
+/// kernel's. Those of HTTP/2 would notice a peer too that stands still while its kernel goes on; they would
+/// have to be kept account of with each frame, and such a connection costs its place alone.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_RETRIES: u32 = 3;
+/// The same while answers are on their way, when the kernel asks nothing.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,8 +105,7 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&keep_alive())?;
+                set_options(&stream)?;
                 stream.into_std().map(Stream::Tcp)
             }
             Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),
@@ -110,11 +113,17 @@ impl Listener {
     }
 }
 
-fn keep_alive() -> TcpKeepalive {
-    TcpKeepalive::new()
+fn set_options(stream: &tokio::net::TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keep_alive = TcpKeepalive::new()
         .with_time(KEEP_ALIVE_IDLE)
         .with_interval(KEEP_ALIVE_INTERVAL)
-        .with_retries(KEEP_ALIVE_RETRIES)
+        .with_retries(KEEP_ALIVE_RETRIES);
+    socket.set_tcp_keepalive(&keep_alive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
+    Ok(())
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
@@ -159,5 +168,23 @@ impl Drop for SocketFile {
         if let Err(error) = std::fs::remove_file(&self.0) {
             tracing::warn!(path = %self.0.display(), %error, "the socket's file is left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_is_noticed_whether_or_not_it_owes_an_answer() {
+        let listener = bind_address(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let Address::Tcp { host, port } = listener.address().unwrap() else { panic!("it has a port") };
+        let (accepted, _peer) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect((host, port)));
+        let Stream::Tcp(stream) = accepted.unwrap() else { panic!("it has a port") };
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE_IDLE);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
     }
 }

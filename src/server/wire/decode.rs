@@ -7,7 +7,8 @@ use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_HITS, MAX_TEXT_BY
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 use crate::pb;
 
-/// A request that makes no sense. The message names the field; nothing was counted.
+/// A request that makes no sense: the message names the field, or says that it is no protobuf message at
+/// all. Nothing was counted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidRequest(pub(super) String);
@@ -27,7 +28,7 @@ pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
     let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
     for field in Fields(message) {
         match field? {
-            (1, Value::Bytes(bytes)) => domain = bytes,
+            (1, Value::Bytes(bytes)) => domain = decode_domain(bytes)?,
             (2, Value::Bytes(_)) => count += 1,
             (3, Value::Varint(value)) => hits = uint32(value),
             (1..=3, _) => return Err(Malformed.into()),
@@ -39,9 +40,6 @@ pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
     }
     if domain.len() > MAX_TEXT_BYTES {
         return invalid(format!("domain must not be longer than {MAX_TEXT_BYTES} bytes"));
-    }
-    if std::str::from_utf8(domain).is_err() {
-        return invalid("domain must be UTF-8".to_owned());
     }
     if count == 0 {
         return invalid("rate limit descriptor list must not be empty".to_owned());
@@ -59,6 +57,13 @@ pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
         }
     }
     Ok(Request { domain, descriptors })
+}
+
+fn decode_domain(bytes: &[u8]) -> Result<&[u8], InvalidRequest> {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => Ok(bytes),
+        Err(_) => invalid("domain must be UTF-8".to_owned()),
+    }
 }
 
 fn decode_descriptor(

@@ -24,7 +24,7 @@ pub(super) enum Value<'m> {
 pub(super) struct Fields<'m>(pub(super) &'m [u8]);
 
 impl<'m> Iterator for Fields<'m> {
-    type Item = Result<(u64, Value<'m>), Malformed>;
+    type Item = Result<(u32, Value<'m>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
@@ -39,8 +39,8 @@ impl<'m> Iterator for Fields<'m> {
 }
 
 impl<'m> Fields<'m> {
-    fn read(&mut self) -> Option<(u64, Value<'m>)> {
-        let key = self.varint()?;
+    fn read(&mut self) -> Option<(u32, Value<'m>)> {
+        let key = u32::try_from(self.varint()?).ok()?;
         let number = Some(key >> 3).filter(|number| *number != 0)?;
         let value = match key & 7 {
             0 => Value::Varint(self.varint()?),

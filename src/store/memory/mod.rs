@@ -35,7 +35,7 @@ const MAX_SHARDS: usize = 4096;
 /// The bounds of a memory store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySettings {
-    /// Counters held at the most. Each takes up to 120 bytes besides its key.
+    /// Counters held at the most. Each takes about 110 bytes besides its key.
     pub max_counters: usize,
 }
 

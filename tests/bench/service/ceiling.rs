@@ -2,21 +2,22 @@
 //! on this stack before it does anything of its own: tonic as it comes, messages as anybody generates them, the
 //! system's allocator; a runtime for each core, which is the cheapest way there is to run it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{self, Ipv4Addr};
 use std::thread;
 
 use envoy_types::pb::envoy::service::ratelimit::v3 as pb;
 use pb::rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit};
 use pb::rate_limit_service_server::{RateLimitService, RateLimitServiceServer};
-use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 use crate::machine;
 
-const BACKLOG: i32 = 1_024;
+const MAX_CONCURRENT_STREAMS: u32 = 2_048;
 
 struct Nothing;
 
@@ -45,29 +46,30 @@ impl RateLimitService for Nothing {
     }
 }
 
-/// Serves on this port of 127.0.0.1 until the process is ended.
+/// Serves on this port of 127.0.0.1 until the process is ended. Cores get connections in turn.
 pub(crate) fn serve(port: u16) {
-    let threads: Vec<_> = (0..machine::cores()).map(|_| thread::spawn(move || serve_on_core(port))).collect();
-    for thread in threads {
-        thread.join().expect("no panic");
+    let start_core = |_| {
+        let (hand_over, accepted) = unbounded_channel();
+        thread::spawn(move || serve_on_core(accepted));
+        hand_over
+    };
+    let cores: Vec<_> = (0..machine::cores()).map(start_core).collect();
+    let listener = net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
+    for (stream, core) in listener.incoming().zip(cores.iter().cycle()) {
+        let stream = stream.expect("a connection");
+        stream.set_nodelay(true).expect("it is open");
+        stream.set_nonblocking(true).expect("it is open");
+        core.send(stream).expect("its core serves");
     }
 }
 
-fn serve_on_core(port: u16) {
+fn serve_on_core(accepted: UnboundedReceiver<net::TcpStream>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let incoming = TcpIncoming::from(listen(port)).with_nodelay(Some(true));
-        let server = Server::builder().add_service(RateLimitServiceServer::new(Nothing));
-        server.serve_with_incoming(incoming).await.expect("it serves");
+        let incoming = UnboundedReceiverStream::new(accepted).map(TcpStream::from_std);
+        // As many as the program takes: with hyper's own 200 it would be asked less at once.
+        let mut server = Server::builder().max_concurrent_streams(MAX_CONCURRENT_STREAMS);
+        let router = server.add_service(RateLimitServiceServer::new(Nothing));
+        router.serve_with_incoming(incoming).await.expect("it serves");
     });
-}
-
-/// A socket of this core's own: the kernel spreads connections over them.
-fn listen(port: u16) -> TcpListener {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_reuse_port(true).expect("Linux");
-    socket.set_nonblocking(true).expect("a socket that does not block");
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("a free port");
-    socket.listen(BACKLOG).expect("a listener");
-    TcpListener::from_std(socket.into()).expect("a runtime")
 }

@@ -45,6 +45,8 @@ pub(crate) struct Report {
     /// By the name of gRPC's code.
     pub(crate) errors_by_code: BTreeMap<String, Errors>,
     pub(crate) unsent: u64,
+    /// How many requests a connection took, where others had to wait for that.
+    pub(crate) connection_bound: Option<u64>,
     pub(crate) latency_us: Latency,
     pub(crate) generator_saturated: bool,
 }
@@ -62,6 +64,13 @@ pub(crate) struct Errors {
 pub(crate) struct Latency {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+}
+
+impl Report {
+    /// Requests that were admitted or denied.
+    pub(crate) const fn decided(&self) -> u64 {
+        self.admitted + self.denied
+    }
 }
 
 impl Shape {
@@ -105,7 +114,7 @@ impl Shape {
         let mut missing = 3 * u64::from(self.keys);
         while missing > 0 {
             let report = filling.send(program, address, Duration::from_secs(1)).await;
-            missing = missing.saturating_sub(report.requests * keys_per_request);
+            missing = missing.saturating_sub(report.decided() * keys_per_request);
         }
     }
 }

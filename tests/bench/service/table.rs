@@ -113,7 +113,9 @@ fn notes(measured: &[Measured]) -> String {
                 .fold((0, 0), |(failed, all), sample| (failed + sample.failed, all + sample.requests));
             if failed > 0 {
                 let (title, name) = (&group.title, row.name);
-                notes += &format!("\n{title}, {name}: {failed} of {requests} requests were not admitted.\n");
+                notes += &format!(
+                    "\n{title}, {name}: {failed} of {requests} requests were not decided, and are in no figure.\n"
+                );
             }
         }
     }
