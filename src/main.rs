@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
 
-/// Worth a tenth of the decisions of an embedded store: see `docs/performance.md`.
+/// Worth a fifth of the decisions of an embedded store: see `docs/performance.md`.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
