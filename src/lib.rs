@@ -38,10 +38,10 @@
 //! # Threads
 //!
 //! One thread for each core, each with a single-threaded tokio runtime and its own connections to the
-//! store. An accept loop hands every new connection to the core that has the fewest; from then on
-//! nothing of that connection crosses to another core. What is shared is read: the rules, swapped as a
-//! whole. A further runtime on the main thread watches the rules, accepts connections and serves the
-//! debug port.
+//! store. An accept loop hands every new connection to the core that was least busy of late, or has the
+//! fewest where none was; from then on nothing of that connection crosses to another core. What is shared
+//! is read: the rules, swapped as a whole. A further runtime on the main thread watches the rules, accepts
+//! connections and serves the debug port.
 //!
 //! # Invariants
 //!

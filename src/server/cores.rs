@@ -8,10 +8,12 @@ use std::thread;
 
 use crossbeam_utils::CachePadded;
 use futures_util::future::BoxFuture;
-use tokio::runtime::Builder;
+use parking_lot::Mutex;
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::answer::Answerer;
 use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
@@ -19,6 +21,7 @@ use super::grpc::Grpc;
 use super::health::Health;
 use super::http;
 use super::listen::Stream;
+use super::placement::{Load, Placement};
 
 /// Makes what a core answers with, on that core and inside its runtime.
 pub type MakeAnswering = dyn Fn() -> Answering + Send + Sync;
@@ -61,6 +64,7 @@ impl Drop for Open {
 
 /// One thread.
 struct Core {
+    runtime: Handle,
     open: Arc<CachePadded<AtomicUsize>>,
     /// Unbounded, and yet bounded: by the permits for open connections.
     accepted: UnboundedSender<Accepted>,
@@ -69,6 +73,7 @@ struct Core {
 /// All of them. Dropping it lets them end once their connections have.
 pub(super) struct Cores {
     cores: Vec<Core>,
+    placement: Mutex<Placement>,
 }
 
 /// What every core is given.
@@ -80,6 +85,13 @@ pub(super) struct CoreParts {
     pub(super) ending: Ending,
 }
 
+impl Core {
+    fn load(&self) -> Load {
+        let busy = self.runtime.metrics().worker_total_busy_duration(0);
+        Load { open: self.open.load(Ordering::Relaxed), busy }
+    }
+}
+
 impl Cores {
     /// Starts `count` of them. A receiver is told, or dropped by a panic, when its core has ended.
     pub(super) fn start(count: usize, parts: &CoreParts) -> io::Result<(Self, Vec<oneshot::Receiver<()>>)> {
@@ -88,22 +100,24 @@ impl Cores {
             let (sender, accepted) = unbounded_channel();
             let (done, receiver) = oneshot::channel();
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            let parts = parts.clone();
+            let (handle, parts) = (runtime.handle().clone(), parts.clone());
             thread::Builder::new().name(format!("tollgate-core-{index}")).spawn(move || {
                 runtime.block_on(run(accepted, parts));
                 // Nobody may want to know any more.
                 done.send(()).unwrap_or_default();
             })?;
-            cores.push(Core { open: Arc::default(), accepted: sender });
+            cores.push(Core { runtime: handle, open: Arc::default(), accepted: sender });
             ended.push(receiver);
         }
-        Ok((Self { cores }, ended))
+        let placement = Mutex::new(Placement::new(count, Instant::now()));
+        Ok((Self { cores, placement }, ended))
     }
 
-    /// Hands a connection to the core that has the fewest.
+    /// Hands a connection to the core that is expected to have the least to do with it.
     pub(super) fn hand_over(&self, stream: Stream, protocol: Protocol, permit: OwnedSemaphorePermit) {
-        let fewest = self.cores.iter().min_by_key(|core| core.open.load(Ordering::Relaxed));
-        let Some(core) = fewest else { return };
+        let loads: Vec<_> = self.cores.iter().map(Core::load).collect();
+        let place = self.placement.lock().place(Instant::now(), &loads);
+        let Some(core) = place.and_then(|place| self.cores.get(place)) else { return };
         core.open.fetch_add(1, Ordering::Relaxed);
         let open = Open { core: Arc::clone(&core.open), _permit: permit };
         if core.accepted.send(Accepted { stream, protocol, _open: open }).is_err() {

@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod listen;
 mod lockouts;
+mod placement;
 pub mod wire;
 
 use std::io;
