@@ -49,6 +49,9 @@ pub use envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServi
 pub use envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 pub use envoy::r#type::v3::RateLimitUnit;
 
+/// The path of Envoy's one question, in gRPC.
+pub const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+
 /// The descriptors of the files above as Envoy declares them, for gRPC reflection.
 pub const REFLECTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
 

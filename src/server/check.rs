@@ -7,16 +7,12 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use prost::Message as _;
 use serde_json::json;
-use tokio::time::Instant;
-use tracing::Instrument as _;
 
 use super::answer::{AnswerError, Answerer};
-use super::http::{json_response, status_of};
+use super::http::{answer, json_response, status_of};
 use super::wire::{self, CheckAnswer};
 use crate::store::StoreError;
-use crate::telemetry::traces;
 
 /// 200 where the request may pass and 429 where it may not. Whatever else there is to say is JSON too: a
 /// stable code and a sentence.
@@ -45,10 +41,7 @@ pub(super) async fn check(
             return refuse(&error.into());
         }
     };
-    let span = tracing::info_span!("ShouldRateLimit Execution");
-    traces::set_parent(&span, &headers);
-    let request = request.encode_to_vec();
-    match answerer.answer(&request, Instant::now(), None, wire::encode_check).instrument(span).await {
+    match answer(&answerer, &headers, &request, wire::encode_check).await {
         Ok(CheckAnswer { allowed, headers, body }) => {
             let status = if allowed { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
             let mut response = json_response(status, body);

@@ -30,9 +30,6 @@ const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
 /// How long before its caller gives up an answer must leave, at the most.
 const MAX_WAY_BACK: Duration = Duration::from_millis(3);
 
-/// The path of Envoy's one question.
-const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-
 type HttpRequest = http::Request<Incoming>;
 type HttpResponse = http::Response<Body>;
 type Other = BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>;
@@ -82,7 +79,7 @@ impl Service<HttpRequest> for Grpc {
 
     fn call(&mut self, request: HttpRequest) -> Self::Future {
         let path = request.uri().path();
-        if path == SHOULD_RATE_LIMIT {
+        if path == pb::SHOULD_RATE_LIMIT {
             let mut grpc = tonic::server::Grpc::new(wire::Raw).max_decoding_message_size(MAX_REQUEST_BYTES);
             let service = self.rate_limits.clone();
             return Box::pin(async move { Ok(grpc.unary(service, request).await) });

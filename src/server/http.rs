@@ -15,7 +15,8 @@ use tracing::Instrument as _;
 use super::answer::{AnswerError, Answerer};
 use super::check::check;
 use super::health::Health;
-use super::wire;
+use super::wire::{self, AnswerSettings};
+use crate::engine::Decision;
 use crate::pb;
 use crate::telemetry::traces;
 
@@ -40,10 +41,7 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
             return (StatusCode::BAD_REQUEST, "Bad Request\n").into_response();
         }
     };
-    let span = tracing::info_span!("ShouldRateLimit Execution");
-    traces::set_parent(&span, &headers);
-    let request = request.encode_to_vec();
-    let answer = answerer.answer(&request, Instant::now(), None, wire::encode).instrument(span).await;
+    let answer = answer(&answerer, &headers, &request, wire::encode).await;
     let answer = answer.map(|answer| pb::RateLimitResponse::decode(answer).unwrap_or_default());
     match answer.map(|answer| (answer.overall_code(), serde_json::to_string(&answer))) {
         Ok((pb::Code::OverLimit, Ok(json))) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
@@ -52,6 +50,19 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
         Ok((_, Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         Err(error) => (status_of(&error), format!("{error}\n")).into_response(),
     }
+}
+
+/// Answers `request`, as [`Answerer::answer`] does.
+pub(super) async fn answer<T>(
+    answerer: &Answerer,
+    headers: &HeaderMap,
+    request: &pb::RateLimitRequest,
+    encode: impl FnOnce(&[u8], &Decision<'_>, &AnswerSettings) -> T,
+) -> Result<T, AnswerError> {
+    let span = tracing::info_span!("ShouldRateLimit Execution");
+    traces::set_parent(&span, headers);
+    let message = request.encode_to_vec();
+    answerer.answer(&message, Instant::now(), None, encode).instrument(span).await
 }
 
 /// What an error is in HTTP.

@@ -32,8 +32,6 @@ const WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes of an answer that are read: one that is longer is an error.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-const METHOD: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
-
 /// The part of an answer that is looked at; what else there is in it is passed over.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Verdict {
@@ -62,7 +60,7 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects, and keeps the connection up from then on. Needs a `LocalSet` around it.
     pub(super) async fn open(target: Target, timeout: Duration) -> anyhow::Result<Rc<Self>> {
-        let uri = format!("http://{}{METHOD}", target.authority());
+        let uri = format!("http://{}{}", target.authority(), pb::SHOULD_RATE_LIMIT);
         let head = Request::builder()
             .method(Method::POST)
             .uri(uri)

@@ -6,9 +6,10 @@
 use std::str::FromStr;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::keys::Keys;
+use crate::server::wire::fields::{bytes_len, put_bytes, put_head, put_uint};
 
 /// What stands for a key's number in a value.
 const PLACES: [&str; 2] = ["{n}", "{}"];
@@ -58,7 +59,7 @@ impl FromStr for Template {
                 return Err(format!("a number can stand in a value, not in the key of {pair:?}"));
             }
             let mut encoded = Vec::new();
-            put_text(field::KEY, key.as_bytes(), &mut encoded);
+            put_bytes(&mut encoded, field::KEY, key.as_bytes());
             let value = value.replace(PLACES[1], PLACES[0]).split(PLACES[0]).map(str::to_owned).collect();
             Ok(Entry { key: encoded, value })
         };
@@ -78,13 +79,9 @@ impl Template {
         for Entry { key, value } in &self.entries {
             let texts: usize = value.iter().map(String::len).sum();
             let value_len = texts + number.len() * (value.len() - 1);
-            put_head(
-                field::ENTRIES,
-                key.len() + 1 + encoded_len_varint(value_len as u64) + value_len,
-                buffer,
-            );
+            put_head(buffer, field::ENTRIES, key.len() + bytes_len(field::VALUE, value_len));
             buffer.put_slice(key);
-            put_head(field::VALUE, value_len, buffer);
+            put_head(buffer, field::VALUE, value_len);
             for (index, text) in value.iter().enumerate() {
                 buffer.put_slice(if index > 0 { number.as_bytes() } else { &[] });
                 buffer.put_slice(text.as_bytes());
@@ -94,7 +91,7 @@ impl Template {
             let mut wrapped = Vec::new();
             encode_key(1, WireType::Varint, &mut wrapped);
             encode_varint(hits.into(), &mut wrapped);
-            put_text(field::OWN_HITS_ADDEND, &wrapped, buffer);
+            put_bytes(buffer, field::OWN_HITS_ADDEND, &wrapped);
         }
     }
 }
@@ -120,11 +117,10 @@ impl Plan {
     /// there are more than templates. `templates` is not empty.
     pub(super) fn new(domain: &str, templates: &[Template], descriptors: usize, hits: u32) -> Self {
         let (mut head, mut tail) = (Vec::new(), Vec::new());
-        put_text(field::DOMAIN, domain.as_bytes(), &mut head);
+        put_bytes(&mut head, field::DOMAIN, domain.as_bytes());
         // The request's own addend is what every service knows. It cannot say 0, which means 1 there.
         if hits > 1 {
-            encode_key(field::HITS_ADDEND, WireType::Varint, &mut tail);
-            encode_varint(hits.into(), &mut tail);
+            put_uint(&mut tail, field::HITS_ADDEND, hits.into());
         }
         let mut plan = Self {
             templates: templates.to_vec(),
@@ -163,25 +159,13 @@ impl Plan {
             }
             self.scratch.clear();
             template.put(number, self.own_hits, &mut self.scratch);
-            put_text(field::DESCRIPTORS, &self.scratch, &mut request);
+            put_bytes(&mut request, field::DESCRIPTORS, &self.scratch);
         }
         request.put_slice(&self.tail);
         let len = u32::try_from(request.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
         request[1..PREFIX_BYTES].copy_from_slice(&len.to_be_bytes());
         request.freeze()
     }
-}
-
-/// Appends what goes before the bytes of a field.
-fn put_head(field: u32, len: usize, buffer: &mut impl bytes::BufMut) {
-    encode_key(field, WireType::LengthDelimited, buffer);
-    encode_varint(len as u64, buffer);
-}
-
-/// Appends a field of bytes.
-fn put_text(field: u32, text: &[u8], buffer: &mut impl bytes::BufMut) {
-    put_head(field, text.len(), buffer);
-    buffer.put_slice(text);
 }
 
 #[cfg(test)]

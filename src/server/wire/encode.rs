@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
 use pbjson_types::value::Kind;
@@ -10,7 +10,7 @@ use pbjson_types::{ListValue, Struct, Value};
 use prost::Message;
 
 use super::denial::{Body, Denial};
-use super::fields::{bytes_len, put_bytes_head, put_uint, uint_len};
+use super::fields::{bytes_len, put_bytes, put_head, put_uint, uint_len};
 use super::headers::headers;
 use super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Limit, Status, Unit};
@@ -32,8 +32,7 @@ pub fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings
     }
     if let Some(Body { content_type, text }) = Denial::of(decision).and_then(|denial| denial.body()) {
         put_header(&mut answer, (CONTENT_TYPE, content_type));
-        put_bytes_head(&mut answer, 5, text.len());
-        answer.put_slice(text.as_bytes());
+        put_bytes(&mut answer, 5, text.as_bytes());
     }
     if settings.dynamic_metadata {
         put_message(&mut answer, 6, &metadata(request, decision));
@@ -55,27 +54,26 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     let name = status.name.unwrap_or_default();
     let limit = status.limit.map(|limit| (u64::from(limit.requests_per_unit), unit(limit)));
     let limit_len = |(requests, unit)| {
-        let name_len = if name.is_empty() { 0 } else { bytes_len(name.len()) };
-        uint_len(requests) + uint_len(unit) + name_len
+        let name_len = if name.is_empty() { 0 } else { bytes_len(3, name.len()) };
+        uint_len(1, requests) + uint_len(2, unit) + name_len
     };
-    let len = uint_len(code)
-        + limit.map_or(0, |limit| bytes_len(limit_len(limit)))
-        + uint_len(remaining)
-        + secs.map_or(0, |secs| bytes_len(uint_len(secs)));
-    put_bytes_head(to, 2, len);
+    let len = uint_len(1, code)
+        + limit.map_or(0, |limit| bytes_len(2, limit_len(limit)))
+        + uint_len(3, remaining)
+        + secs.map_or(0, |secs| bytes_len(4, uint_len(1, secs)));
+    put_head(to, 2, len);
     put_uint(to, 1, code);
     if let Some((requests, unit)) = limit {
-        put_bytes_head(to, 2, limit_len((requests, unit)));
+        put_head(to, 2, limit_len((requests, unit)));
         put_uint(to, 1, requests);
         put_uint(to, 2, unit);
         if !name.is_empty() {
-            put_bytes_head(to, 3, name.len());
-            to.put_slice(name.as_bytes());
+            put_bytes(to, 3, name.as_bytes());
         }
     }
     put_uint(to, 3, remaining);
     if let Some(secs) = secs {
-        put_bytes_head(to, 4, uint_len(secs));
+        put_head(to, 4, uint_len(1, secs));
         put_uint(to, 1, secs);
     }
 }
@@ -101,9 +99,9 @@ fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
     put_message(to, 3, &header);
 }
 
-/// Writes a message under `number`, which is below 16.
-fn put_message(to: &mut BytesMut, number: u8, message: &impl Message) {
-    put_bytes_head(to, number, message.encoded_len());
+/// Writes a message under `number`.
+fn put_message(to: &mut BytesMut, number: u32, message: &impl Message) {
+    put_head(to, number, message.encoded_len());
     to.reserve(message.encoded_len());
     // It fails where there is no room.
     let written = message.encode(to);

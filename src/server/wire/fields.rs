@@ -1,7 +1,10 @@
 //! Protobuf's wire format (<https://protobuf.dev/programming-guides/encoding/>): a message read field by
 //! field, borrowed from its bytes, and written field by field.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
+use prost::encoding::{
+    WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
+};
 
 /// What is no protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,18 +43,17 @@ impl<'m> Iterator for Fields<'m> {
 
 impl<'m> Fields<'m> {
     fn read(&mut self) -> Option<(u32, Value<'m>)> {
-        let key = u32::try_from(self.varint()?).ok()?;
-        let number = Some(key >> 3).filter(|number| *number != 0)?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
-            2 => {
-                let len = usize::try_from(self.varint()?).ok()?;
+        let (number, wire_type) = decode_key(&mut self.0).ok()?;
+        let value = match wire_type {
+            WireType::Varint => Value::Varint(decode_varint(&mut self.0).ok()?),
+            WireType::LengthDelimited => {
+                let len = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
                 Value::Bytes(self.take(len)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
-            // Groups, which proto3 does not have, and what is no type.
-            _ => return None,
+            WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed)?,
+            WireType::ThirtyTwoBit => self.take(4).map(|_| Value::Fixed)?,
+            // proto3 does not have them.
+            WireType::StartGroup | WireType::EndGroup => return None,
         };
         Some((number, value))
     }
@@ -61,67 +63,34 @@ impl<'m> Fields<'m> {
         self.0 = rest;
         Some(taken)
     }
-
-    /// Seven bits in each byte, the lowest first; the highest bit of a byte says that there is another.
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for (index, byte) in self.0.iter().enumerate().take(MAX_VARINT_BYTES) {
-            // The tenth byte has room for one bit.
-            if index + 1 == MAX_VARINT_BYTES && *byte > 1 {
-                return None;
-            }
-            value |= u64::from(byte & 0x7f) << (7 * index);
-            if *byte < 0x80 {
-                self.0 = &self.0[index + 1..];
-                return Some(value);
-            }
-        }
-        None
-    }
-}
-
-/// Of 64 bits, seven in each.
-const MAX_VARINT_BYTES: usize = 10;
-
-/// Bytes that [`put_varint()`] writes.
-const fn varint_len(value: u64) -> usize {
-    let bits = u64::BITS - (value | 1).leading_zeros();
-    bits.div_ceil(7) as usize
 }
 
 /// Bytes that [`put_uint()`] writes.
-pub(super) const fn uint_len(value: u64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_len(value) }
+pub(super) fn uint_len(number: u32, value: u64) -> usize {
+    if value == 0 { 0 } else { key_len(number) + encoded_len_varint(value) }
 }
 
-/// Bytes of a field that holds so many; its number is below 16.
-pub(super) const fn bytes_len(len: usize) -> usize {
-    1 + varint_len(len as u64) + len
+/// Bytes of a field that holds so many.
+pub(crate) fn bytes_len(number: u32, len: usize) -> usize {
+    key_len(number) + encoded_len_varint(len as u64) + len
 }
 
-fn put_varint(to: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        to.put_u8(low_bits(value) | 0x80);
-        value >>= 7;
-    }
-    to.put_u8(low_bits(value));
-}
-
-/// The lowest seven bits.
-const fn low_bits(value: u64) -> u8 {
-    (value & 0x7f) as u8
-}
-
-/// Writes an integer or an enum under `number`, which is below 16. As proto3 has it, zero is not written.
-pub(super) fn put_uint(to: &mut BytesMut, number: u8, value: u64) {
+/// Writes an integer or an enum. As proto3 has it, zero is not written.
+pub(crate) fn put_uint(to: &mut impl BufMut, number: u32, value: u64) {
     if value != 0 {
-        to.put_u8(number << 3);
-        put_varint(to, value);
+        encode_key(number, WireType::Varint, to);
+        encode_varint(value, to);
     }
 }
 
-/// Writes that `len` bytes follow under `number`, which is below 16.
-pub(super) fn put_bytes_head(to: &mut BytesMut, number: u8, len: usize) {
-    to.put_u8(number << 3 | 2);
-    put_varint(to, len as u64);
+/// Writes that `len` bytes follow as the value of a field.
+pub(crate) fn put_head(to: &mut impl BufMut, number: u32, len: usize) {
+    encode_key(number, WireType::LengthDelimited, to);
+    encode_varint(len as u64, to);
+}
+
+/// Writes a field of bytes.
+pub(crate) fn put_bytes(to: &mut impl BufMut, number: u32, bytes: &[u8]) {
+    put_head(to, number, bytes.len());
+    to.put_slice(bytes);
 }

@@ -4,7 +4,7 @@ mod check;
 mod decode;
 mod denial;
 mod encode;
-mod fields;
+pub(crate) mod fields;
 mod headers;
 mod raw;
 
