@@ -13,6 +13,8 @@ use super::algorithm::MAX_EXACT;
 
 /// Steps of a ladder, at the most.
 pub const MAX_STEPS: usize = 16;
+/// Upper bound on the counters that one lockout names. Beyond it, the one named first gives way.
+pub const MAX_STRUCK: usize = 8;
 /// When to ask again what is blocked for good: somebody may have lifted it.
 pub const RETRY_PERMANENT: Duration = Duration::from_secs(86_400);
 /// The end of a block that has none.
@@ -77,10 +79,11 @@ impl State {
         }
     }
 
-    /// The state as `charge.lua` writes it: `ends level strikes since`.
+    /// The state as `charge.lua` writes it: `ends level strikes since`, and after that the keys of the
+    /// counters that struck, ` length:key` each.
     pub fn read(text: &[u8]) -> Option<Self> {
-        let mut fields = std::str::from_utf8(text).ok()?.split(' ').map(str::parse::<u64>);
-        let mut next = || fields.next()?.ok();
+        let mut fields = text.split(|byte| *byte == b' ');
+        let mut next = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();
         let (ends_us, level, strikes, since_us) = (next()?, next()?, next()?, next()?);
         Some(Self { ends_us, level: level.try_into().ok()?, strikes: strikes.try_into().ok()?, since_us })
     }

@@ -42,7 +42,9 @@ pub trait Lockouts: Send + Sync {
     /// [`StoreError`] where a part of the store cannot be asked.
     fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>>;
 
-    /// Forgets the lockout of this key: whether there was one.
+    /// Removes the lockout of this key together with the counters that struck it, in one step: its client
+    /// begins with the whole limit, and the next failure does not bring the lockout back. Returns whether
+    /// there was a lockout.
     ///
     /// # Errors
     /// [`StoreError`] where the store cannot be asked.

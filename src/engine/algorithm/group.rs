@@ -31,13 +31,23 @@ pub struct Locked<'a> {
     state: lockout::State,
     now: Timestamp,
     was_blocked: bool,
+    strike: Option<Strike>,
+}
+
+/// A denied request that counts towards a lockout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// Whether it is the first one since the last block, or since the strikes before it were forgotten.
+    pub is_first: bool,
+    /// The counters of the group that were over their limit.
+    pub counters: SmallVec<[usize; 2]>,
 }
 
 impl<'a> Locked<'a> {
     /// Whoever is known as `state`, at `now`.
     pub fn new(ladder: &'a Ladder, mut state: lockout::State, now: Timestamp) -> Self {
         state.load(ladder, now);
-        Self { ladder, state, now, was_blocked: state.is_blocked(now) }
+        Self { ladder, state, now, was_blocked: state.is_blocked(now), strike: None }
     }
 
     /// When to block.
@@ -48,6 +58,11 @@ impl<'a> Locked<'a> {
     /// What is known now.
     pub const fn state(&self) -> lockout::State {
         self.state
+    }
+
+    /// The strike of this group, if there was one.
+    pub const fn strike(&self) -> Option<&Strike> {
+        self.strike.as_ref()
     }
 
     /// Takes note of what became of a request's charges: one strike, however many of them were denied.
@@ -61,13 +76,16 @@ impl<'a> Locked<'a> {
             return;
         }
         let denied = hits.filter(|(ask, (meter, outcome))| ask.is_over(*meter, *outcome));
-        let denied: SmallVec<[&mut Outcome; 2]> = denied.map(|(_, (_, outcome))| outcome).collect();
+        let denied: SmallVec<[(usize, &mut Outcome); 2]> =
+            denied.map(|(ask, (_, outcome))| (ask.counter, outcome)).collect();
         if denied.is_empty() {
             return;
         }
+        let counters = denied.iter().map(|(counter, _)| *counter).collect();
+        self.strike = Some(Strike { is_first: self.state.strikes == 0, counters });
         self.state.strike(self.ladder, self.now);
         if self.state.is_blocked(self.now) {
-            denied.into_iter().for_each(|outcome| *outcome = Outcome::Blocked);
+            denied.into_iter().for_each(|(_, outcome)| *outcome = Outcome::Blocked);
         }
     }
 }

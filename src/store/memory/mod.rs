@@ -17,7 +17,7 @@ use foldhash::quality::RandomState;
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 
-use self::shard::{Counter, LockoutCounter, Shard};
+use self::shard::{Counter, CounterName, LockoutCounter, Shard};
 use super::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
 use super::{Charge, Charging, Lockout, Reading, Readings, Store, StoreError, is_group};
 use crate::engine::algorithm::group::{self, Ask, Locked};
@@ -170,7 +170,8 @@ impl MemoryStore {
     /// they need more new counters than there is room for.
     fn charge_group(&self, charges: &[Charge], now: Timestamp) -> Option<Readings> {
         let Group { members, suspects, asks } = self.group(charges);
-        let mut shards = self.lock_all(&members, &suspects);
+        let counters = members.iter().map(|member| member.shard);
+        let mut shards = self.lock_all(counters.chain(suspects.iter().map(|suspect| suspect.shard)));
         let mut states: SmallVec<[State; 4]> = members
             .iter()
             .map(|member| match member.find(&mut shards) {
@@ -199,7 +200,7 @@ impl MemoryStore {
             self.write(&members[index], &mut shards, state);
         }
         for (suspect, locked) in suspects.iter().zip(&lockouts) {
-            self.write_lockout(suspect, &mut shards, locked);
+            self.write_lockout(suspect, &mut shards, locked, &members);
         }
         let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
             let mut state = states[ask.counter].clone();
@@ -217,8 +218,7 @@ impl MemoryStore {
         for Charge { key, limit, hits, mode, vote, lockout, .. } in charges {
             let same = |member: &Member<'_>| member.key == &**key && member.limit.has_counter_of(*limit);
             let counter = group.members.iter().position(same).unwrap_or_else(|| {
-                let hash = self.hash(key, *limit);
-                group.members.push(Member { key, limit: *limit, hash, shard: self.shard_index(hash) });
+                group.members.push(self.member(key, *limit));
                 group.members.len() - 1
             });
             let lockout = lockout.as_ref().map(|lockout| {
@@ -235,11 +235,14 @@ impl MemoryStore {
         group
     }
 
-    /// Locks the shards of a group, in the order of their places: two groups cannot wait for each other.
-    fn lock_all(&self, members: &[Member<'_>], suspects: &[Suspect<'_>]) -> Shards<'_> {
-        let counters = members.iter().map(|member| member.shard);
-        let mut indexes: SmallVec<[usize; 4]> =
-            counters.chain(suspects.iter().map(|suspect| suspect.shard)).collect();
+    fn member<'k>(&self, key: &'k [u8], limit: Limit) -> Member<'k> {
+        let hash = self.hash(key, limit);
+        Member { key, limit, hash, shard: self.shard_index(hash) }
+    }
+
+    /// Locks shards, in the order of their places: two callers cannot wait for each other.
+    fn lock_all(&self, indexes: impl Iterator<Item = usize>) -> Shards<'_> {
+        let mut indexes: SmallVec<[usize; 4]> = indexes.collect();
         indexes.sort_unstable();
         indexes.dedup();
         indexes.into_iter().map(|index| (index, self.shards[index].lock())).collect()
@@ -258,20 +261,75 @@ impl MemoryStore {
     }
 
     /// Sets a lockout, and makes it where there is none: there is room for it.
-    fn write_lockout(&self, suspect: &Suspect<'_>, shards: &mut Shards<'_>, locked: &Locked<'_>) {
+    fn write_lockout(
+        &self,
+        suspect: &Suspect<'_>,
+        shards: &mut Shards<'_>,
+        locked: &Locked<'_>,
+        members: &[Member<'_>],
+    ) {
+        if locked.state().is_empty() && suspect.find(shards).is_none() {
+            return;
+        }
+        let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == suspect.shard) else { return };
         let end_us = locked.state().forgotten_us(locked.ladder()).unwrap_or(u64::MAX);
         let end_secs = end_us.div_ceil(1_000_000);
-        if let Some(counter) = suspect.find(shards) {
-            (counter.state, counter.end_secs) = (locked.state(), end_secs);
-        } else if !locked.state().is_empty()
-            && let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == suspect.shard)
-        {
-            shard.first_end_secs = shard.first_end_secs.min(end_secs);
-            let counter =
-                LockoutCounter { key: Box::from(&*suspect.lockout.key), state: locked.state(), end_secs };
-            let hash = |counter: &LockoutCounter| self.hasher.hash_one(&*counter.key);
-            shard.lockouts.insert_unique(suspect.hash, counter, hash);
+        shard.first_end_secs = shard.first_end_secs.min(end_secs);
+        let key = &suspect.lockout.key;
+        let hash = |counter: &LockoutCounter| self.hasher.hash_one(&*counter.key);
+        let entry = shard.lockouts.entry(suspect.hash, |counter| *counter.key == **key, hash);
+        let mut entry = entry.or_insert_with(|| LockoutCounter {
+            key: Box::from(&**key),
+            state: lockout::State::default(),
+            struck: Vec::new(),
+            end_secs,
+        });
+        let counter = entry.get_mut();
+        (counter.state, counter.end_secs) = (locked.state(), end_secs);
+        if let Some(strike) = locked.strike() {
+            if strike.is_first {
+                counter.struck.clear();
+            }
+            for member in strike.counters.iter().filter_map(|index| members.get(*index)) {
+                counter.remember(member.key, member.limit);
+            }
         }
+    }
+
+    /// The counters that struck the lockout of this key; `None` without a lockout.
+    fn struck(&self, key: &[u8]) -> Option<Vec<CounterName>> {
+        let hash = self.hasher.hash_one(key);
+        let shard = self.shards[self.shard_index(hash)].lock();
+        shard.lockouts.find(hash, |counter| *counter.key == *key).map(|counter| counter.struck.clone())
+    }
+
+    /// Removes the lockout of this key and the counters that struck it. Returns whether there was one; `None`
+    /// if other counters have struck meanwhile, and nothing was removed.
+    fn lift_with(&self, key: &[u8], struck: &[CounterName]) -> Option<bool> {
+        let hash = self.hasher.hash_one(key);
+        let index = self.shard_index(hash);
+        let members: SmallVec<[Member<'_>; 4]> =
+            struck.iter().map(|CounterName { key, limit }| self.member(key, *limit)).collect();
+        let mut shards = self.lock_all(members.iter().map(|member| member.shard).chain([index]));
+        let (_, shard) = shards.iter_mut().find(|(locked, _)| *locked == index)?;
+        let Ok(found) = shard.lockouts.find_entry(hash, |counter| *counter.key == *key) else {
+            return Some(false);
+        };
+        if found.get().struck != struck {
+            return None;
+        }
+        found.remove();
+        let mut removed = 1;
+        for member in &members {
+            let Some((_, shard)) = shards.iter_mut().find(|(index, _)| *index == member.shard) else {
+                continue;
+            };
+            let found =
+                shard.counters.find_entry(member.hash, |counter| counter.is(member.key, member.limit));
+            removed += usize::from(found.map(|entry| entry.remove()).is_ok());
+        }
+        self.len.fetch_sub(removed, Ordering::Relaxed);
+        Some(true)
     }
 
     /// Carries out one charge that nobody is locked out by. Its request passes unless it denies it.
@@ -351,11 +409,14 @@ impl Lockouts for MemoryStore {
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
-        let hash = self.hasher.hash_one(&**key);
-        let mut shard = self.shards[self.shard_index(hash)].lock();
-        let found = shard.lockouts.find_entry(hash, |counter| *counter.key == **key);
-        let lifted = found.map(|entry| drop(entry.remove())).is_ok();
-        self.len.fetch_sub(usize::from(lifted), Ordering::Relaxed);
+        let lifted = loop {
+            let Some(struck) = self.struck(key) else { break false };
+            // The stripes of its counters are known only now, and must be locked in order: it may be another
+            // lockout by then.
+            if let Some(lifted) = self.lift_with(key, &struck) {
+                break lifted;
+            }
+        };
         Box::pin(future::ready(Ok(lifted)))
     }
 }

@@ -24,11 +24,31 @@ pub(super) struct Counter {
     pub(super) state: State,
 }
 
+/// What tells a counter from the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CounterName {
+    pub(super) key: Box<[u8]>,
+    pub(super) limit: Limit,
+}
+
+impl LockoutCounter {
+    /// Names a counter that struck.
+    pub(super) fn remember(&mut self, key: &[u8], limit: Limit) {
+        self.struck.retain(|name| *name.key != *key || !name.limit.has_counter_of(limit));
+        if self.struck.len() == lockout::MAX_STRUCK {
+            self.struck.remove(0);
+        }
+        self.struck.push(CounterName { key: key.into(), limit });
+    }
+}
+
 /// Somebody who was denied.
 #[derive(Debug)]
 pub(super) struct LockoutCounter {
     pub(super) key: Box<[u8]>,
     pub(super) state: lockout::State,
+    /// The counters that struck, newest last: [`lockout::MAX_STRUCK`] at most.
+    pub(super) struck: Vec<CounterName>,
     /// When there is nothing to remember, in seconds since the epoch.
     pub(super) end_secs: u64,
 }

@@ -1,6 +1,11 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 
 use super::*;
+use crate::engine::algorithm::group::Outcome;
+use crate::engine::lockout::{Block, Ladder};
 use crate::engine::{Calendar, ChargeMode, FailurePolicy, Period, Unit, Vote, Window, Zone};
 
 const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
@@ -109,6 +114,34 @@ fn a_clock_that_steps_back_forgets_no_hits() {
     assert_eq!(used(&store, &hit, NOON), Some(2));
     sweep_round(&store, NOON);
     assert_eq!(used(&store, &hit, later(60)), Some(3));
+}
+
+#[test]
+fn lifting_a_lockout_clears_the_counters_that_struck_it_and_no_others() {
+    let store = store(100);
+    let ladder = Arc::new(Ladder {
+        after: 2,
+        within_secs: 60,
+        steps: [Block::Permanent].into_iter().collect(),
+        forget_secs: 60,
+        extend: false,
+    });
+    let lockout = Lockout { key: Bytes::from_static(b"lockout"), ladder };
+    let of = |key| Charge { lockout: Some(lockout.clone()), ..charge(key, Unit::Day, Hits::Add(11)) };
+    let outcome = |key| store.carry_out(&[of(key)], NOON)[0].clone().unwrap().outcome;
+    used(&store, &charge("apart", Unit::Day, Hits::Add(3)), NOON);
+    assert_eq!(
+        [outcome("a"), outcome("b"), outcome("a")],
+        [Outcome::Charged, Outcome::Blocked, Outcome::Blocked]
+    );
+    let look = |key| used(&store, &charge(key, Unit::Day, Hits::Add(0)), NOON);
+    assert_eq!([look("a"), look("b"), look("apart")], [Some(11), Some(11), Some(3)]);
+    let lift = || store.lift(&lockout.key).now_or_never().unwrap().unwrap();
+    assert_eq!([lift(), lift()], [true, false]);
+    assert_eq!(
+        [look("a"), look("b"), look("apart"), Some(store.len() as u64)],
+        [Some(0), Some(0), Some(3), Some(1)]
+    );
 }
 
 #[test]

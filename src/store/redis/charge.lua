@@ -33,6 +33,8 @@ local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
 local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE = 0, 1, 2, 3, 4
 local NEVER = 2 ^ 53
+-- Counters that one lockout names at most: `engine::lockout` has the same.
+local MAX_STRUCK = 8
 -- Members that one ZADD adds at the most: they are held on the stack.
 local ZADD_MAX = 1000
 
@@ -145,9 +147,10 @@ end
 -- A lockout: when its block ends, how many there were, strikes towards the next one, and since when.
 local function load_lockout(key, l)
   local held = call('GET', key)
-  l.ends, l.level, l.strikes, l.since = 0, 0, 0, 0
+  l.ends, l.level, l.strikes, l.since, l.struck = 0, 0, 0, 0, ''
   if held then
-    local ends, level, strikes, since = string.match(held, '^(%d+) (%d+) (%d+) (%d+)$')
+    local ends, level, strikes, since
+    ends, level, strikes, since, l.struck = string.match(held, '^(%d+) (%d+) (%d+) (%d+)(.*)$')
     l.ends, l.level, l.strikes, l.since = number(ends), number(level), number(strikes), number(since)
   end
 end
@@ -164,8 +167,22 @@ local function ends_of(l, step)
   return min(now_us + micros(l.steps[step]), NEVER - 1)
 end
 
+-- Appends the key of a counter that struck to those that lifting the lockout clears with it.
+local function remember(l, key)
+  local names, at = {}, 1
+  while true do
+    local _, to, len = string.find(l.struck, '^ (%d+):', at)
+    if not to then break end
+    local name = string.sub(l.struck, at, to + len)
+    if string.sub(name, -len) ~= key then names[#names + 1] = name end
+    at = to + len + 1
+  end
+  names[#names + 1] = string.format(' %d:', #key) .. key
+  l.struck = table.concat(names, '', max(1, #names - MAX_STRUCK + 1))
+end
+
 local function strike(l)
-  if l.strikes == 0 then l.since = now_us end
+  if l.strikes == 0 then l.since, l.struck = now_us, '' end
   l.strikes = l.strikes + 1
   if l.strikes >= l.after then
     local step = min(l.level + 1, #l.steps)
@@ -180,8 +197,9 @@ local function ask_again(l)
   end
 end
 
+-- Numbers, then the keys of the counters that struck: ` length:key` each. `engine::lockout` reads it.
 local function save_lockout(key, l)
-  local value = string.format('%.0f %.0f %.0f %.0f', l.ends, l.level, l.strikes, l.since)
+  local value = string.format('%.0f %.0f %.0f %.0f', l.ends, l.level, l.strikes, l.since) .. l.struck
   if l.level > 0 and l.ends == NEVER then return call('SET', key, value) end
   local strikes = l.strikes > 0 and l.since + micros(l.within) or 0
   local level = l.level > 0 and l.ends + micros(l.forget) or 0
@@ -226,8 +244,9 @@ local function tell_lockouts(asks)
   end
   for _, ask in ipairs(asks) do
     local l = ask.lockout
-    if told[l] and not l.blocked and now_us < l.ends and ask.over and ask.kind ~= REFUND and ask.hits > 0 then
-      ask.outcome = BLOCKED
+    if told[l] and not l.blocked and ask.over and ask.kind ~= REFUND and ask.hits > 0 then
+      remember(l, ask.counter.key)
+      if now_us < l.ends then ask.outcome = BLOCKED end
     end
   end
 end

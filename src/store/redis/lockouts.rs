@@ -18,6 +18,8 @@ use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
 /// Keys that a server looks through before it serves others.
 const KEYS_PER_STEP: i64 = 1_000;
 
+const LIFT: &str = include_str!("lift.lua");
+
 /// How long one question may take. Nobody's request waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,8 +33,9 @@ impl Lockouts for RedisStore {
         let servers = &self.servers.all;
         Box::pin(async move {
             let shard = servers.server_of(servers.slot(key))?;
-            let deleted: i64 = ask(&shard, "DEL", vec![key.clone().into()]).await?;
-            Ok(deleted > 0)
+            let arguments = vec![LIFT.into(), 1.into(), key.clone().into()];
+            let lifted: i64 = ask(&shard, "EVAL", arguments).await?;
+            Ok(lifted > 0)
         })
     }
 }
