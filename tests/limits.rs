@@ -36,6 +36,23 @@ user=a -> OK | OK 0 in 3600
 }
 
 #[tokio::test]
+async fn a_client_at_twice_its_rate_gets_its_rate_unless_denied_hits_count() {
+    const SECS: u64 = 3;
+    let script: String =
+        (0..SECS * 20).map(|n| format!("@{}\nuser=a -> ?\n", 3_600.0 + 0.05 * n as f64)).collect();
+    for (algorithm, most) in [("token_bucket", SECS * 10 + 10), ("sliding_window", 35), ("sliding_log", 30)] {
+        let rules = format!(
+            "{{domain: test-domain, descriptors: [{{key: user, CHARGE rate_limit: {{unit: second, \
+             requests_per_unit: 10, algorithm: {algorithm}}}}}]}}"
+        );
+        let passed = check(&rules.replace("CHARGE", ""), Modes::default(), &script).await.within_limit;
+        assert!((SECS * 10 - 3..=most).contains(&passed), "{algorithm}: {passed} passed");
+        let starved = check(&rules.replace("CHARGE", "charge: always,"), Modes::default(), &script).await;
+        assert!(starved.within_limit < SECS * 10 - 3, "{algorithm}: {} passed", starved.within_limit);
+    }
+}
+
+#[tokio::test]
 async fn several_limits_that_always_count_do_so_together() {
     let rules = "
 domain: test-domain

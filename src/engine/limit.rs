@@ -103,6 +103,16 @@ impl Algorithm {
         Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, algorithm)| algorithm)
     }
 
+    /// Charge mode of rules that name none. A fixed window counts denied hits, as envoyproxy/ratelimit does.
+    /// The others would starve a client that sends too much: its denied requests would use up the rate that
+    /// it is entitled to.
+    pub const fn default_charge(self) -> ChargeMode {
+        match self {
+            Self::FixedWindow => ChargeMode::Always,
+            Self::SlidingWindow | Self::SlidingLog | Self::TokenBucket { .. } => ChargeMode::IfAllowed,
+        }
+    }
+
     /// The name in rules.
     pub const fn name(self) -> &'static str {
         match self {

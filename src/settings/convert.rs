@@ -142,7 +142,7 @@ fn rules(
         role: Role::Live,
         compile: CompileOptions {
             merge_domains: reader.boolean("MERGE_DOMAIN_CONFIG", &raw.merge_domain_config),
-            charge: if only_if_allowed { ChargeMode::IfAllowed } else { ChargeMode::Always },
+            charge: only_if_allowed.then_some(ChargeMode::IfAllowed),
             on_backend_failure: on_backend_failure.unwrap_or_default(),
             hash_key: hash_key(counters, reader),
         },

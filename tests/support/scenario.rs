@@ -12,6 +12,7 @@
 //! user=bob -> OVER | OVER 0 in 26      and after so many seconds it would pass, or is reset
 //! user=bob -> OVER by ip | OVER 0      and this layer is the one that denies
 //! user=bob -> OK                       whatever is told of each descriptor
+//! user=bob -> ?                        any answer: the test asserts on the sums
 //! ```
 
 use std::sync::Arc;
@@ -88,7 +89,9 @@ impl World {
                     descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
                 };
                 let decision = self.limiter.decide(&rules, &request, None).await.expect("the store answers");
-                assert_eq!(answer(&decision, expected), expected.trim(), "{at}");
+                if expected.trim() != "?" {
+                    assert_eq!(answer(&decision, expected), expected.trim(), "{at}");
+                }
                 add(&mut sum, &decision);
             }
         }

@@ -25,8 +25,9 @@ use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 pub struct CompileOptions {
     /// The files and documents of one domain are joined; otherwise the second one is a mistake.
     pub merge_domains: bool,
-    /// Whether denied hits count, for rules that say nothing of it and limits that callers bring.
-    pub charge: ChargeMode,
+    /// Charge mode of rules that name none and of limits in requests; `None` for the algorithm's own
+    /// ([`Algorithm::default_charge`]).
+    pub charge: Option<ChargeMode>,
     /// What becomes of a descriptor when the store fails, for the same.
     pub on_backend_failure: FailurePolicy,
     /// What values are hashed with; without it a rule that asks for that is a mistake.
@@ -107,7 +108,7 @@ impl Draft<'_> {
             counts: self.counts,
             layers: self.layers,
             len: self.rules,
-            default_charge: options.charge,
+            default_charge: options.charge.unwrap_or_default(),
             default_on_backend_failure: options.on_backend_failure,
             warnings: self.warnings,
         }
@@ -126,7 +127,7 @@ struct Above<'a> {
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     algorithm: Algorithm,
-    charge: ChargeMode,
+    charge: Option<ChargeMode>,
     on_backend_failure: FailurePolicy,
     hash_key: Option<&'a HashKey>,
 }
@@ -181,7 +182,7 @@ impl FileCompiler<'_, '_> {
             on_deny: None,
             value_to_metric: false,
             algorithm: document.defaults.algorithm.unwrap_or_default(),
-            charge: document.defaults.charge.unwrap_or(options.charge),
+            charge: document.defaults.charge.or(options.charge),
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
             hash_key: options.hash_key.as_ref(),
         };
@@ -221,7 +222,7 @@ impl FileCompiler<'_, '_> {
             on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
             value_to_metric: above.value_to_metric || node.value_to_metric,
             algorithm: above.algorithm,
-            charge: descriptor.charge.unwrap_or(above.charge),
+            charge: descriptor.charge.or(above.charge),
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
             hash_key: above.hash_key,
         };
@@ -253,6 +254,7 @@ impl FileCompiler<'_, '_> {
             Some(Quota::Unlimited) | None => &[],
         };
         let penalty = self.penalty(descriptor, limits, here.keys, path);
+        let charge = here.charge.unwrap_or_else(|| default_charge(limits));
         let quota = quota.filter(|_| here.enabled)?;
         // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
         let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
@@ -263,7 +265,7 @@ impl FileCompiler<'_, '_> {
             counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(path)),
             quota,
             replaces: replaces.map(|name| name.value.as_str().into()).collect(),
-            charge: here.charge,
+            charge,
             on_backend_failure: here.on_backend_failure,
             shadow_mode: descriptor.shadow_mode,
             enforce_percent: share.map_or(EnforcePercent::ALL, |share| share.value),
@@ -370,6 +372,13 @@ impl FileCompiler<'_, '_> {
             }
         }
     }
+}
+
+/// Charge mode of a rule that names none. Its limits are charged together, so one that must not count denied
+/// hits decides for all of them.
+fn default_charge(limits: &[NamedLimit]) -> ChargeMode {
+    let mut defaults = limits.iter().map(|limit| limit.limit.algorithm.default_charge());
+    defaults.find(|charge| *charge != ChargeMode::Always).unwrap_or_default()
 }
 
 /// The level that `descriptor` writes, without its rule and the levels below.

@@ -18,6 +18,7 @@ use crate::pb;
 
 const RULES: &str = r#"
 domain: shop
+defaults: {charge: always}
 descriptors:
   - {key: user, layer: user, rate_limit: {name: per-user, requests_per_unit: 10, window: 15m}}
   - key: ip

@@ -354,7 +354,7 @@ descriptors:
       - {{key: other, charge: always, {limit}}}
 "
     );
-    let modes = |defaults: &str, charge: ChargeMode| -> Vec<String> {
+    let modes = |defaults: &str, charge: Option<ChargeMode>| -> Vec<String> {
         let file = file("rules.yaml", &text.replace("DEFAULTS", defaults));
         let options = CompileOptions { charge, ..CompileOptions::default() };
         let rules = compile(&[file], options, None).unwrap_or_else(|errors| panic!("{errors}"));
@@ -362,14 +362,14 @@ descriptors:
         let rules = dump["rules"].as_array().expect("a list").iter();
         rules.map(|rule| rule["charge"].as_str().expect("a mode").to_owned()).collect()
     };
-    use ChargeMode::{Always, IfAllowed};
-    assert_eq!(modes("", Always), ["always", "always", "if_allowed", "always"]);
-    assert_eq!(modes("", IfAllowed), ["if_allowed", "always", "if_allowed", "always"]);
+    let if_allowed = Some(ChargeMode::IfAllowed);
+    assert_eq!(modes("", None), ["always", "always", "if_allowed", "always"]);
+    assert_eq!(modes("", if_allowed), ["if_allowed", "always", "if_allowed", "always"]);
     assert_eq!(
-        modes("defaults: {charge: if_allowed}", Always),
+        modes("defaults: {charge: if_allowed}", None),
         ["if_allowed", "always", "if_allowed", "always"]
     );
-    assert_eq!(modes("defaults: {charge: always}", IfAllowed), ["always", "always", "if_allowed", "always"]);
+    assert_eq!(modes("defaults: {charge: always}", if_allowed), ["always", "always", "if_allowed", "always"]);
     check(
         &with_fields("    charge: sometimes\n"),
         "4:13 error checking config: 'charge' must be always, if_allowed or overdraft, not 'sometimes'",
@@ -382,6 +382,31 @@ descriptors:
         &with_limit("unit: day, requests_per_unit: 1, charge: always"),
         "4:51 config error, 'charge' does not belong here: it stands in a descriptor",
     );
+}
+
+#[test]
+fn the_default_charge_follows_the_algorithm() {
+    let charge = |head: &str, limit: &str| {
+        let rules = load(&format!("{head}\n{}", with_fields(&format!("    {limit}\n"))));
+        rules.dump_json()["rules"][0]["charge"].as_str().expect("a mode").to_owned()
+    };
+    for (algorithm, expected) in [
+        ("fixed_window", "always"),
+        ("sliding_window", "if_allowed"),
+        ("sliding_log", "if_allowed"),
+        ("token_bucket", "if_allowed"),
+        ("gcra", "if_allowed"),
+    ] {
+        let limit = format!("rate_limit: {{requests_per_unit: 9, unit: hour, algorithm: {algorithm}}}");
+        assert_eq!(charge("", &limit), expected, "{algorithm}");
+        assert_eq!(charge("defaults: {charge: always}", &limit), "always", "{algorithm}");
+        let of_file = format!("defaults: {{algorithm: {algorithm}}}");
+        assert_eq!(charge(&of_file, "rate_limit: 9/hour"), expected, "{algorithm} as the file's default");
+    }
+    let mixed = "rate_limits: [9/hour, {requests_per_unit: 2, unit: second, algorithm: token_bucket}]";
+    assert_eq!(charge("", mixed), "if_allowed", "the limits of a rule are charged together");
+    assert_eq!(charge("", "rate_limits: [9/hour, 2/second]"), "always");
+    assert_eq!(charge("", "rate_limit: {unlimited: true}"), "always");
 }
 
 #[test]
