@@ -31,6 +31,7 @@
 //! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
 //! | [`telemetry`] | logs, traces, metrics |
 //! | [`settings`] | what the operator set, by flags and environment |
+//! | [`app`] | the composition root: settings → stores, rules, listeners, exporters; started by the program, by tests, and by programs that embed tollgate |
 //! | [`cli`] | the commands |
 //! | [`clock`] | the one reader of the clock |
 //! | [`pb`] | generated protobuf modules |
@@ -47,9 +48,9 @@
 //!
 //! `tests/tidy.rs` holds those that can be read off the source.
 //!
-//! - Arrows point one way: `main → cli → server → {limiter, provider}`, `limiter → {store, telemetry,
+//! - Arrows point one way: `main → cli → app → server → {limiter, provider}`, `limiter → {store, telemetry,
 //!   clock, engine}`, `provider → engine`, `{store, telemetry, clock} → engine`, `engine →` nothing of
-//!   ours. Each module has settings of its own; `settings` fills them, and nothing below `cli` knows
+//!   ours. Each module has settings of its own; `settings` fills them, and nothing below `app` knows
 //!   it.
 //! - The engine knows no tokio, tonic, fred, clock, environment, file or lock.
 //! - One file reads the clock, one folder the environment, one folder speaks to Redis, one file names
@@ -63,6 +64,7 @@
 //! - A candidate changes no answer, whatever is wrong with it.
 //! - A call whose outcome is unknown is never repeated: it may have been counted.
 
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod engine;

@@ -19,8 +19,8 @@ use tollgate::store::{Charge, Store};
 use crate::store::{charge, connected};
 use crate::support::PATIENCE;
 use crate::support::redis::Redis;
+use crate::support::service::Service;
 use crate::support::stores::{self, complete};
-use crate::support::tollgate::Tollgate;
 
 const HOUR: u64 = 3_600;
 
@@ -179,7 +179,7 @@ descriptors:
   - key: user
     rate_limit: {requests_per_unit: 3, unit: day, timezone: Asia/Kolkata}
 ";
-    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let service = Service::start(&[("rules.yaml", RULES)], &[]).await;
     let client = reqwest::Client::new();
     let shown = client.get(service.debug_url("/rlconfig")).header("accept", "application/json").send().await;
     let shown: Value = shown.expect("an answer").json().await.expect("JSON");

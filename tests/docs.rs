@@ -8,7 +8,7 @@ use tollgate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
 
 use crate::support::envoy;
 use crate::support::load::request;
-use crate::support::tollgate::Tollgate;
+use crate::support::service::Service;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
@@ -92,7 +92,7 @@ async fn what_the_readme_says_to_try_answers_what_the_readme_says() {
     let minute = || SystemClock.now().as_secs() / 60;
     loop {
         let before = minute();
-        let tollgate = Tollgate::start(&[("example.yaml", SAMPLE)], &[]).await;
+        let tollgate = Service::start(&[("example.yaml", SAMPLE)], &[]).await;
         let mut answers = Vec::new();
         for exchange in &shown {
             answers.push(exchange.try_out(&tollgate).await);
@@ -126,7 +126,7 @@ impl<'a> Exchange<'a> {
         Some(Self { command: query.or(post.map(Try::Post))?, answer })
     }
 
-    async fn try_out(&self, tollgate: &Tollgate) -> String {
+    async fn try_out(&self, tollgate: &Service) -> String {
         without_times(&match self.command {
             Try::Query(arguments) => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -199,7 +199,7 @@ impl Shown {
         (path, body.trim_matches('\''), Self::of(status, headers, shown))
     }
 
-    async fn ask(tollgate: &Tollgate, path: &str, body: &str) -> Self {
+    async fn ask(tollgate: &Service, path: &str, body: &str) -> Self {
         let request = reqwest::Client::new().post(tollgate.url(path)).body(body.to_owned());
         let answer = request.send().await.expect("an answer");
         let own = |name: &str| !["content-length", "date"].contains(&name);
@@ -218,7 +218,7 @@ async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
     let minute = || SystemClock.now().as_secs() / 60;
     loop {
         let before = minute();
-        let tollgate = Tollgate::start(&[("rules.yaml", rules)], &[]).await;
+        let tollgate = Service::start(&[("rules.yaml", rules)], &[]).await;
         let mut answers = Vec::new();
         for (path, body, _) in &shown {
             answers.push(Shown::ask(&tollgate, path, body).await);
@@ -236,7 +236,7 @@ async fn the_problem_document_that_is_shown_is_what_a_denial_brings() {
     let is_its = |block: &&str| block.contains("problem_json");
     let rules = blocks(RULES, "yaml rules").into_iter().find(is_its).expect("rules that ask for it");
     let shown: serde_json::Value = serde_json::from_str(blocks(RULES, "json problem")[0]).expect("JSON");
-    let tollgate = Tollgate::start(&[("rules.yaml", rules)], &[]).await;
+    let tollgate = Service::start(&[("rules.yaml", rules)], &[]).await;
     let address = format!("http://127.0.0.1:{}", tollgate.grpc);
     let mut client = RateLimitServiceClient::connect(address).await.expect("it listens");
     // More than two minutes let pass.

@@ -12,7 +12,7 @@ use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::redis::cluster::Cluster;
 use crate::support::scenario::check;
-use crate::support::tollgate::Tollgate;
+use crate::support::service::Service;
 
 const ENVOY: &str = include_str!("../deploy/envoy/lockout.yaml");
 const DOCUMENTATION: &str = include_str!("../docs/rules.md");
@@ -29,14 +29,14 @@ descriptors:
 ";
 
 /// Whether a failed login as `account` is let through.
-async fn fails(service: &Tollgate, account: &str) -> u16 {
+async fn fails(service: &Service, account: &str) -> u16 {
     let body = json!({"domain": "shop", "descriptors": [{"entries": [
         {"key": "login", "value": "x"}, {"key": "account", "value": account}]}]});
     let request = Client::new().post(service.url("/json")).body(body.to_string());
     request.send().await.expect("an answer").status().as_u16()
 }
 
-async fn lockouts(service: &Tollgate) -> Vec<Value> {
+async fn lockouts(service: &Service) -> Vec<Value> {
     let answer = reqwest::get(service.debug_url("/lockouts")).await.expect("an answer");
     assert_eq!(answer.status(), 200);
     let answer: Value = answer.json().await.expect("JSON");
@@ -44,13 +44,13 @@ async fn lockouts(service: &Tollgate) -> Vec<Value> {
     answer["lockouts"].as_array().expect("a list").clone()
 }
 
-async fn lift(service: &Tollgate, id: &str) -> Response {
+async fn lift(service: &Service, id: &str) -> Response {
     let request = Client::new().delete(service.debug_url(&format!("/lockouts/{id}")));
     request.send().await.expect("an answer")
 }
 
 async fn who_is_locked_out_is_listed_and_let_in_again(environment: &[(&str, &str)]) {
-    let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
+    let service = Service::start(&[("rules.yaml", RULES)], environment).await;
     assert!(lockouts(&service).await.is_empty());
     for account in ["ann", "bob *?[x]"] {
         assert_eq!(fails(&service, account).await, 200);
@@ -98,7 +98,7 @@ async fn ids_are_as_the_documentation_shows_them_but_in_a_cluster() {
     let (one, many) = ([("REDIS_URL", &*url), patient], nodes.join(","));
     let many = [("REDIS_URL", &*many), ("REDIS_TYPE", "CLUSTER"), patient];
     for (environment, is_cluster) in [(&one[..], false), (&many, true)] {
-        let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
+        let service = Service::start(&[("rules.yaml", RULES)], environment).await;
         assert_eq!([fails(&service, "ann").await, fails(&service, "ann").await], [200, 429]);
         let listed = lockouts(&service).await;
         let id = listed[0]["id"].as_str().expect("text");
@@ -191,7 +191,7 @@ async fn failed_logins_behind_envoy_climb_the_ladder() {
         .replace("rate_limit: 4/minute", "rate_limit: {unit: second, requests_per_unit: 4}")
         .replace("block: [1m, 5m, 15m, 1d]", "block: [1s, 1h]")
         .replace("rate_limit: 20/minute", "rate_limit: 2000/minute");
-    let service = Tollgate::start(&[("rules.yaml", &rules)], &[("RESPONSE_HEADERS", "x")]).await;
+    let service = Service::start(&[("rules.yaml", &rules)], &[("RESPONSE_HEADERS", "x")]).await;
     let envoy = Envoy::start(&Config::of(ENVOY, &[service.grpc])).await;
     let locked = async |account: &str| {
         let listed = lockouts(&service).await;

@@ -11,7 +11,7 @@ use tollgate::provider::sources;
 
 use crate::support::envoy::{Config, Envoy};
 use crate::support::scenario::check;
-use crate::support::tollgate::Tollgate;
+use crate::support::service::Service;
 
 const README: &str = include_str!("../README.md");
 const GUIDE: &str = include_str!("../docs/rules.md");
@@ -361,7 +361,7 @@ async fn what_a_comment_tells_envoy_to_send_is_what_the_preset_limits() {
     let texts: Vec<_> =
         files.iter().enumerate().map(|(n, file)| (format!("{n}.yaml"), &*file.text)).collect();
     let texts: Vec<_> = texts.iter().map(|(name, text)| (&**name, *text)).collect();
-    let tollgate = Tollgate::start(&texts, &[]).await;
+    let tollgate = Service::start(&texts, &[]).await;
 
     let shown = route_shown();
     let (_, of_domain) = shown.split_once("  typed_per_filter_config:").expect("the route names its domain");
@@ -406,7 +406,7 @@ async fn what_a_comment_tells_envoy_to_send_is_what_the_preset_limits() {
 
 #[tokio::test]
 async fn what_a_comment_says_to_post_is_answered_with_both_limits() {
-    let tollgate = Tollgate::start(&[("authentication.yaml", AUTHENTICATION)], &[]).await;
+    let tollgate = Service::start(&[("authentication.yaml", AUTHENTICATION)], &[]).await;
     let lines = comment(AUTHENTICATION).join("\n");
     let (_, body) = lines.split_once("/json -d '").expect("the comment shows how to ask");
     let body = body.split('\'').next().expect("a body").to_owned();

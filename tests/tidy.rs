@@ -13,10 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["clock", "engine", "store"]),
     ("telemetry", &["clock", "engine", "telemetry"]),
     ("settings", &["engine", "provider", "server", "settings", "store", "telemetry"]),
-    (
-        "cli",
-        &["cli", "clock", "engine", "limiter", "pb", "provider", "server", "settings", "store", "telemetry"],
-    ),
+    ("app", &["app", "clock", "engine", "limiter", "provider", "server", "settings", "store", "telemetry"]),
+    ("cli", &["app", "cli", "engine", "pb", "provider", "server", "settings", "telemetry"]),
 ];
 
 /// What only some files may do: a text that betrays it, those who may, and why nobody else.

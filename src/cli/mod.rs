@@ -3,9 +3,7 @@
 mod bench;
 mod check;
 mod query;
-mod rules;
 mod serve;
-mod stores;
 
 use std::ffi::OsString;
 use std::io::Write as _;

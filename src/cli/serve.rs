@@ -1,24 +1,16 @@
-//! `tollgate serve`: puts the parts together, and runs until it is told to stop.
+//! `tollgate serve`: a process around [`App`].
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::rules::{self, Live, Tried};
-use super::stores::{self, StoreOfCore, Stores};
 use super::{Exit, print};
-use crate::clock::{Clock, SystemClock};
+use crate::app::{App, Shutdown};
 use crate::engine::Rules;
-use crate::limiter::Limiter;
 use crate::provider::Handle;
-use crate::server::{
-    self, Address, Answerer, Answering, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts, Stop,
-};
+use crate::server::{Address, ListenSettings};
 use crate::settings::{self, Ignored, RawSettings, Settings, StoreSettings};
 use crate::telemetry;
-use crate::telemetry::metrics::Metrics;
 
 /// Serves until SIGTERM or SIGINT. SIGHUP reads the rules again.
 pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
@@ -32,81 +24,63 @@ pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<Exit> {
-    let listeners = Listeners::bind(&settings.listen)?;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let Live { rules, handle, metrics } = rules::follow(&settings, &clock);
-    let tried =
-        settings.candidate.as_ref().map(|candidate| rules::follow_candidate(candidate, &clock, &metrics));
-
-    let handles = [&handle].into_iter().chain(tried.as_ref().map(|tried| &tried.handle));
-    let stop = stop_on_signals(handles.cloned().collect())?;
-    let mut stores = stores::open(&settings, &clock, &metrics).await?;
-    announce(&settings, &listeners.addresses()?, &rules, tried.as_ref().map(|tried| &*tried.rules))?;
-    let parts = Parts {
-        rules: Arc::clone(&rules),
-        candidate_rules: tried.as_ref().map(|tried| Arc::clone(&tried.rules)),
-        rules_status: handle.status(),
-        store_reached: stores.reached.take(),
-        metrics: Arc::clone(&metrics),
-        lockouts: LockoutDesk {
-            lockouts: Arc::clone(&stores.lockouts),
-            keys: settings.keys.clone(),
-            clock: Arc::clone(&clock),
-        },
-        make_answering: answerers(&settings, stores, Shared { rules, tried, clock, metrics }),
+    // Before the first socket: whoever sees the service listen may send a signal, whose default is to end
+    // the process at once.
+    let signals = Signals::install()?;
+    let shutdown = Shutdown::default();
+    let reload = signals.serve(shutdown.clone());
+    let app = tokio::select! {
+        app = App::start(settings) => app?,
+        () = shutdown.drain.cancelled() => return Ok(Exit::Done),
     };
-    server::run(&settings.serve, listeners, parts, stop).await?;
+    reload.serve(app.providers());
+    announce(&app)?;
+    app.run(shutdown).await?;
     Ok(Exit::Done)
 }
 
-/// What the answerers of all cores have in common.
-struct Shared {
-    rules: Arc<ArcSwapOption<Rules>>,
-    tried: Option<Tried>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+/// Handlers of signals that the process takes. A signal that comes before it is waited for is not lost.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
 }
 
-/// What makes the answerer of each core.
-fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAnswering> {
-    let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
-    let max_in_flight = settings.max_in_flight;
-    Arc::new(move || {
-        let StoreOfCore { store, beside, ready, settle } = (stores.make)();
-        let Shared { rules, tried, clock, metrics } = &shared;
-        let limiter = Limiter {
-            rules: Arc::clone(rules),
-            store,
-            fallback: Arc::clone(&stores.fallback),
-            patience: stores.patience,
-            clock: Arc::clone(clock),
-            metrics: Arc::clone(metrics),
-            keys: keys.clone(),
-            modes,
-            candidate: tried.as_ref().map(|tried| tried.on(beside)),
-        };
-        Answering { answerer: Answerer::new(limiter, answers.clone(), max_in_flight), ready, settle }
-    })
+/// The handler of SIGHUP.
+struct Reload(Signal);
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Has SIGTERM and SIGINT drain the service, and the second one end it at once.
+    fn serve(self, shutdown: Shutdown) -> Reload {
+        let Self { mut terminate, mut interrupt, hangup } = self;
+        tokio::spawn(async move {
+            either(&mut terminate, &mut interrupt).await;
+            shutdown.drain.cancel();
+            either(&mut terminate, &mut interrupt).await;
+            shutdown.now.cancel();
+        });
+        Reload(hangup)
+    }
 }
 
-/// SIGTERM and SIGINT stop the service, the second one at once; SIGHUP reads all rules again.
-fn stop_on_signals(rules: Vec<Handle>) -> anyhow::Result<Stop> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        while hangup.recv().await.is_some() {
-            rules.iter().for_each(Handle::reload);
-        }
-    });
-    let stop = Stop::default();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        either(&mut terminate, &mut interrupt).await;
-        told.drain.cancel();
-        either(&mut terminate, &mut interrupt).await;
-        told.now.cancel();
-    });
-    Ok(stop)
+impl Reload {
+    /// Has SIGHUP read all rules again.
+    fn serve(self, providers: Vec<Handle>) {
+        let Self(mut hangup) = self;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                providers.iter().for_each(Handle::reload);
+            }
+        });
+    }
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {
@@ -117,13 +91,9 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 }
 
 /// Tells whoever started it where it listens, and what to try.
-fn announce(
-    settings: &Settings,
-    listen: &ListenSettings,
-    rules: &ArcSwapOption<Rules>,
-    tried: Option<&ArcSwapOption<Rules>>,
-) -> anyhow::Result<()> {
-    let ListenSettings { http, grpc, debug, prometheus } = listen;
+fn announce(app: &App) -> anyhow::Result<()> {
+    let settings = app.settings();
+    let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
     let store = match &settings.store {
         StoreSettings::Memory => "in this process' memory".to_owned(),
         StoreSettings::Redis(redis) => match &redis.per_second {
@@ -133,9 +103,10 @@ fn announce(
             }
         },
     };
-    let rules = loaded(rules, &settings.rules.path);
-    let tried = settings.candidate.as_ref().zip(tried);
-    let tried = tried.map(|(from, tried)| format!("  candidate {}\n", loaded(tried, &from.files.path)));
+    let rules = loaded(app.rules().as_deref(), &settings.rules.path);
+    let tried = settings.candidate.as_ref().map(|candidate| {
+        format!("  candidate {}\n", loaded(app.candidate_rules().as_deref(), &candidate.files.path))
+    });
     let prometheus = prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}\n"));
     let (grpc_here, http_here) = (reachable(grpc), reachable(http));
     print(&format!(
@@ -152,9 +123,9 @@ fn announce(
 }
 
 /// How many rules there are, and where they come from.
-fn loaded(rules: &ArcSwapOption<Rules>, from: &Path) -> String {
+fn loaded(rules: Option<&Rules>, from: &Path) -> String {
     let from = from.display();
-    match &*rules.load() {
+    match rules {
         Some(rules) => format!("{} in {} domains, from {from}", rules.len(), rules.domains().count()),
         None => format!("none yet, from {from}"),
     }

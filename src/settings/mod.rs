@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::Resettable;
-use clap::{Arg, Args as _, Command};
+use clap::{Arg, Args as _, Command, FromArgMatches as _};
 
 use crate::engine::{KeyWriter, Modes};
 use crate::provider::files::FileSettings;
@@ -123,6 +123,34 @@ impl Settings {
         exists: impl Fn(&Path) -> bool,
     ) -> Result<Self, Mistakes> {
         convert::convert(raw, environment, exists)
+    }
+
+    /// Settings of a service that is embedded: `variables`, names and values, take the place of the
+    /// environment, of which nothing is read.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Self, Mistakes> {
+        Self::from_variables_where(variables, Path::exists)
+    }
+
+    fn from_variables_where(
+        variables: &[(&str, &str)],
+        exists: impl Fn(&Path) -> bool,
+    ) -> Result<Self, Mistakes> {
+        let flags = variables.iter().filter_map(|(name, value)| Some(format!("--{}={value}", flag(name)?)));
+        let command = RawSettings::augment_args(Command::new(env!("CARGO_PKG_NAME"))).no_binary_name(true);
+        let command = command.mut_args(|arg| arg.env(Resettable::Reset));
+        let raw = command.try_get_matches_from(flags).and_then(|flags| RawSettings::from_arg_matches(&flags));
+        // Every field is a text, so only a variable that is named twice comes here.
+        let raw = raw.map_err(|error| {
+            Mistakes(vec![Mistake { name: "variables", expected: error.to_string(), found: None }])
+        })?;
+        let environment = |name: &str| {
+            let (_, value) = variables.iter().find(|(variable, _)| *variable == name)?;
+            Some((*value).to_owned())
+        };
+        Self::from_raw(&raw, environment, exists)
     }
 }
 

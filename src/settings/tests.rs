@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use clap::FromArgMatches as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::*;
@@ -10,23 +9,8 @@ use crate::server::{Address, HeaderStyle};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
 
-/// Reads `typed`, names and values, as if they came from the environment; the process' own is not read.
-fn read_where(typed: &[(&str, &str)], exists: impl Fn(&Path) -> bool) -> Result<Settings, Mistakes> {
-    let flags = typed.iter().filter_map(|(name, value)| Some(format!("--{}={value}", flag(name)?)));
-    let command = RawSettings::augment_args(Command::new("test"));
-    let command = command.mut_args(|arg| arg.env(Resettable::Reset));
-    let matches =
-        command.no_binary_name(true).try_get_matches_from(flags).expect("texts are not checked here");
-    let raw = RawSettings::from_arg_matches(&matches).expect("every field is a text");
-    let environment = |name: &str| {
-        let (_, value) = typed.iter().find(|(typed, _)| *typed == name)?;
-        Some((*value).to_owned())
-    };
-    Settings::from_raw(&raw, environment, exists)
-}
-
 pub(super) fn read(typed: &[(&str, &str)]) -> Result<Settings, Mistakes> {
-    read_where(typed, |_| false)
+    Settings::from_variables_where(typed, |_| false)
 }
 
 pub(super) fn read_well(typed: &[(&str, &str)]) -> Settings {
@@ -119,7 +103,8 @@ fn rules_are_looked_for_where_the_reference_has_them_then_in_the_working_directo
         (vec![("RUNTIME_SUBDIRECTORY", "rl")], false, "/srv/runtime_data/current/rl/config"),
         (vec![("RUNTIME_APPDIRECTORY", "mine")], false, "/srv/runtime_data/current/mine"),
     ] {
-        let settings = read_where(&typed, |path| image_has_rules && of_image(path)).expect("good settings");
+        let settings = Settings::from_variables_where(&typed, |path| image_has_rules && of_image(path))
+            .expect("good settings");
         assert_eq!(settings.rules.path, Path::new(expected), "{typed:?}");
     }
 }

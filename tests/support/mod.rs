@@ -10,6 +10,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod scenario;
+pub(crate) mod service;
 pub(crate) mod stores;
 pub(crate) mod tollgate;
 

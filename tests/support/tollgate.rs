@@ -104,7 +104,7 @@ impl Tollgate {
     }
 }
 
-fn write_rule_file(dir: &Path, name: &str, text: &str) {
+pub(super) fn write_rule_file(dir: &Path, name: &str, text: &str) {
     let rules = dir.join("rules");
     fs::create_dir_all(&rules).expect("a directory");
     let aside = rules.join(format!(".{name}"));

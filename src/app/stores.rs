@@ -3,13 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time;
 
+use super::StartError;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
@@ -62,7 +62,7 @@ pub(super) async fn open(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
-) -> anyhow::Result<Stores> {
+) -> Result<Stores, StartError> {
     let fallback = Arc::new(Fallback::new(settings.memory, settings.replicas));
     let (swept, now) = (Arc::clone(&fallback), Arc::clone(clock));
     tokio::spawn(async move { swept.local().sweep(|| now.now()).await });
@@ -101,7 +101,7 @@ async fn open_redis(
     of_candidate: Option<Arc<Denials>>,
     fallback: Arc<Fallback>,
     metrics: &Metrics,
-) -> anyhow::Result<Stores> {
+) -> Result<Stores, StartError> {
     let counted = Arc::clone(&fallback);
     metrics.watch(Gauge::MemoryCounters, move || counted.local().len());
     let denials = denials(settings);
@@ -110,8 +110,7 @@ async fn open_redis(
     }
     let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials)?;
     if let Some(patience) = settings.startup_max {
-        let ready = redis.store().ready(patience).await;
-        ready.with_context(|| format!("Redis was not there within {patience:?}"))?;
+        redis.store().ready(patience).await.map_err(|source| StartError::RedisAbsent { patience, source })?;
     }
     let reached = settings.ready_only_connected.then(|| {
         let (sender, reached) = watch::channel(false);

@@ -1,0 +1,183 @@
+//! The composition root: settings in, a running service out.
+//!
+//! [`run`] puts the parts together and serves until it is asked to stop. The program does so, tests do, and
+//! so may a program that embeds tollgate: nothing here installs a signal handler, a logger or anything else
+//! of which a process has only one.
+
+mod rules;
+mod stores;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+
+use self::rules::{Live, Tried};
+use self::stores::{StoreOfCore, Stores};
+use crate::clock::{Clock, SystemClock};
+use crate::engine::Rules;
+use crate::limiter::Limiter;
+use crate::provider::Handle;
+use crate::server::{
+    self, Answerer, Answering, BindError, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts,
+    ServeError,
+};
+use crate::settings::Settings;
+use crate::store::StoreError;
+use crate::store::redis::TlsError;
+use crate::telemetry::metrics::Metrics;
+
+pub use crate::server::Stop as Shutdown;
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A socket that was bound has no address.
+    #[error("cannot read the address of a socket: {0}")]
+    Address(io::Error),
+    /// The files for TLS to Redis are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Redis was to be there before the service starts, and was not.
+    #[error("Redis was not there within {patience:?}: {source}")]
+    RedisAbsent {
+        /// `REDIS_STARTUP_MAX_ELAPSED_TIME`.
+        patience: Duration,
+        /// The last failure.
+        source: StoreError,
+    },
+}
+
+/// Why the service did not start, or ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// It ended by itself.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// A service that is bound to its addresses and has read its rules. It serves in [`App::run`].
+pub struct App {
+    settings: Settings,
+    listeners: Listeners,
+    addresses: ListenSettings,
+    stores: Stores,
+    shared: Shared,
+    provider: Handle,
+}
+
+/// Parts that every core uses.
+struct Shared {
+    rules: Arc<ArcSwapOption<Rules>>,
+    tried: Option<Tried>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// Serves as `settings` say until `shutdown` asks it to stop. Logs and traces go wherever the process sends
+/// those of `tracing`; see [`crate::telemetry::install`].
+///
+/// Must be called inside a tokio runtime with I/O and time enabled. That runtime reads rules and serves
+/// operators; calls are answered on threads of their own.
+///
+/// # Errors
+/// [`RunError`]
+pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError> {
+    Ok(App::start(settings).await?.run(shutdown).await?)
+}
+
+impl App {
+    /// Binds the addresses, reads the rules and opens the store, in this order. Rules with mistakes do not
+    /// keep it from starting: the service is not ready until there are good ones.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let listeners = Listeners::bind(&settings.listen)?;
+        let addresses = listeners.addresses().map_err(StartError::Address)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let Live { rules, handle, metrics } = rules::follow(&settings, &clock);
+        let tried =
+            settings.candidate.as_ref().map(|candidate| rules::follow_candidate(candidate, &clock, &metrics));
+        let stores = stores::open(&settings, &clock, &metrics).await?;
+        let shared = Shared { rules, tried, clock, metrics };
+        Ok(Self { settings, listeners, addresses, stores, shared, provider: handle })
+    }
+
+    /// Addresses that it listens on, with the ports that were free where port 0 was asked for.
+    pub const fn addresses(&self) -> &ListenSettings {
+        &self.addresses
+    }
+
+    /// Settings that it was started with.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Rules in force; `None` while there are none.
+    pub fn rules(&self) -> Option<Arc<Rules>> {
+        self.shared.rules.load_full()
+    }
+
+    /// Rules of `CANDIDATE_CONFIG`; `None` while there are none.
+    pub fn candidate_rules(&self) -> Option<Arc<Rules>> {
+        self.shared.tried.as_ref()?.rules.load_full()
+    }
+
+    /// Handles that have the rules read again, of the candidate too where there is one.
+    pub fn providers(&self) -> Vec<Handle> {
+        let candidate = self.shared.tried.as_ref().map(|tried| tried.handle.clone());
+        [self.provider.clone()].into_iter().chain(candidate).collect()
+    }
+
+    /// Serves until `shutdown` asks it to stop, and returns when every connection has ended.
+    ///
+    /// # Errors
+    /// [`ServeError`]
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
+        let Self { settings, listeners, mut stores, shared, provider, .. } = self;
+        let parts = Parts {
+            rules: Arc::clone(&shared.rules),
+            candidate_rules: shared.tried.as_ref().map(|tried| Arc::clone(&tried.rules)),
+            rules_status: provider.status(),
+            store_reached: stores.reached.take(),
+            metrics: Arc::clone(&shared.metrics),
+            lockouts: LockoutDesk {
+                lockouts: Arc::clone(&stores.lockouts),
+                keys: settings.keys.clone(),
+                clock: Arc::clone(&shared.clock),
+            },
+            make_answering: answerers(&settings, stores, shared),
+        };
+        server::run(&settings.serve, listeners, parts, shutdown).await
+    }
+}
+
+/// The factory of what each core answers with.
+fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAnswering> {
+    let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
+    let max_in_flight = settings.max_in_flight;
+    Arc::new(move || {
+        let StoreOfCore { store, beside, ready, settle } = (stores.make)();
+        let Shared { rules, tried, clock, metrics } = &shared;
+        let limiter = Limiter {
+            rules: Arc::clone(rules),
+            store,
+            fallback: Arc::clone(&stores.fallback),
+            patience: stores.patience,
+            clock: Arc::clone(clock),
+            metrics: Arc::clone(metrics),
+            keys: keys.clone(),
+            modes,
+            candidate: tried.as_ref().map(|tried| tried.on(beside)),
+        };
+        Answering { answerer: Answerer::new(limiter, answers.clone(), max_in_flight), ready, settle }
+    })
+}
