@@ -17,6 +17,7 @@ mod cli_bench_slow;
 mod conformance;
 mod docs;
 mod envoy;
+mod hostile;
 mod limits;
 mod lockouts;
 mod metrics;

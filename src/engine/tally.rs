@@ -1,5 +1,6 @@
 //! What decisions add up to, rule by rule. The engine only says what to add; `telemetry` adds it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -86,6 +87,10 @@ pub struct StatsPath {
 }
 
 impl StatsPath {
+    /// Upper bound, in bytes, on a name that is counted by itself. Longer ones count together, so that names
+    /// from requests take a bounded amount of memory.
+    pub const MAX_BYTES: usize = 512;
+
     /// The name of a limit that the caller brought: every entry with its value.
     pub fn of_values(domain: &str, entries: &[Entry<'_>]) -> Self {
         Self { domain: domain.into(), parts: entries.iter().map(Self::value_part).collect() }
@@ -94,7 +99,11 @@ impl StatsPath {
     /// A level's name where the request's value is a part of it: `key_value`, or `key` where the value
     /// is empty.
     pub fn value_part(entry: &Entry<'_>) -> Box<str> {
-        let (key, value) = (String::from_utf8_lossy(entry.key), String::from_utf8_lossy(entry.value));
+        // What is left of a long one is still longer than names may be.
+        fn cut(text: &[u8]) -> Cow<'_, str> {
+            String::from_utf8_lossy(text.get(..=StatsPath::MAX_BYTES).unwrap_or(text))
+        }
+        let (key, value) = (cut(entry.key), cut(entry.value));
         if value.is_empty() { key.into() } else { format!("{key}_{value}").into() }
     }
 }

@@ -1,10 +1,10 @@
-//! Keys of lockouts: `tgp1/4:shop,5:login,4:user,2:42,`. A version, and netstrings: the domain, the name of
-//! the penalty, and the entries that say who is locked out.
+//! Keys of lockouts: `tgp1/4:shop,5:login,4:user,2:42,`. A version, then [texts](super::text): the domain,
+//! the name of the penalty, and the entries that identify the client.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use memchr::memchr;
 
-use super::{DescriptorHash, KeyDomain, KeyWriter, write_netstring};
+use super::{DescriptorHash, KeyDomain, KeyWriter, text};
 use crate::engine::Entry;
 use crate::engine::rules::{Match, Penalty};
 
@@ -39,22 +39,22 @@ impl LockoutName {
         penalty: &Penalty,
         enforced: bool,
     ) -> Self {
-        let mut text = BytesMut::new();
-        text.put_slice(if enforced { LOCKOUT_MARK } else { SHADOW_MARK });
-        write_netstring(&mut text, domain.as_bytes());
-        write_netstring(&mut text, penalty.id.as_bytes());
+        let mut name = BytesMut::new();
+        name.put_slice(if enforced { LOCKOUT_MARK } else { SHADOW_MARK });
+        text::write(&mut name, domain.as_bytes());
+        text::write(&mut name, penalty.id.as_bytes());
         for level in &*penalty.scope {
             let Some(entry) = entries.get(*level) else { continue };
-            write_netstring(&mut text, entry.key);
+            text::write(&mut name, entry.key);
             match matched.shared_pattern(*level) {
                 Some(pattern) => {
-                    text.put_u8(pattern.mark());
-                    write_netstring(&mut text, pattern.text().as_bytes());
+                    name.put_u8(pattern.mark());
+                    text::write(&mut name, pattern.text().as_bytes());
                 }
-                None => write_netstring(&mut text, matched.value(*level, entry)),
+                None => text::write(&mut name, matched.value(*level, entry)),
             }
         }
-        Self(text)
+        Self(name)
     }
 
     /// The same on every replica and after every restart.
@@ -86,23 +86,14 @@ impl KeyWriter {
             key => key,
         };
         let mut texts = key.strip_prefix(LOCKOUT_MARK)?;
-        let (domain, name) = (read_netstring(&mut texts)?.to_vec(), read_netstring(&mut texts)?.to_vec());
+        let (domain, name) = (text::read(&mut texts)?, text::read(&mut texts)?);
         let mut entries = Vec::new();
         while !texts.is_empty() {
-            let key = read_netstring(&mut texts)?.to_vec();
+            let key = text::read(&mut texts)?;
             // A pattern that values share has a mark before it.
             texts = texts.strip_prefix(b"*").or(texts.strip_prefix(b"~")).unwrap_or(texts);
-            entries.push((key, read_netstring(&mut texts)?.to_vec()));
+            entries.push((key, text::read(&mut texts)?));
         }
         Some(LockedOut { domain, name, entries })
     }
-}
-
-fn read_netstring<'t>(texts: &mut &'t [u8]) -> Option<&'t [u8]> {
-    let colon = memchr(b':', texts)?;
-    let len: usize = std::str::from_utf8(texts.get(..colon)?).ok()?.parse().ok()?;
-    let rest = texts.get(colon + 1..)?;
-    let (text, rest) = rest.split_at_checked(len)?;
-    *texts = rest.strip_prefix(b",")?;
-    Some(text)
 }

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::fields::{Fields, Malformed, Value};
-use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_HITS, MAX_TEXT_BYTES};
+use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_HITS};
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 use crate::pb;
 
@@ -38,17 +38,11 @@ pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
     if domain.is_empty() {
         return invalid("rate limit domain must not be empty".to_owned());
     }
-    if domain.len() > MAX_TEXT_BYTES {
-        return invalid(format!("domain must not be longer than {MAX_TEXT_BYTES} bytes"));
-    }
     if count == 0 {
         return invalid("rate limit descriptor list must not be empty".to_owned());
     }
     if count > MAX_DESCRIPTORS {
         return invalid(format!("descriptors must not be more than {MAX_DESCRIPTORS}, found {count}"));
-    }
-    if hits > MAX_HITS {
-        return invalid(format!("hits_addend must not be more than {MAX_HITS}"));
     }
     let mut descriptors = SmallVec::with_capacity(count);
     for field in Fields(message) {
@@ -76,7 +70,7 @@ fn decode_descriptor(
     for field in Fields(message) {
         match field? {
             (1, Value::Bytes(entry)) if entries.len() < MAX_ENTRIES => {
-                entries.push(decode_entry(index, entries.len(), entry)?);
+                entries.push(decode_entry(entry)?);
             }
             (1, Value::Bytes(_)) => return too_many_entries(index, message),
             (2, Value::Bytes(bytes)) => limit = Some(merge_override(limit.unwrap_or_default(), bytes)?),
@@ -88,11 +82,8 @@ fn decode_descriptor(
     }
     // The descriptor's own addend takes the place of the request's, and may be 0; the request's 0 is 1.
     let hits = match own_hits {
-        Some(own) => u32::try_from(own).ok().filter(|hits| *hits <= MAX_HITS),
-        None => Some(request_hits.max(1)),
-    };
-    let Some(hits) = hits else {
-        return invalid(format!("descriptors[{index}].hits_addend must not be more than {MAX_HITS}"));
+        Some(own) => u32::try_from(own).unwrap_or(MAX_HITS),
+        None => request_hits.max(1),
     };
     let hits = if is_negative { Hits::Refund(hits) } else { Hits::Add(hits) };
     let limit_override = limit.map(|limit| decode_override(index, limit)).transpose()?;
@@ -104,24 +95,14 @@ fn too_many_entries<T>(index: usize, message: &[u8]) -> Result<T, InvalidRequest
     invalid(format!("descriptors[{index}].entries must not be more than {MAX_ENTRIES}, found {found}"))
 }
 
-fn decode_entry(index: usize, at: usize, message: &[u8]) -> Result<Entry<'_>, InvalidRequest> {
+fn decode_entry(message: &[u8]) -> Result<Entry<'_>, Malformed> {
     let mut entry = Entry { key: &[], value: &[] };
     for field in Fields(message) {
         match field? {
             (1, Value::Bytes(key)) => entry.key = key,
             (2, Value::Bytes(value)) => entry.value = value,
-            (1 | 2, _) => return Err(Malformed.into()),
+            (1 | 2, _) => return Err(Malformed),
             _ => {}
-        }
-    }
-    if entry.key.is_empty() {
-        return invalid(format!("descriptors[{index}].entries[{at}].key must not be empty"));
-    }
-    for (name, text) in [("key", entry.key), ("value", entry.value)] {
-        if text.len() > MAX_TEXT_BYTES {
-            return invalid(format!(
-                "descriptors[{index}].entries[{at}].{name} must not be longer than {MAX_TEXT_BYTES} bytes"
-            ));
         }
     }
     Ok(entry)
@@ -168,9 +149,10 @@ fn decode_override(index: usize, limit: Override) -> Result<Limit, InvalidReques
         Some(Wire::Day) => Unit::Day,
         Some(Wire::Month) => Unit::Month,
         Some(Wire::Year) => Unit::Year,
+        Some(Wire::Week) => Unit::Week,
         Some(Wire::Unknown) | None => {
             return invalid(format!(
-                "descriptors[{index}].limit.unit must be SECOND, MINUTE, HOUR, DAY, MONTH or YEAR"
+                "descriptors[{index}].limit.unit must be SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
             ));
         }
     };

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
 use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 
@@ -96,13 +98,14 @@ pub(super) fn policy_names(decision: &Decision<'_>) -> Vec<Option<String>> {
         let name = || status.name.or(layer(status)).unwrap_or(UNNAMED_POLICY);
         status.limit.map(|_| printable(name()))
     };
-    let names: Vec<_> = decision.statuses.iter().map(written).collect();
-    let numbered = |(index, name): (usize, &Option<String>)| {
-        let name = name.as_ref()?;
-        let before = names[..index].iter().flatten().filter(|other| *other == name).count();
-        Some(if before == 0 { name.clone() } else { format!("{name}-{}", before + 1) })
+    let mut seen = HashMap::<String, u32, RandomState>::default();
+    let mut numbered = |status| {
+        let name = written(status)?;
+        let count = seen.entry_ref(name.as_str()).or_insert(0);
+        *count += 1;
+        Some(if *count == 1 { name } else { format!("{name}-{count}") })
     };
-    names.iter().enumerate().map(numbered).collect()
+    decision.statuses.iter().map(&mut numbered).collect()
 }
 
 /// `text` with `_` for everything that is no printable ASCII.

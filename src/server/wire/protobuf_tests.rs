@@ -13,15 +13,16 @@ use crate::pb;
 
 fn entries() -> impl Strategy<Value = Vec<pb::Entry>> {
     let text = || prop_oneof![Just(Vec::new()), prop::collection::vec(any::<u8>(), 1..200)];
-    let entry = (prop::collection::vec(any::<u8>(), 1..20), text());
+    let entry = (prop::collection::vec(any::<u8>(), 0..20), text());
     let entry = entry.prop_map(|(key, value)| pb::Entry { key: key.into(), value: value.into() });
     prop::collection::vec(entry, 0..5)
 }
 
 fn descriptor() -> impl Strategy<Value = pb::RateLimitDescriptor> {
-    let limit = (any::<u32>(), 1_i32..=6)
+    let limit = (any::<u32>(), 1_i32..=7)
         .prop_map(|(requests_per_unit, unit)| pb::RateLimitOverride { requests_per_unit, unit });
-    let hits = (0..=u64::from(MAX_HITS)).prop_map(|value| pbjson_types::UInt64Value { value });
+    let hits = prop_oneof![0..=u64::from(MAX_HITS), any::<u64>()];
+    let hits = hits.prop_map(|value| pbjson_types::UInt64Value { value });
     (entries(), prop::option::of(limit), prop::option::of(hits), any::<bool>()).prop_map(
         |(entries, limit, hits_addend, is_negative_hits)| pb::RateLimitDescriptor {
             entries,
@@ -34,7 +35,7 @@ fn descriptor() -> impl Strategy<Value = pb::RateLimitDescriptor> {
 
 /// Bytes of a descriptor whose limit and addend, where it has them, lack some of their fields.
 fn part() -> impl Strategy<Value = Vec<u8>> {
-    let limit = (0..3_u32, 0..=6_i32)
+    let limit = (0..3_u32, 0..=7_i32)
         .prop_map(|(requests_per_unit, unit)| pb::RateLimitOverride { requests_per_unit, unit });
     let hits = (0..3_u64).prop_map(|value| pbjson_types::UInt64Value { value });
     (prop::option::of(limit), prop::option::of(hits)).prop_map(|(limit, hits_addend)| {
@@ -51,7 +52,7 @@ fn request() -> impl Strategy<Value = pb::RateLimitRequest> {
 /// What `decode` is to make of what prost read.
 fn expected_hits(descriptor: &pb::RateLimitDescriptor, request: &pb::RateLimitRequest) -> Hits {
     let hits = match &descriptor.hits_addend {
-        Some(own) => u32::try_from(own.value).expect("in its bounds"),
+        Some(own) => u32::try_from(own.value).unwrap_or(u32::MAX),
         None => request.hits_addend.max(1),
     };
     if descriptor.is_negative_hits { Hits::Refund(hits) } else { Hits::Add(hits) }
@@ -67,7 +68,8 @@ fn assert_is_read_as(bytes: &[u8], request: &pb::RateLimitRequest) {
         assert_eq!(read.entries[..], entries);
         assert_eq!(read.hits, expected_hits(descriptor, request));
         let limit = descriptor.limit.as_ref().map(|limit| {
-            let units = [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Month, Unit::Year];
+            let units =
+                [Unit::Second, Unit::Minute, Unit::Hour, Unit::Day, Unit::Month, Unit::Year, Unit::Week];
             let unit = usize::try_from(limit.unit - 1).expect("a known unit");
             Limit::per(limit.requests_per_unit, units[unit])
         });
@@ -214,5 +216,5 @@ fn too_many_entries_are_counted() {
     };
     assert!(decode(&request(MAX_ENTRIES).encode_to_vec()).is_ok());
     let error = decode(&request(MAX_ENTRIES + 2).encode_to_vec()).expect_err("too many").to_string();
-    assert_eq!(error, "descriptors[1].entries must not be more than 32, found 34");
+    assert_eq!(error, "descriptors[1].entries must not be more than 256, found 258");
 }

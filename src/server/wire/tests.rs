@@ -361,7 +361,7 @@ fn both_forms_of_a_question_are_read() {
 
 #[test]
 fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
-    let many: Vec<_> = (0..65).map(|key| format!("\"{key}\": \"\"")).collect();
+    let many: Vec<_> = (0..1_025).map(|key| format!("\"{key}\": \"\"")).collect();
     for (body, expected) in [
         ("".to_owned(), "EOF while parsing a value at line 1 column 0"),
         ("{".to_owned(), "EOF while parsing an object"),
@@ -377,7 +377,7 @@ fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
             "invalid type: sequence, expected a map of texts",
         ),
         (r#"{"domain": "d", "entries": {"a": "", "a": ""}}"#.to_owned(), "duplicate entry `a`"),
-        (format!("{{\"entries\": {{{}}}}}", many.join(",")), "more than 64 entries"),
+        (format!("{{\"entries\": {{{}}}}}", many.join(",")), "more than 1024 entries"),
         (r#"{"entries": {}, "descriptors": []}"#.to_owned(), "unknown field `descriptors`"),
         (r#"{"entries": {}, "hitsAddend": -1}"#.to_owned(), "invalid value: integer `-1`, expected u64"),
         (r#"{"entries": {}} x"#.to_owned(), "trailing characters"),
@@ -389,11 +389,6 @@ fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
         (r#"{"entries": {"a": ""}}"#, "rate limit domain must not be empty"),
         (r#"{"domain": "d", "entries": {}}"#, "rate limit descriptor list must not be empty"),
         (r#"{"domain": "d"}"#, "rate limit descriptor list must not be empty"),
-        (r#"{"domain": "d", "entries": {"": "x"}}"#, "descriptors[0].entries[0].key must not be empty"),
-        (
-            r#"{"domain": "d", "entries": {"a": "x"}, "hitsAddend": 1000000001}"#,
-            "descriptors[0].hits_addend must not be more than 1000000000",
-        ),
     ] {
         let request = decode_check(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
         assert_eq!(decode(&request.encode_to_vec()).expect_err(body).to_string(), expected);

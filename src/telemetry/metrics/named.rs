@@ -12,10 +12,6 @@ use crate::engine::tally::{Counts, Tally};
 /// The level under which a domain counts what has no room under its own name.
 const OTHER: &str = "other";
 
-/// Bytes in a name, at the most. What is longer counts as [`OTHER`]: ten thousand names of a request's
-/// greatest size would take gigabytes.
-const MAX_NAME_BYTES: usize = 512;
-
 /// Counts by name; never forgets one.
 #[derive(Debug, Default)]
 pub(super) struct NamedCounts {
@@ -59,7 +55,7 @@ impl NamedCounts {
     /// Whether a name that is new may have a place of its own among `series` others.
     fn has_room(&self, series: usize, path: &StatsPath) -> bool {
         let name_bytes = path.domain.len() + path.parts.iter().map(|part| part.len() + 1).sum::<usize>();
-        series < self.max_series && name_bytes <= MAX_NAME_BYTES
+        series < self.max_series && name_bytes <= StatsPath::MAX_BYTES
     }
 }
 
@@ -101,7 +97,7 @@ mod tests {
     #[test]
     fn a_name_too_long_to_keep_counts_with_the_others() {
         let counts = NamedCounts::new(10);
-        counts.add(&path("shop", &"x".repeat(MAX_NAME_BYTES)), &hits(7));
+        counts.add(&path("shop", &"x".repeat(StatsPath::MAX_BYTES)), &hits(7));
         assert_eq!(totals(&counts), [("shop.other".to_owned(), 7)]);
     }
 
