@@ -1,5 +1,8 @@
 //! What the documents show, works.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
@@ -9,11 +12,13 @@ use tollgate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
 use crate::support::envoy;
 use crate::support::load::request;
 use crate::support::service::Service;
+use crate::tidy::files;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
+const OPERATIONS: &str = include_str!("../docs/operations.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
 /// The fenced blocks of a document that open with `info`.
@@ -39,6 +44,46 @@ fn the_rules_that_are_shown_compile() {
     }
 }
 
+/// The names of metrics that are written out between quotes in the sources of telemetry.
+fn metrics_in_sources() -> BTreeSet<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/telemetry");
+    let mut names = BTreeSet::new();
+    for path in files(&folder, "rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
+        let text = fs::read_to_string(&path).expect("sources are text");
+        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let is_metric = |word: &&str| word.starts_with("tollgate_") || word.starts_with("ratelimit_");
+        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        names.extend(code.split('"').filter(is_metric).filter(is_name).map(str::to_owned));
+    }
+    names
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let metrics = metrics_in_sources();
+    assert!(metrics.len() > 15, "{metrics:?}");
+    let documented: BTreeSet<_> =
+        OPERATIONS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let missing: Vec<_> = metrics.iter().filter(|name| !documented.contains(name.as_str())).collect();
+    assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
+    let is_series = |name: &&&str| name.starts_with("tollgate_") && !metrics.contains(**name);
+    let unknown: Vec<_> = documented.iter().filter(is_series).collect();
+    assert!(unknown.is_empty(), "docs/operations.md names metrics that do not exist: {unknown:?}");
+}
+
+/// A document without its YAML: Envoy's constants look like environment variables.
+fn without_yaml(document: &str) -> String {
+    let (mut text, mut is_yaml) = (String::new(), false);
+    for line in document.lines() {
+        is_yaml = line.starts_with("```yaml") || is_yaml && line != "```";
+        if !is_yaml {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
 /// The words of a document that look like environment variables with an underscore in them.
 fn variables(document: &str) -> Vec<&str> {
     let words = document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
@@ -52,10 +97,26 @@ fn variables(document: &str) -> Vec<&str> {
 fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() {
     let table = tollgate::settings::table();
     let known: Vec<&str> = table.iter().map(|row| row.variable.as_str()).collect();
-    // What gRPC and Envoy call their answers looks the same.
-    let others = ["OVER_LIMIT", "NOT_SERVING", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "CARGO_TARGET_DIR"];
-    for (name, document) in [("docs/redis.md", REDIS), ("docs/rules.md", RULES), ("docs/http.md", HTTP)] {
-        for variable in variables(document).into_iter().filter(|variable| !others.contains(variable)) {
+    // Constants of gRPC and Envoy look the same.
+    let others = [
+        "OVER_LIMIT",
+        "NOT_SERVING",
+        "INVALID_ARGUMENT",
+        "DEADLINE_EXCEEDED",
+        "RESOURCE_EXHAUSTED",
+        "CARGO_TARGET_DIR",
+    ];
+    let documents = [
+        ("README.md", README),
+        ("docs/redis.md", REDIS),
+        ("docs/rules.md", RULES),
+        ("docs/http.md", HTTP),
+        ("docs/operations.md", OPERATIONS),
+    ];
+    for (name, document) in documents {
+        for variable in
+            variables(&without_yaml(document)).into_iter().filter(|variable| !others.contains(variable))
+        {
             assert!(known.contains(&variable), "{name} names {variable}, which is no setting");
         }
     }

@@ -52,7 +52,8 @@ struct Source {
     lines: usize,
 }
 
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+/// The files below `folder` that end in `extension`, sorted.
+pub(crate) fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("the folder is part of the project") {
         let path = entry.expect("its entries can be read").path();

@@ -55,7 +55,7 @@ enum Command {
     /// Load a running service with requests, and measure how it answers.
     #[command(after_long_help = bench::READING)]
     Bench(Box<bench::BenchArgs>),
-    /// Print the README's table of settings.
+    /// Print the table of settings for docs/settings.md.
     #[command(hide = true)]
     Settings,
 }

@@ -1,6 +1,6 @@
 //! What the operator types: one field for each setting, all of them text. A field's name is the
 //! environment variable's in lower case, and the flag's with `_` for `-`; its comment is what `--help`
-//! and the README say.
+//! and docs/settings.md say.
 
 use clap::Args;
 use secrecy::SecretString;

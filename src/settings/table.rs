@@ -1,4 +1,4 @@
-//! The table of all settings, as the README shows it.
+//! The table of all settings, as docs/settings.md shows it.
 
 use clap::{Arg, Args as _, Command};
 

@@ -335,14 +335,13 @@ fn a_flag_is_its_variable_in_small_letters() {
 }
 
 #[test]
-fn the_readme_has_the_table_of_settings() {
-    let readme = include_str!("../../README.md");
+fn the_docs_have_the_table_of_settings() {
+    let docs = include_str!("../../docs/settings.md");
     let (begin, end) = ("<!-- settings -->\n", "<!-- /settings -->");
-    let after = readme.split_once(begin).expect("README.md has the marker where the table begins").1;
-    let found = after.split_once(end).expect("README.md has the marker where the table ends").0;
+    let after = docs.split_once(begin).expect("docs/settings.md has the marker where the table begins").1;
+    let found = after.split_once(end).expect("docs/settings.md has the marker where the table ends").0;
     assert!(
         found == markdown(),
-        "README.md does not show the settings as they are: put what `cargo run -- settings` prints between \
-         its markers"
+        "docs/settings.md is out of date: put the output of `cargo run -- settings` between its markers"
     );
 }
