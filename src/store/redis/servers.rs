@@ -152,7 +152,7 @@ impl Servers {
         let shard = match route.shard(slot) {
             Ok(shard) => Arc::clone(shard),
             Err(error) => {
-                self.known.topology.wish();
+                self.known.topology.request_refresh();
                 return Ok(asks.iter().map(|_| Err(error.clone())).collect());
             }
         };
@@ -230,7 +230,7 @@ impl Known {
         let cause = match error {
             StoreError::Refused(cause) => cause,
             StoreError::Unreachable(_) | StoreError::Unanswered(_) => {
-                self.topology.wish();
+                self.topology.request_refresh();
                 return None;
             }
             StoreError::Full { .. } => return None,
@@ -238,11 +238,11 @@ impl Known {
         // fred has ended the connection on which it read CLUSTERDOWN: the sooner it is known that nobody
         // serves the slot, and nobody is asked, the better for the others.
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
-            self.topology.wish();
+            self.topology.request_refresh();
         }
         let redirection = Redirection::read(cause, shard.server()).filter(|_| self.is_cluster())?;
         if let Redirection::Moved(_) = redirection {
-            self.topology.wish();
+            self.topology.request_refresh();
         }
         Some(redirection)
     }

@@ -12,35 +12,35 @@ use super::Endpoint;
 /// How many slots a Cluster has.
 pub(super) const SLOTS: usize = 16_384;
 /// No primary serves the slot.
-const NOBODY: u16 = u16::MAX;
+const UNASSIGNED: u16 = u16::MAX;
 
 /// Which primary serves which slot.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Slots {
+pub(super) struct SlotMap {
     primaries: Vec<Endpoint>,
     /// For each slot the place of its primary in `primaries`.
     owners: Box<[u16]>,
 }
 
-impl Slots {
+impl SlotMap {
     /// Every primary, once.
     pub(super) fn primaries(&self) -> &[Endpoint] {
         &self.primaries
     }
 
-    /// The place of a slot's primary in [`Slots::primaries`].
+    /// The place of a slot's primary in [`SlotMap::primaries`].
     pub(super) fn owner(&self, slot: u16) -> Option<usize> {
-        self.owners.get(usize::from(slot)).copied().filter(|owner| *owner != NOBODY).map(usize::from)
+        self.owners.get(usize::from(slot)).copied().filter(|owner| *owner != UNASSIGNED).map(usize::from)
     }
 }
 
-impl fmt::Debug for Slots {
+impl fmt::Debug for SlotMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("primaries", &self.primaries).finish_non_exhaustive()
+        f.debug_struct("SlotMap").field("primaries", &self.primaries).finish_non_exhaustive()
     }
 }
 
-impl fmt::Display for Slots {
+impl fmt::Display for SlotMap {
     /// The primaries, divided by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let primaries: Vec<_> = self.primaries.iter().map(Endpoint::to_string).collect();
@@ -50,8 +50,8 @@ impl fmt::Display for Slots {
 
 /// Reads the reply to `CLUSTER SLOTS` of `node`: for each range its first and last slot, then its
 /// primary and that one's replicas. `None` where it makes no sense.
-pub(super) fn read_slots(reply: Value, node: &Endpoint) -> Option<Slots> {
-    let mut slots = Slots { primaries: Vec::new(), owners: vec![NOBODY; SLOTS].into() };
+pub(super) fn read_slots(reply: Value, node: &Endpoint) -> Option<SlotMap> {
+    let mut slots = SlotMap { primaries: Vec::new(), owners: vec![UNASSIGNED; SLOTS].into() };
     for range in reply.into_array() {
         let mut range = range.into_array().into_iter();
         let (first, last) = (number(range.next()?)?, number(range.next()?)?);

@@ -14,7 +14,7 @@ use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{Access, ask_once};
-use super::slots::{Slots, read_slots};
+use super::slots::{SlotMap, read_slots};
 use super::{Deployment, Endpoint, Login};
 
 /// How long one server may take to say what it knows, connecting included.
@@ -31,7 +31,7 @@ const MAX_ASKED: usize = 3;
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     map: watch::Receiver<Arc<Map>>,
-    wish: Arc<Notify>,
+    refresh: Arc<Notify>,
     _asker: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
@@ -43,7 +43,7 @@ pub(super) enum Map {
     /// One server counts everything.
     One(Endpoint),
     /// The servers of a Cluster, by slot.
-    Cluster(Slots),
+    Cluster(SlotMap),
 }
 
 impl Topology {
@@ -55,15 +55,15 @@ impl Topology {
             Deployment::Cluster { .. } => Map::Unknown("no node of the Cluster has answered yet".to_owned()),
         };
         let (sender, map) = watch::channel(Arc::new(known));
-        let wish = Arc::new(Notify::new());
+        let refresh = Arc::new(Notify::new());
         let asker = match &access.settings.deployment {
             Deployment::Single(_) => None,
             Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
-                let asking = ask_on(Arc::clone(access), sender, Arc::clone(&wish));
+                let asking = ask_on(Arc::clone(access), sender, Arc::clone(&refresh));
                 Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(asking))))
             }
         };
-        Self { map, wish, _asker: asker }
+        Self { map, refresh, _asker: asker }
     }
 
     /// What is known, and what will be.
@@ -72,12 +72,12 @@ impl Topology {
     }
 
     /// Something was not where it should be: ask soon.
-    pub(super) fn wish(&self) {
-        self.wish.notify_one();
+    pub(super) fn request_refresh(&self) {
+        self.refresh.notify_one();
     }
 }
 
-async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, wish: Arc<Notify>) {
+async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, refresh: Arc<Notify>) {
     loop {
         let asked = Instant::now();
         let interval = match &access.settings.deployment {
@@ -95,7 +95,7 @@ async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, wish: Arc<Not
             }
         };
         time::sleep_until(asked + MIN_PAUSE).await;
-        drop(time::timeout_at(asked + interval, wish.notified()).await);
+        drop(time::timeout_at(asked + interval, refresh.notified()).await);
     }
 }
 
@@ -149,7 +149,7 @@ async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Re
 }
 
 /// What the first of a few nodes says that answers.
-async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<Slots, String> {
+async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<SlotMap, String> {
     let mut candidates: Vec<&Endpoint> = match known {
         Map::Cluster(slots) => slots.primaries().iter().chain(nodes).collect(),
         Map::Unknown(_) | Map::One(_) => nodes.iter().collect(),
