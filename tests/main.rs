@@ -29,6 +29,7 @@ mod redis_deployments;
 mod redis_errors;
 mod redis_failures;
 mod redis_servers;
+mod redis_topology;
 mod server;
 mod simulation;
 mod store;

@@ -126,20 +126,27 @@ fn connections(settings: &RedisSettings) -> ConnectionConfig {
     }
 }
 
-/// Connects to `server`, asks one question, and leaves. What went wrong, for people.
-pub(super) async fn ask_once(
+/// Connects to `server`, runs `commands` one after the other, and disconnects. A command that the server
+/// refuses does not keep the later ones from running.
+///
+/// # Errors
+/// The cause, for people, where the connection could not be made.
+pub(super) async fn query<const N: usize>(
     access: &Access,
     server: &Endpoint,
     login: &Login,
-    command: &[&str],
-) -> Result<Value, String> {
+    commands: [&[&str]; N],
+) -> Result<[Result<Value, String>; N], String> {
     let details = |error: Error| error.details().to_owned();
-    let (name, arguments) = command.split_first().ok_or_else(String::new)?;
     let config = Config { fail_fast: true, ..config(server, login, access, None) };
     let client = Client::new(config, None, Some(connections(&access.settings)), None);
     let _driver = AbortOnDropHandle::new(client.connect());
     client.wait_for_connect().await.map_err(details)?;
-    let command = CustomCommand::new(*name, None, false);
-    let arguments: Vec<Value> = arguments.iter().map(|argument| Value::from(*argument)).collect();
-    client.custom(command, arguments).await.map_err(details)
+    let mut replies = [const { Ok(Value::Null) }; N];
+    for (command, reply) in commands.iter().zip(&mut replies) {
+        let Some((name, arguments)) = command.split_first() else { continue };
+        let arguments: Vec<Value> = arguments.iter().map(|argument| Value::from(*argument)).collect();
+        *reply = client.custom(CustomCommand::new(*name, None, false), arguments).await.map_err(details);
+    }
+    Ok(replies)
 }

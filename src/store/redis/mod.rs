@@ -10,6 +10,7 @@
 //! they do not, each slot decides for itself, and what it counted is given back if another one denied:
 //! never too much is admitted, and what was given back looked used for the time of a round trip.
 
+mod agreement;
 mod batch;
 mod client;
 mod connection;

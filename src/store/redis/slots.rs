@@ -12,7 +12,7 @@ use super::Endpoint;
 /// How many slots a Cluster has.
 pub(super) const SLOTS: usize = 16_384;
 /// No primary serves the slot.
-const UNASSIGNED: u16 = u16::MAX;
+pub(super) const UNASSIGNED: u16 = u16::MAX;
 
 /// Which primary serves which slot.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,6 +23,11 @@ pub(super) struct SlotMap {
 }
 
 impl SlotMap {
+    /// `owners` holds for each slot the index of its primary, or [`UNASSIGNED`].
+    pub(super) fn new(primaries: Vec<Endpoint>, owners: Box<[u16]>) -> Self {
+        Self { primaries, owners }
+    }
+
     /// Every primary, once.
     pub(super) fn primaries(&self) -> &[Endpoint] {
         &self.primaries
@@ -48,40 +53,13 @@ impl fmt::Display for SlotMap {
     }
 }
 
-/// Reads the reply to `CLUSTER SLOTS` of `node`: for each range its first and last slot, then its
-/// primary and that one's replicas. `None` where it makes no sense.
-pub(super) fn read_slots(reply: Value, node: &Endpoint) -> Option<SlotMap> {
-    let mut slots = SlotMap { primaries: Vec::new(), owners: vec![UNASSIGNED; SLOTS].into() };
-    for range in reply.into_array() {
-        let mut range = range.into_array().into_iter();
-        let (first, last) = (number(range.next()?)?, number(range.next()?)?);
-        let primary = read_primary(range.next()?, node)?;
-        let known = slots.primaries.iter().position(|other| *other == primary);
-        let owner = known.unwrap_or_else(|| {
-            slots.primaries.push(primary);
-            slots.primaries.len() - 1
-        });
-        slots.owners.get_mut(first..=last)?.fill(u16::try_from(owner).ok()?);
-    }
-    (!slots.primaries.is_empty()).then_some(slots)
-}
-
-/// Host, port, and more that does not matter here. A node that does not know its own address is the one
-/// that was asked.
-fn read_primary(value: Value, node: &Endpoint) -> Option<Endpoint> {
-    let mut fields = value.into_array().into_iter();
-    let host: Option<String> = fields.next()?.convert().ok()?;
-    let port = number(fields.next()?)?;
-    Some(named(host.as_deref().unwrap_or_default(), port, node))
-}
-
 /// fred's own conversion to a smaller type lets the number wrap.
-fn number<T: TryFrom<i64>>(value: Value) -> Option<T> {
+pub(super) fn number<T: TryFrom<i64>>(value: Value) -> Option<T> {
     T::try_from(value.convert().ok()?).ok()
 }
 
 /// The server of this host and port; an empty host is that of `node`.
-fn named(host: &str, port: u16, node: &Endpoint) -> Endpoint {
+pub(super) fn named(host: &str, port: u16, node: &Endpoint) -> Endpoint {
     match (host, node) {
         ("" | "?", Endpoint::Tcp { host, .. }) => Endpoint::Tcp { host: host.clone(), port },
         (host, _) => Endpoint::Tcp { host: host.to_owned(), port },
@@ -124,53 +102,6 @@ mod tests {
 
     fn tcp(host: &str, port: u16) -> Endpoint {
         Endpoint::Tcp { host: host.to_owned(), port }
-    }
-
-    fn range(first: i64, last: i64, host: Option<&str>, port: i64) -> Value {
-        let node = |host: Option<&str>, port: i64| {
-            let host = host.map_or(Value::Null, Value::from);
-            Value::Array(vec![host, port.into(), "id".into(), Value::Array(Vec::new())])
-        };
-        Value::Array(vec![first.into(), last.into(), node(host, port), node(Some("replica"), 1)])
-    }
-
-    #[test]
-    fn every_slot_has_the_primary_that_the_cluster_names_and_no_other() {
-        let reply = Value::Array(vec![
-            range(0, 99, Some("a"), 1),
-            range(100, 100, Some("b"), 2),
-            range(200, 16_383, Some("a"), 1),
-        ]);
-        let slots = read_slots(reply, &tcp("asked", 9)).expect("slots");
-        assert_eq!(slots.primaries(), [tcp("a", 1), tcp("b", 2)]);
-        for (slot, owner) in
-            [(0, Some(0)), (99, Some(0)), (100, Some(1)), (101, None), (200, Some(0)), (16_383, Some(0))]
-        {
-            assert_eq!(slots.owner(slot), owner, "{slot}");
-        }
-        assert_eq!(slots.owner(16_384), None);
-    }
-
-    #[test]
-    fn a_node_that_does_not_know_its_address_is_the_one_that_was_asked() {
-        for host in [None, Some(""), Some("?")] {
-            let reply = Value::Array(vec![range(0, 16_383, host, 7)]);
-            assert_eq!(read_slots(reply, &tcp("asked", 9)).expect("slots").primaries(), [tcp("asked", 7)]);
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_no_map() {
-        for reply in [
-            Value::Null,
-            Value::from("nonsense"),
-            Value::Array(vec![]),
-            Value::Array(vec![Value::from(1)]),
-            Value::Array(vec![range(0, 16_384, Some("a"), 1)]),
-            Value::Array(vec![range(0, 1, Some("a"), 70_000)]),
-        ] {
-            assert_eq!(read_slots(reply.clone(), &tcp("asked", 9)), None, "{reply:?}");
-        }
     }
 
     #[test]

@@ -1,44 +1,51 @@
-//! Which servers count, and what for: told once, or asked of Sentinels or of a Cluster again and again.
+//! Discovery of the servers that count: set by the operator, or learnt from Sentinels or a Cluster's nodes,
+//! again and again.
 //!
-//! Answers come over connections of their own, so that no server that hangs holds up the question.
-//! Sentinels are asked all at once, and what most of them say holds. Of a Cluster, a few nodes are asked,
-//! and what the first one says holds: nodes tell each other.
+//! A minority never decides. A primary is taken over only if a majority of the configured Sentinels names it
+//! and it says itself that it is one; of a Cluster's nodes see [`super::agreement`]. What is known is kept
+//! until then: while it may be wrong, a server that counts alone counts exactly, and two never do.
+//!
+//! Questions use connections of their own, so that no server that hangs holds up the others.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use fred::types::Value;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{Access, ask_once};
-use super::slots::{SlotMap, read_slots};
+use super::agreement::{Agreement, View};
+use super::client::{Access, query};
+use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
 
-/// How long one server may take to say what it knows, connecting included.
-const PATIENCE: Duration = Duration::from_millis(300);
-/// The shortest pause between two questions, however often one is wished for.
+/// Bound on one answer, connecting included. Slow Sentinels are as good as quick ones.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Once one node of a Cluster has answered, the others have this long.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
+/// The shortest pause between two refreshes, however often one is requested.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// How long Sentinels' and a Cluster's answers are relied on while nobody complains.
+/// Refresh intervals while nothing fails.
 const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
 const CLUSTER_INTERVAL: Duration = Duration::from_secs(5);
-/// Nodes of a Cluster that are asked at once.
-const MAX_ASKED: usize = 3;
+/// Nodes of a known Cluster that are asked at once.
+const MAX_NODES_ASKED: usize = 3;
 
-/// What is known of a deployment. Clones know the same.
+/// The topology of a deployment, kept up to date. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Topology {
     map: watch::Receiver<Arc<Map>>,
     refresh: Arc<Notify>,
-    _asker: Option<Arc<AbortOnDropHandle<()>>>,
+    _refresher: Option<Arc<AbortOnDropHandle<()>>>,
 }
 
 /// Which server counts what.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Map {
-    /// Nobody has said it yet, and why.
+    /// Not known yet, with the cause.
     Unknown(String),
     /// One server counts everything.
     One(Endpoint),
@@ -46,51 +53,63 @@ pub(super) enum Map {
     Cluster(SlotMap),
 }
 
+impl fmt::Display for Map {
+    /// The addresses of the servers.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(_) => f.write_str("none"),
+            Self::One(server) => server.fmt(f),
+            Self::Cluster(slots) => slots.fmt(f),
+        }
+    }
+}
+
 impl Topology {
-    /// Begins to ask, where there is anything to ask, in the runtime it is called in.
+    /// Starts to discover, where there is anything to discover, in the runtime it is called in.
     pub(super) fn watch(access: &Arc<Access>) -> Self {
-        let known = match &access.settings.deployment {
-            Deployment::Single(server) => Map::One(server.clone()),
-            Deployment::Sentinel { .. } => Map::Unknown("no Sentinel has answered yet".to_owned()),
-            Deployment::Cluster { .. } => Map::Unknown("no node of the Cluster has answered yet".to_owned()),
+        let (known, discovers) = match &access.settings.deployment {
+            Deployment::Single(server) => (Map::One(server.clone()), false),
+            Deployment::Sentinel { .. } => (Map::Unknown("no Sentinel has answered yet".to_owned()), true),
+            Deployment::Cluster { .. } => (Map::Unknown("no node has answered yet".to_owned()), true),
         };
         let (sender, map) = watch::channel(Arc::new(known));
         let refresh = Arc::new(Notify::new());
-        let asker = match &access.settings.deployment {
-            Deployment::Single(_) => None,
-            Deployment::Sentinel { .. } | Deployment::Cluster { .. } => {
-                let asking = ask_on(Arc::clone(access), sender, Arc::clone(&refresh));
-                Some(Arc::new(AbortOnDropHandle::new(tokio::spawn(asking))))
-            }
-        };
-        Self { map, refresh, _asker: asker }
+        let refresher = discovers.then(|| {
+            let publisher = Publisher { map: sender, in_trouble: false };
+            let task = keep_fresh(Arc::clone(access), publisher, Arc::clone(&refresh));
+            Arc::new(AbortOnDropHandle::new(tokio::spawn(task)))
+        });
+        Self { map, refresh, _refresher: refresher }
     }
 
-    /// What is known, and what will be.
+    /// The map now, and every later one.
     pub(super) fn map(&self) -> watch::Receiver<Arc<Map>> {
         self.map.clone()
     }
 
-    /// Something was not where it should be: ask soon.
+    /// Asks for a refresh soon, after a server was not what the map says.
     pub(super) fn request_refresh(&self) {
         self.refresh.notify_one();
     }
 }
 
-async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, refresh: Arc<Notify>) {
+async fn keep_fresh(access: Arc<Access>, mut publisher: Publisher, refresh: Arc<Notify>) {
+    let mut agreement = Agreement::default();
     loop {
         let asked = Instant::now();
+        let known = Arc::clone(&publisher.map.borrow());
         let interval = match &access.settings.deployment {
             Deployment::Single(_) => return,
             Deployment::Sentinel { primary, sentinels } => {
-                let found = ask_sentinels(&access, primary, sentinels).await;
-                learn(&map, found.map(Map::One));
+                publisher.publish(ask_sentinels(&access, primary, sentinels, &known).await.map(Map::One));
                 SENTINEL_INTERVAL
             }
             Deployment::Cluster { nodes } => {
-                let known = Arc::clone(&map.borrow());
-                let found = ask_cluster(&access, nodes, &known).await;
-                learn(&map, found.map(Map::Cluster));
+                let found = ask_cluster(&access, nodes, &known).await.map(|views| {
+                    agreement.update(&views, Instant::now());
+                    Map::Cluster(agreement.slot_map())
+                });
+                publisher.publish(found);
                 CLUSTER_INTERVAL
             }
         };
@@ -99,89 +118,161 @@ async fn ask_on(access: Arc<Access>, map: watch::Sender<Arc<Map>>, refresh: Arc<
     }
 }
 
-/// Takes over what was found. What is known already is better than nothing.
-fn learn(map: &watch::Sender<Arc<Map>>, found: Result<Map, String>) {
-    map.send_if_modified(|known| {
-        let next = match found {
-            Ok(found) => found,
-            Err(cause) if matches!(&**known, Map::Unknown(_)) => Map::Unknown(cause),
-            Err(cause) => {
-                tracing::debug!(%cause, "no server says which ones count");
-                return false;
-            }
-        };
-        let changed = **known != next;
-        if changed {
-            match &next {
-                Map::Unknown(cause) => tracing::warn!(%cause, "it is not known which servers count"),
-                Map::One(server) => tracing::info!(%server, "this server counts now"),
-                Map::Cluster(slots) => tracing::info!(primaries = %slots, "these servers count now"),
-            }
-            *known = Arc::new(next);
-        }
-        changed
-    });
+/// Publishes what was found. A known map is kept where nothing was.
+struct Publisher {
+    map: watch::Sender<Arc<Map>>,
+    /// Whether nothing was found the last time.
+    in_trouble: bool,
 }
 
-/// The address of the primary that most Sentinels name.
-async fn ask_sentinels(access: &Access, primary: &str, sentinels: &[Endpoint]) -> Result<Endpoint, String> {
+impl Publisher {
+    fn publish(&mut self, found: Result<Map, String>) {
+        let known = Arc::clone(&self.map.borrow());
+        let is_first = matches!(*known, Map::Unknown(_));
+        let map = match found {
+            Ok(map) => map,
+            Err(cause) => {
+                if !std::mem::replace(&mut self.in_trouble, true) {
+                    tracing::warn!(%cause, servers = %known, "Redis topology not confirmed");
+                }
+                if is_first {
+                    self.map.send_replace(Arc::new(Map::Unknown(cause)));
+                }
+                return;
+            }
+        };
+        if std::mem::take(&mut self.in_trouble) {
+            tracing::warn!(servers = %map, "Redis topology confirmed again");
+        }
+        if *known == map {
+            return;
+        }
+        let (from, to) = (known.to_string(), map.to_string());
+        if is_first {
+            tracing::info!(servers = to, "Redis topology discovered");
+        } else if from != to {
+            tracing::warn!(from, to, "Redis topology changed");
+        }
+        self.map.send_replace(Arc::new(map));
+    }
+}
+
+/// The address of the primary that a majority of the configured Sentinels names, once it has confirmed its
+/// role. Returns as soon as there is a majority.
+async fn ask_sentinels(
+    access: &Access,
+    primary: &str,
+    sentinels: &[Endpoint],
+    known: &Map,
+) -> Result<Endpoint, String> {
+    let majority = sentinels.len() / 2 + 1;
     let ask = |sentinel| ask_sentinel(access, primary, sentinel);
+    let mut answers: FuturesUnordered<_> = sentinels.iter().map(ask).collect();
     let (mut named, mut cause) = (Vec::<(Endpoint, usize)>::new(), String::new());
-    for answer in join_all(sentinels.iter().map(ask)).await {
-        match answer {
-            Ok(server) => match named.iter_mut().find(|(other, _)| *other == server) {
-                Some((_, votes)) => *votes += 1,
-                None => named.push((server, 1)),
-            },
-            Err(error) => cause = error,
+    while let Some(answer) = answers.next().await {
+        let server = match answer {
+            Ok(server) => server,
+            Err(error) => {
+                cause = error;
+                continue;
+            }
+        };
+        let index = named.iter().position(|(other, _)| *other == server).unwrap_or_else(|| {
+            named.push((server, 0));
+            named.len() - 1
+        });
+        let (server, count) = &mut named[index];
+        *count += 1;
+        if *count >= majority {
+            if !matches!(known, Map::One(known) if known == server) {
+                confirm_primary(access, server).await?;
+            }
+            return Ok(server.clone());
         }
     }
-    named.into_iter().max_by_key(|(_, votes)| *votes).map(|(server, _)| server).ok_or(cause)
+    let total = sentinels.len();
+    let named: Vec<_> = named.iter().map(|(server, count)| format!("{count} name {server}")).collect();
+    Err(match (named.as_slice(), cause.as_str()) {
+        ([], cause) => format!("no Sentinel of {total} has answered: {cause}"),
+        (named, "") => format!("{majority} of {total} Sentinels must agree, but {}", named.join(", ")),
+        (named, cause) => {
+            format!("{majority} of {total} Sentinels must agree, but {}: {cause}", named.join(", "))
+        }
+    })
 }
 
 async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Result<Endpoint, String> {
-    let command = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
     let login = &access.settings.credentials.sentinel;
-    let reply = ask_in_time(access, sentinel, login, &command).await?;
+    let command: &[&str] = &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
+    let [reply] = ask_in_time(access, sentinel, login, [command]).await?;
+    let reply = reply.map_err(|cause| format!("{sentinel}: {cause}"))?;
     let found: Option<(String, String)> = reply.convert().ok();
     let found = found.and_then(|(host, port)| Some(Endpoint::Tcp { host, port: port.parse().ok()? }));
     found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
 }
 
-/// What the first of a few nodes says that answers.
-async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<SlotMap, String> {
-    let mut candidates: Vec<&Endpoint> = match known {
-        Map::Cluster(slots) => slots.primaries().iter().chain(nodes).collect(),
-        Map::Unknown(_) | Map::One(_) => nodes.iter().collect(),
+/// Whether `server` says of itself that it is a primary. `HELLO` needs no permission; servers before Redis 6
+/// do not know it.
+async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), String> {
+    let login = &access.settings.credentials.server;
+    let [hello, role] = ask_in_time(access, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
+    let words = |reply: Value| reply.into_array().into_iter().filter_map(|word| word.convert::<String>().ok());
+    let is_primary = match (hello, role) {
+        (Ok(hello), _) => words(hello).skip_while(|word| word != "role").nth(1).as_deref() == Some("master"),
+        (Err(_), Ok(role)) => words(role).next().as_deref() == Some("master"),
+        (Err(_), Err(cause)) => return Err(format!("{server}: {cause}")),
     };
-    fastrand::shuffle(&mut candidates);
-    candidates.truncate(MAX_ASKED);
-    let ask = |node: &'_ Endpoint| {
-        let node = node.clone();
-        async move {
-            let login = &access.settings.credentials.server;
-            let reply = ask_in_time(access, &node, login, &["CLUSTER", "SLOTS"]).await?;
-            read_slots(reply, &node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
-        }
+    match is_primary {
+        true => Ok(()),
+        false => Err(format!("{server}: the Sentinels name this server, but it is not a primary (yet)")),
+    }
+}
+
+/// The views of some nodes; at least one.
+async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<Vec<View>, String> {
+    let primaries = match known {
+        Map::Cluster(slots) => slots.primaries(),
+        Map::Unknown(_) | Map::One(_) => &[],
     };
-    let mut answers: FuturesUnordered<_> = candidates.into_iter().map(ask).collect();
-    let mut cause = "there is nobody to ask".to_owned();
-    while let Some(answer) = answers.next().await {
+    let unlisted = nodes.iter().filter(|node| !primaries.contains(node));
+    let mut candidates: Vec<&Endpoint> = primaries.iter().chain(unlisted).collect();
+    if !primaries.is_empty() {
+        fastrand::shuffle(&mut candidates);
+        candidates.truncate(MAX_NODES_ASKED);
+    }
+    let mut answers: FuturesUnordered<_> =
+        candidates.into_iter().map(|node| ask_node(access, node)).collect();
+    let (mut views, mut cause) = (Vec::new(), "there is no node to ask".to_owned());
+    let mut deadline = Instant::now() + ANSWER_TIMEOUT;
+    while let Ok(Some(answer)) = time::timeout_at(deadline, answers.next()).await {
         match answer {
-            Ok(slots) => return Ok(slots),
+            Ok(view) => {
+                views.push(view);
+                deadline = deadline.min(Instant::now() + OTHERS_TIMEOUT);
+            }
             Err(error) => cause = error,
         }
     }
-    Err(cause)
+    if views.is_empty() { Err(cause) } else { Ok(views) }
 }
 
-async fn ask_in_time(
+async fn ask_node(access: &Access, node: &Endpoint) -> Result<View, String> {
+    let login = &access.settings.credentials.server;
+    // In this order, the epochs are never those of a later map.
+    let commands: [&[&str]; 2] = [&["CLUSTER", "NODES"], &["CLUSTER", "SLOTS"]];
+    let [nodes, slots] = ask_in_time(access, node, login, commands).await?;
+    let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.convert().ok());
+    let slots = slots.map_err(|cause| format!("{node}: {cause}"))?;
+    View::read(slots, nodes.as_deref(), node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
+}
+
+async fn ask_in_time<const N: usize>(
     access: &Access,
     server: &Endpoint,
     login: &Login,
-    command: &[&str],
-) -> Result<fred::types::Value, String> {
-    let asked = time::timeout(PATIENCE, ask_once(access, server, login, command));
-    let answer = asked.await.map_err(|_| "it does not answer".to_owned());
+    commands: [&[&str]; N],
+) -> Result<[Result<Value, String>; N], String> {
+    let asked = time::timeout(ANSWER_TIMEOUT, query(access, server, login, commands));
+    let answer = asked.await.map_err(|_| "no answer in time".to_owned());
     answer.flatten().map_err(|cause| format!("{server}: {cause}"))
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod certificates;
 pub(crate) mod cluster;
+pub(crate) mod scripted;
 pub(crate) mod sentinel;
 mod server;
 
@@ -75,6 +76,11 @@ impl Redis {
             None => Deployment::Single(self.server.endpoint().clone()),
         };
         RedisSettings { tls, ..settings(deployment, credentials) }
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// Its port by another name or address of this machine.
