@@ -386,9 +386,10 @@ mod tests {
 
     #[test]
     fn every_replica_settles_an_equal_first_choice_alike() {
-        for views in
-            [[view("a", &[("a", 1)]), view("b", &[("b", 1)])], [view("b", &[("b", 1)]), view("a", &[("a", 1)])]]
-        {
+        for views in [
+            [view("a", &[("a", 1)]), view("b", &[("b", 1)])],
+            [view("b", &[("b", 1)]), view("a", &[("a", 1)])],
+        ] {
             let mut agreement = Agreement::default();
             agreement.update(&views, Instant::now());
             assert_eq!(owner_of(&mut agreement, 0).as_deref(), Some("a"));

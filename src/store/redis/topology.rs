@@ -216,7 +216,8 @@ async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Re
 async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), String> {
     let login = &access.settings.credentials.server;
     let [hello, role] = ask_in_time(access, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
-    let words = |reply: Value| reply.into_array().into_iter().filter_map(|word| word.convert::<String>().ok());
+    let words =
+        |reply: Value| reply.into_array().into_iter().filter_map(|word| word.convert::<String>().ok());
     let is_primary = match (hello, role) {
         (Ok(hello), _) => words(hello).skip_while(|word| word != "role").nth(1).as_deref() == Some("master"),
         (Err(_), Ok(role)) => words(role).next().as_deref() == Some("master"),
