@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -53,6 +54,7 @@ pub struct Redis {
     all: (Arc<Access>, Topology),
     per_second: Option<(Arc<Access>, Topology)>,
     denials: Option<Arc<Denials>>,
+    listing: Arc<Mutex<()>>,
 }
 
 impl Redis {
@@ -72,7 +74,12 @@ impl Redis {
             let topology = Topology::watch(&access);
             Ok((access, topology))
         };
-        Ok(Self { all: watch(all)?, per_second: per_second.map(watch).transpose()?, denials })
+        Ok(Self {
+            all: watch(all)?,
+            per_second: per_second.map(watch).transpose()?,
+            denials,
+            listing: Arc::default(),
+        })
     }
 
     /// A store that begins to connect, and returns at once, whether or not Redis is there. It connects
@@ -88,6 +95,7 @@ impl Redis {
             servers: Arc::new(AllServers { all, per_second, expiration_jitter_max_secs }),
             denials: self.denials.clone(),
             tasks: TaskTracker::new(),
+            listing: Arc::clone(&self.listing),
         }
     }
 }
@@ -99,6 +107,8 @@ pub struct RedisStore {
     denials: Option<Arc<Denials>>,
     /// What goes on though its caller may have gone.
     tasks: TaskTracker,
+    /// Held by the listing of lockouts that is under way.
+    listing: Arc<Mutex<()>>,
 }
 
 impl RedisStore {
@@ -113,7 +123,12 @@ impl RedisStore {
     /// The same servers over the same connections, and in the same batches, with other `denials`: for
     /// charges of which nothing is to be known here. What is left to do for either, both settle.
     pub fn beside(&self, denials: Option<Arc<Denials>>) -> Self {
-        Self { servers: Arc::clone(&self.servers), denials, tasks: self.tasks.clone() }
+        Self {
+            denials,
+            servers: Arc::clone(&self.servers),
+            tasks: self.tasks.clone(),
+            listing: Arc::clone(&self.listing),
+        }
     }
 
     /// Waits until Redis can be reached: for ever where `patience` is zero, else no longer than it.
