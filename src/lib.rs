@@ -33,6 +33,7 @@
 //! | [`settings`] | what the operator set, by flags and environment |
 //! | [`app`] | the composition root: settings → stores, rules, listeners, exporters; started by the program, by tests, and by programs that embed tollgate |
 //! | [`cli`] | the commands |
+//! | [`supervisor`] | the one place that learns of the end of threads and tasks |
 //! | [`clock`] | the one reader of the clock |
 //! | [`pb`] | generated protobuf modules |
 //!
@@ -74,4 +75,5 @@ pub mod provider;
 pub mod server;
 pub mod settings;
 pub mod store;
+pub mod supervisor;
 pub mod telemetry;

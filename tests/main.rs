@@ -36,6 +36,7 @@ mod simulation;
 mod store;
 mod store_faults;
 mod store_redis;
+mod supervision;
 mod support;
 mod tidy;
 mod traces;

@@ -9,11 +9,29 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engine", &["engine"]),
     ("limiter", &["clock", "engine", "store", "telemetry"]),
     ("provider", &["clock", "engine", "provider"]),
-    ("server", &["clock", "engine", "limiter", "pb", "provider", "server", "store", "telemetry"]),
-    ("store", &["clock", "engine", "store"]),
+    (
+        "server",
+        &["clock", "engine", "limiter", "pb", "provider", "server", "store", "supervisor", "telemetry"],
+    ),
+    ("store", &["clock", "engine", "store", "supervisor"]),
+    ("supervisor", &[]),
     ("telemetry", &["clock", "engine", "telemetry"]),
     ("settings", &["engine", "provider", "server", "settings", "store", "telemetry"]),
-    ("app", &["app", "clock", "engine", "limiter", "provider", "server", "settings", "store", "telemetry"]),
+    (
+        "app",
+        &[
+            "app",
+            "clock",
+            "engine",
+            "limiter",
+            "provider",
+            "server",
+            "settings",
+            "store",
+            "supervisor",
+            "telemetry",
+        ],
+    ),
     ("cli", &["app", "cli", "engine", "pb", "provider", "server", "settings", "telemetry"]),
 ];
 

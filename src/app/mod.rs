@@ -26,6 +26,7 @@ use crate::server::{
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::store::redis::TlsError;
+use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::metrics::Metrics;
 
 pub use crate::server::Stop as Shutdown;
@@ -58,9 +59,12 @@ pub enum RunError {
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// It ended by itself.
+    /// It could not serve.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// A thread or task that it needs has ended.
+    #[error(transparent)]
+    Ended(#[from] TaskEnd),
 }
 
 /// A service that is bound to its addresses and has read its rules. It serves in [`App::run`].
@@ -71,6 +75,8 @@ pub struct App {
     stores: Stores,
     shared: Shared,
     provider: Handle,
+    supervisor: Supervisor,
+    ends: TaskEnds,
 }
 
 /// Parts that every core uses.
@@ -90,7 +96,7 @@ struct Shared {
 /// # Errors
 /// [`RunError`]
 pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError> {
-    Ok(App::start(settings).await?.run(shutdown).await?)
+    App::start(settings).await?.run(shutdown).await
 }
 
 impl App {
@@ -103,12 +109,15 @@ impl App {
         let listeners = Listeners::bind(&settings.listen)?;
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let Live { rules, handle, metrics } = rules::follow(&settings, &clock);
-        let tried =
-            settings.candidate.as_ref().map(|candidate| rules::follow_candidate(candidate, &clock, &metrics));
-        let stores = stores::open(&settings, &clock, &metrics).await?;
+        let (supervisor, ends) = Supervisor::new();
+        let Live { rules, handle, metrics } = rules::follow(&settings, &clock, &supervisor);
+        let tried = settings
+            .candidate
+            .as_ref()
+            .map(|candidate| rules::follow_candidate(candidate, &clock, &metrics, &supervisor));
+        let stores = stores::open(&settings, &clock, &metrics, &supervisor).await?;
         let shared = Shared { rules, tried, clock, metrics };
-        Ok(Self { settings, listeners, addresses, stores, shared, provider: handle })
+        Ok(Self { settings, listeners, addresses, stores, shared, provider: handle, supervisor, ends })
     }
 
     /// Addresses that it listens on, with the ports that were free where port 0 was asked for.
@@ -137,12 +146,13 @@ impl App {
         [self.provider.clone()].into_iter().chain(candidate).collect()
     }
 
-    /// Serves until `shutdown` asks it to stop, and returns when every connection has ended.
+    /// Serves until `shutdown` asks it to stop, and returns when every connection has ended. Returns early
+    /// when a thread or task that the service needs ends unexpectedly.
     ///
     /// # Errors
-    /// [`ServeError`]
-    pub async fn run(self, shutdown: Shutdown) -> Result<(), ServeError> {
-        let Self { settings, listeners, mut stores, shared, provider, .. } = self;
+    /// [`RunError::Serve`] and [`RunError::Ended`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let Self { settings, listeners, mut stores, shared, provider, supervisor, mut ends, .. } = self;
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.tried.as_ref().map(|tried| Arc::clone(&tried.rules)),
@@ -156,7 +166,13 @@ impl App {
             },
             make_answering: answerers(&settings, stores, shared),
         };
-        server::run(&settings.serve, listeners, parts, shutdown).await
+        tokio::select! {
+            outcome = server::run(&settings.serve, listeners, parts, &supervisor, shutdown) => Ok(outcome?),
+            end = ends.first() => {
+                tracing::error!(task = %end.task, cause = end.cause, "supervised task ended, stopping");
+                Err(end.into())
+            }
+        }
     }
 }
 
@@ -180,4 +196,32 @@ fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAns
         };
         Answering { answerer: Answerer::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn start() -> App {
+        let local = [("HOST", "127.0.0.1"), ("GRPC_HOST", "127.0.0.1"), ("DEBUG_HOST", "127.0.0.1")];
+        let ports = [("PORT", "0"), ("GRPC_PORT", "0"), ("DEBUG_PORT", "0"), ("THREADS", "1")];
+        let settings = Settings::from_variables(&[&local[..], &ports, &[("RULES_PATH", "/none")]].concat());
+        App::start(settings.unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_service_ends_when_a_task_that_it_needs_has_ended() {
+        let app = start().await;
+        app.supervisor.spawn("helper", async { panic!("by request") });
+        let error = app.run(Shutdown::default()).await.unwrap_err();
+        assert_eq!(error.to_string(), "helper ended unexpectedly: panicked: by request");
+    }
+
+    #[tokio::test]
+    async fn the_service_ends_well_when_it_is_asked_to() {
+        let app = start().await;
+        let shutdown = Shutdown::default();
+        shutdown.drain.cancel();
+        app.run(shutdown).await.unwrap();
+    }
 }

@@ -11,6 +11,7 @@ use crate::provider::files::FileProvider;
 use crate::provider::{Handle, Status};
 use crate::settings::{CandidateSettings, Settings};
 use crate::store::Store;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{CandidateMetrics, Metrics};
 
 /// The rules in force.
@@ -30,7 +31,7 @@ pub(super) struct Tried {
 }
 
 /// Loads the rules to be in force, and follows them from then on. Belongs to the runtime it is called in.
-pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>) -> Live {
+pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> Live {
     let rules = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
     let counted = Arc::clone(&metrics);
@@ -40,7 +41,7 @@ pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>) -> Live {
     };
     let (provider, handle) =
         FileProvider::load(settings.rules.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
-    tokio::spawn(provider.run());
+    supervisor.spawn("rule loader", provider.run());
     Live { rules, handle, metrics }
 }
 
@@ -49,6 +50,7 @@ pub(super) fn follow_candidate(
     settings: &CandidateSettings,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
+    supervisor: &Supervisor,
 ) -> Tried {
     let CandidateSettings { files, keys } = settings;
     let rules = Arc::new(ArcSwapOption::empty());
@@ -58,7 +60,7 @@ pub(super) fn follow_candidate(
     let on_load = move |status: &Status| counted.record_load(status.error.is_none());
     let (provider, handle) =
         FileProvider::load(files.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
-    tokio::spawn(provider.run());
+    supervisor.spawn("candidate rule loader", provider.run());
     Tried { rules, handle, keys: keys.clone(), metrics: counts, sampler: Arc::default() }
 }
 

@@ -18,6 +18,7 @@ use crate::store::fallback::Fallback;
 use crate::store::lockouts::{Asking, Blocked, Lockouts};
 use crate::store::memory::MemoryStore;
 use crate::store::redis::{Denials, Redis, RedisStore};
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 /// How long a core waits for its connections to Redis before it takes calls without them.
@@ -62,10 +63,11 @@ pub(super) async fn open(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
+    supervisor: &Supervisor,
 ) -> Result<Stores, StartError> {
     let fallback = Arc::new(Fallback::new(settings.memory, settings.replicas));
     let (swept, now) = (Arc::clone(&fallback), Arc::clone(clock));
-    tokio::spawn(async move { swept.local().sweep(|| now.now()).await });
+    supervisor.spawn("sweeper of the fallback", async move { swept.local().sweep(|| now.now()).await });
     match &settings.store {
         StoreSettings::Memory => {
             let memory = || Arc::new(MemoryStore::new(settings.memory));
@@ -74,7 +76,7 @@ pub(super) async fn open(
             let beside = settings.candidate.as_ref().map(|_| memory());
             for swept in [&store].into_iter().chain(&beside) {
                 let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
-                tokio::spawn(async move { swept.sweep(|| now.now()).await });
+                supervisor.spawn("sweeper", async move { swept.sweep(|| now.now()).await });
             }
             let counted = Arc::clone(&store);
             metrics.watch(Gauge::MemoryCounters, move || counted.len());
@@ -91,7 +93,7 @@ pub(super) async fn open(
         StoreSettings::Redis(redis) => {
             // They take no room from those of the rules in force, and no gauge tells of them.
             let of_candidate = settings.candidate.as_ref().and_then(|_| denials(redis));
-            open_redis(redis, of_candidate, fallback, metrics).await
+            open_redis(redis, of_candidate, fallback, metrics, supervisor).await
         }
     }
 }
@@ -101,6 +103,7 @@ async fn open_redis(
     of_candidate: Option<Arc<Denials>>,
     fallback: Arc<Fallback>,
     metrics: &Metrics,
+    supervisor: &Supervisor,
 ) -> Result<Stores, StartError> {
     let counted = Arc::clone(&fallback);
     metrics.watch(Gauge::MemoryCounters, move || counted.local().len());
@@ -114,7 +117,7 @@ async fn open_redis(
     }
     let reached = settings.ready_only_connected.then(|| {
         let (sender, reached) = watch::channel(false);
-        tokio::spawn(tell_whether_reached(redis.store(), sender));
+        supervisor.spawn("Redis health check", tell_whether_reached(redis.store(), sender));
         reached
     });
     let redis = Arc::new(redis);
@@ -180,10 +183,10 @@ fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {
     watch(Gauge::LocalCacheEntries, |denials| denials.len() as u64);
 }
 
-/// Asks again and again. Never ends while somebody wants to know.
+/// Asks again and again, for ever.
 async fn tell_whether_reached(store: RedisStore, reached: watch::Sender<bool>) {
     let mut turn = time::interval(PING_INTERVAL);
-    while !reached.is_closed() {
+    loop {
         turn.tick().await;
         let answer = time::timeout(PING_INTERVAL, store.ping()).await;
         reached.send_if_modified(|known| {

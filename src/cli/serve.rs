@@ -20,7 +20,10 @@ pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
         tracing::warn!(name, instead, "a setting has no effect");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings))
+    let outcome = runtime.block_on(serve(settings));
+    // A blocking read of rules that hangs must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<Exit> {

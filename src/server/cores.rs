@@ -19,9 +19,11 @@ use super::answer::Answerer;
 use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
 use super::grpc::Grpc;
 use super::health::Health;
+use super::heartbeat::Heartbeat;
 use super::http;
 use super::listen::Stream;
 use super::placement::{Load, Placement};
+use crate::supervisor::Supervisor;
 
 /// Makes what a core answers with, on that core and inside its runtime.
 pub type MakeAnswering = dyn Fn() -> Answering + Send + Sync;
@@ -66,6 +68,7 @@ impl Drop for Open {
 struct Core {
     runtime: Handle,
     open: Arc<CachePadded<AtomicUsize>>,
+    heartbeat: Heartbeat,
     /// Unbounded, and yet bounded: by the permits for open connections.
     accepted: UnboundedSender<Accepted>,
 }
@@ -88,25 +91,34 @@ pub(super) struct CoreParts {
 impl Core {
     fn load(&self) -> Load {
         let busy = self.runtime.metrics().worker_total_busy_duration(0);
-        Load { open: self.open.load(Ordering::Relaxed), busy }
+        Load { open: self.open.load(Ordering::Relaxed), busy, stalled: self.heartbeat.is_stalled() }
     }
 }
 
 impl Cores {
-    /// Starts `count` of them. A receiver is told, or dropped by a panic, when its core has ended.
-    pub(super) fn start(count: usize, parts: &CoreParts) -> io::Result<(Self, Vec<oneshot::Receiver<()>>)> {
+    /// Starts `count` of them. A receiver is told, or dropped by a panic, when its core has ended. A panic is
+    /// reported to `supervisor` too.
+    pub(super) fn start(
+        count: usize,
+        parts: &CoreParts,
+        supervisor: &Supervisor,
+    ) -> io::Result<(Self, Vec<oneshot::Receiver<()>>)> {
         let (mut cores, mut ended) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for index in 0..count {
             let (sender, accepted) = unbounded_channel();
             let (done, receiver) = oneshot::channel();
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let (handle, parts) = (runtime.handle().clone(), parts.clone());
-            thread::Builder::new().name(format!("tollgate-core-{index}")).spawn(move || {
+            let (guard, heartbeat) = (supervisor.thread(core_name(index)), Heartbeat::default());
+            let beats = heartbeat.clone();
+            thread::Builder::new().name(core_name(index)).spawn(move || {
+                runtime.spawn(beats.beat());
                 runtime.block_on(run(accepted, parts));
+                guard.disarm();
                 // Nobody may want to know any more.
                 done.send(()).unwrap_or_default();
             })?;
-            cores.push(Core { runtime: handle, open: Arc::default(), accepted: sender });
+            cores.push(Core { runtime: handle, open: Arc::default(), heartbeat, accepted: sender });
             ended.push(receiver);
         }
         let placement = Mutex::new(Placement::new(count, Instant::now()));
@@ -125,10 +137,20 @@ impl Cores {
         }
     }
 
+    /// Heartbeats of the cores, in their order.
+    pub(super) fn heartbeats(&self) -> Vec<Heartbeat> {
+        self.cores.iter().map(|core| core.heartbeat.clone()).collect()
+    }
+
     /// How many connections each core has, to be read at any time.
     pub(super) fn open_connections(&self) -> Vec<Arc<CachePadded<AtomicUsize>>> {
         self.cores.iter().map(|core| Arc::clone(&core.open)).collect()
     }
+}
+
+/// Name of a core's thread, in logs and errors too.
+pub(super) fn core_name(index: usize) -> String {
+    format!("tollgate-core-{index}")
 }
 
 /// Serves the connections that are handed over, until there will be no more and the last one has ended.

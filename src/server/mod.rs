@@ -8,6 +8,7 @@ mod cores;
 mod debug;
 mod grpc;
 mod health;
+mod heartbeat;
 mod http;
 mod listen;
 mod lockouts;
@@ -31,6 +32,7 @@ use self::health::Health;
 use self::listen::Listener;
 use crate::engine::Rules;
 use crate::provider;
+use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 pub use self::answer::{AnswerError, Answerer};
@@ -163,7 +165,8 @@ impl Listeners {
 }
 
 /// Serves until it is told to stop, and then as `settings` say: the health check says no, a delay, no
-/// more connections, calls under way finish, a deadline.
+/// more connections, calls under way finish, a deadline. What ends before that is reported to `supervisor`.
+/// Dropping the future cuts every connection off.
 ///
 /// # Errors
 /// [`ServeError`]
@@ -171,10 +174,12 @@ pub async fn run(
     settings: &ServeSettings,
     listeners: Listeners,
     parts: Parts,
+    supervisor: &Supervisor,
     stop: Stop,
 ) -> Result<(), ServeError> {
     let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
     let ending = Ending::default();
+    let _cut = ending.cut.clone().drop_guard();
     let core_parts = CoreParts {
         make: parts.make_answering,
         health: health.clone(),
@@ -182,14 +187,14 @@ pub async fn run(
         ending: ending.clone(),
     };
     let threads = settings.threads.unwrap_or_else(available_cores);
-    let (cores, ended) = Cores::start(threads, &core_parts).map_err(ServeError::Threads)?;
+    let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
     for (core, open) in cores.open_connections().into_iter().enumerate() {
         parts.metrics.watch(Gauge::Connections { core }, move || open.load(Ordering::Relaxed));
     }
     drop(core_parts);
 
-    let mut helpers = JoinSet::new();
-    helpers.spawn(health.clone().report());
+    supervisor.spawn("heartbeat monitor", heartbeat::monitor(cores.heartbeats(), supervisor.clone()));
+    supervisor.spawn("health reporter", health.clone().report());
     let debug = Debug {
         rules: parts.rules,
         candidate: parts.candidate_rules,
@@ -197,16 +202,19 @@ pub async fn run(
         lockouts: parts.lockouts,
     };
     if let Some((listener, path)) = listeners.prometheus {
-        helpers.spawn(serve_operators(listener, debug::metrics_router(debug.clone(), &path)));
+        let router = debug::metrics_router(debug.clone(), &path);
+        supervisor.spawn("Prometheus listener", serve_operators(listener, router));
     }
-    helpers.spawn(serve_operators(listeners.debug, debug::router(debug)));
+    supervisor.spawn("debug listener", serve_operators(listeners.debug, debug::router(debug)));
 
     let cores = Arc::new(cores);
-    let mut accepting = JoinSet::new();
-    for (listener, protocol) in [(listeners.grpc, Protocol::Grpc), (listeners.http, Protocol::Http)] {
+    let mut accepting = Vec::new();
+    for (name, listener, protocol) in
+        [("gRPC listener", listeners.grpc, Protocol::Grpc), ("HTTP listener", listeners.http, Protocol::Http)]
+    {
         // Each has its own, so that a flood on one keeps nobody from the other.
         let permits = Arc::new(Semaphore::new(settings.max_connections));
-        accepting.spawn(accept(listener, protocol, Arc::clone(&cores), permits));
+        accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(&cores), permits)));
     }
     drop(cores);
 
@@ -220,7 +228,9 @@ pub async fn run(
     health.drain();
     sleep_unless(settings.shutdown_delay, &stop.now).await;
     // The listeners go, and with them the last handle on the cores, which end with their connections.
-    accepting.shutdown().await;
+    for task in accepting {
+        task.stop().await;
+    }
     ending.drain.cancel();
     tokio::select! {
         outcome = all_ended.as_mut() => return outcome,

@@ -21,6 +21,8 @@ pub(super) struct Load {
     pub(super) open: usize,
     /// How long it was busy since it began.
     pub(super) busy: Duration,
+    /// Whether it missed its heartbeats: it gets no connection while another core has not.
+    pub(super) stalled: bool,
 }
 
 /// What is known of the cores.
@@ -66,7 +68,7 @@ impl Placement {
         let (index, _) = self.cores.iter().zip(loads).enumerate().min_by_key(|(_, (core, load))| {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a cast saturates")]
             let steps = (expected(core) / STEP).round() as u64;
-            (steps, load.open)
+            (load.stalled, steps, load.open)
         })?;
         self.cores[index].given += 1;
         Some(index)
@@ -82,7 +84,8 @@ mod tests {
     fn places<const N: usize>(cores: [(usize, u64); N], connections: usize) -> Vec<usize> {
         let began = Instant::now();
         let mut placement = Placement::new(N, began);
-        let mut loads = cores.map(|(open, tenths)| Load { open, busy: Duration::from_secs(tenths) });
+        let mut loads =
+            cores.map(|(open, tenths)| Load { open, busy: Duration::from_secs(tenths), stalled: false });
         let mut place = || {
             let index = placement.place(began + Duration::from_secs(10), &loads).unwrap();
             loads[index].open += 1;
@@ -111,10 +114,21 @@ mod tests {
     }
 
     #[test]
+    fn a_stalled_core_gets_no_connection_unless_all_are_stalled() {
+        let began = Instant::now();
+        let load = |open, stalled| Load { open, busy: Duration::ZERO, stalled };
+        let place = |loads: &[Load]| Placement::new(loads.len(), began).place(began, loads);
+        assert_eq!(place(&[load(0, true), load(100, false)]), Some(1));
+        assert_eq!(place(&[load(2, true), load(1, true)]), Some(1));
+    }
+
+    #[test]
     fn a_core_is_known_by_what_it_did_lately() {
         let began = Instant::now();
         let mut placement = Placement::new(2, began);
-        let loads = |busy: [u64; 2]| busy.map(|secs| Load { open: 1, busy: Duration::from_secs(secs) });
+        let loads = |busy: [u64; 2]| {
+            busy.map(|secs| Load { open: 1, busy: Duration::from_secs(secs), stalled: false })
+        };
         let mut place = |secs, busy| placement.place(began + Duration::from_secs(secs), &loads(busy));
         assert_eq!(place(10, [9, 0]), Some(1));
         assert_eq!(place(20, [9, 9]), Some(0));

@@ -1,0 +1,133 @@
+//! Heartbeats: whether each core's runtime still runs its tasks.
+//!
+//! Each core counts a beat every 100 ms. The monitor looks as often, and counts the looks at which there was
+//! no new beat. It measures no time: where the whole process stands still, it stands still too.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use tokio::time::{self, MissedTickBehavior};
+
+use super::cores::core_name;
+use crate::supervisor::Supervisor;
+
+/// Time between two beats.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Missed beats after which a core gets no new connections: one second.
+const STALLED_AFTER: u32 = 10;
+/// Missed beats after which the process ends: ten seconds.
+const DEAD_AFTER: u32 = 100;
+
+/// The beats of one core. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Heartbeat(Arc<CachePadded<Beats>>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    count: AtomicU64,
+    stalled: AtomicBool,
+}
+
+/// Missed beats of one core.
+#[derive(Clone, Copy, Debug, Default)]
+struct Watched {
+    count: u64,
+    missed: u32,
+}
+
+/// A change in what is known of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Stalled,
+    Recovered,
+    Dead,
+}
+
+impl Heartbeat {
+    /// Beats for ever, on the core itself.
+    pub(super) async fn beat(self) {
+        let mut turn = time::interval(INTERVAL);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            self.0.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the core missed its beats for a second.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.0.stalled.load(Ordering::Relaxed)
+    }
+}
+
+/// Watches the cores' beats for ever. A core that misses ten seconds of them is reported to `supervisor`.
+pub(super) async fn monitor(cores: Vec<Heartbeat>, supervisor: Supervisor) {
+    let mut watched = vec![Watched::default(); cores.len()];
+    let mut turn = time::interval(INTERVAL);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        for (index, (core, watched)) in cores.iter().zip(&mut watched).enumerate() {
+            let Some(change) = watched.look(core.0.count.load(Ordering::Relaxed)) else { continue };
+            core.0.stalled.store(change != Change::Recovered, Ordering::Relaxed);
+            match change {
+                Change::Stalled => tracing::warn!(core = index, "core stalled, no new connections to it"),
+                Change::Recovered => tracing::warn!(core = index, "core recovered"),
+                Change::Dead => supervisor.report(core_name(index), "no heartbeat for 10 seconds"),
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// Takes note of the beats counted so far.
+    fn look(&mut self, count: u64) -> Option<Change> {
+        if self.count != count {
+            let was_stalled = self.missed >= STALLED_AFTER;
+            *self = Self { count, missed: 0 };
+            return was_stalled.then_some(Change::Recovered);
+        }
+        self.missed = self.missed.saturating_add(1);
+        match self.missed {
+            STALLED_AFTER => Some(Change::Stalled),
+            DEAD_AFTER => Some(Change::Dead),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_is_stalled_after_one_missed_second_and_dead_after_ten() {
+        let mut watched = Watched::default();
+        assert_eq!(watched.look(1), None);
+        let changes: Vec<_> = (1..=200).filter_map(|look| Some((look, watched.look(1)?))).collect();
+        assert_eq!(changes, [(10, Change::Stalled), (100, Change::Dead)]);
+    }
+
+    #[test]
+    fn a_core_that_beats_again_recovers_and_one_that_is_late_was_never_stalled() {
+        let mut watched = Watched::default();
+        watched.look(1);
+        let changes: Vec<_> = (0..9).filter_map(|_| watched.look(1)).collect();
+        assert_eq!((changes, watched.look(2)), (vec![], None));
+        let changes: Vec<_> = (0..10).filter_map(|_| watched.look(2)).collect();
+        assert_eq!((changes, watched.look(3)), (vec![Change::Stalled], Some(Change::Recovered)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_that_never_beats_is_reported_while_others_are_not() {
+        let (supervisor, mut ends) = Supervisor::new();
+        let cores = [Heartbeat::default(), Heartbeat::default()];
+        tokio::spawn(cores[0].clone().beat());
+        tokio::spawn(monitor(cores.to_vec(), supervisor));
+        let end = ends.first().await;
+        assert_eq!(end.task, "tollgate-core-1");
+        assert_eq!(cores.each_ref().map(Heartbeat::is_stalled), [false, true]);
+    }
+}

@@ -1,0 +1,188 @@
+//! Supervision: one place learns of the end of every thread and task that the process needs.
+//!
+//! Parts of the service spawn their tasks through a [`Supervisor`]. Whoever runs the service waits for
+//! [`TaskEnds::first`], which is the end of a task that should have run for as long as the service.
+
+use std::any::Any;
+use std::borrow::Cow;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// A task's name in logs and errors.
+pub type TaskName = Cow<'static, str>;
+
+/// The unexpected end of a thread or task.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{task} ended unexpectedly: {cause}")]
+pub struct TaskEnd {
+    /// The task's name.
+    pub task: TaskName,
+    /// `returned`, `panicked: …`, or what a watchdog says of it.
+    pub cause: String,
+}
+
+/// Spawns tasks that must not end before the service does. Clones report to the same place.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    ends: UnboundedSender<TaskEnd>,
+    stop: CancellationToken,
+}
+
+/// Ends of supervised tasks. Dropping it aborts those that still run.
+#[derive(Debug)]
+pub struct TaskEnds {
+    ends: UnboundedReceiver<TaskEnd>,
+    _stop: DropGuard,
+}
+
+/// A supervised task. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Task {
+    abort: AbortHandle,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Reports the end of the thread that it is dropped on, unless [`ThreadGuard::disarm`] was called.
+#[derive(Debug)]
+pub struct ThreadGuard {
+    supervisor: Supervisor,
+    thread: TaskName,
+    armed: bool,
+}
+
+impl Supervisor {
+    /// A supervisor, and the place where ends are reported.
+    pub fn new() -> (Self, TaskEnds) {
+        let (sender, receiver) = unbounded_channel();
+        let stop = CancellationToken::new();
+        let ends = TaskEnds { ends: receiver, _stop: stop.clone().drop_guard() };
+        (Self { ends: sender, stop }, ends)
+    }
+
+    /// Spawns `task` in the current runtime. Its end is reported, with the message of its panic if there is
+    /// one, unless it was aborted or its runtime ended.
+    pub fn spawn(&self, name: impl Into<TaskName>, task: impl Future<Output = ()> + Send + 'static) -> Task {
+        let (name, supervisor) = (name.into(), self.clone());
+        let mut handle = tokio::spawn(task);
+        let abort = handle.abort_handle();
+        let (done, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                outcome = &mut handle => outcome,
+                () = supervisor.stop.cancelled() => return handle.abort(),
+            };
+            match outcome {
+                Ok(()) => supervisor.report(name, "returned"),
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => supervisor.report(name, panic_message(&*error.into_panic())),
+            }
+            drop(done);
+        });
+        Task { abort, ended }
+    }
+
+    /// Supervises the thread that the guard is moved to.
+    pub fn thread(&self, name: impl Into<TaskName>) -> ThreadGuard {
+        ThreadGuard { supervisor: self.clone(), thread: name.into(), armed: true }
+    }
+
+    /// Reports that `task` has ended, or does nothing any more.
+    pub fn report(&self, task: impl Into<TaskName>, cause: impl Into<String>) {
+        // Without a receiver the service is over.
+        self.ends.send(TaskEnd { task: task.into(), cause: cause.into() }).unwrap_or_default();
+    }
+}
+
+impl TaskEnds {
+    /// The first end that is reported. Waits for ever while there is none.
+    pub async fn first(&mut self) -> TaskEnd {
+        match self.ends.recv().await {
+            Some(end) => end,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Task {
+    /// Aborts the task, and waits until everything it owned was dropped.
+    pub async fn stop(self) {
+        self.abort.abort();
+        self.ended.await.unwrap_or_default();
+    }
+}
+
+impl ThreadGuard {
+    /// The thread ends because it is no longer needed.
+    pub fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for ThreadGuard {
+    fn drop(&mut self) {
+        if self.armed {
+            let cause = if std::thread::panicking() { "panicked" } else { "returned" };
+            self.supervisor.report(self.thread.clone(), cause);
+        }
+    }
+}
+
+fn panic_message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", text.unwrap_or("no message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_task_that_ends_is_named_with_its_cause() {
+        for (panics, cause) in [(false, "returned"), (true, "panicked: by request")] {
+            let (supervisor, mut ends) = Supervisor::new();
+            supervisor.spawn("lasting", std::future::pending());
+            supervisor.spawn("short", async move { assert!(!panics, "by request") });
+            let end = ends.first().await;
+            assert_eq!(end, TaskEnd { task: "short".into(), cause: cause.to_owned() });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_is_named_unless_it_was_to_end() {
+        let (supervisor, mut ends) = Supervisor::new();
+        let (expected, unexpected) = (supervisor.thread("expected"), supervisor.thread("unexpected"));
+        std::thread::spawn(move || expected.disarm()).join().unwrap();
+        std::thread::spawn(move || panic!("{unexpected:?}")).join().unwrap_err();
+        assert_eq!(ends.first().await.to_string(), "unexpected ended unexpectedly: panicked");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_stopped_is_not_reported_and_lets_go_of_what_it_owned() {
+        let (supervisor, mut ends) = Supervisor::new();
+        let (owned, mut gone) = oneshot::channel::<()>();
+        let task = supervisor.spawn("stopped", async move {
+            let _owned = owned;
+            std::future::pending().await
+        });
+        task.stop().await;
+        assert!(gone.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
+        supervisor.report("other", "returned");
+        assert_eq!(ends.first().await.task, "other");
+    }
+
+    #[tokio::test]
+    async fn tasks_end_with_the_place_that_their_ends_are_reported_to() {
+        let (supervisor, ends) = Supervisor::new();
+        let (owned, gone) = oneshot::channel::<()>();
+        supervisor.spawn("owner", async move {
+            let _owned = owned;
+            std::future::pending().await
+        });
+        drop(ends);
+        gone.await.unwrap_err();
+    }
+}
