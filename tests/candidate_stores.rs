@@ -45,6 +45,10 @@ impl Store for Failing {
             readings
         })
     }
+
+    fn refund(&self, refunds: &[Charge], now: Timestamp) {
+        self.inner.refund(refunds, now);
+    }
 }
 
 const TWO: &str = "
@@ -83,6 +87,10 @@ impl Store for Slow {
             sleep(self.1).await;
             self.0.charge(charges, now).await
         })
+    }
+
+    fn refund(&self, refunds: &[Charge], now: Timestamp) {
+        self.0.refund(refunds, now);
     }
 }
 

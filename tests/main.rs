@@ -15,6 +15,7 @@ mod cli;
 mod cli_bench;
 mod cli_bench_slow;
 mod conformance;
+mod denials;
 mod docs;
 mod envoy;
 mod hostile;

@@ -37,6 +37,10 @@ impl Store for FaultyStore {
         }
         self.inner.charge(charges, now)
     }
+
+    fn refund(&self, refunds: &[Charge], now: Timestamp) {
+        self.inner.refund(refunds, now);
+    }
 }
 
 /// What should happen: a limit for each key, a count for each key, value, limit's unit and window.

@@ -104,7 +104,7 @@ impl Limiter {
         readings: Readings,
         now: Timestamp,
     ) -> Result<Decision<'r>, StoreError> {
-        let readings = self.fallback.resolve(charges, readings, now)?;
+        let readings = self.fallback.resolve(&*self.store, charges, readings, now)?;
         let decision = judge(plan, readings, &self.modes);
         self.metrics.record_decision(&decision);
         Ok(decision)

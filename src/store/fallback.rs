@@ -7,9 +7,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::memory::{MemorySettings, MemoryStore};
-use super::{Charge, Reading, Readings, StoreError};
-use crate::engine::algorithm::group::Outcome;
-use crate::engine::{Algorithm, FailurePolicy, Hits, Limit, Timestamp};
+use super::{Charge, Reading, Readings, Store, StoreError};
+use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::{Algorithm, FailurePolicy, Hits, Limit, Timestamp, Votes};
 
 /// When to ask again what was denied only because the store failed: it may be back at any time.
 const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
@@ -35,66 +35,97 @@ impl Fallback {
         &self.local
     }
 
-    /// A reading for each of `charges`: the store's, or where it failed what their rules say.
+    /// Returns a reading for each of `charges`: the store's, or where it failed what the rule says.
+    ///
+    /// A denial takes precedence over an error, because a proxy may let a request pass that was answered with
+    /// an error. Charges that count only if their request passes are refunded, in `store` and here, where it
+    /// does not.
     ///
     /// # Errors
-    /// What the store said of the first charge whose rule says to fail.
+    /// The store's error for the first charge whose rule says to fail, unless another charge denies the
+    /// request.
     pub fn resolve(
         &self,
+        store: &dyn Store,
         charges: &[Charge],
         readings: Readings,
         now: Timestamp,
     ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
-        let may_have_counted = |(charge, reading): (&Charge, &Result<Reading, StoreError>)| match reading {
-            Ok(reading) => reading.outcome == Outcome::Charged && charge.hits != Hits::Add(0),
-            Err(error) => matches!(error, StoreError::Unanswered(_)),
+        if readings.iter().all(Result::is_ok) {
+            return readings.into_iter().collect();
+        }
+        let was_sent = |(charge, reading): (&Charge, &Result<Reading, StoreError>)| {
+            matches!(reading, Err(StoreError::Unanswered(_))) && charge.hits != Hits::Add(0)
         };
-        let counted = charges.iter().zip(&readings).any(may_have_counted);
-        let mut counted_here = self.count(charges, &readings, now).into_iter();
-        let resolve = |(charge, reading): (&Charge, Result<Reading, StoreError>)| match reading {
-            Ok(reading) => Ok(reading),
-            Err(error) => match charge.on_failure {
-                FailurePolicy::Local => counted_here.next().unwrap_or(Err(error)),
-                FailurePolicy::Error => Err(error),
-                FailurePolicy::Allow => Ok(allowed(charge, now)),
-                FailurePolicy::Deny => Ok(denied(charge)),
-            },
-        };
-        let resolved: Result<_, StoreError> = charges.iter().zip(readings).map(resolve).collect();
-        // Whoever asks again after any other error would be counted twice.
-        resolved.map_err(|error| match error {
-            StoreError::Unreachable(cause) | StoreError::Refused(cause) if counted => {
-                StoreError::Unanswered(format!("a part of the request was counted: {cause}"))
+        let maybe_counted = charges.iter().zip(&readings).any(was_sent);
+        let mut answers = self.answers(charges, readings, now);
+        let is_denied = is_denied(&answers);
+        if is_denied || answers.iter().any(|answer| answer.reading.is_err()) {
+            self.withhold(store, &mut answers, now);
+        }
+        let counted = maybe_counted || answers.iter().any(Answer::has_counted);
+        let reading = |answer: Answer<'_>| match answer.reading {
+            // The shares of all other replicas count as used.
+            Ok(reading) => Ok(Reading { used: reading.used + answer.elsewhere, ..reading }),
+            Err(_) if is_denied => Ok(unknown(answer.charge)),
+            // A caller that repeats the call after any other error would count twice.
+            Err(StoreError::Unreachable(cause) | StoreError::Refused(cause)) if counted => {
+                Err(StoreError::Unanswered(format!("a part of the request was counted: {cause}")))
             }
-            error => error,
-        })
+            Err(error) => Err(error),
+        };
+        answers.into_iter().map(reading).collect()
     }
 
-    /// Counts what is to be counted here, all of a request together, each towards its share.
-    fn count(
-        &self,
-        charges: &[Charge],
-        readings: &Readings,
-        now: Timestamp,
-    ) -> SmallVec<[Result<Reading, StoreError>; 2]> {
-        let is_here = |(charge, reading): &(&Charge, &_)| {
-            charge.on_failure == FailurePolicy::Local && Result::is_err(*reading)
+    /// What is known of each charge: from the store, from this process, or from the rule.
+    fn answers<'c>(&self, charges: &'c [Charge], readings: Readings, now: Timestamp) -> Answers<'c> {
+        let is_here = |(charge, reading): &(&Charge, &Result<_, _>)| {
+            charge.on_failure == FailurePolicy::Local && reading.is_err()
         };
-        let here = charges.iter().zip(readings).filter(is_here).map(|(charge, _)| charge);
-        let shares: SmallVec<[Charge; 2]> =
-            here.clone().map(|charge| Charge { limit: self.share(charge.limit), ..charge.clone() }).collect();
-        if shares.is_empty() {
-            return SmallVec::new();
+        let here = charges.iter().zip(&readings).filter(is_here);
+        let shares: SmallVec<[Charge; 2]> = here.map(|(charge, _)| self.share_of(charge)).collect();
+        let mut counted_here = match shares.is_empty() {
+            true => Readings::new(),
+            false => self.local.carry_out(&shares, now),
         }
-        let counted = self.local.carry_out(&shares, now);
-        here.zip(&shares)
-            .zip(counted)
-            .map(|((charge, share), reading)| {
-                // Everybody else's share counts as used.
-                let elsewhere = u64::from(charge.limit.capacity() - share.limit.capacity());
-                reading.map(|reading| Reading { used: reading.used + elsewhere, ..reading })
-            })
-            .collect()
+        .into_iter();
+        let answer = |(charge, reading): (&'c Charge, Result<Reading, StoreError>)| {
+            let (source, reading) = match (reading, charge.on_failure) {
+                (Ok(reading), _) => (Source::Store, Ok(reading)),
+                (Err(error), FailurePolicy::Local) => {
+                    (Source::Local, counted_here.next().unwrap_or(Err(error)))
+                }
+                (Err(error), FailurePolicy::Error) => (Source::Rule, Err(error)),
+                (Err(_), FailurePolicy::Allow) => (Source::Rule, Ok(allowed(charge, now))),
+                (Err(_), FailurePolicy::Deny) => (Source::Rule, Ok(denied(charge))),
+            };
+            let limit = if source == Source::Local { self.share(charge.limit) } else { charge.limit };
+            let elsewhere = u64::from(charge.limit.capacity() - limit.capacity());
+            Answer { charge, source, limit, elsewhere, reading }
+        };
+        charges.iter().zip(readings).map(answer).collect()
+    }
+
+    /// Refunds what was counted only in case the request passes.
+    fn withhold(&self, store: &dyn Store, answers: &mut Answers<'_>, now: Timestamp) {
+        let (mut here, mut there) = (SmallVec::<[Charge; 2]>::new(), SmallVec::<[Charge; 2]>::new());
+        for Answer { charge, source, limit, reading, .. } in answers {
+            if *source != Source::Rule
+                && let Ok(reading) = reading
+                && let Some(hits @ 1..) = reading.withhold(*limit, charge.mode, charge.hits)
+            {
+                let refunds = if *source == Source::Local { &mut here } else { &mut there };
+                refunds.push(Charge { limit: *limit, hits: Hits::Refund(hits), ..(*charge).clone() });
+            }
+        }
+        self.local.carry_out(&here, now);
+        if !there.is_empty() {
+            store.refund(&there, now);
+        }
+    }
+
+    fn share_of(&self, charge: &Charge) -> Charge {
+        Charge { limit: self.share(charge.limit), ..charge.clone() }
     }
 
     /// The part of `limit` that this process enforces: at least one hit, where any may pass.
@@ -108,6 +139,53 @@ impl Fallback {
     }
 }
 
+/// What is known of one charge.
+struct Answer<'c> {
+    charge: &'c Charge,
+    source: Source,
+    /// The limit that `source` counts towards: here, this replica's share.
+    limit: Limit,
+    /// Hits of the limit that are other replicas' shares.
+    elsewhere: u64,
+    reading: Result<Reading, StoreError>,
+}
+
+type Answers<'c> = SmallVec<[Answer<'c>; 2]>;
+
+/// Where a charge was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Store,
+    Local,
+    /// Nowhere: its rule says what to answer.
+    Rule,
+}
+
+impl Answer<'_> {
+    fn is_over(&self) -> bool {
+        let Charge { mode, hits, .. } = *self.charge;
+        let is_over =
+            |reading: &Reading| is_over(mode, hits, reading.used, self.limit.capacity(), reading.outcome);
+        self.reading.as_ref().is_ok_and(is_over)
+    }
+
+    fn has_counted(&self) -> bool {
+        let charged = |reading: &Reading| reading.outcome == Outcome::Charged;
+        self.source != Source::Rule
+            && self.charge.hits != Hits::Add(0)
+            && self.reading.as_ref().is_ok_and(charged)
+    }
+}
+
+/// Whether the request is denied by what is known of it. A charge that failed denies nothing by that.
+fn is_denied(answers: &[Answer<'_>]) -> bool {
+    let mut votes = Votes::default();
+    for answer in answers {
+        votes.cast(answer.charge.vote, answer.is_over());
+    }
+    votes.deny()
+}
+
 fn allowed(charge: &Charge, now: Timestamp) -> Reading {
     Reading { used: 0, outcome: Outcome::Charged, reset: charge.limit.window.remaining(now) }
 }
@@ -117,10 +195,18 @@ fn denied(charge: &Charge) -> Reading {
     Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE }
 }
 
+/// The reading of a charge that failed in a request that is denied without it: nothing is known to be left.
+fn unknown(charge: &Charge) -> Reading {
+    let used = charge.limit.capacity().into();
+    Reading { used, outcome: Outcome::Withheld, reset: RETRY_WITHOUT_STORE }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use parking_lot::Mutex;
 
+    use super::super::Charging;
     use super::*;
     use crate::engine::{ChargeMode, Hits, Unit, Vote};
 
@@ -142,13 +228,32 @@ mod tests {
         }
     }
 
+    /// A store that records what it is asked to refund.
+    #[derive(Default)]
+    struct Refunds(Mutex<Vec<(Bytes, Hits)>>);
+
+    impl Store for Refunds {
+        fn charge<'a>(&'a self, _: &'a [Charge], _: Timestamp) -> Charging<'a> {
+            unreachable!("readings are given")
+        }
+
+        fn refund(&self, refunds: &[Charge], _: Timestamp) {
+            self.0.lock().extend(refunds.iter().map(|charge| (charge.key.clone(), charge.hits)));
+        }
+    }
+
+    const fn counted(used: u64) -> Result<Reading, StoreError> {
+        Ok(Reading { used, outcome: Outcome::Charged, reset: Duration::ZERO })
+    }
+
     fn failed() -> Result<Reading, StoreError> {
         Err(StoreError::Unreachable("gone".to_owned()))
     }
 
     fn resolve_one(fallback: &Fallback, charge: &Charge) -> Result<Reading, StoreError> {
         let charges = std::slice::from_ref(charge);
-        fallback.resolve(charges, [failed()].into_iter().collect(), NOON).map(|readings| readings[0])
+        let failing = [failed()].into_iter().collect();
+        fallback.resolve(&Refunds::default(), charges, failing, NOON).map(|readings| readings[0])
     }
 
     /// How many of ten hits pass.
@@ -182,13 +287,82 @@ mod tests {
         let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
             .map(|policy| charge(5, policy, ChargeMode::Always));
         let read = Reading { used: 3, outcome: Outcome::Charged, reset: Duration::ZERO };
-        let resolve = |readings: [_; 3]| fallback(1).resolve(&charges, readings.into_iter().collect(), NOON);
+        let resolve = |readings: [_; 3]| {
+            let charges = charges.clone().map(|charge| Charge { vote: Vote::Shadow, ..charge });
+            fallback(1).resolve(&Refunds::default(), &charges, readings.into_iter().collect(), NOON)
+        };
         let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
         assert_eq!((readings[0].used, readings[0].outcome), (0, Outcome::Charged));
         assert_eq!(readings[1].outcome, Outcome::Refused);
         assert_eq!(readings[2], read);
         let error = resolve([failed(), failed(), failed()]).expect_err("the call fails");
         assert!(matches!(&error, StoreError::Unreachable(cause) if cause == "gone"), "{error}");
+    }
+
+    #[test]
+    fn a_denial_takes_precedence_over_an_error() {
+        let charge = |policy, mode, vote| Charge { vote, ..charge(5, policy, mode) };
+        for (vote, is_denied) in [(Vote::Enforced, true), (Vote::Quota, false), (Vote::Shadow, false)] {
+            let charges = [
+                charge(FailurePolicy::Error, ChargeMode::Always, vote),
+                charge(FailurePolicy::Error, ChargeMode::Always, Vote::Quota),
+            ];
+            let readings = [counted(6), failed()].into_iter().collect();
+            let resolved = fallback(1).resolve(&Refunds::default(), &charges, readings, NOON);
+            let outcomes = resolved.map(|readings| {
+                readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
+            });
+            match is_denied {
+                true => assert_eq!(outcomes.unwrap(), [(Outcome::Charged, 6), (Outcome::Withheld, 5)]),
+                false => drop(outcomes.expect_err("nothing denies")),
+            }
+        }
+    }
+
+    #[test]
+    fn a_local_denial_refunds_what_the_store_counted_only_for_a_request_that_passes() {
+        let (fallback, store) = (fallback(1), Refunds::default());
+        let there = |key, hits, mode| Charge {
+            key: Bytes::from_static(key),
+            hits: Hits::Add(hits),
+            ..charge(9, FailurePolicy::Error, mode)
+        };
+        let charges = [
+            there(b"if_allowed", 2, ChargeMode::IfAllowed),
+            there(b"always", 2, ChargeMode::Always),
+            there(b"peek", 0, ChargeMode::IfAllowed),
+            charge(1, FailurePolicy::Local, ChargeMode::IfAllowed),
+        ];
+        let ask = || {
+            let readings = [counted(2), counted(2), counted(0), failed()].into_iter().collect();
+            let readings = fallback.resolve(&store, &charges, readings, NOON).expect("readings");
+            readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
+        };
+        use Outcome::{Charged, Denied, Withheld};
+        assert_eq!(ask(), [(Charged, 2), (Charged, 2), (Charged, 0), (Charged, 1)]);
+        assert!(store.0.lock().is_empty());
+        assert_eq!(ask(), [(Withheld, 0), (Charged, 2), (Withheld, 0), (Denied, 1)]);
+        assert_eq!(*store.0.lock(), [(Bytes::from_static(b"if_allowed"), Hits::Refund(2))]);
+    }
+
+    #[test]
+    fn nothing_stays_counted_here_for_a_request_that_the_store_denies_or_fails() {
+        let fallback = fallback(1);
+        let charges = [
+            charge(1, FailurePolicy::Local, ChargeMode::IfAllowed),
+            Charge {
+                key: Bytes::from_static(b"other"),
+                ..charge(5, FailurePolicy::Error, ChargeMode::Always)
+            },
+        ];
+        for other in [counted(6), failed()] {
+            let readings = [failed(), other].into_iter().collect();
+            let resolved = fallback.resolve(&Refunds::default(), &charges, readings, NOON);
+            assert!(
+                resolved.is_err() || resolved.is_ok_and(|readings| readings[0].outcome == Outcome::Withheld)
+            );
+        }
+        assert_eq!(passing(&fallback, &charges[0]), 1);
     }
 
     #[test]
@@ -203,7 +377,7 @@ mod tests {
         let ask = |secs: u64| {
             let failing = [failed(), failed()].into_iter().collect();
             let now = NOON.after(Duration::from_secs(secs));
-            let readings = fallback.resolve(&both, failing, now).expect("readings");
+            let readings = fallback.resolve(&Refunds::default(), &both, failing, now).expect("readings");
             readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
         };
         assert_eq!(ask(0), [(Outcome::Charged, 1), (Outcome::Charged, 1)]);

@@ -64,6 +64,10 @@ pub trait Store: Send + Sync {
     /// Carries out `charges` in their order, each one atomically, as of `now`. Those that count only if
     /// all of them pass are decided as one.
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a>;
+
+    /// Returns the hits of charges that were made as of `now` and whose request was denied elsewhere. Returns at
+    /// once: no answer waits for a refund, and one that fails is logged.
+    fn refund(&self, refunds: &[Charge], now: Timestamp);
 }
 
 /// Why a charge has no reading.

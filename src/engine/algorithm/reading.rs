@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::State;
-use super::group::{Outcome, is_over};
-use crate::engine::{ChargeMode, Hits, Limit, Timestamp, lockout};
+use super::group::{Outcome, counts_only_if_allowed, is_over};
+use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 
 /// What was asked, and when.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,22 @@ impl Reading {
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
         Self { outcome, used, reset }
+    }
+
+    /// Turns a charge that was made into one that was withheld, because its request is denied after all.
+    /// Returns the hits to refund: 0 for a peek, `None` for a charge that counts whatever becomes of its
+    /// request, or that was not made.
+    pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
+        let Hits::Add(add) = hits else { return None };
+        if !counts_only_if_allowed(mode, hits) || self.outcome != Outcome::Charged {
+            return None;
+        }
+        // An overdraft is remembered only up to twice the limit: never more is refunded than was counted.
+        let is_whole =
+            self.used <= 2 * u64::from(limit.capacity()) || limit.algorithm == Algorithm::FixedWindow;
+        let refund = if is_whole { add } else { add.min(limit.capacity().saturating_add(1)) };
+        (self.used, self.outcome) = (self.used.saturating_sub(refund.into()), Outcome::Withheld);
+        Some(refund)
     }
 
     /// The same, of a charge whose lockout ends at `ends_us` microseconds since the epoch: whoever is blocked

@@ -425,6 +425,10 @@ impl Store for MemoryStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
         Box::pin(future::ready(self.carry_out(charges, now)))
     }
+
+    fn refund(&self, refunds: &[Charge], now: Timestamp) {
+        self.carry_out(refunds, now);
+    }
 }
 
 /// What a look at `state` says. It changes nothing, not even by bringing it up to now.

@@ -223,15 +223,18 @@ impl RedisStore {
             let (readings, mut in_vain) = servers.decide_apart(&mut parts, &terms).await;
             if !in_vain.is_empty() {
                 // The answer need not wait for it.
-                tasks.spawn(async move {
-                    for (_, outcome) in servers.charge_each(&mut in_vain).await {
-                        if let Err(error) = outcome {
-                            tracing::debug!(%error, "a hit stays counted though its request was denied");
-                        }
-                    }
-                });
+                tasks.spawn(async move { refund(&servers, &mut in_vain).await });
             }
             readings
+        }
+    }
+}
+
+/// Carries out refunds, which nobody waits for.
+async fn refund(servers: &AllServers, parts: &mut Parts) {
+    for (_, outcome) in servers.charge_each(parts).await {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "refund failed; hits of a denied request stay counted");
         }
     }
 }
@@ -245,5 +248,13 @@ impl Store for RedisStore {
             }
         };
         Box::pin(readings.instrument(tracing::info_span!("Redis Pipeline Execution")))
+    }
+
+    fn refund(&self, refunds: &[Charge], now: Timestamp) {
+        for charge in refunds {
+            self.denials.iter().for_each(|denials| denials.forget(&charge.key));
+        }
+        let (servers, mut parts) = (Arc::clone(&self.servers), self.servers.parts(refunds, now, false));
+        self.tasks.spawn(async move { refund(&servers, &mut parts).await });
     }
 }

@@ -9,7 +9,7 @@ use smallvec::{SmallVec, smallvec};
 use super::batch::{Ask, Asks, Way};
 use super::queue::Outcomes;
 use super::servers::{Apart, Servers};
-use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
+use crate::engine::algorithm::group::is_over;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -125,20 +125,9 @@ impl AllServers {
         let mut in_vain = Parts::new();
         if votes.deny() {
             for (place, index, ask) in asked {
-                let Hits::Add(hits) = ask.hits else { continue };
-                if !counts_only_if_allowed(ask.mode, ask.hits) {
-                    continue;
-                }
                 if let Some(Ok(reading)) = readings.get_mut(index)
-                    && reading.outcome == Outcome::Charged
+                    && let Some(hits @ 1..) = reading.withhold(ask.limit, ask.mode, ask.hits)
                 {
-                    // Of what is owed not all may be remembered: never more is given back than was counted.
-                    let capacity = u64::from(ask.limit.capacity());
-                    let is_whole =
-                        reading.used <= 2 * capacity || ask.limit.algorithm == Algorithm::FixedWindow;
-                    let hits = if is_whole { hits } else { hits.min(ask.limit.capacity().saturating_add(1)) };
-                    let used = reading.used.saturating_sub(hits.into());
-                    *reading = Reading { used, outcome: Outcome::Withheld, ..*reading };
                     in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
                 }
             }
