@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use tollgate::engine::algorithm::group::Outcome;
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Unit, Window};
-use tollgate::store::redis::{Denials, RedisSettings, RedisStore, ServerClock};
+use tollgate::store::redis::Denials;
 use tollgate::store::{Charge, Reading, Store, StoreError};
 
-use crate::store::{MIDNIGHT, charge, connected};
-use crate::support::PATIENCE;
+use crate::store::{MIDNIGHT, charge, connected, connected_by_callers_clock};
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
@@ -39,9 +38,7 @@ async fn what_others_wrote_fails_its_own_request_alone() {
 #[tokio::test]
 async fn the_servers_clock_weighs_time_whatever_the_callers_say() {
     let server = Redis::start().await;
-    let settings = RedisSettings { clock: ServerClock::Own, ..server.settings() };
-    let store = RedisStore::connect(&settings).expect("settings of use");
-    store.ready(PATIENCE).await.expect("it was started just now");
+    let store = connected(&server.settings()).await;
     for algorithm in [Algorithm::SlidingWindow, Algorithm::SlidingLog, Algorithm::TokenBucket { burst: 10 }] {
         let of = |hits| {
             let charge = charge(algorithm.name(), Unit::Hour, Hits::Add(hits));
@@ -67,10 +64,8 @@ async fn the_servers_clock_weighs_time_whatever_the_callers_say() {
 async fn a_request_that_another_limit_denies_is_told_what_it_would_have_been_told() {
     let server = Redis::start().await;
     let denials = Arc::new(Denials::new(1 << 20));
-    let known = tollgate::store::redis::Redis::watch(server.settings(), None, Some(denials));
-    let known = known.expect("settings of use").store();
-    let plain = connected(&server.settings()).await;
-    known.ready(PATIENCE).await.expect("it was started just now");
+    let plain = connected_by_callers_clock(&server.settings()).await;
+    let known = plain.beside(Some(denials));
     let if_allowed = |key: &'static str, limit| Charge {
         limit,
         mode: ChargeMode::IfAllowed,
@@ -108,7 +103,7 @@ type Admitted = Vec<u64>;
 async fn eight_clients(server: &Redis, limit: Limit) -> Admitted {
     let mut clients = Vec::new();
     for _ in 0..8 {
-        clients.push(connected(&server.settings()).await);
+        clients.push(connected_by_callers_clock(&server.settings()).await);
     }
     let (mut random, mut now_us, mut admitted) = (fastrand::Rng::with_seed(8), 0, Admitted::new());
     while admitted.len() < 400 {

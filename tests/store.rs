@@ -92,6 +92,13 @@ impl Bed {
     }
 }
 
+/// A store whose Redis can be reached, and which goes by the caller's clock, not by that of Redis.
+pub(crate) async fn connected_by_callers_clock(settings: &RedisSettings) -> RedisStore {
+    let store = RedisStore::connect_by_callers_clock(settings).expect("settings of use");
+    store.ready(Duration::from_secs(10)).await.expect("Redis answers");
+    store
+}
+
 /// A store whose Redis can be reached.
 pub(crate) async fn connected(settings: &RedisSettings) -> RedisStore {
     let store = RedisStore::connect(settings).expect("settings of use");
@@ -360,7 +367,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (_server, redis) = runtime.block_on(async {
         let server = Redis::start().await;
-        let redis = connected(&server.settings()).await;
+        let redis = connected_by_callers_clock(&server.settings()).await;
         (server, redis)
     });
     let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });

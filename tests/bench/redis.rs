@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
-use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings, ServerClock};
+use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings};
 use tollgate::store::{Charge, Store as _};
 
 const THREADS: usize = 2;
@@ -187,7 +187,6 @@ fn main() {
         connect_timeout: Duration::from_secs(5),
         call_timeout: Duration::from_secs(5),
         expiration_jitter_max_secs: 300,
-        clock: ServerClock::Own,
     };
     let (runtime, as_json) = (
         tokio::runtime::Runtime::new().expect("a runtime"),

@@ -21,7 +21,7 @@ pub(crate) struct StoreUnderTest {
 /// A fresh one of each, by name.
 pub(crate) async fn all() -> Vec<(&'static str, StoreUnderTest)> {
     let server = Redis::start().await;
-    let redis = RedisStore::connect(&server.settings()).expect("settings of use");
+    let redis = RedisStore::connect_by_callers_clock(&server.settings()).expect("settings of use");
     redis.ready(PATIENCE).await.expect("it was started just now");
     vec![
         ("memory", StoreUnderTest { store: memory(), _server: None }),

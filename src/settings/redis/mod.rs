@@ -13,8 +13,8 @@ use super::convert::{HOUR, YEAR};
 use super::raw::{RawCounters, RawPerSecond, RawRedis};
 use super::reader::Reader;
 use crate::store::redis::{
-    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, ServerClock, TlsError,
-    TlsFile, TlsSettings, check_tls,
+    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsError, TlsFile,
+    TlsSettings, check_tls,
 };
 
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
@@ -223,7 +223,6 @@ fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<R
         tls: speaks_tls.then(|| common.tls.clone()),
         connect_timeout: common.connect_timeout,
         call_timeout: common.call_timeout,
-        clock: ServerClock::Own,
         expiration_jitter_max_secs: common.expiration_jitter_max_secs,
     })
 }

@@ -15,6 +15,7 @@ use fred::types::{CustomCommand, Value};
 use secrecy::ExposeSecret;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::settings::ServerClock;
 use super::tls::{TlsError, connector};
 use super::{Endpoint, Login, RedisSettings};
 
@@ -35,14 +36,15 @@ pub(super) type Commands = WithOptions<Client>;
 /// What it takes to reach the servers of one deployment.
 pub(super) struct Access {
     pub(super) settings: RedisSettings,
+    pub(super) clock: ServerClock,
     tls: Option<TlsConnector>,
 }
 
 impl Access {
     /// Reads the files that TLS needs, where it is asked for.
-    pub(super) fn new(settings: RedisSettings) -> Result<Arc<Self>, TlsError> {
+    pub(super) fn new(settings: RedisSettings, clock: ServerClock) -> Result<Arc<Self>, TlsError> {
         let tls = settings.tls.as_ref().map(connector).transpose()?;
-        Ok(Arc::new(Self { settings, tls }))
+        Ok(Arc::new(Self { settings, clock, tls }))
     }
 }
 

@@ -299,7 +299,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::store::redis::{Credentials, Deployment, RedisSettings, ServerClock};
+    use crate::store::redis::settings::ServerClock;
+    use crate::store::redis::{Credentials, Deployment, RedisSettings};
 
     /// Ending the client by hand stands for the errors that make it end by itself.
     #[tokio::test]
@@ -315,9 +316,8 @@ mod tests {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(5),
             expiration_jitter_max_secs: 0,
-            clock: ServerClock::Own,
         };
-        let connection = Connection::connect(&server, &Access::new(settings).unwrap());
+        let connection = Connection::connect(&server, &Access::new(settings, ServerClock::Own).unwrap());
         for _ in 0..2 {
             let (mut client, _) = listener.accept().await.unwrap();
             let agree_to_everything = async {

@@ -40,8 +40,9 @@ pub use self::denials::Denials;
 pub use self::login::LoginError;
 use self::parts::{AllServers, Parts, Terms, by_counter, in_order, lost};
 use self::servers::{Apart, Servers};
+use self::settings::ServerClock;
 pub use self::settings::{
-    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, ServerClock, TlsSettings,
+    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
 };
 pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
 use self::topology::Topology;
@@ -69,8 +70,17 @@ impl Redis {
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
     ) -> Result<Self, TlsError> {
+        Self::watch_by(ServerClock::Own, all, per_second, denials)
+    }
+
+    fn watch_by(
+        clock: ServerClock,
+        all: RedisSettings,
+        per_second: Option<RedisSettings>,
+        denials: Option<Arc<Denials>>,
+    ) -> Result<Self, TlsError> {
         let watch = |settings| {
-            let access = Access::new(settings)?;
+            let access = Access::new(settings, clock)?;
             let topology = Topology::watch(&access);
             Ok((access, topology))
         };
@@ -118,6 +128,16 @@ impl RedisStore {
     /// As with [`Redis::watch`].
     pub fn connect(settings: &RedisSettings) -> Result<Self, TlsError> {
         Ok(Redis::watch(settings.clone(), None, None)?.store())
+    }
+
+    /// The same, going by the time that callers pass in where production goes by the server's: for tests of
+    /// what happens over hours.
+    ///
+    /// # Errors
+    /// As with [`Redis::watch`].
+    #[doc(hidden)]
+    pub fn connect_by_callers_clock(settings: &RedisSettings) -> Result<Self, TlsError> {
+        Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None)?.store())
     }
 
     /// The same servers over the same connections, and in the same batches, with other `denials`: for

@@ -25,18 +25,16 @@ pub struct RedisSettings {
     /// Counters outlive their window by a random time below this many seconds, so that they do not all
     /// expire at once. 0 for none.
     pub expiration_jitter_max_secs: u32,
-    /// Whose clock says how much time has passed, where that is weighed.
-    pub clock: ServerClock,
 }
 
-/// Whose clock sliding windows, sliding logs, token buckets and lockouts go by. Fixed windows begin by the
-/// clock of whoever counts: the window is a part of the counter's name.
+/// The clock that sliding windows, sliding logs, token buckets and lockouts go by. Fixed windows begin by the
+/// caller's: the window is a part of the counter's name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ServerClock {
-    /// That of the server that keeps the counter: one for everybody who counts there.
+pub(super) enum ServerClock {
+    /// That of the server that keeps the counter: one for all its clients.
     #[default]
     Own,
-    /// That of whoever counts: for tests, which bring their own time.
+    /// The caller's, for tests that pass the time in.
     Callers,
 }
 

@@ -17,12 +17,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Endpoint;
 use super::batch::{Asks, Batch, Count, Replies};
 use super::client::Access;
 use super::connection::{Connection, Script};
 use super::expiry::{Expiries, Expiry};
 use super::queue::{Answer, Job, Outcomes, Queue, Request, failing};
-use super::{Endpoint, ServerClock};
+use super::settings::ServerClock;
 use crate::store::StoreError;
 
 /// What goes out together may cost the server so much at the most, and where it is slow less: it carries
@@ -61,7 +62,7 @@ impl Shard {
             queue: Arc::clone(&queue),
             expiries: Arc::clone(&expiries),
             script: Script::new(include_str!("charge.lua")),
-            clock: access.settings.clock,
+            clock: access.clock,
             call_timeout: access.settings.call_timeout,
             max_cost: MAX_COST,
             unanswered: 0,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tollgate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings, ServerClock};
+use tollgate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 
 use self::certificates::Certificates;
 use self::server::{Program, Server, Setup};
@@ -146,7 +146,6 @@ fn settings(deployment: Deployment, credentials: Credentials) -> RedisSettings {
         connect_timeout: Duration::from_secs(5),
         call_timeout: Duration::from_secs(5),
         expiration_jitter_max_secs: 0,
-        clock: ServerClock::Callers,
     }
 }
 

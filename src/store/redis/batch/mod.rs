@@ -5,12 +5,12 @@
 //! back, goes into one script call for each slot, and with it whatever comes later to its counters. The
 //! commands for counts are sent first, so that every counter sees its requests in their order.
 
-use super::ServerClock;
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use super::settings::ServerClock;
 use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
     Asked, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
