@@ -30,6 +30,7 @@
 //! | [`provider`] | where rules come from: watched files |
 //! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
 //! | [`telemetry`] | logs, traces, metrics |
+//! | [`tls`] | certificates, keys and identities from files, for every client and listener |
 //! | [`settings`] | what the operator set, by flags and environment |
 //! | [`app`] | the composition root: settings → stores, rules, listeners, exporters; started by the program, by tests, and by programs that embed tollgate |
 //! | [`cli`] | the commands |
@@ -50,8 +51,8 @@
 //! `tests/tidy.rs` holds those that can be read off the source.
 //!
 //! - Arrows point one way: `main → cli → app → server → {limiter, provider}`, `limiter → {store, telemetry,
-//!   clock, engine}`, `provider → engine`, `{store, telemetry, clock} → engine`, `engine →` nothing of
-//!   ours. Each module has settings of its own; `settings` fills them, and nothing below `app` knows
+//!   clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, `{engine, tls} →`
+//!   nothing of ours. Each module has settings of its own; `settings` fills them, and nothing below `app` knows
 //!   it.
 //! - The engine knows no tokio, tonic, fred, clock, environment, file or lock.
 //! - One file reads the clock, one folder the environment, one folder speaks to Redis, one file names
@@ -77,3 +78,4 @@ pub mod settings;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tls;

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 use tollgate::engine::algorithm::group::Outcome;
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit};
-use tollgate::store::redis::{Credentials, Deployment, Login, RedisSettings, RedisStore, TlsSettings};
+use tollgate::store::redis::{Credentials, Deployment, Login, RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
+use tollgate::tls::ClientTls;
 
 use crate::store::{MIDNIGHT, charge, connected, hit, used};
 use crate::support::redis::sentinel::{Passwords, Sentinels};
@@ -40,19 +41,19 @@ async fn a_server_is_counted_with_over_tls_only_if_it_is_who_it_should_be() {
 
     // Its certificate is for another name; whose it is matters less than that somebody trusted says so.
     let by_address = RedisSettings { deployment: server.reached_by("127.0.0.1"), ..good.clone() };
-    let any_name = TlsSettings { verify_hostname: false, ..tls.clone() };
+    let any_name = ClientTls { verify_hostname: false, ..tls.clone() };
     let store = connected(&RedisSettings { tls: Some(any_name.clone()), ..by_address.clone() }).await;
     assert_eq!(used(&store, hit("a")).await.expect("a reading"), 2);
     let other_ca = Some(server.certificates().other_ca());
     for (settings, tls) in [
         (&by_address, tls.clone()),
-        (&good, TlsSettings { ca: other_ca.clone(), ..tls.clone() }),
-        (&by_address, TlsSettings { ca: other_ca, ..any_name }),
+        (&good, ClientTls { ca: other_ca.clone(), ..tls.clone() }),
+        (&by_address, ClientTls { ca: other_ca, ..any_name }),
     ] {
         let cause = cause(&RedisSettings { tls: Some(tls), ..settings.clone() }).await;
         assert!(cause.contains("InvalidCertificate"), "{cause}");
     }
-    cause(&RedisSettings { tls: Some(TlsSettings { client: None, ..tls }), ..good.clone() }).await;
+    cause(&RedisSettings { tls: Some(ClientTls { identity: None, ..tls }), ..good.clone() }).await;
     cause(&RedisSettings { tls: None, ..good }).await;
 }
 
@@ -80,7 +81,7 @@ async fn start(environment: &[(&str, &str)]) -> Tollgate {
 async fn the_program_speaks_tls_as_the_environment_says() {
     let server = Redis::start_with_tls(USER).await;
     let tls = server.settings().tls.expect("TLS");
-    let client = tls.client.expect("a certificate");
+    let client = tls.identity.expect("a certificate");
     let file = |path: &std::path::Path| path.to_str().expect("text").to_owned();
     let (ca, certificate, key) = (file(&tls.ca.expect("a CA")), file(&client.certificate), file(&client.key));
     let Deployment::Single(endpoint) = server.reached_by("localhost") else { panic!("a server") };

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tollgate::store::redis::{ClientCertificate, Deployment, Endpoint, Login};
+use tollgate::store::redis::{Deployment, Endpoint, Login};
+use tollgate::tls::Identity;
 
 use crate::support::eventually;
 use crate::support::proxy::{Passage, Proxy};
@@ -34,7 +35,7 @@ async fn tls_refuses_a_client_without_certificate() {
     let tls = server.settings().tls.expect("TLS");
     assert!(tls.verify_hostname);
     let ca = tls.ca.expect("an authority");
-    let client = tls.client.expect("a certificate");
+    let client = tls.identity.expect("a certificate");
 
     assert_eq!(ping(&server, &ca, Some(&client)), "PONG");
     assert_eq!(ping(&server, &ca, None), "");
@@ -47,7 +48,7 @@ async fn tls_refuses_a_client_without_certificate() {
 }
 
 /// What a client that trusts `ca` hears.
-fn ping(server: &Redis, ca: &Path, client: Option<&ClientCertificate>) -> String {
+fn ping(server: &Redis, ca: &Path, client: Option<&Identity>) -> String {
     let Deployment::Single(Endpoint::Tcp { port, .. }) = server.settings().deployment else {
         panic!("one server")
     };

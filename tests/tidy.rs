@@ -13,10 +13,11 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &["clock", "engine", "limiter", "pb", "provider", "server", "store", "supervisor", "telemetry"],
     ),
-    ("store", &["clock", "engine", "store", "supervisor"]),
+    ("store", &["clock", "engine", "store", "supervisor", "tls"]),
     ("supervisor", &[]),
     ("telemetry", &["clock", "engine", "telemetry"]),
-    ("settings", &["engine", "provider", "server", "settings", "store", "telemetry"]),
+    ("tls", &["tls"]),
+    ("settings", &["engine", "provider", "server", "settings", "store", "telemetry", "tls"]),
     (
         "app",
         &[
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
             "supervisor",
             "telemetry",
+            "tls",
         ],
     ),
     ("cli", &["app", "cli", "engine", "pb", "provider", "server", "settings", "telemetry"]),

@@ -25,9 +25,9 @@ use crate::server::{
 };
 use crate::settings::Settings;
 use crate::store::StoreError;
-use crate::store::redis::TlsError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::metrics::Metrics;
+use crate::tls::TlsError;
 
 pub use crate::server::Stop as Shutdown;
 

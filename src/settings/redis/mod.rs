@@ -12,10 +12,8 @@ use super::RedisStoreSettings;
 use super::convert::{HOUR, YEAR};
 use super::raw::{RawCounters, RawPerSecond, RawRedis};
 use super::reader::Reader;
-use crate::store::redis::{
-    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsError, TlsFile,
-    TlsSettings, check_tls,
-};
+use crate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings};
+use crate::tls::{ClientTls, Identity, TlsError, TlsFile};
 
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const CALL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
@@ -76,7 +74,7 @@ struct Typed<'a> {
 
 /// What both have in common.
 struct Common {
-    tls: TlsSettings,
+    tls: ClientTls,
     connect_timeout: Duration,
     call_timeout: Duration,
     expiration_jitter_max_secs: u32,
@@ -128,8 +126,8 @@ pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
     }
     // The files are the same for both.
     let Some(tls) = both.iter().find_map(|(_, settings)| settings.tls.as_ref()) else { return };
-    match check_tls(tls) {
-        Ok(()) => {}
+    match tls.config() {
+        Ok(_) => {}
         Err(TlsError::File { file, path, fault }) => {
             let (name, expected) = match file {
                 TlsFile::Ca => ("REDIS_TLS_CACERT", "a file of certificates"),
@@ -297,12 +295,10 @@ fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &
 }
 
 /// What is expected of servers that are spoken to over TLS.
-fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> TlsSettings {
+fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> ClientTls {
     let name = "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION";
-    let client = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
-        (Some(certificate), Some(key)) => {
-            Some(ClientCertificate { certificate: certificate.into(), key: key.into() })
-        }
+    let identity = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
+        (Some(certificate), Some(key)) => Some(Identity { certificate: certificate.into(), key: key.into() }),
         (Some(_), None) => {
             reader.refuse("REDIS_TLS_CLIENT_KEY", "the file of REDIS_TLS_CLIENT_CERT's private key", None);
             None
@@ -313,9 +309,9 @@ fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> TlsSettings {
         }
         (None, None) => None,
     };
-    TlsSettings {
+    ClientTls {
         ca: raw.redis_tls_cacert.as_ref().map(Into::into),
-        client,
+        identity,
         verify_hostname: !reader.boolean(name, &raw.redis_tls_skip_hostname_verification),
     }
 }

@@ -176,9 +176,9 @@ fn tls_is_spoken_where_the_setting_or_the_scheme_says_so() {
     ] {
         let mut typed = vec![("REDIS_URL", url), ("REDIS_TLS_CACERT", &ca)];
         typed.extend(tls.map(|tls| ("REDIS_TLS", tls)));
-        let expected = expected.then(|| TlsSettings {
+        let expected = expected.then(|| ClientTls {
             ca: Some(PathBuf::from(&ca)),
-            client: None,
+            identity: None,
             verify_hostname: true,
         });
         assert_eq!(redis(&typed).all.tls, expected, "{url} {tls:?}");
@@ -202,8 +202,8 @@ fn tls_is_spoken_with_the_files_that_are_named() {
         ("REDIS_TLS_CLIENT_KEY", &key),
         ("REDIS_TLS_SKIP_HOSTNAME_VERIFICATION", "true"),
     ];
-    let client = ClientCertificate { certificate: certificate.clone().into(), key: key.clone().into() };
-    let expected = TlsSettings { ca: Some(ca.clone().into()), client: Some(client), verify_hostname: false };
+    let client = Identity { certificate: certificate.clone().into(), key: key.clone().into() };
+    let expected = ClientTls { ca: Some(ca.clone().into()), identity: Some(client), verify_hostname: false };
     assert_eq!(redis(&named).all.tls, Some(expected));
     assert_eq!(refused(&named[..3]), ["REDIS_TLS_CLIENT_KEY"]);
     assert_eq!(refused(&[named[0], named[1], named[3]]), ["REDIS_TLS_CLIENT_CERT"]);

@@ -16,8 +16,8 @@ use secrecy::ExposeSecret;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::ServerClock;
-use super::tls::{TlsError, connector};
 use super::{Endpoint, Login, RedisSettings};
+use crate::tls::TlsError;
 
 /// How long a connection takes to greet Redis (`AUTH`, `SELECT`), once it stands.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -43,7 +43,7 @@ pub(super) struct Access {
 impl Access {
     /// Reads the files that TLS needs, where it is asked for.
     pub(super) fn new(settings: RedisSettings, clock: ServerClock) -> Result<Arc<Self>, TlsError> {
-        let tls = settings.tls.as_ref().map(connector).transpose()?;
+        let tls = settings.tls.as_ref().map(|tls| tls.config().map(TlsConnector::from)).transpose()?;
         Ok(Arc::new(Self { settings, clock, tls }))
     }
 }

@@ -24,7 +24,6 @@ mod servers;
 mod settings;
 mod shard;
 mod slots;
-mod tls;
 mod topology;
 
 use std::sync::Arc;
@@ -41,13 +40,11 @@ pub use self::login::LoginError;
 use self::parts::{AllServers, Parts, Terms, by_counter, in_order, lost};
 use self::servers::{Apart, Servers};
 use self::settings::ServerClock;
-pub use self::settings::{
-    ClientCertificate, Credentials, Deployment, Endpoint, Login, RedisSettings, TlsSettings,
-};
-pub use self::tls::{Fault, TlsError, TlsFile, check_tls};
+pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use self::topology::Topology;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
+use crate::tls::TlsError;
 
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use crate::tls::ClientTls;
+
 /// How to reach Redis, and how long to wait for it.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
@@ -17,7 +19,7 @@ pub struct RedisSettings {
     pub database: Option<u8>,
     /// What to expect of the servers' certificates, those of Sentinels included; `None` to speak in the
     /// clear.
-    pub tls: Option<TlsSettings>,
+    pub tls: Option<ClientTls>,
     /// How long a connection may take to come up.
     pub connect_timeout: Duration,
     /// How long one charge may take. Below Envoy's own timeout (20 ms by default).
@@ -92,27 +94,6 @@ impl fmt::Debug for Login {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
         }
     }
-}
-
-/// TLS to Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsSettings {
-    /// A file of certificates, in PEM, one of which must have signed the server's; `None` for those that
-    /// the system trusts.
-    pub ca: Option<PathBuf>,
-    /// What to show the server, where it asks who connects.
-    pub client: Option<ClientCertificate>,
-    /// Whether the server's certificate must be for the name it was reached by.
-    pub verify_hostname: bool,
-}
-
-/// Files in PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The certificate, with those between it and its authority.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
 }
 
 /// Where Redis listens.

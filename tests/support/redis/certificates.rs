@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
-use tollgate::store::redis::{ClientCertificate, TlsSettings};
+use tollgate::tls::{ClientTls, Identity};
 
 /// Files in PEM: an authority, what it has signed for a server named `localhost` and for a client, and
 /// another authority that has signed nothing.
@@ -25,10 +25,10 @@ impl Certificates {
     }
 
     /// All that a client needs, at its strictest.
-    pub(crate) fn settings(&self) -> TlsSettings {
-        TlsSettings {
+    pub(crate) fn settings(&self) -> ClientTls {
+        ClientTls {
             ca: Some(self.ca()),
-            client: Some(ClientCertificate { certificate: self.client(), key: self.client_key() }),
+            identity: Some(Identity { certificate: self.client(), key: self.client_key() }),
             verify_hostname: true,
         }
     }
