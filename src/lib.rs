@@ -54,7 +54,7 @@
 //!   clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, `{engine, tls} →`
 //!   nothing of ours. Each module has settings of its own; `settings` fills them, and nothing below `app` knows
 //!   it.
-//! - The engine knows no tokio, tonic, fred, clock, environment, file or lock.
+//! - The engine knows no tokio, tonic, clock, environment, file or lock.
 //! - One file reads the clock, one folder the environment, one folder speaks to Redis, one file names
 //!   metrics, and only `server::wire` reads protobuf requests.
 //! - Rules are immutable once compiled, and swapped as a whole. A bad file never takes good rules out

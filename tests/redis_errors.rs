@@ -29,9 +29,12 @@ async fn server_that_says(error: &'static str) -> RedisSettings {
             tokio::spawn(async move {
                 let mut read = [0; 4096];
                 while let Ok(len @ 1..) = client.read(&mut read).await {
-                    let is_hit = read[..len].windows(6).any(|word| word == b"INCRBY");
-                    let reply = if is_hit { format!("-{error}\r\n") } else { "+OK\r\n".to_owned() };
-                    client.write_all(reply.as_bytes()).await.expect("it listens");
+                    let text = String::from_utf8_lossy(&read[..len]);
+                    for command in text.split('*').filter(|command| !command.is_empty()) {
+                        let is_hit = command.contains("INCRBY") && !command.contains("permission-probe");
+                        let reply = if is_hit { format!("-{error}\r\n") } else { "+OK\r\n".to_owned() };
+                        client.write_all(reply.as_bytes()).await.expect("it listens");
+                    }
                 }
             });
         }
@@ -104,8 +107,6 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
         }
     })
     .await;
-    // fred ends a connection on which it reads CLUSTERDOWN, whatever slot that was about.
-    eventually("all are connected to again", async || store.ping().await.is_ok()).await;
     for number in 0..20 {
         let key = format!("other{number}/");
         assert_ne!(place(&key), lost);

@@ -16,13 +16,6 @@ use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
-/// How often Redis has carried out a command.
-fn calls(server: &Redis, command: &str) -> u64 {
-    let stats = server.command(["INFO", "commandstats"]);
-    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
-}
-
 /// Whether a charge counts in the Redis key `name`: a counter that is there already goes on.
 async fn counts_in(name: &str, charge: Charge, now_secs: u64, (server, store): &(Redis, RedisStore)) {
     server.command(["FLUSHALL"]);
@@ -103,13 +96,13 @@ async fn item_23_a_counter_lives_for_its_unit_and_the_jitter() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_is_set_once() {
+async fn a_counter_is_created_with_its_ttl_once() {
     let (server, store) = redis().await;
     for hits in 1..=100 {
         assert_eq!(used(&store, hit("a")).await.expect("a reading"), hits);
     }
-    store.settle().await;
-    assert_eq!((calls(&server, "incrby"), calls(&server, "expire")), (100, 1));
+    let executed = ["incrby", "set", "expire"].map(|command| server.executed(command));
+    assert_eq!(executed, [100, 1, 0]);
 
     let refund = charge("a", Unit::Minute, Hits::Refund(200));
     server.command(["EXPIRE", &server.command(["KEYS", "a*"]), "1000"]);
@@ -198,9 +191,26 @@ async fn a_lost_reply_leaves_no_counter_that_lives_for_ever() {
 }
 
 #[tokio::test]
-async fn a_time_to_live_that_redis_refused_is_set_later() {
+async fn a_user_without_expire_leaves_no_counter_without_a_ttl() {
     let (server, store) = redis().await;
     server.command(["ACL", "SETUSER", "default", "-expire"]);
+    for key in ["a", "b"] {
+        assert_eq!(used(&store, charge(key, Unit::Minute, Hits::Add(1))).await.expect("a reading"), 1);
+    }
+    assert!(matches!(server.times_to_live()[..], [(_, 1..=60), (_, 1..=60)]));
+}
+
+#[tokio::test]
+async fn a_known_counter_that_redis_lost_gets_its_ttl_as_soon_as_redis_allows_it() {
+    let (server, store) = redis().await;
+    assert_eq!(used(&store, hit("a")).await.expect("a reading"), 1);
+    server.command(["FLUSHALL"]);
+    assert_eq!(used(&store, hit("a")).await.expect("a reading"), 1, "it was evicted");
+    store.settle().await;
+    assert!(matches!(server.times_to_live()[..], [(_, 1..=60)]));
+
+    server.command(["ACL", "SETUSER", "default", "-expire"]);
+    server.command(["FLUSHALL"]);
     assert_eq!(used(&store, hit("a")).await.expect("a reading"), 1);
     store.settle().await;
     assert!(matches!(server.times_to_live()[..], [(_, -1)]));
@@ -222,14 +232,15 @@ async fn charges_of_one_request_share_a_round_trip() {
     let before = reads();
     let readings = complete(store.charge(&charges, MIDNIGHT).await);
     assert_eq!(readings.expect("readings").len(), 64);
-    // One for the charges, one for the times to live, one or two for the command that asks.
+    // One for the charges, one or two for the command that asks.
     let between = reads() - before;
-    assert!(between <= 5, "{between} reads");
+    assert!(between <= 4, "{between} reads");
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_know_the_script_is_told() {
     let (server, store) = redis().await;
+    let evals = server.executed("eval");
     let refund = || charge("a", Unit::Minute, Hits::Refund(1));
     used(&store, charge("a", Unit::Minute, Hits::Add(10))).await.expect("a reading");
     for used_then in [9, 8] {
@@ -237,7 +248,8 @@ async fn a_server_that_does_not_know_the_script_is_told() {
         assert_eq!(used(&store, refund()).await.expect("a reading"), used_then);
     }
     assert_eq!(used(&store, refund()).await.expect("a reading"), 7);
-    assert_eq!((calls(&server, "evalsha"), calls(&server, "eval")), (3, 2));
+    let texts = server.executed("eval") - evals;
+    assert_eq!((server.executed("evalsha"), texts), (1, 2));
 }
 
 #[tokio::test]

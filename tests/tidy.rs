@@ -43,7 +43,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("env::var", &["settings/"], "what the operator set is read once, in one place"),
     ("process::exit", &[], "`main` returns an exit code"),
     ("thread::sleep", &[], "nothing waits by blocking a thread"),
-    ("fred::", &["store/redis/"], "only the Redis store speaks to Redis"),
+    ("redis_protocol::", &["store/redis/"], "only the Redis store speaks to Redis"),
     ("include_proto", &["pb.rs"], "generated modules are declared once"),
 ];
 
@@ -51,7 +51,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
 const FOREIGN_TO_THE_ENGINE: &[&str] = &[
     "tokio",
     "tonic",
-    "fred",
+    "redis_protocol",
     "axum",
     "hyper",
     "prometheus",

@@ -1,6 +1,6 @@
 //! The pure core: what a request matches, what to count for it, and what the counts mean.
 //!
-//! It knows no tokio, tonic or fred, no clock, environment, file, lock or metric. A rules snapshot, a
+//! It knows no tokio or tonic, no clock, environment, file, lock or metric. A rules snapshot, a
 //! request, the readings of a store and the time go in; values come out. The steps, in the order that
 //! `limiter` takes them: [`plan::plan`], then a store's charge, then [`judge::judge`].
 

@@ -4,6 +4,7 @@
 //! what the caller is told is decided in `engine::judge`, once, for every store.
 
 pub mod fallback;
+mod line;
 pub mod lockouts;
 pub mod memory;
 pub mod redis;

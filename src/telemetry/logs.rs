@@ -74,9 +74,9 @@ mod tests {
     fn libraries_are_never_louder_than_warn_and_never_louder_than_asked() {
         for (level, target, heard, unheard) in [
             (LevelFilter::DEBUG, "tollgate::server", Some(Level::DEBUG), Some(Level::TRACE)),
-            (LevelFilter::DEBUG, "fred::router", Some(Level::WARN), Some(Level::INFO)),
+            (LevelFilter::DEBUG, "tower::router", Some(Level::WARN), Some(Level::INFO)),
             (LevelFilter::TRACE, "hyper", Some(Level::WARN), Some(Level::INFO)),
-            (LevelFilter::ERROR, "fred", Some(Level::ERROR), Some(Level::WARN)),
+            (LevelFilter::ERROR, "tower", Some(Level::ERROR), Some(Level::WARN)),
             (LevelFilter::ERROR, "tollgate", Some(Level::ERROR), Some(Level::WARN)),
             (LevelFilter::OFF, "tollgate", None, Some(Level::ERROR)),
         ] {

@@ -9,12 +9,12 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use fred::types::Value;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Endpoint;
-use super::slots::{SLOTS, SlotMap, UNASSIGNED, named, number};
+use super::resp::Reply;
+use super::slots::{SLOTS, SlotMap, UNASSIGNED, named};
 
 /// A known primary that no node has named for this long is forgotten. Until then a claim with a lower epoch
 /// is taken for old news; afterwards the Cluster is taken for one that was set up anew, with epochs that
@@ -42,12 +42,12 @@ struct Primary {
 impl View {
     /// The view of the node at `asked`, from its replies to `CLUSTER SLOTS` and, if it gave one, to
     /// `CLUSTER NODES`. `None` where the first is malformed or has no slots.
-    pub(super) fn read(slots: Value, nodes: Option<&str>, asked: &Endpoint) -> Option<Self> {
+    pub(super) fn read(slots: Reply, nodes: Option<&str>, asked: &Endpoint) -> Option<Self> {
         let (myself, epochs) = nodes.map(read_nodes).unwrap_or_default();
         let mut view = Self { myself, primaries: Vec::new(), owners: vec![UNASSIGNED; SLOTS].into() };
-        for range in slots.into_array() {
-            let mut range = range.into_array().into_iter();
-            let (first, last): (usize, usize) = (number(range.next()?)?, number(range.next()?)?);
+        for range in slots.into_items() {
+            let mut range = range.into_items().into_iter();
+            let (first, last): (usize, usize) = (range.next()?.number()?, range.next()?.number()?);
             let (endpoint, id) = read_primary(range.next()?, asked)?;
             let known = view.primaries.iter().position(|other| other.id == id);
             let owner = known.unwrap_or_else(|| {
@@ -66,12 +66,16 @@ impl View {
 }
 
 /// Host, port and node ID. Servers before Redis 4 give no ID; their address stands for it.
-fn read_primary(value: Value, asked: &Endpoint) -> Option<(Endpoint, String)> {
-    let mut fields = value.into_array().into_iter();
-    let host: Option<String> = fields.next()?.convert().ok()?;
-    let port = number(fields.next()?)?;
-    let endpoint = named(host.as_deref().unwrap_or_default(), port, asked);
-    let id = fields.next().and_then(|id| id.convert().ok()).unwrap_or_else(|| endpoint.to_string());
+fn read_primary(value: Reply, asked: &Endpoint) -> Option<(Endpoint, String)> {
+    let mut fields = value.into_items().into_iter();
+    let host = match fields.next()? {
+        Reply::Nil => String::new(),
+        host => host.text()?.to_owned(),
+    };
+    let port = fields.next()?.number()?;
+    let endpoint = named(&host, port, asked);
+    let id = fields.next().and_then(|id| id.text().map(str::to_owned));
+    let id = id.unwrap_or_else(|| endpoint.to_string());
     Some((endpoint, id))
 }
 
@@ -267,16 +271,16 @@ mod tests {
         Endpoint::Tcp { host: host.to_owned(), port }
     }
 
-    fn range(first: i64, last: i64, host: Option<&str>, port: i64, id: &str) -> Value {
+    fn range(first: i64, last: i64, host: Option<&str>, port: i64, id: &str) -> Reply {
         let node = |host: Option<&str>, port: i64, id: &str| {
-            let host = host.map_or(Value::Null, Value::from);
-            Value::Array(vec![host, port.into(), id.into(), Value::Array(Vec::new())])
+            let host = host.map_or(Reply::Nil, Reply::from);
+            Reply::Array(vec![host, port.into(), id.into(), Reply::Array(Vec::new())])
         };
-        Value::Array(vec![first.into(), last.into(), node(host, port, id), node(Some("replica"), 1, "r")])
+        Reply::Array(vec![first.into(), last.into(), node(host, port, id), node(Some("replica"), 1, "r")])
     }
 
-    fn read(slots: Vec<Value>) -> Option<View> {
-        View::read(Value::Array(slots), None, &tcp("asked", 9))
+    fn read(slots: Vec<Reply>) -> Option<View> {
+        View::read(Reply::Array(slots), None, &tcp("asked", 9))
     }
 
     fn map(views: &[View]) -> SlotMap {
@@ -287,7 +291,7 @@ mod tests {
 
     /// The view of a node: who owns slot 0, and slot 1 where that is another.
     fn view(myself: &str, owners: &[(&str, u64)]) -> View {
-        let ranges: Vec<Value> = (0_i64..)
+        let ranges: Vec<Reply> = (0_i64..)
             .zip(owners)
             .filter(|(_, (owner, _))| !owner.is_empty())
             .map(|(slot, (owner, _))| range(slot, slot, Some(owner), 1, owner))
@@ -297,7 +301,7 @@ mod tests {
         let mut nodes: String = owners.iter().map(|(id, epoch)| line(id, *epoch, "master")).collect();
         let own_epoch = owners.iter().find(|(id, _)| *id == myself).map_or(0, |(_, epoch)| *epoch);
         nodes += &line(myself, own_epoch, "myself,master");
-        View::read(Value::Array(ranges), Some(&nodes), &tcp(myself, 1)).expect("a view")
+        View::read(Reply::Array(ranges), Some(&nodes), &tcp(myself, 1)).expect("a view")
     }
 
     fn owner_of(agreement: &mut Agreement, slot: u16) -> Option<String> {
@@ -333,12 +337,12 @@ mod tests {
     #[test]
     fn malformed_replies_are_no_view() {
         for reply in [
-            Value::Null,
-            Value::from("nonsense"),
-            Value::Array(vec![]),
-            Value::Array(vec![Value::from(1)]),
-            Value::Array(vec![range(0, 16_384, Some("a"), 1, "A")]),
-            Value::Array(vec![range(0, 1, Some("a"), 70_000, "A")]),
+            Reply::Nil,
+            Reply::from("nonsense"),
+            Reply::Array(vec![]),
+            Reply::Array(vec![Reply::from(1)]),
+            Reply::Array(vec![range(0, 16_384, Some("a"), 1, "A")]),
+            Reply::Array(vec![range(0, 1, Some("a"), 70_000, "A")]),
         ] {
             assert!(View::read(reply.clone(), None, &tcp("asked", 9)).is_none(), "{reply:?}");
         }

@@ -9,11 +9,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use fred::types::{CustomCommand, FromValue, Value};
 use futures_util::future;
 use tokio::time::{self, Instant};
 
 use super::RedisStore;
+use super::resp::Reply;
 use super::servers::Servers;
 use super::shard::Shard;
 use crate::engine::key::LOCKOUT_MARK;
@@ -23,7 +23,7 @@ use crate::store::StoreError;
 use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
 
 /// Keys that a node goes through in one step, during which it serves nobody else: some 0.2 ms.
-const KEYS_PER_STEP: i64 = 500;
+const KEYS_PER_STEP: &[u8] = b"500";
 /// Pause after each step, as a multiple of the time that it took: what is busy is asked less often.
 const PAUSE_FACTOR: u32 = 4;
 const MIN_PAUSE: Duration = Duration::from_millis(1);
@@ -46,23 +46,17 @@ impl Lockouts for RedisStore {
         let servers = &self.servers.all;
         Box::pin(async move {
             let shard = servers.server_of(servers.slot(key))?;
-            let arguments = vec![LIFT.into(), 1.into(), key.clone().into()];
-            let lifted: i64 = ask(&shard, "EVAL", arguments).await?;
-            Ok(lifted > 0)
+            Ok(ask(&shard, &[b"EVAL", LIFT.as_bytes(), b"1", key]).await? != Reply::Int(0))
         })
     }
 }
 
-async fn ask<T: FromValue>(
-    shard: &Shard,
-    name: &'static str,
-    arguments: Vec<Value>,
-) -> Result<T, StoreError> {
+async fn ask(shard: &Shard, command: &[&[u8]]) -> Result<Reply, StoreError> {
     shard.ready(ANSWER_TIMEOUT).await?;
-    let asked = shard.command(CustomCommand::new_static(name, None, false), arguments);
-    time::timeout(ANSWER_TIMEOUT, asked)
-        .await
-        .unwrap_or_else(|_| Err(StoreError::Unanswered(format!("{}: no answer in time", shard.server()))))
+    match shard.command(command, ANSWER_TIMEOUT).await? {
+        Reply::Error(text) => Err(StoreError::Refused(text)),
+        reply => Ok(reply),
+    }
 }
 
 async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
@@ -93,23 +87,25 @@ async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec
 
 /// One step of a `SCAN`: the next cursor, and keys that match `pattern`.
 async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, Vec<Bytes>), StoreError> {
-    let arguments: Vec<Value> = vec![
-        cursor.clone().into(),
-        "MATCH".into(),
-        pattern.clone().into(),
-        "COUNT".into(),
-        KEYS_PER_STEP.into(),
-    ];
-    ask(shard, "SCAN", arguments).await
+    let page: [&[u8]; 6] = [b"SCAN", cursor, b"MATCH", pattern, b"COUNT", KEYS_PER_STEP];
+    let mut page = ask(shard, &page).await?.into_items().into_iter();
+    let (Some(Reply::Text(next)), Some(found)) = (page.next(), page.next()) else {
+        return Err(StoreError::Refused("SCAN returned no page".to_owned()));
+    };
+    let found = found.into_items().into_iter().filter_map(|key| match key {
+        Reply::Text(key) => Some(key),
+        Reply::Int(_) | Reply::Nil | Reply::Error(_) | Reply::Array(_) => None,
+    });
+    Ok((next, found.collect()))
 }
 
 /// The lockout of `key`; `None` if it has expired or moved away meanwhile, or is none.
 async fn read(shard: &Shard, key: &Bytes) -> Result<Option<State>, StoreError> {
-    let text: Option<Bytes> = match ask(shard, "GET", vec![key.clone().into()]).await {
-        Err(StoreError::Refused(_)) => None,
-        text => text?,
-    };
-    Ok(text.and_then(|text| State::read(&text)))
+    match ask(shard, &[b"GET", key]).await {
+        Ok(Reply::Text(text)) => Ok(State::read(&text)),
+        Ok(_) | Err(StoreError::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A text that a pattern of Redis takes as it is.

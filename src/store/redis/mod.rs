@@ -13,18 +13,23 @@
 mod agreement;
 mod batch;
 mod client;
-mod connection;
 mod denials;
-mod expiry;
+mod exchange;
 mod lockouts;
 mod login;
 mod parts;
 mod queue;
+mod resp;
+mod script;
 mod servers;
 mod settings;
 mod shard;
 mod slots;
+mod status;
 mod topology;
+mod ttl;
+mod wire;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +46,7 @@ use self::parts::{AllServers, Parts, Terms, by_counter, in_order, lost};
 use self::servers::{Apart, Servers};
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
+pub use self::status::NodeSnapshot;
 use self::topology::Topology;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
@@ -87,6 +93,12 @@ impl Redis {
             denials,
             listing: Arc::default(),
         })
+    }
+
+    /// The state of each node that some core is connected to.
+    pub fn nodes(&self) -> Vec<NodeSnapshot> {
+        let per_second = self.per_second.iter().flat_map(|(access, _)| access.nodes.snapshot());
+        self.all.0.nodes.snapshot().into_iter().chain(per_second).collect()
     }
 
     /// A store that begins to connect, and returns at once, whether or not Redis is there. It connects

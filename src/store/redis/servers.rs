@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::smallvec;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -14,7 +14,6 @@ use super::Endpoint;
 use super::batch::Asks;
 use super::batch::Way;
 use super::client::Access;
-use super::expiry::Expiry;
 use super::queue::{Answer, Outcomes, Request};
 use super::shard::Shard;
 use super::slots::Redirection;
@@ -23,8 +22,6 @@ use crate::store::StoreError;
 
 /// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
 const MAX_REDIRECTIONS: usize = 5;
-/// Counters that wait for somebody to serve their slot, so that they get their time to live, at the most.
-const MAX_HOMELESS: usize = 10_000;
 /// The pause before counters of a slot on its way are tried again.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(1);
 const READY_POLL: Duration = Duration::from_millis(5);
@@ -43,7 +40,6 @@ struct Known {
     route: ArcSwap<Route>,
     /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
     guests: Mutex<Vec<Arc<Shard>>>,
-    elsewhere: mpsc::UnboundedSender<Expiry>,
 }
 
 /// Which server is asked for what.
@@ -61,7 +57,6 @@ pub(super) struct Apart(pub(super) Asks);
 impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(access: &Arc<Access>, topology: &Topology) -> Self {
-        let (elsewhere, strays) = mpsc::unbounded_channel();
         let mut map = topology.map();
         let first = Route { map: Arc::clone(&map.borrow_and_update()), shards: Vec::new() };
         let known = Arc::new(Known {
@@ -69,16 +64,15 @@ impl Servers {
             topology: topology.clone(),
             route: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
-            elsewhere,
         });
         known.follow(&known.route.load().map);
-        let follower = AbortOnDropHandle::new(tokio::spawn(follow(Arc::clone(&known), map, strays)));
+        let follower = AbortOnDropHandle::new(tokio::spawn(follow(Arc::clone(&known), map)));
         Self { known, _follower: follower }
     }
 
     /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
     pub(super) fn slot(&self, key: &[u8]) -> u16 {
-        if self.known.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
+        if self.known.is_cluster() { redis_protocol::redis_keyslot(key) } else { 0 }
     }
 
     /// Waits until every server is connected to; no longer than `patience`, where that is not zero.
@@ -235,8 +229,6 @@ impl Known {
             }
             StoreError::Full { .. } => return None,
         };
-        // fred has ended the connection on which it read CLUSTERDOWN: the sooner it is known that nobody
-        // serves the slot, and nobody is asked, the better for the others.
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
             self.topology.request_refresh();
         }
@@ -267,20 +259,8 @@ impl Known {
         guest
     }
 
-    /// Sees that a counter gets its time to live from who keeps it; returns it where nobody does.
-    fn expire(&self, expiry: Expiry) -> Option<Expiry> {
-        let slot = if self.is_cluster() { fred::util::redis_keyslot(&expiry.key) } else { 0 };
-        match self.route.load().shard(slot) {
-            Ok(shard) => {
-                shard.expire(expiry);
-                None
-            }
-            Err(_) => Some(expiry),
-        }
-    }
-
     fn connect(&self, server: &Endpoint) -> Arc<Shard> {
-        Arc::new(Shard::connect(server.clone(), &self.access, self.elsewhere.clone()))
+        Arc::new(Shard::connect(server.clone(), &self.access))
     }
 
     /// Takes up a map: connects to the servers that are new, and keeps those that stay.
@@ -331,29 +311,12 @@ fn is_together(asks: &Asks) -> bool {
     asks.iter().any(|ask| asks.first().is_some_and(|first| first.key != ask.key))
 }
 
-/// Takes up every new map, and sees that counters get their time to live from who keeps them. Never ends.
-async fn follow(
-    known: Arc<Known>,
-    mut map: watch::Receiver<Arc<Map>>,
-    mut strays: mpsc::UnboundedReceiver<Expiry>,
-) {
-    // Those whose slot nobody serves at the moment.
-    let mut homeless = Vec::new();
-    loop {
-        tokio::select! {
-            changed = map.changed() => match changed {
-                Ok(()) => {
-                    let map = Arc::clone(&map.borrow_and_update());
-                    known.follow(&map);
-                    let waiting = std::mem::take(&mut homeless);
-                    homeless.extend(waiting.into_iter().filter_map(|expiry| known.expire(expiry)));
-                }
-                // Nobody asks any more: what is known stays.
-                Err(_) => std::future::pending().await,
-            },
-            Some(expiry) = strays.recv() => {
-                homeless.extend(known.expire(expiry).filter(|_| homeless.len() < MAX_HOMELESS));
-            }
-        }
+/// Takes up every new map. Never ends.
+async fn follow(known: Arc<Known>, mut map: watch::Receiver<Arc<Map>>) {
+    while map.changed().await.is_ok() {
+        let map = Arc::clone(&map.borrow_and_update());
+        known.follow(&map);
     }
+    // Nobody asks any more: what is known stays.
+    std::future::pending().await
 }

@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use fred::types::Value;
-
 use super::Endpoint;
 
 /// How many slots a Cluster has.
@@ -51,11 +49,6 @@ impl fmt::Display for SlotMap {
         let primaries: Vec<_> = self.primaries.iter().map(Endpoint::to_string).collect();
         f.write_str(&primaries.join(","))
     }
-}
-
-/// fred's own conversion to a smaller type lets the number wrap.
-pub(super) fn number<T: TryFrom<i64>>(value: Value) -> Option<T> {
-    T::try_from(value.convert().ok()?).ok()
 }
 
 /// The server of this host and port; an empty host is that of `node`.

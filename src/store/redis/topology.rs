@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fred::types::Value;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
@@ -19,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::agreement::{Agreement, View};
 use super::client::{Access, query};
+use super::resp::Reply;
 use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
 
@@ -206,8 +206,12 @@ async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Re
     let command: &[&str] = &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
     let [reply] = ask_in_time(access, sentinel, login, [command]).await?;
     let reply = reply.map_err(|cause| format!("{sentinel}: {cause}"))?;
-    let found: Option<(String, String)> = reply.convert().ok();
-    let found = found.and_then(|(host, port)| Some(Endpoint::Tcp { host, port: port.parse().ok()? }));
+    let items = reply.into_items();
+    let found = match items.as_slice() {
+        [host, port] => host.text().zip(port.number()),
+        _ => None,
+    };
+    let found = found.map(|(host, port)| Endpoint::Tcp { host: host.to_owned(), port });
     found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
 }
 
@@ -216,8 +220,8 @@ async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Re
 async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), String> {
     let login = &access.settings.credentials.server;
     let [hello, role] = ask_in_time(access, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
-    let words =
-        |reply: Value| reply.into_array().into_iter().filter_map(|word| word.convert::<String>().ok());
+    let word = |word: Reply| word.text().map(str::to_owned);
+    let words = |reply: Reply| reply.into_items().into_iter().filter_map(word);
     let is_primary = match (hello, role) {
         (Ok(hello), _) => words(hello).skip_while(|word| word != "role").nth(1).as_deref() == Some("master"),
         (Err(_), Ok(role)) => words(role).next().as_deref() == Some("master"),
@@ -262,7 +266,7 @@ async fn ask_node(access: &Access, node: &Endpoint) -> Result<View, String> {
     // In this order, the epochs are never those of a later map.
     let commands: [&[&str]; 2] = [&["CLUSTER", "NODES"], &["CLUSTER", "SLOTS"]];
     let [nodes, slots] = ask_in_time(access, node, login, commands).await?;
-    let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.convert().ok());
+    let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.text().map(str::to_owned));
     let slots = slots.map_err(|cause| format!("{node}: {cause}"))?;
     View::read(slots, nodes.as_deref(), node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
 }
@@ -272,7 +276,7 @@ async fn ask_in_time<const N: usize>(
     server: &Endpoint,
     login: &Login,
     commands: [&[&str]; N],
-) -> Result<[Result<Value, String>; N], String> {
+) -> Result<[Result<Reply, String>; N], String> {
     let asked = time::timeout(ANSWER_TIMEOUT, query(access, server, login, commands));
     let answer = asked.await.map_err(|_| "no answer in time".to_owned());
     answer.flatten().map_err(|cause| format!("{server}: {cause}"))

@@ -123,6 +123,18 @@ impl Redis {
         self.command(["DBSIZE"]).parse().expect("a number")
     }
 
+    /// How often it has carried out this command: those that failed changed nothing.
+    pub(crate) fn executed(&self, command: &str) -> u64 {
+        let stats = self.command(["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
+        let field = |name: &str| -> u64 {
+            let fields = line.unwrap_or_default().trim_end().split(',');
+            let value = fields.filter_map(|field| field.split_once('=')).find(|(field, _)| *field == name);
+            value.map_or(0, |(_, value)| value.parse().expect("a number"))
+        };
+        field("calls") - field("failed_calls")
+    }
+
     /// Every key and its time to live in seconds, ordered; -1 for one that lives for ever.
     pub(crate) fn times_to_live(&self) -> Vec<(String, i64)> {
         let script = "local r = {} for _, k in ipairs(redis.call('KEYS', '*')) do

@@ -127,6 +127,22 @@ pub(super) struct Count {
     pub(super) key: Bytes,
     pub(super) hits: u64,
     pub(super) secs: u32,
+    /// How its TTL is seen to. Set when it is sent.
+    pub(super) creation: Creation,
+}
+
+/// How a counter gets its TTL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Creation {
+    /// It is only read.
+    #[default]
+    None,
+    /// It has been seen before, and is taken to have one.
+    Known,
+    /// It is created with its TTL, unless it exists. Its hash, to be known from then on.
+    Created(u64),
+    /// The command that creates it failed.
+    Failed,
 }
 
 /// One call of `charge.lua`.
@@ -217,7 +233,7 @@ impl Batch {
         };
         let counts = &mut self.counts;
         let owner = self.owners.entry_ref(&ask.key).or_insert_with(|| {
-            counts.push(Count { key: ask.key.clone(), hits: 0, secs: ask.secs });
+            counts.push(Count { key: ask.key.clone(), hits: 0, secs: ask.secs, creation: Creation::None });
             Owner::Count(counts.len() - 1)
         });
         let Owner::Count(index) = *owner else { return };
@@ -264,37 +280,56 @@ impl Batch {
         }
     }
 
-    /// What is said of each ask, in the order in which they were added.
+    /// Number of asks that were added.
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether the ask at `index` is part of this call.
+    pub(super) fn is_of_call(&self, index: usize, of: usize) -> bool {
+        matches!(self.places.get(index), Some(Place::Call { call, .. }) if *call == of)
+    }
+
+    /// Whether Redis has replied to the ask at `index`, in the order in which they were added.
+    pub(super) fn is_answered<E>(&self, index: usize, replies: &Replies<E>) -> bool {
+        match self.places.get(index) {
+            Some(Place::Count { count, .. }) => replies.counts.get(*count).is_some_and(Option::is_some),
+            Some(Place::Call { call, .. }) => replies.calls.get(*call).is_some_and(Option::is_some),
+            None => true,
+        }
+    }
+
+    /// The reply to the ask at `index`; `None` while there is none.
     pub(super) fn seen<'a, E>(
         &'a self,
+        index: usize,
         replies: &'a Replies<E>,
-    ) -> impl Iterator<Item = Option<Result<Seen, &'a E>>> {
-        self.places.iter().map(|place| match *place {
+    ) -> Option<Result<Seen, &'a E>> {
+        let unreadable =
+            Seen { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::default() };
+        match *self.places.get(index)? {
             Place::Count { count, hits } => {
                 let all = self.counts.get(count)?.hits;
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
-                let (outcome, now) = (Some(Outcome::Charged), Timestamp::default());
-                let seen = |after| Seen { outcome, level: used(after), more: [0; 2], ends_us: 0, now };
-                Some(reply.as_ref().map(seen))
+                let outcome = Some(Outcome::Charged);
+                Some(reply.as_ref().map(|after| Seen { outcome, level: used(after), ..unreadable }))
             }
             Place::Call { call, charge, lockout } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
                 let charges = self.calls.get(call)?.charges;
-                match reply {
-                    Ok(numbers) => {
-                        let ends_us = match lockout {
-                            None => 0,
-                            Some(lockout) => *numbers.get(4 * charges + lockout)?,
-                        };
-                        let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
-                        seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now).map(Ok)
-                    }
-                    Err(error) => Some(Err(error)),
-                }
+                let read = |numbers: &Vec<i64>| {
+                    let ends_us = match lockout {
+                        None => 0,
+                        Some(lockout) => *numbers.get(4 * charges + lockout)?,
+                    };
+                    let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
+                    seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now)
+                };
+                Some(reply.as_ref().map(|numbers| read(numbers).unwrap_or(unreadable)))
             }
-        })
+        }
     }
 }
 

@@ -138,8 +138,8 @@ fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
     for call in &batch.calls {
         replies.calls.push(Some(Ok(run(call, &mut counters))));
     }
-    let seen: Vec<Seen> =
-        batch.seen(&replies).map(|seen| seen.expect("a reply").expect("an answer")).collect();
+    let seen = |index| batch.seen(index, &replies).expect("a reply").expect("an answer");
+    let seen: Vec<Seen> = (0..batch.len()).map(seen).collect();
     prop_assert_eq!(seen, expected);
     serial.retain(|_, used| *used > 0);
     counters.retain(|_, used| *used > 0);
@@ -180,6 +180,7 @@ fn hits_on_one_counter_are_one_command() {
     }
     assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
     let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
-    let used: Vec<u64> = batch.seen(&replies).map(|seen| seen.unwrap().unwrap().level).collect();
+    let used = |index| batch.seen(index, &replies).unwrap().unwrap().level;
+    let used: Vec<u64> = (0..batch.len()).map(used).collect();
     assert_eq!(used, (0..256).map(|turn| 1_002 + 2 * turn).collect::<Vec<u64>>());
 }

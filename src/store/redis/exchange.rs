@@ -1,0 +1,402 @@
+//! One batch on its way: the commands in the order in which they were written, and the calls that wait for
+//! their replies. No I/O of its own.
+//!
+//! Redis replies in order, so each reply, and each error, belongs to exactly one command. Of a connection
+//! that ends, commands that were not written in full were not carried out; of the others nobody knows.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::batch::{Asks, Batch, Call, Count, Creation, Replies};
+use super::queue::{Answer, AnswerSender, CommandError, Request};
+use super::resp::{self, Reply};
+use super::script::Script;
+use super::settings::ServerClock;
+use super::status::Link;
+use super::ttl::{KnownKeys, MissingTtls, Ttl};
+use crate::store::StoreError;
+use crate::store::line::Rejection;
+
+/// What is to be written, and what replies are awaited.
+#[derive(Debug, Default)]
+pub(super) struct Pipe {
+    /// Not written yet.
+    pub(super) out: BytesMut,
+    /// Bytes that were ever appended to `out`.
+    appended: u64,
+    awaited: VecDeque<Awaited>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    command: Command,
+    /// Where the command ends in the bytes that were ever appended.
+    end: u64,
+}
+
+/// A command whose reply is awaited.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// `SET … NX` in front of this count.
+    Create(usize),
+    /// `INCRBY` or `GET` of this count.
+    Count(usize),
+    Asking,
+    /// The script, by name or by text.
+    Script {
+        call: usize,
+        by_name: bool,
+    },
+    Expire(Ttl),
+    Probe,
+    Other(oneshot::Sender<Result<Reply, CommandError>>),
+}
+
+impl Pipe {
+    /// Whether no reply is awaited.
+    pub(super) fn is_idle(&self) -> bool {
+        self.awaited.is_empty()
+    }
+
+    /// Awaits a reply to what `write` appends.
+    fn send(&mut self, command: Command, write: impl FnOnce(&mut BytesMut)) {
+        let before = self.out.len();
+        write(&mut self.out);
+        self.appended += (self.out.len() - before) as u64;
+        self.awaited.push_back(Awaited { command, end: self.appended });
+    }
+
+    pub(super) fn probe(&mut self) {
+        self.send(Command::Probe, |out| resp::encode(out, &[b"PING"]));
+    }
+
+    pub(super) fn command(&mut self, command: &Bytes, reply: oneshot::Sender<Result<Reply, CommandError>>) {
+        self.send(Command::Other(reply), |out| out.extend_from_slice(command));
+    }
+
+    pub(super) fn expire(&mut self, ttl: Ttl) {
+        let key = ttl.key.clone();
+        let secs = itoa::Buffer::new().format(ttl.secs).to_owned();
+        self.send(Command::Expire(ttl), |out| resp::encode(out, &[b"EXPIRE", &key, secs.as_bytes()]));
+    }
+
+    /// The command that the next reply belongs to.
+    pub(super) fn next(&mut self) -> Option<Command> {
+        self.awaited.pop_front().map(|awaited| awaited.command)
+    }
+
+    /// Every command without a reply, and whether all of it was written.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Command, bool)> {
+        let written = self.appended - self.out.len() as u64;
+        self.out.clear();
+        self.awaited.drain(..).map(move |awaited| (awaited.command, awaited.end <= written))
+    }
+}
+
+/// A call that was sent.
+#[derive(Debug)]
+struct InFlight {
+    asks: Asks,
+    /// The indexes of its asks in the batch.
+    indexes: Range<usize>,
+    deadline: Instant,
+    /// `None` once it is answered.
+    answer: Option<AnswerSender>,
+}
+
+/// The parts of the worker that replies have an effect on.
+pub(super) struct Context<'a> {
+    pub(super) known: &'a mut KnownKeys,
+    pub(super) missing: &'a mut MissingTtls,
+    pub(super) script: &'a Script,
+    pub(super) link: &'a Link,
+}
+
+/// A batch and the calls in it.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    batch: Batch,
+    replies: Replies<StoreError>,
+    in_flight: Vec<InFlight>,
+    /// All calls before this one are answered.
+    first_open: usize,
+    /// No later than the earliest deadline of those that are not answered.
+    earliest: Option<Instant>,
+}
+
+impl Exchange {
+    pub(super) fn new(clock: ServerClock) -> Self {
+        Self {
+            batch: Batch::new(clock),
+            replies: Replies { counts: Vec::new(), calls: Vec::new() },
+            in_flight: Vec::new(),
+            first_open: 0,
+            earliest: None,
+        }
+    }
+
+    /// Calls in the batch.
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    pub(super) fn add(&mut self, request: Request, deadline: Instant, answer: AnswerSender) {
+        let Request { asks, slot, way } = request;
+        let first = self.batch.len();
+        self.batch.add(&asks, slot, way);
+        let indexes = first..self.batch.len();
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.in_flight.push(InFlight { asks, indexes, deadline, answer: Some(answer) });
+    }
+
+    /// Writes the commands: counts first, so that every counter sees its requests in their order.
+    pub(super) fn write(&mut self, pipe: &mut Pipe, known: &KnownKeys, script: &Script) {
+        let Self { batch, replies, .. } = self;
+        replies.counts.resize_with(batch.counts.len(), || None);
+        replies.calls.resize_with(batch.calls.len(), || None);
+        let mut digits = itoa::Buffer::new();
+        for (index, Count { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
+            if *hits == 0 {
+                pipe.send(Command::Count(index), |out| resp::encode(out, &[b"GET", key]));
+                continue;
+            }
+            let hash = known.hash(key);
+            *creation = Creation::Known;
+            if !known.contains(hash) {
+                *creation = Creation::Created(hash);
+                let secs = digits.format(*secs).as_bytes();
+                let create: [&[u8]; 6] = [b"SET", key, b"0", b"EX", secs, b"NX"];
+                pipe.send(Command::Create(index), |out| resp::encode(out, &create));
+            }
+            let hits = digits.format(*hits).as_bytes();
+            pipe.send(Command::Count(index), |out| resp::encode(out, &[b"INCRBY", key, hits]));
+        }
+        for (index, call) in batch.calls.iter().enumerate() {
+            if call.asking {
+                // The server forgets that it was told with the next command, which so must be ours.
+                pipe.send(Command::Asking, |out| resp::encode(out, &[b"ASKING"]));
+            }
+            run(pipe, script, index, call, !call.asking);
+        }
+    }
+
+    /// Takes the reply to a command of this batch.
+    pub(super) fn reply(
+        &mut self,
+        command: &Command,
+        reply: Reply,
+        pipe: &mut Pipe,
+        context: &mut Context<'_>,
+    ) {
+        match *command {
+            Command::Create(index) => {
+                if let (Reply::Error(_), Some(count)) = (reply, self.batch.counts.get_mut(index)) {
+                    count.creation = Creation::Failed;
+                }
+            }
+            Command::Count(index) => self.counted(index, reply, context),
+            Command::Script { call, by_name } => {
+                let forgotten = matches!(&reply, Reply::Error(text) if text.starts_with("NOSCRIPT"));
+                if forgotten && by_name && self.is_awaited(call) {
+                    // A server that is new to the script is sent the text in a second round trip.
+                    if let Some(of) = self.batch.calls.get(call) {
+                        run(pipe, context.script, call, of, false);
+                    }
+                } else {
+                    put(&mut self.replies.calls, call, numbers(reply, context.link));
+                }
+            }
+            Command::Asking | Command::Expire(_) | Command::Probe | Command::Other(_) => {}
+        }
+    }
+
+    fn counted(&mut self, index: usize, reply: Reply, context: &mut Context<'_>) {
+        let Some(Count { key, hits, secs, creation }) = self.batch.counts.get(index) else { return };
+        let is_new = matches!(reply, Reply::Int(after) if u64::try_from(after) == Ok(*hits));
+        match (&reply, *creation) {
+            (Reply::Int(_), Creation::Created(hash)) => context.known.insert(hash),
+            (Reply::Int(_), Creation::Known | Creation::Failed) if is_new => {
+                let ttl = Ttl { key: key.clone(), secs: *secs };
+                if !context.missing.push(ttl) {
+                    context.link.ttl_lost();
+                }
+            }
+            _ => {}
+        }
+        let counted = match reply {
+            Reply::Int(after) => Ok(after),
+            Reply::Nil if *hits == 0 => Ok(0),
+            Reply::Text(_) if *hits == 0 => {
+                let text = reply.text().and_then(|text| text.parse().ok());
+                text.ok_or_else(|| StoreError::Refused("the counter holds no whole number".to_owned()))
+            }
+            Reply::Error(text) => Err(StoreError::Refused(text)),
+            Reply::Text(_) | Reply::Nil | Reply::Array(_) => Err(unexpected(context.link)),
+        };
+        put(&mut self.replies.counts, index, counted);
+    }
+
+    /// Whether a caller waits for this call.
+    fn is_awaited(&self, call: usize) -> bool {
+        let mut open = self.in_flight.iter().skip(self.first_open).filter(|sent| sent.is_awaited());
+        open.any(|sent| sent.indexes.clone().any(|index| self.batch.is_of_call(index, call)))
+    }
+
+    /// Takes a command of this batch that will get no reply.
+    pub(super) fn lose(
+        &mut self,
+        command: &Command,
+        written: bool,
+        cause: &Arc<str>,
+        context: &mut Context<'_>,
+    ) {
+        let error = || {
+            let cause = format!("{}: {cause}", context.link.name());
+            if written { StoreError::Unanswered(cause) } else { StoreError::Unreachable(cause) }
+        };
+        match *command {
+            Command::Count(index) => {
+                put(&mut self.replies.counts, index, Err(error()));
+                // It may have been made anew by this very command.
+                let unsure =
+                    self.batch.counts.get(index).filter(|count| {
+                        written && matches!(count.creation, Creation::Known | Creation::Failed)
+                    });
+                if let Some(Count { key, secs, .. }) = unsure
+                    && !context.missing.push(Ttl { key: key.clone(), secs: *secs })
+                {
+                    context.link.ttl_lost();
+                }
+            }
+            Command::Script { call, .. } => put(&mut self.replies.calls, call, Err(error())),
+            Command::Create(_)
+            | Command::Asking
+            | Command::Expire(_)
+            | Command::Probe
+            | Command::Other(_) => {}
+        }
+    }
+
+    /// Answers every call whose replies are complete.
+    pub(super) fn hand_out(&mut self, link: &Link) {
+        let Self { batch, replies, in_flight, .. } = self;
+        for sent in in_flight.iter_mut().skip(self.first_open).filter(|sent| sent.answer.is_some()) {
+            if sent.indexes.clone().all(|index| batch.is_answered(index, replies)) {
+                sent.answer(batch, replies, link);
+            }
+        }
+        self.skip_answered();
+    }
+
+    /// Answers the calls whose deadline has passed, with what there is. Returns how many there were.
+    pub(super) fn expire(&mut self, now: Instant, link: &Link) -> usize {
+        if self.earliest.is_none_or(|earliest| now < earliest) {
+            return 0;
+        }
+        let Self { batch, replies, in_flight, .. } = self;
+        let mut expired = 0;
+        for sent in in_flight.iter_mut().filter(|sent| sent.answer.is_some() && sent.deadline <= now) {
+            sent.answer(batch, replies, link);
+            expired += 1;
+        }
+        let open = self.in_flight.iter().filter(|sent| sent.answer.is_some());
+        self.earliest = open.map(|sent| sent.deadline).min();
+        self.skip_answered();
+        expired
+    }
+
+    fn skip_answered(&mut self) {
+        let open = self.in_flight.iter().skip(self.first_open).position(|sent| sent.answer.is_some());
+        self.first_open = open.map_or(self.in_flight.len(), |open| self.first_open + open);
+        if self.first_open == self.in_flight.len() {
+            self.earliest = None;
+        }
+    }
+
+    /// Moves every deadline.
+    pub(super) fn extend(&mut self, pause: std::time::Duration) {
+        for sent in &mut self.in_flight {
+            sent.deadline += pause;
+        }
+        self.earliest = self.earliest.map(|earliest| earliest + pause);
+    }
+
+    /// When [`Exchange::expire`] next has something to do; perhaps a little earlier.
+    pub(super) const fn earliest_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+}
+
+impl InFlight {
+    fn is_awaited(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| !answer.is_closed())
+    }
+
+    fn answer(&mut self, batch: &Batch, replies: &Replies<StoreError>, link: &Link) {
+        let Some(answer) = self.answer.take() else { return };
+        let outcomes =
+            self.indexes.clone().zip(&self.asks).map(|(index, ask)| match batch.seen(index, replies) {
+                Some(Ok(seen)) => ask.reading(seen),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(StoreError::Unanswered(format!("{}: no answer in time", link.name()))),
+            });
+        let outcomes = outcomes.collect();
+        // The caller may have gone.
+        drop(answer.send(Ok(Answer { asks: std::mem::take(&mut self.asks), outcomes })));
+    }
+}
+
+fn run(pipe: &mut Pipe, script: &Script, index: usize, call: &Call, by_name: bool) {
+    pipe.send(Command::Script { call: index, by_name }, |out| script.encode(out, call, by_name));
+}
+
+fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {
+    match reply {
+        Reply::Array(items) => {
+            let number = |item| match item {
+                Reply::Int(number) => Ok(number),
+                Reply::Text(_) | Reply::Nil | Reply::Error(_) | Reply::Array(_) => Err(unexpected(link)),
+            };
+            items.into_iter().map(number).collect()
+        }
+        Reply::Error(text) if may_have_counted(&text) => {
+            Err(StoreError::Unanswered(format!("{}: the script failed: {text}", link.name())))
+        }
+        Reply::Error(text) => Err(StoreError::Refused(text)),
+        Reply::Int(_) | Reply::Text(_) | Reply::Nil => Err(unexpected(link)),
+    }
+}
+
+/// Whether a script had begun when it failed, and may have written before: Redis names the script then.
+/// For some causes it lets no script begin to write.
+fn may_have_counted(error: &str) -> bool {
+    let before_writing = ["OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN "];
+    error.contains("script")
+        && error.contains("user_script")
+        && !before_writing.iter().any(|code| error.starts_with(code))
+}
+
+fn unexpected(link: &Link) -> StoreError {
+    StoreError::Unanswered(format!("{}: unexpected type of reply", link.name()))
+}
+
+fn put<T>(replies: &mut [Option<T>], index: usize, reply: T) {
+    if let Some(place) = replies.get_mut(index) {
+        *place = Some(reply);
+    }
+}
+
+/// The error for a command that was lost.
+pub(super) fn lost(written: bool, cause: &Arc<str>) -> CommandError {
+    match written {
+        true => CommandError::Unanswered(Arc::clone(cause)),
+        false => CommandError::NotSent(Rejection::Closed(crate::store::line::Closed::Disconnected(
+            Arc::clone(cause),
+        ))),
+    }
+}

@@ -1,0 +1,293 @@
+//! The state of Redis nodes, as all cores see them together: for the log, metrics and health.
+//!
+//! Each core has its own connection to each node. A change is logged once for the process: when the first
+//! core sees a failure, and when the last one has recovered.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Endpoint;
+use super::queue::CallQueue;
+
+/// A server may accept connections and close them many times a second.
+const MIN_LOG_INTERVAL: Duration = Duration::from_secs(1);
+/// Nodes that are remembered though no core uses them. A Cluster's addresses may change again and again.
+const MAX_NODES: usize = 256;
+
+/// The state of one Redis node, summed over the connections of all cores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeSnapshot {
+    /// `host:port`, or the path of the socket.
+    pub node: String,
+    /// Connections that this process keeps to the node: one for each core.
+    pub connections: usize,
+    /// Those that are up.
+    pub connected: usize,
+    /// Those whose circuit breaker is open.
+    pub breakers_open: usize,
+    /// Calls that wait for a batch.
+    pub queued: usize,
+    /// How long the oldest of them has waited.
+    pub oldest_queued: Duration,
+    /// Calls that were sent and are not answered yet.
+    pub in_flight: usize,
+    /// Calls in the latest batch: the largest of all connections.
+    pub batch_size: usize,
+    /// Counters whose TTL is still to be set, or could not be.
+    pub ttls_not_set: u64,
+    /// Commands that the user may not run, though counting needs them.
+    pub denied_commands: Vec<&'static str>,
+    /// Why the node cannot be reached, if it cannot.
+    pub error: Option<String>,
+}
+
+/// Every node of a deployment that some core is connected to.
+#[derive(Debug, Default)]
+pub(super) struct Nodes(Mutex<Vec<Arc<Node>>>);
+
+/// One node.
+#[derive(Debug)]
+pub(super) struct Node {
+    name: String,
+    state: Mutex<State>,
+    ttls_lost: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    links: Vec<Weak<Link>>,
+    down: usize,
+    breakers_open: usize,
+    rejecting: usize,
+    error: Option<Arc<str>>,
+    denied: BTreeSet<&'static str>,
+    logged: Logged,
+}
+
+/// What the log says at the moment.
+#[derive(Debug, Default)]
+struct Logged {
+    connected: bool,
+    down: bool,
+    down_at: Option<Instant>,
+    rejecting: bool,
+    ttl_rejected: bool,
+}
+
+/// One core's connection to a node.
+#[derive(Debug)]
+pub(super) struct Link {
+    node: Arc<Node>,
+    queue: Arc<CallQueue>,
+    connected: AtomicBool,
+    down: AtomicBool,
+    breaker_open: AtomicBool,
+    rejecting: AtomicBool,
+    pub(super) in_flight: AtomicUsize,
+    pub(super) batch_size: AtomicUsize,
+    pub(super) ttls_pending: AtomicUsize,
+}
+
+impl Nodes {
+    /// Adds a core's connection to `server`.
+    pub(super) fn link(&self, server: &Endpoint, queue: &Arc<CallQueue>) -> Arc<Link> {
+        let name = server.to_string();
+        let mut nodes = self.0.lock();
+        let known = nodes.iter().find(|node| node.name == name).map(Arc::clone);
+        let node = known.unwrap_or_else(|| {
+            if nodes.len() >= MAX_NODES {
+                nodes.retain(|node| Arc::strong_count(node) > 1);
+            }
+            let node = Arc::new(Node { name, state: Mutex::default(), ttls_lost: AtomicU64::new(0) });
+            nodes.push(Arc::clone(&node));
+            node
+        });
+        let link = Arc::new(Link {
+            queue: Arc::clone(queue),
+            connected: AtomicBool::new(false),
+            down: AtomicBool::new(false),
+            breaker_open: AtomicBool::new(false),
+            rejecting: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+            batch_size: AtomicUsize::new(0),
+            ttls_pending: AtomicUsize::new(0),
+            node: Arc::clone(&node),
+        });
+        let mut state = node.state.lock();
+        state.links.retain(|link| link.strong_count() > 0);
+        state.links.push(Arc::downgrade(&link));
+        drop(state);
+        link
+    }
+
+    /// The state of each node, by name.
+    pub(super) fn snapshot(&self) -> Vec<NodeSnapshot> {
+        let nodes: Vec<Arc<Node>> = self.0.lock().iter().map(Arc::clone).collect();
+        let mut snapshots: Vec<_> = nodes.iter().map(|node| node.snapshot()).collect();
+        snapshots.retain(|node| node.connections > 0);
+        snapshots.sort_by(|one, other| one.node.cmp(&other.node));
+        snapshots
+    }
+}
+
+impl Node {
+    fn snapshot(&self) -> NodeSnapshot {
+        let (links, error, denied) = {
+            let state = self.state.lock();
+            let links: Vec<Arc<Link>> = state.links.iter().filter_map(Weak::upgrade).collect();
+            (links, state.error.clone(), state.denied.iter().copied().collect())
+        };
+        let mut snapshot = NodeSnapshot {
+            node: self.name.clone(),
+            connections: links.len(),
+            ttls_not_set: self.ttls_lost.load(Ordering::Relaxed),
+            denied_commands: denied,
+            error: error.map(|error| error.as_ref().to_owned()),
+            ..NodeSnapshot::default()
+        };
+        let now = Instant::now();
+        for link in links {
+            snapshot.connected += usize::from(link.connected.load(Ordering::Relaxed));
+            snapshot.breakers_open += usize::from(link.breaker_open.load(Ordering::Relaxed));
+            snapshot.queued += link.queue.len();
+            let age =
+                link.queue.oldest().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+            snapshot.oldest_queued = snapshot.oldest_queued.max(age);
+            snapshot.in_flight += link.in_flight.load(Ordering::Relaxed);
+            snapshot.batch_size = snapshot.batch_size.max(link.batch_size.load(Ordering::Relaxed));
+            snapshot.ttls_not_set += link.ttls_pending.load(Ordering::Relaxed) as u64;
+        }
+        snapshot
+    }
+}
+
+impl Link {
+    pub(super) fn name(&self) -> &str {
+        &self.node.name
+    }
+
+    /// The connection is up.
+    pub(super) fn up(&self) {
+        self.connected.store(true, Ordering::Relaxed);
+        let mut state = self.node.state.lock();
+        if self.down.swap(false, Ordering::Relaxed) {
+            state.down -= 1;
+        }
+        if state.down > 0 {
+            return;
+        }
+        state.error = None;
+        if std::mem::take(&mut state.logged.down) {
+            tracing::warn!(node = self.name(), "connected to Redis again");
+        } else if !state.logged.connected {
+            tracing::info!(node = self.name(), "connected to Redis");
+        }
+        state.logged.connected = true;
+    }
+
+    /// The connection was lost, or could not be made.
+    pub(super) fn down(&self, cause: &Arc<str>) {
+        self.connected.store(false, Ordering::Relaxed);
+        self.breaker_closed();
+        let mut state = self.node.state.lock();
+        if !self.down.swap(true, Ordering::Relaxed) {
+            state.down += 1;
+        }
+        state.error = Some(Arc::clone(cause));
+        let now = Instant::now();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < MIN_LOG_INTERVAL;
+        if !state.logged.down && !state.logged.down_at.is_some_and(is_recent) {
+            state.logged.down = true;
+            state.logged.down_at = Some(now);
+            tracing::warn!(node = self.name(), %cause, "Redis unreachable");
+        }
+    }
+
+    pub(super) fn breaker_opened(&self) {
+        if !self.breaker_open.swap(true, Ordering::Relaxed) {
+            let mut state = self.node.state.lock();
+            state.breakers_open += 1;
+            if state.breakers_open == 1 {
+                tracing::warn!(node = self.name(), "circuit breaker open: Redis does not answer");
+            }
+        }
+    }
+
+    pub(super) fn breaker_closed(&self) {
+        if self.breaker_open.swap(false, Ordering::Relaxed) {
+            let mut state = self.node.state.lock();
+            state.breakers_open -= 1;
+            if state.breakers_open == 0 {
+                tracing::warn!(node = self.name(), "circuit breaker closed");
+            }
+        }
+    }
+
+    /// Redis answered a charge with an error that is about the server, not about the charge.
+    pub(super) fn rejected(&self, cause: &str) {
+        if self.rejecting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.node.state.lock();
+        state.rejecting += 1;
+        if !std::mem::replace(&mut state.logged.rejecting, true) {
+            tracing::warn!(node = self.name(), cause, "Redis rejects charges");
+        }
+    }
+
+    /// Redis carried out a charge.
+    pub(super) fn accepted(&self) {
+        if !self.rejecting.load(Ordering::Relaxed) || !self.rejecting.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.node.state.lock();
+        state.rejecting -= 1;
+        if state.rejecting == 0 {
+            state.logged.rejecting = false;
+            tracing::warn!(node = self.name(), "Redis accepts charges again");
+        }
+    }
+
+    /// The commands that the user may not run, as of a new connection.
+    pub(super) fn set_denied(&self, commands: &[&'static str]) {
+        let denied: BTreeSet<&'static str> = commands.iter().copied().collect();
+        let mut state = self.node.state.lock();
+        if state.denied != denied && !denied.is_empty() {
+            let commands = commands.join(", ");
+            tracing::warn!(
+                node = self.name(),
+                commands,
+                "the Redis user lacks permissions that counting needs: see docs/redis.md"
+            );
+        }
+        state.denied = denied;
+    }
+
+    /// Redis rejected an `EXPIRE`.
+    pub(super) fn ttl_rejected(&self, cause: &str) {
+        let mut state = self.node.state.lock();
+        if !std::mem::replace(&mut state.logged.ttl_rejected, true) {
+            tracing::warn!(node = self.name(), cause, "cannot set the TTL of a counter");
+        }
+    }
+
+    /// A counter may stay without a TTL.
+    pub(super) fn ttl_lost(&self) {
+        self.node.ttls_lost.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Link {
+    /// The core no longer uses the node; its failure is no news any more.
+    fn drop(&mut self) {
+        let mut state = self.node.state.lock();
+        state.down -= usize::from(*self.down.get_mut());
+        state.breakers_open -= usize::from(*self.breaker_open.get_mut());
+        state.rejecting -= usize::from(*self.rejecting.get_mut());
+    }
+}

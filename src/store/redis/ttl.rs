@@ -1,0 +1,191 @@
+//! Times to live. No counter lives for ever.
+//!
+//! A counter is created together with its TTL: `SET key 0 EX secs NX`, in the same write in front of
+//! `INCRBY`. Since most hits are on counters that exist, `SET` is left out where this connection has seen the
+//! counter before. Such a counter can still be gone (evicted, flushed, deleted by hand); then the reply to
+//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use foldhash::quality::RandomState;
+use hashbrown::HashSet;
+use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
+use tokio::time::Instant;
+
+/// Keys in one generation of [`KnownKeys`]. Two of them take at most some 5 MB.
+const GENERATION: usize = 131_072;
+/// Upper bound on keys that wait for their `EXPIRE`, and on their bytes.
+const MAX_PENDING: usize = 65_536;
+const MAX_PENDING_BYTES: usize = 16 << 20;
+/// `EXPIRE` commands in one write.
+const MAX_BATCH: usize = 256;
+/// Delay before an `EXPIRE` that Redis rejected is sent again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Counters that are known to exist and to have a TTL: their hashes, in two generations. The older one is
+/// dropped when the younger one is full.
+#[derive(Debug, Default)]
+pub(super) struct KnownKeys {
+    /// Seeded, so that no client can choose two keys of one hash.
+    hasher: RandomState,
+    young: Generation,
+    old: Generation,
+}
+
+type Generation = HashSet<u64, BuildHasherDefault<IsHash>>;
+
+/// A number that is a hash already.
+#[derive(Debug, Default)]
+pub(super) struct IsHash(u64);
+
+impl Hasher for IsHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+impl KnownKeys {
+    pub(super) fn hash(&self, key: &Bytes) -> u64 {
+        self.hasher.hash_one(&key[..])
+    }
+
+    pub(super) fn contains(&self, hash: u64) -> bool {
+        self.young.contains(&hash) || self.old.contains(&hash)
+    }
+
+    pub(super) fn insert(&mut self, hash: u64) {
+        if self.young.len() >= GENERATION {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash);
+    }
+
+    /// Forgets all: another connection may lead to another server.
+    pub(super) fn clear(&mut self) {
+        self.young = Generation::default();
+        self.old = Generation::default();
+    }
+}
+
+/// A counter, and the seconds that it is to live from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ttl {
+    pub(super) key: Bytes,
+    pub(super) secs: u32,
+}
+
+/// Counters that may have no TTL yet.
+#[derive(Debug, Default)]
+pub(super) struct MissingTtls {
+    pending: VecDeque<Ttl>,
+    bytes: usize,
+    /// When the next may be sent; `None` for at once.
+    not_before: Option<Instant>,
+}
+
+impl MissingTtls {
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether there was room for it.
+    #[must_use]
+    pub(super) fn push(&mut self, ttl: Ttl) -> bool {
+        if self.pending.len() >= MAX_PENDING || self.bytes + ttl.key.len() > MAX_PENDING_BYTES {
+            return false;
+        }
+        self.bytes += ttl.key.len();
+        self.pending.push_back(ttl);
+        true
+    }
+
+    /// The same for one that Redis rejected: all of them wait a while.
+    #[must_use]
+    pub(super) fn push_rejected(&mut self, ttl: Ttl, now: Instant) -> bool {
+        self.not_before = Some(now + RETRY_DELAY);
+        self.push(ttl)
+    }
+
+    /// When [`MissingTtls::take`] next returns some.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        (!self.pending.is_empty()).then(|| self.not_before.unwrap_or(now))
+    }
+
+    /// Those that may be sent now, up to the size of a batch.
+    pub(super) fn take(&mut self, now: Instant) -> Vec<Ttl> {
+        if self.pending.is_empty() || self.not_before.is_some_and(|not_before| now < not_before) {
+            return Vec::new();
+        }
+        self.not_before = None;
+        let len = self.pending.len().min(MAX_BATCH);
+        let taken: Vec<Ttl> = self.pending.drain(..len).collect();
+        self.bytes -= taken.iter().map(|ttl| ttl.key.len()).sum::<usize>();
+        if self.pending.is_empty() {
+            // Gives back what an outage grew.
+            self.pending = VecDeque::new();
+        }
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ttl(number: usize) -> Ttl {
+        Ttl { key: Bytes::from(format!("{number:01000}")), secs: 60 }
+    }
+
+    #[test]
+    fn keys_are_known_until_two_generations_are_full() {
+        let mut known = KnownKeys::default();
+        let hashes: Vec<u64> =
+            (0..2 * GENERATION + 1).map(|key| known.hash(&Bytes::from(key.to_string()))).collect();
+        for hash in &hashes {
+            assert!(!known.contains(*hash));
+            known.insert(*hash);
+            assert!(known.contains(*hash));
+        }
+        assert!(!known.contains(hashes[0]), "the oldest are forgotten");
+        assert!(hashes[GENERATION..].iter().all(|hash| known.contains(*hash)));
+        known.clear();
+        assert!(!hashes.iter().any(|hash| known.contains(*hash)));
+    }
+
+    #[test]
+    fn missing_ttls_are_bounded_in_bytes_and_leave_in_batches() {
+        let mut missing = MissingTtls::default();
+        let room = MAX_PENDING_BYTES / 1000;
+        assert!((0..room).all(|number| missing.push(ttl(number))));
+        assert!(!missing.push(ttl(room)), "full");
+        let now = Instant::now();
+        assert_eq!(missing.take(now).len(), MAX_BATCH);
+        assert!(missing.push(ttl(room)), "room again");
+        let mut left = 0;
+        while missing.next(now).is_some() {
+            left += missing.take(now).len();
+        }
+        assert_eq!((left, missing.bytes), (room + 1 - MAX_BATCH, 0));
+    }
+
+    #[test]
+    fn a_rejected_one_is_tried_again_after_a_delay() {
+        let (mut missing, now) = (MissingTtls::default(), Instant::now());
+        assert!(missing.push_rejected(ttl(1), now));
+        assert_eq!((missing.take(now), missing.next(now)), (vec![], Some(now + RETRY_DELAY)));
+        assert_eq!(missing.take(now + RETRY_DELAY), [ttl(1)]);
+        assert_eq!(missing.next(now), None);
+    }
+}

@@ -1,0 +1,422 @@
+//! The task that speaks to one node for one core: it connects, writes what waits in batches, and hands out
+//! replies as they arrive.
+//!
+//! One batch is on its way at a time, so that the next one takes all that arrived meanwhile. There is no
+//! timer that collects: a call that finds nothing on its way is sent at once. Nothing is carried over from
+//! one connection to the next: a command is written once, and never after its caller was answered.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Buf as _;
+use futures_util::FutureExt as _;
+use tokio::sync::watch;
+use tokio::task::yield_now;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
+
+use super::Endpoint;
+use super::client::{Access, Connected, Io, connect, in_words};
+use super::exchange::{Command, Context, Exchange, Pipe, lost};
+use super::queue::{Call, CallQueue};
+use super::resp::{self, Reply};
+use super::script::Script;
+use super::status::Link;
+use super::ttl::{KnownKeys, MissingTtls};
+use super::wire::Wire;
+use crate::store::line::{Breaker, Closed, Due, overslept};
+
+/// Upper bound on the cost of a batch, and on the bound while the server is slow: Redis carries out all of a
+/// batch before it replies to others. A charge by command costs 1.
+const MAX_COST: usize = 512;
+const MIN_COST: usize = 16;
+/// Call timeouts without any reply after which the circuit breaker opens.
+const MAX_SILENCE: u32 = 3;
+/// Delays between attempts to connect, in milliseconds.
+const MIN_RECONNECT_DELAY_MS: u64 = 5;
+const MAX_RECONNECT_DELAY_MS: u64 = 500;
+/// A connection that lived this long was a success: the next attempt comes at once.
+const STABLE: Duration = Duration::from_secs(1);
+
+/// Errors after which another connection may do better, since the name may lead to another server by now.
+const RECONNECT_CODES: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"];
+
+/// Whether there is a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// The first attempt is under way.
+    Connecting,
+    Up,
+    /// Lost or never made, and why. The next attempt is under way.
+    Down(Arc<str>),
+}
+
+pub(super) struct Worker {
+    server: Endpoint,
+    access: Arc<Access>,
+    queue: Arc<CallQueue>,
+    link: Arc<Link>,
+    connection: watch::Sender<Connection>,
+    script: Script,
+    /// Upper bound on the cost of the next batch.
+    max_cost: usize,
+    known: KnownKeys,
+    missing: MissingTtls,
+    taken: Vec<Call>,
+}
+
+/// One connection while it is served.
+struct Session {
+    wire: Wire,
+    pipe: Pipe,
+    exchange: Exchange,
+    /// When the batch was written.
+    begun: Instant,
+    breaker: Breaker,
+    since: Instant,
+    /// An error after which to reconnect, as soon as nothing is awaited, and not before this time.
+    stale: Option<(Instant, Arc<str>)>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        server: Endpoint,
+        access: Arc<Access>,
+        queue: Arc<CallQueue>,
+        link: Arc<Link>,
+        connection: watch::Sender<Connection>,
+    ) -> Self {
+        Self {
+            server,
+            access,
+            queue,
+            link,
+            connection,
+            script: Script::new(include_str!("charge.lua")),
+            max_cost: MAX_COST,
+            known: KnownKeys::default(),
+            missing: MissingTtls::default(),
+            taken: Vec::new(),
+        }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        let mut delay_ms = 0;
+        loop {
+            if delay_ms > 0 {
+                sleep(Duration::from_millis(delay_ms + fastrand::u64(0..=delay_ms / 4))).await;
+            }
+            delay_ms = (delay_ms * 2).clamp(MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS);
+            let cause = match self.connect().await {
+                Ok(Connected { io, denied }) => {
+                    self.link.set_denied(&denied);
+                    let since = Instant::now();
+                    let cause = self.serve(io).await;
+                    if since.elapsed() >= STABLE {
+                        delay_ms = 0;
+                    }
+                    cause
+                }
+                Err(cause) => {
+                    let cause: Arc<str> = cause.into();
+                    self.queue.close(Closed::Disconnected(Arc::clone(&cause)));
+                    cause
+                }
+            };
+            self.link.down(&cause);
+            self.connection.send_replace(Connection::Down(cause));
+        }
+    }
+
+    /// Connects, while calls wait. Where that takes longer than a call may, they are rejected.
+    async fn connect(&self) -> Result<Connected, String> {
+        let mut connecting = pin!(connect(&self.access, &self.server));
+        let begun = Instant::now();
+        let max_wait = begun + self.access.settings.call_timeout;
+        let is_first = *self.connection.borrow() == Connection::Connecting;
+        loop {
+            let due = self.queue.earliest_deadline().unwrap_or(max_wait).min(max_wait);
+            tokio::select! {
+                biased;
+                connected = &mut connecting => return connected,
+                () = sleep_until(due) => {}
+            }
+            let now = Instant::now();
+            self.queue.expire(now);
+            if now >= max_wait && !is_first {
+                let cause = Arc::from("not connected yet");
+                self.queue.close(Closed::Disconnected(cause));
+                return connecting.await;
+            }
+            if now >= max_wait {
+                // Before the first attempt has come to something, every call may wait for it.
+                tokio::select! {
+                    biased;
+                    connected = &mut connecting => return connected,
+                    () = sleep(self.access.settings.call_timeout.min(Duration::from_millis(10))) => {}
+                }
+            }
+        }
+    }
+
+    /// Serves calls until the connection ends. Returns why it did.
+    async fn serve(&mut self, io: Io) -> Arc<str> {
+        self.known.clear();
+        let now = Instant::now();
+        let call_timeout = self.access.settings.call_timeout;
+        let mut session = Session {
+            wire: Wire::new(io),
+            pipe: Pipe::default(),
+            exchange: Exchange::new(self.access.clock),
+            begun: now,
+            breaker: Breaker::new(call_timeout * MAX_SILENCE),
+            since: now,
+            stale: None,
+        };
+        self.queue.open();
+        self.link.up();
+        self.connection.send_replace(Connection::Up);
+        let cause = self.run_session(&mut session).await;
+        self.end(session, &cause);
+        cause
+    }
+
+    async fn run_session(&mut self, session: &mut Session) -> Arc<str> {
+        let mut timer = pin!(sleep(Duration::from_secs(86_400)));
+        // When the calls that wait have waited for nothing but this task.
+        let mut was_idle = true;
+        loop {
+            let is_idle = session.pipe.is_idle();
+            if is_idle {
+                if let Some((_, cause)) = session.stale.take_if(|(at, _)| *at <= Instant::now()) {
+                    return cause;
+                }
+                if !session.breaker.is_open() {
+                    self.send(session, was_idle);
+                }
+            }
+            was_idle = session.pipe.is_idle();
+            let due = self.due(session);
+            arm(timer.as_mut(), due);
+            tokio::select! {
+                biased;
+                read = session.wire.turn(&mut session.pipe.out) => if let Err(error) = read {
+                    return in_words(&error).into();
+                },
+                () = self.queue.arrival(), if was_idle && !session.breaker.is_open() => {}
+                () = &mut timer, if due.is_some() => {}
+            }
+            let now = Instant::now();
+            if let Some(pause) = due.and_then(|due| overslept(due, now)) {
+                // This process was paused, not Redis.
+                session.exchange.extend(pause);
+                session.breaker.extend(pause);
+                self.queue.extend(pause);
+            }
+            if let Err(cause) = self.read(session, now) {
+                return cause;
+            }
+            if due.is_some_and(|due| due <= now) {
+                // What has arrived must be read before a deadline is judged. While this task yields, the
+                // runtime looks at its sockets.
+                yield_now().await;
+                if let Some(Err(error)) = session.wire.turn(&mut session.pipe.out).now_or_never() {
+                    return in_words(&error).into();
+                }
+                if let Err(cause) = self.read(session, now).and_then(|()| self.judge(session, Instant::now()))
+                {
+                    return cause;
+                }
+            }
+        }
+    }
+
+    /// When there is something to do though nothing arrives.
+    fn due(&self, session: &Session) -> Option<Instant> {
+        let queued = if session.pipe.is_idle() { None } else { self.queue.earliest_deadline() };
+        let idle = session.pipe.is_idle();
+        let ttls = self.missing.next(session.begun).filter(|_| idle);
+        let stale = session.stale.as_ref().map(|(at, _)| *at).filter(|_| idle);
+        let all = [session.exchange.earliest_deadline(), queued, session.breaker.next(), ttls, stale];
+        all.into_iter().flatten().min()
+    }
+
+    /// Sends what waits, if anything does.
+    fn send(&mut self, session: &mut Session, was_idle: bool) {
+        let now = Instant::now();
+        let late_deadline = was_idle.then(|| now + self.access.settings.call_timeout);
+        self.queue.take(self.max_cost, now, late_deadline, &mut self.taken);
+        let ttls = self.missing.take(now);
+        if self.taken.is_empty() && ttls.is_empty() {
+            return;
+        }
+        let Session { pipe, exchange, .. } = session;
+        ttls.into_iter().for_each(|ttl| pipe.expire(ttl));
+        *exchange = Exchange::new(self.access.clock);
+        let mut commands = Vec::new();
+        for call in self.taken.drain(..) {
+            match call {
+                Call::Charge { request, deadline, answer } => exchange.add(request, deadline, answer),
+                Call::Command(call) => commands.push(call),
+            }
+        }
+        exchange.write(pipe, &self.known, &self.script);
+        commands.into_iter().for_each(|call| pipe.command(&call.command, call.reply));
+        session.begun = now;
+        session.breaker.awaits(now);
+        self.link.in_flight.store(exchange.len(), Ordering::Relaxed);
+        self.link.batch_size.store(exchange.len(), Ordering::Relaxed);
+    }
+
+    /// Takes every reply that is complete.
+    fn read(&mut self, session: &mut Session, now: Instant) -> Result<(), Arc<str>> {
+        let Session { wire, pipe, exchange, breaker, .. } = session;
+        let mut len = 0;
+        let mut replied = false;
+        loop {
+            let rest = wire.inbox.get(len..).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            let Some((reply, reply_len)) = resp::decode(rest).map_err(|error| error.to_string())? else {
+                break;
+            };
+            len += reply_len;
+            let Some(command) = pipe.next() else { return Err("a reply that nothing asked for".into()) };
+            replied = true;
+            match &reply {
+                Reply::Error(text) => {
+                    if session.stale.is_none() && is_stale(text) {
+                        // A server that stays a replica is not reconnected to at once, again and again.
+                        session.stale = Some((now.max(session.since + STABLE), text.as_str().into()));
+                    }
+                    if matches!(command, Command::Count(_) | Command::Script { .. }) {
+                        note_rejection(&self.link, text);
+                    }
+                }
+                _ if matches!(command, Command::Count(_)) => self.link.accepted(),
+                _ => {}
+            }
+            match command {
+                Command::Expire(ttl) => {
+                    if let Reply::Error(text) = reply {
+                        self.link.ttl_rejected(&text);
+                        if !self.missing.push_rejected(ttl, now) {
+                            self.link.ttl_lost();
+                        }
+                    }
+                }
+                Command::Probe => {}
+                // The caller may have gone.
+                Command::Other(caller) => drop(caller.send(Ok(reply))),
+                command => {
+                    let mut context = Context {
+                        known: &mut self.known,
+                        missing: &mut self.missing,
+                        script: &self.script,
+                        link: &self.link,
+                    };
+                    exchange.reply(&command, reply, pipe, &mut context);
+                }
+            }
+        }
+        wire.inbox.advance(len);
+        if replied {
+            if breaker.answered(!pipe.is_idle(), now) {
+                self.queue.open();
+                self.link.breaker_closed();
+            }
+            exchange.hand_out(&self.link);
+            if pipe.is_idle() {
+                self.adapt(now.saturating_duration_since(session.begun));
+                self.link.in_flight.store(0, Ordering::Relaxed);
+                self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to every deadline that has passed.
+    fn judge(&self, session: &mut Session, now: Instant) -> Result<(), Arc<str>> {
+        if session.exchange.expire(now, &self.link) > 0 && !session.pipe.out.is_empty() {
+            // The rest must not be written any more.
+            return Err("the server does not read".into());
+        }
+        if !session.pipe.is_idle() {
+            self.queue.expire(now);
+        }
+        match session.breaker.due(now) {
+            None => {}
+            Some(Due::Open) => {
+                self.queue.close(Closed::BreakerOpen);
+                self.link.breaker_opened();
+            }
+            Some(Due::Probe) => session.pipe.probe(),
+            Some(Due::Replace) => return Err("the server does not answer".into()),
+        }
+        Ok(())
+    }
+
+    /// Sends less at once to a server that is slow: what is answered too late is counted in vain.
+    fn adapt(&mut self, took: Duration) {
+        self.max_cost = match took * 2 > self.access.settings.call_timeout {
+            true => (self.max_cost / 2).max(MIN_COST),
+            false => (self.max_cost + self.max_cost / 8 + 1).min(MAX_COST),
+        };
+    }
+
+    /// Answers every call that is still on its way.
+    fn end(&mut self, mut session: Session, cause: &Arc<str>) {
+        let mut context = Context {
+            known: &mut self.known,
+            missing: &mut self.missing,
+            script: &self.script,
+            link: &self.link,
+        };
+        for (command, written) in session.pipe.drain() {
+            match command {
+                Command::Expire(ttl) => {
+                    if !context.missing.push(ttl) {
+                        self.link.ttl_lost();
+                    }
+                }
+                Command::Probe => {}
+                Command::Other(caller) => drop(caller.send(Err(lost(written, cause)))),
+                command => session.exchange.lose(&command, written, cause, &mut context),
+            }
+        }
+        session.exchange.hand_out(&self.link);
+        self.link.in_flight.store(0, Ordering::Relaxed);
+        self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.queue.close(Closed::Ended);
+    }
+}
+
+/// Arms the timer for `due`. It may fire earlier: each arming takes a lock, and most deadlines never pass.
+fn arm(timer: Pin<&mut Sleep>, due: Option<Instant>) {
+    if let Some(due) = due
+        && (timer.is_elapsed() || due < timer.deadline())
+    {
+        timer.reset(due);
+    }
+}
+
+/// Whether to reconnect after this error.
+fn is_stale(error: &str) -> bool {
+    RECONNECT_CODES.contains(&error.split(' ').next().unwrap_or_default())
+}
+
+/// Logs errors that are about the server. Those about one counter, and redirections, are none.
+fn note_rejection(link: &Link, error: &str) {
+    let code = error.split(' ').next().unwrap_or_default();
+    if !["ERR", "WRONGTYPE", "MOVED", "ASK", "TRYAGAIN", "NOSCRIPT"].contains(&code) {
+        link.rejected(error);
+    }
+}
