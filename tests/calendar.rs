@@ -145,7 +145,7 @@ fn memory_and_redis_read_the_same_in_every_calendar() {
         let redis = connected(&server.settings()).await;
         (server, redis)
     });
-    let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000_000));
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(500) });
     let outcome = runner.run(&requests, |(mut now_secs, requests)| {
         let case = fastrand::u64(..);

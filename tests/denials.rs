@@ -79,3 +79,28 @@ descriptors:
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_address_that_makes_up_users_does_not_get_past_its_limit_by_filling_the_memory() {
+    let rules = "
+domain: example
+descriptors:
+  - {key: remote_address, rate_limit: {unit: year, requests_per_unit: 5}}
+  - {key: user, rate_limit: {unit: year, requests_per_unit: 1}}
+";
+    let environment = [("MEMORY_MAX_COUNTERS", "1000")];
+    let service = Tollgate::start(&[("rules.yaml", rules)], &environment).await;
+    let envoy = envoy_that_asks_for_addresses(&service).await;
+    let mut statuses = Vec::new();
+    for user in 0..2_500 {
+        statuses.push(envoy.status(&format!("user-{user}")).await);
+    }
+    assert_eq!(statuses[..5], [200; 5]);
+    assert!(statuses[5..].iter().all(|status| *status == 429), "the address stays over its limit");
+    assert_eq!(envoy.stat("cluster.upstream.ratelimit.error").await, 0);
+    let metrics = reqwest::get(service.debug_url("/metrics")).await.expect("an answer").text().await;
+    let metrics = metrics.expect("text");
+    let evicted = metrics.lines().find_map(|line| line.strip_prefix("tollgate_memory_evicted_counters "));
+    assert!(evicted.is_some_and(|evicted| evicted.parse::<u64>().expect("a number") > 1_400), "{metrics}");
+    eventually("it is logged", async || service.process.output().contains("memory store is full")).await;
+}

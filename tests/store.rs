@@ -59,7 +59,7 @@ servers! { Redis Cluster Sentinels }
 
 impl Bed {
     fn in_memory() -> Self {
-        Self::Memory(Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000_000 })))
+        Self::Memory(Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000_000))))
     }
 
     async fn on(servers: impl Servers + 'static) -> Self {
@@ -115,6 +115,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
     Charge {
         key: key.into(),
         limit,
+        rule: 0,
         hits,
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
@@ -370,7 +371,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         let redis = connected_by_callers_clock(&server.settings()).await;
         (server, redis)
     });
-    let memory = MemoryStore::new(MemorySettings { max_counters: 1_000_000 });
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000_000));
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2_800) });
     let decisions = AtomicUsize::new(0);
     let outcome = runner.run(&requests, |requests| {

@@ -16,7 +16,7 @@ use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::Store;
 use crate::store::fallback::Fallback;
 use crate::store::lockouts::{Asking, Blocked, Lockouts};
-use crate::store::memory::MemoryStore;
+use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, Redis, RedisStore};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Gauge, Metrics};
@@ -79,7 +79,7 @@ pub(super) async fn open(
                 supervisor.spawn("sweeper", async move { swept.sweep(|| now.now()).await });
             }
             let counted = Arc::clone(&store);
-            metrics.watch(Gauge::MemoryCounters, move || counted.len());
+            watch_memory(metrics, move || counted.figures());
             let lockouts = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
             let make = move || StoreOfCore {
@@ -106,7 +106,7 @@ async fn open_redis(
     supervisor: &Supervisor,
 ) -> Result<Stores, StartError> {
     let counted = Arc::clone(&fallback);
-    metrics.watch(Gauge::MemoryCounters, move || counted.local().len());
+    watch_memory(metrics, move || counted.local().figures());
     let denials = denials(settings);
     if let Some(denials) = &denials {
         watch_denials(denials, metrics);
@@ -170,6 +170,16 @@ impl Lockouts for OnDemand {
 /// Room for what is known to be denied, where there is to be any.
 fn denials(settings: &RedisStoreSettings) -> Option<Arc<Denials>> {
     (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)))
+}
+
+fn watch_memory(metrics: &Metrics, figures: impl Fn() -> Figures + Clone + Send + Sync + 'static) {
+    let watch = |gauge, read: fn(Figures) -> u64| {
+        let figures = figures.clone();
+        metrics.watch(gauge, move || usize::try_from(read(figures())).unwrap_or(usize::MAX));
+    };
+    watch(Gauge::MemoryCounters, |figures| figures.counters as u64);
+    watch(Gauge::MemoryBytes, |figures| figures.bytes as u64);
+    watch(Gauge::MemoryEvicted, |figures| figures.evicted);
 }
 
 fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {

@@ -138,13 +138,14 @@ fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
 fn charges_of<'l>(limited: &'l Limited<'_>, modes: &Modes) -> impl Iterator<Item = Charge> + use<'l> {
     // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
     let vote = if modes.shadow_mode { Vote::Shadow } else { limited.vote(modes) };
-    let Limited { counters, lockout, hits, mode, on_failure, .. } = limited;
+    let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
     counters.iter().map(move |counter| Charge {
         key: counter.key.clone(),
         limit: counter.limit,
+        rule: rule.map_or(0, |rule| rule.id),
         hits: *hits,
         mode: *mode,
         vote,
@@ -167,7 +168,6 @@ async fn ask(store: &dyn Store, charges: &[Charge], now: Timestamp, until: Optio
 
 const fn failure(error: &StoreError) -> StoreFailure {
     match error {
-        StoreError::Full { .. } => StoreFailure::Full,
         StoreError::Unreachable(_) => StoreFailure::Unreachable,
         StoreError::Unanswered(_) => StoreFailure::Unanswered,
         StoreError::Refused(_) => StoreFailure::Refused,

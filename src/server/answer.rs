@@ -117,7 +117,6 @@ impl From<AnswerError> for Status {
             AnswerError::NoRules
             | AnswerError::Overloaded
             | AnswerError::Store(StoreError::Unreachable(_)) => Self::unavailable(message),
-            AnswerError::Store(StoreError::Full { .. }) => Self::resource_exhausted(message),
             AnswerError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),
             AnswerError::Store(StoreError::Refused(_)) => Self::internal(message),
         }

@@ -59,7 +59,6 @@ fn refuse(error: &AnswerError) -> Response {
         AnswerError::InvalidRequest(_) => "invalid_request",
         AnswerError::Overloaded => "overloaded",
         AnswerError::NoRules => "no_rules",
-        AnswerError::Store(StoreError::Full { .. }) => "store_full",
         AnswerError::Store(
             StoreError::Unreachable(_) | StoreError::Unanswered(_) | StoreError::Refused(_),
         ) => "store_unavailable",

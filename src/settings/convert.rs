@@ -66,6 +66,7 @@ pub(super) fn convert(
                 &raw.counters.memory_max_counters,
                 1_000..=1_000_000_000,
             ),
+            max_bytes: reader.number("MEMORY_MAX_BYTES", &raw.counters.memory_max_bytes, 1 << 20..=1 << 50),
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: metrics(&raw.metrics, &mut reader),

@@ -168,10 +168,15 @@ pub(super) struct RawCounters {
     /// 86,400, so that they do not all expire at once.
     #[arg(long, env, default_value = "300", value_name = "SECONDS")]
     pub(super) expiration_jitter_max_seconds: String,
-    /// Counters in memory at the most, 1,000 to 1,000,000,000. Past them, requests that need a new one
-    /// are answered with an error.
+    /// Upper bound on the counters in memory, 1,000 to 1,000,000,000. At the bound a new counter takes the place
+    /// of an expired or little used one.
     #[arg(long, env, default_value = "1000000", value_name = "COUNT")]
     pub(super) memory_max_counters: String,
+    /// Upper bound on the bytes that counters in memory take, 1,048,576 or more: about 110 for each and its
+    /// key, and 16 more for every moment of hits that a `sliding_log` remembers. At the bound it is as with
+    /// `MEMORY_MAX_COUNTERS`.
+    #[arg(long, env, default_value = "268435456", value_name = "BYTES")]
+    pub(super) memory_max_bytes: String,
     /// Memory for keys that are known to be over their limit, in bytes: Redis is not asked about them
     /// for a second. 0 for none.
     #[arg(long, env, default_value = "16777216", value_name = "BYTES")]

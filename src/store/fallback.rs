@@ -213,13 +213,14 @@ mod tests {
     const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
     fn fallback(replicas: u32) -> Fallback {
-        Fallback::new(MemorySettings { max_counters: 1_000 }, replicas)
+        Fallback::new(MemorySettings::of_counters(1_000), replicas)
     }
 
     fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
         Charge {
             key: Bytes::from_static(b"key"),
             limit: Limit::per(limit, Unit::Minute),
+            rule: 0,
             hits: Hits::Add(1),
             mode,
             vote: Vote::Enforced,

@@ -27,6 +27,8 @@ pub struct Charge {
     pub key: Bytes,
     /// The limit that is counted towards.
     pub limit: Limit,
+    /// [`crate::engine::rules::Rule::id`] of its rule; 0 for a limit that the request brings.
+    pub rule: u32,
     /// What to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
@@ -74,12 +76,6 @@ pub trait Store: Send + Sync {
 /// Why a charge has no reading.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The memory store holds as many counters as it may, and this charge needs a new one.
-    #[error("the counter store is full ({max_counters} counters)")]
-    Full {
-        /// The bound that was met.
-        max_counters: usize,
-    },
     /// The store cannot be reached. The charge was not sent.
     #[error("the counter store cannot be reached: {0}")]
     Unreachable(String),

@@ -54,6 +54,7 @@ impl Case {
         let one = |limit| Charge {
             key: Bytes::from(format!("tg1/f3600/4:test,7:api_key,8:{key:08},{limit}")),
             limit: Limit::per(self.quota, Unit::Hour),
+            rule: 0,
             hits: Hits::Add(1),
             mode: self.mode,
             vote: Vote::Enforced,

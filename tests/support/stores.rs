@@ -36,11 +36,11 @@ pub(crate) fn complete(readings: Readings) -> Result<Vec<Reading>, StoreError> {
 
 /// Nothing that fails goes on.
 pub(crate) fn fallback() -> Arc<Fallback> {
-    Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 1))
+    Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1))
 }
 
 pub(crate) fn memory() -> Arc<dyn Store> {
-    Arc::new(MemoryStore::new(MemorySettings { max_counters: 100_000 }))
+    Arc::new(MemoryStore::new(MemorySettings::of_counters(100_000)))
 }
 
 /// Instruments that nobody reads.

@@ -142,6 +142,16 @@ impl State {
         }
     }
 
+    /// Hits that count at `now`. Unlike [`Self::load`] it leaves the state as it is.
+    pub fn used(&self, limit: Limit, now: Timestamp) -> u64 {
+        match self {
+            Self::FixedWindow(state) => { *state }.load(limit, now).used(),
+            Self::SlidingWindow(state) => { *state }.load(limit, now).used(),
+            Self::SlidingLog(state) => state.used(limit, now),
+            Self::TokenBucket(state) => { *state }.load(limit, now).used(),
+        }
+    }
+
     /// Takes over what became of the meter it was loaded as.
     pub fn save(&mut self, meter: Meter, limit: Limit, now: Timestamp) {
         match self {

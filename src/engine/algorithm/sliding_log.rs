@@ -55,6 +55,19 @@ impl State {
         self.len = meter.level;
     }
 
+    /// Hits that count at `now`.
+    pub(super) fn used(&self, limit: Limit, now: Timestamp) -> u64 {
+        let ticks = Ticks::of(limit, now);
+        let now = ticks.now.max(self.newest());
+        let gone = self.hits.iter().take_while(|(at, _)| at.saturating_add(ticks.window) <= now);
+        self.len - gone.map(|(_, hits)| u64::from(*hits)).sum::<u64>()
+    }
+
+    /// Runs of hits that there is room for.
+    pub fn capacity(&self) -> usize {
+        self.hits.capacity()
+    }
+
     fn newest(&self) -> u64 {
         self.hits.back().map_or(0, |(at, _)| *at)
     }

@@ -24,6 +24,7 @@ enum Mode {
 fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
     Rule {
         path: Box::default(),
+        id: 0,
         quota: Quota::Limited(smallvec![NamedLimit {
             limit: Limit::per(requests_per_unit, Unit::Minute),
             name: None

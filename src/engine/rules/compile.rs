@@ -261,6 +261,7 @@ impl FileCompiler<'_, '_> {
         let replaces = descriptor.rate_limits.iter().flat_map(|limit| &limit.replaces);
         let share = descriptor.enforce_percent.as_ref();
         Some(Rule {
+            id: Rule::id_of(&path.to_string()),
             path: path.to_string().into(),
             counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.draft.counts(path)),
             quota,

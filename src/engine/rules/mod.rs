@@ -113,6 +113,9 @@ impl Rules {
 pub struct Rule {
     /// Its name in full, as written: `domain.key_value.key`.
     pub path: Box<str>,
+    /// A digest of the path, the same after every reload. The memory store tells by it which rule its counters
+    /// belong to.
+    pub id: u32,
     /// How much may pass.
     pub quota: Quota,
     /// Names of rules that do not apply when this one matches in the same request.
@@ -171,6 +174,12 @@ pub struct NamedLimit {
 }
 
 impl Rule {
+    /// The [`Self::id`] of the rule with this path.
+    pub fn id_of(path: &str) -> u32 {
+        let [high, low] = [32, 0].map(|shift| xxhash_rust::xxh3::xxh3_64(path.as_bytes()) >> shift);
+        u32::try_from((high ^ low) & u64::from(u32::MAX)).unwrap_or_default()
+    }
+
     /// Its limits; none where everything passes.
     pub fn limits(&self) -> &[NamedLimit] {
         match &self.quota {

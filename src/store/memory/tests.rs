@@ -6,18 +6,21 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::lockout::{Block, Ladder};
-use crate::engine::{Calendar, ChargeMode, FailurePolicy, Period, Unit, Vote, Window, Zone};
+use crate::engine::{Algorithm, Calendar, ChargeMode, FailurePolicy, Period, Unit, Vote, Window, Zone};
+use crate::store::Lockout;
+use crate::store::lockouts::Lockouts as _;
 
 const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
 fn store(max_counters: usize) -> MemoryStore {
-    MemoryStore::new(MemorySettings { max_counters })
+    MemoryStore::new(MemorySettings::of_counters(max_counters))
 }
 
 fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
     Charge {
         key: Bytes::from_static(key.as_bytes()),
         limit: Limit::per(10, unit),
+        rule: 0,
         hits,
         mode: ChargeMode::Always,
         vote: Vote::Enforced,
@@ -27,7 +30,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
 }
 
 fn used(store: &MemoryStore, charge: &Charge, now: Timestamp) -> Option<u64> {
-    store.charge_alone(charge, now).ok().map(|reading| reading.used)
+    Some(store.charge_alone(charge, now).used)
 }
 
 fn later(secs: u64) -> Timestamp {
@@ -35,32 +38,162 @@ fn later(secs: u64) -> Timestamp {
 }
 
 fn sweep_round(store: &MemoryStore, now: Timestamp) {
-    (0..store.shards.len()).for_each(|_| store.sweep_next(now));
+    (0..store.stripes.len()).for_each(|_| store.sweep_next(now));
+}
+
+/// A charge of `rule` for a key of its own.
+fn of_rule(rule: u32, key: usize, limit: u32, mode: ChargeMode) -> Charge {
+    let key = Bytes::from(format!("{rule}/{key}"));
+    Charge { key, rule, limit: Limit::per(limit, Unit::Day), mode, ..charge("", Unit::Day, Hits::Add(1)) }
+}
+
+fn is_over(store: &MemoryStore, charge: &Charge, now: Timestamp) -> bool {
+    let reading = store.carry_out(std::slice::from_ref(charge), now)[0].clone().unwrap();
+    engine::is_over(charge.mode, charge.hits, reading.used, charge.limit.capacity(), reading.outcome)
 }
 
 #[test]
-fn a_full_store_refuses_new_counters_and_still_counts_those_it_has() {
-    let store = store(2);
-    for key in ["a", "b"] {
-        assert_eq!(used(&store, &charge(key, Unit::Minute, Hits::Add(1)), NOON), Some(1));
-    }
-    let refused = store.charge_alone(&charge("c", Unit::Minute, Hits::Add(1)), NOON);
-    assert!(matches!(refused, Err(StoreError::Full { max_counters: 2 })), "{refused:?}");
-    assert_eq!(store.len(), 2);
-    assert_eq!(used(&store, &charge("a", Unit::Minute, Hits::Add(1)), NOON), Some(2));
-    for harmless in [Hits::Add(0), Hits::Refund(1)] {
-        assert_eq!(used(&store, &charge("c", Unit::Minute, harmless), NOON), Some(0), "{harmless:?}");
+fn a_flood_of_new_keys_evicts_counters_of_its_own_rule_and_nobody_is_refused() {
+    for mode in ChargeMode::ALL {
+        for flooded_limit in [1, 10] {
+            let store = store(1_000);
+            let mut keys = 0..;
+            let mut flood = |len: usize| {
+                for key in keys.by_ref().take(len) {
+                    assert!(!is_over(&store, &of_rule(1, key, flooded_limit, mode), NOON), "a new client");
+                }
+            };
+            let address = of_rule(2, 0, 5, mode);
+            assert_eq!(
+                [(); 7].map(|()| is_over(&store, &address, NOON)),
+                [false, false, false, false, false, true, true]
+            );
+            flood(5_000);
+            let calls = [(); 4].map(|()| {
+                flood(200);
+                is_over(&store, &of_rule(3, 0, 3, mode), NOON)
+            });
+            assert_eq!(calls, [false, false, false, true], "{mode:?}, limit {flooded_limit}");
+            flood(5_000);
+            assert!(is_over(&store, &address, NOON), "{mode:?}: what is over its limit stays so");
+            assert!(is_over(&store, &of_rule(3, 0, 3, mode), NOON), "{mode:?}");
+            let Figures { counters, evicted, .. } = store.figures();
+            assert!(counters <= 1_000 && evicted >= 9_000, "{counters} counters, {evicted} evicted");
+        }
     }
 }
 
 #[test]
-fn a_store_full_of_ended_windows_has_room() {
-    let store = store(1);
-    let hit = |key| charge(key, Unit::Second, Hits::Add(1));
-    assert_eq!(used(&store, &hit("a"), NOON), Some(1));
-    // Wherever the ended counter lies, some call for room comes by.
-    let found = (0..store.shards.len()).find_map(|_| used(&store, &hit("b"), later(1)));
-    assert_eq!((found, store.len()), (Some(1), 1));
+fn what_is_expired_goes_first_then_what_is_least_used_and_what_is_over_its_limit_last() {
+    // So few that all of them are candidates.
+    let store = store(6);
+    let hits = |key, hits| Charge { hits: Hits::Add(hits), ..of_rule(1, key, 10, ChargeMode::Always) };
+    let count = |charge: Charge, now| store.charge_alone(&charge, now).used;
+    (0..2).for_each(|key| assert_eq!(count(hits(key, 11), NOON), 11));
+    (2..4).for_each(|key| assert_eq!(count(hits(key, 5), NOON), 5));
+    let short = |key| Charge { limit: Limit::per(10, Unit::Second), ..hits(key, 9) };
+    (4..6).for_each(|key| assert_eq!(count(short(key), NOON), 9));
+    let held = || -> Vec<usize> { (0..12).filter(|key| count(hits(*key, 0), later(1)) > 0).collect() };
+    let newer = |keys: std::ops::Range<usize>| {
+        keys.for_each(|key| assert_eq!(count(hits(key, 6), later(1)), 6));
+        held()
+    };
+    assert_eq!(newer(6..8), [0, 1, 2, 3, 6, 7], "the expired ones went");
+    assert_eq!(newer(8..10), [0, 1, 6, 7, 8, 9], "the least used ones went");
+    let held = newer(10..12);
+    assert_eq!((&held[..2], held.len()), (&[0, 1][..], 6), "those over their limit stay");
+    (6..10).for_each(|key| drop(store.carry_out(&[hits(key, 9)], later(1))));
+    // Whoever is over its limit gives way only where all others are, too.
+    let length = |key| Charge { limit: Limit::per(10, Unit::Week), ..hits(key, 11) };
+    (20..40).for_each(|key| assert_eq!(count(length(key), later(1)), 11));
+    assert_eq!(store.len(), 6);
+}
+
+#[test]
+fn a_store_full_of_denied_clients_still_takes_new_ones() {
+    let store = store(1_000);
+    for key in 0..3_000 {
+        let denied = Charge { hits: Hits::Add(11), ..of_rule(1, key, 10, ChargeMode::Always) };
+        assert!(is_over(&store, &denied, NOON));
+    }
+    let newcomer = of_rule(2, 0, 2, ChargeMode::Always);
+    assert_eq!([(); 3].map(|()| is_over(&store, &newcomer, NOON)), [false, false, true]);
+    assert_eq!(store.len(), 1_000);
+}
+
+#[test]
+fn lockouts_stay_under_a_flood_of_counters_and_have_at_most_half_the_room() {
+    let store = store(1_000);
+    let ladder = |after| {
+        let steps = [Block::Permanent].into_iter().collect();
+        Arc::new(Ladder { after, within_secs: 86_400, steps, forget_secs: 60, extend: false })
+    };
+    let denied = |key: usize, after| Charge {
+        hits: Hits::Add(11),
+        lockout: Some(Lockout { key: Bytes::from(format!("lockout/{key}")), ladder: ladder(after) }),
+        ..of_rule(1, key, 10, ChargeMode::Always)
+    };
+    let outcome =
+        |charge: &Charge| store.carry_out(std::slice::from_ref(charge), NOON)[0].clone().unwrap().outcome;
+    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), Outcome::Blocked));
+    for key in 0..20_000 {
+        assert!(!is_over(&store, &of_rule(2, key, 10, ChargeMode::Always), NOON));
+    }
+    // Strikes alone give way to one another before any block does.
+    (1_000..5_000).for_each(|key| assert_eq!(outcome(&denied(key, 9)), Outcome::Charged));
+    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), Outcome::Blocked, "{key}"));
+    let lockouts: usize = store.stripes.iter().map(|stripe| stripe.lock().lockouts.len()).sum();
+    assert!((300..=500).contains(&lockouts), "{lockouts}");
+    assert!(store.len() <= 1_000);
+}
+
+/// What is held, reckoned from everything that is there.
+fn recounted(store: &MemoryStore) -> (usize, usize) {
+    store.stripes.iter().map(|stripe| stripe.lock()).fold((0, 0), |(len, bytes), stripe| {
+        let of_counters: usize = stripe.counters.iter().map(|counter| counter.bytes()).sum();
+        let of_lockouts: usize = stripe.lockouts.iter().map(|lockout| lockout.bytes()).sum();
+        (len + stripe.counters.len() + stripe.lockouts.len(), bytes + of_counters + of_lockouts)
+    })
+}
+
+#[test]
+fn counters_are_bounded_in_bytes_whatever_they_remember_and_the_figures_do_not_drift() {
+    let max_bytes = 1 << 20;
+    let store = MemoryStore::new(MemorySettings { max_bytes, ..MemorySettings::of_counters(100_000) });
+    let mut random = fastrand::Rng::with_seed(7);
+    let ladder = Arc::new(Ladder {
+        after: 2,
+        within_secs: 60,
+        steps: [Block::Secs(1)].into_iter().collect(),
+        forget_secs: 1,
+        extend: true,
+    });
+    let mut now = NOON;
+    for turn in 0..60_000 {
+        now = now.after(Duration::from_micros(random.u64(..20_000)));
+        let key = Bytes::from(format!("{}/{}", random.u32(..300), "k".repeat(random.usize(..200))));
+        let algorithm = [Algorithm::SlidingLog, Algorithm::SlidingWindow][usize::from(random.u8(..4) == 0)];
+        let limit = Limit { algorithm, ..Limit::per(900, Unit::Minute) };
+        let hits = if random.u8(..9) == 0 { Hits::Refund(2) } else { Hits::Add(random.u32(..4)) };
+        let lockout =
+            Lockout { key: Bytes::from(format!("{}", random.u32(..2_000))), ladder: Arc::clone(&ladder) };
+        let lockout = (random.u8(..4) == 0).then_some(lockout);
+        let rule = random.u32(..5);
+        store.carry_out(&[Charge { key, rule, limit, hits, lockout, ..charge("", Unit::Day, hits) }], now);
+        if turn % 1_000 == 0 {
+            store.sweep_next(now);
+        }
+    }
+    // Logs that fill up, a moment for each hit.
+    for turn in 0..60_000_u64 {
+        let limit = Limit { algorithm: Algorithm::SlidingLog, ..Limit::per(1_000, Unit::Day) };
+        let log = Charge { limit, ..of_rule(9, random.usize(..100), 0, ChargeMode::Always) };
+        store.carry_out(&[log], now.after(Duration::from_micros(turn)));
+        assert!(store.figures().bytes <= max_bytes + 40_000, "{}", store.figures().bytes);
+    }
+    let Figures { counters, bytes, evicted } = store.figures();
+    assert_eq!((counters, bytes), recounted(&store));
+    assert!(evicted > 0 && bytes > max_bytes / 2, "{evicted} evicted, {bytes} bytes");
 }
 
 #[test]
@@ -71,7 +204,7 @@ fn a_sweep_drops_what_is_over_and_nothing_else() {
         charge("b", Unit::Minute, Hits::Add(4)),
         charge("c", Unit::Hour, Hits::Add(5)),
     ];
-    charges.iter().for_each(|charge| drop(store.charge_alone(charge, NOON)));
+    charges.iter().for_each(|charge| assert!(store.charge_alone(charge, NOON).used > 0));
     for (now, len) in [(NOON, 3), (later(1), 2), (later(59), 2), (later(60), 1), (later(3600), 0)] {
         sweep_round(&store, now);
         assert_eq!(store.len(), len, "at noon + {} s", now.since(NOON).as_secs());
@@ -150,9 +283,9 @@ fn counters_stay_within_the_bytes_stated() {
     for index in 0..counters {
         let key = Bytes::from(format!("{index}"));
         let charge = Charge { key, ..charge("", Unit::Day, Hits::Add(1)) };
-        store.charge_alone(&charge, NOON).unwrap();
+        store.charge_alone(&charge, NOON);
     }
-    let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+    let tables: usize = store.stripes.iter().map(|stripe| stripe.lock().counters.allocation_size()).sum();
     // The allocator adds up to 16 bytes to each key.
     assert!(tables / counters + 16 <= 120, "{} bytes for each counter", tables / counters);
 }
@@ -162,9 +295,9 @@ fn memory_shrinks_when_its_counters_are_gone() {
     let store = store(100_000);
     for index in 0..50_000 {
         let key = Bytes::from(format!("{index}"));
-        store.charge_alone(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON).unwrap();
+        store.charge_alone(&Charge { key, ..charge("", Unit::Second, Hits::Add(1)) }, NOON);
     }
     sweep_round(&store, later(1));
-    let tables: usize = store.shards.iter().map(|shard| shard.lock().counters.allocation_size()).sum();
+    let tables: usize = store.stripes.iter().map(|stripe| stripe.lock().counters.allocation_size()).sum();
     assert_eq!((store.len(), tables), (0, 0));
 }

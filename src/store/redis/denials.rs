@@ -147,6 +147,7 @@ mod tests {
         Charge {
             key: Bytes::from_static(b"key"),
             limit: Limit::per(10, Unit::Minute),
+            rule: 0,
             hits,
             mode,
             vote: Vote::Enforced,

@@ -227,7 +227,6 @@ impl Known {
                 self.topology.request_refresh();
                 return None;
             }
-            StoreError::Full { .. } => return None,
         };
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
             self.topology.request_refresh();

@@ -64,7 +64,6 @@ pub struct Metrics {
 
 #[derive(Default)]
 struct StoreErrors {
-    full: AtomicU64,
     unreachable: AtomicU64,
     unanswered: AtomicU64,
     refused: AtomicU64,
@@ -73,8 +72,6 @@ struct StoreErrors {
 /// How a store failed to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFailure {
-    /// It has no room.
-    Full,
     /// It cannot be reached.
     Unreachable,
     /// It did not answer.
@@ -94,6 +91,10 @@ struct Watched {
 pub enum Gauge {
     /// Counters that this process holds.
     MemoryCounters,
+    /// Bytes that they take.
+    MemoryBytes,
+    /// Counters that gave way to others because there was no room.
+    MemoryEvicted,
     /// How often a key was known to be over its limit.
     LocalCacheHits,
     /// How often it was not.
@@ -165,7 +166,6 @@ impl Metrics {
     /// Counts a store that did not count.
     pub fn record_store_failure(&self, failure: StoreFailure) {
         add_one(match failure {
-            StoreFailure::Full => &self.store_errors.full,
             StoreFailure::Unreachable => &self.store_errors.unreachable,
             StoreFailure::Unanswered => &self.store_errors.unanswered,
             StoreFailure::Refused => &self.store_errors.refused,

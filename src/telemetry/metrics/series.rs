@@ -152,6 +152,17 @@ impl Metrics {
                 ..gauge("tollgate_memory_counters", "Counters that this process holds.")
             },
             Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::MemoryBytes)),
+                ..gauge("tollgate_memory_counter_bytes", "Bytes that these counters take, about.")
+            },
+            Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::MemoryEvicted)),
+                ..counter(
+                    "tollgate_memory_evicted_counters",
+                    "Counters dropped before their window ended, because memory for counters was full.",
+                )
+            },
+            Family {
                 points: self.watched(|gauge| matches!(gauge, Gauge::Connections { .. })),
                 ..gauge("tollgate_connections", "Open connections, by the core that serves them.")
             },
@@ -190,9 +201,8 @@ impl Metrics {
         sums
     }
 
-    fn store_errors(&self) -> [(&'static str, u64); 4] {
+    fn store_errors(&self) -> [(&'static str, u64); 3] {
         [
-            ("full", read(&self.store_errors.full)),
             ("unreachable", read(&self.store_errors.unreachable)),
             ("unanswered", read(&self.store_errors.unanswered)),
             ("refused", read(&self.store_errors.refused)),
@@ -209,6 +219,16 @@ impl Metrics {
                     Gauge::MemoryCounters => {
                         Point { labels: Labels::new(), flat: "tollgate.memory_counters".to_owned(), value }
                     }
+                    Gauge::MemoryBytes => Point {
+                        labels: Labels::new(),
+                        flat: "tollgate.memory_counter_bytes".to_owned(),
+                        value,
+                    },
+                    Gauge::MemoryEvicted => Point {
+                        labels: Labels::new(),
+                        flat: "tollgate.memory_evicted_counters".to_owned(),
+                        value,
+                    },
                     Gauge::LocalCacheHits => local_cache("hitCount", value),
                     Gauge::LocalCacheMisses => local_cache("missCount", value),
                     Gauge::LocalCacheLookups => local_cache("lookupCount", value),

@@ -107,7 +107,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
     let metrics = metrics();
     metrics.record_call(Duration::from_millis(1));
     metrics.record_service_error();
-    metrics.record_store_failure(StoreFailure::Full);
+    metrics.record_store_failure(StoreFailure::Unreachable);
     metrics.record_store_failure(StoreFailure::Refused);
     metrics.record_config_load(Timestamp::from_secs(1_700_000_000));
     metrics.record_config_error();
@@ -128,7 +128,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
         "ratelimit.service.config_load_error: 2",
         "ratelimit.service.global_shadow_mode: 1",
         "tollgate.unknown_domain_requests: 1",
-        "tollgate.store_errors.full: 1",
+        "tollgate.store_errors.unreachable: 1",
         "tollgate.store_errors.unreachable: 0",
         "tollgate.config_loaded_at_seconds: 1700000000",
     ] {

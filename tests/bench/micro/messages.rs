@@ -40,8 +40,8 @@ fn sent(descriptors: usize) -> Bytes {
 fn limiter(rules: Arc<Rules>) -> Limiter {
     let limiter = Limiter {
         rules: Arc::default(),
-        store: Arc::new(MemoryStore::new(MemorySettings { max_counters: 1_000 })),
-        fallback: Arc::new(Fallback::new(MemorySettings { max_counters: 1_000 }, 1)),
+        store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
+        fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
         patience: Duration::ZERO,
         clock: Arc::new(SystemClock),
         metrics: Arc::default(),

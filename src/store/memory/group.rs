@@ -1,0 +1,200 @@
+//! Charges that are decided together, under the locks of all their stripes.
+
+use std::hash::BuildHasher as _;
+
+use parking_lot::MutexGuard;
+use smallvec::SmallVec;
+
+use super::MemoryStore;
+use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
+use crate::engine::algorithm::group::{self, Ask, Locked};
+use crate::engine::algorithm::{Meter, State};
+use crate::engine::{Limit, Timestamp, lockout};
+use crate::store::{Charge, Lockout, Reading, Readings};
+
+/// A counter of a group of charges, there or not.
+pub(super) struct Member<'a> {
+    pub(super) key: &'a [u8],
+    pub(super) limit: Limit,
+    /// See [`Charge::rule`].
+    pub(super) rule: u32,
+    pub(super) hash: u64,
+    pub(super) stripe: usize,
+}
+
+/// A lockout of a group of charges, there or not.
+struct Suspect<'a> {
+    lockout: &'a Lockout,
+    hash: u64,
+    stripe: usize,
+}
+
+/// Charges that are decided together.
+struct Group<'a> {
+    members: SmallVec<[Member<'a>; 4]>,
+    suspects: SmallVec<[Suspect<'a>; 1]>,
+    asks: SmallVec<[Ask; 4]>,
+}
+
+/// Locked stripes, each with its place.
+pub(super) type Stripes<'a> = SmallVec<[(usize, MutexGuard<'a, Stripe>); 4]>;
+
+impl Member<'_> {
+    fn find<'s>(&self, stripes: &'s mut Stripes<'_>) -> Option<&'s mut Counter> {
+        let stripe = find_stripe(stripes, self.stripe)?;
+        Some(&mut **stripe.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))?)
+    }
+}
+
+impl<'a> Suspect<'a> {
+    fn find<'s>(&self, stripes: &'s mut Stripes<'_>) -> Option<&'s mut LockoutCounter> {
+        let stripe = find_stripe(stripes, self.stripe)?;
+        stripe.lockouts.find_mut(self.hash, |counter| *counter.key == *self.lockout.key)
+    }
+
+    /// What is known of it, as of `now`.
+    fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> Locked<'a> {
+        let state = self.find(stripes).map_or_else(lockout::State::default, |counter| counter.state);
+        Locked::new(&self.lockout.ladder, state, now)
+    }
+}
+
+impl MemoryStore {
+    /// Carries out charges that are decided together, under the locks of all their stripes.
+    pub(super) fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
+        let Group { members, suspects, asks } = self.group(charges);
+        let counters = members.iter().map(|member| member.stripe);
+        let mut stripes = self.lock_all(counters.chain(suspects.iter().map(|suspect| suspect.stripe)));
+        let mut states: SmallVec<[State; 4]> = members
+            .iter()
+            .map(|member| match member.find(&mut stripes) {
+                Some(counter) => counter.state.clone(),
+                None => State::empty(member.limit.algorithm),
+            })
+            .collect();
+        let load = |(state, member): (&mut State, &Member<'_>)| state.load(member.limit, now);
+        let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(&members).map(load).collect();
+        let mut meters = before.clone();
+        let mut lockouts: SmallVec<[Locked<'_>; 1]> =
+            suspects.iter().map(|suspect| suspect.load(&mut stripes, now)).collect();
+        let outcomes = group::charge(&asks, &mut meters, &mut lockouts);
+
+        let changed = |index: &usize| before.get(*index) != meters.get(*index);
+        let changed: SmallVec<[usize; 4]> = (0..members.len()).filter(changed).collect();
+        let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
+        for index in changed {
+            let mut state = states[index].clone();
+            state.save(meters[index], members[index].limit, now);
+            self.write(&members[index], &mut stripes, state);
+        }
+        for (suspect, locked) in suspects.iter().zip(&lockouts) {
+            self.write_lockout(suspect, &mut stripes, locked, &members);
+        }
+        let mut has_changed = false;
+        for ((_, stripe), before) in stripes.iter().zip(usage) {
+            has_changed |= stripe.usage != before;
+            self.room.account(before, stripe.usage);
+        }
+        for suspect in suspects.iter().filter(|_| has_changed) {
+            if let Some(stripe) = find_stripe(&mut stripes, suspect.stripe) {
+                self.make_room_for_lockout(stripe, now, &suspect.lockout.key);
+            }
+        }
+        if has_changed {
+            let keep = |counter: &Counter| members.iter().any(|member| *member.key == *counter.key);
+            self.make_room(stripes.iter_mut().map(|(_, stripe)| &mut **stripe), now, keep);
+        }
+        let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
+            let mut state = states[ask.counter].clone();
+            state.save(meter, charge.limit, now);
+            let reading = Reading::of(charge.asked(now), &state, meter.used(), outcome);
+            let ends_us = ask.lockout.map_or(0, |index| lockouts[index].state().ends_us);
+            Ok(reading.locked_until(ends_us, now))
+        };
+        charges.iter().zip(&asks).zip(outcomes).map(reading).collect()
+    }
+
+    /// The counters and the lockouts of `charges`, each once, and what is asked of them.
+    fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
+        let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
+        for Charge { key, limit, rule, hits, mode, vote, lockout, .. } in charges {
+            let same = |member: &Member<'_>| member.key == &**key && member.limit.has_counter_of(*limit);
+            let counter = group.members.iter().position(same).unwrap_or_else(|| {
+                group.members.push(self.member(key, *limit, *rule));
+                group.members.len() - 1
+            });
+            let lockout = lockout.as_ref().map(|lockout| {
+                let same = |suspect: &Suspect<'_>| suspect.lockout.key == lockout.key;
+                group.suspects.iter().position(same).unwrap_or_else(|| {
+                    let hash = self.hasher.hash_one(&*lockout.key);
+                    group.suspects.push(Suspect { lockout, hash, stripe: self.stripe_index(hash) });
+                    group.suspects.len() - 1
+                })
+            });
+            let (capacity, hits, mode, vote) = (limit.capacity(), *hits, *mode, *vote);
+            group.asks.push(Ask { counter, capacity, hits, mode, vote, lockout });
+        }
+        group
+    }
+
+    pub(super) fn member<'k>(&self, key: &'k [u8], limit: Limit, rule: u32) -> Member<'k> {
+        let hash = self.hash(key, limit);
+        Member { key, limit, rule, hash, stripe: self.stripe_index(hash) }
+    }
+
+    /// Locks stripes, in the order of their places: two callers cannot wait for each other.
+    pub(super) fn lock_all(&self, indexes: impl Iterator<Item = usize>) -> Stripes<'_> {
+        let mut indexes: SmallVec<[usize; 4]> = indexes.collect();
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.into_iter().map(|index| (index, self.stripes[index].lock())).collect()
+    }
+
+    /// Sets a counter, and makes it if there is none.
+    fn write(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: State) {
+        let Some(stripe) = find_stripe(stripes, member.stripe) else { return };
+        let found = stripe.counters.find_mut(member.hash, |counter| counter.is(member.key, member.limit));
+        let Some(counter) = found else {
+            let counter = Counter { key: member.key.into(), limit: member.limit, rule: member.rule, state };
+            return stripe.insert(member.hash, counter, |counter| self.hash(&counter.key, counter.limit));
+        };
+        let before = log_bytes(&counter.state);
+        (counter.state, counter.limit) = (state, member.limit);
+        let (rule, after) = (counter.rule, log_bytes(&counter.state));
+        stripe.resize(rule, before, after);
+    }
+
+    /// Sets a lockout, and makes it if there is none.
+    fn write_lockout(
+        &self,
+        suspect: &Suspect<'_>,
+        stripes: &mut Stripes<'_>,
+        locked: &Locked<'_>,
+        members: &[Member<'_>],
+    ) {
+        if locked.state().is_empty() && suspect.find(stripes).is_none() {
+            return;
+        }
+        let Some(stripe) = find_stripe(stripes, suspect.stripe) else { return };
+        let key = &suspect.lockout.key;
+        let hash = |counter: &LockoutCounter| self.hasher.hash_one(&*counter.key);
+        stripe.write_lockout(suspect.hash, key, hash, |counter| change_lockout(counter, locked, members));
+    }
+}
+
+/// Makes the counter of a lockout hold what became of it, and which of `members` struck.
+fn change_lockout(counter: &mut LockoutCounter, locked: &Locked<'_>, members: &[Member<'_>]) {
+    let end_us = locked.state().forgotten_us(locked.ladder()).unwrap_or(u64::MAX);
+    (counter.state, counter.end_secs) = (locked.state(), end_us.div_ceil(1_000_000));
+    let Some(strike) = locked.strike() else { return };
+    if strike.is_first {
+        counter.struck.clear();
+    }
+    for member in strike.counters.iter().filter_map(|index| members.get(*index)) {
+        counter.remember(member.key, member.limit);
+    }
+}
+
+pub(super) fn find_stripe<'s>(stripes: &'s mut Stripes<'_>, index: usize) -> Option<&'s mut Stripe> {
+    stripes.iter_mut().find(|(locked, _)| *locked == index).map(|(_, stripe)| &mut **stripe)
+}

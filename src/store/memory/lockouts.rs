@@ -1,0 +1,78 @@
+//! Lockouts that a memory store keeps.
+
+use std::future;
+use std::hash::BuildHasher as _;
+
+use bytes::Bytes;
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use super::MemoryStore;
+use super::group::{Member, find_stripe};
+use super::stripe::{CounterName, LockoutCounter, Stripe, Usage};
+use crate::engine::{KeyWriter, Timestamp};
+use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
+
+impl MemoryStore {
+    /// The counters that struck the lockout of this key; `None` without a lockout.
+    fn struck(&self, key: &[u8]) -> Option<Vec<CounterName>> {
+        let hash = self.hasher.hash_one(key);
+        let stripe = self.stripes[self.stripe_index(hash)].lock();
+        stripe.lockouts.find(hash, |counter| *counter.key == *key).map(|counter| counter.struck.clone())
+    }
+
+    /// Removes the lockout of this key and the counters that struck it. Returns whether there was one; `None`
+    /// if other counters have struck meanwhile, and nothing was removed.
+    fn lift_with(&self, key: &[u8], struck: &[CounterName]) -> Option<bool> {
+        let hash = self.hasher.hash_one(key);
+        let index = self.stripe_index(hash);
+        let members: SmallVec<[Member<'_>; 4]> =
+            struck.iter().map(|CounterName { key, limit }| self.member(key, *limit, 0)).collect();
+        let mut stripes = self.lock_all(members.iter().map(|member| member.stripe).chain([index]));
+        let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
+        let stripe = find_stripe(&mut stripes, index)?;
+        let Some(found) = stripe.lockouts.find(hash, |counter| *counter.key == *key) else {
+            return Some(false);
+        };
+        if found.struck != struck {
+            return None;
+        }
+        stripe.remove_lockout(hash, key);
+        for member in &members {
+            if let Some(stripe) = find_stripe(&mut stripes, member.stripe) {
+                stripe.remove(member.hash, member.key, member.limit);
+            }
+        }
+        for ((_, stripe), before) in stripes.iter().zip(usage) {
+            self.room.account(before, stripe.usage);
+        }
+        Some(true)
+    }
+}
+
+impl Lockouts for MemoryStore {
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+        let of_stripe = |stripe: &CachePadded<Mutex<Stripe>>| {
+            let stripe = stripe.lock();
+            let blocked = |counter: &LockoutCounter| {
+                Blocked::new(Bytes::copy_from_slice(&counter.key), counter.state, keys, now)
+            };
+            stripe.lockouts.iter().filter_map(blocked).collect::<Vec<_>>()
+        };
+        let listed = self.stripes.iter().flat_map(of_stripe).take(MAX_LISTED).collect();
+        Box::pin(future::ready(Ok(listed)))
+    }
+
+    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+        let lifted = loop {
+            let Some(struck) = self.struck(key) else { break false };
+            // The stripes of its counters are known only now, and must be locked in order: it may be another
+            // lockout by then.
+            if let Some(lifted) = self.lift_with(key, &struck) {
+                break lifted;
+            }
+        };
+        Box::pin(future::ready(Ok(lifted)))
+    }
+}

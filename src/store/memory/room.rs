@@ -1,0 +1,179 @@
+//! How much a memory store holds, and the room that is made when it is full.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::evict::Measure;
+use super::stripe::{Counter, Stripe, Usage};
+use super::{MemorySettings, MemoryStore};
+use crate::engine::Timestamp;
+
+/// Upper bound on the evictions for one call. A call adds little more than it evicts, so that a store which
+/// is over its bound comes back to it.
+const MAX_EVICTIONS: usize = 32;
+/// Stripes that are tried where a stripe has nothing to evict.
+const MAX_OTHER_STRIPES: usize = 8;
+/// At most one log line about evictions in this time.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What a memory store holds, and has evicted since it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// Counters and lockouts held.
+    pub counters: usize,
+    /// What they take, in bytes, about.
+    pub bytes: usize,
+    /// Counters and lockouts that gave way to others before they were over.
+    pub evicted: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Room {
+    settings: MemorySettings,
+    /// Of all stripes together.
+    counters: AtomicUsize,
+    counter_bytes: AtomicUsize,
+    lockouts: AtomicUsize,
+    lockout_bytes: AtomicUsize,
+    evicted: AtomicU64,
+}
+
+impl Room {
+    pub(super) const fn new(settings: MemorySettings) -> Self {
+        Self {
+            settings,
+            counters: AtomicUsize::new(0),
+            counter_bytes: AtomicUsize::new(0),
+            lockouts: AtomicUsize::new(0),
+            lockout_bytes: AtomicUsize::new(0),
+            evicted: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        let read = |sum: &AtomicUsize| sum.load(Ordering::Relaxed);
+        Figures {
+            counters: read(&self.counters) + read(&self.lockouts),
+            bytes: read(&self.counter_bytes) + read(&self.lockout_bytes),
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes note that a stripe, which took `before`, takes `after`.
+    pub(super) fn account(&self, before: Usage, after: Usage) {
+        for (sum, before, after) in [
+            (&self.counters, before.counters.len, after.counters.len),
+            (&self.counter_bytes, before.counters.bytes, after.counters.bytes),
+            (&self.lockouts, before.lockouts.len, after.lockouts.len),
+            (&self.lockout_bytes, before.lockouts.bytes, after.lockouts.bytes),
+        ] {
+            if before != after {
+                sum.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What there is too much of, if anything.
+    fn exceeded(&self) -> Option<Measure> {
+        let Figures { counters, bytes, .. } = self.figures();
+        if counters > self.settings.max_counters {
+            Some(Measure::Counters)
+        } else if bytes > self.settings.max_bytes {
+            Some(Measure::Bytes)
+        } else {
+            None
+        }
+    }
+
+    /// Lockouts have at most half the room, so that counters always find something to evict that is none.
+    fn has_too_many_lockouts(&self) -> bool {
+        self.lockouts.load(Ordering::Relaxed) > self.settings.max_counters / 2
+            || self.lockout_bytes.load(Ordering::Relaxed) > self.settings.max_bytes / 2
+    }
+
+    /// Carries out an eviction of `stripe`. Returns whether there was one.
+    fn evict(&self, stripe: &mut Stripe, evict: impl FnOnce(&mut Stripe) -> bool) -> bool {
+        let before = stripe.usage;
+        let has_evicted = evict(stripe);
+        self.account(before, stripe.usage);
+        self.evicted.fetch_add(has_evicted.into(), Ordering::Relaxed);
+        has_evicted
+    }
+
+    pub(super) const fn watch(&self) -> Watch {
+        Watch { evicted: 0, warned: None }
+    }
+}
+
+impl MemoryStore {
+    /// Evicts counters while the store is over its bounds: from `locked` stripes, else from others. Counters
+    /// to `keep` are those of the call.
+    pub(super) fn make_room<'s>(
+        &self,
+        locked: impl IntoIterator<Item = &'s mut Stripe>,
+        now: Timestamp,
+        keep: impl Fn(&Counter) -> bool,
+    ) {
+        let mut left = MAX_EVICTIONS;
+        for stripe in locked {
+            while let Some(by) = self.room.exceeded() {
+                if left == 0 || !self.room.evict(stripe, |stripe| stripe.evict(by, now, &keep)) {
+                    break;
+                }
+                left -= 1;
+            }
+        }
+        let first = fastrand::usize(..self.stripes.len());
+        for other in 0..MAX_OTHER_STRIPES {
+            let Some(by) = self.room.exceeded().filter(|_| left > 0) else { return };
+            // Never waits: another thread may hold that one and want ours.
+            let stripe = self.stripes[(first + other) % self.stripes.len()].try_lock();
+            if stripe
+                .is_some_and(|mut stripe| self.room.evict(&mut stripe, |stripe| stripe.evict(by, now, &keep)))
+            {
+                left -= 1;
+            }
+        }
+    }
+
+    /// Evicts a lockout other than that of `key` from `stripe`, if there are too many of them.
+    pub(super) fn make_room_for_lockout(&self, stripe: &mut Stripe, now: Timestamp, key: &[u8]) {
+        if self.room.has_too_many_lockouts() {
+            self.room.evict(stripe, |stripe| stripe.evict_lockout(now, key));
+        }
+    }
+}
+
+/// Warns when a store begins to evict, while it goes on at most once a minute, and when it has stopped.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// Evictions that were reported.
+    evicted: u64,
+    warned: Option<Instant>,
+}
+
+impl Watch {
+    pub(super) fn check(&mut self, room: &Room, instant: Instant) {
+        if self.warned.is_some_and(|warned| instant.duration_since(warned) < WARN_INTERVAL) {
+            return;
+        }
+        let Figures { counters, bytes, evicted } = room.figures();
+        let MemorySettings { max_counters, max_bytes } = room.settings;
+        let evicted_since = evicted - self.evicted;
+        if evicted_since > 0 {
+            tracing::warn!(
+                evicted = evicted_since,
+                counters,
+                bytes,
+                max_counters,
+                max_bytes,
+                "memory store is full, evicting counters"
+            );
+            (self.evicted, self.warned) = (evicted, Some(instant));
+        } else if self.warned.take().is_some() {
+            tracing::warn!(counters, bytes, "memory store has room again");
+        }
+    }
+}
