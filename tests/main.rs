@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod bodies;
 mod calendar;
 mod candidate;
 mod candidate_service;
@@ -15,6 +16,7 @@ mod cli;
 mod cli_bench;
 mod cli_bench_slow;
 mod conformance;
+mod connections;
 mod denials;
 mod docs;
 mod envoy;

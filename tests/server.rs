@@ -437,7 +437,9 @@ async fn rubbish_is_its_senders_trouble_alone() {
     let large = request(vec![descriptor(&format!("user={}", "x".repeat(5 << 20)))]);
     let mut compressed = Request::new(request(vec![descriptor("user=x")]));
     compressed.metadata_mut().insert("grpc-encoding", "gzip".parse().expect("a value"));
-    for (request, code) in [(Request::new(large), Status::OutOfRange), (compressed, Status::Unimplemented)] {
+    for (request, code) in
+        [(Request::new(large), Status::ResourceExhausted), (compressed, Status::Unimplemented)]
+    {
         raw.ready().await.expect("it is there");
         let codec = tonic_prost::ProstCodec::<RateLimitRequest, RateLimitResponse>::default();
         assert_eq!(raw.unary(request, method(), codec).await.expect_err("refused").code(), code);
@@ -471,7 +473,11 @@ async fn a_port_in_use_ends_the_process_with_a_word_about_it() {
         .expect("it runs");
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(told.contains(&format!("error: cannot listen on 127.0.0.1:{taken} (gRPC): Address")), "{told}");
+    assert!(
+        told.contains(&format!("error: cannot listen on 127.0.0.1:{taken} (gRPC): address already in use; ")),
+        "{told}"
+    );
+    assert!(told.contains("set GRPC_HOST and GRPC_PORT") && told.matches("in use").count() == 1, "{told}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod process;
 mod query;
 mod serve;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Exit, print};
+use super::{Exit, print, process};
 use crate::app::{App, Shutdown};
 use crate::engine::Rules;
 use crate::provider::Handle;
@@ -19,7 +19,9 @@ pub(super) fn run(raw: &RawSettings) -> anyhow::Result<Exit> {
     for Ignored { name, instead } in &settings.ignored {
         tracing::warn!(name, instead, "a setting has no effect");
     }
+    process::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.spawn(process::return_memory());
     let outcome = runtime.block_on(serve(settings));
     // A blocking read of rules that hangs must not keep the process.
     runtime.shutdown_background();

@@ -1,10 +1,13 @@
 //! One answer for one request, whichever way it came.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
+use bytes::Bytes;
+use hyper::body::Body;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::admission::{Admission, BodyError, InFlight, MAX_UNFINISHED_BYTES, Overloaded, UnfinishedBodies};
 use super::wire::{self, AnswerSettings, InvalidRequest};
 use crate::engine::{Decision, Request};
 use crate::limiter::Limiter;
@@ -14,18 +17,7 @@ use crate::store::StoreError;
 pub struct Answerer {
     limiter: Limiter,
     settings: AnswerSettings,
-    /// Requests that are being worked on.
-    in_flight: AtomicUsize,
-    max_in_flight: usize,
-}
-
-/// Counts a request for as long as it is worked on.
-struct InFlight<'a>(&'a AtomicUsize);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    admission: Admission,
 }
 
 /// Why there is no answer.
@@ -37,6 +29,9 @@ pub enum AnswerError {
     /// As many requests as may be worked on are. Nothing was counted.
     #[error("too many requests are under way")]
     Overloaded,
+    /// The request's body was not received.
+    #[error(transparent)]
+    Body(#[from] BodyError),
     /// There are no rules yet.
     #[error("no rate limit configuration loaded")]
     NoRules,
@@ -48,8 +43,45 @@ pub enum AnswerError {
 impl Answerer {
     /// Decides with `limiter`, works on `max_in_flight` requests at the most, and tells what `settings`
     /// say besides the decision.
-    pub const fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
-        Self { limiter, settings, in_flight: AtomicUsize::new(0), max_in_flight }
+    pub fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
+        let bodies = Arc::new(UnfinishedBodies::new(1, MAX_UNFINISHED_BYTES));
+        Self { limiter, settings, admission: Admission::new(bodies, 0, max_in_flight) }
+    }
+
+    /// The same on the core of this index, which shares the bounds of `bodies` with the others.
+    pub(super) fn on_core(self, core: usize, bodies: Arc<UnfinishedBodies>) -> Self {
+        Self { admission: self.admission.on_core(core, bodies), ..self }
+    }
+
+    /// Admits a request whose headers have arrived, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`AnswerError::Overloaded`]
+    pub(super) fn admit(&self) -> Result<InFlight<'_>, AnswerError> {
+        self.admission.admit().map_err(|Overloaded| self.refused(AnswerError::Overloaded))
+    }
+
+    /// Receives the body of a request that was admitted, as [`Admission::receive`] does.
+    ///
+    /// # Errors
+    /// [`AnswerError::Body`]
+    pub(super) async fn receive<B>(
+        &self,
+        body: &mut B,
+        max: usize,
+        fits: impl Fn(&[u8]) -> bool,
+    ) -> Result<Bytes, AnswerError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let received = self.admission.receive(body, max, fits).await;
+        received.map_err(|error| self.refused(AnswerError::Body(error)))
+    }
+
+    fn refused(&self, error: AnswerError) -> AnswerError {
+        self.limiter.metrics.record_service_error();
+        error
     }
 
     /// Answers `message`, a `RateLimitRequest` as protobuf writes it that came at `asked`, with what
@@ -68,7 +100,7 @@ impl Answerer {
         let metrics = &self.limiter.metrics;
         metrics.record_call(asked.elapsed());
         // What the store did not count, the limiter has recorded.
-        if let Err(AnswerError::InvalidRequest(_) | AnswerError::NoRules | AnswerError::Overloaded) = answer {
+        if let Err(AnswerError::InvalidRequest(_) | AnswerError::NoRules) = answer {
             metrics.record_service_error();
         }
         answer
@@ -80,11 +112,6 @@ impl Answerer {
         deadline: Option<Instant>,
         encode: impl FnOnce(&[u8], &Decision<'_>, &AnswerSettings) -> T,
     ) -> Result<T, AnswerError> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let _in_flight = InFlight(&self.in_flight);
-        if before >= self.max_in_flight {
-            return Err(AnswerError::Overloaded);
-        }
         let request = wire::decode(message)?;
         let rules = self.limiter.rules();
         let rules = rules.as_deref().ok_or(AnswerError::NoRules)?;
@@ -114,6 +141,11 @@ impl From<AnswerError> for Status {
         let message = error.to_string();
         match error {
             AnswerError::InvalidRequest(_) => Self::invalid_argument(message),
+            AnswerError::Body(BodyError::TooLarge(_) | BodyError::Displaced) => {
+                Self::resource_exhausted(message)
+            }
+            AnswerError::Body(BodyError::TimedOut) => Self::deadline_exceeded(message),
+            AnswerError::Body(BodyError::Unreadable(_)) => Self::cancelled(message),
             AnswerError::NoRules
             | AnswerError::Overloaded
             | AnswerError::Store(StoreError::Unreachable(_)) => Self::unavailable(message),

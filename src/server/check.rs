@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::admission::BodyError;
 use super::answer::{AnswerError, Answerer};
-use super::http::{answer, json_response, status_of};
+use super::http::{answer, json_response, receive, status_of};
 use super::wire::{self, CheckAnswer};
 use crate::store::StoreError;
 
@@ -20,19 +20,19 @@ pub(super) async fn check(
     State(answerer): State<Arc<Answerer>>,
     method: Method,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Body,
 ) -> Response {
     if method != Method::POST {
         let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
         return ([(header::ALLOW, "POST")], refusal).into_response();
     }
-    let body = match body {
+    let _in_flight = match answerer.admit() {
+        Ok(in_flight) => in_flight,
+        Err(error) => return refuse(&error),
+    };
+    let body = match receive(&answerer, body).await {
         Ok(body) => body,
-        Err(rejection) => {
-            let too_large = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
-            let code = if too_large { "body_too_large" } else { "invalid_request" };
-            return refusal(rejection.status(), code, &rejection.body_text());
-        }
+        Err(error) => return refuse(&error),
     };
     let request = match wire::decode_check(&body) {
         Ok(request) => request,
@@ -56,8 +56,10 @@ pub(super) async fn check(
 
 fn refuse(error: &AnswerError) -> Response {
     let code = match error {
-        AnswerError::InvalidRequest(_) => "invalid_request",
-        AnswerError::Overloaded => "overloaded",
+        AnswerError::InvalidRequest(_) | AnswerError::Body(BodyError::Unreadable(_)) => "invalid_request",
+        AnswerError::Body(BodyError::TooLarge(_)) => "body_too_large",
+        AnswerError::Body(BodyError::TimedOut) => "body_timeout",
+        AnswerError::Overloaded | AnswerError::Body(BodyError::Displaced) => "overloaded",
         AnswerError::NoRules => "no_rules",
         AnswerError::Store(
             StoreError::Unreachable(_) | StoreError::Unanswered(_) | StoreError::Refused(_),

@@ -1,14 +1,23 @@
 //! One connection, from its first byte to its last, on one core.
 
+use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::graceful::GracefulConnection;
-use hyper_util::service::TowerToHyperService;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tower::Service as _;
 
+use super::connections::{Closing, Connection, OpenRequest};
 use super::grpc::Grpc;
 use super::listen::Stream;
 
@@ -19,11 +28,13 @@ const MAX_CONCURRENT_STREAMS: u32 = 2048;
 /// ms old; the default of 20 would close its connection after one moment of hesitation here.
 const MAX_PENDING_RESETS: usize = 2048;
 const MAX_HEADER_BYTES: u32 = 64 * 1024;
-/// How long a connection may be open before it says anything, and how long a request's headers may take
-/// over HTTP/1.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time without an open request after which a peer that was asked to leave is not waited for any longer. One
+/// that acknowledges the request leaves within a round trip.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same while a newcomer waits for its place.
+const DISPLACED_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// When connections end.
+/// Bounds on the lifetime of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionSettings {
     /// Age at which a gRPC connection is asked to go, give or take a tenth, so that the connections of
@@ -31,6 +42,12 @@ pub struct ConnectionSettings {
     pub max_age: Option<Duration>,
     /// How long it may then finish its calls.
     pub max_age_grace: Duration,
+    /// Time from accept to the first request that has arrived in full, on every port.
+    pub first_request_timeout: Duration,
+    /// Time that a gRPC connection may be without a request; `None` for no bound.
+    pub grpc_idle_timeout: Option<Duration>,
+    /// Time that an HTTP connection may be without a request; `None` for no bound.
+    pub http_idle_timeout: Option<Duration>,
 }
 
 /// What ends connections, one after the other.
@@ -43,30 +60,47 @@ pub(super) struct Ending {
 }
 
 /// Serves gRPC on `stream`.
-pub(super) async fn serve_grpc(stream: Stream, grpc: Grpc, settings: ConnectionSettings, ending: Ending) {
+pub(super) async fn serve_grpc(
+    stream: Stream,
+    connection: Arc<Connection>,
+    grpc: Arc<Grpc>,
+    settings: ConnectionSettings,
+    ending: Ending,
+) {
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_header_list_size(MAX_HEADER_BYTES)
         // Nobody reads it, and it would be written for each answer.
         .auto_date_header(false);
-    let service = TowerToHyperService::new(grpc);
-    match open(stream, &ending).await {
-        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
-        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), Some(settings), ending).await,
+    let service = grpc.on(Arc::clone(&connection));
+    let max_age = settings.max_age.map(|age| (jittered(age), settings.max_age_grace));
+    match open(stream, &connection, &ending).await {
+        Some(Opened::Tcp(io)) => {
+            finish(http.serve_connection(io, service), &connection, max_age, ending).await;
+        }
+        Some(Opened::Unix(io)) => {
+            finish(http.serve_connection(io, service), &connection, max_age, ending).await;
+        }
         None => {}
     }
 }
 
 /// Serves HTTP on `stream`, version 1 or 2, whichever the caller speaks.
-pub(super) async fn serve_http(stream: Stream, router: axum::Router, ending: Ending) {
+pub(super) async fn serve_http(
+    stream: Stream,
+    connection: Arc<Connection>,
+    router: axum::Router,
+    ending: Ending,
+) {
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(FIRST_BYTES_TIMEOUT);
+    // Also what a request's head may have, and what is read of a body at a time.
+    http.http1().max_buf_size(MAX_HEADER_BYTES as usize);
     http.http2().max_header_list_size(MAX_HEADER_BYTES);
-    let service = TowerToHyperService::new(router);
-    match open(stream, &ending).await {
-        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), None, ending).await,
-        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), None, ending).await,
+    let service = Http { router, connection: Arc::clone(&connection) };
+    match open(stream, &connection, &ending).await {
+        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, ending).await,
+        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), &connection, None, ending).await,
         None => {}
     }
 }
@@ -76,12 +110,12 @@ enum Opened {
     Unix(TokioIo<tokio::net::UnixStream>),
 }
 
-/// Hands `stream` to the runtime of this core, once there is something to read. `None` where there
-/// never is: who connects and says nothing takes no place for long.
-async fn open(stream: Stream, ending: &Ending) -> Option<Opened> {
+/// Hands `stream` to the runtime of this core, once there is something to read: a connection without requests
+/// takes no buffers. `None` if the connection ends before.
+async fn open(stream: Stream, connection: &Connection, ending: &Ending) -> Option<Opened> {
     let opened = async {
         Ok::<_, io::Error>(match stream {
-            Stream::Tcp(stream) => {
+            Stream::Tcp(stream, _) => {
                 let stream = tokio::net::TcpStream::from_std(stream)?;
                 stream.readable().await?;
                 Opened::Tcp(TokioIo::new(stream))
@@ -94,46 +128,58 @@ async fn open(stream: Stream, ending: &Ending) -> Option<Opened> {
         })
     };
     tokio::select! {
-        opened = tokio::time::timeout(FIRST_BYTES_TIMEOUT, opened) => match opened {
-            Ok(Ok(opened)) => Some(opened),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a connection was lost before it began");
+        opened = opened => match opened {
+            Ok(opened) => Some(opened),
+            Err(error) => {
+                tracing::debug!(%error, "connection lost before its first byte");
                 None
             }
-            Err(_) => None,
         },
+        _ = connection.closing(Closing::No) => None,
         () = ending.drain.cancelled() => None,
     }
 }
 
-/// Drives `connection` until it ends by itself, or is asked to and has.
-async fn finish<C>(connection: C, settings: Option<ConnectionSettings>, ending: Ending)
+/// Drives `http` until it ends by itself, or was asked to and has. `max_age` has its grace beside it.
+async fn finish<C>(http: C, connection: &Connection, max_age: Option<(Duration, Duration)>, ending: Ending)
 where
     C: GracefulConnection,
     C::Error: std::fmt::Display,
 {
-    let mut connection = pin!(connection);
-    let max_age = settings.and_then(|settings| settings.max_age);
-    let grace = settings.map(|settings| settings.max_age_grace);
-    let aged = tokio::select! {
-        outcome = connection.as_mut() => return tell(outcome),
-        () = sleep_or_for_ever(max_age.map(jittered)) => true,
-        () = ending.drain.cancelled() => false,
-        () = ending.cut.cancelled() => return,
+    let mut http = pin!(http);
+    let mut grace = None;
+    let mut closing = tokio::select! {
+        outcome = http.as_mut() => return report(outcome),
+        () = sleep_or_for_ever(max_age.map(|(age, _)| age)) => {
+            grace = max_age.map(|(_, grace)| grace);
+            Closing::Idle
+        }
+        closing = connection.closing(Closing::No) => closing,
+        () = ending.drain.cancelled() => Closing::Idle,
+        () = ending.cut.cancelled() => Closing::Cut,
     };
-    // GOAWAY, and over HTTP/1 the end of keep-alive.
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        outcome = connection.as_mut() => tell(outcome),
-        () = sleep_or_for_ever(grace.filter(|_| aged)) => tracing::debug!("a connection outlived its grace"),
-        () = ending.cut.cancelled() => {}
+    let deadline = grace.map(|grace| Instant::now() + grace);
+    while closing < Closing::Cut {
+        // GOAWAY, and over HTTP/1 the end of keep-alive.
+        http.as_mut().graceful_shutdown();
+        let patience = if closing == Closing::Displaced { DISPLACED_TIMEOUT } else { LEAVE_TIMEOUT };
+        closing = tokio::select! {
+            outcome = http.as_mut() => return report(outcome),
+            () = connection.quiet(patience) => Closing::Cut,
+            closing = connection.closing(closing) => closing,
+            () = sleep_until_or_for_ever(deadline) => {
+                tracing::debug!("connection cut at the end of its grace");
+                Closing::Cut
+            }
+            () = ending.cut.cancelled() => Closing::Cut,
+        };
     }
 }
 
-/// What goes wrong on a connection is its peer's doing or its network's: no reason to alarm anybody.
-fn tell(outcome: Result<(), impl std::fmt::Display>) {
+/// Errors of a connection are its peer's or its network's.
+fn report(outcome: Result<(), impl std::fmt::Display>) {
     if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection failed");
     }
 }
 
@@ -144,6 +190,104 @@ async fn sleep_or_for_ever(duration: Option<Duration>) {
     }
 }
 
+async fn sleep_until_or_for_ever(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn jittered(age: Duration) -> Duration {
     age.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+/// The routes of an HTTP connection, with an account of its requests.
+struct Http {
+    router: axum::Router,
+    connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for Http {
+    type Response = http::Response<Counted<AxumBody>>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let mut open = self.connection.open(Instant::now());
+        let request = request.map(|body| Received { body, connection: Arc::clone(&self.connection) });
+        // A router is always ready.
+        let response = self.router.clone().call(request);
+        Box::pin(async move {
+            let response = response.await?;
+            open.received();
+            open.answered();
+            Ok(response.map(|body| Counted { body, _open: open }))
+        })
+    }
+}
+
+/// A request's body; notes when it has arrived.
+struct Received {
+    body: Incoming,
+    connection: Arc<Connection>,
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if matches!(frame, Poll::Ready(None)) || self.body.is_end_stream() {
+            self.connection.received();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_end = self.body.is_end_stream();
+        if is_end {
+            self.connection.received();
+        }
+        is_end
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// An answer's body; its request is open until it was sent.
+pub(super) struct Counted<B> {
+    body: B,
+    _open: OpenRequest,
+}
+
+impl<B> Counted<B> {
+    pub(super) const fn new(body: B, open: OpenRequest) -> Self {
+        Self { body, _open: open }
+    }
+}
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -11,13 +11,15 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::admission::UnfinishedBodies;
 use super::answer::Answerer;
 use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
-use super::grpc::Grpc;
+use super::connections::Slot;
+use super::grpc::{Grpc, LongStreams};
 use super::health::Health;
 use super::heartbeat::Heartbeat;
 use super::http;
@@ -49,13 +51,13 @@ pub(super) enum Protocol {
 struct Accepted {
     stream: Stream,
     protocol: Protocol,
-    _open: Open,
+    open: Open,
 }
 
 /// Counts a connection for as long as it is open.
 struct Open {
     core: Arc<CachePadded<AtomicUsize>>,
-    _permit: OwnedSemaphorePermit,
+    slot: Slot,
 }
 
 impl Drop for Open {
@@ -86,6 +88,8 @@ pub(super) struct CoreParts {
     pub(super) health: Health,
     pub(super) connections: ConnectionSettings,
     pub(super) ending: Ending,
+    pub(super) bodies: Arc<UnfinishedBodies>,
+    pub(super) long: LongStreams,
 }
 
 impl Core {
@@ -113,7 +117,7 @@ impl Cores {
             let beats = heartbeat.clone();
             thread::Builder::new().name(core_name(index)).spawn(move || {
                 runtime.spawn(beats.beat());
-                runtime.block_on(run(accepted, parts));
+                runtime.block_on(run(index, accepted, parts));
                 guard.disarm();
                 // Nobody may want to know any more.
                 done.send(()).unwrap_or_default();
@@ -126,13 +130,13 @@ impl Cores {
     }
 
     /// Hands a connection to the core that is expected to have the least to do with it.
-    pub(super) fn hand_over(&self, stream: Stream, protocol: Protocol, permit: OwnedSemaphorePermit) {
+    pub(super) fn hand_over(&self, stream: Stream, protocol: Protocol, slot: Slot) {
         let loads: Vec<_> = self.cores.iter().map(Core::load).collect();
         let place = self.placement.lock().place(Instant::now(), &loads);
         let Some(core) = place.and_then(|place| self.cores.get(place)) else { return };
         core.open.fetch_add(1, Ordering::Relaxed);
-        let open = Open { core: Arc::clone(&core.open), _permit: permit };
-        if core.accepted.send(Accepted { stream, protocol, _open: open }).is_err() {
+        let open = Open { core: Arc::clone(&core.open), slot };
+        if core.accepted.send(Accepted { stream, protocol, open }).is_err() {
             tracing::error!("a core has ended; its connection is dropped");
         }
     }
@@ -154,24 +158,25 @@ pub(super) fn core_name(index: usize) -> String {
 }
 
 /// Serves the connections that are handed over, until there will be no more and the last one has ended.
-async fn run(mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
+async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
     let Answering { answerer, ready, settle } = (parts.make)();
     ready.await;
-    let answerer = Arc::new(answerer);
-    let grpc = Grpc::new(Arc::clone(&answerer), parts.health.grpc_service());
+    let answerer = Arc::new(answerer.on_core(index, parts.bodies));
+    let grpc = Grpc::new(Arc::clone(&answerer), parts.health.grpc_service(), parts.long);
     let router = http::router(answerer, parts.health.clone());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             next = accepted.recv() => {
-                let Some(Accepted { stream, protocol, _open }) = next else { break };
-                let (grpc, router, ending) = (grpc.clone(), router.clone(), parts.ending.clone());
+                let Some(Accepted { stream, protocol, open }) = next else { break };
+                let (grpc, router, ending) = (Arc::clone(&grpc), router.clone(), parts.ending.clone());
                 connections.spawn(async move {
+                    let connection = Arc::clone(open.slot.connection());
                     match protocol {
-                        Protocol::Grpc => serve_grpc(stream, grpc, parts.connections, ending).await,
-                        Protocol::Http => serve_http(stream, router, ending).await,
+                        Protocol::Grpc => serve_grpc(stream, connection, grpc, parts.connections, ending).await,
+                        Protocol::Http => serve_http(stream, connection, router, ending).await,
                     }
-                    drop(_open);
+                    drop(open);
                 });
             }
             Some(ended) = connections.join_next() => tell(ended),

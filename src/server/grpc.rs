@@ -1,18 +1,21 @@
 //! gRPC: the rate limit service, health and reflection on one connection.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Frame, Incoming};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::metadata::MetadataMap;
-use tonic::server::{NamedService, UnaryService};
-use tonic::{Request, Response, Status};
+use tonic::server::NamedService;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 use tower::Service;
@@ -20,81 +23,308 @@ use tower::util::BoxCloneSyncService;
 use tracing::Instrument as _;
 
 use super::answer::Answerer;
+use super::connection::Counted;
+use super::connections::{Connection, OpenRequest};
+use super::streams::Streams;
 use super::wire;
 use crate::pb;
 use crate::telemetry::traces;
 
-/// Bytes of one request, at the most. Sixty-four descriptors of ordinary size are a hundredth of it.
-const MAX_REQUEST_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one message. Sixty-four descriptors of ordinary size are a hundredth of it.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of one message to the health and reflection services, which hold a name.
+const MAX_NAME_MESSAGE_BYTES: usize = 4 * 1024;
+/// A flag for compression and the message's length
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+const PREFIX_BYTES: usize = 5;
 
 /// How long before its caller gives up an answer must leave, at the most.
 const MAX_WAY_BACK: Duration = Duration::from_millis(3);
 
-type HttpRequest = http::Request<Incoming>;
-type HttpResponse = http::Response<Body>;
-type Other = BoxCloneSyncService<HttpRequest, HttpResponse, Infallible>;
+const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_STATUS_OK: HeaderValue = HeaderValue::from_static("0");
 
-/// The services of a gRPC connection, told apart by the path of a request.
-#[derive(Clone)]
+type HttpRequest<B> = http::Request<B>;
+type HttpResponse = http::Response<Counted<AnswerBody>>;
+type Other = BoxCloneSyncService<HttpRequest<Body>, http::Response<Body>, Infallible>;
+
+/// The services of a core, told apart by the path of a request.
 pub(super) struct Grpc {
-    rate_limits: RateLimits,
-    /// The name of each, which its paths begin with. This is cloned for every request.
-    others: Arc<[(&'static str, Other)]>,
+    answerer: Arc<Answerer>,
+    /// Each with its name, which its paths begin with.
+    others: Vec<(&'static str, Other)>,
+    long: LongStreams,
+}
+
+/// The long-lived streams of the process.
+#[derive(Clone)]
+pub(super) struct LongStreams {
+    pub(super) watches: Arc<Streams>,
+    pub(super) reflections: Arc<Streams>,
 }
 
 impl Grpc {
-    /// The services that answer with `answerer` and tell of `health`.
-    pub(super) fn new(answerer: Arc<Answerer>, health: HealthService) -> Self {
-        let mut others = vec![named(HealthServer::new(health))];
+    /// Answers rate-limit requests with `answerer`, and health checks with `health`.
+    pub(super) fn new(answerer: Arc<Answerer>, health: HealthService, long: LongStreams) -> Arc<Self> {
+        let health = HealthServer::new(health).max_decoding_message_size(MAX_NAME_MESSAGE_BYTES);
+        let mut others = vec![named(health)];
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::REFLECTION)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
         // They fail where a descriptor is none; those are compiled in, and a test asks for them.
-        others.extend(reflection().build_v1().ok().map(named));
-        others.extend(reflection().build_v1alpha().ok().map(named));
-        Self { rate_limits: RateLimits { answerer }, others: others.into() }
+        let v1 = reflection().build_v1().ok();
+        others.extend(v1.map(|server| named(server.max_decoding_message_size(MAX_NAME_MESSAGE_BYTES))));
+        let v1alpha = reflection().build_v1alpha().ok();
+        others.extend(v1alpha.map(|server| named(server.max_decoding_message_size(MAX_NAME_MESSAGE_BYTES))));
+        Arc::new(Self { answerer, others, long })
+    }
+
+    /// The service of one connection.
+    pub(super) const fn on(self: Arc<Self>, connection: Arc<Connection>) -> GrpcConnection {
+        GrpcConnection { grpc: self, connection }
+    }
+
+    async fn should_rate_limit(
+        &self,
+        request: HttpRequest<Incoming>,
+        open: &OpenRequest,
+        asked: Instant,
+    ) -> Result<Bytes, Status> {
+        let _in_flight = self.answerer.admit()?;
+        check_encoding(request.headers())?;
+        let (parts, body) = request.into_parts();
+        let message = self.receive(body, MAX_MESSAGE_BYTES).await?;
+        open.received();
+        let message = message.get(PREFIX_BYTES..).unwrap_or_default();
+        let span = tracing::info_span!("ShouldRateLimit Execution");
+        traces::set_parent(&span, &parts.headers);
+        let deadline = deadline(asked, &parts.headers);
+        let answer = self.answerer.answer(message, asked, deadline, wire::encode);
+        Ok(framed(&answer.instrument(span).await?))
+    }
+
+    /// The one message that `body` has, with its prefix.
+    async fn receive(&self, mut body: Incoming, max: usize) -> Result<Bytes, Status> {
+        let fits = |received: &[u8]| declared(received).is_none_or(|length| length <= max);
+        let received = self.answerer.receive(&mut body, PREFIX_BYTES + max, fits).await?;
+        check_message(&received)?;
+        Ok(received)
+    }
+
+    /// Answers a request to one of the other services.
+    async fn other(
+        &self,
+        mut service: Other,
+        request: HttpRequest<Incoming>,
+        open: &OpenRequest,
+    ) -> Result<http::Response<Body>, Status> {
+        let path = request.uri().path();
+        let is_watch = path.ends_with("/Watch");
+        if path.ends_with("/ServerReflectionInfo") {
+            let slot = self.long.reflections.open(open.connection());
+            let request = request.map(|body| Body::new(slot.limit(body)));
+            let Ok(response) = service.call(request).await;
+            return Ok(response.map(|body| Body::new(slot.hold(body))));
+        }
+        let in_flight = self.answerer.admit()?;
+        let (parts, body) = request.into_parts();
+        let message = self.receive(body, MAX_NAME_MESSAGE_BYTES).await?;
+        open.received();
+        drop(in_flight);
+        let request = http::Request::from_parts(parts, Body::new(Full::new(message)));
+        let slot = is_watch.then(|| self.long.watches.open(open.connection()));
+        let Ok(response) = service.call(request).await;
+        Ok(match slot {
+            Some(slot) => response.map(|body| Body::new(slot.hold(body))),
+            None => response,
+        })
+    }
+
+    fn service(&self, path: &str) -> Option<Other> {
+        let name = path.strip_prefix('/')?.split('/').next()?;
+        self.others.iter().find(|(other, _)| *other == name).map(|(_, other)| other.clone())
     }
 }
 
 fn named<S>(service: S) -> (&'static str, Other)
 where
-    S: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + NamedService,
+    S: Service<HttpRequest<Body>, Response = http::Response<Body>, Error = Infallible> + NamedService,
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     (S::NAME, BoxCloneSyncService::new(service))
 }
 
-impl Service<HttpRequest> for Grpc {
+/// The services of a core on one connection.
+pub(super) struct GrpcConnection {
+    grpc: Arc<Grpc>,
+    connection: Arc<Connection>,
+}
+
+impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
     type Response = HttpResponse;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<HttpResponse, Infallible>>;
 
-    /// Every service here is always ready.
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+    fn call(&self, request: HttpRequest<Incoming>) -> Self::Future {
+        let asked = Instant::now();
+        let mut open = self.connection.open(asked);
+        let grpc = Arc::clone(&self.grpc);
+        if !is_grpc(request.headers()) {
+            return Box::pin(async move { Ok(unsupported_media_type(open)) });
+        }
+        if request.uri().path() == pb::SHOULD_RATE_LIMIT {
+            return Box::pin(async move {
+                let answer = grpc.should_rate_limit(request, &open, asked).await;
+                open.answered();
+                Ok(respond(answer.map(AnswerBody::Message), open))
+            });
+        }
+        Box::pin(async move {
+            let Some(service) = grpc.service(request.uri().path()) else {
+                let status = Status::unimplemented("there is no such method here");
+                return Ok(respond(Err(status), open));
+            };
+            Ok(match grpc.other(service, request, &open).await {
+                Ok(response) => {
+                    open.received();
+                    response.map(|body| Counted::new(AnswerBody::Other(body), open))
+                }
+                Err(status) => respond(Err(status), open),
+            })
+        })
+    }
+}
+
+/// A response: a message, or the status alone.
+fn respond(answer: Result<AnswerBody, Status>, open: OpenRequest) -> HttpResponse {
+    open.received();
+    match answer {
+        Ok(body) => {
+            let mut response = http::Response::new(Counted::new(body, open));
+            response.headers_mut().insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
+            response
+        }
+        Err(status) => status.into_http::<Body>().map(|body| Counted::new(AnswerBody::Other(body), open)),
+    }
+}
+
+/// The body of an answer.
+pub(super) enum AnswerBody {
+    /// One message, framed, and then the status OK.
+    Message(Bytes),
+    /// The status OK, in trailers.
+    Ok,
+    /// Nothing more.
+    End,
+    /// What tonic answers with.
+    Other(Body),
+}
+
+impl hyper::body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Message(message) => {
+                let message = std::mem::take(message);
+                *self = Self::Ok;
+                Poll::Ready(Some(Ok(Frame::data(message))))
+            }
+            Self::Ok => {
+                *self = Self::End;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(GRPC_STATUS, GRPC_STATUS_OK);
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            Self::End => Poll::Ready(None),
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+        }
     }
 
-    fn call(&mut self, request: HttpRequest) -> Self::Future {
-        let path = request.uri().path();
-        if path == pb::SHOULD_RATE_LIMIT {
-            let mut grpc = tonic::server::Grpc::new(wire::Raw).max_decoding_message_size(MAX_REQUEST_BYTES);
-            let service = self.rate_limits.clone();
-            return Box::pin(async move { Ok(grpc.unary(service, request).await) });
-        }
-        let service = path.strip_prefix('/').and_then(|path| path.split('/').next()).unwrap_or_default();
-        match self.others.iter().find(|(name, _)| *name == service) {
-            Some((_, other)) => other.clone().call(request),
-            None => Box::pin(async { Ok(Status::unimplemented("there is no such method here").into_http()) }),
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(_) | Self::Ok => false,
+            Self::End => true,
+            Self::Other(body) => body.is_end_stream(),
         }
     }
 }
 
+/// `message` with its prefix.
+fn framed(message: &[u8]) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.put_slice(message);
+    framed.freeze()
+}
+
+/// The length that a message's prefix declares, if it has arrived.
+fn declared(received: &[u8]) -> Option<usize> {
+    let length = received.get(1..PREFIX_BYTES)?;
+    Some(u32::from_be_bytes(length.try_into().ok()?) as usize)
+}
+
+/// Checks that `received` is one message that is not compressed.
+///
+/// The codes are those of <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
+fn check_message(received: &[u8]) -> Result<(), Status> {
+    let Some(declared) = declared(received) else {
+        return Err(match received {
+            [] => Status::unimplemented("request has no message; this method takes one"),
+            _ => Status::invalid_argument("request ends within the prefix of its message"),
+        });
+    };
+    let length = received.len() - PREFIX_BYTES;
+    match received[0] {
+        0 if length == declared => Ok(()),
+        0 if length < declared => {
+            Err(Status::invalid_argument(format!("message has {length} bytes, its prefix says {declared}")))
+        }
+        0 => Err(Status::unimplemented("request has several messages; this method takes one")),
+        // The protocol's own rule for a flag without an encoding.
+        1 => Err(Status::internal("message is compressed, but grpc-encoding names no compression")),
+        flag => Err(Status::invalid_argument(format!("compression flag must be 0 or 1, found {flag}"))),
+    }
+}
+
+/// Checks that messages are not to be compressed: none of the encodings is supported.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(()),
+        Some(_) => {
+            let mut status = Status::unimplemented("message compression is not supported");
+            let identity = tonic::metadata::MetadataValue::from_static("identity");
+            status.metadata_mut().insert("grpc-accept-encoding", identity);
+            Err(status)
+        }
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
+}
+
+fn unsupported_media_type(open: OpenRequest) -> HttpResponse {
+    open.received();
+    let mut response = http::Response::new(Counted::new(AnswerBody::End, open));
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
 /// By when the answer must leave to be of use: a little before its caller gives up.
-fn deadline(asked: Instant, metadata: &MetadataMap) -> Option<Instant> {
-    let timeout = read_timeout(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+fn deadline(asked: Instant, headers: &HeaderMap) -> Option<Instant> {
+    let timeout = read_timeout(headers.get("grpc-timeout")?.to_str().ok()?)?;
     let way_back = MAX_WAY_BACK.min(timeout / 4);
     asked.checked_add(timeout - way_back)
 }
@@ -116,31 +346,10 @@ fn read_timeout(text: &str) -> Option<Duration> {
     one.checked_mul(number)
 }
 
-/// The one method of Envoy's `RateLimitService`.
-#[derive(Clone)]
-struct RateLimits {
-    answerer: Arc<Answerer>,
-}
-
-impl UnaryService<Bytes> for RateLimits {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let answerer = Arc::clone(&self.answerer);
-        Box::pin(async move {
-            let asked = Instant::now();
-            let span = tracing::info_span!("ShouldRateLimit Execution");
-            traces::set_parent(&span, request.metadata().as_ref());
-            let deadline = deadline(asked, request.metadata());
-            let answer = answerer.answer(request.get_ref(), asked, deadline, wire::encode);
-            Ok(Response::new(answer.instrument(span).await?))
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -165,5 +374,37 @@ mod tests {
         ] {
             assert_eq!(read_timeout(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_request_is_one_message_as_long_as_its_prefix_says() {
+        for (received, expected) in [
+            (&b"\0\0\0\0\0"[..], None),
+            (b"\0\0\0\0\x02ab", None),
+            (b"", Some(Code::Unimplemented)),
+            (b"\0\0\0", Some(Code::InvalidArgument)),
+            (b"\0\0\0\0\x02a", Some(Code::InvalidArgument)),
+            (b"\0\0\0\0\x02ab\0\0\0\0\0", Some(Code::Unimplemented)),
+            (b"\x01\0\0\0\x02ab", Some(Code::Internal)),
+            (b"\x07\0\0\0\x02ab", Some(Code::InvalidArgument)),
+        ] {
+            assert_eq!(check_message(received).err().map(|status| status.code()), expected, "{received:?}");
+        }
+    }
+
+    #[test]
+    fn only_content_types_of_grpc_are_taken() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(value))]);
+            assert_eq!(is_grpc(&headers), expected, "{value}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
     }
 }

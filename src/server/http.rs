@@ -1,17 +1,22 @@
 //! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check` and `/healthcheck`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use prost::Message as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
+use super::admission::BodyError;
 use super::answer::{AnswerError, Answerer};
 use super::check::check;
 use super::health::Health;
@@ -22,6 +27,9 @@ use crate::telemetry::traces;
 
 /// Bytes of one body, at the most; more is 413.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+/// Bytes of a body beyond that which are read and thrown away, and the time for it.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `/json`, `/v1/check` and `/healthcheck`.
 pub(super) fn router(answerer: Arc<Answerer>, health: Health) -> Router {
@@ -29,11 +37,18 @@ pub(super) fn router(answerer: Arc<Answerer>, health: Health) -> Router {
         .route("/json", any(json).with_state(Arc::clone(&answerer)))
         .route("/v1/check", any(check).with_state(answerer))
         .route("/healthcheck", get(healthcheck).with_state(health))
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
 }
 
 /// `ShouldRateLimit` in proto3 JSON, as envoyproxy/ratelimit answers it, whatever the method.
-async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: Body) -> Response {
+    let _in_flight = match answerer.admit() {
+        Ok(in_flight) => in_flight,
+        Err(error) => return refuse(&error),
+    };
+    let body = match receive(&answerer, body).await {
+        Ok(body) => body,
+        Err(error) => return refuse(&error),
+    };
     let request: pb::RateLimitRequest = match serde_json::from_slice(&body) {
         Ok(request) => request,
         Err(error) => {
@@ -48,8 +63,25 @@ async fn json(State(answerer): State<Arc<Answerer>>, headers: HeaderMap, body: B
         Ok((pb::Code::Ok, Ok(json))) => json_response(StatusCode::OK, json),
         Ok((pb::Code::Unknown, _)) => json_response(StatusCode::INTERNAL_SERVER_ERROR, "{}".to_owned()),
         Ok((_, Err(error))) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-        Err(error) => (status_of(&error), format!("{error}\n")).into_response(),
+        Err(error) => refuse(&error),
     }
+}
+
+fn refuse(error: &AnswerError) -> Response {
+    (status_of(error), format!("{error}\n")).into_response()
+}
+
+/// Receives the body of a request that was admitted.
+pub(super) async fn receive(answerer: &Answerer, mut body: Body) -> Result<Bytes, AnswerError> {
+    let received = answerer.receive(&mut body, MAX_BODY_BYTES, |_| true).await;
+    if matches!(received, Err(AnswerError::Body(BodyError::TooLarge(_)))) {
+        // Over HTTP/1 a client that is still sending would meet a reset in place of the answer.
+        let rest = Limited::new(body, MAX_DISCARDED_BYTES);
+        let discard = async { rest.into_data_stream().for_each(async |_| ()).await };
+        // What is left after that may be lost with the connection.
+        drop(timeout(DISCARD_TIMEOUT, discard).await);
+    }
+    received
 }
 
 /// Answers `request`, as [`Answerer::answer`] does.
@@ -68,10 +100,15 @@ pub(super) async fn answer<T>(
 /// What an error is in HTTP.
 pub(super) const fn status_of(error: &AnswerError) -> StatusCode {
     match error {
-        AnswerError::InvalidRequest(_) => StatusCode::BAD_REQUEST,
-        AnswerError::NoRules | AnswerError::Overloaded | AnswerError::Store(_) => {
-            StatusCode::SERVICE_UNAVAILABLE
+        AnswerError::InvalidRequest(_) | AnswerError::Body(BodyError::Unreadable(_)) => {
+            StatusCode::BAD_REQUEST
         }
+        AnswerError::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+        AnswerError::Body(BodyError::TimedOut) => StatusCode::REQUEST_TIMEOUT,
+        AnswerError::Body(BodyError::Displaced)
+        | AnswerError::NoRules
+        | AnswerError::Overloaded
+        | AnswerError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

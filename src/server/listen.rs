@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -37,13 +37,44 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// An address cannot be listened on.
+/// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({purpose}): {source}")]
+#[error("cannot listen on {address} ({}): {reason}{}", purpose.name(), purpose.hint(address))]
 pub struct BindError {
     address: Address,
-    purpose: &'static str,
-    source: io::Error,
+    purpose: Purpose,
+    reason: String,
+}
+
+/// The use of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Http,
+    Grpc,
+    Debug,
+    Prometheus,
+}
+
+impl Purpose {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Grpc => "gRPC",
+            Self::Debug => "debug",
+            Self::Prometheus => "Prometheus",
+        }
+    }
+
+    /// The way out: the setting that moves the listener elsewhere.
+    const fn hint(self, address: &Address) -> &'static str {
+        match (self, address) {
+            (Self::Grpc, Address::Unix(_)) => "; set GRPC_UDS or --grpc-uds",
+            (Self::Http, _) => "; set HOST and PORT, or --host and --port",
+            (Self::Grpc, _) => "; set GRPC_HOST and GRPC_PORT, or --grpc-host and --grpc-port",
+            (Self::Debug, _) => "; set DEBUG_HOST and DEBUG_PORT, or --debug-host and --debug-port",
+            (Self::Prometheus, _) => "; set PROMETHEUS_ADDR or --prometheus-addr",
+        }
+    }
 }
 
 /// A socket that listens.
@@ -56,7 +87,7 @@ pub(super) enum Listener {
 /// A connection that was accepted, on its way to the core that serves it.
 #[derive(Debug)]
 pub(super) enum Stream {
-    Tcp(std::net::TcpStream),
+    Tcp(std::net::TcpStream, IpAddr),
     Unix(std::os::unix::net::UnixStream),
 }
 
@@ -69,12 +100,12 @@ impl Address {
     ///
     /// # Errors
     /// [`BindError`], which says what for.
-    pub(super) fn bind(&self, purpose: &'static str) -> Result<Listener, BindError> {
+    pub(super) fn bind(&self, purpose: Purpose) -> Result<Listener, BindError> {
         let bound = match self {
             Self::Tcp { host, port } => bind_tcp(host, *port),
             Self::Unix(path) => bind_unix(path),
         };
-        bound.map_err(|source| BindError { address: self.clone(), purpose, source })
+        bound.map_err(|error| BindError { address: self.clone(), purpose, reason: reason(&error) })
     }
 }
 
@@ -84,6 +115,26 @@ impl fmt::Display for Address {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The cause in words, without the operating system's number for it.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Stream {
+    /// The peer's address; `None` on unix sockets.
+    pub(super) const fn peer_address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(_, address) => Some(*address),
+            Self::Unix(_) => None,
         }
     }
 }
@@ -104,9 +155,9 @@ impl Listener {
     pub(super) async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, peer) = listener.accept().await?;
                 set_options(&stream)?;
-                stream.into_std().map(Stream::Tcp)
+                stream.into_std().map(|stream| Stream::Tcp(stream, peer.ip()))
             }
             Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),
         }
@@ -180,7 +231,7 @@ mod tests {
         let listener = bind_address(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let Address::Tcp { host, port } = listener.address().unwrap() else { panic!("it has a port") };
         let (accepted, _peer) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect((host, port)));
-        let Stream::Tcp(stream) = accepted.unwrap() else { panic!("it has a port") };
+        let Stream::Tcp(stream, _) = accepted.unwrap() else { panic!("it has a port") };
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE_IDLE);

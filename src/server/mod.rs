@@ -1,11 +1,15 @@
 //! The service: sockets, the threads behind them, and the life of the process from its first connection
 //! to its last.
 
+mod accept;
+mod admission;
 mod answer;
 mod check;
 mod connection;
+mod connections;
 mod cores;
 mod debug;
+mod descriptors;
 mod grpc;
 mod health;
 mod heartbeat;
@@ -13,6 +17,7 @@ mod http;
 mod listen;
 mod lockouts;
 mod placement;
+mod streams;
 pub mod wire;
 
 use std::io;
@@ -21,20 +26,26 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::accept::{accept, serve_operators};
+use self::admission::{MAX_UNFINISHED_BYTES, UnfinishedBodies};
 use self::connection::Ending;
+use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::Debug;
+use self::grpc::LongStreams;
 use self::health::Health;
-use self::listen::Listener;
+use self::listen::{Listener, Purpose};
+use self::streams::Streams;
 use crate::engine::Rules;
 use crate::provider;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
+pub use self::admission::BodyError;
 pub use self::answer::{AnswerError, Answerer};
 pub use self::connection::ConnectionSettings;
 pub use self::cores::{Answering, MakeAnswering};
@@ -42,12 +53,8 @@ pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutDesk;
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
-/// How long to wait after a connection could not be accepted: the machine has run out of something, and
-/// trying again at once would not give it back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Open connections of operators and of what scrapes metrics, at the most.
-const MAX_OPERATORS: usize = 256;
+/// Time between two looks at what has had its time.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +74,11 @@ pub struct ListenSettings {
 pub struct ServeSettings {
     /// Threads that serve calls, at least 1; `None` for one on each core that the process may use.
     pub threads: Option<usize>,
-    /// Open connections at the most, for gRPC and for HTTP each; at least 1. Further ones wait to be
-    /// accepted.
+    /// Open connections, for gRPC and for HTTP each; at least 1.
     pub max_connections: usize,
+    /// Open connections of one client address that do not give way before those of others, at least 1; `None`
+    /// for a quarter of `max_connections`.
+    pub max_connections_per_address: Option<usize>,
     /// When connections end.
     pub connections: ConnectionSettings,
     /// Whether rules without a domain are none.
@@ -135,13 +144,13 @@ impl Listeners {
     /// [`BindError`] for the first address that cannot be listened on.
     pub fn bind(settings: &ListenSettings) -> Result<Self, BindError> {
         let prometheus = match &settings.prometheus {
-            Some((address, path)) => Some((address.bind("Prometheus")?, path.clone())),
+            Some((address, path)) => Some((address.bind(Purpose::Prometheus)?, path.clone())),
             None => None,
         };
         Ok(Self {
-            http: settings.http.bind("HTTP")?,
-            grpc: settings.grpc.bind("gRPC")?,
-            debug: settings.debug.bind("debug")?,
+            http: settings.http.bind(Purpose::Http)?,
+            grpc: settings.grpc.bind(Purpose::Grpc)?,
+            debug: settings.debug.bind(Purpose::Debug)?,
             prometheus,
         })
     }
@@ -180,13 +189,19 @@ pub async fn run(
     let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
     let ending = Ending::default();
     let _cut = ending.cut.clone().drop_guard();
+    let threads = settings.threads.unwrap_or_else(available_cores);
+    let bodies = Arc::new(UnfinishedBodies::new(threads, MAX_UNFINISHED_BYTES));
     let core_parts = CoreParts {
         make: parts.make_answering,
         health: health.clone(),
         connections: settings.connections,
         ending: ending.clone(),
+        bodies: Arc::clone(&bodies),
+        long: LongStreams {
+            watches: Streams::new(ending.drain.clone()),
+            reflections: Streams::new(ending.drain.clone()),
+        },
     };
-    let threads = settings.threads.unwrap_or_else(available_cores);
     let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
     for (core, open) in cores.open_connections().into_iter().enumerate() {
         parts.metrics.watch(Gauge::Connections { core }, move || open.load(Ordering::Relaxed));
@@ -201,21 +216,9 @@ pub async fn run(
         metrics: parts.metrics,
         lockouts: parts.lockouts,
     };
-    if let Some((listener, path)) = listeners.prometheus {
-        let router = debug::metrics_router(debug.clone(), &path);
-        supervisor.spawn("Prometheus listener", serve_operators(listener, router));
-    }
-    supervisor.spawn("debug listener", serve_operators(listeners.debug, debug::router(debug)));
-
     let cores = Arc::new(cores);
-    let mut accepting = Vec::new();
-    for (name, listener, protocol) in
-        [("gRPC listener", listeners.grpc, Protocol::Grpc), ("HTTP listener", listeners.http, Protocol::Http)]
-    {
-        // Each has its own, so that a flood on one keeps nobody from the other.
-        let permits = Arc::new(Semaphore::new(settings.max_connections));
-        accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(&cores), permits)));
-    }
+    let (accepting, swept) = start_listeners(settings, listeners, debug, &cores, supervisor);
+    supervisor.spawn("connection sweep", sweep(swept, bodies));
     drop(cores);
 
     let mut all_ended = std::pin::pin!(wait_for_all(ended));
@@ -241,35 +244,67 @@ pub async fn run(
     all_ended.await
 }
 
-/// Accepts connections and hands them to cores, for ever.
-async fn accept(listener: Listener, protocol: Protocol, cores: Arc<Cores>, permits: Arc<Semaphore>) {
-    loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok(stream) => cores.hand_over(stream, protocol, permit),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+/// Starts to accept connections. Returns the accept loops of the cores, and the open connections of each
+/// listener.
+fn start_listeners(
+    settings: &ServeSettings,
+    listeners: Listeners,
+    debug: Debug,
+    cores: &Arc<Cores>,
+    supervisor: &Supervisor,
+) -> (Vec<Task>, Vec<Arc<Connections>>) {
+    let has_metrics_port = listeners.prometheus.is_some();
+    let room = descriptors::allot(settings.max_connections, cores.heartbeats().len(), has_metrics_port);
+    let mut swept = Vec::new();
+    let mut list = |bounds| {
+        let connections = Connections::new(bounds);
+        swept.push(Arc::clone(&connections));
+        connections
+    };
+    if let Some((listener, path)) = listeners.prometheus {
+        let router = debug::metrics_router(debug.clone(), &path);
+        let served = serve_operators(listener, router, list(settings.operators(room.operators)));
+        supervisor.spawn("Prometheus listener", served);
+    }
+    let router = debug::router(debug);
+    let served = serve_operators(listeners.debug, router, list(settings.operators(room.operators)));
+    supervisor.spawn("debug listener", served);
+
+    let mut accepting = Vec::new();
+    for (name, listener, protocol, idle) in [
+        ("gRPC listener", listeners.grpc, Protocol::Grpc, settings.connections.grpc_idle_timeout),
+        ("HTTP listener", listeners.http, Protocol::Http, settings.connections.http_idle_timeout),
+    ] {
+        // Each has bounds of its own, so that a flood on one keeps nobody from the other.
+        let connections = list(settings.bounds(room.calls, idle));
+        accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(cores), connections)));
+    }
+    (accepting, swept)
+}
+
+impl ServeSettings {
+    /// Bounds of a listener with `max` connections, which may be idle for `idle`.
+    fn bounds(&self, max: usize, idle: Option<Duration>) -> Bounds {
+        let share = self.max_connections_per_address.unwrap_or(max / 4).max(1);
+        Bounds { max, share, first_request: self.connections.first_request_timeout, idle }
+    }
+
+    /// The same for operators.
+    fn operators(&self, max: usize) -> Bounds {
+        Bounds { share: (max / 4).max(1), ..self.bounds(max, self.connections.http_idle_timeout) }
     }
 }
 
-/// Serves operators on the runtime that is theirs, apart from the cores.
-async fn serve_operators(listener: Listener, router: axum::Router) {
-    let mut connections = JoinSet::new();
+/// Ends connections and bodies that have had their time, for ever.
+async fn sweep(listeners: Vec<Arc<Connections>>, bodies: Arc<UnfinishedBodies>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_OPERATORS => match accepted {
-                Ok(stream) => {
-                    connections.spawn(connection::serve_http(stream, router.clone(), Ending::default()));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(_) = connections.join_next() => {}
+        ticks.tick().await;
+        let now = Instant::now();
+        bodies.expire(now);
+        for connections in &listeners {
+            connections.sweep(now);
         }
     }
 }

@@ -93,17 +93,38 @@ fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSett
     let mut duration = |name, text: &str, max| reader.duration(name, text, Duration::ZERO..=max);
     let age = duration("GRPC_MAX_CONNECTION_AGE", &raw.grpc_max_connection_age, YEAR);
     let max_age_grace = duration("GRPC_MAX_CONNECTION_AGE_GRACE", &raw.grpc_max_connection_age_grace, YEAR);
+    let shutdown_delay = duration("SHUTDOWN_DELAY", &raw.shutdown_delay, HOUR);
+    let shutdown_timeout = duration("SHUTDOWN_TIMEOUT", &raw.shutdown_timeout, HOUR);
     ServeSettings {
-        shutdown_delay: duration("SHUTDOWN_DELAY", &raw.shutdown_delay, HOUR),
-        shutdown_timeout: duration("SHUTDOWN_TIMEOUT", &raw.shutdown_timeout, HOUR),
-        connections: ConnectionSettings { max_age: (!age.is_zero()).then_some(age), max_age_grace },
+        shutdown_delay,
+        shutdown_timeout,
+        connections: ConnectionSettings {
+            max_age: (!age.is_zero()).then_some(age),
+            max_age_grace,
+            first_request_timeout: reader.duration(
+                "FIRST_REQUEST_TIMEOUT",
+                &raw.first_request_timeout,
+                Duration::from_millis(100)..=HOUR,
+            ),
+            grpc_idle_timeout: idle_timeout("GRPC_IDLE_TIMEOUT", &raw.grpc_idle_timeout, reader),
+            http_idle_timeout: idle_timeout("HTTP_IDLE_TIMEOUT", &raw.http_idle_timeout, reader),
+        },
         max_connections: reader.number("MAX_CONNECTIONS", &raw.max_connections, 1..=1_000_000),
+        max_connections_per_address: raw
+            .max_connections_per_address
+            .as_deref()
+            .map(|text| reader.number("MAX_CONNECTIONS_PER_ADDRESS", text, 1..=1_000_000)),
         threads: raw.threads.as_deref().map(|text| reader.number("THREADS", text, 1..=1_024)),
         needs_a_domain: reader.boolean(
             "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED",
             &rules.healthy_with_at_least_one_config_loaded,
         ),
     }
+}
+
+fn idle_timeout(name: &'static str, text: &str, reader: &mut Reader) -> Option<Duration> {
+    let timeout = reader.duration(name, text, Duration::ZERO..=YEAR);
+    (!timeout.is_zero()).then_some(timeout)
 }
 
 fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> Option<(Address, String)> {

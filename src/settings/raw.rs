@@ -56,10 +56,25 @@ pub(super) struct RawListeners {
     /// How long a connection that was asked to go may finish its calls.
     #[arg(long, env, default_value = "1h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age_grace: String,
-    /// Open connections at the most, for gRPC and for HTTP each, 1 to 1,000,000; further ones wait to be
-    /// accepted.
+    /// Close connections that have not sent a complete request this long after they were accepted, 100ms to 1h.
+    /// Holds for every port.
+    #[arg(long, env, default_value = "10s", value_name = "DURATION")]
+    pub(super) first_request_timeout: String,
+    /// Close gRPC connections after this long without a request; 0 for never. Keep it above the idle timeout of
+    /// the proxies, which is 1h in Envoy, so that they close first.
+    #[arg(long, env, default_value = "2h", value_name = "DURATION")]
+    pub(super) grpc_idle_timeout: String,
+    /// Close HTTP connections after this long without a request; 0 for never. Holds for the debug port too.
+    #[arg(long, env, default_value = "60s", value_name = "DURATION")]
+    pub(super) http_idle_timeout: String,
+    /// Open connections, for gRPC and for HTTP each, 1 to 1,000,000. At the bound, the connection that has been
+    /// idle longest is closed for a new one; if none is idle, new ones wait to be accepted.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) max_connections: String,
+    /// Connections of one client address that are kept at that bound, 1 to 1,000,000. An address with more
+    /// closes its own before those of others. Unset: a quarter of `MAX_CONNECTIONS`.
+    #[arg(long, env, value_name = "COUNT")]
+    pub(super) max_connections_per_address: Option<String>,
     /// Requests that one thread works on at a time, 1 to 1,000,000; further ones are answered with
     /// UNAVAILABLE at once, and nothing is counted for them.
     #[arg(long, env, default_value = "5000", value_name = "COUNT")]

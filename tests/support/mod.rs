@@ -1,9 +1,11 @@
 //! What tests share: servers that they start and stop, and waiting for what those bring about.
 
 pub(crate) mod bench;
+pub(crate) mod caller;
 pub(crate) mod collector;
 pub(crate) mod envoy;
 pub(crate) mod held;
+pub(crate) mod http2;
 pub(crate) mod load;
 pub(crate) mod ports;
 pub(crate) mod process;

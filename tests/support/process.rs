@@ -32,6 +32,23 @@ impl Process {
         self.child.id()
     }
 
+    /// Memory in use, in MiB.
+    pub(crate) fn resident_mib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that was in use at any time, in MiB.
+    pub(crate) fn peak_mib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel says so");
+        let kib = line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+        kib / 1024
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("our own process").is_some()
     }

@@ -30,18 +30,32 @@ pub(crate) struct Tollgate {
 impl Tollgate {
     /// A service with these rule files and these variables; it is healthy when this returns.
     pub(crate) async fn start(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
-        Self::start_with_health(200, rules, environment).await
+        Self::start_with_health(200, "", rules, environment).await
     }
 
     /// The same, for rules with which it does not become healthy.
     pub(crate) async fn start_unhealthy(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
-        Self::start_with_health(500, rules, environment).await
+        Self::start_with_health(500, "", rules, environment).await
     }
 
-    async fn start_with_health(health: u16, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+    /// The same as [`Tollgate::start`], with the limits that `ulimit`, a line for the shell, sets before.
+    pub(crate) async fn start_limited(
+        ulimit: &str,
+        rules: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::start_with_health(200, ulimit, rules, environment).await
+    }
+
+    async fn start_with_health(
+        health: u16,
+        ulimit: &str,
+        rules: &[(&str, &str)],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let mut printed = String::new();
         for _ in 0..5 {
-            let mut service = Self::launch(rules, environment);
+            let mut service = Self::launch(ulimit, rules, environment);
             if service.has_health_in_time(health).await {
                 return service;
             }
@@ -50,13 +64,14 @@ impl Tollgate {
         panic!("tollgate ends as soon as it is started: {printed}");
     }
 
-    fn launch(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+    fn launch(ulimit: &str, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for (name, text) in rules {
             write_rule_file(dir.path(), name, text);
         }
         let [http, grpc, debug] = free_ports();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &format!("{ulimit}\nexec \"$0\""), env!("CARGO_BIN_EXE_tollgate")]);
         command.env_clear().current_dir(dir.path());
         for host in ["HOST", "GRPC_HOST", "DEBUG_HOST"] {
             command.env(host, "127.0.0.1");

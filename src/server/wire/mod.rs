@@ -6,7 +6,6 @@ mod denial;
 mod encode;
 pub(crate) mod fields;
 mod headers;
-mod raw;
 
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ pub(super) use check::{CheckAnswer, decode_check, encode_check};
 pub use decode::{InvalidRequest, decode};
 pub(super) use denial::{layer, rule};
 pub use encode::encode;
-pub(super) use raw::Raw;
 
 /// What an answer tells besides the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

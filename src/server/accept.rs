@@ -1,0 +1,165 @@
+//! Accept loops: one for each listener, on the main runtime.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::connection::{self, Ending};
+use super::connections::Connections;
+use super::connections::Slot;
+use super::cores::{Cores, Protocol};
+use super::listen::{Listener, Stream};
+
+/// Pause after `accept` failed for lack of a resource, which trying again at once would not give back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two log lines of one listener.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Accepts connections and hands them to cores, for ever.
+pub(super) async fn accept(
+    listener: Listener,
+    protocol: Protocol,
+    cores: Arc<Cores>,
+    connections: Arc<Connections>,
+) {
+    let mut acceptor = Acceptor::new(listener, connections);
+    loop {
+        let (stream, slot) = acceptor.accept().await;
+        cores.hand_over(stream, protocol, slot);
+    }
+}
+
+/// Serves operators on the runtime that is theirs, apart from the cores.
+pub(super) async fn serve_operators(listener: Listener, router: axum::Router, connections: Arc<Connections>) {
+    let mut acceptor = Acceptor::new(listener, connections);
+    let mut served = JoinSet::new();
+    loop {
+        tokio::select! {
+            (stream, slot) = acceptor.accept() => {
+                let router = router.clone();
+                served.spawn(async move {
+                    let connection = Arc::clone(slot.connection());
+                    connection::serve_http(stream, connection, router, Ending::default()).await;
+                    drop(slot);
+                });
+            }
+            Some(_) = served.join_next() => {}
+        }
+    }
+}
+
+/// A listener with the list of its connections.
+struct Acceptor {
+    listener: Listener,
+    connections: Arc<Connections>,
+    failures: Failures,
+    /// Accepted, and waiting for a slot.
+    waiting: Option<Stream>,
+}
+
+impl Acceptor {
+    fn new(listener: Listener, connections: Arc<Connections>) -> Self {
+        Self { listener, connections, failures: Failures::default(), waiting: None }
+    }
+
+    /// Waits for the next connection, and until there is a slot for it. Can be cancelled: nothing is lost.
+    async fn accept(&mut self) -> (Stream, Slot) {
+        loop {
+            if let Some(stream) = &self.waiting {
+                let slot = self.connections.admit(stream.peer_address()).await;
+                if let Some(stream) = self.waiting.take() {
+                    return (stream, slot);
+                }
+            }
+            match self.listener.accept().await {
+                Ok(stream) => self.waiting = Some(stream),
+                Err(error) => {
+                    self.failures.report(&error, Instant::now());
+                    if !concerns_one_peer(&error) {
+                        // Where descriptors are short, an idle connection gives one back.
+                        self.connections.displace();
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Failures to accept, of which one in each interval is logged.
+#[derive(Debug, Default)]
+struct Failures {
+    logged: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Failures {
+    fn report(&mut self, error: &io::Error, now: Instant) {
+        if self.is_due(now) {
+            tracing::warn!(%error, suppressed = self.suppressed, "accept failed");
+            self.suppressed = 0;
+        }
+    }
+
+    /// Whether to log a failure at `now`; counts it otherwise.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
+            self.suppressed += 1;
+            return false;
+        }
+        self.logged = Some(now);
+        true
+    }
+}
+
+/// Whether `accept` failed because of the connection that it would have returned, so that the next one can be
+/// accepted at once. Linux also reports network errors that are pending on the new socket
+/// (<https://man7.org/linux/man-pages/man2/accept.2.html>).
+fn concerns_one_peer(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| {
+        [
+            Errno::CONNABORTED,
+            Errno::CONNRESET,
+            Errno::INTR,
+            Errno::PERM,
+            Errno::PROTO,
+            Errno::NOPROTOOPT,
+            Errno::OPNOTSUPP,
+            Errno::NETDOWN,
+            Errno::NETUNREACH,
+            Errno::HOSTDOWN,
+            Errno::HOSTUNREACH,
+            Errno::TIMEDOUT,
+            Errno::NOTCONN,
+            Errno::INVAL,
+        ]
+        .contains(&errno)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_hangs_up_early_pauses_nobody_else() {
+        let failed = |errno: rustix::io::Errno| concerns_one_peer(&errno.into());
+        assert!(failed(rustix::io::Errno::CONNABORTED) && failed(rustix::io::Errno::PERM));
+        assert!(!failed(rustix::io::Errno::MFILE) && !failed(rustix::io::Errno::NOBUFS));
+        assert!(!concerns_one_peer(&io::Error::other("no number")));
+    }
+
+    #[test]
+    fn failures_are_logged_once_a_second_and_counted_in_between() {
+        let (start, mut failures) = (Instant::now(), Failures::default());
+        let due = [0, 10, 999, 1_000, 1_001, 2_500];
+        let due = due.map(|millis| failures.is_due(start + Duration::from_millis(millis)));
+        assert_eq!(due, [true, false, false, true, false, true]);
+        assert_eq!(failures.suppressed, 3);
+    }
+}

@@ -1,0 +1,398 @@
+//! The open connections of a listener: which may stay, and which give way.
+//!
+//! Connections are bounded in number and in time. A connection has to complete its first request soon, and may
+//! be idle only so long. When a listener has as many as it may, the connection that has been idle longest is
+//! closed for the newcomer. An address with more than its share gives up its own first, so that nobody can keep
+//! others out by opening many; below the bound, a single address may have them all, as a fleet of proxies behind
+//! one gateway does.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use slab::Slab;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+/// Time that a peer may leave answers unread while it sends no further request.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Part of the time for the first request that is kept for a GOAWAY, to a peer that connected early and is
+/// well-behaved.
+const LEAVE_MARGIN: Duration = Duration::from_millis(500);
+/// Time to wait for a connection that was asked to leave before another one is asked.
+const DISPLACE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Connections found at a time that can give way: a search looks at all of them.
+const CANDIDATES: usize = 64;
+/// Connections looked at while the list is locked.
+const SWEEP_CHUNK: usize = 256;
+
+/// One open request, and one whose answer has not been sent, in [`Connection::requests`].
+const OPEN: u64 = 1;
+const UNSENT: u64 = 1 << 32;
+
+/// The bounds of a listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Connections, at least 1.
+    pub(super) max: usize,
+    /// Connections of one address that do not give way before those of others.
+    pub(super) share: usize,
+    /// Time from accept to the first request that has arrived in full.
+    pub(super) first_request: Duration,
+    /// Time without a request; `None` for no bound.
+    pub(super) idle: Option<Duration>,
+}
+
+/// State of one connection, shared by the core that serves it and the listener.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: Option<IpAddr>,
+    accepted: Instant,
+    /// Open requests in the low half; those among them whose answer has not been sent in the high half.
+    requests: AtomicU64,
+    /// Start of the latest request, in microseconds from `accepted`.
+    latest_us: AtomicU64,
+    has_received: AtomicBool,
+    closing: AtomicU8,
+    close: Notify,
+}
+
+/// How urgently a connection is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(super) enum Closing {
+    /// Not at all.
+    No,
+    /// After a GOAWAY and what is in flight.
+    Idle,
+    /// The same, with little time for the peer: a newcomer waits for its place.
+    Displaced,
+    /// At once.
+    Cut,
+}
+
+impl Closing {
+    const fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::No,
+            1 => Self::Idle,
+            2 => Self::Displaced,
+            _ => Self::Cut,
+        }
+    }
+}
+
+impl Connection {
+    fn new(address: Option<IpAddr>, accepted: Instant) -> Self {
+        Self {
+            address,
+            accepted,
+            requests: AtomicU64::new(0),
+            latest_us: AtomicU64::new(0),
+            has_received: AtomicBool::new(false),
+            closing: AtomicU8::new(Closing::No as u8),
+            close: Notify::new(),
+        }
+    }
+
+    /// Opens a request whose headers arrived at `now`.
+    pub(super) fn open(self: &Arc<Self>, now: Instant) -> OpenRequest {
+        self.requests.fetch_add(OPEN, Ordering::Relaxed);
+        let latest = now.saturating_duration_since(self.accepted).as_micros();
+        self.latest_us.store(u64::try_from(latest).unwrap_or(u64::MAX), Ordering::Relaxed);
+        OpenRequest { connection: Arc::clone(self), counted: OPEN }
+    }
+
+    /// Notes that a request has arrived in full.
+    pub(super) fn received(&self) {
+        // Reading first keeps the cache line shared with the sweep.
+        if !self.has_received.load(Ordering::Relaxed) {
+            self.has_received.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn has_received(&self) -> bool {
+        self.has_received.load(Ordering::Relaxed)
+    }
+
+    fn is_open(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) != 0
+    }
+
+    fn latest(&self) -> Instant {
+        self.accepted + Duration::from_micros(self.latest_us.load(Ordering::Relaxed))
+    }
+
+    /// Start of the idle time; `None` while a request is open.
+    fn idle_since(&self) -> Option<Instant> {
+        (!self.is_open()).then(|| self.latest())
+    }
+
+    /// Asks the core that serves it to end it.
+    fn close(&self, closing: Closing) {
+        if self.closing.fetch_max(closing as u8, Ordering::Relaxed) < closing as u8 {
+            self.close.notify_one();
+        }
+    }
+
+    /// Waits until it is to end more urgently than `than`. For one task only.
+    pub(super) async fn closing(&self, than: Closing) -> Closing {
+        loop {
+            let closing = Closing::from_u8(self.closing.load(Ordering::Relaxed));
+            if closing > than {
+                return closing;
+            }
+            self.close.notified().await;
+        }
+    }
+
+    /// Waits until no request has been open for `period`.
+    pub(super) async fn quiet(&self, period: Duration) {
+        loop {
+            let before = self.latest_us.load(Ordering::Relaxed);
+            tokio::time::sleep(period).await;
+            if !self.is_open() && self.latest_us.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// How it is to end at `now`, by time alone.
+    fn due(&self, now: Instant, bounds: &Bounds) -> Closing {
+        if !self.has_received() {
+            let age = now.saturating_duration_since(self.accepted);
+            return match () {
+                () if age >= bounds.first_request => Closing::Cut,
+                () if age + LEAVE_MARGIN.min(bounds.first_request / 2) >= bounds.first_request => {
+                    Closing::Idle
+                }
+                () => Closing::No,
+            };
+        }
+        let quiet = now.saturating_duration_since(self.latest());
+        if self.requests.load(Ordering::Relaxed) >= UNSENT && quiet >= SEND_TIMEOUT {
+            return Closing::Cut;
+        }
+        let is_idle = !self.is_open() && bounds.idle.is_some_and(|idle| quiet >= idle);
+        if is_idle { Closing::Idle } else { Closing::No }
+    }
+}
+
+/// An open request, from its headers until its answer was sent or its stream has ended.
+#[derive(Debug)]
+pub(super) struct OpenRequest {
+    connection: Arc<Connection>,
+    /// What it has added to [`Connection::requests`].
+    counted: u64,
+}
+
+impl OpenRequest {
+    /// Notes that the request has arrived in full.
+    pub(super) fn received(&self) {
+        self.connection.received();
+    }
+
+    /// Notes that the answer is ready, and that only the peer can delay it now.
+    pub(super) fn answered(&mut self) {
+        if self.counted & UNSENT == 0 {
+            self.connection.requests.fetch_add(UNSENT, Ordering::Relaxed);
+            self.counted += UNSENT;
+        }
+    }
+
+    pub(super) const fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.connection.requests.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+}
+
+/// The open connections of a listener.
+#[derive(Debug)]
+pub(super) struct Connections {
+    bounds: Bounds,
+    listed: Mutex<Listed>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Listed {
+    open: Slab<Arc<Connection>>,
+    /// Connections that can give way, the one that has been idle longest last.
+    candidates: Vec<Candidate>,
+}
+
+/// A connection that was idle when it was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    key: usize,
+    idle_since: Instant,
+}
+
+/// A connection's place on the list; its end gives the place free.
+#[derive(Debug)]
+pub(super) struct Slot {
+    connections: Arc<Connections>,
+    key: usize,
+    connection: Arc<Connection>,
+}
+
+impl Slot {
+    pub(super) const fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        drop(self.connections.listed.lock().open.try_remove(self.key));
+        self.connections.left.notify_one();
+    }
+}
+
+impl Connections {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+        Arc::new(Self { bounds, listed: Mutex::default(), left: Notify::new() })
+    }
+
+    /// Lists a connection from `address`, which is `None` for unix sockets. At the bound it waits until another
+    /// one has left.
+    pub(super) async fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Slot {
+        let address = address.map(network);
+        // With room to spare, newcomers need not wait for peers that are slow to leave.
+        let spare = (self.bounds.max / 64).min(CANDIDATES);
+        loop {
+            if self.listed.lock().open.len() + spare >= self.bounds.max {
+                self.listed.lock().displace(address, self.bounds.share);
+            }
+            let place = async {
+                loop {
+                    match self.place(address) {
+                        Some(slot) => return slot,
+                        None => self.left.notified().await,
+                    }
+                }
+            };
+            // Another one is asked if that one does not leave in time.
+            if let Ok(slot) = timeout(DISPLACE_TIMEOUT, place).await {
+                return slot;
+            }
+        }
+    }
+
+    /// Lists a connection, if there is room.
+    fn place(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Slot> {
+        let mut listed = self.listed.lock();
+        if listed.open.len() >= self.bounds.max {
+            return None;
+        }
+        let connection = Arc::new(Connection::new(address, Instant::now()));
+        let key = listed.open.insert(Arc::clone(&connection));
+        Some(Slot { connections: Arc::clone(self), key, connection })
+    }
+
+    /// Closes the connection that has been idle longest, for the sake of the descriptor.
+    pub(super) fn displace(&self) {
+        self.listed.lock().displace(None, self.bounds.share);
+    }
+
+    /// Ends the connections whose time is over.
+    pub(super) fn sweep(&self, now: Instant) {
+        let mut from = 0;
+        loop {
+            let listed = self.listed.lock();
+            let end = listed.open.capacity();
+            for connection in (from..end.min(from + SWEEP_CHUNK)).filter_map(|key| listed.open.get(key)) {
+                match connection.due(now, &self.bounds) {
+                    Closing::No => {}
+                    closing => connection.close(closing),
+                }
+            }
+            from += SWEEP_CHUNK;
+            if from >= end {
+                return;
+            }
+        }
+    }
+}
+
+impl Listed {
+    /// Asks the connection to leave that has been idle longest, if any is idle.
+    fn displace(&mut self, newcomer: Option<IpAddr>, share: usize) {
+        if self.displace_candidate() {
+            return;
+        }
+        let open = self.open.iter().map(|(key, connection)| {
+            let is_leaving = connection.closing.load(Ordering::Relaxed) >= Closing::Displaced as u8;
+            let idle_since = connection.idle_since().filter(|_| !is_leaving);
+            (connection.address, idle_since.map(|idle_since| Candidate { key, idle_since }))
+        });
+        self.candidates = candidates(open, newcomer, share);
+        self.displace_candidate();
+    }
+
+    fn displace_candidate(&mut self) -> bool {
+        while let Some(candidate) = self.candidates.pop() {
+            let connection = self.open.get(candidate.key);
+            let Some(connection) =
+                connection.filter(|found| found.idle_since() == Some(candidate.idle_since))
+            else {
+                continue;
+            };
+            // A peer that never made a request loses none.
+            let closing = if connection.has_received() { Closing::Displaced } else { Closing::Cut };
+            connection.close(closing);
+            return true;
+        }
+        false
+    }
+}
+
+/// The connections that give way to one from `newcomer`, the first last. `open` is the address of each open
+/// connection and, if it is idle, since when.
+fn candidates(
+    open: impl Iterator<Item = (Option<IpAddr>, Option<Candidate>)>,
+    newcomer: Option<IpAddr>,
+    share: usize,
+) -> Vec<Candidate> {
+    let open: Vec<_> = open.collect();
+    let mut of_address = HashMap::<IpAddr, usize>::new();
+    for address in open.iter().map(|(address, _)| *address).chain([newcomer]).flatten() {
+        *of_address.entry(address).or_default() += 1;
+    }
+    let largest = of_address.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > share);
+    let idle_of = |of: Option<IpAddr>| {
+        let idle = open.iter().filter(move |(address, _)| of.is_none() || *address == of);
+        idle.filter_map(|(_, candidate)| *candidate).collect::<Vec<_>>()
+    };
+    let (mut found, most) = match largest {
+        Some((address, count)) => (idle_of(Some(address)), (count - share).min(CANDIDATES)),
+        None => (Vec::new(), CANDIDATES),
+    };
+    // Also if none of the address with too many is idle.
+    if found.is_empty() {
+        found = idle_of(None);
+    }
+    found.sort_by_key(|candidate| candidate.idle_since);
+    found.truncate(most);
+    found.reverse();
+    found
+}
+
+/// The network that counts as one address: a host has a whole /64 of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+use super::*;
+
+const BOUNDS: Bounds = Bounds {
+    max: 100,
+    share: 25,
+    first_request: Duration::from_secs(10),
+    idle: Some(Duration::from_secs(60)),
+};
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+#[test]
+fn a_connection_ends_when_its_first_request_is_late_or_its_last_one_long_ago() {
+    let start = Instant::now();
+    let connection = Arc::new(Connection::new(None, start));
+    let due = |after: Duration| connection.due(start + after, &BOUNDS);
+    assert_eq!([due(secs(9)), due(secs(10))], [Closing::No, Closing::Cut]);
+    assert_eq!(due(Duration::from_millis(9_700)), Closing::Idle);
+    let mut open = connection.open(start + secs(5));
+    assert_eq!(due(secs(10)), Closing::Cut, "its body has not arrived");
+    open.received();
+    assert_eq!(due(secs(10_000)), Closing::No, "it is worked on");
+    open.answered();
+    assert_eq!([due(secs(14)), due(secs(15))], [Closing::No, Closing::Cut], "nobody reads the answer");
+    drop(open);
+    assert_eq!([due(secs(64)), due(secs(65))], [Closing::No, Closing::Idle]);
+    let for_ever = Bounds { idle: None, ..BOUNDS };
+    assert_eq!(connection.due(start + secs(1_000_000), &for_ever), Closing::No);
+}
+
+/// Which connections give way, by their index. Each is an address and, where idle, since which second.
+fn displaced(open: &[(u8, Option<u64>)], newcomer: u8, share: usize) -> Vec<usize> {
+    let start = Instant::now();
+    let address = |last| Some(IpAddr::from([10, 0, 0, last]));
+    let open = open.iter().enumerate().map(|(key, (last, since))| {
+        let candidate = since.map(|since| Candidate { key, idle_since: start + secs(since) });
+        (address(*last), candidate)
+    });
+    let mut found = candidates(open, address(newcomer), share);
+    found.reverse();
+    found.into_iter().map(|candidate| candidate.key).collect()
+}
+
+#[test]
+fn the_one_that_was_idle_longest_gives_way_first() {
+    assert_eq!(displaced(&[(1, Some(3)), (2, None), (3, Some(1)), (4, Some(2))], 5, 2), [2, 3, 0]);
+    assert_eq!(displaced(&[(1, None), (2, None)], 3, 2), [0; 0]);
+}
+
+#[test]
+fn an_address_with_more_than_its_share_gives_way_down_to_it() {
+    let crowd = [(1, Some(1)), (2, Some(5)), (2, Some(4)), (2, Some(6)), (2, None)];
+    assert_eq!(displaced(&crowd, 3, 2), [2, 1]);
+    // The newcomer counts, and those of others only where the crowd has none that are idle.
+    assert_eq!(displaced(&[(1, Some(1)), (2, Some(2)), (2, Some(3))], 2, 2), [1]);
+    assert_eq!(displaced(&[(1, Some(1)), (2, None), (2, None), (2, None)], 3, 2), [0]);
+}
+
+#[test]
+fn a_host_is_one_address_however_many_it_has() {
+    let network = |text: &str| network(text.parse().unwrap()).to_string();
+    assert_eq!(network("2001:db8:1:2:3:4:5:6"), network("2001:db8:1:2::7"));
+    assert_ne!(network("2001:db8:1:2::7"), network("2001:db8:1:3::7"));
+    assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_waits_where_nobody_is_idle_and_comes_in_when_one_leaves() {
+    let connections = Connections::new(Bounds { max: 2, ..BOUNDS });
+    let slots = [connections.admit(None).await, connections.admit(None).await];
+    let busy = slots.each_ref().map(|slot| slot.connection().open(Instant::now()));
+    let mut waiting = std::pin::pin!(connections.admit(None));
+    assert!(timeout(secs(10), waiting.as_mut()).await.is_err());
+    drop((busy, slots));
+    assert!(timeout(secs(10), waiting).await.is_ok());
+}
