@@ -165,7 +165,7 @@ async fn what_the_service_refuses_is_explained() {
     let address = format!("127.0.0.1:{}", service.grpc);
     let output = tollgate(&["query", "-d", "", "user=a", "--address", &address], &[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("the service refused the request: "), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the service rejected the request: "), "{}", stderr(&output));
     let http = format!("127.0.0.1:{}", service.http);
     let output = tollgate(&["query", "-d", "shop", "user=a", "--address", &http], &[]);
     assert_eq!(output.status.code(), Some(1), "HTTP is no gRPC");

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
 
+use crate::support::console::{self, Shown, blocks, commands};
 use crate::support::envoy;
 use crate::support::load::request;
 use crate::support::service::Service;
@@ -18,18 +18,20 @@ const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
+const RECIPES: &str = include_str!("../docs/recipes.md");
+const MIGRATION: &str = include_str!("../docs/migration.md");
+const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
-/// The fenced blocks of a document that open with `info`.
-fn blocks<'a>(document: &'a str, info: &str) -> Vec<&'a str> {
-    let fence = format!("```{info}\n");
-    document.split(&fence).skip(1).map(|rest| rest.split("```").next().expect("a block")).collect()
-}
-
 #[test]
 fn the_rules_that_are_shown_compile() {
-    let shown = [("README.md", README), ("docs/rules.md", RULES), ("docs/http.md", HTTP)];
+    let shown = [
+        ("README.md", README),
+        ("docs/rules.md", RULES),
+        ("docs/http.md", HTTP),
+        ("docs/recipes.md", RECIPES),
+    ];
     for (name, document) in shown {
         let blocks = blocks(document, "yaml rules");
         assert!(!blocks.is_empty(), "{name} shows rules");
@@ -66,7 +68,9 @@ fn every_metric_is_documented() {
         OPERATIONS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
     let missing: Vec<_> = metrics.iter().filter(|name| !documented.contains(name.as_str())).collect();
     assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
-    let is_series = |name: &&&str| name.starts_with("tollgate_") && !metrics.contains(**name);
+    // Histograms have series of their own.
+    let family = |name: &str| name.trim_end_matches("_bucket").to_owned();
+    let is_series = |name: &&&str| name.starts_with("tollgate_") && !metrics.contains(&family(name));
     let unknown: Vec<_> = documented.iter().filter(is_series).collect();
     assert!(unknown.is_empty(), "docs/operations.md names metrics that do not exist: {unknown:?}");
 }
@@ -104,6 +108,9 @@ fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() 
         "INVALID_ARGUMENT",
         "DEADLINE_EXCEEDED",
         "RESOURCE_EXHAUSTED",
+        "DYNAMIC_METADATA",
+        "GRPC_SERVER_USE_TLS",
+        "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
     ];
     let documents = [
@@ -112,6 +119,9 @@ fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() 
         ("docs/rules.md", RULES),
         ("docs/http.md", HTTP),
         ("docs/operations.md", OPERATIONS),
+        ("docs/recipes.md", RECIPES),
+        ("docs/migration.md", MIGRATION),
+        ("docs/SECURITY.md", SECURITY),
     ];
     for (name, document) in documents {
         for variable in
@@ -139,82 +149,28 @@ fn the_rules_that_are_shown_use_every_field() {
     }
 }
 
+/// The README's excerpts leave lines out, and are less indented.
 #[test]
-fn the_readme_shows_the_files_that_it_tells_of() {
-    for (info, file) in [("yaml rules", SAMPLE), ("yaml envoy", envoy::CONFIG)] {
-        assert!(blocks(README, info).iter().any(|block| file.ends_with(block)), "{info}");
+fn the_readme_shows_lines_of_the_envoy_configuration_in_their_order() {
+    let excerpts = blocks(README, "yaml envoy");
+    assert!(excerpts.len() >= 2, "{excerpts:?}");
+    for excerpt in excerpts {
+        let mut lines = envoy::CONFIG.lines().map(str::trim);
+        for line in excerpt.lines().map(str::trim) {
+            assert!(
+                lines.any(|found| found == line),
+                "deploy/envoy/envoy.yaml has no such line here: {line}"
+            );
+        }
     }
 }
 
 #[tokio::test]
-async fn what_the_readme_says_to_try_answers_what_the_readme_says() {
-    let shown: Vec<_> = blocks(README, "console").into_iter().filter_map(Exchange::shown).collect();
-    assert!(shown.len() >= 3, "{}", shown.len());
-    let minute = || SystemClock.now().as_secs() / 60;
-    loop {
-        let before = minute();
-        let tollgate = Service::start(&[("example.yaml", SAMPLE)], &[]).await;
-        let mut answers = Vec::new();
-        for exchange in &shown {
-            answers.push(exchange.try_out(&tollgate).await);
-        }
-        // The sample's limits are per minute, and the README's counts are those of one minute.
-        if minute() == before {
-            let expected: Vec<_> = shown.iter().map(|exchange| without_times(exchange.answer)).collect();
-            return assert_eq!(answers, expected);
-        }
-    }
-}
-
-/// A command to try with tollgate alone, and its answer.
-struct Exchange<'a> {
-    command: Try<'a>,
-    answer: &'a str,
-}
-
-enum Try<'a> {
-    Query(&'a str),
-    Post(&'a str),
-}
-
-impl<'a> Exchange<'a> {
-    fn shown(block: &'a str) -> Option<Self> {
-        let (command, answer) = block.strip_prefix("$ ")?.split_once('\n')?;
-        let query = command.strip_prefix("target/release/tollgate query ").map(Try::Query);
-        let post = command
-            .strip_prefix("curl http://127.0.0.1:8080/json -d '")
-            .map(|rest| rest.trim_end_matches('\''));
-        Some(Self { command: query.or(post.map(Try::Post))?, answer })
-    }
-
-    async fn try_out(&self, tollgate: &Service) -> String {
-        without_times(&match self.command {
-            Try::Query(arguments) => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
-                command.args(["query", "--address", &format!("127.0.0.1:{}", tollgate.grpc)]);
-                let output = command.args(arguments.split(' ')).output().expect("the program runs");
-                String::from_utf8(output.stdout).expect("text")
-            }
-            Try::Post(body) => {
-                let request = reqwest::Client::new().post(tollgate.url("/json")).body(body.to_owned());
-                request.send().await.expect("an answer").text().await.expect("text") + "\n"
-            }
-        })
-    }
-}
-
-/// `text` with `0s` for every number of seconds.
-fn without_times(text: &str) -> String {
-    let mut pieces = text.split('s').map(str::to_owned).collect::<Vec<_>>();
-    let last = pieces.len() - 1;
-    for piece in &mut pieces[..last] {
-        let digits = piece.chars().rev().take_while(char::is_ascii_digit).count();
-        if digits > 0 {
-            piece.truncate(piece.len() - digits);
-            piece.push('0');
-        }
-    }
-    pieces.join("s")
+async fn the_commands_of_the_readme_print_what_it_shows() {
+    let shown: Vec<_> = blocks(README, "console").into_iter().flat_map(commands).collect();
+    let requests: Vec<_> = shown.into_iter().filter(Shown::is_request).collect();
+    assert!(requests.len() >= 2, "{requests:?}");
+    console::check("README.md", SAMPLE, &requests).await;
 }
 
 /// `text` with `0` for every number that follows one of what tells of times.
@@ -232,13 +188,13 @@ fn at_no_time(text: &str) -> String {
 
 /// What `curl -i` shows: the status, the headers in the order of their names, and the body, with no times.
 #[derive(Debug, PartialEq)]
-struct Shown {
+struct Answer {
     status: String,
     headers: Vec<String>,
     body: serde_json::Value,
 }
 
-impl Shown {
+impl Answer {
     fn of(status: &str, mut headers: Vec<String>, body: &str) -> Self {
         headers.sort_unstable();
         let headers = headers.iter().map(|header| at_no_time(header)).collect();
@@ -274,7 +230,7 @@ impl Shown {
 #[tokio::test]
 async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
     let rules = blocks(HTTP, "yaml rules")[0];
-    let shown: Vec<_> = blocks(HTTP, "console").into_iter().map(Shown::parse).collect();
+    let shown: Vec<_> = blocks(HTTP, "console").into_iter().map(Answer::parse).collect();
     assert!(shown.len() >= 4, "{}", shown.len());
     let minute = || SystemClock.now().as_secs() / 60;
     loop {
@@ -282,7 +238,7 @@ async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
         let tollgate = Service::start(&[("rules.yaml", rules)], &[]).await;
         let mut answers = Vec::new();
         for (path, body, _) in &shown {
-            answers.push(Shown::ask(&tollgate, path, body).await);
+            answers.push(Answer::ask(&tollgate, path, body).await);
         }
         // Its limits are per minute, and the counts those of one minute.
         if minute() == before {

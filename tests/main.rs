@@ -19,6 +19,7 @@ mod conformance;
 mod connections;
 mod denials;
 mod docs;
+mod docs_recipes;
 mod envoy;
 mod hostile;
 mod limits;

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("cli", &["app", "cli", "engine", "pb", "provider", "server", "settings", "telemetry"]),
+    ("cli", &["app", "cli", "clock", "engine", "pb", "provider", "server", "settings", "telemetry"]),
 ];
 
 /// What only some files may do: a text that betrays it, those who may, and why nobody else.

@@ -1,35 +1,44 @@
-//! `tollgate query`: a real request to a running service, and its answer.
+//! `tollgate query`: sends one request to a running service and prints the answer.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
+use chrono::{DateTime, Datelike as _, Timelike as _};
 use clap::Args;
 use tonic::Code as Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{Exit, print};
+use crate::clock::{Clock as _, SystemClock};
+use crate::engine::Timestamp;
+use crate::engine::duration::ShortForm;
 use crate::pb::{
     Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
     RateLimitServiceClient, Unit,
 };
 
-/// How long to wait for a connection, and how long for the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Upper bound on connecting, and on waiting for the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Resets at least this far away are shown with their date, in seconds.
+const DATED_SECS_MIN: u64 = 86_400;
 
-/// What to ask.
+/// Arguments of `query`.
 #[derive(Args, Debug)]
 pub(super) struct QueryArgs {
-    /// Domain to ask in.
+    /// Domain of the rules.
     #[arg(short, long)]
     domain: String,
     /// Descriptors, each one `key=value[,key=value…]`.
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
     descriptors: Vec<Descriptor>,
-    /// Hits to count; 0 looks without counting.
+    /// Hits to count; 0 checks without counting.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
     hits: u32,
-    /// Where the service listens for gRPC: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
+    /// Give the hits back instead of counting them.
+    #[arg(long)]
+    refund: bool,
+    /// gRPC address of the service: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
     #[arg(long, default_value = "127.0.0.1:8081")]
     address: String,
     /// Print the answer as proto3 JSON.
@@ -37,7 +46,7 @@ pub(super) struct QueryArgs {
     json: bool,
 }
 
-/// The address makes no sense.
+/// An address that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("--address: expected host:port, http://host:port or unix:/path/of/a.sock, found {0:?}")]
 pub(super) struct Misused(String);
@@ -49,24 +58,24 @@ struct Descriptor {
     entries: Vec<Entry>,
 }
 
-/// Asks, and shows the answer.
+/// Sends the request and prints the answer.
 pub(super) fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(ask(args))?;
+    let answer = runtime.block_on(send(args))?;
     if args.json {
         print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
     } else {
-        print(&for_people(args, &answer))?;
+        print(&text_report(args, &answer, SystemClock.now()))?;
     }
     Ok(if answer.overall_code() == Code::OverLimit { Exit::OverLimit } else { Exit::Done })
 }
 
-async fn ask(args: &QueryArgs) -> anyhow::Result<RateLimitResponse> {
+async fn send(args: &QueryArgs) -> anyhow::Result<RateLimitResponse> {
     let channel = connect(&args.address).await?;
     let mut client = RateLimitServiceClient::new(channel);
-    let answer = tokio::time::timeout(PATIENCE, client.should_rate_limit(request(args)))
+    let answer = tokio::time::timeout(TIMEOUT, client.should_rate_limit(request(args)))
         .await
-        .with_context(|| format!("no answer from {} within {PATIENCE:?}", args.address))?;
+        .with_context(|| format!("no answer from {} within {TIMEOUT:?}", args.address))?;
     Ok(answer.map_err(|status| explain(&status))?.into_inner())
 }
 
@@ -74,12 +83,12 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
     let has_scheme = address.contains("://") || address.starts_with("unix:");
     let uri = if has_scheme { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(uri).map_err(|_| Misused(address.to_owned()))?;
-    endpoint.connect_timeout(PATIENCE).connect().await.map_err(|error| {
+    endpoint.connect_timeout(TIMEOUT).connect().await.map_err(|error| {
         let error = anyhow::Error::new(error);
         let cause = error.root_cause();
         anyhow!(
-            "cannot reach a rate-limit service at {address}: {cause}\nDoes one run there? `tollgate` starts \
-             one, and --address says where it listens for gRPC."
+            "cannot connect to a rate-limit service at {address}: {cause}\nStart one with `tollgate`, or set \
+             --address to the gRPC address of a running one."
         )
     })
 }
@@ -87,8 +96,9 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
 fn request(args: &QueryArgs) -> RateLimitRequest {
     let descriptor = |descriptor: &Descriptor| RateLimitDescriptor {
         entries: descriptor.entries.clone(),
-        // The request's own addend cannot say 0: there it means 1.
+        // On the descriptor, since 0 on the request means 1.
         hits_addend: Some(u64::from(args.hits).into()),
+        is_negative_hits: args.refund,
         ..RateLimitDescriptor::default()
     };
     RateLimitRequest {
@@ -101,9 +111,9 @@ fn request(args: &QueryArgs) -> RateLimitRequest {
 fn explain(status: &tonic::Status) -> anyhow::Error {
     let said = status.message();
     match status.code() {
-        Status::InvalidArgument => anyhow!("the service refused the request: {said}"),
+        Status::InvalidArgument => anyhow!("the service rejected the request: {said}"),
         Status::Unavailable => anyhow!("the service cannot decide now: {said}"),
-        Status::Unimplemented => anyhow!("what listens there is no rate-limit service: {said}"),
+        Status::Unimplemented => anyhow!("the server at this address is not a rate-limit service: {said}"),
         code => anyhow!("the service failed ({code:?}): {said}"),
     }
 }
@@ -118,11 +128,11 @@ fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
     Ok(Descriptor { text: text.to_owned(), entries: text.split(',').map(entry).collect::<Result<_, _>>()? })
 }
 
-/// The overall answer, then a line for each descriptor, in columns.
-fn for_people(args: &QueryArgs, answer: &RateLimitResponse) -> String {
+/// The overall answer, a line for each descriptor in columns, and notes on descriptors without a limit.
+fn text_report(args: &QueryArgs, answer: &RateLimitResponse, now: Timestamp) -> String {
     let header = ["DESCRIPTOR", "CODE", "LIMIT", "REMAINING", "RESET"].map(str::to_owned);
-    let rows =
-        args.descriptors.iter().zip(&answer.statuses).map(|(descriptor, status)| row(descriptor, status));
+    let statuses = || args.descriptors.iter().zip(&answer.statuses);
+    let rows = statuses().map(|(descriptor, status)| row(descriptor, status, now));
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
     let widths: [usize; 5] = std::array::from_fn(|column| {
         rows.iter()
@@ -136,13 +146,26 @@ fn for_people(args: &QueryArgs, answer: &RateLimitResponse) -> String {
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
+    let unmatched: Vec<_> = statuses().filter(|(_, status)| is_unmatched(status)).collect();
+    if !unmatched.is_empty() {
+        text.push('\n');
+    }
+    for (Descriptor { text: descriptor, .. }, _) in unmatched {
+        text +=
+            &format!("no limit for {descriptor} in domain {}: no rule of this domain applies\n", args.domain);
+    }
     for header in &answer.response_headers_to_add {
         text += &format!("\n{}: {}", header.key, header.value);
     }
     text
 }
 
-fn row(descriptor: &Descriptor, status: &DescriptorStatus) -> [String; 5] {
+/// Whether no limit applied. An unlimited rule answers with the largest number as what remains.
+fn is_unmatched(status: &DescriptorStatus) -> bool {
+    status.current_limit.is_none() && status.limit_remaining == 0 && status.code() == Code::Ok
+}
+
+fn row(descriptor: &Descriptor, status: &DescriptorStatus, now: Timestamp) -> [String; 5] {
     let code = status.code().as_str_name().to_owned();
     let none = || "-".to_owned();
     let (limit, remaining) = match &status.current_limit {
@@ -150,8 +173,22 @@ fn row(descriptor: &Descriptor, status: &DescriptorStatus) -> [String; 5] {
         None if status.limit_remaining == u32::MAX => ("unlimited".to_owned(), none()),
         None => (none(), none()),
     };
-    let reset = status.duration_until_reset.as_ref().map_or_else(none, |reset| format!("{}s", reset.seconds));
+    let reset = status.duration_until_reset.as_ref().and_then(|reset| u64::try_from(reset.seconds).ok());
+    let reset = reset.map_or_else(none, |secs| describe_reset(secs, now));
     [descriptor.text.clone(), code, limit, remaining, reset]
+}
+
+/// `5m 30s`; from a day on with the date: `25d 3h (2026-12-22 19:30 UTC)`.
+fn describe_reset(secs: u64, now: Timestamp) -> String {
+    let short = ShortForm(secs);
+    let at = i64::try_from(now.as_secs().saturating_add(secs)).ok();
+    match at.and_then(|at| DateTime::from_timestamp(at, 0)).filter(|_| secs >= DATED_SECS_MIN) {
+        None => short.to_string(),
+        Some(at) => {
+            let (year, month, day) = (at.year(), at.month(), at.day());
+            format!("{short} ({year}-{month:02}-{day:02} {:02}:{:02} UTC)", at.hour(), at.minute())
+        }
+    }
 }
 
 fn describe(limit: &RateLimit) -> String {
@@ -176,6 +213,7 @@ mod tests {
                 .map(|text| parse_descriptor(text).expect("a descriptor"))
                 .collect(),
             hits: 1,
+            refund: false,
             address: String::new(),
             json: false,
         }
@@ -191,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn people_are_shown_a_line_for_each_descriptor() {
+    fn the_report_has_a_line_for_each_descriptor_and_names_those_without_a_rule() {
         let limit = |requests_per_unit, unit: Unit, name: &str| {
             Some(RateLimit { requests_per_unit, unit: unit.into(), name: name.to_owned() })
         };
@@ -206,21 +244,25 @@ mod tests {
             overall_code: Code::OverLimit.into(),
             statuses: vec![
                 status(Code::OverLimit, limit(5, Unit::Minute, ""), 0, seconds(42)),
-                status(Code::Ok, limit(100, Unit::Hour, "by ip"), 97, seconds(1800)),
+                status(Code::Ok, limit(100, Unit::Month, "by ip"), 97, seconds(2_171_400)),
                 status(Code::Ok, None, u32::MAX, None),
                 status(Code::Ok, None, 0, None),
             ],
             ..RateLimitResponse::default()
         };
-        let shown = for_people(&args(&["user=alice", "ip=10.0.0.1,path=/x", "admin=1", "other="]), &answer);
+        let args = args(&["user=alice", "ip=10.0.0.1,path=/x", "admin=1", "other="]);
+        // 2026-11-27 16:20 UTC.
+        let shown = text_report(&args, &answer, Timestamp::from_secs(1_795_796_400));
         let expected = "\
 OVER_LIMIT
 
-DESCRIPTOR           CODE        LIMIT                 REMAINING  RESET
-user=alice           OVER_LIMIT  5 per minute          0          42s
-ip=10.0.0.1,path=/x  OK          100 per hour (by ip)  97         1800s
-admin=1              OK          unlimited             -          -
-other=               OK          -                     -          -
+DESCRIPTOR           CODE        LIMIT                  REMAINING  RESET
+user=alice           OVER_LIMIT  5 per minute           0          42s
+ip=10.0.0.1,path=/x  OK          100 per month (by ip)  97         25d 3h (2026-12-22 19:30 UTC)
+admin=1              OK          unlimited              -          -
+other=               OK          -                      -          -
+
+no limit for other= in domain shop: no rule of this domain applies
 ";
         assert_eq!(shown, expected);
     }

@@ -7,6 +7,7 @@
 pub mod algorithm;
 pub mod calendar;
 pub mod compare;
+pub mod duration;
 pub mod judge;
 pub mod key;
 pub mod limit;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use crate::engine::duration::{self, GoForm};
 
 /// One setting that cannot be what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +101,9 @@ impl Reader {
         text: &str,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        let (least, most) = (display(*range.start()), display(*range.end()));
+        let (least, most) = (GoForm(*range.start()), GoForm(*range.end()));
         let expected = format!("a duration such as 300ms, 10s or 1m30s, from {least} to {most}");
-        let parse = |text: &str| parse_duration(text).filter(|duration| range.contains(duration));
+        let parse = |text: &str| duration::parse(text).filter(|duration| range.contains(duration));
         self.read(name, text, &expected, parse).unwrap_or_default()
     }
 
@@ -129,46 +129,9 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Every duration that Go's `time.ParseDuration` takes, negative ones excepted, and some more.
-fn parse_duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    Duration::try_from(text.parse::<SignedDuration>().ok()?).ok()
-}
-
-fn display(duration: Duration) -> String {
-    SignedDuration::try_from(duration)
-        .map_or_else(|_| format!("{duration:?}"), |signed| format!("{signed:#}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_as_go_writes_them() {
-        for (text, expected_ms) in [
-            ("10s", Some(10_000)),
-            ("1m30s", Some(90_000)),
-            ("300ms", Some(300)),
-            ("24h", Some(86_400_000)),
-            ("24h0m0s", Some(86_400_000)),
-            ("1.5h", Some(5_400_000)),
-            ("0", Some(0)),
-            ("0s", Some(0)),
-            ("1h15m30.918s", Some(4_530_918)),
-            ("10", None),
-            ("", None),
-            ("-1s", None),
-            ("1x", None),
-            ("s", None),
-        ] {
-            assert_eq!(parse_duration(text), expected_ms.map(Duration::from_millis), "{text:?}");
-        }
-        assert_eq!(parse_duration("150us"), Some(Duration::from_micros(150)));
-        assert_eq!(parse_duration("150µs"), Some(Duration::from_micros(150)));
-    }
 
     #[test]
     fn truth_values_are_go_s_and_no_others() {

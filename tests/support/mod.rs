@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod caller;
 pub(crate) mod collector;
+pub(crate) mod console;
 pub(crate) mod envoy;
 pub(crate) mod held;
 pub(crate) mod http2;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use jiff::SignedDuration;
 
 use super::keys::Distribution;
 use super::plan::Template;
 use super::target::Target;
+use crate::engine::duration;
 
 /// Keys that floats tell apart.
 const KEYS_MAX: u64 = 1 << 53;
@@ -162,9 +162,7 @@ fn count(range: std::ops::RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
 }
 
 fn duration(text: &str, least: Duration, most: Duration) -> Result<Duration, String> {
-    let parsed = if text == "0" { Some(SignedDuration::ZERO) } else { text.parse().ok() };
-    let parsed = parsed.and_then(|signed| Duration::try_from(signed).ok());
-    parsed
+    duration::parse(text)
         .filter(|duration| (least..=most).contains(duration))
         .ok_or_else(|| format!("expected a duration such as 300ms, 10s or 1m30s, from {least:?} to {most:?}"))
 }
