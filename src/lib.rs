@@ -67,6 +67,7 @@
 //! - A call whose outcome is unknown is never repeated: it may have been counted.
 
 pub mod app;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod engine;

@@ -128,7 +128,7 @@ async fn people_are_told_of_errors_and_of_how_it_goes() {
     let short = ["--duration", "1100ms", "--warmup", "0"];
     let ran = bench(&address, &[&short[..], &["free=x", "--progress"]].concat()).await;
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("closed loop, 64 requests under way") && ran.stdout.contains("latency"));
+    assert!(ran.stdout.contains("closed loop, 64 requests in flight") && ran.stdout.contains("latency"));
     assert!(ran.stderr.contains("requests in the last second"), "{}", ran.stderr);
     // More descriptors than may be are refused, each time anew.
     let many = ["free=x", "--duration", "100ms", "--warmup", "0", "--descriptors", "100"];
@@ -211,6 +211,6 @@ async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
     assert_eq!(load.exit_code(PATIENCE).await, Some(0));
     let report = report_of(&load);
     assert!(count(&report, "lostConnections") > 0 && count(&report, "admitted") > 0, "{report}");
-    // Those that were under way are errors; nothing is tried in vain again and again.
+    // Those that were in flight are errors; nothing is tried in vain again and again.
     assert!(count(&report, "errors") <= 8, "{report}");
 }

@@ -34,7 +34,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("cli", &["app", "cli", "clock", "engine", "pb", "provider", "server", "settings", "telemetry"]),
+    ("bench", &["bench", "engine", "pb", "server"]),
+    ("cli", &["app", "bench", "cli", "clock", "engine", "pb", "provider", "server", "settings", "telemetry"]),
 ];
 
 /// What only some files may do: a text that betrays it, those who may, and why nobody else.

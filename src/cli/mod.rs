@@ -11,6 +11,7 @@ use std::io::Write as _;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::bench::{BenchArgs, Misused as MisusedBench, READING};
 use crate::settings::{self, Mistakes, RawSettings};
 
 /// How a command ended: what the process tells its caller.
@@ -54,8 +55,8 @@ enum Command {
     /// Send a request to a running service, and show the answer.
     Query(query::QueryArgs),
     /// Load a running service with requests, and measure how it answers.
-    #[command(after_long_help = bench::READING)]
-    Bench(Box<bench::BenchArgs>),
+    #[command(after_long_help = READING)]
+    Bench(Box<BenchArgs>),
     /// Print the table of settings for docs/settings.md.
     #[command(hide = true)]
     Settings,
@@ -88,7 +89,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     outcome.unwrap_or_else(|error| {
         complain(&format!("error: {error:#}"));
-        let misused = error.is::<Mistakes>() || error.is::<query::Misused>() || error.is::<bench::Misused>();
+        let misused = error.is::<Mistakes>() || error.is::<query::Misused>() || error.is::<MisusedBench>();
         if misused { Exit::Misused } else { Exit::Failed }
     })
 }

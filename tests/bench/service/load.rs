@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 /// Descriptors in a request that only makes counters.
 const FILLING: u32 = 60;
-/// Requests under way then: few, since each is long.
+/// Requests in flight then: few, since each is long.
 const FILLING_IN_FLIGHT: u32 = 8;
 
 /// What is asked, and how.
@@ -28,7 +28,7 @@ pub(crate) struct Shape {
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// So many are always under way.
+    /// So many are always in flight.
     Closed { in_flight: u32 },
     /// So many each second.
     Open { per_second: u32 },

@@ -125,7 +125,7 @@ impl Subject<'_> {
             eprintln!("{} requests were not sent", report.unsent);
         }
         assert_eq!(report.denied, 0, "limits are higher than that");
-        // Else some would have waited in the load, and fewer been under way than the table says.
+        // Else some would have waited in the load, and fewer been in flight than the table says.
         assert_eq!(report.connection_bound, None, "a connection takes all that it is to have");
         let decided = report.decided();
         let requests = decided as f64;

@@ -1,5 +1,4 @@
-//! One thread that sends: a runtime, connections and counts of its own. Nothing that a request does is
-//! shared with another thread.
+//! A sending thread: one runtime, its connections and its counts. Requests share nothing with other threads.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,17 +21,17 @@ use super::options::{BenchArgs, Loop};
 use super::pacer::Pacer;
 use super::plan::Plan;
 use super::schedule::Schedule;
-use super::tally::{Failure, Outcome, Tally};
+use super::summary::{Failure, Outcome, Summary};
 use super::window::Window;
 
-/// How often a thread tells how far it is.
-const TELLING: Duration = Duration::from_millis(200);
+/// Interval between two progress reports of a thread.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Connections that one thread sets up at a time.
 const CONNECTING: usize = 32;
 /// Requests that are sent in one go where many are due, before answers are looked at.
 const BURST: u32 = 64;
 
-/// What a thread tells while it runs.
+/// Progress of a thread while it runs.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     /// Requests that have ended, those of the warm-up not among them.
@@ -41,43 +40,43 @@ pub(super) struct Published {
     pub(super) errors: AtomicU64,
 }
 
-/// What a thread is given.
+/// Input of a thread.
 pub(super) struct Job {
     /// The options of the run.
     pub(super) args: Arc<BenchArgs>,
-    /// What to ask.
+    /// The requests to send.
     pub(super) plan: Plan,
     /// Which of the threads it is, below their number.
     pub(super) index: usize,
     /// Told when all connections are up, or why not.
     pub(super) ready: oneshot::Sender<anyhow::Result<()>>,
-    /// Tells when to begin.
+    /// Signals the start.
     pub(super) begin: oneshot::Receiver<Instant>,
     /// Ends the run early.
     pub(super) stop: CancellationToken,
-    /// How far it is.
+    /// Progress.
     pub(super) published: Arc<CachePadded<Published>>,
 }
 
-/// What a thread has to say in the end.
+/// Result of a thread.
 #[derive(Debug)]
 pub(super) struct Share {
-    /// What it counted.
-    pub(super) tally: Tally,
-    /// How long it counted: shorter than asked for where it was stopped.
+    /// Counted outcomes.
+    pub(super) summary: Summary,
+    /// Measured time: shorter than requested if the run was stopped.
     pub(super) length: Duration,
-    /// How much of that time it had something to do.
+    /// Busy share of that time.
     pub(super) busy: Duration,
 }
 
 struct Worker {
-    tally: RefCell<Tally>,
-    /// What to ask, and for which key.
+    summary: RefCell<Summary>,
+    /// The requests, and the key of each.
     asking: RefCell<(Plan, Keys)>,
     timeout: Duration,
-    /// What is measured.
+    /// The measured window.
     window: Cell<Window>,
-    under_way: Cell<usize>,
+    in_flight: Cell<usize>,
     /// Told when a request has ended.
     ended: Notify,
 }
@@ -93,7 +92,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     let connections = match connected {
         Ok(connections) => connections,
         Err(error) => {
-            // Nobody may be waiting: another thread may have failed before.
+            // The receiver is gone if another thread failed first.
             drop(ready.send(Err(error)));
             return Ok(None);
         }
@@ -102,11 +101,11 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     let Ok(begin) = begin.await else { return Ok(None) };
     let keys = Keys::new(args.keys, args.distribution, seed_of(args.seed, index));
     let worker = Rc::new(Worker {
-        tally: RefCell::new(Tally::new()),
+        summary: RefCell::new(Summary::new()),
         asking: RefCell::new((plan, keys)),
         timeout: args.timeout,
         window: Cell::new(Window::new(begin + args.warmup, args.duration)),
-        under_way: Cell::new(0),
+        in_flight: Cell::new(0),
         ended: Notify::new(),
     });
     spawn_local(Rc::clone(&worker).publish(published));
@@ -133,9 +132,9 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
         }
     };
     worker.finish().await;
-    let mut tally = worker.tally.replace(Tally::new());
-    tally.lost_connections = connections.iter().map(|connection| connection.lost()).sum();
-    Ok(Some(Share { tally, length, busy }))
+    let mut summary = worker.summary.replace(Summary::new());
+    summary.lost_connections = connections.iter().map(|connection| connection.lost()).sum();
+    Ok(Some(Share { summary, length, busy }))
 }
 
 /// The connections of this thread, all of them up.
@@ -176,9 +175,9 @@ impl Worker {
         (window.length(), busy().saturating_sub(busy_before))
     }
 
-    /// Waits for what is still under way: no longer than one timeout.
+    /// Waits for what is still in flight: no longer than one timeout.
     async fn finish(&self) {
-        while self.under_way.get() > 0 {
+        while self.in_flight.get() > 0 {
             self.ended.notified().await;
         }
     }
@@ -191,7 +190,7 @@ impl Worker {
             if self.window.get().is_over(now) {
                 return;
             }
-            self.under_way.set(self.under_way.get() + 1);
+            self.in_flight.set(self.in_flight.get() + 1);
             self.ask(place, now).await;
         }
     }
@@ -232,25 +231,24 @@ impl Worker {
             let place = || find_place(turns.by_ref().take(connections.len()));
             match self.place_in_time(due, most, place).await {
                 Some(place) => {
-                    self.under_way.set(self.under_way.get() + 1);
+                    self.in_flight.set(self.in_flight.get() + 1);
                     let this = Rc::clone(self);
                     spawn_local(async move {
                         if this.window.get().counts(due) {
-                            this.tally.borrow_mut().lag.record(due.elapsed());
+                            this.summary.borrow_mut().lag.record(due.elapsed());
                         }
                         this.ask(place, due).await;
                     });
                 }
-                None if self.window.get().counts(due) => self.tally.borrow_mut().unsent += 1,
+                None if self.window.get().counts(due) => self.summary.borrow_mut().unsent += 1,
                 None => {}
             }
         }
         Ok(())
     }
 
-    /// A place for a request that is due: at once, or when one that is under way has made room for it. None
-    /// where too many are under way, where no connection is up, and when whoever would have asked has given
-    /// up.
+    /// A place for a request that is due: at once, or when one in flight has ended. `None` if too many are
+    /// in flight, if no connection is up, or after the request's deadline.
     async fn place_in_time(
         &self,
         due: Instant,
@@ -258,7 +256,7 @@ impl Worker {
         mut place: impl FnMut() -> Result<Place, Busy>,
     ) -> Option<Place> {
         let given_up = due + self.timeout;
-        while self.under_way.get() < most && Instant::now() <= given_up {
+        while self.in_flight.get() < most && Instant::now() <= given_up {
             match place() {
                 Ok(place) => return Some(place),
                 Err(Busy::Down) => return None,
@@ -273,11 +271,12 @@ impl Worker {
     /// Takes note that a request that was due then waits for room on a connection.
     fn hold(&self, due: Instant, most: usize) {
         if self.window.get().counts(due) {
-            self.tally.borrow_mut().hold(most);
+            self.summary.borrow_mut().hold(most);
         }
     }
 
-    /// Asks once, and counts what comes of it; `since` is when its time begins. It is under way already.
+    /// Sends one request and counts its outcome; `since` is the start of its latency. The request counts as in
+    /// flight already.
     async fn ask(&self, place: Place, since: Instant) {
         let request = {
             let (plan, keys) = &mut *self.asking.borrow_mut();
@@ -288,19 +287,19 @@ impl Worker {
             Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
         let outcome = timeout(self.timeout, place.ask(request)).await.unwrap_or_else(late);
-        self.tally.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
-        self.under_way.set(self.under_way.get() - 1);
+        self.summary.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
+        self.in_flight.set(self.in_flight.get() - 1);
         self.ended.notify_one();
     }
 
-    /// Tells how far it is, now and then.
+    /// Reports progress at most once per interval.
     async fn publish(self: Rc<Self>, published: Arc<CachePadded<Published>>) {
-        let mut ticks = interval(TELLING);
+        let mut ticks = interval(PROGRESS_INTERVAL);
         loop {
             ticks.tick().await;
-            let tally = self.tally.borrow();
-            published.requests.store(tally.requests(), Ordering::Relaxed);
-            published.errors.store(tally.errors(), Ordering::Relaxed);
+            let summary = self.summary.borrow();
+            published.requests.store(summary.requests(), Ordering::Relaxed);
+            published.errors.store(summary.errors(), Ordering::Relaxed);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When requests are due where they come at a fixed rate, whoever answers or not. No I/O, no clock: times
+//! Due times of requests at a fixed rate, independent of the answers. No I/O, no clock: times
 //! are lengths since the run began.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where the service listens: what may be typed, and how to get there.
+//! The address of the service: parsing and connecting.
 
 use std::fmt;
 use std::io;
@@ -67,7 +67,7 @@ impl Target {
         }
     }
 
-    /// What requests name as the one they are for.
+    /// The `:authority` of requests.
     pub(super) fn authority(&self) -> &str {
         match self {
             Self::Tcp(authority) => authority.as_str(),

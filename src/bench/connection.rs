@@ -19,13 +19,13 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::tally::{Failure, Outcome};
+use super::summary::{Failure, Outcome};
 use super::target::Target;
 use crate::pb;
 
-/// How long to wait for a connection, and for the first sign of HTTP/2 on it.
+/// Upper bound on connecting, the HTTP/2 preface included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long to wait before a connection that was lost is tried again.
+/// Delay before a lost connection is set up again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of answers that may be on their way, so that acknowledging them costs little.
 const WINDOW_BYTES: u32 = 16 << 20;
@@ -42,7 +42,7 @@ struct Verdict {
 /// A connection, for as many requests at a time as the service allows.
 pub(super) struct Connection {
     target: Target,
-    /// What every request begins with.
+    /// Start of every request: method, path and headers.
     head: Request<()>,
     /// Of the connection that is up.
     sender: RefCell<Option<SendRequest<Bytes>>>,
@@ -105,7 +105,7 @@ impl Connection {
         self.turn.set(turn);
         let this = Rc::clone(self);
         spawn_local(async move {
-            // Why it ended is told by the requests that were under way.
+            // The requests in flight report the cause.
             drop(http.await);
             this.take_down(turn);
         });
@@ -174,12 +174,12 @@ impl Connection {
                  listens for gRPC; its port for HTTP is another one.",
                 self.target
             )),
-            // Whatever else goes wrong is told in the report, with how often it did.
+            // Every other error is counted in the report.
             Ok(Outcome::Admitted | Outcome::Denied | Outcome::Failed(_)) | Err(_) => Ok(()),
         }
     }
 
-    /// How often it was lost.
+    /// Number of times it was lost.
     pub(super) fn lost(&self) -> u64 {
         self.lost.get()
     }
@@ -214,7 +214,7 @@ impl Connection {
         decode(message).ok_or_else(|| Failure::new(Code::Internal, "the answer cannot be read"))
     }
 
-    /// What a request that HTTP/2 failed is told as. A connection that is no more is set up again.
+    /// The failure of a request that HTTP/2 failed. A closed connection is set up again.
     fn broken(&self, error: &h2::Error, turn: u64) -> Failure {
         // The end of a stream alone is not that of its connection.
         if !error.is_reset() {
@@ -229,7 +229,7 @@ impl Connection {
     }
 }
 
-/// Room for one request. The service says how many may be under way on a connection, and HTTP/2 would keep
+/// Room for one request. The service says how many may be in flight on a connection, and HTTP/2 would keep
 /// those beyond it to itself without a word: the time that they wait here would be measured as the service's.
 pub(super) struct Place(Rc<Connection>);
 
@@ -238,9 +238,9 @@ pub(super) struct Place(Rc<Connection>);
 pub(super) enum Busy {
     /// It is not up.
     Down,
-    /// As many requests are under way as the service allows on one connection.
+    /// As many requests are in flight as the service allows on one connection.
     Full {
-        /// How many those are.
+        /// Number of requests that the peer allows at a time.
         most: usize,
     },
 }
@@ -259,7 +259,7 @@ impl Drop for Place {
     }
 }
 
-/// A body, up to its bound, and what comes after it.
+/// A body, up to its bound, and its trailers.
 async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Error> {
     let mut message = Bytes::new();
     while let Some(data) = body.data().await {
@@ -280,7 +280,7 @@ fn decode(mut message: Bytes) -> Option<i32> {
     if is_whole { Some(Verdict::decode(message).ok()?.overall_code) } else { None }
 }
 
-/// What gRPC says of the outcome in headers or trailers, where it says it there.
+/// The gRPC status in headers or trailers, if there is one.
 fn status(headers: &HeaderMap) -> Option<Result<(), Failure>> {
     let status = headers.get("grpc-status")?;
     if status == "0" {
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(failed, Some(Err(Failure::new(Code::DeadlineExceeded, ""))));
     }
 
-    /// What is told where `listener` is to be the service.
+    /// The error of connecting to `listener` as the service.
     async fn told(listener: &str) -> String {
         let target = format!("unix:{listener}").parse().expect("a path");
         let open = Connection::open(target, Duration::from_secs(1));
@@ -380,7 +380,7 @@ mod tests {
         let path = dir.path().join("http.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
         let answer = async {
-            let (mut socket, _) = listener.accept().await.expect("somebody connects");
+            let (mut socket, _) = listener.accept().await.expect("a client connects");
             socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("it is read");
             std::future::pending::<()>().await;
         };

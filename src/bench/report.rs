@@ -1,4 +1,4 @@
-//! What a run came to. No I/O, no clock.
+//! The report of a run. No I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,27 +6,27 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::options::{BenchArgs, Loop};
-use super::tally::{Failures, Tally, Times, code_name};
+use super::summary::{Failures, Summary, Times, code_name};
 
-/// Share of the time from which a generator that had something to do is told to be saturated. What is
-/// missing to the whole goes by between two looks at its sockets, however much it has to do.
+/// Busy share from which the generator counts as saturated. It never reaches 1: some time passes between two
+/// polls of the sockets.
 const SATURATED_BUSY: f64 = 0.9;
-/// A schedule that is kept less closely than this is told of, where it matters beside the latencies.
+/// Schedule lag from which the generator counts as saturated, if it matters beside the latencies.
 const SATURATED_LAG_US: f64 = 1_000.0;
-/// Share of the rate asked for below which decisions are told to have fallen behind. What is under way when
-/// it begins and ends makes up for a part of what is missing.
+/// Share of the requested rate below which decisions count as falling behind. Requests in flight at both ends
+/// of the window make up for a part of the difference.
 const KEPT_RATE: f64 = 0.9;
 
-/// What was measured.
+/// The measurements of all threads.
 #[derive(Debug)]
 pub(super) struct Measured {
-    /// What all threads counted.
-    pub(super) tally: Tally,
-    /// How long they counted.
+    /// Outcomes.
+    pub(super) summary: Summary,
+    /// Measured time.
     pub(super) length: Duration,
-    /// How much of that time they had something to do, from 0 to 1, on average.
+    /// Busy share of that time, from 0 to 1, on average.
     pub(super) busy: f64,
-    /// Whether somebody ended it early.
+    /// True if a signal ended the run early.
     pub(super) stopped_early: bool,
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Report {
     pub(super) generator_saturated: bool,
 }
 
-/// How often there was one of gRPC's codes, and what was told of the first one.
+/// Count of one gRPC code, and the message of its first occurrence.
 #[derive(Debug, Serialize)]
 pub(super) struct ErrorsOfCode {
     pub(super) count: u64,
@@ -104,14 +104,14 @@ impl Percentiles {
 impl Report {
     /// The report of a run with these options; `args` have been found to make sense.
     pub(super) fn new(args: &BenchArgs, descriptors_per_request: usize, measured: &Measured) -> Self {
-        let Measured { tally, length, busy, stopped_early } = measured;
+        let Measured { summary, length, busy, stopped_early } = measured;
         let (concurrency, rate, max_in_flight) = match args.loop_kind() {
             Loop::Closed { concurrency } => (Some(concurrency), None, None),
             Loop::Open { per_second, max_in_flight } => (None, Some(per_second), Some(max_in_flight)),
         };
         let seconds = length.as_secs_f64();
-        let latency = Percentiles::of(&tally.latency);
-        let lag = rate.map(|_| Percentiles::of(&tally.lag));
+        let latency = Percentiles::of(&summary.latency);
+        let lag = rate.map(|_| Percentiles::of(&summary.lag));
         let saturated = match &lag {
             Some(lag) => keeps_no_schedule(lag, &latency),
             None => *busy >= SATURATED_BUSY,
@@ -139,16 +139,16 @@ impl Report {
             warmup_seconds: args.warmup.as_secs_f64(),
             duration_seconds: rounded(seconds, 1_000.0),
             stopped_early: *stopped_early,
-            requests: tally.requests(),
-            requests_per_second: rounded(ratio(tally.ended, seconds), 10.0),
-            decisions_per_second: rounded(ratio(tally.decided, seconds), 10.0),
-            admitted: tally.admitted,
-            denied: tally.denied,
-            errors: tally.errors(),
-            errors_by_code: tally.failures.iter().map(of_code).collect(),
-            unsent: tally.unsent,
-            connection_bound: tally.connection_bound,
-            lost_connections: tally.lost_connections,
+            requests: summary.requests(),
+            requests_per_second: rounded(ratio(summary.ended, seconds), 10.0),
+            decisions_per_second: rounded(ratio(summary.decided, seconds), 10.0),
+            admitted: summary.admitted,
+            denied: summary.denied,
+            errors: summary.errors(),
+            errors_by_code: summary.failures.iter().map(of_code).collect(),
+            unsent: summary.unsent,
+            connection_bound: summary.connection_bound,
+            lost_connections: summary.lost_connections,
             latency_us: latency,
             schedule_lag_us: lag,
             generator_busy: rounded(*busy, 1_000.0),
@@ -162,7 +162,7 @@ impl Report {
         self.rate_per_second.filter(is_missed)
     }
 
-    /// Why the run is a failure, where it is one: nobody decided anything.
+    /// The error if the run is a failure: no request was decided.
     pub(super) fn failure(&self) -> Option<String> {
         if self.admitted + self.denied > 0 {
             return None;
@@ -176,19 +176,19 @@ impl Report {
     }
 }
 
-/// Whether requests were sent so late that it shows in what was measured.
+/// True if requests were sent so late that it distorts the latencies.
 fn keeps_no_schedule(lag: &Percentiles, latency: &Percentiles) -> bool {
     let (lag, latency) = (lag.p99.unwrap_or_default(), latency.p99.unwrap_or_default());
     lag > SATURATED_LAG_US && lag > latency / 10.0
 }
 
 /// A count, to be divided by.
-#[expect(clippy::cast_precision_loss, reason = "nobody counts to 2^53")]
+#[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
 pub(super) fn as_float(count: u64) -> f64 {
     count as f64
 }
 
-/// So many of so many, or of so many seconds; 0 of none.
+/// The ratio, or the rate per second; 0 if the denominator is.
 pub(super) fn ratio(count: u64, of: f64) -> f64 {
     if of > 0.0 { as_float(count) / of } else { 0.0 }
 }
@@ -202,7 +202,7 @@ pub(super) mod tests {
     use clap::Parser;
     use tonic::Code;
 
-    use super::super::tally::{Failure, Outcome};
+    use super::super::summary::{Failure, Outcome};
     use super::*;
 
     #[derive(Parser)]
@@ -211,11 +211,11 @@ pub(super) mod tests {
         args: BenchArgs,
     }
 
-    pub(in super::super) fn report(args: &[&str], fill: impl FnOnce(&mut Measured)) -> Report {
+    pub(super) fn report(args: &[&str], fill: impl FnOnce(&mut Measured)) -> Report {
         let args = ["bench", "--threads", "2"].iter().chain(args).copied();
         let args = Cli::parse_from(args).args;
         let mut measured = Measured {
-            tally: Tally::new(),
+            summary: Summary::new(),
             length: Duration::from_secs(2),
             busy: 0.25,
             stopped_early: false,
@@ -224,17 +224,17 @@ pub(super) mod tests {
         Report::new(&args, args.templates.len(), &measured)
     }
 
-    pub(in super::super) fn some_of_everything(measured: &mut Measured) {
-        let tally = &mut measured.tally;
+    pub(super) fn some_of_everything(measured: &mut Measured) {
+        let summary = &mut measured.summary;
         for ms in 1..=10 {
             let outcome = if ms < 4 { Outcome::Admitted } else { Outcome::Denied };
-            tally.record(outcome, Duration::from_micros(100) * ms);
+            summary.record(outcome, Duration::from_micros(100) * ms);
         }
         for message in ["no store", "no rules"] {
             let failure = Failure::new(Code::Unavailable, message);
-            tally.record(Outcome::Failed(failure), Duration::ZERO);
+            summary.record(Outcome::Failed(failure), Duration::ZERO);
         }
-        (tally.ended, tally.decided) = (12, 10);
+        (summary.ended, summary.decided) = (12, 10);
     }
 
     #[test]
@@ -266,7 +266,7 @@ pub(super) mod tests {
             let report = report(args, |measured| {
                 some_of_everything(measured);
                 measured.busy = busy;
-                measured.tally.lag.record(Duration::from_micros(lag_us));
+                measured.summary.lag.record(Duration::from_micros(lag_us));
             });
             assert_eq!(report.generator_saturated, expected, "{args:?} {busy} {lag_us}");
         }
@@ -279,8 +279,8 @@ pub(super) mod tests {
             [(60_000, 60_000, None), (60_000, 4_000, Some(30_000)), (4_000, 4_000, Some(30_000))]
         {
             let report = report(&["--rate", "30000"], |measured| {
-                measured.tally.admitted = 60_000;
-                (measured.tally.ended, measured.tally.decided) = (ended, decided);
+                measured.summary.admitted = 60_000;
+                (measured.summary.ended, measured.summary.decided) = (ended, decided);
             });
             let rates = (report.requests_per_second, report.decisions_per_second);
             assert_eq!(rates, (as_float(ended) / 2.0, as_float(decided) / 2.0));
@@ -292,7 +292,7 @@ pub(super) mod tests {
     #[test]
     fn a_run_without_a_decision_is_a_failure() {
         let error = Outcome::Failed(Failure::new(Code::Unimplemented, "no such method"));
-        let failed = report(&[], |measured| measured.tally.record(error, Duration::ZERO)).failure();
+        let failed = report(&[], |measured| measured.summary.record(error, Duration::ZERO)).failure();
         assert_eq!(failed.as_deref(), Some("no request got a decision: UNIMPLEMENTED: no such method"));
         assert_eq!(report(&[], |_| {}).failure().as_deref(), Some("nothing could be sent"));
         let stopped = report(&[], |measured| measured.stopped_early = true).failure();

@@ -12,7 +12,7 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// What begins then and is so long.
+    /// The window that starts at a moment and has a length.
     pub(super) fn new(from: Instant, length: Duration) -> Self {
         Self { from, until: from + length }
     }
@@ -27,27 +27,27 @@ impl Window {
         self.until
     }
 
-    /// Whether nothing more is to begin.
+    /// True if no further request may start.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now >= self.until
     }
 
-    /// Whether a request counts that is due then, whenever it ends: not in the warm-up.
+    /// True if a request that is due at this moment counts, whenever it ends: not in the warm-up.
     pub(super) fn counts(&self, begun: Instant) -> bool {
         begun >= self.from
     }
 
-    /// Whether a moment is in it.
+    /// True if a moment lies in the window.
     pub(super) fn contains(&self, moment: Instant) -> bool {
         self.from <= moment && !self.is_over(moment)
     }
 
-    /// What is left of it where the run was over at `now`.
+    /// The window, cut off at `now`.
     pub(super) fn cut(self, now: Instant) -> Self {
         Self { until: self.until.min(now), ..self }
     }
 
-    /// How long it is: nothing, where the run was over before it began.
+    /// Length; zero if the run ended before the window began.
     pub(super) fn length(&self) -> Duration {
         self.until.saturating_duration_since(self.from)
     }

@@ -37,7 +37,7 @@ pub(super) fn show(report: &Report) -> String {
 
 fn heading(report: &Report) -> String {
     let pace = match (report.concurrency, report.rate_per_second) {
-        (Some(concurrency), _) => format!("closed loop, {concurrency} requests under way"),
+        (Some(concurrency), _) => format!("closed loop, {concurrency} requests in flight"),
         (None, rate) => format!("open loop, {} requests per second", rate.unwrap_or_default()),
     };
     format!(
@@ -53,7 +53,7 @@ fn heading(report: &Report) -> String {
     )
 }
 
-/// How many ended each second, and where not all of them were decided, how many were.
+/// Rate of ended requests, and of decided ones if some were not.
 fn rate(report: &Report) -> String {
     let Report { requests_per_second, decisions_per_second, .. } = report;
     let mut told = format!("{requests_per_second} per second");
@@ -63,7 +63,7 @@ fn rate(report: &Report) -> String {
     told
 }
 
-/// What else there is to be said: nothing, where all went as it should.
+/// Warnings; empty if nothing went wrong.
 fn remarks(report: &Report) -> Vec<String> {
     let mut remarks = Vec::new();
     if report.stopped_early {
@@ -78,7 +78,7 @@ fn remarks(report: &Report) -> Vec<String> {
     }
     if report.unsent > 0 {
         remarks.push(format!(
-            "{} requests were due and not sent: {} were under way already, no connection was up, or it was too \
+            "{} requests were due and not sent: {} were in flight already, no connection was up, or it was too \
              late for them. The latencies are those of the others.",
             report.unsent,
             report.max_in_flight.unwrap_or_default()
@@ -90,8 +90,8 @@ fn remarks(report: &Report) -> Vec<String> {
             None => "some were sent late or not at all".to_owned(),
         };
         remarks.push(format!(
-            "The service lets {most} requests be under way on a connection, and others waited for that, so that \
-             {so}. More --connections let more be under way."
+            "The service lets {most} requests be in flight on a connection, and others waited for that, so that \
+             {so}. More --connections let more be in flight."
         ));
     }
     if report.lost_connections > 0 {
@@ -104,7 +104,7 @@ fn remarks(report: &Report) -> Vec<String> {
             format!("had something to do for {:.0} % of the time", 100.0 * report.generator_busy)
         };
         remarks.push(format!(
-            "The generator {why}: it may itself be what was measured. Give it cores of its own, and \
+            "The generator {why}: it may itself be what was measured. Give it dedicated cores, and \
              --threads and --connections to use them."
         ));
     }
@@ -150,7 +150,7 @@ mod tests {
     fn people_are_shown_counts_and_times() {
         let shown = show(&report(&["user={n}", "ip=x", "--domain", "shop"], some_of_everything));
         let expected = "\
-closed loop, 64 requests under way, 4 connections, 2 threads, 2 s at 127.0.0.1:8081
+closed loop, 64 requests in flight, 4 connections, 2 threads, 2 s at 127.0.0.1:8081
 user={n} ip=x in domain shop, 100000 keys, uniform
 
 requests         12  6 per second, 5 of them decided
@@ -169,14 +169,14 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
     fn an_open_loop_shows_what_was_late_and_what_was_not_sent() {
         let shown = report(&["--rate", "6", "--distribution", "zipf:1.1"], |measured| {
             some_of_everything(measured);
-            measured.tally.unsent = 5;
-            measured.tally.lost_connections = 1;
-            measured.tally.hold(4);
+            measured.summary.unsent = 5;
+            measured.summary.lost_connections = 1;
+            measured.summary.hold(4);
             measured.stopped_early = true;
-            measured.tally.lag.record(Duration::from_secs(3));
+            measured.summary.lag.record(Duration::from_secs(3));
         });
         let shown = show(&shown);
-        let closed = show(&report(&["--concurrency", "9"], |measured| measured.tally.hold(4)));
+        let closed = show(&report(&["--concurrency", "9"], |measured| measured.summary.hold(4)));
         assert!(closed.contains("so that there were not always 9. More --connections"), "{closed}");
         for part in [
             "open loop, 6 requests per second, 4 connections",
@@ -185,8 +185,8 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
             "\nsent late by  3.00 s  3.00 s",
             "\nStopped early: ",
             "\nOnly 5 decisions came each second, where 6 were asked for.",
-            "\n5 requests were due and not sent: 10000 were under way already",
-            "\nThe service lets 4 requests be under way on a connection, and others waited for that, so that some",
+            "\n5 requests were due and not sent: 10000 were in flight already",
+            "\nThe service lets 4 requests be in flight on a connection, and others waited for that, so that some",
             "\nConnections were lost and set up again: 1.\n",
             "\nThe generator sent requests later than they were due",
         ] {

@@ -10,7 +10,7 @@ use crossbeam_utils::CachePadded;
 use super::options::BenchArgs;
 use super::worker::Published;
 
-/// Tells how it goes, to whoever watches.
+/// Progress lines on stderr.
 pub(super) struct Progress {
     threads: Vec<Arc<CachePadded<Published>>>,
     warmup: Duration,
@@ -21,7 +21,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// How often to tell.
+    /// Interval between two lines.
     pub(super) const EVERY: Duration = Duration::from_secs(1);
 
     /// Of what these threads publish.
@@ -37,13 +37,13 @@ impl Progress {
         }
     }
 
-    /// Tells that it has not begun, so long after it was to connect.
-    pub(super) fn tell_connecting(&self, elapsed: Duration) {
+    /// Reports that connecting takes this long already.
+    pub(super) fn show_connecting(&self, elapsed: Duration) {
         self.write_line(&format!("connecting for {:.0} s", elapsed.as_secs_f64()));
     }
 
-    /// Tells how it is, so long after the beginning. To be called every [`Self::EVERY`].
-    pub(super) fn tell(&mut self, elapsed: Duration) {
+    /// Reports the state this long after the beginning. To be called every [`Self::EVERY`].
+    pub(super) fn show(&mut self, elapsed: Duration) {
         let sum = |count: fn(&Published) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();
         let requests = sum(|published| published.requests.load(Ordering::Relaxed));
         let errors = sum(|published| published.errors.load(Ordering::Relaxed));
@@ -61,7 +61,7 @@ impl Progress {
         ));
     }
 
-    /// Leaves the line to what comes after.
+    /// Ends the line, so that the report starts on a new one.
     pub(super) fn clear(&self) {
         if self.is_terminal {
             self.write("\r\x1b[K");
@@ -75,7 +75,7 @@ impl Progress {
     }
 
     fn write(&self, text: &str) {
-        // Where nobody can be told the load goes on.
+        // A closed stderr does not stop the load.
         let mut stderr = stderr().lock();
         drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
     }

@@ -1,4 +1,4 @@
-//! What is asked: descriptors as typed, and the encoded requests that come of them. No I/O.
+//! Requests: descriptors as typed, and their encoded form. No I/O.
 //!
 //! A request is written into one buffer from parts that were encoded before; one in which no value holds a
 //! key number is written once and shared.
@@ -11,7 +11,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use super::keys::Keys;
 use crate::server::wire::fields::{bytes_len, put_bytes, put_head, put_uint};
 
-/// What stands for a key's number in a value.
+/// Placeholders for a key's number in a value.
 const PLACES: [&str; 2] = ["{n}", "{}"];
 
 /// gRPC's prefix of a message: whether it is compressed, and its length.
@@ -31,7 +31,7 @@ mod field {
 /// One descriptor as typed: `key=value[,key=value…]`, where a value may hold `{n}` or `{}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
-    /// What was typed.
+    /// The text as typed.
     pub(super) text: String,
     entries: Vec<Entry>,
 }
@@ -69,7 +69,7 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// Whether it is another descriptor for another key.
+    /// True if the descriptor differs from key to key.
     pub(super) fn has_number(&self) -> bool {
         self.entries.iter().any(|entry| entry.value.len() > 1)
     }

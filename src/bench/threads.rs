@@ -17,7 +17,7 @@ use super::options::BenchArgs;
 use super::plan::Plan;
 use super::progress::Progress;
 use super::report::Measured;
-use super::tally::Tally;
+use super::summary::Summary;
 use super::worker::{self, Job, Published, Share};
 
 /// One thread, as the main one sees it.
@@ -29,13 +29,13 @@ struct Member {
 }
 
 /// All threads.
-pub(super) struct Crew {
+pub(super) struct SendingThreads {
     members: Vec<Member>,
     stop: CancellationToken,
     signals: Signals,
 }
 
-/// What ends a run early: SIGINT and SIGTERM.
+/// Signals that end a run early: SIGINT and SIGTERM.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -47,7 +47,7 @@ struct Ready {
     share: oneshot::Receiver<anyhow::Result<Option<Share>>>,
 }
 
-impl Crew {
+impl SendingThreads {
     /// Starts them; they connect. From here on a signal ends the run with a report.
     pub(super) fn start(args: &Arc<BenchArgs>, plan: &Plan) -> anyhow::Result<Self> {
         let signals = Signals {
@@ -72,7 +72,7 @@ impl Crew {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("tollgate-bench-{index}")).spawn(move || {
                 let share = LocalSet::new().block_on(&runtime, worker::run(job));
-                // Nobody may want to know any more.
+                // The receiver may have been dropped.
                 drop(tell_share.send(share));
             })?;
             Ok(Member { ready, begin: tell_begin, share, published })
@@ -93,7 +93,7 @@ impl Crew {
         let connected = loop {
             tokio::select! {
                 connected = &mut connect => break connected,
-                tick = ticks.tick() => progress.tell_connecting(tick - begun),
+                tick = ticks.tick() => progress.show_connecting(tick - begun),
                 () = signals.any() => {
                     stop.cancel();
                     progress.clear();
@@ -109,10 +109,10 @@ impl Crew {
         let shares = loop {
             tokio::select! {
                 shares = &mut work => break shares,
-                tick = ticks.tick() => progress.tell(tick - begun),
+                tick = ticks.tick() => progress.show(tick - begun),
                 () = signals.any() => {
                     if stop.is_cancelled() {
-                        bail!("stopped while requests were still under way");
+                        bail!("stopped while requests were still in flight");
                     }
                     stop.cancel();
                 }
@@ -173,7 +173,7 @@ fn join(shares: Vec<Share>, stopped_early: bool) -> Measured {
     let busy: Duration = shares.iter().map(|share| share.busy).sum();
     let available: Duration = shares.iter().map(|share| share.length).sum();
     let busy = if available.is_zero() { 0.0 } else { busy.as_secs_f64() / available.as_secs_f64() };
-    let mut tally = Tally::new();
-    shares.into_iter().for_each(|share| tally.join(share.tally));
-    Measured { tally, length, busy: busy.min(1.0), stopped_early }
+    let mut summary = Summary::new();
+    shares.into_iter().for_each(|share| summary.join(share.summary));
+    Measured { summary, length, busy: busy.min(1.0), stopped_early }
 }

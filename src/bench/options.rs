@@ -1,4 +1,4 @@
-//! What can be asked of a load test, and what of it makes no sense.
+//! Options of a load test, and combinations that contradict each other.
 
 use std::time::Duration;
 
@@ -13,50 +13,50 @@ use crate::engine::duration;
 /// Keys that floats tell apart.
 const KEYS_MAX: u64 = 1 << 53;
 
-/// What to do.
+/// Options of `bench`.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct BenchArgs {
-    /// Domain to ask in.
+pub struct BenchArgs {
+    /// Domain of the rules.
     #[arg(short, long, default_value = "example")]
     pub(super) domain: String,
-    // clap takes an n in braces for the end of a line, so that the other form is told of.
+    // clap replaces an n in braces by a line break, so the help shows the form without it.
     /// Descriptors of each request, each one `key=value[,key=value…]`. `{}` in a value is replaced by the
     /// number of a key.
     #[arg(value_name = "KEY=VALUE", default_value = "user={}")]
     pub(super) templates: Vec<Template>,
-    /// Where the service listens for gRPC: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
+    /// gRPC address of the service: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
     #[arg(long, visible_alias = "target", default_value = "127.0.0.1:8081")]
     pub(super) address: Target,
 
-    /// Requests that are always under way, 1 to 100,000: a closed loop.
+    /// Closed loop: requests in flight at all times, 1 to 100,000.
     #[arg(long, value_name = "COUNT", default_value = "64", conflicts_with = "rate")]
     #[arg(value_parser = count(1..=100_000))]
     pub(super) concurrency: usize,
-    /// Requests each second, 1 to 10,000,000, whether they are answered or not: an open loop. Latencies
+    /// Open loop: requests per second, 1 to 10,000,000, whether earlier ones were answered or not. Latencies
     /// count from when a request was due.
     #[arg(long, value_name = "PER_SECOND", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(super) rate: Option<u32>,
-    /// Requests under way at the most in an open loop, 1 to 1,000,000. Those that are due beyond it are
-    /// not sent, and told of.
+    /// Open loop: upper bound on requests in flight, 1 to 1,000,000. Requests that are due beyond it are
+    /// not sent; the report counts them.
     #[arg(long, value_name = "COUNT", default_value = "10000", requires = "rate")]
     #[arg(value_parser = count(1..=1_000_000))]
     pub(super) max_in_flight: usize,
 
-    /// How long to measure, 1ms to 24h.
+    /// Length of the measurement, 1ms to 24h.
     #[arg(long, default_value = "10s", value_name = "DURATION")]
     #[arg(value_parser = |text: &str| duration(text, Duration::from_millis(1), DAY))]
     pub(super) duration: Duration,
-    /// How long to send before anything is counted, up to 24h.
+    /// Length of the warm-up before it, up to 24h.
     #[arg(long, default_value = "1s", value_name = "DURATION")]
     #[arg(value_parser = |text: &str| duration(text, Duration::ZERO, DAY))]
     pub(super) warmup: Duration,
-    /// How long to wait for an answer, 1ms to 1m; then it is an error, DEADLINE_EXCEEDED.
+    /// Deadline of each request, 1ms to 1m; a request without an answer by then is an error.
     #[arg(long, default_value = "1s", value_name = "DURATION")]
     #[arg(value_parser = |text: &str| duration(text, Duration::from_millis(1), Duration::from_secs(60)))]
     pub(super) timeout: Duration,
 
-    /// Connections, 1 to 10,000; in a closed loop no more than there are requests under way. The service
-    /// says how many requests may be under way on each; others wait for that, which is told of.
+    /// Connections, 1 to 10,000; in a closed loop at most one per request in flight. The service bounds the
+    /// requests in flight on each; the report says if requests had to wait for that.
     #[arg(long, value_name = "COUNT", default_value = "4", value_parser = count(1..=10_000))]
     pub(super) connections: usize,
     /// Threads that send, 1 to 1,024, no more than there are connections. Unset: one for each core that
@@ -64,11 +64,11 @@ pub(in crate::cli) struct BenchArgs {
     #[arg(long, value_name = "COUNT", value_parser = count(1..=1_024))]
     pub(super) threads: Option<usize>,
 
-    /// How many keys there are, 1 to 2^53.
+    /// Number of keys, 1 to 2^53.
     #[arg(long, value_name = "COUNT", default_value = "100000")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     pub(super) keys: u64,
-    /// How often each key is asked for: `uniform`, or `zipf:EXPONENT`, where the first ones are asked for
+    /// Frequency of each key: `uniform`, or `zipf:EXPONENT`, where the first ones are asked for
     /// most. `zipf` alone has the exponent 1.
     #[arg(long, value_name = "LAW", default_value = "uniform")]
     pub(super) distribution: Distribution,
@@ -79,50 +79,50 @@ pub(in crate::cli) struct BenchArgs {
     /// Hits of each request; 0 looks without counting, where the service knows of that.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub(super) hits: u32,
-    /// Where the sequence of keys begins: the same seed asks for the same ones.
+    /// Seed of the sequence of keys: the same seed draws the same keys.
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub(super) seed: u64,
 
     /// Print the report as JSON.
     #[arg(long)]
     pub(super) json: bool,
-    /// Tell every second how it goes, even where stderr is no terminal.
+    /// Print progress every second, even if stderr is not a terminal.
     #[arg(long)]
     pub(super) progress: bool,
 }
 
-/// Options that make no sense together.
+/// Options that contradict each other.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::cli) enum Misused {
+pub enum Misused {
     /// Some descriptors would be in no request.
     #[error("--descriptors: expected {given} or more, as many as are given, found {found}")]
     FewDescriptors {
-        /// How many are given.
+        /// Descriptors given.
         given: usize,
-        /// What was asked for.
+        /// Descriptors requested.
         found: usize,
     },
 }
 
-/// How requests come.
+/// Arrival of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loop {
-    /// A new one for each that ends.
+    /// A new request for each that ends.
     Closed {
-        /// Requests under way.
+        /// Requests in flight.
         concurrency: usize,
     },
-    /// At their own pace.
+    /// At a fixed rate.
     Open {
-        /// Requests each second.
+        /// Requests per second.
         per_second: u32,
-        /// Requests under way at the most.
+        /// Upper bound on requests in flight.
         max_in_flight: usize,
     },
 }
 
 impl BenchArgs {
-    /// How requests are to come.
+    /// Arrival of requests.
     pub(super) fn loop_kind(&self) -> Loop {
         match self.rate {
             Some(per_second) => Loop::Open { per_second, max_in_flight: self.max_in_flight },

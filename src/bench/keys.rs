@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use fastrand::Rng;
 
-/// How often each key is drawn.
+/// Frequency of each key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Distribution {
     /// All keys alike.
@@ -14,12 +14,12 @@ pub(super) enum Distribution {
     /// Key `k`, counted from 0, in proportion to `1 / (k + 1)^exponent`. The exponent is above 0 and at
     /// most 10.
     Zipf {
-        /// What the frequencies fall off with.
+        /// Exponent by which the frequencies fall off.
         exponent: f64,
     },
 }
 
-const EXPECTED: &str = "expected uniform, zipf or zipf:EXPONENT with an exponent above 0, 10 at the most";
+const EXPECTED: &str = "expected uniform, zipf or zipf:EXPONENT with an exponent above 0 and at most 10";
 
 impl FromStr for Distribution {
     type Err = String;

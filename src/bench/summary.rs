@@ -1,4 +1,4 @@
-//! What became of requests, counted: one tally for each thread, joined at the end. No I/O, no clock.
+//! Outcomes of requests, counted: one summary per thread, merged at the end. No I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Outcome {
 pub(super) struct Failure {
     /// gRPC's word for it.
     pub(super) code: Code,
-    /// What the service said, or what went wrong on the way.
+    /// The answer of the service, or the error.
     pub(super) message: String,
 }
 
@@ -45,15 +45,15 @@ impl Failure {
 /// Requests that failed in one way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failures {
-    /// How many.
+    /// Number of failures.
     pub(super) count: u64,
-    /// What was told of the first one.
+    /// Message of the first one.
     pub(super) example: String,
 }
 
 /// Counts and times of requests.
 #[derive(Clone, Debug)]
-pub(super) struct Tally {
+pub(super) struct Summary {
     /// Requests that may pass.
     pub(super) admitted: u64,
     /// Requests that are over a limit.
@@ -65,20 +65,20 @@ pub(super) struct Tally {
     pub(super) ended: u64,
     /// Those of them that were admitted or denied.
     pub(super) decided: u64,
-    /// Requests that were due and could not be sent: too many were under way, no connection was up, or the
+    /// Requests that were due and could not be sent: too many were in flight, no connection was up, or the
     /// time in which an answer would have been waited for was over before they could be.
     pub(super) unsent: u64,
     /// The least number of requests that the service allowed on a connection where one had to wait for that.
     pub(super) connection_bound: Option<usize>,
     /// Connections that were lost.
     pub(super) lost_connections: u64,
-    /// How long decisions took, and how long was waited for those that did not come in time.
+    /// Latencies of decisions, and the waiting time of requests that timed out.
     pub(super) latency: Times,
-    /// How long after they were due requests were sent.
+    /// Delay between the due time of a request and the time it was sent.
     pub(super) lag: Times,
 }
 
-impl Tally {
+impl Summary {
     /// Nothing yet.
     pub(super) fn new() -> Self {
         Self {
@@ -159,7 +159,7 @@ impl Tally {
 #[derive(Clone, Debug)]
 pub(super) struct Times(Histogram<u64>);
 
-/// What times are told apart by, and where they end: beyond, they count as this.
+/// Resolution and upper bound of recorded times; longer ones count as the bound.
 const LEAST_NS: u64 = 100;
 const MOST_NS: u64 = 3_600_000_000_000;
 
@@ -180,7 +180,7 @@ impl Times {
         debug_assert!(joined.is_ok(), "both have the same bounds, so that nothing is out of them");
     }
 
-    /// The time within which so many of a hundred were, in microseconds; `None` of none.
+    /// Percentile in microseconds; `None` if nothing was recorded.
     pub(super) fn percentile_us(&self, percentile: f64) -> Option<f64> {
         (!self.0.is_empty()).then(|| micros(self.0.value_at_quantile(percentile / 100.0)))
     }
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_request_is_admitted_or_denied_or_an_error_and_errors_have_an_example() {
-        let (mut one, mut other) = (Tally::new(), Tally::new());
+        let (mut one, mut other) = (Summary::new(), Summary::new());
         one.record(Outcome::Admitted, MS);
         one.record(failed(Code::Unavailable, "first"), MS);
         one.record(failed(Code::Unavailable, "second"), MS);
@@ -256,7 +256,7 @@ mod tests {
         let begun = Instant::now();
         let at = |second: u32| begun + 1_000 * MS * second;
         let window = Window::new(at(1), 2_000 * MS);
-        let (mut one, mut other) = (Tally::new(), Tally::new());
+        let (mut one, mut other) = (Summary::new(), Summary::new());
         one.end(window, at(0), at(0), Outcome::Admitted);
         one.end(window, at(0), at(1), Outcome::Admitted);
         one.end(window, at(1), at(2), Outcome::Denied);
@@ -272,11 +272,11 @@ mod tests {
 
     #[test]
     fn errors_do_not_make_a_service_look_fast_and_what_never_came_does_not_either() {
-        let mut tally = Tally::new();
-        tally.record(failed(Code::Unavailable, ""), Duration::ZERO);
-        assert_eq!(tally.latency.mean_us(), None);
-        tally.record(failed(Code::DeadlineExceeded, ""), 1_000 * MS);
-        let longest = tally.latency.max_us().expect("one was recorded");
+        let mut summary = Summary::new();
+        summary.record(failed(Code::Unavailable, ""), Duration::ZERO);
+        assert_eq!(summary.latency.mean_us(), None);
+        summary.record(failed(Code::DeadlineExceeded, ""), 1_000 * MS);
+        let longest = summary.latency.max_us().expect("one was recorded");
         assert!((longest - 1e6).abs() < 1e3, "{longest}");
     }
 

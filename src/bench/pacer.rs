@@ -19,11 +19,11 @@ mod linux {
     use tokio::time::Instant;
 
     /// One of the kernel's timers.
-    pub(in super::super) struct Pacer(AsyncFd<OwnedFd>);
+    pub(super) struct Pacer(AsyncFd<OwnedFd>);
 
     impl Pacer {
         /// A timer of the runtime that this is called in.
-        pub(in super::super) fn new() -> io::Result<Self> {
+        pub(super) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer: OwnedFd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
             #[expect(
@@ -35,7 +35,7 @@ mod linux {
         }
 
         /// Waits for `moment`.
-        pub(in super::super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
+        pub(super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
             let wait = moment.saturating_duration_since(Instant::now());
             // The kernel would take zero for never.
             if wait.is_zero() {
@@ -62,17 +62,17 @@ mod portable {
 
     use tokio::time::{Instant, sleep_until};
 
-    /// tokio's timers: requests may be sent a millisecond late, and the report says so.
-    pub(in super::super) struct Pacer;
+    /// tokio's timers: requests may be sent a millisecond late, which the report shows.
+    pub(super) struct Pacer;
 
     impl Pacer {
         /// It does not fail; better timers may.
-        pub(in super::super) fn new() -> io::Result<Self> {
+        pub(super) fn new() -> io::Result<Self> {
             Ok(Self)
         }
 
         /// Waits for `moment`.
-        pub(in super::super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
+        pub(super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
             sleep_until(moment).await;
             Ok(())
         }
