@@ -41,8 +41,8 @@ trap 'rm -rf "$results"' EXIT
 
 # Built along with a benchmark, the program would have its libraries with what tests need of them.
 say "building the program"
-cargo build --release --locked
-cp "${CARGO_TARGET_DIR:-target}/release/tollgate" "$results/"
+cargo build --profile dist --locked
+cp "${CARGO_TARGET_DIR:-target}/dist/tollgate" "$results/"
 say "building the benchmarks"
 cargo bench --locked --no-run --bench micro --bench service
 

@@ -179,7 +179,7 @@ async fn serve_says_where_it_listens_and_what_to_try_however_little_it_logs() {
         format!("gRPC      127.0.0.1:{}\n", service.grpc),
         format!("HTTP      127.0.0.1:{}\n", service.http),
         format!("debug     127.0.0.1:{}\n", service.debug),
-        "2 in 1 domains".to_owned(),
+        "2 in 1 domain,".to_owned(),
         format!("tollgate query --address 127.0.0.1:{} -d example user=alice\n", service.grpc),
         format!("curl http://127.0.0.1:{}/json -d '", service.http),
     ] {

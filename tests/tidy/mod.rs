@@ -1,4 +1,7 @@
-//! The structure that `src/lib.rs` describes, held as rules.
+//! The structure that `src/lib.rs` describes, and the language of `docs/CONTRIBUTING.md`, as tests.
+
+mod imports;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
