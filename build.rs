@@ -14,6 +14,7 @@ const ENTRY: &str = ".envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.E
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rustc-env=TOLLGATE_BUILD={}", build_information());
     #[expect(
         clippy::disallowed_methods,
         reason = "cargo tells build scripts where to write by this variable"
@@ -35,6 +36,37 @@ fn main() -> Result<(), Box<dyn Error>> {
         .build(&[".envoy"])?;
     fs::write(out.join("reflection.bin"), as_envoy_declares(descriptors).encode_to_vec())?;
     Ok(())
+}
+
+/// Commit, profile and target for `--version`. Development builds have no commit: they would be built anew
+/// with each one.
+#[expect(clippy::disallowed_methods, reason = "cargo describes the build in these variables")]
+fn build_information() -> String {
+    let variable = |name| env::var(name).unwrap_or_default();
+    // OUT_DIR is target/[triple/]PROFILE/build/PACKAGE/out; the variable PROFILE knows no profiles of ours.
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let profile =
+        out.iter().rev().nth(3).map_or_else(|| variable("PROFILE"), |name| name.to_string_lossy().into());
+    let build = format!("profile {profile}, target {}", variable("TARGET"));
+    if profile == "debug" {
+        return build;
+    }
+    for file in ["HEAD", "logs/HEAD"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file]) {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    match git(&["log", "-1", "--format=%h, %cs"]) {
+        Some(commit) => format!("commit {commit}, {build}"),
+        None => build,
+    }
+}
+
+/// Output of git; `None` outside of a repository.
+fn git(args: &[&str]) -> Option<String> {
+    let output = std::process::Command::new("git").args(args).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
 }
 
 /// Entries are `bytes` to us and `string` in Envoy's own files, which is what tools such as grpcurl

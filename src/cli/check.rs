@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Exit, complain, print};
+use super::{Exit, complain, counted, print};
 use crate::engine::Rules;
 use crate::engine::rules::{CompileOptions, HashKey, RuleErrors, compile};
 use crate::provider::sources;
@@ -46,5 +46,6 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     if !mistakes.is_empty() {
         bail!("mistakes found: {}", mistakes.len());
     }
-    print(&format!("OK: {} rules in {} domains\n", rules.len(), rules.domains().count()))
+    let (rules, domains) = (counted(rules.len(), "rule"), counted(rules.domains().count(), "domain"));
+    print(&format!("OK: {rules} in {domains}\n"))
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod manual;
 mod process;
 mod query;
 mod serve;
@@ -14,31 +15,31 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use crate::bench::{BenchArgs, Misused as MisusedBench, READING};
 use crate::settings::{self, Mistakes, RawSettings};
 
-/// How a command ended: what the process tells its caller.
+/// Result of a command: the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// 0: it did what it was asked to.
+    /// 0: success.
     Done = 0,
-    /// 1: it could not, or `check` found mistakes.
+    /// 1: failure, or `check` found errors.
     Failed = 1,
-    /// 2: it was not asked in a way it understands.
+    /// 2: wrong usage or settings.
     Misused = 2,
-    /// 3: `query` was told OVER_LIMIT.
+    /// 3: `query` got OVER_LIMIT.
     OverLimit = 3,
 }
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  done; for `query`, the request may pass\n  \
-    1  failed; for `check`, there are mistakes\n  \
+    1  failed; for `check`, there are errors\n  \
     2  wrong usage or settings\n  \
     3  for `query`, the request is over a limit";
 
-/// Rate limits for Envoy, and for whoever asks over gRPC or HTTP.
+/// Rate-limit service for Envoy, and for applications over gRPC or HTTP.
 ///
-/// Without a command it serves; `tollgate serve --help` tells of every setting.
+/// Without a command it serves; `tollgate serve --help` lists every setting.
 #[derive(Parser, Debug)]
-#[command(name = "tollgate", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "tollgate", version, long_version = LONG_VERSION, after_help = EXIT_CODES)]
 #[command(override_usage = "tollgate [COMMAND]")]
 struct Cli {
     #[command(subcommand)]
@@ -50,17 +51,24 @@ enum Command {
     /// Serve rate limits until SIGTERM; the default.
     #[command(long_about = SERVE)]
     Serve(Box<RawSettings>),
-    /// Look for mistakes in rule files, and tell of all of them.
+    /// Report every error in rule files.
     Check(check::CheckArgs),
-    /// Send a request to a running service, and show the answer.
+    /// Send a request to a running service and print the answer.
     Query(query::QueryArgs),
-    /// Load a running service with requests, and measure how it answers.
+    /// Load-test a running service.
     #[command(after_long_help = READING)]
     Bench(Box<BenchArgs>),
+    /// Print a man page: `tollgate man serve | man -l -`.
+    Man(manual::ManArgs),
+    /// Print a completion script for a shell.
+    Completions(manual::CompletionsArgs),
     /// Print the table of settings for docs/settings.md.
     #[command(hide = true)]
     Settings,
 }
+
+/// Version, build and time zone database, as `--version` prints them.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\n", env!("TOLLGATE_BUILD"));
 
 const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
     Every setting is an environment variable and a flag; the flag wins. Variables of envoyproxy/ratelimit \
@@ -75,7 +83,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(cli) => cli,
         Err(told) => {
             // What clap has to tell may be the help that was asked for. Where even that cannot be
-            // printed there is nobody to tell it to.
+            // printed there is no way to report it.
             drop(told.print());
             return if told.use_stderr() { Exit::Misused } else { Exit::Done };
         }
@@ -85,6 +93,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Bench(args) => bench::run(*args),
+        Command::Man(args) => manual::man(&args, command()),
+        Command::Completions(args) => manual::completions(&args, command()),
         Command::Settings => print(&settings::markdown()),
     };
     outcome.unwrap_or_else(|error| {
@@ -95,10 +105,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let command = ["serve", "check"]
+    Cli::from_arg_matches(&command().try_get_matches_from(with_default_command(args))?)
+}
+
+/// The command line, with its settings prepared.
+fn command() -> clap::Command {
+    ["serve", "check"]
         .into_iter()
-        .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare));
-    Cli::from_arg_matches(&command.try_get_matches_from(with_default_command(args))?)
+        .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare))
 }
 
 /// `serve` is understood where no command is named: nothing follows the program's name, or a flag that
@@ -124,8 +138,13 @@ fn print(text: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// A count with its noun: `1 rule`, `2 rules`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Writes `text` and the end of its line to stderr.
-#[expect(clippy::print_stderr, reason = "this is where the people at the terminal are told of failures")]
+#[expect(clippy::print_stderr, reason = "errors of commands go to the terminal")]
 fn complain(text: &str) {
     eprintln!("{text}");
 }
@@ -159,6 +178,8 @@ mod tests {
         for (args, is_failure) in [
             (&["--help"][..], false),
             (&["-h"], false),
+            (&["help"], false),
+            (&["help", "query"], false),
             (&["--version"], false),
             (&["serve", "--help"], false),
             (&["srve"], true),
@@ -168,6 +189,22 @@ mod tests {
             let told = parsed(args).map(|_| ()).unwrap_err();
             assert_eq!(told.use_stderr(), is_failure, "{args:?}");
         }
+    }
+
+    #[test]
+    fn man_pages_and_completions_cover_every_command() {
+        for command in command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+        }
+        for args in [&["man"][..], &["man", "serve"], &["completions", "bash"], &["completions", "zsh"]] {
+            assert!(matches!(parsed(args), Ok(Command::Man(_) | Command::Completions(_))), "{args:?}");
+        }
+        assert!(parsed(&["completions", "no-such-shell"]).is_err());
+    }
+
+    #[test]
+    fn counts_agree_with_their_nouns() {
+        assert_eq!([0, 1, 2].map(|count| counted(count, "rule")), ["0 rules", "1 rule", "2 rules"]);
     }
 
     #[test]

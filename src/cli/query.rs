@@ -160,7 +160,7 @@ fn text_report(args: &QueryArgs, answer: &RateLimitResponse, now: Timestamp) -> 
     text
 }
 
-/// Whether no limit applied. An unlimited rule answers with the largest number as what remains.
+/// True if no limit applied. An unlimited rule answers with the largest number as what remains.
 fn is_unmatched(status: &DescriptorStatus) -> bool {
     status.current_limit.is_none() && status.limit_remaining == 0 && status.code() == Code::Ok
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Exit, print, process};
+use super::{Exit, counted, print, process};
 use crate::app::{App, Shutdown};
 use crate::engine::Rules;
 use crate::provider::Handle;
@@ -131,7 +131,9 @@ fn announce(app: &App) -> anyhow::Result<()> {
 fn loaded(rules: Option<&Rules>, from: &Path) -> String {
     let from = from.display();
     match rules {
-        Some(rules) => format!("{} in {} domains, from {from}", rules.len(), rules.domains().count()),
+        Some(rules) => {
+            format!("{} in {}, from {from}", rules.len(), counted(rules.domains().count(), "domain"))
+        }
         None => format!("none yet, from {from}"),
     }
 }
