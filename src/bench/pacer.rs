@@ -19,11 +19,11 @@ mod linux {
     use tokio::time::Instant;
 
     /// One of the kernel's timers.
-    pub(super) struct Pacer(AsyncFd<OwnedFd>);
+    pub(in crate::bench) struct Pacer(AsyncFd<OwnedFd>);
 
     impl Pacer {
         /// A timer of the runtime that this is called in.
-        pub(super) fn new() -> io::Result<Self> {
+        pub(in crate::bench) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer: OwnedFd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
             #[expect(
@@ -35,7 +35,7 @@ mod linux {
         }
 
         /// Waits for `moment`.
-        pub(super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
+        pub(in crate::bench) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
             let wait = moment.saturating_duration_since(Instant::now());
             // The kernel would take zero for never.
             if wait.is_zero() {
@@ -63,16 +63,16 @@ mod portable {
     use tokio::time::{Instant, sleep_until};
 
     /// tokio's timers: requests may be sent a millisecond late, which the report shows.
-    pub(super) struct Pacer;
+    pub(in crate::bench) struct Pacer;
 
     impl Pacer {
         /// It does not fail; better timers may.
-        pub(super) fn new() -> io::Result<Self> {
+        pub(in crate::bench) fn new() -> io::Result<Self> {
             Ok(Self)
         }
 
         /// Waits for `moment`.
-        pub(super) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
+        pub(in crate::bench) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
             sleep_until(moment).await;
             Ok(())
         }

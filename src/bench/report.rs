@@ -211,7 +211,7 @@ pub(super) mod tests {
         args: BenchArgs,
     }
 
-    pub(super) fn report(args: &[&str], fill: impl FnOnce(&mut Measured)) -> Report {
+    pub(in crate::bench) fn report(args: &[&str], fill: impl FnOnce(&mut Measured)) -> Report {
         let args = ["bench", "--threads", "2"].iter().chain(args).copied();
         let args = Cli::parse_from(args).args;
         let mut measured = Measured {
@@ -224,7 +224,7 @@ pub(super) mod tests {
         Report::new(&args, args.templates.len(), &measured)
     }
 
-    pub(super) fn some_of_everything(measured: &mut Measured) {
+    pub(in crate::bench) fn some_of_everything(measured: &mut Measured) {
         let summary = &mut measured.summary;
         for ms in 1..=10 {
             let outcome = if ms < 4 { Outcome::Admitted } else { Outcome::Denied };

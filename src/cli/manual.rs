@@ -29,7 +29,7 @@ pub(super) fn man(args: &ManArgs, program: Command) -> anyhow::Result<Exit> {
         Some(name) => match program.find_subcommand(name) {
             Some(command) => {
                 let name = format!("tollgate-{name}");
-                command.clone().name(name.clone()).display_name(name.clone()).bin_name(name)
+                command.clone().display_name(name.clone()).bin_name(name)
             }
             None => bail!("no such command: {name}"),
         },

@@ -14,6 +14,7 @@ const NOT_YET: &[(&str, &str)] = &[
     ("engine/rules/quota.rs", "engine/rules/timezone.rs"),
     ("engine/rules/siblings.rs", "engine/rules/tree.rs"),
     ("server/check.rs", "server/http.rs"),
+    ("server/connection.rs", "server/grpc.rs"),
     ("server/cores.rs", "server/heartbeat.rs"),
     ("server/wire/denial.rs", "server/wire/headers.rs"),
     ("settings/candidate.rs", "settings/convert.rs"),

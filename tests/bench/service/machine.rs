@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::thread::available_parallelism;
 
-use jiff::Timestamp;
+use chrono::DateTime;
+use tollgate::clock::{Clock as _, SystemClock};
 
 use crate::options::Options;
 
@@ -27,10 +28,11 @@ pub(crate) fn describe(options: &Options, redis: &str) -> String {
         .lines()
         .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()))
         .unwrap_or_else(|| "an unknown processor".to_owned());
+    let now = i64::try_from(SystemClock.now().as_secs()).unwrap_or_default();
     format!(
         "{date}; {processor}, {cores} cores, shared by service, load and Redis; Linux {kernel}; tollgate {version}, \
          Redis {redis}. Medians; rounds: {rounds}, each measurement: {seconds} s.",
-        date = Timestamp::now().strftime("%Y-%m-%d"),
+        date = DateTime::from_timestamp(now, 0).unwrap_or_default().date_naive(),
         cores = cores(),
         kernel = read("/proc/sys/kernel/osrelease").trim(),
         version = env!("CARGO_PKG_VERSION"),
