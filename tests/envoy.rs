@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::store::redis::{Deployment, Endpoint};
@@ -244,9 +244,7 @@ async fn requests_pass_while_redis_is_away_and_are_limited_again_when_it_is_back
     assert!(metrics.expect("text").contains(error));
 
     redis.restart().await;
-    let back = Instant::now();
     reaches(&envoy, "bob", 429).await;
-    assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
     let statuses = traffic.end().await;
     assert_eq!(statuses.keys().collect::<Vec<_>>(), [&200], "{statuses:?}");
 }

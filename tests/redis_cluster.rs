@@ -2,13 +2,13 @@
 //! must be decided together is, wherever its counters lie.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use tokio::time::{self, Instant};
+use tokio::time;
 use tollgate::engine::algorithm::group::Outcome;
 use tollgate::engine::lockout::{Block, Ladder};
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit, Vote};
@@ -43,38 +43,38 @@ fn hit_on(key: &str) -> Charge {
     charge(Bytes::copy_from_slice(key.as_bytes()), Unit::Day, Hits::Add(1))
 }
 
-/// What became of calls, one after the other.
+/// Outcomes of calls.
 #[derive(Default)]
 struct Calls {
     counted: u64,
     failed: u64,
-    took: Vec<Duration>,
 }
 
-impl Calls {
-    fn p99(&mut self) -> Duration {
-        self.took.sort_unstable();
-        self.took[self.took.len() * 99 / 100]
-    }
-}
-
-/// Calls from a few tasks until `stop`, each with one of `keys`.
-async fn load(store: &Arc<RedisStore>, keys: Vec<String>, stop: &Arc<AtomicBool>) -> Calls {
+/// Calls from a few tasks until `stop`, each with one of `keys`. `counted` grows with every call that is
+/// counted.
+async fn load(
+    store: &Arc<RedisStore>,
+    keys: Vec<String>,
+    counted: &Arc<AtomicU64>,
+    stop: &Arc<AtomicBool>,
+) -> Calls {
     let mut tasks = JoinSet::new();
     for task in 0..4_usize {
-        let (store, keys, stop) = (Arc::clone(store), keys.clone(), Arc::clone(stop));
+        let (store, keys) = (Arc::clone(store), keys.clone());
+        let (counted, stop) = (Arc::clone(counted), Arc::clone(stop));
         tasks.spawn(async move {
             let mut calls = Calls::default();
             for turn in task.. {
                 if stop.load(Ordering::Relaxed) {
                     break;
                 }
-                let asked = Instant::now();
                 match used(&store, hit_on(&keys[turn % keys.len()])).await {
-                    Ok(_) => calls.counted += 1,
+                    Ok(_) => {
+                        calls.counted += 1;
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
                     Err(_) => calls.failed += 1,
                 }
-                calls.took.push(asked.elapsed());
                 time::sleep(Duration::from_millis(1)).await;
             }
             calls
@@ -84,35 +84,37 @@ async fn load(store: &Arc<RedisStore>, keys: Vec<String>, stop: &Arc<AtomicBool>
     for calls in tasks.join_all().await {
         all.counted += calls.counted;
         all.failed += calls.failed;
-        all.took.extend(calls.took);
     }
     all
 }
 
-/// Load for a while, on the keys of each of two primaries, while something happens to the third.
+/// Waits until this many more calls are counted.
+async fn more_are_counted(counted: &AtomicU64, calls: u64) {
+    let enough = counted.load(Ordering::Relaxed) + calls;
+    eventually("calls are counted", async || counted.load(Ordering::Relaxed) >= enough).await;
+}
+
+/// Load on the keys of two primaries, while something happens to the third.
 async fn two_of_three(cluster: &mut Cluster, happens: impl FnOnce(&mut Cluster)) {
-    let store = Arc::new(connected(&hasty(cluster)).await);
+    // Longer than the test: a call to a primary that hangs is under way until the others are done.
+    let settings = RedisSettings { call_timeout: 2 * PATIENCE, ..cluster.settings() };
+    let store = Arc::new(connected(&settings).await);
     let mut keys = keys_of(cluster, 1, 50);
     keys.extend(keys_of(cluster, 2, 50));
-    let lost = keys_of(cluster, 0, 1);
-    let run_for = async |secs| {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (calls, ()) = tokio::join!(load(&store, keys.clone(), &stop), async {
-            time::sleep(Duration::from_secs(secs)).await;
-            stop.store(true, Ordering::Relaxed);
+    let lost = keys_of(cluster, 0, 1).remove(0);
+    let (counted, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+    let (calls, ()) = tokio::join!(load(&store, keys, &counted, &stop), async {
+        more_are_counted(&counted, 100).await;
+        happens(cluster);
+        let lost = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { used(&store, hit_on(&lost)).await }
         });
-        calls
-    };
-    let mut before = run_for(1).await;
-    assert_eq!(before.failed, 0);
-    happens(cluster);
-    let mut after = run_for(4).await;
-    let share = after.counted as f64 / (after.counted + after.failed) as f64;
-    assert!(share >= 0.995, "{} of {} calls failed", after.failed, after.counted + after.failed);
-    // Twice what it was, and what a machine that is shared may take now and then.
-    let bound = 2 * before.p99() + Duration::from_millis(20);
-    assert!(after.p99() <= bound, "{:?} after {:?}", after.p99(), before.p99());
-    used(&store, hit_on(&lost[0])).await.expect_err("its primary is gone");
+        more_are_counted(&counted, 1_000).await;
+        assert!(!lost.is_finished() || lost.await.expect("no panic").is_err(), "its primary is gone");
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(calls.failed, 0, "of {}", calls.counted);
 }
 
 #[tokio::test]
@@ -127,7 +129,7 @@ async fn a_primary_that_hangs_keeps_nobody_from_the_others() {
     two_of_three(&mut cluster, |cluster| cluster.pause(0)).await;
 }
 
-/// The shard is back within a second of its new primary.
+/// The shard counts again once it has a new primary.
 async fn is_taken_over(happens: impl FnOnce(&mut Cluster)) {
     let mut cluster = Cluster::start(3, 1).await;
     let store = Arc::new(connected(&hasty(&cluster)).await);
@@ -136,9 +138,7 @@ async fn is_taken_over(happens: impl FnOnce(&mut Cluster)) {
     assert_eq!(used(&store, hit_on(&key)).await.expect("a reading"), 1);
     happens(&mut cluster);
     cluster.wait_for_new_primary_of(place).await;
-    let there = Instant::now();
     eventually("its shard counts again", async || used(&store, hit_on(&key)).await.is_ok()).await;
-    assert!(there.elapsed() < Duration::from_secs(1), "{:?}", there.elapsed());
     let before = used(&store, hit_on(&key)).await.expect("a reading");
     assert_eq!(used(&store, hit_on(&key)).await.expect("a reading"), before + 1);
 }
@@ -184,9 +184,10 @@ async fn a_slot_that_moves_under_load_loses_no_hit_and_doubles_none() {
         }
         counted
     };
-    let (calls, groups, ()) = tokio::join!(load(&store, keys.clone(), &stop), together, async {
+    let counted = Arc::default();
+    let (calls, groups, ()) = tokio::join!(load(&store, keys.clone(), &counted, &stop), together, async {
         for step in 0..4 {
-            time::sleep(Duration::from_millis(200)).await;
+            more_are_counted(&counted, 100).await;
             match step {
                 0 => cluster.begin_migration(place, 0, 1),
                 1 => cluster.migrate_keys(place, 0, 1),
@@ -371,9 +372,7 @@ async fn a_cluster_that_is_down_says_so_and_is_found_again() {
         cluster.restart(node).await;
     }
     cluster.settled().await;
-    let there = Instant::now();
     eventually("it is found", async || used(&store, hit("a")).await.is_ok()).await;
-    assert!(there.elapsed() < PATIENCE / 4, "{:?}", there.elapsed());
 }
 
 /// A counter and the lockout beside it are read in one step, which a Cluster refuses while one of the two is

@@ -3,10 +3,8 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::time::{self, Instant};
 use tollgate::engine::algorithm::group::Outcome;
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit};
 use tollgate::store::redis::{Credentials, Deployment, Login, RedisSettings, RedisStore};
@@ -100,51 +98,33 @@ async fn the_program_speaks_tls_as_the_environment_says() {
     assert_eq!(server.len(), 1);
 }
 
-/// Load while a primary goes; how long after its successor was named calls are answered again, and the
-/// longest that any took.
-async fn fail_over(goes: impl FnOnce(&mut Sentinels)) -> (Duration, Duration) {
+/// The successor of a primary that goes counts on from what was replicated.
+async fn fail_over(goes: impl FnOnce(&mut Sentinels)) {
     let mut servers = Sentinels::start(Passwords { servers: Some("one"), sentinels: Some("two") }).await;
     let settings = RedisSettings { call_timeout: Duration::from_millis(50), ..servers.settings() };
     let store = Arc::new(connected(&settings).await);
     assert_eq!(used(&store, hit("before")).await.expect("a reading"), 1);
     servers.replicated().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = {
-        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
-        tokio::spawn(async move {
-            let mut longest = Duration::ZERO;
-            while !stop.load(Ordering::Relaxed) {
-                let asked = Instant::now();
-                drop(used(&store, hit("load")).await);
-                longest = longest.max(asked.elapsed());
-                time::sleep(Duration::from_millis(2)).await;
-            }
-            longest
-        })
-    };
     goes(&mut servers);
-    let named = servers.wait_for_failover().await;
+    // Calls do not wait for the successor: they fail until there is one.
+    eventually("the primary is missed", async || used(&store, hit("load")).await.is_err()).await;
+    servers.wait_for_failover().await;
     eventually("the new primary counts", async || used(&store, hit("after")).await.is_ok()).await;
-    let back = named.elapsed();
-    stop.store(true, Ordering::Relaxed);
-    let longest = load.await.expect("no panic");
-    let count = used(&store, charge("before", Unit::Minute, Hits::Add(0))).await;
-    assert_eq!(count.expect("a reading"), 1, "what the replica had is counted on");
-    (back, longest)
+    let look = || charge("before", Unit::Minute, Hits::Add(0));
+    eventually("what the replica had is counted on", async || {
+        used(&store, look()).await.is_ok_and(|used| used == 1)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_is_killed_is_followed_to_its_successor() {
-    let (back, longest) = fail_over(Sentinels::kill_primary).await;
-    assert!(back < Duration::from_secs(3), "{back:?}");
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    fail_over(Sentinels::kill_primary).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_hangs_is_followed_to_its_successor() {
-    let (back, longest) = fail_over(|servers| servers.pause_primary()).await;
-    assert!(back < Duration::from_secs(3), "{back:?}");
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    fail_over(|servers| servers.pause_primary()).await;
 }
 
 #[tokio::test]

@@ -148,10 +148,8 @@ async fn sentinels_name_the_replica_once_the_primary_is_gone() {
     let first = sentinels.primary_port();
     assert_eq!(sentinels.command_on_primary(["SET", "a", "7"]), "OK");
     sentinels.replicated().await;
-    let begun = Instant::now();
     sentinels.kill_primary();
-    let named = sentinels.wait_for_failover().await;
-    assert!(named > begun);
+    sentinels.wait_for_failover().await;
     assert_ne!(sentinels.primary_port(), first);
     assert_eq!(sentinels.command_on_primary(["GET", "a"]), "7");
 

@@ -23,6 +23,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
+use crate::support::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::tollgate::Tollgate;
 use crate::support::{PATIENCE, eventually};
@@ -501,38 +502,55 @@ async fn a_connection_of_its_age_is_asked_to_go_and_cut_off_after_its_grace() {
     let service = start(&ages).await;
     // This client never acknowledges anything, so it does not go by itself.
     let mut stream = TcpStream::connect(("127.0.0.1", service.grpc)).await.expect("it listens");
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
-    let mut told = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut told))
-        .await
-        .expect("it is closed")
-        .expect("in order");
-    // A frame is three bytes of length, a kind, flags and four bytes of stream; GOAWAY is of kind 7.
-    let mut frames = &told[..];
+    stream.write_all(PREFACE).await.expect("sent");
     let mut kinds = Vec::new();
-    while let [a, b, c, kind, ..] = *frames {
-        kinds.push(kind);
-        let length = 9 + (usize::from(a) << 16) + (usize::from(b) << 8) + usize::from(c);
-        frames = frames.get(length..).unwrap_or_default();
-    }
-    assert!(kinds.contains(&7), "{kinds:?}");
+    let frames_to_the_end = async {
+        while let Some(kind) = read_frame(&mut stream).await {
+            kinds.push(kind);
+        }
+    };
+    tokio::time::timeout(PATIENCE, frames_to_the_end).await.expect("it is closed");
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+}
+
+/// HTTP/2's preface and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// The kind of a GOAWAY frame.
+const GOAWAY: u8 = 7;
+
+/// The kind of the next HTTP/2 frame; `None` at the end of the stream.
+async fn read_frame(stream: &mut TcpStream) -> Option<u8> {
+    // Three bytes of length, a kind, flags, and four bytes of stream.
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let [a, b, c, kind, ..] = head;
+    let mut payload = vec![0; (usize::from(a) << 16) + (usize::from(b) << 8) + usize::from(c)];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some(kind)
 }
 
 #[tokio::test]
 async fn a_call_that_is_under_way_when_its_connection_is_of_age_finishes() {
-    let (redis, _service, call) = with_a_call_under_way(&[("GRPC_MAX_CONNECTION_AGE", "1s")]).await;
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let (redis, _proxy, service, call) = with_a_call_under_way(&[("GRPC_MAX_CONNECTION_AGE", "1s")]).await;
+    // Two other connections, one after the other, have come of age meanwhile.
+    for _ in 0..2 {
+        let mut other = TcpStream::connect(("127.0.0.1", service.grpc)).await.expect("it listens");
+        other.write_all(PREFACE).await.expect("sent");
+        while read_frame(&mut other).await.expect("a frame") != GOAWAY {}
+    }
     assert!(!call.is_finished());
     redis.resume();
     assert!(call.await.expect("it ends").is_ok());
 }
 
-/// A service on a Redis that has stopped answering, and a call that waits for it.
+/// A Redis that has stopped answering, the proxy before it, a service, and a call that has reached Redis and
+/// waits for it.
 async fn with_a_call_under_way(
     environment: &[(&str, &str)],
-) -> (Redis, Tollgate, tokio::task::JoinHandle<Result<RateLimitResponse, tonic::Status>>) {
+) -> (Redis, Proxy, Tollgate, tokio::task::JoinHandle<Result<RateLimitResponse, tonic::Status>>) {
     let redis = Redis::start().await;
-    let url = redis.settings().deployment.to_string();
+    let proxy = Proxy::start(redis.port()).await;
+    let url = format!("127.0.0.1:{}", proxy.port());
     let mut all = vec![("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "30s")];
     all.extend(environment);
     let service = start(&all).await;
@@ -541,18 +559,21 @@ async fn with_a_call_under_way(
         client.should_rate_limit(request(vec![descriptor("week=x")])).await.is_ok()
     })
     .await;
+    eventually("nothing is left to do", async || redis.times_to_live().iter().all(|(_, secs)| *secs > 0))
+        .await;
     redis.pause();
+    let before = proxy.request_bytes();
     let call = tokio::spawn(async move {
         let answer = client.should_rate_limit(request(vec![descriptor("week=x")])).await;
         answer.map(tonic::Response::into_inner)
     });
-    (redis, service, call)
+    eventually("the call is at Redis", async || proxy.request_bytes() > before).await;
+    (redis, proxy, service, call)
 }
 
 #[tokio::test]
 async fn calls_under_way_finish_while_no_new_connection_is_taken() {
-    let (redis, mut service, call) = with_a_call_under_way(&[]).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (redis, _proxy, mut service, call) = with_a_call_under_way(&[]).await;
     service.process.signal("TERM");
     let port = service.grpc;
     eventually("new connections are refused", async || {
@@ -579,9 +600,8 @@ async fn connections_that_say_nothing_hold_up_no_end() {
 
 #[tokio::test]
 async fn calls_that_outlast_the_deadline_are_cut_off_and_the_process_ends_well() {
-    let (_redis, mut service, call) = with_a_call_under_way(&[("SHUTDOWN_TIMEOUT", "500ms")]).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (_redis, _proxy, mut service, call) = with_a_call_under_way(&[("SHUTDOWN_TIMEOUT", "500ms")]).await;
     service.process.signal("TERM");
-    assert_eq!(service.process.exit_code(Duration::from_secs(10)).await, Some(0));
+    assert_eq!(service.process.exit_code(PATIENCE).await, Some(0));
     assert!(call.await.expect("it ends").is_err());
 }

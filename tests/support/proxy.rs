@@ -2,6 +2,8 @@
 
 use std::future::pending;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,6 +28,21 @@ pub(crate) enum Passage {
     Shut,
     /// Requests arrive, replies do not.
     OneWay,
+    /// Requests arrive, and this many bytes of replies on each connection, which then falls silent.
+    Partial { reply_bytes: usize },
+    /// The same, but the connection is then reset.
+    Cut { reply_bytes: usize },
+}
+
+/// What becomes of one piece.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// It arrives after this delay.
+    Arrives(Duration),
+    /// It is lost, and all that follows it.
+    Lost,
+    /// No more than this many bytes arrive from now on.
+    First { bytes: usize, then_reset: bool },
 }
 
 /// A TCP proxy on a free port of 127.0.0.1. It ends with this value.
@@ -36,6 +53,7 @@ pub(crate) struct Proxy {
     port: u16,
     passage: watch::Sender<Passage>,
     resets: watch::Sender<()>,
+    request_bytes: Arc<AtomicUsize>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -46,12 +64,19 @@ impl Proxy {
         let port = listener.local_addr().expect("its address").port();
         let passage = watch::Sender::new(Passage::Open);
         let resets = watch::Sender::new(());
-        let task = tokio::spawn(accept(listener, target, passage.subscribe(), resets.subscribe()));
-        Self { port, passage, resets, _task: AbortOnDropHandle::new(task) }
+        let request_bytes = Arc::new(AtomicUsize::new(0));
+        let route = Route { target, passage: passage.subscribe(), request_bytes: Arc::clone(&request_bytes) };
+        let task = tokio::spawn(accept(listener, route, resets.subscribe()));
+        Self { port, passage, resets, request_bytes, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Bytes of requests that have arrived so far.
+    pub(crate) fn request_bytes(&self) -> usize {
+        self.request_bytes.load(Ordering::Relaxed)
     }
 
     /// From now on, for connections there are and those to come.
@@ -65,43 +90,51 @@ impl Proxy {
     }
 }
 
-/// Ends, and every connection with it, when it is aborted.
-async fn accept(
-    listener: TcpListener,
+/// What every connection knows.
+#[derive(Clone)]
+struct Route {
     target: u16,
     passage: watch::Receiver<Passage>,
-    mut resets: watch::Receiver<()>,
-) {
+    request_bytes: Arc<AtomicUsize>,
+}
+
+/// Ends, and every connection with it, when it is aborted.
+async fn accept(listener: TcpListener, route: Route, mut resets: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.expect("a connection");
         resets.mark_unchanged();
-        connections.spawn(carry(client, target, passage.clone(), resets.clone()));
+        connections.spawn(carry(client, route.clone(), resets.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn carry(
-    mut client: TcpStream,
-    target: u16,
-    passage: watch::Receiver<Passage>,
-    mut resets: watch::Receiver<()>,
-) -> io::Result<()> {
-    let server = TcpStream::connect(("127.0.0.1", target)).await;
+async fn carry(mut client: TcpStream, route: Route, mut resets: watch::Receiver<()>) -> io::Result<()> {
+    let server = TcpStream::connect(("127.0.0.1", route.target)).await;
     let Ok(mut server) = server else { return client.set_zero_linger() };
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let requests = || match *passage.borrow() {
-        Passage::Open | Passage::OneWay => Some(Duration::ZERO),
-        Passage::Slow { requests, .. } => Some(requests),
-        Passage::Shut => None,
+    let requests = |len: usize| {
+        let fate = match *route.passage.borrow() {
+            Passage::Open | Passage::OneWay | Passage::Partial { .. } | Passage::Cut { .. } => {
+                Fate::Arrives(Duration::ZERO)
+            }
+            Passage::Slow { requests, .. } => Fate::Arrives(requests),
+            Passage::Shut => Fate::Lost,
+        };
+        if let Fate::Arrives(_) = fate {
+            route.request_bytes.fetch_add(len, Ordering::Relaxed);
+        }
+        fate
     };
-    let replies = || match *passage.borrow() {
-        Passage::Open => Some(Duration::ZERO),
-        Passage::Slow { replies, .. } => Some(replies),
-        Passage::Shut | Passage::OneWay => None,
+    let replies = |_: usize| match *route.passage.borrow() {
+        Passage::Open => Fate::Arrives(Duration::ZERO),
+        Passage::Slow { replies, .. } => Fate::Arrives(replies),
+        Passage::Shut | Passage::OneWay => Fate::Lost,
+        Passage::Partial { reply_bytes } => Fate::First { bytes: reply_bytes, then_reset: false },
+        Passage::Cut { reply_bytes } => Fate::First { bytes: reply_bytes, then_reset: true },
     };
     let both = async {
         tokio::try_join!(pump(from_client, to_server, requests), pump(from_server, to_client, replies))
@@ -114,38 +147,52 @@ async fn carry(
     server.set_zero_linger()
 }
 
-/// Carries one direction to its end: each piece after the delay that holds when it comes. `None` loses it,
-/// and all that follows.
-async fn pump(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    delay: impl Fn() -> Option<Duration>,
-) -> io::Result<()> {
-    let (sender, mut pieces) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+/// A piece on its way: when it is due, its bytes, and whether it is the last before a reset.
+type Piece = (Instant, Vec<u8>, bool);
+
+/// Carries one direction to its end. Each piece has the fate that holds when it comes.
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, fate: impl Fn(usize) -> Fate) -> io::Result<()> {
+    let (sender, mut pieces) = mpsc::channel::<Piece>(PIECES);
     let read = async move {
         let mut lost = false;
+        let mut left = None;
         let mut buffer = vec![0; 16 * 1024];
         loop {
             let read = from.read(&mut buffer).await;
-            let delay = delay();
-            lost |= delay.is_none();
-            match (read, delay) {
+            let fate = fate(*read.as_ref().unwrap_or(&0));
+            lost |= matches!(fate, Fate::Lost);
+            let len = match read {
                 // Nor does it arrive that there is no more.
-                (Ok(0) | Err(_), _) if lost => pending().await,
-                (Ok(0), _) => return Ok(()),
-                (Ok(len), Some(delay)) if !lost => {
-                    // The other half ends before this one only where both end.
-                    drop(sender.send((Instant::now() + delay, buffer[..len].to_vec())).await);
-                }
-                (Ok(_), _) => {}
-                (Err(error), _) => return Err(error),
+                Ok(0) | Err(_) if lost => pending().await,
+                Ok(0) => return Ok(()),
+                Ok(len) => len,
+                Err(error) => return Err(error),
+            };
+            if lost {
+                continue;
             }
+            let (delay, arrives, then_reset) = match fate {
+                Fate::Arrives(delay) => (delay, len, false),
+                Fate::Lost => continue,
+                Fate::First { bytes, then_reset } => {
+                    let left = left.get_or_insert(bytes);
+                    let arrives = len.min(*left);
+                    *left -= arrives;
+                    lost = *left == 0;
+                    (Duration::ZERO, arrives, lost && then_reset)
+                }
+            };
+            // The other half ends before this one only where both end.
+            drop(sender.send((Instant::now() + delay, buffer[..arrives].to_vec(), then_reset)).await);
         }
     };
     let write = async move {
-        while let Some((due, piece)) = pieces.recv().await {
+        while let Some((due, piece, then_reset)) = pieces.recv().await {
             sleep_until(due).await;
             to.write_all(&piece).await?;
+            if then_reset {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
         }
         to.shutdown().await
     };

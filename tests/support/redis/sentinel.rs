@@ -1,7 +1,6 @@
 //! A primary and its replica, watched by three Sentinels.
 
 use secrecy::SecretString;
-use tokio::time::Instant;
 use tollgate::store::redis::{Credentials, Deployment, Login, RedisSettings};
 
 use super::server::{HOST, Program, Server, Setup};
@@ -99,9 +98,8 @@ impl Sentinels {
         named_by(sentinel)
     }
 
-    /// Waits until every Sentinel that runs names the other server as the primary, and that is one. Says
-    /// when it was so.
-    pub(crate) async fn wait_for_failover(&mut self) -> Instant {
+    /// Waits until every Sentinel that runs names the other server as the primary, and that is one.
+    pub(crate) async fn wait_for_failover(&mut self) {
         let next = 1 - self.primary;
         let port = self.servers[next].port();
         eventually("the replica is named the primary", async || {
@@ -110,7 +108,6 @@ impl Sentinels {
         })
         .await;
         self.primary = next;
-        Instant::now()
     }
 
     /// Ends the primary at once, as a crash does.

@@ -1,0 +1,192 @@
+//! A network that fails between the store and a real Redis: what callers are told agrees with what Redis has
+//! counted.
+//!
+//! A hit that is told as counted is counted once. One that is told as not sent is never counted, not even
+//! when the network is back. One without an answer is counted once or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use tokio::time;
+use tollgate::engine::{Hits, Unit};
+use tollgate::store::redis::{Deployment, Endpoint, RedisSettings, RedisStore};
+use tollgate::store::{Store as _, StoreError};
+
+use crate::store::{MIDNIGHT, charge, connected, hit, used};
+use crate::support::eventually;
+use crate::support::proxy::{Passage, Proxy};
+use crate::support::redis::Redis;
+use crate::support::stores::complete;
+
+/// Calls at once: more than go out in the first batch.
+const CALLS: usize = 300;
+
+struct Bed {
+    redis: Redis,
+    proxy: Proxy,
+    store: Arc<RedisStore>,
+}
+
+/// How many calls were told what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Told {
+    counted: usize,
+    unanswered: usize,
+    not_counted: usize,
+}
+
+impl Bed {
+    async fn start(call_timeout: Duration) -> Self {
+        let redis = Redis::start().await;
+        let proxy = Proxy::start(redis.port()).await;
+        let endpoint = Endpoint::Tcp { host: "127.0.0.1".to_owned(), port: proxy.port() };
+        let settings =
+            RedisSettings { deployment: Deployment::Single(endpoint), call_timeout, ..redis.settings() };
+        let store = Arc::new(connected(&settings).await);
+        used(&store, hit("warm")).await.expect("a reading");
+        store.settle().await;
+        Self { redis, proxy, store }
+    }
+
+    /// Calls at once, each with a counter of its own; then the network is mended, and Redis holds what the
+    /// callers were told, and no counter without a time to live.
+    async fn holds_what_is_told(&self, round: usize) -> Told {
+        let mut calls = JoinSet::new();
+        for call in 0..CALLS {
+            let store = Arc::clone(&self.store);
+            let key = format!("{round}-{call}/");
+            calls.spawn(async move {
+                let hit = charge(Bytes::from(key.clone()), Unit::Day, Hits::Add(1));
+                (key, used(&store, hit).await)
+            });
+        }
+        let answers = calls.join_all().await;
+        self.proxy.set(Passage::Open);
+        self.proxy.reset();
+        eventually("it counts again", async || used(&self.store, hit("again")).await.is_ok()).await;
+        self.store.settle().await;
+        let mut told = Told::default();
+        for (key, answer) in answers {
+            let value = self.redis.command(["GET", &format!("{key}{}", MIDNIGHT.as_secs())]);
+            let allowed: &[&str] = match &answer {
+                Ok(used) => {
+                    assert_eq!(*used, 1, "{key}");
+                    told.counted += 1;
+                    &["1"]
+                }
+                Err(StoreError::Unanswered(_)) => {
+                    told.unanswered += 1;
+                    &["", "0", "1"]
+                }
+                Err(_) => {
+                    told.not_counted += 1;
+                    &["", "0"]
+                }
+            };
+            assert!(allowed.contains(&value.as_str()), "{key}: {answer:?}, but Redis has {value:?}");
+        }
+        eventually("every counter has a time to live", async || {
+            self.redis.times_to_live().iter().all(|(_, secs)| *secs > 0)
+        })
+        .await;
+        assert_eq!(told.counted + told.unanswered + told.not_counted, CALLS);
+        told
+    }
+
+    /// How many of the counters of a round there are.
+    fn counted(&self, round: usize) -> usize {
+        let script = "local n = 0 for _, k in ipairs(redis.call('KEYS', ARGV[1])) do
+            n = n + tonumber(redis.call('GET', k)) end return n";
+        self.redis.command(["EVAL", script, "0", &format!("{round}-*")]).parse().expect("a number")
+    }
+}
+
+#[tokio::test]
+async fn latency_delays_calls_and_fails_none() {
+    let bed = Bed::start(Duration::from_secs(10)).await;
+    let slow = Duration::from_millis(30);
+    bed.proxy.set(Passage::Slow { requests: slow, replies: slow });
+    let told = bed.holds_what_is_told(0).await;
+    assert_eq!(told, Told { counted: CALLS, ..Told::default() });
+}
+
+#[tokio::test]
+async fn replies_that_come_too_late_are_no_answer_and_counted_once() {
+    let bed = Bed::start(Duration::from_millis(200)).await;
+    bed.proxy.set(Passage::Slow { requests: Duration::ZERO, replies: Duration::from_secs(1) });
+    let told = bed.holds_what_is_told(0).await;
+    assert_eq!(told.counted, 0);
+    assert!(told.unanswered > 0, "{told:?}");
+}
+
+#[tokio::test]
+async fn replies_that_are_lost_are_no_answer_and_counted_once() {
+    let bed = Bed::start(Duration::from_millis(200)).await;
+    bed.proxy.set(Passage::OneWay);
+    let told = bed.holds_what_is_told(0).await;
+    assert_eq!(told.counted, 0);
+    assert!(told.unanswered > 0, "{told:?}");
+    assert!(bed.counted(0) <= told.unanswered);
+}
+
+#[tokio::test]
+async fn requests_that_are_lost_are_counted_neither_then_nor_later() {
+    let bed = Bed::start(Duration::from_millis(200)).await;
+    bed.proxy.set(Passage::Shut);
+    let told = bed.holds_what_is_told(0).await;
+    assert_eq!((told.counted, bed.counted(0)), (0, 0), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_within_a_reply_loses_no_count() {
+    let bed = Bed::start(Duration::from_millis(200)).await;
+    for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
+        bed.proxy.set(Passage::Partial { reply_bytes });
+        let told = bed.holds_what_is_told(round).await;
+        assert!(told.counted < CALLS && told.unanswered > 0, "{told:?} after {reply_bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_within_a_batch_loses_no_count() {
+    let bed = Bed::start(Duration::from_secs(2)).await;
+    for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
+        bed.proxy.set(Passage::Cut { reply_bytes });
+        let told = bed.holds_what_is_told(round).await;
+        assert!(told.counted < CALLS && told.unanswered > 0, "{told:?} after {reply_bytes} bytes");
+    }
+}
+
+/// Connections that are reset again and again under load on one counter.
+#[tokio::test]
+async fn resets_under_load_count_no_hit_twice() {
+    const RESETS: usize = 20;
+    let bed = Bed::start(Duration::from_secs(2)).await;
+    let mut readings = Vec::new();
+    let mut unanswered = 0;
+    for _ in 0..RESETS {
+        let mut calls = JoinSet::new();
+        for _ in 0..CALLS / 10 {
+            let store = Arc::clone(&bed.store);
+            calls.spawn(async move { complete(store.charge(&[hit("hot")], MIDNIGHT).await) });
+        }
+        time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
+        bed.proxy.reset();
+        for answer in calls.join_all().await {
+            match answer {
+                Ok(reading) => readings.push(reading[0].used),
+                Err(StoreError::Unanswered(_)) => unanswered += 1,
+                Err(_) => {}
+            }
+        }
+        eventually("it counts again", async || used(&bed.store, hit("again")).await.is_ok()).await;
+    }
+    let counted: u64 = bed.redis.command(["GET", &format!("hot{}", MIDNIGHT.as_secs())]).parse().expect("it");
+    let told = readings.len() as u64;
+    readings.sort_unstable();
+    readings.dedup();
+    assert_eq!(readings.len() as u64, told, "each reading was told once");
+    assert!((told..=told + unanswered).contains(&counted), "{counted} of {told} and {unanswered} unanswered");
+}
