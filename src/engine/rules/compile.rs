@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::error::{Place, RuleError, RuleErrors};
+use super::error::{RuleError, RuleErrors, SourceSpan};
 use super::matching;
 use super::normalize::HashKey;
 use super::parse::parse;
@@ -59,7 +59,7 @@ pub fn compile(
             compiler.document(document, options);
         }
         // Mistakes of form are found before mistakes of meaning; people read from top to bottom.
-        compiler.errors.sort_by_key(|error| error.place);
+        compiler.errors.sort_by_key(|error| error.span);
         errors.append(&mut compiler.errors);
     }
     if errors.is_empty() { Ok(draft.finish(options)) } else { Err(RuleErrors(errors)) }
@@ -139,8 +139,8 @@ struct FileCompiler<'c, 'p> {
 }
 
 impl FileCompiler<'_, '_> {
-    fn error(&mut self, place: Place, message: String) {
-        self.errors.push(RuleError::new(&self.file.name, &self.file.text, place, message));
+    fn error(&mut self, span: SourceSpan, message: String) {
+        self.errors.push(RuleError::new(&self.file.name, &self.file.text, span, message));
     }
 
     /// Begins the domain of `document`, or goes on with it, and takes up what is done to the values of the
@@ -156,7 +156,7 @@ impl FileCompiler<'_, '_> {
                 "duplicate domain '{name}' in config file: write all its rules in one place, or set \
                  MERGE_DOMAIN_CONFIG to join them"
             );
-            self.error(document.domain.place, message);
+            self.error(document.domain.span, message);
             return false;
         }
         let known = self.draft.domains.remove(name);
@@ -195,7 +195,7 @@ impl FileCompiler<'_, '_> {
     }
 
     fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
-        let place = descriptor.place;
+        let span = descriptor.span;
         self.draft.nodes = self.draft.nodes.saturating_add(1);
         let pattern = matching::pattern(&descriptor).map_err(|mistakes| self.errors(mistakes));
         let is_sound = pattern.is_ok();
@@ -210,7 +210,7 @@ impl FileCompiler<'_, '_> {
                  one_of, cidr and regex will do as well",
                 node.composite()
             );
-            self.error(place, message);
+            self.error(span, message);
         }
         let mut keys: SmallVec<[&str; 8]> = above.keys.into();
         keys.push(&descriptor.key);
@@ -240,7 +240,7 @@ impl FileCompiler<'_, '_> {
         if is_sound && let Err(clash) = siblings.insert(node) {
             match matching::tell(clash, &descriptor) {
                 Some(mistakes) => self.errors(mistakes),
-                None => self.error(place, format!("duplicate descriptor composite key '{path}'")),
+                None => self.error(span, format!("duplicate descriptor composite key '{path}'")),
             }
         }
     }
@@ -281,8 +281,8 @@ impl FileCompiler<'_, '_> {
     /// What is done to the values of each key, before `siblings` have their places.
     fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, hash_key: Option<&HashKey>) {
         match matching::normalize(descriptors, siblings, hash_key) {
-            Ok(warnings) => warnings.into_iter().for_each(|(place, message)| {
-                let warning = RuleError::new(&self.file.name, &self.file.text, place, message);
+            Ok(warnings) => warnings.into_iter().for_each(|(span, message)| {
+                let warning = RuleError::new(&self.file.name, &self.file.text, span, message);
                 self.draft.warnings.push(warning);
             }),
             Err(mistakes) => self.errors(mistakes),
@@ -290,7 +290,7 @@ impl FileCompiler<'_, '_> {
     }
 
     fn errors(&mut self, mistakes: Vec<Mistake>) {
-        mistakes.into_iter().for_each(|(place, message)| self.error(place, message));
+        mistakes.into_iter().for_each(|(span, message)| self.error(span, message));
     }
 
     /// What the limits of `descriptor` let pass together; `None` where it has none, or wrong ones.
@@ -307,8 +307,8 @@ impl FileCompiler<'_, '_> {
                 Err(mistakes) => self.errors(mistakes),
             }
         }
-        for (place, message) in check_rule(descriptor, &limits) {
-            self.error(place, message);
+        for (span, message) in check_rule(descriptor, &limits) {
+            self.error(span, message);
         }
         (!limits.is_empty()).then_some(Quota::Limited(limits))
     }
@@ -326,19 +326,19 @@ impl FileCompiler<'_, '_> {
             limits.is_empty() && descriptor.rate_limits.iter().any(|limit| !limit.unlimited);
         match penalty(written, limits, keys, path) {
             Ok(penalty) => {
-                self.check_ladder(&penalty, written.place, keys, path);
+                self.check_ladder(&penalty, written.span, keys, path);
                 Some(penalty)
             }
             Err(mistakes) => {
-                let told = |(place, _): &Mistake| !(has_wrong_limits && *place == written.place);
-                mistakes.into_iter().filter(told).for_each(|(place, message)| self.error(place, message));
+                let told = |(span, _): &Mistake| !(has_wrong_limits && *span == written.span);
+                mistakes.into_iter().filter(told).for_each(|(span, message)| self.error(span, message));
                 None
             }
         }
     }
 
     /// Those who are locked out together climb one ladder.
-    fn check_ladder(&mut self, penalty: &Penalty, place: Place, keys: &[&str], path: &StatsPath) {
+    fn check_ladder(&mut self, penalty: &Penalty, span: SourceSpan, keys: &[&str], path: &StatsPath) {
         let Some(name) = &penalty.name else { return };
         let scope = penalty.scope.iter().filter_map(|level| keys.get(*level)).map(|key| (*key).into());
         let one = (path.domain.clone(), name.clone(), scope.collect());
@@ -348,7 +348,7 @@ impl FileCompiler<'_, '_> {
                 "another rule locks out the same under the name '{name}' and in another way: write one ladder \
                  for both, or two names"
             );
-            self.error(place, message);
+            self.error(span, message);
         }
     }
 
@@ -358,7 +358,7 @@ impl FileCompiler<'_, '_> {
                 "'{path}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
                  'requests_per_unit: 0' if that is what you want"
             );
-            let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.place, message);
+            let warning = RuleError::new(&self.file.name, &self.file.text, rate_limit.span, message);
             self.draft.warnings.push(warning);
         }
     }
@@ -369,7 +369,7 @@ impl FileCompiler<'_, '_> {
             if is_own(&replaced.value) {
                 let message =
                     "replaces should not contain name of same descriptor: a rule cannot replace itself";
-                self.error(replaced.place, message.to_owned());
+                self.error(replaced.span, message.to_owned());
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-/// A place in a file.
+/// A position in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SourceSpan {
     /// Counted from 1; 0 where the file as a whole is meant.
     pub line: u32,
     /// In characters, counted from 1.
@@ -17,7 +17,7 @@ pub struct RuleError {
     /// The file, as its loader names it.
     pub file: String,
     /// Where in it.
-    pub place: Place,
+    pub span: SourceSpan,
     /// The line itself.
     pub source_line: String,
     /// What is wrong, and what would be right.
@@ -31,21 +31,21 @@ pub struct RuleErrors(pub Vec<RuleError>);
 impl RuleError {
     /// A mistake that is the whole file's: it cannot be read, for one.
     pub fn of_file(file: &str, message: String) -> Self {
-        Self { file: file.to_owned(), place: Place::default(), source_line: String::new(), message }
+        Self { file: file.to_owned(), span: SourceSpan::default(), source_line: String::new(), message }
     }
 
-    /// A mistake at `place` in the file called `file`, whose text is `text`.
-    pub(super) fn new(file: &str, text: &str, place: Place, message: String) -> Self {
-        let line = usize::try_from(place.line).unwrap_or_default();
+    /// A mistake at `span` in the file called `file`, whose text is `text`.
+    pub(super) fn new(file: &str, text: &str, span: SourceSpan, message: String) -> Self {
+        let line = usize::try_from(span.line).unwrap_or_default();
         let source_line = line.checked_sub(1).and_then(|above| text.lines().nth(above)).unwrap_or_default();
-        Self { file: file.to_owned(), place, source_line: source_line.to_owned(), message }
+        Self { file: file.to_owned(), span, source_line: source_line.to_owned(), message }
     }
 }
 
 impl fmt::Display for RuleError {
     /// `file:line:column: message`, and below it the line with a mark under the column.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { line, column } = self.place;
+        let SourceSpan { line, column } = self.span;
         if line == 0 {
             return write!(f, "{}: {}", self.file, self.message);
         }

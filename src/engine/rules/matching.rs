@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use super::cidr;
-use super::error::Place;
+use super::error::SourceSpan;
 use super::glob::Glob;
 use super::normalize::{HashKey, Normalize, NormalizeStep};
 use super::pattern::{Cidr, Expression, OneOf};
 use super::quota::Mistake;
 use super::siblings::Clash;
-use super::source::{Descriptor, Placed};
+use super::source::{Descriptor, Located};
 use super::tree::{Children, Pattern};
 
 /// Which values `descriptor` takes.
@@ -35,10 +35,10 @@ pub(super) fn pattern(descriptor: &Descriptor) -> Result<Pattern, Vec<Mistake>> 
         let networks = networks(written, &mut mistakes);
         patterns.push(Pattern::Cidr(Box::new(Cidr::new(networks))));
     }
-    if let Some(Placed { value, place }) = &matching.regex {
+    if let Some(Located { value, span }) = &matching.regex {
         match Expression::new(value) {
             Ok(expression) => patterns.push(Pattern::Regex(Box::new(expression))),
-            Err(reason) => mistakes.push((*place, format!("regex '{}' {reason}", shortened(value)))),
+            Err(reason) => mistakes.push((*span, format!("regex '{}' {reason}", shortened(value)))),
         }
     }
     if mistakes.is_empty() { Ok(patterns.pop().unwrap_or(Pattern::Any)) } else { Err(mistakes) }
@@ -54,61 +54,61 @@ fn shortened(text: &str) -> String {
 fn check_alone(descriptor: &Descriptor) -> Vec<Mistake> {
     let matching = &descriptor.matching;
     let ways = [
-        ("value", descriptor.value.as_ref().map(|_| descriptor.place)),
-        ("one_of", matching.one_of.as_ref().map(|written| written.place)),
-        ("cidr", matching.cidr.as_ref().map(|written| written.place)),
-        ("regex", matching.regex.as_ref().map(|written| written.place)),
+        ("value", descriptor.value.as_ref().map(|_| descriptor.span)),
+        ("one_of", matching.one_of.as_ref().map(|written| written.span)),
+        ("cidr", matching.cidr.as_ref().map(|written| written.span)),
+        ("regex", matching.regex.as_ref().map(|written| written.span)),
     ];
-    let written: Vec<(&str, Place)> =
-        ways.into_iter().filter_map(|(name, place)| Some((name, place?))).collect();
+    let written: Vec<(&str, SourceSpan)> =
+        ways.into_iter().filter_map(|(name, span)| Some((name, span?))).collect();
     let mut mistakes = Vec::new();
     if let Some(((first, _), others)) = written.split_first() {
-        for (other, place) in others {
+        for (other, span) in others {
             let message =
                 format!("'{first}' and '{other}' both say which values the rule takes: write one of them");
-            mistakes.push((*place, message));
+            mistakes.push((*span, message));
         }
     }
     if descriptor.key.contains('*') {
-        let normalize = matching.normalize.as_ref().map(|written| ("normalize", written.place));
-        for (name, place) in written.into_iter().filter(|(name, _)| *name != "value").chain(normalize) {
+        let normalize = matching.normalize.as_ref().map(|written| ("normalize", written.span));
+        for (name, span) in written.into_iter().filter(|(name, _)| *name != "value").chain(normalize) {
             let message =
                 format!("'{name}' is for one key, and '{}' has a '*': write the key in full", descriptor.key);
-            mistakes.push((place, message));
+            mistakes.push((span, message));
         }
     }
     mistakes
 }
 
-fn one_of(written: &Placed<Vec<Placed<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<Box<str>> {
+fn one_of(written: &Located<Vec<Located<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<Box<str>> {
     if written.value.is_empty() {
-        mistakes.push((written.place, "'one_of' is empty: write at least one value".to_owned()));
+        mistakes.push((written.span, "'one_of' is empty: write at least one value".to_owned()));
     }
     let mut seen = HashSet::new();
-    for Placed { value, place } in &written.value {
+    for Located { value, span } in &written.value {
         if value.contains('*') {
             let message =
                 format!("'one_of' takes exact values: for the pattern '{value}' write a rule with 'value'");
-            mistakes.push((*place, message));
+            mistakes.push((*span, message));
         } else if !seen.insert(value) {
-            mistakes.push((*place, format!("'{value}' stands here twice: write it once")));
+            mistakes.push((*span, format!("'{value}' stands here twice: write it once")));
         }
     }
     written.value.iter().map(|value| value.value.as_str().into()).collect()
 }
 
-fn networks(written: &Placed<Vec<Placed<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<ipnet::IpNet> {
+fn networks(written: &Located<Vec<Located<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<ipnet::IpNet> {
     if written.value.is_empty() {
-        mistakes.push((written.place, "'cidr' is empty: write at least one network".to_owned()));
+        mistakes.push((written.span, "'cidr' is empty: write at least one network".to_owned()));
     }
     let mut networks = HashSet::with_capacity(written.value.len());
-    for Placed { value, place } in &written.value {
+    for Located { value, span } in &written.value {
         match cidr::parse(value) {
             Ok(network) if !networks.insert(network) => {
-                mistakes.push((*place, format!("'{network}' stands here twice: write it once")));
+                mistakes.push((*span, format!("'{network}' stands here twice: write it once")));
             }
             Ok(_) => {}
-            Err(message) => mistakes.push((*place, message)),
+            Err(message) => mistakes.push((*span, message)),
         }
     }
     networks.into_iter().collect()
@@ -118,21 +118,21 @@ fn networks(written: &Placed<Vec<Placed<String>>>, mistakes: &mut Vec<Mistake>) 
 /// clashes.
 pub(super) fn tell(clash: Clash, descriptor: &Descriptor) -> Option<Vec<Mistake>> {
     let Clash::Items(items) = clash else { return None };
-    let Descriptor { key, matching, place, .. } = descriptor;
-    let place_of = |list: &Option<Placed<Vec<Placed<String>>>>, is: &dyn Fn(&str) -> bool| {
+    let Descriptor { key, matching, span, .. } = descriptor;
+    let place_of = |list: &Option<Located<Vec<Located<String>>>>, is: &dyn Fn(&str) -> bool| {
         let mut items = list.iter().flat_map(|list| &list.value);
-        items.find(|item| is(&item.value)).map(|item| item.place)
+        items.find(|item| is(&item.value)).map(|item| item.span)
     };
     let tell = |item: String| {
         let listed = place_of(&matching.one_of, &|written| written == item);
         let network =
             || place_of(&matching.cidr, &|written| cidr::parse(written).is_ok_and(|n| n.to_string() == item));
         let (field, found) = match listed {
-            Some(place) => ("one_of", Some(place)),
+            Some(span) => ("one_of", Some(span)),
             None => ("cidr", network()),
         };
         let message = format!("'{item}' stands in another '{field}' for '{key}': write it in one of them");
-        (found.unwrap_or(*place), message)
+        (found.unwrap_or(*span), message)
     };
     Some(items.into_iter().map(tell).collect())
 }
@@ -164,7 +164,7 @@ pub(super) fn normalize(
                     "another rule for '{key}' at this level has a different 'normalize': write it in one of \
                      them, and it holds for both"
                 );
-                mistakes.push((written.place, message));
+                mistakes.push((written.span, message));
                 continue;
             }
             _ => {}
@@ -184,9 +184,9 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
     for descriptor in descriptors {
         let Some(normalize) = siblings.normalize(&descriptor.key) else { continue };
         let alone = descriptor.value.iter().filter(|value| !value.contains('*'));
-        let alone = alone.map(|value| (value, descriptor.place));
+        let alone = alone.map(|value| (value, descriptor.span));
         let listed = descriptor.matching.one_of.iter().flat_map(|list| &list.value);
-        for (value, place) in alone.chain(listed.map(|listed| (&listed.value, listed.place))) {
+        for (value, span) in alone.chain(listed.map(|listed| (&listed.value, listed.span))) {
             let normalized = normalize.matched(value.as_bytes());
             if *normalized != *value.as_bytes() {
                 let normalized = String::from_utf8_lossy(&normalized);
@@ -194,10 +194,10 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
                     "'{value}' takes nothing: 'normalize' makes it '{normalized}' before it is matched; write \
                      that"
                 );
-                found.push((place, message));
+                found.push((span, message));
             }
         }
-        for Placed { value, place } in descriptor.matching.cidr.iter().flat_map(|list| &list.value) {
+        for Located { value, span } in descriptor.matching.cidr.iter().flat_map(|list| &list.value) {
             let Ok(network) = cidr::parse(value) else { continue };
             let address = network.addr().to_string();
             let normalized = normalize.matched(address.as_bytes());
@@ -207,7 +207,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
                     "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they \
                      are matched; write a network that holds that"
                 );
-                found.push((*place, message));
+                found.push((*span, message));
             }
         }
     }

@@ -34,7 +34,7 @@ use smallvec::SmallVec;
 
 pub use compile::{CompileOptions, compile};
 pub use enforce::EnforcePercent;
-pub use error::{Place, RuleError, RuleErrors};
+pub use error::{RuleError, RuleErrors, SourceSpan};
 pub use glob::Glob;
 pub use layer::Layer;
 pub use normalize::{HashKey, Normalize, NormalizeStep, Text};

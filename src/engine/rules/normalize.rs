@@ -14,7 +14,7 @@ use ring::hmac;
 use smallvec::SmallVec;
 
 use super::quota::Mistake;
-use super::source::Placed;
+use super::source::Located;
 
 /// An address with the length of its network, but for the longest of them.
 const INLINE_BYTES: usize = 40;
@@ -109,16 +109,16 @@ impl Normalize {
     ///
     /// # Errors
     /// `hash` before other steps, and without a key.
-    pub(super) fn new(steps: &[Placed<NormalizeStep>], key: Option<&HashKey>) -> Result<Self, Vec<Mistake>> {
+    pub(super) fn new(steps: &[Located<NormalizeStep>], key: Option<&HashKey>) -> Result<Self, Vec<Mistake>> {
         let mut mistakes = Vec::new();
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.value == NormalizeStep::Hash) {
             if index + 1 < steps.len() {
                 let message = "'hash' is the last step: nothing can be done to a hash; write it at the end";
-                mistakes.push((step.place, message.to_owned()));
+                mistakes.push((step.span, message.to_owned()));
             } else if key.is_none() {
                 let message =
                     "'hash' needs a secret, and there is none: set HASH_KEY, the same for every replica";
-                mistakes.push((step.place, message.to_owned()));
+                mistakes.push((step.span, message.to_owned()));
             }
         }
         if !mistakes.is_empty() {
@@ -221,13 +221,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::rules::Place;
+    use crate::engine::rules::SourceSpan;
 
     const KEY: &[u8] = b"a secret of the tests";
 
     fn normalize(steps: &[NormalizeStep]) -> Normalize {
         let placed: Vec<_> =
-            steps.iter().map(|step| Placed { value: *step, place: Place::default() }).collect();
+            steps.iter().map(|step| Located { value: *step, span: SourceSpan::default() }).collect();
         Normalize::new(&placed, Some(&HashKey::new(KEY))).expect("the steps are right")
     }
 
@@ -324,7 +324,7 @@ mod tests {
     fn what_is_counted_is_the_first_half_of_hmac_sha256() {
         let hashed = |secret: &[u8], value: &[u8]| {
             let steps = [NormalizeStep::Lowercase, NormalizeStep::Hash]
-                .map(|value| Placed { value, place: Place::default() });
+                .map(|value| Located { value, span: SourceSpan::default() });
             let normalize = Normalize::new(&steps, Some(&HashKey::new(secret))).expect("the steps are right");
             let matched = normalize.matched(value);
             assert_eq!(&*matched, value.to_ascii_lowercase());

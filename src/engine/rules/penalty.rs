@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::quota::{Mistake, parse_window};
-use super::source::{self, Placed};
+use super::source::{self, Located};
 use super::{NamedLimit, Penalty};
 use crate::engine::StatsPath;
 use crate::engine::lockout::{Block, Ladder, MAX_STEPS};
@@ -26,13 +26,13 @@ pub(super) fn penalty(
     let longest = limits.iter().map(|limit| limit.limit.window.secs()).max();
     if longest.is_none() {
         let message = "'penalty' without a limit means nothing: write it beside 'rate_limit'";
-        mistakes.push((written.place, message.to_owned()));
+        mistakes.push((written.span, message.to_owned()));
     }
-    let mut secs = |field: &str, text: &Option<Placed<String>>, default| match text {
+    let mut secs = |field: &str, text: &Option<Located<String>>, default| match text {
         None => default,
-        Some(Placed { value, place }) => parse_window(value).map_or_else(
+        Some(Located { value, span }) => parse_window(value).map_or_else(
             |expected| {
-                mistakes.push((*place, format!("invalid {field} '{value}': {expected}")));
+                mistakes.push((*span, format!("invalid {field} '{value}': {expected}")));
                 default
             },
             |window| window.secs(),
@@ -43,7 +43,7 @@ pub(super) fn penalty(
     let after = written.after.as_ref().map_or(1, |after| after.value);
     if let (0, Some(written)) = (after, &written.after) {
         let message = "'after' counts denied requests: write at least 1";
-        mistakes.push((written.place, message.to_owned()));
+        mistakes.push((written.span, message.to_owned()));
     }
     let steps = steps(written, &mut mistakes);
     let scope = scope(written, keys, &mut mistakes);
@@ -60,29 +60,29 @@ fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
     if written.block.is_empty() {
         let message =
             "a penalty needs 'block': how long to block, one time or several, such as [1m, 5m, 15m]";
-        mistakes.push((written.place, message.to_owned()));
+        mistakes.push((written.span, message.to_owned()));
     }
     if let Some(step) = written.block.get(MAX_STEPS) {
-        mistakes.push((step.place, format!("a ladder has {MAX_STEPS} steps at the most")));
+        mistakes.push((step.span, format!("a ladder has {MAX_STEPS} steps at the most")));
     }
     let mut steps: Vec<Block> = Vec::new();
-    for Placed { value, place } in &written.block {
+    for Located { value, span } in &written.block {
         let block = match (value.as_str(), parse_window(value)) {
             ("permanent", _) => Block::Permanent,
             (_, Ok(window)) => Block::Secs(window.secs()),
             (_, Err(expected)) => {
-                mistakes.push((*place, format!("invalid block '{value}': {expected}, or permanent")));
+                mistakes.push((*span, format!("invalid block '{value}': {expected}, or permanent")));
                 continue;
             }
         };
         match steps.last() {
             Some(Block::Permanent) => {
                 let message = format!("nothing comes after a permanent block: leave '{value}' out");
-                mistakes.push((*place, message));
+                mistakes.push((*span, message));
             }
             Some(before) if block < *before => {
                 let message = format!("the ladder goes down at '{value}': write blocks from short to long");
-                mistakes.push((*place, message));
+                mistakes.push((*span, message));
             }
             Some(_) | None => steps.push(block),
         }
@@ -91,14 +91,14 @@ fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
 }
 
 fn scope(written: &source::Penalty, keys: &[&str], mistakes: &mut Vec<Mistake>) -> Box<[usize]> {
-    let Some(Placed { value, place }) = &written.scope else { return (0..keys.len()).collect() };
+    let Some(Located { value, span }) = &written.scope else { return (0..keys.len()).collect() };
     for name in value.iter().filter(|name| !keys.contains(&name.as_str())) {
         let message = format!("'scope' names '{name}', and this rule has only {}", keys.join(", "));
-        mistakes.push((*place, message));
+        mistakes.push((*span, message));
     }
     if value.is_empty() {
         let message = "'scope' says nobody: write the keys that say who is locked out, or leave it out";
-        mistakes.push((*place, message.to_owned()));
+        mistakes.push((*span, message.to_owned()));
     }
     (0..keys.len()).filter(|level| value.iter().any(|name| name == keys[*level])).collect()
 }

@@ -1,8 +1,8 @@
 //! From a limit as written to a limit that makes sense: how much, in how long, counted how.
 
 use super::NamedLimit;
-use super::error::Place;
-use super::source::{Descriptor, Placed, RateLimit};
+use super::error::SourceSpan;
+use super::source::{Descriptor, Located, RateLimit};
 use super::timezone::in_zone;
 use crate::engine::algorithm::{sliding_log, tick_us};
 use crate::engine::{Algorithm, Limit, Unit, Window};
@@ -11,7 +11,7 @@ use crate::engine::{Algorithm, Limit, Unit, Window};
 const MAX_WINDOW_SECS: u64 = 10 * 365 * 86_400;
 
 /// What is wrong, and where.
-pub(super) type Mistake = (Place, String);
+pub(super) type Mistake = (SourceSpan, String);
 
 /// The limit that `rate_limit` is, counted as `default` says where it does not say it itself; `None` where
 /// everything passes.
@@ -41,18 +41,18 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<
     let mut mistakes = Vec::new();
     if let (Some(share), true) = (&descriptor.enforce_percent, descriptor.rate_limits.is_empty()) {
         let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
-        mistakes.push((share.place, message.to_owned()));
+        mistakes.push((share.span, message.to_owned()));
     }
     if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
         let message = "'quota_mode' is for a rule with one limit: write a rule for each quota";
-        mistakes.push((second.place, message.to_owned()));
+        mistakes.push((second.span, message.to_owned()));
     }
     for (index, limit) in limits.iter().enumerate() {
         let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
         if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
             let message = "two limits that count alike over the same time: one of them never matters; leave it \
                            out, or give it another window";
-            mistakes.push((written.place, message.to_owned()));
+            mistakes.push((written.span, message.to_owned()));
         }
     }
     mistakes
@@ -61,17 +61,17 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<
 fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) {
     if let Some(unit) = &rate_limit.unit {
         let message = "should not specify rate limit unit when unlimited: leave it out";
-        mistakes.push((unit.place, message.to_owned()));
+        mistakes.push((unit.span, message.to_owned()));
     }
-    let places = [
-        ("window", rate_limit.window.as_ref().map(|window| window.place)),
-        ("timezone", rate_limit.timezone.as_ref().map(|timezone| timezone.place)),
-        ("algorithm", rate_limit.algorithm.as_ref().map(|algorithm| algorithm.place)),
-        ("burst", rate_limit.burst.as_ref().map(|burst| burst.place)),
+    let spans = [
+        ("window", rate_limit.window.as_ref().map(|window| window.span)),
+        ("timezone", rate_limit.timezone.as_ref().map(|timezone| timezone.span)),
+        ("algorithm", rate_limit.algorithm.as_ref().map(|algorithm| algorithm.span)),
+        ("burst", rate_limit.burst.as_ref().map(|burst| burst.span)),
     ];
-    for (name, place) in places {
-        if let Some(place) = place {
-            mistakes.push((place, format!("'{name}' means nothing when unlimited: leave it out")));
+    for (name, span) in spans {
+        if let Some(span) = span {
+            mistakes.push((span, format!("'{name}' means nothing when unlimited: leave it out")));
         }
     }
 }
@@ -80,26 +80,26 @@ fn window(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) -> Option<Window>
     match (&rate_limit.unit, &rate_limit.window) {
         (Some(_), Some(window)) => {
             let message = "'unit' and 'window' say the same thing: write one of them";
-            mistakes.push((window.place, message.to_owned()));
+            mistakes.push((window.span, message.to_owned()));
             None
         }
-        (None, Some(Placed { value, place })) => match parse_window(value) {
+        (None, Some(Located { value, span })) => match parse_window(value) {
             Ok(window) => Some(window),
             Err(expected) => {
-                mistakes.push((*place, format!("invalid window '{value}': {expected}")));
+                mistakes.push((*span, format!("invalid window '{value}': {expected}")));
                 None
             }
         },
         (unit, None) => {
-            let (place, name) =
-                unit.as_ref().map_or((rate_limit.place, ""), |unit| (unit.place, unit.value.as_str()));
+            let (span, name) =
+                unit.as_ref().map_or((rate_limit.span, ""), |unit| (unit.span, unit.value.as_str()));
             let unit = Unit::from_name(name);
             if unit.is_none() {
                 let units = Unit::ALL.map(|unit| unit.name().to_lowercase()).join(", ");
                 let message = format!(
                     "invalid rate limit unit '{name}': use one of {units}, or 'window' for any other time"
                 );
-                mistakes.push((place, message));
+                mistakes.push((span, message));
             }
             unit.map(Unit::window)
         }
@@ -148,7 +148,7 @@ fn algorithm(
         (Algorithm::TokenBucket { .. }, Some(burst)) => {
             if burst.value == 0 && requests_per_unit > 0 {
                 let message = "a 'burst' of 0 lets nothing pass: write at least 1";
-                mistakes.push((burst.place, message.to_owned()));
+                mistakes.push((burst.span, message.to_owned()));
             }
             Algorithm::TokenBucket { burst: burst.value }
         }
@@ -159,7 +159,7 @@ fn algorithm(
                  it out",
                 named.name()
             );
-            mistakes.push((burst.place, message));
+            mistakes.push((burst.span, message));
             named
         }
     }
@@ -174,7 +174,7 @@ fn check_size(rate_limit: &RateLimit, limit: Limit) -> Option<Mistake> {
                 "a sliding_log remembers every request, and so takes up to {}: use sliding_window",
                 sliding_log::MAX_REQUESTS
             );
-            Some((rate_limit.place, message))
+            Some((rate_limit.span, message))
         }
         Algorithm::SlidingWindow | Algorithm::SlidingLog | Algorithm::TokenBucket { .. }
             if tick_us(limit).is_none() =>
@@ -185,7 +185,7 @@ fn check_size(rate_limit: &RateLimit, limit: Limit) -> Option<Mistake> {
                 limit.capacity().max(requests_per_unit),
                 algorithm.name()
             );
-            Some((rate_limit.place, message))
+            Some((rate_limit.span, message))
         }
         _ => None,
     }

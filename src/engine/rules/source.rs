@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::error::Place;
+use super::error::SourceSpan;
 use super::normalize::NormalizeStep;
 use super::{EnforcePercent, OnDeny};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
@@ -23,15 +23,15 @@ pub struct SourceFile {
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Placed<T> {
+pub(super) struct Located<T> {
     pub(super) value: T,
-    pub(super) place: Place,
+    pub(super) span: SourceSpan,
 }
 
 /// One document: the rules of one domain, or a part of them.
 #[derive(Debug)]
 pub(super) struct Document {
-    pub(super) domain: Placed<String>,
+    pub(super) domain: Located<String>,
     pub(super) hash_tag: bool,
     pub(super) defaults: Defaults,
     /// Whether its rules are in force.
@@ -50,7 +50,7 @@ pub(super) struct Defaults {
 /// One level of the rule tree.
 #[derive(Debug)]
 pub(super) struct Descriptor {
-    pub(super) place: Place,
+    pub(super) span: SourceSpan,
     pub(super) key: String,
     /// Not empty.
     pub(super) value: Option<String>,
@@ -62,7 +62,7 @@ pub(super) struct Descriptor {
     pub(super) on_deny: Option<Arc<OnDeny>>,
     /// Whether it and what is below it are in force.
     pub(super) enabled: bool,
-    pub(super) enforce_percent: Option<Placed<EnforcePercent>>,
+    pub(super) enforce_percent: Option<Located<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
     pub(super) shadow_mode: bool,
@@ -76,43 +76,43 @@ pub(super) struct Descriptor {
 /// What a level takes in place of a value, and what is done to values first.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
-    pub(super) one_of: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) one_of: Option<Located<Vec<Located<String>>>>,
     /// As written.
-    pub(super) cidr: Option<Placed<Vec<Placed<String>>>>,
+    pub(super) cidr: Option<Located<Vec<Located<String>>>>,
     /// As written.
-    pub(super) regex: Option<Placed<String>>,
-    pub(super) normalize: Option<Placed<Vec<Placed<NormalizeStep>>>>,
+    pub(super) regex: Option<Located<String>>,
+    pub(super) normalize: Option<Located<Vec<Located<NormalizeStep>>>>,
 }
 
 /// A lockout as written; times are those of [`super::quota::parse_window`].
 #[derive(Debug, Default)]
 pub(super) struct Penalty {
-    pub(super) place: Place,
-    pub(super) after: Option<Placed<u32>>,
-    pub(super) within: Option<Placed<String>>,
-    pub(super) block: Vec<Placed<String>>,
-    pub(super) forget: Option<Placed<String>>,
+    pub(super) span: SourceSpan,
+    pub(super) after: Option<Located<u32>>,
+    pub(super) within: Option<Located<String>>,
+    pub(super) block: Vec<Located<String>>,
+    pub(super) forget: Option<Located<String>>,
     pub(super) extend: bool,
     /// The keys of entries.
-    pub(super) scope: Option<Placed<Vec<String>>>,
+    pub(super) scope: Option<Located<Vec<String>>>,
     pub(super) name: Option<String>,
 }
 
 /// What applies at a level.
 #[derive(Debug, Default)]
 pub(super) struct RateLimit {
-    pub(super) place: Place,
-    pub(super) unit: Option<Placed<String>>,
+    pub(super) span: SourceSpan,
+    pub(super) unit: Option<Located<String>>,
     /// As written: `15m`.
-    pub(super) window: Option<Placed<String>>,
+    pub(super) window: Option<Located<String>>,
     /// As written: `Europe/Berlin`.
-    pub(super) timezone: Option<Placed<String>>,
+    pub(super) timezone: Option<Located<String>>,
     pub(super) requests_per_unit: Option<u32>,
     /// A bucket of this kind has the size of `burst`.
-    pub(super) algorithm: Option<Placed<Algorithm>>,
-    pub(super) burst: Option<Placed<u32>>,
+    pub(super) algorithm: Option<Located<Algorithm>>,
+    pub(super) burst: Option<Located<u32>>,
     pub(super) unlimited: bool,
     /// Not empty.
     pub(super) name: Option<String>,
-    pub(super) replaces: Vec<Placed<String>>,
+    pub(super) replaces: Vec<Located<String>>,
 }

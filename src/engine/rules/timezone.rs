@@ -1,7 +1,7 @@
 //! From windows of a unit to those of its calendar, where a limit names a time zone.
 
 use super::quota::Mistake;
-use super::source::{Placed, RateLimit};
+use super::source::{Located, RateLimit};
 use crate::engine::calendar::{self, Zone};
 use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
 
@@ -13,8 +13,8 @@ pub(super) fn in_zone(
     algorithm: Algorithm,
     mistakes: &mut Vec<Mistake>,
 ) -> Option<Window> {
-    let Some(Placed { value: name, place }) = &rate_limit.timezone else { return window };
-    let mut refuse = |message| mistakes.push((*place, message));
+    let Some(Located { value: name, span }) = &rate_limit.timezone else { return window };
+    let mut refuse = |message| mistakes.push((*span, message));
     let zone = Zone::from_name(name);
     if zone.is_none() {
         refuse(unknown_zone(name));
@@ -38,7 +38,7 @@ pub(super) fn in_zone(
         }
         (None, Some(_)) => {
             let message = "'timezone' is for the days, weeks, months and years of a calendar: write 'unit: \
-                           day', 'week', 'month' or 'year' in place of 'window', or leave 'timezone' out";
+                           day', 'week', 'month' or 'year' in span of 'window', or leave 'timezone' out";
             refuse(message.to_owned());
             None
         }

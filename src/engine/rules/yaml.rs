@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_yaml::Spanned;
 
-use super::error::Place;
+use super::error::SourceSpan;
 
 /// A value and where it stands.
 pub(super) type Yaml = Spanned<Raw>;
@@ -44,14 +44,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Yaml>, Box<serde_yaml::Error>> {
 }
 
 /// Where `yaml` stands: where it is used, if that is not where it is defined.
-pub(super) fn place(yaml: &Yaml) -> Place {
+pub(super) fn span(yaml: &Yaml) -> SourceSpan {
     location(&yaml.referenced)
 }
 
 /// Where something stands.
-pub(super) fn location(at: &serde_yaml::Location) -> Place {
+pub(super) fn location(at: &serde_yaml::Location) -> SourceSpan {
     let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
-    Place { line: number(at.line()), column: number(at.column()) }
+    SourceSpan { line: number(at.line()), column: number(at.column()) }
 }
 
 /// The text of a scalar, as it is written where it is a number or a truth: `007` stays `007`. `None`

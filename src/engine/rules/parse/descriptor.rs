@@ -32,7 +32,7 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
 impl Parser<'_> {
     pub(super) fn descriptor(&mut self, yaml: &Yaml, depth: usize) -> Option<Descriptor> {
         let mut descriptor = Descriptor {
-            place: yaml::place(yaml),
+            span: yaml::span(yaml),
             key: String::new(),
             value: None,
             matching: Matching::default(),
@@ -90,13 +90,13 @@ impl Parser<'_> {
             Some((value, _)) if !descriptor.rate_limits.is_empty() => {
                 let message =
                     "'rate_limit' and 'rate_limits' in one rule: write all its limits in 'rate_limits'";
-                self.error(yaml::place(value), message.to_owned());
+                self.error(yaml::span(value), message.to_owned());
             }
             Some((_, rate_limits)) => descriptor.rate_limits = rate_limits,
             None => {}
         }
         if descriptor.key.is_empty() {
-            self.error(descriptor.place, "descriptor has empty key: write 'key: NAME'".to_owned());
+            self.error(descriptor.span, "descriptor has empty key: write 'key: NAME'".to_owned());
             return None;
         }
         Some(descriptor)

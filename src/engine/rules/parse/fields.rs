@@ -1,7 +1,7 @@
 //! Reading one YAML value as what it should be, and saying what is wrong with it where it is not.
 
 use super::{PLACES, Parser};
-use crate::engine::rules::source::Placed;
+use crate::engine::rules::source::Located;
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 use crate::engine::rules::{EnforcePercent, Layer};
 
@@ -23,7 +23,7 @@ impl Parser<'_> {
                     found.trim_matches('\'')
                 ),
             };
-            self.error(yaml::place(yaml), message);
+            self.error(yaml::span(yaml), message);
             return None;
         };
         let mut fields = Vec::with_capacity(entries.len());
@@ -32,27 +32,27 @@ impl Parser<'_> {
                 let found = yaml::describe(&self.file.text, key);
                 let message =
                     format!("config error, key is not of type string: {}", found.trim_matches('\''));
-                self.error(yaml::place(key), message);
+                self.error(yaml::span(key), message);
                 continue;
             };
             match known.iter().find(|known| *known == name) {
                 Some(known) => fields.push((*known, value)),
-                None => self.error(yaml::place(key), unknown_field(name, known)),
+                None => self.error(yaml::span(key), unknown_field(name, known)),
             }
         }
         Some(fields)
     }
 
-    pub(super) fn text(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<String>> {
-        let place = yaml::place(yaml);
+    pub(super) fn text(&mut self, name: &str, yaml: &Yaml) -> Option<Located<String>> {
+        let span = yaml::span(yaml);
         if matches!(yaml.value, Raw::Null) {
-            return Some(Placed { value: String::new(), place });
+            return Some(Located { value: String::new(), span });
         }
         let text = yaml::text(&self.file.text, yaml);
         if text.is_none() {
             self.wrong_kind(name, "text", yaml);
         }
-        text.map(|text| Placed { value: text.into_owned(), place })
+        text.map(|text| Located { value: text.into_owned(), span })
     }
 
     /// A text that is not empty; no text where it is.
@@ -73,7 +73,7 @@ impl Parser<'_> {
     }
 
     /// A share in percent, with two decimals at the most.
-    pub(super) fn percent(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<EnforcePercent>> {
+    pub(super) fn percent(&mut self, name: &str, yaml: &Yaml) -> Option<Located<EnforcePercent>> {
         let percent = match &yaml.value {
             Raw::Number(number) => number.as_f64().and_then(EnforcePercent::new),
             _ => None,
@@ -81,7 +81,7 @@ impl Parser<'_> {
         if percent.is_none() {
             self.wrong_kind(name, "a number from 0 to 100, with two decimals at the most", yaml);
         }
-        percent.map(|value| Placed { value, place: yaml::place(yaml) })
+        percent.map(|value| Located { value, span: yaml::span(yaml) })
     }
 
     pub(super) fn truth(&mut self, name: &str, yaml: &Yaml) -> bool {
@@ -146,7 +146,7 @@ impl Parser<'_> {
     pub(super) fn wrong_kind(&mut self, name: &str, expected: &str, yaml: &Yaml) {
         let found = yaml::describe(&self.file.text, yaml);
         let message = format!("error checking config: '{name}' must be {expected}, not {found}");
-        self.error(yaml::place(yaml), message);
+        self.error(yaml::span(yaml), message);
     }
 }
 

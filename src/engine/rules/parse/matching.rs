@@ -5,14 +5,14 @@ use std::ops::RangeInclusive;
 use super::Parser;
 use super::fields::nearest;
 use crate::engine::rules::normalize::NormalizeStep;
-use crate::engine::rules::source::Placed;
+use crate::engine::rules::source::Located;
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"];
 
 impl Parser<'_> {
     /// Texts, each with its place. Nothing at all is no list.
-    pub(super) fn listed_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<Vec<Placed<String>>>> {
+    pub(super) fn listed_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Located<Vec<Located<String>>>> {
         let Raw::List(items) = &yaml.value else {
             self.wrong_kind(name, "a list of values", yaml);
             return None;
@@ -20,19 +20,19 @@ impl Parser<'_> {
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match yaml::text(&self.file.text, item) {
-                Some(text) => texts.push(Placed { value: text.into_owned(), place: yaml::place(item) }),
+                Some(text) => texts.push(Located { value: text.into_owned(), span: yaml::span(item) }),
                 None => self.wrong_kind(&format!("an entry of {name}"), "text", item),
             }
         }
         let is_sound = texts.len() == items.len();
-        is_sound.then(|| Placed { value: texts, place: yaml::place(yaml) })
+        is_sound.then(|| Located { value: texts, span: yaml::span(yaml) })
     }
 
     /// As [`Self::listed_texts`]; one text stands for a list of it.
-    pub(super) fn text_or_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Placed<Vec<Placed<String>>>> {
-        let place = yaml::place(yaml);
+    pub(super) fn text_or_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Located<Vec<Located<String>>>> {
+        let span = yaml::span(yaml);
         match yaml::text(&self.file.text, yaml) {
-            Some(text) => Some(Placed { value: vec![Placed { value: text.into_owned(), place }], place }),
+            Some(text) => Some(Located { value: vec![Located { value: text.into_owned(), span }], span }),
             None => self.listed_texts(name, yaml),
         }
     }
@@ -42,16 +42,16 @@ impl Parser<'_> {
         &mut self,
         name: &str,
         yaml: &Yaml,
-    ) -> Option<Placed<Vec<Placed<NormalizeStep>>>> {
+    ) -> Option<Located<Vec<Located<NormalizeStep>>>> {
         let Raw::List(items) = &yaml.value else {
             self.wrong_kind(name, "a list of steps such as [trim, lowercase]", yaml);
             return None;
         };
         let steps: Vec<_> = items.iter().filter_map(|item| self.step(item)).collect();
-        (steps.len() == items.len()).then(|| Placed { value: steps, place: yaml::place(yaml) })
+        (steps.len() == items.len()).then(|| Located { value: steps, span: yaml::span(yaml) })
     }
 
-    fn step(&mut self, yaml: &Yaml) -> Option<Placed<NormalizeStep>> {
+    fn step(&mut self, yaml: &Yaml) -> Option<Located<NormalizeStep>> {
         let (name, options) = match &yaml.value {
             Raw::Map(entries) => match &entries[..] {
                 [(name, options)] => {
@@ -74,7 +74,7 @@ impl Parser<'_> {
             ("trim", None) => NormalizeStep::Trim,
             ("hash", None) => NormalizeStep::Hash,
             ("lowercase" | "trim" | "hash", Some(options)) => {
-                self.error(yaml::place(options), format!("'{text}' has no options: write '- {text}'"));
+                self.error(yaml::span(options), format!("'{text}' has no options: write '- {text}'"));
                 return None;
             }
             ("ip_prefix", options) => self.ip_prefix(options)?,
@@ -84,11 +84,11 @@ impl Parser<'_> {
                     Some(nearest) => format!("unknown step '{unknown}': did you mean '{nearest}'?"),
                     None => format!("unknown step '{unknown}': known here are {}", STEPS.join(", ")),
                 };
-                self.error(yaml::place(name), message);
+                self.error(yaml::span(name), message);
                 return None;
             }
         };
-        Some(Placed { value: step, place: yaml::place(yaml) })
+        Some(Located { value: step, span: yaml::span(yaml) })
     }
 
     fn ip_prefix(&mut self, options: Option<&Yaml>) -> Option<NormalizeStep> {

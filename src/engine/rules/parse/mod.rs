@@ -12,8 +12,8 @@ use self::descriptor::DESCRIPTOR_FIELDS;
 use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
 use self::penalty::PENALTY_FIELDS;
 use self::rate_limit::RATE_LIMIT_FIELDS;
-use super::error::{Place, RuleError};
-use super::source::{Defaults, Descriptor, Document, Placed, SourceFile};
+use super::error::{RuleError, SourceSpan};
+use super::source::{Defaults, Descriptor, Document, Located, SourceFile};
 use super::yaml::{self, Raw, Yaml};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -39,22 +39,26 @@ pub(super) fn parse(file: &SourceFile) -> (Vec<Document>, Vec<RuleError>) {
     let documents = match yaml::parse(&file.text) {
         Ok(documents) => documents.iter().filter_map(|document| parser.document(document)).collect(),
         Err(error) => {
-            let place = error.location().map(|at| yaml::location(&at)).unwrap_or_default();
-            parser.error(place, format!("error loading config file: {}", first_line(&error)));
+            let span = error.location().map(|at| yaml::location(&at)).unwrap_or_default();
+            parser.error(span, format!("error loading config file: {}", first_line(&error)));
             Vec::new()
         }
     };
     if documents.is_empty() && parser.errors.is_empty() {
-        parser.error(Place::default(), "config file cannot have empty domain: the file is empty".to_owned());
+        parser.error(
+            SourceSpan::default(),
+            "config file cannot have empty domain: the file is empty".to_owned(),
+        );
     }
     (documents, parser.errors)
 }
 
-/// Without the place, which is told apart.
+/// Without the span, which is told apart.
 fn first_line(error: &serde_yaml::Error) -> String {
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
-    let message = line.split_once(": ").filter(|(place, _)| place.contains("line ")).map_or(line, |(_, m)| m);
+    let message =
+        line.split_once(": ").filter(|(prefix, _)| prefix.contains("line ")).map_or(line, |(_, m)| m);
     message.trim_start_matches("error: ").to_owned()
 }
 
@@ -64,8 +68,8 @@ struct Parser<'f> {
 }
 
 impl Parser<'_> {
-    fn error(&mut self, place: Place, message: String) {
-        self.errors.push(RuleError::new(&self.file.name, &self.file.text, place, message));
+    fn error(&mut self, span: SourceSpan, message: String) {
+        self.errors.push(RuleError::new(&self.file.name, &self.file.text, span, message));
     }
 
     fn document(&mut self, yaml: &Yaml) -> Option<Document> {
@@ -84,10 +88,10 @@ impl Parser<'_> {
                 _ => {}
             }
         }
-        let domain = domain.unwrap_or(Placed { value: String::new(), place: yaml::place(yaml) });
+        let domain = domain.unwrap_or(Located { value: String::new(), span: yaml::span(yaml) });
         if domain.value.is_empty() {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
-            self.error(domain.place, format!("config file cannot have empty domain: {hint}"));
+            self.error(domain.span, format!("config file cannot have empty domain: {hint}"));
         }
         Some(Document { domain, hash_tag, enabled, defaults, descriptors })
     }
@@ -122,7 +126,7 @@ impl Parser<'_> {
     fn descriptors(&mut self, name: &str, yaml: &Yaml, depth: usize) -> Vec<Descriptor> {
         let Some(items) = self.list(name, yaml) else { return Vec::new() };
         if depth > MAX_DEPTH && !items.is_empty() {
-            self.error(yaml::place(yaml), format!("descriptors nest {MAX_DEPTH} levels deep at the most"));
+            self.error(yaml::span(yaml), format!("descriptors nest {MAX_DEPTH} levels deep at the most"));
             return Vec::new();
         }
         items.iter().filter_map(|item| self.descriptor(item, depth)).collect()

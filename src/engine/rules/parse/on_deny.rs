@@ -55,7 +55,7 @@ impl Parser<'_> {
             }
         }
         if !has_text {
-            self.error(yaml::place(yaml), "'body' without 'text': write 'body: {text: \"…\"}'".to_owned());
+            self.error(yaml::span(yaml), "'body' without 'text': write 'body: {text: \"…\"}'".to_owned());
         }
         template.map(|template| DenialBody::Text { template, content_type })
     }
@@ -65,7 +65,7 @@ impl Parser<'_> {
         match Template::parse(&text.value) {
             Ok(template) => Some(template),
             Err(error) => {
-                self.error(text.place, format!("invalid '{name}' of 'on_deny': {error}"));
+                self.error(text.span, format!("invalid '{name}' of 'on_deny': {error}"));
                 None
             }
         }
@@ -74,7 +74,7 @@ impl Parser<'_> {
     fn headers(&mut self, name: &str, yaml: &Yaml) -> Vec<(HeaderName, HeaderValue)> {
         let entries = self.map(name, yaml).unwrap_or_default();
         if entries.len() > MAX_HEADERS {
-            self.error(yaml::place(yaml), format!("'headers' may be {MAX_HEADERS} at the most"));
+            self.error(yaml::span(yaml), format!("'headers' may be {MAX_HEADERS} at the most"));
             return Vec::new();
         }
         let mut headers = Vec::<(HeaderName, HeaderValue)>::with_capacity(entries.len());
@@ -83,10 +83,10 @@ impl Parser<'_> {
             let Some(text) = self.text(&name.value, value) else { continue };
             match parse_header(&name.value, &text.value) {
                 Ok((known, _)) if headers.iter().any(|(other, _)| *other == known) => {
-                    self.error(name.place, format!("the header '{known}' stands there twice"));
+                    self.error(name.span, format!("the header '{known}' stands there twice"));
                 }
                 Ok(header) => headers.push(header),
-                Err(error) => self.error(name.place, format!("invalid header of 'on_deny': {error}")),
+                Err(error) => self.error(name.span, format!("invalid header of 'on_deny': {error}")),
             }
         }
         headers

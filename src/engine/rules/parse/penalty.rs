@@ -1,7 +1,7 @@
 //! A lockout as written.
 
 use super::Parser;
-use crate::engine::rules::source::{Penalty, Placed};
+use crate::engine::rules::source::{Located, Penalty};
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 pub(super) const PENALTY_FIELDS: &[&str] = &["after", "within", "block", "forget", "extend", "scope", "name"];
@@ -11,12 +11,12 @@ impl Parser<'_> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
-        let mut penalty = Penalty { place: yaml::place(yaml), ..Penalty::default() };
+        let mut penalty = Penalty { span: yaml::span(yaml), ..Penalty::default() };
         for (name, value) in self.fields(yaml, "a penalty", PENALTY_FIELDS)? {
             match name {
                 "after" => {
-                    let place = yaml::place(value);
-                    penalty.after = self.count(name, value).map(|value| Placed { value, place });
+                    let span = yaml::span(value);
+                    penalty.after = self.count(name, value).map(|value| Located { value, span });
                 }
                 "within" => penalty.within = self.text(name, value),
                 "block" => penalty.block = self.texts(name, value),
@@ -24,7 +24,7 @@ impl Parser<'_> {
                 "extend" => penalty.extend = self.truth(name, value),
                 "scope" => {
                     let keys = self.texts(name, value).into_iter().map(|key| key.value).collect();
-                    penalty.scope = Some(Placed { value: keys, place: yaml::place(value) });
+                    penalty.scope = Some(Located { value: keys, span: yaml::span(value) });
                 }
                 "name" => penalty.name = self.name(name, value),
                 _ => {}
@@ -34,7 +34,7 @@ impl Parser<'_> {
     }
 
     /// A list of texts, or one of them by itself.
-    fn texts(&mut self, name: &str, yaml: &Yaml) -> Vec<Placed<String>> {
+    fn texts(&mut self, name: &str, yaml: &Yaml) -> Vec<Located<String>> {
         match &yaml.value {
             Raw::List(items) => items.iter().filter_map(|item| self.text(name, item)).collect(),
             _ => self.text(name, yaml).into_iter().collect(),

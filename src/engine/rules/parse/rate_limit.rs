@@ -3,7 +3,7 @@
 use super::Parser;
 use crate::engine::Unit;
 use crate::engine::rules::quota::parse_window;
-use crate::engine::rules::source::{Placed, RateLimit};
+use crate::engine::rules::source::{Located, RateLimit};
 use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
@@ -28,15 +28,15 @@ impl Parser<'_> {
         let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
         if limits.is_empty() && items.iter().all(|item| matches!(item.value, Raw::Null)) {
             let message = "'rate_limits' without a limit lets everything pass: write one, or leave it out";
-            self.error(yaml::place(yaml), message.to_owned());
+            self.error(yaml::span(yaml), message.to_owned());
         }
         if let Some(one) = limits.get(MAX_LIMITS) {
-            self.error(one.place, format!("a rule has {MAX_LIMITS} limits at the most"));
+            self.error(one.span, format!("a rule has {MAX_LIMITS} limits at the most"));
         }
         for unlimited in limits.iter().filter(|limit| limit.unlimited) {
             let message = "'unlimited' in 'rate_limits' would say that the other limits mean nothing: write it \
                            in 'rate_limit'";
-            self.error(unlimited.place, message.to_owned());
+            self.error(unlimited.span, message.to_owned());
         }
         limits
     }
@@ -45,8 +45,8 @@ impl Parser<'_> {
         if matches!(yaml.value, Raw::Null) {
             return None;
         }
-        let place = yaml::place(yaml);
-        let mut rate_limit = RateLimit { place, ..RateLimit::default() };
+        let span = yaml::span(yaml);
+        let mut rate_limit = RateLimit { span, ..RateLimit::default() };
         if !matches!(yaml.value, Raw::Map(_)) {
             let Some((requests, unit, window)) =
                 yaml::text(&self.file.text, yaml).and_then(|text| short(&text))
@@ -55,8 +55,8 @@ impl Parser<'_> {
                 return None;
             };
             rate_limit.requests_per_unit = Some(requests);
-            rate_limit.unit = unit.map(|value| Placed { value, place });
-            rate_limit.window = window.map(|value| Placed { value, place });
+            rate_limit.unit = unit.map(|value| Located { value, span });
+            rate_limit.window = window.map(|value| Located { value, span });
             return Some(rate_limit);
         }
         for (name, value) in self.fields(yaml, "a rate_limit", RATE_LIMIT_FIELDS)? {
@@ -66,12 +66,12 @@ impl Parser<'_> {
                 "timezone" => rate_limit.timezone = self.text(name, value),
                 "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
                 "algorithm" => {
-                    let place = yaml::place(value);
-                    rate_limit.algorithm = self.algorithm(name, value).map(|value| Placed { value, place });
+                    let span = yaml::span(value);
+                    rate_limit.algorithm = self.algorithm(name, value).map(|value| Located { value, span });
                 }
                 "burst" => {
-                    let place = yaml::place(value);
-                    rate_limit.burst = self.count(name, value).map(|value| Placed { value, place });
+                    let span = yaml::span(value);
+                    rate_limit.burst = self.count(name, value).map(|value| Located { value, span });
                 }
                 "unlimited" => rate_limit.unlimited = self.truth(name, value),
                 "name" => rate_limit.name = self.name(name, value),
@@ -82,7 +82,7 @@ impl Parser<'_> {
         Some(rate_limit)
     }
 
-    fn replaces(&mut self, yaml: &Yaml) -> Vec<Placed<String>> {
+    fn replaces(&mut self, yaml: &Yaml) -> Vec<Located<String>> {
         let mut names = Vec::new();
         for item in self.list("replaces", yaml).unwrap_or_default() {
             let Some(fields) = self.fields(item, "an entry of 'replaces'", REPLACES_FIELDS) else { continue };
@@ -91,7 +91,7 @@ impl Parser<'_> {
                 Some(name) => names.push(name),
                 None => {
                     let message = "should not have an empty replaces entry: write '- name: NAME'";
-                    self.error(yaml::place(item), message.to_owned());
+                    self.error(yaml::span(item), message.to_owned());
                 }
             }
         }

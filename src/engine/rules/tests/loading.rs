@@ -10,7 +10,7 @@ pub(super) fn mistakes(text: &str) -> Vec<String> {
     let errors = try_load(text).err().unwrap_or_default().0;
     errors
         .iter()
-        .map(|error| format!("{}:{} {}", error.place.line, error.place.column, error.message))
+        .map(|error| format!("{}:{} {}", error.span.line, error.span.column, error.message))
         .collect()
 }
 
@@ -231,7 +231,7 @@ fn item_05_every_mistake_of_every_file_is_told_at_once() {
     let two = "domain: one\nrubbish: 1\n";
     let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
         .expect_err("both are wrong");
-    let told: Vec<_> = errors.0.iter().map(|error| (error.file.as_str(), error.place.line)).collect();
+    let told: Vec<_> = errors.0.iter().map(|error| (error.file.as_str(), error.span.line)).collect();
     assert_eq!(
         told,
         [

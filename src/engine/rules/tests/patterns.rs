@@ -273,7 +273,7 @@ fn a_level_takes_values_in_one_way() {
     let message = |first: &str, second: &str| {
         format!("5:5 '{first}' and '{second}' both say which values the rule takes: write one of them")
     };
-    let at = |message: String, place: &str| message.replace("5:5", place);
+    let at = |message: String, span: &str| message.replace("5:5", span);
     check(&both("one_of: [a]", "cidr: 10.0.0.0/8"), &at(message("one_of", "cidr"), "5:11"));
     check(&both("cidr: 10.0.0.0/8", "regex: a"), &at(message("cidr", "regex"), "5:12"));
     check(&both("value: a", "one_of: [a]"), &at(message("value", "one_of"), "5:13"));
@@ -425,7 +425,7 @@ descriptors:
         )
     };
     let told = |rules: &Rules| -> Vec<_> {
-        rules.warnings.iter().map(|warning| (warning.place.line, warning.message.clone())).collect()
+        rules.warnings.iter().map(|warning| (warning.span.line, warning.message.clone())).collect()
     };
     assert_eq!(told(&rules), [(4, message("Alice", "alice")), (5, message("Carol", "carol"))]);
     let rules = load(
