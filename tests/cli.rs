@@ -109,10 +109,52 @@ fn check_tells_of_every_mistake_in_every_file_and_where_it_is() {
         &format!("{path}/b.yaml:3:"),
         "     3 |   - kye: user\n",
         "/no/such/file: cannot be read",
-        "error: mistakes found: ",
+        "error: errors found: ",
     ] {
         assert!(told.contains(part), "{part}\nin\n{told}");
     }
+}
+
+#[test]
+fn check_reads_stdin_and_reports_as_json() {
+    use std::io::Write as _;
+    let check = |args: &[&str], text: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        command.env_clear().arg("check").args(args);
+        let piped = std::process::Stdio::piped;
+        let mut process =
+            command.stdin(piped()).stdout(piped()).stderr(piped()).spawn().expect("the program runs");
+        process.stdin.take().expect("stdin").write_all(text.as_bytes()).expect("it reads");
+        process.wait_with_output().expect("it ends")
+    };
+    let json = |output: &Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).expect("JSON on stdout")
+    };
+    let good = check(&["-"], RULES);
+    assert_eq!(String::from_utf8_lossy(&good.stdout), "OK: 2 rules in 1 domain\n");
+
+    let wrong = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: 5/fortnight\n";
+    let output = check(&["--json", "-"], wrong);
+    let report = json(&output);
+    assert_eq!(
+        (output.status.code(), &report["ok"], stderr(&output)),
+        (Some(1), &false.into(), String::new())
+    );
+    let error = &report["errors"][0];
+    assert_eq!(
+        (&error["file"], &error["line"], &error["column"]),
+        (&"<stdin>".into(), &4.into(), &17.into())
+    );
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("fortnight")), "{report}");
+
+    let monthly = "domain: shop\ndescriptors:\n  - {key: user, rate_limit: {unit: month}}\n";
+    let report = json(&check(&["--json", "-"], monthly));
+    assert_eq!((&report["ok"], &report["rules"], &report["domains"]), (&true.into(), &1.into(), &1.into()));
+    assert!(report["warnings"][0]["message"].to_string().contains("no requests_per_unit"), "{report}");
+    assert!(report["notes"][0]["message"].to_string().contains("30 days"), "{report}");
+    assert!(
+        stderr(&check(&["-"], monthly)).contains("note: <stdin>:3:5: the month of 'shop.user' is 30 days")
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Rules follow their files, whatever way those are edited, and no edit takes good rules out of force.
 
+use std::convert::Infallible;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -14,8 +15,8 @@ use tokio::task::JoinSet;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::CompileOptions;
 use tollgate::engine::{Entry, Rules, Timestamp};
-use tollgate::provider::files::{FileProvider, FileSettings, Role};
-use tollgate::provider::{Handle, Status};
+use tollgate::provider::files::{FileProvider, FileProviderError, FileSettings};
+use tollgate::provider::{Handle, Role, Status};
 
 use crate::support::PATIENCE;
 
@@ -40,7 +41,7 @@ struct Provider {
     status: watch::Receiver<Status>,
     good_loads: Arc<AtomicUsize>,
     bad_loads: Arc<AtomicUsize>,
-    _running: JoinSet<()>,
+    _running: JoinSet<Result<Infallible, FileProviderError>>,
 }
 
 impl Provider {
@@ -78,7 +79,7 @@ impl Provider {
     }
 
     fn error(&self) -> Option<String> {
-        self.status.borrow().error.clone()
+        self.status.borrow().error.as_ref().map(ToString::to_string)
     }
 
     fn loads(&self) -> (usize, usize) {
@@ -133,7 +134,7 @@ fn config_map(dir: &Path, text: &str) {
 
 #[tokio::test]
 async fn what_is_loaded_at_start_is_told() {
-    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b", &rule("api", "key", 7))]);
+    let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b.yml", &rule("api", "key", 7))]);
     let provider = Provider::start(dir.path());
     assert_eq!((provider.limit("shop", "user"), provider.limit("api", "key")), (Some(5), Some(7)));
     let expected = Status { domains: 2, rules: 2, loaded_at: Some(NOW), error: None };
@@ -149,7 +150,7 @@ async fn every_way_of_editing_comes_into_force_by_itself() {
         ("renamed over", |dir| replace(&dir.join("shop.yaml"), &rule("shop", "user", 9)), "shop", Some(9)),
         ("added", |dir| write(&dir.join("new.yaml"), &rule("new", "user", 9)), "new", Some(9)),
         ("added below", |dir| write(&dir.join("below/new.yaml"), &rule("new", "user", 9)), "new", Some(9)),
-        ("added deeper", |dir| write(&dir.join("deep/er/new"), &rule("new", "user", 9)), "new", Some(9)),
+        ("added deeper", |dir| write(&dir.join("deep/er/new.YAML"), &rule("new", "user", 9)), "new", Some(9)),
         ("removed", |dir| fs::remove_file(dir.join("shop.yaml")).expect("removed"), "shop", None),
         ("removed below", |dir| fs::remove_dir_all(dir.join("below")).expect("removed"), "below", None),
         (
@@ -232,9 +233,20 @@ async fn the_path_may_be_one_file() {
 }
 
 #[tokio::test]
-async fn what_begins_with_a_dot_or_ends_in_a_tilde_is_no_rule_file() {
+async fn only_yaml_files_whose_names_begin_with_no_dot_are_rule_files() {
     let good = rule("shop", "user", 1);
-    let names = [".hidden.yaml", ".dir/a.yaml", "below/.a.yaml", "below/..data/a.yaml", "a.yaml~", ".a.swp"];
+    let names = [
+        ".hidden.yaml",
+        ".dir/a.yaml",
+        "below/.a.yaml",
+        "below/..data/a.yaml",
+        "a.yaml~",
+        ".a.swp",
+        "README.txt",
+        "below/notes",
+        "a.yaml.bak",
+        "yaml",
+    ];
     let files: Vec<_> = names.map(|name| (name, WRONG)).into_iter().chain([("a.yaml", &*good)]).collect();
     let dir = dir_with(&files);
     let provider = Provider::start(dir.path());
@@ -391,4 +403,103 @@ async fn rules_that_stay_keep_their_counts() {
     let rules = provider.rules.load_full().expect("rules");
     let hits: Vec<_> = rules.counts().map(|(_, counts)| counts.sum().total_hits).collect();
     assert_eq!(hits, [3]);
+}
+
+/// Text of a domain that lost its rules: valid YAML, as a file is while it is being written.
+const HALF_WRITTEN: &str = "domain: shop\ndescriptors:\n";
+
+#[tokio::test]
+async fn rules_that_vanish_stay_in_force_unless_the_file_says_that_there_are_none() {
+    type Edit = fn(&Path);
+    let edits: [(&str, Edit); 6] = [
+        ("deleted", |dir| fs::remove_file(dir.join("a.yaml")).expect("removed")),
+        ("hidden", |dir| fs::rename(dir.join("a.yaml"), dir.join(".a.yaml")).expect("renamed")),
+        ("no rule file", |dir| fs::rename(dir.join("a.yaml"), dir.join("a.txt")).expect("renamed")),
+        ("half-written", |dir| replace(&dir.join("a.yaml"), HALF_WRITTEN)),
+        ("a domain alone", |dir| replace(&dir.join("a.yaml"), "domain: shop\n")),
+        ("limits nothing", |dir| replace(&dir.join("a.yaml"), "domain: shop\ndescriptors: [{key: user}]\n")),
+    ];
+    for (what, edit) in edits {
+        let dir = dir_with(&[("a.yaml", &rule("shop", "user", 3))]);
+        let mut provider = Provider::start(dir.path());
+        edit(dir.path());
+        provider.reaches(what, |now| now.error().is_some()).await;
+        let error = provider.error().expect("an error");
+        assert!(error.contains("every rule") && error.contains("'descriptors: []'"), "{what}: {error}");
+        assert_eq!((provider.limit("shop", "user"), provider.loads()), (Some(3), (1, 1)), "{what}");
+
+        replace(&dir.path().join("a.yaml"), &rule("shop", "user", 4));
+        provider.reaches(what, |now| now.limit("shop", "user") == Some(4)).await;
+        assert_eq!(provider.error(), None, "{what}");
+
+        replace(&dir.path().join("a.yaml"), "domain: shop\ndescriptors: []\n");
+        provider.reaches(what, |now| now.limit("shop", "user").is_none()).await;
+        assert_eq!((provider.error(), provider.status.borrow().domains), (None, 1), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn one_of_several_files_may_go_and_one_that_lost_its_rules_keeps_them() {
+    let (shop, api) = (rule("shop", "user", 1), rule("api", "user", 1));
+    let dir = dir_with(&[("a.yaml", &shop), ("b.yaml", &api)]);
+    let mut provider = Provider::start(dir.path());
+    write(&dir.path().join("a.yaml"), HALF_WRITTEN);
+    provider.reaches("half-written", |now| now.error().is_some_and(|error| error.contains("a.yaml"))).await;
+    write(&dir.path().join("b.yaml"), &rule("api", "user", 2));
+    provider.reaches("the other", |now| now.limit("api", "user") == Some(2)).await;
+    assert_eq!(provider.limit("shop", "user"), Some(1));
+
+    fs::remove_file(dir.path().join("a.yaml")).expect("removed");
+    provider.reaches("deleted", |now| now.error().is_none()).await;
+    assert_eq!((provider.limit("shop", "user"), provider.limit("api", "user")), (None, Some(2)));
+
+    write(&dir.path().join("c.yaml"), "domain: later\n");
+    provider.reaches("never had rules", |now| now.status.borrow().domains == 2).await;
+    assert_eq!(provider.error(), None);
+    fs::remove_file(dir.path().join("b.yaml")).expect("removed");
+    provider.reaches("the last rules", |now| now.error().is_some()).await;
+    assert_eq!(provider.limit("api", "user"), Some(2));
+}
+
+#[tokio::test]
+async fn at_start_no_rules_are_an_error_unless_the_file_says_that_there_are_none() {
+    for files in [&[][..], &[("a.yaml", HALF_WRITTEN)], &[("README.md", "# Rules")]] {
+        let dir = dir_with(files);
+        let mut provider = Provider::start(dir.path());
+        let error = provider.error().expect("an error");
+        assert!(error.contains("there are no rules"), "{files:?}: {error}");
+        assert_eq!(provider.status.borrow().loaded_at, None, "{files:?}: not ready");
+        write(&dir.path().join("a.yaml"), &rule("shop", "user", 1));
+        provider.reaches("they came", |now| now.limit("shop", "user") == Some(1)).await;
+    }
+    let dir = dir_with(&[("a.yaml", "domain: shop\ndescriptors: []\n")]);
+    let provider = Provider::start(dir.path());
+    assert_eq!((provider.error(), provider.status.borrow().loaded_at), (None, Some(NOW)));
+}
+
+#[tokio::test]
+async fn a_rule_file_that_becomes_a_special_file_keeps_its_rules_and_is_an_error() {
+    type Make = fn(&Path);
+    let kinds: [(&str, Make); 3] = [
+        ("a FIFO", |path| {
+            let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+            assert!(made.success());
+        }),
+        ("a socket", |path| drop(std::os::unix::net::UnixListener::bind(path).expect("a socket"))),
+        ("a device", |path| symlink("/dev/zero", path).expect("a link")),
+    ];
+    for (kind, make) in kinds {
+        let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
+        let path = dir.path().join("a.yaml");
+        let mut provider = Provider::start(dir.path());
+        fs::remove_file(&path).expect("removed");
+        make(&path);
+        provider.reaches(kind, |now| now.error().is_some()).await;
+        let error = provider.error().expect("an error");
+        assert!(error.contains("a.yaml") && error.contains(kind), "{kind}: {error}");
+        assert_eq!(provider.limit("shop", "user"), Some(1), "{kind}");
+
+        let alone = Provider::start(&path);
+        assert!(alone.error().is_some_and(|error| error.contains(kind)), "{kind}: as the path of the rules");
+    }
 }

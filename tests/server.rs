@@ -270,9 +270,44 @@ async fn item_42_without_good_rules_it_serves_and_says_that_it_is_not_ready() {
 }
 
 #[tokio::test]
+async fn rules_with_thousands_of_errors_are_reported_in_short() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "warn")]).await;
+    let wrong: Vec<_> = (0..4_000).map(|n| format!("{{key: k{n}, valeu: x}}")).collect();
+    service.write_rules("rules.yaml", &format!("{{domain: shop, descriptors: [{}]}}", wrong.join(", ")));
+    let client = reqwest::Client::new();
+    let detail = async || {
+        let detail =
+            client.get(service.url("/healthcheck")).header("accept", "application/json").send().await;
+        detail.expect("an answer").text().await.expect("text")
+    };
+    eventually("the errors are counted", async || detail().await.contains("\"errors\":4000")).await;
+    let shown = detail().await;
+    assert!(shown.len() < 10_000 && shown.contains("and 3990 more"), "{} bytes: {shown:.1000}", shown.len());
+    let log = service.process.output();
+    assert!(log.len() < 10_000 && log.contains("errors=4000"), "{} bytes: {log:.1000}", log.len());
+
+    service.write_rules("rules.yaml", RULES);
+    eventually("the errors are gone", async || detail().await.contains("\"errors\":0")).await;
+    let log = service.process.output();
+    assert_eq!(log.matches("rule files are valid again").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn rules_that_become_empty_are_logged_once_at_the_default_level() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "warn")]).await;
+    service.write_rules("rules.yaml", "domain: shop\ndescriptors: []\n");
+    eventually("it is logged", async || service.process.output().contains("no rules in force")).await;
+    service.write_rules("rules.yaml", "domain: shop\ndescriptors: [] # still none\n");
+    service.write_rules("other.yaml", "domain: other\nrubbish: 1\n");
+    eventually("an error is logged", async || service.process.output().contains("rule files have errors"))
+        .await;
+    let log = service.process.output();
+    assert_eq!(log.matches("no rules in force").count(), 1, "{log}");
+}
+
+#[tokio::test]
 async fn item_42_a_domain_may_be_asked_for_before_it_is_ready() {
     let no_domain = [(".passed-over", "")];
-    Tollgate::start(&no_domain, &[]).await;
     let environment = [("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "true")];
     let service = Tollgate::start_unhealthy(&no_domain, &environment).await;
     service.write_rules("rules.yaml", RULES);

@@ -41,7 +41,7 @@ pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &S
     };
     let (provider, handle) =
         FileProvider::load(settings.rules.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
-    supervisor.spawn("rule loader", provider.run());
+    supervisor.spawn("rule loader", run(provider));
     Live { rules, handle, metrics }
 }
 
@@ -60,7 +60,7 @@ pub(super) fn follow_candidate(
     let on_load = move |status: &Status| counted.record_load(status.error.is_none());
     let (provider, handle) =
         FileProvider::load(files.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
-    supervisor.spawn("candidate rule loader", provider.run());
+    supervisor.spawn("candidate rule loader", run(provider));
     Tried { rules, handle, keys: keys.clone(), metrics: counts, sampler: Arc::default() }
 }
 
@@ -75,4 +75,10 @@ impl Tried {
             sampler: Arc::clone(&self.sampler),
         }
     }
+}
+
+/// Reloads rules for as long as `provider` can; the supervisor reports the end.
+async fn run(provider: FileProvider) {
+    let Err(error) = provider.run().await;
+    tracing::error!(%error, "rule loader ended");
 }

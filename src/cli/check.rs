@@ -1,51 +1,120 @@
-//! `tollgate check`: every mistake in rule files, before they are in force.
+//! `tollgate check`: every error in rule files, before they are in force.
 
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{Exit, complain, counted, print};
 use crate::engine::Rules;
-use crate::engine::rules::{CompileOptions, HashKey, RuleErrors, compile};
-use crate::provider::sources;
+use crate::engine::rules::{CompileOptions, HashKey, RuleError, RuleErrors, SourceFile, compile};
+use crate::provider::sources::{self, Sources};
 use crate::settings;
 
-/// What to check.
+/// Longest text on stdin, in bytes; that of a file.
+const MAX_STDIN_BYTES: u64 = 16 << 20;
+/// Name of stdin in errors.
+const STDIN: &str = "<stdin>";
+
+/// Arguments of `tollgate check`.
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// Rule files, or directories of them. All of them together are one set of rules.
+    /// Rule files or directories of them, together one set of rules; `-` for stdin.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Join the rules of files that have one domain, where a second file would be an error.
     #[arg(long, visible_alias = "merge-domains", env, default_value = "false")]
     #[arg(value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
+    /// Print errors and warnings as JSON on stdout.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Reads and compiles as `serve` would, and tells of everything that is wrong or probably not meant.
+/// Compiles the rules as `serve` would and reports every error and warning.
 pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
-    let (mut files, mut mistakes) = (Vec::new(), Vec::new());
-    for found in args.paths.iter().map(|path| sources::read(path)) {
-        files.extend(found.files);
-        mistakes.extend(found.unread);
-    }
-    if files.is_empty() && mistakes.is_empty() {
-        bail!("there are no rule files there");
-    }
+    let (files, unread) = read(&args.paths)?;
+    let mut errors = RuleErrors::default();
+    unread.into_iter().for_each(|error| errors.push(error));
     // Whether rules are right does not depend on the secret, and nobody should need it to see that.
     let hash_key = Some(HashKey::new(b"any will do"));
     let options =
         CompileOptions { merge_domains: args.merge_domain_config, hash_key, ..CompileOptions::default() };
-    let rules = compile(&files, options, None).unwrap_or_else(|RuleErrors(found)| {
-        mistakes.extend(found);
+    let rules = compile(&files, options, None).unwrap_or_else(|found| {
+        errors.extend(found);
         Rules::default()
     });
-    rules.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}")));
-    mistakes.iter().for_each(|mistake| complain(&mistake.to_string()));
-    if !mistakes.is_empty() {
-        bail!("mistakes found: {}", mistakes.len());
+    if args.json {
+        return report_json(&rules, &errors);
     }
-    let (rules, domains) = (counted(rules.len(), "rule"), counted(rules.domains().count(), "domain"));
-    print(&format!("OK: {rules} in {domains}\n"))
+    report(&rules, &errors)
+}
+
+fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<SourceFile>, Vec<RuleError>)> {
+    let (mut files, mut unread) = (Vec::new(), Vec::new());
+    for path in paths {
+        if path == Path::new("-") {
+            files.push(stdin()?);
+            continue;
+        }
+        let Sources { files: found, unread: errors, ignored: _ } = sources::read(path);
+        files.extend(found);
+        unread.extend(errors);
+    }
+    if files.is_empty() && unread.is_empty() {
+        bail!("there are no rule files there: their names end in .yaml or .yml");
+    }
+    Ok((files, unread))
+}
+
+fn stdin() -> anyhow::Result<SourceFile> {
+    let mut text = String::new();
+    let length = std::io::stdin().lock().take(MAX_STDIN_BYTES + 1).read_to_string(&mut text);
+    if length.context("stdin cannot be read")? as u64 > MAX_STDIN_BYTES {
+        bail!("stdin is larger than {MAX_STDIN_BYTES} bytes");
+    }
+    Ok(SourceFile { name: STDIN.to_owned(), text })
+}
+
+fn report(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
+    rules.warnings.reported.iter().for_each(|warning| complain(&format!("warning: {warning}")));
+    if rules.warnings.omitted > 0 {
+        complain(&format!("and {} more warnings", rules.warnings.omitted));
+    }
+    if !errors.is_empty() {
+        complain(&errors.to_string());
+        bail!("errors found: {}", errors.count());
+    }
+    rules.notes().reported.iter().for_each(|note| complain(&format!("note: {note}")));
+    let (rules, domains) = (rules.len(), rules.domains().count());
+    print(&format!("OK: {} in {}\n", counted(rules, "rule"), counted(domains, "domain")))
+}
+
+fn report_json(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
+    let list = |found: &RuleErrors| found.reported.iter().map(error_json).collect::<Vec<_>>();
+    let report = json!({
+        "ok": errors.is_empty(),
+        "rules": rules.len(),
+        "domains": rules.domains().count(),
+        "errors": list(errors),
+        "omitted_errors": errors.omitted,
+        "notes": list(&rules.notes()),
+        "warnings": list(&rules.warnings),
+        "omitted_warnings": rules.warnings.omitted,
+    });
+    print(&format!("{report:#}\n"))?;
+    Ok(if errors.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// Position and message; no position for an error of the file as a whole.
+fn error_json(error: &RuleError) -> Value {
+    let number = |number: u32| (error.span.line > 0).then_some(number);
+    json!({
+        "file": error.source,
+        "line": number(error.span.line),
+        "column": number(error.span.column),
+        "message": error.message,
+    })
 }

@@ -6,6 +6,7 @@
 
 pub mod algorithm;
 pub mod calendar;
+pub mod capabilities;
 pub mod compare;
 pub mod duration;
 pub mod judge;
@@ -19,6 +20,7 @@ pub mod tally;
 pub mod time;
 
 pub use calendar::{Calendar, Period, Zone};
+pub use capabilities::StoreCapabilities;
 pub use judge::{Code, Decision, Modes, Status};
 pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter, LockedOut, LockoutName};
 pub use limit::{Algorithm, ChargeMode, FailurePolicy, Limit, Unit, Vote, Votes};

@@ -1,58 +1,53 @@
 //! Rules from files, watched.
 //!
-//! The kernel tells of changes; a look at every file from time to time finds what it does not tell. What
-//! counts is the content: where that is as it was, nothing is loaded.
-//!
-//! A file that is wrong by itself goes on with the last text of it that was good, so one mistake holds up
-//! nobody else's changes. Files that are wrong only together (two of one domain) change nothing at
-//! all. While a *new* file is wrong, files that went away stay in force, since it may be one of them under
-//! a new name. At start there is no last good text: the good files serve, and the error is told; without
-//! any good file there are no rules.
+//! The kernel reports changes; polling finds what it does not report, as on network file systems. The content
+//! decides: files with the content of the last load are not loaded again.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
+use super::publish::{Found, Publisher};
 use super::sources::{Sources, read_watched};
 use super::watches::Watches;
-use super::{Handle, Status};
+use super::{Handle, Role, Status};
 use crate::clock::Clock;
-use crate::engine::rules::{CompileOptions, RuleError, RuleErrors, Rules, SourceFile, compile};
+use crate::engine::rules::{CompileOptions, RuleError, Rules, SourceFile};
 
-/// Changes come in bursts, and one load serves them all: it begins when nothing has changed for so long.
+/// Time without a change after which a load begins: changes come in bursts, and one load serves them all.
 const QUIET: Duration = Duration::from_millis(100);
-/// It begins after so long even where changes do not end.
+/// Longest time that a load waits for changes to pause.
 const UNQUIET_MAX: Duration = Duration::from_secs(1);
 
-/// What rules are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Requests are decided by them.
-    Live,
-    /// They are compared with those that requests are decided by.
-    Candidate,
-}
-
-/// Where rules are, and how they are put together.
+/// Location of rule files and how they are compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileSettings {
-    /// A directory of files, or a file.
+    /// Directory of rule files, or one file.
     pub path: PathBuf,
-    /// What for, which the log tells.
+    /// Use of the rules, for the log.
     pub role: Role,
-    /// How files are put together.
+    /// Options of the compiler.
     pub compile: CompileOptions,
-    /// How often to look at the files even where nothing was told of a change. More than zero.
+    /// Interval of polling. More than zero.
     pub poll_interval: Duration,
 }
 
-/// Keeps the rules in force as the files say.
+/// Failure that ends the reloading of rules.
+#[derive(Debug, thiserror::Error)]
+#[error("loading rules from {path} failed: {reason}", path = .path.display())]
+pub struct FileProviderError {
+    path: PathBuf,
+    reason: tokio::task::JoinError,
+}
+
+/// Keeps the rules in force up to date with their files.
 pub struct FileProvider {
     loader: Loader,
     wake: Arc<Notify>,
@@ -60,9 +55,8 @@ pub struct FileProvider {
 }
 
 impl FileProvider {
-    /// Loads the rules for the first time, blocking the thread while it reads, and puts them into
-    /// `rules`. What came of it is in the handle's status, as it is for every later load; `on_load` is
-    /// told too.
+    /// Loads the rules for the first time, blocking the thread while it reads, and puts them into `rules`.
+    /// The status of the handle and `on_load` receive the outcome of this load and of every later one.
     pub fn load(
         settings: FileSettings,
         rules: Arc<ArcSwapOption<Rules>>,
@@ -70,42 +64,34 @@ impl FileProvider {
         on_load: impl Fn(&Status) + Send + 'static,
     ) -> (Self, Handle) {
         let wake = Arc::new(Notify::new());
-        let (status, seen) = watch::channel(Status::default());
-        let FileSettings { path, role, compile: options, poll_interval } = settings;
-        let mut loader = Loader {
-            path,
-            role,
-            options,
-            rules,
-            clock,
-            status,
-            on_load: Box::new(on_load),
-            watches: Watches::new(Arc::clone(&wake)),
-            in_force: Vec::new(),
-            digest: None,
-        };
+        let FileSettings { path, role, compile, poll_interval } = settings;
+        let origin = path.display().to_string();
+        let publisher = Publisher::new(role, origin, compile, rules, clock, Box::new(on_load));
+        let status = publisher.status();
+        let watches = Watches::new(Arc::clone(&wake));
+        let mut loader = Loader { path, publisher, watches, digest: None, ignored: HashSet::new() };
         loader.load();
-        let handle = Handle { status: seen, wake: Arc::clone(&wake) };
+        let handle = Handle { status, wake: Arc::clone(&wake) };
         (Self { loader, wake, poll_interval }, handle)
     }
 
-    /// Loads the rules whenever the files change or [`Handle::reload`] asks for it. Runs until it is
-    /// dropped, or the runtime ends.
-    pub async fn run(self) {
+    /// Loads the rules whenever the files change or [`Handle::reload`] is called.
+    ///
+    /// # Errors
+    /// Never returns unless a load panics; the rules in force stay as they are then.
+    pub async fn run(self) -> Result<Infallible, FileProviderError> {
         let Self { mut loader, wake, poll_interval } = self;
         loop {
             tokio::select! {
                 () = wake.notified() => settle(&wake).await,
                 () = sleep(poll_interval) => (),
             }
+            let path = loader.path.clone();
             let loading = tokio::task::spawn_blocking(move || {
                 loader.load();
                 loader
             });
-            match loading.await {
-                Ok(again) => loader = again,
-                Err(error) => return tracing::error!(%error, "rules are not read any more"),
-            }
+            loader = loading.await.map_err(|reason| FileProviderError { path, reason })?;
         }
     }
 }
@@ -119,141 +105,39 @@ async fn settle(wake: &Notify) {
 
 struct Loader {
     path: PathBuf,
-    role: Role,
-    options: CompileOptions,
-    rules: Arc<ArcSwapOption<Rules>>,
-    clock: Arc<dyn Clock>,
-    status: watch::Sender<Status>,
-    on_load: Box<dyn Fn(&Status) + Send>,
+    publisher: Publisher<SourceFile>,
     watches: Watches,
-    /// The text of the rules in force, in the order of the files' names.
-    in_force: Vec<SourceFile>,
-    /// Of what was found last.
+    /// Hash of the last files.
     digest: Option<u64>,
+    /// Files that are not rule files and have been logged.
+    ignored: HashSet<PathBuf>,
 }
 
 impl Loader {
-    /// Reads the files and, where they are not as they were, puts what is good of them in force.
+    /// Reads the files and publishes them, unless they are unchanged.
     fn load(&mut self) {
-        let sources = self.watches.during(|watch| read_watched(&self.path, watch));
-        let digest = digest(&sources);
-        if self.digest.replace(digest) == Some(digest) {
-            return tracing::debug!("rule files are as they were");
-        }
-        let previous = self.rules.load_full();
-        let update = update(sources, &self.in_force, self.options, previous.as_deref());
-        let error = (!update.errors.0.is_empty()).then(|| update.errors.to_string());
-        let mut status = Status { error, ..self.status.borrow().clone() };
-        if let Some((files, rules)) = update.good {
-            for warning in &rules.warnings {
-                match self.role {
-                    Role::Live => tracing::warn!(%warning, "a rule may not mean what it says"),
-                    Role::Candidate => tracing::warn!(%warning, "a candidate rule may not mean what it says"),
-                }
+        let Sources { files, unread, ignored } = self.watches.during(|watch| read_watched(&self.path, watch));
+        for path in &ignored {
+            if !self.ignored.contains(path) {
+                tracing::debug!(path = %path.display(), "not a rule file; rule files end in .yaml or .yml");
             }
-            status.domains = rules.domains().count();
-            status.rules = rules.len();
-            status.loaded_at = Some(self.clock.now());
-            self.rules.store(Some(Arc::new(rules)));
-            self.in_force = files;
         }
-        tell(self.role, &status, update.errors.0.len());
-        (self.on_load)(&status);
-        self.status.send_replace(status);
-    }
-}
-
-fn tell(role: Role, status: &Status, mistakes: usize) {
-    let Status { domains, rules, .. } = *status;
-    match (&status.error, role) {
-        (None, Role::Live) => tracing::info!(domains, rules, "rules are in force"),
-        (None, Role::Candidate) => {
-            tracing::info!(domains, rules, "candidate rules are compared with those in force");
+        self.ignored = ignored.into_iter().collect();
+        let digest = digest(&files, &unread);
+        if self.digest.replace(digest) == Some(digest) {
+            return tracing::debug!("rule files are unchanged");
         }
-        (Some(error), Role::Live) => tracing::error!(
-            domains,
-            rules,
-            mistakes,
-            %error,
-            "not all rules as written can be used; in place of the others the last good ones are in force"
-        ),
-        (Some(error), Role::Candidate) => tracing::error!(
-            domains,
-            rules,
-            mistakes,
-            %error,
-            "not all candidate rules as written can be used; in place of the others the last good ones are \
-             compared. What is in force is not touched by this"
-        ),
+        self.publisher.publish(Found { sources: files, unread });
     }
 }
 
-/// What is to change.
-struct Update {
-    /// Rules to put in force, and their text; `None` where those in force stay.
-    good: Option<(Vec<SourceFile>, Rules)>,
-    /// Everything wrong with the rules as they are written now.
-    errors: RuleErrors,
-}
-
-fn update(
-    sources: Sources,
-    in_force: &[SourceFile],
-    options: CompileOptions,
-    previous: Option<&Rules>,
-) -> Update {
-    let Sources { files, unread } = sources;
-    if unread.is_empty()
-        && let Ok(rules) = compile(&files, options, previous)
-    {
-        return Update { good: Some((files, rules)), errors: RuleErrors::default() };
-    }
-    let (files, mut errors) = with_last_good(files, unread, in_force, options);
-    if files.is_empty() || files == in_force {
-        return Update { good: None, errors: RuleErrors(errors) };
-    }
-    match compile(&files, options, previous) {
-        Ok(rules) => Update { good: Some((files, rules)), errors: RuleErrors(errors) },
-        Err(together) => {
-            errors.extend(together.0);
-            Update { good: None, errors: RuleErrors(errors) }
-        }
-    }
-}
-
-/// The files to use in place of those that were found, some of which are wrong, and what is wrong with
-/// each one by itself.
-fn with_last_good(
-    found: Vec<SourceFile>,
-    unread: Vec<RuleError>,
-    in_force: &[SourceFile],
-    options: CompileOptions,
-) -> (Vec<SourceFile>, Vec<RuleError>) {
-    let mut errors = unread;
-    let mut files = Vec::with_capacity(found.len());
-    for file in found {
-        match compile(std::slice::from_ref(&file), options, None) {
-            Ok(_) => files.push(file),
-            Err(mistakes) => errors.extend(mistakes.0),
-        }
-    }
-    let good: HashSet<_> = files.iter().map(|file| file.name.clone()).collect();
-    let wrong: HashSet<_> = errors.iter().map(|error| &*error.file).collect();
-    let known: HashSet<_> = in_force.iter().map(|file| &*file.name).collect();
-    let is_new_one_wrong = !wrong.is_subset(&known);
-    let is_kept = |name: &str| !good.contains(name) && (is_new_one_wrong || wrong.contains(name));
-    files.extend(in_force.iter().filter(|file| is_kept(&file.name)).cloned());
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    (files, errors)
-}
-
-fn digest(Sources { files, unread }: &Sources) -> u64 {
+fn digest(files: &[SourceFile], unread: &[RuleError]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for SourceFile { name, text } in files {
         (name, text).hash(&mut hasher);
     }
-    for RuleError { file, message, .. } in unread {
-        (file, message).hash(&mut hasher);
+    for RuleError { source, message, .. } in unread {
+        (source, message).hash(&mut hasher);
     }
     hasher.finish()
 }

@@ -1,10 +1,11 @@
-//! Where rules come from.
+//! Providers: sources of rules.
 //!
-//! A provider reads rules as written, has `engine::rules` compile them, and swaps what is in force as a
-//! whole. It knows nothing of requests, stores or metrics: whoever starts it is told of each load. A
-//! bad update never takes good rules out of force.
+//! A provider reads rules as written and hands them to [`publish::Publisher`], which has `engine::rules` compile
+//! them and swaps what is in force as a whole. It knows nothing of requests, stores or metrics; a callback
+//! receives the outcome of each load.
 
 pub mod files;
+pub mod publish;
 pub mod sources;
 mod watches;
 
@@ -13,22 +14,41 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::engine::Timestamp;
+use crate::engine::rules::RuleErrors;
 
-/// What is in force, and what is wrong with the latest update.
+/// Use of a rule set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Decides requests.
+    Live,
+    /// Is compared with the rules that decide.
+    Candidate,
+}
+
+impl Role {
+    /// Name in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
+/// Rules in force and errors of the latest load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Domains that have rules in force.
+    /// Domains in force.
     pub domains: usize,
     /// Rules in force.
     pub rules: usize,
-    /// When they came into force; `None` before the first ones.
+    /// Time of the latest change of the rules in force; `None` before the first ones.
     pub loaded_at: Option<Timestamp>,
-    /// Why the rules as written now are not all in force: every mistake, a line or more for each.
-    /// `None` where they are.
-    pub error: Option<String>,
+    /// Errors that keep rules as written out of force; `None` if all are in force.
+    pub error: Option<Arc<RuleErrors>>,
 }
 
-/// A running provider, seen from outside.
+/// Handle of a running provider.
 #[derive(Clone, Debug)]
 pub struct Handle {
     status: watch::Receiver<Status>,
@@ -36,12 +56,12 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// What is in force, and every change of it.
+    /// Status after every load.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Has the rules read again soon. Where they are as they were, nothing comes of it.
+    /// Requests a load. Unchanged files are not loaded again.
     pub fn reload(&self) {
         self.wake.notify_one();
     }

@@ -1,29 +1,33 @@
-//! Reads rule files: everything in a directory and below it, or one file.
+//! Rule files: every `.yaml` and `.yml` in a directory and below it, or one file of any name.
 //!
-//! Names that begin with a dot are passed over at every level, which is what makes a mounted Kubernetes
-//! ConfigMap (`..data` and the directory it leads to) read once; so are names that end in `~`, which
-//! editors leave behind. A file or directory that can be reached by several names is read by the first.
-//! Everything is bounded, so that a wrong path cannot exhaust memory.
+//! Names that begin with a dot are skipped at every level, so that a mounted Kubernetes ConfigMap (`..data` and
+//! the directory that it links to) is read once. A file or directory with several names is read under the
+//! first. Everything is bounded, so that a wrong path cannot exhaust memory or block.
 
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use crate::engine::rules::{RuleError, SourceFile};
 
-/// Size of one file at the most, in bytes.
+/// Largest file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Files at the most.
+/// Most files.
 const MAX_FILES: usize = 10_000;
 
-/// What was found.
+/// Files that were found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// The files that could be read, in the order of their names.
+    /// Readable rule files in the order of their names.
     pub files: Vec<SourceFile>,
-    /// What could not be read, and why. Where this is a directory, it stands for everything in it.
+    /// Errors of what could not be read. That of a directory stands for everything in it.
     pub unread: Vec<RuleError>,
+    /// Files that are not rule files by their names.
+    pub ignored: Vec<PathBuf>,
 }
 
 /// Reads the files at `path`, blocking the thread while the disk answers.
@@ -68,7 +72,7 @@ impl<W: FnMut(&Path)> Reader<W> {
                 let too_many = io::Error::other(format!("there are more than {MAX_FILES} files"));
                 return self.sources.unread.push(unread(root, &too_many));
             }
-            match self.visit(&path) {
+            match self.visit(&path, path == root) {
                 Ok(below) => ahead.extend(below.into_iter().rev()),
                 // Deleted since it was listed, unless it is a link that leads nowhere.
                 Err(error) if error.kind() == ErrorKind::NotFound && path != root && !path.is_symlink() => (),
@@ -77,11 +81,22 @@ impl<W: FnMut(&Path)> Reader<W> {
         }
     }
 
-    /// Reads the file at `path`, or names what the directory there holds.
-    fn visit(&mut self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        let real = path.canonicalize()?;
+    /// Reads the file at `path`, or lists the directory there.
+    fn visit(&mut self, path: &Path, is_root: bool) -> io::Result<Vec<PathBuf>> {
+        let real = match path.canonicalize() {
+            // A link that leads nowhere concerns nobody unless it may be rules, or a directory of them.
+            Err(_) if !is_root && path.extension().is_some() && !is_rule_file(path) => {
+                self.sources.ignored.push(path.to_owned());
+                return Ok(Vec::new());
+            }
+            real => real?,
+        };
         let is_dir = real.is_dir();
-        if !(is_dir || real.is_file()) || !self.seen.insert(real.clone()) {
+        if !(is_dir || is_root || is_rule_file(path)) {
+            self.sources.ignored.push(path.to_owned());
+            return Ok(Vec::new());
+        }
+        if !self.seen.insert(real.clone()) {
             return Ok(Vec::new());
         }
         if is_dir {
@@ -91,20 +106,29 @@ impl<W: FnMut(&Path)> Reader<W> {
         if path.is_symlink() {
             real.parent().map(&mut self.watch);
         }
+        // Before it is opened: opening a device may have effects.
+        check_regular(&fs::metadata(&real)?)?;
         let text = read_text(&real)?;
         self.sources.files.push(SourceFile { name: path.display().to_string(), text });
         Ok(Vec::new())
     }
 }
 
-/// The names in a directory that count, ordered.
+fn is_rule_file(path: &Path) -> bool {
+    let is_yaml = |extension: &std::ffi::OsStr| {
+        extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml")
+    };
+    path.extension().is_some_and(is_yaml)
+}
+
+/// Names in a directory that do not begin with a dot, ordered.
 fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
-        if !name.starts_with(b".") && !name.ends_with(b"~") {
+        if !name.starts_with(b".") {
             paths.push(entry.path());
         }
     }
@@ -113,12 +137,33 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
+    // Without `NONBLOCK`, opening a FIFO waits for a writer, for ever.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    check_regular(&file.metadata()?)?;
     let mut text = String::new();
-    let length = File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    let length = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
     if length as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other(format!("the file is larger than {MAX_FILE_BYTES} bytes")));
     }
     Ok(text)
+}
+
+fn check_regular(metadata: &Metadata) -> io::Result<()> {
+    let file_type = metadata.file_type();
+    if file_type.is_file() {
+        return Ok(());
+    }
+    let kind = if file_type.is_fifo() {
+        "a FIFO"
+    } else if file_type.is_socket() {
+        "a socket"
+    } else if file_type.is_char_device() || file_type.is_block_device() {
+        "a device"
+    } else {
+        "a special file"
+    };
+    Err(io::Error::other(format!("it is {kind}, not a regular file")))
 }
 
 fn unread(path: &Path, error: &io::Error) -> RuleError {
@@ -126,5 +171,5 @@ fn unread(path: &Path, error: &io::Error) -> RuleError {
         ErrorKind::InvalidData => "the file is not UTF-8".to_owned(),
         _ => format!("cannot be read: {error}"),
     };
-    RuleError::of_file(&path.display().to_string(), message)
+    RuleError::of_source(&path.display().to_string(), message)
 }

@@ -15,6 +15,9 @@ use crate::provider;
 /// service's own.
 const NAMES: [&str; 3] = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService"];
 
+/// Errors of rule files that the detail shows: anybody may ask for it, and as often as they like.
+const SHOWN_ERRORS: usize = 10;
+
 /// Whether this replica should be asked.
 #[derive(Clone)]
 pub(super) struct Health {
@@ -68,7 +71,8 @@ impl Health {
                 "domains": rules.domains,
                 "rules": rules.rules,
                 "loaded_at": rules.loaded_at.map(crate::engine::Timestamp::as_secs),
-                "error": rules.error,
+                "errors": rules.error.as_ref().map_or(0, |errors| errors.count()),
+                "error": rules.error.as_ref().map(|errors| errors.first(SHOWN_ERRORS).to_string()),
             },
         })
     }

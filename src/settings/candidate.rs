@@ -7,7 +7,8 @@ use super::convert::key_writer;
 use super::reader::Reader;
 use super::{CandidateSettings, RawSettings, StoreSettings};
 use crate::engine::KeyFormat;
-use crate::provider::files::{FileSettings, Role};
+use crate::provider::Role;
+use crate::provider::files::FileSettings;
 
 /// What the keys of a candidate's counters begin with, after `CACHE_KEY_PREFIX`.
 const PREFIX: &str = "candidate/";

@@ -12,7 +12,8 @@ use super::reader::{Mistakes, Reader};
 use super::{RawSettings, Settings, StoreSettings, candidate, foreign, redis};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
-use crate::provider::files::{FileSettings, Role};
+use crate::provider::Role;
+use crate::provider::files::FileSettings;
 use crate::server::{
     Address, AnswerSettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings, ServeSettings,
 };
@@ -45,7 +46,7 @@ pub(super) fn convert(
 ) -> Result<Settings, Mistakes> {
     let mut reader = Reader::default();
     let store = store(raw, &mut reader);
-    let rules = rules(&raw.rules, &raw.counters, exists, &mut reader);
+    let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
     let settings = Settings {
         listen: listen(&raw.listeners, &raw.metrics, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
@@ -145,6 +146,7 @@ fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> Option<(Address, String)
 fn rules(
     raw: &RawRules,
     counters: &RawCounters,
+    store: &StoreSettings,
     exists: impl Fn(&Path) -> bool,
     reader: &mut Reader,
 ) -> FileSettings {
@@ -167,6 +169,7 @@ fn rules(
             charge: only_if_allowed.then_some(ChargeMode::IfAllowed),
             on_backend_failure: on_backend_failure.unwrap_or_default(),
             hash_key: hash_key(counters, reader),
+            stores: store.capabilities(),
         },
         poll_interval: RULES_POLL_INTERVAL,
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command, FromArgMatches as _};
 
-use crate::engine::{KeyWriter, Modes};
+use crate::engine::{KeyWriter, Modes, StoreCapabilities};
 use crate::provider::files::FileSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
@@ -86,6 +86,15 @@ pub enum StoreSettings {
 }
 
 impl StoreSettings {
+    /// What the store can count.
+    pub fn capabilities(&self) -> StoreCapabilities {
+        let name = match self {
+            Self::Memory => "memory",
+            Self::Redis(_) => "Redis",
+        };
+        StoreCapabilities { name, ..StoreCapabilities::default() }
+    }
+
     /// Whether counters are spread over a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
         match self {

@@ -21,14 +21,15 @@ impl NetworkMap {
         self.0.get_lpm(&of_value(value)?).map(|(_, found)| *found)
     }
 
-    pub(super) fn contains(&self, network: &IpNet) -> bool {
-        self.0.contains_key(network)
+    /// Value of exactly this network.
+    pub(super) fn exact(&self, network: &IpNet) -> Option<u32> {
+        self.0.get(network).copied()
     }
 
     /// Lets `network`, which was not there before, lead to `to`.
     pub(super) fn insert(&mut self, network: IpNet, to: u32) {
         let before = self.0.insert(network, to);
-        debug_assert!(before.is_none(), "whoever inserts asks first");
+        debug_assert!(before.is_none(), "callers check with `exact`");
     }
 }
 

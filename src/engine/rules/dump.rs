@@ -1,4 +1,6 @@
-//! Rules in force, for people and for programs to read.
+//! Listings of compiled rules, as text and as JSON.
+
+use std::fmt::{self, Display};
 
 use http::HeaderValue;
 use serde_json::{Map, Value, json};
@@ -6,12 +8,13 @@ use serde_json::{Map, Value, json};
 use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
 use super::tree::{Children, Node, Pattern};
-use super::{NamedLimit, OnDeny, Penalty, Rule, Rules};
-use crate::engine::Unit;
+use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules};
 use crate::engine::lockout::{Block, Ladder};
+use crate::engine::{Algorithm, Unit};
 
-/// A rule and where it stands.
+/// Rule and its position in the tree.
 struct Listed<'r> {
+    rules: &'r Rules,
     domain: &'r str,
     /// Its name in full: `domain.key_value.key`.
     path: String,
@@ -22,33 +25,67 @@ struct Listed<'r> {
 }
 
 impl Rules {
-    /// A line for each rule, as envoyproxy/ratelimit writes them, in the order of the files.
+    /// A line for each limit, in the order of the files. A line begins as envoyproxy/ratelimit writes it;
+    /// what that does not have follows.
     pub fn dump_text(&self) -> String {
-        self.listed().iter().map(Listed::line).collect()
+        self.listed().iter().map(Listed::lines).collect()
     }
 
-    /// The rules with all their fields, in the order of the files.
+    /// Rules with all their fields, in the order of the files.
     pub fn dump_json(&self) -> Value {
         json!({ "rules": self.listed().iter().map(Listed::json).collect::<Vec<_>>() })
+    }
+
+    /// Notes on limits that may not mean what they seem to: fixed windows of a week, a month or a year are
+    /// not those of a calendar.
+    pub fn notes(&self) -> RuleErrors {
+        let mut notes = RuleErrors::default();
+        for listed in self.listed() {
+            for NamedLimit { limit, .. } in listed.rule.limits() {
+                let is_fixed = limit.algorithm == Algorithm::FixedWindow && limit.window.calendar().is_none();
+                let (begins, unit) = match limit.unit().filter(|_| is_fixed) {
+                    Some(Unit::Week) => ("begins on a Thursday", "week"),
+                    Some(Unit::Month) => {
+                        ("is 30 days, counted from 1970, not a month of the calendar", "month")
+                    }
+                    Some(Unit::Year) => {
+                        ("is 365 days, counted from 1970, not a year of the calendar", "year")
+                    }
+                    _ => continue,
+                };
+                let message = format!(
+                    "the {unit} of '{}' {begins}: write 'timezone: UTC', or another time zone, for the calendar's",
+                    listed.path
+                );
+                notes.push(listed.error(message));
+            }
+        }
+        notes
     }
 
     fn listed(&self) -> Vec<Listed<'_>> {
         let mut listed = Vec::new();
         for domain in self.domains() {
-            list(domain.name(), (domain.name(), &[]), &domain.children, &mut listed);
+            list((self, domain.name()), (domain.name(), &[]), &domain.children, &mut listed);
         }
         listed.sort_by_key(|listed| listed.node.order);
         listed
     }
 }
 
-fn list<'r>(domain: &'r str, above: (&str, &[Value]), children: &'r Children, listed: &mut Vec<Listed<'r>>) {
+fn list<'r>(
+    of: (&'r Rules, &'r str),
+    above: (&str, &[Value]),
+    children: &'r Children,
+    listed: &mut Vec<Listed<'r>>,
+) {
     for node in children.nodes() {
         let path = format!("{}.{}", above.0, node.composite());
         let levels = [above.1, &[level(node, children.normalize(&node.key))]].concat();
-        list(domain, (&path, &levels), &node.children, listed);
+        list(of, (&path, &levels), &node.children, listed);
         if let Some(rule) = &node.rule {
-            listed.push(Listed { domain, path, levels, node, rule });
+            let (rules, domain) = of;
+            listed.push(Listed { rules, domain, path, levels, node, rule });
         }
     }
 }
@@ -86,23 +123,68 @@ fn step(step: &NormalizeStep) -> Value {
 }
 
 impl Listed<'_> {
-    fn line(&self) -> String {
-        let (unit, count) = match self.rule.limits() {
-            [] => ("UNKNOWN", 0),
-            [first, ..] => (first.limit.unit().map_or("UNKNOWN", Unit::name), first.limit.requests_per_unit),
-        };
+    fn lines(&self) -> String {
+        let limits = self.rule.limits();
+        let lines: Vec<_> = limits.iter().enumerate().map(|(index, limit)| self.line(limit, index)).collect();
+        if lines.is_empty() { self.reference("UNKNOWN", 0) + ", unlimited: true\n" } else { lines.concat() }
+    }
+
+    /// Beginning of a line: what envoyproxy/ratelimit shows.
+    fn reference(&self, unit: &str, requests_per_unit: u32) -> String {
         let Rule { shadow_mode, quota_mode, .. } = self.rule;
         format!(
-            "{}: unit={unit} requests_per_unit={count}, shadow_mode: {shadow_mode}, quota_mode: {quota_mode}\n",
+            "{}: unit={unit} requests_per_unit={requests_per_unit}, shadow_mode: {shadow_mode}, quota_mode: \
+             {quota_mode}",
             self.path
         )
     }
 
+    fn line(&self, NamedLimit { limit, name }: &NamedLimit, index: usize) -> String {
+        let unit = limit.unit();
+        let mut line = self.reference(unit.map_or("UNKNOWN", Unit::name), limit.requests_per_unit);
+        let mut add = |field: &str, value: &dyn Display| line += &format!(", {field}: {value}");
+        if unit.is_none() {
+            add("window", &Secs(limit.window.secs()));
+        }
+        if let Some(calendar) = limit.window.calendar() {
+            add("timezone", &calendar.zone.name());
+        }
+        if limit.algorithm != Algorithm::FixedWindow {
+            add("algorithm", &limit.algorithm.name());
+        }
+        if let Algorithm::TokenBucket { burst } = limit.algorithm {
+            add("burst", &burst);
+        }
+        let limits = self.rule.limits().len();
+        if limits > 1 {
+            add("limit", &format!("{} of {limits}", index + 1));
+            name.iter().for_each(|name| add("name", name));
+        }
+        if let Some(penalty) = self.rule.penalty.as_ref().filter(|_| index == 0) {
+            let Ladder { after, within_secs, steps, .. } = &*penalty.ladder;
+            let blocks: Vec<_> = steps.iter().map(block_text).collect();
+            let within = Secs(*within_secs);
+            add("penalty", &format!("after {after} within {within} block {}", blocks.join(" ")));
+        }
+        line + "\n"
+    }
+
+    fn error(&self, message: String) -> RuleError {
+        let mut error = RuleError::of_source("", message);
+        if let Some((source, span)) = self.rules.origin(self.node) {
+            (error.source, error.span) = (source.to_owned(), span);
+        }
+        error
+    }
+
     fn json(&self) -> Value {
         let Rule { replaces, charge, on_backend_failure, shadow_mode, quota_mode, metadata, .. } = self.rule;
+        let origin = self.rules.origin(self.node);
         let mut rule = json!({
             "domain": self.domain,
             "path": self.path,
+            "file": origin.map(|(source, _)| source),
+            "line": origin.map(|(_, span)| span.line),
             "levels": self.levels,
             "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,
@@ -146,16 +228,12 @@ fn on_deny_json(OnDeny { body, headers }: &OnDeny) -> Value {
 impl Listed<'_> {
     fn penalty_json(&self, penalty: &Penalty) -> Value {
         let Ladder { after, within_secs, steps, forget_secs, extend } = &*penalty.ladder;
-        let block = |step: &Block| match step {
-            Block::Secs(secs) => json!(secs),
-            Block::Permanent => json!("permanent"),
-        };
         let scope = penalty.scope.iter().filter_map(|level| self.levels.get(*level)?.get("key"));
         json!({
             "name": penalty.name,
             "after": after,
             "within_secs": within_secs,
-            "block_secs": steps.iter().map(block).collect::<Vec<_>>(),
+            "block_secs": steps.iter().map(block_json).collect::<Vec<_>>(),
             "forget_secs": forget_secs,
             "extend": extend,
             "scope": scope.collect::<Vec<_>>(),
@@ -173,6 +251,39 @@ fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
         "window_secs": calendar.is_none().then(|| limit.window.secs()),
         "timezone": calendar.map(|calendar| calendar.zone.name()),
         "algorithm": limit.algorithm.name(),
-        "burst": limit.capacity(),
+        "burst": match limit.algorithm {
+            Algorithm::TokenBucket { burst } => Some(burst),
+            _ => None,
+        },
     })
+}
+
+fn block_json(block: &Block) -> Value {
+    match block {
+        Block::Secs(secs) => json!(secs),
+        Block::Permanent => json!("permanent"),
+    }
+}
+
+fn block_text(block: &Block) -> String {
+    match block {
+        Block::Secs(secs) => Secs(*secs).to_string(),
+        Block::Permanent => "permanent".to_owned(),
+    }
+}
+
+/// Time as rules write it: `1h30m`.
+struct Secs(u32);
+
+impl Display for Secs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0;
+        for (name, secs) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+            if rest >= secs {
+                write!(f, "{}{name}", rest / secs)?;
+                rest %= secs;
+            }
+        }
+        Ok(())
+    }
 }

@@ -1,67 +1,144 @@
-//! What is wrong with rules as written, and where.
+//! Errors in rules, with their source, position and an excerpt of it.
 
 use std::fmt;
 
-/// A position in a file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceSpan {
-    /// Counted from 1; 0 where the file as a whole is meant.
-    pub line: u32,
-    /// In characters, counted from 1.
-    pub column: u32,
-}
+use super::document::SourceSpan;
 
-/// One mistake, or something that is probably one.
+/// Widest excerpt, in characters: a generated file is often one long line.
+const EXCERPT_CHARS_MAX: usize = 120;
+
+/// Error or warning in a source of rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleError {
-    /// The file, as its loader names it.
-    pub file: String,
-    /// Where in it.
+    /// Name of the source: the path of a file.
+    pub source: String,
+    /// Position in the source.
     pub span: SourceSpan,
-    /// The line itself.
-    pub source_line: String,
-    /// What is wrong, and what would be right.
+    /// Part of the line around the position; `None` for an error of the source as a whole.
+    pub excerpt: Option<Excerpt>,
+    /// Problem and remedy.
     pub message: String,
 }
 
-/// Every mistake found, in the order of files and lines.
+/// Part of a line of up to 120 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt {
+    /// Text, with `…` where it is cut.
+    pub text: String,
+    /// Characters of the text before the position.
+    pub caret: usize,
+}
+
+/// Errors of one load in the order of sources and lines, up to [`super::MAX_REPORTED`] of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuleErrors(pub Vec<RuleError>);
+pub struct RuleErrors {
+    /// Errors that are reported.
+    pub reported: Vec<RuleError>,
+    /// Number of errors that are not.
+    pub omitted: usize,
+}
 
 impl RuleError {
-    /// A mistake that is the whole file's: it cannot be read, for one.
-    pub fn of_file(file: &str, message: String) -> Self {
-        Self { file: file.to_owned(), span: SourceSpan::default(), source_line: String::new(), message }
+    /// Error of a source as a whole: a file that cannot be read, for one.
+    pub fn of_source(source: &str, message: impl Into<String>) -> Self {
+        Self {
+            source: source.to_owned(),
+            span: SourceSpan::default(),
+            excerpt: None,
+            message: message.into(),
+        }
+    }
+}
+
+impl Excerpt {
+    /// Part of `line` around the character `column`, counted from 1.
+    pub(super) fn around(line: &str, column: u32) -> Self {
+        let before = usize::try_from(column).unwrap_or(usize::MAX).saturating_sub(1);
+        let (mut start, mut cut_end) = (0, false);
+        let mut chars: Vec<char> = line.chars().take(EXCERPT_CHARS_MAX + 1).collect();
+        if chars.len() > EXCERPT_CHARS_MAX {
+            start = before.saturating_sub(EXCERPT_CHARS_MAX / 2);
+            chars = line.chars().skip(start).take(EXCERPT_CHARS_MAX - 1).collect();
+            cut_end = line.chars().nth(start + chars.len()).is_some();
+        }
+        let shown = |c: &char| if c.is_control() && *c != '\t' { char::REPLACEMENT_CHARACTER } else { *c };
+        let mut text: String = chars.iter().map(shown).collect();
+        let mut caret = before - start;
+        if start > 0 {
+            // The mark takes the place of the first character.
+            text.replace_range(..text.chars().next().map_or(0, char::len_utf8), "…");
+            caret = caret.max(1);
+        }
+        if cut_end {
+            text.push('…');
+        }
+        Self { text, caret }
+    }
+}
+
+impl RuleErrors {
+    /// Number of errors, reported or not.
+    pub fn count(&self) -> usize {
+        self.reported.len() + self.omitted
     }
 
-    /// A mistake at `span` in the file called `file`, whose text is `text`.
-    pub(super) fn new(file: &str, text: &str, span: SourceSpan, message: String) -> Self {
-        let line = usize::try_from(span.line).unwrap_or_default();
-        let source_line = line.checked_sub(1).and_then(|above| text.lines().nth(above)).unwrap_or_default();
-        Self { file: file.to_owned(), span, source_line: source_line.to_owned(), message }
+    /// Whether there is no error.
+    pub fn is_empty(&self) -> bool {
+        self.reported.is_empty()
+    }
+
+    /// Adds the errors of another load, up to the bound.
+    pub fn extend(&mut self, other: Self) {
+        self.omitted += other.omitted;
+        for error in other.reported {
+            self.push(error);
+        }
+    }
+
+    /// Adds an error, up to the bound.
+    pub fn push(&mut self, error: RuleError) {
+        if self.reported.len() < super::MAX_REPORTED {
+            self.reported.push(error);
+        } else {
+            self.omitted += 1;
+        }
+    }
+
+    /// The first `max` errors and the number of the others.
+    pub fn first(&self, max: usize) -> Self {
+        let reported: Vec<_> = self.reported.iter().take(max).cloned().collect();
+        Self { omitted: self.count() - reported.len(), reported }
+    }
+}
+
+impl From<RuleError> for RuleErrors {
+    fn from(error: RuleError) -> Self {
+        Self { reported: vec![error], omitted: 0 }
     }
 }
 
 impl fmt::Display for RuleError {
-    /// `file:line:column: message`, and below it the line with a mark under the column.
+    /// `source:line:column: message`, and below it the excerpt with a caret under the position.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SourceSpan { line, column } = self.span;
         if line == 0 {
-            return write!(f, "{}: {}", self.file, self.message);
+            return write!(f, "{}: {}", self.source, self.message);
         }
-        writeln!(f, "{}:{line}:{column}: {}", self.file, self.message)?;
-        writeln!(f, "{line:>6} | {}", self.source_line)?;
-        let before = self.source_line.chars().take(usize::try_from(column).unwrap_or(1).saturating_sub(1));
-        let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-        write!(f, "       | {indent}^")
+        write!(f, "{}:{line}:{column}: {}", self.source, self.message)?;
+        let Some(Excerpt { text, caret }) = &self.excerpt else { return Ok(()) };
+        let indent: String = text.chars().take(*caret).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+        write!(f, "\n{line:>6} | {text}\n       | {indent}^")
     }
 }
 
 impl fmt::Display for RuleErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.reported.iter().enumerate() {
             let separator = if index == 0 { "" } else { "\n" };
             write!(f, "{separator}{error}")?;
+        }
+        if self.omitted > 0 {
+            write!(f, "\nand {} more", self.omitted)?;
         }
         Ok(())
     }
@@ -69,3 +146,28 @@ impl fmt::Display for RuleErrors {
 
 impl std::error::Error for RuleError {}
 impl std::error::Error for RuleErrors {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_shows_the_position_within_its_bound() {
+        for (line, column) in [
+            ("short".to_owned(), 1),
+            ("short".to_owned(), 6),
+            ("x".repeat(120), 120),
+            (format!("{}MARK{}", "ü".repeat(1_000), "z".repeat(1_000)), 1_001),
+            (format!("MARK{}", "z".repeat(1_000)), 1),
+            (format!("{}MARK", "z".repeat(1_000)), 1_001),
+            (format!("{}M", "\u{1b}".repeat(130)), 131),
+        ] {
+            let excerpt = Excerpt::around(&line, column);
+            assert!(excerpt.text.chars().count() <= EXCERPT_CHARS_MAX, "{excerpt:?}");
+            assert!(!excerpt.text.contains('\u{1b}'), "{excerpt:?}");
+            if line.contains('M') {
+                assert_eq!(excerpt.text.chars().nth(excerpt.caret), Some('M'), "{excerpt:?}");
+            }
+        }
+    }
+}

@@ -1,14 +1,13 @@
 //! From what a level takes as written to a pattern, and from what is done to values to their steps.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::cidr;
-use super::error::SourceSpan;
+use super::diagnostics::{Diagnostics, shortened};
+use super::document::SourceSpan;
 use super::glob::Glob;
 use super::normalize::{HashKey, Normalize, NormalizeStep};
-use super::pattern::{Cidr, Expression, OneOf};
-use super::quota::Mistake;
-use super::siblings::Clash;
+use super::pattern::{Cidr, Expressions, OneOf};
 use super::source::{Descriptor, Located};
 use super::tree::{Children, Pattern};
 
@@ -16,8 +15,11 @@ use super::tree::{Children, Pattern};
 ///
 /// # Errors
 /// Every mistake in it.
-pub(super) fn pattern(descriptor: &Descriptor) -> Result<Pattern, Vec<Mistake>> {
-    let mut mistakes = check_alone(descriptor);
+pub(super) fn pattern(
+    descriptor: &Descriptor,
+    expressions: &mut Expressions,
+) -> Result<Pattern, Diagnostics> {
+    let mut errors = check_alone(descriptor);
     let matching = &descriptor.matching;
     let mut patterns = Vec::new();
     if let Some(value) = &descriptor.value {
@@ -28,30 +30,30 @@ pub(super) fn pattern(descriptor: &Descriptor) -> Result<Pattern, Vec<Mistake>> 
         });
     }
     if let Some(written) = &matching.one_of {
-        let values = one_of(written, &mut mistakes);
+        let values = one_of(written, &mut errors);
         patterns.push(Pattern::OneOf(Box::new(OneOf::new(values))));
     }
     if let Some(written) = &matching.cidr {
-        let networks = networks(written, &mut mistakes);
+        let networks = networks(written, &mut errors);
         patterns.push(Pattern::Cidr(Box::new(Cidr::new(networks))));
     }
     if let Some(Located { value, span }) = &matching.regex {
-        match Expression::new(value) {
-            Ok(expression) => patterns.push(Pattern::Regex(Box::new(expression))),
-            Err(reason) => mistakes.push((*span, format!("regex '{}' {reason}", shortened(value)))),
+        match expressions.get(value) {
+            Ok(Some(expression)) => patterns.push(Pattern::Regex(Box::new(expression))),
+            Ok(None) => return Err(errors),
+            Err(reason) => errors.push(*span, format!("regex '{}' {reason}", shortened(value))),
         }
     }
-    if mistakes.is_empty() { Ok(patterns.pop().unwrap_or(Pattern::Any)) } else { Err(mistakes) }
+    errors.or(patterns.pop().unwrap_or(Pattern::Any))
 }
 
-/// The start of a text that may be long.
-fn shortened(text: &str) -> String {
-    let short: String = text.chars().take(100).collect();
-    if short.len() < text.len() { short + "…" } else { short }
+/// Whether the values that `descriptor` takes could not be read, which is reported.
+pub(super) fn is_unreadable(descriptor: &Descriptor) -> bool {
+    ["value", "one_of", "cidr", "regex"].iter().any(|field| descriptor.unreadable.has(field))
 }
 
 /// A level says in one way which values it takes.
-fn check_alone(descriptor: &Descriptor) -> Vec<Mistake> {
+fn check_alone(descriptor: &Descriptor) -> Diagnostics {
     let matching = &descriptor.matching;
     let ways = [
         ("value", descriptor.value.as_ref().map(|_| descriptor.span)),
@@ -61,12 +63,12 @@ fn check_alone(descriptor: &Descriptor) -> Vec<Mistake> {
     ];
     let written: Vec<(&str, SourceSpan)> =
         ways.into_iter().filter_map(|(name, span)| Some((name, span?))).collect();
-    let mut mistakes = Vec::new();
+    let mut errors = Diagnostics::default();
     if let Some(((first, _), others)) = written.split_first() {
         for (other, span) in others {
             let message =
                 format!("'{first}' and '{other}' both say which values the rule takes: write one of them");
-            mistakes.push((*span, message));
+            errors.push(*span, message);
         }
     }
     if descriptor.key.contains('*') {
@@ -74,67 +76,81 @@ fn check_alone(descriptor: &Descriptor) -> Vec<Mistake> {
         for (name, span) in written.into_iter().filter(|(name, _)| *name != "value").chain(normalize) {
             let message =
                 format!("'{name}' is for one key, and '{}' has a '*': write the key in full", descriptor.key);
-            mistakes.push((span, message));
+            errors.push(span, message);
         }
     }
-    mistakes
+    errors
 }
 
-fn one_of(written: &Located<Vec<Located<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<Box<str>> {
+fn one_of(written: &Located<Vec<Located<String>>>, errors: &mut Diagnostics) -> Vec<Box<str>> {
     if written.value.is_empty() {
-        mistakes.push((written.span, "'one_of' is empty: write at least one value".to_owned()));
+        errors.push(written.span, "'one_of' is empty: write at least one value".to_owned());
     }
-    let mut seen = HashSet::new();
+    let mut seen = HashMap::new();
     for Located { value, span } in &written.value {
         if value.contains('*') {
-            let message =
-                format!("'one_of' takes exact values: for the pattern '{value}' write a rule with 'value'");
-            mistakes.push((*span, message));
-        } else if !seen.insert(value) {
-            mistakes.push((*span, format!("'{value}' stands here twice: write it once")));
+            let message = format!(
+                "'one_of' takes exact values: for the pattern '{}' write a rule with 'value'",
+                shortened(value)
+            );
+            errors.push(*span, message);
+        } else if let Some(first) = seen.insert(value, *span) {
+            errors.push(*span, twice(value, first));
         }
     }
     written.value.iter().map(|value| value.value.as_str().into()).collect()
 }
 
-fn networks(written: &Located<Vec<Located<String>>>, mistakes: &mut Vec<Mistake>) -> Vec<ipnet::IpNet> {
+fn networks(written: &Located<Vec<Located<String>>>, errors: &mut Diagnostics) -> Vec<ipnet::IpNet> {
     if written.value.is_empty() {
-        mistakes.push((written.span, "'cidr' is empty: write at least one network".to_owned()));
+        errors.push(written.span, "'cidr' is empty: write at least one network".to_owned());
     }
-    let mut networks = HashSet::with_capacity(written.value.len());
+    let mut networks = HashMap::with_capacity(written.value.len());
     for Located { value, span } in &written.value {
         match cidr::parse(value) {
-            Ok(network) if !networks.insert(network) => {
-                mistakes.push((*span, format!("'{network}' stands here twice: write it once")));
+            Ok(network) => {
+                if let Some(first) = networks.insert(network, *span) {
+                    errors.push(*span, twice(&network.to_string(), first));
+                }
             }
-            Ok(_) => {}
-            Err(message) => mistakes.push((*span, message)),
+            Err(message) => errors.push(*span, message),
         }
     }
-    networks.into_iter().collect()
+    networks.into_keys().collect()
 }
 
-/// What to say of a clash with other rules of the same key; `None` where it is the whole rule that
-/// clashes.
-pub(super) fn tell(clash: Clash, descriptor: &Descriptor) -> Option<Vec<Mistake>> {
-    let Clash::Items(items) = clash else { return None };
+fn twice(value: &str, first: SourceSpan) -> String {
+    let value = shortened(value);
+    format!("'{value}' stands here twice, first at line {}: write it once", first.line)
+}
+
+/// Problems of values that other rules for the same key take, each with the order of the other node.
+pub(super) fn taken_values(items: Vec<(String, u32)>, descriptor: &Descriptor) -> Vec<TakenValue> {
     let Descriptor { key, matching, span, .. } = descriptor;
-    let place_of = |list: &Option<Located<Vec<Located<String>>>>, is: &dyn Fn(&str) -> bool| {
-        let mut items = list.iter().flat_map(|list| &list.value);
-        items.find(|item| is(&item.value)).map(|item| item.span)
+    let (field, list) = match (&matching.one_of, &matching.cidr) {
+        (Some(one_of), _) => ("one_of", Some(one_of)),
+        (None, cidr) => ("cidr", cidr.as_ref()),
     };
-    let tell = |item: String| {
-        let listed = place_of(&matching.one_of, &|written| written == item);
-        let network =
-            || place_of(&matching.cidr, &|written| cidr::parse(written).is_ok_and(|n| n.to_string() == item));
-        let (field, found) = match listed {
-            Some(span) => ("one_of", Some(span)),
-            None => ("cidr", network()),
-        };
-        let message = format!("'{item}' stands in another '{field}' for '{key}': write it in one of them");
-        (found.unwrap_or(*span), message)
+    let written = list.iter().flat_map(|list| &list.value);
+    let canonical = |text: &str| match field {
+        "cidr" => cidr::parse(text).map_or_else(|_| text.to_owned(), |network| network.to_string()),
+        _ => text.to_owned(),
     };
-    Some(items.into_iter().map(tell).collect())
+    let spans: HashMap<_, _> = written.map(|item| (canonical(&item.value), item.span)).collect();
+    let problem = |(item, other): (String, u32)| TakenValue {
+        span: spans.get(&item).copied().unwrap_or(*span),
+        message: format!("'{}' stands in another '{field}' for '{key}'", shortened(&item)),
+        other,
+    };
+    items.into_iter().map(problem).collect()
+}
+
+/// Value that another rule takes.
+pub(super) struct TakenValue {
+    pub(super) span: SourceSpan,
+    pub(super) message: String,
+    /// Order of the other rule's node.
+    pub(super) other: u32,
 }
 
 /// Says to `siblings` what is done to the values of each key, for all `descriptors` among them.
@@ -145,42 +161,44 @@ pub(super) fn normalize(
     descriptors: &[Descriptor],
     siblings: &mut Children,
     hash_key: Option<&HashKey>,
-) -> Result<Vec<Mistake>, Vec<Mistake>> {
-    let mut mistakes = Vec::new();
-    let mut known: HashMap<String, Vec<NormalizeStep>> = HashMap::new();
+) -> Result<Diagnostics, Diagnostics> {
+    let mut errors = Diagnostics::default();
+    let mut known: HashMap<String, (Vec<NormalizeStep>, SourceSpan)> = HashMap::new();
     for descriptor in descriptors.iter().filter(|descriptor| !descriptor.key.contains('*')) {
         let Some(written) = &descriptor.matching.normalize else { continue };
         let key = &descriptor.key;
         let steps: Vec<_> = written.value.iter().map(|step| step.value).collect();
         if !descriptor.enabled {
             // Checked like everything else, and left out.
-            mistakes.extend(Normalize::new(&written.value, hash_key).err().unwrap_or_default());
+            errors.append(Normalize::new(&written.value, hash_key).err().unwrap_or_default());
             continue;
         }
         let before = siblings.normalize(key).map(|normalize| normalize.steps.to_vec());
-        match before.as_ref().or(known.get(key)) {
+        let here = known.get(key);
+        match before.as_ref().or(here.map(|(steps, _)| steps)) {
             Some(before) if *before != steps => {
+                let at = here.map(|(_, first)| format!(" at line {}", first.line)).unwrap_or_default();
                 let message = format!(
-                    "another rule for '{key}' at this level has a different 'normalize': write it in one of \
-                     them, and it holds for both"
+                    "another rule for '{key}' at this level has a different 'normalize'{at}: write it in one \
+                     of them, and it holds for both"
                 );
-                mistakes.push((written.span, message));
+                errors.push(written.span, message);
                 continue;
             }
             _ => {}
         }
-        known.insert(key.clone(), steps);
+        known.insert(key.clone(), (steps, written.span));
         match Normalize::new(&written.value, hash_key) {
             Ok(normalize) => siblings.of_key(key).set_normalize(normalize),
-            Err(wrong) => mistakes.extend(wrong),
+            Err(wrong) => errors.append(wrong),
         }
     }
-    if mistakes.is_empty() { Ok(unreachable_values(descriptors, siblings)) } else { Err(mistakes) }
+    if errors.is_empty() { Ok(unreachable_values(descriptors, siblings)) } else { Err(errors) }
 }
 
 /// Values in rules that no value is after it was normalized, and networks that none lies in.
-fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mistake> {
-    let mut found = Vec::new();
+fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagnostics {
+    let mut found = Diagnostics::default();
     for descriptor in descriptors {
         let Some(normalize) = siblings.normalize(&descriptor.key) else { continue };
         let alone = descriptor.value.iter().filter(|value| !value.contains('*'));
@@ -194,7 +212,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
                     "'{value}' takes nothing: 'normalize' makes it '{normalized}' before it is matched; write \
                      that"
                 );
-                found.push((span, message));
+                found.push(span, message);
             }
         }
         for Located { value, span } in descriptor.matching.cidr.iter().flat_map(|list| &list.value) {
@@ -207,7 +225,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Vec<Mi
                     "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they \
                      are matched; write a network that holds that"
                 );
-                found.push((*span, message));
+                found.push(*span, message);
             }
         }
     }

@@ -3,6 +3,8 @@
 
 mod cidr;
 mod compile;
+mod diagnostics;
+mod document;
 mod dump;
 mod enforce;
 mod error;
@@ -15,6 +17,7 @@ mod parse;
 mod pattern;
 mod penalty;
 mod quota;
+mod report;
 mod siblings;
 mod source;
 mod text_map;
@@ -32,16 +35,18 @@ use hashbrown::HashMap;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-pub use compile::{CompileOptions, compile};
+pub use compile::{CompileOptions, SourceSummary, compile};
+pub use diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED};
+pub use document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
 pub use enforce::EnforcePercent;
-pub use error::{RuleError, RuleErrors, SourceSpan};
+pub use error::{Excerpt, RuleError, RuleErrors};
 pub use glob::Glob;
 pub use layer::Layer;
 pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
 pub use on_deny::OnDeny;
-pub use pattern::{Cidr, Expression, OneOf};
-pub use source::SourceFile;
+pub use pattern::{Cidr, Expression, Expressions, OneOf};
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
+pub use yaml::SourceFile;
 
 use crate::engine::lockout::Ladder;
 use crate::engine::tally::{Counts, StatsPath};
@@ -60,11 +65,21 @@ pub struct Rules {
     /// What holds for limits that callers bring.
     default_charge: ChargeMode,
     default_on_backend_failure: FailurePolicy,
-    /// What loads, and is probably not meant.
-    pub warnings: Vec<RuleError>,
+    /// Position of every node, by its order.
+    origins: Box<[report::Origin]>,
+    /// Sources of the rules, in order.
+    pub sources: Vec<SourceSummary>,
+    /// Probable mistakes in rules that load.
+    pub warnings: RuleErrors,
 }
 
 impl Rules {
+    /// Source of a node and the position in it.
+    fn origin(&self, node: &Node) -> Option<(&str, SourceSpan)> {
+        let report::Origin { source, span } = *self.origins.get(node.order as usize)?;
+        Some((&*self.sources.get(source)?.name, span))
+    }
+
     /// The rules of one domain.
     pub fn domain(&self, name: &[u8]) -> Option<&Domain> {
         self.domains.get(name)

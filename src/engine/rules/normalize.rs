@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use ring::hmac;
 use smallvec::SmallVec;
 
-use super::quota::Mistake;
+use super::diagnostics::Diagnostics;
 use super::source::Located;
 
 /// An address with the length of its network, but for the longest of them.
@@ -109,20 +109,20 @@ impl Normalize {
     ///
     /// # Errors
     /// `hash` before other steps, and without a key.
-    pub(super) fn new(steps: &[Located<NormalizeStep>], key: Option<&HashKey>) -> Result<Self, Vec<Mistake>> {
-        let mut mistakes = Vec::new();
+    pub(super) fn new(steps: &[Located<NormalizeStep>], key: Option<&HashKey>) -> Result<Self, Diagnostics> {
+        let mut errors = Diagnostics::default();
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.value == NormalizeStep::Hash) {
             if index + 1 < steps.len() {
                 let message = "'hash' is the last step: nothing can be done to a hash; write it at the end";
-                mistakes.push((step.span, message.to_owned()));
+                errors.push(step.span, message);
             } else if key.is_none() {
                 let message =
                     "'hash' needs a secret, and there is none: set HASH_KEY, the same for every replica";
-                mistakes.push((step.span, message.to_owned()));
+                errors.push(step.span, message);
             }
         }
-        if !mistakes.is_empty() {
-            return Err(mistakes);
+        if !errors.is_empty() {
+            return Err(errors);
         }
         let steps: Box<[_]> = steps.iter().map(|step| step.value).collect();
         let key = key.filter(|_| steps.last() == Some(&NormalizeStep::Hash));

@@ -7,16 +7,63 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use hashbrown::HashMap;
 use ipnet::IpNet;
-use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::meta::{self, Regex};
+use regex_automata::util::syntax;
 use ring::digest;
 
 /// A pattern's text is this long at the most, in bytes, unless it is its digest.
 const TEXT_BYTES_MAX: usize = 200;
 /// How long an expression may be as written, in bytes.
 const EXPRESSION_BYTES_MAX: usize = 4096;
-/// How large it may be when compiled, in bytes, and how much memory each thread may use to try it.
+/// Largest compiled expression, and most memory for each thread that matches it, in bytes.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
+/// Most memory for all compiled expressions of a load, in bytes.
+const LOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Expressions of a load, each compiled once, and the memory left for further ones. Without a bound a small
+/// file of large classes takes gigabytes.
+#[derive(Debug)]
+pub struct Expressions {
+    known: HashMap<Box<str>, Expression>,
+    bytes_left: usize,
+}
+
+impl Default for Expressions {
+    fn default() -> Self {
+        Self { known: HashMap::new(), bytes_left: LOAD_BYTES_MAX }
+    }
+}
+
+impl Expressions {
+    /// Expression `written`; `None` where it does not matter, since an earlier one did not fit, which is an
+    /// error already.
+    ///
+    /// # Errors
+    /// Its form, its size when compiled, or that of all expressions of the load.
+    pub fn get(&mut self, written: &str) -> Result<Option<Expression>, String> {
+        if let Some(known) = self.known.get(written) {
+            return Ok(Some(known.clone()));
+        }
+        if self.bytes_left == 0 {
+            return Ok(None);
+        }
+        let expression = Expression::new(written)?;
+        match self.bytes_left.checked_sub(expression.regex.memory_usage()) {
+            Some(left @ 1..) => self.bytes_left = left,
+            Some(0) | None => {
+                self.bytes_left = 0;
+                return Err(format!(
+                    "is too much: all expressions together take more than {LOAD_BYTES_MAX} bytes when compiled; \
+                     use fewer or smaller ones ((?u) makes \\w and \\d large)"
+                ));
+            }
+        }
+        self.known.insert(written.into(), expression.clone());
+        Ok(Some(expression))
+    }
+}
 
 /// A few values, each of them exact.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,16 +126,16 @@ impl Expression {
     /// that is no UTF-8 would slip through otherwise; `(?u)` turns to characters.
     ///
     /// # Errors
-    /// Why it is none: its form, or its size when compiled.
+    /// Its form, or its size when compiled.
     pub fn new(written: &str) -> Result<Self, String> {
         if written.is_empty() {
             return Err("is empty: write what values look like".to_owned());
         }
         if written.len() > EXPRESSION_BYTES_MAX {
-            return Err(format!("is too large: write {EXPRESSION_BYTES_MAX} bytes at the most"));
+            return Err(format!("is too large: write at most {EXPRESSION_BYTES_MAX} bytes"));
         }
         // By itself first, so that parentheses in it cannot get out of those around it.
-        build(written)?;
+        syntax::parse_with(written, &syntax_config()).map_err(|error| not_an_expression(&error))?;
         // Where it ends in a comment, only a new line ends that.
         let regex =
             build(&format!(r"\A(?:{written})\z")).or_else(|_| build(&format!("\\A(?:{written}\n)\\z")))?;
@@ -121,20 +168,31 @@ impl PartialEq for Expression {
 
 impl Eq for Expression {}
 
+fn syntax_config() -> syntax::Config {
+    syntax::Config::new().utf8(false).unicode(false).dot_matches_new_line(true)
+}
+
 fn build(text: &str) -> Result<Regex, String> {
-    let mut builder = RegexBuilder::new(text);
-    builder.unicode(false).dot_matches_new_line(true);
-    builder.size_limit(COMPILED_BYTES_MAX).dfa_size_limit(COMPILED_BYTES_MAX);
-    builder.build().map_err(|error| match error {
-        regex::Error::Syntax(shown) => {
-            let reason = shown.lines().rev().find_map(|line| line.strip_prefix("error: "));
-            let reason = reason.unwrap_or("it cannot be read").to_owned();
-            let hint = "; for characters beyond ASCII write (?u) in front";
-            let hint = if reason.contains("Unicode") { hint } else { "" };
-            format!("is no regular expression: {reason}{hint}")
+    let config = meta::Config::new()
+        .utf8_empty(false)
+        .nfa_size_limit(Some(COMPILED_BYTES_MAX))
+        .hybrid_cache_capacity(COMPILED_BYTES_MAX);
+    let built = meta::Builder::new().configure(config).syntax(syntax_config()).build(text);
+    built.map_err(|error| match error.syntax_error() {
+        Some(error) => not_an_expression(error),
+        None => {
+            format!("is too large: it would take more than {COMPILED_BYTES_MAX} bytes; repeat less in it")
         }
-        _ => format!("is too large: it would take more than {COMPILED_BYTES_MAX} bytes; repeat less in it"),
     })
+}
+
+fn not_an_expression(error: &dyn std::error::Error) -> String {
+    let shown = error.to_string();
+    let reason = shown.lines().rev().find_map(|line| line.strip_prefix("error: "));
+    let reason = reason.unwrap_or("it cannot be read").to_owned();
+    let hint =
+        if reason.contains("Unicode") { "; for characters beyond ASCII write (?u) in front" } else { "" };
+    format!("is no regular expression: {reason}{hint}")
 }
 
 /// `kind(item,item)`, or `kind(…2000:DIGEST)` where that would be long: what was so long begins with
@@ -231,6 +289,25 @@ mod tests {
     }
 
     #[test]
+    fn all_expressions_of_a_load_share_one_budget() {
+        let mut expressions = Expressions::default();
+        let mut built = 0;
+        let written = |n: usize| format!(r"(?u)\w{{5}}a{n}");
+        let error = loop {
+            match expressions.get(&written(built)) {
+                Ok(expression) => assert!(expression.is_some()),
+                Err(error) => break error,
+            }
+            built += 1;
+            assert!(built < 10_000, "a large class has a size");
+        };
+        assert!(error.contains("all expressions together take more than 67108864 bytes"), "{error}");
+        assert!(built > 10, "{built}");
+        assert_eq!(expressions.get("a").map(|found| found.is_some()), Ok(false), "reported once");
+        assert_eq!(expressions.get(&written(0)).map(|found| found.is_some()), Ok(true), "it is there");
+    }
+
+    #[test]
     fn what_is_no_expression_is_told_why() {
         for (written, expected) in [
             ("(", "is no regular expression: unclosed group"),
@@ -249,7 +326,7 @@ mod tests {
             assert!(error.starts_with(expected), "{written}: {error}");
         }
         let long = Expression::new(&"a".repeat(5_000)).expect_err("too long");
-        assert!(long.starts_with("is too large: write 4096 bytes"), "{long}");
+        assert!(long.starts_with("is too large: write at most 4096 bytes"), "{long}");
     }
 
     proptest! {

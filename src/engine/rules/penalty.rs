@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::quota::{Mistake, parse_window};
+use super::diagnostics::{Diagnostics, shortened};
+use super::quota::parse_window;
 use super::source::{self, Located};
 use super::{NamedLimit, Penalty};
 use crate::engine::StatsPath;
@@ -19,20 +20,21 @@ const FORGET_SECS: u32 = 86_400;
 pub(super) fn penalty(
     written: &source::Penalty,
     limits: &[NamedLimit],
+    has_limits: bool,
     keys: &[&str],
     path: &StatsPath,
-) -> Result<Penalty, Vec<Mistake>> {
-    let mut mistakes = Vec::new();
+) -> Result<Penalty, Diagnostics> {
+    let mut errors = Diagnostics::default();
     let longest = limits.iter().map(|limit| limit.limit.window.secs()).max();
-    if longest.is_none() {
+    if !has_limits {
         let message = "'penalty' without a limit means nothing: write it beside 'rate_limit'";
-        mistakes.push((written.span, message.to_owned()));
+        errors.push(written.span, message);
     }
     let mut secs = |field: &str, text: &Option<Located<String>>, default| match text {
         None => default,
         Some(Located { value, span }) => parse_window(value).map_or_else(
             |expected| {
-                mistakes.push((*span, format!("invalid {field} '{value}': {expected}")));
+                errors.push(*span, format!("invalid {field} '{}': {expected}", shortened(value)));
                 default
             },
             |window| window.secs(),
@@ -43,12 +45,12 @@ pub(super) fn penalty(
     let after = written.after.as_ref().map_or(1, |after| after.value);
     if let (0, Some(written)) = (after, &written.after) {
         let message = "'after' counts denied requests: write at least 1";
-        mistakes.push((written.span, message.to_owned()));
+        errors.push(written.span, message);
     }
-    let steps = steps(written, &mut mistakes);
-    let scope = scope(written, keys, &mut mistakes);
-    if !mistakes.is_empty() {
-        return Err(mistakes);
+    let steps = steps(written, &mut errors);
+    let scope = scope(written, keys, &mut errors);
+    if !(errors.is_empty() && written.unreadable.is_empty()) {
+        return Err(errors);
     }
     let ladder = Ladder { after, within_secs, steps: steps.into(), forget_secs, extend: written.extend };
     let name = written.name.as_deref();
@@ -56,14 +58,14 @@ pub(super) fn penalty(
     Ok(Penalty { ladder: Arc::new(ladder), scope, name: name.map(Into::into), id })
 }
 
-fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
-    if written.block.is_empty() {
+fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
+    if written.block.is_empty() && !written.unreadable.has("block") {
         let message =
             "a penalty needs 'block': how long to block, one time or several, such as [1m, 5m, 15m]";
-        mistakes.push((written.span, message.to_owned()));
+        errors.push(written.span, message);
     }
     if let Some(step) = written.block.get(MAX_STEPS) {
-        mistakes.push((step.span, format!("a ladder has {MAX_STEPS} steps at the most")));
+        errors.push(step.span, format!("a ladder has {MAX_STEPS} steps at the most"));
     }
     let mut steps: Vec<Block> = Vec::new();
     for Located { value, span } in &written.block {
@@ -71,18 +73,18 @@ fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
             ("permanent", _) => Block::Permanent,
             (_, Ok(window)) => Block::Secs(window.secs()),
             (_, Err(expected)) => {
-                mistakes.push((*span, format!("invalid block '{value}': {expected}, or permanent")));
+                errors.push(*span, format!("invalid block '{}': {expected}, or permanent", shortened(value)));
                 continue;
             }
         };
         match steps.last() {
             Some(Block::Permanent) => {
                 let message = format!("nothing comes after a permanent block: leave '{value}' out");
-                mistakes.push((*span, message));
+                errors.push(*span, message);
             }
             Some(before) if block < *before => {
                 let message = format!("the ladder goes down at '{value}': write blocks from short to long");
-                mistakes.push((*span, message));
+                errors.push(*span, message);
             }
             Some(_) | None => steps.push(block),
         }
@@ -90,15 +92,15 @@ fn steps(written: &source::Penalty, mistakes: &mut Vec<Mistake>) -> Vec<Block> {
     steps
 }
 
-fn scope(written: &source::Penalty, keys: &[&str], mistakes: &mut Vec<Mistake>) -> Box<[usize]> {
+fn scope(written: &source::Penalty, keys: &[&str], errors: &mut Diagnostics) -> Box<[usize]> {
     let Some(Located { value, span }) = &written.scope else { return (0..keys.len()).collect() };
     for name in value.iter().filter(|name| !keys.contains(&name.as_str())) {
         let message = format!("'scope' names '{name}', and this rule has only {}", keys.join(", "));
-        mistakes.push((*span, message));
+        errors.push(*span, message);
     }
     if value.is_empty() {
         let message = "'scope' says nobody: write the keys that say who is locked out, or leave it out";
-        mistakes.push((*span, message.to_owned()));
+        errors.push(*span, message);
     }
     (0..keys.len()).filter(|level| value.iter().any(|name| name == keys[*level])).collect()
 }

@@ -1,67 +1,81 @@
-//! From a limit as written to a limit that makes sense: how much, in how long, counted how.
+//! Limits as written to limits: number of requests, window and algorithm.
 
 use super::NamedLimit;
-use super::error::SourceSpan;
+use super::diagnostics::{Diagnostics, shortened};
 use super::source::{Descriptor, Located, RateLimit};
 use super::timezone::in_zone;
-use crate::engine::algorithm::{sliding_log, tick_us};
-use crate::engine::{Algorithm, Limit, Unit, Window};
+use crate::engine::algorithm::tick_us;
+use crate::engine::{Algorithm, Limit, StoreCapabilities, Unit, Window};
 
 /// Ten years, the longest window there may be.
 const MAX_WINDOW_SECS: u64 = 10 * 365 * 86_400;
 
-/// What is wrong, and where.
-pub(super) type Mistake = (SourceSpan, String);
+/// Algorithm of limits that name none; `None` where it could not be read.
+pub(super) type DefaultAlgorithm = Option<Algorithm>;
 
-/// The limit that `rate_limit` is, counted as `default` says where it does not say it itself; `None` where
-/// everything passes.
+/// Limit that `rate_limit` writes; `None` for `unlimited`.
 ///
 /// # Errors
-/// Every mistake in it.
-pub(super) fn quota(rate_limit: &RateLimit, default: Algorithm) -> Result<Option<Limit>, Vec<Mistake>> {
-    let mut mistakes = Vec::new();
+/// Every problem in it. None of them follows from a field that could not be read.
+pub(super) fn quota(
+    rate_limit: &RateLimit,
+    default: DefaultAlgorithm,
+    stores: StoreCapabilities,
+) -> Result<Option<Limit>, Diagnostics> {
+    let mut errors = Diagnostics::default();
     if rate_limit.unlimited {
-        refuse_beside_unlimited(rate_limit, &mut mistakes);
-        return if mistakes.is_empty() { Ok(None) } else { Err(mistakes) };
+        refuse_beside_unlimited(rate_limit, &mut errors);
+        return errors.or(None);
     }
-    let window = window(rate_limit, &mut mistakes);
+    let window = window(rate_limit, &mut errors);
+    let named = match &rate_limit.algorithm {
+        Some(named) => Some(named.value),
+        None => default.filter(|_| !rate_limit.unreadable.has("algorithm")),
+    };
+    let window = in_zone(window, rate_limit, named, &mut errors);
+    let is_readable = |field| !rate_limit.unreadable.has(field);
+    let (Some(named), true, true) = (named, is_readable("requests_per_unit"), is_readable("burst")) else {
+        return Err(errors);
+    };
     let requests_per_unit = rate_limit.requests_per_unit.unwrap_or_default();
-    let algorithm = algorithm(rate_limit, requests_per_unit, default, &mut mistakes);
-    let window = in_zone(window, rate_limit, algorithm, &mut mistakes);
-    let (Some(window), true) = (window, mistakes.is_empty()) else { return Err(mistakes) };
+    let algorithm = algorithm(rate_limit, requests_per_unit, named, &mut errors);
+    let Some(window) = window.filter(|_| errors.is_empty()) else { return Err(errors) };
     let limit = Limit { requests_per_unit, window, algorithm };
-    match check_size(rate_limit, limit) {
-        Some(mistake) => Err(vec![mistake]),
-        None => Ok(Some(limit)),
-    }
+    check_size(rate_limit, limit, stores, &mut errors);
+    errors.or(Some(limit))
 }
 
-/// What is wrong with the fields of a rule beside one another.
-pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
-    if let (Some(share), true) = (&descriptor.enforce_percent, descriptor.rate_limits.is_empty()) {
+/// Problems of the fields of a rule in combination.
+pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diagnostics {
+    let mut errors = Diagnostics::default();
+    if let (Some(share), false) = (&descriptor.enforce_percent, has_limits(descriptor)) {
         let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
-        mistakes.push((share.span, message.to_owned()));
+        errors.push(share.span, message);
     }
     if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
-        let message = "'quota_mode' is for a rule with one limit: write a rule for each quota";
-        mistakes.push((second.span, message.to_owned()));
+        errors.push(second.span, "'quota_mode' is for a rule with one limit: write a rule for each quota");
     }
     for (index, limit) in limits.iter().enumerate() {
         let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
         if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
-            let message = "two limits that count alike over the same time: one of them never matters; leave it \
-                           out, or give it another window";
-            mistakes.push((written.span, message.to_owned()));
+            let message = "two limits with the same algorithm and window: only the smaller one has an effect; \
+                           leave one out, or give it another window";
+            errors.push(written.span, message);
         }
     }
-    mistakes
+    errors
 }
 
-fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) {
+/// Whether `descriptor` writes a limit, readable or not.
+pub(super) fn has_limits(descriptor: &Descriptor) -> bool {
+    let is_unreadable = ["rate_limit", "rate_limits"].iter().any(|field| descriptor.unreadable.has(field));
+    is_unreadable || !descriptor.rate_limits.is_empty()
+}
+
+fn refuse_beside_unlimited(rate_limit: &RateLimit, errors: &mut Diagnostics) {
     if let Some(unit) = &rate_limit.unit {
         let message = "should not specify rate limit unit when unlimited: leave it out";
-        mistakes.push((unit.span, message.to_owned()));
+        errors.push(unit.span, message);
     }
     let spans = [
         ("window", rate_limit.window.as_ref().map(|window| window.span)),
@@ -71,86 +85,121 @@ fn refuse_beside_unlimited(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) 
     ];
     for (name, span) in spans {
         if let Some(span) = span {
-            mistakes.push((span, format!("'{name}' means nothing when unlimited: leave it out")));
+            errors.push(span, format!("'{name}' has no effect when unlimited: leave it out"));
         }
     }
 }
 
-fn window(rate_limit: &RateLimit, mistakes: &mut Vec<Mistake>) -> Option<Window> {
+fn window(rate_limit: &RateLimit, errors: &mut Diagnostics) -> Option<Window> {
     match (&rate_limit.unit, &rate_limit.window) {
         (Some(_), Some(window)) => {
-            let message = "'unit' and 'window' say the same thing: write one of them";
-            mistakes.push((window.span, message.to_owned()));
+            errors.push(window.span, "'unit' and 'window' both set the window: write one of them");
             None
         }
         (None, Some(Located { value, span })) => match parse_window(value) {
             Ok(window) => Some(window),
             Err(expected) => {
-                mistakes.push((*span, format!("invalid window '{value}': {expected}")));
+                errors.push(*span, format!("invalid window '{}': {expected}", shortened(value)));
                 None
             }
         },
-        (unit, None) => {
-            let (span, name) =
-                unit.as_ref().map_or((rate_limit.span, ""), |unit| (unit.span, unit.value.as_str()));
+        (None, None) if ["unit", "window"].iter().any(|field| rate_limit.unreadable.has(field)) => None,
+        (None, None) => {
+            let message =
+                "invalid rate limit unit '': write 'unit: minute', or 'window: 15m' for any other time";
+            errors.push(rate_limit.span, message);
+            None
+        }
+        (Some(Located { value: name, span }), None) => {
             let unit = Unit::from_name(name);
             if unit.is_none() {
-                let units = Unit::ALL.map(|unit| unit.name().to_lowercase()).join(", ");
-                let message = format!(
-                    "invalid rate limit unit '{name}': use one of {units}, or 'window' for any other time"
-                );
-                mistakes.push((span, message));
+                errors.push(*span, unknown_unit(name));
             }
             unit.map(Unit::window)
         }
     }
 }
 
-/// `15m`, `1h30m`, `2d`: whole numbers with `s`, `m`, `h`, `d` or `w`.
+fn unknown_unit(name: &str) -> String {
+    let shown = shortened(name);
+    let window = parse_window(name).ok();
+    let meant = window.and_then(|window| Unit::ALL.into_iter().find(|unit| unit.window() == window));
+    match (meant, window) {
+        (Some(unit), _) => {
+            format!("invalid rate limit unit '{shown}': did you mean '{}'?", unit.name().to_lowercase())
+        }
+        (None, Some(_)) => format!("invalid rate limit unit '{shown}': write 'window: {shown}'"),
+        (None, None) => {
+            let units = Unit::ALL.map(|unit| unit.name().to_lowercase()).join(", ");
+            format!("invalid rate limit unit '{shown}': use one of {units}, or 'window' for any other time")
+        }
+    }
+}
+
+/// `15m`, `1h30m`, `2 days`, `hour`: numbers with a unit, one after the other; a unit alone stands for one.
 ///
 /// # Errors
-/// What was expected.
+/// Expected form.
 pub(super) fn parse_window(text: &str) -> Result<Window, &'static str> {
-    const EXPECTED: &str = "write a time such as 90s, 15m, 12h, 2d or 1w";
-    let (mut secs, mut rest) = (0_u64, text);
+    const EXPECTED: &str = "write a time such as 90s, 15m, 12h, 2d, 1w or month";
+    let (mut secs, mut rest) = (0_u64, text.trim());
+    if rest.is_empty() {
+        return Err(EXPECTED);
+    }
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(EXPECTED)?;
         let (number, after) = rest.split_at(digits);
-        let unit_secs = match after.as_bytes().first() {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 3_600,
-            Some(b'd') => 86_400,
-            Some(b'w') => 604_800,
-            _ => return Err(EXPECTED),
+        let after = after.trim_start();
+        let (name, after) =
+            after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+        let unit = time_unit(name).ok_or(EXPECTED)?;
+        let number: u64 = match number {
+            "" if secs == 0 && after.is_empty() => 1,
+            number => number.parse().map_err(|_| EXPECTED)?,
         };
-        let number: u64 = number.parse().map_err(|_| EXPECTED)?;
-        secs = secs.saturating_add(number.saturating_mul(unit_secs));
-        rest = after.get(1..).unwrap_or_default();
+        secs = secs.saturating_add(number.saturating_mul(unit.window().secs().into()));
+        rest = after.trim_start();
     }
     match u32::try_from(secs) {
         Ok(secs @ 1..) if u64::from(secs) <= MAX_WINDOW_SECS => Ok(Window::of_secs(secs)),
-        Ok(0) if text.is_empty() => Err(EXPECTED),
         Ok(0) => Err("it must be at least a second long"),
         Ok(_) | Err(_) => Err("it must be at most ten years long"),
+    }
+}
+
+/// Unit by its name, in singular or plural, or its abbreviation. A lone `m` is a minute, `M` is nothing.
+fn time_unit(name: &str) -> Option<Unit> {
+    let lowercase = name.to_ascii_lowercase();
+    match (name, &*lowercase) {
+        ("s" | "S", _) | (_, "sec" | "secs" | "second" | "seconds") => Some(Unit::Second),
+        ("m", _) | (_, "min" | "mins" | "minute" | "minutes") => Some(Unit::Minute),
+        ("h" | "H", _) | (_, "hr" | "hrs" | "hour" | "hours") => Some(Unit::Hour),
+        ("d" | "D", _) | (_, "day" | "days") => Some(Unit::Day),
+        ("w" | "W", _) | (_, "week" | "weeks") => Some(Unit::Week),
+        (_, "month" | "months") => Some(Unit::Month),
+        (_, "year" | "years") => Some(Unit::Year),
+        _ => None,
     }
 }
 
 fn algorithm(
     rate_limit: &RateLimit,
     requests_per_unit: u32,
-    default: Algorithm,
-    mistakes: &mut Vec<Mistake>,
+    named: Algorithm,
+    errors: &mut Diagnostics,
 ) -> Algorithm {
-    let named = rate_limit.algorithm.as_ref().map_or(default, |algorithm| algorithm.value);
     match (named, &rate_limit.burst) {
         (Algorithm::TokenBucket { .. }, None) => Algorithm::TokenBucket { burst: requests_per_unit },
-        (Algorithm::TokenBucket { .. }, Some(burst)) => {
-            if burst.value == 0 && requests_per_unit > 0 {
-                let message = "a 'burst' of 0 lets nothing pass: write at least 1";
-                mistakes.push((burst.span, message.to_owned()));
+        (Algorithm::TokenBucket { .. }, Some(Located { value: burst, span })) => {
+            if *burst == 0 && requests_per_unit > 0 {
+                errors.push(*span, "a 'burst' of 0 lets nothing pass: write at least 1");
             }
-            Algorithm::TokenBucket { burst: burst.value }
+            if *burst > 0 && requests_per_unit == 0 {
+                let message = "'burst' contradicts 'requests_per_unit: 0': the bucket would let its burst pass once \
+                               and never refill; leave 'burst' out to deny everything";
+                errors.push(*span, message);
+            }
+            Algorithm::TokenBucket { burst: *burst }
         }
         (named, None) => named,
         (named, Some(burst)) => {
@@ -159,34 +208,24 @@ fn algorithm(
                  it out",
                 named.name()
             );
-            mistakes.push((burst.span, message));
+            errors.push(burst.span, message);
             named
         }
     }
 }
 
-/// What is wrong with a limit that is too large for its algorithm.
-fn check_size(rate_limit: &RateLimit, limit: Limit) -> Option<Mistake> {
+/// Checks that the algorithm, and every store that may count it, can count a limit of this size.
+fn check_size(rate_limit: &RateLimit, limit: Limit, stores: StoreCapabilities, errors: &mut Diagnostics) {
     let Limit { requests_per_unit, algorithm, .. } = limit;
-    match algorithm {
-        Algorithm::SlidingLog if requests_per_unit > sliding_log::MAX_REQUESTS => {
-            let message = format!(
-                "a sliding_log remembers every request, and so takes up to {}: use sliding_window",
-                sliding_log::MAX_REQUESTS
-            );
-            Some((rate_limit.span, message))
-        }
-        Algorithm::SlidingWindow | Algorithm::SlidingLog | Algorithm::TokenBucket { .. }
-            if tick_us(limit).is_none() =>
-        {
-            let message = format!(
-                "{} requests in so long a window are too many for a {} to be exact: use a shorter window or \
-                 a fixed_window",
-                limit.capacity().max(requests_per_unit),
-                algorithm.name()
-            );
-            Some((rate_limit.span, message))
-        }
-        _ => None,
+    let name = algorithm.name();
+    if let Err(reason) = stores.can_count(limit) {
+        errors.push(rate_limit.span, reason);
+    } else if algorithm != Algorithm::FixedWindow && tick_us(limit).is_none() {
+        let requests = limit.capacity().max(requests_per_unit);
+        let message = format!(
+            "a {name} cannot count {requests} requests in so long a window exactly: use a shorter window or a \
+             fixed_window"
+        );
+        errors.push(rate_limit.span, message);
     }
 }

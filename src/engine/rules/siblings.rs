@@ -1,6 +1,8 @@
 //! The nodes of one key below one node, found by a value: the exact one, else the first pattern with a
 //! star, the longest network, the first expression, and at last the bare key.
 
+use hashbrown::HashMap;
+
 use super::cidr::NetworkMap;
 use super::glob::Glob;
 use super::normalize::{Normalize, Text};
@@ -25,8 +27,16 @@ pub(super) struct Siblings {
 #[derive(Debug, Default)]
 struct Patterns {
     globs: Vec<(Glob, u32)>,
+    /// Globs and expressions by their text, for which loading looks once for each.
+    by_text: HashMap<(PatternKind, Box<str>), u32>,
     networks: NetworkMap,
     expressions: Vec<(Box<Expression>, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum PatternKind {
+    Glob,
+    Regex,
 }
 
 /// What one value leads to. A rule for it alone goes before a list that has it.
@@ -36,13 +46,13 @@ struct Exact {
     listed: Option<u32>,
 }
 
-/// Why a node has no place.
+/// Conflict of a node with nodes that were inserted before it, each named by its [`Node::order`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Clash {
-    /// Another takes the same.
-    Node,
-    /// Others take some of what it takes: these, as their patterns write them.
-    Items(Vec<String>),
+    /// Another node takes the same values.
+    Node(u32),
+    /// Another node takes some of the values: these, as their patterns write them.
+    Items(Vec<(String, u32)>),
 }
 
 impl Siblings {
@@ -99,42 +109,78 @@ impl Siblings {
     /// Puts `node` in its place.
     ///
     /// # Errors
-    /// The place is taken, in whole or in part. The siblings are of no use then.
+    /// The place is taken, in whole or in part; the node is dropped.
     pub(super) fn insert(&mut self, node: Node) -> Result<(), Clash> {
-        let index = u32::try_from(self.nodes.len()).map_err(|_| Clash::Node)?;
+        let index = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         match &node.pattern {
-            Pattern::Any => free(self.bare.replace(index))?,
+            Pattern::Any => self.free(self.bare)?,
             Pattern::Exact(value) => {
-                free(self.exact.entry(value.as_bytes()).alone.replace(index))?;
+                self.free(self.exact.get(value.as_bytes()).and_then(|exact| exact.alone))?
             }
             Pattern::OneOf(one_of) => {
-                let is_taken = |value: &&str| {
-                    self.exact.get(value.as_bytes()).is_some_and(|exact| exact.listed.is_some())
-                };
-                let values = one_of.values.iter().map(AsRef::as_ref);
-                none(values.filter(is_taken).map(str::to_owned))?;
+                let listed = |value: &str| self.exact.get(value.as_bytes()).and_then(|exact| exact.listed);
+                self.none(
+                    one_of.values.iter().filter_map(|value| Some((value.to_string(), listed(value)?))),
+                )?;
+            }
+            Pattern::Glob(glob) => self.free(self.by_text(PatternKind::Glob, glob.text()))?,
+            Pattern::Cidr(cidr) => {
+                let known = |network| self.patterns.as_ref().and_then(|known| known.networks.exact(network));
+                let networks = cidr.networks.iter();
+                self.none(networks.filter_map(|network| Some((network.to_string(), known(network)?))))?;
+            }
+            Pattern::Regex(expression) => {
+                self.free(self.by_text(PatternKind::Regex, expression.written()))?
+            }
+        }
+        self.index(&node.pattern, index);
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// Lets `pattern` lead to the node at `index`.
+    fn index(&mut self, pattern: &Pattern, index: u32) {
+        match pattern {
+            Pattern::Any => self.bare = Some(index),
+            Pattern::Exact(value) => self.exact.entry(value.as_bytes()).alone = Some(index),
+            Pattern::OneOf(one_of) => {
                 for value in &one_of.values {
                     self.exact.entry(value.as_bytes()).listed = Some(index);
                 }
             }
             Pattern::Glob(glob) => {
-                let globs = &mut self.patterns.get_or_insert_default().globs;
-                free(globs.iter().find(|(known, _)| known == glob))?;
-                globs.push((glob.clone(), index));
+                let patterns = self.patterns.get_or_insert_default();
+                patterns.by_text.insert((PatternKind::Glob, glob.text().into()), index);
+                patterns.globs.push((glob.clone(), index));
             }
             Pattern::Cidr(cidr) => {
                 let map = &mut self.patterns.get_or_insert_default().networks;
-                none(cidr.networks.iter().filter(|network| map.contains(network)).map(ToString::to_string))?;
                 cidr.networks.iter().for_each(|network| map.insert(*network, index));
             }
             Pattern::Regex(expression) => {
-                let expressions = &mut self.patterns.get_or_insert_default().expressions;
-                free(expressions.iter().find(|(known, _)| known == expression))?;
-                expressions.push((expression.clone(), index));
+                let patterns = self.patterns.get_or_insert_default();
+                patterns.by_text.insert((PatternKind::Regex, expression.written().into()), index);
+                patterns.expressions.push((expression.clone(), index));
             }
         }
-        self.nodes.push(node);
-        Ok(())
+    }
+
+    fn by_text(&self, kind: PatternKind, text: &str) -> Option<u32> {
+        self.patterns.as_ref()?.by_text.get(&(kind, text.into())).copied()
+    }
+
+    /// Whether no node is there.
+    fn free(&self, before: Option<u32>) -> Result<(), Clash> {
+        match before.and_then(|index| self.node(index)) {
+            Some(node) => Err(Clash::Node(node.order)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether no value is taken.
+    fn none(&self, taken: impl Iterator<Item = (String, u32)>) -> Result<(), Clash> {
+        let taken: Vec<_> = taken.filter_map(|(item, index)| Some((item, self.node(index)?.order))).collect();
+        if taken.is_empty() { Ok(()) } else { Err(Clash::Items(taken)) }
     }
 }
 
@@ -146,15 +192,4 @@ impl Patterns {
         };
         self.networks.find(value).or_else(expression)
     }
-}
-
-/// Whether nothing was there.
-fn free<T>(before: Option<T>) -> Result<(), Clash> {
-    before.map_or(Ok(()), |_| Err(Clash::Node))
-}
-
-/// Whether there are none.
-fn none(taken: impl Iterator<Item = String>) -> Result<(), Clash> {
-    let taken: Vec<_> = taken.collect();
-    if taken.is_empty() { Ok(()) } else { Err(Clash::Items(taken)) }
 }

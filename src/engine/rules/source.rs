@@ -1,24 +1,32 @@
-//! Rules as written: what a file says, before anything is checked but its form.
-//!
-//! The names are those of envoyproxy/ratelimit's YAML. `parse` fills these from YAML; whatever else
-//! rules may come from fills them too.
+//! Rules as written, checked for form alone. The names are those of envoyproxy/ratelimit's YAML.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use smallvec::SmallVec;
 
-use super::error::SourceSpan;
+use super::document::SourceSpan;
 use super::normalize::NormalizeStep;
 use super::{EnforcePercent, OnDeny};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
-/// One rule file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceFile {
-    /// The name to use in errors: the path as the operator knows it.
-    pub name: String,
-    /// The YAML; one document or several.
-    pub text: String,
+/// Fields that are written and could not be read. Their absence is reported already, and nothing follows
+/// from it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unreadable(SmallVec<[&'static str; 2]>);
+
+impl Unreadable {
+    pub(super) fn push(&mut self, field: &'static str) {
+        self.0.push(field);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.0.contains(&field)
+    }
 }
 
 /// A value and where it stands.
@@ -37,6 +45,8 @@ pub(super) struct Document {
     /// Whether its rules are in force.
     pub(super) enabled: bool,
     pub(super) descriptors: Vec<Descriptor>,
+    /// Whether it says `descriptors: []`.
+    pub(super) says_none: bool,
 }
 
 /// What rules of a document have unless they say otherwise.
@@ -45,6 +55,7 @@ pub(super) struct Defaults {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
+    pub(super) unreadable: Unreadable,
 }
 
 /// One level of the rule tree.
@@ -71,6 +82,7 @@ pub(super) struct Descriptor {
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
     pub(super) metadata: Option<Map<String, Value>>,
+    pub(super) unreadable: Unreadable,
 }
 
 /// What a level takes in place of a value, and what is done to values first.
@@ -96,6 +108,7 @@ pub(super) struct Penalty {
     /// The keys of entries.
     pub(super) scope: Option<Located<Vec<String>>>,
     pub(super) name: Option<String>,
+    pub(super) unreadable: Unreadable,
 }
 
 /// What applies at a level.
@@ -115,4 +128,18 @@ pub(super) struct RateLimit {
     /// Not empty.
     pub(super) name: Option<String>,
     pub(super) replaces: Vec<Located<String>>,
+    pub(super) unreadable: Unreadable,
+}
+
+impl Document {
+    /// Number of rules, in force or not.
+    pub(super) fn rules(&self) -> usize {
+        self.descriptors.iter().map(Descriptor::rules).sum()
+    }
+}
+
+impl Descriptor {
+    fn rules(&self) -> usize {
+        usize::from(!self.rate_limits.is_empty()) + self.descriptors.iter().map(Self::rules).sum::<usize>()
+    }
 }

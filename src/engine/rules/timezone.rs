@@ -1,6 +1,6 @@
 //! From windows of a unit to those of its calendar, where a limit names a time zone.
 
-use super::quota::Mistake;
+use super::diagnostics::Diagnostics;
 use super::source::{Located, RateLimit};
 use crate::engine::calendar::{self, Zone};
 use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
@@ -10,16 +10,16 @@ use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
 pub(super) fn in_zone(
     window: Option<Window>,
     rate_limit: &RateLimit,
-    algorithm: Algorithm,
-    mistakes: &mut Vec<Mistake>,
+    algorithm: Option<Algorithm>,
+    errors: &mut Diagnostics,
 ) -> Option<Window> {
     let Some(Located { value: name, span }) = &rate_limit.timezone else { return window };
-    let mut refuse = |message| mistakes.push((*span, message));
+    let mut refuse = |message: String| errors.push(*span, message);
     let zone = Zone::from_name(name);
     if zone.is_none() {
         refuse(unknown_zone(name));
     }
-    if algorithm != Algorithm::FixedWindow {
+    if let Some(algorithm) = algorithm.filter(|algorithm| *algorithm != Algorithm::FixedWindow) {
         refuse(other_algorithm(rate_limit, algorithm));
     }
     let period = match (&rate_limit.unit, &rate_limit.window) {

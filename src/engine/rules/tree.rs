@@ -32,8 +32,15 @@ pub struct Domain {
 #[derive(Debug, Default)]
 pub(super) struct Children {
     by_key: TextMap<Siblings>,
-    /// Nodes whose *key* has a star: the pattern is held against `key_value`.
-    key_patterns: Vec<(Glob, Node)>,
+    /// Nodes whose *key* has a star: the pattern is held against `key_value`. Few rules have any.
+    key_patterns: Option<Box<KeyPatterns>>,
+}
+
+#[derive(Debug, Default)]
+struct KeyPatterns {
+    nodes: Vec<(Glob, Node)>,
+    /// Index by the pattern, for loading.
+    by_text: HashMap<Box<str>, usize>,
 }
 
 /// One level of a rule: a key, with or without a value.
@@ -186,13 +193,11 @@ impl Children {
     }
 
     fn find_by_key_pattern(&self, key: &[u8], value: &[u8]) -> Option<&Node> {
-        if self.key_patterns.is_empty() {
-            return None;
-        }
+        let patterns = self.key_patterns.as_ref()?;
         let mut composite = SmallVec::<[u8; 256]>::from_slice(key);
         composite.push(b'_');
         composite.extend_from_slice(value);
-        self.key_patterns.iter().find(|(glob, _)| glob.takes(&composite)).map(|(_, node)| node)
+        patterns.nodes.iter().find(|(glob, _)| glob.takes(&composite)).map(|(_, node)| node)
     }
 
     /// Puts `node` in its place.
@@ -204,10 +209,12 @@ impl Children {
             return self.of_key(&node.key).insert(node);
         }
         let glob = Glob::new(&node.composite());
-        if self.key_patterns.iter().any(|(known, _)| *known == glob) {
-            return Err(Clash::Node);
+        let KeyPatterns { nodes, by_text } = &mut **self.key_patterns.get_or_insert_default();
+        if let Some((_, known)) = by_text.get(glob.text()).and_then(|index| nodes.get(*index)) {
+            return Err(Clash::Node(known.order));
         }
-        self.key_patterns.push((glob, node));
+        by_text.insert(glob.text().into(), nodes.len());
+        nodes.push((glob, node));
         Ok(())
     }
 
@@ -235,7 +242,8 @@ impl Children {
     /// The nodes, in no order.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
         let of_keys = self.by_key.values().flat_map(Siblings::nodes);
-        of_keys.chain(self.key_patterns.iter().map(|(_, node)| node))
+        let of_patterns = self.key_patterns.iter().flat_map(|patterns| &patterns.nodes);
+        of_keys.chain(of_patterns.map(|(_, node)| node))
     }
 }
 

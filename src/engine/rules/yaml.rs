@@ -1,34 +1,62 @@
-//! YAML as a tree that knows where each value stands, so that every mistake in a file can be told
-//! at once: deserializing into types would stop at the first one.
+//! YAML to document trees. Reading goes on after most problems, so that all are reported at once:
+//! deserializing into types would stop at the first one.
 
 use std::borrow::Cow;
 use std::fmt;
 
+use hashbrown::HashMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 use serde_yaml::Spanned;
+use serde_yaml::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 
-use super::error::SourceSpan;
+use super::diagnostics::shortened;
+use super::document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
 
-/// A value and where it stands.
-pub(super) type Yaml = Spanned<Raw>;
+/// Maps up to this size are searched, larger ones are hashed.
+const SMALL_MAP: usize = 8;
 
-/// A value.
+/// YAML file of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Path as the operator knows it.
+    pub name: String,
+    /// YAML, one document or several.
+    pub text: String,
+}
+
+impl RuleSource for SourceFile {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn documents(&self) -> Documents {
+        documents(&self.text)
+    }
+
+    fn text(&self) -> Option<&str> {
+        Some(&self.text)
+    }
+}
+
+/// Value as the YAML parser delivers it.
+type Parsed = Spanned<Raw>;
+
 #[derive(Debug)]
-pub(super) enum Raw {
+enum Raw {
     Null,
     Bool(bool),
     Number(Number),
-    /// A number that JSON has no name for: infinite, or not a number.
-    Unbounded,
+    /// Infinite or not a number, which JSON cannot hold: `1e400` is text in every field of a rule.
+    NonFinite,
     Text(String),
-    List(Vec<Yaml>),
-    Map(Vec<(Yaml, Yaml)>),
+    List(Vec<Parsed>),
+    /// With duplicate keys, and `<<` as a key.
+    Map(Vec<(Parsed, Parsed)>),
 }
 
-/// The documents of `text`, empty ones left out.
-pub(super) fn parse(text: &str) -> Result<Vec<Yaml>, Box<serde_yaml::Error>> {
+fn documents(text: &str) -> Documents {
     let options = serde_yaml::options! {
         // A flat file spends eleven nodes on a rule; 100,000 rules are a large file, not an attack.
         budget: serde_yaml::budget! {
@@ -38,79 +66,183 @@ pub(super) fn parse(text: &str) -> Result<Vec<Yaml>, Box<serde_yaml::Error>> {
             // Sixteen levels of rules are forty levels of YAML; the rest is for metadata.
             max_depth: 64,
         },
+        // Both are done here, where both positions of a duplicate and the order around `<<` are known.
+        duplicate_keys: DuplicateKeyPolicy::LastWins,
+        merge_keys: MergeKeyPolicy::AsOrdinary,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     };
-    serde_yaml::from_multiple_with_options(text, options).map_err(Box::new)
+    let mut composer = Composer { text, documents: Documents::default() };
+    match serde_yaml::from_multiple_with_options::<Parsed>(text, options) {
+        Ok(parsed) => {
+            for document in parsed {
+                let node = composer.node(document);
+                if !matches!(node.value, SourceValue::Null) {
+                    composer.documents.nodes.push(node);
+                }
+            }
+        }
+        Err(error) => {
+            let span = error.location().map(|at| span_of(&at)).unwrap_or_default();
+            let message = format!("error loading config file: {}", first_line(&error));
+            composer.documents.errors.push(span, message);
+        }
+    }
+    composer.documents
 }
 
-/// Where `yaml` stands: where it is used, if that is not where it is defined.
-pub(super) fn span(yaml: &Yaml) -> SourceSpan {
-    location(&yaml.referenced)
+/// Message without the position, which is reported separately.
+fn first_line(error: &serde_yaml::Error) -> String {
+    let text = error.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or_default();
+    let message =
+        line.split_once(": ").filter(|(prefix, _)| prefix.contains("line ")).map_or(line, |(_, m)| m);
+    message.trim_start_matches("error: ").to_owned()
 }
 
-/// Where something stands.
-pub(super) fn location(at: &serde_yaml::Location) -> SourceSpan {
+fn span_of(at: &serde_yaml::Location) -> SourceSpan {
     let number = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     SourceSpan { line: number(at.line()), column: number(at.column()) }
 }
 
-/// The text of a scalar, as it is written where it is a number or a truth: `007` stays `007`. `None`
-/// for lists, maps and nothing at all.
-pub(super) fn text<'a>(source: &'a str, yaml: &'a Yaml) -> Option<Cow<'a, str>> {
-    match &yaml.value {
-        Raw::Text(text) => Some(Cow::Borrowed(text)),
-        Raw::Bool(_) | Raw::Number(_) | Raw::Unbounded => Some(literal(source, yaml)),
-        Raw::Null | Raw::List(_) | Raw::Map(_) => None,
-    }
+struct Composer<'t> {
+    text: &'t str,
+    documents: Documents,
 }
 
-/// What to call a value in an error.
-pub(super) fn describe(source: &str, yaml: &Yaml) -> String {
-    match &yaml.value {
-        Raw::Null => "nothing".to_owned(),
-        Raw::List(_) => "a list".to_owned(),
-        Raw::Map(_) => "a map".to_owned(),
-        Raw::Bool(_) | Raw::Number(_) | Raw::Unbounded | Raw::Text(_) => {
-            format!("'{}'", text(source, yaml).unwrap_or_default())
+impl<'t> Composer<'t> {
+    fn node(&mut self, parsed: Parsed) -> SourceNode {
+        let span = span_of(&parsed.referenced);
+        let scalar = |value| match self.literal(&parsed.defined) {
+            Some(literal) => SourceNode::with_literal(value, span, literal),
+            None => SourceNode::new(value, span),
+        };
+        match parsed.value {
+            Raw::Null => SourceNode::new(SourceValue::Null, span),
+            Raw::Bool(truth) => scalar(SourceValue::Bool(truth)),
+            Raw::Number(number) => scalar(SourceValue::Number(number)),
+            Raw::NonFinite => {
+                let literal = self.literal(&parsed.defined).unwrap_or_default().to_owned();
+                SourceNode::new(SourceValue::Text(literal), span)
+            }
+            Raw::Text(text) => SourceNode::new(SourceValue::Text(text), span),
+            Raw::List(items) => {
+                let items = items.into_iter().map(|item| self.node(item)).collect();
+                SourceNode::new(SourceValue::List(items), span)
+            }
+            Raw::Map(entries) => SourceNode::new(SourceValue::Map(self.map(entries)), span),
+        }
+    }
+
+    /// Spelling of a scalar in the source.
+    fn literal(&self, at: &serde_yaml::Location) -> Option<&'t str> {
+        let span = at.span();
+        let index = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
+        let (start, len) = index(span.byte_offset()).zip(index(span.byte_len()))?;
+        let written = self.text.get(start..start.checked_add(len)?)?.trim_end();
+        (!written.is_empty()).then_some(written)
+    }
+
+    fn map(&mut self, entries: Vec<(Parsed, Parsed)>) -> Vec<(SourceNode, SourceNode)> {
+        let mut map = UniqueMap { entries: Vec::with_capacity(entries.len()), by_key: None };
+        let mut merges = Vec::new();
+        for (key, value) in entries {
+            let (key, value) = (self.node(key), self.node(value));
+            if matches!(&key.value, SourceValue::Text(text) if text == "<<") {
+                merges.push((map.entries.len(), key.span, value));
+                continue;
+            }
+            if let Some(first) = map.position(&key) {
+                let at = map.entries[first].0.span;
+                let name = key.text().unwrap_or_default();
+                let message = format!(
+                    "duplicate key '{}': the first one is at line {}, column {}; write it once",
+                    shortened(&name),
+                    at.line,
+                    at.column
+                );
+                self.documents.errors.push(key.span, message);
+            } else {
+                map.push(key, value);
+            }
+        }
+        for (before, span, value) in merges {
+            self.merge(&mut map, before, span, value);
+        }
+        map.entries
+    }
+
+    /// Adds the entries of `<<: value` that the map does not have. `before` entries stand above the `<<`.
+    fn merge(&mut self, map: &mut UniqueMap, before: usize, span: SourceSpan, value: SourceNode) {
+        let merged = match value.value {
+            SourceValue::Map(entries) => entries,
+            SourceValue::List(items)
+                if items.iter().all(|item| matches!(item.value, SourceValue::Map(_))) =>
+            {
+                let maps = items.into_iter().filter_map(|item| match item.value {
+                    SourceValue::Map(entries) => Some(entries),
+                    _ => None,
+                });
+                maps.flatten().collect()
+            }
+            _ => {
+                let message = "'<<' takes a map, or a list of maps: write '<<: *anchor'";
+                return self.documents.errors.push(span, message);
+            }
+        };
+        let mut overridden = None;
+        for (key, value) in merged {
+            match map.position(&key) {
+                Some(position) if position < before => overridden = overridden.or(Some(key)),
+                Some(_) => {}
+                None => map.push(key, value),
+            }
+        }
+        if let Some(key) = overridden {
+            let message = format!(
+                "'{}' above '<<' takes precedence here, as YAML defines it; envoyproxy/ratelimit takes the \
+                 anchor's value: write '<<' first",
+                shortened(&key.text().unwrap_or_default())
+            );
+            self.documents.warnings.push(span, message);
         }
     }
 }
 
-fn literal<'a>(source: &'a str, yaml: &'a Yaml) -> Cow<'a, str> {
-    let span = yaml.defined.span();
-    let index = |number: Option<u64>| number.and_then(|number| usize::try_from(number).ok());
-    let range = index(span.byte_offset()).zip(index(span.byte_len()));
-    let written = range.and_then(|(start, len)| source.get(start..start.checked_add(len)?));
-    match (written, &yaml.value) {
-        (Some(written), _) if !written.is_empty() => Cow::Borrowed(written.trim_end()),
-        (_, Raw::Bool(truth)) => Cow::Owned(truth.to_string()),
-        (_, Raw::Number(number)) => Cow::Owned(number.to_string()),
-        _ => Cow::Borrowed(""),
-    }
+/// Map under construction. Keys that are not scalars are not compared.
+struct UniqueMap {
+    entries: Vec<(SourceNode, SourceNode)>,
+    by_key: Option<HashMap<Box<str>, usize>>,
 }
 
-/// The value as JSON.
-pub(super) fn json(source: &str, yaml: &Yaml) -> Value {
-    match &yaml.value {
-        Raw::Null => Value::Null,
-        Raw::Bool(truth) => Value::Bool(*truth),
-        Raw::Number(number) => Value::Number(number.clone()),
-        Raw::Unbounded => Value::String(literal(source, yaml).into_owned()),
-        Raw::Text(text) => Value::String(text.clone()),
-        Raw::List(items) => items.iter().map(|item| json(source, item)).collect(),
-        Raw::Map(entries) => Value::Object(json_map(source, entries)),
+impl UniqueMap {
+    fn position(&self, key: &SourceNode) -> Option<usize> {
+        let text = key.text()?;
+        match &self.by_key {
+            Some(by_key) => by_key.get(&*text).copied(),
+            None => {
+                self.entries.iter().position(|(known, _)| known.text().is_some_and(|known| known == text))
+            }
+        }
     }
-}
 
-/// A map as JSON; keys that are no text become text.
-pub(super) fn json_map(source: &str, entries: &[(Yaml, Yaml)]) -> Map<String, Value> {
-    let name = |key: &Yaml| text(source, key).map_or_else(|| describe(source, key), Cow::into_owned);
-    entries.iter().map(|(key, value)| (name(key), json(source, value))).collect()
+    fn push(&mut self, key: SourceNode, value: SourceNode) {
+        if let (Some(by_key), Some(text)) = (&mut self.by_key, key.text()) {
+            by_key.insert(text.into(), self.entries.len());
+        }
+        self.entries.push((key, value));
+        if self.by_key.is_none() && self.entries.len() > SMALL_MAP {
+            let keys = self.entries.iter().enumerate();
+            let by_key =
+                keys.filter_map(|(index, (key, _))| Some((Cow::into_owned(key.text()?).into(), index)));
+            self.by_key = Some(by_key.collect());
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The parser calls itself for each level, and takes up to 40 KiB of stack for it.
+        // The parser recurses for each level, and takes up to 40 KiB of stack for it.
         stacker::maybe_grow(256 * 1024, 1024 * 1024, || deserializer.deserialize_any(RawVisitor))
     }
 }
@@ -145,7 +277,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<Raw, E> {
-        Ok(Number::from_f64(number).map_or(Raw::Unbounded, Raw::Number))
+        Ok(Number::from_f64(number).map_or(Raw::NonFinite, Raw::Number))
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Raw, E> {

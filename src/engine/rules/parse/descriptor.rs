@@ -1,8 +1,8 @@
 //! A level of the rule tree as written.
 
 use super::Parser;
-use crate::engine::rules::source::{Descriptor, Matching};
-use crate::engine::rules::yaml::{self, Yaml};
+use crate::engine::rules::document::{SourceNode, json_map};
+use crate::engine::rules::source::{Descriptor, Matching, Unreadable};
 
 pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
@@ -29,10 +29,10 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "metadata",
 ];
 
-impl Parser<'_> {
-    pub(super) fn descriptor(&mut self, yaml: &Yaml, depth: usize) -> Option<Descriptor> {
+impl Parser {
+    pub(super) fn descriptor(&mut self, node: &SourceNode, depth: usize) -> Option<Descriptor> {
         let mut descriptor = Descriptor {
-            span: yaml::span(yaml),
+            span: node.span,
             key: String::new(),
             value: None,
             matching: Matching::default(),
@@ -51,52 +51,53 @@ impl Parser<'_> {
             value_to_metric: false,
             share_threshold: false,
             metadata: None,
+            unreadable: Unreadable::default(),
         };
         let mut several = None;
-        for (name, value) in self.fields(yaml, "a descriptor", DESCRIPTOR_FIELDS)? {
-            match name {
-                "key" => descriptor.key = self.text(name, value).map(|key| key.value).unwrap_or_default(),
-                "value" => {
-                    let text = self.text(name, value).map(|text| text.value);
-                    descriptor.value = text.filter(|text| !text.is_empty());
-                }
-                "one_of" => descriptor.matching.one_of = self.listed_texts(name, value),
-                "cidr" => descriptor.matching.cidr = self.text_or_texts(name, value),
-                "regex" => descriptor.matching.regex = self.text(name, value),
-                "normalize" => descriptor.matching.normalize = self.normalize(name, value),
-                "rate_limit" => descriptor.rate_limits.extend(self.rate_limit(name, value)),
-                "rate_limits" => several = Some((value, self.rate_limits(name, value))),
-                "layer" => descriptor.layer = self.layer(name, value),
-                "on_deny" => descriptor.on_deny = self.on_deny(value),
-                "penalty" => descriptor.penalty = self.penalty(value),
-                "enabled" => descriptor.enabled = self.truth(name, value),
-                "enforce_percent" => descriptor.enforce_percent = self.percent(name, value),
-                "descriptors" => descriptor.descriptors = self.descriptors(name, value, depth + 1),
-                "charge" => descriptor.charge = self.charge_mode(name, value),
-                "on_backend_failure" => descriptor.on_backend_failure = self.failure_policy(name, value),
-                "shadow_mode" => descriptor.shadow_mode = self.truth(name, value),
-                "quota_mode" => descriptor.quota_mode = self.truth(name, value),
-                "detailed_metric" => descriptor.detailed_metric = self.truth(name, value),
-                "value_to_metric" => descriptor.value_to_metric = self.truth(name, value),
-                "share_threshold" => descriptor.share_threshold = self.truth(name, value),
-                "metadata" => {
-                    let map = self.map(name, value);
-                    descriptor.metadata = map.map(|map| yaml::json_map(&self.file.text, map));
-                }
-                _ => {}
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "key" => descriptor.key = parser.text(name, value).map(|key| key.value).unwrap_or_default(),
+            "value" => {
+                let text = parser.text(name, value).map(|text| text.value);
+                descriptor.value = text.filter(|text| !text.is_empty());
             }
-        }
+            "one_of" => descriptor.matching.one_of = parser.listed_texts(name, value),
+            "cidr" => descriptor.matching.cidr = parser.text_or_texts(name, value),
+            "regex" => descriptor.matching.regex = parser.text(name, value),
+            "normalize" => descriptor.matching.normalize = parser.normalize(name, value),
+            "rate_limit" => descriptor.rate_limits.extend(parser.rate_limit(name, value)),
+            "rate_limits" => several = Some((value.span, parser.rate_limits(name, value))),
+            "layer" => descriptor.layer = parser.layer(name, value),
+            "on_deny" => descriptor.on_deny = parser.on_deny(value),
+            "penalty" => descriptor.penalty = parser.penalty(value),
+            "enabled" => descriptor.enabled = parser.truth(name, value),
+            "enforce_percent" => descriptor.enforce_percent = parser.percent(name, value),
+            "descriptors" => descriptor.descriptors = parser.descriptors(name, value, depth + 1),
+            "charge" => descriptor.charge = parser.charge_mode(name, value),
+            "on_backend_failure" => descriptor.on_backend_failure = parser.failure_policy(name, value),
+            "shadow_mode" => descriptor.shadow_mode = parser.truth(name, value),
+            "quota_mode" => descriptor.quota_mode = parser.truth(name, value),
+            "detailed_metric" => descriptor.detailed_metric = parser.truth(name, value),
+            "value_to_metric" => descriptor.value_to_metric = parser.truth(name, value),
+            "share_threshold" => descriptor.share_threshold = parser.truth(name, value),
+            "metadata" => {
+                descriptor.metadata = parser.map(name, value).map(json_map);
+            }
+            _ => {}
+        };
+        descriptor.unreadable = self.fields(node, "a descriptor", DESCRIPTOR_FIELDS, read)?;
         match several {
-            Some((value, _)) if !descriptor.rate_limits.is_empty() => {
+            Some((span, _)) if !descriptor.rate_limits.is_empty() => {
                 let message =
                     "'rate_limit' and 'rate_limits' in one rule: write all its limits in 'rate_limits'";
-                self.error(yaml::span(value), message.to_owned());
+                self.error(span, message);
             }
             Some((_, rate_limits)) => descriptor.rate_limits = rate_limits,
             None => {}
         }
         if descriptor.key.is_empty() {
-            self.error(descriptor.span, "descriptor has empty key: write 'key: NAME'".to_owned());
+            if !descriptor.unreadable.has("key") {
+                self.error(descriptor.span, "descriptor has empty key: write 'key: NAME'");
+            }
             return None;
         }
         Some(descriptor)

@@ -1,94 +1,110 @@
-//! Reading one YAML value as what it should be, and saying what is wrong with it where it is not.
+//! Values of fields, each checked for the type that its field takes.
 
 use super::{PLACES, Parser};
-use crate::engine::rules::source::Located;
-use crate::engine::rules::yaml::{self, Raw, Yaml};
+use crate::engine::rules::diagnostics::shortened;
+use crate::engine::rules::document::{SourceNode, SourceValue};
+use crate::engine::rules::source::{Located, Unreadable};
 use crate::engine::rules::{EnforcePercent, Layer};
 
-impl Parser<'_> {
-    /// The entries of a map whose names are all in `known`; the others are mistakes. `None` where it
-    /// is no map, which is one too.
-    pub(super) fn fields<'y>(
+/// Longest name that is compared with known ones: the comparison takes quadratic time.
+const NAME_BYTES_MAX: usize = 64;
+
+impl Parser {
+    /// Calls `read` for each field of a map and returns the fields that could not be read, so that nothing
+    /// else is concluded from their absence. Unknown fields are errors, except for `x-…`, which is where
+    /// anchors live. `None` where `node` is not a map, which is an error too.
+    pub(super) fn fields(
         &mut self,
-        yaml: &'y Yaml,
+        node: &SourceNode,
         what: &str,
         known: &[&'static str],
-    ) -> Option<Vec<(&'static str, &'y Yaml)>> {
-        let Raw::Map(entries) = &yaml.value else {
-            let found = yaml::describe(&self.file.text, yaml);
-            let message = match &yaml.value {
-                Raw::List(_) => format!("config error, {what} must be a map, not a list"),
+        mut read: impl FnMut(&mut Self, &'static str, &SourceNode),
+    ) -> Option<Unreadable> {
+        let SourceValue::Map(entries) = &node.value else {
+            let found = node.to_string();
+            let message = match &node.value {
+                SourceValue::List(_) => format!("config error, {what} must be a map, not a list"),
                 _ => format!(
                     "config error, yaml file contains list of type other than map: {}; {what} must be a map",
                     found.trim_matches('\'')
                 ),
             };
-            self.error(yaml::span(yaml), message);
+            self.error(node.span, message);
             return None;
         };
-        let mut fields = Vec::with_capacity(entries.len());
+        let mut unreadable = Unreadable::default();
         for (key, value) in entries {
-            let Raw::Text(name) = &key.value else {
-                let found = yaml::describe(&self.file.text, key);
-                let message =
-                    format!("config error, key is not of type string: {}", found.trim_matches('\''));
-                self.error(yaml::span(key), message);
+            let SourceValue::Text(name) = &key.value else {
+                let found = key.to_string();
+                let found = found.trim_matches('\'');
+                self.error(key.span, format!("config error, key is not of type string: {found}"));
                 continue;
             };
             match known.iter().find(|known| *known == name) {
-                Some(known) => fields.push((*known, value)),
-                None => self.error(yaml::span(key), unknown_field(name, known)),
+                Some(known) => {
+                    let before = self.errors.count();
+                    read(self, known, value);
+                    if self.errors.count() > before {
+                        unreadable.push(known);
+                    }
+                }
+                None if name.starts_with("x-") => {}
+                None => {
+                    self.error(key.span, unknown_field(name, known));
+                    // A misspelt field is there, if unreadable.
+                    nearest(name, known).into_iter().for_each(|meant| unreadable.push(meant));
+                }
             }
         }
-        Some(fields)
+        Some(unreadable)
     }
 
-    pub(super) fn text(&mut self, name: &str, yaml: &Yaml) -> Option<Located<String>> {
-        let span = yaml::span(yaml);
-        if matches!(yaml.value, Raw::Null) {
+    pub(super) fn text(&mut self, name: &str, node: &SourceNode) -> Option<Located<String>> {
+        let span = node.span;
+        if matches!(node.value, SourceValue::Null) {
             return Some(Located { value: String::new(), span });
         }
-        let text = yaml::text(&self.file.text, yaml);
+        let text = node.text();
         if text.is_none() {
-            self.wrong_kind(name, "text", yaml);
+            self.wrong_kind(name, "text", node);
         }
         text.map(|text| Located { value: text.into_owned(), span })
     }
 
     /// A text that is not empty; no text where it is.
-    pub(super) fn name(&mut self, name: &str, yaml: &Yaml) -> Option<String> {
-        self.text(name, yaml).map(|text| text.value).filter(|text| !text.is_empty())
+    pub(super) fn name(&mut self, name: &str, node: &SourceNode) -> Option<String> {
+        self.text(name, node).map(|text| text.value).filter(|text| !text.is_empty())
     }
 
     /// A layer's name, which is told in a header as it is; no name where it is empty.
-    pub(super) fn layer(&mut self, name: &str, yaml: &Yaml) -> Option<String> {
-        let layer = self.name(name, yaml)?;
+    pub(super) fn layer(&mut self, name: &str, node: &SourceNode) -> Option<String> {
+        let layer = self.name(name, node)?;
         let is_printable = layer.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
         if !is_printable || layer.len() > Layer::MAX_NAME_BYTES {
             let expected = format!("printable ASCII of at most {} characters", Layer::MAX_NAME_BYTES);
-            self.wrong_kind(name, &expected, yaml);
+            self.wrong_kind(name, &expected, node);
             return None;
         }
         Some(layer)
     }
 
     /// A share in percent, with two decimals at the most.
-    pub(super) fn percent(&mut self, name: &str, yaml: &Yaml) -> Option<Located<EnforcePercent>> {
-        let percent = match &yaml.value {
-            Raw::Number(number) => number.as_f64().and_then(EnforcePercent::new),
+    pub(super) fn percent(&mut self, name: &str, node: &SourceNode) -> Option<Located<EnforcePercent>> {
+        let percent = match &node.value {
+            SourceValue::Number(number) => number.as_f64().and_then(EnforcePercent::new),
             _ => None,
         };
         if percent.is_none() {
-            self.wrong_kind(name, "a number from 0 to 100, with two decimals at the most", yaml);
+            self.wrong_number(name, "a number from 0 to 100, with two decimals at most", node);
         }
-        percent.map(|value| Located { value, span: yaml::span(yaml) })
+        percent.map(|value| Located { value, span: node.span })
     }
 
-    pub(super) fn truth(&mut self, name: &str, yaml: &Yaml) -> bool {
-        if let Raw::Bool(truth) = yaml.value {
+    pub(super) fn truth(&mut self, name: &str, node: &SourceNode) -> bool {
+        if let SourceValue::Bool(truth) = node.value {
             return truth;
         }
-        self.wrong_kind(name, "true or false", yaml);
+        self.wrong_kind(name, "true or false", node);
         false
     }
 
@@ -96,72 +112,95 @@ impl Parser<'_> {
     pub(super) fn choice<T>(
         &mut self,
         name: &str,
-        yaml: &Yaml,
+        node: &SourceNode,
         expected: &str,
         from_name: fn(&str) -> Option<T>,
     ) -> Option<T> {
-        let choice = match &yaml.value {
-            Raw::Text(text) => from_name(text),
+        let choice = match &node.value {
+            SourceValue::Text(text) => from_name(text),
             _ => None,
         };
         if choice.is_none() {
-            self.wrong_kind(name, expected, yaml);
+            self.wrong_kind(name, expected, node);
         }
         choice
     }
 
-    pub(super) fn count(&mut self, name: &str, yaml: &Yaml) -> Option<u32> {
-        let count = match &yaml.value {
-            Raw::Number(number) => number.as_u64().and_then(|count| u32::try_from(count).ok()),
+    pub(super) fn count(&mut self, name: &str, node: &SourceNode) -> Option<u32> {
+        let count = match &node.value {
+            SourceValue::Number(number) => number.as_u64().and_then(|count| u32::try_from(count).ok()),
             _ => None,
         };
         if count.is_none() {
-            self.wrong_kind(name, "a whole number from 0 to 4294967295", yaml);
+            self.wrong_number(name, "a whole number from 0 to 4294967295", node);
         }
         count
     }
 
-    pub(super) fn list<'y>(&mut self, name: &str, yaml: &'y Yaml) -> Option<&'y [Yaml]> {
-        match &yaml.value {
-            Raw::List(items) => Some(items),
-            Raw::Null => None,
+    /// Reports a value that should be a number. Quotation marks around one are easily overlooked.
+    pub(super) fn wrong_number(&mut self, name: &str, expected: &str, node: &SourceNode) {
+        match &node.value {
+            SourceValue::Text(text) if text.parse::<f64>().is_ok_and(f64::is_finite) => {
+                let message = format!(
+                    "error checking config: '{name}' must be {expected}, not text: write {name}: {text}, \
+                     without quotation marks"
+                );
+                self.error(node.span, message);
+            }
+            _ => self.wrong_kind(name, expected, node),
+        }
+    }
+
+    pub(super) fn list<'y>(&mut self, name: &str, node: &'y SourceNode) -> Option<&'y [SourceNode]> {
+        match &node.value {
+            SourceValue::List(items) => Some(items),
+            SourceValue::Null => None,
             _ => {
-                self.wrong_kind(name, "a list", yaml);
+                self.wrong_kind(name, "a list", node);
                 None
             }
         }
     }
 
-    pub(super) fn map<'y>(&mut self, name: &str, yaml: &'y Yaml) -> Option<&'y [(Yaml, Yaml)]> {
-        match &yaml.value {
-            Raw::Map(entries) => Some(entries),
-            Raw::Null => None,
+    pub(super) fn map<'y>(
+        &mut self,
+        name: &str,
+        node: &'y SourceNode,
+    ) -> Option<&'y [(SourceNode, SourceNode)]> {
+        match &node.value {
+            SourceValue::Map(entries) => Some(entries),
+            SourceValue::Null => None,
             _ => {
-                self.wrong_kind(name, "a map", yaml);
+                self.wrong_kind(name, "a map", node);
                 None
             }
         }
     }
 
-    pub(super) fn wrong_kind(&mut self, name: &str, expected: &str, yaml: &Yaml) {
-        let found = yaml::describe(&self.file.text, yaml);
-        let message = format!("error checking config: '{name}' must be {expected}, not {found}");
-        self.error(yaml::span(yaml), message);
+    pub(super) fn wrong_kind(&mut self, name: &str, expected: &str, node: &SourceNode) {
+        let message = format!("error checking config: '{name}' must be {expected}, not {node}");
+        self.error(node.span, message);
     }
 }
 
-fn unknown_field(name: &str, known: &[&str]) -> String {
+fn unknown_field(name: &str, known: &[&'static str]) -> String {
+    let known_here = || known.join(", ");
     if let Some((place, _)) = PLACES.iter().find(|(_, fields)| fields.contains(&name)) {
-        return format!("config error, '{name}' does not belong here: it stands {place}");
+        return format!("config error, '{name}' does not belong here: write it {place}");
     }
-    match nearest(name, known) {
-        Some(nearest) => format!("config error, unknown key '{name}': did you mean '{nearest}'?"),
-        None => format!("config error, unknown key '{name}': known here are {}", known.join(", ")),
+    let meant = nearest(name, known);
+    let name = shortened(name);
+    match meant {
+        Some(meant) => format!("config error, unknown key '{name}': did you mean '{meant}'?"),
+        None => format!("config error, unknown key '{name}': known here are {}", known_here()),
     }
 }
 
 /// The one of `known` that `name` is probably meant to be.
 pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    if name.len() > NAME_BYTES_MAX {
+        return None;
+    }
     let nearest = known
         .iter()
         .map(|known| (strsim::normalized_damerau_levenshtein(name, known), *known))

@@ -4,36 +4,44 @@ use std::ops::RangeInclusive;
 
 use super::Parser;
 use super::fields::nearest;
+use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::normalize::NormalizeStep;
 use crate::engine::rules::source::Located;
-use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"];
 
-impl Parser<'_> {
+impl Parser {
     /// Texts, each with its place. Nothing at all is no list.
-    pub(super) fn listed_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Located<Vec<Located<String>>>> {
-        let Raw::List(items) = &yaml.value else {
-            self.wrong_kind(name, "a list of values", yaml);
+    pub(super) fn listed_texts(
+        &mut self,
+        name: &str,
+        node: &SourceNode,
+    ) -> Option<Located<Vec<Located<String>>>> {
+        let SourceValue::List(items) = &node.value else {
+            self.wrong_kind(name, "a list of values", node);
             return None;
         };
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
-            match yaml::text(&self.file.text, item) {
-                Some(text) => texts.push(Located { value: text.into_owned(), span: yaml::span(item) }),
+            match item.text() {
+                Some(text) => texts.push(Located { value: text.into_owned(), span: item.span }),
                 None => self.wrong_kind(&format!("an entry of {name}"), "text", item),
             }
         }
         let is_sound = texts.len() == items.len();
-        is_sound.then(|| Located { value: texts, span: yaml::span(yaml) })
+        is_sound.then(|| Located { value: texts, span: node.span })
     }
 
     /// As [`Self::listed_texts`]; one text stands for a list of it.
-    pub(super) fn text_or_texts(&mut self, name: &str, yaml: &Yaml) -> Option<Located<Vec<Located<String>>>> {
-        let span = yaml::span(yaml);
-        match yaml::text(&self.file.text, yaml) {
+    pub(super) fn text_or_texts(
+        &mut self,
+        name: &str,
+        node: &SourceNode,
+    ) -> Option<Located<Vec<Located<String>>>> {
+        let span = node.span;
+        match node.text() {
             Some(text) => Some(Located { value: vec![Located { value: text.into_owned(), span }], span }),
-            None => self.listed_texts(name, yaml),
+            None => self.listed_texts(name, node),
         }
     }
 
@@ -41,31 +49,31 @@ impl Parser<'_> {
     pub(super) fn normalize(
         &mut self,
         name: &str,
-        yaml: &Yaml,
+        node: &SourceNode,
     ) -> Option<Located<Vec<Located<NormalizeStep>>>> {
-        let Raw::List(items) = &yaml.value else {
-            self.wrong_kind(name, "a list of steps such as [trim, lowercase]", yaml);
+        let SourceValue::List(items) = &node.value else {
+            self.wrong_kind(name, "a list of steps such as [trim, lowercase]", node);
             return None;
         };
         let steps: Vec<_> = items.iter().filter_map(|item| self.step(item)).collect();
-        (steps.len() == items.len()).then(|| Located { value: steps, span: yaml::span(yaml) })
+        (steps.len() == items.len()).then(|| Located { value: steps, span: node.span })
     }
 
-    fn step(&mut self, yaml: &Yaml) -> Option<Located<NormalizeStep>> {
-        let (name, options) = match &yaml.value {
-            Raw::Map(entries) => match &entries[..] {
+    fn step(&mut self, node: &SourceNode) -> Option<Located<NormalizeStep>> {
+        let (name, options) = match &node.value {
+            SourceValue::Map(entries) => match &entries[..] {
                 [(name, options)] => {
-                    (name, Some(options).filter(|options| !matches!(options.value, Raw::Null)))
+                    (name, Some(options).filter(|options| !matches!(options.value, SourceValue::Null)))
                 }
                 _ => {
                     let expected = "one step with its options, such as ip_prefix: {v4: 24}";
-                    self.wrong_kind("an entry of normalize", expected, yaml);
+                    self.wrong_kind("an entry of normalize", expected, node);
                     return None;
                 }
             },
-            _ => (yaml, None),
+            _ => (node, None),
         };
-        let Some(text) = yaml::text(&self.file.text, name) else {
+        let Some(text) = name.text() else {
             self.wrong_kind("an entry of normalize", "a step such as lowercase", name);
             return None;
         };
@@ -74,7 +82,7 @@ impl Parser<'_> {
             ("trim", None) => NormalizeStep::Trim,
             ("hash", None) => NormalizeStep::Hash,
             ("lowercase" | "trim" | "hash", Some(options)) => {
-                self.error(yaml::span(options), format!("'{text}' has no options: write '- {text}'"));
+                self.error(options.span, format!("'{text}' has no options: write '- {text}'"));
                 return None;
             }
             ("ip_prefix", options) => self.ip_prefix(options)?,
@@ -84,46 +92,44 @@ impl Parser<'_> {
                     Some(nearest) => format!("unknown step '{unknown}': did you mean '{nearest}'?"),
                     None => format!("unknown step '{unknown}': known here are {}", STEPS.join(", ")),
                 };
-                self.error(yaml::span(name), message);
+                self.error(name.span, message);
                 return None;
             }
         };
-        Some(Located { value: step, span: yaml::span(yaml) })
+        Some(Located { value: step, span: node.span })
     }
 
-    fn ip_prefix(&mut self, options: Option<&Yaml>) -> Option<NormalizeStep> {
+    fn ip_prefix(&mut self, options: Option<&SourceNode>) -> Option<NormalizeStep> {
         let (mut v4, mut v6) = (Some(32), Some(64));
         if let Some(options) = options {
-            for (name, value) in self.fields(options, "'ip_prefix'", &["v4", "v6"])? {
-                match name {
-                    "v4" => v4 = self.small(name, value, 1..=32),
-                    "v6" => v6 = self.small(name, value, 1..=128),
-                    _ => {}
-                }
-            }
+            self.fields(options, "'ip_prefix'", &["v4", "v6"], |parser, name, value| match name {
+                "v4" => v4 = parser.small(name, value, 1..=32),
+                "v6" => v6 = parser.small(name, value, 1..=128),
+                _ => {}
+            })?;
         }
         Some(NormalizeStep::IpPrefix { v4: v4?, v6: v6? })
     }
 
-    fn forwarded_for(&mut self, options: Option<&Yaml>) -> Option<NormalizeStep> {
+    fn forwarded_for(&mut self, options: Option<&SourceNode>) -> Option<NormalizeStep> {
         let mut trusted_hops = Some(1);
         if let Some(options) = options {
-            for (name, value) in self.fields(options, "'forwarded_for'", &["trusted_hops"])? {
-                trusted_hops = self.small(name, value, 1..=100);
-            }
+            self.fields(options, "'forwarded_for'", &["trusted_hops"], |parser, name, value| {
+                trusted_hops = parser.small(name, value, 1..=100);
+            })?;
         }
         Some(NormalizeStep::ForwardedFor { trusted_hops: trusted_hops? })
     }
 
-    fn small(&mut self, name: &str, yaml: &Yaml, range: RangeInclusive<u8>) -> Option<u8> {
-        let number = match &yaml.value {
-            Raw::Number(number) => number.as_u64().and_then(|number| u8::try_from(number).ok()),
+    fn small(&mut self, name: &str, node: &SourceNode, range: RangeInclusive<u8>) -> Option<u8> {
+        let number = match &node.value {
+            SourceValue::Number(number) => number.as_u64().and_then(|number| u8::try_from(number).ok()),
             _ => None,
         };
         let number = number.filter(|number| range.contains(number));
         if number.is_none() {
             let expected = format!("a whole number from {} to {}", range.start(), range.end());
-            self.wrong_kind(name, &expected, yaml);
+            self.wrong_number(name, &expected, node);
         }
         number
     }

@@ -1,5 +1,5 @@
-//! From YAML to rules as written. Checks the form — which fields stand where, and what kind of value
-//! each takes — and goes on after every mistake.
+//! Document trees to rules as written. Checks the form: known fields, in their places, with values of
+//! their types. Continues after every error.
 
 mod descriptor;
 mod fields;
@@ -12,18 +12,19 @@ use self::descriptor::DESCRIPTOR_FIELDS;
 use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
 use self::penalty::PENALTY_FIELDS;
 use self::rate_limit::RATE_LIMIT_FIELDS;
-use super::error::{RuleError, SourceSpan};
-use super::source::{Defaults, Descriptor, Document, Located, SourceFile};
-use super::yaml::{self, Raw, Yaml};
+use super::diagnostics::Diagnostics;
+use super::document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
+use super::report::Report;
+use super::source::{Defaults, Descriptor, Document, Located};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
-/// Levels of the rule tree, at the most.
+/// Most levels of a rule tree.
 const MAX_DEPTH: usize = 16;
 
 const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "enabled", "defaults", "descriptors"];
 const DEFAULTS_FIELDS: &[&str] = &["algorithm", "charge", "on_backend_failure"];
 
-/// Where fields stand, for those that stand elsewhere.
+/// Places of fields, for fields that stand elsewhere.
 const PLACES: &[(&str, &[&str])] = &[
     ("at the top of the file", FILE_FIELDS),
     ("in a descriptor, beside 'key'", DESCRIPTOR_FIELDS),
@@ -33,100 +34,85 @@ const PLACES: &[(&str, &[&str])] = &[
     ("inside 'body' of 'on_deny'", BODY_FIELDS),
 ];
 
-/// The documents of `file` as far as they can be read, and what is wrong with the rest.
-pub(super) fn parse(file: &SourceFile) -> (Vec<Document>, Vec<RuleError>) {
-    let mut parser = Parser { file, errors: Vec::new() };
-    let documents = match yaml::parse(&file.text) {
-        Ok(documents) => documents.iter().filter_map(|document| parser.document(document)).collect(),
-        Err(error) => {
-            let span = error.location().map(|at| yaml::location(&at)).unwrap_or_default();
-            parser.error(span, format!("error loading config file: {}", first_line(&error)));
-            Vec::new()
-        }
-    };
+/// Documents of `source` as far as they can be read; the problems in the others are in `report`.
+pub(super) fn parse(source: &dyn RuleSource, index: usize, report: &mut Report<'_>) -> Vec<Document> {
+    let Documents { nodes, errors, warnings } = source.documents();
+    report.warnings(index, warnings);
+    let mut parser = Parser { errors };
+    let documents: Vec<_> = nodes.iter().filter_map(|node| parser.document(node)).collect();
     if documents.is_empty() && parser.errors.is_empty() {
-        parser.error(
-            SourceSpan::default(),
-            "config file cannot have empty domain: the file is empty".to_owned(),
-        );
+        let message = "config file cannot have empty domain: the file is empty";
+        parser.error(SourceSpan::default(), message);
     }
-    (documents, parser.errors)
+    report.errors(index, parser.errors);
+    documents
 }
 
-/// Without the span, which is told apart.
-fn first_line(error: &serde_yaml::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let line = text.lines().next().unwrap_or_default();
-    let message =
-        line.split_once(": ").filter(|(prefix, _)| prefix.contains("line ")).map_or(line, |(_, m)| m);
-    message.trim_start_matches("error: ").to_owned()
+struct Parser {
+    errors: Diagnostics,
 }
 
-struct Parser<'f> {
-    file: &'f SourceFile,
-    errors: Vec<RuleError>,
-}
-
-impl Parser<'_> {
-    fn error(&mut self, span: SourceSpan, message: String) {
-        self.errors.push(RuleError::new(&self.file.name, &self.file.text, span, message));
+impl Parser {
+    fn error(&mut self, span: SourceSpan, message: impl Into<String>) {
+        self.errors.push(span, message);
     }
 
-    fn document(&mut self, yaml: &Yaml) -> Option<Document> {
-        if matches!(yaml.value, Raw::Null) {
+    fn document(&mut self, node: &SourceNode) -> Option<Document> {
+        if matches!(node.value, SourceValue::Null) {
             return None;
         }
         let (mut domain, mut hash_tag, mut enabled) = (None, false, true);
-        let (mut defaults, mut descriptors) = (Defaults::default(), Vec::new());
-        for (name, value) in self.fields(yaml, "a rule file", FILE_FIELDS)? {
-            match name {
-                "domain" => domain = self.text(name, value),
-                "hash_tag" => hash_tag = self.truth(name, value),
-                "enabled" => enabled = self.truth(name, value),
-                "defaults" => defaults = self.defaults(value),
-                "descriptors" => descriptors = self.descriptors(name, value, 1),
-                _ => {}
+        let (mut defaults, mut descriptors, mut says_none) = (Defaults::default(), Vec::new(), false);
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "domain" => domain = parser.text(name, value),
+            "hash_tag" => hash_tag = parser.truth(name, value),
+            "enabled" => enabled = parser.truth(name, value),
+            "defaults" => defaults = parser.defaults(value),
+            "descriptors" => {
+                says_none = matches!(&value.value, SourceValue::List(items) if items.is_empty());
+                descriptors = parser.descriptors(name, value, 1);
             }
-        }
-        let domain = domain.unwrap_or(Located { value: String::new(), span: yaml::span(yaml) });
-        if domain.value.is_empty() {
+            _ => {}
+        };
+        let unreadable = self.fields(node, "a rule file", FILE_FIELDS, read)?;
+        let domain = domain.unwrap_or(Located { value: String::new(), span: node.span });
+        if domain.value.is_empty() && !unreadable.has("domain") {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.span, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, hash_tag, enabled, defaults, descriptors })
+        Some(Document { domain, hash_tag, enabled, defaults, descriptors, says_none })
     }
 
-    /// What holds for every rule of the document that says nothing else.
-    fn defaults(&mut self, yaml: &Yaml) -> Defaults {
+    /// Defaults of the rules of a document.
+    fn defaults(&mut self, node: &SourceNode) -> Defaults {
         let mut defaults = Defaults::default();
-        for (name, value) in self.fields(yaml, "'defaults'", DEFAULTS_FIELDS).unwrap_or_default() {
-            match name {
-                "algorithm" => defaults.algorithm = self.algorithm(name, value),
-                "charge" => defaults.charge = self.charge_mode(name, value),
-                "on_backend_failure" => defaults.on_backend_failure = self.failure_policy(name, value),
-                _ => {}
-            }
-        }
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "algorithm" => defaults.algorithm = parser.algorithm(name, value),
+            "charge" => defaults.charge = parser.charge_mode(name, value),
+            "on_backend_failure" => defaults.on_backend_failure = parser.failure_policy(name, value),
+            _ => {}
+        };
+        defaults.unreadable = self.fields(node, "'defaults'", DEFAULTS_FIELDS, read).unwrap_or_default();
         defaults
     }
 
-    fn algorithm(&mut self, name: &str, yaml: &Yaml) -> Option<Algorithm> {
+    fn algorithm(&mut self, name: &str, node: &SourceNode) -> Option<Algorithm> {
         let expected = "fixed_window, sliding_window, sliding_log, token_bucket, gcra or leaky_bucket";
-        self.choice(name, yaml, expected, Algorithm::from_name)
+        self.choice(name, node, expected, Algorithm::from_name)
     }
 
-    fn charge_mode(&mut self, name: &str, yaml: &Yaml) -> Option<ChargeMode> {
-        self.choice(name, yaml, "always, if_allowed or overdraft", ChargeMode::from_name)
+    fn charge_mode(&mut self, name: &str, node: &SourceNode) -> Option<ChargeMode> {
+        self.choice(name, node, "always, if_allowed or overdraft", ChargeMode::from_name)
     }
 
-    fn failure_policy(&mut self, name: &str, yaml: &Yaml) -> Option<FailurePolicy> {
-        self.choice(name, yaml, "error, allow, deny or local", FailurePolicy::from_name)
+    fn failure_policy(&mut self, name: &str, node: &SourceNode) -> Option<FailurePolicy> {
+        self.choice(name, node, "error, allow, deny or local", FailurePolicy::from_name)
     }
 
-    fn descriptors(&mut self, name: &str, yaml: &Yaml, depth: usize) -> Vec<Descriptor> {
-        let Some(items) = self.list(name, yaml) else { return Vec::new() };
+    fn descriptors(&mut self, name: &str, node: &SourceNode, depth: usize) -> Vec<Descriptor> {
+        let Some(items) = self.list(name, node) else { return Vec::new() };
         if depth > MAX_DEPTH && !items.is_empty() {
-            self.error(yaml::span(yaml), format!("descriptors nest {MAX_DEPTH} levels deep at the most"));
+            self.error(node.span, format!("descriptors nest {MAX_DEPTH} levels deep at most"));
             return Vec::new();
         }
         items.iter().filter_map(|item| self.descriptor(item, depth)).collect()

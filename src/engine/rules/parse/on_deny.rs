@@ -5,8 +5,8 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::Parser;
+use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::on_deny::{DenialBody, MAX_HEADERS, OnDeny, Template, parse_header, parse_value};
-use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 pub(super) const ON_DENY_FIELDS: &[&str] = &["body", "headers"];
 pub(super) const BODY_FIELDS: &[&str] = &["text", "content_type"];
@@ -14,54 +14,50 @@ pub(super) const BODY_FIELDS: &[&str] = &["text", "content_type"];
 /// What a text is where the rule does not say it.
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-impl Parser<'_> {
-    pub(super) fn on_deny(&mut self, yaml: &Yaml) -> Option<Arc<OnDeny>> {
+impl Parser {
+    pub(super) fn on_deny(&mut self, node: &SourceNode) -> Option<Arc<OnDeny>> {
         let mut on_deny = OnDeny::default();
-        for (name, value) in self.fields(yaml, "'on_deny'", ON_DENY_FIELDS)? {
-            match name {
-                "body" => on_deny.body = self.denial_body(name, value),
-                "headers" => on_deny.headers = self.headers(name, value),
-                _ => {}
-            }
-        }
+        self.fields(node, "'on_deny'", ON_DENY_FIELDS, |parser, name, value| match name {
+            "body" => on_deny.body = parser.denial_body(name, value),
+            "headers" => on_deny.headers = parser.headers(name, value),
+            _ => {}
+        })?;
         Some(Arc::new(on_deny))
     }
 
-    fn denial_body(&mut self, name: &str, yaml: &Yaml) -> Option<DenialBody> {
-        match &yaml.value {
-            Raw::Text(text) if text == "problem_json" => return Some(DenialBody::Problem),
-            Raw::Map(_) => {}
+    fn denial_body(&mut self, name: &str, node: &SourceNode) -> Option<DenialBody> {
+        match &node.value {
+            SourceValue::Text(text) if text == "problem_json" => return Some(DenialBody::Problem),
+            SourceValue::Map(_) => {}
             _ => {
-                self.wrong_kind(name, "problem_json or a map such as {text: \"…\"}", yaml);
+                self.wrong_kind(name, "problem_json or a map such as {text: \"…\"}", node);
                 return None;
             }
         }
         let (mut template, mut content_type, mut has_text) = (None, PLAIN_TEXT, false);
-        for (name, value) in self.fields(yaml, "'body'", BODY_FIELDS)? {
-            match name {
-                "text" => {
-                    has_text = true;
-                    template = self.template(name, value);
-                }
-                "content_type" => {
-                    let found = self.name(name, value);
-                    match found.as_deref().map(parse_value) {
-                        Some(Some(found)) => content_type = found,
-                        Some(None) => self.wrong_kind(name, "a media type such as text/html", value),
-                        None => {}
-                    }
-                }
-                _ => {}
+        let unreadable = self.fields(node, "'body'", BODY_FIELDS, |parser, name, value| match name {
+            "text" => {
+                has_text = true;
+                template = parser.template(name, value);
             }
-        }
-        if !has_text {
-            self.error(yaml::span(yaml), "'body' without 'text': write 'body: {text: \"…\"}'".to_owned());
+            "content_type" => {
+                let found = parser.name(name, value);
+                match found.as_deref().map(parse_value) {
+                    Some(Some(found)) => content_type = found,
+                    Some(None) => parser.wrong_kind(name, "a media type such as text/html", value),
+                    None => {}
+                }
+            }
+            _ => {}
+        })?;
+        if !has_text && !unreadable.has("text") {
+            self.error(node.span, "'body' without 'text': write 'body: {text: \"…\"}'");
         }
         template.map(|template| DenialBody::Text { template, content_type })
     }
 
-    fn template(&mut self, name: &str, yaml: &Yaml) -> Option<Template> {
-        let text = self.text(name, yaml)?;
+    fn template(&mut self, name: &str, node: &SourceNode) -> Option<Template> {
+        let text = self.text(name, node)?;
         match Template::parse(&text.value) {
             Ok(template) => Some(template),
             Err(error) => {
@@ -71,10 +67,10 @@ impl Parser<'_> {
         }
     }
 
-    fn headers(&mut self, name: &str, yaml: &Yaml) -> Vec<(HeaderName, HeaderValue)> {
-        let entries = self.map(name, yaml).unwrap_or_default();
+    fn headers(&mut self, name: &str, node: &SourceNode) -> Vec<(HeaderName, HeaderValue)> {
+        let entries = self.map(name, node).unwrap_or_default();
         if entries.len() > MAX_HEADERS {
-            self.error(yaml::span(yaml), format!("'headers' may be {MAX_HEADERS} at the most"));
+            self.error(node.span, format!("'headers' may be {MAX_HEADERS} at the most"));
             return Vec::new();
         }
         let mut headers = Vec::<(HeaderName, HeaderValue)>::with_capacity(entries.len());

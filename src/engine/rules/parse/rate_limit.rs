@@ -1,10 +1,9 @@
 //! A limit as written.
 
 use super::Parser;
-use crate::engine::Unit;
+use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
 use crate::engine::rules::source::{Located, RateLimit};
-use crate::engine::rules::yaml::{self, Raw, Yaml};
 
 pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
     "unit",
@@ -21,17 +20,25 @@ pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
 const MAX_LIMITS: usize = 8;
 const REPLACES_FIELDS: &[&str] = &["name"];
 
-impl Parser<'_> {
-    /// The limits of a rule that has several.
-    pub(super) fn rate_limits(&mut self, name: &str, yaml: &Yaml) -> Vec<RateLimit> {
-        let items = self.list(name, yaml).unwrap_or_default();
+impl Parser {
+    /// Limits of a rule that has several.
+    pub(super) fn rate_limits(&mut self, name: &str, node: &SourceNode) -> Vec<RateLimit> {
+        let items = match &node.value {
+            SourceValue::List(items) => &items[..],
+            SourceValue::Null => &[],
+            _ => {
+                let expected = "a list of limits (for one limit write 'rate_limit')";
+                self.wrong_kind(name, expected, node);
+                return Vec::new();
+            }
+        };
         let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
-        if limits.is_empty() && items.iter().all(|item| matches!(item.value, Raw::Null)) {
+        if limits.is_empty() && items.iter().all(|item| matches!(item.value, SourceValue::Null)) {
             let message = "'rate_limits' without a limit lets everything pass: write one, or leave it out";
-            self.error(yaml::span(yaml), message.to_owned());
+            self.error(node.span, message);
         }
         if let Some(one) = limits.get(MAX_LIMITS) {
-            self.error(one.span, format!("a rule has {MAX_LIMITS} limits at the most"));
+            self.error(one.span, format!("a rule has at most {MAX_LIMITS} limits"));
         }
         for unlimited in limits.iter().filter(|limit| limit.unlimited) {
             let message = "'unlimited' in 'rate_limits' would say that the other limits mean nothing: write it \
@@ -41,57 +48,67 @@ impl Parser<'_> {
         limits
     }
 
-    pub(super) fn rate_limit(&mut self, name: &str, yaml: &Yaml) -> Option<RateLimit> {
-        if matches!(yaml.value, Raw::Null) {
+    pub(super) fn rate_limit(&mut self, name: &str, node: &SourceNode) -> Option<RateLimit> {
+        if matches!(node.value, SourceValue::Null) {
             return None;
         }
-        let span = yaml::span(yaml);
+        let span = node.span;
         let mut rate_limit = RateLimit { span, ..RateLimit::default() };
-        if !matches!(yaml.value, Raw::Map(_)) {
-            let Some((requests, unit, window)) =
-                yaml::text(&self.file.text, yaml).and_then(|text| short(&text))
-            else {
-                self.wrong_kind(name, "a map, or short such as 60/minute or 100/15m", yaml);
-                return None;
-            };
-            rate_limit.requests_per_unit = Some(requests);
-            rate_limit.unit = unit.map(|value| Located { value, span });
-            rate_limit.window = window.map(|value| Located { value, span });
-            return Some(rate_limit);
+        if let SourceValue::List(_) = &node.value {
+            let message =
+                "error checking config: 'rate_limit' takes one limit: write 'rate_limits' for a list";
+            self.error(span, message);
+            return None;
         }
-        for (name, value) in self.fields(yaml, "a rate_limit", RATE_LIMIT_FIELDS)? {
-            match name {
-                "unit" => rate_limit.unit = self.text(name, value).filter(|unit| !unit.value.is_empty()),
-                "window" => rate_limit.window = self.text(name, value),
-                "timezone" => rate_limit.timezone = self.text(name, value),
-                "requests_per_unit" => rate_limit.requests_per_unit = self.count(name, value),
-                "algorithm" => {
-                    let span = yaml::span(value);
-                    rate_limit.algorithm = self.algorithm(name, value).map(|value| Located { value, span });
+        if !matches!(node.value, SourceValue::Map(_)) {
+            match node.text().map(|text| short(&text)) {
+                Some(Ok((requests, window))) => {
+                    rate_limit.requests_per_unit = Some(requests);
+                    rate_limit.window = Some(Located { value: window, span });
+                    return Some(rate_limit);
                 }
-                "burst" => {
-                    let span = yaml::span(value);
-                    rate_limit.burst = self.count(name, value).map(|value| Located { value, span });
+                Some(Err(expected)) => {
+                    self.error(span, format!("error checking config: invalid {name} {node}: {expected}"));
                 }
-                "unlimited" => rate_limit.unlimited = self.truth(name, value),
-                "name" => rate_limit.name = self.name(name, value),
-                "replaces" => rate_limit.replaces = self.replaces(value),
-                _ => {}
+                None => self.wrong_kind(name, "a map, or short such as 60/minute or 100/15m", node),
             }
+            return None;
         }
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "unit" => rate_limit.unit = parser.text(name, value).filter(|unit| !unit.value.is_empty()),
+            "window" => rate_limit.window = parser.text(name, value),
+            "timezone" => rate_limit.timezone = parser.text(name, value),
+            "requests_per_unit" => rate_limit.requests_per_unit = parser.count(name, value),
+            "algorithm" => {
+                let span = value.span;
+                rate_limit.algorithm = parser.algorithm(name, value).map(|value| Located { value, span });
+            }
+            "burst" => {
+                let span = value.span;
+                rate_limit.burst = parser.count(name, value).map(|value| Located { value, span });
+            }
+            "unlimited" => rate_limit.unlimited = parser.truth(name, value),
+            "name" => rate_limit.name = parser.name(name, value),
+            "replaces" => rate_limit.replaces = parser.replaces(value),
+            _ => {}
+        };
+        rate_limit.unreadable = self.fields(node, "a rate_limit", RATE_LIMIT_FIELDS, read)?;
         Some(rate_limit)
     }
 
-    fn replaces(&mut self, yaml: &Yaml) -> Vec<Located<String>> {
+    fn replaces(&mut self, node: &SourceNode) -> Vec<Located<String>> {
         let mut names = Vec::new();
-        for item in self.list("replaces", yaml).unwrap_or_default() {
-            let Some(fields) = self.fields(item, "an entry of 'replaces'", REPLACES_FIELDS) else { continue };
-            let name = fields.into_iter().find_map(|(name, value)| self.text(name, value));
+        for item in self.list("replaces", node).unwrap_or_default() {
+            let mut name = None;
+            let read = |parser: &mut Self, field, value: &SourceNode| name = parser.text(field, value);
+            let Some(unreadable) = self.fields(item, "an entry of 'replaces'", REPLACES_FIELDS, read) else {
+                continue;
+            };
             match name.filter(|name| !name.value.is_empty()) {
                 Some(name) => names.push(name),
+                None if unreadable.has("name") => {}
                 None => {
-                    let message = "should not have an empty replaces entry: write '- name: NAME'";
-                    self.error(yaml::span(item), message.to_owned());
+                    self.error(item.span, "should not have an empty replaces entry: write '- name: NAME'");
                 }
             }
         }
@@ -99,13 +116,20 @@ impl Parser<'_> {
     }
 }
 
-/// `60/minute` or `100/15m`: requests, and the unit or the window.
-fn short(text: &str) -> Option<(u32, Option<String>, Option<String>)> {
-    let (requests, time) = text.split_once('/')?;
-    let requests = requests.parse().ok().filter(|_| !requests.starts_with('+'))?;
-    match (Unit::from_name(time), parse_window(time)) {
-        (Some(_), _) => Some((requests, Some(time.to_owned()), None)),
-        (None, Ok(_)) => Some((requests, None, Some(time.to_owned()))),
-        (None, Err(_)) => None,
+/// `60/minute`, `10/s` or `100/15m`: requests, and the window as written.
+///
+/// # Errors
+/// Expected form.
+fn short(text: &str) -> Result<(u32, String), String> {
+    let expected = || "write REQUESTS/TIME such as 10/s, 60/minute or 100/15m".to_owned();
+    let (requests, window) = text.split_once('/').ok_or_else(expected)?;
+    let (requests, window) = (requests.trim(), window.trim());
+    if requests.is_empty() || !requests.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(expected());
+    }
+    let requests = requests.parse().map_err(|_| "at most 4294967295 requests".to_owned())?;
+    match parse_window(window) {
+        Ok(_) => Ok((requests, window.to_owned())),
+        Err(reason) => Err(reason.to_owned()),
     }
 }

@@ -66,11 +66,11 @@ fn a_failure_policy_is_one_of_four_and_stands_in_a_descriptor() {
     );
     check(
         &with_limit("unit: day, requests_per_unit: 1, on_backend_failure: deny"),
-        "4:51 config error, 'on_backend_failure' does not belong here: it stands in a descriptor",
+        "4:51 config error, 'on_backend_failure' does not belong here: write it in a descriptor",
     );
     check(
         "domain: d\non_backend_failure: deny\n",
-        "2:1 config error, 'on_backend_failure' does not belong here: it stands in a descriptor",
+        "2:1 config error, 'on_backend_failure' does not belong here: write it in a descriptor",
     );
 }
 
@@ -97,7 +97,7 @@ fn a_hash_tag_is_true_or_false_and_stands_at_the_top() {
     );
     check(
         &with_fields("    hash_tag: true\n"),
-        "4:5 config error, 'hash_tag' does not belong here: it stands at the top of the file",
+        "4:5 config error, 'hash_tag' does not belong here: write it at the top of the file",
     );
     check("domain: d\nhashtag: true\n", "2:1 config error, unknown key 'hashtag': did you mean 'hash_tag'?");
 }

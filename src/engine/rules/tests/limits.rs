@@ -27,6 +27,12 @@ fn windows_have_any_length_up_to_ten_years() {
         ("2d", 172_800),
         ("1w", 604_800),
         ("3650d", 315_360_000),
+        ("15 m", 900),
+        ("2 hours", 7_200),
+        ("1 day 12 hrs", 129_600),
+        ("45secs", 45),
+        ("month", 2_592_000),
+        ("2 years", 63_072_000),
     ] {
         let text = with_limit(&format!("requests_per_unit: 7, window: {window}"));
         expect(&text, 7, secs, Algorithm::FixedWindow);
@@ -36,8 +42,9 @@ fn windows_have_any_length_up_to_ten_years() {
         ("3651d", "it must be at most ten years long"),
         ("99999999999999999999s", "write a time"),
         ("15", "write a time such as 90s, 15m"),
-        ("m", "write a time"),
-        ("15 m", "write a time"),
+        ("fortnight", "write a time"),
+        ("1h 1x", "write a time"),
+        ("1h hour", "write a time"),
         ("1M", "write a time"),
         ("-1s", "write a time"),
         ("1.5h", "write a time"),
@@ -48,22 +55,42 @@ fn windows_have_any_length_up_to_ten_years() {
     }
     check(
         &with_limit("requests_per_unit: 1, unit: day, window: 1d"),
-        "4:59 'unit' and 'window' say the same thing",
+        "4:59 'unit' and 'window' both set the window",
     );
     check(&with_limit("requests_per_unit: 1"), "4:17 invalid rate limit unit ''");
 }
 
 #[test]
 fn a_limit_can_be_written_short() {
-    for (short, requests, secs) in
-        [("60/minute", 60, 60), ("100/15m", 100, 900), ("1000/HOUR", 1_000, 3_600), ("0/day", 0, 86_400)]
-    {
+    for (short, requests, secs) in [
+        ("60/minute", 60, 60),
+        ("100/15m", 100, 900),
+        ("1000/HOUR", 1_000, 3_600),
+        ("0/day", 0, 86_400),
+        ("10/s", 10, 1),
+        ("10/sec", 10, 1),
+        ("10/m", 10, 60),
+        ("10/min", 10, 60),
+        ("10/h", 10, 3_600),
+        ("10/d", 10, 86_400),
+        ("10/w", 10, 604_800),
+        ("10/months", 10, 2_592_000),
+        ("10 / 2 hours", 10, 7_200),
+    ] {
         expect(&with_fields(&format!("    rate_limit: {short}\n")), requests, secs, Algorithm::FixedWindow);
     }
-    for short in ["60", "60/", "/minute", "many/minute", "-1/minute", "60/fortnight", "60 / minute", "60/0s"]
-    {
+    for (short, expected) in [
+        ("60", "write REQUESTS/TIME such as 10/s, 60/minute or 100/15m"),
+        ("60/", "write a time such as 90s"),
+        ("/minute", "write REQUESTS/TIME"),
+        ("many/minute", "write REQUESTS/TIME"),
+        ("-1/minute", "write REQUESTS/TIME"),
+        ("60/fortnight", "write a time such as 90s"),
+        ("60/0s", "it must be at least a second long"),
+        ("4294967296/s", "at most 4294967295 requests"),
+    ] {
         let text = with_fields(&format!("    rate_limit: {short}\n"));
-        check(&text, "4:17 error checking config: 'rate_limit' must be a map, or short such as 60/minute");
+        check(&text, &format!("4:17 error checking config: invalid rate_limit '{short}': {expected}"));
     }
 }
 
@@ -106,15 +133,15 @@ fn a_bucket_holds_a_burst_and_nothing_else_does() {
             &format!("4:25 'burst' is for a token_bucket, and this is a {algorithm}"),
         );
     }
-    check(&with_limit("unlimited: true, burst: 3"), "4:42 'burst' means nothing when unlimited");
-    check(&with_limit("unlimited: true, window: 3s"), "4:43 'window' means nothing when unlimited");
+    check(&with_limit("unlimited: true, burst: 3"), "4:42 'burst' has no effect when unlimited");
+    check(&with_limit("unlimited: true, window: 3s"), "4:43 'window' has no effect when unlimited");
 }
 
 #[test]
 fn a_limit_that_cannot_be_counted_exactly_is_refused() {
     check(
         &with_limit("requests_per_unit: 10001, unit: hour, algorithm: sliding_log"),
-        "4:17 a sliding_log remembers every request, and so takes up to 1000",
+        "4:17 a sliding_log remembers every request: at most 1000 in the store",
     );
     expect(
         &with_limit("requests_per_unit: 1000, unit: hour, algorithm: sliding_log"),
@@ -125,7 +152,7 @@ fn a_limit_that_cannot_be_counted_exactly_is_refused() {
     for algorithm in ["sliding_window", "token_bucket"] {
         check(
             &with_limit(&format!("requests_per_unit: 4000000000, unit: year, algorithm: {algorithm}")),
-            &format!("4:17 4000000000 requests in so long a window are too many for a {algorithm}"),
+            &format!("4:17 a {algorithm} cannot count 4000000000 requests in so long a window exactly"),
         );
     }
     expect(
@@ -145,13 +172,10 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
     let found = limits.iter().map(|limit| (limit.limit.requests_per_unit, limit.name.as_deref()));
     assert_eq!(found.collect::<Vec<_>>(), [(5, None), (9, Some("slow"))]);
     for (text, expected) in [
-        (several("5/minute, 9/60s"), "4:29 two limits that count alike over the same time"),
+        (several("5/minute, 9/60s"), "4:29 two limits with the same algorithm and window"),
         (several("5/minute, {unlimited: true}"), "4:29 'unlimited' in 'rate_limits'"),
-        (
-            several("1/1s, 2/2s, 3/3s, 4/4s, 5/5s, 6/6s, 7/7s, 8/8s, 9/9s"),
-            "4:67 a rule has 8 limits at the most",
-        ),
-        (several("5/minute, 5"), "4:29 error checking config: 'rate_limits' must be a map"),
+        (several("1/1s, 2/2s, 3/3s, 4/4s, 5/5s, 6/6s, 7/7s, 8/8s, 9/9s"), "4:67 a rule has at most 8 limits"),
+        (several("5/minute, 5"), "4:29 error checking config: invalid rate_limits '5': write REQUESTS/TIME"),
         (
             with_fields("    rate_limit: 5/minute\n    rate_limits: [6/hour]\n"),
             "5:18 'rate_limit' and 'rate_limits' in one rule",
@@ -167,7 +191,7 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
         ),
         (
             with_fields("    enabled: false\n    rate_limit: 5/fortnight\n"),
-            "5:17 error checking config: 'rate_limit' must be a map",
+            "5:17 error checking config: invalid rate_limit '5/fortnight': write a time such as 90s",
         ),
     ] {
         check(&text, expected);
@@ -240,5 +264,5 @@ fn a_penalty_is_a_ladder_that_goes_up() {
         )
     };
     load(&two("block: 1m"));
-    check(&two("block: 2m"), "6:49 another rule locks out the same under the name 'p'");
+    check(&two("block: 2m"), "6:49 the lockout 'p' has another schedule at line 3");
 }

@@ -7,7 +7,7 @@ use crate::engine::rules::{CompileOptions, compile};
 
 /// The mistakes in `text`: `line:column message`.
 pub(super) fn mistakes(text: &str) -> Vec<String> {
-    let errors = try_load(text).err().unwrap_or_default().0;
+    let errors = try_load(text).err().unwrap_or_default().reported;
     errors
         .iter()
         .map(|error| format!("{}:{} {}", error.span.line, error.span.column, error.message))
@@ -54,9 +54,12 @@ fn item_01_domains_and_keys_are_there_and_there_once() {
 fn item_01_a_domain_stands_in_one_file_unless_domains_are_joined() {
     let files = [file("one.yaml", "domain: test-domain"), file("two.yaml", "domain: test-domain")];
     let errors = compile(&files, CompileOptions::default(), None).expect_err("it is there twice");
-    assert_eq!(errors.0.len(), 1);
-    assert_eq!(errors.0[0].file, "two.yaml");
-    assert!(errors.0[0].message.starts_with("duplicate domain 'test-domain' in config file"), "{errors}");
+    assert_eq!(errors.count(), 1);
+    assert_eq!(errors.reported[0].source, "two.yaml");
+    assert!(
+        errors.reported[0].message.starts_with("duplicate domain 'test-domain' in config file"),
+        "{errors}"
+    );
     check("domain: d\n---\ndomain: d\n", "3:9 duplicate domain 'd' in config file");
 }
 
@@ -116,13 +119,13 @@ fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
 fn fields_in_the_wrong_place_are_told_where_they_belong() {
     check(
         &with_limit("unit: day, requests_per_unit: 1, shadow_mode: true"),
-        "4:51 config error, 'shadow_mode' does not belong here: it stands in a descriptor",
+        "4:51 config error, 'shadow_mode' does not belong here: write it in a descriptor",
     );
     check(
         &with_fields("    unit: day\n"),
-        "4:5 config error, 'unit' does not belong here: it stands inside 'rate_limit'",
+        "4:5 config error, 'unit' does not belong here: write it inside 'rate_limit'",
     );
-    check("domain: d\nkey: a\n", "2:1 config error, 'key' does not belong here: it stands in a descriptor");
+    check("domain: d\nkey: a\n", "2:1 config error, 'key' does not belong here: write it in a descriptor");
 }
 
 #[test]
@@ -135,10 +138,147 @@ fn item_03_yaml_that_is_none_is_told_where_it_breaks_off() {
 }
 
 #[test]
+fn one_mistake_is_one_error() {
+    check(
+        &with_fields("    rate_limits: {requests_per_unit: 1, unit: day}\n    penalty: {block: 1m}\n"),
+        "4:18 error checking config: 'rate_limits' must be a list of limits (for one limit write 'rate_limit')",
+    );
+    check(
+        &with_fields("    rate_limit: [5/minute]\n    enforce_percent: 5\n"),
+        "4:17 error checking config: 'rate_limit' takes one limit: write 'rate_limits' for a list",
+    );
+    check(
+        &with_limit("requests_per_unit: 1, unit: day, algorithm: bucket, burst: 5, timezone: UTC"),
+        "4:62 error checking config: 'algorithm' must be",
+    );
+    check(
+        &format!(
+            "defaults: {{algorithm: bucket}}\n{}",
+            with_limit("requests_per_unit: 1, unit: day, burst: 5")
+        ),
+        "1:23 error checking config: 'algorithm' must be",
+    );
+    check(
+        &with_limit("requests_per_unit: x, unit: day, burst: 0, algorithm: gcra"),
+        "4:37 error checking config",
+    );
+    check(&with_fields("    rate_limit: 5/minute\n    penalty: {block: {}}\n"), "5:22 error checking config");
+    check(
+        &with_fields("    rate_limit: 5/minute\n    penalty: {blok: 1m}\n"),
+        "5:15 config error, unknown key",
+    );
+    check(
+        "domain: d\ndescriptors:\n  - kye: k\n",
+        "3:5 config error, unknown key 'kye': did you mean 'key'?",
+    );
+    check("domian: d\n", "1:1 config error, unknown key 'domian': did you mean 'domain'?");
+    check("domain: []\n", "1:9 error checking config: 'domain' must be text, not a list");
+    check(
+        "domain: d\ndescriptors:\n  - {key: k}\n  - {key: k, valeu: v}\n",
+        "4:14 config error, unknown key 'valeu'",
+    );
+    check(
+        "domain: d\ndescriptors:\n  - {key: k, one_of: v}\n  - {key: k}\n",
+        "3:22 error checking config: 'one_of' must be",
+    );
+}
+
+#[test]
+fn an_error_says_where_the_other_one_is() {
+    check("domain: d\ndomain: e\n", "2:1 duplicate key 'domain': the first one is at line 1, column 1");
+    check(
+        "domain: d\n---\ndomain: d\n",
+        "3:9 duplicate domain 'd' in config file: the first one is at line 1",
+    );
+    check(
+        "{domain: d, descriptors: [{key: k}, {key: k}]}",
+        "1:37 duplicate descriptor composite key 'd.k': the first one is at column 27",
+    );
+    check(
+        "domain: d\ndescriptors:\n  - {key: k, one_of: [a, b]}\n  - {key: k, one_of: [b]}\n",
+        "4:23 'b' stands in another 'one_of' for 'k', at line 3",
+    );
+    check(
+        "domain: d\ndescriptors:\n  - {key: k, normalize: [trim]}\n  - {key: k, value: v, normalize: [hash]}\n",
+        "4:35 another rule for 'k' at this level has a different 'normalize' at line 3",
+    );
+    let joined = CompileOptions { merge_domains: true, ..CompileOptions::default() };
+    let files = ["a.yaml", "b.yaml"].map(|name| file(name, "{domain: d, descriptors: [{key: k}]}"));
+    let errors = compile(&files, joined, None).expect_err("the rule is there twice");
+    assert!(errors.to_string().contains("the first one is at a.yaml:1:27"), "{errors}");
+}
+
+#[test]
+fn numbers_in_quotation_marks_are_explained() {
+    check(
+        &with_limit("requests_per_unit: \"5\", unit: day"),
+        "4:37 error checking config: 'requests_per_unit' must be a whole number from 0 to 4294967295, not text: \
+         write requests_per_unit: 5, without quotation marks",
+    );
+    check(
+        &with_limit("requests_per_unit: 5, unit: minutes"),
+        "4:46 invalid rate limit unit 'minutes': did you mean 'minute'?",
+    );
+    check(
+        &with_limit("requests_per_unit: 5, unit: 15m"),
+        "4:46 invalid rate limit unit '15m': write 'window: 15m'",
+    );
+}
+
+#[test]
+fn names_that_begin_with_x_hold_anchors() {
+    let rules = load(
+        "
+x-limits: {tight: &tight {unit: day, requests_per_unit: 7}}
+domain: d
+descriptors:
+  - key: k
+    x-note: [kept, for, readers]
+    rate_limit: *tight
+",
+    );
+    assert_eq!((rules.len(), rules.warnings.count()), (1, 0));
+    check("domain: d\nxlimits: 1\n", "2:1 config error, unknown key 'xlimits'");
+}
+
+#[test]
+fn an_explicit_key_wins_over_a_merged_one_and_the_other_order_is_a_warning() {
+    let text = |fields: &str| format!("x-a: &a {{unit: day, requests_per_unit: 1}}\n{}", with_limit(fields));
+    for (fields, warnings) in [("<<: *a, requests_per_unit: 7", 0), ("requests_per_unit: 7, <<: *a", 1)] {
+        let rules = load(&text(fields));
+        assert_eq!(rules.dump_json()["rules"][0]["rate_limit"]["requests_per_unit"], 7, "{fields}");
+        assert_eq!(rules.warnings.count(), warnings, "{fields}");
+    }
+    let warning = load(&text("requests_per_unit: 7, <<: *a")).warnings.to_string();
+    assert!(warning.contains("'requests_per_unit' above '<<' takes precedence"), "{warning}");
+    check(&text("<<: 5, requests_per_unit: 7, unit: day"), "5:18 '<<' takes a map, or a list of maps");
+    let list = load(&format!("x-b: &b {{unit: hour}}\n{}", text("requests_per_unit: 7, <<: [*b, *a]")));
+    assert_eq!(list.dump_json()["rules"][0]["rate_limit"]["unit"], "HOUR", "the first of a list wins");
+}
+
+#[test]
+fn a_name_that_no_limit_has_replaces_nothing_and_is_a_warning() {
+    let text = "domain: d\ndescriptors:\n  - {key: a, rate_limit: {name: NAME, unit: day, requests_per_unit: 1}}\n  \
+                - {key: b, rate_limit: {unit: day, requests_per_unit: 1, replaces: [{name: known}]}}\n";
+    assert_eq!(load(&text.replace("NAME", "known")).warnings.count(), 0);
+    let warnings = load(&text.replace("NAME", "knwon")).warnings.to_string();
+    let expected = "rules.yaml:4:78: 'replaces' names 'known', and no limit of domain 'd' has that name";
+    assert!(warnings.starts_with(expected), "{warnings}");
+}
+
+#[test]
+fn a_bucket_that_is_never_refilled_is_refused() {
+    check(
+        &with_limit("requests_per_unit: 0, unit: day, algorithm: token_bucket, burst: 5"),
+        "4:83 'burst' contradicts 'requests_per_unit: 0'",
+    );
+}
+
+#[test]
 fn item_04_values_have_the_kind_their_field_takes() {
     check(
         &with_fields("    value: v\n    share_threshold: true\n"),
-        "3:5 share_threshold can only be used with wildcard values (containing '*'), but found key 'k_v'",
+        "3:5 share_threshold can only be used with wildcard values (containing '*'), one_of, cidr and regex, but found key 'k_v'",
     );
     for (count, found) in [
         ("-1", "'-1'"),
@@ -162,7 +302,7 @@ fn item_04_values_have_the_kind_their_field_takes() {
     check(&with_fields("    value: [a]\n"), "4:12 error checking config: 'value' must be text, not a list");
     check(
         &with_fields("    rate_limit: five\n"),
-        "4:17 error checking config: 'rate_limit' must be a map, or short such as 60/minute or 100/15m, not 'five'",
+        "4:17 error checking config: invalid rate_limit 'five': write REQUESTS/TIME such as 10/s, 60/minute or 100/15m",
     );
     check(
         &with_fields("    metadata: text\n"),
@@ -187,6 +327,13 @@ fn item_04_numbers_and_truths_are_texts_as_they_are_written() {
         ("&anchor 12", "12"),
         ("2024-01-01", "2024-01-01"),
         ("10.0.0.1", "10.0.0.1"),
+        ("52e9999", "52e9999"),
+        ("12E5678", "12E5678"),
+        ("1e400", "1e400"),
+        (".inf", ".inf"),
+        ("-.INF", "-.INF"),
+        (".NaN", ".NaN"),
+        ("123456789012345678901234567890", "123456789012345678901234567890"),
     ] {
         let rules = load(&with_fields(&format!(
             "    value: {written}   # said so\n    rate_limit: {{unit: day, requests_per_unit: 1}}\n"
@@ -231,14 +378,13 @@ fn item_05_every_mistake_of_every_file_is_told_at_once() {
     let two = "domain: one\nrubbish: 1\n";
     let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
         .expect_err("both are wrong");
-    let told: Vec<_> = errors.0.iter().map(|error| (error.file.as_str(), error.span.line)).collect();
+    let told: Vec<_> = errors.reported.iter().map(|error| (error.source.as_str(), error.span.line)).collect();
     assert_eq!(
         told,
         [
             ("one.yaml", 4),
             ("one.yaml", 4),
             ("one.yaml", 5),
-            ("one.yaml", 6),
             ("one.yaml", 7),
             ("two.yaml", 1),
             ("two.yaml", 2)
@@ -287,13 +433,62 @@ test-domain.key2_value2: unit=MINUTE requests_per_unit=30, shadow_mode: false, q
 test-domain.key3: unit=HOUR requests_per_unit=1, shadow_mode: true, quota_mode: true
 test-domain.key4: unit=DAY requests_per_unit=1, shadow_mode: false, quota_mode: false
 test-domain.key5_value5.subkey5_sub: unit=DAY requests_per_unit=15, shadow_mode: false, quota_mode: false
-test-domain.key6: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, quota_mode: false
+test-domain.key6: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, quota_mode: false, unlimited: true
 ";
     assert_eq!(rules.dump_text(), expected);
     let dump = rules.dump_json();
     assert_eq!(dump["rules"][5]["name"], "key4_rate_limit");
     assert_eq!(dump["rules"][7]["rate_limit"], json!({"unlimited": true}));
     assert_eq!(dump["rules"].as_array().map(Vec::len), Some(rules.len()));
+}
+
+#[test]
+fn the_dump_shows_what_envoyproxy_ratelimit_does_not_have_behind_what_it_has() {
+    let rules = load(
+        "
+domain: d
+descriptors:
+  - {key: a, rate_limit: 10/15m}
+  - key: b
+    rate_limits:
+      - {name: burst, requests_per_unit: 2, unit: second, algorithm: token_bucket, burst: 5}
+      - {requests_per_unit: 9, unit: day, timezone: UTC}
+      - {requests_per_unit: 7, window: 90s, algorithm: sliding_window}
+  - key: c
+    rate_limit: 5/minute
+    penalty: {after: 2, within: 10m, block: [1m, 1h30m, permanent]}
+",
+    );
+    let expected = "\
+d.a: unit=UNKNOWN requests_per_unit=10, shadow_mode: false, quota_mode: false, window: 15m
+d.b: unit=SECOND requests_per_unit=2, shadow_mode: false, quota_mode: false, algorithm: token_bucket, burst: 5, limit: 1 of 3, name: burst
+d.b: unit=DAY requests_per_unit=9, shadow_mode: false, quota_mode: false, timezone: UTC, limit: 2 of 3
+d.b: unit=UNKNOWN requests_per_unit=7, shadow_mode: false, quota_mode: false, window: 1m30s, algorithm: sliding_window, limit: 3 of 3
+d.c: unit=MINUTE requests_per_unit=5, shadow_mode: false, quota_mode: false, penalty: after 2 within 10m block 1m 1h30m permanent
+";
+    assert_eq!(rules.dump_text(), expected);
+    let dump = rules.dump_json();
+    let [a, b, c] = [0, 1, 2].map(|index| &dump["rules"][index]);
+    for (rule, line) in [(a, 4), (b, 5), (c, 10)] {
+        assert_eq!((&rule["file"], &rule["line"]), (&json!("rules.yaml"), &json!(line)));
+    }
+    assert_eq!((&a["rate_limit"]["window_secs"], &a["rate_limit"]["burst"]), (&json!(900), &json!(null)));
+    let bursts: Vec<_> = (0..3).map(|limit| b["rate_limits"][limit]["burst"].clone()).collect();
+    assert_eq!(bursts, [json!(5), json!(null), json!(null)]);
+}
+
+#[test]
+fn windows_that_are_not_the_calendars_are_noted() {
+    let notes = |limit: &str| load(&with_limit(limit)).notes().to_string();
+    for (unit, expected) in
+        [("week", "begins on a Thursday"), ("month", "is 30 days"), ("year", "is 365 days")]
+    {
+        let note = notes(&format!("unit: {unit}, requests_per_unit: 1"));
+        assert!(note.starts_with("rules.yaml:3:5: ") && note.contains(expected), "{note}");
+        assert_eq!(notes(&format!("unit: {unit}, requests_per_unit: 1, timezone: UTC")), "");
+        assert_eq!(notes(&format!("unit: {unit}, requests_per_unit: 1, algorithm: sliding_window")), "");
+    }
+    assert_eq!(notes("unit: day, requests_per_unit: 1"), "");
 }
 
 #[test]
@@ -327,9 +522,9 @@ descriptors:
 #[test]
 fn a_limit_without_a_count_loads_with_a_warning() {
     let rules = load(&with_limit("unit: day"));
-    assert_eq!(rules.warnings.len(), 1);
+    assert_eq!(rules.warnings.count(), 1);
     assert!(
-        rules.warnings[0].message.contains("'d.k' has no requests_per_unit, which means 0"),
+        rules.warnings.reported[0].message.contains("'d.k' has no requests_per_unit, which means 0"),
         "{:?}",
         rules.warnings
     );
@@ -380,7 +575,7 @@ descriptors:
     );
     check(
         &with_limit("unit: day, requests_per_unit: 1, charge: always"),
-        "4:51 config error, 'charge' does not belong here: it stands in a descriptor",
+        "4:51 config error, 'charge' does not belong here: write it in a descriptor",
     );
 }
 
@@ -422,7 +617,7 @@ fn a_tree_is_sixteen_levels_deep_at_the_most() {
         format!("{{domain: d, {open}rate_limit: {{unit: day, requests_per_unit: 1}}{}}}", "}]".repeat(depth))
     };
     assert_eq!(load(&nested(16)).len(), 1);
-    check(&nested(17), "1:394 descriptors nest 16 levels deep at the most");
+    check(&nested(17), "1:394 descriptors nest 16 levels deep at most");
     assert!(!mistakes(&nested(100_000)).is_empty(), "depth without end is an error, too");
 }
 

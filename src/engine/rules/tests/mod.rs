@@ -1,5 +1,6 @@
 //! What envoyproxy/ratelimit's rules mean, item by item of the project's compatibility list.
 
+mod bounds;
 mod documents;
 mod hashed;
 mod limits;

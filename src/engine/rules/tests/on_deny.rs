@@ -101,7 +101,7 @@ fn what_cannot_be_told_is_refused_where_it_stands() {
             "5:45 error checking config: 'content_type' must be a media type",
         ),
         ("{header: {x-a: b}}".to_owned(), "5:15 config error, unknown key 'header': did you mean 'headers'?"),
-        ("{text: a}".to_owned(), "5:15 config error, 'text' does not belong here: it stands inside 'body'"),
+        ("{text: a}".to_owned(), "5:15 config error, 'text' does not belong here: write it inside 'body'"),
         ("{headers: [a]}".to_owned(), "5:24 error checking config: 'headers' must be a map"),
         ("{headers: {x-a: [b]}}".to_owned(), "5:30 error checking config: 'x-a' must be text"),
         ("{headers: {a b: c}}".to_owned(), "5:25 invalid header of 'on_deny': 'a b' is no name"),
@@ -125,7 +125,7 @@ fn what_cannot_be_told_is_refused_where_it_stands() {
     }
     check(
         &with_fields("    headers: {x-a: b}\n    rate_limit: 5/minute\n"),
-        "4:5 config error, 'headers' does not belong here: it stands inside 'on_deny'",
+        "4:5 config error, 'headers' does not belong here: write it inside 'on_deny'",
     );
 }
 

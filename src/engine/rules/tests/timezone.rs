@@ -54,8 +54,8 @@ fn a_time_zone_is_one_and_stands_where_it_means_something() {
     }
     check(&in_zone("UTC", "window: 1d"), "4:28 'timezone' is for the days, weeks, months and years of a");
     check(&in_zone("UTC", "unit: fortnight"), "4:61 invalid rate limit unit 'fortnight'");
-    check(&in_zone("UTC", "unit: day, window: 1d"), "4:74 'unit' and 'window' say the same thing");
-    check(&with_limit("unlimited: true, timezone: UTC"), "4:45 'timezone' means nothing when unlimited");
+    check(&in_zone("UTC", "unit: day, window: 1d"), "4:74 'unit' and 'window' both set the window");
+    check(&with_limit("unlimited: true, timezone: UTC"), "4:45 'timezone' has no effect when unlimited");
     check(&with_limit("unit: day, timezone: [UTC]"), "4:39 error checking config: 'timezone' must be text");
     check(&with_fields("    timezone: UTC\n"), "4:5 config error, 'timezone' does not belong here");
 }
@@ -74,7 +74,7 @@ fn a_calendars_windows_are_fixed_ones() {
         check(&text, &inherited);
     }
     let wrong = in_zone("Mars/Olympus", "unit: hour, algorithm: gcra");
-    let mistakes = try_load(&wrong).expect_err("three mistakes").0;
+    let mistakes = try_load(&wrong).expect_err("three mistakes").reported;
     assert_eq!(mistakes.len(), 3, "{mistakes:?}");
 }
 

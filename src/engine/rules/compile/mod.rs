@@ -1,0 +1,186 @@
+//! Rules as written to compiled rules. Continues after every error, so that one load reports all of them.
+
+mod tree;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+
+use super::diagnostics::shortened;
+use super::document::RuleSource;
+use super::error::RuleErrors;
+use super::normalize::HashKey;
+use super::parse::parse;
+use super::pattern::Expressions;
+use super::report::{Origin, Report};
+use super::source::{Document, Located};
+use super::tree::Domain;
+use super::{Layer, Rules};
+use crate::engine::lockout::Ladder;
+use crate::engine::tally::{Counts, StatsPath};
+use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
+
+/// Options that apply to every rule of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Whether the documents of one domain are joined; otherwise the second one is an error.
+    pub merge_domains: bool,
+    /// Charge mode of rules that name none and of limits in requests; `None` for the algorithm's own
+    /// ([`Algorithm::default_charge`]).
+    pub charge: Option<ChargeMode>,
+    /// Failure policy of rules that name none and of limits in requests.
+    pub on_backend_failure: FailurePolicy,
+    /// Secret of `hash`; without it a rule that hashes is an error.
+    pub hash_key: Option<HashKey>,
+    /// What the store of the counters can count.
+    pub stores: StoreCapabilities,
+}
+
+/// Compiles `sources` into one rule set. Rules that `previous` had under the same stats path keep their
+/// counts.
+///
+/// # Errors
+/// Every error in every source, up to [`super::MAX_REPORTED`].
+pub fn compile<S: RuleSource>(
+    sources: &[S],
+    options: CompileOptions,
+    previous: Option<&Rules>,
+) -> Result<Rules, RuleErrors> {
+    let sources: Vec<&dyn RuleSource> = sources.iter().map(|source| source as &dyn RuleSource).collect();
+    let mut compiler = Compiler::new(&sources, options, previous);
+    // The other files of a domain share what one says of a key, which also decides the names of rules.
+    let mut parsed = Vec::with_capacity(sources.len());
+    for (index, source) in sources.iter().enumerate() {
+        let mut documents = parse(*source, index, &mut compiler.report);
+        compiler.summaries.push(SourceSummary::of(source.name(), &documents));
+        compiler.source = index;
+        documents.retain(|document| compiler.domain(document));
+        parsed.push(documents);
+    }
+    for (index, documents) in parsed.into_iter().enumerate() {
+        compiler.source = index;
+        documents.into_iter().for_each(|document| compiler.document(document));
+    }
+    compiler.finish()
+}
+
+/// Number of rules that a source writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSummary {
+    /// Name of the source.
+    pub name: Box<str>,
+    /// Rules, in force or switched off.
+    pub rules: usize,
+    /// Whether every document without rules says so, with `descriptors: []`.
+    pub says_none: bool,
+}
+
+impl SourceSummary {
+    fn of(name: &str, documents: &[Document]) -> Self {
+        let says_none = |document: &Document| document.says_none || document.rules() > 0;
+        Self {
+            name: name.into(),
+            rules: documents.iter().map(Document::rules).sum(),
+            says_none: documents.iter().all(says_none),
+        }
+    }
+}
+
+/// Domain, name and keys of the scope of a lockout.
+type SharedLockout = (Box<str>, Box<str>, Vec<Box<str>>);
+
+/// Rules under construction.
+struct Compiler<'s> {
+    options: CompileOptions,
+    previous: Option<&'s Rules>,
+    report: Report<'s>,
+    /// Index of the source at hand.
+    source: usize,
+    summaries: Vec<SourceSummary>,
+    domains: HashMap<String, Domain>,
+    /// Position of the document that began each domain.
+    domain_origins: HashMap<String, Origin>,
+    /// Position of every node by its order.
+    origins: Vec<Origin>,
+    rules: usize,
+    expressions: Expressions,
+    counts: BTreeMap<StatsPath, Arc<Counts>>,
+    layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    /// Lockout schedules of rules that share lockouts, each with the position of the first.
+    ladders: BTreeMap<SharedLockout, (Arc<Ladder>, Origin)>,
+    names: ReplacedNames,
+}
+
+/// Names of limits, and the names that limits replace, by domain.
+#[derive(Default)]
+struct ReplacedNames {
+    known: HashMap<Box<str>, HashSet<Box<str>>>,
+    replaced: Vec<(Box<str>, Located<String>, usize)>,
+}
+
+impl<'s> Compiler<'s> {
+    fn new(sources: &[&'s dyn RuleSource], options: CompileOptions, previous: Option<&'s Rules>) -> Self {
+        Self {
+            options,
+            previous,
+            report: Report::new(sources.iter().copied()),
+            source: 0,
+            summaries: Vec::with_capacity(sources.len()),
+            domains: HashMap::new(),
+            domain_origins: HashMap::new(),
+            origins: Vec::new(),
+            rules: 0,
+            expressions: Expressions::default(),
+            counts: BTreeMap::new(),
+            layers: BTreeMap::new(),
+            ladders: BTreeMap::new(),
+            names: ReplacedNames::default(),
+        }
+    }
+
+    /// Counts under `path`: those of an equally named rule of this set or of the previous one.
+    fn counts(&mut self, path: &StatsPath) -> Arc<Counts> {
+        let before = self.previous.and_then(|previous| previous.counts.get(path));
+        let counts = || before.map_or_else(Arc::default, Arc::clone);
+        Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
+    }
+
+    /// Layer of this name: that of this set or of the previous one.
+    fn layer(&mut self, domain: &str, name: &str) -> Arc<Layer> {
+        let key = (domain.into(), name.into());
+        let before = self.previous.and_then(|previous| previous.layers.get(&key));
+        let layer = || before.map_or_else(|| Arc::new(Layer::new(name)), Arc::clone);
+        Arc::clone(self.layers.entry(key).or_insert_with(layer))
+    }
+
+    fn finish(mut self) -> Result<Rules, RuleErrors> {
+        for (domain, Located { value: name, span }, source) in mem::take(&mut self.names.replaced) {
+            if self.names.known.get(&domain).is_some_and(|known| known.contains(&*name)) {
+                continue;
+            }
+            let message = format!(
+                "'replaces' names '{}', and no limit of domain '{domain}' has that name: it replaces nothing",
+                shortened(&name)
+            );
+            self.report.warn(Origin { source, span }, message);
+        }
+        let warnings = self.report.finish()?;
+        let domains = self.domains.into_iter().map(|(name, mut domain)| {
+            domain.gather_hashed();
+            (name.into_bytes().into(), domain)
+        });
+        Ok(Rules {
+            domains: domains.collect(),
+            counts: self.counts,
+            layers: self.layers,
+            len: self.rules,
+            default_charge: self.options.charge.unwrap_or_default(),
+            default_on_backend_failure: self.options.on_backend_failure,
+            origins: self.origins.into(),
+            sources: self.summaries,
+            warnings,
+        })
+    }
+}

@@ -1,0 +1,365 @@
+//! Documents and descriptors to domains, nodes and rules.
+
+use std::mem;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::Compiler;
+use crate::engine::lockout::Ladder;
+use crate::engine::rules::diagnostics::{Diagnostics, shortened};
+use crate::engine::rules::document::SourceSpan;
+use crate::engine::rules::matching;
+use crate::engine::rules::normalize::HashKey;
+use crate::engine::rules::penalty::penalty;
+use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quota};
+use crate::engine::rules::report::Origin;
+use crate::engine::rules::siblings::Clash;
+use crate::engine::rules::source::{Descriptor, Document, RateLimit};
+use crate::engine::rules::tree::{Children, Domain, Node, Pattern};
+use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, Rule};
+use crate::engine::tally::StatsPath;
+use crate::engine::{ChargeMode, FailurePolicy};
+
+/// What a node inherits from the levels above it.
+#[derive(Clone, Copy)]
+struct Above<'a> {
+    path: &'a StatsPath,
+    /// The keys of the levels.
+    keys: &'a [&'a str],
+    enabled: bool,
+    layer: Option<&'a str>,
+    on_deny: Option<&'a Arc<OnDeny>>,
+    /// Whether one of them has `value_to_metric`.
+    value_to_metric: bool,
+    algorithm: DefaultAlgorithm,
+    charge: Option<ChargeMode>,
+    on_backend_failure: FailurePolicy,
+    hash_key: Option<HashKey>,
+}
+
+impl Compiler<'_> {
+    fn origin(&self, span: SourceSpan) -> Origin {
+        Origin { source: self.source, span }
+    }
+
+    fn error(&mut self, span: SourceSpan, message: impl Into<String>) {
+        self.report.error(self.origin(span), message);
+    }
+
+    fn errors(&mut self, errors: Diagnostics) {
+        self.report.errors(self.source, errors);
+    }
+
+    /// Begins or continues the domain of `document`, and takes up how the values of the keys at its top are
+    /// normalized. Returns whether its rules belong there.
+    pub(super) fn domain(&mut self, document: &Document) -> bool {
+        let name = &document.domain.value;
+        if name.is_empty() {
+            // Reported already; errors of its descriptors would name no domain.
+            return false;
+        }
+        let here = self.origin(document.domain.span);
+        if let Some(first) = self.domain_origins.get(name)
+            && !self.options.merge_domains
+        {
+            let message = format!(
+                "duplicate domain '{}' in config file: the first one is at {}; write all its rules in one \
+                 place, or set MERGE_DOMAIN_CONFIG to join them",
+                shortened(name),
+                self.report.refer(here, *first)
+            );
+            self.report.error(here, message);
+            return false;
+        }
+        self.domain_origins.entry(name.clone()).or_insert(here);
+        if document.descriptors.is_empty() && !document.says_none {
+            let message = format!(
+                "domain '{}' has no rules: write them under 'descriptors', or 'descriptors: []' if that is \
+                 what you want",
+                shortened(name)
+            );
+            self.report.warn(here, message);
+        }
+        let known = self.domains.remove(name);
+        let mut domain = known.unwrap_or_else(|| Domain::new(name));
+        domain.hash_tag |= document.hash_tag && document.enabled;
+        let mut left_out = Children::default();
+        let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
+        self.normalize(&document.descriptors, siblings, self.options.hash_key);
+        self.domains.insert(name.clone(), domain);
+        true
+    }
+
+    /// Compiles the rules of a document whose domain has begun.
+    pub(super) fn document(&mut self, document: Document) {
+        let options = self.options;
+        let name = document.domain.value;
+        let mut domain = self.domains.remove(&name).unwrap_or_else(|| Domain::new(&name));
+        let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
+        let above = Above {
+            path: &path,
+            keys: &[],
+            enabled: document.enabled,
+            layer: None,
+            on_deny: None,
+            value_to_metric: false,
+            algorithm: match document.defaults.algorithm {
+                None if document.defaults.unreadable.has("algorithm") => None,
+                algorithm => Some(algorithm.unwrap_or_default()),
+            },
+            charge: document.defaults.charge.or(options.charge),
+            on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
+            hash_key: options.hash_key,
+        };
+        let mut left_out = Children::default();
+        let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
+        for descriptor in document.descriptors {
+            self.descriptor(descriptor, siblings, above);
+        }
+        self.domains.insert(name, domain);
+    }
+
+    fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
+        let span = descriptor.span;
+        self.origins.push(self.origin(span));
+        let order = u32::try_from(self.origins.len() - 1).unwrap_or(u32::MAX);
+        let pattern = match matching::pattern(&descriptor, &mut self.expressions) {
+            Ok(pattern) => Some(pattern).filter(|_| !matching::is_unreadable(&descriptor)),
+            Err(errors) => {
+                self.errors(errors);
+                None
+            }
+        };
+        let is_sound = pattern.is_some();
+        let mut node = node(&descriptor, pattern.unwrap_or(Pattern::Any), order);
+        let normalize = siblings.normalize(&node.key);
+        node.hash = normalize.zip(node.pattern.text()).and_then(|(normalize, text)| normalize.hash_of(text));
+        let mut path = above.path.clone();
+        path.parts.push(node.composite().into());
+        if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
+            let message = format!(
+                "share_threshold can only be used with wildcard values (containing '*'), one_of, cidr and \
+                 regex, but found key '{}'",
+                shortened(&node.composite())
+            );
+            self.error(span, message);
+        }
+        let mut keys: SmallVec<[&str; 8]> = above.keys.into();
+        keys.push(&descriptor.key);
+        let here = Above {
+            path: &path,
+            keys: &keys,
+            enabled: above.enabled && descriptor.enabled,
+            layer: descriptor.layer.as_deref().or(above.layer),
+            on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
+            value_to_metric: above.value_to_metric || node.value_to_metric,
+            algorithm: above.algorithm,
+            charge: descriptor.charge.or(above.charge),
+            on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
+            hash_key: above.hash_key,
+        };
+        self.normalize(&descriptor.descriptors, &mut node.children, here.hash_key);
+        for below in mem::take(&mut descriptor.descriptors) {
+            self.descriptor(below, &mut node.children, here);
+        }
+        let rule = self.rule(&descriptor, here);
+        if !here.enabled {
+            // What is switched off is checked like everything else, and left out.
+            return;
+        }
+        node.rule = rule.map(Box::new);
+        self.rules += usize::from(node.rule.is_some());
+        if is_sound && let Err(clash) = siblings.insert(node) {
+            self.clash(clash, &descriptor, &path);
+        }
+    }
+
+    /// Reports a node in the place of another one.
+    fn clash(&mut self, clash: Clash, descriptor: &Descriptor, path: &StatsPath) {
+        let here = self.origin(descriptor.span);
+        match clash {
+            Clash::Node(other) => {
+                let other = self.report.refer(here, self.origins[other as usize]);
+                let path = path.to_string();
+                let message = format!(
+                    "duplicate descriptor composite key '{}': the first one is at {other}; write one rule for \
+                     both",
+                    shortened(&path)
+                );
+                self.report.error(here, message);
+            }
+            Clash::Items(items) => {
+                for taken in matching::taken_values(items, descriptor) {
+                    let here = Origin { span: taken.span, ..here };
+                    let other = self.report.refer(here, self.origins[taken.other as usize]);
+                    self.report
+                        .error(here, format!("{}, at {other}: write it in one of them", taken.message));
+                }
+            }
+        }
+    }
+
+    /// What applies where `descriptor` ends; `None` for nothing, or where its limits are wrong.
+    fn rule(&mut self, descriptor: &Descriptor, here: Above<'_>) -> Option<Rule> {
+        let Above { path, .. } = here;
+        let quota = self.quota(descriptor, here.algorithm, path);
+        let limits = match &quota {
+            Some(Quota::Limited(limits)) => &**limits,
+            Some(Quota::Unlimited) | None => &[],
+        };
+        let penalty = self.penalty(descriptor, limits, here.keys, path);
+        self.record_names(descriptor, &path.domain);
+        let charge = here.charge.unwrap_or_else(|| default_charge(limits));
+        let quota = quota.filter(|_| here.enabled)?;
+        // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
+        let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
+        let replaces = descriptor.rate_limits.iter().flat_map(|limit| &limit.replaces);
+        let share = descriptor.enforce_percent.as_ref();
+        Some(Rule {
+            id: Rule::id_of(&path.to_string()),
+            path: path.to_string().into(),
+            counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.counts(path)),
+            quota,
+            replaces: replaces.map(|name| name.value.as_str().into()).collect(),
+            charge,
+            on_backend_failure: here.on_backend_failure,
+            shadow_mode: descriptor.shadow_mode,
+            enforce_percent: share.map_or(EnforcePercent::ALL, |share| share.value),
+            layer: here.layer.map(|name| self.layer(&path.domain, name)),
+            penalty,
+            on_deny: here.on_deny.cloned(),
+            quota_mode: descriptor.quota_mode,
+            metadata: descriptor.metadata.clone(),
+        })
+    }
+
+    /// Normalization of the values of each key, before `siblings` have their places.
+    fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, hash_key: Option<HashKey>) {
+        match matching::normalize(descriptors, siblings, hash_key.as_ref()) {
+            Ok(warnings) => self.report.warnings(self.source, warnings),
+            Err(errors) => self.errors(errors),
+        }
+    }
+
+    /// Limits of `descriptor` together; `None` where it has none, or wrong ones.
+    fn quota(&mut self, descriptor: &Descriptor, above: DefaultAlgorithm, path: &StatsPath) -> Option<Quota> {
+        let mut limits = SmallVec::new();
+        self.check_replaces(&descriptor.rate_limits);
+        for rate_limit in &descriptor.rate_limits {
+            match quota(rate_limit, above, self.options.stores) {
+                Ok(None) => return Some(Quota::Unlimited),
+                Ok(Some(limit)) => {
+                    self.warn_of_no_requests(rate_limit, path);
+                    limits.push(NamedLimit { limit, name: rate_limit.name.as_deref().map(Into::into) });
+                }
+                Err(errors) => self.errors(errors),
+            }
+        }
+        self.errors(check_rule(descriptor, &limits));
+        (!limits.is_empty()).then_some(Quota::Limited(limits))
+    }
+
+    /// Names of the limits of `descriptor`, and the names that they replace.
+    fn record_names(&mut self, descriptor: &Descriptor, domain: &str) {
+        for limit in &descriptor.rate_limits {
+            if let Some(name) = &limit.name {
+                let known = self.names.known.entry(domain.into()).or_default();
+                known.insert(name.as_str().into());
+            }
+            let replaced = limit.replaces.iter().cloned();
+            self.names.replaced.extend(replaced.map(|name| (domain.into(), name, self.source)));
+        }
+    }
+
+    fn penalty(
+        &mut self,
+        descriptor: &Descriptor,
+        limits: &[NamedLimit],
+        keys: &[&str],
+        path: &StatsPath,
+    ) -> Option<Penalty> {
+        let written = descriptor.penalty.as_ref()?;
+        if !self.options.stores.lockouts {
+            let message = format!("{} keeps no lockouts: leave 'penalty' out", self.options.stores.name);
+            self.error(written.span, message);
+        }
+        match penalty(written, limits, has_limits(descriptor) && !is_unlimited(descriptor), keys, path) {
+            Ok(penalty) => {
+                self.check_ladder(&penalty, written.span, keys, path);
+                Some(penalty)
+            }
+            Err(errors) => {
+                self.errors(errors);
+                None
+            }
+        }
+    }
+
+    /// Checks that rules that share a lockout have one schedule.
+    fn check_ladder(&mut self, penalty: &Penalty, span: SourceSpan, keys: &[&str], path: &StatsPath) {
+        let Some(name) = &penalty.name else { return };
+        let here = self.origin(span);
+        let scope = penalty.scope.iter().filter_map(|level| keys.get(*level)).map(|key| (*key).into());
+        let shared = (path.domain.clone(), name.clone(), scope.collect());
+        let first = || (Arc::clone(&penalty.ladder), here);
+        let (schedule, first): &(Arc<Ladder>, Origin) = self.ladders.entry(shared).or_insert_with(first);
+        if *schedule != penalty.ladder {
+            let message = format!(
+                "the lockout '{}' has another schedule at {}: rules that share a name and a scope share their \
+                 lockouts; write the same schedule in both, or two names",
+                shortened(name),
+                self.report.refer(here, *first)
+            );
+            self.report.error(here, message);
+        }
+    }
+
+    fn warn_of_no_requests(&mut self, rate_limit: &RateLimit, path: &StatsPath) {
+        if rate_limit.requests_per_unit.is_none() {
+            let message = format!(
+                "'{}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
+                 'requests_per_unit: 0' if that is what you want",
+                shortened(&path.to_string())
+            );
+            self.report.warn(self.origin(rate_limit.span), message);
+        }
+    }
+
+    fn check_replaces(&mut self, rate_limits: &[RateLimit]) {
+        let is_own = |name: &String| rate_limits.iter().any(|limit| limit.name.as_ref() == Some(name));
+        for replaced in rate_limits.iter().flat_map(|limit| &limit.replaces) {
+            if is_own(&replaced.value) {
+                let message =
+                    "replaces should not contain name of same descriptor: a rule cannot replace itself";
+                self.error(replaced.span, message);
+            }
+        }
+    }
+}
+
+/// Charge mode of a rule that names none. Its limits are charged together, so one that must not count denied
+/// hits decides for all of them.
+fn default_charge(limits: &[NamedLimit]) -> ChargeMode {
+    let mut defaults = limits.iter().map(|limit| limit.limit.algorithm.default_charge());
+    defaults.find(|charge| *charge != ChargeMode::Always).unwrap_or_default()
+}
+
+fn is_unlimited(descriptor: &Descriptor) -> bool {
+    descriptor.rate_limits.iter().any(|limit| limit.unlimited)
+}
+
+/// The level that `descriptor` writes, without its rule and the levels below.
+fn node(descriptor: &Descriptor, pattern: Pattern, order: u32) -> Node {
+    Node {
+        key: descriptor.key.as_str().into(),
+        pattern,
+        hash: None,
+        share_threshold: descriptor.share_threshold,
+        value_to_metric: descriptor.value_to_metric,
+        detailed_metric: descriptor.detailed_metric,
+        rule: None,
+        order,
+        children: Children::default(),
+    }
+}

@@ -1,0 +1,123 @@
+//! Errors and warnings of one load, collected over all of its sources.
+
+use std::cell::OnceCell;
+
+use super::diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED, shortened};
+use super::document::{RuleSource, SourceSpan};
+use super::error::{Excerpt, RuleError, RuleErrors};
+
+/// Position in one of the sources of a load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    /// Index of the source.
+    pub(super) source: usize,
+    pub(super) span: SourceSpan,
+}
+
+/// Errors and warnings of a load.
+pub(super) struct Report<'s> {
+    sources: Vec<(&'s dyn RuleSource, OnceCell<LineIndex>)>,
+    errors: Located,
+    warnings: Located,
+}
+
+#[derive(Default)]
+struct Located {
+    kept: Vec<(Origin, String)>,
+    omitted: usize,
+}
+
+/// Byte offsets at which the lines of a text begin: without it each error would search from the top.
+struct LineIndex(Vec<usize>);
+
+impl LineIndex {
+    fn of(text: &str) -> Self {
+        let after_breaks = memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1);
+        Self(std::iter::once(0).chain(after_breaks).collect())
+    }
+
+    fn line<'t>(&self, text: &'t str, number: u32) -> Option<&'t str> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        let start = *self.0.get(index)?;
+        let end = self.0.get(index + 1).map_or(text.len(), |next| next - 1);
+        Some(text.get(start..end)?.trim_end_matches('\r'))
+    }
+}
+
+impl<'s> Report<'s> {
+    pub(super) fn new(sources: impl Iterator<Item = &'s dyn RuleSource>) -> Self {
+        let sources = sources.map(|source| (source, OnceCell::new())).collect();
+        Self { sources, errors: Located::default(), warnings: Located::default() }
+    }
+
+    pub(super) fn error(&mut self, origin: Origin, message: impl Into<String>) {
+        self.errors.add(origin.source, Diagnostics::of(origin.span, message));
+    }
+
+    pub(super) fn warn(&mut self, origin: Origin, message: impl Into<String>) {
+        self.warnings.add(origin.source, Diagnostics::of(origin.span, message));
+    }
+
+    pub(super) fn errors(&mut self, source: usize, errors: Diagnostics) {
+        self.errors.add(source, errors);
+    }
+
+    pub(super) fn warnings(&mut self, source: usize, warnings: Diagnostics) {
+        self.warnings.add(source, warnings);
+    }
+
+    /// Position `at` in a message about `from`: `line 3` in the same source, else `two.yaml:3:5`.
+    pub(super) fn refer(&self, from: Origin, at: Origin) -> String {
+        let SourceSpan { line, column } = at.span;
+        match self.sources.get(at.source) {
+            Some((source, _)) if at.source != from.source => {
+                format!("{}:{line}:{column}", shortened(source.name()))
+            }
+            _ if line == from.span.line => format!("column {column}"),
+            _ => format!("line {line}"),
+        }
+    }
+
+    /// Warnings, or all errors if there is one.
+    pub(super) fn finish(mut self) -> Result<RuleErrors, RuleErrors> {
+        let errors = std::mem::take(&mut self.errors);
+        let errors = self.render(errors);
+        if errors.is_empty() { Ok(self.render_warnings()) } else { Err(errors) }
+    }
+
+    fn render_warnings(mut self) -> RuleErrors {
+        let warnings = std::mem::take(&mut self.warnings);
+        self.render(warnings)
+    }
+
+    fn render(&self, Located { mut kept, omitted }: Located) -> RuleErrors {
+        // Errors of form are found before errors of meaning; people read from top to bottom.
+        kept.sort_by_key(|(origin, _)| (origin.source, origin.span));
+        let reported = kept.into_iter().map(|(origin, message)| self.located(origin, message));
+        RuleErrors { reported: reported.collect(), omitted }
+    }
+
+    fn located(&self, Origin { source, span }: Origin, message: String) -> RuleError {
+        let Some((source, lines)) = self.sources.get(source) else {
+            return RuleError::of_source("", message);
+        };
+        let excerpt = source.text().and_then(|text| {
+            let line = lines.get_or_init(|| LineIndex::of(text)).line(text, span.line)?;
+            Some(Excerpt::around(line, span.column))
+        });
+        RuleError { source: source.name().to_owned(), span, excerpt, message }
+    }
+}
+
+impl Located {
+    fn add(&mut self, source: usize, found: Diagnostics) {
+        self.omitted += found.omitted();
+        for Diagnostic { span, message } in found.into_kept() {
+            if self.kept.len() < MAX_REPORTED {
+                self.kept.push((Origin { source, span }, message));
+            } else {
+                self.omitted += 1;
+            }
+        }
+    }
+}
