@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::publish::{Found, Publisher};
+use super::publish::{Found, PublishSettings, Publisher};
 use super::sources::{Sources, read_watched};
 use super::watches::Watches;
 use super::{Handle, Role, Status};
@@ -66,7 +66,8 @@ impl FileProvider {
         let wake = Arc::new(Notify::new());
         let FileSettings { path, role, compile, poll_interval } = settings;
         let origin = path.display().to_string();
-        let publisher = Publisher::new(role, origin, compile, rules, clock, Box::new(on_load));
+        let settings = PublishSettings { role, origin, compile };
+        let publisher = Publisher::new(settings, rules, clock, Box::new(on_load));
         let status = publisher.status();
         let watches = Watches::new(Arc::clone(&wake));
         let mut loader = Loader { path, publisher, watches, digest: None, ignored: HashSet::new() };

@@ -40,12 +40,20 @@ pub struct Found<S> {
 /// Callback for every load.
 pub type OnLoad = Box<dyn Fn(&Status) + Send>;
 
+/// Use, origin and compilation of the sources of a publisher.
+#[derive(Clone, Debug)]
+pub struct PublishSettings {
+    /// Use of the rules, for the log.
+    pub role: Role,
+    /// Place that all sources come from, for errors that concern none of them.
+    pub origin: String,
+    /// Options of the compiler.
+    pub compile: CompileOptions,
+}
+
 /// Keeps rules in force.
 pub struct Publisher<S> {
-    role: Role,
-    /// Origin of all sources, for errors that concern none of them.
-    origin: String,
-    options: CompileOptions,
+    settings: PublishSettings,
     rules: Arc<ArcSwapOption<Rules>>,
     clock: Arc<dyn Clock>,
     status: watch::Sender<Status>,
@@ -62,17 +70,15 @@ struct Update<S> {
 }
 
 impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
-    /// Publisher into `rules`. `origin` names the place that sources come from.
+    /// Publisher into `rules`.
     pub fn new(
-        role: Role,
-        origin: String,
-        options: CompileOptions,
+        settings: PublishSettings,
         rules: Arc<ArcSwapOption<Rules>>,
         clock: Arc<dyn Clock>,
         on_load: OnLoad,
     ) -> Self {
         let (status, in_force) = (watch::Sender::new(Status::default()), Vec::new());
-        Self { role, origin, options, rules, clock, status, on_load, in_force }
+        Self { settings, rules, clock, status, on_load, in_force }
     }
 
     /// Status after every load.
@@ -86,23 +92,23 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         let update = self.update(found, previous.as_deref());
         let before = self.status.borrow().clone();
         let error = (!update.errors.is_empty()).then(|| Arc::new(update.errors));
-        let mut status = Status { error, ..before.clone() };
+        let mut status = Status { error, ..before };
         if let Some((sources, rules)) = update.good {
-            warn(self.role, &rules.warnings);
+            warn(self.settings.role, &rules.warnings);
             status.domains = rules.domains().count();
             status.rules = rules.len();
             status.loaded_at = Some(self.clock.now());
             self.rules.store(Some(Arc::new(rules)));
             self.in_force = sources;
         }
-        log(self.role, &before, &status);
+        log(self.settings.role, &before, &status);
         (self.on_load)(&status);
         self.status.send_replace(status);
     }
 
     fn update(&self, Found { sources, unread }: Found<S>, previous: Option<&Rules>) -> Update<S> {
         if unread.is_empty()
-            && let Ok(rules) = compile(&sources, self.options, previous)
+            && let Ok(rules) = compile(&sources, self.settings.compile, previous)
             && vanished(&rules.sources, previous).is_none()
         {
             match self.without_rules(&rules, previous) {
@@ -114,7 +120,7 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         if sources.is_empty() || sources == self.in_force {
             return Update { good: None, errors };
         }
-        match compile(&sources, self.options, previous) {
+        match compile(&sources, self.settings.compile, previous) {
             Ok(rules) => match self.without_rules(&rules, previous) {
                 Some(error) => {
                     errors.push(error);
@@ -142,7 +148,7 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         unread.into_iter().for_each(|error| errors.push(error));
         let mut sources = Vec::with_capacity(found.len());
         for source in found {
-            let compiled = compile(std::slice::from_ref(&source), self.options, None);
+            let compiled = compile(std::slice::from_ref(&source), self.settings.compile, None);
             let found = match compiled {
                 Ok(rules) => vanished(&rules.sources, previous).map(RuleErrors::from),
                 Err(errors) => Some(errors),
@@ -177,7 +183,7 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
                  what you want"
             }
         };
-        Some(RuleError::of_source(&self.origin, message))
+        Some(RuleError::of_source(&self.settings.origin, message))
     }
 }
 

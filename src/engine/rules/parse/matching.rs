@@ -29,7 +29,7 @@ impl Parser {
             }
         }
         let is_sound = texts.len() == items.len();
-        is_sound.then(|| Located { value: texts, span: node.span })
+        is_sound.then_some(Located { value: texts, span: node.span })
     }
 
     /// As [`Self::listed_texts`]; one text stands for a list of it.
@@ -56,7 +56,7 @@ impl Parser {
             return None;
         };
         let steps: Vec<_> = items.iter().filter_map(|item| self.step(item)).collect();
-        (steps.len() == items.len()).then(|| Located { value: steps, span: node.span })
+        (steps.len() == items.len()).then_some(Located { value: steps, span: node.span })
     }
 
     fn step(&mut self, node: &SourceNode) -> Option<Located<NormalizeStep>> {
