@@ -116,6 +116,30 @@ async fn streams_that_stay_open_are_few_and_the_connection_with_most_of_them_giv
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_bounded() {
+    let service = start(&[]).await;
+    let mut honest = Caller::connect(service.grpc).await;
+    let mut attackers = Vec::new();
+    for _ in 0..8 {
+        let mut attacker = RawClient::connect_without_window(service.grpc).await;
+        // An empty message is answered with a status; this one names a domain and a descriptor.
+        let message = b"\x0a\x04shop\x12\x0b\x0a\x09\x0a\x04user\x12\x01x";
+        let mut framed = vec![0, 0, 0, 0, u8::try_from(message.len()).expect("a short message")];
+        framed.extend(message);
+        for _ in 0..2_000 {
+            attacker.call(SHOULD_RATE_LIMIT, &framed).await;
+        }
+        attackers.push(attacker);
+    }
+    let closed = || attackers.iter().filter(|attacker| attacker.is_closed()).count();
+    eventually("those with most are closed", async || closed() >= 3).await;
+    assert!(closed() < 8, "the others have time to read");
+    for _ in 0..20 {
+        honest.ask("user", "ann").await.expect("an answer");
+    }
+}
+
+#[tokio::test]
 async fn mistakes_in_a_calls_framing_are_named_by_their_meaning() {
     let service = start(&[]).await;
     let mut caller = Caller::connect(service.grpc).await;

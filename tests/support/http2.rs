@@ -42,6 +42,14 @@ impl RawClient {
         Self::over(TcpStream::connect(("127.0.0.1", port)).await.expect("it listens")).await
     }
 
+    /// Connects likewise, and has the server send no DATA.
+    pub(crate) async fn connect_without_window(port: u16) -> Self {
+        let mut client = Self::connect(port).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE is the fourth.
+        client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+        client
+    }
+
     /// The same over `stream`.
     pub(crate) async fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");

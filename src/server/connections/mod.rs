@@ -19,6 +19,8 @@ use tokio::time::{Instant, timeout};
 
 /// Time that a peer may leave answers unread while it sends no further request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers that the peers of a listener may leave unread together, some kilobytes each.
+const MAX_UNSENT: u64 = 10_000;
 /// Part of the time for the first request that is kept for a GOAWAY, to a peer that connected early and is
 /// well-behaved.
 const LEAVE_MARGIN: Duration = Duration::from_millis(500);
@@ -122,6 +124,11 @@ impl Connection {
         self.requests.load(Ordering::Relaxed) != 0
     }
 
+    /// Answers that the peer has not taken.
+    fn unsent(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed) / UNSENT
+    }
+
     fn latest(&self) -> Instant {
         self.accepted + Duration::from_micros(self.latest_us.load(Ordering::Relaxed))
     }
@@ -173,7 +180,7 @@ impl Connection {
             };
         }
         let quiet = now.saturating_duration_since(self.latest());
-        if self.requests.load(Ordering::Relaxed) >= UNSENT && quiet >= SEND_TIMEOUT {
+        if self.unsent() > 0 && quiet >= SEND_TIMEOUT {
             return Closing::Cut;
         }
         let is_idle = !self.is_open() && bounds.idle.is_some_and(|idle| quiet >= idle);
@@ -303,9 +310,9 @@ impl Connections {
         self.listed.lock().displace(None, self.bounds.share);
     }
 
-    /// Ends the connections whose time is over.
+    /// Ends the connections whose time is over, and those with the most unsent answers if these are too many.
     pub(super) fn sweep(&self, now: Instant) {
-        let mut from = 0;
+        let (mut from, mut total, mut unsent) = (0, 0, Vec::new());
         loop {
             let listed = self.listed.lock();
             let end = listed.open.capacity();
@@ -314,11 +321,25 @@ impl Connections {
                     Closing::No => {}
                     closing => connection.close(closing),
                 }
+                let count = connection.unsent();
+                if count > 0 {
+                    total += count;
+                    unsent.push((count, Arc::clone(connection)));
+                }
             }
             from += SWEEP_CHUNK;
             if from >= end {
-                return;
+                break;
             }
+        }
+        if total > MAX_UNSENT {
+            unsent.sort_by_key(|(count, _)| *count);
+        }
+        while total > MAX_UNSENT
+            && let Some((count, connection)) = unsent.pop()
+        {
+            connection.close(Closing::Cut);
+            total -= count;
         }
     }
 }
