@@ -3,6 +3,8 @@
 # is not expected to. Install it with: go install github.com/summerwind/h2spec/cmd/h2spec@latest
 #
 #   tests/h2spec.sh             builds the program and checks it; about half a minute
+#
+# H2SPEC_PROGRAM is a program that is built already.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -26,27 +28,34 @@ Sends HEADERS frames that causes their advertised concurrent stream limit to be 
 Sends a WINDOW_UPDATE frame on half-closed (remote) stream
 Sends a PRIORITY frame on half-closed (remote) stream
 Sends a HEADERS frame with the "content-length" header field which does not equal the DATA frame payload length
+Sends a HEADERS frame with the "content-length" header field which does not equal the sum of the multiple DATA frames payload length
+Sends a HEADERS frame that contains a pseudo-header field as trailers
+Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream
 CASES
 )
 # In this order: the connection is closed with FIN where the case waits for a GOAWAY; its own calls end before the
-# limit is exceeded; two cases wait for DATA where the answer has headers alone; the pages of the debug port are
-# answered before a body that they do not use has arrived.
+# limit is exceeded; two cases wait for DATA where the answer has headers alone; the others send frames on a stream
+# that has ended by then, since pages are answered before a body that they do not use has arrived.
 
-cargo build --locked
+program=${H2SPEC_PROGRAM:-}
+if [ -z "$program" ]; then
+    cargo build --locked
+    program=${CARGO_TARGET_DIR:-target}/debug/tollgate
+fi
 work=$(mktemp -d)
 mkdir "$work/rules"
 printf 'domain: h2spec\ndescriptors: [{key: user, rate_limit: 10/second}]\n' >"$work/rules/rules.yaml"
 port=${H2SPEC_PORT:-28080}
 env -i RULES_PATH="$work/rules" HOST=127.0.0.1 GRPC_HOST=127.0.0.1 DEBUG_HOST=127.0.0.1 \
     PORT="$port" GRPC_PORT="$((port + 1))" DEBUG_PORT="$((port + 2))" \
-    "${CARGO_TARGET_DIR:-target}/debug/tollgate" >"$work/tollgate.log" 2>&1 &
-program=$!
-trap 'kill "$program" 2>/dev/null || true; rm -rf "$work"' EXIT
+    "$program" >"$work/tollgate.log" 2>&1 &
+served=$!
+trap 'kill "$served" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 is_ready() { (exec 3<>"/dev/tcp/127.0.0.1/$((port + 2))") 2>/dev/null; }
 for _ in $(seq 100); do
     if is_ready; then break; fi
-    kill -0 "$program" 2>/dev/null || fail "the program does not start: $(cat "$work/tollgate.log")"
+    kill -0 "$served" 2>/dev/null || fail "the program does not start: $(cat "$work/tollgate.log")"
     sleep 0.1
 done
 
@@ -65,6 +74,6 @@ for name in HTTP gRPC debug; do
     done <<<"$failed"
     port=$((port + 1))
 done
-kill -0 "$program" 2>/dev/null || fail "the program has ended: $(cat "$work/tollgate.log")"
+kill -0 "$served" 2>/dev/null || fail "the program has ended: $(cat "$work/tollgate.log")"
 [ "$unexpected" -eq 0 ] || fail "cases of HTTP/2 have failed"
 echo "every case has passed or is expected to fail"
