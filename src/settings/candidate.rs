@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
-use super::convert::key_writer;
 use super::reader::Reader;
 use super::{CandidateSettings, RawSettings, StoreSettings};
 use crate::engine::KeyFormat;
@@ -32,7 +31,7 @@ pub(super) fn read(
     let prefix = format!("{}{PREFIX}", raw.counters.cache_key_prefix);
     Some(CandidateSettings {
         files: FileSettings { path, role: Role::Candidate, ..live.clone() },
-        keys: key_writer(KeyFormat::Native, &prefix, store),
+        keys: store.key_writer(KeyFormat::Native, &prefix),
     })
 }
 

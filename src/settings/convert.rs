@@ -8,7 +8,7 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
-use super::reader::{Mistakes, Reader};
+use super::reader::{HOUR, Mistakes, Reader, YEAR};
 use super::{RawSettings, Settings, StoreSettings, candidate, foreign, redis};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
@@ -21,9 +21,6 @@ use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
-
-pub(super) const HOUR: Duration = Duration::from_secs(3_600);
-pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// Where the reference's image has its rules.
 const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
@@ -241,12 +238,7 @@ fn keys(raw: &RawCounters, store: &StoreSettings, reader: &mut Reader) -> KeyWri
     let prefix = reader.read("CACHE_KEY_PREFIX", &raw.cache_key_prefix, expected, |text| {
         (!text.contains("{}")).then(|| text.to_owned())
     });
-    key_writer(format, &prefix.unwrap_or_default(), store)
-}
-
-pub(super) fn key_writer(format: KeyFormat, prefix: &str, store: &StoreSettings) -> KeyWriter {
-    let keys = KeyWriter::new(format, prefix);
-    if store.is_cluster() { keys.for_cluster() } else { keys }
+    store.key_writer(format, &prefix.unwrap_or_default())
 }
 
 #[derive(Clone, Copy)]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::builder::Resettable;
 use clap::{Arg, Args as _, Command, FromArgMatches as _};
 
-use crate::engine::{KeyWriter, Modes, StoreCapabilities};
+use crate::engine::{KeyFormat, KeyWriter, Modes, StoreCapabilities};
 use crate::provider::files::FileSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
@@ -86,7 +86,7 @@ pub enum StoreSettings {
 }
 
 impl StoreSettings {
-    /// What the store can count.
+    /// Features of rules that the store can count.
     pub fn capabilities(&self) -> StoreCapabilities {
         let name = match self {
             Self::Memory => "memory",
@@ -95,7 +95,13 @@ impl StoreSettings {
         StoreCapabilities { name, ..StoreCapabilities::default() }
     }
 
-    /// Whether counters are spread over a Redis Cluster.
+    /// The names of counters in this store: those of a Redis Cluster choose their slot.
+    fn key_writer(&self, format: KeyFormat, prefix: &str) -> KeyWriter {
+        let keys = KeyWriter::new(format, prefix);
+        if self.is_cluster() { keys.for_cluster() } else { keys }
+    }
+
+    /// True if counters are spread over a Redis Cluster.
     pub fn is_cluster(&self) -> bool {
         match self {
             Self::Memory => false,

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use crate::engine::duration::{self, GoForm};
 
+/// Upper bounds that several settings share.
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
 /// One setting that cannot be what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {

@@ -9,9 +9,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use self::url::{Address, Kind, Wrong};
 use super::RedisStoreSettings;
-use super::convert::{HOUR, YEAR};
 use super::raw::{RawCounters, RawPerSecond, RawRedis};
-use super::reader::Reader;
+use super::reader::{HOUR, Reader, YEAR};
 use crate::store::redis::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use crate::tls::{ClientTls, Identity, TlsError, TlsFile};
 

@@ -7,6 +7,7 @@
 
 mod candidate;
 mod histogram;
+mod name;
 mod named;
 mod series;
 mod text;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::proto::MetricType;
 
 use super::histogram::Histogram;
-use super::text::sanitize;
+use super::name::sanitize;
 use super::{Gauge, Metrics, Tally};
 use crate::engine::rules::Layer;
 

@@ -59,7 +59,7 @@ fn item_19_emitted_names_are_sanitised() {
         ("ä|1.2.3.4", "ä_1_2_3_4"),
         ("", ""),
     ] {
-        assert_eq!(text::sanitize(name), expected, "{name}");
+        assert_eq!(name::sanitize(name), expected, "{name}");
     }
 }
 
