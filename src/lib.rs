@@ -2,10 +2,12 @@
 //!
 //! # Bird's-eye view
 //!
-//! Envoy asks `ShouldRateLimit` for each request it proxies, and waits for the answer. The question
-//! holds *descriptors*: what the request is, seen from several sides (its user, its path, its client's
-//! address). *Rules*, written in YAML, say how many hits each kind of descriptor may have in how long.
-//! Counters live in a *store*: in this process' memory, or in Redis.
+//! Envoy calls `ShouldRateLimit` for each request that it proxies, and waits for the answer. The call carries
+//! *descriptors*: lists of `key=value` that describe the request (its user, its path, its client's address).
+//! *Rules*, written in YAML, give each kind of descriptor its limits. Counters live in a *store*: in the memory
+//! of this process, or in Redis.
+//!
+//! [`app::run`] runs the service inside another program. [`engine`] decides without any I/O; it has examples.
 //!
 //! # The path of a request
 //!
@@ -14,55 +16,54 @@
 //!  pure           pure                    I/O, or a lock                  pure                  pure
 //! ```
 //!
-//! What the store failed to count gets the reading that its rule asks for then ([`store::fallback`]).
-//! [`limiter::Limiter::decide`] is the middle of it on one page; the two ends are `server::wire`. The
-//! time is read once and the rules are one snapshot from beginning to end. gRPC and HTTP go the same
-//! way. Where there is a candidate, rules that are tried out, it goes that way beside those in force up to
-//! `judge`, on counters of its own, and both decisions are compared ([`engine::compare`]).
+//! [`limiter::Limiter::decide`] shows the three steps in the middle; `server::wire` has the two at the ends. gRPC
+//! and HTTP use the same steps. A request reads the clock once and sees one snapshot of the rules. A charge that
+//! the store failed gets the reading that its rule asks for ([`store::fallback`]). If there are candidate rules,
+//! they are evaluated beside those in force on counters of their own, and both decisions are compared
+//! ([`engine::compare`]).
 //!
 //! # Code map
 //!
-//! | where | what |
+//! | module | contents |
 //! |---|---|
 //! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`], [`engine::compare`] |
-//! | [`store`] | the trait [`store::Store`] and the two that implement it, memory and Redis; what to do when one fails |
-//! | [`limiter`] | where the core meets the store, the clock and the metrics; the candidate |
-//! | [`provider`] | where rules come from: watched files |
-//! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, the end of the process |
+//! | [`store`] | the trait [`store::Store`], its two implementations, memory and Redis, and the policies for a store that fails |
+//! | [`limiter`] | the path of a request: snapshot, store, clock, metrics; the candidate |
+//! | [`provider`] | rules from watched files |
+//! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, drain |
 //! | [`telemetry`] | logs, traces, metrics |
 //! | [`tls`] | certificates, keys and identities from files, for every client and listener |
-//! | [`settings`] | what the operator set, by flags and environment |
+//! | [`settings`] | flags and environment |
 //! | [`app`] | the composition root: settings → stores, rules, listeners, exporters; started by the program, by tests, and by programs that embed tollgate |
+//! | [`bench`] | the load test |
 //! | [`cli`] | the commands |
-//! | [`supervisor`] | the one place that learns of the end of threads and tasks |
-//! | [`clock`] | the one reader of the clock |
+//! | [`supervisor`] | awaits every thread and task that the process needs |
+//! | [`clock`] | the only reader of the clock |
 //! | [`pb`] | generated protobuf modules |
 //!
 //! # Threads
 //!
-//! One thread for each core, each with a single-threaded tokio runtime and its own connections to the
-//! store. An accept loop hands every new connection to the core that was least busy of late, or has the
-//! fewest where none was; from then on nothing of that connection crosses to another core. What is shared
-//! is read: the rules, swapped as a whole. A further runtime on the main thread watches the rules, accepts
-//! connections and serves the debug port.
+//! One thread per core, each with a single-threaded tokio runtime and its own connections to the store. An accept
+//! loop hands every new connection to the least busy core; from then on nothing of that connection crosses to
+//! another core. Shared state is read only: the rules, swapped as a whole. A further runtime on the main thread
+//! watches the rules, accepts connections and serves the debug port.
 //!
 //! # Invariants
 //!
-//! `tests/tidy.rs` holds those that can be read off the source.
+//! `tests/tidy` checks those that can be read off the source.
 //!
-//! - Arrows point one way: `main → cli → app → server → {limiter, provider}`, `limiter → {store, telemetry,
-//!   clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, `{engine, tls} →`
-//!   nothing of ours. Each module has settings of its own; `settings` fills them, and nothing below `app` knows
-//!   it.
-//! - The engine knows no tokio, tonic, clock, environment, file or lock.
-//! - One file reads the clock, one folder the environment, one folder speaks to Redis, one file names
-//!   metrics, and only `server::wire` reads protobuf requests.
-//! - Rules are immutable once compiled, and swapped as a whole. A bad file never takes good rules out
-//!   of force.
-//! - Every answer has exactly one status for each descriptor, in order: Envoy reads past its own
-//!   memory otherwise.
-//! - No input panics. Every number from outside has a bound: see [`engine::request`] and
-//!   [`settings`].
+//! - Arrows point one way: `main → cli → {app, bench}`, `app → server → {limiter, provider}`, `limiter → {store,
+//!   telemetry, clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, and
+//!   `{engine, tls} →` no other module. No two files import each other. Each module has its own settings type;
+//!   `settings` fills them, and only `app` and `cli` use `settings`.
+//! - The engine uses no tokio, tonic, clock, environment, file or lock.
+//! - One file reads the clock, one folder the environment, one folder connects to Redis, one file names metrics,
+//!   and only `server::wire` reads protobuf requests.
+//! - Rules are immutable once compiled, and swapped as a whole. A file with errors never takes good rules out of
+//!   force.
+//! - Every answer has exactly one status for each descriptor, in order: Envoy reads past its own memory otherwise.
+//! - No input panics, and nothing that a client of the proxy controls is an error: Envoy lets a request pass if its
+//!   call fails. See [`engine::request`].
 //! - A candidate changes no answer, whatever is wrong with it.
 //! - A call whose outcome is unknown is never repeated: it may have been counted.
 

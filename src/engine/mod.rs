@@ -3,6 +3,44 @@
 //! It knows no tokio or tonic, no clock, environment, file, lock or metric. A rules snapshot, a
 //! request, the readings of a store and the time go in; values come out. The steps, in the order that
 //! `limiter` takes them: [`plan::plan`], then a store's charge, then [`judge::judge`].
+//!
+//! # Example
+//!
+//! Rules are compiled from YAML, and a request is matched against them, without any I/O:
+//!
+//! ```
+//! use smallvec::smallvec;
+//! use tollgate::engine::plan::{Item, plan};
+//! use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
+//! use tollgate::engine::{Descriptor, Entry, Hits, KeyFormat, KeyWriter, Request};
+//!
+//! let text = "domain: shop\ndescriptors: [{key: user, rate_limit: 5/minute}]";
+//! let file = SourceFile { name: "shop.yaml".to_owned(), text: text.to_owned() };
+//! let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
+//!
+//! let descriptor = |key| Descriptor {
+//!     entries: smallvec![Entry { key, value: b"ann" }],
+//!     hits: Hits::Add(1),
+//!     limit_override: None,
+//! };
+//! let request = Request { domain: b"shop", descriptors: smallvec![descriptor(b"user"), descriptor(b"other")] };
+//! let keys = KeyWriter::new(KeyFormat::Native, "");
+//! let plan = plan(&rules, &request, &keys);
+//!
+//! assert!(matches!(&plan.items[0], Item::Limited(limited) if limited.counters.len() == 1));
+//! assert!(matches!(plan.items[1], Item::NoLimit));
+//! ```
+//!
+//! Errors name the file, the line, the column and what to write instead:
+//!
+//! ```
+//! use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
+//!
+//! let text = "domain: shop\ndescriptors: [{kye: user}]";
+//! let file = SourceFile { name: "shop.yaml".to_owned(), text: text.to_owned() };
+//! let errors = compile(&[file], CompileOptions::default(), None).expect_err("`kye` is not a field");
+//! assert!(errors.to_string().starts_with("shop.yaml:2:"));
+//! ```
 
 pub mod algorithm;
 pub mod calendar;
