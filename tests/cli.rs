@@ -15,7 +15,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn every_wrong_setting_is_told_by_name_before_anything_is_done() {
+fn every_wrong_setting_is_reported_by_name_before_the_start() {
     let output = tollgate(
         &["serve", "--near-limit-ratio", "2"],
         &[("GRPC_PORT", "70000"), ("PORT", ""), ("GRPC_SERVER_USE_TLS", "true"), ("NEAR_LIMIT_RATIO", "0.5")],
@@ -31,7 +31,7 @@ error: the settings cannot be used:
 }
 
 #[test]
-fn no_secret_is_told_in_help_or_complaints() {
+fn help_and_errors_contain_no_secret() {
     let secrets = [("REDIS_AUTH", "hunter2"), ("REDIS_URL", "redis://user:hunter2@nowhere:x")];
     for args in [&["--help"][..], &["serve", "--help"], &["serve"], &["serve", "--no-such-flag"]] {
         let output = tollgate(args, &secrets);
@@ -41,7 +41,7 @@ fn no_secret_is_told_in_help_or_complaints() {
 }
 
 #[test]
-fn wrong_usage_is_told_apart_from_failure() {
+fn wrong_usage_and_failure_have_different_exit_codes() {
     for (args, code) in [
         (&["--help"][..], 0),
         (&["--version"], 0),
@@ -94,7 +94,7 @@ fn check_says_how_many_rules_are_good() {
 }
 
 #[test]
-fn check_tells_of_every_mistake_in_every_file_and_where_it_is() {
+fn check_reports_every_error_in_every_file_with_its_position() {
     let dir = rule_files(&[
         ("a.yaml", "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: {unit: fortnight}\n"),
         ("b.yaml", "domain: bank\ndescriptors:\n  - kye: user\n"),
@@ -202,7 +202,7 @@ async fn query_shows_the_answer_and_ends_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_the_service_refuses_is_explained() {
+async fn a_rejected_request_is_explained() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
     let address = format!("127.0.0.1:{}", service.grpc);
     let output = tollgate(&["query", "-d", "", "user=a", "--address", &address], &[]);

@@ -60,7 +60,7 @@ async fn every_key_is_asked_for_and_hits_and_descriptors_count() {
 }
 
 #[tokio::test]
-async fn what_is_sent_while_warming_up_is_not_counted() {
+async fn requests_of_the_warm_up_are_not_counted() {
     let (_service, address) = service().await;
     let args = ["hot=w", "--json", "--duration", "200ms", "--warmup", "1s"];
     let report = bench(&address, &args).await.json();
@@ -69,7 +69,7 @@ async fn what_is_sent_while_warming_up_is_not_counted() {
 }
 
 #[tokio::test]
-async fn an_open_loop_sends_at_its_rate_and_tells_of_everything_that_was_due() {
+async fn an_open_loop_sends_at_its_rate_and_accounts_for_every_due_request() {
     let (_service, address) = service().await;
     let args = ["free=x", "--json", "--rate", "200", "--duration", "1s", "--warmup", "100ms"];
     let ran = bench(&address, &args).await;
@@ -81,7 +81,7 @@ async fn an_open_loop_sends_at_its_rate_and_tells_of_everything_that_was_due() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_under_way_is_counted_as_not_sent() {
+async fn requests_above_the_bound_in_flight_count_as_not_sent() {
     let (_service, address) = service().await;
     let args = [
         "free=x",
@@ -100,7 +100,7 @@ async fn what_may_not_be_under_way_is_counted_as_not_sent() {
     assert_eq!(count(&report, "requests") + count(&report, "unsent"), 200_000, "{report}");
 }
 
-/// The fields that the guide tells of, with those within them.
+/// The fields that the guide lists, with those inside them.
 fn documented() -> BTreeSet<String> {
     let section = GUIDE.split("## JSON").nth(1).expect("a section");
     let names = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
@@ -123,7 +123,7 @@ async fn json_has_every_field_that_is_documented_and_no_other() {
 }
 
 #[tokio::test]
-async fn people_are_told_of_errors_and_of_how_it_goes() {
+async fn the_text_report_has_errors_and_progress() {
     let (_service, address) = service().await;
     let short = ["--duration", "1100ms", "--warmup", "0"];
     let ran = bench(&address, &[&short[..], &["free=x", "--progress"]].concat()).await;
@@ -140,11 +140,11 @@ async fn people_are_told_of_errors_and_of_how_it_goes() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_is_told_once_and_at_once() {
-    let [nobody] = free_ports();
-    let ran = bench(&format!("127.0.0.1:{nobody}"), &["free=x", "--duration", "1h"]).await;
+async fn an_unreachable_service_is_reported_once_and_at_once() {
+    let [unused] = free_ports();
+    let ran = bench(&format!("127.0.0.1:{unused}"), &["free=x", "--duration", "1h"]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (Some(1), ""), "{}", ran.stderr);
-    for part in [&nobody.to_string(), "Connection refused", "--address"] {
+    for part in [&unused.to_string(), "Connection refused", "--address"] {
         assert_eq!(ran.stderr.matches(part).count(), 1, "{part} in {}", ran.stderr);
     }
     let (service, _) = service().await;
@@ -154,7 +154,7 @@ async fn what_cannot_be_reached_is_told_once_and_at_once() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_wrong_usage() {
+async fn contradictory_options_are_wrong_usage() {
     for (args, told) in [
         (&["user"][..], "key=value"),
         (&["a=1", "b=2", "--descriptors", "1"], "--descriptors"),
@@ -179,10 +179,10 @@ async fn an_interrupt_ends_it_early_with_a_report() {
     }
 }
 
-/// Runs until it has told of a second, and interrupts it then.
+/// Runs until the first progress line, and interrupts it then.
 async fn interrupted(address: &str, args: &[&str], dir: &Path) -> Ran {
     let mut process = endless(address, &[&["--warmup", "0"][..], args].concat(), dir);
-    eventually("it tells how it goes", async || process.output().contains("in the last second")).await;
+    eventually("it reports progress", async || process.output().contains("in the last second")).await;
     process.signal("INT");
     let code = process.exit_code(PATIENCE).await;
     Ran { code, stdout: process.output(), stderr: String::new() }
@@ -197,7 +197,7 @@ async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let args = ["--warmup", "0", "--json", "--concurrency", "4"];
     let mut load = endless(&format!("127.0.0.1:{port}"), &args, dir.path());
-    eventually("it tells how it goes", async || load.output().contains("in the last second")).await;
+    eventually("it reports progress", async || load.output().contains("in the last second")).await;
     service.process.signal("KILL");
     drop(service);
     let told = load.output().len();
@@ -211,6 +211,6 @@ async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
     assert_eq!(load.exit_code(PATIENCE).await, Some(0));
     let report = report_of(&load);
     assert!(count(&report, "lostConnections") > 0 && count(&report, "admitted") > 0, "{report}");
-    // Those that were in flight are errors; nothing is tried in vain again and again.
+    // Requests in flight are errors; there is no busy loop of attempts.
     assert!(count(&report, "errors") <= 8, "{report}");
 }

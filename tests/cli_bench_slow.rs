@@ -34,7 +34,7 @@ async fn held_back(mut service: Held, window: Duration, args: &[&str]) -> Value 
 }
 
 #[tokio::test]
-async fn what_is_answered_after_the_end_is_a_request_and_not_part_of_the_rate() {
+async fn an_answer_after_the_end_counts_as_a_request_and_not_in_the_rate() {
     let service = Held::start(1_000, Answered::Probes).await;
     let args = ["--rate", "100", "--duration", "500ms"];
     // It began no later than it was first asked.
@@ -58,7 +58,7 @@ async fn an_interrupt_before_anything_was_measured_is_no_success() {
 }
 
 #[tokio::test]
-async fn what_waits_for_room_on_a_connection_is_late_and_not_forgotten() {
+async fn a_request_that_waits_for_its_connection_is_late_and_not_lost() {
     let service = Held::start(4, Answered::Probes).await;
     let args = ["--rate", "100", "--duration", "500ms"];
     let report = held_back(service, Duration::from_millis(1_200), &args).await;
@@ -80,7 +80,7 @@ async fn a_closed_loop_begins_no_more_than_the_service_allows() {
 }
 
 #[tokio::test]
-async fn what_finds_no_room_in_time_is_not_sent() {
+async fn a_request_without_room_in_time_is_not_sent() {
     let service = Held::start(4, Answered::Probes).await;
     let address = service.address.clone();
     let args = ["free=x", "--json", "--warmup", "0", "--connections", "1", "--rate", "100"];
@@ -101,7 +101,7 @@ async fn the_time_that_it_takes_to_connect_is_none_of_the_run() {
     let load = endless(&service.address, &args, dir.path());
     eventually("it connects", async || load.output().matches("connecting for ").count() >= 2).await;
     service.answer(Answered::Everything);
-    eventually("it tells how it goes", async || load.output().contains(" s of 3600 s: ")).await;
+    eventually("it reports progress", async || load.output().contains(" s of 3600 s: ")).await;
     let told = load.output();
     let first = told.lines().find(|line| line.contains(" s of ")).expect("a line");
     assert!(first.starts_with("1 s of 3600 s: "), "{told}");
@@ -127,7 +127,7 @@ async fn stalled(max_in_flight: &str) -> Value {
     let args = ["--warmup", "0", "--json", "--rate", "100", "--timeout", "30s"];
     let mut load = endless(&address, &[&args[..], &["--max-in-flight", max_in_flight]].concat(), dir.path());
     let seconds = || load.output().matches(" s of 3600 s: ").count();
-    eventually("it tells how it goes", async || seconds() > 0).await;
+    eventually("it reports progress", async || seconds() > 0).await;
     service.process.signal("STOP");
     sleep(Duration::from_secs(1)).await;
     service.process.signal("CONT");
@@ -149,7 +149,7 @@ async fn all_that_was_due_while_a_service_stood_still_shows_as_slow() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_sent_while_a_service_stands_still_shows_as_not_sent() {
+async fn requests_that_a_stalled_service_holds_up_count_as_not_sent() {
     let report = stalled("1").await;
     assert!(report["latencyUs"]["max"].as_f64().expect("a number") >= 0.9e6, "{report}");
     assert!(count(&report, "unsent") >= 50, "{report}");

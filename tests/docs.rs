@@ -1,4 +1,4 @@
-//! What the documents show, works.
+//! The examples in the documentation work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,7 @@ const OPERATIONS: &str = include_str!("../docs/operations.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
 #[test]
-fn the_rules_that_are_shown_compile() {
+fn the_rules_in_the_documentation_compile() {
     let shown = [
         ("README.md", README),
         ("docs/rules.md", RULES),
@@ -98,7 +98,7 @@ fn variables(document: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() {
+fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
     let table = tollgate::settings::table();
     let known: Vec<&str> = table.iter().map(|row| row.variable.as_str()).collect();
     // Constants of gRPC and Envoy look the same.
@@ -136,7 +136,7 @@ fn the_settings_that_are_named_exist_and_the_guide_to_redis_names_all_of_them() 
 }
 
 #[test]
-fn the_rules_that_are_shown_use_every_field() {
+fn every_field_of_a_rule_has_an_example() {
     let shown = blocks(RULES, "yaml rules").concat();
     let fields = RULES.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
     let fields: Vec<_> = fields.map(|(field, _)| field).collect();
@@ -173,7 +173,7 @@ async fn the_commands_of_the_readme_print_what_it_shows() {
     console::check("README.md", SAMPLE, &requests).await;
 }
 
-/// `text` with `0` for every number that follows one of what tells of times.
+/// `text` with `0` for every number of seconds.
 fn at_no_time(text: &str) -> String {
     let times = ["resetIn\":", "retryAfter\":", "-reset: ", "retry-after: ", "Reset\":\"", "again in "];
     times.iter().fold(text.to_owned(), |text, before| {
@@ -186,7 +186,7 @@ fn at_no_time(text: &str) -> String {
     })
 }
 
-/// What `curl -i` shows: the status, the headers in the order of their names, and the body, with no times.
+/// The output of `curl -i` without times: the status, the headers in the order of their names, and the body.
 #[derive(Debug, PartialEq)]
 struct Answer {
     status: String,
@@ -228,7 +228,7 @@ impl Answer {
 }
 
 #[tokio::test]
-async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
+async fn the_requests_of_the_http_guide_get_the_answers_it_shows() {
     let rules = blocks(HTTP, "yaml rules")[0];
     let shown: Vec<_> = blocks(HTTP, "console").into_iter().map(Answer::parse).collect();
     assert!(shown.len() >= 4, "{}", shown.len());
@@ -249,7 +249,7 @@ async fn what_the_guide_to_http_asks_is_answered_as_it_says() {
 }
 
 #[tokio::test]
-async fn the_problem_document_that_is_shown_is_what_a_denial_brings() {
+async fn the_problem_document_of_the_guide_is_that_of_a_denial() {
     let is_its = |block: &&str| block.contains("problem_json");
     let rules = blocks(RULES, "yaml rules").into_iter().find(is_its).expect("rules that ask for it");
     let shown: serde_json::Value = serde_json::from_str(blocks(RULES, "json problem")[0]).expect("JSON");

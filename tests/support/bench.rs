@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::process::Process;
 
-/// What a run ended with, and what it printed.
+/// Exit code and output of a run.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -36,7 +36,7 @@ pub(crate) async fn bench(address: &str, args: &[&str]) -> Ran {
     Ran { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// Starts a run that does not end by itself, and tells how it goes.
+/// Starts a run without an end, with progress lines.
 pub(crate) fn endless(address: &str, args: &[&str], dir: &Path) -> Process {
     let mut command = command(address, &["free=x", "--duration", "1h", "--progress"]);
     Process::start("bench", command.args(args), dir)

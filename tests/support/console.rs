@@ -49,7 +49,7 @@ impl Shown<'_> {
         Some((path, body.trim_matches('\'')))
     }
 
-    /// Whether a test can run it against a service.
+    /// True if a test can run it against a service.
     pub(crate) fn is_request(&self) -> bool {
         self.query().is_some() || self.post().is_some()
     }

@@ -6,7 +6,7 @@ mod words;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules of ours the modules of a folder may name. `pb` is listed apart, below.
+/// The modules that the modules of a folder may import.
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &["engine"]),
     ("engine", &["engine"]),
@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["app", "bench", "cli", "clock", "engine", "pb", "provider", "server", "settings", "telemetry"]),
 ];
 
-/// What only some files may do: a text that betrays it, those who may, and why nobody else.
+/// Texts that only some files may contain, these files, and why.
 const RESERVED: &[(&str, &[&str], &str)] = &[
     ("SystemTime", &["clock.rs"], "time is an argument; one clock is read, in one place"),
     ("env::var", &["settings/"], "what the operator set is read once, in one place"),
@@ -134,7 +134,7 @@ fn named_modules(code: &str) -> Vec<String> {
 }
 
 #[test]
-fn modules_name_only_those_they_may() {
+fn modules_import_only_what_they_may() {
     let mut wrong = Vec::new();
     for source in sources() {
         let top = source.path.iter().next().expect("a file has a name").to_string_lossy();
@@ -155,7 +155,7 @@ fn modules_name_only_those_they_may() {
 }
 
 #[test]
-fn what_is_reserved_for_one_place_is_done_there_only() {
+fn reserved_texts_are_only_in_their_places() {
     let mut wrong = Vec::new();
     for source in sources() {
         for (text, may, why) in RESERVED {
@@ -170,7 +170,7 @@ fn what_is_reserved_for_one_place_is_done_there_only() {
 }
 
 #[test]
-fn the_engine_knows_nothing_of_the_outside_world() {
+fn the_engine_has_no_io() {
     let mut wrong = Vec::new();
     for source in sources().into_iter().filter(|source| source.path.starts_with("engine")) {
         for word in FOREIGN_TO_THE_ENGINE.iter().filter(|word| source.code.contains(*word)) {
@@ -181,7 +181,7 @@ fn the_engine_knows_nothing_of_the_outside_world() {
 }
 
 #[test]
-fn files_are_short_enough_to_be_read() {
+fn files_are_short() {
     let long: Vec<_> = sources()
         .into_iter()
         .filter(|source| source.lines > FILE_LINES_MAX)
