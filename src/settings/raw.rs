@@ -26,34 +26,34 @@ pub struct RawSettings {
     pub(super) traces: RawTraces,
 }
 
-/// Where and how to listen.
+/// Listeners.
 #[derive(Args, Debug)]
 pub(super) struct RawListeners {
-    /// Address for HTTP: `POST /json`, `POST /v1/check` and `GET /healthcheck`.
+    /// Address of the HTTP listener: `POST /json`, `POST /v1/check` and `GET /healthcheck`.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) host: String,
-    /// Port for HTTP; 0 takes a free one.
+    /// Port of the HTTP listener; 0 for a free one.
     #[arg(long, env, default_value = "8080", value_name = "PORT")]
     pub(super) port: String,
-    /// Address for gRPC: Envoy's `RateLimitService`, health and reflection.
+    /// Address of the gRPC listener: Envoy's `RateLimitService`, health and reflection.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) grpc_host: String,
-    /// Port for gRPC; 0 takes a free one.
+    /// Port of the gRPC listener; 0 for a free one.
     #[arg(long, env, default_value = "8081", value_name = "PORT")]
     pub(super) grpc_port: String,
-    /// Unix socket for gRPC, in place of the address and port.
+    /// Unix socket of the gRPC listener, in place of address and port.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_uds: Option<String>,
-    /// Address for debugging: `/rlconfig`, `/stats` and `/metrics`.
+    /// Address of the debug listener: `/rlconfig`, `/stats` and `/metrics`.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) debug_host: String,
-    /// Port for debugging; 0 takes a free one.
+    /// Port of the debug listener; 0 for a free one.
     #[arg(long, env, default_value = "6070", value_name = "PORT")]
     pub(super) debug_port: String,
-    /// Age at which a gRPC connection is asked to go, give or take a tenth; 0 for never.
+    /// Age at which a gRPC connection is asked to close, randomised by a tenth either way; 0 for never.
     #[arg(long, env, default_value = "24h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age: String,
-    /// How long a connection that was asked to go may finish its calls.
+    /// Time that such a connection has to finish its calls before it is closed.
     #[arg(long, env, default_value = "1h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age_grace: String,
     /// Close connections that have not sent a complete request this long after they were accepted, 100ms to 1h.
@@ -75,112 +75,112 @@ pub(super) struct RawListeners {
     /// closes its own before those of others. Unset: a quarter of `MAX_CONNECTIONS`.
     #[arg(long, env, value_name = "COUNT")]
     pub(super) max_connections_per_address: Option<String>,
-    /// Requests that one thread works on at a time, 1 to 1,000,000; further ones are answered with
-    /// UNAVAILABLE at once, and nothing is counted for them.
+    /// Upper bound on requests in flight per thread, 1 to 1,000,000. Further ones fail with UNAVAILABLE at
+    /// once and count nothing.
     #[arg(long, env, default_value = "5000", value_name = "COUNT")]
     pub(super) max_requests_in_flight: String,
-    /// Threads that serve calls, 1 to 1,024. Unset: one for each core that the process may use.
+    /// Threads that serve calls, 1 to 1,024. Unset: one per core that the process may use.
     #[arg(long, env, value_name = "COUNT")]
     pub(super) threads: Option<String>,
-    /// After SIGTERM, how long calls are still taken while health says NOT_SERVING, so that balancers
-    /// notice. A few seconds behind Kubernetes services.
+    /// Keep accepting calls for this long after SIGTERM while health reports NOT_SERVING, so that load
+    /// balancers drain this replica first. Set it above their health-check interval.
     #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(super) shutdown_delay: String,
-    /// After that delay, how long calls in flight may take to finish.
+    /// Upper bound on the time that calls in flight have to finish after that delay.
     #[arg(long, env, default_value = "30s", value_name = "DURATION")]
     pub(super) shutdown_timeout: String,
 }
 
-/// Where rules come from.
+/// Sources of rules.
 #[derive(Args, Debug)]
 pub(super) struct RawRules {
-    /// Directory of rule files, or one file. Unset: the `RUNTIME_` settings, where one of them is set;
-    /// else `/srv/runtime_data/current/config`, where that exists; else `config`.
+    /// Directory of rule files, or one file. Unset: the path from the `RUNTIME_` settings if one of them is
+    /// set, else `/srv/runtime_data/current/config` if it exists, else `config`.
     #[arg(long = "rules", env, value_name = "PATH")]
     pub(super) rules_path: Option<String>,
-    /// Directory of rule files, or one file, to try out: a whole set of rules that is counted by itself
-    /// beside the one in force, compared with it, and never enforced. In memory its counters take as much
-    /// room again at the most. Not below the rules' path, whose files are in force. Unset: none.
+    /// Directory of rule files, or one file, to try out: a complete rule set that is evaluated beside the one
+    /// in force, on counters of its own, and never enforced. It must not lie below the rules path. In memory
+    /// it can double the memory for counters. Unset: none.
     #[arg(long, env, value_name = "PATH")]
     pub(super) candidate_config: Option<String>,
-    /// First part of the rules' path: `<root>/<subdirectory>/<appdirectory>`.
-    /// Unset: `/srv/runtime_data/current`.
+    /// First part of the rules path `<root>/<subdirectory>/<appdirectory>`. Unset:
+    /// `/srv/runtime_data/current`.
     #[arg(long, env, value_name = "PATH")]
     pub(super) runtime_root: Option<String>,
-    /// Second part of the rules' path. Unset: none.
+    /// Second part of the rules path. Unset: none.
     #[arg(long, env, value_name = "PATH")]
     pub(super) runtime_subdirectory: Option<String>,
-    /// Last part of the rules' path. Unset: `config`.
+    /// Last part of the rules path. Unset: `config`.
     #[arg(long, env, value_name = "PATH")]
     pub(super) runtime_appdirectory: Option<String>,
-    /// Where rules come from: `FILE` is all there is so far.
+    /// Source of rules. `FILE` is the only one so far.
     #[arg(long, env, default_value = "FILE", value_name = "TYPE")]
     pub(super) config_type: String,
-    /// Join the rules of files that have one domain, where a second file would be an error.
+    /// Merge the rules of files with the same domain, instead of reporting an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) merge_domain_config: String,
-    /// Count nothing of a request that is denied, where rules say nothing of `charge`.
+    /// Count nothing for a denied request, unless the rule sets `charge`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) stop_cache_key_increment_when_overlimit: String,
-    /// Say NOT_SERVING while no domain has rules.
+    /// Report NOT_SERVING while no domain has rules.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) healthy_with_at_least_one_config_loaded: String,
 }
 
-/// What is decided, and what is told of it.
+/// Decisions and answers.
 #[derive(Args, Debug)]
 pub(super) struct RawAnswers {
-    /// Deny nothing: what would be denied is counted and passes.
+    /// Deny nothing: requests above a limit are counted and pass.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) shadow_mode: String,
-    /// Treat every rule as one with `quota_mode`: they deny only all together.
+    /// Treat every rule as if it had `quota_mode`: a request is denied only if all of its rules are exceeded.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) quota_mode: String,
-    /// Share of a limit past which hits count as near it, 0 to 1.
+    /// Share of a limit above which hits count as near it, 0 to 1.
     #[arg(long, env, default_value = "0.8", value_name = "RATIO")]
     pub(super) near_limit_ratio: String,
-    /// Response headers that tell of the limit: `none`, `draft06` (`RateLimit-Limit`, `-Remaining`, `-Reset`),
-    /// `x` (`X-RateLimit-Limit`, `-Remaining`, `-Reset`) or `ietf` (`RateLimit-Policy`, `RateLimit`). With any
-    /// but `none` a denial also has `Retry-After`, `X-RateLimit-Failed-Layer` and `X-RateLimit-Type`.
+    /// Response headers with the limit: `none`, `draft06` (`RateLimit-Limit`, `-Remaining`, `-Reset`), `x`
+    /// (`X-RateLimit-Limit`, `-Remaining`, `-Reset`) or `ietf` (`RateLimit-Policy`, `RateLimit`). All but
+    /// `none` add `Retry-After`, `X-RateLimit-Failed-Layer` and `X-RateLimit-Type` to a denial.
     #[arg(long, env, default_value = "none", value_name = "STYLE")]
     pub(super) response_headers: String,
-    /// Answer with the three headers below, in place of those of `RESPONSE_HEADERS`.
+    /// Add the three headers below, in place of those of `RESPONSE_HEADERS`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) limit_response_headers_enabled: String,
-    /// Header that carries the limit.
+    /// Header with the limit.
     #[arg(long, env, default_value = "RateLimit-Limit", value_name = "HEADER")]
     pub(super) limit_limit_header: String,
-    /// Header that carries what is left of it.
+    /// Header with the remaining hits.
     #[arg(long, env, default_value = "RateLimit-Remaining", value_name = "HEADER")]
     pub(super) limit_remaining_header: String,
-    /// Header that carries the seconds until it is whole again.
+    /// Header with the seconds until the limit is whole again.
     #[arg(long, env, default_value = "RateLimit-Reset", value_name = "HEADER")]
     pub(super) limit_reset_header: String,
-    /// Answer with the request and the metadata of its rules as dynamic metadata.
+    /// Return the request and the metadata of its rules as Envoy's dynamic metadata.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) response_dynamic_metadata: String,
 }
 
-/// How hits are counted.
+/// Counters.
 #[derive(Args, Debug)]
 pub(super) struct RawCounters {
-    /// Where counters live: `memory` (in this process) or `redis`. Unset: redis where `REDIS_URL` is
-    /// set, else memory.
+    /// Store of the counters: `memory` (in this process) or `redis`. Unset: `redis` if `REDIS_URL` is set,
+    /// else `memory`.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) backend_type: Option<String>,
-    /// Text that every counter's key begins with; without `{}`.
+    /// Prefix of every counter's key; without `{}`.
     #[arg(long, env, default_value = "", value_name = "TEXT")]
     pub(super) cache_key_prefix: String,
-    /// How counters are named: `native`, or `envoyproxy` for the names of envoyproxy/ratelimit, so that
-    /// both can count in one Redis.
+    /// Format of counter keys: `native`, or `envoyproxy` for those of envoyproxy/ratelimit, so that both
+    /// services can count in one Redis.
     #[arg(long, env, default_value = "native", value_name = "FORMAT")]
     pub(super) cache_key_format: String,
-    /// Secret that values are hashed with where rules say `normalize: [hash]`, 16 bytes or more; the same
-    /// for every replica. Another one makes counters of hashed values begin at zero.
+    /// Secret for values that rules hash (`normalize: [hash]`), 16 bytes or more; the same on every replica.
+    /// Counters of hashed values start at zero if it changes.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) hash_key: Option<SecretString>,
-    /// Counters in Redis outlive their window by a random time of up to this many seconds, 0 to
-    /// 86,400, so that they do not all expire at once.
+    /// Upper bound on the random extra TTL of counters in Redis, in seconds, 0 to 86,400, so that they do not
+    /// all expire at once.
     #[arg(long, env, default_value = "300", value_name = "SECONDS")]
     pub(super) expiration_jitter_max_seconds: String,
     /// Upper bound on the counters in memory, 1,000 to 1,000,000,000. At the bound a new counter takes the place
@@ -192,181 +192,176 @@ pub(super) struct RawCounters {
     /// `MEMORY_MAX_COUNTERS`.
     #[arg(long, env, default_value = "268435456", value_name = "BYTES")]
     pub(super) memory_max_bytes: String,
-    /// Memory for keys that are known to be over their limit, in bytes: Redis is not asked about them
-    /// for a second. 0 for none.
+    /// Memory for the cache of keys above their limit, in bytes: Redis is not asked about them for up to a
+    /// second. 0 switches it off.
     #[arg(long, env, default_value = "16777216", value_name = "BYTES")]
     pub(super) local_cache_size_in_bytes: String,
-    /// What becomes of a descriptor when the store fails, where rules say nothing of
-    /// `on_backend_failure`: `error` (the call fails), `allow`, `deny` or `local` (this replica counts in
-    /// its own memory).
+    /// Answer for a descriptor if the store fails, unless the rule sets `on_backend_failure`: `error` (the
+    /// call fails), `allow`, `deny` or `local` (this replica counts in its own memory).
     #[arg(long, env, default_value = "error", value_name = "POLICY")]
     pub(super) on_backend_failure: String,
-    /// How many replicas share the limits, 1 to 100,000: with `on_backend_failure: local` each enforces
-    /// its share.
+    /// Number of replicas, 1 to 100,000: with `on_backend_failure: local` each enforces its share of the
+    /// limit.
     #[arg(long, env, default_value = "1", value_name = "COUNT")]
     pub(super) replicas: String,
 }
 
-/// How to reach Redis.
+/// The connection to Redis.
 #[derive(Args, Debug)]
 pub(super) struct RawRedis {
-    /// Where Redis is. One server: `host:port`, `/path/of/a.sock` or
-    /// `redis://[user:password@]host[:port][/database]`. Sentinels: `primary,host:port,host:port` with
-    /// `REDIS_TYPE`, or `redis-sentinel://[user:password@]host:port,host:port/primary[/database]`. A
-    /// cluster: `host:port,host:port` with `REDIS_TYPE`, or `redis-cluster://host:port,host:port`.
-    /// `rediss` for `redis` means TLS.
+    /// Address of Redis. One server: `host:port`, `/path/of/a.sock` or
+    /// `redis://[user:password@]host[:port][/database]`. Sentinel: `primary,host:port,host:port` with
+    /// `REDIS_TYPE`, or `redis-sentinel://[user:password@]host:port,host:port/primary[/database]`. Cluster:
+    /// `host:port,host:port` with `REDIS_TYPE`, or `redis-cluster://host:port,host:port`. `rediss` in place
+    /// of `redis` uses TLS.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_url: Option<SecretString>,
-    /// How Redis is run: `SINGLE`, `SENTINEL` or `CLUSTER`. Unset: what `REDIS_URL` says, else `SINGLE`.
+    /// Deployment of Redis: `SINGLE`, `SENTINEL` or `CLUSTER`. Unset: from `REDIS_URL`, else `SINGLE`.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_type: Option<String>,
-    /// What `REDIS_URL` is: `tcp` or `unix`. Unset: what it looks like.
+    /// Kind of `REDIS_URL`: `tcp` or `unix`. Unset: from its form.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_socket_type: Option<String>,
-    /// Password, or `user:password`, in place of what `REDIS_URL` says.
+    /// Password, or `user:password`; overrides that of `REDIS_URL`.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_auth: Option<SecretString>,
-    /// File that holds the password, or `user:password`. It is read for each new connection.
+    /// File with the password, or `user:password`, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_auth_file: Option<String>,
     /// Password, or `user:password`, of the Sentinels.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_sentinel_auth: Option<SecretString>,
-    /// File that holds the password, or `user:password`, of the Sentinels. It is read for each new
-    /// connection.
+    /// File with the password, or `user:password`, of the Sentinels, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_sentinel_auth_file: Option<String>,
-    /// Speak TLS to Redis, and to its Sentinels. Unset: where `REDIS_URL` begins with `rediss`.
+    /// Use TLS to Redis and its Sentinels. Unset: if `REDIS_URL` starts with `rediss`.
     #[arg(long, env, value_name = "BOOL")]
     pub(super) redis_tls: Option<String>,
-    /// File of certificates, in PEM, that may have signed the servers'. Unset: those that the system
-    /// trusts.
+    /// File of trusted CA certificates, in PEM. Unset: those of the system.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_cacert: Option<String>,
-    /// File of the certificate, in PEM, to show to servers that ask for one. Needs the key.
+    /// File of the client certificate, in PEM. Needs the key.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_client_cert: Option<String>,
-    /// File of that certificate's private key, in PEM.
+    /// File of the client certificate's private key, in PEM.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_tls_client_key: Option<String>,
-    /// Accept certificates that are for another name than the server's. Who signed them is still checked.
+    /// Accept a certificate for another host name. Its signature is still checked.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_tls_skip_hostname_verification: String,
-    /// How long a connection to Redis may take to come up, 1ms to 1h.
+    /// Upper bound on connecting to Redis, 1ms to 1h.
     #[arg(long, env, default_value = "10s", value_name = "DURATION")]
     pub(super) redis_timeout: String,
-    /// How long Redis may take to answer, 1ms to 1m. Best below the timeout of Envoy's filter, which is
-    /// 20ms unless set.
+    /// Deadline of a call to Redis, 1ms to 1m. Keep it below the timeout of Envoy's filter, 20ms by default.
     #[arg(long, env, default_value = "10ms", value_name = "DURATION")]
     pub(super) redis_call_timeout: String,
-    /// How long to wait for Redis at the start, up to a year, before giving up. 0: serve at once, and use
-    /// Redis as soon as it is there.
+    /// Upper bound on waiting for Redis at the start, up to a year; then the process exits. 0: serve at once
+    /// and use Redis as soon as it is there.
     #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(super) redis_startup_max_elapsed_time: String,
-    /// Say NOT_SERVING while Redis cannot be reached.
+    /// Report NOT_SERVING while Redis cannot be reached.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_health_check_active_connection: String,
 }
 
-/// How to reach the second Redis. What is not here is as for the first.
+/// The connection to the second Redis. All other settings are those of the first.
 #[derive(Args, Debug)]
 pub(super) struct RawPerSecond {
-    /// Count limits per second in a Redis of their own. Unless this is true, nothing below is looked at.
+    /// Count limits per second in a second Redis. The settings below have no effect unless this is true.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) redis_persecond: String,
-    /// Where that Redis is, written as `REDIS_URL` is.
+    /// Address of the second Redis, in the form of `REDIS_URL`.
     #[arg(long, env, value_name = "URL")]
     pub(super) redis_persecond_url: Option<SecretString>,
-    /// How it is run, as `REDIS_TYPE` says it.
+    /// Its deployment, as in `REDIS_TYPE`.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_persecond_type: Option<String>,
-    /// What `REDIS_PERSECOND_URL` is: `tcp` or `unix`. Unset: what it looks like.
+    /// Kind of `REDIS_PERSECOND_URL`: `tcp` or `unix`. Unset: from its form.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) redis_persecond_socket_type: Option<String>,
-    /// Password, or `user:password`, in place of what `REDIS_PERSECOND_URL` says.
+    /// Password, or `user:password`; overrides that of `REDIS_PERSECOND_URL`.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_persecond_auth: Option<SecretString>,
-    /// File that holds the password, or `user:password`. It is read for each new connection.
+    /// File with the password, or `user:password`, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_persecond_auth_file: Option<String>,
     /// Password, or `user:password`, of its Sentinels.
     #[arg(long, env, value_name = "SECRET")]
     pub(super) redis_persecond_sentinel_auth: Option<SecretString>,
-    /// File that holds the password, or `user:password`, of its Sentinels. It is read for each new
-    /// connection.
+    /// File with the password, or `user:password`, of its Sentinels, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(super) redis_persecond_sentinel_auth_file: Option<String>,
-    /// Speak TLS to it, with the files of `REDIS_TLS_`. Unset: where its URL begins with `rediss`.
+    /// Use TLS to it, with the files of `REDIS_TLS_`. Unset: if its URL starts with `rediss`.
     #[arg(long, env, value_name = "BOOL")]
     pub(super) redis_persecond_tls: Option<String>,
-    /// How long a connection to it may take to come up, 1ms to 1h. Unset: as `REDIS_TIMEOUT` says.
+    /// Upper bound on connecting to it, 1ms to 1h. Unset: `REDIS_TIMEOUT`.
     #[arg(long, env, value_name = "DURATION")]
     pub(super) redis_persecond_timeout: Option<String>,
 }
 
-/// What is logged and counted.
+/// Logs and metrics.
 #[derive(Args, Debug)]
 pub(super) struct RawMetrics {
-    /// Least grave level to log: `trace`, `debug`, `info`, `warn` or `error`.
+    /// Lowest level to log: `trace`, `debug`, `info`, `warn` or `error`.
     #[arg(long, env, default_value = "WARN", value_name = "LEVEL")]
     pub(super) log_level: String,
-    /// How a line of the log looks: `text` or `json`.
+    /// Format of the log: `text` or `json`.
     #[arg(long, env, default_value = "text", value_name = "FORMAT")]
     pub(super) log_format: String,
-    /// Serve metrics at `PROMETHEUS_ADDR` too; the debug port always has them at `/metrics`.
+    /// Serve metrics at `PROMETHEUS_ADDR` too; the debug port always serves them at `/metrics`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) use_prometheus: String,
     /// Address for metrics, `[host]:port`.
     #[arg(long, env, default_value = ":9090", value_name = "ADDRESS")]
     pub(super) prometheus_addr: String,
-    /// Path that metrics are at.
+    /// Path of the metrics.
     #[arg(long, env, default_value = "/metrics", value_name = "PATH")]
     pub(super) prometheus_path: String,
     /// Labels for every series of a rule: `name:value,name:value`.
     #[arg(long, env, default_value = "", value_name = "TAGS")]
     pub(super) extra_tags: String,
-    /// Series at the most, 0 to 1,000,000, of rules with `detailed_metric` or `value_to_metric` and of
-    /// limits that callers bring. Past them a domain counts in one series named `other`.
+    /// Upper bound on series, 0 to 1,000,000, of rules with `detailed_metric` or `value_to_metric` and of
+    /// limits in requests. Above it, a domain counts in one series named `other`.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) detailed_metric_max_series: String,
 }
 
-/// Where spans go.
+/// Traces.
 #[derive(Args, Debug)]
 pub(super) struct RawTraces {
-    /// Send traces over OTLP. Unset: where an `OTEL_EXPORTER_OTLP_` endpoint is set.
+    /// Export traces over OTLP. Unset: if an `OTEL_EXPORTER_OTLP_` endpoint is set.
     #[arg(long, env, value_name = "BOOL")]
     pub(super) tracing_enabled: Option<String>,
-    /// Name of this service in traces. Unset: `OTEL_SERVICE_NAME`, else `RateLimit`.
+    /// Name of the service in traces. Unset: `OTEL_SERVICE_NAME`, else `RateLimit`.
     #[arg(long, env, value_name = "TEXT")]
     pub(super) tracing_service_name: Option<String>,
-    /// Namespace of this service in traces.
+    /// Namespace of the service in traces.
     #[arg(long, env, value_name = "TEXT")]
     pub(super) tracing_service_namespace: Option<String>,
-    /// Name of this replica in traces.
+    /// Name of the replica in traces.
     #[arg(long, env, value_name = "TEXT")]
     pub(super) tracing_service_instance_id: Option<String>,
-    /// Share of traces that begin here which is sent, 0 to 1.
+    /// Share of new traces that is exported, 0 to 1.
     #[arg(long, env, default_value = "1", value_name = "RATIO")]
     pub(super) tracing_sampling_rate: String,
-    /// How the collector is spoken to: `grpc` or `http`. Unset: `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`,
-    /// else `OTEL_EXPORTER_OTLP_PROTOCOL`, else `http`.
+    /// Protocol of the collector: `grpc` or `http`. Unset: `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`, else
+    /// `OTEL_EXPORTER_OTLP_PROTOCOL`, else `http`.
     #[arg(long, env, value_name = "PROTOCOL")]
     pub(super) tracing_exporter_protocol: Option<String>,
-    /// Protocol for traces alone: `grpc` or `http/protobuf`.
+    /// Protocol for traces only: `grpc` or `http/protobuf`.
     #[arg(long, env, value_name = "PROTOCOL")]
     pub(super) otel_exporter_otlp_traces_protocol: Option<String>,
-    /// Protocol for everything: `grpc` or `http/protobuf`.
+    /// Protocol for all signals: `grpc` or `http/protobuf`.
     #[arg(long, env, value_name = "PROTOCOL")]
     pub(super) otel_exporter_otlp_protocol: Option<String>,
-    /// Collector for traces alone: the whole URL.
+    /// Collector for traces only: the complete URL.
     #[arg(long, env, value_name = "URL")]
     pub(super) otel_exporter_otlp_traces_endpoint: Option<String>,
-    /// Collector for everything: over HTTP, traces go to `/v1/traces` below it.
-    /// Unset: `http://localhost:4318`, or port 4317 over gRPC.
+    /// Collector for all signals; over HTTP, traces go to `/v1/traces` below it. Unset:
+    /// `http://localhost:4318`, or port 4317 over gRPC.
     #[arg(long, env, value_name = "URL")]
     pub(super) otel_exporter_otlp_endpoint: Option<String>,
-    /// Name of this service in traces, where `TRACING_SERVICE_NAME` is unset.
+    /// Name of the service in traces, if `TRACING_SERVICE_NAME` is unset.
     #[arg(long, env, value_name = "TEXT")]
     pub(super) otel_service_name: Option<String>,
 }

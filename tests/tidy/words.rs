@@ -43,7 +43,6 @@ const NOT_YET: &[&str] = &[
     "docs/http.md",
     "docs/redis.md",
     "docs/rules.md",
-    "docs/settings.md",
     "tests",
 ];
 
