@@ -13,7 +13,7 @@ use std::io::Write as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::bench::{BenchArgs, Misused as MisusedBench, READING};
-use crate::settings::{self, Mistakes, RawSettings};
+use crate::settings::{self, RawSettings, SettingErrors};
 
 /// Result of a command: the exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +99,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     outcome.unwrap_or_else(|error| {
         complain(&format!("error: {error:#}"));
-        let misused = error.is::<Mistakes>() || error.is::<query::Misused>() || error.is::<MisusedBench>();
+        let misused =
+            error.is::<SettingErrors>() || error.is::<query::Misused>() || error.is::<MisusedBench>();
         if misused { Exit::Misused } else { Exit::Failed }
     })
 }

@@ -1,4 +1,4 @@
-//! Rules that are tried out: where they are, and that they are not in force already.
+//! Settings of the candidate rules, which must not be in force already.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -9,10 +9,10 @@ use crate::engine::KeyFormat;
 use crate::provider::Role;
 use crate::provider::files::FileSettings;
 
-/// What the keys of a candidate's counters begin with, after `CACHE_KEY_PREFIX`.
+/// Prefix of the keys of a candidate's counters, after `CACHE_KEY_PREFIX`.
 const PREFIX: &str = "candidate/";
 
-/// What is said of a candidate, beside the rules that are in force.
+/// The settings of the candidate, if there is one.
 pub(super) fn read(
     raw: &RawSettings,
     live: &FileSettings,
@@ -35,9 +35,8 @@ pub(super) fn read(
     })
 }
 
-/// Whether what is at `path` is read with the rules of `live`: whether a part of the way there lies below
-/// them, and the rest goes on from it. Links are followed wherever they stand, as whoever reads does. Names
-/// that begin with a dot are passed over.
+/// True if the files at `path` are read with the rules of `live`: some ancestor of `path` lies below them.
+/// Links are followed, as the reader does; names that begin with a dot are skipped.
 fn is_read_below(live: &Path, path: &Path) -> bool {
     let (live, path) = (real(live), absolute(path));
     let is_passed_over = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");
@@ -52,7 +51,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Where `path` leads, through links and `..`. What is not there yet lies where its name says.
+/// `path` with links and `..` resolved, as far as it exists.
 fn real(path: &Path) -> PathBuf {
     let path = absolute(path);
     let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));

@@ -8,8 +8,8 @@ use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
-use super::reader::{HOUR, Mistakes, Reader, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, foreign, redis};
+use super::reader::{HOUR, Reader, SettingErrors, YEAR};
+use super::{RawSettings, Settings, StoreSettings, candidate, redis, unsupported};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -22,14 +22,14 @@ use crate::telemetry::logs::{LogFormat, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
-/// Where the reference's image has its rules.
+/// Path of the rules in the image of envoyproxy/ratelimit.
 const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
 const RUNTIME_APPDIRECTORY: &str = "config";
-/// Where they are on a laptop.
+/// Path of the rules in a checkout.
 const LOCAL_RULES: &str = "config";
 /// Shorter secrets can be guessed, and with them what was hashed.
 const HASH_KEY_BYTES_MIN: usize = 16;
-/// How often rule files are looked at even where nothing was told of a change.
+/// Interval at which rule files are polled, in case the watch missed a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Labels that per-rule series have anyway.
@@ -40,7 +40,7 @@ pub(super) fn convert(
     raw: &RawSettings,
     environment: impl Fn(&str) -> Option<String>,
     exists: impl Fn(&Path) -> bool,
-) -> Result<Settings, Mistakes> {
+) -> Result<Settings, SettingErrors> {
     let mut reader = Reader::default();
     let store = store(raw, &mut reader);
     let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
@@ -70,7 +70,7 @@ pub(super) fn convert(
         metrics: metrics(&raw.metrics, &mut reader),
         logs: logs(&raw.metrics, &mut reader),
         traces: traces(&raw.traces, &mut reader),
-        ignored: foreign::read(environment, &mut reader),
+        ignored: unsupported::read(environment, &mut reader),
     };
     reader.finish(settings)
 }

@@ -1,16 +1,16 @@
 //! Settings: what the operator typed, in flags and the environment, and what it means.
 //!
 //! Two types for two facts. [`RawSettings`] is text as typed; [`Settings`] is valid, and made of the
-//! settings of each module. Between them every mistake is gathered, so that all are told at once.
+//! settings of each module. Between them every error is collected, so that all are reported at once.
 //! Nothing else reads the environment, and nothing that may hold a secret can be printed.
 
 mod candidate;
 mod convert;
-mod foreign;
 mod raw;
 mod reader;
 mod redis;
 mod table;
+mod unsupported;
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,56 +27,56 @@ use crate::telemetry::logs::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::TraceSettings;
 
-pub use foreign::Ignored;
 pub use raw::RawSettings;
-pub use reader::{Mistake, Mistakes};
+pub use reader::{SettingError, SettingErrors};
 pub use table::{Row, markdown, table};
+pub use unsupported::Ignored;
 
-/// Everything that `serve` is told.
+/// Every setting of the service.
 #[derive(Debug)]
 pub struct Settings {
-    /// Where to listen.
+    /// Addresses of the listeners.
     pub listen: ListenSettings,
-    /// How to serve.
+    /// Connections, threads and shutdown.
     pub serve: ServeSettings,
-    /// Where rules come from.
+    /// Source of the rules in force.
     pub rules: FileSettings,
-    /// Rules to compare those with; `None` where there are to be none.
+    /// Candidate rules; `None` if there are none.
     pub candidate: Option<CandidateSettings>,
-    /// What is told besides the decision.
+    /// Headers and metadata beside the decision.
     pub answers: AnswerSettings,
-    /// Requests that one core works on at a time, at the most.
+    /// Upper bound on requests in flight per core.
     pub max_in_flight: usize,
-    /// What holds for every rule at once.
+    /// Modes that apply to every rule.
     pub modes: Modes,
-    /// How counters are named.
+    /// Format and prefix of counter keys.
     pub keys: KeyWriter,
-    /// Where counters live.
+    /// Store of the counters.
     pub store: StoreSettings,
     /// The bounds of counters in this process.
     pub memory: MemorySettings,
-    /// How many replicas share the limits.
+    /// Number of replicas that share the limits.
     pub replicas: u32,
-    /// What is counted.
+    /// Metrics.
     pub metrics: MetricsSettings,
-    /// What is logged.
+    /// Logs.
     pub logs: LogSettings,
-    /// Where spans go; `None` where there are to be none.
+    /// Traces; `None` if they are off.
     pub traces: Option<TraceSettings>,
-    /// What was set and has no effect.
+    /// Variables that are set and have no effect.
     pub ignored: Vec<Ignored>,
 }
 
 /// Rules to try out.
 #[derive(Debug)]
 pub struct CandidateSettings {
-    /// Where they come from.
+    /// Source of the candidate rules.
     pub files: FileSettings,
-    /// How their counters are named: as nothing of the rules in force is.
+    /// Keys of their counters, distinct from those of the rules in force.
     pub keys: KeyWriter,
 }
 
-/// Where counters live.
+/// Store of the counters.
 #[derive(Debug)]
 pub enum StoreSettings {
     /// In this process.
@@ -113,20 +113,20 @@ impl StoreSettings {
 /// Counters in Redis.
 #[derive(Clone, Debug)]
 pub struct RedisStoreSettings {
-    /// Where every limit is counted that `per_second` does not take.
+    /// Redis of every limit that `per_second` does not count.
     pub all: RedisSettings,
-    /// Where limits per second are counted; `None` where they are counted with all others.
+    /// Redis of limits per second; `None` if `all` counts them too.
     pub per_second: Option<RedisSettings>,
     /// Memory for what is known to be denied, in bytes; 0 for none.
     pub local_cache_bytes: u64,
-    /// How long to wait for Redis before serving, and then to give up; `None` to serve at once.
+    /// Upper bound on waiting for Redis at the start; `None` to serve at once.
     pub startup_max: Option<Duration>,
-    /// Whether the service is healthy only while Redis can be reached.
+    /// True if the service is healthy only while Redis can be reached.
     pub ready_only_connected: bool,
 }
 
 impl Settings {
-    /// What `raw` means. `environment` gives a variable's value, for those of envoyproxy/ratelimit that
+    /// Converts `raw`. `environment` gives a variable's value, for those of envoyproxy/ratelimit that
     /// mean nothing here; `exists` says whether there is something at a path, since the default of
     /// the rules' path depends on it.
     ///
@@ -136,7 +136,7 @@ impl Settings {
         raw: &RawSettings,
         environment: impl Fn(&str) -> Option<String>,
         exists: impl Fn(&Path) -> bool,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Self, SettingErrors> {
         convert::convert(raw, environment, exists)
     }
 
@@ -145,21 +145,21 @@ impl Settings {
     ///
     /// # Errors
     /// Every mistake.
-    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Self, Mistakes> {
+    pub fn from_variables(variables: &[(&str, &str)]) -> Result<Self, SettingErrors> {
         Self::from_variables_where(variables, Path::exists)
     }
 
     fn from_variables_where(
         variables: &[(&str, &str)],
         exists: impl Fn(&Path) -> bool,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Self, SettingErrors> {
         let flags = variables.iter().filter_map(|(name, value)| Some(format!("--{}={value}", flag(name)?)));
         let command = RawSettings::augment_args(Command::new(env!("CARGO_PKG_NAME"))).no_binary_name(true);
         let command = command.mut_args(|arg| arg.env(Resettable::Reset));
         let raw = command.try_get_matches_from(flags).and_then(|flags| RawSettings::from_arg_matches(&flags));
         // Every field is a text, so only a variable that is named twice comes here.
         let raw = raw.map_err(|error| {
-            Mistakes(vec![Mistake { name: "variables", expected: error.to_string(), found: None }])
+            SettingErrors(vec![SettingError { name: "variables", expected: error.to_string(), found: None }])
         })?;
         let environment = |name: &str| {
             let (_, value) = variables.iter().find(|(variable, _)| *variable == name)?;

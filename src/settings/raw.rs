@@ -1,4 +1,4 @@
-//! What the operator types: one field for each setting, all of them text. A field's name is the
+//! Settings as typed: one field for each, all of them text. A field's name is the
 //! environment variable's in lower case, and the flag's with `_` for `-`; its comment is what `--help`
 //! and docs/settings.md say.
 

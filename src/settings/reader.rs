@@ -1,4 +1,4 @@
-//! Reads settings' texts and gathers every mistake, so that all are told at once.
+//! Parses the texts of settings and collects every error, so that all are reported at once.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -12,20 +12,20 @@ pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// One setting that cannot be what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct SettingError {
     /// The environment variable's name.
     pub name: &'static str,
-    /// What would be right.
+    /// The expected form and bounds.
     pub expected: String,
-    /// What was found; `None` where it may hold a secret.
+    /// The text found; `None` if it may contain a secret.
     pub found: Option<String>,
 }
 
 /// Every mistake found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistakes(pub Vec<Mistake>);
+pub struct SettingErrors(pub Vec<SettingError>);
 
-impl fmt::Display for Mistake {
+impl fmt::Display for SettingError {
     /// `GRPC_PORT (--grpc-port): expected …, found "…"`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;
@@ -42,33 +42,33 @@ impl fmt::Display for Mistake {
     }
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for SettingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the settings cannot be used:")?;
         self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for SettingErrors {}
 
 /// Reads texts. What it returns for a mistake is of no use: [`Reader::finish`] refuses.
 #[derive(Default)]
 pub(super) struct Reader {
-    mistakes: Vec<Mistake>,
+    errors: Vec<SettingError>,
 }
 
 impl Reader {
-    /// `settings`, unless there were mistakes.
-    pub(super) fn finish<T>(self, settings: T) -> Result<T, Mistakes> {
-        if self.mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(self.mistakes)) }
+    /// `settings`, unless there were errors.
+    pub(super) fn finish<T>(self, settings: T) -> Result<T, SettingErrors> {
+        if self.errors.is_empty() { Ok(settings) } else { Err(SettingErrors(self.errors)) }
     }
 
     /// Takes note of a mistake.
     pub(super) fn refuse(&mut self, name: &'static str, expected: impl Into<String>, found: Option<&str>) {
-        self.mistakes.push(Mistake { name, expected: expected.into(), found: found.map(str::to_owned) });
+        self.errors.push(SettingError { name, expected: expected.into(), found: found.map(str::to_owned) });
     }
 
-    /// What `parse` makes of `text`.
+    /// The value that `parse` returns for `text`.
     pub(super) fn read<T>(
         &mut self,
         name: &'static str,

@@ -7,15 +7,15 @@ use super::RawSettings;
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// What it is about: the heading it stands under.
+    /// The heading above it.
     pub heading: String,
     /// The environment variable.
     pub variable: String,
     /// The flag, with its dashes.
     pub flag: String,
-    /// What it is where nothing is said; `None` where its meaning says so.
+    /// The default; `None` if the meaning describes it.
     pub default: Option<String>,
-    /// What it means.
+    /// The meaning, as in `--help`.
     pub meaning: String,
 }
 

@@ -9,19 +9,19 @@ use crate::server::{Address, HeaderStyle};
 use crate::telemetry::logs::LogFormat;
 use crate::telemetry::traces::Protocol;
 
-pub(super) fn read(typed: &[(&str, &str)]) -> Result<Settings, Mistakes> {
+pub(super) fn read(typed: &[(&str, &str)]) -> Result<Settings, SettingErrors> {
     Settings::from_variables_where(typed, |_| false)
 }
 
 pub(super) fn read_well(typed: &[(&str, &str)]) -> Settings {
-    read(typed).unwrap_or_else(|mistakes| panic!("{typed:?}: {mistakes}"))
+    read(typed).unwrap_or_else(|errors| panic!("{typed:?}: {errors}"))
 }
 
 /// The names that are complained of.
 pub(super) fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
     match read(typed) {
         Ok(_) => Vec::new(),
-        Err(Mistakes(mistakes)) => mistakes.iter().map(|mistake| mistake.name).collect(),
+        Err(SettingErrors(errors)) => errors.iter().map(|mistake| mistake.name).collect(),
     }
 }
 
@@ -86,9 +86,9 @@ fn the_key_for_hashes_is_long_enough_and_never_shown() {
     assert_eq!(settings.rules.compile.hash_key, Some(HashKey::new(secret.as_bytes())));
     let (letter, shown) = (secret.as_bytes()[0], format!("{settings:?}"));
     assert!(!shown.contains(secret) && !shown.contains(&format!("[{letter}, ")), "{shown}");
-    let mistakes = read(&[("HASH_KEY", "too short")]).unwrap_err().to_string();
-    assert!(mistakes.contains("HASH_KEY (--hash-key): expected a secret of 16 bytes or more"), "{mistakes}");
-    assert!(!mistakes.contains("too short"), "{mistakes}");
+    let errors = read(&[("HASH_KEY", "too short")]).unwrap_err().to_string();
+    assert!(errors.contains("HASH_KEY (--hash-key): expected a secret of 16 bytes or more"), "{errors}");
+    assert!(!errors.contains("too short"), "{errors}");
 }
 
 #[test]
@@ -179,12 +179,12 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
 
 #[test]
 fn a_mistake_says_the_name_the_flag_what_was_expected_and_what_was_found() {
-    let mistakes =
+    let errors =
         read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("GRPC_SERVER_USE_TLS", "true")]).unwrap_err();
     let expected = "the settings cannot be used:\n  \
                     GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"\n  \
                     GRPC_SERVER_USE_TLS: expected false: gRPC is not served over TLS yet, found \"true\"";
-    assert_eq!(mistakes.to_string(), expected);
+    assert_eq!(errors.to_string(), expected);
 }
 
 #[test]

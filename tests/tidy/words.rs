@@ -34,7 +34,6 @@ const NOT_YET: &[&str] = &[
     "src/limiter",
     "src/provider",
     "src/server",
-    "src/settings",
     "src/store",
     "src/supervisor.rs",
     "src/telemetry",

@@ -58,7 +58,7 @@ const PER_SECOND: Names = Names {
     tls: "REDIS_PERSECOND_TLS",
 };
 
-/// What was typed in these variables.
+/// The texts of these variables.
 struct Typed<'a> {
     names: &'static Names,
     url: Option<&'a SecretString>,
@@ -71,7 +71,7 @@ struct Typed<'a> {
     tls: Option<&'a str>,
 }
 
-/// What both have in common.
+/// Settings that both share.
 struct Common {
     tls: ClientTls,
     connect_timeout: Duration,
@@ -276,7 +276,7 @@ fn check_socket_type(typed: &Typed<'_>, deployment: &Deployment, reader: &mut Re
     }
 }
 
-/// Whether TLS is wanted, by the setting or by the URL.
+/// True if the setting or the URL asks for TLS.
 fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
     let Names { url, tls: name, .. } = typed.names;
     let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));
@@ -293,7 +293,7 @@ fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &
     }
 }
 
-/// What is expected of servers that are spoken to over TLS.
+/// The TLS settings, if TLS is used.
 fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> ClientTls {
     let name = "REDIS_TLS_SKIP_HOSTNAME_VERIFICATION";
     let identity = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {

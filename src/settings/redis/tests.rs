@@ -15,11 +15,11 @@ fn redis(typed: &[(&str, &str)]) -> RedisStoreSettings {
     }
 }
 
-/// What is said of the only mistake.
+/// The text of the only error.
 fn complaint(typed: &[(&str, &str)]) -> String {
-    let mistakes = read(typed).expect_err("a mistake");
-    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
-    mistakes.0[0].to_string()
+    let errors = read(typed).expect_err("a mistake");
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    errors.0[0].to_string()
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn secrets_are_never_shown() {
     ] {
         let shown = match read(&typed) {
             Ok(settings) => format!("{settings:?}"),
-            Err(mistakes) => format!("{mistakes} {mistakes:?}"),
+            Err(errors) => format!("{errors} {errors:?}"),
         };
         assert!(!shown.contains("hunter2"), "{shown}");
     }

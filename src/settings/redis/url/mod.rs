@@ -1,5 +1,4 @@
-//! Where Redis is, out of the ways to write it. Nothing that is said of a mistake repeats what was
-//! written, which may hold a password.
+//! The address of Redis, in each of its text forms. Errors never repeat the text: it may contain a password.
 
 use std::path::PathBuf;
 
@@ -7,7 +6,7 @@ use secrecy::SecretString;
 
 use crate::store::redis::{Deployment, Endpoint, Login};
 
-/// How Redis is run.
+/// Deployment of Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Single,
@@ -26,7 +25,7 @@ impl Kind {
     }
 }
 
-/// Where Redis is, and what the way it was written says besides.
+/// The address of Redis, and what else its text says.
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) deployment: Deployment,
@@ -35,7 +34,7 @@ pub(super) struct Address {
     pub(super) login: Login,
     /// To Sentinels.
     pub(super) sentinel_login: Login,
-    /// Whether a scheme asks for TLS.
+    /// True if the scheme asks for TLS.
     pub(super) wants_tls: bool,
 }
 
@@ -221,7 +220,7 @@ fn parse_several(rest: &str, kind: Kind, wants_tls: bool) -> Result<Address> {
     Ok(Address { deployment, database, login, sentinel_login, wants_tls })
 }
 
-/// What stands behind `?`.
+/// The query after `?`.
 struct Parameters {
     nodes: Vec<String>,
     primary: Option<String>,
@@ -252,7 +251,7 @@ impl Parameters {
     }
 }
 
-/// What follows a scheme: `[userinfo@]hosts[/path][?query]`.
+/// The part after a scheme: `[userinfo@]hosts[/path][?query]`.
 struct Parts<'a> {
     userinfo: Option<&'a str>,
     hosts: &'a str,

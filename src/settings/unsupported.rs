@@ -1,5 +1,5 @@
-//! Variables of envoyproxy/ratelimit that mean nothing here. Who sets one to have something done is told
-//! that it will not be; who would be less safe than they think is not served at all.
+//! Variables of envoyproxy/ratelimit that have no effect here. A set one is reported as a warning; one that
+//! would make the operator less safe than expected is an error.
 
 use super::reader::{Reader, parse_bool};
 
@@ -8,12 +8,12 @@ use super::reader::{Reader, parse_bool};
 pub struct Ignored {
     /// Its name.
     pub name: &'static str,
-    /// What happens in place of what it asks for.
+    /// The behaviour in its place.
     pub instead: &'static str,
 }
 
-/// A variable, and the values for which nothing needs to be said.
-struct Foreign {
+/// A variable, and the values that need no warning.
+struct Unsupported {
     ignored: Ignored,
     harmless: Harmless,
 }
@@ -25,50 +25,50 @@ enum Harmless {
     Texts(&'static [&'static str]),
 }
 
-const IGNORED: [Foreign; 19] = {
+const IGNORED: [Unsupported; 19] = {
     use Harmless::{Bool, Texts};
     const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
-    const PIPELINE: &str = "hits are sent together by themselves";
+    const PIPELINE: &str = "hits are always batched";
     const POOL: &str = "each thread has one connection to each primary";
-    const fn foreign(name: &'static str, harmless: Harmless, instead: &'static str) -> Foreign {
-        Foreign { ignored: Ignored { name, instead }, harmless }
+    const fn unsupported(name: &'static str, harmless: Harmless, instead: &'static str) -> Unsupported {
+        Unsupported { ignored: Ignored { name, instead }, harmless }
     }
     [
-        foreign("USE_STATSD", Bool(false), STATSD),
-        foreign("USE_DOG_STATSD", Bool(false), STATSD),
-        foreign("STATSD_HOST", Texts(&[]), STATSD),
-        foreign("STATSD_PORT", Texts(&[]), STATSD),
-        foreign(
+        unsupported("USE_STATSD", Bool(false), STATSD),
+        unsupported("USE_DOG_STATSD", Bool(false), STATSD),
+        unsupported("STATSD_HOST", Texts(&[]), STATSD),
+        unsupported("STATSD_PORT", Texts(&[]), STATSD),
+        unsupported(
             "DISABLE_STATS",
             Bool(false),
-            "metrics are always there, and cost nothing until they are read",
+            "metrics are always on, and cost nothing until they are read",
         ),
-        foreign(
+        unsupported(
             "PROMETHEUS_MAPPER_YAML",
             Texts(&[]),
             "metrics have the names and labels of the default mapping",
         ),
-        foreign("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
-        foreign(
+        unsupported("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
+        unsupported(
             "FORCE_START_WITHOUT_INITIAL_CONFIG",
             Bool(true),
             "the service always starts, and is not ready until there are good rules",
         ),
-        foreign("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
-        foreign("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
-        foreign("REDIS_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_CLUSTER_PIPELINE_PARALLELISM", Texts(&["1"]), PIPELINE),
-        foreign(
+        unsupported("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
+        unsupported("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
+        unsupported("REDIS_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
+        unsupported("REDIS_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
+        unsupported("REDIS_CLUSTER_PIPELINE_PARALLELISM", Texts(&["1"]), PIPELINE),
+        unsupported(
             "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
             Bool(true),
             "a server that turns out to be read-only is always left for another",
         ),
-        foreign("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
-        foreign("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
-        foreign("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
-        foreign("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
-        foreign("OTEL_EXPORTER_OTLP_CERTIFICATE", Texts(&[]), "traces are not sent over TLS yet"),
+        unsupported("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
+        unsupported("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
+        unsupported("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
+        unsupported("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
+        unsupported("OTEL_EXPORTER_OTLP_CERTIFICATE", Texts(&[]), "traces are not sent over TLS yet"),
     ]
 };
 
@@ -76,7 +76,7 @@ const IGNORED: [Foreign; 19] = {
 const UNSAFE_TO_IGNORE: [(&str, &str); 1] =
     [("GRPC_SERVER_USE_TLS", "false: gRPC is not served over TLS yet")];
 
-/// What will not happen. Where that is not safe, `reader` is told.
+/// The variables without effect. Those that would be unsafe to ignore are errors in `reader`.
 pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<Ignored> {
     for (name, expected) in UNSAFE_TO_IGNORE {
         match environment(name) {
@@ -84,13 +84,13 @@ pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Re
             Some(_) | None => {}
         }
     }
-    let asks = |foreign: &&Foreign| {
-        environment(foreign.ignored.name).is_some_and(|value| !foreign.is_harmless(&value))
+    let asks = |unsupported: &&Unsupported| {
+        environment(unsupported.ignored.name).is_some_and(|value| !unsupported.is_harmless(&value))
     };
-    IGNORED.iter().filter(asks).map(|foreign| foreign.ignored).collect()
+    IGNORED.iter().filter(asks).map(|unsupported| unsupported.ignored).collect()
 }
 
-impl Foreign {
+impl Unsupported {
     fn is_harmless(&self, value: &str) -> bool {
         match self.harmless {
             Harmless::Bool(harmless) => parse_bool(value) == Some(harmless),
@@ -106,7 +106,7 @@ mod tests {
     fn read_one(name: &str, value: &str) -> (usize, usize) {
         let mut reader = Reader::default();
         let ignored = read(|asked| (asked == name).then(|| value.to_owned()), &mut reader);
-        (ignored.len(), reader.finish(()).err().map_or(0, |mistakes| mistakes.0.len()))
+        (ignored.len(), reader.finish(()).err().map_or(0, |errors| errors.0.len()))
     }
 
     #[test]
