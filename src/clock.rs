@@ -1,11 +1,11 @@
-//! The only reader of a clock. Everything else is told what time it is.
+//! The only reader of the clock. All other code gets the time as an argument.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::engine::Timestamp;
 
-/// Tells the time.
+/// A source of time.
 pub trait Clock: Send + Sync {
     /// The time now.
     fn now(&self) -> Timestamp;
@@ -23,7 +23,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told to move.
+/// A clock that moves only when it is set, for tests.
 #[derive(Debug)]
 pub struct ManualClock {
     micros: AtomicU64,

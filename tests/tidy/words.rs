@@ -27,7 +27,6 @@ const FIRST_WORDS: &[&str] = &["What", "Who", "Whom", "Whose", "Where", "How", "
 /// Places that have not been revised yet. Remove a place once it has; add none.
 const NOT_YET: &[&str] = &[
     "src/app",
-    "src/clock.rs",
     "src/cli/check.rs",
     "src/cli/serve.rs",
     "src/engine",
@@ -36,7 +35,9 @@ const NOT_YET: &[&str] = &[
     "src/server",
     "src/store",
     "src/supervisor.rs",
-    "src/telemetry",
+    "src/telemetry/logs.rs",
+    "src/telemetry/mod.rs",
+    "src/telemetry/traces.rs",
     "src/tls",
     "config",
     "docs/http.md",

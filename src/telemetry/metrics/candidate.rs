@@ -1,4 +1,4 @@
-//! What a candidate rule set would do otherwise, in numbers. There are none where there is no candidate.
+//! Metrics of the candidate rules. There are none without a candidate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,10 +13,10 @@ use super::series::{Family, Point, counter, gauge, read};
 use crate::engine::Rules;
 use crate::engine::compare::Outcome;
 
-/// Rules of which differences are told apart, at the most. Rules come from files and not from requests;
+/// Upper bound on rules with series of differences. Rules come from files and not from requests;
 /// this bounds what many reloads may add up to.
 const MAX_RULES: usize = 10_000;
-/// What counts for rules past that.
+/// Name of the series for further rules.
 const OTHER: &str = "other";
 
 /// The candidate's instruments.
@@ -35,7 +35,7 @@ pub struct CandidateMetrics {
     is_wrong: AtomicBool,
 }
 
-/// What differences are told apart by.
+/// Labels of a series of differences.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Differing {
     domain: Box<str>,
@@ -44,7 +44,7 @@ struct Differing {
     outcome: &'static str,
 }
 
-/// What a lookup is made with.
+/// The same, borrowed, for lookups.
 #[derive(Hash)]
 struct DifferingRef<'a> {
     domain: &'a str,

@@ -13,7 +13,7 @@ const BOUNDS_SECS: [f64; 22] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// How often something took how long.
+/// Histogram of durations.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
     /// One for each bound, and one for what is above them all; not cumulative.
@@ -21,12 +21,12 @@ pub(super) struct Histogram {
     sum_ns: AtomicU64,
 }
 
-/// What a histogram held when it was read.
+/// Contents of a histogram at one time.
 #[derive(Debug, PartialEq)]
 pub(super) struct Snapshot {
     /// Upper bounds in seconds and how many values lie at or below each.
     pub(super) buckets: Vec<(f64, u64)>,
-    /// How many values there are.
+    /// Number of values.
     pub(super) count: u64,
     /// All of them together, in seconds.
     pub(super) sum_secs: f64,
@@ -43,12 +43,12 @@ impl Histogram {
         self.sum_ns.fetch_add(u64::try_from(value.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How many values were added.
+    /// Number of values that were added.
     pub(super) fn count(&self) -> u64 {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// What it holds now.
+    /// Its contents now.
     pub(super) fn snapshot(&self) -> Snapshot {
         let mut count = 0;
         let mut up_to = |of_bucket: &AtomicU64| {

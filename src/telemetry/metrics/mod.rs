@@ -26,13 +26,13 @@ use named::NamedCounts;
 
 pub use candidate::CandidateMetrics;
 
-/// What the operator says of metrics.
+/// Settings of metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MetricsSettings {
     /// Labels that every per-rule series carries: names that Prometheus takes, none of them `domain`,
     /// `key1` or `key2`, and their values.
     pub extra_tags: Vec<(String, String)>,
-    /// How many names that requests have a part in are told apart.
+    /// Upper bound on series whose names come from requests.
     pub max_named_series: usize,
 }
 
@@ -70,7 +70,7 @@ struct StoreErrors {
     refused: AtomicU64,
 }
 
-/// How a store failed to count.
+/// Kind of a store's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreFailure {
     /// It cannot be reached.
@@ -96,11 +96,11 @@ pub enum Gauge {
     MemoryBytes,
     /// Counters that gave way to others because there was no room.
     MemoryEvicted,
-    /// How often a key was known to be over its limit.
+    /// Number of lookups that found a key above its limit.
     LocalCacheHits,
-    /// How often it was not.
+    /// Number of lookups that did not.
     LocalCacheMisses,
-    /// How often that was looked up.
+    /// Number of lookups.
     LocalCacheLookups,
     /// Keys that are known to be over their limit.
     LocalCacheEntries,
@@ -123,7 +123,7 @@ impl Metrics {
         self.watched.lock().push(Watched { gauge, read: Box::new(read) });
     }
 
-    /// Shows what `candidate` counts among the others from now on. There is one candidate at the most.
+    /// Shows what `candidate` counts among the others from now on. There is at most one candidate.
     pub fn show_candidate(&self, candidate: &Arc<CandidateMetrics>) {
         self.candidate.get_or_init(|| Arc::clone(candidate));
     }

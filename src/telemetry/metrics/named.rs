@@ -37,7 +37,7 @@ impl NamedCounts {
         self.by_path.read().iter().map(|(path, counts)| (path.clone(), counts.sum())).collect()
     }
 
-    /// Where `path` is counted already. Once there is no more room, that is somewhere for every name.
+    /// The counts of `path`, if it has any. Once there is no more room, every name has some.
     fn known_place(&self, path: &StatsPath) -> Option<Arc<Counts>> {
         let by_path = self.by_path.read();
         let own = by_path.get(path);
@@ -52,14 +52,14 @@ impl NamedCounts {
         Arc::clone(by_path.entry(place).or_default())
     }
 
-    /// Whether a name that is new may have a place of its own among `series` others.
+    /// True if a new name may have its own counts beside `series` others.
     fn has_room(&self, series: usize, path: &StatsPath) -> bool {
         let name_bytes = path.domain.len() + path.parts.iter().map(|part| part.len() + 1).sum::<usize>();
         series < self.max_series && name_bytes <= StatsPath::MAX_BYTES
     }
 }
 
-/// Domains come from the rules, not from requests: there is one of these for each at the most.
+/// Domains come from the rules, not from requests: there is at most one of these for each.
 fn overflow(path: &StatsPath) -> StatsPath {
     StatsPath { domain: path.domain.clone(), parts: vec![OTHER.into()] }
 }

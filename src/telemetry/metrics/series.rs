@@ -1,4 +1,4 @@
-//! What there is to tell, under its names: one list that every way of rendering reads.
+//! Every metric with its names: one list that all formats render.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::name::sanitize;
 use super::{Gauge, Metrics, Tally};
 use crate::engine::rules::Layer;
 
-/// What a rule's hits are told apart by: the last part of the names, what to read, and what it means.
+/// Counters of a rule: the last part of the name, the value, and the help text.
 pub(super) const RULE_COUNTERS: [RuleCounter; 7] = [
     ("total_hits", |tally| tally.total_hits, "Hits asked for."),
     ("within_limit", |tally| tally.within_limit, "Hits of requests that passed."),
@@ -187,7 +187,7 @@ impl Metrics {
         ]
     }
 
-    /// What each of [`RULE_COUNTERS`] adds up to under the same labels, in order.
+    /// Sums of [`RULE_COUNTERS`] by labels, in order.
     pub(super) fn rule_counters(&self) -> BTreeMap<RuleLabels, [u64; RULE_COUNTERS.len()]> {
         let mut sums = BTreeMap::<RuleLabels, [u64; RULE_COUNTERS.len()]>::new();
         for (path, tally) in self.tallies() {
