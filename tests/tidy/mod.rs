@@ -203,7 +203,7 @@ fn every_dependency_is_used() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("a manifest");
     let code = |folder: &str| {
-        let texts = files(&root.join(folder), "rs").into_iter().map(|path| fs::read_to_string(path));
+        let texts = files(&root.join(folder), "rs").into_iter().map(fs::read_to_string);
         texts.map(|text| text.expect("sources are text")).collect::<String>()
     };
     let (src, tests) = (code("src"), code("tests"));
