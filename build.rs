@@ -1,5 +1,4 @@
-//! Compiles `proto/` without protoc: messages, the service, their proto3 JSON form, and the
-//! descriptors that gRPC reflection serves.
+//! Compiles `proto/` without protoc: messages, the service, and the descriptors that gRPC reflection serves.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -26,14 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // `server::grpc` serves the one method there is from the bytes of its messages.
         .build_server(false)
         .bytes(".")
-        .compile_well_known_types(true)
-        .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors.clone())?;
-    // In JSON an entry is text, not base64: `pb.rs` writes that one by hand.
-    pbjson_build::Builder::new()
-        .register_descriptors(&descriptors.encode_to_vec())?
-        .exclude([ENTRY])
-        .build(&[".envoy"])?;
     fs::write(out.join("reflection.bin"), as_envoy_declares(descriptors).encode_to_vec())?;
     Ok(())
 }

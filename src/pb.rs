@@ -1,5 +1,5 @@
-//! The protobuf modules that `build.rs` generates, laid out as their packages are, and their
-//! proto3 JSON form. Nothing here decides anything; `server::wire` is the only reader of requests.
+//! The protobuf modules that `build.rs` generates, laid out as their packages are. Nothing here decides
+//! anything; `server::wire` is the only reader of requests.
 
 #![allow(missing_docs, unnameable_types, unreachable_pub, unused_qualifications, reason = "generated code")]
 #![allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated code")]
@@ -10,7 +10,6 @@ pub mod envoy {
         pub mod core {
             pub mod v3 {
                 include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.rs"));
-                include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.serde.rs"));
             }
         }
     }
@@ -19,7 +18,6 @@ pub mod envoy {
             pub mod ratelimit {
                 pub mod v3 {
                     include!(concat!(env!("OUT_DIR"), "/envoy.extensions.common.ratelimit.v3.rs"));
-                    include!(concat!(env!("OUT_DIR"), "/envoy.extensions.common.ratelimit.v3.serde.rs"));
                 }
             }
         }
@@ -28,14 +26,12 @@ pub mod envoy {
         pub mod ratelimit {
             pub mod v3 {
                 include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
-                include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.serde.rs"));
             }
         }
     }
     pub mod r#type {
         pub mod v3 {
             include!(concat!(env!("OUT_DIR"), "/envoy.r#type.v3.rs"));
-            include!(concat!(env!("OUT_DIR"), "/envoy.r#type.v3.serde.rs"));
         }
     }
 }
@@ -54,35 +50,3 @@ pub const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitServic
 
 /// The descriptors of the files above as Envoy declares them, for gRPC reflection.
 pub const REFLECTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/reflection.bin"));
-
-mod entry_json {
-    //! An entry in proto3 JSON is text, as in Envoy's own declaration of it.
-
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Entry;
-
-    #[derive(Deserialize, Serialize)]
-    #[serde(deny_unknown_fields)]
-    struct Text<'a> {
-        #[serde(default, skip_serializing_if = "str::is_empty")]
-        key: std::borrow::Cow<'a, str>,
-        #[serde(default, skip_serializing_if = "str::is_empty")]
-        value: std::borrow::Cow<'a, str>,
-    }
-
-    impl<'de> Deserialize<'de> for Entry {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let Text { key, value } = Text::deserialize(deserializer)?;
-            Ok(Self { key: Bytes::from(key.into_owned()), value: Bytes::from(value.into_owned()) })
-        }
-    }
-
-    impl Serialize for Entry {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let (key, value) = (String::from_utf8_lossy(&self.key), String::from_utf8_lossy(&self.value));
-            Text { key, value }.serialize(serializer)
-        }
-    }
-}

@@ -7,9 +7,9 @@ use arc_swap::ArcSwapOption;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{Code, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
-use tollgate::limiter::{Candidate, Limiter};
+use tollgate::limiter::{Candidate, DecideError, Limiter};
+use tollgate::store::Store;
 use tollgate::store::redis::{Denials, RedisStore};
-use tollgate::store::{Store, StoreError};
 use tollgate::telemetry::metrics::{CandidateMetrics, Metrics, MetricsSettings};
 
 use crate::support::redis::Redis;
@@ -32,7 +32,6 @@ pub(crate) fn shop(descriptors: &str) -> Arc<Rules> {
 /// A limiter with a candidate that counts in the same store.
 pub(crate) struct World {
     pub(crate) limiter: Limiter,
-    live: Arc<ArcSwapOption<Rules>>,
     tried: Arc<ArcSwapOption<Rules>>,
     clock: Arc<ManualClock>,
     metrics: Arc<Metrics>,
@@ -63,14 +62,13 @@ impl World {
             modes: Modes::default(),
             candidate: Some(candidate),
         };
-        Self { limiter, live, tried, clock, metrics }
+        Self { limiter, tried, clock, metrics }
     }
 
-    async fn decide(&self, domain: &str, asked: &str) -> Result<Code, StoreError> {
-        let rules = self.live.load_full().expect("rules");
+    async fn decide(&self, domain: &str, asked: &str) -> Result<Code, DecideError> {
         let descriptors = asked.split(';').map(|text| descriptor(text.trim())).collect();
         let request = Request { domain: domain.as_bytes(), descriptors };
-        self.limiter.decide(&rules, &request, None).await.map(|decision| decision.code)
+        self.limiter.snapshot().decide(&request, None).await.map(|decision| decision.code)
     }
 
     /// Asks, and says what was answered and what came of the comparison: `OK same`, `OVER looser`,
@@ -335,11 +333,10 @@ async fn a_limit_that_the_caller_brings_is_compared_where_one_side_does_not_know
         shop("  - {key: user, rate_limit: 9/day}"),
         Some(rules("domain: other")),
     );
-    let rules = world.live.load_full().expect("rules");
     let mut asked = descriptor("user=a");
     asked.limit_override = Some(Limit::per(0, Unit::Minute));
     let request = Request { domain: b"shop", descriptors: [asked].into_iter().collect() };
-    let code = world.limiter.decide(&rules, &request, None).await.expect("the store answers").code;
+    let code = world.limiter.snapshot().decide(&request, None).await.expect("the store answers").code;
     assert_eq!(code, Code::OverLimit);
     let expected = named(&[("shop.override.looser", 1)]);
     assert_eq!(world.stats("tollgate.candidate_differing_requests."), expected);

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use envoy_types::pb::google::protobuf::UInt64Value;
+use tokio::net::TcpStream;
 use tollgate::store::redis::{Deployment, Endpoint};
 use tonic::transport::{Channel, Endpoint as Uri};
 
@@ -71,7 +72,7 @@ async fn values_of_any_length_are_counted_and_two_long_ones_apart() {
         panic!("a TCP port")
     };
     let url = format!("redis://{host}:{port}");
-    for environment in [&[][..], &[("REDIS_URL", &*url)]] {
+    for environment in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")]] {
         let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
         let mut client = connect(&service).await;
         let long = |last: char| format!("{}{last}", "x".repeat(60_000));
@@ -95,7 +96,7 @@ async fn a_cost_of_any_size_is_over_the_limit_and_leaves_the_counter_at_it() {
         panic!("a TCP port")
     };
     let url = format!("redis://{host}:{port}");
-    for environment in [&[][..], &[("REDIS_URL", &*url)]] {
+    for environment in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")]] {
         let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
         let mut client = connect(&service).await;
         for key in ["tenant", "bucket", "window", "log", "together"] {
@@ -150,4 +151,34 @@ async fn the_largest_message_is_answered_in_linear_time() {
         let answer = ask(&mut client, request(descriptors)).await;
         assert_eq!((answer.overall_code(), answer.statuses.len()), (expected, len));
     }
+}
+
+#[tokio::test]
+async fn what_is_no_grpc_is_refused_by_its_content_type() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let stream = TcpStream::connect(("127.0.0.1", service.grpc)).await.expect("it listens");
+    let (mut client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let url = "http://127.0.0.1/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
+    for (content_type, expected) in [
+        (Some("application/grpc"), 200),
+        (Some("application/grpc+proto"), 200),
+        (Some("application/grpc; charset=utf-8"), 200),
+        (Some("application/json"), 415),
+        (Some("application/grpc-web"), 415),
+        (Some("text/plain"), 415),
+        (None, 415),
+    ] {
+        let mut request = http::Request::post(url);
+        if let Some(content_type) = content_type {
+            request = request.header("content-type", content_type);
+        }
+        let request = request.body(()).expect("a request");
+        let (answer, mut body) = client.send_request(request, false).expect("sent");
+        // A message without a domain. Whoever is refused already takes no body.
+        drop(body.send_data(vec![0; 5].into(), true));
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status(), expected, "{content_type:?}");
+    }
+    connection.abort();
 }

@@ -22,6 +22,7 @@ mod docs;
 mod docs_recipes;
 mod envoy;
 mod hostile;
+mod hostile_http;
 mod limits;
 mod lockouts;
 mod metrics;

@@ -20,8 +20,8 @@ use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::server::{
-    self, Answerer, Answering, BindError, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts,
-    ServeError,
+    self, Answering, BindError, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts,
+    RateLimitService, ServeError,
 };
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -194,7 +194,7 @@ fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAns
             modes,
             candidate: tried.as_ref().map(|tried| tried.on(beside)),
         };
-        Answering { answerer: Answerer::new(limiter, answers.clone(), max_in_flight), ready, settle }
+        Answering { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })
 }
 

@@ -200,7 +200,7 @@ mod tests {
             let pair = |entry: &crate::pb::Entry| format!("{}={}", text(&entry.key), text(&entry.value));
             shown += &format!("; {}", descriptor.entries.iter().map(pair).collect::<Vec<_>>().join(","));
             if let Some(hits) = &descriptor.hits_addend {
-                shown += &format!("*{}", hits.value);
+                shown += &format!("*{hits}");
             }
         }
         format!("{shown}; {}", request.hits_addend)

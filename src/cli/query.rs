@@ -17,6 +17,7 @@ use crate::pb::{
     Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
     RateLimitServiceClient, Unit,
 };
+use crate::server::wire;
 
 /// Upper bound on connecting, and on waiting for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,7 +64,7 @@ pub(super) fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(send(args))?;
     if args.json {
-        print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
+        print(&(serde_json::to_string_pretty(&wire::json_of_response(&answer))? + "\n"))?;
     } else {
         print(&text_report(args, &answer, SystemClock.now()))?;
     }
@@ -97,7 +98,7 @@ fn request(args: &QueryArgs) -> RateLimitRequest {
     let descriptor = |descriptor: &Descriptor| RateLimitDescriptor {
         entries: descriptor.entries.clone(),
         // On the descriptor, since 0 on the request means 1.
-        hits_addend: Some(u64::from(args.hits).into()),
+        hits_addend: Some(args.hits.into()),
         is_negative_hits: args.refund,
         ..RateLimitDescriptor::default()
     };
@@ -233,7 +234,7 @@ mod tests {
         let limit = |requests_per_unit, unit: Unit, name: &str| {
             Some(RateLimit { requests_per_unit, unit: unit.into(), name: name.to_owned() })
         };
-        let seconds = |seconds| Some(pbjson_types::Duration { seconds, nanos: 0 });
+        let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let status = |code: Code, current_limit, limit_remaining, duration_until_reset| DescriptorStatus {
             code: code.into(),
             current_limit,

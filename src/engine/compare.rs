@@ -61,12 +61,13 @@ mod tests {
             limit: None,
             name: None,
             locked_out: false,
+            shadowed: false,
             remaining,
             reset: None,
             counted: None,
         };
         let statuses = SmallVec::from_iter([status]);
-        Decision { code, shadowed, domain_known: true, statuses, binding: Some(0) }
+        Decision { code, shadowed, domain_known: true, unmatched: 0, statuses, binding: Some(0) }
     }
 
     #[test]

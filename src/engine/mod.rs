@@ -55,6 +55,7 @@ pub mod plan;
 pub mod request;
 pub mod rules;
 pub mod tally;
+pub mod text;
 pub mod time;
 
 pub use calendar::{Calendar, Period, Zone};

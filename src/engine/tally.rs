@@ -26,6 +26,8 @@ pub struct Tally {
     pub shadow_mode: u64,
     /// Hits given back.
     pub total_negative_hits: u64,
+    /// Requests that were denied and for which this status was over its limit, peeks included.
+    pub denied_requests: u64,
 }
 
 /// The counts of one rule since it was first loaded. Kept over reloads for as long as a rule with
@@ -42,6 +44,7 @@ struct Sums {
     within_limit: AtomicU64,
     shadow_mode: AtomicU64,
     total_negative_hits: AtomicU64,
+    denied_requests: AtomicU64,
 }
 
 impl Counts {
@@ -59,6 +62,7 @@ impl Counts {
         add(&self.0.within_limit, tally.within_limit);
         add(&self.0.shadow_mode, tally.shadow_mode);
         add(&self.0.total_negative_hits, tally.total_negative_hits);
+        add(&self.0.denied_requests, tally.denied_requests);
     }
 
     /// What was added so far.
@@ -72,6 +76,7 @@ impl Counts {
             within_limit: sum(&self.0.within_limit),
             shadow_mode: sum(&self.0.shadow_mode),
             total_negative_hits: sum(&self.0.total_negative_hits),
+            denied_requests: sum(&self.0.denied_requests),
         }
     }
 }

@@ -11,8 +11,8 @@ use smallvec::SmallVec;
 use tokio::time::{self, Instant};
 use tracing::Level;
 
+use super::redact;
 use super::sampler::Sampler;
-use super::shown;
 use crate::engine::compare::{Comparison, Outcome, compare};
 use crate::engine::{Decision, KeyWriter, Request, Rules, Timestamp};
 use crate::store::{Charge, Reading, Store};
@@ -117,8 +117,8 @@ fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Compariso
     };
     let limit = denial.and_then(|status| status.limit);
     tracing::info!(
-        domain = shown::lossy(request.domain),
-        descriptors = shown::descriptors(request, &domains),
+        domain = redact::lossy(request.domain),
+        descriptors = redact::descriptors(request, &domains),
         live,
         candidate,
         outcome = outcome.name(),

@@ -1,8 +1,10 @@
 //! Where the pure core meets the world: the rules in force, the store, the clock and the metrics.
 
 mod candidate;
+mod denials;
+mod redact;
 mod sampler;
-mod shown;
+mod unmatched;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,27 +48,67 @@ pub struct Limiter {
     pub candidate: Option<Candidate>,
 }
 
-impl Limiter {
-    /// The rules in force now. A decision and its answer are made from one snapshot.
-    pub fn rules(&self) -> Guard<Option<Arc<Rules>>> {
-        self.rules.load()
+/// The rules in force at one moment: a decision and its answer are made from one snapshot.
+pub struct Snapshot<'l> {
+    limiter: &'l Limiter,
+    rules: Guard<Option<Arc<Rules>>>,
+}
+
+/// Why nothing was decided.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DecideError {
+    /// No rules have been loaded yet.
+    #[error("no rate limit configuration loaded")]
+    NoRules,
+    /// The store failed, and a rule says to fail then.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Snapshot<'_> {
+    /// The rules, if any have been loaded.
+    pub fn rules(&self) -> Option<&Rules> {
+        self.rules.as_deref()
     }
 
-    /// Decides `request`: what applies to it, what the counters say, what that means. Whoever asks waits
-    /// until `deadline`, and for no store longer than that.
+    /// Decides `request`: what applies to it, what the counters say, what that means. Waits for the store
+    /// until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`DecideError`]; nothing is decided then.
+    pub async fn decide(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'_>, DecideError> {
+        let rules = self.rules().ok_or(DecideError::NoRules)?;
+        let now = self.limiter.clock.now();
+        let decision = self.limiter.decide(rules, request, now, deadline).await?;
+        if decision.unmatched > 0 {
+            unmatched::record(request, rules, &decision);
+        }
+        denials::log(request, rules, &decision, now);
+        Ok(decision)
+    }
+}
+
+impl Limiter {
+    /// The rules in force now.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        Snapshot { limiter: self, rules: self.rules.load() }
+    }
+
+    /// Decides `request` under `rules`.
     ///
     /// A candidate goes the same way at the same time, so that one batch may carry the charges of both; its
     /// decision is compared with this one, if it is there as soon, and nothing else comes of it.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the store did not count, and a rule says to fail then; nothing is decided.
-    pub async fn decide<'r>(
+    async fn decide<'r>(
         &self,
         rules: &'r Rules,
         request: &Request<'_>,
+        now: Timestamp,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
-        let now = self.clock.now();
         let live = plan(rules, request, &self.keys);
         let charges = charges(&live, &self.modes);
         let Some(candidate) = &self.candidate else {

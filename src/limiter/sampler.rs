@@ -20,11 +20,16 @@ pub struct Sampler {
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self { last_secs: AtomicU64::new(u64::MAX), unlogged: AtomicU64::new(0) }
+        Self::new()
     }
 }
 
 impl Sampler {
+    /// A sampler that has logged nothing yet.
+    pub const fn new() -> Self {
+        Self { last_secs: AtomicU64::new(u64::MAX), unlogged: AtomicU64::new(0) }
+    }
+
     /// Whether what happened at `now` is logged: how much was not since the last time, or `None` where
     /// this is not either. Others may be counted on one side or the other of a line, and none is lost.
     pub(super) fn admit(&self, now: Timestamp) -> Option<u64> {

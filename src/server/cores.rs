@@ -16,7 +16,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::admission::UnfinishedBodies;
-use super::answer::Answerer;
 use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
 use super::connections::Slot;
 use super::grpc::{Grpc, LongStreams};
@@ -25,6 +24,7 @@ use super::heartbeat::Heartbeat;
 use super::http;
 use super::listen::Stream;
 use super::placement::{Load, Placement};
+use super::service::RateLimitService;
 use crate::supervisor::Supervisor;
 
 /// Makes what a core answers with, on that core and inside its runtime.
@@ -33,7 +33,7 @@ pub type MakeAnswering = dyn Fn() -> Answering + Send + Sync;
 /// What a core answers with, from its first call to its last.
 pub struct Answering {
     /// Answers calls.
-    pub answerer: Answerer,
+    pub service: RateLimitService,
     /// What the core waits for before it takes its first connection.
     pub ready: BoxFuture<'static, ()>,
     /// What the core does when its last call was answered.
@@ -159,11 +159,11 @@ pub(super) fn core_name(index: usize) -> String {
 
 /// Serves the connections that are handed over, until there will be no more and the last one has ended.
 async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
-    let Answering { answerer, ready, settle } = (parts.make)();
+    let Answering { service, ready, settle } = (parts.make)();
     ready.await;
-    let answerer = Arc::new(answerer.on_core(index, parts.bodies));
-    let grpc = Grpc::new(Arc::clone(&answerer), parts.health.grpc_service(), parts.long);
-    let router = http::router(answerer, parts.health.clone());
+    let service = Arc::new(service.on_core(index, parts.bodies));
+    let grpc = Grpc::new(Arc::clone(&service), parts.health.grpc_service(), parts.long);
+    let router = http::router(service, parts.health.clone());
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

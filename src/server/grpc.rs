@@ -22,9 +22,9 @@ use tower::Service;
 use tower::util::BoxCloneSyncService;
 use tracing::Instrument as _;
 
-use super::answer::Answerer;
 use super::connection::Counted;
 use super::connections::{Connection, OpenRequest};
+use super::service::{CallError, RateLimitService};
 use super::streams::Streams;
 use super::wire;
 use crate::pb;
@@ -51,7 +51,7 @@ type Other = BoxCloneSyncService<HttpRequest<Body>, http::Response<Body>, Infall
 
 /// The services of a core, told apart by the path of a request.
 pub(super) struct Grpc {
-    answerer: Arc<Answerer>,
+    service: Arc<RateLimitService>,
     /// Each with its name, which its paths begin with.
     others: Vec<(&'static str, Other)>,
     long: LongStreams,
@@ -65,8 +65,8 @@ pub(super) struct LongStreams {
 }
 
 impl Grpc {
-    /// Answers rate-limit requests with `answerer`, and health checks with `health`.
-    pub(super) fn new(answerer: Arc<Answerer>, health: HealthService, long: LongStreams) -> Arc<Self> {
+    /// Decides rate-limit requests with `service`, and answers health checks with `health`.
+    pub(super) fn new(service: Arc<RateLimitService>, health: HealthService, long: LongStreams) -> Arc<Self> {
         let health = HealthServer::new(health).max_decoding_message_size(MAX_NAME_MESSAGE_BYTES);
         let mut others = vec![named(health)];
         let reflection = || {
@@ -79,7 +79,7 @@ impl Grpc {
         others.extend(v1.map(|server| named(server.max_decoding_message_size(MAX_NAME_MESSAGE_BYTES))));
         let v1alpha = reflection().build_v1alpha().ok();
         others.extend(v1alpha.map(|server| named(server.max_decoding_message_size(MAX_NAME_MESSAGE_BYTES))));
-        Arc::new(Self { answerer, others, long })
+        Arc::new(Self { service, others, long })
     }
 
     /// The service of one connection.
@@ -93,7 +93,7 @@ impl Grpc {
         open: &OpenRequest,
         asked: Instant,
     ) -> Result<Bytes, Status> {
-        let _in_flight = self.answerer.admit()?;
+        let call = self.service.begin(asked)?;
         check_encoding(request.headers())?;
         let (parts, body) = request.into_parts();
         let message = self.receive(body, MAX_MESSAGE_BYTES).await?;
@@ -102,14 +102,19 @@ impl Grpc {
         let span = tracing::info_span!("ShouldRateLimit Execution");
         traces::set_parent(&span, &parts.headers);
         let deadline = deadline(asked, &parts.headers);
-        let answer = self.answerer.answer(message, asked, deadline, wire::encode);
+        let answer = async {
+            let request = call.accept(wire::decode(message))?;
+            let rules = call.snapshot();
+            let decision = call.decide(&rules, &request, deadline).await?;
+            Ok::<_, CallError>(wire::encode(&request, &decision, self.service.settings()))
+        };
         Ok(framed(&answer.instrument(span).await?))
     }
 
     /// The one message that `body` has, with its prefix.
     async fn receive(&self, mut body: Incoming, max: usize) -> Result<Bytes, Status> {
         let fits = |received: &[u8]| declared(received).is_none_or(|length| length <= max);
-        let received = self.answerer.receive(&mut body, PREFIX_BYTES + max, fits).await?;
+        let received = self.service.receive(&mut body, PREFIX_BYTES + max, fits).await?;
         check_message(&received)?;
         Ok(received)
     }
@@ -129,7 +134,7 @@ impl Grpc {
             let Ok(response) = service.call(request).await;
             return Ok(response.map(|body| Body::new(slot.hold(body))));
         }
-        let in_flight = self.answerer.admit()?;
+        let in_flight = self.service.admit()?;
         let (parts, body) = request.into_parts();
         let message = self.receive(body, MAX_NAME_MESSAGE_BYTES).await?;
         open.received();

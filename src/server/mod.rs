@@ -3,8 +3,6 @@
 
 mod accept;
 mod admission;
-mod answer;
-mod check;
 mod connection;
 mod connections;
 mod cores;
@@ -17,6 +15,7 @@ mod http;
 mod listen;
 mod lockouts;
 mod placement;
+mod service;
 mod streams;
 pub mod wire;
 
@@ -46,11 +45,11 @@ use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 pub use self::admission::BodyError;
-pub use self::answer::{AnswerError, Answerer};
 pub use self::connection::ConnectionSettings;
 pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutDesk;
+pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
 /// Time between two looks at what has had its time.

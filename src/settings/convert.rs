@@ -220,6 +220,7 @@ fn answers(raw: &RawAnswers, reader: &mut Reader) -> AnswerSettings {
         style,
         custom_names: names.filter(|_| enabled),
         dynamic_metadata: reader.boolean("RESPONSE_DYNAMIC_METADATA", &raw.response_dynamic_metadata),
+        http_refunds: reader.boolean("HTTP_REFUNDS", &raw.http_refunds),
     }
 }
 

@@ -159,6 +159,9 @@ pub(super) struct RawAnswers {
     /// Return the request and the metadata of its rules as Envoy's dynamic metadata.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) response_dynamic_metadata: String,
+    /// Accept refunds (`isNegativeHits`) over HTTP. Disable them where untrusted clients reach the HTTP port.
+    #[arg(long, env, default_value = "true", value_name = "BOOL")]
+    pub(super) http_refunds: String,
 }
 
 /// Counters.

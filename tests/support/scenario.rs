@@ -22,8 +22,7 @@ use smallvec::smallvec;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{
-    Code, Decision, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request, Rules, Status, Tally,
-    Timestamp,
+    Code, Decision, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request, Status, Tally, Timestamp,
 };
 use tollgate::limiter::Limiter;
 use tollgate::store::Store;
@@ -72,6 +71,8 @@ impl World {
     async fn run(&self, rules: &str, script: &str, world: &str) -> Tally {
         let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
         let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
+        self.limiter.rules.store(Some(Arc::new(rules)));
+        let snapshot = self.limiter.snapshot();
         let mut sum = Tally::default();
         let mut domain = "test-domain";
         for (number, line) in script.lines().enumerate() {
@@ -88,21 +89,22 @@ impl World {
                     domain: domain.as_bytes(),
                     descriptors: asked.split(';').map(|text| descriptor(text.trim())).collect(),
                 };
-                let decision = self.limiter.decide(&rules, &request, None).await.expect("the store answers");
+                let decision = snapshot.decide(&request, None).await.expect("the store answers");
                 if expected.trim() != "?" {
                     assert_eq!(answer(&decision, expected), expected.trim(), "{at}");
                 }
                 add(&mut sum, &decision);
             }
         }
-        self.still_decides(&rules).await;
+        self.still_decides().await;
         sum
     }
 
     /// A request under no rule passes, whatever came before it.
-    async fn still_decides(&self, rules: &Rules) {
+    async fn still_decides(&self) {
         let request = Request { domain: b"elsewhere", descriptors: smallvec![descriptor("a=b")] };
-        let decision = self.limiter.decide(rules, &request, None).await.expect("nothing is charged");
+        let snapshot = self.limiter.snapshot();
+        let decision = snapshot.decide(&request, None).await.expect("nothing is charged");
         assert_eq!((decision.code, decision.domain_known), (Code::Ok, false));
     }
 }

@@ -49,6 +49,8 @@ pub struct Decision<'r> {
     pub shadowed: bool,
     /// Whether the rules know the request's domain.
     pub domain_known: bool,
+    /// Descriptors without a rule, in a domain that the rules know.
+    pub unmatched: u32,
     /// One for each descriptor, in order.
     pub statuses: SmallVec<[Status<'r>; 4]>,
     /// The index of the status to tell the caller of where there is room for one: the last one that
@@ -91,6 +93,8 @@ pub struct Status<'r> {
     pub name: Option<&'r str>,
     /// Whether it is over because whoever asks is locked out.
     pub locked_out: bool,
+    /// Whether it is over its limit, and passes because its rule is not enforced.
+    pub shadowed: bool,
     /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
     pub remaining: u32,
     /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
@@ -107,9 +111,14 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
     let mut votes = Votes::default();
     let mut binding = Binding::default();
     let mut statuses = SmallVec::with_capacity(plan.items.len());
+    let mut unmatched = 0;
     for (index, item) in plan.items.into_iter().enumerate() {
         let status = match item {
-            Item::NoLimit => no_limit(),
+            Item::NoLimit => {
+                unmatched += u32::from(plan.domain_known);
+                no_limit()
+            }
+            Item::Replaced => no_limit(),
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
                 let vote = limited.vote(modes);
@@ -127,6 +136,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
         code: if denied && !modes.shadow_mode { Code::OverLimit } else { Code::Ok },
         shadowed: denied && modes.shadow_mode,
         domain_known: plan.domain_known,
+        unmatched,
         statuses,
         binding: binding.index(denied),
     }
@@ -167,6 +177,7 @@ const fn no_limit<'r>() -> Status<'r> {
         limit: None,
         name: None,
         locked_out: false,
+        shadowed: false,
         remaining: 0,
         reset: None,
         counted: None,
@@ -222,6 +233,7 @@ fn judge_limited<'r>(
         limit: Some(counter.limit),
         name: penalty.and_then(|penalty| penalty.name.as_deref()).or(counter.name),
         locked_out,
+        shadowed: over && is_shadow,
         remaining,
         reset: Some(reset),
         counted: Some((stats, tally)),

@@ -25,8 +25,10 @@ pub struct Plan<'r> {
 /// What one descriptor comes down to.
 #[derive(Debug)]
 pub enum Item<'r> {
-    /// No rule applies, or another matched rule replaces the one that does.
+    /// No rule applies.
     NoLimit,
+    /// Another matched rule replaces the one that applies.
+    Replaced,
     /// A rule lets everything pass.
     Unlimited(&'r Rule),
     /// A limit applies.
@@ -99,7 +101,7 @@ impl<'r> Plan<'r> {
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
         self.items.iter().filter_map(|item| match item {
             Item::Limited(limited) => Some(limited),
-            Item::NoLimit | Item::Unlimited(_) => None,
+            Item::NoLimit | Item::Replaced | Item::Unlimited(_) => None,
         })
     }
 }
@@ -119,7 +121,7 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         .zip(&found)
         .map(|(descriptor, own)| match own {
             Found::Nothing => Item::NoLimit,
-            Found::Rule(matched) if replaced.contains(matched.rule) => Item::NoLimit,
+            Found::Rule(matched) if replaced.contains(matched.rule) => Item::Replaced,
             Found::Rule(matched) => match &matched.rule.quota {
                 Quota::Unlimited => Item::Unlimited(matched.rule),
                 Quota::Limited(limits) => Item::Limited(limited(domain, matched, limits, descriptor, keys)),

@@ -33,7 +33,7 @@ fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
         .items
         .iter()
         .map(|item| match item {
-            Item::NoLimit => "-".to_owned(),
+            Item::NoLimit | Item::Replaced => "-".to_owned(),
             Item::Unlimited(_) => "unlimited".to_owned(),
             Item::Limited(limited) => {
                 format!("{} {}", name(limited), String::from_utf8_lossy(&limited.counters[0].key))

@@ -4,7 +4,10 @@
 //! as a request holds without the heap, unless a normalized value is long.
 
 use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
@@ -25,6 +28,8 @@ pub struct Domain {
     pub(super) children: Children,
     /// What is done to keys whose values are counted by their hash, at whatever level.
     hashed: HashMap<Box<[u8]>, Normalize>,
+    /// Descriptors without a rule. Kept over reloads.
+    unmatched: Arc<CachePadded<AtomicU64>>,
 }
 
 /// The nodes below a node, found by an entry in this order: its exact value, the first pattern in
@@ -127,10 +132,21 @@ impl<'r> SharedPattern<'r> {
 }
 
 impl Domain {
-    /// A domain without rules.
-    pub(super) fn new(name: &str) -> Self {
+    /// A domain without rules, which goes on counting where `previous` stopped.
+    pub(super) fn new(name: &str, previous: Option<&Self>) -> Self {
         let (children, hashed) = (Children::default(), HashMap::new());
-        Self { name: name.into(), hash_tag: false, children, hashed }
+        let unmatched = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.unmatched));
+        Self { name: name.into(), hash_tag: false, children, hashed, unmatched }
+    }
+
+    /// Counts descriptors that no rule matched.
+    pub fn add_unmatched(&self, descriptors: u32) {
+        self.unmatched.fetch_add(descriptors.into(), Ordering::Relaxed);
+    }
+
+    /// Descriptors that no rule matched, since the domain was first loaded.
+    pub fn unmatched(&self) -> u64 {
+        self.unmatched.load(Ordering::Relaxed)
     }
 
     /// The domain's name.

@@ -1,30 +1,111 @@
-//! From Envoy's request to the engine's, which holds its bounds and borrows from the message's bytes.
+//! Envoy's request to the engine's, which borrows from the bytes of the message.
+
+use std::fmt::Display;
+use std::ops::Deref;
 
 use smallvec::SmallVec;
 
 use super::fields::{Fields, Malformed, Value};
 use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES, MAX_HITS};
+use crate::engine::text::{MAX_MESSAGE_BYTES, one_line};
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 use crate::pb;
 
-/// A request that makes no sense: the message names the field, or says that it is no protobuf message at
-/// all. Nothing was counted.
+/// A request that makes no sense: a mistake in the configuration of the caller. Nothing was counted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct InvalidRequest(pub(super) String);
+pub struct InvalidRequest(Box<str>);
 
-impl From<Malformed> for InvalidRequest {
-    fn from(malformed: Malformed) -> Self {
-        Self(malformed.to_string())
+impl InvalidRequest {
+    /// The request is wrong as `message` says, which may hold text of the request.
+    pub(super) fn new(message: impl Display) -> Self {
+        Self(one_line(&message.to_string(), MAX_MESSAGE_BYTES).into())
     }
 }
 
-/// The request that `message` is, a `RateLimitRequest` as protobuf writes it. As every reader of protobuf
-/// does, it passes over fields it does not know, and of a field that should be there once takes the last.
+impl From<Malformed> for InvalidRequest {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(malformed)
+    }
+}
+
+/// A request as it was received: the engine's, and what only answers repeat of it.
+#[derive(Clone, Debug)]
+pub struct ReceivedRequest<'a> {
+    request: Request<'a>,
+    /// `hits_addend` of the request, which is for descriptors that have none of their own.
+    pub(super) hits_addend: u32,
+    /// Whether each descriptor has a `hits_addend` of its own.
+    pub(super) own_hits: SmallVec<[bool; 4]>,
+}
+
+impl<'a> Deref for ReceivedRequest<'a> {
+    type Target = Request<'a>;
+
+    fn deref(&self) -> &Request<'a> {
+        &self.request
+    }
+}
+
+/// A limit in a request, as it was written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Override {
+    pub(super) requests_per_unit: u64,
+    pub(super) unit: i64,
+}
+
+impl<'a> ReceivedRequest<'a> {
+    /// A request without its descriptors, of which `count` are to follow.
+    ///
+    /// # Errors
+    /// The domain or `count` make no sense.
+    pub(super) fn new(domain: &'a [u8], count: usize, hits_addend: u32) -> Result<Self, InvalidRequest> {
+        if domain.is_empty() {
+            return invalid("rate limit domain must not be empty");
+        }
+        if count == 0 {
+            return invalid("rate limit descriptor list must not be empty");
+        }
+        if count > MAX_DESCRIPTORS {
+            return invalid(format_args!(
+                "descriptors must not be more than {MAX_DESCRIPTORS}, found {count}"
+            ));
+        }
+        let request = Request { domain, descriptors: SmallVec::with_capacity(count) };
+        Ok(Self { request, hits_addend, own_hits: SmallVec::with_capacity(count) })
+    }
+
+    /// Adds the next descriptor. Its own addend takes the place of the request's, and may be 0; the request's
+    /// 0 is 1.
+    ///
+    /// # Errors
+    /// The limit that it brings is none.
+    pub(super) fn push(
+        &mut self,
+        entries: SmallVec<[Entry<'a>; 4]>,
+        own_hits: Option<u64>,
+        is_negative: bool,
+        limit: Option<Override>,
+    ) -> Result<(), InvalidRequest> {
+        let index = self.request.descriptors.len();
+        let hits = match own_hits {
+            Some(own) => u32::try_from(own).unwrap_or(MAX_HITS),
+            None => self.hits_addend.max(1),
+        };
+        let hits = if is_negative { Hits::Refund(hits) } else { Hits::Add(hits) };
+        let limit_override = limit.map(|limit| decode_override(index, limit)).transpose()?;
+        self.request.descriptors.push(Descriptor { entries, hits, limit_override });
+        self.own_hits.push(own_hits.is_some());
+        Ok(())
+    }
+}
+
+/// Reads `message`, a `RateLimitRequest` as protobuf writes it. As every reader of protobuf does, it passes
+/// over fields it does not know, and of a field that should be there once takes the last.
 ///
 /// # Errors
-/// [`InvalidRequest`] where it is none, or holds more than the engine's bounds allow.
-pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
+/// [`InvalidRequest`] where it is none, or has more descriptors or entries than the engine takes.
+pub fn decode(message: &[u8]) -> Result<ReceivedRequest<'_>, InvalidRequest> {
     let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
     for field in Fields(message) {
         match field? {
@@ -35,44 +116,29 @@ pub fn decode(message: &[u8]) -> Result<Request<'_>, InvalidRequest> {
             _ => {}
         }
     }
-    if domain.is_empty() {
-        return invalid("rate limit domain must not be empty".to_owned());
-    }
-    if count == 0 {
-        return invalid("rate limit descriptor list must not be empty".to_owned());
-    }
-    if count > MAX_DESCRIPTORS {
-        return invalid(format!("descriptors must not be more than {MAX_DESCRIPTORS}, found {count}"));
-    }
-    let mut descriptors = SmallVec::with_capacity(count);
+    let mut request = ReceivedRequest::new(domain, count, hits)?;
     for field in Fields(message) {
         if let (2, Value::Bytes(descriptor)) = field? {
-            descriptors.push(decode_descriptor(descriptors.len(), descriptor, hits)?);
+            decode_descriptor(&mut request, descriptor)?;
         }
     }
-    Ok(Request { domain, descriptors })
+    Ok(request)
 }
 
 fn decode_domain(bytes: &[u8]) -> Result<&[u8], InvalidRequest> {
     match std::str::from_utf8(bytes) {
         Ok(_) => Ok(bytes),
-        Err(_) => invalid("domain must be UTF-8".to_owned()),
+        Err(_) => invalid("domain must be UTF-8"),
     }
 }
 
-fn decode_descriptor(
-    index: usize,
-    message: &[u8],
-    request_hits: u32,
-) -> Result<Descriptor<'_>, InvalidRequest> {
+fn decode_descriptor<'a>(request: &mut ReceivedRequest<'a>, message: &'a [u8]) -> Result<(), InvalidRequest> {
     let mut entries = SmallVec::new();
     let (mut own_hits, mut is_negative, mut limit) = (None, false, None);
     for field in Fields(message) {
         match field? {
-            (1, Value::Bytes(entry)) if entries.len() < MAX_ENTRIES => {
-                entries.push(decode_entry(entry)?);
-            }
-            (1, Value::Bytes(_)) => return too_many_entries(index, message),
+            (1, Value::Bytes(entry)) if entries.len() < MAX_ENTRIES => entries.push(decode_entry(entry)?),
+            (1, Value::Bytes(_)) => return too_many_entries(request.descriptors.len(), message),
             (2, Value::Bytes(bytes)) => limit = Some(merge_override(limit.unwrap_or_default(), bytes)?),
             (3, Value::Bytes(bytes)) => own_hits = Some(merge_value(own_hits.unwrap_or_default(), bytes)?),
             (4, Value::Varint(value)) => is_negative = value != 0,
@@ -80,19 +146,12 @@ fn decode_descriptor(
             _ => {}
         }
     }
-    // The descriptor's own addend takes the place of the request's, and may be 0; the request's 0 is 1.
-    let hits = match own_hits {
-        Some(own) => u32::try_from(own).unwrap_or(MAX_HITS),
-        None => request_hits.max(1),
-    };
-    let hits = if is_negative { Hits::Refund(hits) } else { Hits::Add(hits) };
-    let limit_override = limit.map(|limit| decode_override(index, limit)).transpose()?;
-    Ok(Descriptor { entries, hits, limit_override })
+    request.push(entries, own_hits, is_negative, limit)
 }
 
 fn too_many_entries<T>(index: usize, message: &[u8]) -> Result<T, InvalidRequest> {
     let found = Fields(message).filter(|field| matches!(field, Ok((1, _)))).count();
-    invalid(format!("descriptors[{index}].entries must not be more than {MAX_ENTRIES}, found {found}"))
+    invalid(format_args!("descriptors[{index}].entries must not be more than {MAX_ENTRIES}, found {found}"))
 }
 
 fn decode_entry(message: &[u8]) -> Result<Entry<'_>, Malformed> {
@@ -108,19 +167,12 @@ fn decode_entry(message: &[u8]) -> Result<Entry<'_>, Malformed> {
     Ok(entry)
 }
 
-/// A limit that the caller brings, as it stands in the message.
-#[derive(Clone, Copy, Default)]
-struct Override {
-    requests_per_unit: u32,
-    unit: u32,
-}
-
 /// A message that is there twice is one: what stands in the second replaces what stood in the first.
 fn merge_override(mut limit: Override, message: &[u8]) -> Result<Override, Malformed> {
     for field in Fields(message) {
         match field? {
-            (1, Value::Varint(value)) => limit.requests_per_unit = uint32(value),
-            (2, Value::Varint(value)) => limit.unit = uint32(value),
+            (1, Value::Varint(value)) => limit.requests_per_unit = uint32(value).into(),
+            (2, Value::Varint(value)) => limit.unit = uint32(value).into(),
             (1 | 2, _) => return Err(Malformed),
             _ => {}
         }
@@ -147,16 +199,22 @@ fn decode_override(index: usize, limit: Override) -> Result<Limit, InvalidReques
         Some(Wire::Minute) => Unit::Minute,
         Some(Wire::Hour) => Unit::Hour,
         Some(Wire::Day) => Unit::Day,
+        Some(Wire::Week) => Unit::Week,
         Some(Wire::Month) => Unit::Month,
         Some(Wire::Year) => Unit::Year,
-        Some(Wire::Week) => Unit::Week,
         Some(Wire::Unknown) | None => {
-            return invalid(format!(
+            return invalid(format_args!(
                 "descriptors[{index}].limit.unit must be SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR"
             ));
         }
     };
-    Ok(Limit::per(limit.requests_per_unit, unit))
+    match u32::try_from(limit.requests_per_unit) {
+        Ok(requests_per_unit) => Ok(Limit::per(requests_per_unit, unit)),
+        Err(_) => invalid(format_args!(
+            "descriptors[{index}].limit.requests_per_unit must not be more than {}",
+            u32::MAX
+        )),
+    }
 }
 
 /// What a field of 32 bits holds: more than that is cut off
@@ -166,6 +224,6 @@ const fn uint32(varint: u64) -> u32 {
     varint as u32
 }
 
-fn invalid<T>(message: String) -> Result<T, InvalidRequest> {
-    Err(InvalidRequest(message))
+fn invalid<T>(message: impl Display) -> Result<T, InvalidRequest> {
+    Err(InvalidRequest::new(message))
 }

@@ -1,17 +1,18 @@
-//! From the engine's decision to Envoy's answer.
-
-use std::borrow::Cow;
+//! The engine's decision to Envoy's answer.
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue};
-use pbjson_types::value::Kind;
-use pbjson_types::{ListValue, Struct, Value};
 use prost::Message;
+use prost_types::value::Kind;
+use prost_types::{ListValue, Struct, Value};
+use serde_json::{Map, Value as Json};
 
+use super::decode::ReceivedRequest;
 use super::denial::{Body, Denial};
 use super::fields::{bytes_len, put_bytes, put_head, put_uint, uint_len};
 use super::headers::headers;
+use super::metadata::metadata;
 use super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Limit, Status, Unit};
 use crate::pb;
@@ -19,9 +20,9 @@ use crate::pb;
 /// Room for a status with a limit that has no name, and for what is around it.
 const USUAL_STATUS_BYTES: usize = 40;
 
-/// The answer that tells of `decision` to whoever sent `request`, a `RateLimitResponse` as protobuf writes
-/// it: exactly one status for each descriptor, in order.
-pub fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
+/// The answer to `request` with `decision`, a `RateLimitResponse` as protobuf writes it: exactly one status for
+/// each descriptor, in order.
+pub fn encode(request: &ReceivedRequest<'_>, decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
     let mut answer = BytesMut::with_capacity(decision.statuses.len() * USUAL_STATUS_BYTES + 8);
     put_uint(&mut answer, 1, code(decision.code));
     for status in &decision.statuses {
@@ -35,7 +36,7 @@ pub fn encode(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings
         put_bytes(&mut answer, 5, text.as_bytes());
     }
     if settings.dynamic_metadata {
-        put_message(&mut answer, 6, &metadata(request, decision));
+        put_message(&mut answer, 6, &encode_struct(metadata(request, decision)));
     }
     answer.freeze()
 }
@@ -52,7 +53,7 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     let (code, remaining) = (code(status.code), u64::from(status.remaining));
     let secs = status.reset.map(whole_secs);
     let name = status.name.unwrap_or_default();
-    let limit = status.limit.map(|limit| (u64::from(limit.requests_per_unit), unit(limit)));
+    let limit = status.limit.map(|limit| (u64::from(limit.requests_per_unit), unit(limit) as u64));
     let limit_len = |(requests, unit)| {
         let name_len = if name.is_empty() { 0 } else { bytes_len(3, name.len()) };
         uint_len(1, requests) + uint_len(2, unit) + name_len
@@ -78,8 +79,9 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     }
 }
 
-fn unit(limit: Limit) -> u64 {
-    let unit = match limit.unit() {
+/// The protocol's word for the window of `limit`.
+pub(super) fn unit(limit: Limit) -> pb::Unit {
+    match limit.unit() {
         Some(Unit::Second) => pb::Unit::Second,
         Some(Unit::Minute) => pb::Unit::Minute,
         Some(Unit::Hour) => pb::Unit::Hour,
@@ -89,8 +91,7 @@ fn unit(limit: Limit) -> u64 {
         Some(Unit::Year) => pb::Unit::Year,
         // The protocol has no word for other windows.
         None => pb::Unit::Unknown,
-    };
-    unit as u64
+    }
 }
 
 fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
@@ -108,97 +109,20 @@ fn put_message(to: &mut BytesMut, number: u32, message: &impl Message) {
     debug_assert!(written.is_ok());
 }
 
-/// The request, and what the rules that passed it have to say, as envoyproxy/ratelimit tells it; of a denial
-/// also what denied.
-fn metadata(request: &[u8], decision: &Decision<'_>) -> Struct {
-    // What was decided on was readable.
-    let request = pb::RateLimitRequest::decode(request).unwrap_or_default();
-    let mut metadata = serde_json::Map::new();
-    let passed = decision.statuses.iter().filter(|status| status.code == Code::Ok);
-    for rule in passed.filter_map(|status| status.rule?.metadata.as_ref()) {
-        merge(&mut metadata, rule);
-    }
-    let mut fields = vec![
-        ("domain", text(request.domain)),
-        ("descriptors", list(request.descriptors.iter().map(encode_descriptor))),
-    ];
-    if request.hits_addend > 0 {
-        fields.push(("hitsAddend", number(request.hits_addend.into())));
-    }
-    if let Some(denial) = Denial::of(decision) {
-        let told = [("failedLayer", denial.layer().map(Cow::Borrowed)), ("failedRule", denial.rule())];
-        fields.extend(told.into_iter().filter_map(|(name, told)| Some((name, text(told?.into_owned())))));
-    }
-    if !metadata.is_empty() {
-        fields.push(("metadata", encode_json(serde_json::Value::Object(metadata))));
-    }
-    object(fields)
+fn encode_struct(fields: Map<String, Json>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(name, json)| (name, encode_value(json))).collect() }
 }
 
-fn encode_descriptor(descriptor: &pb::RateLimitDescriptor) -> Value {
-    let entries = descriptor.entries.iter().map(|pb::Entry { key, value }| {
-        text(format!("{}={}", String::from_utf8_lossy(key), String::from_utf8_lossy(value)))
-    });
-    let mut fields = vec![("entries", list(entries))];
-    if let Some(limit) = &descriptor.limit {
-        let (count, unit) = (limit.requests_per_unit, limit.unit().as_str_name());
-        fields.push(("limit", text(format!("requests_per_unit:{count} unit:{unit}"))));
-    }
-    if let Some(hits) = &descriptor.hits_addend {
-        let hits = u32::try_from(hits.value).unwrap_or(u32::MAX);
-        fields.push(("hitsAddend", number(hits.into())));
-    }
-    value(Kind::StructValue(object(fields)))
-}
-
-/// Adds what `into` does not have yet; maps that both have are merged in turn.
-fn merge(
-    into: &mut serde_json::Map<String, serde_json::Value>,
-    from: &serde_json::Map<String, serde_json::Value>,
-) {
-    use serde_json::Value::Object;
-    for (key, value) in from {
-        match (into.get_mut(key), value) {
-            (Some(Object(into)), Object(from)) => merge(into, from),
-            (Some(_), _) => {}
-            (None, _) => {
-                into.insert(key.clone(), value.clone());
-            }
+fn encode_value(json: Json) -> Value {
+    let kind = match json {
+        Json::Null => Kind::NullValue(0),
+        Json::Bool(truth) => Kind::BoolValue(truth),
+        Json::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Json::String(text) => Kind::StringValue(text),
+        Json::Array(items) => {
+            Kind::ListValue(ListValue { values: items.into_iter().map(encode_value).collect() })
         }
-    }
-}
-
-fn encode_json(json: serde_json::Value) -> Value {
-    use serde_json::Value as Json;
-    match json {
-        Json::Null => value(Kind::NullValue(0)),
-        Json::Bool(truth) => value(Kind::BoolValue(truth)),
-        Json::Number(json) => number(json.as_f64().unwrap_or_default()),
-        Json::String(json) => text(json),
-        Json::Array(items) => list(items.into_iter().map(encode_json)),
-        Json::Object(fields) => {
-            let fields = fields.into_iter().map(|(name, json)| (name, encode_json(json))).collect();
-            value(Kind::StructValue(Struct { fields }))
-        }
-    }
-}
-
-const fn value(kind: Kind) -> Value {
+        Json::Object(fields) => Kind::StructValue(encode_struct(fields)),
+    };
     Value { kind: Some(kind) }
-}
-
-fn text(text: String) -> Value {
-    value(Kind::StringValue(text))
-}
-
-fn number(number: f64) -> Value {
-    value(Kind::NumberValue(number))
-}
-
-fn list(values: impl Iterator<Item = Value>) -> Value {
-    value(Kind::ListValue(ListValue { values: values.collect() }))
-}
-
-fn object(fields: Vec<(&str, Value)>) -> Struct {
-    Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
 }

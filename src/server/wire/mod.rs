@@ -1,18 +1,19 @@
-//! Between Envoy's messages and the engine's words: the only place that knows both. Pure.
+//! Between messages, in protobuf and JSON, and the engine's types: the only place that knows both. Pure.
 
-mod check;
 mod decode;
 mod denial;
 mod encode;
 pub(crate) mod fields;
 mod headers;
+mod json;
+mod metadata;
 
 use std::time::Duration;
 
-pub(super) use check::{CheckAnswer, decode_check, encode_check};
-pub use decode::{InvalidRequest, decode};
-pub(super) use denial::{layer, rule};
+pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
+pub use json::json_of_response;
+pub(super) use json::{CheckAnswer, JsonRequest, decode_check, decode_json, encode_check, encode_json};
 
 /// What an answer tells besides the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct AnswerSettings {
     pub custom_names: Option<HeaderNames>,
     /// Whether dynamic metadata repeats the request and the metadata of the rules that passed it.
     pub dynamic_metadata: bool,
+    /// Whether `isNegativeHits` is accepted over HTTP.
+    pub http_refunds: bool,
 }
 
 /// What the headers that tell of the limit look like. With any style but [`HeaderStyle::None`] a denial has

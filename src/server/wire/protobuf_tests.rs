@@ -22,7 +22,6 @@ fn descriptor() -> impl Strategy<Value = pb::RateLimitDescriptor> {
     let limit = (any::<u32>(), 1_i32..=7)
         .prop_map(|(requests_per_unit, unit)| pb::RateLimitOverride { requests_per_unit, unit });
     let hits = prop_oneof![0..=u64::from(MAX_HITS), any::<u64>()];
-    let hits = hits.prop_map(|value| pbjson_types::UInt64Value { value });
     (entries(), prop::option::of(limit), prop::option::of(hits), any::<bool>()).prop_map(
         |(entries, limit, hits_addend, is_negative_hits)| pb::RateLimitDescriptor {
             entries,
@@ -37,7 +36,7 @@ fn descriptor() -> impl Strategy<Value = pb::RateLimitDescriptor> {
 fn part() -> impl Strategy<Value = Vec<u8>> {
     let limit = (0..3_u32, 0..=7_i32)
         .prop_map(|(requests_per_unit, unit)| pb::RateLimitOverride { requests_per_unit, unit });
-    let hits = (0..3_u64).prop_map(|value| pbjson_types::UInt64Value { value });
+    let hits = 0..3_u64;
     (prop::option::of(limit), prop::option::of(hits)).prop_map(|(limit, hits_addend)| {
         pb::RateLimitDescriptor { limit, hits_addend, ..Default::default() }.encode_to_vec()
     })
@@ -52,7 +51,7 @@ fn request() -> impl Strategy<Value = pb::RateLimitRequest> {
 /// What `decode` is to make of what prost read.
 fn expected_hits(descriptor: &pb::RateLimitDescriptor, request: &pb::RateLimitRequest) -> Hits {
     let hits = match &descriptor.hits_addend {
-        Some(own) => u32::try_from(own.value).unwrap_or(u32::MAX),
+        Some(own) => u32::try_from(*own).unwrap_or(u32::MAX),
         None => request.hits_addend.max(1),
     };
     if descriptor.is_negative_hits { Hits::Refund(hits) } else { Hits::Add(hits) }
@@ -150,7 +149,7 @@ proptest! {
         ];
         let code = |over| if over { Code::OverLimit } else { Code::Ok };
         let mut decision = Decision {
-            code: code(over), shadowed: false, domain_known: true, statuses: smallvec![], binding: None,
+            code: code(over), shadowed: false, domain_known: true, unmatched: 0, statuses: smallvec![], binding: None,
         };
         let mut expected = pb::RateLimitResponse { overall_code: 1 + i32::from(over), ..Default::default() };
         for (over, limit, name, remaining, secs) in &statuses {
@@ -164,6 +163,7 @@ proptest! {
                 limit: limited.map(|(limit, ..)| limit),
                 name: limited.map(|_| &**name),
                 locked_out: false,
+ shadowed: false,
                 remaining: *remaining,
                 reset: limited.map(|_| Duration::from_secs((*secs).into())),
                 counted: None,
@@ -175,11 +175,12 @@ proptest! {
                 }),
                 limit_remaining: *remaining,
                 duration_until_reset: limited.map(|_| {
-                    pbjson_types::Duration { seconds: (*secs).into(), nanos: 0 }
+                    prost_types::Duration { seconds: (*secs).into(), nanos: 0 }
                 }),
             });
         }
-        let written = encode(&[], &decision, &AnswerSettings::default());
+        let request = decode(b"\x0a\x04shop\x12\x00").expect("a request");
+        let written = encode(&request, &decision, &AnswerSettings::default());
         prop_assert_eq!(written, expected.encode_to_vec());
     }
 }

@@ -6,7 +6,8 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::{
-    AnswerSettings, CheckAnswer, HeaderNames, HeaderStyle, decode, decode_check, encode, encode_check,
+    AnswerSettings, CheckAnswer, HeaderNames, HeaderStyle, decode, decode_check, decode_json, encode,
+    encode_check, encode_json, json_of_response,
 };
 use crate::engine::algorithm::Reading;
 use crate::engine::algorithm::group::Outcome;
@@ -57,9 +58,13 @@ fn request(keys: &str) -> Vec<u8> {
     request.encode_to_vec()
 }
 
-/// The answer as whoever asked reads it.
+/// The answer as a client reads it, which is the same in JSON.
 fn answer(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) -> pb::RateLimitResponse {
-    pb::RateLimitResponse::decode(encode(request, decision, settings)).expect("an answer")
+    let request = decode(request).expect("a request");
+    let answer = pb::RateLimitResponse::decode(encode(&request, decision, settings)).expect("an answer");
+    let in_json: Value = serde_json::from_str(&encode_json(&request, decision, settings)).expect("JSON");
+    assert_eq!(in_json, json_of_response(&answer));
+    answer
 }
 
 /// What is decided where the counters stand so, and are whole again after so many milliseconds.
@@ -269,14 +274,14 @@ fn metadata_of_a_denial_says_what_denied() {
     ] {
         let (rules, request) = (rules(), request(keys));
         let answer = answer(&request, &decide(&rules, &request, &[counters]), &settings);
-        let metadata = serde_json::to_value(answer.dynamic_metadata).expect("JSON");
+        let metadata = json_of_response(&answer)["dynamicMetadata"].clone();
         assert_eq!((metadata["failedLayer"].clone(), metadata["failedRule"].clone()), expected, "{keys}");
     }
 }
 
 fn check(keys: &str, counters: &[(u64, u64)], style: HeaderStyle) -> (CheckAnswer, Value) {
     let (rules, request) = (rules(), request(keys));
-    let answer = encode_check(&request, &decide(&rules, &request, counters), &settings(style));
+    let answer = encode_check(&decide(&rules, &request, counters), &settings(style));
     let body = serde_json::from_str(&answer.body).expect("JSON");
     (answer, body)
 }
@@ -333,53 +338,56 @@ fn an_application_has_headers_in_every_style() {
 }
 
 #[test]
-fn both_forms_of_a_question_are_read() {
+fn both_forms_of_a_check_are_read() {
     let long = |hits: &str| {
-        decode_check(
-            format!(
-                r#"{{"domain": "shop", "descriptors": [
-                    {{"entries": [{{"key": "user", "value": "42"}}]{hits}}},
-                    {{"entries": [{{"key": "ip", "value": "1.2.3.4"}}]{hits}}}]}}"#
-            )
-            .as_bytes(),
+        format!(
+            r#"{{"domain": "shop", "descriptors": [
+                {{"entries": [{{"key": "user", "value": "42"}}]{hits}}},
+                {{"entries": [{{"key": "ip", "value": "1.2.3.4"}}]{hits}}}]}}"#
         )
     };
-    let short = |hits: &str| {
-        let text = format!(r#"{{"domain": "shop", "entries": {{"user": "42", "ip": "1.2.3.4"}}{hits}}}"#);
-        decode_check(text.as_bytes())
-    };
-    assert!(short("").is_ok());
+    let short =
+        |hits: &str| format!(r#"{{"domain": "shop", "entries": {{"user": "42", "ip": "1.2.3.4"}}{hits}}}"#);
     for (in_short, in_long) in [
         ("", ""),
         (r#", "hitsAddend": 3"#, r#", "hitsAddend": "3""#),
         (r#", "hits_addend": 0"#, r#", "hitsAddend": "0""#),
         (r#", "hitsAddend": null"#, ""),
+        (r#", "descriptors": null"#, ""),
     ] {
-        assert_eq!(short(in_short), long(in_long), "{in_short}");
+        let (in_short, in_long) = (short(in_short), long(in_long));
+        let read = decode_check(in_short.as_bytes()).expect("a request");
+        assert_eq!(read, decode_check(in_long.as_bytes()).expect("a request"), "{in_short}");
+        assert_eq!(read, decode_json(in_long.as_bytes()).expect("a request"), "{in_short}");
     }
 }
 
 #[test]
-fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
+fn what_is_no_check_is_refused_with_the_reason() {
     let many: Vec<_> = (0..1_025).map(|key| format!("\"{key}\": \"\"")).collect();
     for (body, expected) in [
         ("".to_owned(), "EOF while parsing a value at line 1 column 0"),
         ("{".to_owned(), "EOF while parsing an object"),
-        ("[]".to_owned(), "invalid type: sequence, expected a map"),
+        ("[]".to_owned(), "invalid type: sequence, expected an object"),
         (r#"{"domain": 7}"#.to_owned(), "invalid type: integer `7`, expected a string"),
         (r#"{"domain": "d", "unknown": 1}"#.to_owned(), "unknown field `unknown`"),
         (
             r#"{"domain": "d", "entries": {"a": 7}}"#.to_owned(),
             "invalid type: integer `7`, expected a string",
         ),
+        (r#"{"domain": "d", "entries": {"a": null}}"#.to_owned(), "invalid type: null, expected a string"),
         (
             r#"{"domain": "d", "entries": ["a"]}"#.to_owned(),
-            "invalid type: sequence, expected a map of texts",
+            "invalid type: sequence, expected an object of strings",
         ),
         (r#"{"domain": "d", "entries": {"a": "", "a": ""}}"#.to_owned(), "duplicate entry `a`"),
+        (r#"{"entries": {"\n\u001b": "", "\n\u001b": ""}}"#.to_owned(), r"duplicate entry `\n\u{1b}`"),
         (format!("{{\"entries\": {{{}}}}}", many.join(",")), "more than 1024 entries"),
-        (r#"{"entries": {}, "descriptors": []}"#.to_owned(), "unknown field `descriptors`"),
-        (r#"{"entries": {}, "hitsAddend": -1}"#.to_owned(), "invalid value: integer `-1`, expected u64"),
+        (r#"{"entries": {}, "descriptors": []}"#.to_owned(), "'entries' and 'descriptors' are two forms"),
+        (
+            r#"{"entries": {}, "hitsAddend": -1}"#.to_owned(),
+            "invalid value: integer `-1`, expected a whole number of at least 0",
+        ),
         (r#"{"entries": {}} x"#.to_owned(), "trailing characters"),
     ] {
         let error = decode_check(body.as_bytes()).expect_err(&body).to_string();
@@ -391,6 +399,6 @@ fn what_is_no_question_is_refused_by_what_is_wrong_with_it() {
         (r#"{"domain": "d"}"#, "rate limit descriptor list must not be empty"),
     ] {
         let request = decode_check(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {error}"));
-        assert_eq!(decode(&request.encode_to_vec()).expect_err(body).to_string(), expected);
+        assert_eq!(request.received().expect_err(body).to_string(), expected);
     }
 }

@@ -1,7 +1,7 @@
 //! Every metric: its name, unit and labels. Nothing else names one.
 //!
 //! The names and labels of envoyproxy/ratelimit are kept, as its own Prometheus mapping has them, so that
-//! its dashboards keep working; what it has no name for begins with `tollgate_`. Hits are counted in
+//! its dashboards keep working; what it has no name for begins with `tollgate_`,  Hits are counted in
 //! the compiled rules and read when somebody asks. No series comes from a request's bytes unless the
 //! rule asks for it, and those are bounded ([`MetricsSettings::max_named_series`]).
 
@@ -20,7 +20,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::engine::tally::{StatsRef, Tally};
-use crate::engine::{Decision, Rules, StatsPath, Timestamp};
+use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use histogram::Histogram;
 use named::NamedCounts;
 
@@ -151,10 +151,13 @@ impl Metrics {
         if let Some(layer) = layer {
             layer.add_denied();
         }
-        for (stats, tally) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
+        for status in &decision.statuses {
+            let Some((stats, tally)) = &status.counted else { continue };
+            let denies = decision.code == Code::OverLimit && status.code == Code::OverLimit;
+            let tally = Tally { denied_requests: denies.into(), ..*tally };
             match stats {
-                StatsRef::Rule(counts) => counts.add(tally),
-                StatsRef::Named(path) => self.named.add(path, tally),
+                StatsRef::Rule(counts) => counts.add(&tally),
+                StatsRef::Named(path) => self.named.add(path, &tally),
             }
         }
     }

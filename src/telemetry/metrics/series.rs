@@ -8,24 +8,66 @@ use prometheus::proto::MetricType;
 use super::histogram::Histogram;
 use super::name::sanitize;
 use super::{Gauge, Metrics, Tally};
-use crate::engine::rules::Layer;
+use crate::engine::rules::{Domain, Layer};
 
-/// Counters of a rule: the last part of the name, the value, and the help text.
-pub(super) const RULE_COUNTERS: [RuleCounter; 7] = [
-    ("total_hits", |tally| tally.total_hits, "Hits asked for."),
-    ("within_limit", |tally| tally.within_limit, "Hits of requests that passed."),
-    ("near_limit", |tally| tally.near_limit, "Hits within the limit and past NEAR_LIMIT_RATIO of it."),
-    ("over_limit", |tally| tally.over_limit, "Hits past the limit."),
-    (
+/// The counters of a rule.
+pub(super) const RULE_COUNTERS: [RuleCounter; 8] = [
+    RuleCounter::of_the_reference("total_hits", |tally| tally.total_hits, "Hits asked for."),
+    RuleCounter::of_the_reference(
+        "within_limit",
+        |tally| tally.within_limit,
+        "Hits of requests that passed.",
+    ),
+    RuleCounter::of_the_reference(
+        "near_limit",
+        |tally| tally.near_limit,
+        "Hits within the limit and past NEAR_LIMIT_RATIO of it.",
+    ),
+    RuleCounter::of_the_reference("over_limit", |tally| tally.over_limit, "Hits past the limit."),
+    RuleCounter::of_the_reference(
         "over_limit_with_local_cache",
         |tally| tally.over_limit_with_local_cache,
-        "Hits past the limit that the store was not asked about: it was known already.",
+        "Hits past the limit that were denied without asking the store.",
     ),
-    ("shadow_mode", |tally| tally.shadow_mode, "Hits past the limit that passed by the rule's shadow mode."),
-    ("total_negative_hits", |tally| tally.total_negative_hits, "Hits given back."),
+    RuleCounter::of_the_reference(
+        "shadow_mode",
+        |tally| tally.shadow_mode,
+        "Hits past the limit that passed by the rule's shadow mode.",
+    ),
+    RuleCounter::of_the_reference(
+        "total_negative_hits",
+        |tally| tally.total_negative_hits,
+        "Hits given back.",
+    ),
+    RuleCounter {
+        prefix: "tollgate_rate_limit",
+        flat_prefix: "tollgate.rate_limit",
+        name: "denied_requests",
+        read: |tally| tally.denied_requests,
+        help: "Denied requests that were over the limit, peeks included.",
+    },
 ];
 
-type RuleCounter = (&'static str, fn(&Tally) -> u64, &'static str);
+/// A counter that every rule has.
+#[derive(Clone, Copy)]
+pub(super) struct RuleCounter {
+    /// In front of the name.
+    pub(super) prefix: &'static str,
+    /// In front of the rule, in flat names.
+    pub(super) flat_prefix: &'static str,
+    /// The last part of the names.
+    pub(super) name: &'static str,
+    pub(super) read: fn(&Tally) -> u64,
+    pub(super) help: &'static str,
+}
+
+impl RuleCounter {
+    const fn of_the_reference(name: &'static str, read: fn(&Tally) -> u64, help: &'static str) -> Self {
+        let (prefix, flat_prefix) = ("ratelimit_service_rate_limit", "ratelimit.service.rate_limit");
+        Self { prefix, flat_prefix, name, read, help }
+    }
+}
+
 type Labels = Vec<(&'static str, String)>;
 
 /// Points of one name.
@@ -124,6 +166,13 @@ impl Metrics {
             flat: format!("tollgate.layer_denied_requests.{domain}.{}", layer.name()),
             value: layer.denied(),
         };
+        let mut domains: Vec<_> = rules.iter().flat_map(|rules| rules.domains()).collect();
+        domains.sort_unstable_by_key(|domain| domain.name());
+        let unmatched = |domain: &Domain| Point {
+            labels: vec![("domain", domain.name().to_owned())],
+            flat: format!("tollgate.unmatched_descriptors.{}", domain.name()),
+            value: domain.unmatched(),
+        };
         let store_error = |(kind, value): (&str, u64)| Point {
             labels: vec![("kind", kind.to_owned())],
             flat: format!("tollgate.store_errors.{kind}"),
@@ -142,6 +191,10 @@ impl Metrics {
                     "tollgate_layer_denied_requests",
                     "Requests that were denied, by the layer that did.",
                 )
+            },
+            Family {
+                points: domains.into_iter().map(unmatched).collect(),
+                ..counter("tollgate_unmatched_descriptors", "Descriptors without a rule in their domain.")
             },
             gauge("tollgate_rules", "Rules in force.")
                 .of("tollgate.rules", rules.as_ref().map_or(0, |rules| rules.len() as u64)),
@@ -194,8 +247,8 @@ impl Metrics {
             let mut parts = path.parts.iter().map(|part| sanitize(part));
             let Some(key1) = parts.next() else { continue };
             let labels = (sanitize(&path.domain), key1, parts.next());
-            for (sum, (_, hits, _)) in sums.entry(labels).or_default().iter_mut().zip(RULE_COUNTERS) {
-                *sum += hits(&tally);
+            for (sum, counter) in sums.entry(labels).or_default().iter_mut().zip(RULE_COUNTERS) {
+                *sum += (counter.read)(&tally);
             }
         }
         sums

@@ -23,6 +23,7 @@ fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
         limit: None,
         name: None,
         locked_out: false,
+        shadowed: false,
         remaining: 0,
         reset: None,
         counted,
@@ -31,6 +32,7 @@ fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
         code: Code::Ok,
         shadowed: false,
         domain_known: true,
+        unmatched: 0,
         statuses: smallvec![status],
         binding: None,
     });
@@ -85,6 +87,7 @@ fn item_20_every_count_of_a_rule_has_its_flat_name() {
         within_limit: 3,
         shadow_mode: 2,
         total_negative_hits: 1,
+        denied_requests: 0,
     };
     record(&metrics, path("d", &["k"]), tally);
     let stats = metrics.render_stats();
@@ -116,6 +119,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
         code: Code::Ok,
         shadowed: true,
         domain_known: false,
+        unmatched: 0,
         statuses: smallvec![],
         binding: None,
     });
@@ -230,6 +234,7 @@ fn a_request_to_an_unknown_domain_makes_no_series_of_its_own() {
             code: Code::Ok,
             shadowed: false,
             domain_known: false,
+            unmatched: 0,
             statuses: smallvec![],
             binding: None,
         });
@@ -237,4 +242,49 @@ fn a_request_to_an_unknown_domain_makes_no_series_of_its_own() {
     let text = metrics.render_prometheus();
     assert_eq!(samples(&text, "tollgate_unknown_domain"), ["tollgate_unknown_domain_requests 3"]);
     assert_eq!(text.lines().count(), before);
+}
+
+#[test]
+fn a_denied_peek_is_a_denied_request_though_it_has_no_hits() {
+    let metrics = metrics();
+    let status = |code| Status {
+        code,
+        rule: None,
+        limit: None,
+        name: None,
+        locked_out: false,
+        shadowed: false,
+        remaining: 0,
+        reset: None,
+        counted: Some((StatsRef::Named(Box::new(path("d", &["k"]))), Tally::default())),
+    };
+    for (decided, code) in [
+        (Code::OverLimit, Code::OverLimit),
+        (Code::OverLimit, Code::Ok),
+        // The global shadow mode lets it pass.
+        (Code::Ok, Code::OverLimit),
+    ] {
+        metrics.record_decision(&Decision {
+            code: decided,
+            shadowed: false,
+            domain_known: true,
+            unmatched: 0,
+            statuses: smallvec![status(code)],
+            binding: None,
+        });
+    }
+    let stats = metrics.render_stats();
+    assert_eq!(samples(&stats, "tollgate.rate_limit."), ["tollgate.rate_limit.d.k.denied_requests: 1"]);
+}
+
+#[test]
+fn a_name_from_a_request_begins_no_line_of_its_own() {
+    let metrics = metrics();
+    record(&metrics, path("d", &["k_a\nfake_metric{} 42\u{1b}[31m"]), hits(1));
+    let stats = metrics.render_stats();
+    assert_eq!(
+        samples(&stats, "ratelimit.service.rate_limit."),
+        [r"ratelimit.service.rate_limit.d.k_a\nfake_metric{} 42\u{1b}[31m.total_hits: 1"]
+    );
+    assert!(samples(&stats, "fake").is_empty() && samples(&metrics.render_prometheus(), "fake").is_empty());
 }

@@ -8,7 +8,8 @@ use prometheus::proto::{self, LabelPair, MetricFamily, MetricType};
 use super::Metrics;
 use super::histogram::Snapshot;
 use super::name::sanitize;
-use super::series::{Durations, Family, RULE_COUNTERS, RuleLabels};
+use super::series::{Durations, Family, RULE_COUNTERS, RuleCounter, RuleLabels};
+use crate::engine::text::one_line;
 
 /// Prometheus' text form.
 pub(super) fn prometheus(metrics: &Metrics) -> String {
@@ -26,11 +27,14 @@ pub(super) fn stats(metrics: &Metrics) -> String {
     for (path, tally) in metrics.tallies() {
         let parts = path.parts.iter().map(|part| sanitize(part));
         let key = parts.fold(sanitize(&path.domain), |key, part| key + "." + &part);
-        for (name, hits, _) in RULE_COUNTERS.iter().filter(|(_, hits, _)| hits(&tally) > 0) {
-            *sums.entry(format!("ratelimit.service.rate_limit.{key}.{name}")).or_default() += hits(&tally);
+        for RuleCounter { flat_prefix, name, read, .. } in
+            RULE_COUNTERS.iter().filter(|c| (c.read)(&tally) > 0)
+        {
+            *sums.entry(format!("{flat_prefix}.{key}.{name}")).or_default() += read(&tally);
         }
     }
-    sums.into_iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+    // A name may hold what a client sent, which must not begin a line of its own.
+    sums.into_iter().map(|(name, value)| format!("{}: {value}\n", one_line(&name, usize::MAX))).collect()
 }
 
 fn service_family(family: Family) -> Option<MetricFamily> {
@@ -48,16 +52,20 @@ fn service_family(family: Family) -> Option<MetricFamily> {
 /// One for each counter that any rule has. A series begins with its first hit, as in the reference.
 fn rule_families(metrics: &Metrics) -> impl Iterator<Item = MetricFamily> {
     let rules = metrics.rule_counters();
-    RULE_COUNTERS.into_iter().enumerate().filter_map(move |(index, (name, _, help))| {
-        let points: Vec<_> = rules
-            .iter()
-            .filter_map(|(labels, sums)| Some((labels, *sums.get(index)?)))
-            .filter(|(_, hits)| *hits > 0)
-            .map(|(labels, hits)| number(MetricType::COUNTER, rule_labels(labels, &metrics.extra_tags), hits))
-            .collect();
-        let name = format!("ratelimit_service_rate_limit_{name}");
-        (!points.is_empty()).then(|| metric_family(&name, help, MetricType::COUNTER, points))
-    })
+    RULE_COUNTERS.into_iter().enumerate().filter_map(
+        move |(index, RuleCounter { prefix, name, help, .. })| {
+            let points: Vec<_> = rules
+                .iter()
+                .filter_map(|(labels, sums)| Some((labels, *sums.get(index)?)))
+                .filter(|(_, hits)| *hits > 0)
+                .map(|(labels, hits)| {
+                    number(MetricType::COUNTER, rule_labels(labels, &metrics.extra_tags), hits)
+                })
+                .collect();
+            let name = format!("{prefix}_{name}");
+            (!points.is_empty()).then(|| metric_family(&name, help, MetricType::COUNTER, points))
+        },
+    )
 }
 
 fn rule_labels((domain, key1, key2): &RuleLabels, extra_tags: &[(String, String)]) -> Vec<LabelPair> {

@@ -13,7 +13,7 @@ use tollgate::clock::SystemClock;
 use tollgate::engine::{KeyWriter, Modes, Rules};
 use tollgate::limiter::Limiter;
 use tollgate::pb;
-use tollgate::server::{AnswerSettings, Answerer, wire};
+use tollgate::server::{AnswerSettings, RateLimitService, wire};
 use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 
@@ -67,16 +67,16 @@ pub(crate) fn decode(criterion: &mut Criterion) {
 
 /// From what was decided to bytes.
 pub(crate) fn encode(criterion: &mut Criterion) {
-    let rules = Arc::new(load(LAYERS));
-    let (limiter, settings) = (limiter(Arc::clone(&rules)), AnswerSettings::default());
+    let (limiter, settings) = (limiter(Arc::new(load(LAYERS))), AnswerSettings::default());
     let mut group = criterion.benchmark_group("encode");
     for (name, descriptors) in SHAPES {
         let message = sent(descriptors);
         let request = wire::decode(&message).expect("it makes sense");
-        let decision = limiter.decide(&rules, &request, None).now_or_never().expect("memory never waits");
+        let snapshot = limiter.snapshot();
+        let decision = snapshot.decide(&request, None).now_or_never().expect("memory never waits");
         let decision = decision.expect("there is room");
         group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
-            bencher.iter(|| wire::encode(&message, black_box(&decision), &settings));
+            bencher.iter(|| wire::encode(&request, black_box(&decision), &settings));
         });
     }
     group.finish();
@@ -85,14 +85,18 @@ pub(crate) fn encode(criterion: &mut Criterion) {
 /// All of it, with counters in memory: what a request costs without HTTP/2 and sockets.
 pub(crate) fn answer(criterion: &mut Criterion) {
     let limiter = limiter(Arc::new(load(LAYERS)));
-    let answerer = Answerer::new(limiter, AnswerSettings::default(), 1_000);
+    let service = RateLimitService::new(limiter, AnswerSettings::default(), 1_000);
     let mut group = criterion.benchmark_group("bytes in, bytes out");
     for (name, descriptors) in SHAPES {
         let sent = sent(descriptors);
         group.bench_with_input(BenchmarkId::from_parameter(name), &sent, |bencher, sent| {
             bencher.iter(|| {
-                let answer = answerer.answer(black_box(sent), Instant::now(), None, wire::encode);
-                answer.now_or_never().expect("memory never waits").expect("it makes sense")
+                let call = service.begin(Instant::now()).expect("nothing else is in flight");
+                let request = call.accept(wire::decode(black_box(sent))).expect("it makes sense");
+                let rules = call.snapshot();
+                let decision =
+                    call.decide(&rules, &request, None).now_or_never().expect("memory never waits");
+                wire::encode(&request, &decision.expect("there is room"), service.settings())
             });
         });
     }

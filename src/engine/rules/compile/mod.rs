@@ -147,6 +147,12 @@ impl<'s> Compiler<'s> {
         Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
     }
 
+    /// The domain `name`, taken out of this set, or begun.
+    fn take_domain(&mut self, name: &str) -> Domain {
+        let before = || self.previous.and_then(|previous| previous.domain(name.as_bytes()));
+        self.domains.remove(name).unwrap_or_else(|| Domain::new(name, before()))
+    }
+
     /// Layer of this name: that of this set or of the previous one.
     fn layer(&mut self, domain: &str, name: &str) -> Arc<Layer> {
         let key = (domain.into(), name.into());

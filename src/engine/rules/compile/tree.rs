@@ -16,7 +16,7 @@ use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quot
 use crate::engine::rules::report::Origin;
 use crate::engine::rules::siblings::Clash;
 use crate::engine::rules::source::{Descriptor, Document, RateLimit};
-use crate::engine::rules::tree::{Children, Domain, Node, Pattern};
+use crate::engine::rules::tree::{Children, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, Rule};
 use crate::engine::tally::StatsPath;
 use crate::engine::{ChargeMode, FailurePolicy};
@@ -81,8 +81,7 @@ impl Compiler<'_> {
             );
             self.report.warn(here, message);
         }
-        let known = self.domains.remove(name);
-        let mut domain = known.unwrap_or_else(|| Domain::new(name));
+        let mut domain = self.take_domain(name);
         domain.hash_tag |= document.hash_tag && document.enabled;
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
@@ -95,7 +94,7 @@ impl Compiler<'_> {
     pub(super) fn document(&mut self, document: Document) {
         let options = self.options;
         let name = document.domain.value;
-        let mut domain = self.domains.remove(&name).unwrap_or_else(|| Domain::new(&name));
+        let mut domain = self.take_domain(&name);
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let above = Above {
             path: &path,

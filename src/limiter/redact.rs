@@ -1,17 +1,18 @@
-//! A request's descriptors as a line of text for a log: bounded, and without what rules say is secret.
+//! A request's descriptors as text for a log: on one line, bounded, and without what rules hash.
 
 use crate::engine::rules::Domain;
+use crate::engine::text::one_line_of_bytes;
 use crate::engine::{Descriptor, Request};
 
-/// Bytes of one key or value that are shown, at the most.
+/// Upper bound, in bytes, on a key or value.
 const TEXT_BYTES_MAX: usize = 128;
-/// Bytes after which no more entries are.
+/// Bytes after which no more entries follow.
 const LINE_BYTES_MAX: usize = 1024;
 /// What stands for the rest.
 const REST: char = '…';
 
-/// `user=alice; path=/login,remote_address=10.0.0.1`. What is no UTF-8 is replaced, and what one of
-/// `domains` counts by its hash is shown by that.
+/// `user=alice; path=/login,remote_address=10.0.0.1`. Control characters are escaped, invalid UTF-8 is replaced,
+/// and values that one of `domains` counts by their hash are shown by that.
 pub(super) fn descriptors(request: &Request<'_>, domains: &[&Domain]) -> String {
     let normalize = |key: &[u8]| domains.iter().find_map(|domain| domain.hashed(key));
     let mut line = String::new();
@@ -34,7 +35,7 @@ pub(super) fn descriptors(request: &Request<'_>, domains: &[&Domain]) -> String 
     line
 }
 
-/// `text`, lossy, and no more of it than there is to be.
+/// `text` on one line, cut at the bound for a key or value.
 pub(super) fn lossy(text: &[u8]) -> String {
     let mut line = String::new();
     push(&mut line, text);
@@ -42,11 +43,7 @@ pub(super) fn lossy(text: &[u8]) -> String {
 }
 
 fn push(line: &mut String, text: &[u8]) {
-    let shown = text.get(..TEXT_BYTES_MAX).unwrap_or(text);
-    line.push_str(&String::from_utf8_lossy(shown));
-    if shown.len() < text.len() {
-        line.push(REST);
-    }
+    line.push_str(&one_line_of_bytes(text, TEXT_BYTES_MAX));
 }
 
 #[cfg(test)]

@@ -1,0 +1,90 @@
+//! The log of denials: what was asked, and the rule that denies.
+
+use tracing::Level;
+
+use super::redact;
+use super::sampler::Sampler;
+use crate::engine::{Decision, Request, Rules, Status, Timestamp};
+
+/// One for the process: a flood of denials is one line a second, on however many cores.
+static SAMPLER: Sampler = Sampler::new();
+
+/// Logs that `decision` denies `request`, or would if its rule were enforced: at debug level always, at info
+/// level one a second. Above that it costs a comparison.
+pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>, now: Timestamp) {
+    if !tracing::event_enabled!(Level::INFO) {
+        return;
+    }
+    let shadow = || decision.statuses.iter().find(|status| status.shadowed);
+    let enforced = decision.denial();
+    let Some(status) = enforced.or_else(|| decision.told().filter(|_| decision.shadowed)).or_else(shadow)
+    else {
+        return;
+    };
+    let line = || Line::of(request, rules, status, enforced.is_some());
+    if tracing::event_enabled!(Level::DEBUG) {
+        line().log_at_debug();
+    } else if let Some(unlogged) = SAMPLER.admit(now) {
+        line().log_at_info(unlogged);
+    }
+}
+
+/// The fields of a line.
+struct Line<'d> {
+    domain: String,
+    descriptors: String,
+    layer: Option<&'d str>,
+    rule: Option<&'d str>,
+    limit: Option<u32>,
+    window_secs: Option<u32>,
+    locked_out: bool,
+    enforced: bool,
+}
+
+impl<'d> Line<'d> {
+    fn of(request: &Request<'_>, rules: &Rules, status: &'d Status<'_>, enforced: bool) -> Self {
+        let domain = rules.domain(request.domain);
+        Self {
+            domain: redact::lossy(request.domain),
+            descriptors: redact::descriptors(request, domain.as_slice()),
+            layer: status.rule.and_then(|rule| rule.layer.as_deref()).map(|layer| layer.name()),
+            rule: status.name.or(status.rule.map(|rule| &*rule.path)),
+            limit: status.limit.map(|limit| limit.requests_per_unit),
+            window_secs: status.limit.map(|limit| limit.usual_secs()),
+            locked_out: status.locked_out,
+            enforced,
+        }
+    }
+
+    fn log_at_debug(&self) {
+        let Self { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = self;
+        tracing::debug!(
+            domain,
+            descriptors,
+            layer,
+            rule,
+            limit,
+            window_secs,
+            locked_out,
+            enforced,
+            "request denied"
+        );
+    }
+
+    /// `unlogged` denials have no line since the one before.
+    fn log_at_info(&self, unlogged: u64) {
+        let Self { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = self;
+        tracing::info!(
+            domain,
+            descriptors,
+            layer,
+            rule,
+            limit,
+            window_secs,
+            locked_out,
+            enforced,
+            unlogged,
+            "request denied"
+        );
+    }
+}

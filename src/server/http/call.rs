@@ -1,0 +1,87 @@
+//! What both endpoints for requests share.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http_body_util::{BodyExt as _, Limited};
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+
+use super::super::admission::BodyError;
+use super::super::service::{CallError, RateLimitService};
+use super::super::wire::{InvalidRequest, JsonRequest, ReceivedRequest};
+use crate::engine::Decision;
+use crate::telemetry::traces;
+
+/// Upper bound, in bytes, on the body of a request; more is 413. A core does nothing else while it reads one.
+const MAX_BODY_BYTES: usize = 256 * 1024;
+/// Bytes of a body beyond that which are read and thrown away, and the time for it.
+const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Receives `body`, decides the request in it, which `decode` reads, and encodes the decision.
+pub(super) async fn decide<T>(
+    service: &RateLimitService,
+    headers: &HeaderMap,
+    body: Body,
+    decode: impl FnOnce(&[u8]) -> Result<JsonRequest<'_>, InvalidRequest>,
+    encode: impl FnOnce(&ReceivedRequest<'_>, &Decision<'_>) -> T,
+) -> Result<T, CallError> {
+    let call = service.begin(Instant::now())?;
+    let body = receive(service, body).await?;
+    let span = tracing::info_span!("ShouldRateLimit Execution");
+    traces::set_parent(&span, headers);
+    let decided = async {
+        let body = call.accept(decode(&body))?;
+        let request = call.accept(body.received())?;
+        if !service.settings().http_refunds {
+            call.without_refunds(&request)?;
+        }
+        let rules = call.snapshot();
+        let decision = call.decide(&rules, &request, None).await?;
+        Ok(encode(&request, &decision))
+    };
+    decided.instrument(span).await
+}
+
+/// Receives the body of a request that was admitted.
+async fn receive(service: &RateLimitService, mut body: Body) -> Result<Bytes, CallError> {
+    let received = service.receive(&mut body, MAX_BODY_BYTES, |_| true).await;
+    if matches!(received, Err(CallError::Body(BodyError::TooLarge(_)))) {
+        // Over HTTP/1 a client that is still sending would meet a reset in place of the answer.
+        let rest = Limited::new(body, MAX_DISCARDED_BYTES);
+        let discard = async { rest.into_data_stream().for_each(async |_| ()).await };
+        // What is left after that may be lost with the connection.
+        drop(timeout(DISCARD_TIMEOUT, discard).await);
+    }
+    received
+}
+
+/// The status of an answer without a decision.
+pub(super) const fn status_of(error: &CallError) -> StatusCode {
+    match error {
+        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable(_)) => StatusCode::BAD_REQUEST,
+        CallError::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
+        CallError::Body(BodyError::TimedOut) => StatusCode::REQUEST_TIMEOUT,
+        CallError::RefundsDisabled => StatusCode::FORBIDDEN,
+        CallError::Body(BodyError::Displaced)
+        | CallError::NoRules
+        | CallError::Overloaded
+        | CallError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// Whether the caller prefers JSON where text is the default.
+pub(in crate::server) fn wants_json(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("application/json"))
+}
+
+/// A response with a body of JSON.
+pub(in crate::server) fn json_response(status: StatusCode, json: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}

@@ -1,0 +1,65 @@
+//! `POST /v1/check`: whether a request may pass, for applications that ask by themselves.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::json;
+
+use super::super::admission::BodyError;
+use super::super::service::{CallError, RateLimitService};
+use super::super::wire::{CheckAnswer, decode_check, encode_check};
+use super::call::{decide, json_response, status_of};
+use super::origin::is_cross_site;
+
+/// 200 where the request may pass and 429 where it may not. Whatever else there is to say is JSON too: a
+/// stable code and a sentence.
+pub(super) async fn check(
+    State(service): State<Arc<RateLimitService>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if method != Method::POST {
+        let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
+        return ([(header::ALLOW, "POST")], refusal).into_response();
+    }
+    if is_cross_site(&headers, &uri) {
+        return refusal(StatusCode::FORBIDDEN, "cross_site_request", "pages of other sites may not ask");
+    }
+    let answer = decide(&service, &headers, body, decode_check, |_, decision| {
+        encode_check(decision, service.settings())
+    });
+    match answer.await {
+        Ok(CheckAnswer { allowed, headers, body }) => {
+            let status = if allowed { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
+            let mut response = json_response(status, body);
+            for (name, value) in headers {
+                response.headers_mut().append(name, value);
+            }
+            response
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &CallError) -> Response {
+    let code = match error {
+        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable(_)) => "invalid_request",
+        CallError::Body(BodyError::TooLarge(_)) => "body_too_large",
+        CallError::Body(BodyError::TimedOut) => "body_timeout",
+        CallError::Overloaded | CallError::Body(BodyError::Displaced) => "overloaded",
+        CallError::RefundsDisabled => "refunds_disabled",
+        CallError::NoRules => "no_rules",
+        CallError::Store(_) => "store_unavailable",
+    };
+    refusal(status_of(error), code, &error.to_string())
+}
+
+/// An answer without a decision.
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+    json_response(status, json!({ "error": code, "message": message }).to_string())
+}

@@ -1,0 +1,34 @@
+//! `POST /json`: `ShouldRateLimit` in proto3 JSON, as envoyproxy/ratelimit answers it.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+
+use super::super::service::RateLimitService;
+use super::super::wire::{decode_json, encode_json};
+use super::call::{decide, json_response, status_of};
+use super::origin::is_cross_site;
+use crate::engine::Code;
+
+/// 200, or 429 over the limit. Errors are plain text. Any method will do, as in the reference.
+pub(super) async fn json(
+    State(service): State<Arc<RateLimitService>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if is_cross_site(&headers, &uri) {
+        return (StatusCode::FORBIDDEN, "cross-site request\n").into_response();
+    }
+    let answer = decide(&service, &headers, body, decode_json, |request, decision| {
+        (decision.code, encode_json(request, decision, service.settings()))
+    });
+    match answer.await {
+        Ok((Code::OverLimit, json)) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
+        Ok((Code::Ok, json)) => json_response(StatusCode::OK, json),
+        Err(error) => (status_of(&error), format!("{error}\n")).into_response(),
+    }
+}

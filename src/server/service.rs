@@ -1,0 +1,202 @@
+//! The rate-limit service of one core, which gRPC and HTTP share: a transport begins a call, decodes its
+//! request, has it decided, and encodes the decision.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::Body;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::admission::{Admission, BodyError, InFlight, MAX_UNFINISHED_BYTES, Overloaded, UnfinishedBodies};
+use super::wire::{AnswerSettings, InvalidRequest};
+use crate::engine::{Decision, Hits, Request};
+use crate::limiter::{DecideError, Limiter, Snapshot};
+use crate::store::StoreError;
+
+/// The rate-limit service of one core.
+pub struct RateLimitService {
+    limiter: Limiter,
+    settings: AnswerSettings,
+    admission: Admission,
+}
+
+/// One call, from the arrival of its headers to its answer. Dropping it records how long it took.
+pub struct Call<'s> {
+    service: &'s RateLimitService,
+    arrived: Instant,
+    _in_flight: InFlight<'s>,
+}
+
+/// Why a call has no decision. Messages are for callers: they name nothing internal.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The caller is not configured correctly.
+    #[error(transparent)]
+    InvalidRequest(#[from] InvalidRequest),
+    /// `MAX_REQUESTS_IN_FLIGHT` calls are being worked on. Nothing was counted.
+    #[error("too many requests in flight; nothing was counted")]
+    Overloaded,
+    /// The body of the request was not received.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// No rules have been loaded yet.
+    #[error("no rate limit configuration loaded")]
+    NoRules,
+    /// `HTTP_REFUNDS` is off.
+    #[error("refunds over HTTP are disabled")]
+    RefundsDisabled,
+    /// The store failed, and a rule says to fail then.
+    #[error("{}", reported_failure(.0))]
+    Store(StoreError),
+}
+
+/// The message for a caller: the error itself names servers and causes, which are for the operator's log.
+const fn reported_failure(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Unreachable(_) => "counter store unavailable; nothing was counted",
+        StoreError::Refused(_) => "counter store rejected the request; nothing was counted",
+        StoreError::Unanswered(_) => "no answer from the counter store in time; hits may have been counted",
+    }
+}
+
+impl RateLimitService {
+    /// A service that decides with `limiter`, works on at most `max_in_flight` calls at a time, and answers as
+    /// `settings` say.
+    pub fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
+        let bodies = Arc::new(UnfinishedBodies::new(1, MAX_UNFINISHED_BYTES));
+        Self { limiter, settings, admission: Admission::new(bodies, 0, max_in_flight) }
+    }
+
+    /// The same on the core of this index, which shares the bounds of `bodies` with the others.
+    pub(super) fn on_core(self, core: usize, bodies: Arc<UnfinishedBodies>) -> Self {
+        Self { admission: self.admission.on_core(core, bodies), ..self }
+    }
+
+    /// What answers hold besides the decision.
+    pub const fn settings(&self) -> &AnswerSettings {
+        &self.settings
+    }
+
+    /// Begins a call whose headers arrived at `arrived`.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`]
+    pub fn begin(&self, arrived: Instant) -> Result<Call<'_>, CallError> {
+        match self.admit() {
+            Ok(in_flight) => Ok(Call { service: self, arrived, _in_flight: in_flight }),
+            Err(error) => {
+                self.limiter.metrics.record_call(arrived.elapsed());
+                Err(error)
+            }
+        }
+    }
+
+    /// Admits a request whose headers have arrived, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`]
+    pub(super) fn admit(&self) -> Result<InFlight<'_>, CallError> {
+        self.admission.admit().map_err(|Overloaded| self.refused(CallError::Overloaded))
+    }
+
+    /// Receives the body of a request that was admitted, as [`Admission::receive`] does.
+    ///
+    /// # Errors
+    /// [`CallError::Body`]
+    pub(super) async fn receive<B>(
+        &self,
+        body: &mut B,
+        max: usize,
+        fits: impl Fn(&[u8]) -> bool,
+    ) -> Result<Bytes, CallError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let received = self.admission.receive(body, max, fits).await;
+        received.map_err(|error| self.refused(CallError::Body(error)))
+    }
+
+    fn refused(&self, error: CallError) -> CallError {
+        self.limiter.metrics.record_service_error();
+        error
+    }
+}
+
+impl Call<'_> {
+    /// Hands on what was decoded. A request that makes no sense is counted.
+    ///
+    /// # Errors
+    /// [`CallError::InvalidRequest`].
+    pub fn accept<T>(&self, decoded: Result<T, InvalidRequest>) -> Result<T, CallError> {
+        decoded.map_err(|error| {
+            tracing::debug!(%error, "request refused");
+            self.service.refused(error.into())
+        })
+    }
+
+    /// Refuses `request` where it gives hits back.
+    ///
+    /// # Errors
+    /// [`CallError::RefundsDisabled`].
+    pub fn without_refunds(&self, request: &Request<'_>) -> Result<(), CallError> {
+        if !request.descriptors.iter().any(|descriptor| matches!(descriptor.hits, Hits::Refund(_))) {
+            return Ok(());
+        }
+        Err(self.service.refused(CallError::RefundsDisabled))
+    }
+
+    /// The rules in force now, for this call's decision and its answer.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.service.limiter.snapshot()
+    }
+
+    /// Decides `request` under `rules`, and waits for the store until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn decide<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.decide(request, deadline).await.map_err(|error| match error {
+            DecideError::NoRules => self.service.refused(CallError::NoRules),
+            // The limiter has counted it.
+            DecideError::Store(error) => {
+                tracing::debug!(%error, "request not decided");
+                CallError::Store(error)
+            }
+        })
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        self.service.limiter.metrics.record_call(self.arrived.elapsed());
+    }
+}
+
+impl From<CallError> for Status {
+    /// UNAVAILABLE, after which callers may ask again, only where nothing can have been counted.
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        match error {
+            CallError::InvalidRequest(_) => Self::invalid_argument(message),
+            CallError::RefundsDisabled => Self::permission_denied(message),
+            CallError::Body(BodyError::TooLarge(_) | BodyError::Displaced) => {
+                Self::resource_exhausted(message)
+            }
+            CallError::Body(BodyError::TimedOut) => Self::deadline_exceeded(message),
+            CallError::Body(BodyError::Unreadable(_)) => Self::cancelled(message),
+            CallError::NoRules
+            | CallError::Overloaded
+            | CallError::Store(StoreError::Unreachable(_) | StoreError::Refused(_)) => {
+                Self::unavailable(message)
+            }
+            CallError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),
+        }
+    }
+}

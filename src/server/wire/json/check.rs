@@ -1,0 +1,168 @@
+//! The request and the answer of `POST /v1/check`, for applications: JSON that people and front ends can
+//! read.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::marker::PhantomData;
+
+use http::{HeaderName, HeaderValue};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
+use serde_json::{Value, json};
+
+use super::super::decode::InvalidRequest;
+use super::super::denial::{Denial, layer, rule};
+use super::super::headers::headers;
+use super::super::{AnswerSettings, HeaderStyle, whole_secs};
+use super::request::{Descriptor, DescriptorMembers, JsonRequest};
+use super::values::{List, Object, Text, Uint};
+use crate::engine::request::MAX_DESCRIPTORS;
+use crate::engine::{Code, Decision, Status};
+
+/// The stable code of a denial.
+const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
+
+/// What an application is told.
+pub(in crate::server) struct CheckAnswer {
+    /// Whether the request may pass.
+    pub(in crate::server) allowed: bool,
+    /// Headers, besides the body's type.
+    pub(in crate::server) headers: Vec<(HeaderName, HeaderValue)>,
+    /// JSON.
+    pub(in crate::server) body: String,
+}
+
+/// The members of a request, in either form.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct CheckMembers<'b> {
+    #[serde(default, borrow)]
+    domain: Text<'b>,
+    #[serde(borrow)]
+    entries: Option<Pairs<'b>>,
+    #[serde(borrow)]
+    descriptors: Option<List<Object<DescriptorMembers<'b>>, MAX_DESCRIPTORS>>,
+    #[serde(default, alias = "hits_addend")]
+    hits_addend: Uint,
+}
+
+/// Keys and values in the order of the text, each key once.
+struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
+
+/// Reads the request in `body`: that of `/json`, or the short form, which has `entries` in place of
+/// `descriptors`. In the short form `hitsAddend` is each descriptor's own, so 0 is a peek.
+///
+/// # Errors
+/// The first mistake, with its line and column.
+pub(in crate::server) fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
+    let Object(CheckMembers { domain, entries, descriptors, hits_addend }) =
+        serde_json::from_slice(body).map_err(InvalidRequest::new)?;
+    let Some(Pairs(entries)) = entries else {
+        let descriptors = descriptors.unwrap_or_default();
+        return Ok(JsonRequest {
+            domain: domain.0,
+            descriptors: descriptors.0.into_iter().map(Descriptor::from).collect(),
+            hits_addend: hits_addend.0.unwrap_or_default(),
+        });
+    };
+    if descriptors.is_some() {
+        return Err(InvalidRequest::new("'entries' and 'descriptors' are two forms: send one of them"));
+    }
+    let descriptor =
+        |entry| Descriptor { entries: vec![entry], hits_addend: hits_addend.0, ..Descriptor::default() };
+    let descriptors = entries.into_iter().map(descriptor).collect();
+    Ok(JsonRequest { domain: domain.0, descriptors, hits_addend: 0 })
+}
+
+/// The answer with `decision`. There is no Envoy in between, so it always has headers.
+pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &AnswerSettings) -> CheckAnswer {
+    let style = match settings.style {
+        HeaderStyle::None => HeaderStyle::Draft06,
+        style @ (HeaderStyle::Draft06 | HeaderStyle::X | HeaderStyle::Ietf) => style,
+    };
+    let denial = Denial::of(decision);
+    let binding = decision.binding.and_then(|index| decision.statuses.get(index));
+    let Standing { limit, remaining, reset_in } = binding.map(Standing::of).unwrap_or_default();
+    let body = json!({
+        "allowed": denial.is_none(),
+        "error": denial.as_ref().map(|_| RATE_LIMIT_EXCEEDED),
+        "message": denial.as_ref().map(Denial::sentence),
+        "failedLayer": denial.as_ref().and_then(Denial::layer),
+        "limit": limit,
+        "remaining": remaining,
+        "resetIn": reset_in,
+        "retryAfter": denial.as_ref().map(Denial::retry_after_secs),
+        "layers": decision.statuses.iter().map(encode_layer).collect::<Vec<_>>(),
+    });
+    CheckAnswer {
+        allowed: denial.is_none(),
+        headers: headers(decision, &AnswerSettings { style, ..settings.clone() }),
+        body: body.to_string(),
+    }
+}
+
+/// The numbers of a descriptor; nothing where no limit applied.
+#[derive(Default)]
+struct Standing {
+    limit: Option<u32>,
+    remaining: Option<u32>,
+    /// Whole seconds, rounded up.
+    reset_in: Option<u64>,
+}
+
+impl Standing {
+    fn of(status: &Status<'_>) -> Self {
+        Self {
+            limit: status.limit.map(|limit| limit.requests_per_unit),
+            remaining: status.limit.map(|_| status.remaining),
+            reset_in: status.reset.map(whole_secs),
+        }
+    }
+}
+
+fn encode_layer(status: &Status<'_>) -> Value {
+    let Standing { limit, remaining, reset_in } = Standing::of(status);
+    json!({
+        "layer": layer(status),
+        "rule": rule(status),
+        "allowed": status.code == Code::Ok,
+        "limit": limit,
+        "remaining": remaining,
+        "resetIn": reset_in,
+    })
+}
+
+impl<'de: 'b, 'b> Deserialize<'de> for Pairs<'b> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(PairsVisitor(PhantomData))
+    }
+}
+
+struct PairsVisitor<'b>(PhantomData<&'b ()>);
+
+impl<'de: 'b, 'b> Visitor<'de> for PairsVisitor<'b> {
+    type Value = Pairs<'b>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of strings")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'b>, A::Error> {
+        let mut pairs = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some((key, value)) = map.next_entry::<Text<'b>, Option<Text<'b>>>()? {
+            let Some(value) = value else {
+                return Err(A::Error::invalid_type(Unexpected::Unit, &"a string"));
+            };
+            if pairs.len() == MAX_DESCRIPTORS {
+                return Err(A::Error::custom(format_args!("more than {MAX_DESCRIPTORS} entries")));
+            }
+            if !seen.insert(key.0.clone()) {
+                return Err(A::Error::custom(format_args!("duplicate entry `{}`", key.0)));
+            }
+            pairs.push((key.0, value.0));
+        }
+        Ok(Pairs(pairs))
+    }
+}
