@@ -32,6 +32,7 @@ mod redis_charges;
 mod redis_cluster;
 mod redis_deployments;
 mod redis_errors;
+mod redis_exactness;
 mod redis_failures;
 mod redis_faults;
 mod redis_lockouts;
