@@ -110,20 +110,26 @@ async fn more(count: &AtomicU64, calls: u64) {
     eventually("calls are answered", async || count.load(Ordering::Relaxed) >= enough).await;
 }
 
+/// A replica, and where its clients find it.
+struct Replica {
+    service: Tollgate,
+    port: watch::Sender<u16>,
+}
+
 /// One round of failures, under load.
 async fn everything_fails(
     cluster: &Cluster,
-    replicas: &mut [Tollgate],
-    ports: &[watch::Sender<u16>],
+    replicas: &mut [Replica],
     environment: &[(&str, &str)],
     shared: &Shared,
     round: usize,
 ) {
-    let replica = round % replicas.len();
-    replicas[replica].process.signal("KILL");
+    let index = round % replicas.len();
+    let replica = &mut replicas[index];
+    replica.service.process.signal("KILL");
     more(&shared.answered, 50).await;
-    replicas[replica] = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
-    ports[replica].send_replace(replicas[replica].grpc);
+    replica.service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
+    replica.port.send_replace(replica.service.grpc);
     more(&shared.answered, 100).await;
 
     let node = round % 3;
@@ -160,20 +166,19 @@ async fn admits_exactly_while_everything_fails() {
         ("REDIS_STARTUP_MAX_ELAPSED_TIME", "20s"),
     ];
     let shared = Arc::new(Shared::default());
-    let (mut replicas, mut ports, mut clients) = (Vec::new(), Vec::new(), JoinSet::new());
+    let (mut replicas, mut clients) = (Vec::new(), JoinSet::new());
     for replica in 0..REPLICAS {
         let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
-        let (sender, port) = watch::channel(service.grpc);
+        let port = watch::Sender::new(service.grpc);
         for number in 0..CLIENTS_EACH {
             let seed = (replica * CLIENTS_EACH + number) as u64;
-            clients.spawn(client(seed, port.clone(), Arc::clone(&shared)));
+            clients.spawn(client(seed, port.subscribe(), Arc::clone(&shared)));
         }
-        replicas.push(service);
-        ports.push(sender);
+        replicas.push(Replica { service, port });
     }
     more(&shared.answered, 50).await;
     for round in 0..3 {
-        everything_fails(&cluster, &mut replicas, &ports, &environment, &shared, round).await;
+        everything_fails(&cluster, &mut replicas, &environment, &shared, round).await;
     }
     // Enough calls that every key meets its limit, whatever has failed before.
     for _ in 0..2 * LIMIT {
@@ -208,6 +213,7 @@ async fn no_key_is_admitted_more_often_than_its_limit_while_everything_fails() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "as long as it is told: tests/soak-redis.sh"]
 async fn soak() {
+    #[expect(clippy::disallowed_methods, reason = "a script sets it for this test alone")]
     let secs = std::env::var("TOLLGATE_SOAK_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(600);
     let end = Instant::now() + Duration::from_secs(secs);
     while Instant::now() < end {
