@@ -39,7 +39,6 @@ const NOT_YET: &[&str] = &[
     "src/telemetry/mod.rs",
     "src/telemetry/traces.rs",
     "src/tls",
-    "config",
     "docs/http.md",
     "docs/redis.md",
     "docs/rules.md",
