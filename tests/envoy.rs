@@ -48,14 +48,14 @@ async fn unanswered(envoy: &Envoy) -> u64 {
     envoy.stat("cluster.upstream.ratelimit.error").await
 }
 
-/// What tollgate says of itself.
+/// The health of tollgate.
 async fn health(tollgate: &Tollgate) -> serde_json::Value {
     let request =
         reqwest::Client::new().get(tollgate.url("/healthcheck")).header("accept", "application/json");
     request.send().await.expect("an answer").json().await.expect("JSON")
 }
 
-/// Requests that do not end until they are told to.
+/// Requests in a loop, until it is stopped.
 struct Traffic {
     over: CancellationToken,
     workers: JoinSet<BTreeMap<u16, usize>>,
@@ -77,7 +77,7 @@ impl Traffic {
         Self { over, workers }
     }
 
-    /// How many requests were answered with each status.
+    /// Number of answers by status.
     async fn end(self) -> BTreeMap<u16, usize> {
         self.over.cancel();
         let mut statuses = BTreeMap::new();
@@ -203,7 +203,7 @@ async fn rules_edited_under_traffic_come_into_force_and_no_request_fails() {
         reaches(&envoy, "bob", 429).await;
         tollgate.write_rules("rules.yaml", "domain: example\ndescriptors: {wrong: [");
         tollgate.process.signal("HUP");
-        eventually("health tells of the mistake", async || {
+        eventually("health reports the error", async || {
             health(&tollgate).await["rules"]["error"].is_string()
         })
         .await;

@@ -1,4 +1,4 @@
-//! What a running service tells of itself.
+//! Metrics of a running service.
 
 use serde_json::{Value, json};
 

@@ -66,7 +66,7 @@ fn comment(preset: &str) -> Vec<&str> {
     preset.lines().map_while(|line| line.strip_prefix('#')).collect()
 }
 
-/// What its comment tells Envoy, as YAML that begins in the first column.
+/// The Envoy configuration in its comment, as YAML that begins in the first column.
 fn actions(preset: &str) -> Vec<&str> {
     let lines = comment(preset).into_iter().map(|line| line.strip_prefix("   ").unwrap_or_default());
     lines.skip_while(|line| *line != "rate_limits:").take_while(|line| !line.is_empty()).collect()
@@ -186,7 +186,7 @@ impl Script {
     }
 }
 
-/// How long a sliding window whose `limit` hits all lie in it has to wait at `at`: until the window is the
+/// Wait of a sliding window that holds all of its `limit` hits at `at`: until the window is the
 /// one before, and what of it counts has become a hit less.
 fn sliding_wait(limit: u32, window: Duration, at: Duration) -> Duration {
     let end = window - Duration::from_nanos((at.as_nanos() % window.as_nanos()).try_into().expect("short"));

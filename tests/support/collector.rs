@@ -24,9 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A collector. It ends with this value.
 pub(crate) struct Collector {
-    /// Where it takes OTLP over gRPC.
+    /// Address for OTLP over gRPC.
     pub(crate) grpc: SocketAddr,
-    /// Where it takes OTLP over HTTP.
+    /// Address for OTLP over HTTP.
     pub(crate) http: SocketAddr,
     spans: mpsc::UnboundedReceiver<Span>,
     _servers: JoinSet<()>,
@@ -39,7 +39,7 @@ pub(crate) struct Span {
     pub(crate) trace_id: String,
     pub(crate) span_id: String,
     pub(crate) parent_span_id: String,
-    /// What it says of the service, `name=value`.
+    /// Attributes of the service, `name=value`.
     pub(crate) resource: Vec<String>,
 }
 

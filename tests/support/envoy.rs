@@ -20,14 +20,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The configuration that the README shows.
 pub(crate) const CONFIG: &str = include_str!("../../deploy/envoy/envoy.yaml");
 
-/// Where `tests/run.sh` installs Envoy.
+/// Path where `tests/run.sh` installs Envoy.
 pub(crate) fn binary() -> PathBuf {
     let binary = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/envoy/bin/envoy");
     assert!(binary.exists(), "tests need a real Envoy at {}: run tests/run.sh", binary.display());
     binary
 }
 
-/// What Envoy is told.
+/// A configuration of Envoy.
 pub(crate) struct Config {
     text: String,
 }
@@ -117,7 +117,7 @@ impl Envoy {
     }
 }
 
-/// Whether it becomes ready; not, where it ends instead.
+/// True once it is ready; false if the process ends first.
 async fn is_ready_in_time(process: &mut Process, admin: u16) -> bool {
     let deadline = Instant::now() + START_TIMEOUT;
     while !process.has_ended() {

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// What is answered. All else waits.
+/// Requests to answer. All others wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answered {
     Nothing,
@@ -20,14 +20,14 @@ pub(crate) enum Answered {
 
 /// The service. It ends with this value.
 pub(crate) struct Held {
-    /// Where it listens.
+    /// Address of the service.
     pub(crate) address: String,
     answered: watch::Sender<Answered>,
     asked: watch::Receiver<usize>,
     _connections: JoinSet<()>,
 }
 
-/// What the service of a connection knows.
+/// State of the service of a connection.
 #[derive(Clone)]
 struct Shared {
     streams: u32,
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// Admits a request when it may. Whoever asked may have gone meanwhile.
+    /// Admits a request when it may. The client may have gone meanwhile.
     async fn admit(mut self, request: Request<RecvStream>, mut answer: SendResponse<Bytes>) {
         // gRPC's prefix is all there is of an empty message.
         let is_probe = length(request.into_body()).await <= 5;

@@ -93,7 +93,7 @@ impl RawClient {
         stream
     }
 
-    /// What the server has sent so far.
+    /// Bytes that the server has sent so far.
     pub(crate) fn frames(&self) -> Vec<Frame> {
         self.frames.lock().clone()
     }
@@ -108,7 +108,7 @@ impl RawClient {
         ends.map(|frame| frame.stream).collect::<std::collections::HashSet<_>>().len()
     }
 
-    /// Whether the server has closed the connection.
+    /// True if the server has closed the connection.
     pub(crate) fn is_closed(&self) -> bool {
         self.reader.is_finished()
     }

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 const CONNECTIONS: usize = 4;
 
-/// What calls were answered: `OK`, `OVER_LIMIT` or the name of gRPC's code.
+/// Answers to calls: `OK`, `OVER_LIMIT` or the name of gRPC's code.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     pub(crate) counts: BTreeMap<String, usize>,

@@ -1,4 +1,4 @@
-//! What tests share: servers that they start and stop, and waiting for what those bring about.
+//! Shared by tests: servers that they start and stop, and waiting for conditions.
 
 pub(crate) mod bench;
 pub(crate) mod caller;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// How often something that cannot tell is asked.
+/// Interval of polling.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
-/// A running process. It ends with this value, and what it printed is told where the test has failed.
+/// A running process. It ends with this value, and its output is printed if the test failed.
 pub(crate) struct Process {
     name: &'static str,
     child: Child,
@@ -71,7 +71,7 @@ impl Process {
         }
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub(crate) fn output(&self) -> String {
         let printed = fs::read(&self.output).expect("the file it prints to");
         String::from_utf8_lossy(&printed).into_owned()

@@ -1,4 +1,4 @@
-//! What stands between a client and a server, and may get in their way.
+//! A TCP proxy between a client and a server, which delays, stalls and loses bytes.
 
 use std::future::pending;
 use std::io;
@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-/// How many pieces may be on their way at once in one direction of a connection.
+/// Upper bound on pieces in flight in one direction of a connection.
 const PIECES: usize = 1024;
 
-/// What becomes of what a client and the server say to each other.
+/// Faults of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Passage {
     /// It arrives.
@@ -34,7 +34,7 @@ pub(crate) enum Passage {
     Cut { reply_bytes: usize },
 }
 
-/// What becomes of one piece.
+/// Fate of one piece.
 #[derive(Clone, Copy)]
 enum Fate {
     /// It arrives after this delay.
@@ -90,7 +90,7 @@ impl Proxy {
     }
 }
 
-/// What every connection knows.
+/// State that connections share.
 #[derive(Clone)]
 struct Route {
     target: u16,

@@ -11,7 +11,7 @@
 //! user=bob -> OK | OK -                no limit applies
 //! user=bob -> OVER | OVER 0 in 26      and after so many seconds it would pass, or is reset
 //! user=bob -> OVER by ip | OVER 0      and this layer is the one that denies
-//! user=bob -> OK                       whatever is told of each descriptor
+//! user=bob -> OK                       any status for each descriptor
 //! user=bob -> ?                        any answer: the test asserts on the sums
 //! ```
 

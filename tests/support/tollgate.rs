@@ -85,7 +85,7 @@ impl Tollgate {
         Self { http, grpc, debug, process, dir }
     }
 
-    /// Whether its health check answers so; not, where it ends instead.
+    /// True once its health check answers so; false if the process ends first.
     async fn has_health_in_time(&mut self, health: u16) -> bool {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.process.has_ended() {
