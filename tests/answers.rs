@@ -1,4 +1,4 @@
-//! What the program tells besides yes and no: headers, bodies, the log, and `POST /v1/check`.
+//! Answers beside the decision: headers, bodies, the log, and `POST /v1/check`.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;

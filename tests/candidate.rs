@@ -1,4 +1,4 @@
-//! Rules that are tried out beside those in force: what is told of them, and that they change nothing.
+//! Candidate rules beside those in force: their metrics and log, and that they change nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl World {
         format!("{code} {name}")
     }
 
-    /// Each line asks and says what comes of it; `@7` is 7 seconds after noon.
+    /// Each line is a request and its outcome; `@7` is 7 seconds after noon.
     pub(crate) async fn check(&self, world: &str, script: &str) {
         for line in script.lines().map(|line| line.split('#').next().unwrap_or_default().trim()) {
             if let Some(secs) = line.strip_prefix('@') {
@@ -101,7 +101,7 @@ impl World {
         self.stats("tollgate.candidate_requests.")
     }
 
-    /// What `/stats` shows under names that begin with `prefix`, without it.
+    /// Lines of `/stats` whose names begin with `prefix`, without it.
     pub(crate) fn stats(&self, prefix: &str) -> Vec<(String, u64)> {
         let stats = self.metrics.render_stats();
         let lines = stats.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(": "));

@@ -1,4 +1,4 @@
-//! A running service with rules that are tried out: what it tells of them, and that it answers as ever.
+//! A running service with candidate rules: its metrics and log, and unchanged answers.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ const WRONG: &str = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: 
 
 const SECRET: &str = "sixteen bytes or more";
 
-/// What is asked in turn, `key=value`.
+/// Requests in turn, `key=value`.
 const ASKED: [&str; 9] = [
     "user=ann",
     "user=ann",

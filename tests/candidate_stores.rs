@@ -72,7 +72,7 @@ async fn a_candidate_whose_store_fails_or_hangs_changes_nothing_and_holds_no_ans
             assert!(asked.elapsed() <= waited, "{policy}: {:?}", asked.elapsed());
             store.fails.store(false, Ordering::Relaxed);
             world.check(policy, "user=b -> OK same").await;
-            // Only what the rules in force suffer from is told as the store's failure.
+            // Only failures that the rules in force suffer from count as the store's.
             assert!(world.stats("tollgate.store_errors.").iter().all(|(_, count)| *count == 0));
         }
     }

@@ -1,4 +1,4 @@
-//! What rules can ask for beyond envoyproxy/ratelimit, from rules to answers, the same on every store.
+//! Features of rules beyond envoyproxy/ratelimit, from rules to answers, on every store.
 
 use tollgate::engine::Modes;
 

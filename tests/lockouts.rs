@@ -28,7 +28,7 @@ descriptors:
         penalty: {block: [1h, permanent], scope: [account], name: account_lockout}
 ";
 
-/// Whether a failed login as `account` is let through.
+/// True if a failed login as `account` is let through.
 async fn fails(service: &Service, account: &str) -> u16 {
     let body = json!({"domain": "shop", "descriptors": [{"entries": [
         {"key": "login", "value": "x"}, {"key": "account", "value": account}]}]});
@@ -62,7 +62,7 @@ async fn who_is_locked_out_is_listed_and_let_in_again(environment: &[(&str, &str
     let listed = lockouts(&service).await;
     let accounts: Vec<_> =
         listed.iter().map(|one| one["entries"]["account"].as_str().expect("text")).collect();
-    assert_eq!(accounts, ["ann", "bob *?[x]"], "whoever is let in first stands first");
+    assert_eq!(accounts, ["ann", "bob *?[x]"], "the first to end is listed first");
     let ann = &listed[0];
     assert_eq!((&ann["domain"], &ann["name"]), (&json!("shop"), &json!("account_lockout")));
     assert_eq!((&ann["blocks"], &ann["permanent"]), (&json!(1), &json!(false)));

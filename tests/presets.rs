@@ -29,7 +29,7 @@ const ALL_PRESETS: [(&str, &str); 5] = [
     ("lockout", include_str!("../config/presets/lockout.yaml")),
 ];
 
-/// Those whose comments say what Envoy is told; the Envoy for lockouts is a file of its own.
+/// Those whose comments have a configuration of Envoy; the Envoy for lockouts is a file of its own.
 const PRESETS: [(&str, &str); 4] = [
     ("authentication", AUTHENTICATION),
     ("api-tokens", API_TOKENS),

@@ -1,4 +1,4 @@
-//! What charges come to in Redis, whoever else asks at the same time and whatever clock they have.
+//! Charges in Redis, beside other replicas and with clocks that differ.
 
 use std::slice;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use crate::support::redis::cluster::{Cluster, slot};
 use crate::support::stores::complete;
 use crate::support::{PATIENCE, eventually};
 
-/// What an operator would set, and some room for a machine under load.
+/// Settings of an operator, with room for a machine under load.
 const CALL_TIMEOUT: Duration = Duration::from_millis(50);
 
 fn hasty(cluster: &Cluster) -> RedisSettings {

@@ -20,7 +20,7 @@ use crate::support::{PATIENCE, eventually};
 
 const USER: User = User { name: "tollgate", password: "open sesame" };
 
-/// What a store that cannot connect says.
+/// The error of a store that cannot connect.
 async fn cause(settings: &RedisSettings) -> String {
     let store = RedisStore::connect(settings).expect("settings of use");
     match store.ready(Duration::from_secs(2)).await {

@@ -1,4 +1,4 @@
-//! What Redis says in place of an answer, and what comes of it: nothing is counted twice, and counting
+//! Error replies of Redis and their consequences: nothing is counted twice, and counting
 //! goes on by itself.
 
 use std::time::Duration;
@@ -92,7 +92,7 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
     let owner = cluster.primary_of(lost).expect("it is served");
     cluster.command_on(owner, ["CLUSTER", "DELSLOTS", &lost.to_string()]);
     eventually("it is known that nobody serves it", async || {
-        // What the owner said of itself before may reach a node after that node was told to forget it.
+        // An older message of the owner may reach a node after that node was made to forget it.
         for node in (0..3).filter(|node| cluster.knows_primary_of(*node, lost)) {
             cluster.command_on(node, ["CLUSTER", "DELSLOTS", &lost.to_string()]);
         }

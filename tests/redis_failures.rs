@@ -14,7 +14,7 @@ use crate::support::redis::Redis;
 use crate::support::redis::cluster::Cluster;
 use crate::support::tollgate::Tollgate;
 
-/// What a debug build on a machine that others share answers without falling behind.
+/// Rate that a debug build on a shared machine sustains.
 const RATE: u32 = 1_000;
 const AWAY: Duration = Duration::from_secs(3);
 
@@ -228,7 +228,7 @@ descriptors:
   - {key: tried, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
 ";
 
-/// How many commands Redis has counted with.
+/// Number of commands that counted in Redis.
 fn counted(redis: &Redis) -> u64 {
     let stats = redis.command(["INFO", "commandstats"]);
     let calls = stats.lines().filter_map(|line| {

@@ -1,7 +1,7 @@
-//! A network that fails between the store and a real Redis: what callers are told agrees with what Redis has
+//! A network that fails between the store and a real Redis: the answers of callers agree with what Redis has
 //! counted.
 //!
-//! A hit that is told as counted is counted once. One that is told as not sent is never counted, not even
+//! A hit that is reported as counted is counted once. One that is reported as not sent is never counted, not even
 //! when the network is back. One without an answer is counted once or not at all.
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ struct Bed {
     store: Arc<RedisStore>,
 }
 
-/// How many calls were told what.
+/// Number of calls by answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Told {
     counted: usize,
@@ -51,7 +51,7 @@ impl Bed {
     }
 
     /// Calls at once, each with a counter of its own; then the network is mended, and Redis holds what the
-    /// callers were told, and no counter without a time to live.
+    /// callers got, and no counter without a TTL.
     async fn holds_what_is_told(&self, round: usize) -> Told {
         let mut calls = JoinSet::new();
         for call in 0..CALLS {
@@ -95,7 +95,7 @@ impl Bed {
         told
     }
 
-    /// How many of the counters of a round there are.
+    /// Number of counters of a round.
     fn counted(&self, round: usize) -> usize {
         let script = "local n = 0 for _, k in ipairs(redis.call('KEYS', ARGV[1])) do
             n = n + tonumber(redis.call('GET', k)) end return n";
@@ -189,6 +189,6 @@ async fn resets_under_load_count_no_hit_twice() {
     let told = readings.len() as u64;
     readings.sort_unstable();
     readings.dedup();
-    assert_eq!(readings.len() as u64, told, "each reading was told once");
+    assert_eq!(readings.len() as u64, told, "each reading was returned once");
     assert!((told..=told + unanswered).contains(&counted), "{counted} of {told} and {unanswered} unanswered");
 }

@@ -47,7 +47,7 @@ async fn tls_refuses_a_client_without_certificate() {
     assert_ne!(server.reached_by("127.0.0.1"), server.settings().deployment);
 }
 
-/// What a client that trusts `ca` hears.
+/// The error of a client that trusts `ca`.
 fn ping(server: &Redis, ca: &Path, client: Option<&Identity>) -> String {
     let Deployment::Single(Endpoint::Tcp { port, .. }) = server.settings().deployment else {
         panic!("one server")

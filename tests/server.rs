@@ -452,7 +452,7 @@ async fn rubbish_is_its_senders_trouble_alone() {
         stream.write_all(bytes).await.expect("sent");
         stream.shutdown().await.expect("sent");
         let mut answer = Vec::new();
-        // Whether it is told or cut off is the server's choice.
+        // The server may answer or cut the connection.
         drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it ends"));
     }
     let mut raw = tonic::client::Grpc::new(channel(&service).await);

@@ -23,7 +23,7 @@ const KEYS: [&str; 4] = ["k0", "k1", "k2", "k3"];
 const VALUES: [&[u8]; 3] = [b"a", b"b", b"\xff"];
 const STEPS: usize = 400;
 
-/// A store that loses its connection when it is told to.
+/// A store whose connection can be cut.
 struct FaultyStore {
     inner: Arc<dyn Store>,
     away: AtomicBool,
@@ -43,7 +43,7 @@ impl Store for FaultyStore {
     }
 }
 
-/// What should happen: a limit for each key, a count for each key, value, limit's unit and window.
+/// The model: a limit for each key; a count for each key, value, unit and window.
 #[derive(Default)]
 struct Model {
     limits: HashMap<&'static str, Limit>,
@@ -208,7 +208,7 @@ impl World {
         self.check_comparisons(at);
     }
 
-    /// What is to come of the comparison with what the rules in force said.
+    /// Expected outcome of the comparison with the rules in force.
     fn expect(&mut self, live: Option<&[(Code, u32)]>, asked: &[Asked], now: Timestamp) {
         let Some(candidate) = &self.limiter.candidate else { return };
         let has_rules = candidate.rules.load().is_some();

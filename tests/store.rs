@@ -1,4 +1,4 @@
-//! What every store promises, held by each of them: in memory, and in Redis however it is reached.
+//! Promises of every store, checked for each: memory, and every deployment of Redis.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ enum Bed {
 /// Servers that count.
 trait Servers: Send + Sync {
     fn settings(&self) -> RedisSettings;
-    /// How many counters there are.
+    /// Number of counters.
     fn len(&self) -> usize;
 }
 
@@ -74,7 +74,7 @@ impl Bed {
         }
     }
 
-    /// How many counters there are.
+    /// Number of counters.
     fn len(&self) -> usize {
         match self {
             Self::Memory(store) => store.len(),

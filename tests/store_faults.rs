@@ -201,7 +201,7 @@ async fn item_44_a_wrong_password_is_told_by_its_cause_and_never_written_anywher
     }
 }
 
-/// What was logged.
+/// The log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

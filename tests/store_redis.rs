@@ -1,4 +1,4 @@
-//! What a store leaves in Redis: keys and their times to live, and how much it asks for.
+//! Keys and TTLs in Redis, and the number of calls.
 //!
 //! Numbered items are those of envoyproxy/ratelimit's behaviour that they keep.
 
@@ -16,7 +16,7 @@ use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
-/// Whether a charge counts in the Redis key `name`: a counter that is there already goes on.
+/// True if a charge counts in the Redis key `name`: a counter that is there already goes on.
 async fn counts_in(name: &str, charge: Charge, now_secs: u64, (server, store): &(Redis, RedisStore)) {
     server.command(["FLUSHALL"]);
     server.command(["SET", name, "41"]);

@@ -72,9 +72,9 @@ pub struct BenchArgs {
     /// most. `zipf` alone has the exponent 1.
     #[arg(long, value_name = "LAW", default_value = "uniform")]
     pub(super) distribution: Distribution,
-    /// Descriptors in each request, up to 1,000: those given, and then those given again for another key.
+    /// Descriptors in each request, up to 10,000: those given, and then the same again for another key.
     /// Unset: those given.
-    #[arg(long, value_name = "COUNT", value_parser = count(1..=1_000))]
+    #[arg(long, value_name = "COUNT", value_parser = count(1..=10_000))]
     pub(super) descriptors: Option<usize>,
     /// Hits of each request; 0 looks without counting, where the service knows of that.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]

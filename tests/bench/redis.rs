@@ -1,4 +1,4 @@
-//! What counting in Redis costs: `cargo bench --bench redis`. It starts a Redis of its own.
+//! Cost of counting in Redis: `cargo bench --bench redis`. It starts its own Redis.
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark that cannot go on has failed")]
 
@@ -20,7 +20,7 @@ const THREADS: usize = 2;
 const LASTING: Duration = Duration::from_secs(4);
 const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
-/// What is asked, again and again.
+/// The request, repeated.
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,

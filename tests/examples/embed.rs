@@ -1,7 +1,7 @@
 //! A program that embeds tollgate: serves the rules of a directory for as long as it wants, then drains.
 //!
 //! `cargo run --example embed -- config/rules 5`, where the path and the seconds may be left out.
-#![expect(clippy::print_stdout, reason = "an example tells what it does")]
+#![expect(clippy::print_stdout, reason = "an example prints what it does")]
 
 use std::time::Duration;
 

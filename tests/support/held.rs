@@ -1,4 +1,4 @@
-//! A rate-limit service that admits everything, but only when it is let: what comes of slow answers can be
+//! A rate-limit service that admits everything, but only when it is let: the effect of slow answers can be
 //! caused so, and need not be hoped for.
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! What the steps of one request cost, each by itself: `cargo bench --bench micro`.
+//! Cost of each step of a request: `cargo bench --bench micro`.
 //!
 //! With a name behind `--` it measures what has that name in it: `cargo bench --bench micro -- key`.
 

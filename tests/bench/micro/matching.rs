@@ -1,4 +1,4 @@
-//! What it costs to find the rule of a descriptor.
+//! Cost of finding the rule of a descriptor.
 //!
 //! `in turn`, each lookup takes another descriptor, so that with many rules they do not all lie in the
 //! processor's nearest cache; `one descriptor` asks for the same one again and again.

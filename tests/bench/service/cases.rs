@@ -1,4 +1,4 @@
-//! What is measured: which services are asked what.
+//! The cases: services and requests.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -33,10 +33,10 @@ const UNIFORM: Shape = Shape {
     keys: 100_000,
 };
 
-/// How long the ceiling is asked to know how much it can do.
+/// Duration of the measurement of the ceiling's capacity.
 const PACING: Duration = Duration::from_secs(2);
 
-/// How many rules there may be.
+/// Numbers of rules.
 const RULE_COUNTS: [u32; 3] = [10, 1_000, 100_000];
 
 /// The services that most cases ask.
@@ -77,7 +77,7 @@ impl World {
     }
 }
 
-/// What a request costs.
+/// Cost of a request.
 pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
     let mut groups = Vec::new();
     if options.wants(Case::Uniform) {
@@ -102,7 +102,7 @@ pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
     groups
 }
 
-/// How long callers wait at a twentieth of what the ceiling can do here, and how many requests a second that
+/// Latency at a twentieth of the ceiling's capacity here, and how many requests a second that
 /// is. It is no more, since requests that come one by one cost the load and the service several times as much
 /// as those that come together, and both share the machine with Redis.
 pub(crate) async fn open<'a>(world: &'a World, options: &Options) -> (u32, Group<'a>) {
@@ -134,7 +134,7 @@ pub(crate) fn tenants(count: u32) -> String {
     text
 }
 
-/// How cost grows with the number of rules, which `growing` has, of descriptors, keys and connections.
+/// Growth of cost with the number of rules, which `growing` has, of descriptors, keys and connections.
 pub(crate) fn growth<'a>(
     world: &'a World,
     growing: &'a [(u32, Service)],

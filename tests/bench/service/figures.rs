@@ -1,4 +1,4 @@
-//! What is no matter of requests: how long many rules take to compile, and how much memory counters take.
+//! Figures that are not about requests: time to compile many rules, and memory of counters.
 
 use std::fs;
 use std::process::Command;

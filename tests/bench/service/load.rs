@@ -12,7 +12,7 @@ const FILLING: u32 = 60;
 /// Requests in flight then: few, since each is long.
 const FILLING_IN_FLIGHT: u32 = 8;
 
-/// What is asked, and how.
+/// Requests, and how they are sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) pace: Pace,
@@ -34,7 +34,7 @@ pub(crate) enum Pace {
     Open { per_second: u32 },
 }
 
-/// What `tollgate bench` reports, as far as it matters here.
+/// The report of `tollgate bench`, as far as it matters here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Report {
@@ -45,7 +45,7 @@ pub(crate) struct Report {
     /// By the name of gRPC's code.
     pub(crate) errors_by_code: BTreeMap<String, Errors>,
     pub(crate) unsent: u64,
-    /// How many requests a connection took, where others had to wait for that.
+    /// The service's bound on requests per connection, if requests had to wait for it.
     pub(crate) connection_bound: Option<u64>,
     pub(crate) latency_us: Latency,
     pub(crate) generator_saturated: bool,
@@ -55,7 +55,7 @@ pub(crate) struct Report {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Errors {
     pub(crate) count: u64,
-    /// What was told of the first one.
+    /// Message of the first one.
     pub(crate) example: String,
 }
 
@@ -100,7 +100,7 @@ impl Shape {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("no report: {failed}"))
     }
 
-    /// Sends as fast as it goes until nearly every key was asked for, and a second at the least: a counter
+    /// Sends as fast as it goes until nearly every key was asked for, and at least a second: a counter
     /// that is there costs less than one that must be made.
     pub(crate) async fn fill(&self, program: &Path, address: &str) {
         let round = u32::try_from(self.templates.len()).unwrap_or(FILLING);

@@ -1,6 +1,6 @@
-//! What the program costs on this machine, beside a service that decides nothing: `cargo bench --bench service`.
+//! Cost of the program on this machine, beside a service that decides nothing: `cargo bench --bench service`.
 //!
-//! It starts everything itself, and needs a `redis-server`. `--help` behind `--` tells of its options, and
+//! It starts everything itself, and needs a `redis-server`. `--help` behind `--` lists its options, and
 //! `docs/performance.md` of what the tables say.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a benchmark that cannot go on has failed")]

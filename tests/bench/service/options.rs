@@ -1,16 +1,16 @@
-//! What can be asked for.
+//! Options.
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// What the program costs, beside a service that decides nothing.
+/// Measures the cost of the program beside a service that decides nothing.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
-    /// How often each case is measured, 1 to 1,000. Every round measures all of them in turn.
+    /// Rounds, 1 to 1,000. Every round measures all cases in turn.
     #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
-    /// Seconds of each measurement, 1 to 3,600. Processors' times are told in hundredths of a second.
+    /// Seconds of each measurement, 1 to 3,600. CPU times have a resolution of a hundredth of a second.
     #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(crate) seconds: u32,
     /// Measure these alone.
@@ -44,11 +44,11 @@ pub(crate) enum Case {
     Hot,
     /// Three descriptors that count only if all of them pass, in Redis.
     Layers,
-    /// How long callers wait at a fifth of what the ceiling can do.
+    /// Latency at a fifth of the ceiling's capacity.
     Open,
-    /// How long it takes to compile 100,000 rules.
+    /// Time to compile 100,000 rules.
     Compile,
-    /// What a counter takes in memory.
+    /// Memory of a counter.
     Memory,
     /// 10, 1,000 and 100,000 rules.
     Rules,
@@ -67,7 +67,7 @@ impl Case {
 }
 
 impl Options {
-    /// Whether `case` is to be measured.
+    /// True if `case` is to be measured.
     pub(crate) fn wants(&self, case: Case) -> bool {
         match &*self.only {
             [] => self.growth || !case.is_growth(),

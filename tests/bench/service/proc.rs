@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! The kernel's figures of a process.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
 /// Memory that a process has, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux has it");
     let kibibytes = resident.trim().trim_end_matches(" kB").parse::<f64>().expect("a number");
     kibibytes * 1_024.0
 }

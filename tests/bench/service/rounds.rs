@@ -9,7 +9,7 @@ use crate::servers::{Redis, Service};
 
 /// Services that are asked the same, the ceiling first.
 pub(crate) struct Group<'a> {
-    /// What is asked.
+    /// The requests.
     pub(crate) title: String,
     pub(crate) shape: Shape,
     pub(crate) subjects: Vec<Subject<'a>>,
@@ -38,17 +38,17 @@ pub(crate) struct Sample {
     pub(crate) requests: u64,
     /// Requests that were not admitted, or not even sent.
     pub(crate) failed: u64,
-    /// Whether the load was slower than the service.
+    /// True if the load was slower than the service.
     pub(crate) saturated: bool,
 }
 
-/// What a group came to.
+/// Results of a group.
 pub(crate) struct Measured {
     pub(crate) title: String,
     pub(crate) rows: Vec<Row>,
 }
 
-/// What one service of a group came to: a sample of each round.
+/// Results of one service of a group: a sample of each round.
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) samples: Vec<Sample>,
@@ -60,7 +60,7 @@ impl Row {
         median(self.samples.iter().map(figure).collect())
     }
 
-    /// What `compare` says of this one's sample and the other's of the same round: the least, the median and
+    /// Results of `compare` on this one's sample and the other's of the same round: the least, the median and
     /// the most.
     pub(crate) fn against(&self, other: &Self, compare: impl Fn(&Sample, &Sample) -> f64) -> [f64; 3] {
         let compared: Vec<f64> =

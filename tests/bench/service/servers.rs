@@ -1,4 +1,4 @@
-//! What is started: the ceiling, the program and Redis, each on free ports of 127.0.0.1, and ended with the
+//! The servers: the ceiling, the program and Redis, each on free ports of 127.0.0.1, and ended with the
 //! value that stands for it.
 
 use std::fs;
@@ -22,7 +22,7 @@ const TRIES: usize = 5;
 /// A service that speaks Envoy's protocol.
 pub(crate) struct Service {
     process: Process,
-    /// Where it listens for gRPC.
+    /// Address for gRPC.
     pub(crate) address: String,
     /// Its port for HTTP, and the one for debugging; the ceiling has none.
     ports: Option<(u16, u16)>,
@@ -32,7 +32,7 @@ pub(crate) struct Service {
 /// A Redis that keeps nothing on disk.
 pub(crate) struct Redis {
     process: Process,
-    /// Where it listens.
+    /// Address of the server.
     pub(crate) address: String,
     _dir: TempDir,
 }
@@ -116,7 +116,7 @@ impl Service {
         answer.error_for_status().ok()?.text().await.ok()
     }
 
-    /// How many counters it holds in memory.
+    /// Number of counters in memory.
     pub(crate) async fn counters(&self) -> u32 {
         let metrics = self.get("/metrics").await.expect("it serves metrics");
         let gauge = metrics.lines().find_map(|line| line.strip_prefix("tollgate_memory_counters "));

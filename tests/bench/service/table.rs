@@ -15,7 +15,7 @@ pub(crate) fn table_of<const N: usize>(
     text
 }
 
-/// What requests cost each service of each group, beside the first of the group, which is the ceiling.
+/// Cost of requests for each service of each group, beside the first of the group, which is the ceiling.
 pub(crate) fn costs(measured: &[Measured]) -> String {
     let head = [
         "requests",
@@ -56,7 +56,7 @@ pub(crate) fn costs(measured: &[Measured]) -> String {
     table_of(head, rows) + &notes(measured)
 }
 
-/// How long callers wait for each service of each group, beside the first of the group.
+/// Latency of each service of each group, beside the first of the group.
 pub(crate) fn latencies(measured: &[Measured]) -> String {
     let head = [
         "requests",
@@ -102,7 +102,7 @@ fn is_ceiling(group: &Measured, row: &Row) -> bool {
     std::ptr::eq(&group.rows[0], row)
 }
 
-/// What must be known to read a table, where there is any.
+/// Notes on a table, if there are any.
 fn notes(measured: &[Measured]) -> String {
     let mut notes = String::new();
     for group in measured {

@@ -51,7 +51,7 @@ impl Certificates {
         self.file("client.key")
     }
 
-    /// What the server is told.
+    /// Arguments of the server.
     pub(super) fn server_config(&self) -> String {
         format!(
             "tls-auth-clients yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",

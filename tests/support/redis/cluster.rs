@@ -10,13 +10,13 @@ use super::settings;
 use crate::support::eventually;
 
 pub(crate) const SLOTS: u16 = 16384;
-/// What a node's own port is below the one it speaks to the other nodes on.
+/// Difference between a node's port and that of its cluster bus.
 const BUS_ABOVE: u16 = 10_000;
 /// Fast to find that a node is gone, and a replica takes over however stale it is.
 const CONFIG: &str = "cluster-enabled yes\ncluster-node-timeout 1000\ncluster-require-full-coverage no\n\
     cluster-replica-validity-factor 0\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n";
 
-/// The servers. They are told by their number: first those that begin as primaries, then the replicas of
+/// The servers, by number: first those that begin as primaries, then the replicas of
 /// the first of these, then those of the second. They end with this value.
 ///
 /// Who takes the place of a primary is decided by the others: that takes three.
@@ -94,7 +94,7 @@ impl Cluster {
         }
     }
 
-    /// How to connect to it, given the names of all its nodes.
+    /// Settings to connect to it, with the names of all its nodes.
     pub(crate) fn settings(&self) -> RedisSettings {
         let nodes = self.nodes.iter().map(|node| node.endpoint().clone()).collect();
         settings(Deployment::Cluster { nodes }, Credentials::default())
@@ -134,7 +134,7 @@ impl Cluster {
         claims.max_by_key(|primary| primary.epoch).map(|primary| primary.node)
     }
 
-    /// Whether a node knows a primary of a slot.
+    /// True if a node knows a primary of a slot.
     pub(crate) fn knows_primary_of(&self, node: usize, slot: u16) -> bool {
         let nodes = self.command_on(node, ["CLUSTER", "NODES"]);
         let primaries = nodes.lines().filter_map(working_primary);
@@ -180,13 +180,13 @@ impl Cluster {
         self.nodes[node].command(arguments)
     }
 
-    /// What is counted under a key, wherever it is, on its way to another node too; `None` for nothing.
+    /// Value of a key, wherever it is, also while it moves to another node; `None` if there is none.
     pub(crate) fn counter(&self, key: &[u8]) -> Option<i64> {
         let value = self.nodes[self.node_of(key)].command_in_cluster([b"GET", key]);
         (!value.is_empty()).then(|| value.parse().unwrap_or_else(|_| panic!("no number: {value}")))
     }
 
-    /// How many keys there are on all primaries.
+    /// Number of keys on all primaries.
     pub(crate) fn len(&self) -> usize {
         let len = |node: usize| self.nodes[node].command(["DBSIZE"]).parse::<usize>().expect("a number");
         self.primaries().iter().map(|primary| len(primary.node)).sum()
@@ -231,13 +231,13 @@ impl Cluster {
         self.nodes.iter().enumerate().filter(|(_, node)| node.is_running())
     }
 
-    /// Whether all that run have this line in their `CLUSTER INFO`.
+    /// True if all that run have this line in their `CLUSTER INFO`.
     fn agree(&self, line: &str) -> bool {
         let line = format!("{line}\r");
         self.running().all(|(_, node)| node.command(["CLUSTER", "INFO"]).contains(&line))
     }
 
-    /// Whether all that run know the same primaries with the same slots.
+    /// True if all that run know the same primaries with the same slots.
     fn all_agree_on_primaries(&self) -> bool {
         let mut views = self.running().map(|(_, node)| {
             let nodes = node.command(["CLUSTER", "NODES"]);

@@ -65,7 +65,7 @@ impl Redis {
         Self { server: Server::start(free_port, setup).await }
     }
 
-    /// How to connect to it, with times that suit a machine under load.
+    /// Settings to connect to it, with timeouts for a machine under load.
     pub(crate) fn settings(&self) -> RedisSettings {
         let server = login(self.server.user());
         let credentials = Credentials { server, sentinel: Login::Open };
@@ -88,7 +88,7 @@ impl Redis {
         Deployment::Single(Endpoint::Tcp { host: host.to_owned(), port: self.server.port() })
     }
 
-    /// What it and its clients show each other, where it speaks TLS.
+    /// Certificates of both sides, with TLS.
     pub(crate) fn certificates(&self) -> &Certificates {
         self.server.certificates().expect("a server with TLS")
     }
@@ -118,12 +118,12 @@ impl Redis {
         self.server.command(arguments)
     }
 
-    /// How many keys there are.
+    /// Number of keys.
     pub(crate) fn len(&self) -> usize {
         self.command(["DBSIZE"]).parse().expect("a number")
     }
 
-    /// How often it has carried out this command: those that failed changed nothing.
+    /// Number of successful calls of this command.
     pub(crate) fn executed(&self, command: &str) -> u64 {
         let stats = self.command(["INFO", "commandstats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
@@ -148,7 +148,7 @@ impl Redis {
     }
 }
 
-/// How to connect to `deployment`, with times that suit a machine under load.
+/// Settings to connect to `deployment`, with timeouts for a machine under load.
 fn settings(deployment: Deployment, credentials: Credentials) -> RedisSettings {
     RedisSettings {
         deployment,
@@ -161,7 +161,7 @@ fn settings(deployment: Deployment, credentials: Credentials) -> RedisSettings {
     }
 }
 
-/// How `user` connects.
+/// Login of `user`.
 fn login(user: Option<User>) -> Login {
     user.map_or(Login::Open, |user| Login::Password {
         username: Some(user.name.to_owned()),

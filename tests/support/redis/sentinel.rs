@@ -7,16 +7,16 @@ use super::server::{HOST, Program, Server, Setup};
 use super::{User, free_port, settings};
 use crate::support::eventually;
 
-/// What the Sentinels call the primary.
+/// Name of the primary.
 const NAME: &str = "counters";
 
-/// How often Sentinels do what they do, in milliseconds. They connect again no sooner than after a
+/// Period of the Sentinels' work, in milliseconds. They connect again no sooner than after a
 /// `PING-PERIOD`: were that longer than they wait for an answer, each failover, which cuts their
 /// connections, would bring about another. They suffer a server that is not what it should be for four
 /// times `PUBLISH-PERIOD`, and know what it is from one `INFO-PERIOD` to the next.
 const PERIODS: &[&str] = &["PING-PERIOD", "250", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "250"];
 
-/// What lets somebody in, where anything does: each password is the default user's.
+/// Passwords of the default user, if there are any.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Passwords {
     pub(crate) servers: Option<&'static str>,
@@ -78,7 +78,7 @@ impl Sentinels {
         .await;
     }
 
-    /// How to connect to them.
+    /// Settings to connect to them.
     pub(crate) fn settings(&self) -> RedisSettings {
         let sentinels = self.sentinels.iter().map(|sentinel| sentinel.endpoint().clone()).collect();
         let login = |password: Option<&str>| {
@@ -126,7 +126,7 @@ impl Sentinels {
     }
 
     /// Starts the server again that was the primary before the failover. It believes that it still is,
-    /// until a Sentinel tells it otherwise.
+    /// until a Sentinel says otherwise.
     pub(crate) async fn restart_old_primary(&mut self) {
         self.servers[1 - self.primary].restart().await;
     }
@@ -136,7 +136,7 @@ impl Sentinels {
         self.sentinels[sentinel].kill();
     }
 
-    /// How many keys the primary has.
+    /// Number of keys of the primary.
     pub(crate) fn len(&self) -> usize {
         self.command_on_primary(["DBSIZE"]).parse().expect("a number")
     }
@@ -196,7 +196,7 @@ fn named_by(sentinel: &Server) -> u16 {
     port.parse().expect("a port")
 }
 
-/// Whether `redis-cli` has printed this pair of a name and a value, each on its line.
+/// True if `redis-cli` has printed this pair of a name and a value, each on its line.
 fn is_field(printed: &str, name: &str, value: &str) -> bool {
     let lines: Vec<_> = printed.lines().collect();
     lines.chunks_exact(2).any(|pair| pair == [name, value])

