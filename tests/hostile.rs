@@ -175,7 +175,7 @@ async fn what_is_no_grpc_is_refused_by_its_content_type() {
         }
         let request = request.body(()).expect("a request");
         let (answer, mut body) = client.send_request(request, false).expect("sent");
-        // A message without a domain. Whoever is refused already takes no body.
+        // A message without a domain. A rejected request takes no body.
         drop(body.send_data(vec![0; 5].into(), true));
         let answer = answer.await.expect("an answer");
         assert_eq!(answer.status(), expected, "{content_type:?}");

@@ -27,6 +27,7 @@ mod limits;
 mod lockouts;
 mod metrics;
 mod presets;
+mod protobuf;
 mod provider;
 mod redis_charges;
 mod redis_cluster;

@@ -12,12 +12,11 @@ const NOT_YET: &[(&str, &str)] = &[
     ("engine/judge/mod.rs", "engine/plan/mod.rs"),
     ("engine/rules/diagnostics.rs", "engine/rules/document.rs"),
     ("engine/rules/normalize.rs", "engine/rules/source.rs"),
-    ("engine/rules/quota.rs", "engine/rules/timezone.rs"),
     ("engine/rules/siblings.rs", "engine/rules/tree.rs"),
-    ("server/check.rs", "server/http.rs"),
     ("server/connection.rs", "server/grpc.rs"),
     ("server/cores.rs", "server/heartbeat.rs"),
     ("server/wire/denial.rs", "server/wire/headers.rs"),
+    ("server/wire/encode.rs", "server/wire/metadata.rs"),
 ];
 
 /// A path in code, as segments from the crate's root.

@@ -1,0 +1,57 @@
+//! The generated protobuf code is what `proto/` says.
+
+use std::fs;
+use std::path::Path;
+
+use prost::Message as _;
+use prost_types::field_descriptor_proto::Type;
+use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+
+const SERVICE: &str = "envoy/service/ratelimit/v3/rls.proto";
+const ENTRY: &str = ".envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry";
+
+/// Generates the code anew, and puts it in place of what differs.
+#[test]
+fn the_generated_code_is_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let descriptors = protox::compile([SERVICE], [root.join("proto")]).expect("the files are right");
+    let out = tempfile::tempdir().expect("a temporary directory");
+    tonic_prost_build::configure()
+        // `server::grpc` serves the one method there is from the bytes of its messages.
+        .build_server(false)
+        .bytes(".")
+        .out_dir(out.path())
+        .compile_fds(descriptors.clone())
+        .expect("code");
+    let reflection = as_envoy_declares(descriptors).encode_to_vec();
+    fs::write(out.path().join("reflection.bin"), reflection).expect("a file");
+    let generated = root.join("proto/generated");
+    let mut outdated = Vec::new();
+    for entry in fs::read_dir(out.path()).expect("a directory") {
+        let entry = entry.expect("a file");
+        let kept = generated.join(entry.file_name());
+        let fresh = fs::read(entry.path()).expect("a file");
+        if fs::read(&kept).ok().as_ref() != Some(&fresh) {
+            fs::write(&kept, fresh).expect("a file");
+            outdated.push(entry.file_name());
+        }
+    }
+    assert!(outdated.is_empty(), "these were out of date, and are up to date now: {outdated:?}");
+}
+
+/// Entries are `bytes` to us and `string` in Envoy's own files, which is what tools such as grpcurl
+/// expect to be told: they would ask for base64 otherwise.
+fn as_envoy_declares(mut set: FileDescriptorSet) -> FileDescriptorSet {
+    fn entry_of(file: &mut FileDescriptorProto) -> Option<&mut DescriptorProto> {
+        let package = file.package().to_owned();
+        let descriptor = file.message_type.iter_mut().find(|m| m.name() == "RateLimitDescriptor")?;
+        let entry = descriptor.nested_type.iter_mut().find(|m| m.name() == "Entry")?;
+        (format!(".{package}.RateLimitDescriptor.{}", entry.name()) == ENTRY).then_some(entry)
+    }
+    for entry in set.file.iter_mut().filter_map(entry_of) {
+        for field in &mut entry.field {
+            field.set_type(Type::String);
+        }
+    }
+    set
+}
