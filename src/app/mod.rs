@@ -29,7 +29,7 @@ use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::TlsError;
 
-pub use crate::server::Stop as Shutdown;
+pub use crate::server::Shutdown;
 
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::connection::{self, Ending};
+use super::connection::{self, Shutdown};
 use super::connections::Connections;
 use super::connections::Slot;
 use super::cores::{Cores, Protocol};
@@ -42,7 +42,7 @@ pub(super) async fn serve_operators(listener: Listener, router: axum::Router, co
                 let router = router.clone();
                 served.spawn(async move {
                     let connection = Arc::clone(slot.connection());
-                    connection::serve_http(stream, connection, router, Ending::default()).await;
+                    connection::serve_http(stream, connection, router, Shutdown::default()).await;
                     drop(slot);
                 });
             }

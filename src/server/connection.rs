@@ -50,13 +50,13 @@ pub struct ConnectionSettings {
     pub http_idle_timeout: Option<Duration>,
 }
 
-/// What ends connections, one after the other.
+/// Ends the service, and with it its connections, in two steps.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ending {
-    /// No new calls; those under way finish.
-    pub(super) drain: CancellationToken,
-    /// At once.
-    pub(super) cut: CancellationToken,
+pub struct Shutdown {
+    /// Accept no new calls; those in flight finish.
+    pub drain: CancellationToken,
+    /// End at once.
+    pub now: CancellationToken,
 }
 
 /// Serves gRPC on `stream`.
@@ -65,7 +65,7 @@ pub(super) async fn serve_grpc(
     connection: Arc<Connection>,
     grpc: Arc<Grpc>,
     settings: ConnectionSettings,
-    ending: Ending,
+    shutdown: Shutdown,
 ) {
     let mut http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http.max_concurrent_streams(MAX_CONCURRENT_STREAMS)
@@ -75,12 +75,12 @@ pub(super) async fn serve_grpc(
         .auto_date_header(false);
     let service = grpc.on(Arc::clone(&connection));
     let max_age = settings.max_age.map(|age| (jittered(age), settings.max_age_grace));
-    match open(stream, &connection, &ending).await {
-        Some(Opened::Tcp(io)) => {
-            finish(http.serve_connection(io, service), &connection, max_age, ending).await;
+    match open(stream, &connection, &shutdown).await {
+        Some(Io::Tcp(io)) => {
+            finish(http.serve_connection(io, service), &connection, max_age, shutdown).await;
         }
-        Some(Opened::Unix(io)) => {
-            finish(http.serve_connection(io, service), &connection, max_age, ending).await;
+        Some(Io::Unix(io)) => {
+            finish(http.serve_connection(io, service), &connection, max_age, shutdown).await;
         }
         None => {}
     }
@@ -91,58 +91,62 @@ pub(super) async fn serve_http(
     stream: Stream,
     connection: Arc<Connection>,
     router: axum::Router,
-    ending: Ending,
+    shutdown: Shutdown,
 ) {
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     // Also what a request's head may have, and what is read of a body at a time.
     http.http1().max_buf_size(MAX_HEADER_BYTES as usize);
     http.http2().max_header_list_size(MAX_HEADER_BYTES);
     let service = Http { router, connection: Arc::clone(&connection) };
-    match open(stream, &connection, &ending).await {
-        Some(Opened::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, ending).await,
-        Some(Opened::Unix(io)) => finish(http.serve_connection(io, service), &connection, None, ending).await,
+    match open(stream, &connection, &shutdown).await {
+        Some(Io::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
+        Some(Io::Unix(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
         None => {}
     }
 }
 
-enum Opened {
+enum Io {
     Tcp(TokioIo<tokio::net::TcpStream>),
     Unix(TokioIo<tokio::net::UnixStream>),
 }
 
 /// Hands `stream` to the runtime of this core, once there is something to read: a connection without requests
 /// takes no buffers. `None` if the connection ends before.
-async fn open(stream: Stream, connection: &Connection, ending: &Ending) -> Option<Opened> {
-    let opened = async {
+async fn open(stream: Stream, connection: &Connection, shutdown: &Shutdown) -> Option<Io> {
+    let io = async {
         Ok::<_, io::Error>(match stream {
             Stream::Tcp(stream, _) => {
                 let stream = tokio::net::TcpStream::from_std(stream)?;
                 stream.readable().await?;
-                Opened::Tcp(TokioIo::new(stream))
+                Io::Tcp(TokioIo::new(stream))
             }
             Stream::Unix(stream) => {
                 let stream = tokio::net::UnixStream::from_std(stream)?;
                 stream.readable().await?;
-                Opened::Unix(TokioIo::new(stream))
+                Io::Unix(TokioIo::new(stream))
             }
         })
     };
     tokio::select! {
-        opened = opened => match opened {
-            Ok(opened) => Some(opened),
+        io = io => match io {
+            Ok(io) => Some(io),
             Err(error) => {
                 tracing::debug!(%error, "connection lost before its first byte");
                 None
             }
         },
         _ = connection.closing(Closing::No) => None,
-        () = ending.drain.cancelled() => None,
+        () = shutdown.drain.cancelled() => None,
     }
 }
 
 /// Drives `http` until it ends by itself, or was asked to and has. `max_age` has its grace beside it.
-async fn finish<C>(http: C, connection: &Connection, max_age: Option<(Duration, Duration)>, ending: Ending)
-where
+async fn finish<C>(
+    http: C,
+    connection: &Connection,
+    max_age: Option<(Duration, Duration)>,
+    shutdown: Shutdown,
+) where
     C: GracefulConnection,
     C::Error: std::fmt::Display,
 {
@@ -155,8 +159,8 @@ where
             Closing::Idle
         }
         closing = connection.closing(Closing::No) => closing,
-        () = ending.drain.cancelled() => Closing::Idle,
-        () = ending.cut.cancelled() => Closing::Cut,
+        () = shutdown.drain.cancelled() => Closing::Idle,
+        () = shutdown.now.cancelled() => Closing::Cut,
     };
     let deadline = grace.map(|grace| Instant::now() + grace);
     while closing < Closing::Cut {
@@ -171,7 +175,7 @@ where
                 tracing::debug!("connection cut at the end of its grace");
                 Closing::Cut
             }
-            () = ending.cut.cancelled() => Closing::Cut,
+            () = shutdown.now.cancelled() => Closing::Cut,
         };
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::admission::UnfinishedBodies;
-use super::connection::{ConnectionSettings, Ending, serve_grpc, serve_http};
+use super::connection::{ConnectionSettings, Shutdown, serve_grpc, serve_http};
 use super::connections::Slot;
 use super::grpc::{Grpc, LongStreams};
 use super::health::Health;
@@ -87,7 +87,7 @@ pub(super) struct CoreParts {
     pub(super) make: Arc<MakeAnswering>,
     pub(super) health: Health,
     pub(super) connections: ConnectionSettings,
-    pub(super) ending: Ending,
+    pub(super) shutdown: Shutdown,
     pub(super) bodies: Arc<UnfinishedBodies>,
     pub(super) long: LongStreams,
 }
@@ -169,12 +169,12 @@ async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: Cor
         tokio::select! {
             next = accepted.recv() => {
                 let Some(Accepted { stream, protocol, open }) = next else { break };
-                let (grpc, router, ending) = (Arc::clone(&grpc), router.clone(), parts.ending.clone());
+                let (grpc, router, shutdown) = (Arc::clone(&grpc), router.clone(), parts.shutdown.clone());
                 connections.spawn(async move {
                     let connection = Arc::clone(open.slot.connection());
                     match protocol {
-                        Protocol::Grpc => serve_grpc(stream, connection, grpc, parts.connections, ending).await,
-                        Protocol::Http => serve_http(stream, connection, router, ending).await,
+                        Protocol::Grpc => serve_grpc(stream, connection, grpc, parts.connections, shutdown).await,
+                        Protocol::Http => serve_http(stream, connection, router, shutdown).await,
                     }
                     drop(open);
                 });

@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept::{accept, serve_operators};
 use self::admission::{MAX_UNFINISHED_BYTES, UnfinishedBodies};
-use self::connection::Ending;
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::Debug;
@@ -45,7 +44,7 @@ use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::{Gauge, Metrics};
 
 pub use self::admission::BodyError;
-pub use self::connection::ConnectionSettings;
+pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutDesk;
@@ -105,15 +104,6 @@ pub struct Parts {
     pub lockouts: LockoutDesk,
     /// Makes what each core answers with.
     pub make_answering: Arc<MakeAnswering>,
-}
-
-/// What ends the service.
-#[derive(Clone, Debug, Default)]
-pub struct Stop {
-    /// Finish what is under way, then end.
-    pub drain: CancellationToken,
-    /// End at once.
-    pub now: CancellationToken,
 }
 
 /// Why the service ended, other than by being told to.
@@ -183,22 +173,23 @@ pub async fn run(
     listeners: Listeners,
     parts: Parts,
     supervisor: &Supervisor,
-    stop: Stop,
+    shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
-    let ending = Ending::default();
-    let _cut = ending.cut.clone().drop_guard();
+    // Follows `shutdown` after its delays.
+    let connections = Shutdown::default();
+    let _cut = connections.now.clone().drop_guard();
     let threads = settings.threads.unwrap_or_else(available_cores);
     let bodies = Arc::new(UnfinishedBodies::new(threads, MAX_UNFINISHED_BYTES));
     let core_parts = CoreParts {
         make: parts.make_answering,
         health: health.clone(),
         connections: settings.connections,
-        ending: ending.clone(),
+        shutdown: connections.clone(),
         bodies: Arc::clone(&bodies),
         long: LongStreams {
-            watches: Streams::new(ending.drain.clone()),
-            reflections: Streams::new(ending.drain.clone()),
+            watches: Streams::new(connections.drain.clone()),
+            reflections: Streams::new(connections.drain.clone()),
         },
     };
     let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
@@ -222,24 +213,24 @@ pub async fn run(
 
     let mut all_ended = std::pin::pin!(wait_for_all(ended));
     tokio::select! {
-        () = stop.drain.cancelled() => {}
-        () = stop.now.cancelled() => {}
+        () = shutdown.drain.cancelled() => {}
+        () = shutdown.now.cancelled() => {}
         _ = all_ended.as_mut() => return Err(ServeError::CoreEnded),
     }
     tracing::info!(delay = ?settings.shutdown_delay, timeout = ?settings.shutdown_timeout, "stopping");
     health.drain();
-    sleep_unless(settings.shutdown_delay, &stop.now).await;
+    sleep_unless(settings.shutdown_delay, &shutdown.now).await;
     // The listeners go, and with them the last handle on the cores, which end with their connections.
     for task in accepting {
         task.stop().await;
     }
-    ending.drain.cancel();
+    connections.drain.cancel();
     tokio::select! {
         outcome = all_ended.as_mut() => return outcome,
-        () = sleep_unless(settings.shutdown_timeout, &stop.now) => {}
+        () = sleep_unless(settings.shutdown_timeout, &shutdown.now) => {}
     }
     tracing::warn!("calls that are still under way are cut off");
-    ending.cut.cancel();
+    connections.now.cancel();
     all_ended.await
 }
 
