@@ -21,7 +21,7 @@ descriptors:
 user=a*2 -> OK | OK 1 in 1
 user=a*2 -> OVER | OVER 0 in 0.5     # the bucket has room for one: nothing is counted anywhere
 user=a -> OK | OK 0 in 1.5
-user=b*6 -> OVER | OVER 0 in 60      # more than any of them ever lets pass
+user=b*6 -> OVER | OVER 0 in 3600    # more than any of them ever lets pass
 @3602
 user=a -> OK | OK 0 in 58            # four this minute
 user=a -> OVER | OVER 0 in 58

@@ -15,6 +15,7 @@ mod candidate_stores;
 mod cli;
 mod cli_bench;
 mod cli_bench_slow;
+mod clocks;
 mod conformance;
 mod connections;
 mod denials;

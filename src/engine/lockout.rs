@@ -58,6 +58,13 @@ pub struct State {
     pub since_us: u64,
 }
 
+impl Ladder {
+    /// The longest block.
+    fn longest(&self) -> Block {
+        self.steps.iter().copied().max().unwrap_or(Block::Secs(0))
+    }
+}
+
 impl Block {
     fn end_us(self, now: Timestamp) -> u64 {
         match self {
@@ -68,9 +75,14 @@ impl Block {
 }
 
 impl State {
-    /// Forgets what is to be forgotten at `now`.
+    /// Forgets what is to be forgotten at `now`. Times that lie further ahead than this schedule can reach
+    /// were written under an older one, or by a clock that has since been set back: no block ends later than the
+    /// longest one would that began now.
     pub fn load(&mut self, ladder: &Ladder, now: Timestamp) {
         let now_us = now.as_micros();
+        self.ends_us = self.ends_us.min(ladder.longest().end_us(now));
+        self.since_us = self.since_us.min(now_us);
+        self.level = self.level.min(u8::try_from(ladder.steps.len()).unwrap_or(u8::MAX));
         if self.ends_us != NEVER && self.ends_us.saturating_add(micros(ladder.forget_secs)) <= now_us {
             self.level = 0;
         }
@@ -208,6 +220,28 @@ mod tests {
         let ladder = ladder(1);
         assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_399]), 1_060 + 86_399 + 300);
         assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_400]), 1_060 + 86_400 + 60);
+    }
+
+    #[test]
+    fn a_block_ends_no_later_than_the_longest_of_the_schedule_from_now_on() {
+        let schedule = |blocks: &[Block]| Ladder { steps: blocks.into(), ..ladder(1) };
+        let (long, short) = (schedule(&[Block::Secs(9), Block::Permanent]), schedule(&[Block::Secs(60)]));
+        // Under an older version of the rule, or by a clock that was a day ahead.
+        for (before, times) in [(&long, &[1_000_u64, 1_010][..]), (&short, &[87_400])] {
+            let mut state = after_strikes(before, times);
+            let now = Timestamp::from_secs(1_020);
+            state.load(&short, now);
+            assert_eq!(state.ends_us, 1_080_000_000, "{times:?}");
+            state.load(&short, Timestamp::from_secs(1_050));
+            assert_eq!(state.ends_us, 1_080_000_000, "it is not put off");
+            assert!(state.level <= 1);
+        }
+        let mut state = after_strikes(&long, &[1_000, 1_010]);
+        state.load(&long, Timestamp::from_secs(1_020));
+        assert!(is_permanent(state.ends_us));
+        let mut striking = State { strikes: 1, since_us: 90_000_000_000, ..State::default() };
+        striking.load(&short, Timestamp::from_secs(1_020));
+        assert_eq!(striking.since_us, 1_020_000_000);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! Exact within a window. Across the boundary of two windows twice the limit can pass in an instant;
 //! that is the algorithm's nature, and envoyproxy/ratelimit's.
 
-use super::Meter;
+use std::time::Duration;
+
+use super::{MAX_SKEW_US, Meter};
 use crate::engine::{Limit, Timestamp};
 
 /// A counter: the window it counts in and the hits counted there.
@@ -16,8 +18,16 @@ pub struct State {
 }
 
 impl State {
-    /// A clock that steps back into an earlier window counts in the later one that is already open: hits
-    /// are never forgotten because a clock was set.
+    /// A window that begins later than now goes on as the one that now lies in, with its hits.
+    pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        let latest = now.after(Duration::from_micros(MAX_SKEW_US));
+        let is_ahead = Timestamp::from_secs(self.window_start_secs) > latest;
+        if is_ahead {
+            self.window_start_secs = limit.window.start_secs(now);
+        }
+        is_ahead
+    }
+
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let window_start_secs = limit.window.start_secs(now).max(self.window_start_secs);
         if self.window_start_secs != window_start_secs {

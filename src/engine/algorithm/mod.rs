@@ -20,6 +20,11 @@ use super::{Algorithm, Limit, Timestamp};
 /// The largest number that Redis' Lua counts to without leaving any out: 2^53.
 pub const MAX_EXACT: u64 = 1 << 53;
 
+/// Charges may come out of the order of their times by this much, in microseconds: requests are timed before
+/// they are counted. A stored time further ahead was written by a clock that has since been set back, and
+/// counts as now.
+pub const MAX_SKEW_US: u64 = 1_000_000;
+
 /// What is remembered of the hits of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -87,6 +92,10 @@ const fn max_level(limit: Limit, parts: u64) -> u64 {
 /// How long a tick is, in microseconds: the unit of time that an algorithm which weighs hits by time
 /// reckons in. The shortest in which all its numbers stay exact; `None` where no unit does.
 pub fn tick_us(limit: Limit) -> Option<u64> {
+    if limit.algorithm == Algorithm::SlidingLog {
+        // It remembers times, and weighs nothing.
+        return Some(1);
+    }
     let hits = 4 * (u64::from(limit.capacity().max(limit.requests_per_unit)) + 1);
     let window_us = u64::from(limit.window.secs()) * 1_000_000;
     [1, 1_000, 1_000_000]
@@ -114,6 +123,11 @@ impl Ticks {
         Self { tick_us, window, now: now.as_micros() / tick_us }
     }
 
+    /// [`MAX_SKEW_US`] in ticks.
+    const fn skew(self) -> u64 {
+        MAX_SKEW_US / self.tick_us
+    }
+
     /// How long it is from `now` until the beginning of the tick that lies so many ticks ahead.
     pub const fn until(self, ticks: u64, now: Timestamp) -> Duration {
         let then_us = self.now.saturating_add(ticks).saturating_mul(self.tick_us);
@@ -132,8 +146,21 @@ impl State {
         }
     }
 
+    /// Moves what a clock that has since been set back wrote to `now`, and brings what an older version of the
+    /// rule left behind into this one's units. Returns whether anything was changed, which must be stored even
+    /// if nothing is counted: it would be moved to a later now each time.
+    pub fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        match self {
+            Self::FixedWindow(state) => state.correct(limit, now),
+            Self::SlidingWindow(state) => state.correct(limit, now),
+            Self::SlidingLog(state) => state.correct(limit, now),
+            Self::TokenBucket(state) => state.correct(limit, now),
+        }
+    }
+
     /// Brings the state up to `now` and reads it.
     pub fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
+        self.correct(limit, now);
         match self {
             Self::FixedWindow(state) => state.load(limit, now),
             Self::SlidingWindow(state) => state.load(limit, now),
@@ -145,10 +172,10 @@ impl State {
     /// Hits that count at `now`. Unlike [`Self::load`] it leaves the state as it is.
     pub fn used(&self, limit: Limit, now: Timestamp) -> u64 {
         match self {
-            Self::FixedWindow(state) => { *state }.load(limit, now).used(),
-            Self::SlidingWindow(state) => { *state }.load(limit, now).used(),
             Self::SlidingLog(state) => state.used(limit, now),
-            Self::TokenBucket(state) => { *state }.load(limit, now).used(),
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::TokenBucket(_) => {
+                self.clone().load(limit, now).used()
+            }
         }
     }
 
@@ -162,8 +189,8 @@ impl State {
         }
     }
 
-    /// How long after `now`, as of which it was loaded last, `hits` will fit if nobody else comes; where
-    /// they never do, how long until everything is as if there had been no hit.
+    /// How long after `now`, as of which it was loaded last, `hits` will fit if nobody else comes. If they never
+    /// do, the longest wait that the algorithm knows: more than zero.
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         match self {
             Self::FixedWindow(_) => limit.window.remaining(now),

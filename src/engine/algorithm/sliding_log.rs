@@ -16,24 +16,47 @@ pub struct State {
     hits: VecDeque<(u64, u32)>,
     /// How many there are together.
     len: u64,
+    /// How many of the oldest count no more, as of the time it was loaded last. They go when it is saved: a
+    /// clock that is set back before that finds them again, as in Redis.
+    stale: u64,
 }
 
 impl State {
+    /// Hits later than now count as of now.
+    pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        let ticks = Ticks::of(limit, now);
+        if self.newest() <= ticks.now.saturating_add(ticks.skew()) {
+            return false;
+        }
+        let mut moved = 0_u32;
+        while let Some((_, hits)) = self.hits.back().copied().filter(|(at, _)| *at >= ticks.now) {
+            self.hits.pop_back();
+            moved = moved.saturating_add(hits);
+        }
+        self.hits.push_back((ticks.now, moved));
+        true
+    }
+
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
-        let now = ticks.now.max(self.newest());
-        // A hit counts for one window, and not at its end.
-        while let Some((at, hits)) = self.hits.front().copied()
-            && at.saturating_add(ticks.window) <= now
-        {
-            self.hits.pop_front();
-            self.len -= u64::from(hits);
-        }
-        meter(limit, self.len)
+        self.stale = self.stale_at(ticks.now.max(self.newest()), ticks.window);
+        meter(limit, self.len - self.stale)
+    }
+
+    /// Hits that count no more at a time: a hit counts for one window, and not at its end.
+    fn stale_at(&self, now: u64, window: u64) -> u64 {
+        let stale = self.hits.iter().take_while(|(at, _)| at.saturating_add(window) <= now);
+        stale.map(|(_, hits)| u64::from(*hits)).sum()
     }
 
     pub(super) fn save(&mut self, meter: Meter, limit: Limit, now: Timestamp) {
-        // What was given back are the newest ones.
+        while self.stale > 0
+            && let Some((_, hits)) = self.hits.pop_front()
+        {
+            self.stale = self.stale.saturating_sub(hits.into());
+            self.len = self.len.saturating_sub(hits.into());
+        }
+        // The newest hits are those that were refunded.
         let mut less = self.len.saturating_sub(meter.low);
         while less > 0
             && let Some((_, hits)) = self.hits.back_mut()
@@ -58,9 +81,9 @@ impl State {
     /// Hits that count at `now`.
     pub(super) fn used(&self, limit: Limit, now: Timestamp) -> u64 {
         let ticks = Ticks::of(limit, now);
-        let now = ticks.now.max(self.newest());
-        let gone = self.hits.iter().take_while(|(at, _)| at.saturating_add(ticks.window) <= now);
-        self.len - gone.map(|(_, hits)| u64::from(*hits)).sum::<u64>()
+        let is_ahead = self.newest() > ticks.now.saturating_add(ticks.skew());
+        let now = if is_ahead { ticks.now } else { ticks.now.max(self.newest()) };
+        self.len - self.stale_at(now, ticks.window)
     }
 
     /// Runs of hits that there is room for.
@@ -85,18 +108,23 @@ impl State {
     }
 
     pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
+        if hits > limit.capacity() {
+            return Duration::from_secs(limit.window.secs().into());
+        }
         // So many of the oldest must leave.
-        let leaving = (self.len + u64::from(hits.max(1))).saturating_sub(u64::from(limit.capacity()));
+        let live = self.len - self.stale;
+        let leaving = (live + u64::from(hits.max(1))).saturating_sub(u64::from(limit.capacity()));
         let last = match leaving {
             0 => None,
-            leaving if leaving <= self.len => self.time_of(leaving - 1),
+            leaving if leaving <= live => self.time_of(self.stale + leaving - 1),
             _ => Some(self.newest()),
         };
         last.map_or(Duration::ZERO, |at| until_it_leaves(at, limit, now))
     }
 
     pub(super) fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
-        self.hits.back().map_or(Duration::ZERO, |(at, _)| until_it_leaves(*at, limit, now))
+        let newest = self.hits.back().filter(|_| self.len > self.stale);
+        newest.map_or(Duration::ZERO, |(at, _)| until_it_leaves(*at, limit, now))
     }
 
     pub(super) fn end_secs(&self, limit: Limit) -> u64 {

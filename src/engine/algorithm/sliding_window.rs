@@ -22,9 +22,19 @@ pub struct State {
 }
 
 impl State {
+    /// A window that begins later than now goes on as the one that now lies in, with its hits.
+    pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        let ticks = Ticks::of(limit, now);
+        let is_ahead = self.window.saturating_mul(ticks.window) > ticks.now.saturating_add(ticks.skew());
+        if is_ahead {
+            self.window = ticks.now / ticks.window;
+        }
+        is_ahead
+    }
+
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
-        // Not before the window that is open, wherever a clock was set.
+        // Not before the window that is open: another charge may be a moment ahead.
         let window = (ticks.now / ticks.window).max(self.window);
         *self = match window - self.window {
             0 => *self,

@@ -244,12 +244,113 @@ fn a_clock_that_steps_back_forgets_nothing() {
     ] {
         let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
         let mut state = State::empty(algorithm);
-        for (secs, used) in [(1_200, 1), (1_199, 2), (600, 3), (1_200, 4)] {
+        for (secs, used) in [(1_200, 1), (1_199, 2), (600, 3), (601, 4)] {
             let now = Timestamp::from_secs(secs);
             let mut meter = state.load(limit, now);
             meter.add(1);
             state.save(meter, limit, now);
             assert_eq!(state.load(limit, now).used(), used, "{algorithm:?} at {secs}");
+        }
+    }
+}
+
+const ALGORITHMS: [Algorithm; 4] = [
+    Algorithm::FixedWindow,
+    Algorithm::SlidingWindow,
+    Algorithm::SlidingLog,
+    Algorithm::TokenBucket { burst: 10 },
+];
+
+#[test]
+fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than_the_algorithm_does() {
+    const DAY: i64 = 86_400;
+    for algorithm in ALGORITHMS {
+        for secs in [60, 3_600] {
+            for step_secs in [-3_600, DAY, -DAY, 400 * DAY, -400 * DAY, 200 * 366 * DAY, -1_700_000_000] {
+                let limit = Limit { requests_per_unit: 10, window: Window::of_secs(secs), algorithm };
+                let case = format!("{algorithm:?} of {secs} s, clock off by {step_secs} s");
+                let mut state = State::empty(algorithm);
+                // One hit fits after so long, by the clock as it is at the time.
+                let mut hit = |at: i64| {
+                    let now = Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
+                    let mut meter = state.load(limit, now);
+                    let outcome = charge_alone(ChargeMode::IfAllowed, Hits::Add(1), 10, &mut meter);
+                    state.save(meter, limit, now);
+                    (outcome == Outcome::Charged)
+                        .then_some(())
+                        .ok_or_else(|| state.wait(1, limit, now).as_secs())
+                };
+                let off = 1_700_000_000 + step_secs;
+                let (wrong, right) =
+                    if step_secs > 0 { (off, 1_700_000_000) } else { (1_700_000_000, off.max(0)) };
+                for _ in 0..10 {
+                    hit(wrong).unwrap_or_else(|_| panic!("{case}: ten fit"));
+                }
+                // Set back: what was counted still counts, for no longer than if it had come just now.
+                let wait = hit(right).expect_err(&case);
+                assert!(wait <= 2 * u64::from(secs), "{case}: {wait}");
+                assert_eq!(hit(right).expect_err(&case), wait, "{case}");
+                let wait = i64::try_from(wait).expect("short");
+                hit(right + wait / 2).expect_err(&case);
+                hit(right + wait + 1).unwrap_or_else(|wait| panic!("{case}: {wait} more"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peek_at_what_a_wrong_clock_wrote_does_not_put_off_its_end() {
+    for algorithm in ALGORITHMS {
+        let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
+        let mut state = State::empty(algorithm);
+        let at = |secs: u64| Timestamp::from_secs(1_700_000_000 + secs);
+        let mut meter = state.load(limit, at(86_400));
+        meter.add(10);
+        state.save(meter, limit, at(86_400));
+        for secs in (0..=130).step_by(10) {
+            state.correct(limit, at(secs));
+        }
+        assert!(state.clone().load(limit, at(130)).fits(1, 10), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_bucket_keeps_its_level_in_whatever_ticks_it_is_counted() {
+    let of = |requests_per_unit| Limit {
+        requests_per_unit,
+        window: Unit::Day.window(),
+        algorithm: Algorithm::TokenBucket { burst: requests_per_unit },
+    };
+    let (small, large) = (of(20_000), of(30_000));
+    assert_ne!(tick_us(small), tick_us(large));
+    let now = Timestamp::from_secs(1_700_000_000);
+    let mut state = State::empty(small.algorithm);
+    let mut meter = state.load(small, now);
+    meter.add(19_990);
+    state.save(meter, small, now);
+    for (limit, used) in [(large, 19_990), (small, 19_990), (of(1), 3), (large, 3)] {
+        assert_eq!(state.load(limit, now).used(), used, "{limit:?}");
+    }
+}
+
+#[test]
+fn what_never_fits_waits_as_long_as_the_algorithm_ever_makes_wait() {
+    let now = Timestamp::from_secs(1_700_000_001);
+    for (algorithm, secs) in [
+        (Algorithm::FixedWindow, 39),
+        (Algorithm::SlidingWindow, 99),
+        (Algorithm::SlidingLog, 60),
+        (Algorithm::TokenBucket { burst: 20 }, 120),
+        (Algorithm::TokenBucket { burst: 0 }, 6),
+    ] {
+        let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
+        for (hits, before) in [(21, 0), (u32::MAX, 0), (21, 3)] {
+            let mut state = State::empty(algorithm);
+            let mut meter = state.load(limit, now);
+            meter.add(before);
+            state.save(meter, limit, now);
+            let wait = state.wait(hits, limit, now).as_secs();
+            assert!(wait >= secs && wait <= 2 * secs, "{algorithm:?}, {hits} after {before}: {wait}");
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{Meter, Ticks, max_level};
+use super::{MAX_EXACT, Meter, Ticks, max_level};
 use crate::engine::{Limit, Timestamp};
 
 /// A level at a time.
@@ -17,15 +17,38 @@ pub struct State {
     pub at: u64,
     /// What is missing then: so many ticks of the window for each hit.
     pub level: u64,
+    /// The length of these ticks, in microseconds; 0 for a bucket that nothing was taken from.
+    pub tick_us: u64,
 }
 
 impl State {
+    /// A level later than now is the level now. An older version of the rule may have counted in other ticks,
+    /// and may have let more be missing than this one remembers.
+    pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        let ticks = Ticks::of(limit, now);
+        let is_in_ticks = self.tick_us == ticks.tick_us || self.tick_us == 0;
+        if !is_in_ticks {
+            let in_ticks = |number: u64| {
+                let number = u128::from(number) * u128::from(self.tick_us);
+                u64::try_from(number.div_ceil(ticks.tick_us.into())).unwrap_or(MAX_EXACT).min(MAX_EXACT)
+            };
+            *self = Self { at: in_ticks(self.at), level: in_ticks(self.level), ..*self };
+        }
+        self.tick_us = ticks.tick_us;
+        let is_ahead = self.at > ticks.now.saturating_add(ticks.skew());
+        if is_ahead {
+            self.at = ticks.now;
+        }
+        is_ahead || !is_in_ticks
+    }
+
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
-        // A clock that steps back drains nothing, and fills nothing either.
+        // Another charge may be a moment ahead: then nothing drains.
         let at = ticks.now.max(self.at);
         let drained = (at - self.at).saturating_mul(u64::from(limit.requests_per_unit));
-        *self = Self { at, level: self.level.saturating_sub(drained) };
+        let level = self.level.saturating_sub(drained).min(max_level(limit, ticks.window));
+        *self = Self { at, level, ..*self };
         self.meter(limit, now)
     }
 
@@ -45,12 +68,14 @@ impl State {
     /// See [`super::State::wait`].
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         let ticks = Ticks::of(limit, now);
-        let hits = u64::from(hits.max(1));
-        let full = match u64::from(limit.capacity()).checked_sub(hits) {
-            Some(room) => room.saturating_mul(ticks.window),
-            None => 0,
-        };
-        self.drained_to(full, limit, ticks, now)
+        match u64::from(limit.capacity()).checked_sub(u64::from(hits.max(1))) {
+            Some(room) => self.drained_to(room.saturating_mul(ticks.window), limit, ticks, now),
+            // Until the level would have drained from full.
+            None => {
+                let full = u64::from(limit.capacity().max(1)).saturating_mul(ticks.window).max(self.level);
+                Self { level: full, ..*self }.drained_to(0, limit, ticks, now)
+            }
+        }
     }
 
     /// See [`super::State::reset`].

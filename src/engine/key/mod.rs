@@ -13,7 +13,6 @@ pub use hash::DescriptorHash;
 pub use lockout::{LOCKOUT_MARK, LockedOut, LockoutName};
 pub use text::MAX_LITERAL_BYTES;
 
-use super::algorithm::tick_us;
 use super::rules::{Match, SharedPattern};
 use super::{Algorithm, Calendar, Entry, Limit, Period};
 
@@ -159,7 +158,7 @@ fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
     key.put_u8(b'}');
 }
 
-/// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm, its window and its ticks, then [texts](text),
+/// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm and its window, then [texts](text),
 /// which cannot be read in two ways. A shared pattern carries a `*` in front, or a `~` where it has no star,
 /// so that it cannot meet a value of the same text. A calendar's window is `cd:Europe/Berlin`; it ends at the last slash before the next colon,
 /// since no name of a zone has one.
@@ -173,18 +172,13 @@ fn write_native<'a>(
     key.put_u8(match limit.algorithm {
         Algorithm::FixedWindow => b'f',
         Algorithm::SlidingWindow => b'w',
-        Algorithm::SlidingLog => b'l',
+        // `l` had a member for each hit.
+        Algorithm::SlidingLog => b'r',
         Algorithm::TokenBucket { .. } => b'b',
     });
     match limit.window.calendar() {
         None => write_decimal(key, limit.window.secs() as usize),
         Some(calendar) => write_calendar(key, calendar),
-    }
-    // What is kept in ticks is of no use in others.
-    match tick_us(limit).filter(|_| limit.algorithm != Algorithm::FixedWindow) {
-        None | Some(1) => {}
-        Some(1_000) => key.put_slice(b"ms"),
-        Some(_) => key.put_u8(b's'),
     }
     key.put_u8(b'/');
     text::write(key, domain);

@@ -68,7 +68,10 @@ impl MemoryStore {
         let mut states: SmallVec<[State; 4]> = members
             .iter()
             .map(|member| match member.find(&mut stripes) {
-                Some(counter) => counter.state.clone(),
+                Some(counter) => {
+                    counter.state.correct(member.limit, now);
+                    counter.state.clone()
+                }
                 None => State::empty(member.limit.algorithm),
             })
             .collect();

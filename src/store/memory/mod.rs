@@ -150,15 +150,28 @@ impl MemoryStore {
         let Charge { limit, hits, mode, .. } = *charge;
         let found = stripe.counters.find_mut(hash, |counter| counter.is(&charge.key, limit));
         if let Some(counter) = found {
+            counter.state.correct(limit, now);
             if hits == Hits::Add(0) {
                 return peek(counter.state.clone(), charge, now);
             }
             let bytes = log_bytes(&counter.state);
+            // Copied, but for a log, which only notes what it would drop.
+            let is_log = matches!(counter.state, State::SlidingLog(_));
+            let held = (!is_log).then(|| counter.state.clone());
             let mut meter = counter.state.load(limit, now);
+            let before = meter;
             let outcome = engine::charge_alone(mode, hits, limit.capacity(), &mut meter);
-            counter.state.save(meter, limit, now);
-            counter.limit = limit;
+            let has_counted = meter != before;
+            if has_counted {
+                counter.state.save(meter, limit, now);
+                counter.limit = limit;
+            }
             let reading = Reading::of(charge.asked(now), &counter.state, meter.used(), outcome);
+            // What counts nothing writes nothing, as in Redis: a rule that gets another rate, or a clock that is
+            // set, finds the same hits.
+            if let Some(state) = held.filter(|_| !has_counted) {
+                counter.state = state;
+            }
             let (rule, after) = (counter.rule, log_bytes(&counter.state));
             stripe.resize(rule, bytes, after);
             return reading;
@@ -198,7 +211,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// What a peek at `state` says. It changes nothing, not even by bringing it up to now.
+/// What a peek at `state` says. It does not bring it up to now.
 fn peek(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = engine::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);

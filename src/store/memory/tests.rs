@@ -246,7 +246,8 @@ fn a_clock_that_steps_back_forgets_no_hits() {
     assert_eq!(used(&store, &hit, later(60)), Some(1));
     assert_eq!(used(&store, &hit, NOON), Some(2));
     sweep_round(&store, NOON);
-    assert_eq!(used(&store, &hit, later(60)), Some(3));
+    assert_eq!(used(&store, &hit, later(59)), Some(3));
+    assert_eq!(used(&store, &hit, later(60)), Some(1), "whoever was over is in again after one window");
 }
 
 #[test]

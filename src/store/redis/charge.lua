@@ -35,8 +35,9 @@ local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE = 0, 1, 2, 3, 4
 local NEVER = 2 ^ 53
 -- Counters that one lockout names at most: `engine::lockout` has the same.
 local MAX_STRUCK = 8
--- Members that one ZADD adds at the most: they are held on the stack.
-local ZADD_MAX = 1000
+-- `engine::algorithm::MAX_SKEW_US`: a stored time further ahead of now was written by a clock that has since
+-- been set back, and counts as now.
+local MAX_SKEW_US = 1000000
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 
@@ -57,7 +58,8 @@ local load = {}
 load[FIXED_WINDOW] = function(key, c)
   local held = call('GET', key)
   c.level = held and max(0, number(held)) or 0
-  c.before, c.base, c.parts, c.max, c.lost = held and c.level, 0, 1, math.huge, 0
+  -- Counts go on up to where numbers are exact.
+  c.before, c.base, c.parts, c.max, c.lost = held and c.level, 0, 1, NEVER, 0
 end
 
 load[SLIDING_WINDOW] = function(key, c)
@@ -68,6 +70,7 @@ load[SLIDING_WINDOW] = function(key, c)
     window, current, previous = number(window), number(current), number(previous)
   end
   local own = floor(c.now / c.window)
+  if window * c.window > c.now + c.skew then window, c.corrected = own, true end
   c.number = max(own, window)
   if c.number - window == 1 then
     current, previous = 0, current
@@ -79,24 +82,104 @@ load[SLIDING_WINDOW] = function(key, c)
   c.lost = own < c.number and math.huge or 0
 end
 
+-- A sliding log is a sorted set of runs, the hits of one moment, by their time: `time count sum`, where `sum`
+-- counts all hits up to the end of the run. So a log of any number of hits at one moment is one member, and what
+-- lies between two runs is a subtraction.
+local function run_at(key, rank)
+  local run = call('ZRANGE', key, rank, rank)[1]
+  if not run then return nil end
+  local time, count, sum = string.match(run, '^(%d+) (%d+) (%d+)$')
+  return number(time), number(count), number(sum)
+end
+
+local function add_run(key, time, count, sum)
+  call('ZADD', key, time, string.format('%.0f %.0f %.0f', time, count, sum))
+end
+
+-- The rank of the run that holds the hit with so many live hits before it.
+local function rank_of(c, before)
+  local low, high = c.stale, call('ZCARD', c.key) - 1
+  while low < high do
+    local middle = floor((low + high) / 2)
+    local _, _, sum = run_at(c.key, middle)
+    if sum - c.gone > before then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+-- Makes runs later than now one run of now.
+local function correct_log(key, c, sum)
+  local now = string.format('%.0f', c.now)
+  local ahead = call('ZCOUNT', key, now, '+inf')
+  local _, count, first_sum = run_at(key, -ahead)
+  local before = first_sum - count
+  call('ZREMRANGEBYSCORE', key, now, '+inf')
+  add_run(key, c.now, sum - before, sum)
+  call('EXPIRE', key, c.lives)
+end
+
 load[SLIDING_LOG] = function(key, c)
-  local newest = call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]
-  c.now = max(c.now, newest and number(newest) or 0)
-  local live = call('ZCOUNT', key, string.format('(%.0f', c.now - c.window), '+inf')
-  -- Those before them count no more, and go when something is written.
-  c.stale = call('ZCARD', key) - live
-  c.base, c.level, c.parts, c.lost = 0, live, 1, 0
+  local newest, _, sum = run_at(key, -1)
+  if newest and newest > c.now + c.skew then
+    correct_log(key, c, sum)
+    newest = c.now
+  end
+  c.now = max(c.now, newest or 0)
+  -- Runs that count no more go when something is written.
+  c.stale = newest and call('ZCOUNT', key, '-inf', string.format('%.0f', c.now - c.window)) or 0
+  c.gone = sum or 0
+  if newest then
+    local _, count, first_sum = run_at(key, c.stale)
+    if count then c.gone = first_sum - count end
+  end
+  c.base, c.level, c.parts, c.lost = 0, (sum or 0) - c.gone, 1, 0
+end
+
+local function save_log(key, c)
+  if c.low < c.before then
+    -- The newest hits were refunded.
+    local rank = c.low > 0 and rank_of(c, c.low - 1) or c.stale - 1
+    local time, count, sum
+    if c.low > 0 then time, count, sum = run_at(key, rank) end
+    local kept = c.low > 0 and c.gone + c.low - (sum - count) or 0
+    call('ZREMRANGEBYRANK', key, rank + 1, -1)
+    if c.low > 0 and kept < count then
+      call('ZREMRANGEBYRANK', key, -1, -1)
+      add_run(key, time, kept, c.gone + c.low)
+    end
+  end
+  if c.stale > 0 then call('ZREMRANGEBYRANK', key, 0, c.stale - 1) end
+  if c.level > c.low then
+    local more = c.level - c.low
+    local time, count = run_at(key, -1)
+    if time == c.now then
+      call('ZREMRANGEBYRANK', key, -1, -1)
+      more = more + count
+    end
+    add_run(key, c.now, more, c.gone + c.level)
+  end
+  call('EXPIRE', key, c.lives)
 end
 
 load[TOKEN_BUCKET] = function(key, c)
   local held = call('GET', key)
   local at, level = 0, 0
   if held then
-    at, level = string.match(held, '^(%d+) (%d+)$')
-    at, level = number(at), number(level)
+    local tick
+    -- A tick of a microsecond is not written.
+    at, level, tick = string.match(held, '^(%d+) (%d+) ?(%d*)$')
+    at, level, tick = number(at), number(level), tick == '' and 1 or number(tick)
+    if tick ~= c.tick then
+      at, level = min(ceil(at * tick / c.tick), NEVER), min(ceil(level * tick / c.tick), NEVER)
+      c.corrected = true
+    end
+    if at > c.now + c.skew then at, c.corrected = c.now, true end
   end
+  c.held_at, c.held_level = at, level
   c.at = max(c.now, at)
-  c.base, c.level, c.parts = 0, max(0, level - (c.at - at) * c.rate), c.window
+  level = max(0, level - (c.at - at) * c.rate)
+  -- An older version of the rule may have let more be missing.
+  c.base, c.level, c.parts = 0, min(level, (2 * c.capacity + 1) * c.window), c.window
   c.lost = (c.at - c.now) * c.rate
 end
 
@@ -105,24 +188,16 @@ local function save(key, c)
     local value = string.format('%.0f %.0f %.0f', c.number, c.level / c.parts, c.previous)
     call('SET', key, value, 'EX', c.lives)
   elseif c.algorithm == TOKEN_BUCKET then
-    call('SET', key, string.format('%.0f %.0f', c.at, c.level), 'EX', c.lives)
+    if c.level == c.before and c.low == c.level then c.at, c.level = c.held_at, c.held_level end
+    local value = string.format('%.0f %.0f', c.at, c.level)
+    if c.tick ~= 1 then value = value .. string.format(' %.0f', c.tick) end
+    call('SET', key, value, 'EX', c.lives)
   elseif c.algorithm == SLIDING_LOG then
-    if c.stale > 0 then call('ZREMRANGEBYRANK', key, 0, c.stale - 1) end
-    if c.low < c.before then call('ZPOPMAX', key, c.before - c.low) end
-    -- Numbers, so that hits of one time are told apart, and the newest of them comes last.
-    for first = c.low + 1, c.level, ZADD_MAX do
-      local members = {}
-      for hit = first, min(first + ZADD_MAX - 1, c.level) do
-        members[#members + 1] = c.now
-        members[#members + 1] = string.format('%.0f-%06d', c.now, hit)
-      end
-      call('ZADD', key, unpack(members))
-    end
-    call('EXPIRE', key, c.lives)
+    save_log(key, c)
   elseif not c.before then
-    call('SET', key, c.level, 'EX', c.lives)
+    call('SET', key, string.format('%.0f', c.level), 'EX', c.lives)
   else
-    call('INCRBY', key, c.level - c.before)
+    call('INCRBY', key, string.format('%.0f', c.level - c.before))
   end
 end
 
@@ -156,6 +231,17 @@ local function load_lockout(key, l)
 end
 
 local function micros(secs) return secs * 1000000 end
+
+-- No block ends later than the longest one of this schedule would that began now.
+local function correct_lockout(l)
+  local longest = 0
+  for _, secs in ipairs(l.steps) do
+    longest = secs == 0 and NEVER or max(longest, min(now_us + micros(secs), NEVER - 1))
+  end
+  local ends, since, level = min(l.ends, longest), min(l.since, now_us), min(l.level, #l.steps)
+  l.changed = l.changed or ends ~= l.ends or since ~= l.since or level ~= l.level
+  l.ends, l.since, l.level = ends, since, level
+end
 
 local function forget(l)
   if l.ends ~= NEVER and l.ends + micros(l.forget) <= now_us then l.level = 0 end
@@ -295,6 +381,7 @@ local function read_lockout(index)
   l.steps = {}
   for step = 1, steps do l.steps[step], at = struct.unpack('>I4', requests, at) end
   if not l.unreadable then
+    correct_lockout(l)
     forget(l)
     l.blocked = now_us < l.ends
   end
@@ -316,8 +403,8 @@ while at <= #requests do
     end
     local c = counters[index]
     if not c then
-      c = { algorithm = algorithm, lives = lives, key = KEYS[index], rate = rate, window = window }
-      c.now = tick and floor(now_us / tick)
+      c = { algorithm = algorithm, lives = lives, key = KEYS[index], rate = rate, window = window, tick = tick }
+      c.now, c.skew, c.capacity = tick and floor(now_us / tick), tick and floor(MAX_SKEW_US / tick), capacity
       c.unreadable = not pcall(load[algorithm], c.key, c)
       if algorithm ~= FIXED_WINDOW and not c.unreadable then
         c.before, c.max = c.level, (2 * capacity + 1) * c.parts
@@ -350,8 +437,8 @@ for _, log in ipairs(logs) do
   -- When the hit came that had so many before it: those past the lowest level there was came now.
   local function time_of(before)
     if before >= log.low then return log.counter.now end
-    local at = log.counter.stale + before
-    return number(call('ZRANGE', log.counter.key, at, at, 'WITHSCORES')[2])
+    local time = run_at(log.counter.key, rank_of(log.counter, before))
+    return time
   end
   local newest = log.len > 0 and time_of(log.len - 1) or -1
   reply[log.at + 1] = newest
@@ -364,7 +451,7 @@ end
 
 for index, key in ipairs(KEYS) do
   local c, l = counters[index], lockouts[index]
-  if c and not c.unreadable and (c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
+  if c and not c.unreadable and (c.corrected or c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
   if l and l.changed then save_lockout(key, l) end
 end
 

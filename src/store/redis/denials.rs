@@ -11,6 +11,7 @@ use bytes::Bytes;
 use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use tokio::time::Instant;
 
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
@@ -37,10 +38,12 @@ struct Denial {
     limit: Limit,
     /// So many hits do not fit.
     min_hits: u32,
-    /// When they might, if nobody gives anything back.
+    /// When they might, if nobody gives anything back, by the clock that counts.
     fits: Timestamp,
-    /// Until when this is taken for true.
-    until: Timestamp,
+    /// How long that was from the charge on.
+    reset: Duration,
+    /// Until when this is taken for true: no clock that is set can put it off.
+    until: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -81,14 +84,17 @@ impl Denials {
     }
 
     /// Whether `charge` is known to be denied at `now`, and denies its request.
-    pub(super) fn know(&self, charge: &Charge, now: Timestamp) -> bool {
+    pub(super) fn know(&self, charge: &Charge, now: Timestamp, instant: Instant) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
         // Whoever may be locked out strikes with every denied request, and may be let in at any time.
         if charge.vote != Vote::Enforced || charge.lockout.is_some() {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
-            denial.limit == charge.limit && now < denial.until && hits >= denial.min_hits
+            denial.limit == charge.limit
+                && instant < denial.until
+                && now < denial.fits
+                && hits >= denial.min_hits
         });
         let lookups = if known { &self.hits } else { &self.misses };
         lookups.fetch_add(1, Ordering::Relaxed);
@@ -97,12 +103,13 @@ impl Denials {
 
     /// What there is to say of a charge that is known to be denied.
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
-        let fits = self.cache.get(&charge.key).map_or(now, |denial| denial.fits);
-        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset: fits.since(now) }
+        let wait = |denial: Denial| denial.fits.since(now).min(denial.reset);
+        let reset = self.cache.get(&charge.key).map_or(Duration::ZERO, wait);
+        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset }
     }
 
-    /// Takes note of what a charge came to at `now`.
-    pub(super) fn learn(&self, charge: &Charge, reading: &Reading, now: Timestamp) {
+    /// Takes note of what a charge came to at `now`, that was sent at `sent`.
+    pub(super) fn learn(&self, charge: &Charge, reading: &Reading, now: Timestamp, sent: Instant) {
         let capacity = u64::from(charge.limit.capacity());
         let min_hits = match (charge.hits, charge.mode, reading.outcome) {
             (Hits::Refund(_), ..) => {
@@ -125,8 +132,10 @@ impl Denials {
             (Hits::Add(_), ..) => return,
         };
         if charge.vote == Vote::Enforced && charge.lockout.is_none() {
-            let (fits, until) = (now.after(reading.reset), now.after(reading.reset.min(MAX_KNOWN)));
-            self.cache.insert(charge.key.clone(), Denial { limit: charge.limit, min_hits, fits, until });
+            let Reading { reset, .. } = *reading;
+            let (fits, until) = (now.after(reset), sent + reset.min(MAX_KNOWN));
+            self.cache
+                .insert(charge.key.clone(), Denial { limit: charge.limit, min_hits, fits, reset, until });
         }
     }
 
@@ -138,6 +147,8 @@ impl Denials {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::engine::{FailurePolicy, Unit};
 
@@ -156,6 +167,12 @@ mod tests {
         }
     }
 
+    /// The moment that is noon.
+    fn begun() -> Instant {
+        static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *BEGUN
+    }
+
     /// As of noon, when a minute begins.
     const fn reading(used: u64, outcome: Outcome) -> Reading {
         Reading { used, outcome, reset: Duration::from_secs(60) }
@@ -169,18 +186,25 @@ mod tests {
     fn what_always_counts_is_denied_for_a_second_looks_included() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        denials.learn(&hit, &reading(10, Outcome::Charged), NOON);
-        assert!(!denials.know(&hit, NOON), "the last hit passed");
-        denials.learn(&hit, &reading(11, Outcome::Charged), NOON);
+        denials.learn(&hit, &reading(10, Outcome::Charged), NOON, begun());
+        assert!(!denials.know(&hit, NOON, begun()), "the last hit passed");
+        denials.learn(&hit, &reading(11, Outcome::Charged), NOON, begun());
         for hits in [0, 1, 100] {
             let charge = charge(ChargeMode::Always, Hits::Add(hits));
-            assert!(denials.know(&charge, later(999)), "{hits}");
-            assert!(!denials.know(&charge, later(1_000)), "{hits}: somebody may have given back");
+            assert!(denials.know(&charge, later(999), begun() + Duration::from_millis(999)), "{hits}");
+            assert!(
+                !denials.know(&charge, later(1_000), begun() + Duration::from_millis(1_000)),
+                "{hits}: somebody may have given back"
+            );
         }
         assert_eq!(denials.reading(&hit, later(999)).reset, Duration::from_millis(59_001));
         let short = Reading { reset: Duration::from_millis(300), ..reading(11, Outcome::Charged) };
-        denials.learn(&hit, &short, NOON);
-        assert!(denials.know(&hit, later(299)) && !denials.know(&hit, later(300)), "in the next window");
+        denials.learn(&hit, &short, NOON, begun());
+        assert!(
+            denials.know(&hit, later(299), begun() + Duration::from_millis(299))
+                && !denials.know(&hit, later(300), begun() + Duration::from_millis(300)),
+            "in the next window"
+        );
     }
 
     #[test]
@@ -191,23 +215,23 @@ mod tests {
         {
             let limit = Limit { algorithm, ..Limit::per(10, Unit::Minute) };
             let hit = Charge { limit, ..charge(ChargeMode::Always, Hits::Add(1)) };
-            denials.learn(&hit, &reading(11, Outcome::Charged), NOON);
-            assert!(!denials.know(&hit, NOON), "{algorithm:?}");
+            denials.learn(&hit, &reading(11, Outcome::Charged), NOON, begun());
+            assert!(!denials.know(&hit, NOON, begun()), "{algorithm:?}");
         }
         let twice = charge(ChargeMode::IfAllowed, Hits::Add(6));
-        denials.learn(&twice, &reading(0, Outcome::Denied), NOON);
-        assert!(!denials.know(&twice, NOON), "six fit, though not twice");
+        denials.learn(&twice, &reading(0, Outcome::Denied), NOON, begun());
+        assert!(!denials.know(&twice, NOON, begun()), "six fit, though not twice");
     }
 
     #[test]
     fn what_counts_only_if_allowed_is_denied_for_as_many_hits_or_more() {
         let denials = Denials::new(1 << 20);
         let ask = |hits| charge(ChargeMode::IfAllowed, Hits::Add(hits));
-        denials.learn(&ask(5), &reading(6, Outcome::Denied), NOON);
-        let known = [0, 1, 4, 5, 6].map(|hits| denials.know(&ask(hits), NOON));
+        denials.learn(&ask(5), &reading(6, Outcome::Denied), NOON, begun());
+        let known = [0, 1, 4, 5, 6].map(|hits| denials.know(&ask(hits), NOON, begun()));
         assert_eq!(known, [false, false, false, true, true]);
-        denials.learn(&ask(0), &reading(10, Outcome::Denied), NOON);
-        assert_eq!([0, 1].map(|hits| denials.know(&ask(hits), NOON)), [false, true]);
+        denials.learn(&ask(0), &reading(10, Outcome::Denied), NOON, begun());
+        assert_eq!([0, 1].map(|hits| denials.know(&ask(hits), NOON, begun())), [false, true]);
     }
 
     #[test]
@@ -215,7 +239,7 @@ mod tests {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
         let over = reading(11, Outcome::Charged);
-        denials.learn(&hit, &over, NOON);
+        denials.learn(&hit, &over, NOON, begun());
         let raised = Limit { requests_per_unit: 20, ..hit.limit };
         let longer = Limit { window: Unit::Hour.window(), ..hit.limit };
         for other in [
@@ -224,15 +248,15 @@ mod tests {
             Charge { hits: Hits::Refund(1), ..hit.clone() },
             Charge { vote: Vote::Quota, ..hit.clone() },
         ] {
-            assert!(!denials.know(&other, NOON), "{other:?}");
+            assert!(!denials.know(&other, NOON, begun()), "{other:?}");
         }
-        assert!(denials.know(&hit, NOON));
-        denials.learn(&Charge { hits: Hits::Refund(1), ..hit.clone() }, &over, NOON);
-        assert!(!denials.know(&hit, NOON), "something was given back");
+        assert!(denials.know(&hit, NOON, begun()));
+        denials.learn(&Charge { hits: Hits::Refund(1), ..hit.clone() }, &over, NOON, begun());
+        assert!(!denials.know(&hit, NOON, begun()), "something was given back");
         for vote in [Vote::Shadow, Vote::Quota, Vote::ShadowQuota] {
-            denials.learn(&Charge { vote, ..hit.clone() }, &over, NOON);
+            denials.learn(&Charge { vote, ..hit.clone() }, &over, NOON, begun());
         }
-        assert!(!denials.know(&hit, NOON), "what does not deny is not known to");
+        assert!(!denials.know(&hit, NOON, begun()), "what does not deny is not known to");
     }
 
     #[test]
@@ -241,9 +265,24 @@ mod tests {
         let over = reading(11, Outcome::Charged);
         for number in 0..10_000 {
             let key = Bytes::from(format!("{number:0100}"));
-            denials.learn(&Charge { key, ..charge(ChargeMode::Always, Hits::Add(1)) }, &over, NOON);
+            denials.learn(&Charge { key, ..charge(ChargeMode::Always, Hits::Add(1)) }, &over, NOON, begun());
         }
         let room = 100_000 / (100 + OVERHEAD_BYTES);
         assert!((room / 2..=room).contains(&(denials.len() as u64)), "{} of {room}", denials.len());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_prolongs_no_denial_and_no_wait() {
+        let denials = Denials::new(1 << 20);
+        let hit = charge(ChargeMode::Always, Hits::Add(1));
+        let over = reading(11, Outcome::Charged);
+        for days in [1, 365, 36_500] {
+            let ahead = NOON.after(Duration::from_secs(days * 86_400));
+            denials.learn(&hit, &over, ahead, begun());
+            assert!(denials.know(&hit, NOON, begun() + Duration::from_millis(999)));
+            assert!(!denials.know(&hit, NOON, begun() + Duration::from_secs(1)), "{days} days ahead");
+            assert_eq!(denials.reading(&hit, NOON).reset, over.reset);
+            assert!(!denials.know(&hit, ahead.after(over.reset), begun()), "its window is over");
+        }
     }
 }

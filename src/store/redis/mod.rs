@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -203,7 +204,9 @@ impl RedisStore {
         for charge in charges.iter().filter(|charge| matches!(charge.hits, Hits::Refund(_))) {
             denials.forget(&charge.key);
         }
-        let known: SmallVec<[bool; 4]> = charges.iter().map(|charge| denials.know(charge, now)).collect();
+        let sent = Instant::now();
+        let known: SmallVec<[bool; 4]> =
+            charges.iter().map(|charge| denials.know(charge, now, sent)).collect();
         let readings = match known.contains(&true) {
             false => self.charge_all(charges, now, false).await,
             true => {
@@ -219,7 +222,7 @@ impl RedisStore {
         };
         for (charge, reading) in charges.iter().zip(&readings) {
             if let Ok(reading) = reading {
-                denials.learn(charge, reading, now);
+                denials.learn(charge, reading, now, sent);
             }
         }
         readings

@@ -5,6 +5,8 @@
 //! back, goes into one script call for each slot, and with it whatever comes later to its counters. The
 //! commands for counts are sent first, so that every counter sees its requests in their order.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
@@ -89,10 +91,18 @@ impl Ask {
                 previous: whole(one),
             }),
             Algorithm::TokenBucket { .. } => {
-                State::TokenBucket(token_bucket::State { at: whole(one), level })
+                State::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
             }
             Algorithm::SlidingLog => {
                 let over = is_over(mode, hits, level, limit.capacity(), outcome);
+                if let Hits::Add(hits) = hits
+                    && over
+                    && mode.needs(hits) > limit.capacity()
+                {
+                    // It never fits: nothing that leaves would change that.
+                    let reset = Duration::from_secs(limit.window.secs().into());
+                    return Reading { outcome, used: level, reset };
+                }
                 let last = if over { one } else { other };
                 let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
                 return Reading { outcome, used: level, reset: reset.unwrap_or_default() };
