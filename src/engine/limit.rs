@@ -30,7 +30,7 @@ impl Limit {
     }
 
     /// For how long hits may count after they were counted, at the most, in seconds.
-    pub fn memory_secs(self) -> u32 {
+    pub fn ttl_secs(self) -> u32 {
         let window_secs = self.window.secs();
         match self.algorithm {
             Algorithm::FixedWindow => window_secs,

@@ -71,7 +71,7 @@ impl AllServers {
             max => fastrand::u32(0..max),
         };
         let Charge { limit, hits, mode, vote, .. } = *charge;
-        let secs = limit.memory_secs().saturating_add(jitter_secs);
+        let secs = limit.ttl_secs().saturating_add(jitter_secs);
         let lockout = charge.lockout.clone();
         Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, denied: false, secs, now }
     }

@@ -25,7 +25,7 @@ fn a_unit_is_the_calendars_where_a_time_zone_is_named() {
             let expected = Limit { requests_per_unit: 9, window, algorithm: Algorithm::FixedWindow };
             assert_eq!(limit(&text), expected, "{text}");
             assert_eq!(limit(&text).unit(), Some(unit), "{text}");
-            assert!(limit(&text).memory_secs() > Limit::per(9, unit).memory_secs(), "{text}");
+            assert!(limit(&text).ttl_secs() > Limit::per(9, unit).ttl_secs(), "{text}");
         }
     }
     let named = in_zone("Asia/Kolkata", "unit: day, algorithm: fixed_window");
