@@ -55,7 +55,7 @@ impl Limit {
     }
 
     /// How long its window is, in seconds; of a calendar's, the unit's own length.
-    pub fn usual_secs(self) -> u32 {
+    pub fn nominal_secs(self) -> u32 {
         self.unit().map_or(self.window, Unit::window).secs()
     }
 

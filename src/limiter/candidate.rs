@@ -125,7 +125,7 @@ fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Compariso
         rule = denial.map(|status| status.rule.map_or(BROUGHT, |rule| &*rule.path)),
         layer = denial.and_then(|status| status.rule?.layer.as_deref()).map(|layer| layer.name()),
         limit = limit.map(|limit| limit.requests_per_unit),
-        window_secs = limit.map(|limit| limit.usual_secs()),
+        window_secs = limit.map(|limit| limit.nominal_secs()),
         locked_out = denial.map(|status| status.locked_out),
         remaining = passing.map(|status| status.remaining),
         unlogged,

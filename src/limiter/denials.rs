@@ -50,7 +50,7 @@ impl<'d> Line<'d> {
             layer: status.rule.and_then(|rule| rule.layer.as_deref()).map(|layer| layer.name()),
             rule: status.name.or(status.rule.map(|rule| &*rule.path)),
             limit: status.limit.map(|limit| limit.requests_per_unit),
-            window_secs: status.limit.map(|limit| limit.usual_secs()),
+            window_secs: status.limit.map(|limit| limit.nominal_secs()),
             locked_out: status.locked_out,
             enforced,
         }

@@ -98,7 +98,7 @@ impl<'d, 'r> Denial<'d, 'r> {
         format!(
             "The limit{of_layer} is {} in {} s. Try again in {} s.",
             limit.requests_per_unit,
-            limit.usual_secs(),
+            limit.nominal_secs(),
             self.retry_after_secs()
         )
     }

@@ -78,7 +78,7 @@ fn ietf(decision: &Decision<'_>) -> Headers {
         let (Some(limit), Some(reset), Some(name)) = (status.limit, status.reset, name) else { continue };
         let separator = if policies.is_empty() { "" } else { ", " };
         let name = quoted(&name);
-        let (quota, window) = (limit.requests_per_unit, limit.usual_secs());
+        let (quota, window) = (limit.requests_per_unit, limit.nominal_secs());
         let (left, secs) = (status.remaining, whole_secs(reset));
         // Writing to a string does not fail.
         let written = write!(policies, "{separator}{name};q={quota};w={window}")
