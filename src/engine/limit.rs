@@ -46,7 +46,7 @@ impl Limit {
     }
 
     /// Whether one counter serves both limits. How much each lets pass is another matter.
-    pub fn has_counter_of(self, other: Self) -> bool {
+    pub fn shares_counter_with(self, other: Self) -> bool {
         let same_kind = match (self.algorithm, other.algorithm) {
             (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
             (one, other) => one == other,

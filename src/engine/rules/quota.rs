@@ -56,7 +56,7 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
         errors.push(second.span, "'quota_mode' is for a rule with one limit: write a rule for each quota");
     }
     for (index, limit) in limits.iter().enumerate() {
-        let same = |other: &NamedLimit| other.limit.has_counter_of(limit.limit);
+        let same = |other: &NamedLimit| other.limit.shares_counter_with(limit.limit);
         if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
             let message = "two limits with the same algorithm and window: only the smaller one has an effect; \
                            leave one out, or give it another window";

@@ -121,7 +121,7 @@ impl MemoryStore {
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
         let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
         for Charge { key, limit, rule, hits, mode, vote, lockout, .. } in charges {
-            let same = |member: &Member<'_>| member.key == &**key && member.limit.has_counter_of(*limit);
+            let same = |member: &Member<'_>| member.key == &**key && member.limit.shares_counter_with(*limit);
             let counter = group.members.iter().position(same).unwrap_or_else(|| {
                 group.members.push(self.member(key, *limit, *rule));
                 group.members.len() - 1

@@ -221,7 +221,7 @@ fn shrink<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
 
 impl Counter {
     pub(super) fn is(&self, key: &[u8], limit: Limit) -> bool {
-        self.limit.has_counter_of(limit) && *self.key == *key
+        self.limit.shares_counter_with(limit) && *self.key == *key
     }
 
     /// When it says nothing any more, in seconds since the epoch.
@@ -242,7 +242,7 @@ impl LockoutCounter {
 
     /// Names a counter that struck.
     pub(super) fn remember(&mut self, key: &[u8], limit: Limit) {
-        self.struck.retain(|name| *name.key != *key || !name.limit.has_counter_of(limit));
+        self.struck.retain(|name| *name.key != *key || !name.limit.shares_counter_with(limit));
         if self.struck.len() == lockout::MAX_STRUCK {
             self.struck.remove(0);
         }
