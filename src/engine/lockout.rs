@@ -120,7 +120,7 @@ impl State {
     }
 
     /// Begins the block anew, where the ladder says so.
-    pub fn ask_again(&mut self, ladder: &Ladder, now: Timestamp) {
+    pub fn extend_block(&mut self, ladder: &Ladder, now: Timestamp) {
         let step = usize::from(self.level).checked_sub(1);
         if let Some(block) = step.and_then(|step| ladder.steps.get(step)).filter(|_| ladder.extend) {
             self.ends_us = self.ends_us.max(block.end_us(now));
@@ -181,7 +181,7 @@ mod tests {
             let now = Timestamp::from_secs(*secs);
             state.load(ladder, now);
             match state.is_blocked(now) {
-                true => state.ask_again(ladder, now),
+                true => state.extend_block(ladder, now),
                 false => state.strike(ladder, now),
             }
         }

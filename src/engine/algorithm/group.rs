@@ -71,7 +71,7 @@ impl<'a> Locked<'a> {
         let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
         if self.was_blocked {
             if hits.count() > 0 {
-                self.state.ask_again(self.ladder, self.now);
+                self.state.extend_block(self.ladder, self.now);
             }
             return;
         }

@@ -277,7 +277,7 @@ local function strike(l)
   l.changed = true
 end
 
-local function ask_again(l)
+local function extend_block(l)
   if l.extend == 1 and l.level > 0 and l.steps[l.level] then
     l.ends, l.changed = max(l.ends, ends_of(l, l.level)), true
   end
@@ -325,7 +325,7 @@ local function tell_lockouts(asks)
     local l = ask.lockout
     if l and ask.kind ~= REFUND and ask.hits > 0 and not told[l] and (l.blocked or ask.over) then
       told[l] = true
-      if l.blocked then ask_again(l) else strike(l) end
+      if l.blocked then extend_block(l) else strike(l) end
     end
   end
   for _, ask in ipairs(asks) do
