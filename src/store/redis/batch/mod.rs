@@ -42,7 +42,7 @@ pub(super) struct Ask {
 
 /// What a server says of a charge. What the numbers mean depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct RawReading {
     /// `None` where a counter of its request holds what somebody else wrote.
     outcome: Option<Outcome>,
     level: u64,
@@ -68,15 +68,15 @@ impl Ask {
     ///
     /// # Errors
     /// [`StoreError::Refused`] where somebody else wrote into a counter of its request.
-    pub(super) fn reading(&self, seen: Seen) -> Result<Reading, StoreError> {
+    pub(super) fn reading(&self, seen: RawReading) -> Result<Reading, StoreError> {
         let unreadable = || StoreError::Refused("a counter holds what tollgate did not write".to_owned());
         let outcome = seen.outcome.ok_or_else(unreadable)?;
         Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
     }
 
-    fn reading_of_limit(&self, seen: Seen, outcome: Outcome) -> Reading {
+    fn reading_of_limit(&self, seen: RawReading, outcome: Outcome) -> Reading {
         let Self { limit, hits, mode, .. } = *self;
-        let Seen { level, more: [one, other], .. } = seen;
+        let RawReading { level, more: [one, other], .. } = seen;
         // Which window it is was decided here, and how much time has passed there.
         let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
         let whole = |number: i64| u64::try_from(number).unwrap_or(0);
@@ -314,9 +314,9 @@ impl Batch {
         &'a self,
         index: usize,
         replies: &'a Replies<E>,
-    ) -> Option<Result<Seen, &'a E>> {
+    ) -> Option<Result<RawReading, &'a E>> {
         let unreadable =
-            Seen { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::default() };
+            RawReading { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::default() };
         match *self.places.get(index)? {
             Place::Count { count, hits } => {
                 let all = self.counts.get(count)?.hits;
@@ -324,7 +324,7 @@ impl Batch {
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
                 let outcome = Some(Outcome::Charged);
-                Some(reply.as_ref().map(|after| Seen { outcome, level: used(after), ..unreadable }))
+                Some(reply.as_ref().map(|after| RawReading { outcome, level: used(after), ..unreadable }))
             }
             Place::Call { call, charge, lockout } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
@@ -400,7 +400,7 @@ fn exact(number: u64) -> f64 {
     number.min(MAX_EXACT) as f64
 }
 
-fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<Seen> {
+fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawReading> {
     let [outcome, level, one, other] = *numbers else { return None };
     let outcome = match outcome {
         0 => Some(Outcome::Charged),
@@ -411,7 +411,7 @@ fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<Seen> {
         _ => return None,
     };
     let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
-    Some(Seen { outcome, level, more: [one, other], ends_us, now })
+    Some(RawReading { outcome, level, more: [one, other], ends_us, now })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::engine::algorithm::{Meter, group};
 type Counters = HashMap<Bytes, u64>;
 
 /// What one request alone would come to.
-fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Seen> {
+fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<RawReading> {
     let mut keys: Vec<&Bytes> = asks.iter().map(|ask| &ask.key).collect();
     keys.sort();
     keys.dedup();
@@ -31,7 +31,7 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<Seen> {
     }
     outcomes
         .into_iter()
-        .map(|(meter, outcome)| Seen {
+        .map(|(meter, outcome)| RawReading {
             outcome: Some(outcome),
             level: meter.level,
             more: [0; 2],
@@ -48,7 +48,7 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
     while requests.has_remaining() {
         let len = requests.get_u16();
         let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
-        for Seen { outcome, level, .. } in serve(&asks, counters) {
+        for RawReading { outcome, level, .. } in serve(&asks, counters) {
             let outcome = match outcome {
                 Some(Outcome::Charged) => 0,
                 Some(Outcome::Denied) => 1,
@@ -122,7 +122,7 @@ fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
         .map(|asks| asks.iter().filter(|ask| slot(ask) == slot(&asks[0])).cloned().collect())
         .collect();
     let mut serial = Counters::new();
-    let expected: Vec<Seen> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
+    let expected: Vec<RawReading> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
 
     let mut batch = Batch::default();
     for asks in &requests {
@@ -139,7 +139,7 @@ fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
         replies.calls.push(Some(Ok(run(call, &mut counters))));
     }
     let seen = |index| batch.seen(index, &replies).expect("a reply").expect("an answer");
-    let seen: Vec<Seen> = (0..batch.len()).map(seen).collect();
+    let seen: Vec<RawReading> = (0..batch.len()).map(seen).collect();
     prop_assert_eq!(seen, expected);
     serial.retain(|_, used| *used > 0);
     counters.retain(|_, used| *used > 0);
