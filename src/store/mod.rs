@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use smallvec::SmallVec;
 
-use crate::engine::algorithm::Asked;
+use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::Ladder;
 use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
@@ -51,8 +51,8 @@ pub struct Lockout {
 }
 
 impl Charge {
-    const fn asked(&self, now: Timestamp) -> Asked {
-        Asked { limit: self.limit, hits: self.hits, mode: self.mode, now }
+    const fn context(&self, now: Timestamp) -> ChargeContext {
+        ChargeContext { limit: self.limit, hits: self.hits, mode: self.mode, now }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::engine::{ChargeMode, Hits, Timestamp, Vote, Votes};
 
 /// One charge of a group.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask {
+pub struct GroupCharge {
     /// Which of the group's counters. Two charges may have one.
     pub counter: usize,
     /// Hits that fit into the counter.
@@ -66,8 +66,8 @@ impl<'a> Locked<'a> {
     }
 
     /// Takes note of what became of a request's charges: one strike, however many of them were denied.
-    fn tell(&mut self, index: usize, asks: &[Ask], charged: &mut [(Meter, Outcome)]) {
-        let is_hit = |ask: &Ask| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
+    fn tell(&mut self, index: usize, asks: &[GroupCharge], charged: &mut [(Meter, Outcome)]) {
+        let is_hit = |ask: &GroupCharge| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
         let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
         if self.was_blocked {
             if hits.count() > 0 {
@@ -110,11 +110,11 @@ pub enum Outcome {
 /// Carries out `asks` in their order on `meters` and `lockouts`; the meter after each, and what became of
 /// it. An ask whose counter is not there is left out.
 pub fn charge(
-    asks: &[Ask],
+    asks: &[GroupCharge],
     meters: &mut [Meter],
     lockouts: &mut [Locked<'_>],
 ) -> SmallVec<[(Meter, Outcome); 4]> {
-    let try_charge = |ask: &Ask, meters: &mut [Meter]| {
+    let try_charge = |ask: &GroupCharge, meters: &mut [Meter]| {
         let meter = meters.get_mut(ask.counter)?;
         let lockout = ask.lockout.and_then(|index| lockouts.get(index));
         let is_blocked = lockout.is_some_and(|locked| locked.was_blocked);
@@ -131,7 +131,7 @@ pub fn charge(
         votes.cast(ask.vote, ask.is_over(*meter, *outcome));
     }
     if votes.deny() {
-        let in_vain = |(ask, (_, outcome)): (&Ask, &(Meter, Outcome))| {
+        let in_vain = |(ask, (_, outcome)): (&GroupCharge, &(Meter, Outcome))| {
             if !counts_only_if_allowed(ask.mode, ask.hits) {
                 return try_charge(ask, meters);
             }
@@ -148,7 +148,7 @@ pub fn charge(
     charged
 }
 
-impl Ask {
+impl GroupCharge {
     fn is_over(&self, meter: Meter, outcome: Outcome) -> bool {
         is_over(self.mode, self.hits, meter.used(), self.capacity, outcome)
     }
@@ -187,24 +187,24 @@ mod tests {
     use super::Outcome::{Charged, Denied, Withheld};
     use super::*;
 
-    const fn ask(counter: usize, capacity: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> Ask {
-        Ask { counter, capacity, hits, mode, vote, lockout: None }
+    const fn ask(counter: usize, capacity: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> GroupCharge {
+        GroupCharge { counter, capacity, hits, mode, vote, lockout: None }
     }
 
     /// An enforced limit that counts only if the request passes.
-    const fn if_allowed(counter: usize, quota: u32, hits: u32) -> Ask {
+    const fn if_allowed(counter: usize, quota: u32, hits: u32) -> GroupCharge {
         ask(counter, quota, Hits::Add(hits), ChargeMode::IfAllowed, Vote::Enforced)
     }
 
-    const fn always(counter: usize, quota: u32, hits: u32) -> Ask {
+    const fn always(counter: usize, quota: u32, hits: u32) -> GroupCharge {
         ask(counter, quota, Hits::Add(hits), ChargeMode::Always, Vote::Enforced)
     }
 
-    const fn voting(vote: Vote, of: Ask) -> Ask {
-        Ask { vote, ..of }
+    const fn voting(vote: Vote, of: GroupCharge) -> GroupCharge {
+        GroupCharge { vote, ..of }
     }
 
-    fn check(asks: &[Ask], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
+    fn check(asks: &[GroupCharge], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
         let meter =
             |used: &u64| Meter { base: 0, level: *used, low: *used, parts: 1, max_level: u64::MAX, lost: 0 };
         let mut meters: Vec<Meter> = before.iter().map(meter).collect();
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_overdraft_passes_while_one_hit_fits_and_counts_as_a_whole() {
-        let overdraft = |hits| Ask { mode: ChargeMode::Overdraft, ..if_allowed(0, 5, hits) };
+        let overdraft = |hits| GroupCharge { mode: ChargeMode::Overdraft, ..if_allowed(0, 5, hits) };
         check(&[overdraft(9)], &[4], &[(13, Charged)], &[13]);
         check(&[overdraft(1)], &[5], &[(5, Denied)], &[5]);
         check(&[overdraft(0)], &[4], &[(4, Charged)], &[4]);

@@ -13,7 +13,7 @@ pub mod token_bucket;
 
 use std::time::Duration;
 
-pub use reading::{Asked, Reading};
+pub use reading::{ChargeContext, Reading};
 
 use super::{Algorithm, Limit, Timestamp};
 

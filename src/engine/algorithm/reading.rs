@@ -8,7 +8,7 @@ use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 
 /// What was asked, and when.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked {
+pub struct ChargeContext {
     /// The limit that is counted towards.
     pub limit: Limit,
     /// What to count.
@@ -32,8 +32,8 @@ pub struct Reading {
 
 impl Reading {
     /// What `state`, as of the time it was asked, says of a charge that came to `outcome`.
-    pub fn of(asked: Asked, state: &State, used: u64, outcome: Outcome) -> Self {
-        let Asked { limit, hits, mode, now } = asked;
+    pub fn of(context: ChargeContext, state: &State, used: u64, outcome: Outcome) -> Self {
+        let ChargeContext { limit, hits, mode, now } = context;
         let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
             (true, Hits::Add(hits)) if outcome == Outcome::Blocked && fits(hits) => Duration::ZERO,

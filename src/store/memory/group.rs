@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
-use crate::engine::algorithm::group::{self, Ask, Locked};
+use crate::engine::algorithm::group::{self, GroupCharge, Locked};
 use crate::engine::algorithm::{Meter, State};
 use crate::engine::{Limit, Timestamp, lockout};
 use crate::store::{Charge, Lockout, Reading, Readings};
@@ -33,7 +33,7 @@ struct Suspect<'a> {
 struct Group<'a> {
     members: SmallVec<[Member<'a>; 4]>,
     suspects: SmallVec<[Suspect<'a>; 1]>,
-    asks: SmallVec<[Ask; 4]>,
+    asks: SmallVec<[GroupCharge; 4]>,
 }
 
 /// Locked stripes, each with its place.
@@ -107,10 +107,10 @@ impl MemoryStore {
             let keep = |counter: &Counter| members.iter().any(|member| *member.key == *counter.key);
             self.make_room(stripes.iter_mut().map(|(_, stripe)| &mut **stripe), now, keep);
         }
-        let reading = |((charge, ask), (meter, outcome)): ((&Charge, &Ask), (Meter, _))| {
+        let reading = |((charge, ask), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
             let mut state = states[ask.counter].clone();
             state.save(meter, charge.limit, now);
-            let reading = Reading::of(charge.asked(now), &state, meter.used(), outcome);
+            let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
             let ends_us = ask.lockout.map_or(0, |index| lockouts[index].state().ends_us);
             Ok(reading.locked_until(ends_us, now))
         };
@@ -135,7 +135,7 @@ impl MemoryStore {
                 })
             });
             let (capacity, hits, mode, vote) = (limit.capacity(), *hits, *mode, *vote);
-            group.asks.push(Ask { counter, capacity, hits, mode, vote, lockout });
+            group.asks.push(GroupCharge { counter, capacity, hits, mode, vote, lockout });
         }
         group
     }

@@ -166,7 +166,7 @@ impl MemoryStore {
                 counter.state.save(meter, limit, now);
                 counter.limit = limit;
             }
-            let reading = Reading::of(charge.asked(now), &counter.state, meter.used(), outcome);
+            let reading = Reading::of(charge.context(now), &counter.state, meter.used(), outcome);
             // What counts nothing writes nothing, as in Redis: a rule that gets another rate, or a clock that is
             // set, finds the same hits.
             if let Some(state) = held.filter(|_| !has_counted) {
@@ -180,7 +180,7 @@ impl MemoryStore {
         let mut meter = state.load(limit, now);
         let outcome = engine::charge_alone(mode, hits, limit.capacity(), &mut meter);
         state.save(meter, limit, now);
-        let reading = Reading::of(charge.asked(now), &state, meter.used(), outcome);
+        let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
         // A peek, a refund to nothing or a denial makes no counter.
         if meter.used() > 0 {
             let counter = Counter { key: Box::from(&*charge.key), limit, rule: charge.rule, state };
@@ -215,7 +215,7 @@ impl Store for MemoryStore {
 fn peek(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = engine::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
-    Reading::of(charge.asked(now), &state, meter.used(), outcome)
+    Reading::of(charge.context(now), &state, meter.used(), outcome)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use tollgate::engine::algorithm::group::{Ask, charge, charge_alone};
-use tollgate::engine::algorithm::{Asked, Meter, Reading, State};
+use tollgate::engine::algorithm::{ChargeContext, Meter, Reading, State};
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
 
 const START: Timestamp = Timestamp::from_secs(1_699_963_200);
@@ -25,7 +25,7 @@ fn step(state: &mut State, limit: Limit, now: Timestamp) -> Reading {
     let mut meter = state.load(limit, now);
     let outcome = charge_alone(mode, hits, limit.capacity(), &mut meter);
     state.save(meter, limit, now);
-    Reading::of(Asked { limit, hits, mode, now }, state, meter.used(), outcome)
+    Reading::of(ChargeContext { limit, hits, mode, now }, state, meter.used(), outcome)
 }
 
 /// One step of each algorithm.

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::settings::ServerClock;
 use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
-    Asked, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
+    ChargeContext, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
@@ -113,7 +113,7 @@ impl Ask {
             State::TokenBucket(state) => state.meter(limit, now).used(),
             State::FixedWindow(_) | State::SlidingLog(_) => level,
         };
-        Reading::of(Asked { limit, hits, mode, now }, &state, used, outcome)
+        Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
     }
 }
 

@@ -16,7 +16,7 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<RawReading> {
     let meter = |key: &&Bytes| fixed_window::meter(counters.get(*key).copied().unwrap_or(0));
     let mut meters: Vec<Meter> = keys.iter().map(meter).collect();
     let place = |ask: &Ask| keys.iter().position(|key| *key == &ask.key).expect("its key");
-    let of_group = |ask: &Ask| group::Ask {
+    let of_group = |ask: &Ask| group::GroupCharge {
         counter: place(ask),
         capacity: ask.limit.capacity(),
         hits: ask.hits,
@@ -24,7 +24,7 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<RawReading> {
         vote: ask.vote,
         lockout: None,
     };
-    let group: Vec<group::Ask> = asks.iter().map(of_group).collect();
+    let group: Vec<group::GroupCharge> = asks.iter().map(of_group).collect();
     let outcomes = group::charge(&group, &mut meters, &mut []);
     for (key, meter) in keys.iter().zip(meters) {
         counters.insert((*key).clone(), meter.level);
