@@ -7,9 +7,9 @@ use super::Window;
 pub struct Limit {
     /// Hits that may pass in one window. 0 lets nothing pass.
     pub requests_per_unit: u32,
-    /// How long that is.
+    /// Length of the window.
     pub window: Window,
-    /// What happens where one window meets the next.
+    /// How hits age out.
     pub algorithm: Algorithm,
 }
 
@@ -19,7 +19,7 @@ impl Limit {
         Self { requests_per_unit, window: unit.window(), algorithm: Algorithm::FixedWindow }
     }
 
-    /// Hits that may pass at once where none did before.
+    /// Hits that may pass at once on an empty counter.
     pub const fn capacity(self) -> u32 {
         match self.algorithm {
             Algorithm::TokenBucket { burst } => burst,
@@ -29,7 +29,7 @@ impl Limit {
         }
     }
 
-    /// For how long hits may count after they were counted, at the most, in seconds.
+    /// Upper bound, in seconds, on how long a hit affects its counter; used as the TTL.
     pub fn ttl_secs(self) -> u32 {
         let window_secs = self.window.secs();
         match self.algorithm {
@@ -45,7 +45,7 @@ impl Limit {
         }
     }
 
-    /// Whether one counter serves both limits. How much each lets pass is another matter.
+    /// Whether both limits are counted by the same counter: same algorithm and window, whatever the amount.
     pub fn shares_counter_with(self, other: Self) -> bool {
         let same_kind = match (self.algorithm, other.algorithm) {
             (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
@@ -54,12 +54,12 @@ impl Limit {
         same_kind && self.window == other.window
     }
 
-    /// How long its window is, in seconds; of a calendar's, the unit's own length.
+    /// Length of the window in seconds; for a calendar window, that of its unit.
     pub fn nominal_secs(self) -> u32 {
         self.unit().map_or(self.window, Unit::window).secs()
     }
 
-    /// The unit of time that its window is, where it is one.
+    /// The unit of the window, if it is exactly one unit.
     pub fn unit(self) -> Option<Unit> {
         match self.window.calendar() {
             Some(calendar) => Some(calendar.period.unit()),
@@ -71,15 +71,15 @@ impl Limit {
 /// How hits are counted over time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Algorithm {
-    /// From zero in every window: exact within one, and twice the limit may pass around the moment where
-    /// two of them meet.
+    /// Counts from zero in every window. Exact within a window; twice the limit may pass around a boundary.
     #[default]
     FixedWindow,
-    /// Those of this window, and of the one before in proportion to what of it is less than a window ago.
+    /// Counts this window's hits, and the previous window's in proportion to its overlap with the last window
+    /// of time.
     SlidingWindow,
-    /// Those of exactly the last window, each remembered by its time.
+    /// Counts the hits of exactly the last window of time; each hit's time is kept.
     SlidingLog,
-    /// A bucket that holds `burst` hits and is refilled at the limit's rate, evenly.
+    /// A bucket of `burst` hits, refilled evenly at the limit's rate.
     TokenBucket {
         /// Hits that may pass at once.
         burst: u32,
@@ -87,8 +87,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The names in rules, and what they stand for; a bucket's size is still to come. The leaky bucket as
-    /// a meter and GCRA are the same automaton as the token bucket.
+    /// Names in rules. A bucket's size is set later. GCRA and the leaky bucket as a meter are the same automaton
+    /// as the token bucket.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("fixed_window", Self::FixedWindow),
         ("sliding_window", Self::SlidingWindow),
@@ -98,7 +98,7 @@ impl Algorithm {
         ("leaky_bucket", Self::TokenBucket { burst: 0 }),
     ];
 
-    /// What is called so in rules.
+    /// The algorithm with this name in rules.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, algorithm)| algorithm)
     }
@@ -113,7 +113,7 @@ impl Algorithm {
         }
     }
 
-    /// The name in rules.
+    /// Name in rules.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FixedWindow => "fixed_window",
@@ -124,16 +124,17 @@ impl Algorithm {
     }
 }
 
-/// Whether what is denied counts.
+/// Whether denied hits are counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChargeMode {
-    /// It does: hits are counted whatever comes of them.
+    /// Denied hits are counted too.
     #[default]
     Always,
-    /// It does not: nothing is counted unless the whole request passes, and never past the limit.
+    /// Nothing is counted unless the whole request passes, and never past the limit.
     IfAllowed,
-    /// It does not. As long as one hit fits, any number of them passes and counts: what they come to past
-    /// the limit is owed. For what is known only afterwards, such as the tokens of an answer.
+    /// Nothing is counted if the request is denied. While one hit fits, a request with any number of hits passes
+    /// and is counted in full; later requests wait until the excess has drained. For costs that are known only
+    /// afterwards, such as the tokens of a response.
     Overdraft,
 }
 
@@ -146,8 +147,7 @@ impl ChargeMode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
-    /// Of `hits`, how many must fit for them to pass. A look asks whether one more would; where denied hits
-    /// count, it is denied only when the limit is passed.
+    /// How many of `hits` must fit for the charge to pass. A peek asks whether one more hit would.
     pub const fn needs(self, hits: u32) -> u32 {
         match self {
             Self::Always | Self::IfAllowed if hits > 0 => hits,
@@ -165,17 +165,17 @@ impl ChargeMode {
     }
 }
 
-/// What becomes of a descriptor whose hits the store could not count.
+/// Result of a descriptor whose hits the store could not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FailurePolicy {
-    /// The call fails, and the caller decides.
+    /// The call fails, and the caller decides, unless another descriptor denies the request.
     #[default]
     Error,
-    /// It passes, uncounted.
+    /// The descriptor passes, uncounted.
     Allow,
-    /// It is over its limit.
+    /// The descriptor is over its limit.
     Deny,
-    /// This replica counts it in its own memory, towards its share of the limit.
+    /// This replica counts the hits in its own memory, towards its share of the limit.
     Local,
 }
 
@@ -199,20 +199,20 @@ impl FailurePolicy {
     }
 }
 
-/// What a limit that is exceeded does to its request.
+/// Effect of an exceeded limit on its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vote {
-    /// It denies it.
+    /// Denies the request.
     Enforced,
-    /// It denies it together with every other quota of the request.
+    /// Denies the request if all quotas of the request are exceeded.
     Quota,
-    /// Nothing.
+    /// None.
     Shadow,
-    /// Nothing; and it stands for a quota that is not exceeded.
+    /// None; counts as a quota that is not exceeded.
     ShadowQuota,
 }
 
-/// What the limits of one request say of it together.
+/// Combined effect of the limits of one request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Votes {
     enforced_over: bool,
@@ -221,7 +221,7 @@ pub struct Votes {
 }
 
 impl Votes {
-    /// Counts the vote of one limit, which is exceeded or not.
+    /// Adds one limit, which is exceeded or not.
     pub const fn cast(&mut self, vote: Vote, over: bool) {
         match vote {
             Vote::Enforced => self.enforced_over |= over,

@@ -1,8 +1,8 @@
-//! Lockouts: whoever is denied too often is blocked for a while, longer each time.
+//! Lockouts: a client that is denied too often is blocked, longer each time.
 //!
-//! A denied request is a *strike*. Enough of them in a stretch of time begin a *block*, the next step of a
-//! ladder; while it lasts, everything is denied and nothing is counted. Some time after a block has ended
-//! the ladder begins again at its first step. `charge.lua` says the same to Redis.
+//! A denied request is a *strike*. Enough strikes within a time begin a *block*, whose length is the next step
+//! of a ladder. During a block every request is denied and nothing is counted. Some time after a block has
+//! ended, the ladder starts over. `charge.lua` implements the same in Redis.
 
 use std::time::Duration;
 
@@ -11,50 +11,49 @@ use smallvec::SmallVec;
 use super::Timestamp;
 use super::algorithm::MAX_EXACT;
 
-/// Steps of a ladder, at the most.
+/// Upper bound on the steps of a ladder.
 pub const MAX_STEPS: usize = 16;
 /// Upper bound on the counters that one lockout names. Beyond it, the one named first gives way.
 pub const MAX_STRUCK: usize = 8;
-/// When to ask again what is blocked for good: somebody may have lifted it.
+/// Retry delay reported for a permanent block, which an operator may lift.
 pub const RETRY_PERMANENT: Duration = Duration::from_secs(86_400);
-/// The end of a block that has none.
+/// End of a permanent block.
 const NEVER: u64 = MAX_EXACT;
 
-/// When to block, and for how long.
+/// Schedule of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ladder {
-    /// So many strikes begin a block; at least 1.
+    /// Strikes that begin a block; at least 1.
     pub after: u32,
-    /// They must lie within so long, in seconds.
+    /// Time within which the strikes must fall, in seconds.
     pub within_secs: u32,
-    /// How long the blocks are, one after the other, the last one over and over: at least one, and
-    /// [`MAX_STEPS`] at the most.
+    /// Lengths of consecutive blocks; the last one repeats. From 1 to [`MAX_STEPS`] of them.
     pub steps: SmallVec<[Block; 4]>,
-    /// So long after the end of a block the first step is next again, in seconds.
+    /// Time after the end of a block, in seconds, after which the ladder starts over.
     pub forget_secs: u32,
-    /// Whether whoever keeps asking while blocked begins the block anew.
+    /// Whether a request during a block restarts the block.
     pub extend: bool,
 }
 
-/// How long a block is.
+/// Length of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Block {
-    /// So many seconds.
+    /// Seconds.
     Secs(u32),
-    /// Until somebody lifts it.
+    /// Until an operator lifts it.
     Permanent,
 }
 
-/// What is remembered of whoever strikes. Times are in microseconds since the epoch.
+/// Strikes and blocks of one client. Times are in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// When the block ends, or the last one did.
+    /// End of the current or the last block.
     pub ends_us: u64,
-    /// Blocks so far: the next step is this one.
+    /// Blocks so far, which is the index of the next step.
     pub level: u8,
     /// Strikes towards the next block.
     pub strikes: u32,
-    /// When the first of them came.
+    /// Time of the first of these strikes.
     pub since_us: u64,
 }
 
@@ -100,12 +99,12 @@ impl State {
         Some(Self { ends_us, level: level.try_into().ok()?, strikes: strikes.try_into().ok()?, since_us })
     }
 
-    /// Whether everything is denied at `now`.
+    /// Whether requests are denied at `now`.
     pub const fn is_blocked(&self, now: Timestamp) -> bool {
         now.as_micros() < self.ends_us
     }
 
-    /// Counts a denied request, which may begin a block.
+    /// Adds a strike, which may begin a block.
     pub fn strike(&mut self, ladder: &Ladder, now: Timestamp) {
         if self.strikes == 0 {
             self.since_us = now.as_micros();
@@ -119,7 +118,7 @@ impl State {
         }
     }
 
-    /// Begins the block anew, where the ladder says so.
+    /// Restarts the block if the ladder says so.
     pub fn extend_block(&mut self, ladder: &Ladder, now: Timestamp) {
         let step = usize::from(self.level).checked_sub(1);
         if let Some(block) = step.and_then(|step| ladder.steps.get(step)).filter(|_| ladder.extend) {
@@ -132,7 +131,7 @@ impl State {
         self.level == 0 && self.strikes == 0
     }
 
-    /// When there will be nothing to remember, in microseconds since the epoch; `None` for never.
+    /// Time, in microseconds since the epoch, from which the state is as good as empty; `None` for never.
     pub fn forgotten_us(&self, ladder: &Ladder) -> Option<u64> {
         let strikes = match self.strikes {
             0 => 0,
@@ -146,7 +145,7 @@ impl State {
     }
 }
 
-/// How long after `now` a block ends that ends at `ends_us`; [`RETRY_PERMANENT`] where it never does.
+/// Time from `now` to the end of a block at `ends_us`; [`RETRY_PERMANENT`] for a permanent one.
 pub fn remaining(ends_us: u64, now: Timestamp) -> Duration {
     match ends_us {
         NEVER.. => RETRY_PERMANENT,
@@ -154,7 +153,7 @@ pub fn remaining(ends_us: u64, now: Timestamp) -> Duration {
     }
 }
 
-/// Whether a block that ends at `ends_us` never does.
+/// Whether a block with this end is permanent.
 pub const fn is_permanent(ends_us: u64) -> bool {
     ends_us >= NEVER
 }

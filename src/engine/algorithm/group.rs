@@ -1,5 +1,5 @@
-//! Charges that are decided together: those of one request, some of which count only if all of it
-//! passes. `charge.lua` says the same to Redis.
+//! Charges of one request that are decided together, because some count only if the whole request passes.
+//! `charge.lua` implements the same in Redis.
 
 use smallvec::SmallVec;
 
@@ -10,21 +10,21 @@ use crate::engine::{ChargeMode, Hits, Timestamp, Vote, Votes};
 /// One charge of a group.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupCharge {
-    /// Which of the group's counters. Two charges may have one.
+    /// Index of its counter in the group. Several charges may share one.
     pub counter: usize,
-    /// Hits that fit into the counter.
+    /// Capacity of the counter, in hits.
     pub capacity: u32,
     /// What to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
-    /// What it does to its request when it is.
+    /// Effect on the request if it is denied.
     pub vote: Vote,
-    /// Which of the group's lockouts it strikes for. Several charges may have one.
+    /// Index of the lockout in the group that its denial counts as a strike for. Several charges may share one.
     pub lockout: Option<usize>,
 }
 
-/// A lockout as of the time of a group.
+/// A lockout at the time of a group.
 #[derive(Clone, Debug)]
 pub struct Locked<'a> {
     ladder: &'a Ladder,
@@ -44,18 +44,18 @@ pub struct Strike {
 }
 
 impl<'a> Locked<'a> {
-    /// Whoever is known as `state`, at `now`.
+    /// A lockout with `state`, brought up to `now`.
     pub fn new(ladder: &'a Ladder, mut state: lockout::State, now: Timestamp) -> Self {
         state.load(ladder, now);
         Self { ladder, state, now, was_blocked: state.is_blocked(now), strike: None }
     }
 
-    /// When to block.
+    /// Schedule of blocks.
     pub const fn ladder(&self) -> &'a Ladder {
         self.ladder
     }
 
-    /// What is known now.
+    /// Strikes and blocks after the group.
     pub const fn state(&self) -> lockout::State {
         self.state
     }
@@ -65,7 +65,7 @@ impl<'a> Locked<'a> {
         self.strike.as_ref()
     }
 
-    /// Takes note of what became of a request's charges: one strike, however many of them were denied.
+    /// Adds one strike if any charge of the request was denied.
     fn tell(&mut self, index: usize, asks: &[GroupCharge], charged: &mut [(Meter, Outcome)]) {
         let is_hit = |ask: &GroupCharge| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
         let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
@@ -90,25 +90,25 @@ impl<'a> Locked<'a> {
     }
 }
 
-/// What became of a charge.
+/// Outcome of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was carried out.
+    /// Counted.
     Charged,
-    /// It was not: it does not fit.
+    /// Not counted, because it does not fit.
     Denied,
-    /// It was not: it fits, but another one denies the request.
+    /// Not counted: it fits, but another charge denies the request.
     Withheld,
-    /// It was not, nor was it tried: it is known not to fit.
+    /// Not sent to the store, because it is known not to fit.
     Known,
-    /// It was not: what counts has failed, and its rule says to deny then.
+    /// Not counted: the store failed, and the rule denies in that case.
     Refused,
-    /// It was not, or this one time it was in vain: whoever asks is locked out.
+    /// Not counted, or the charge that began the block: its client is locked out.
     Blocked,
 }
 
-/// Carries out `asks` in their order on `meters` and `lockouts`; the meter after each, and what became of
-/// it. An ask whose counter is not there is left out.
+/// Carries out `asks` in order on `meters` and `lockouts`. Returns the meter after each charge and its outcome. A
+/// charge whose counter is not among the meters is skipped.
 pub fn charge(
     asks: &[GroupCharge],
     meters: &mut [Meter],
@@ -154,7 +154,7 @@ impl GroupCharge {
     }
 }
 
-/// Carries out one charge whose request is denied by itself or not at all.
+/// Carries out a charge that is alone in its request.
 pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> Outcome {
     match hits {
         Hits::Refund(hits) => meter.refund(hits),
@@ -166,7 +166,7 @@ pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Met
     Outcome::Charged
 }
 
-/// Whether a charge that came to `outcome`, with `used` afterwards, is past its limit.
+/// Whether a charge with this `outcome`, and `used` hits afterwards, exceeds its limit.
 pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: Outcome) -> bool {
     match outcome {
         Outcome::Charged => {
@@ -177,7 +177,7 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
     }
 }
 
-/// Whether a charge is not carried out where it is denied.
+/// Whether a charge is counted only if its request passes.
 pub const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
     matches!((mode, hits), (ChargeMode::IfAllowed | ChargeMode::Overdraft, Hits::Add(_)))
 }

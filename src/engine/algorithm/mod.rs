@@ -1,8 +1,7 @@
-//! How hits are counted over time, in whole numbers, so that every store comes to the same.
+//! The rate-limit algorithms, in integer arithmetic, so that every store gets the same result.
 //!
-//! Each algorithm keeps a [`State`]. Brought up to a time and held against its limit it is a [`Meter`]: a
-//! level that hits raise. Whether hits fit, and what becomes of several limits at once, is asked of
-//! meters, whatever algorithm is behind them ([`group`]).
+//! Each algorithm has a [`State`]. Loaded for a limit at a time, it yields a [`Meter`]: a level that hits raise.
+//! Decisions, also those over several limits ([`group`]), use meters and do not depend on the algorithm.
 
 pub mod fixed_window;
 pub mod group;
@@ -17,7 +16,7 @@ pub use reading::{ChargeContext, Reading};
 
 use super::{Algorithm, Limit, Timestamp};
 
-/// The largest number that Redis' Lua counts to without leaving any out: 2^53.
+/// Largest integer up to which every integer is exact in Redis' Lua: 2^53.
 pub const MAX_EXACT: u64 = 1 << 53;
 
 /// Charges may come out of the order of their times by this much, in microseconds: requests are timed before
@@ -38,31 +37,30 @@ pub enum State {
     TokenBucket(token_bucket::State),
 }
 
-/// How full a limit is at one moment.
+/// Fill level of a limit at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {
-    /// What counts, and no hit of now adds to or takes away from; in parts of a hit.
+    /// Level that hits of this moment do not change, in parts of a hit.
     pub base: u64,
-    /// What hits raise and refunds lower, in parts of a hit.
+    /// Level that hits raise and refunds lower, in parts of a hit.
     pub level: u64,
-    /// So many parts make a hit; at least 1.
+    /// Parts of a hit; at least 1.
     pub parts: u64,
-    /// The lowest that the level was since it was read.
+    /// Lowest level since it was loaded.
     pub low: u64,
-    /// The level rises no further.
+    /// Upper bound on the level.
     pub max_level: u64,
-    /// What a refund as of its time comes too late for, in parts: others have counted since, and what is
-    /// given back has drained or aged by then.
+    /// Parts of a refund that come too late: the hits have drained or aged since, as others' charges show.
     pub lost: u64,
 }
 
 impl Meter {
-    /// Hits counted, begun ones as whole ones.
+    /// Hits counted, rounded up.
     pub const fn used(self) -> u64 {
         self.base.saturating_add(self.level).div_ceil(self.parts)
     }
 
-    /// Whether `hits` more would fit where so many do in all.
+    /// Whether `hits` more would fit into `capacity`.
     pub const fn fits(self, hits: u32, capacity: u32) -> bool {
         self.used().saturating_add(hits as u64) <= capacity as u64
     }
@@ -73,7 +71,7 @@ impl Meter {
         self.level = self.level.saturating_add(parts).min(self.max_level.max(self.level));
     }
 
-    /// Lowers the level, to nothing at the least.
+    /// Lowers the level, to zero at least.
     pub const fn refund(&mut self, hits: u32) {
         let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.lost);
         self.level = self.level.saturating_sub(parts);
@@ -89,8 +87,8 @@ const fn max_level(limit: Limit, parts: u64) -> u64 {
     (2 * limit.capacity() as u64 + 1).saturating_mul(parts)
 }
 
-/// How long a tick is, in microseconds: the unit of time that an algorithm which weighs hits by time
-/// reckons in. The shortest in which all its numbers stay exact; `None` where no unit does.
+/// Length of a tick, the unit of time in which an algorithm weighs hits, in microseconds: the shortest of three
+/// in which all its numbers stay below [`MAX_EXACT`]; `None` if none does.
 pub fn tick_us(limit: Limit) -> Option<u64> {
     if limit.algorithm == Algorithm::SlidingLog {
         // It remembers times, and weighs nothing.
@@ -106,7 +104,7 @@ pub fn tick_us(limit: Limit) -> Option<u64> {
 /// Time in the ticks of one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticks {
-    /// The length of one.
+    /// Length of a tick, in microseconds.
     pub tick_us: u64,
     /// The window, in ticks; at least 1.
     pub window: u64,
@@ -115,7 +113,7 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// `now` as `limit` counts it.
+    /// `now` in the ticks of `limit`.
     pub fn of(limit: Limit, now: Timestamp) -> Self {
         // Rules without such a unit are refused; a caller's own limits are fixed windows.
         let tick_us = tick_us(limit).unwrap_or(1_000_000);
@@ -128,7 +126,7 @@ impl Ticks {
         MAX_SKEW_US / self.tick_us
     }
 
-    /// How long it is from `now` until the beginning of the tick that lies so many ticks ahead.
+    /// Time from `now` to the beginning of the tick that is `ticks` ahead.
     pub const fn until(self, ticks: u64, now: Timestamp) -> Duration {
         let then_us = self.now.saturating_add(ticks).saturating_mul(self.tick_us);
         Duration::from_micros(then_us.saturating_sub(now.as_micros()))
@@ -136,7 +134,7 @@ impl Ticks {
 }
 
 impl State {
-    /// What is remembered before the first hit.
+    /// State before the first hit.
     pub fn empty(algorithm: Algorithm) -> Self {
         match algorithm {
             Algorithm::FixedWindow => Self::FixedWindow(fixed_window::State::default()),
@@ -179,7 +177,7 @@ impl State {
         }
     }
 
-    /// Takes over what became of the meter it was loaded as.
+    /// Stores a meter that was loaded from this state and changed.
     pub fn save(&mut self, meter: Meter, limit: Limit, now: Timestamp) {
         match self {
             Self::FixedWindow(state) => state.used = meter.level,
@@ -200,8 +198,7 @@ impl State {
         }
     }
 
-    /// How long after `now` the key is reset: its window ends, or nothing that was counted counts any
-    /// more.
+    /// Time from `now` to the reset of the counter: the end of its window, or when no hit counts any more.
     pub fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
         match self {
             Self::FixedWindow(_) | Self::SlidingWindow(_) => limit.window.remaining(now),
@@ -210,7 +207,7 @@ impl State {
         }
     }
 
-    /// When the state says nothing any more, in seconds since the epoch, rounded up.
+    /// Time from which the state is as good as empty, in seconds since the epoch, rounded up.
     pub fn end_secs(&self, limit: Limit) -> u64 {
         match self {
             Self::FixedWindow(state) => limit.window.end_secs(state.window_start_secs),

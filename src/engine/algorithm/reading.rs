@@ -1,4 +1,4 @@
-//! What there is to tell of one charge.
+//! Readings: the result of one charge.
 
 use std::time::Duration;
 
@@ -6,32 +6,32 @@ use super::State;
 use super::group::{Outcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 
-/// What was asked, and when.
+/// A charge and its time.
 #[derive(Clone, Copy, Debug)]
 pub struct ChargeContext {
     /// The limit that is counted towards.
     pub limit: Limit,
     /// What to count.
     pub hits: Hits,
-    /// Whether it counts when it is denied.
+    /// Whether denied hits are counted.
     pub mode: ChargeMode,
-    /// When.
+    /// Time of the charge.
     pub now: Timestamp,
 }
 
-/// What a store saw when it carried out a charge.
+/// Result of a charge in a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// What became of the charge.
+    /// Outcome of the charge.
     pub outcome: Outcome,
-    /// Hits that count now, those of this charge included if they were counted.
+    /// Hits that count now, including those of this charge if they were counted.
     pub used: u64,
-    /// How long until the charge would pass, if it does not; else until its key is reset.
+    /// Time until the charge would pass, if it does not; else until its counter is reset.
     pub reset: Duration,
 }
 
 impl Reading {
-    /// What `state`, as of the time it was asked, says of a charge that came to `outcome`.
+    /// The reading of a charge with this `outcome`, after which its counter has `state`.
     pub fn of(context: ChargeContext, state: &State, used: u64, outcome: Outcome) -> Self {
         let ChargeContext { limit, hits, mode, now } = context;
         let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
