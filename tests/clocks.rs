@@ -191,6 +191,25 @@ async fn many_hits_at_once_take_redis_no_time_and_little_room() {
     assert_eq!(server.command(["SLOWLOG", "LEN"]), "0", "{}", server.command(["SLOWLOG", "GET"]));
 }
 
+/// Schedules that differ in everything a rule may change.
+fn some_ladders() -> [Arc<Ladder>; 4] {
+    [
+        (2, vec![Block::Secs(30), Block::Secs(60)], false),
+        (1, vec![Block::Secs(10)], true),
+        (1, vec![Block::Secs(3_600), Block::Permanent], false),
+        (3, vec![Block::Secs(5)], false),
+    ]
+    .map(|(after, steps, extend)| {
+        Arc::new(Ladder {
+            after,
+            within_secs: 100,
+            steps: steps.into_iter().collect(),
+            forget_secs: 120,
+            extend,
+        })
+    })
+}
+
 #[test]
 fn memory_and_redis_read_the_same_whatever_clocks_and_rules_do() {
     let step = prop_oneof![
@@ -205,21 +224,7 @@ fn memory_and_redis_read_the_same_whatever_clocks_and_rules_do() {
         2 => Just(Hits::Add(0)),
         3 => (0..12_u32).prop_map(Hits::Refund),
     ];
-    let ladders: [Arc<Ladder>; 4] = [
-        (2, vec![Block::Secs(30), Block::Secs(60)], false),
-        (1, vec![Block::Secs(10)], true),
-        (1, vec![Block::Secs(3_600), Block::Permanent], false),
-        (3, vec![Block::Secs(5)], false),
-    ]
-    .map(|(after, steps, extend)| {
-        Arc::new(Ladder {
-            after,
-            within_secs: 100,
-            steps: steps.into_iter().collect(),
-            forget_secs: 120,
-            extend,
-        })
-    });
+    let ladders = some_ladders();
     let of = (
         0..2_u8,
         sample::select(&ALGORITHMS[..]),

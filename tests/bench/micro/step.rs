@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::Criterion;
-use tollgate::engine::algorithm::group::{Ask, charge, charge_alone};
+use tollgate::engine::algorithm::group::{GroupCharge, charge, charge_alone};
 use tollgate::engine::algorithm::{ChargeContext, Meter, Reading, State};
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
 
@@ -51,7 +51,7 @@ pub(crate) fn alone(criterion: &mut Criterion) {
 /// Three counters of one request.
 pub(crate) fn together(criterion: &mut Criterion) {
     let limit = limit(Algorithm::FixedWindow);
-    let ask = |counter| Ask {
+    let ask = |counter| GroupCharge {
         counter,
         capacity: limit.capacity(),
         hits: Hits::Add(1),
