@@ -16,7 +16,7 @@
 //!  pure           pure                    I/O, or a lock                  pure                  pure
 //! ```
 //!
-//! [`limiter::Limiter::decide`] shows the three steps in the middle; `server::wire` has the two at the ends. gRPC
+//! [`limiter::Snapshot::decide`] shows the three steps in the middle; `server::wire` has the two at the ends. gRPC
 //! and HTTP use the same steps. A request reads the clock once and sees one snapshot of the rules. A charge that
 //! the store failed gets the reading that its rule asks for ([`store::fallback`]). If there are candidate rules,
 //! they are evaluated beside those in force on counters of their own, and both decisions are compared

@@ -109,7 +109,7 @@ async fn has(service: &Tollgate, line: &str) -> bool {
 fn differences(service: &Tollgate) -> Vec<Value> {
     let output = service.process.output();
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    lines.filter(|line| line["message"] == "the candidate rules would decide otherwise").collect()
+    lines.filter(|line| line["message"] == "candidate decides differently").collect()
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ mod denials;
 mod docs;
 mod docs_recipes;
 mod envoy;
+mod fuzzing;
 mod hostile;
 mod hostile_http;
 mod limits;

@@ -24,14 +24,14 @@ pub struct Request<'a> {
     pub descriptors: SmallVec<[Descriptor<'a>; 4]>,
 }
 
-/// One side of the request that is limited by itself.
+/// Entries of the request that are limited together.
 #[derive(Clone, Debug)]
 pub struct Descriptor<'a> {
     /// At most [`MAX_ENTRIES`].
     pub entries: SmallVec<[Entry<'a>; 4]>,
-    /// What to count.
+    /// Hits to count.
     pub hits: Hits,
-    /// A limit that the caller brings in place of the rules'.
+    /// Limit in the request, which overrides the rules.
     pub limit_override: Option<Limit>,
 }
 
@@ -44,7 +44,7 @@ pub struct Entry<'a> {
     pub value: &'a [u8],
 }
 
-/// What a descriptor does to its counter.
+/// Effect of a descriptor on its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hits {
     /// Counts so many hits, at most [`MAX_HITS`]. With 0 it is a peek: nothing is written.

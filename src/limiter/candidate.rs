@@ -1,5 +1,5 @@
-//! Rules that are tried out: evaluated beside those in force on counters of their own, compared, and never
-//! enforced. Whatever becomes of them, the answer is that of the rules in force.
+//! Candidate rules: evaluated beside those in force on counters of their own, compared, and never enforced. The
+//! answer is always that of the rules in force.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,55 +18,54 @@ use crate::engine::{Decision, KeyWriter, Request, Rules, Timestamp};
 use crate::store::{Charge, Reading, Store};
 use crate::telemetry::metrics::CandidateMetrics;
 
-/// What a difference counts under that comes of a limit which the caller brought. No rule is called so:
-/// their names have a dot.
-const BROUGHT: &str = "override";
+/// Rule name in the metrics for limits in requests. No rule has it: their names contain a dot.
+const OVERRIDE: &str = "override";
 
-/// How long an answer that is ready waits for what is only compared with it. Where both are asked in one
-/// batch they end together, and nobody waits; else it is time for a round trip on a network nearby.
+/// Upper bound on the delay of an answer by the candidate. Charges in one batch end together, without a delay;
+/// otherwise it is the time of a round trip on a network nearby.
 const GRACE: Duration = Duration::from_millis(1);
 
-/// Rules that are tried out.
+/// Candidate rules.
 pub struct Candidate {
     /// The rules; none before the first good ones are loaded.
     pub rules: Arc<ArcSwapOption<Rules>>,
-    /// Where they count.
+    /// Store of their counters.
     pub store: Arc<dyn Store>,
-    /// How their counters are named: as nothing else is.
+    /// Names of their counters, which nothing else shares.
     pub keys: KeyWriter,
-    /// Where it is counted what they would do otherwise.
+    /// Metrics of the differences.
     pub metrics: Arc<CandidateMetrics>,
-    /// How much of that is logged.
+    /// Sampler of the log of differences.
     pub sampler: Arc<Sampler>,
 }
 
-/// One of the two that are compared.
+/// Rules and their decision, as one side of a comparison.
 #[derive(Clone, Copy)]
-pub(super) struct Side<'d, 'r> {
+pub(super) struct Evaluation<'d, 'r> {
     /// The rules, where there are any.
     pub(super) rules: Option<&'d Rules>,
-    /// What they and the store decided; `None` where one of them did not.
+    /// Decision of the rules; `None` without rules, or where the store failed.
     pub(super) decision: Option<&'d Decision<'r>>,
 }
 
 impl Candidate {
-    /// Asks the store for a reading of each charge. `None` where it has not all of them: what rules say of
-    /// a store that fails is not what they say of a request.
+    /// Charges the store. `None` unless every charge has a reading: decisions without a store are not those of
+    /// the rules.
     pub(super) async fn charge(&self, charges: &[Charge], now: Timestamp) -> Option<SmallVec<[Reading; 2]>> {
         if charges.is_empty() {
             return Some(SmallVec::new());
         }
         let readings = self.store.charge(charges, now).await;
         let readings: Result<_, _> = readings.into_iter().collect();
-        readings.inspect_err(|error| tracing::debug!(%error, "the candidate was not counted")).ok()
+        readings.inspect_err(|error| tracing::debug!(%error, "candidate not charged")).ok()
     }
 
-    /// Takes note of how the two differ on `request`.
+    /// Records and logs the difference between two evaluations of `request`.
     pub(super) fn compare(
         &self,
         request: &Request<'_>,
-        live: Side<'_, '_>,
-        other: Side<'_, '_>,
+        live: Evaluation<'_, '_>,
+        other: Evaluation<'_, '_>,
         now: Timestamp,
     ) {
         let Some((decision, trial)) = live.decision.zip(other.decision) else {
@@ -75,9 +74,9 @@ impl Candidate {
         let comparison = compare(decision, trial);
         self.metrics.record(comparison.outcome);
         let Some(denial) = comparison.denial else { return };
-        // It is known to the rules that deny.
+        // A known domain, since its rules deny.
         let domain = String::from_utf8_lossy(request.domain);
-        let rule = denial.rule.map_or(BROUGHT, |rule| &*rule.path);
+        let rule = denial.rule.map_or(OVERRIDE, |rule| &*rule.path);
         self.metrics.record_difference(comparison.outcome, &domain, rule);
         if tracing::event_enabled!(Level::INFO)
             && let Some(unlogged) = self.sampler.admit(now)
@@ -87,8 +86,8 @@ impl Candidate {
     }
 }
 
-/// What `live` comes to, and what `trial` has come to by then or within [`GRACE`], which ends at `deadline`
-/// at the latest. A trial that takes longer is dropped, which a store that is asked bears at any time.
+/// Result of `live`, and that of `trial` if it is there at the same time or within [`GRACE`], and before `deadline`.
+/// A trial that takes longer is dropped, which stores tolerate at any time.
 pub(super) async fn with_trial<L, T>(
     live: impl Future<Output = L>,
     trial: impl Future<Output = Option<T>>,
@@ -105,7 +104,7 @@ pub(super) async fn with_trial<L, T>(
     (live, time::timeout_at(until, trial).await.ok().flatten())
 }
 
-/// A line that tells of one difference, and of how many were not told since the line before.
+/// Logs one difference, and the number of those without a line since the last one.
 fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Comparison<'_>, unlogged: u64) {
     let domains = rules.into_iter().flatten().filter_map(|rules| rules.domain(request.domain));
     let domains: SmallVec<[_; 2]> = domains.collect();
@@ -122,13 +121,13 @@ fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Compariso
         live,
         candidate,
         outcome = outcome.name(),
-        rule = denial.map(|status| status.rule.map_or(BROUGHT, |rule| &*rule.path)),
+        rule = denial.map(|status| status.rule.map_or(OVERRIDE, |rule| &*rule.path)),
         layer = denial.and_then(|status| status.rule?.layer.as_deref()).map(|layer| layer.name()),
         limit = limit.map(|limit| limit.requests_per_unit),
         window_secs = limit.map(|limit| limit.nominal_secs()),
         locked_out = denial.map(|status| status.locked_out),
         remaining = passing.map(|status| status.remaining),
         unlogged,
-        "the candidate rules would decide otherwise"
+        "candidate decides differently"
     );
 }

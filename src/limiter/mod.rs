@@ -1,4 +1,4 @@
-//! Where the pure core meets the world: the rules in force, the store, the clock and the metrics.
+//! Decisions with I/O: the pure core, the rules in force, the store, the clock and the metrics.
 
 mod candidate;
 mod denials;
@@ -24,25 +24,25 @@ use crate::telemetry::metrics::{Metrics, StoreFailure};
 pub use candidate::Candidate;
 pub use sampler::Sampler;
 
-use candidate::{Side, with_trial};
+use candidate::{Evaluation, with_trial};
 
 /// Decides requests.
 pub struct Limiter {
     /// The rules in force; none before the first ones are loaded.
     pub rules: Arc<ArcSwapOption<Rules>>,
-    /// Where counters live.
+    /// Store of the counters.
     pub store: Arc<dyn Store>,
-    /// What to do while they cannot be reached.
+    /// Decisions on charges that the store failed.
     pub fallback: Arc<Fallback>,
-    /// How long the store may take at the most; then it fails by itself. Zero where it never waits.
+    /// Upper bound on the store's own timeout. Zero for a store that never waits.
     pub patience: Duration,
-    /// What tells the time.
+    /// Clock of decisions.
     pub clock: Arc<dyn Clock>,
-    /// Where what happened is counted.
+    /// Metrics of calls, decisions and the store.
     pub metrics: Arc<Metrics>,
-    /// How counters are named.
+    /// Names of counters.
     pub keys: KeyWriter,
-    /// What the operator set for every rule at once.
+    /// Modes that hold for every rule.
     pub modes: Modes,
     /// Rules to compare those in force with, where there are any.
     pub candidate: Option<Candidate>,
@@ -131,14 +131,14 @@ impl Limiter {
         let decision = self.judge(live, &charges, readings, now);
         candidate.compare(
             request,
-            Side { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
-            Side { rules: others, decision: trial.as_ref() },
+            Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
+            Evaluation { rules: others, decision: trial.as_ref() },
             now,
         );
         decision
     }
 
-    /// What the store's readings mean, or where it failed what the rules say.
+    /// Decision from the store's readings, and from `on_backend_failure` where the store failed.
     fn judge<'r>(
         &self,
         plan: Plan<'r>,
@@ -172,7 +172,7 @@ impl Limiter {
     }
 }
 
-/// What `plan` asks of the store.
+/// Charges of `plan`.
 fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
     plan.limited().flat_map(|limited| charges_of(limited, modes)).collect()
 }

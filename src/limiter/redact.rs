@@ -8,7 +8,7 @@ use crate::engine::{Descriptor, Request};
 const TEXT_BYTES_MAX: usize = 128;
 /// Bytes after which no more entries follow.
 const LINE_BYTES_MAX: usize = 1024;
-/// What stands for the rest.
+/// Mark of a line that was cut.
 const REST: char = '…';
 
 /// `user=alice; path=/login,remote_address=10.0.0.1`. Control characters are escaped, invalid UTF-8 is replaced,

@@ -1,20 +1,19 @@
-//! One line of a log a second, whatever happens.
+//! At most one log line a second.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::Timestamp;
 
-/// What lies so far behind the last line at the most is of a request that took its time, or of another
-/// core; what lies further behind comes after the clock was set back.
+/// Upper bound on how late an event may be. Later ones mean that the clock was set back.
 const LATE_SECS: u64 = 60;
 
-/// Says what is logged: the first of each second. Shared by cores without a lock. Two cores that are first
-/// at once settle it between them; everything else is a load and, where nothing is logged, an addition.
+/// Admits the first event of each second. Shared by cores without a lock: a load and, where nothing is logged,
+/// an addition.
 #[derive(Debug)]
 pub struct Sampler {
     /// The second of the last line, since the epoch; [`u64::MAX`] before the first.
     last_secs: AtomicU64,
-    /// What happened since without a line.
+    /// Events since then without a line.
     unlogged: AtomicU64,
 }
 
@@ -30,8 +29,8 @@ impl Sampler {
         Self { last_secs: AtomicU64::new(u64::MAX), unlogged: AtomicU64::new(0) }
     }
 
-    /// Whether what happened at `now` is logged: how much was not since the last time, or `None` where
-    /// this is not either. Others may be counted on one side or the other of a line, and none is lost.
+    /// Admits an event at `now`, and returns the number of those that were not logged since the last line;
+    /// `None` where this one is not logged either. No event is lost from the count.
     pub(super) fn admit(&self, now: Timestamp) -> Option<u64> {
         let last = self.last_secs.load(Ordering::Relaxed);
         let is_first = last.checked_sub(now.as_secs()).is_none_or(|behind| behind > LATE_SECS);

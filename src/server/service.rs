@@ -73,7 +73,7 @@ impl RateLimitService {
         Self { admission: self.admission.on_core(core, bodies), ..self }
     }
 
-    /// What answers hold besides the decision.
+    /// Optional parts of answers.
     pub const fn settings(&self) -> &AnswerSettings {
         &self.settings
     }

@@ -15,8 +15,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("engine/rules/siblings.rs", "engine/rules/tree.rs"),
     ("server/connection.rs", "server/grpc.rs"),
     ("server/cores.rs", "server/heartbeat.rs"),
-    ("server/wire/denial.rs", "server/wire/headers.rs"),
-    ("server/wire/encode.rs", "server/wire/metadata.rs"),
 ];
 
 /// A path in code, as segments from the crate's root.

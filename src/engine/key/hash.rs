@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::engine::Entry;
 use crate::engine::rules::Match;
 
-/// What a descriptor counts under, as a number: the same on every replica and after every restart.
+/// Hash of what a descriptor counts under: the same on every replica and after every restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorHash(u64);
 
@@ -31,7 +31,7 @@ impl DescriptorHash {
         Self(hash.digest())
     }
 
-    /// That of a text that says it all.
+    /// Hash of a text that identifies the descriptor.
     pub(super) fn of_text(text: &[u8]) -> Self {
         Self(xxh3_64(text))
     }

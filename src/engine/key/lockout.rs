@@ -8,30 +8,30 @@ use super::{DescriptorHash, KeyDomain, KeyWriter, text};
 use crate::engine::Entry;
 use crate::engine::rules::{Match, Penalty};
 
-/// What the key of every lockout holds, behind the prefix and a hash tag.
+/// Mark of lockout keys, after the prefix and a hash tag.
 pub const LOCKOUT_MARK: &[u8] = b"tgp1/";
 
-/// The same, of those that block nobody.
+/// The same for lockouts that are not enforced.
 const SHADOW_MARK: &[u8] = b"tgps1/";
 
-/// Who is locked out of what.
+/// Name of a lockout.
 #[derive(Clone, Debug)]
 pub struct LockoutName(BytesMut);
 
-/// A lockout's name, taken apart.
+/// Parts of a lockout's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LockedOut {
     /// The domain.
     pub domain: Vec<u8>,
     /// The name of the penalty; the path of its rule where it has none.
     pub name: Vec<u8>,
-    /// The keys and values that say who it is.
+    /// Keys and values that identify the client.
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl LockoutName {
-    /// The lockout of whoever sent `entries`, which took the path `matched`. One that is not `enforced` is
-    /// another: it blocks nobody, whatever rules it is shared by.
+    /// Lockout of the client that sent `entries`, which took the path `matched`. One that is not `enforced` has
+    /// another name: it blocks no client, whatever rules share it.
     pub fn of(
         domain: &str,
         entries: &[Entry<'_>],
@@ -73,12 +73,12 @@ impl KeyWriter {
         key.freeze()
     }
 
-    /// What all keys begin with.
+    /// Prefix of all keys.
     pub fn prefix(&self) -> &[u8] {
         self.prefix.as_bytes()
     }
 
-    /// Who `key` is about, if it is a lockout's.
+    /// Parts of `key`, if it is that of a lockout.
     pub fn read_lockout_key(&self, key: &[u8]) -> Option<LockedOut> {
         let key = key.strip_prefix(self.prefix.as_bytes())?;
         let key = match key {

@@ -16,10 +16,10 @@ pub use text::MAX_LITERAL_BYTES;
 use super::rules::{Match, SharedPattern};
 use super::{Algorithm, Calendar, Entry, Limit, Period};
 
-/// How keys are spelt.
+/// Format of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyFormat {
-    /// Ours: no two descriptors and windows share a key, whatever bytes they hold.
+    /// tollgate's own: no two descriptors and windows share a key, whatever bytes they hold.
     #[default]
     Native,
     /// Byte for byte those of envoyproxy/ratelimit, so that both can count in one Redis while one
@@ -35,13 +35,13 @@ pub enum KeyFormat {
 pub struct KeyDomain<'a> {
     /// Its name; not empty where there is a hash tag.
     pub name: &'a [u8],
-    /// What decides in which slot of a Redis Cluster a counter lies, where that is not its whole key.
+    /// Part of the key that decides the slot in a Redis Cluster; `None` for the whole key.
     pub hash_tag: Option<HashTag>,
-    /// Whether the limit is the only one of its rule. Compatible keys do not tell several apart.
+    /// The limit is the only one of its rule. Keys of envoyproxy/ratelimit are the same for all limits of one.
     pub only_limit: bool,
 }
 
-/// A part of a key that Redis Cluster chooses the slot by.
+/// Part of a key that decides the slot in a Redis Cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashTag {
     /// All counters of the domain lie in one slot.
@@ -70,7 +70,7 @@ impl KeyWriter {
         Self { for_cluster: true, ..self }
     }
 
-    /// Whether keys are for a Redis Cluster.
+    /// True for keys in a Redis Cluster.
     pub const fn is_for_cluster(&self) -> bool {
         self.for_cluster
     }
@@ -103,13 +103,13 @@ impl KeyWriter {
             && values.clone().all(|(name, value)| self.is_literal(domain, &[name, value.text()]));
         match is_compatible {
             true => write_envoyproxy(&mut key, domain.name, values),
-            // What only we count has our names.
+            // The reference has no such counters.
             false => write_native(&mut key, domain.name, values, limit),
         }
         key.freeze()
     }
 
-    /// Whether `texts` may stand in a key of `domain` as they are.
+    /// True if `texts` may stand in a key of `domain` as they are.
     fn is_literal(&self, domain: KeyDomain<'_>, texts: &[&[u8]]) -> bool {
         let chooses_slot = self.for_cluster && domain.hash_tag.is_none();
         texts.iter().all(|text| text.len() <= MAX_LITERAL_BYTES && !(chooses_slot && text::has_brace(text)))

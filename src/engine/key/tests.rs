@@ -116,7 +116,7 @@ proptest! {
     }
 }
 
-/// What Redis Cluster chooses the slot of `key` by.
+/// Part of `key` that decides its slot in a Redis Cluster.
 fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let begin = key.iter().position(|byte| *byte == b'{')? + 1;
     let length = key[begin..].iter().position(|byte| *byte == b'}')?;

@@ -66,7 +66,7 @@ pub(super) fn read(texts: &mut &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether `text` could choose the slot of a key that holds it as it is.
+/// True if `text`, as it is, could decide the slot of a key.
 pub(super) fn has_brace(text: &[u8]) -> bool {
     memchr2(b'{', b'}', text).is_some()
 }

@@ -1,4 +1,4 @@
-//! What both endpoints for requests share.
+//! Steps that both endpoints for requests share.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub(super) const fn status_of(error: &CallError) -> StatusCode {
     }
 }
 
-/// Whether the caller prefers JSON where text is the default.
+/// True where the client accepts JSON in place of text.
 pub(in crate::server) fn wants_json(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("application/json"))

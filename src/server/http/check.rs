@@ -1,4 +1,4 @@
-//! `POST /v1/check`: whether a request may pass, for applications that ask by themselves.
+//! `POST /v1/check`: decisions for applications that call without a proxy.
 
 use std::sync::Arc;
 
@@ -14,8 +14,7 @@ use super::super::wire::{CheckAnswer, decode_check, encode_check};
 use super::call::{decide, json_response, status_of};
 use super::origin::is_cross_site;
 
-/// 200 where the request may pass and 429 where it may not. Whatever else there is to say is JSON too: a
-/// stable code and a sentence.
+/// 200 where the request may pass, else 429. Errors are JSON too: a stable code and a sentence.
 pub(super) async fn check(
     State(service): State<Arc<RateLimitService>>,
     method: Method,
@@ -28,7 +27,11 @@ pub(super) async fn check(
         return ([(header::ALLOW, "POST")], refusal).into_response();
     }
     if is_cross_site(&headers, &uri) {
-        return refusal(StatusCode::FORBIDDEN, "cross_site_request", "pages of other sites may not ask");
+        return refusal(
+            StatusCode::FORBIDDEN,
+            "cross_site_request",
+            "requests from pages of other sites are rejected",
+        );
     }
     let answer = decide(&service, &headers, body, decode_check, |_, decision| {
         encode_check(decision, service.settings())
@@ -59,7 +62,7 @@ fn refuse(error: &CallError) -> Response {
     refusal(status_of(error), code, &error.to_string())
 }
 
-/// An answer without a decision.
+/// Answer without a decision.
 fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     json_response(status, json!({ "error": code, "message": message }).to_string())
 }

@@ -1,12 +1,12 @@
-//! Requests that a page of another site makes a browser send. They need no preflight, so the page could count,
-//! lock out and refund in the name of whoever opened it.
+//! Requests that a browser sends for a page of another site. They need no preflight, so any page could count
+//! hits, lock out accounts and refund.
 
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether a browser says that another site has it send the request. Clients that are no browsers send neither
-/// of both headers.
+/// True where a browser marks the request as sent for a page of another site. Other clients send neither of the
+/// two headers.
 pub(super) fn is_cross_site(headers: &HeaderMap, uri: &Uri) -> bool {
     if headers.get_all(SEC_FETCH_SITE).iter().any(|site| site == "cross-site") {
         return true;

@@ -35,7 +35,7 @@ pub struct ReceivedRequest<'a> {
     request: Request<'a>,
     /// `hits_addend` of the request, which is for descriptors that have none of their own.
     pub(super) hits_addend: u32,
-    /// Whether each descriptor has a `hits_addend` of its own.
+    /// For each descriptor, true if it has a `hits_addend` of its own.
     pub(super) own_hits: SmallVec<[bool; 4]>,
 }
 
@@ -79,7 +79,7 @@ impl<'a> ReceivedRequest<'a> {
     /// 0 is 1.
     ///
     /// # Errors
-    /// The limit that it brings is none.
+    /// Its limit is invalid.
     pub(super) fn push(
         &mut self,
         entries: SmallVec<[Entry<'a>; 4]>,
@@ -217,7 +217,7 @@ fn decode_override(index: usize, limit: Override) -> Result<Limit, InvalidReques
     }
 }
 
-/// What a field of 32 bits holds: more than that is cut off
+/// Value of a field of 32 bits: higher bits are cut off
 /// (<https://protobuf.dev/programming-guides/proto3/#updating>).
 #[expect(clippy::cast_possible_truncation, reason = "that is the rule")]
 const fn uint32(varint: u64) -> u32 {

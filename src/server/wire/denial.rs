@@ -1,12 +1,12 @@
-//! What is told of a denial, whichever form it takes: which rule denied, what kind of limit that is, how
-//! long to wait, and the body that the rule asks for.
+//! Facts about a denial, shared by all answers: the rule, the kind of its limit, the wait, and the body that
+//! the rule sets.
 
 use std::borrow::Cow;
 
 use http::HeaderValue;
 use serde_json::json;
 
-use super::headers::policy_names;
+use super::names::{layer, policy_names, rule};
 use super::whole_secs;
 use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
 use crate::engine::{Code, Decision, Status};
@@ -15,36 +15,36 @@ use crate::engine::{Code, Decision, Status};
 /// (draft-ietf-httpapi-ratelimit-headers).
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
-/// A request that is denied.
+/// Denial of a request.
 pub(super) struct Denial<'d, 'r> {
     decision: &'d Decision<'r>,
-    /// The status that denies it.
+    /// Status that denies the request.
     status: &'d Status<'r>,
 }
 
-/// A body and what it is.
+/// Body of a denial and its media type.
 pub(super) struct Body {
     pub(super) content_type: HeaderValue,
     pub(super) text: String,
 }
 
 impl<'d, 'r> Denial<'d, 'r> {
-    /// The denial that `decision` is; `None` where the request passes.
+    /// Denial in `decision`; `None` where the request passes.
     pub(super) fn of(decision: &'d Decision<'r>) -> Option<Self> {
         decision.denial().map(|status| Self { decision, status })
     }
 
-    /// The layer that denies, where it has a name.
+    /// Name of the layer that denies, if it has one.
     pub(super) fn layer(&self) -> Option<&'d str> {
         layer(self.status)
     }
 
-    /// The rule that denies.
+    /// Name of the rule that denies.
     pub(super) fn rule(&self) -> Option<Cow<'d, str>> {
         rule(self.status)
     }
 
-    /// What kind of limit denies: the name of its algorithm, or `lockout`.
+    /// Kind of limit that denies: the name of its algorithm, or `lockout`.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self.status.locked_out {
             true => Some("lockout"),
@@ -52,19 +52,19 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
-    /// Whole seconds until the request would pass, at least 1: the longest wait of all that are over, so
-    /// that whoever waits so long is not sent away by another of them.
+    /// Whole seconds until the request would pass, at least 1: the longest wait of all limits that are over,
+    /// so that a client that waits as long is not denied by another of them.
     pub(super) fn retry_after_secs(&self) -> u64 {
         let over = self.decision.statuses.iter().filter(|status| status.code == Code::OverLimit);
         over.filter_map(|status| status.reset).map(whole_secs).max().unwrap_or_default().max(1)
     }
 
-    /// What its rule has told.
+    /// `on_deny` of the rule that denies.
     pub(super) fn on_deny(&self) -> Option<&'d OnDeny> {
         self.status.rule?.on_deny.as_deref()
     }
 
-    /// The body that its rule asks for.
+    /// Body that `on_deny` sets.
     pub(super) fn body(&self) -> Option<Body> {
         match self.on_deny()?.body.as_ref()? {
             DenialBody::Problem => {
@@ -122,16 +122,4 @@ impl<'d, 'r> Denial<'d, 'r> {
         });
         problem.to_string()
     }
-}
-
-/// The layer of what applied to a descriptor, where it has a name.
-pub(in crate::server) fn layer<'d>(status: &'d Status<'_>) -> Option<&'d str> {
-    status.rule?.layer.as_deref().map(|layer| layer.name())
-}
-
-/// What applied to a descriptor: the limit by its name, else the rule by its path. `None` where nothing
-/// did, or the caller brought the limit.
-pub(in crate::server) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
-    let path = status.rule.map(|rule| &*rule.path);
-    status.name.or(path).map(Cow::Borrowed)
 }

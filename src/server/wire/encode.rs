@@ -13,8 +13,9 @@ use super::denial::{Body, Denial};
 use super::fields::{bytes_len, put_bytes, put_head, put_uint, uint_len};
 use super::headers::headers;
 use super::metadata::metadata;
+use super::names::unit;
 use super::{AnswerSettings, whole_secs};
-use crate::engine::{Code, Decision, Limit, Status, Unit};
+use crate::engine::{Code, Decision, Status};
 use crate::pb;
 
 /// Room for a status with a limit that has no name, and for what is around it.
@@ -48,7 +49,7 @@ const fn code(code: Code) -> u64 {
     }
 }
 
-/// What stands of a status that answers with nothing in between, in numbers.
+/// Writes one status.
 fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     let (code, remaining) = (code(status.code), u64::from(status.remaining));
     let secs = status.reset.map(whole_secs);
@@ -79,21 +80,6 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     }
 }
 
-/// The protocol's word for the window of `limit`.
-pub(super) fn unit(limit: Limit) -> pb::Unit {
-    match limit.unit() {
-        Some(Unit::Second) => pb::Unit::Second,
-        Some(Unit::Minute) => pb::Unit::Minute,
-        Some(Unit::Hour) => pb::Unit::Hour,
-        Some(Unit::Day) => pb::Unit::Day,
-        Some(Unit::Week) => pb::Unit::Week,
-        Some(Unit::Month) => pb::Unit::Month,
-        Some(Unit::Year) => pb::Unit::Year,
-        // The protocol has no word for other windows.
-        None => pb::Unit::Unknown,
-    }
-}
-
 fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
     let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
     let header = pb::HeaderValue { key: name.as_str().to_owned(), value, raw_value: Bytes::new() };
@@ -104,7 +90,7 @@ fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
 fn put_message(to: &mut BytesMut, number: u32, message: &impl Message) {
     put_head(to, number, message.encoded_len());
     to.reserve(message.encoded_len());
-    // It fails where there is no room.
+    // It fails only without room in the buffer.
     let written = message.encode(to);
     debug_assert!(written.is_ok());
 }

@@ -6,23 +6,23 @@ use prost::encoding::{
     WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint, key_len,
 };
 
-/// What is no protobuf message.
+/// Bytes that are not a protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is no protobuf message")]
+#[error("not a protobuf message")]
 pub(super) struct Malformed;
 
-/// The value of a field, as far as it can be told without knowing its type.
+/// Value of a field, as far as the wire format shows its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'m> {
     /// `uint32`, `uint64`, `bool` or an enum.
     Varint(u64),
     /// `string`, `bytes` or a message.
     Bytes(&'m [u8]),
-    /// Of a type that no field known here has.
+    /// A fixed-width number, which no known field has.
     Fixed,
 }
 
-/// The fields of a message, in order: number and value. After an error there are no more.
+/// Fields of a message in order: number and value. Ends at the first error.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fields<'m>(pub(super) &'m [u8]);
 
@@ -52,7 +52,7 @@ impl<'m> Fields<'m> {
             }
             WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed)?,
             WireType::ThirtyTwoBit => self.take(4).map(|_| Value::Fixed)?,
-            // proto3 does not have them.
+            // proto3 has no groups.
             WireType::StartGroup | WireType::EndGroup => return None,
         };
         Some((number, value))
@@ -65,12 +65,12 @@ impl<'m> Fields<'m> {
     }
 }
 
-/// Bytes that [`put_uint()`] writes.
+/// Length of what [`put_uint()`] writes, in bytes.
 pub(super) fn uint_len(number: u32, value: u64) -> usize {
     if value == 0 { 0 } else { key_len(number) + encoded_len_varint(value) }
 }
 
-/// Bytes of a field that holds so many.
+/// Length of a field with `len` bytes of content, in bytes.
 pub(crate) fn bytes_len(number: u32, len: usize) -> usize {
     key_len(number) + encoded_len_varint(len as u64) + len
 }
@@ -83,7 +83,7 @@ pub(crate) fn put_uint(to: &mut impl BufMut, number: u32, value: u64) {
     }
 }
 
-/// Writes that `len` bytes follow as the value of a field.
+/// Writes the head of a field whose content, of `len` bytes, follows.
 pub(crate) fn put_head(to: &mut impl BufMut, number: u32, len: usize) {
     encode_key(number, WireType::LengthDelimited, to);
     encode_varint(len as u64, to);

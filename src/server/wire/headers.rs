@@ -1,18 +1,14 @@
-//! Response headers: what the limit is, in the style that is asked for, and what a denial adds.
+//! Response headers: the limit, in the configured style, and those of a denial.
 
 use std::fmt::Write as _;
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use http::header::RETRY_AFTER;
 use http::{HeaderName, HeaderValue};
 
-use super::denial::{Denial, layer};
+use super::denial::Denial;
+use super::names::policy_names;
 use super::{AnswerSettings, HeaderNames, HeaderStyle, whole_secs};
 use crate::engine::{Decision, Status};
-
-/// What policies without a name of their own are called.
-const UNNAMED_POLICY: &str = "default";
 
 const FAILED_LAYER: HeaderName = HeaderName::from_static("x-ratelimit-failed-layer");
 const TYPE: HeaderName = HeaderName::from_static("x-ratelimit-type");
@@ -33,8 +29,8 @@ const X: HeaderNames = HeaderNames {
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// The headers that tell of `decision`: the limit, as `settings` say, then what a denial adds. A header
-/// that a rule has told stands in place of ours of the same name.
+/// Headers of `decision`: the limit, as `settings` say, then those of a denial. A header in `on_deny` replaces
+/// ours of the same name.
 pub(super) fn headers(decision: &Decision<'_>, settings: &AnswerSettings) -> Headers {
     let mut headers = match (&settings.custom_names, settings.style) {
         (Some(names), _) => three(names, decision),
@@ -57,7 +53,7 @@ pub(super) fn headers(decision: &Decision<'_>, settings: &AnswerSettings) -> Hea
     headers
 }
 
-/// Limit, what is left and seconds, of the status that binds; none where no limit applied.
+/// Limit, remaining hits and seconds of the binding status; none where no limit applied.
 fn three(names: &HeaderNames, decision: &Decision<'_>) -> Headers {
     let binding = decision.binding.and_then(|index| decision.statuses.get(index));
     let Some(Status { limit: Some(limit), remaining, reset: Some(reset), .. }) = binding else {
@@ -88,29 +84,6 @@ fn ietf(decision: &Decision<'_>) -> Headers {
     let header =
         |name, list: &str| Some((name, HeaderValue::from_str(list).ok().filter(|_| !list.is_empty())?));
     [header(RATELIMIT_POLICY, &policies), header(RATELIMIT, &limits)].into_iter().flatten().collect()
-}
-
-/// What the policies of a decision are called, one for each status: `None` where no limit applied. A limit
-/// has its own name, else its layer's, else `default`; of several that are called the same the second one is
-/// `name-2`, since a list tells its items apart by their names alone. All of it is printable ASCII.
-pub(super) fn policy_names(decision: &Decision<'_>) -> Vec<Option<String>> {
-    let written = |status: &Status<'_>| {
-        let name = || status.name.or(layer(status)).unwrap_or(UNNAMED_POLICY);
-        status.limit.map(|_| printable(name()))
-    };
-    let mut seen = HashMap::<String, u32, RandomState>::default();
-    let mut numbered = |status| {
-        let name = written(status)?;
-        let count = seen.entry_ref(name.as_str()).or_insert(0);
-        *count += 1;
-        Some(if *count == 1 { name } else { format!("{name}-{count}") })
-    };
-    decision.statuses.iter().map(&mut numbered).collect()
-}
-
-/// `text` with `_` for everything that is no printable ASCII.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '_' }).collect()
 }
 
 /// A string of structured fields, of printable ASCII.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::decode::ReceivedRequest;
 use super::denial::Denial;
-use super::encode::unit;
+use super::names::unit;
 use crate::engine::text::cut;
 use crate::engine::{Code, Decision, Descriptor, Hits};
 

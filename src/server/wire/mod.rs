@@ -7,33 +7,34 @@ pub(crate) mod fields;
 mod headers;
 mod json;
 mod metadata;
+mod names;
 
 use std::time::Duration;
 
 pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
 pub use json::json_of_response;
-pub(super) use json::{CheckAnswer, JsonRequest, decode_check, decode_json, encode_check, encode_json};
+pub(super) use json::{CheckAnswer, encode_check, encode_json};
+pub use json::{JsonRequest, decode_check, decode_json};
 
-/// What an answer tells besides the decision.
+/// Optional parts of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerSettings {
-    /// Which response headers to add. None by default: Envoy can add its own, and appends these.
+    /// Style of the response headers. None by default: Envoy can add its own, and appends these.
     pub style: HeaderStyle,
-    /// Names for the limit, what is left and the seconds, in place of what the style has: the reference's
-    /// switch. It adds nothing else, so that answers stay the reference's where there is no style.
+    /// Names of the three headers with the limit, the remaining hits and the seconds, in place of those of the
+    /// style. It adds nothing else, so that answers without a style are those of envoyproxy/ratelimit.
     pub custom_names: Option<HeaderNames>,
-    /// Whether dynamic metadata repeats the request and the metadata of the rules that passed it.
+    /// Adds the request, and the metadata of the rules that passed it, as dynamic metadata.
     pub dynamic_metadata: bool,
-    /// Whether `isNegativeHits` is accepted over HTTP.
+    /// Accepts `isNegativeHits` over HTTP.
     pub http_refunds: bool,
 }
 
-/// What the headers that tell of the limit look like. With any style but [`HeaderStyle::None`] a denial has
-/// headers of its own besides.
+/// Style of the headers with the limit. Every style but [`HeaderStyle::None`] adds further headers to a denial.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HeaderStyle {
-    /// There are none.
+    /// No headers.
     #[default]
     None,
     /// `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`.
@@ -44,18 +45,18 @@ pub enum HeaderStyle {
     Ietf,
 }
 
-/// The names of the headers that tell of the limit.
+/// Names of the headers with the limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderNames {
     /// The limit.
     pub limit: http::HeaderName,
-    /// What is left of it.
+    /// Remaining hits.
     pub remaining: http::HeaderName,
-    /// Seconds until it is whole again.
+    /// Seconds until the limit is whole again.
     pub reset: http::HeaderName,
 }
 
-/// Rounded up: Envoy cuts off what is not whole, and whoever waits must not come too early.
+/// Whole seconds, rounded up: Envoy drops the fraction, and a client that waits as long must not be early.
 const fn whole_secs(duration: Duration) -> u64 {
     duration.as_secs() + (duration.subsec_nanos() > 0) as u64
 }

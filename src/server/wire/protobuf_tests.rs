@@ -1,4 +1,4 @@
-//! What is read and written by hand is what prost reads and writes.
+//! Hand-written decoding and encoding agree with prost's.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn request() -> impl Strategy<Value = pb::RateLimitRequest> {
     )
 }
 
-/// What `decode` is to make of what prost read.
+/// Hits that `decode` returns for a descriptor as prost reads it.
 fn expected_hits(descriptor: &pb::RateLimitDescriptor, request: &pb::RateLimitRequest) -> Hits {
     let hits = match &descriptor.hits_addend {
         Some(own) => u32::try_from(*own).unwrap_or(u32::MAX),
@@ -107,7 +107,7 @@ proptest! {
         assert_is_read_as(&bytes, &request(vec![descriptor]));
     }
 
-    /// What has a byte too many, too few or another one is read as prost reads it, or refused.
+    /// A message with a byte changed, added or removed reads as prost reads it, or is refused.
     #[test]
     fn whatever_the_bytes_are_they_are_read_as_prost_reads_them_or_refused(
         request in request(),
@@ -188,18 +188,18 @@ proptest! {
 #[test]
 fn what_has_a_known_number_and_another_type_is_refused() {
     for (bytes, expected) in [
-        (&b"\x08\x01"[..], "this is no protobuf message"),
-        (b"\x0a\x05shop", "this is no protobuf message"),
-        (b"\x0a\x04shop\x1a\x00", "this is no protobuf message"),
-        (b"\x0a\x04shop\x12\x02\x08\x01", "this is no protobuf message"),
-        (b"\x0a\x04shop\x12\x02\x0a\x7f", "this is no protobuf message"),
-        (b"\x0a\x04shop\x12\x04\x0a\x02\x08\x01", "this is no protobuf message"),
+        (&b"\x08\x01"[..], "not a protobuf message"),
+        (b"\x0a\x05shop", "not a protobuf message"),
+        (b"\x0a\x04shop\x1a\x00", "not a protobuf message"),
+        (b"\x0a\x04shop\x12\x02\x08\x01", "not a protobuf message"),
+        (b"\x0a\x04shop\x12\x02\x0a\x7f", "not a protobuf message"),
+        (b"\x0a\x04shop\x12\x04\x0a\x02\x08\x01", "not a protobuf message"),
         (b"\x0a\x04sh\xffp\x12\x00", "domain must be UTF-8"),
         (b"\x0a\x04sh\xffp\x0a\x04shop\x12\x00", "domain must be UTF-8"),
-        (b"\x0a\x04shop\x12\x00\x80\x80\x80\x80\x10\x00", "this is no protobuf message"),
-        (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "this is no protobuf message"),
-        (b"\x00\x00", "this is no protobuf message"),
-        (b"\x0b\x0c", "this is no protobuf message"),
+        (b"\x0a\x04shop\x12\x00\x80\x80\x80\x80\x10\x00", "not a protobuf message"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "not a protobuf message"),
+        (b"\x00\x00", "not a protobuf message"),
+        (b"\x0b\x0c", "not a protobuf message"),
     ] {
         assert_eq!(decode(bytes).expect_err("no request").to_string(), expected, "{bytes:?}");
     }

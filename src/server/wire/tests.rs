@@ -1,4 +1,4 @@
-//! What is told of decisions, to the byte.
+//! Headers, bodies and metadata of answers.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn answer(request: &[u8], decision: &Decision<'_>, settings: &AnswerSettings) ->
     answer
 }
 
-/// What is decided where the counters stand so, and are whole again after so many milliseconds.
+/// The decision for counters with these hits, which reset after these milliseconds.
 fn decide<'r>(rules: &'r Rules, request: &[u8], counters: &[(u64, u64)]) -> Decision<'r> {
     let plan = plan(rules, &decode(request).expect("a request"), &KeyWriter::new(KeyFormat::Native, ""));
     assert_eq!(plan.limited().count(), counters.len());
@@ -84,7 +84,7 @@ fn settings(style: HeaderStyle) -> AnswerSettings {
 }
 
 /// `name: value`, a line for each.
-fn told(keys: &str, counters: &[(u64, u64)], settings: &AnswerSettings) -> Vec<String> {
+fn header_lines(keys: &str, counters: &[(u64, u64)], settings: &AnswerSettings) -> Vec<String> {
     let (rules, request) = (rules(), request(keys));
     let answer = answer(&request, &decide(&rules, &request, counters), settings);
     let line = |header: &pb::HeaderValue| format!("{}: {}", header.key, header.value);
@@ -92,7 +92,7 @@ fn told(keys: &str, counters: &[(u64, u64)], settings: &AnswerSettings) -> Vec<S
 }
 
 #[test]
-fn each_style_tells_of_the_limit_that_binds_and_of_a_denial() {
+fn each_style_reports_the_binding_limit_and_the_denial() {
     let passes = ("user free plain", &[(4, 899_001), (4, 1_000)][..]);
     let denied = ("user plain", &[(11, 60_000), (2, 90_000)][..]);
     let unlimited = ("free none", &[][..]);
@@ -156,16 +156,16 @@ fn each_style_tells_of_the_limit_that_binds_and_of_a_denial() {
         (HeaderStyle::X, unlimited, &[]),
         (HeaderStyle::Ietf, unlimited, &[]),
     ] {
-        assert_eq!(told(keys, counters, &settings(style)), expected, "{style:?} {keys}");
+        assert_eq!(header_lines(keys, counters, &settings(style)), expected, "{style:?} {keys}");
     }
 }
 
 #[test]
-fn names_of_the_operators_own_stand_in_place_of_the_styles_and_bring_nothing_else() {
+fn custom_header_names_replace_those_of_the_style_and_add_nothing() {
     let name = |name: &str| name.parse().expect("a name");
     let names = HeaderNames { limit: name("X-L"), remaining: name("X-R"), reset: name("X-S") };
     let custom = |style| AnswerSettings { custom_names: Some(names.clone()), ..settings(style) };
-    let denied = |style| told("plain", &[(6, 59_500)], &custom(style));
+    let denied = |style| header_lines("plain", &[(6, 59_500)], &custom(style));
     let three = ["x-l: 5", "x-r: 0", "x-s: 60"];
     assert_eq!(denied(HeaderStyle::None), three, "as the reference answers");
     for style in [HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
@@ -176,9 +176,12 @@ fn names_of_the_operators_own_stand_in_place_of_the_styles_and_bring_nothing_els
 }
 
 #[test]
-fn policies_have_names_that_a_structured_field_can_hold_and_that_differ() {
-    let found =
-        told("odd plain plainer", &[(1, 1_000), (1, 2_000), (1, 3_000)], &settings(HeaderStyle::Ietf));
+fn policy_names_are_distinct_and_valid_in_structured_fields() {
+    let found = header_lines(
+        "odd plain plainer",
+        &[(1, 1_000), (1, 2_000), (1, 3_000)],
+        &settings(HeaderStyle::Ietf),
+    );
     assert_eq!(
         found,
         [
@@ -189,14 +192,14 @@ fn policies_have_names_that_a_structured_field_can_hold_and_that_differ() {
 }
 
 #[test]
-fn whoever_waits_as_long_as_is_told_is_not_sent_away_by_another_limit() {
+fn retry_after_is_the_longest_wait_of_all_limits_that_are_over() {
     for (counters, expected) in [
         ([(11, 80_000), (4, 30_000)], "80"),
         ([(11, 30_000), (4, 80_001)], "81"),
         ([(11, 0), (4, 0)], "1"),
         ([(1, 80_000), (4, 30_000)], "30"),
     ] {
-        let found = told("user ip", &counters, &settings(HeaderStyle::X));
+        let found = header_lines("user ip", &counters, &settings(HeaderStyle::X));
         assert!(found.contains(&format!("retry-after: {expected}")), "{counters:?}: {found:?}");
         assert!(found.contains(&"x-ratelimit-failed-layer: ip".to_owned()), "{found:?}");
         assert!(found.contains(&"x-ratelimit-type: sliding_window".to_owned()), "{found:?}");
@@ -204,7 +207,7 @@ fn whoever_waits_as_long_as_is_told_is_not_sent_away_by_another_limit() {
 }
 
 #[test]
-fn a_rule_has_its_body_and_headers_told_on_denial_only_and_in_every_style() {
+fn body_and_headers_of_on_deny_are_added_to_denials_only_in_every_style() {
     let (rules, request) = (rules(), request("user ip"));
     for style in [HeaderStyle::None, HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
         let answer = |counters| answer(&request, &decide(&rules, &request, counters), &settings(style));
@@ -237,12 +240,12 @@ fn a_rule_has_its_body_and_headers_told_on_denial_only_and_in_every_style() {
 }
 
 #[test]
-fn a_text_has_the_facts_in_their_places_and_headers_of_a_rule_take_the_place_of_ours() {
+fn placeholders_are_filled_in_and_headers_of_a_rule_replace_ours() {
     let (rules, request) = (rules(), request("text"));
     let answer = answer(&request, &decide(&rules, &request, &[(8, 500)]), &settings(HeaderStyle::X));
     assert_eq!(answer.raw_body, "text, shop.text: 7 and 0, wait 1 s");
     assert_eq!(
-        told("text", &[(8, 500)], &settings(HeaderStyle::X)),
+        header_lines("text", &[(8, 500)], &settings(HeaderStyle::X)),
         [
             "x-ratelimit-remaining: 0",
             "x-ratelimit-reset: 1",
@@ -256,7 +259,7 @@ fn a_text_has_the_facts_in_their_places_and_headers_of_a_rule_take_the_place_of_
 }
 
 #[test]
-fn a_text_that_is_json_stays_it_whatever_rules_are_called() {
+fn a_json_body_stays_json_whatever_a_rule_is_called() {
     let (rules, request) = (rules(), request("json"));
     let answer = answer(&request, &decide(&rules, &request, &[(9, 2_000)]), &settings(HeaderStyle::None));
     let body: Value = serde_json::from_slice(&answer.raw_body).expect("JSON");
@@ -264,7 +267,7 @@ fn a_text_that_is_json_stays_it_whatever_rules_are_called() {
 }
 
 #[test]
-fn metadata_of_a_denial_says_what_denied() {
+fn metadata_of_a_denial_names_its_layer_and_rule() {
     let settings = AnswerSettings { dynamic_metadata: true, ..AnswerSettings::default() };
     for (keys, counters, expected) in [
         ("user", (11, 1), (json!("user"), json!("per-user"))),
@@ -287,7 +290,7 @@ fn check(keys: &str, counters: &[(u64, u64)], style: HeaderStyle) -> (CheckAnswe
 }
 
 #[test]
-fn an_application_is_told_how_each_descriptor_stands() {
+fn a_check_reports_every_descriptor() {
     let (answer, body) = check("user free none ip", &[(4, 1_500), (3, 20_000)], HeaderStyle::None);
     assert!(answer.allowed);
     let standing = |layer, rule, limit: [Option<u32>; 3]| {
@@ -323,7 +326,7 @@ fn an_application_is_told_how_each_descriptor_stands() {
 }
 
 #[test]
-fn an_application_has_headers_in_every_style() {
+fn a_check_has_headers_in_every_style() {
     let names = |style| {
         let (answer, _) = check("ip", &[(4, 20_000)], style);
         answer.headers.iter().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>()
@@ -363,7 +366,7 @@ fn both_forms_of_a_check_are_read() {
 }
 
 #[test]
-fn what_is_no_check_is_refused_with_the_reason() {
+fn an_invalid_check_is_rejected_with_the_reason() {
     let many: Vec<_> = (0..1_025).map(|key| format!("\"{key}\": \"\"")).collect();
     for (body, expected) in [
         ("".to_owned(), "EOF while parsing a value at line 1 column 0"),

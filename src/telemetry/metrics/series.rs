@@ -10,39 +10,53 @@ use super::name::sanitize;
 use super::{Gauge, Metrics, Tally};
 use crate::engine::rules::{Domain, Layer};
 
-/// The counters of a rule.
+/// Counters of a rule.
 pub(super) const RULE_COUNTERS: [RuleCounter; 8] = [
-    RuleCounter::of_the_reference("total_hits", |tally| tally.total_hits, "Hits asked for."),
-    RuleCounter::of_the_reference(
-        "within_limit",
-        |tally| tally.within_limit,
-        "Hits of requests that passed.",
-    ),
-    RuleCounter::of_the_reference(
-        "near_limit",
-        |tally| tally.near_limit,
-        "Hits within the limit and past NEAR_LIMIT_RATIO of it.",
-    ),
-    RuleCounter::of_the_reference("over_limit", |tally| tally.over_limit, "Hits past the limit."),
-    RuleCounter::of_the_reference(
-        "over_limit_with_local_cache",
-        |tally| tally.over_limit_with_local_cache,
-        "Hits past the limit that were denied without asking the store.",
-    ),
-    RuleCounter::of_the_reference(
-        "shadow_mode",
-        |tally| tally.shadow_mode,
-        "Hits past the limit that passed by the rule's shadow mode.",
-    ),
-    RuleCounter::of_the_reference(
-        "total_negative_hits",
-        |tally| tally.total_negative_hits,
-        "Hits given back.",
-    ),
     RuleCounter {
-        prefix: "tollgate_rate_limit",
-        flat_prefix: "tollgate.rate_limit",
-        name: "denied_requests",
+        name: "ratelimit_service_rate_limit_total_hits",
+        flat: ("ratelimit.service.rate_limit", "total_hits"),
+        read: |tally| tally.total_hits,
+        help: "Hits asked for.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_within_limit",
+        flat: ("ratelimit.service.rate_limit", "within_limit"),
+        read: |tally| tally.within_limit,
+        help: "Hits of requests that passed.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_near_limit",
+        flat: ("ratelimit.service.rate_limit", "near_limit"),
+        read: |tally| tally.near_limit,
+        help: "Hits within the limit and past NEAR_LIMIT_RATIO of it.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_over_limit",
+        flat: ("ratelimit.service.rate_limit", "over_limit"),
+        read: |tally| tally.over_limit,
+        help: "Hits past the limit.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_over_limit_with_local_cache",
+        flat: ("ratelimit.service.rate_limit", "over_limit_with_local_cache"),
+        read: |tally| tally.over_limit_with_local_cache,
+        help: "Hits past the limit that were denied without asking the store.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_shadow_mode",
+        flat: ("ratelimit.service.rate_limit", "shadow_mode"),
+        read: |tally| tally.shadow_mode,
+        help: "Hits past the limit that passed by the rule's shadow mode.",
+    },
+    RuleCounter {
+        name: "ratelimit_service_rate_limit_total_negative_hits",
+        flat: ("ratelimit.service.rate_limit", "total_negative_hits"),
+        read: |tally| tally.total_negative_hits,
+        help: "Hits given back.",
+    },
+    RuleCounter {
+        name: "tollgate_rate_limit_denied_requests",
+        flat: ("tollgate.rate_limit", "denied_requests"),
         read: |tally| tally.denied_requests,
         help: "Denied requests that were over the limit, peeks included.",
     },
@@ -51,21 +65,11 @@ pub(super) const RULE_COUNTERS: [RuleCounter; 8] = [
 /// A counter that every rule has.
 #[derive(Clone, Copy)]
 pub(super) struct RuleCounter {
-    /// In front of the name.
-    pub(super) prefix: &'static str,
-    /// In front of the rule, in flat names.
-    pub(super) flat_prefix: &'static str,
-    /// The last part of the names.
     pub(super) name: &'static str,
+    /// Flat name: what stands in front of the rule, and what follows it.
+    pub(super) flat: (&'static str, &'static str),
     pub(super) read: fn(&Tally) -> u64,
     pub(super) help: &'static str,
-}
-
-impl RuleCounter {
-    const fn of_the_reference(name: &'static str, read: fn(&Tally) -> u64, help: &'static str) -> Self {
-        let (prefix, flat_prefix) = ("ratelimit_service_rate_limit", "ratelimit.service.rate_limit");
-        Self { prefix, flat_prefix, name, read, help }
-    }
 }
 
 type Labels = Vec<(&'static str, String)>;

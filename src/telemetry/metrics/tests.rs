@@ -133,7 +133,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
         "ratelimit.service.global_shadow_mode: 1",
         "tollgate.unknown_domain_requests: 1",
         "tollgate.store_errors.unreachable: 1",
-        "tollgate.store_errors.unreachable: 0",
+        "tollgate.store_errors.unanswered: 0",
         "tollgate.config_loaded_at_seconds: 1700000000",
     ] {
         assert!(stats.lines().any(|found| found == line), "{line}\nin\n{stats}");

@@ -27,10 +27,10 @@ pub(super) fn stats(metrics: &Metrics) -> String {
     for (path, tally) in metrics.tallies() {
         let parts = path.parts.iter().map(|part| sanitize(part));
         let key = parts.fold(sanitize(&path.domain), |key, part| key + "." + &part);
-        for RuleCounter { flat_prefix, name, read, .. } in
-            RULE_COUNTERS.iter().filter(|c| (c.read)(&tally) > 0)
+        for RuleCounter { flat: (prefix, suffix), read, .. } in
+            RULE_COUNTERS.iter().filter(|counter| (counter.read)(&tally) > 0)
         {
-            *sums.entry(format!("{flat_prefix}.{key}.{name}")).or_default() += read(&tally);
+            *sums.entry(format!("{prefix}.{key}.{suffix}")).or_default() += read(&tally);
         }
     }
     // A name may hold what a client sent, which must not begin a line of its own.
@@ -52,20 +52,15 @@ fn service_family(family: Family) -> Option<MetricFamily> {
 /// One for each counter that any rule has. A series begins with its first hit, as in the reference.
 fn rule_families(metrics: &Metrics) -> impl Iterator<Item = MetricFamily> {
     let rules = metrics.rule_counters();
-    RULE_COUNTERS.into_iter().enumerate().filter_map(
-        move |(index, RuleCounter { prefix, name, help, .. })| {
-            let points: Vec<_> = rules
-                .iter()
-                .filter_map(|(labels, sums)| Some((labels, *sums.get(index)?)))
-                .filter(|(_, hits)| *hits > 0)
-                .map(|(labels, hits)| {
-                    number(MetricType::COUNTER, rule_labels(labels, &metrics.extra_tags), hits)
-                })
-                .collect();
-            let name = format!("{prefix}_{name}");
-            (!points.is_empty()).then(|| metric_family(&name, help, MetricType::COUNTER, points))
-        },
-    )
+    RULE_COUNTERS.into_iter().enumerate().filter_map(move |(index, RuleCounter { name, help, .. })| {
+        let points: Vec<_> = rules
+            .iter()
+            .filter_map(|(labels, sums)| Some((labels, *sums.get(index)?)))
+            .filter(|(_, hits)| *hits > 0)
+            .map(|(labels, hits)| number(MetricType::COUNTER, rule_labels(labels, &metrics.extra_tags), hits))
+            .collect();
+        (!points.is_empty()).then(|| metric_family(name, help, MetricType::COUNTER, points))
+    })
 }
 
 fn rule_labels((domain, key1, key2): &RuleLabels, extra_tags: &[(String, String)]) -> Vec<LabelPair> {

@@ -1,5 +1,4 @@
-//! The request and the answer of `POST /v1/check`, for applications: JSON that people and front ends can
-//! read.
+//! Request and answer of `POST /v1/check`, for applications: JSON for people and front ends.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,22 +11,23 @@ use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_json::{Value, json};
 
 use super::super::decode::InvalidRequest;
-use super::super::denial::{Denial, layer, rule};
+use super::super::denial::Denial;
 use super::super::headers::headers;
+use super::super::names::{layer, rule};
 use super::super::{AnswerSettings, HeaderStyle, whole_secs};
 use super::request::{Descriptor, DescriptorMembers, JsonRequest};
 use super::values::{List, Object, Text, Uint};
 use crate::engine::request::MAX_DESCRIPTORS;
 use crate::engine::{Code, Decision, Status};
 
-/// The stable code of a denial.
+/// Stable error code of a denial.
 const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
 
-/// What an application is told.
+/// Answer to an application.
 pub(in crate::server) struct CheckAnswer {
-    /// Whether the request may pass.
+    /// The request passes.
     pub(in crate::server) allowed: bool,
-    /// Headers, besides the body's type.
+    /// Headers besides `content-type`.
     pub(in crate::server) headers: Vec<(HeaderName, HeaderValue)>,
     /// JSON.
     pub(in crate::server) body: String,
@@ -55,7 +55,7 @@ struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
 ///
 /// # Errors
 /// The first mistake, with its line and column.
-pub(in crate::server) fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
+pub fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     let Object(CheckMembers { domain, entries, descriptors, hits_addend }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
     let Some(Pairs(entries)) = entries else {
@@ -102,7 +102,7 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     }
 }
 
-/// The numbers of a descriptor; nothing where no limit applied.
+/// Numbers of a descriptor; `None` where no limit applied.
 #[derive(Default)]
 struct Standing {
     limit: Option<u32>,

@@ -6,8 +6,9 @@ mod request;
 mod response;
 mod values;
 
-pub(in crate::server) use check::{CheckAnswer, decode_check, encode_check};
-pub(in crate::server) use request::{JsonRequest, decode_json};
+pub use check::decode_check;
+pub(in crate::server) use check::{CheckAnswer, encode_check};
+pub use request::{JsonRequest, decode_json};
 pub(in crate::server) use response::encode_json;
 pub use response::json_of_response;
 

@@ -15,7 +15,7 @@ use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES};
 
 /// A request as it was read, which a [`ReceivedRequest`] borrows from.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::server) struct JsonRequest<'b> {
+pub struct JsonRequest<'b> {
     pub(super) domain: Cow<'b, str>,
     pub(super) descriptors: Vec<Descriptor<'b>>,
     pub(super) hits_addend: u64,
@@ -78,7 +78,7 @@ struct LimitMembers {
 ///
 /// # Errors
 /// The first mistake, with its line and column.
-pub(in crate::server) fn decode_json(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
+pub fn decode_json(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     let Object(RequestMembers { domain, descriptors, hits_addend }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
     Ok(JsonRequest {
@@ -108,7 +108,7 @@ impl JsonRequest<'_> {
     ///
     /// # Errors
     /// The first field that makes no sense, as over gRPC.
-    pub(in crate::server) fn received(&self) -> Result<ReceivedRequest<'_>, InvalidRequest> {
+    pub fn received(&self) -> Result<ReceivedRequest<'_>, InvalidRequest> {
         let of_request = u32::try_from(self.hits_addend).unwrap_or(u32::MAX);
         let mut received = ReceivedRequest::new(self.domain.as_bytes(), self.descriptors.len(), of_request)?;
         for descriptor in &self.descriptors {

@@ -13,9 +13,9 @@ use serde_json::{Map, Value};
 
 use super::super::decode::ReceivedRequest;
 use super::super::denial::{Body, Denial};
-use super::super::encode::unit;
 use super::super::headers::headers;
 use super::super::metadata::metadata;
+use super::super::names::unit;
 use super::super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Status};
 use crate::pb;

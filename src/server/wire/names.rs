@@ -1,0 +1,61 @@
+//! Names of what applied to a descriptor: layer, rule, unit and policy.
+
+use std::borrow::Cow;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::engine::{Decision, Limit, Status, Unit};
+use crate::pb;
+
+/// Name of policies that have none of their own.
+const UNNAMED_POLICY: &str = "default";
+
+/// Name of the layer that applied to a descriptor, if it has one.
+pub(super) fn layer<'d>(status: &'d Status<'_>) -> Option<&'d str> {
+    status.rule?.layer.as_deref().map(|layer| layer.name())
+}
+
+/// Name of the limit that applied to a descriptor, else the path of its rule. `None` where no rule applied.
+pub(super) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
+    let path = status.rule.map(|rule| &*rule.path);
+    status.name.or(path).map(Cow::Borrowed)
+}
+
+/// Unit of the protocol for the window of `limit`.
+pub(super) fn unit(limit: Limit) -> pb::Unit {
+    match limit.unit() {
+        Some(Unit::Second) => pb::Unit::Second,
+        Some(Unit::Minute) => pb::Unit::Minute,
+        Some(Unit::Hour) => pb::Unit::Hour,
+        Some(Unit::Day) => pb::Unit::Day,
+        Some(Unit::Week) => pb::Unit::Week,
+        Some(Unit::Month) => pb::Unit::Month,
+        Some(Unit::Year) => pb::Unit::Year,
+        // The protocol has no unit for other windows.
+        None => pb::Unit::Unknown,
+    }
+}
+
+/// Policy names of a decision, one for each status: `None` where no limit applied. A limit has its own name,
+/// else that of its layer, else `default`; of several with one name the second is `name-2`, since items of a
+/// list are identified by their names alone. All of it is printable ASCII.
+pub(super) fn policy_names(decision: &Decision<'_>) -> Vec<Option<String>> {
+    let written = |status: &Status<'_>| {
+        let name = || status.name.or(layer(status)).unwrap_or(UNNAMED_POLICY);
+        status.limit.map(|_| printable(name()))
+    };
+    let mut seen = HashMap::<String, u32, RandomState>::default();
+    let mut numbered = |status| {
+        let name = written(status)?;
+        let count = seen.entry_ref(name.as_str()).or_insert(0);
+        *count += 1;
+        Some(if *count == 1 { name } else { format!("{name}-{count}") })
+    };
+    decision.statuses.iter().map(&mut numbered).collect()
+}
+
+/// `text` with `_` for everything but printable ASCII.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '_' }).collect()
+}

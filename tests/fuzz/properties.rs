@@ -1,0 +1,91 @@
+//! What holds for every input. The fuzz targets look for a counterexample with coverage, and the test suite
+//! (`tests/fuzzing.rs`) with random inputs.
+
+use prost::Message as _;
+use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
+use tollgate::engine::text::{cut, one_line_of_bytes};
+use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Unit};
+use tollgate::pb::RateLimitRequest;
+use tollgate::server::InvalidRequest;
+use tollgate::server::wire::{decode, decode_check, decode_json};
+
+/// A request in protobuf reads as prost reads it, or is refused.
+pub fn request(bytes: &[u8]) {
+    let read = match decode(bytes) {
+        Ok(read) => read,
+        Err(error) => return assert_is_shown(&error),
+    };
+    let expected = RateLimitRequest::decode(bytes).expect("prost reads it too");
+    assert_eq!(read.domain, expected.domain.as_bytes());
+    assert_eq!(read.descriptors.len(), expected.descriptors.len());
+    for (read, descriptor) in read.descriptors.iter().zip(&expected.descriptors) {
+        let entries: Vec<_> = read.entries.iter().map(|entry| (entry.key, entry.value)).collect();
+        let expected_entries: Vec<_> =
+            descriptor.entries.iter().map(|entry| (&*entry.key, &*entry.value)).collect();
+        assert_eq!(entries, expected_entries);
+        let hits = match descriptor.hits_addend {
+            Some(own) => u32::try_from(own).unwrap_or(u32::MAX),
+            None => expected.hits_addend.max(1),
+        };
+        assert_eq!(read.hits, if descriptor.is_negative_hits { Hits::Refund(hits) } else { Hits::Add(hits) });
+        let limit = descriptor.limit.as_ref().map(|limit| limit.requests_per_unit);
+        assert_eq!(read.limit_override.map(|limit| limit.requests_per_unit), limit);
+    }
+}
+
+/// A body of `/json` or `/v1/check` is a request or a short error on one line, and what the first takes the
+/// second takes too.
+pub fn json(bytes: &[u8]) {
+    let (json, check) = (decode_json(bytes), decode_check(bytes));
+    for error in [json.as_ref().err(), check.as_ref().err()].into_iter().flatten() {
+        assert_is_shown(error);
+    }
+    let Ok(json) = json else { return };
+    assert_eq!(Ok(&json), check.as_ref());
+    if let Err(error) = json.received() {
+        assert_is_shown(&error);
+    }
+}
+
+fn assert_is_shown(error: &InvalidRequest) {
+    let text = error.to_string();
+    assert!(text.len() <= 203 && !text.chars().any(char::is_control), "{text:?}");
+}
+
+/// A rule file compiles or has errors of bounded length. The runner bounds time and memory.
+pub fn rules(text: &str) {
+    let file = SourceFile { name: "rules.yaml".into(), text: text.into() };
+    if let Err(errors) = compile(&[file], CompileOptions::default(), None) {
+        let len = errors.to_string().len();
+        assert!(len <= 200_000, "{len} bytes of errors");
+    }
+}
+
+/// Text from outside stays on its line and within its bound.
+pub fn text(bytes: &[u8], max: usize) {
+    let shown = one_line_of_bytes(bytes, max);
+    assert!(shown.len() <= max + '…'.len_utf8());
+    assert!(!shown.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202e}')));
+    // An invalid byte becomes three.
+    assert!(bytes.len() <= max || cut(bytes, max).len() <= 3 * max + '…'.len_utf8());
+}
+
+/// Keys and values of a descriptor.
+pub type Pairs<'p> = Vec<(&'p [u8], &'p [u8])>;
+
+/// Two descriptors share a native key only if they are the same, and no text chooses the slot in a Cluster.
+pub fn keys((domain_a, pairs_a): (&[u8], Pairs<'_>), (domain_b, pairs_b): (&[u8], Pairs<'_>)) {
+    let native = KeyWriter::new(KeyFormat::Native, "p:").for_cluster();
+    let (a, b) = (key(&native, domain_a, &pairs_a), key(&native, domain_b, &pairs_b));
+    assert_eq!(a == b, (domain_a, &pairs_a) == (domain_b, &pairs_b));
+    let compatible = KeyWriter::new(KeyFormat::Envoyproxy, "p:").for_cluster();
+    for key in [a, b, key(&compatible, b"shop", &pairs_a)] {
+        assert!(!key.contains(&b'{') && !key.contains(&b'}'), "{key:?}");
+    }
+}
+
+fn key(writer: &KeyWriter, domain: &[u8], pairs: &Pairs<'_>) -> Vec<u8> {
+    let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
+    let domain = KeyDomain { name: domain, hash_tag: None, only_limit: true };
+    writer.key(domain, &entries, None, Limit::per(1, Unit::Minute)).to_vec()
+}

@@ -1,0 +1,102 @@
+//! The properties that `tests/fuzz.sh` fuzzes, on a few random inputs.
+
+#[path = "fuzz/properties.rs"]
+#[allow(unreachable_pub, reason = "fuzz targets use it as a module of their own")]
+mod properties;
+
+use proptest::prelude::*;
+use prost::Message as _;
+use tollgate::pb;
+
+/// `seed` with some bytes replaced, removed or repeated.
+fn mutated(seeds: Vec<Vec<u8>>) -> impl Strategy<Value = Vec<u8>> {
+    let change = (any::<prop::sample::Index>(), any::<u8>(), 0..4_u8);
+    (prop::sample::select(seeds), prop::collection::vec(change, 0..6)).prop_map(|(mut bytes, changes)| {
+        for (place, byte, change) in changes {
+            if bytes.is_empty() {
+                break;
+            }
+            let place = place.index(bytes.len());
+            match change {
+                0 => bytes[place] = byte,
+                1 => bytes.insert(place, byte),
+                2 => drop(bytes.remove(place)),
+                _ => bytes.extend_from_within(place..),
+            }
+        }
+        bytes
+    })
+}
+
+fn message() -> Vec<u8> {
+    let entry = pb::Entry { key: "user".into(), value: "ann".into() };
+    let descriptor = pb::RateLimitDescriptor {
+        entries: vec![entry.clone(), entry],
+        limit: Some(pb::RateLimitOverride { requests_per_unit: 300, unit: 7 }),
+        hits_addend: Some(1 << 40),
+        is_negative_hits: true,
+    };
+    let descriptors = vec![descriptor, pb::RateLimitDescriptor::default()];
+    pb::RateLimitRequest { domain: "shop".to_owned(), descriptors, hits_addend: 3 }.encode_to_vec()
+}
+
+fn bodies() -> Vec<Vec<u8>> {
+    [
+        r#"{"domain": "shop", "entries": {"user": "ann", "ip": "1.2.3.4"}, "hitsAddend": 1e2}"#,
+        r#"{"domain": "shop", "hits_addend": "3", "descriptors": [{"entries": [{"key": "k", "value": null}],
+            "limit": {"requestsPerUnit": 5, "unit": "WEEK"}, "isNegativeHits": true, "hitsAddend": 1.0}, {}]}"#,
+    ]
+    .map(|body| body.as_bytes().to_vec())
+    .into()
+}
+
+fn rule_files() -> Vec<Vec<u8>> {
+    [
+        &include_bytes!("../config/example.yaml")[..],
+        b"domain: d\ndescriptors:\n- &a {key: k, one_of: [a, b], rate_limit: 5/minute}\n- {<<: *a, key: l}\n",
+        b"domain: d\ndescriptors: [{key: ip, cidr: [10.0.0.0/8], penalty: {after: 3, within: 1m, block: [1m]},\
+          rate_limits: [{unit: day, requests_per_unit: 9, algorithm: token_bucket, burst: 3}, 5/s]}]",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
+fn pairs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
+    let byte = || prop::sample::select(&b"a_:,*/1{}%#\xff"[..]);
+    let text = move || prop_oneof![9 => prop::collection::vec(byte(), 0..5), 1 => prop::collection::vec(byte(), 255..259)];
+    prop::collection::vec((text(), text()), 0..3)
+}
+
+fn borrowed(pairs: &[(Vec<u8>, Vec<u8>)]) -> properties::Pairs<'_> {
+    pairs.iter().map(|(key, value)| (&**key, &**value)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn requests_read_as_prost_reads_them(bytes in mutated(vec![message()])) {
+        properties::request(&bytes);
+    }
+
+    #[test]
+    fn bodies_are_requests_or_short_errors(bytes in mutated(bodies())) {
+        properties::json(&bytes);
+    }
+
+    #[test]
+    fn rule_files_compile_or_have_bounded_errors(bytes in mutated(rule_files())) {
+        properties::rules(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn text_stays_on_its_line(bytes in prop::collection::vec(any::<u8>(), 0..100), max in 0..120_usize) {
+        properties::text(&bytes, max);
+    }
+
+    #[test]
+    fn keys_differ_and_choose_no_slot(a in pairs(), b in pairs()) {
+        properties::keys((b"d", borrowed(&a)), (b"d", borrowed(&b)));
+        properties::keys((b"d", borrowed(&a)), (b"d", borrowed(&a)));
+    }
+}
