@@ -77,7 +77,10 @@ impl Supervisor {
             match outcome {
                 Ok(()) => supervisor.report(name, "returned"),
                 Err(error) if error.is_cancelled() => {}
-                Err(error) => supervisor.report(name, panic_message(&*error.into_panic())),
+                Err(error) => {
+                    let payload = error.into_panic();
+                    supervisor.report(name, format!("panicked: {}", panic_message(&*payload)));
+                }
             }
             drop(done);
         });
@@ -130,10 +133,11 @@ impl Drop for ThreadGuard {
     }
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+/// Message of a panic, where it has one.
+pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    format!("panicked: {}", text.unwrap_or("no message"))
+    text.unwrap_or("no message")
 }
 
 #[cfg(test)]

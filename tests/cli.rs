@@ -222,7 +222,7 @@ async fn serve_says_where_it_listens_and_what_to_try_however_little_it_logs() {
         format!("HTTP      127.0.0.1:{}\n", service.http),
         format!("debug     127.0.0.1:{}\n", service.debug),
         "2 in 1 domain,".to_owned(),
-        format!("tollgate query --address 127.0.0.1:{} -d example user=alice\n", service.grpc),
+        format!("{} query --address 127.0.0.1:{} -d shop ", env!("CARGO_BIN_EXE_tollgate"), service.grpc),
         format!("curl http://127.0.0.1:{}/json -d '", service.http),
     ] {
         assert!(told.contains(&part), "{part}\nin\n{told}");
@@ -244,11 +244,11 @@ async fn a_port_in_use_ends_the_program_with_its_name() {
 #[tokio::test]
 async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
     let ignored = ("USE_STATSD", "true");
-    for (format, line) in [("text", "WARN tollgate::cli::serve: a setting has no effect"), ("json", "{")] {
+    for (format, line) in [("text", "WARN tollgate::cli::serve: setting has no effect"), ("json", "{")] {
         let environment = [("LOG_FORMAT", format), ("LOG_LEVEL", "warning"), ignored];
         let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
         let told = service.process.output();
-        let logged = told.lines().find(|told| told.contains("a setting has no effect")).expect("a warning");
+        let logged = told.lines().find(|told| told.contains("setting has no effect")).expect("a warning");
         assert!(logged.contains(line) && logged.contains("USE_STATSD"), "{logged}");
         if format == "json" {
             let logged: serde_json::Value = serde_json::from_str(logged).expect("JSON");

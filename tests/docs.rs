@@ -112,6 +112,7 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "GRPC_SERVER_USE_TLS",
         "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
+        "NO_COLOR",
     ];
     let documents = [
         ("README.md", README),

@@ -27,6 +27,7 @@ mod hostile;
 mod hostile_http;
 mod limits;
 mod lockouts;
+mod logs;
 mod metrics;
 mod presets;
 mod protobuf;

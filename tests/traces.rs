@@ -166,3 +166,22 @@ async fn a_collector_that_is_not_there_is_logged_and_holds_nothing_up() {
     let told = service.process.output();
     assert!(told.contains("opentelemetry"), "{told}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_delays_the_end_by_no_more_than_a_second_and_nothing_panics() {
+    // Connections are accepted by the kernel, and nobody answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("its address"));
+    for protocol in ["http", "grpc"] {
+        let environment =
+            [("TRACING_EXPORTER_PROTOCOL", protocol), ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint)];
+        let mut service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+        ask(&service).await;
+        service.process.signal("TERM");
+        let stopped = Instant::now();
+        assert_eq!(service.process.exit_code(Duration::from_secs(30)).await, Some(0));
+        let (took, output) = (stopped.elapsed(), service.process.output());
+        assert!(took < Duration::from_millis(3_500), "{took:?}: {output}");
+        assert!(!output.contains("panicked"), "{output}");
+    }
+}

@@ -26,7 +26,8 @@ use crate::server::{
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::logs::LogWriter;
+use crate::telemetry::metrics::{Gauge, Metrics};
 use crate::tls::TlsError;
 
 pub use crate::server::Shutdown;
@@ -144,6 +145,14 @@ impl App {
     pub fn providers(&self) -> Vec<Handle> {
         let candidate = self.shared.tried.as_ref().map(|tried| tried.handle.clone());
         [self.provider.clone()].into_iter().chain(candidate).collect()
+    }
+
+    /// Supervises the thread that writes the process' log, and counts the lines that it drops.
+    pub fn watch_log(&self, writer: &mut LogWriter) {
+        self.supervisor.spawn("log writer", writer.ended());
+        let dropped = writer.dropped();
+        let dropped = move || usize::try_from(dropped()).unwrap_or(usize::MAX);
+        self.shared.metrics.watch(Gauge::LogLinesDropped, dropped);
     }
 
     /// Serves until `shutdown` asks it to stop, and returns when every connection has ended. Returns early

@@ -1,5 +1,6 @@
 //! The commands, one file or folder each.
 
+mod banner;
 mod bench;
 mod check;
 mod manual;
@@ -79,6 +80,8 @@ const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
 /// Runs the command line `args`, the first of which is the program's own name. Whatever there is to say
 /// of a failure has been said on stderr when this returns.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<_> = args.into_iter().collect();
+    let program = args.first().cloned().unwrap_or_else(|| env!("CARGO_PKG_NAME").into());
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(told) => {
@@ -89,7 +92,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let outcome = match cli.command {
-        Command::Serve(raw) => serve::run(&raw),
+        Command::Serve(raw) => serve::run(&raw, &program),
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Bench(args) => bench::run(*args),

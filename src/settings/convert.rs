@@ -42,6 +42,8 @@ pub(super) fn convert(
     exists: impl Fn(&Path) -> bool,
 ) -> Result<Settings, SettingErrors> {
     let mut reader = Reader::default();
+    // https://no-color.org, and terminals that know no colours.
+    let color = environment("NO_COLOR").is_none() && environment("TERM").as_deref() != Some("dumb");
     let store = store(raw, &mut reader);
     let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
     let settings = Settings {
@@ -68,7 +70,7 @@ pub(super) fn convert(
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: metrics(&raw.metrics, &mut reader),
-        logs: logs(&raw.metrics, &mut reader),
+        logs: logs(&raw.metrics, color, &mut reader),
         traces: traces(&raw.traces, &mut reader),
         ignored: unsupported::read(environment, &mut reader),
     };
@@ -302,7 +304,7 @@ fn parse_tags(text: &str) -> Option<Vec<(String, String)>> {
     Some(tags)
 }
 
-fn logs(raw: &RawMetrics, reader: &mut Reader) -> LogSettings {
+fn logs(raw: &RawMetrics, color: bool, reader: &mut Reader) -> LogSettings {
     // What the reference calls fatal or panic ends it; here nothing is graver than an error.
     let levels = [
         ("trace", LevelFilter::TRACE),
@@ -318,6 +320,7 @@ fn logs(raw: &RawMetrics, reader: &mut Reader) -> LogSettings {
     LogSettings {
         level: reader.choice("LOG_LEVEL", &raw.log_level, &levels).unwrap_or(LevelFilter::WARN),
         format: reader.choice("LOG_FORMAT", &raw.log_format, &formats).unwrap_or_default(),
+        color,
     }
 }
 

@@ -10,6 +10,7 @@ mod raw;
 mod reader;
 mod redis;
 mod table;
+mod unrecognized;
 mod unsupported;
 
 use std::path::Path;
@@ -30,6 +31,7 @@ use crate::telemetry::traces::TraceSettings;
 pub use raw::RawSettings;
 pub use reader::{SettingError, SettingErrors};
 pub use table::{Row, markdown, table};
+pub use unrecognized::{Unrecognized, unrecognized};
 pub use unsupported::Ignored;
 
 /// Every setting of the service.
@@ -173,6 +175,11 @@ impl Settings {
 pub fn environment(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Names of the variables in the environment.
+pub fn environment_names() -> impl Iterator<Item = String> {
+    std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
 /// A truth value, as flags of other commands take it.

@@ -36,7 +36,8 @@ fn item_47_defaults_are_the_reference_s() {
     assert_eq!(connections.max_age_grace, Duration::from_secs(3600));
     assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
     assert_eq!(settings.answers, AnswerSettings::default());
-    assert_eq!(settings.logs, LogSettings { level: LevelFilter::WARN, format: LogFormat::Text });
+    let logs = LogSettings { level: LevelFilter::WARN, format: LogFormat::Text, color: true };
+    assert_eq!(settings.logs, logs);
     assert_eq!(settings.traces, None);
     assert!(!settings.rules.compile.merge_domains);
     assert_eq!(settings.rules.compile.on_backend_failure, FailurePolicy::Error);
@@ -344,4 +345,16 @@ fn the_docs_have_the_table_of_settings() {
         found == markdown(),
         "docs/settings.md is out of date: put the output of `cargo run -- settings` between its markers"
     );
+}
+
+#[test]
+fn logs_have_no_colour_where_the_terminal_has_none_or_the_operator_wants_none() {
+    for (typed, color) in [
+        (&[][..], true),
+        (&[("TERM", "xterm-256color")], true),
+        (&[("TERM", "dumb")], false),
+        (&[("NO_COLOR", "1")], false),
+    ] {
+        assert_eq!(read_well(typed).logs.color, color, "{typed:?}");
+    }
 }

@@ -90,6 +90,12 @@ pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Re
     IGNORED.iter().filter(asks).map(|unsupported| unsupported.ignored).collect()
 }
 
+/// Names of the variables that are known here and mean nothing.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    let ignored = IGNORED.iter().map(|unsupported| unsupported.ignored.name);
+    ignored.chain(UNSAFE_TO_IGNORE.map(|(name, _)| name))
+}
+
 impl Unsupported {
     fn is_harmless(&self, value: &str) -> bool {
         match self.harmless {

@@ -8,31 +8,54 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use logs::LogSettings;
+use logs::{LogSettings, Logs};
 use traces::{TraceSettings, Traces};
 
-/// Why logs and traces cannot be had.
+/// Why logs and traces cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The exporter of traces does not take its settings.
-    #[error("traces cannot be exported")]
+    /// The trace exporter rejects its settings.
+    #[error("cannot export traces: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// No thread could be had to export traces on.
-    #[error("traces have no thread to be exported on")]
+    /// The operating system gives no thread.
+    #[error("cannot start a thread for logs or traces: {0}")]
     Thread(#[from] std::io::Error),
     /// The process already has a subscriber.
-    #[error("logs are set up already")]
+    #[error("logs are set up already: {0}")]
     Installed(#[from] tracing_subscriber::util::TryInitError),
 }
 
-/// Sends the process' logs to stderr and, where there are settings for it, its spans to a collector. To
-/// be called once, and kept: dropping what it returns sends the last spans.
+/// Logs and traces of a process. Dropping it sends the last spans and writes the last lines.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Dropped first: what goes wrong with the last spans is logged.
+    traces: Option<Traces>,
+    /// The log.
+    pub logs: Logs,
+}
+
+impl Telemetry {
+    /// Whether spans are sent to a collector.
+    pub const fn has_traces(&self) -> bool {
+        self.traces.is_some()
+    }
+}
+
+/// Writes the process' logs and panics to stderr and, where there are settings for it, sends its spans to a
+/// collector. Called once; the result is kept for as long as the process lives.
 ///
 /// # Errors
 /// See [`TelemetryError`]. A collector that cannot be reached is no error: that is logged, and nothing
 /// waits for it.
-pub fn install(logs: &LogSettings, traces: Option<&TraceSettings>) -> Result<Option<Traces>, TelemetryError> {
+pub fn install(logs: &LogSettings, traces: Option<&TraceSettings>) -> Result<Telemetry, TelemetryError> {
     let traces = traces.map(Traces::start).transpose()?;
-    Registry::default().with(traces.as_ref().map(Traces::layer)).with(logs::layer(logs)).try_init()?;
-    Ok(traces)
+    let (layer, logs) = logs::layer(logs)?;
+    let registry = Registry::default().with(layer);
+    // A layer that is `None` would count as one that wants every span.
+    match &traces {
+        Some(traces) => registry.with(traces.layer()).try_init()?,
+        None => registry.try_init()?,
+    }
+    logs::log_panics();
+    Ok(Telemetry { traces, logs })
 }

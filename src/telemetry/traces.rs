@@ -3,6 +3,7 @@
 //! Spans are made with `tracing` where the work is done; this module only decides where they go. With
 //! traces off nobody listens to spans, and none is made.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -12,11 +13,10 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::HeaderExtractor;
 use opentelemetry_otlp::{ExporterBuildError, WithExportConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tokio::runtime::{Handle, Runtime};
-use tokio_util::context::TokioContext;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
@@ -25,8 +25,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
 
-/// How long the last spans may take to be sent when the process ends.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Upper bound on the time that the last spans take at exit. Shorter than the grace that is left after a
+/// full drain in Kubernetes.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where spans go, and which ones.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,8 +80,10 @@ impl Traces {
             .thread_name("tollgate-traces")
             .enable_all()
             .build()?;
-        let exporter =
-            InRuntime { exporter: exporter(settings, &runtime)?, runtime: runtime.handle().clone() };
+        let exporter = InRuntime {
+            exporter: Arc::new(exporter(settings, &runtime)?),
+            runtime: runtime.handle().clone(),
+        };
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sampling_rate))))
@@ -110,8 +113,8 @@ impl Drop for Traces {
         if let Err(error) = self.provider.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not sent");
         }
-        // Waiting for the runtime is not allowed on a thread that drives another one, and by now it
-        // has nothing left to do.
+        // An export that hangs is aborted. Waiting for it is not allowed on a thread that drives another
+        // runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -158,16 +161,23 @@ fn resource(service: &Service) -> Resource {
 }
 
 /// Runs an exporter in a runtime: batches come from a plain thread of the SDK's, and the exporters' I/O
-/// and timers need a tokio.
+/// and timers need tokio. Each export is a task, so that one that hangs ends with the runtime in place of
+/// panicking without it.
 #[derive(Debug)]
 struct InRuntime {
-    exporter: opentelemetry_otlp::SpanExporter,
+    exporter: Arc<opentelemetry_otlp::SpanExporter>,
     runtime: Handle,
 }
 
 impl SpanExporter for InRuntime {
     fn export(&self, batch: Vec<SpanData>) -> impl Future<Output = OTelSdkResult> + Send {
-        TokioContext::new(self.exporter.export(batch), self.runtime.clone())
+        let exporter = Arc::clone(&self.exporter);
+        let exporting = self.runtime.spawn(async move { exporter.export(batch).await });
+        async {
+            exporting
+                .await
+                .unwrap_or_else(|_| Err(OTelSdkError::InternalFailure("export aborted at exit".to_owned())))
+        }
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -179,6 +189,9 @@ impl SpanExporter for InRuntime {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
+        // Set before the first export, while nothing shares it.
+        if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
+            exporter.set_resource(resource);
+        }
     }
 }

@@ -10,6 +10,13 @@ use tokio::time::{Instant, sleep};
 /// Interval of polling.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
+/// Outputs of a process that are not the file of [`Process::output`].
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    pub(crate) stdout: Option<Stdio>,
+    pub(crate) stderr: Option<Stdio>,
+}
+
 /// A running process. It ends with this value, and its output is printed if the test failed.
 pub(crate) struct Process {
     name: &'static str,
@@ -20,10 +27,17 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`, and keeps what it prints in `dir`.
     pub(crate) fn start(name: &'static str, command: &mut Command, dir: &Path) -> Self {
+        Self::start_to(name, command, dir, Output::default())
+    }
+
+    /// The same with other places for what it prints; [`Process::output`] has the rest.
+    pub(crate) fn start_to(name: &'static str, command: &mut Command, dir: &Path, to: Output) -> Self {
         let output = dir.join(format!("{name}.out"));
-        let stdout = File::create(&output).expect("a file");
-        let stderr = stdout.try_clone().expect("the same file");
-        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let file = File::create(&output).expect("a file");
+        let same = file.try_clone().expect("the same file");
+        let Output { stdout, stderr } = to;
+        command.stdin(Stdio::null());
+        command.stdout(stdout.unwrap_or(file.into())).stderr(stderr.unwrap_or(same.into()));
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
         Self { name, child, output }
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::ports::free_ports;
-use super::process::{POLL, Process};
+use super::process::{Output, POLL, Process};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -55,7 +55,7 @@ impl Tollgate {
     ) -> Self {
         let mut printed = String::new();
         for _ in 0..5 {
-            let mut service = Self::launch(ulimit, rules, environment);
+            let mut service = Self::launch(ulimit, rules, environment, Output::default());
             if service.has_health_in_time(health).await {
                 return service;
             }
@@ -64,7 +64,14 @@ impl Tollgate {
         panic!("tollgate ends as soon as it is started: {printed}");
     }
 
-    fn launch(ulimit: &str, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+    /// A healthy service that prints elsewhere.
+    pub(crate) async fn start_to(to: Output, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        let mut service = Self::launch("", rules, environment, to);
+        assert!(service.has_health_in_time(200).await, "it has ended: {}", service.process.output());
+        service
+    }
+
+    fn launch(ulimit: &str, rules: &[(&str, &str)], environment: &[(&str, &str)], to: Output) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for (name, text) in rules {
             write_rule_file(dir.path(), name, text);
@@ -81,7 +88,7 @@ impl Tollgate {
         }
         command.env("RULES_PATH", dir.path().join("rules")).env("LOG_LEVEL", "info");
         command.envs(environment.iter().copied());
-        let process = Process::start("tollgate", &mut command, dir.path());
+        let process = Process::start_to("tollgate", &mut command, dir.path(), to);
         Self { http, grpc, debug, process, dir }
     }
 

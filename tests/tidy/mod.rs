@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("store", &["clock", "engine", "store", "supervisor", "tls"]),
     ("supervisor", &[]),
-    ("telemetry", &["clock", "engine", "telemetry"]),
+    ("telemetry", &["clock", "engine", "supervisor", "telemetry"]),
     ("tls", &["tls"]),
     ("settings", &["engine", "provider", "server", "settings", "store", "telemetry", "tls"]),
     (

@@ -104,6 +104,8 @@ pub enum Gauge {
     LocalCacheLookups,
     /// Keys that are known to be over their limit.
     LocalCacheEntries,
+    /// Log lines that were not written since the process began.
+    LogLinesDropped,
     /// Connections that a core serves.
     Connections {
         /// Which core, counted from 0.

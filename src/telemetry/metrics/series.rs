@@ -220,6 +220,10 @@ impl Metrics {
                 )
             },
             Family {
+                points: self.watched(|gauge| matches!(gauge, Gauge::LogLinesDropped)),
+                ..counter("tollgate_log_lines_dropped", "Log lines that could not be written in time.")
+            },
+            Family {
                 points: self.watched(|gauge| matches!(gauge, Gauge::Connections { .. })),
                 ..gauge("tollgate_connections", "Open connections, by the core that serves them.")
             },
@@ -286,6 +290,9 @@ impl Metrics {
                         flat: "tollgate.memory_evicted_counters".to_owned(),
                         value,
                     },
+                    Gauge::LogLinesDropped => {
+                        Point { labels: Labels::new(), flat: "tollgate.log_lines_dropped".to_owned(), value }
+                    }
                     Gauge::LocalCacheHits => local_cache("hitCount", value),
                     Gauge::LocalCacheMisses => local_cache("missCount", value),
                     Gauge::LocalCacheLookups => local_cache("lookupCount", value),

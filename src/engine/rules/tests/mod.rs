@@ -2,6 +2,7 @@
 
 mod bounds;
 mod documents;
+mod example;
 mod hashed;
 mod limits;
 mod loading;

@@ -1,0 +1,171 @@
+//! The banner of `serve` on stdout: where it listens, what is in force, and a first request to try.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::counted;
+use crate::app::App;
+use crate::engine::Rules;
+use crate::engine::rules::ExampleRequest;
+use crate::server::{Address, ListenSettings};
+use crate::settings::{Settings, StoreSettings};
+use crate::telemetry::logs::LogFormat;
+
+/// Prints the banner, as one line of JSON where the log is JSON. `program` is what the process was started
+/// as. The same facts are logged at `info`. A stdout that cannot be written to is logged, and holds up
+/// nothing.
+pub(super) fn show(app: &App, program: &OsStr) {
+    let settings = app.settings();
+    let addresses = app.addresses();
+    let counters = counters(settings);
+    let (rules, candidate) = (app.rules(), app.candidate_rules());
+    let rule_count = rules.as_deref().map_or(0, Rules::len);
+    tracing::info!(
+        grpc = %addresses.grpc,
+        http = %addresses.http,
+        debug = %addresses.debug,
+        rules = rule_count,
+        counters,
+        "started"
+    );
+    let text = match settings.logs.format {
+        LogFormat::Json => format!("{}\n", as_json(app, &counters, rule_count)),
+        LogFormat::Text => {
+            let example = rules.as_deref().and_then(Rules::example_request);
+            as_text(app, &counters, rules.as_deref(), candidate.as_deref())
+                + &suggestion(addresses, program, example.as_ref())
+        }
+    };
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        tracing::warn!(%error, "cannot write the banner to stdout");
+    }
+}
+
+/// Where counters live.
+fn counters(settings: &Settings) -> String {
+    match &settings.store {
+        StoreSettings::Memory => "in this process' memory".to_owned(),
+        StoreSettings::Redis(redis) => match &redis.per_second {
+            None => format!("in Redis at {}", redis.all.deployment),
+            Some(second) => {
+                format!("in Redis at {}, those per second at {}", redis.all.deployment, second.deployment)
+            }
+        },
+    }
+}
+
+fn as_json(app: &App, counters: &str, rules: usize) -> Value {
+    let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
+    json!({
+        "message": "tollgate started",
+        "version": env!("CARGO_PKG_VERSION"),
+        "grpc": grpc.to_string(),
+        "http": http.to_string(),
+        "debug": debug.to_string(),
+        "prometheus": prometheus.as_ref().map(|(address, path)| format!("{address}{path}")),
+        "rules": rules,
+        "rules_path": app.settings().rules.path.display().to_string(),
+        "counters": counters,
+    })
+}
+
+fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&Rules>) -> String {
+    let settings = app.settings();
+    let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
+    let mut lines = vec![
+        format!("tollgate {}", env!("CARGO_PKG_VERSION")),
+        format!("  gRPC      {grpc}"),
+        format!("  HTTP      {http}"),
+        format!("  debug     {debug}"),
+    ];
+    lines.extend(prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}")));
+    lines.push(format!("  rules     {}", loaded(rules, &settings.rules.path)));
+    let files = settings.candidate.as_ref().map(|candidate| &candidate.files.path);
+    lines.extend(files.map(|path| format!("  candidate {}", loaded(candidate, path))));
+    lines.push(format!("  counters  {counters}"));
+    lines.join("\n") + "\n"
+}
+
+/// Number of rules, and where they come from.
+fn loaded(rules: Option<&Rules>, path: &Path) -> String {
+    let path = path.display();
+    match rules {
+        Some(rules) => {
+            format!("{} in {}, from {path}", rules.len(), counted(rules.domains().count(), "domain"))
+        }
+        None => format!("none yet, from {path}"),
+    }
+}
+
+/// A first request, for a descriptor that is limited; without one, a first rule.
+fn suggestion(addresses: &ListenSettings, program: &OsStr, example: Option<&ExampleRequest>) -> String {
+    let Some(ExampleRequest { domain, entries }) = example else {
+        return "\nNothing is limited yet. A first rule file, which is read within seconds (docs/rules.md):\n  \
+                domain: example\n  descriptors:\n    - key: user\n      rate_limit: 5/minute\n"
+            .to_owned();
+    };
+    let program = quoted(&program.to_string_lossy());
+    let address = match local(&addresses.grpc).as_str() {
+        "127.0.0.1:8081" => String::new(),
+        address => format!(" --address {}", quoted(address)),
+    };
+    let pairs: Vec<_> = entries.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let entries: Vec<_> = entries.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+    let body = json!({ "domain": domain, "descriptors": [{ "entries": entries }] }).to_string();
+    format!(
+        "\nTry:\n  {program} query{address} -d {domain} {pairs}\n  curl http://{http}/json -d {body}\n",
+        domain = quoted(domain),
+        pairs = quoted(&pairs.join(",")),
+        http = local(&addresses.http),
+        body = quoted(&body),
+    )
+}
+
+/// The address as it is reached on this machine.
+fn local(address: &Address) -> String {
+    match address {
+        Address::Tcp { host, port } if host == "0.0.0.0" || host == "::" => format!("127.0.0.1:{port}"),
+        address => address.to_string(),
+    }
+}
+
+/// `text` as one word of a shell.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(grpc_port: u16) -> ListenSettings {
+        let tcp = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
+        ListenSettings { http: tcp(8080), grpc: tcp(grpc_port), debug: tcp(6070), prometheus: None }
+    }
+
+    #[test]
+    fn the_suggestion_is_a_descriptor_of_the_rules_and_the_program_as_it_was_started() {
+        let entries = vec![("plan".to_owned(), "it's free".to_owned())];
+        let example = ExampleRequest { domain: "shop".to_owned(), entries };
+        let text = suggestion(&addresses(9), OsStr::new("target/debug/tollgate"), Some(&example));
+        assert!(
+            text.contains(r"  target/debug/tollgate query --address 127.0.0.1:9 -d shop 'plan=it'\''s free'"),
+            "{text}"
+        );
+        assert!(text.contains(r#"curl http://127.0.0.1:8080/json -d '{"domain":"shop","#), "{text}");
+    }
+
+    #[test]
+    fn without_rules_it_shows_how_to_write_one() {
+        let text = suggestion(&addresses(8081), OsStr::new("tollgate"), None);
+        assert!(text.contains("rate_limit: 5/minute"), "{text}");
+    }
+}

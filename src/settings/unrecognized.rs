@@ -1,0 +1,95 @@
+//! Variables that look like settings and are none: `REDIS_URI` for `REDIS_URL`. The service would start
+//! without what they ask for, and say nothing.
+
+use clap::{Args as _, Command};
+
+use super::{RawSettings, unsupported};
+
+/// Prefixes of variables that nothing but a rate-limit service has.
+const FAMILIES: [&str; 3] = ["REDIS_", "REDIS_PERSECOND_", "TOLLGATE_"];
+
+/// A variable that looks like a setting and is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unrecognized {
+    /// Its name.
+    pub name: String,
+    /// The setting whose name is nearest.
+    pub nearest: String,
+}
+
+/// Those of `names`, names of variables in the environment, that look like settings and are none.
+pub fn unrecognized(names: impl IntoIterator<Item = String>) -> Vec<Unrecognized> {
+    let command = RawSettings::augment_args(Command::new(""));
+    let settings = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
+    let known: Vec<_> = settings.map(str::to_owned).chain(unsupported::names().map(str::to_owned)).collect();
+    let nearest = |name: &str| {
+        let by_distance = known.iter().map(|known| (strsim::osa_distance(known, name), known));
+        by_distance.min_by_key(|(distance, _)| *distance)
+    };
+    let mut found: Vec<_> = names
+        .into_iter()
+        .filter(|name| !known.contains(name) && !is_of_kubernetes(name))
+        .filter_map(|name| {
+            let (distance, nearest) = nearest(&name)?;
+            let is_family = FAMILIES.iter().any(|family| name.starts_with(family));
+            let is_near = distance <= distance_max(name.len());
+            (is_family || is_near).then(|| Unrecognized { nearest: nearest.clone(), name })
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+/// Letters that a typo changes. Short names are near each other by chance: `HOME` and `HOST`.
+const fn distance_max(length: usize) -> usize {
+    match length {
+        0..=5 => 0,
+        6..=9 => 1,
+        _ => 2,
+    }
+}
+
+/// Whether Kubernetes sets it in every container, for a service named `redis`: `REDIS_SERVICE_HOST`,
+/// `REDIS_PORT_6379_TCP_ADDR`.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.ends_with("_PORT")
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nearest(names: &[&str]) -> Vec<(String, String)> {
+        let found = unrecognized(names.iter().map(|name| (*name).to_owned()));
+        found.into_iter().map(|found| (found.name, found.nearest)).collect()
+    }
+
+    #[test]
+    fn a_typo_is_found_with_the_name_that_was_meant() {
+        for (typed, meant) in [
+            ("REDIS_URI", "REDIS_URL"),
+            ("REDIS_PASSWORD_FILE", "REDIS_AUTH_FILE"),
+            ("RULE_PATH", "RULES_PATH"),
+            ("TREADS", "THREADS"),
+            ("LOG_LEVLE", "LOG_LEVEL"),
+            ("SHUTDOWN_DELAYS", "SHUTDOWN_DELAY"),
+        ] {
+            assert_eq!(nearest(&[typed]), [(typed.to_owned(), meant.to_owned())]);
+        }
+    }
+
+    #[test]
+    fn settings_and_variables_of_the_machine_are_none_of_it() {
+        let of_machine = ["PATH", "HOME", "HOSTNAME", "USER", "TERM", "SHELL", "PWD", "LANG", "TZ"];
+        let of_kubernetes =
+            ["REDIS_SERVICE_HOST", "REDIS_PORT", "REDIS_PORT_6379_TCP", "REDIS_SERVICE_PORT_TCP"];
+        let of_libraries = ["OTEL_RESOURCE_ATTRIBUTES", "OTEL_EXPORTER_OTLP_TIMEOUT", "RUST_LOG"];
+        let known = ["REDIS_URL", "USE_STATSD", "GRPC_SERVER_USE_TLS", "NO_COLOR"];
+        for names in [&of_machine[..], &of_kubernetes, &of_libraries, &known] {
+            assert_eq!(nearest(names), []);
+        }
+    }
+}
