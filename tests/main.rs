@@ -26,6 +26,7 @@ mod fuzzing;
 mod hostile;
 mod hostile_http;
 mod limits;
+mod lockout_access;
 mod lockouts;
 mod logs;
 mod metrics;

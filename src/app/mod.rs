@@ -20,7 +20,7 @@ use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::server::{
-    self, Answering, BindError, ListenSettings, Listeners, LockoutDesk, MakeAnswering, Parts,
+    self, Answering, BindError, ListenSettings, Listeners, LockoutAdmin, MakeAnswering, Parts,
     RateLimitService, ServeError,
 };
 use crate::settings::Settings;
@@ -168,11 +168,11 @@ impl App {
             rules_status: provider.status(),
             store_reached: stores.reached.take(),
             metrics: Arc::clone(&shared.metrics),
-            lockouts: LockoutDesk {
-                lockouts: Arc::clone(&stores.lockouts),
-                keys: settings.keys.clone(),
-                clock: Arc::clone(&shared.clock),
-            },
+            lockouts: LockoutAdmin::new(
+                stores.lockouts.clone(),
+                settings.keys.clone(),
+                Arc::clone(&shared.clock),
+            ),
             make_answering: answerers(&settings, stores, shared),
         };
         tokio::select! {

@@ -33,8 +33,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Stores {
     /// Makes a core's own.
     pub(super) make: Box<dyn Fn() -> StoreOfCore + Send + Sync>,
-    /// Who is locked out, for those who ask.
-    pub(super) lockouts: Arc<dyn Lockouts>,
+    /// Stores that hold lockouts: the one that counts, and the one that counts while that fails.
+    pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
     /// What all of them do while it fails.
     pub(super) fallback: Arc<Fallback>,
     /// How long it may take at the most before it gives up by itself.
@@ -80,7 +80,7 @@ pub(super) async fn open(
             }
             let counted = Arc::clone(&store);
             watch_memory(metrics, move || counted.figures());
-            let lockouts = Arc::clone(&store) as _;
+            let lockouts = vec![Arc::clone(&store) as _];
             let nothing = || std::future::ready(()).boxed();
             let make = move || StoreOfCore {
                 store: Arc::clone(&store) as _,
@@ -121,7 +121,8 @@ async fn open_redis(
         reached
     });
     let redis = Arc::new(redis);
-    let lockouts = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
+    let on_demand = OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() };
+    let lockouts = vec![Arc::new(on_demand) as _, fallback.lockouts()];
     let make = move || {
         let store = Arc::new(redis.store());
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -12,6 +13,7 @@ use super::connections::Connections;
 use super::connections::Slot;
 use super::cores::{Cores, Protocol};
 use super::listen::{Listener, Stream};
+use super::local::LocalPeer;
 
 /// Pause after `accept` failed for lack of a resource, which trying again at once would not give back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -39,7 +41,7 @@ pub(super) async fn serve_operators(listener: Listener, router: axum::Router, co
     loop {
         tokio::select! {
             (stream, slot) = acceptor.accept() => {
-                let router = router.clone();
+                let router = router.clone().layer(Extension(LocalPeer(stream.is_local())));
                 served.spawn(async move {
                     let connection = Arc::clone(slot.connection());
                     connection::serve_http(stream, connection, router, Shutdown::default()).await;

@@ -6,11 +6,13 @@ use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 
 use super::http::{json_response, wants_json};
-use super::lockouts::{self, LockoutDesk};
+use super::local;
+use super::lockouts::{self, LockoutAdmin};
 use crate::engine::Rules;
 use crate::telemetry::metrics::Metrics;
 
@@ -19,7 +21,7 @@ const INDEX: &str = "\
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
 /rlconfig?candidate  those of CANDIDATE_CONFIG, in the same way
-/lockouts  who is locked out; 'DELETE /lockouts/ID' lets one in again
+/lockouts  clients that are locked out, for callers on this machine; 'DELETE /lockouts/ID' lifts one
 /stats     every counter, a line each
 /metrics   the same for Prometheus
 ";
@@ -31,18 +33,24 @@ pub(super) struct Debug {
     /// Those that they are compared with, where there are to be any.
     pub(super) candidate: Option<Arc<ArcSwapOption<Rules>>>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) lockouts: LockoutDesk,
+    pub(super) lockouts: LockoutAdmin,
+    /// Names of this machine that `Host` may have where lockouts are asked for.
+    pub(super) host_names: Arc<[String]>,
 }
 
-/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`.
+/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`. What changes something, or names clients, is for
+/// callers on this machine.
 pub(super) fn router(debug: Debug) -> Router {
+    let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
+    let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))
         .route("/stats", get(async |State(debug): State<Debug>| debug.metrics.render_stats()))
         .route("/metrics", get(prometheus))
-        .with_state(debug.clone())
-        .merge(lockouts::router(debug.lockouts))
+        .with_state(debug)
+        .merge(lockouts)
+        .layer(middleware::from_fn(local::same_site_only))
 }
 
 /// Metrics at `path`, and nothing else.

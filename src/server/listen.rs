@@ -96,6 +96,14 @@ pub(super) enum Stream {
 pub(super) struct SocketFile(PathBuf);
 
 impl Address {
+    /// The host, where it is a name and no address.
+    pub(super) fn name(&self) -> Option<String> {
+        match self {
+            Self::Tcp { host, .. } => host.parse::<IpAddr>().is_err().then(|| host.clone()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Listens here.
     ///
     /// # Errors
@@ -130,6 +138,12 @@ fn reason(error: &io::Error) -> String {
 }
 
 impl Stream {
+    /// Whether the peer is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        // `::ffff:127.0.0.1` is how an IPv4 peer looks on a socket for both.
+        self.peer_address().is_none_or(|address| address.to_canonical().is_loopback())
+    }
+
     /// The peer's address; `None` on unix sockets.
     pub(super) const fn peer_address(&self) -> Option<IpAddr> {
         match self {

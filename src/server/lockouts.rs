@@ -1,16 +1,21 @@
-//! Who is locked out, for operators: a list, and a way to let somebody in again.
+//! Lockouts for operators: a listing, and a way to lift one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{delete, get};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::http::json_response;
 use crate::clock::Clock;
@@ -18,35 +23,159 @@ use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
 use crate::store::lockouts::{Blocked, Lockouts, MAX_LISTED};
 
-/// What it takes to tell of lockouts.
+/// Time that a listing is kept and shown to everybody who asks.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+/// Lockouts on one page, unless `limit` says otherwise.
+const PAGE: usize = 1_000;
+
+/// Access to lockouts. Clones share one listing.
 #[derive(Clone)]
-pub struct LockoutDesk {
-    /// Who keeps them.
-    pub lockouts: Arc<dyn Lockouts>,
-    /// How their keys are written.
-    pub keys: KeyWriter,
-    /// What tells the time.
-    pub clock: Arc<dyn Clock>,
+pub struct LockoutAdmin {
+    stores: Arc<[Arc<dyn Lockouts>]>,
+    keys: KeyWriter,
+    clock: Arc<dyn Clock>,
+    /// Held while the stores are read: one listing at a time in this process.
+    listing: Arc<Mutex<Option<Kept>>>,
+    /// Lockouts lifted so far: a listing from before the last one is out of date.
+    lifted: Arc<AtomicU64>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    listing: Arc<Listing>,
+    read_at: Instant,
+    lifted: u64,
+}
+
+/// Lockouts of every store, ordered by their end.
+#[derive(Default)]
+struct Listing {
+    lockouts: Vec<Blocked>,
+    /// Why it lacks those of a store.
+    error: Option<String>,
+    truncated: bool,
+}
+
+/// A page of a listing.
+#[derive(Debug, Default, Deserialize)]
+struct Page {
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+impl LockoutAdmin {
+    /// Access to the lockouts of `stores`, whose keys `keys` writes: where counters live, and where they
+    /// live while that fails.
+    pub fn new(stores: Vec<Arc<dyn Lockouts>>, keys: KeyWriter, clock: Arc<dyn Clock>) -> Self {
+        Self { stores: stores.into(), keys, clock, listing: Arc::default(), lifted: Arc::default() }
+    }
+
+    /// The listing: one that is fresh, or that of a scan, which goes on though its caller leaves.
+    async fn listing(&self) -> Arc<Listing> {
+        let mut kept = Arc::clone(&self.listing).lock_owned().await;
+        let lifted = self.lifted.load(Ordering::Relaxed);
+        let is_fresh = |kept: &&Kept| kept.read_at.elapsed() < KEPT_FOR && kept.lifted == lifted;
+        if let Some(kept) = kept.as_ref().filter(is_fresh) {
+            return Arc::clone(&kept.listing);
+        }
+        let admin = self.clone();
+        let scan = tokio::spawn(async move {
+            let listing = Arc::new(admin.scan().await);
+            *kept = Some(Kept { listing: Arc::clone(&listing), read_at: Instant::now(), lifted });
+            listing
+        });
+        scan.await.unwrap_or_default()
+    }
+
+    async fn scan(&self) -> Listing {
+        let now = self.clock.now();
+        let mut listing = Listing::default();
+        for store in &*self.stores {
+            match store.list(&self.keys, now).await {
+                Ok(found) => {
+                    listing.truncated |= found.len() >= MAX_LISTED;
+                    listing.lockouts.extend(found);
+                }
+                Err(error) => listing.error = Some(error.to_string()),
+            }
+        }
+        // One that two stores hold is listed as long as the longer one lasts.
+        listing.lockouts.sort_by(|a, b| (&a.key, b.state.ends_us).cmp(&(&b.key, a.state.ends_us)));
+        listing.lockouts.dedup_by(|a, b| a.key == b.key);
+        listing.lockouts.sort_by(|a, b| position(a).cmp(&position(b)));
+        listing
+    }
+
+    /// Lifts the lockout of `key` in every store: whether there was one.
+    ///
+    /// # Errors
+    /// That of a store, where no other one had it.
+    async fn lift(&self, key: &Bytes) -> Result<bool, StoreError> {
+        let (mut lifted, mut failed) = (false, None);
+        for store in &*self.stores {
+            match store.lift(key).await {
+                Ok(had_it) => lifted |= had_it,
+                Err(error) => failed = Some(error),
+            }
+        }
+        self.lifted.fetch_add(1, Ordering::Relaxed);
+        match failed {
+            Some(error) if !lifted => Err(error),
+            Some(_) | None => Ok(lifted),
+        }
+    }
+}
+
+/// Place of a lockout in listings.
+fn position(blocked: &Blocked) -> (u64, &[u8]) {
+    (blocked.state.ends_us, &blocked.key)
 }
 
 /// `/lockouts` and `/lockouts/ID`.
-pub(super) fn router(desk: LockoutDesk) -> Router {
-    Router::new().route("/lockouts", get(list)).route("/lockouts/{id}", delete(lift)).with_state(desk)
+pub(super) fn router(admin: LockoutAdmin) -> Router {
+    Router::new().route("/lockouts", get(list)).route("/lockouts/{id}", delete(lift)).with_state(admin)
 }
 
-async fn list(State(desk): State<LockoutDesk>) -> Response {
-    let now = desk.clock.now();
-    let mut listed = match desk.lockouts.list(&desk.keys, now).await {
-        Ok(listed) => listed,
-        Err(error) => return failed(&error),
+async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {
+    let after = match page.cursor.as_deref().map(read_cursor) {
+        None => None,
+        Some(Some(position)) => Some(position),
+        Some(None) => return error(StatusCode::BAD_REQUEST, "cursor: expected next_cursor of another page"),
     };
-    listed.sort_by_key(|blocked| blocked.state.ends_us);
-    let told: Vec<_> = listed.iter().map(|blocked| tell(blocked, now)).collect();
-    let is_truncated = listed.len() >= MAX_LISTED;
-    json_response(StatusCode::OK, json!({ "lockouts": told, "truncated": is_truncated }).to_string())
+    let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED);
+    let listing = admin.listing().await;
+    let now = admin.clock.now();
+    let is_after = |blocked: &&Blocked| {
+        after.as_ref().is_none_or(|(ends_us, key)| position(blocked) > (*ends_us, &**key))
+    };
+    let mut rest = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now)).filter(is_after);
+    let shown: Vec<_> = rest.by_ref().take(limit).collect();
+    let next_cursor = rest.next().and(shown.last()).map(|last| write_cursor(last));
+    let lockouts: Vec<_> = shown.iter().map(|blocked| describe(blocked, now)).collect();
+    let mut body = json!({
+        "lockouts": lockouts,
+        "next_cursor": next_cursor,
+        "truncated": listing.truncated,
+        "complete": listing.error.is_none(),
+    });
+    if let Some(error) = &listing.error {
+        body["error"] = json!(error);
+    }
+    json_response(StatusCode::OK, body.to_string())
 }
 
-fn tell(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
+fn write_cursor(blocked: &Blocked) -> String {
+    let (ends_us, key) = position(blocked);
+    URL_SAFE_NO_PAD.encode([&ends_us.to_be_bytes(), key].concat())
+}
+
+fn read_cursor(cursor: &str) -> Option<(u64, Vec<u8>)> {
+    let bytes = URL_SAFE_NO_PAD.decode(cursor).ok()?;
+    let (ends_us, key) = bytes.split_first_chunk()?;
+    Some((u64::from_be_bytes(*ends_us), key.to_vec()))
+}
+
+fn describe(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let is_permanent = lockout::is_permanent(state.ends_us);
     let entries: Map<_, _> =
@@ -63,26 +192,78 @@ fn tell(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
     })
 }
 
-async fn lift(State(desk): State<LockoutDesk>, Path(id): Path<String>) -> Response {
+async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Response {
     let key = URL_SAFE_NO_PAD.decode(&id).map(Bytes::from).ok();
-    let Some((key, who)) = key.and_then(|key| desk.keys.read_lockout_key(&key).map(|who| (key, who))) else {
-        let message = "this is the id of no lockout: /lockouts lists them";
-        return json_response(StatusCode::BAD_REQUEST, json!({ "error": message }).to_string());
+    let Some((key, who)) = key.and_then(|key| admin.keys.read_lockout_key(&key).map(|who| (key, who))) else {
+        return error(StatusCode::BAD_REQUEST, "not the id of a lockout: /lockouts lists them");
     };
-    match desk.lockouts.lift(&key).await {
+    match admin.lift(&key).await {
         Ok(true) => {
             let (domain, name) = (String::from_utf8_lossy(&who.domain), String::from_utf8_lossy(&who.name));
-            tracing::info!(%domain, %name, id, "a lockout is lifted");
+            tracing::info!(%domain, %name, id, "lockout lifted");
             json_response(StatusCode::OK, json!({ "lifted": true }).to_string())
         }
-        Ok(false) => {
-            let message = "nobody is locked out under this id any more";
-            json_response(StatusCode::NOT_FOUND, json!({ "error": message }).to_string())
-        }
-        Err(error) => failed(&error),
+        Ok(false) => error(StatusCode::NOT_FOUND, "no lockout with this id any more"),
+        Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed.to_string()),
     }
 }
 
-fn failed(error: &StoreError) -> Response {
-    json_response(StatusCode::SERVICE_UNAVAILABLE, json!({ "error": error.to_string() }).to_string())
+fn error(status: StatusCode, message: &str) -> Response {
+    json_response(status, json!({ "error": message }).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::engine::KeyFormat;
+    use crate::store::lockouts::Asking;
+
+    /// A store whose listing takes a second, and that counts how often it is read.
+    #[derive(Default)]
+    struct Slow(AtomicUsize);
+
+    impl Lockouts for Slow {
+        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> Asking<'a, Vec<Blocked>> {
+            Box::pin(async {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Err(StoreError::Unreachable("gone".to_owned()))
+            })
+        }
+
+        fn lift<'a>(&'a self, _: &'a Bytes) -> Asking<'a, bool> {
+            Box::pin(async { Ok(false) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_who_asks_at_once_shares_one_scan_even_when_the_first_leaves() {
+        let store = Arc::new(Slow::default());
+        let admin = LockoutAdmin::new(
+            vec![Arc::clone(&store) as _],
+            KeyWriter::new(KeyFormat::Native, ""),
+            Arc::new(SystemClock),
+        );
+        let first = tokio::time::timeout(Duration::from_millis(100), admin.listing()).await;
+        assert!(first.is_err(), "it left");
+        let asked: Vec<_> = (0..100).map(|_| admin.clone()).collect();
+        let asked = asked.iter().map(LockoutAdmin::listing);
+        for listing in futures_util::future::join_all(asked).await {
+            assert!(listing.error.as_deref().is_some_and(|error| error.contains("gone")));
+        }
+        assert_eq!(store.0.load(Ordering::Relaxed), 1);
+        tokio::time::advance(KEPT_FOR).await;
+        admin.listing().await;
+        assert_eq!(store.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        let cursor = URL_SAFE_NO_PAD.encode([&7_u64.to_be_bytes()[..], b"key"].concat());
+        assert_eq!(read_cursor(&cursor), Some((7, b"key".to_vec())));
+        assert_eq!((read_cursor("AAAA"), read_cursor("!")), (None, None));
+    }
 }

@@ -13,6 +13,7 @@ mod health;
 mod heartbeat;
 mod http;
 mod listen;
+mod local;
 mod lockouts;
 mod placement;
 mod service;
@@ -47,7 +48,7 @@ pub use self::admission::BodyError;
 pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{Answering, MakeAnswering};
 pub use self::listen::{Address, BindError};
-pub use self::lockouts::LockoutDesk;
+pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
@@ -101,7 +102,7 @@ pub struct Parts {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who is locked out.
-    pub lockouts: LockoutDesk,
+    pub lockouts: LockoutAdmin,
     /// Makes what each core answers with.
     pub make_answering: Arc<MakeAnswering>,
 }
@@ -123,6 +124,8 @@ pub struct Listeners {
     http: Listener,
     grpc: Listener,
     debug: Listener,
+    /// The host that the debug port was configured with, where it is a name.
+    debug_names: Vec<String>,
     prometheus: Option<(Listener, String)>,
 }
 
@@ -140,6 +143,7 @@ impl Listeners {
             http: settings.http.bind(Purpose::Http)?,
             grpc: settings.grpc.bind(Purpose::Grpc)?,
             debug: settings.debug.bind(Purpose::Debug)?,
+            debug_names: settings.debug.name().into_iter().collect(),
             prometheus,
         })
     }
@@ -205,6 +209,7 @@ pub async fn run(
         candidate: parts.candidate_rules,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
+        host_names: listeners.debug_names.clone().into(),
     };
     let cores = Arc::new(cores);
     let (accepting, swept) = start_listeners(settings, listeners, debug, &cores, supervisor);

@@ -2,10 +2,12 @@
 //!
 //! Nothing here asks whether the store is back. The store knows that, and fails at once until it is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::lockouts::Lockouts;
 use super::memory::{MemorySettings, MemoryStore};
 use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{Outcome, is_over};
@@ -19,7 +21,7 @@ const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
 pub struct Fallback {
     /// Counts what is to be counted here while the store fails. It begins empty, and what it counts is
     /// forgotten when its window ends.
-    local: MemoryStore,
+    local: Arc<MemoryStore>,
     /// So many processes share the limits.
     replicas: u32,
 }
@@ -27,12 +29,17 @@ pub struct Fallback {
 impl Fallback {
     /// With `replicas` processes that share the limits, each enforces its part of them.
     pub fn new(settings: MemorySettings, replicas: u32) -> Self {
-        Self { local: MemoryStore::new(settings), replicas: replicas.max(1) }
+        Self { local: Arc::new(MemoryStore::new(settings)), replicas: replicas.max(1) }
     }
 
     /// What counts here. Whoever runs the process sweeps it.
-    pub const fn local(&self) -> &MemoryStore {
+    pub fn local(&self) -> &MemoryStore {
         &self.local
+    }
+
+    /// Lockouts that were struck here while the store failed. They hold whenever it fails again.
+    pub fn lockouts(&self) -> Arc<dyn Lockouts> {
+        Arc::clone(&self.local) as _
     }
 
     /// Returns a reading for each of `charges`: the store's, or where it failed what the rule says.

@@ -49,6 +49,7 @@ impl Service {
         for (host, port) in [("HOST", "PORT"), ("GRPC_HOST", "GRPC_PORT"), ("DEBUG_HOST", "DEBUG_PORT")] {
             variables.extend([(host, "127.0.0.1"), (port, "0")]);
         }
+        variables.retain(|(name, _)| settings.iter().all(|(set, _)| set != name));
         variables.extend(settings);
         let settings = Settings::from_variables(&variables).expect("settings of use");
         let shutdown = Shutdown::default();
