@@ -45,7 +45,7 @@ pub(super) fn show(app: &App, program: &OsStr) {
     }
 }
 
-/// Where counters live.
+/// Place where counters live.
 fn counters(settings: &Settings) -> String {
     match &settings.store {
         StoreSettings::Memory => "in this process' memory".to_owned(),
