@@ -2,7 +2,7 @@
 //! No key is ever admitted more often than its limit, and a hit that counts without having been admitted
 //! belongs to a call that failed.
 //!
-//! `tests/soak-redis.sh` runs the same for as long as it is told.
+//! `tests/soak-redis.sh` runs the same for a chosen time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ struct Outcomes {
     denied: u64,
 }
 
-/// What all clients share.
+/// State that all clients share.
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
@@ -62,7 +62,7 @@ struct Shared {
     failed: AtomicU64,
 }
 
-/// Calls until it is told to stop, connecting again to wherever the replica listens now.
+/// Calls until it is stopped, connecting again to wherever the replica listens now.
 async fn client(seed: u64, port: watch::Receiver<u16>, shared: Arc<Shared>) -> HashMap<Key, Outcomes> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut outcomes = HashMap::<Key, Outcomes>::new();
@@ -211,7 +211,7 @@ async fn no_key_is_admitted_more_often_than_its_limit_while_everything_fails() {
 
 /// For `tests/soak-redis.sh`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "as long as it is told: tests/soak-redis.sh"]
+#[ignore = "as long as it is set to: tests/soak-redis.sh"]
 async fn soak() {
     #[expect(clippy::disallowed_methods, reason = "a script sets it for this test alone")]
     let secs = std::env::var("TOLLGATE_SOAK_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(600);

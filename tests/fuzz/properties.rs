@@ -1,4 +1,4 @@
-//! What holds for every input. The fuzz targets look for a counterexample with coverage, and the test suite
+//! Properties of every input. The fuzz targets look for a counterexample with coverage, and the test suite
 //! (`tests/fuzzing.rs`) with random inputs.
 
 use prost::Message as _;
