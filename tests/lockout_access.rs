@@ -1,4 +1,4 @@
-//! Who may list and lift lockouts, and which ones: those of an outage, too.
+//! Access to lockouts: the callers that may list and lift them, and those of an outage.
 
 use std::net::UdpSocket;
 

@@ -1,8 +1,8 @@
 //! Requests that only a program on this machine may make, and no web page that somebody on it has open.
 //!
 //! The address of the peer keeps other machines out. A page in a browser on this machine has that address
-//! too: it is told by `Origin` and `Sec-Fetch-Site`, and where its name was made to resolve to this machine
-//! (DNS rebinding) by `Host`.
+//! too: `Origin` and `Sec-Fetch-Site` give it away, and `Host` does where its name was made to resolve to this
+//! machine (DNS rebinding).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-/// Whether the peer of a connection is on this machine.
+/// Locality of a connection's peer: true if it is on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalPeer(pub(super) bool);
 
@@ -54,7 +54,7 @@ fn is_own_name(host: &str, names: &[String]) -> bool {
         || names.iter().any(|name| name.eq_ignore_ascii_case(host))
 }
 
-/// Whether a browser says that another site has it send the request. Other clients send neither header.
+/// True if a browser says that another site has it send the request. Other clients send neither header.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let is_foreign_site = |site: &HeaderValue| site == "cross-site" || site == "same-site";
     if headers.get_all("sec-fetch-site").iter().any(is_foreign_site) {

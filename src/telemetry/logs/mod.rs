@@ -15,14 +15,14 @@ pub use self::writer::LogWriter;
 /// likes.
 const SILENT: [&str; 4] = ["h2", "hyper", "hyper_util", "tonic"];
 
-/// What to log, and how.
+/// Level and format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSettings {
     /// Least severe level that is logged.
     pub level: LevelFilter,
     /// Format of a line.
     pub format: LogFormat,
-    /// Whether text may be coloured, on a terminal.
+    /// Allows colours in text, on a terminal.
     pub color: bool,
 }
 

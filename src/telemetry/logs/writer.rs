@@ -1,6 +1,6 @@
 //! The log writer: a thread that writes finished lines to stderr, and a bounded queue before it.
 //!
-//! A line that finds the queue full is dropped and counted. So nothing that logs waits for whoever reads
+//! A line that finds the queue full is dropped and counted. So nothing that logs waits for the reader of
 //! stderr, and a peer that makes the service log cannot make it stop.
 
 use std::io::{self, Write};
@@ -33,7 +33,7 @@ pub(super) struct LogQueue {
     counts: Arc<Counts>,
 }
 
-/// What is queued, and what was not written.
+/// Sizes of the queue, and the number of lines that were not written.
 #[derive(Debug, Default)]
 struct Counts {
     lines: AtomicUsize,
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that is stuck until it is told how often it may write.
+    /// An output that is stuck until it may write.
     struct Stuck(Receiver<()>, Sender<Vec<u8>>);
 
     impl Write for Stuck {
