@@ -158,7 +158,7 @@ async fn what_one_of_the_two_hashes_is_never_logged_and_a_value_breaks_no_line()
     ask(&service, "email=Ann@example.com").await;
     eventually("one of them is logged", async || {
         assert_eq!(ask(&service, "email=ann@example.com").await.0, 429);
-        service.process.output().contains("would decide otherwise")
+        service.process.output().contains("candidate decides differently")
     })
     .await;
     let output = service.process.output();
@@ -209,7 +209,7 @@ async fn a_wrong_candidate_is_told_with_its_place_and_harms_nothing() {
     let service = start(Some(dir.path()), &[]).await;
     let output = service.process.output();
     let place = format!("{}:4:24", dir.path().join("next.yaml").display());
-    assert!(output.contains(&place) && output.contains("not all candidate rules"), "{place}: {output}");
+    assert!(output.contains(&place) && output.contains("rule files have errors"), "{place}: {output}");
     for line in ["config_wrong 1", "config_load_error 1", "config_load_success 0", "rules 0"] {
         assert!(has(&service, line).await, "{line}");
     }
@@ -248,7 +248,7 @@ async fn the_candidate_s_rules_are_shown_apart() {
     assert_eq!(read(&service, "/rlconfig?candidate=").await.1, tried);
     assert_eq!(read(&service, "/rlconfig?other").await.1, live);
     let output = service.process.output();
-    assert!(output.contains("  candidate 2 in 1 domains, from "), "{output}");
+    assert!(output.contains("  candidate 2 in 1 domain, from "), "{output}");
     let alone = start(None, &[]).await;
     assert_eq!(read(&alone, "/rlconfig?candidate").await.0, 404);
 }
