@@ -1,6 +1,6 @@
-//! What becomes of a charge that the store failed: what its rule says.
+//! Result of charges that the store failed: each rule's `on_backend_failure`.
 //!
-//! Nothing here asks whether the store is back. The store knows that, and fails at once until it is.
+//! The fallback does not probe the store: a store that is down fails charges at once until it is back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,15 @@ use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{Outcome, is_over};
 use crate::engine::{Algorithm, FailurePolicy, Hits, Limit, Timestamp, Votes};
 
-/// When to ask again what was denied only because the store failed: it may be back at any time.
+/// Retry delay of a charge that was denied only because the store failed.
 const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
 
-/// What to do without the store.
+/// Decides charges that the store failed.
 #[derive(Debug)]
 pub struct Fallback {
-    /// Counts what is to be counted here while the store fails. It begins empty, and what it counts is
-    /// forgotten when its window ends.
+    /// Counters of `on_backend_failure: local`. They start empty, and are dropped when their window ends.
     local: Arc<MemoryStore>,
-    /// So many processes share the limits.
+    /// Processes that share the limits.
     replicas: u32,
 }
 
@@ -32,7 +31,7 @@ impl Fallback {
         Self { local: Arc::new(MemoryStore::new(settings)), replicas: replicas.max(1) }
     }
 
-    /// What counts here. Whoever runs the process sweeps it.
+    /// The store of local counters, which the process must sweep.
     pub fn local(&self) -> &MemoryStore {
         &self.local
     }

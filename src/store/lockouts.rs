@@ -1,4 +1,4 @@
-//! Who is locked out, for operators to look at and to lift.
+//! Lockouts, for operators to list and to lift.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! Where counters live.
+//! Counter stores.
 //!
 //! A store counts; it does not judge. Whether a reading is over its limit, what metrics say of it and
 //! what the caller is told is decided in `engine::judge`, once, for every store.
@@ -20,10 +20,10 @@ pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::Ladder;
 use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
 
-/// What a store is asked to do to one counter.
+/// A charge to one counter.
 #[derive(Clone, Debug)]
 pub struct Charge {
-    /// Names the counter. The window is not part of it: the store knows `now`.
+    /// Key of the counter, without its window: the store knows `now`.
     pub key: Bytes,
     /// The limit that is counted towards.
     pub limit: Limit,
@@ -33,20 +33,20 @@ pub struct Charge {
     pub hits: Hits,
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
-    /// What it does to its request when it is.
+    /// Effect on the request if it is denied.
     pub vote: Vote,
-    /// Who is locked out when they are denied too often.
+    /// Lockout that a denial counts towards.
     pub lockout: Option<Lockout>,
-    /// What becomes of it when the store fails.
+    /// Result if the store fails.
     pub on_failure: FailurePolicy,
 }
 
 /// A lockout that a charge may strike for, and that may deny it.
 #[derive(Clone, Debug)]
 pub struct Lockout {
-    /// Names whoever is locked out.
+    /// Key of the lockout.
     pub key: Bytes,
-    /// When to block.
+    /// Schedule of blocks.
     pub ladder: Arc<Ladder>,
 }
 

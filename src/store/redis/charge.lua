@@ -1,33 +1,32 @@
--- Carries out requests in their order, each of them as `engine::algorithm` does.
+-- Carries out requests in order, each as `engine::algorithm` does.
 --
 -- KEYS     the counters and the lockouts, each once.
--- ARGV[1]  the requests, one after the other, big-endian: 2 bytes that say how many charges it has,
---          32,768 more where it is denied already, and for each charge
---            2 bytes  its counter, from 1
---            1        its algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
---            1        its kind: 0 counts always, 1 counts only if the request passes, 2 gives back,
---                     3 counts only if the request passes, all of it if one hit fits
---            1        its vote: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
---            4        its hits
---            4        hits that fit into the counter
---            4        seconds that the counter is to live from now on, if it is new or is no fixed window
---            2        its lockout, from 1; 0 for none
---          and, but for fixed windows,
---            4        hits in a window
---            8        the window in ticks, as a floating-point number
---            4        the microseconds of a tick
+-- ARGV[1]  the requests, big-endian: 2 bytes for the number of charges, plus 32,768 if the request is already
+--          denied, and for each charge
+--            2 bytes  index of its counter in KEYS
+--            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
+--            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft
+--            1        effect on the request: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
+--            4        hits
+--            4        capacity of the counter, in hits
+--            4        TTL in seconds; for a fixed window, set only on creation
+--            2        index of its lockout in KEYS; 0 for none
+--          and, except for fixed windows,
+--            4        limit in hits per window
+--            8        window in ticks, as a double
+--            4        length of a tick in microseconds
 --          and, with a lockout,
---            4, 4, 4  the seconds that strikes must lie within, and after which blocks are forgotten; the
---                     strikes that begin a block
---            1        whether whoever asks while blocked begins the block anew
---            1 + 4…   how many steps the ladder has, and the seconds of each; 0 for ever
+--            4, 4, 4  `within` and `forget` in seconds; `after` in strikes
+--            1        1 if a request during a block restarts it
+--            1 + 4…   number of blocks, and the seconds of each; 0 for a permanent block
 -- ARGV[2]  now, in microseconds; empty for the server's own time.
--- Reply    four numbers for each charge: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 that a counter of
---          its request cannot be read; what its counter holds
---          afterwards (hits, or of a token bucket its level); and two more: of a sliding window the hits
---          of the window before and the window's number, of a sliding log when the last of the hits
---          leaves that must, and when the newest came (-1 for none), of a token bucket its time. Then, for each charge with a
---          lockout, when that ends or did, in microseconds; and at the end, now.
+-- Reply    four numbers for each charge:
+--            outcome: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 a counter of the request is unreadable
+--            content of the counter afterwards: hits, or the level of a token bucket
+--            sliding window: hits of the previous window; sliding log: time of the last hit that must leave for
+--            the charge to pass, -1 for none; token bucket: time of its level
+--            sliding window: number of the window; sliding log: time of the newest hit, -1 for none
+--          then, for each charge with a lockout, the end of its block in microseconds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 0, 1, 2, 3
 local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
@@ -306,7 +305,7 @@ local function answer(ask, outcome, level, low)
   end
 end
 
--- Carries out one charge, unless whoever asks is locked out.
+-- Carries out one charge, unless its client is locked out.
 local function charge_one(ask)
   local l, c = ask.lockout, ask.counter
   if l and l.blocked and ask.kind ~= REFUND then

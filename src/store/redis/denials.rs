@@ -1,8 +1,8 @@
-//! What is known to be over its limit, and so need not be asked about until it may fit again.
+//! Cache of denials: counters known to be over their limit, which Redis need not be asked about.
 //!
-//! Whatever others do, they can only put off the moment at which something fits again, unless they give
-//! back: what this process gives back is forgotten here at once, and what others do within
-//! [`MAX_KNOWN`]. Another limit under the same key, after a change of the rules, is another question.
+//! Other replicas can only put off the moment at which a charge fits again, unless they refund. Refunds of this
+//! process drop the entry at once; those of others take effect within [`MAX_KNOWN`]. An entry holds for one limit:
+//! a changed rule does not find it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,7 +22,7 @@ const OVERHEAD_BYTES: u64 = 112;
 /// Keys are about so long, which sizes the cache's own tables.
 const USUAL_KEY_BYTES: u64 = 64;
 
-/// For how long a denial is known, at the most.
+/// Upper bound on the age of an entry.
 const MAX_KNOWN: Duration = Duration::from_secs(1);
 
 /// The denials of every core, bounded in bytes: those that were of use stay.
