@@ -49,5 +49,11 @@ pub use envoy::r#type::v3::RateLimitUnit;
 /// The path of Envoy's one question, in gRPC.
 pub const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
+/// Path of the same call for `tollgate query`: [`RULES_HEADER`] of its answer names the rules that applied.
+pub const EXPLAINED_RATE_LIMIT: &str = "/tollgate.v1.RateLimitService/ShouldRateLimit";
+
+/// Response header with a JSON list: for each descriptor the name of its rule, or null.
+pub const RULES_HEADER: &str = "tollgate-rules";
+
 /// The descriptors of the files above as Envoy declares them, for gRPC reflection.
 pub const REFLECTION: &[u8] = include_bytes!("../proto/generated/reflection.bin");

@@ -182,11 +182,11 @@ async fn query_shows_the_answer_and_ends_as_it_is() {
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     for (args, code, first_line, of_alice) in [
-        (&["--hits", "0", "user=alice"][..], 0, "OK", "user=alice  OK    2 per day (per-user)  2  "),
-        (&["user=alice"], 0, "OK", "user=alice  OK    2 per day (per-user)  1  "),
-        (&["user=alice"], 0, "OK", "user=alice  OK    2 per day (per-user)  0  "),
-        (&["user=alice"], 3, "OVER_LIMIT", "user=alice  OVER_LIMIT  2 per day (per-user)  0  "),
-        (&["user=admin"], 0, "OK", "user=admin  OK    unlimited  -  "),
+        (&["--hits", "0", "user=alice"][..], 0, "OK", "user=alice  OK    per-user  2 per day  2  "),
+        (&["user=alice"], 0, "OK", "user=alice  OK    per-user  2 per day  1  "),
+        (&["user=alice"], 0, "OK", "user=alice  OK    per-user  2 per day  0  "),
+        (&["user=alice"], 3, "OVER_LIMIT", "user=alice  OVER_LIMIT  per-user  2 per day  0  "),
+        (&["user=admin"], 0, "OK", "user=admin  OK  shop.user_admin  unlimited  -  "),
         (&["user=bob,path=/"], 0, "OK", "user=bob,path=/  OK    -      -  "),
     ] {
         let (ended, shown) = query(args);

@@ -6,16 +6,19 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use chrono::{DateTime, Datelike as _, Timelike as _};
 use clap::Args;
-use tonic::Code as Status;
+use http::uri::PathAndQuery;
+use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code as Status, Request, Response};
+use tonic_prost::ProstCodec;
 
 use super::{Exit, print};
 use crate::clock::{Clock as _, SystemClock};
 use crate::engine::Timestamp;
 use crate::engine::duration::ShortForm;
 use crate::pb::{
-    Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
-    RateLimitServiceClient, Unit,
+    self, Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
+    Unit,
 };
 use crate::server::wire;
 
@@ -23,6 +26,8 @@ use crate::server::wire;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Resets at least this far away are shown with their date, in seconds.
 const DATED_SECS_MIN: u64 = 86_400;
+/// Column of the rules' names, which only tollgate reports.
+const RULE_COLUMN: usize = 2;
 
 /// Arguments of `query`.
 #[derive(Args, Debug)]
@@ -62,22 +67,50 @@ struct Descriptor {
 /// Sends the request and prints the answer.
 pub(super) fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(send(args))?;
+    let Answer { response: answer, rules } = runtime.block_on(send(args))?;
     if args.json {
         print(&(serde_json::to_string_pretty(&wire::json_of_response(&answer))? + "\n"))?;
     } else {
-        print(&text_report(args, &answer, SystemClock.now()))?;
+        print(&text_report(args, &answer, rules.as_deref(), SystemClock.now()))?;
     }
     Ok(if answer.overall_code() == Code::OverLimit { Exit::OverLimit } else { Exit::Done })
 }
 
-async fn send(args: &QueryArgs) -> anyhow::Result<RateLimitResponse> {
-    let channel = connect(&args.address).await?;
-    let mut client = RateLimitServiceClient::new(channel);
-    let answer = tokio::time::timeout(TIMEOUT, client.should_rate_limit(request(args)))
+/// The answer of a service.
+struct Answer {
+    response: RateLimitResponse,
+    /// The name of each descriptor's rule; `None` if the service is not tollgate.
+    rules: Option<Vec<Option<String>>>,
+}
+
+async fn send(args: &QueryArgs) -> anyhow::Result<Answer> {
+    let mut client = Grpc::new(connect(&args.address).await?);
+    let call = async {
+        match call(&mut client, pb::EXPLAINED_RATE_LIMIT, args).await {
+            // Another service than tollgate.
+            Err(status) if status.code() == Status::Unimplemented => {
+                call(&mut client, pb::SHOULD_RATE_LIMIT, args).await
+            }
+            answered => answered,
+        }
+    };
+    let answer = tokio::time::timeout(TIMEOUT, call)
         .await
         .with_context(|| format!("no answer from {} within {TIMEOUT:?}", args.address))?;
-    Ok(answer.map_err(|status| explain(&status))?.into_inner())
+    let answer = answer.map_err(|status| explain(&status))?;
+    let rules = answer.metadata().get(pb::RULES_HEADER);
+    let rules = rules.and_then(|rules| serde_json::from_slice(rules.as_bytes()).ok());
+    Ok(Answer { response: answer.into_inner(), rules })
+}
+
+async fn call(
+    client: &mut Grpc<Channel>,
+    path: &'static str,
+    args: &QueryArgs,
+) -> Result<Response<RateLimitResponse>, tonic::Status> {
+    client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    let codec = ProstCodec::<RateLimitRequest, RateLimitResponse>::default();
+    client.unary(Request::new(request(args)), PathAndQuery::from_static(path), codec).await
 }
 
 async fn connect(address: &str) -> anyhow::Result<Channel> {
@@ -130,20 +163,27 @@ fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
 }
 
 /// The overall answer, a line for each descriptor in columns, and notes on descriptors without a limit.
-fn text_report(args: &QueryArgs, answer: &RateLimitResponse, now: Timestamp) -> String {
-    let header = ["DESCRIPTOR", "CODE", "LIMIT", "REMAINING", "RESET"].map(str::to_owned);
+fn text_report(
+    args: &QueryArgs,
+    answer: &RateLimitResponse,
+    rules: Option<&[Option<String>]>,
+    now: Timestamp,
+) -> String {
     let statuses = || args.descriptors.iter().zip(&answer.statuses);
-    let rows = statuses().map(|(descriptor, status)| row(descriptor, status, now));
-    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let widths: [usize; 5] = std::array::from_fn(|column| {
-        rows.iter()
-            .map(|row| row.get(column).map_or(0, |cell| cell.chars().count()))
-            .max()
-            .unwrap_or_default()
-    });
+    let mut rows = vec![["DESCRIPTOR", "CODE", "RULE", "LIMIT", "REMAINING", "RESET"].map(str::to_owned)];
+    for (index, (descriptor, status)) in statuses().enumerate() {
+        let rule = rules.and_then(|rules| rules.get(index)?.clone());
+        rows.push(row(descriptor, status, rule, now));
+    }
+    let is_shown = |column: usize| column != RULE_COLUMN || rules.is_some();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+    };
     let mut text = format!("{}\n\n", answer.overall_code().as_str_name());
     for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row.iter().enumerate().filter(|(column, _)| is_shown(*column));
+        let cells = cells.map(|(column, cell)| format!("{cell:width$}", width = width(column)));
         text += cells.collect::<Vec<_>>().join("  ").trim_end();
         text.push('\n');
     }
@@ -166,7 +206,12 @@ fn is_unmatched(status: &DescriptorStatus) -> bool {
     status.current_limit.is_none() && status.limit_remaining == 0 && status.code() == Code::Ok
 }
 
-fn row(descriptor: &Descriptor, status: &DescriptorStatus, now: Timestamp) -> [String; 5] {
+fn row(
+    descriptor: &Descriptor,
+    status: &DescriptorStatus,
+    rule: Option<String>,
+    now: Timestamp,
+) -> [String; 6] {
     let code = status.code().as_str_name().to_owned();
     let none = || "-".to_owned();
     let (limit, remaining) = match &status.current_limit {
@@ -176,7 +221,7 @@ fn row(descriptor: &Descriptor, status: &DescriptorStatus, now: Timestamp) -> [S
     };
     let reset = status.duration_until_reset.as_ref().and_then(|reset| u64::try_from(reset.seconds).ok());
     let reset = reset.map_or_else(none, |secs| describe_reset(secs, now));
-    [descriptor.text.clone(), code, limit, remaining, reset]
+    [descriptor.text.clone(), code, rule.unwrap_or_else(none), limit, remaining, reset]
 }
 
 /// `5m 30s`; from a day on with the date: `25d 3h (2026-12-22 19:30 UTC)`.
@@ -193,13 +238,12 @@ fn describe_reset(secs: u64, now: Timestamp) -> String {
 }
 
 fn describe(limit: &RateLimit) -> String {
-    let RateLimit { requests_per_unit, name, .. } = limit;
+    let RateLimit { requests_per_unit, .. } = limit;
     let unit = match limit.unit() {
         Unit::Unknown => "window".to_owned(),
         unit => unit.as_str_name().to_ascii_lowercase(),
     };
-    let name = if name.is_empty() { String::new() } else { format!(" ({name})") };
-    format!("{requests_per_unit} per {unit}{name}")
+    format!("{requests_per_unit} per {unit}")
 }
 
 #[cfg(test)]
@@ -253,18 +297,24 @@ mod tests {
         };
         let args = args(&["user=alice", "ip=10.0.0.1,path=/x", "admin=1", "other="]);
         // 2026-11-27 16:20 UTC.
-        let shown = text_report(&args, &answer, Timestamp::from_secs(1_795_796_400));
+        let now = Timestamp::from_secs(1_795_796_400);
+        let rules = [Some("shop.user"), Some("by ip"), Some("shop.admin_1"), None]
+            .map(|rule| rule.map(str::to_owned));
+        let shown = text_report(&args, &answer, Some(&rules), now);
         let expected = "\
 OVER_LIMIT
 
-DESCRIPTOR           CODE        LIMIT                  REMAINING  RESET
-user=alice           OVER_LIMIT  5 per minute           0          42s
-ip=10.0.0.1,path=/x  OK          100 per month (by ip)  97         25d 3h (2026-12-22 19:30 UTC)
-admin=1              OK          unlimited              -          -
-other=               OK          -                      -          -
+DESCRIPTOR           CODE        RULE          LIMIT          REMAINING  RESET
+user=alice           OVER_LIMIT  shop.user     5 per minute   0          42s
+ip=10.0.0.1,path=/x  OK          by ip         100 per month  97         25d 3h (2026-12-22 19:30 UTC)
+admin=1              OK          shop.admin_1  unlimited      -          -
+other=               OK          -             -              -          -
 
 no limit for other= in domain shop: no rule of this domain applies
 ";
         assert_eq!(shown, expected);
+        // Another service names no rules.
+        let shown = text_report(&args, &answer, None, now);
+        assert!(shown.contains("DESCRIPTOR           CODE        LIMIT "), "{shown}");
     }
 }

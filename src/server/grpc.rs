@@ -92,7 +92,8 @@ impl Grpc {
         request: HttpRequest<Incoming>,
         open: &OpenRequest,
         asked: Instant,
-    ) -> Result<Bytes, Status> {
+        is_explained: bool,
+    ) -> Result<(Bytes, Option<HeaderValue>), Status> {
         let call = self.service.begin(asked)?;
         check_encoding(request.headers())?;
         let (parts, body) = request.into_parts();
@@ -106,9 +107,12 @@ impl Grpc {
             let request = call.accept(wire::decode(message))?;
             let rules = call.snapshot();
             let decision = call.decide(&rules, &request, deadline).await?;
-            Ok::<_, CallError>(wire::encode(&request, &decision, self.service.settings()))
+            let rules =
+                is_explained.then(|| HeaderValue::try_from(wire::rule_names(&decision)).ok()).flatten();
+            Ok::<_, CallError>((wire::encode(&request, &decision, self.service.settings()), rules))
         };
-        Ok(framed(&answer.instrument(span).await?))
+        let (message, rules) = answer.instrument(span).await?;
+        Ok((framed(&message), rules))
     }
 
     /// The one message that `body` has, with its prefix.
@@ -181,11 +185,19 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
         if !is_grpc(request.headers()) {
             return Box::pin(async move { Ok(unsupported_media_type(open)) });
         }
-        if request.uri().path() == pb::SHOULD_RATE_LIMIT {
+        let path = request.uri().path();
+        if path == pb::SHOULD_RATE_LIMIT || path == pb::EXPLAINED_RATE_LIMIT {
+            let is_explained = path.len() != pb::SHOULD_RATE_LIMIT.len();
             return Box::pin(async move {
-                let answer = grpc.should_rate_limit(request, &open, asked).await;
+                let answer = grpc.should_rate_limit(request, &open, asked, is_explained).await;
                 open.answered();
-                Ok(respond(answer.map(AnswerBody::Message), open))
+                let (answer, rules) =
+                    answer.map_or_else(|status| (Err(status), None), |(message, rules)| (Ok(message), rules));
+                let mut response = respond(answer.map(AnswerBody::Message), open);
+                if let Some(rules) = rules {
+                    response.headers_mut().insert(pb::RULES_HEADER, rules);
+                }
+                Ok(response)
             });
         }
         Box::pin(async move {

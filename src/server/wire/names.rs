@@ -22,6 +22,11 @@ pub(super) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
     status.name.or(path).map(Cow::Borrowed)
 }
 
+/// Names of the rules of a decision, in the order of its descriptors, as a JSON list.
+pub fn rule_names(decision: &Decision<'_>) -> String {
+    serde_json::Value::from_iter(decision.statuses.iter().map(rule)).to_string()
+}
+
 /// Unit of the protocol for the window of `limit`.
 pub(super) fn unit(limit: Limit) -> pb::Unit {
     match limit.unit() {
