@@ -14,9 +14,9 @@ use std::time::Duration;
 pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
 pub use json::json_of_response;
-pub use names::rule_names;
 pub(super) use json::{CheckAnswer, encode_check, encode_json};
 pub use json::{JsonRequest, decode_check, decode_json};
+pub use names::rule_names;
 
 /// Optional parts of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
