@@ -276,3 +276,33 @@ async fn an_application_is_told_where_there_is_no_answer() {
     let body: Value = answer.json().await.expect("JSON");
     assert_eq!(body, json!({"error": "no_rules", "message": "no rate limit configuration loaded"}));
 }
+
+#[tokio::test]
+async fn a_request_that_can_never_pass_is_told_so() {
+    let rules = "
+domain: shop
+descriptors:
+  - {key: batch, max_hits: 3, rate_limit: 100/minute}
+  - {key: polite, charge: if_allowed, rate_limit: 5/minute}
+";
+    let service = Tollgate::start(&[("rules.yaml", rules)], &[]).await;
+    for (key, hits, larger) in [
+        ("batch", 3, None),
+        ("batch", 4, Some(true)),
+        ("polite", 6, Some(true)),
+        ("polite", 5, None),
+        ("polite", 1, Some(false)),
+    ] {
+        let body = format!(r#"{{"domain": "shop", "entries": {{"{key}": "a"}}, "hitsAddend": {hits}}}"#);
+        let answer = check(&service, &body).await;
+        assert_eq!(answer.status() == 429, larger.is_some(), "{key} {hits}");
+        let answer: Value = answer.json().await.expect("JSON");
+        let expected = if larger == Some(true) { json!("larger_than_limit") } else { Value::Null };
+        assert_eq!(answer["reason"], expected, "{key} {hits}: {answer}");
+    }
+    let body = r#"{"domain": "shop", "entries": {"batch": "b", "polite": "b"}, "hitsAddend": 4}"#;
+    let answer: Value = check(&service, body).await.json().await.expect("JSON");
+    assert_eq!(answer["layers"][1]["remaining"], 5, "nothing is used up: {answer}");
+    let secs = answer["retryAfter"].as_u64().expect("seconds");
+    assert!(secs >= 60, "{answer}");
+}

@@ -128,6 +128,24 @@ async fn clients_are_told_their_limit_what_is_left_and_when_it_is_whole_again() 
 }
 
 #[tokio::test]
+async fn a_limit_that_headers_do_not_show_is_enforced_and_envoy_shows_none() {
+    let rules = "
+domain: example
+descriptors:
+  - {key: user, headers: none, rate_limit: {unit: year, requests_per_unit: 1}}
+";
+    let (_tollgate, envoy) = start(rules, &[("RESPONSE_HEADERS", "draft06")]).await;
+    for status in [200, 429] {
+        let answer = envoy.get("/", "ann").await;
+        assert_eq!(answer.status(), status);
+        let names = answer.headers().keys().map(reqwest::header::HeaderName::as_str);
+        let shown: Vec<_> = names.filter(|name| name.contains("ratelimit-")).collect();
+        assert!(shown.is_empty(), "{status}: {shown:?}");
+        assert_eq!(answer.headers().contains_key("retry-after"), status == 429);
+    }
+}
+
+#[tokio::test]
 async fn a_header_that_is_no_text_is_limited_like_any_other() {
     let (_tollgate, envoy) = start(&rules(2, None), &[]).await;
     for (user, status) in [

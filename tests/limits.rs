@@ -339,3 +339,46 @@ user=a*-1 -> OK | OK 1
 ";
     check(rules, Modes { quota_mode: true, ..Modes::default() }, script).await;
 }
+
+#[tokio::test]
+async fn a_request_of_more_hits_than_max_hits_is_denied_whatever_is_left() {
+    let rules = "
+domain: test-domain
+descriptors:
+  - {key: always, max_hits: 3, rate_limit: 10/minute}
+  - {key: polite, max_hits: 3, charge: if_allowed, rate_limit: 10/minute}
+  - {key: debt, max_hits: 3, charge: overdraft, rate_limit: 10/minute}
+  - {key: bucket, max_hits: 3, rate_limit: {requests_per_unit: 10, unit: minute, algorithm: token_bucket}}
+  - {key: quota, max_hits: 3, quota_mode: true, rate_limit: 10/minute}
+  - {key: other, quota_mode: true, rate_limit: 10/minute}
+  - {key: shadow, max_hits: 3, shadow_mode: true, charge: if_allowed, rate_limit: 10/minute}
+  - {key: plain, charge: if_allowed, rate_limit: 10/minute}
+";
+    let script = "
+@3600
+always=a*3 -> OK | OK 7
+always=a*4 -> OVER | OVER 0 in 60     # counts all the same
+always=a*1 -> OK | OK 2
+always=a*0 -> OK | OK 2
+polite=a*3 -> OK | OK 7
+polite=a*4 -> OVER | OVER 0 in 60     # counts nothing
+polite=a*1 -> OK | OK 6
+debt=a*4 -> OVER | OVER 0 in 60
+debt=a*3 -> OK | OK 7
+bucket=a*4 -> OVER | OVER 0 in 60
+bucket=a*3 -> OK | OK 7
+polite=a*-9 -> OK                     # a refund has no size
+always=b*4; plain=b*2 -> OVER | OVER 0, OK 10   # nothing is used up on the others
+plain=b*10 -> OK | OK 0
+polite=b*4; plain=b*2 -> OVER | OVER 0, OVER 0
+quota=a*4; other=a -> OVER            # also where another quota has room
+shadow=a*4; plain=c*2 -> OK | OK 0, OK 8
+shadow=a*3 -> OK | OK 7
+";
+    check(rules, Modes::default(), script).await;
+    let unenforced = "
+always=a*4 -> OK
+polite=a*4; plain=a*2 -> OK | OVER 0, OK 8
+";
+    check(rules, Modes { shadow_mode: true, ..Modes::default() }, unenforced).await;
+}

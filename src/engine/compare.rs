@@ -62,6 +62,7 @@ mod tests {
             name: None,
             locked_out: false,
             shadowed: false,
+            larger_than_limit: false,
             remaining,
             reset: None,
             counted: None,

@@ -16,8 +16,8 @@ use tokio::time::{self, Instant};
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, Plan, plan};
-use crate::engine::{Decision, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
-use crate::store::fallback::Fallback;
+use crate::engine::{Decision, Hits, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
@@ -146,6 +146,11 @@ impl Limiter {
         readings: Readings,
         now: Timestamp,
     ) -> Result<Decision<'r>, StoreError> {
+        let readings = if plan.denied_by_size && !self.modes.shadow_mode {
+            without_errors(charges, readings)
+        } else {
+            readings
+        };
         let readings = self.fallback.resolve(&*self.store, charges, readings, now)?;
         let decision = judge(plan, readings, &self.modes);
         self.metrics.record_decision(&decision);
@@ -174,21 +179,28 @@ impl Limiter {
 
 /// Charges of `plan`.
 fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
-    plan.limited().flat_map(|limited| charges_of(limited, modes)).collect()
+    let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
+    plan.limited().flat_map(|limited| charges_of(limited, modes, denied_by_size)).collect()
 }
 
-fn charges_of<'l>(limited: &'l Limited<'_>, modes: &Modes) -> impl Iterator<Item = Charge> + use<'l> {
+fn charges_of<'l>(
+    limited: &'l Limited<'_>,
+    modes: &Modes,
+    denied_by_size: bool,
+) -> impl Iterator<Item = Charge> + use<'l> {
     // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
     let vote = if modes.shadow_mode { Vote::Shadow } else { limited.vote(modes) };
     let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
+    // A look: the counters are shown and not charged.
+    let hits = if limited.is_withheld(denied_by_size) { Hits::Add(0) } else { *hits };
     counters.iter().map(move |counter| Charge {
         key: counter.key.clone(),
         limit: counter.limit,
         rule: rule.map_or(0, |rule| rule.id),
-        hits: *hits,
+        hits,
         mode: *mode,
         vote,
         lockout: lockout.clone(),

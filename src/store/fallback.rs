@@ -201,6 +201,15 @@ fn denied(charge: &Charge) -> Reading {
     Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE }
 }
 
+/// Readings of a request that is denied whatever its counters hold. An error would hide the denial.
+pub fn without_errors(charges: &[Charge], readings: Readings) -> Readings {
+    let known = |(charge, reading): (&Charge, Result<Reading, StoreError>)| match reading {
+        Err(_) if charge.on_failure == FailurePolicy::Error => Ok(unknown(charge)),
+        reading => reading,
+    };
+    charges.iter().zip(readings).map(known).collect()
+}
+
 /// The reading of a charge that failed in a request that is denied without it: nothing is known to be left.
 fn unknown(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();

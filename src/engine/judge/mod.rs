@@ -95,6 +95,8 @@ pub struct Status<'r> {
     pub locked_out: bool,
     /// Whether it is over its limit, and passes because its rule is not enforced.
     pub shadowed: bool,
+    /// Whether it is over because the request is larger than anything that the limit ever lets pass.
+    pub larger_than_limit: bool,
     /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
     pub remaining: u32,
     /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
@@ -110,6 +112,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
     let mut readings = readings.into_iter();
     let mut votes = Votes::default();
     let mut binding = Binding::default();
+    let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
     let mut statuses = SmallVec::with_capacity(plan.items.len());
     let mut unmatched = 0;
     for (index, item) in plan.items.into_iter().enumerate() {
@@ -121,8 +124,12 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
             Item::Replaced => no_limit(),
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
-                let vote = limited.vote(modes);
-                let status = judge_limited(limited, &mut readings, modes);
+                let vote = match limited.vote(modes) {
+                    // Its size denies the request by itself, whatever other quotas have left.
+                    Vote::Quota if limited.is_too_large() => Vote::Enforced,
+                    vote => vote,
+                };
+                let status = judge_limited(limited, &mut readings, modes, denied_by_size);
                 let over = status.code == Code::OverLimit;
                 votes.cast(vote, over);
                 binding.see(index, status.remaining, vote, over);
@@ -178,6 +185,7 @@ const fn no_limit<'r>() -> Status<'r> {
         name: None,
         locked_out: false,
         shadowed: false,
+        larger_than_limit: false,
         remaining: 0,
         reset: None,
         counted: None,
@@ -192,12 +200,25 @@ fn unlimited(rule: &Rule) -> Status<'_> {
 struct Verdict {
     over: bool,
     locked_out: bool,
+    larger_than_limit: bool,
     remaining: u32,
     reset: Duration,
     tally: Tally,
 }
 
 impl Verdict {
+    /// Denies a request that is too large for its rule. Waiting does not help it, so the wait is at least a
+    /// window.
+    fn deny_for_size(&mut self, limit: Limit, hits: Hits) {
+        self.over = true;
+        self.larger_than_limit = !self.locked_out;
+        self.remaining = 0;
+        self.reset = self.reset.max(Duration::from_secs(limit.window.secs().into()));
+        if let Hits::Add(hits) = hits {
+            self.tally = Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() };
+        }
+    }
+
     /// Whether this is to be told of rather than `other`.
     fn binds_more_than(&self, other: &Self) -> bool {
         match (self.over, other.over) {
@@ -212,19 +233,25 @@ fn judge_limited<'r>(
     limited: Limited<'r>,
     readings: &mut impl Iterator<Item = Reading>,
     modes: &Modes,
+    denied_by_size: bool,
 ) -> Status<'r> {
     let is_shadow = limited.is_shadow();
+    let (is_too_large, is_withheld) = (limited.is_too_large(), limited.is_withheld(denied_by_size));
     let Limited { rule, counters, hits, mode, stats, .. } = limited;
     let mut binding: Option<(Verdict, Counter<'r>)> = None;
     for counter in counters {
         let reading = readings.next().unwrap_or(UNCHARGED);
-        let verdict = judge_counter(counter.limit, hits, mode, reading, modes.near_limit_ratio);
+        let reading = if is_withheld { withheld(reading, hits, mode, counter.limit) } else { reading };
+        let mut verdict = judge_counter(counter.limit, hits, mode, reading, modes.near_limit_ratio);
+        if is_too_large {
+            verdict.deny_for_size(counter.limit, hits);
+        }
         if binding.as_ref().is_none_or(|(before, _)| verdict.binds_more_than(before)) {
             binding = Some((verdict, counter));
         }
     }
     let Some((verdict, counter)) = binding else { return no_limit() };
-    let Verdict { over, locked_out, remaining, reset, tally } = verdict;
+    let Verdict { over, locked_out, larger_than_limit, remaining, reset, tally } = verdict;
     let penalty = rule.and_then(|rule| rule.penalty.as_ref()).filter(|_| locked_out);
     let tally = if over && is_shadow { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
     Status {
@@ -234,6 +261,7 @@ fn judge_limited<'r>(
         name: penalty.and_then(|penalty| penalty.name.as_deref()).or(counter.name),
         locked_out,
         shadowed: over && is_shadow,
+        larger_than_limit: larger_than_limit && !is_shadow,
         remaining,
         reset: Some(reset),
         counted: Some((stats, tally)),
@@ -266,7 +294,22 @@ fn judge_counter(
     // Nothing is left for what is over, though less might still fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
     let locked_out = outcome == Outcome::Blocked;
-    Verdict { over, locked_out, remaining: u32::try_from(left).unwrap_or(u32::MAX), reset, tally }
+    let never_fits = |add: u32| mode.needs(add) > limit.capacity();
+    let larger_than_limit = over && !locked_out && matches!(hits, Hits::Add(add @ 2..) if never_fits(add));
+    let remaining = u32::try_from(left).unwrap_or(u32::MAX);
+    Verdict { over, locked_out, larger_than_limit, remaining, reset, tally }
+}
+
+/// Reading of hits that are not charged, from that of a look at their counter.
+fn withheld(look: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
+    let Hits::Add(add) = hits else { return look };
+    match look.outcome {
+        Outcome::Charged | Outcome::Withheld => {
+            let fits = look.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
+            Reading { outcome: if fits { Outcome::Withheld } else { Outcome::Denied }, ..look }
+        }
+        Outcome::Denied | Outcome::Known | Outcome::Refused | Outcome::Blocked => look,
+    }
 }
 
 /// Splits `hits` into those within the limit, near it and over it, given the counter after them

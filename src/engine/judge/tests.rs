@@ -31,6 +31,8 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         }]),
         replaces: Box::default(),
         charge: ChargeMode::Always,
+        max_hits: None,
+        headers: crate::engine::rules::RateLimitHeaders::All,
         on_backend_failure: FailurePolicy::Error,
         shadow_mode: mode == Mode::Shadow,
         enforce_percent: EnforcePercent::ALL,
@@ -62,7 +64,11 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
 /// Judges one descriptor under a limit of `requests_per_unit`, whose counter stands at `after`.
 fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect: (Code, u32, Tally)) {
     let (rule, counts) = (rule(requests_per_unit, mode), Counts::default());
-    let plan = Plan { domain_known: true, items: [limited(&rule, &counts, hits)].into_iter().collect() };
+    let plan = Plan {
+        domain_known: true,
+        items: [limited(&rule, &counts, hits)].into_iter().collect(),
+        denied_by_size: false,
+    };
     let decision = judge(plan, [reading(after, Outcome::Charged)], &Modes::default());
     let status = &decision.statuses[0];
     let tally = status.counted.as_ref().map(|(_, tally)| *tally);
@@ -89,8 +95,11 @@ fn item_25_over_the_limit_is_strictly_more_than_it() {
     ] {
         let (rule, counts) = (rule(limit, Mode::Enforced), Counts::default());
         let items = [limited(&rule, &counts, Hits::Add(hits))].into_iter().collect();
-        let decision =
-            judge(Plan { domain_known: true, items }, [reading(after, Outcome::Charged)], &Modes::default());
+        let decision = judge(
+            Plan { domain_known: true, items, denied_by_size: false },
+            [reading(after, Outcome::Charged)],
+            &Modes::default(),
+        );
         let status = &decision.statuses[0];
         assert_eq!((status.code, status.remaining), (code, remaining), "limit {limit}, after {after}");
     }
@@ -150,7 +159,11 @@ fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does()
     ] {
         let rule = rule(10, mode);
         let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
-        let decision = judge(Plan { domain_known: true, items }, [reading(8, outcome)], &Modes::default());
+        let decision = judge(
+            Plan { domain_known: true, items, denied_by_size: false },
+            [reading(8, outcome)],
+            &Modes::default(),
+        );
         let status = &decision.statuses[0];
         let counted = status.counted.as_ref().map(|(_, tally)| *tally);
         let told = (status.code, status.remaining, counted);
@@ -184,7 +197,7 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
             limited(rule, &counts, Hits::Add(1))
         })
         .collect();
-    let decision = judge(Plan { domain_known: true, items }, used, &modes);
+    let decision = judge(Plan { domain_known: true, items, denied_by_size: false }, used, &modes);
     let codes = decision.statuses.iter().map(|status| status.code).collect();
     (decision.code, decision.shadowed, codes, decision.binding)
 }
@@ -210,7 +223,11 @@ fn item_34_one_status_for_each_descriptor_and_any_regular_one_denies() {
 #[test]
 fn item_35_an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing() {
     let rule = Rule { quota: Quota::Unlimited, ..rule(1, Mode::Enforced) };
-    let plan = Plan { domain_known: true, items: [Item::Unlimited(&rule)].into_iter().collect() };
+    let plan = Plan {
+        domain_known: true,
+        items: [Item::Unlimited(&rule)].into_iter().collect(),
+        denied_by_size: false,
+    };
     let decision = judge(plan, [], &Modes::default());
     let status = &decision.statuses[0];
     assert_eq!((decision.code, status.code, status.remaining), (Code::Ok, Code::Ok, u32::MAX));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
+use super::algorithm::group::counts_only_if_allowed;
 use super::lockout::Ladder;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
@@ -20,6 +21,9 @@ pub struct Plan<'r> {
     pub domain_known: bool,
     /// One for each descriptor.
     pub items: SmallVec<[Item<'r>; 4]>,
+    /// Whether a descriptor has more hits than its rule allows in one request, which denies the request
+    /// whatever the counters hold.
+    pub denied_by_size: bool,
 }
 
 /// What one descriptor comes down to.
@@ -77,6 +81,19 @@ pub struct Counter<'r> {
 }
 
 impl Limited<'_> {
+    /// Whether it has more hits than its rule allows in one request.
+    pub fn is_too_large(&self) -> bool {
+        let max_hits = self.rule.and_then(|rule| rule.max_hits);
+        matches!((self.hits, max_hits), (Hits::Add(hits), Some(max)) if hits > max)
+    }
+
+    /// Whether its hits are not charged because the size of a descriptor decides: they count only if the
+    /// request passes, and this one does not. `denied_by_size` is the plan's.
+    pub fn is_withheld(&self, denied_by_size: bool) -> bool {
+        let is_denied = self.is_too_large() || denied_by_size;
+        is_denied && counts_only_if_allowed(self.mode, self.hits) && self.hits != Hits::Add(0)
+    }
+
     /// Whether nothing is denied by it: it is counted and reported.
     pub fn is_shadow(&self) -> bool {
         !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode)
@@ -111,7 +128,7 @@ impl<'r> Plan<'r> {
 pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Plan<'r> {
     let Some(domain) = rules.domain(request.domain) else {
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
-        return Plan { domain_known: false, items };
+        return Plan { domain_known: false, items, denied_by_size: false };
     };
     let found: SmallVec<[Found<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let replaced = Replaced::by(&found);
@@ -142,7 +159,10 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
             }),
         })
         .collect();
-    Plan { domain_known: true, items }
+    let mut plan = Plan { domain_known: true, items, denied_by_size: false };
+    let denied_by_size = plan.limited().any(|limited| limited.is_too_large() && !limited.is_shadow());
+    plan.denied_by_size = denied_by_size;
+    plan
 }
 
 fn key_domain(domain: &Domain) -> KeyDomain<'_> {

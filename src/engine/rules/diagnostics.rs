@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::document::SourceSpan;
+use super::span::SourceSpan;
 
 /// Most problems that a load reports; further ones are counted.
 pub const MAX_REPORTED: usize = 100;

@@ -6,15 +6,7 @@ use std::fmt;
 use serde_json::{Map, Number, Value};
 
 use super::diagnostics::{Diagnostics, shortened};
-
-/// Position in a source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SourceSpan {
-    /// Line, counted from 1; 0 for the source as a whole.
-    pub line: u32,
-    /// Column in characters, counted from 1.
-    pub column: u32,
-}
+use super::span::SourceSpan;
 
 /// Rules of one origin, which load or fail together: a file, for one.
 pub trait RuleSource {

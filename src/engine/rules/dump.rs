@@ -160,6 +160,9 @@ impl Listed<'_> {
             add("limit", &format!("{} of {limits}", index + 1));
             name.iter().for_each(|name| add("name", name));
         }
+        if let Some(max_hits) = self.rule.max_hits {
+            add("max_hits", &max_hits);
+        }
         if let Some(penalty) = self.rule.penalty.as_ref().filter(|_| index == 0) {
             let Ladder { after, within_secs, steps, .. } = &*penalty.ladder;
             let blocks: Vec<_> = steps.iter().map(block_text).collect();
@@ -192,6 +195,8 @@ impl Listed<'_> {
             "penalty": self.rule.penalty.as_ref().map(|penalty| self.penalty_json(penalty)),
             "on_deny": self.rule.on_deny.as_deref().map(on_deny_json),
             "charge": charge.name(),
+            "max_hits": self.rule.max_hits,
+            "headers": self.rule.headers.name(),
             "on_backend_failure": on_backend_failure.name(),
             "shadow_mode": shadow_mode,
             "enforce_percent": self.rule.enforce_percent.percent(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::document::SourceSpan;
+use super::span::SourceSpan;
 
 /// Widest excerpt, in characters: a generated file is often one long line.
 const EXCERPT_CHARS_MAX: usize = 120;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use super::cidr;
 use super::diagnostics::{Diagnostics, shortened};
-use super::document::SourceSpan;
 use super::glob::Glob;
 use super::normalize::{HashKey, Normalize, NormalizeStep};
 use super::pattern::{Cidr, Expressions, OneOf};
 use super::source::{Descriptor, Located};
+use super::span::SourceSpan;
 use super::tree::{Children, Pattern};
 
 /// Which values `descriptor` takes.

@@ -21,6 +21,7 @@ mod quota;
 mod report;
 mod siblings;
 mod source;
+mod span;
 mod text_map;
 mod timezone;
 mod tree;
@@ -38,7 +39,7 @@ use smallvec::SmallVec;
 
 pub use compile::{CompileOptions, SourceSummary, compile};
 pub use diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED};
-pub use document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
+pub use document::{Documents, RuleSource, SourceNode, SourceValue};
 pub use enforce::EnforcePercent;
 pub use error::{Excerpt, RuleError, RuleErrors};
 pub use example::ExampleRequest;
@@ -47,6 +48,7 @@ pub use layer::Layer;
 pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
 pub use on_deny::OnDeny;
 pub use pattern::{Cidr, Expression, Expressions, OneOf};
+pub use span::SourceSpan;
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
@@ -151,6 +153,10 @@ pub struct Rule {
     pub penalty: Option<Penalty>,
     /// What is told to those whom it denies, besides the denial.
     pub on_deny: Option<Arc<OnDeny>>,
+    /// Most hits of a single request; a larger one is denied whatever is left. `None` for no bound.
+    pub max_hits: Option<u32>,
+    /// Whether its limits appear in response headers.
+    pub headers: RateLimitHeaders,
     /// Denies only together with every other quota rule of the request.
     pub quota_mode: bool,
     /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
@@ -170,6 +176,31 @@ pub struct Penalty {
     pub name: Option<Box<str>>,
     /// Its name, or else its rule's path. Those of one domain with one name and one scope are one lockout.
     pub id: Box<str>,
+}
+
+/// Whether the limits of a rule appear in response headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RateLimitHeaders {
+    /// Yes, in whatever style the service has.
+    #[default]
+    All,
+    /// No, neither in tollgate's headers nor in those that Envoy makes.
+    None,
+}
+
+impl RateLimitHeaders {
+    /// Value of this name in rules: `all` or `none`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::All, Self::None].into_iter().find(|value| value.name() == name)
+    }
+
+    /// Name in rules.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::None => "none",
+        }
+    }
 }
 
 /// How much may pass.

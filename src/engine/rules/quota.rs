@@ -52,6 +52,15 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
         let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
         errors.push(share.span, message);
     }
+    if let Some(max_hits) = &descriptor.max_hits {
+        if !has_limits(descriptor) || descriptor.rate_limits.iter().any(|limit| limit.unlimited) {
+            let message = "'max_hits' without a limit has no effect: write it beside 'rate_limit'";
+            errors.push(max_hits.span, message);
+        }
+        if max_hits.value == 0 {
+            errors.push(max_hits.span, "'max_hits: 0' lets only looks pass: write at least 1");
+        }
+    }
     if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
         errors.push(second.span, "'quota_mode' is for a rule with one limit: write a rule for each quota");
     }

@@ -3,8 +3,9 @@
 use std::cell::OnceCell;
 
 use super::diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED, shortened};
-use super::document::{RuleSource, SourceSpan};
+use super::document::RuleSource;
 use super::error::{Excerpt, RuleError, RuleErrors};
+use super::span::SourceSpan;
 
 /// Position in one of the sources of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

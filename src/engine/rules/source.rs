@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
-use super::document::SourceSpan;
 use super::normalize::NormalizeStep;
-use super::{EnforcePercent, OnDeny};
+use super::span::SourceSpan;
+use super::{EnforcePercent, OnDeny, RateLimitHeaders};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// Fields that are written and could not be read. Their absence is reported already, and nothing follows
@@ -75,6 +75,8 @@ pub(super) struct Descriptor {
     pub(super) enabled: bool,
     pub(super) enforce_percent: Option<Located<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,
+    pub(super) max_hits: Option<Located<u32>>,
+    pub(super) headers: Option<RateLimitHeaders>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
     pub(super) shadow_mode: bool,
     pub(super) quota_mode: bool,

@@ -12,7 +12,8 @@ use serde_yaml::Spanned;
 use serde_yaml::options::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 
 use super::diagnostics::shortened;
-use super::document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
+use super::document::{Documents, RuleSource, SourceNode, SourceValue};
+use super::span::SourceSpan;
 
 /// Maps up to this size are searched, larger ones are hashed.
 const SMALL_MAP: usize = 8;

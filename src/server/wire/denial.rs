@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::names::{layer, policy_names, rule};
 use super::whole_secs;
+use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
 use crate::engine::{Code, Decision, Status};
 
@@ -52,6 +53,16 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
+    /// Whether its rule lets headers show its limit.
+    pub(super) fn is_shown(&self) -> bool {
+        self.status.rule.is_none_or(|rule| rule.headers == RateLimitHeaders::All)
+    }
+
+    /// Whether the request is larger than anything that the limit ever lets pass.
+    pub(super) fn is_larger_than_limit(&self) -> bool {
+        self.status.larger_than_limit
+    }
+
     /// Whole seconds until the request would pass, at least 1: the longest wait of all limits that are over,
     /// so that a client that waits as long is not denied by another of them.
     pub(super) fn retry_after_secs(&self) -> u64 {
@@ -91,6 +102,9 @@ impl<'d, 'r> Denial<'d, 'r> {
         if self.status.locked_out {
             let secs = self.retry_after_secs();
             return format!("Denied too often by the limit{of_layer}: locked out for {secs} s.");
+        }
+        if self.status.larger_than_limit {
+            return format!("The request is larger than the limit{of_layer}, and can never pass.");
         }
         let Some(limit) = self.status.limit else {
             return format!("The request is denied. Try again in {} s.", self.retry_after_secs());

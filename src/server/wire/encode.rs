@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json};
 use super::decode::ReceivedRequest;
 use super::denial::{Body, Denial};
 use super::fields::{bytes_len, put_bytes, put_head, put_uint, uint_len};
-use super::headers::headers;
+use super::headers::{headers, shown_limit};
 use super::metadata::metadata;
 use super::names::unit;
 use super::{AnswerSettings, whole_secs};
@@ -54,7 +54,8 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     let (code, remaining) = (code(status.code), u64::from(status.remaining));
     let secs = status.reset.map(whole_secs);
     let name = status.name.unwrap_or_default();
-    let limit = status.limit.map(|limit| (u64::from(limit.requests_per_unit), unit(limit) as u64));
+    // Envoy makes headers of the limit with the least remaining, and passes over statuses without one.
+    let limit = shown_limit(status).map(|limit| (u64::from(limit.requests_per_unit), unit(limit) as u64));
     let limit_len = |(requests, unit)| {
         let name_len = if name.is_empty() { 0 } else { bytes_len(3, name.len()) };
         uint_len(1, requests) + uint_len(2, unit) + name_len

@@ -8,7 +8,8 @@ use http::{HeaderName, HeaderValue};
 use super::denial::Denial;
 use super::names::policy_names;
 use super::{AnswerSettings, HeaderNames, HeaderStyle, whole_secs};
-use crate::engine::{Decision, Status};
+use crate::engine::rules::{RateLimitHeaders, Rule};
+use crate::engine::{Decision, Limit, Status};
 
 const FAILED_LAYER: HeaderName = HeaderName::from_static("x-ratelimit-failed-layer");
 const TYPE: HeaderName = HeaderName::from_static("x-ratelimit-type");
@@ -42,6 +43,8 @@ pub(super) fn headers(decision: &Decision<'_>, settings: &AnswerSettings) -> Hea
     let Some(denial) = Denial::of(decision) else { return headers };
     if settings.style != HeaderStyle::None {
         headers.push((RETRY_AFTER, denial.retry_after_secs().into()));
+    }
+    if settings.style != HeaderStyle::None && denial.is_shown() {
         let layer = denial.layer().and_then(|layer| HeaderValue::from_str(layer).ok());
         headers.extend(layer.map(|layer| (FAILED_LAYER, layer)));
         headers.extend(denial.kind().map(|kind| (TYPE, HeaderValue::from_static(kind))));
@@ -53,10 +56,20 @@ pub(super) fn headers(decision: &Decision<'_>, settings: &AnswerSettings) -> Hea
     headers
 }
 
+/// Limit of a status, unless its rule keeps it out of headers.
+pub(super) fn shown_limit(status: &Status<'_>) -> Option<Limit> {
+    let is_shown = |rule: &Rule| rule.headers == RateLimitHeaders::All;
+    status.limit.filter(|_| status.rule.is_none_or(is_shown))
+}
+
 /// Limit, remaining hits and seconds of the binding status; none where no limit applied.
 fn three(names: &HeaderNames, decision: &Decision<'_>) -> Headers {
     let binding = decision.binding.and_then(|index| decision.statuses.get(index));
-    let Some(Status { limit: Some(limit), remaining, reset: Some(reset), .. }) = binding else {
+    let is_shown = |status: &&Status<'_>| shown_limit(status).is_some();
+    let others = || decision.statuses.iter().filter(is_shown).min_by_key(|status| status.remaining);
+    let Some(Status { limit: Some(limit), remaining, reset: Some(reset), .. }) =
+        binding.filter(is_shown).or_else(others)
+    else {
         return Headers::new();
     };
     vec![
@@ -71,7 +84,9 @@ fn three(names: &HeaderNames, decision: &Decision<'_>) -> Headers {
 fn ietf(decision: &Decision<'_>) -> Headers {
     let (mut policies, mut limits) = (String::new(), String::new());
     for (status, name) in decision.statuses.iter().zip(policy_names(decision)) {
-        let (Some(limit), Some(reset), Some(name)) = (status.limit, status.reset, name) else { continue };
+        let (Some(limit), Some(reset), Some(name)) = (shown_limit(status), status.reset, name) else {
+            continue;
+        };
         let separator = if policies.is_empty() { "" } else { ", " };
         let name = quoted(&name);
         let (quota, window) = (limit.requests_per_unit, limit.nominal_secs());

@@ -164,6 +164,7 @@ proptest! {
                 name: limited.map(|_| &**name),
                 locked_out: false,
  shadowed: false,
+                larger_than_limit: false,
                 remaining: *remaining,
                 reset: limited.map(|_| Duration::from_secs((*secs).into())),
                 counted: None,

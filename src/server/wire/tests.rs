@@ -29,6 +29,7 @@ descriptors:
   - {key: plain, rate_limit: 5/hour}
   - {key: plainer, rate_limit: 6/hour}
   - {key: odd, rate_limit: {name: "a \"b\\c\" ü\n", requests_per_unit: 1, unit: day, algorithm: token_bucket}}
+  - {key: hidden, layer: hidden, headers: none, rate_limit: 2/minute}
   - {key: free, layer: free, rate_limit: {unlimited: true}}
   - key: text
     layer: text
@@ -173,6 +174,26 @@ fn custom_header_names_replace_those_of_the_style_and_add_nothing() {
         assert_eq!(found[..3], three);
         assert_eq!(found[3..], ["retry-after: 60", "x-ratelimit-type: fixed_window"], "no layer, no header");
     }
+}
+
+#[test]
+fn a_limit_of_a_rule_without_headers_is_in_none() {
+    for style in [HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
+        assert_eq!(
+            header_lines("hidden", &[(1, 1_000)], &settings(style)),
+            Vec::<String>::new(),
+            "{style:?}"
+        );
+        assert_eq!(header_lines("hidden", &[(3, 1_000)], &settings(style)), ["retry-after: 1"], "{style:?}");
+        let both = |counters: &[(u64, u64)]| header_lines("hidden plain", counters, &settings(style));
+        let plain = |counters: &[(u64, u64)]| header_lines("plain", counters, &settings(style));
+        assert_eq!(both(&[(1, 1_000), (2, 2_000)]), plain(&[(2, 2_000)]), "{style:?}");
+    }
+    let (rules, request) = (rules(), request("hidden plain"));
+    let decision = decide(&rules, &request, &[(3, 1_000), (2, 2_000)]);
+    let answer = answer(&request, &decision, &settings(HeaderStyle::None));
+    let limits: Vec<_> = answer.statuses.iter().map(|status| status.current_limit.is_some()).collect();
+    assert_eq!(limits, [false, true], "Envoy makes headers of the limits that it sees");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 use super::Compiler;
 use crate::engine::lockout::Ladder;
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
-use crate::engine::rules::document::SourceSpan;
 use crate::engine::rules::matching;
 use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
@@ -16,8 +15,9 @@ use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quot
 use crate::engine::rules::report::Origin;
 use crate::engine::rules::siblings::Clash;
 use crate::engine::rules::source::{Descriptor, Document, RateLimit};
+use crate::engine::rules::span::SourceSpan;
 use crate::engine::rules::tree::{Children, Node, Pattern};
-use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, Rule};
+use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
 use crate::engine::tally::StatsPath;
 use crate::engine::{ChargeMode, FailurePolicy};
 
@@ -30,6 +30,7 @@ struct Above<'a> {
     enabled: bool,
     layer: Option<&'a str>,
     on_deny: Option<&'a Arc<OnDeny>>,
+    headers: RateLimitHeaders,
     /// Whether one of them has `value_to_metric`.
     value_to_metric: bool,
     algorithm: DefaultAlgorithm,
@@ -102,6 +103,7 @@ impl Compiler<'_> {
             enabled: document.enabled,
             layer: None,
             on_deny: None,
+            headers: RateLimitHeaders::All,
             value_to_metric: false,
             algorithm: match document.defaults.algorithm {
                 None if document.defaults.unreadable.has("algorithm") => None,
@@ -152,6 +154,7 @@ impl Compiler<'_> {
             enabled: above.enabled && descriptor.enabled,
             layer: descriptor.layer.as_deref().or(above.layer),
             on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
+            headers: descriptor.headers.unwrap_or(above.headers),
             value_to_metric: above.value_to_metric || node.value_to_metric,
             algorithm: above.algorithm,
             charge: descriptor.charge.or(above.charge),
@@ -228,6 +231,8 @@ impl Compiler<'_> {
             layer: here.layer.map(|name| self.layer(&path.domain, name)),
             penalty,
             on_deny: here.on_deny.cloned(),
+            max_hits: descriptor.max_hits.as_ref().map(|max_hits| max_hits.value),
+            headers: here.headers,
             quota_mode: descriptor.quota_mode,
             metadata: descriptor.metadata.clone(),
         })
@@ -247,7 +252,10 @@ impl Compiler<'_> {
         self.check_replaces(&descriptor.rate_limits);
         for rate_limit in &descriptor.rate_limits {
             match quota(rate_limit, above, self.options.stores) {
-                Ok(None) => return Some(Quota::Unlimited),
+                Ok(None) => {
+                    self.errors(check_rule(descriptor, &[]));
+                    return Some(Quota::Unlimited);
+                }
                 Ok(Some(limit)) => {
                     self.warn_of_no_requests(rate_limit, path);
                     limits.push(NamedLimit { limit, name: rate_limit.name.as_deref().map(Into::into) });

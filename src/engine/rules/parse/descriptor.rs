@@ -1,8 +1,9 @@
 //! A level of the rule tree as written.
 
 use super::Parser;
+use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::document::{SourceNode, json_map};
-use crate::engine::rules::source::{Descriptor, Matching, Unreadable};
+use crate::engine::rules::source::{Descriptor, Located, Matching, Unreadable};
 
 pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
@@ -20,6 +21,8 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "enabled",
     "enforce_percent",
     "charge",
+    "max_hits",
+    "headers",
     "on_backend_failure",
     "shadow_mode",
     "quota_mode",
@@ -44,6 +47,8 @@ impl Parser {
             enabled: true,
             enforce_percent: None,
             charge: None,
+            max_hits: None,
+            headers: None,
             on_backend_failure: None,
             shadow_mode: false,
             quota_mode: false,
@@ -73,6 +78,15 @@ impl Parser {
             "enforce_percent" => descriptor.enforce_percent = parser.percent(name, value),
             "descriptors" => descriptor.descriptors = parser.descriptors(name, value, depth + 1),
             "charge" => descriptor.charge = parser.charge_mode(name, value),
+            "max_hits" => {
+                let max_hits = parser.count(name, value);
+                descriptor.max_hits = max_hits.map(|max| Located { value: max, span: value.span });
+            }
+            "headers" => {
+                let expected = "all or none (headers to add belong inside 'on_deny')";
+                let choice = parser.choice(name, value, expected, RateLimitHeaders::from_name);
+                descriptor.headers = choice;
+            }
             "on_backend_failure" => descriptor.on_backend_failure = parser.failure_policy(name, value),
             "shadow_mode" => descriptor.shadow_mode = parser.truth(name, value),
             "quota_mode" => descriptor.quota_mode = parser.truth(name, value),

@@ -13,9 +13,10 @@ use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
 use self::penalty::PENALTY_FIELDS;
 use self::rate_limit::RATE_LIMIT_FIELDS;
 use super::diagnostics::Diagnostics;
-use super::document::{Documents, RuleSource, SourceNode, SourceSpan, SourceValue};
+use super::document::{Documents, RuleSource, SourceNode, SourceValue};
 use super::report::Report;
 use super::source::{Defaults, Descriptor, Document, Located};
+use super::span::SourceSpan;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// Most levels of a rule tree.

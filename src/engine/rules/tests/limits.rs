@@ -266,3 +266,34 @@ fn a_penalty_is_a_ladder_that_goes_up() {
     load(&two("block: 1m"));
     check(&two("block: 2m"), "6:49 the lockout 'p' has another schedule at line 3");
 }
+
+#[test]
+fn max_hits_and_headers_are_checked_and_listed() {
+    let rules = load(
+        "domain: d\ndescriptors:\n  - key: a\n    headers: none\n    max_hits: 3\n    rate_limit: 5/minute\n    \
+         descriptors:\n      - {key: b, rate_limit: 5/minute}\n      - {key: c, headers: all, rate_limit: 5/minute}\n",
+    );
+    let dump = rules.dump_json();
+    let listed = ["d.a", "d.a.b", "d.a.c"].map(|path| {
+        let rules = dump["rules"].as_array().expect("a list");
+        let rule = rules.iter().find(|rule| rule["path"] == path).expect("the rule");
+        (rule["max_hits"].as_u64(), rule["headers"].as_str().expect("a word"))
+    });
+    assert_eq!(listed, [(Some(3), "none"), (None, "none"), (None, "all")], "headers are inherited");
+    assert!(rules.dump_text().contains("max_hits: 3"), "{}", rules.dump_text());
+    for (fields, expected) in [
+        ("max_hits: 3", "4:15 'max_hits' without a limit has no effect"),
+        ("max_hits: 3\n    rate_limit: {unlimited: true}", "4:15 'max_hits' without a limit has no effect"),
+        ("max_hits: 0\n    rate_limit: 5/minute", "4:15 'max_hits: 0' lets only looks pass"),
+        (
+            "max_hits: some\n    rate_limit: 5/minute",
+            "4:15 error checking config: 'max_hits' must be a whole number",
+        ),
+        (
+            "headers: some",
+            "4:14 error checking config: 'headers' must be all or none (headers to add belong inside 'on_deny'), not 'some'",
+        ),
+    ] {
+        check(&with_fields(&format!("    {fields}\n")), expected);
+    }
+}

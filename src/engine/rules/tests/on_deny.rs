@@ -125,7 +125,7 @@ fn what_cannot_be_told_is_refused_where_it_stands() {
     }
     check(
         &with_fields("    headers: {x-a: b}\n    rate_limit: 5/minute\n"),
-        "4:5 config error, 'headers' does not belong here: write it inside 'on_deny'",
+        "4:14 error checking config: 'headers' must be all or none (headers to add belong inside 'on_deny')",
     );
 }
 

@@ -22,6 +22,8 @@ use crate::engine::{Code, Decision, Status};
 
 /// Stable error code of a denial.
 const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
+/// Reason of a denial that waiting does not help.
+const LARGER_THAN_LIMIT: &str = "larger_than_limit";
 
 /// Answer to an application.
 pub(in crate::server) struct CheckAnswer {
@@ -84,7 +86,7 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     let denial = Denial::of(decision);
     let binding = decision.binding.and_then(|index| decision.statuses.get(index));
     let Standing { limit, remaining, reset_in } = binding.map(Standing::of).unwrap_or_default();
-    let body = json!({
+    let mut body = json!({
         "allowed": denial.is_none(),
         "error": denial.as_ref().map(|_| RATE_LIMIT_EXCEEDED),
         "message": denial.as_ref().map(Denial::sentence),
@@ -95,6 +97,9 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
         "retryAfter": denial.as_ref().map(Denial::retry_after_secs),
         "layers": decision.statuses.iter().map(encode_layer).collect::<Vec<_>>(),
     });
+    if denial.as_ref().is_some_and(Denial::is_larger_than_limit) {
+        body["reason"] = LARGER_THAN_LIMIT.into();
+    }
     CheckAnswer {
         allowed: denial.is_none(),
         headers: headers(decision, &AnswerSettings { style, ..settings.clone() }),
