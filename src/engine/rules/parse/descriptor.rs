@@ -4,6 +4,7 @@ use super::Parser;
 use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::document::{SourceNode, json_map};
 use crate::engine::rules::source::{Descriptor, Located, Matching, Unreadable};
+use crate::engine::rules::span::SourceSpan;
 
 pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
     "key",
@@ -34,30 +35,7 @@ pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
 
 impl Parser {
     pub(super) fn descriptor(&mut self, node: &SourceNode, depth: usize) -> Option<Descriptor> {
-        let mut descriptor = Descriptor {
-            span: node.span,
-            key: String::new(),
-            value: None,
-            matching: Matching::default(),
-            rate_limits: Vec::new(),
-            descriptors: Vec::new(),
-            layer: None,
-            penalty: None,
-            on_deny: None,
-            enabled: true,
-            enforce_percent: None,
-            charge: None,
-            max_hits: None,
-            headers: None,
-            on_backend_failure: None,
-            shadow_mode: false,
-            quota_mode: false,
-            detailed_metric: false,
-            value_to_metric: false,
-            share_threshold: false,
-            metadata: None,
-            unreadable: Unreadable::default(),
-        };
+        let mut descriptor = empty(node.span);
         let mut several = None;
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "key" => descriptor.key = parser.text(name, value).map(|key| key.value).unwrap_or_default(),
@@ -115,5 +93,33 @@ impl Parser {
             return None;
         }
         Some(descriptor)
+    }
+}
+
+/// Descriptor without fields.
+fn empty(span: SourceSpan) -> Descriptor {
+    Descriptor {
+        span,
+        key: String::new(),
+        value: None,
+        matching: Matching::default(),
+        rate_limits: Vec::new(),
+        descriptors: Vec::new(),
+        layer: None,
+        penalty: None,
+        on_deny: None,
+        enabled: true,
+        enforce_percent: None,
+        charge: None,
+        max_hits: None,
+        headers: None,
+        on_backend_failure: None,
+        shadow_mode: false,
+        quota_mode: false,
+        detailed_metric: false,
+        value_to_metric: false,
+        share_threshold: false,
+        metadata: None,
+        unreadable: Unreadable::default(),
     }
 }
