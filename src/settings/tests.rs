@@ -35,7 +35,7 @@ fn item_47_defaults_are_the_reference_s() {
     assert_eq!(connections.max_age, Some(Duration::from_secs(24 * 3600)));
     assert_eq!(connections.max_age_grace, Duration::from_secs(3600));
     assert_eq!(settings.modes, Modes { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 });
-    assert_eq!(settings.answers, AnswerSettings::default());
+    assert_eq!(settings.answers, AnswerSettings { http_refunds: true, ..AnswerSettings::default() });
     let logs = LogSettings { level: LevelFilter::WARN, format: LogFormat::Text, color: true };
     assert_eq!(settings.logs, logs);
     assert_eq!(settings.traces, None);
