@@ -248,7 +248,7 @@ async fn the_candidate_s_rules_are_shown_apart() {
     assert_eq!(read(&service, "/rlconfig?candidate=").await.1, tried);
     assert_eq!(read(&service, "/rlconfig?other").await.1, live);
     let output = service.process.output();
-    assert!(output.contains("  candidate 2 in 1 domain, from "), "{output}");
+    assert!(output.contains(r#""role":"candidate","domains":1,"rules":2"#), "{output}");
     let alone = start(None, &[]).await;
     assert_eq!(read(&alone, "/rlconfig?candidate").await.0, 404);
 }

@@ -53,12 +53,12 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
-    /// Whether its rule lets headers show its limit.
+    /// True unless its rule keeps its limit out of headers.
     pub(super) fn is_shown(&self) -> bool {
         self.status.rule.is_none_or(|rule| rule.headers == RateLimitHeaders::All)
     }
 
-    /// Whether the request is larger than anything that the limit ever lets pass.
+    /// True for a request of more hits than the limit ever lets pass.
     pub(super) fn is_larger_than_limit(&self) -> bool {
         self.status.larger_than_limit
     }
