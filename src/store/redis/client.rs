@@ -61,7 +61,7 @@ pub(super) struct Access {
     pub(super) nodes: Nodes,
     tls: Option<TlsConnector>,
     #[cfg(test)]
-    pub(super) network: Option<Arc<dyn Network>>,
+    network: Option<Arc<dyn Network>>,
 }
 
 /// A network that exists in memory only.
@@ -83,6 +83,16 @@ impl Access {
             #[cfg(test)]
             network: None,
         }))
+    }
+
+    /// Servers in memory, for tests.
+    #[cfg(test)]
+    pub(super) fn in_memory(
+        settings: RedisSettings,
+        clock: ServerClock,
+        network: Arc<dyn Network>,
+    ) -> Arc<Self> {
+        Arc::new(Self { settings, clock, nodes: Nodes::default(), tls: None, network: Some(network) })
     }
 
     async fn dial(&self, server: &Endpoint) -> io::Result<Io> {

@@ -26,6 +26,8 @@ mod settings;
 mod shard;
 mod slots;
 mod status;
+#[cfg(test)]
+mod tests;
 mod topology;
 mod ttl;
 mod wire;

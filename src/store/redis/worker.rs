@@ -119,12 +119,11 @@ impl Worker {
                     }
                     cause
                 }
-                Err(cause) => {
-                    let cause: Arc<str> = cause.into();
-                    self.queue.close(Closed::Disconnected(Arc::clone(&cause)));
-                    cause
-                }
+                Err(cause) => cause.into(),
             };
+            if delay_ms > 0 {
+                self.queue.close(Closed::Disconnected(Arc::clone(&cause)));
+            }
             self.link.down(&cause);
             self.connection.send_replace(Connection::Down(cause));
         }

@@ -1,0 +1,191 @@
+//! A model of Redis in memory: nodes that count, fail over, move slots and break connections, all by a seed.
+
+use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+
+use super::server::serve;
+use crate::store::redis::Endpoint;
+use crate::store::redis::client::{Io, Network};
+use crate::store::redis::resp::{self, Reply};
+
+/// Bytes that a connection holds in each direction. Small, so that writes are torn apart.
+const PIPE_BYTES: usize = 4 * 1024;
+pub(super) const SLOTS: u16 = 16_384;
+
+/// How the servers are set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Single,
+    Sentinel,
+    Cluster,
+}
+
+/// A counter as a node holds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counter {
+    pub(super) value: i64,
+    pub(super) has_ttl: bool,
+}
+
+/// One node.
+#[derive(Debug, Default)]
+pub(super) struct Node {
+    pub(super) counters: HashMap<Bytes, Counter>,
+    pub(super) knows_script: bool,
+    /// Nobody is let in until it is up again.
+    pub(super) down: bool,
+    /// Connections made before this one are dead.
+    pub(super) generation: u64,
+}
+
+/// All that happened, and what is true now.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) kind: Kind,
+    pub(super) random: fastrand::Rng,
+    pub(super) nodes: Vec<Node>,
+    /// The node that counts, where one does.
+    pub(super) primary: usize,
+    /// In a Cluster, the node of each range of 1,024 slots, and the config epochs of the nodes.
+    pub(super) owners: Vec<usize>,
+    pub(super) epochs: Vec<u64>,
+    /// How often connections misbehave, in one of so many commands; 0 for never.
+    pub(super) fault_one_in: u32,
+    /// Hits that were carried out, by key.
+    pub(super) executed: HashMap<Bytes, u64>,
+    /// Keys of one charge each whose caller was answered.
+    pub(super) answered: HashMap<Bytes, bool>,
+    /// Counters that were without a TTL at any time, though nothing had removed them.
+    pub(super) born_without_ttl: Vec<Bytes>,
+    /// What the client did that it must not do.
+    pub(super) violations: Vec<String>,
+}
+
+pub(super) type World = Arc<Mutex<State>>;
+
+impl State {
+    pub(super) fn owner(&self, key: &[u8]) -> usize {
+        match self.kind {
+            Kind::Cluster => self.owners[usize::from(redis_protocol::redis_keyslot(key) / 1_024)],
+            Kind::Single | Kind::Sentinel => self.primary,
+        }
+    }
+
+    pub(super) fn is_fault(&mut self) -> bool {
+        self.fault_one_in > 0 && self.random.u32(0..self.fault_one_in) == 0
+    }
+
+    pub(super) fn delay(&mut self) -> Duration {
+        let us = match self.random.u8(0..50) {
+            // A timer takes a millisecond at least.
+            _ if self.fault_one_in == 0 => u64::from(self.random.u8(0..8) == 0),
+            0 => self.random.u64(0..40_000),
+            _ => self.random.u64(0..1_000),
+        };
+        Duration::from_micros(us)
+    }
+}
+
+pub(super) fn port(node: usize) -> u16 {
+    u16::try_from(node + 1).expect("few nodes")
+}
+
+/// Node number of a Sentinel: they listen beyond the nodes.
+pub(super) const SENTINEL: usize = 100;
+
+pub(super) fn endpoint(node: usize) -> Endpoint {
+    Endpoint::Tcp { host: "node".to_owned(), port: port(node) }
+}
+
+/// The network between the store and the nodes.
+pub(super) struct InMemory(pub(super) World);
+
+impl Network for InMemory {
+    fn dial(&self, server: &Endpoint) -> Pin<Box<dyn Future<Output = io::Result<Io>> + Send>> {
+        let world = Arc::clone(&self.0);
+        let Endpoint::Tcp { port, .. } = *server else { unreachable!("no unix sockets here") };
+        Box::pin(async move {
+            let node = usize::from(port) - 1;
+            let delay = world.lock().delay();
+            tokio::time::sleep(delay).await;
+            let generation = {
+                let mut state = world.lock();
+                if node < SENTINEL && (state.nodes[node].down || state.is_fault()) {
+                    return Err(io::ErrorKind::ConnectionRefused.into());
+                }
+                if node < SENTINEL { state.nodes[node].generation } else { 0 }
+            };
+            let (client, server) = duplex(PIPE_BYTES);
+            tokio::spawn(serve(Arc::clone(&world), node, generation, server));
+            Ok(Box::new(Tap { stream: client, written: BytesMut::new(), world }) as Io)
+        })
+    }
+}
+
+/// The client's end of a connection: sees what it writes.
+struct Tap {
+    stream: DuplexStream,
+    written: BytesMut,
+    world: World,
+}
+
+impl Tap {
+    /// Nothing may be written for a caller that was answered.
+    fn check(&mut self) {
+        while let Ok(Some((command, len))) = resp::decode(&self.written) {
+            drop(self.written.split_to(len));
+            let words = command.into_items();
+            let is_charge =
+                matches!(words.first().and_then(Reply::text), Some("INCRBY" | "EVALSHA" | "EVAL"));
+            let mut state = self.world.lock();
+            for word in words.iter().skip(1).filter(|_| is_charge) {
+                if let Reply::Text(key) = word
+                    && state.answered.get(key) == Some(&true)
+                {
+                    state.violations.push(format!("{key:?} was sent after its caller was answered"));
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Tap {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Tap {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(len)) = poll {
+            self.written.extend_from_slice(&bytes[..len]);
+            self.check();
+        }
+        poll
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
