@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::Endpoint;
-use super::resp::Reply;
+use super::reply::Reply;
 use super::slots::{SLOTS, SlotMap, UNASSIGNED, named};
 
 /// A known primary that no node has named for this long is forgotten. Until then a claim with a lower epoch

@@ -1,21 +1,20 @@
 //! Connections to Redis: how they are opened, and what is said before the first call.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use secrecy::{ExposeSecret as _, SecretString};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use fred::clients::Client;
+use fred::interfaces::ClientLike as _;
+use fred::types::config::{
+    Config, ConnectionConfig, Options, Server, ServerConfig, TcpConfig, TlsConfig, TlsConnector,
+};
+use socket2_fred::TcpKeepalive;
 use tokio::time;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::resp::{self, Reply};
+use super::reply::Reply;
 use super::settings::ServerClock;
 use super::status::Nodes;
+use super::wire::{FredWire, Wire, Words, in_words};
 use super::{Endpoint, Login, RedisSettings};
 use crate::tls::TlsError;
 
@@ -46,13 +45,6 @@ const PROBES: [(&str, &[&[u8]]); 13] = [
 /// Never written.
 const PROBE_KEY: &[u8] = b"tollgate:permission-probe";
 
-/// A connected byte stream.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-pub(super) type Io = Box<dyn Stream>;
-
 /// What it takes to reach the servers of one deployment, shared by all cores.
 pub(super) struct Access {
     pub(super) settings: RedisSettings,
@@ -67,14 +59,17 @@ pub(super) struct Access {
 /// A network that exists in memory only.
 #[cfg(test)]
 pub(super) trait Network: Send + Sync {
-    fn dial(&self, server: &Endpoint) -> std::pin::Pin<Box<dyn Future<Output = io::Result<Io>> + Send>>;
+    fn connect(
+        &self,
+        server: &Endpoint,
+    ) -> futures_util::future::BoxFuture<'static, Result<Box<dyn Wire>, String>>;
 }
 
 impl Access {
     /// Reads the files that TLS needs, where it is asked for.
     pub(super) fn new(settings: RedisSettings, clock: ServerClock) -> Result<Arc<Self>, TlsError> {
         let config = settings.tls.as_ref().map(|tls| tls.config()).transpose()?;
-        let tls = config.map(|config| TlsConnector::from(Arc::new(config)));
+        let tls = config.map(TlsConnector::from);
         Ok(Arc::new(Self {
             settings,
             clock,
@@ -94,21 +89,6 @@ impl Access {
     ) -> Arc<Self> {
         Arc::new(Self { settings, clock, nodes: Nodes::default(), tls: None, network: Some(network) })
     }
-
-    async fn dial(&self, server: &Endpoint) -> io::Result<Io> {
-        #[cfg(test)]
-        if let Some(network) = &self.network {
-            return network.dial(server).await;
-        }
-        let (host, port) = match server {
-            Endpoint::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
-            Endpoint::Tcp { host, port } => (host.trim_start_matches('[').trim_end_matches(']'), *port),
-        };
-        let stream = dial_tcp(host, port).await?;
-        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        Ok(Box::new(tls.connect(name, stream).await?))
-    }
 }
 
 impl std::fmt::Debug for Access {
@@ -117,28 +97,9 @@ impl std::fmt::Debug for Access {
     }
 }
 
-/// The name is resolved for every connection: it may lead elsewhere by now.
-async fn dial_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                let socket = SockRef::from(&stream);
-                socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE))?;
-                #[cfg(target_os = "linux")]
-                socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
 /// A connection that has greeted, and the commands that its user may not run.
 pub(super) struct Connected {
-    pub(super) io: Io,
+    pub(super) wire: Box<dyn Wire>,
     pub(super) denied: Vec<&'static str>,
 }
 
@@ -148,11 +109,11 @@ pub(super) struct Connected {
 /// The cause in words.
 pub(super) async fn connect(access: &Access, server: &Endpoint) -> Result<Connected, String> {
     let settings = &access.settings;
-    let mut io = dial_in_time(access, server).await?;
-    let probes = PROBES.iter().map(|(_, command)| *command);
-    let replies = greet(&mut io, &settings.credentials.server, settings.database, probes).await?;
+    let mut wire = open(access, server, &settings.credentials.server, settings.database).await?;
+    let probes = PROBES.iter().map(|(_, command)| Words::from_slices(command));
+    let replies = ask(&mut *wire, probes).await?;
     let denied = PROBES.iter().zip(&replies).filter(|(_, reply)| is_denied(reply));
-    Ok(Connected { denied: denied.map(|((name, _), _)| *name).collect(), io })
+    Ok(Connected { denied: denied.map(|((name, _), _)| *name).collect(), wire })
 }
 
 /// Connects to `server`, sends `commands`, and disconnects. A command that the server rejects does not keep
@@ -166,102 +127,99 @@ pub(super) async fn query<const N: usize>(
     login: &Login,
     commands: [&[&str]; N],
 ) -> Result<[Result<Reply, String>; N], String> {
-    let mut io = dial_in_time(access, server).await?;
-    let commands = commands.map(|command| command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>());
-    let sent = greet(&mut io, login, None, commands.iter().map(|command| &**command)).await?;
-    let mut sent = sent.into_iter();
-    Ok(commands.map(|_| match sent.next() {
+    let mut wire = open(access, server, login, None).await?;
+    let words = |command: &[&str]| {
+        Words::from_slices(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+    };
+    let mut replies = ask(&mut *wire, commands.iter().map(|command| words(command))).await?.into_iter();
+    Ok(commands.map(|_| match replies.next() {
         Some(Reply::Error(text)) => Err(text),
         Some(reply) => Ok(reply),
         None => Err("no reply".to_owned()),
     }))
 }
 
-async fn dial_in_time(access: &Access, server: &Endpoint) -> Result<Io, String> {
-    match time::timeout(access.settings.connect_timeout, access.dial(server)).await {
-        Ok(dialed) => dialed.map_err(|error| in_words(&error)),
-        Err(_) => Err("connection timed out".to_owned()),
-    }
-}
-
-/// Logs in, selects the database, and sends `commands`, all in one round trip. Returns the replies to
-/// `commands`.
-async fn greet<'c>(
-    io: &mut Io,
+/// Connects, logs in and selects the database.
+async fn open(
+    access: &Access,
+    server: &Endpoint,
     login: &Login,
     database: Option<u8>,
-    commands: impl Iterator<Item = &'c [&'c [u8]]>,
-) -> Result<Vec<Reply>, String> {
+) -> Result<Box<dyn Wire>, String> {
+    #[cfg(test)]
+    if let Some(network) = &access.network {
+        let connected = time::timeout(access.settings.connect_timeout, network.connect(server));
+        return connected.await.unwrap_or_else(|_| Err("connection timed out".to_owned()));
+    }
     // A file is read for every connection, so that the password can change while the service runs.
     let (username, password) = login.read().map_err(|error| error.to_string())?;
-    let password = password.map(SecretString::from);
-    let mut out = BytesMut::new();
-    let mut greetings = 1;
-    match (&username, &password) {
-        (_, None) => greetings -= 1,
-        (None, Some(password)) => resp::encode(&mut out, &[b"AUTH", password.expose_secret().as_bytes()]),
-        (Some(user), Some(password)) => {
-            resp::encode(&mut out, &[b"AUTH", user.as_bytes(), password.expose_secret().as_bytes()]);
-        }
-    }
-    if let Some(database) = database {
-        resp::encode(&mut out, &[b"SELECT", itoa::Buffer::new().format(database).as_bytes()]);
-        greetings += 1;
-    }
-    // Fails where a login is needed and none is set, and while Redis loads its data.
-    resp::encode(&mut out, &[b"PING"]);
-    greetings += 1;
-    let mut expected = greetings;
-    for command in commands {
-        resp::encode(&mut out, command);
-        expected += 1;
-    }
-    let exchange = async {
-        io.write_all(&out).await?;
-        io.flush().await?;
-        read_replies(io, greetings, expected).await
+    let config = Config {
+        server: server_config(server),
+        username,
+        password,
+        database,
+        tls: access.tls.clone().map(TlsConfig::from),
+        fail_fast: true,
+        ..Config::default()
     };
-    match time::timeout(GREETING_TIMEOUT, exchange).await {
-        Ok(replies) => replies.map_err(|error| in_words(&error)),
-        Err(_) => Err("no reply to the greeting".to_owned()),
+    let client = Client::new(config, None, Some(connection_config(&access.settings)), None);
+    // A timeout of its own for each command would cost a timer for each.
+    let options = Options {
+        timeout: Some(Duration::ZERO),
+        fail_fast: true,
+        max_attempts: Some(1),
+        ..Options::default()
+    };
+    let wire = FredWire::new(client.with_options(&options), client.connect());
+    client.wait_for_connect().await.map_err(|error| in_words(&error))?;
+    Ok(Box::new(wire))
+}
+
+fn server_config(server: &Endpoint) -> ServerConfig {
+    match server {
+        Endpoint::Tcp { host, port } => {
+            // fred's resolver takes `host:port`.
+            let bare_ipv6 = host.contains(':') && !host.starts_with('[');
+            let host = if bare_ipv6 { format!("[{host}]") } else { host.clone() };
+            ServerConfig::Centralized { server: Server::new(host, *port) }
+        }
+        Endpoint::Unix(path) => ServerConfig::Unix { path: path.clone() },
     }
 }
 
-/// Reads so many replies, the first `greetings` of which must not be errors. Returns the others.
-async fn read_replies(io: &mut Io, greetings: usize, expected: usize) -> io::Result<Vec<Reply>> {
-    let (mut inbox, mut replies) = (BytesMut::new(), Vec::new());
-    let mut seen = 0;
-    while seen < expected {
-        let Some((reply, len)) = resp::decode(&inbox).map_err(io::Error::other)? else {
-            if io.read_buf(&mut inbox).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            continue;
-        };
-        drop(inbox.split_to(len));
-        match reply {
-            Reply::Error(text) if seen < greetings => return Err(io::Error::other(text)),
-            _ if seen < greetings => {}
-            reply => replies.push(reply),
-        }
-        seen += 1;
+fn connection_config(settings: &RedisSettings) -> ConnectionConfig {
+    ConnectionConfig {
+        connection_timeout: settings.connect_timeout,
+        internal_command_timeout: GREETING_TIMEOUT,
+        // What a command was rejected with is its own reply; when to reconnect is the worker's decision.
+        reconnect_on_auth_error: false,
+        tcp: TcpConfig {
+            nodelay: Some(true),
+            keepalive: Some(TcpKeepalive::new().with_time(TCP_KEEPALIVE)),
+            user_timeout: Some(TCP_USER_TIMEOUT),
+            ..TcpConfig::default()
+        },
+        ..ConnectionConfig::default()
     }
-    Ok(replies)
+}
+
+/// Sends `commands` in one write, and returns their replies.
+async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Words>) -> Result<Vec<Reply>, String> {
+    let expected = commands.map(|command| wire.send(command)).count();
+    let collect = async {
+        let mut replies = Vec::with_capacity(expected);
+        while replies.len() < expected {
+            let reply = std::future::poll_fn(|context| wire.poll_reply(context)).await;
+            replies.push(reply.map_err(|lost| lost.cause.to_string())?);
+        }
+        Ok(replies)
+    };
+    time::timeout(GREETING_TIMEOUT, collect)
+        .await
+        .unwrap_or_else(|_| Err("no reply to the greeting".to_owned()))
 }
 
 /// Whether the user may not run the command, whatever its key.
 fn is_denied(reply: &Reply) -> bool {
     matches!(reply, Reply::Error(text) if text.starts_with("NOPERM") && text.contains("to run the"))
-}
-
-/// `error`, without the number that the system adds.
-pub(super) fn in_words(error: &io::Error) -> String {
-    let text = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "connection closed by the server".to_owned(),
-        _ => error.to_string(),
-    };
-    match text.split_once(" (os error") {
-        Some((words, _)) => words.to_owned(),
-        None => text,
-    }
 }

@@ -1,42 +1,34 @@
-//! One batch on its way: the commands in the order in which they were written, and the calls that wait for
+//! One batch on its way: the commands in the order in which they were sent, and the calls that wait for
 //! their replies. No I/O of its own.
 //!
 //! Redis replies in order, so each reply, and each error, belongs to exactly one command. Of a connection
-//! that ends, commands that were not written in full were not carried out; of the others nobody knows.
+//! that ends, commands that never left the client were not carried out; of the others nobody knows.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use fred::types::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::batch::{Asks, Batch, Call, Count, Creation, Replies};
 use super::queue::{Answer, AnswerSender, CommandError, Request};
-use super::resp::{self, Reply};
+use super::reply::Reply;
 use super::script::Script;
 use super::settings::ServerClock;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Ttl};
+use super::wire::{Lost, Wire, Words};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
 
-/// What is to be written, and what replies are awaited.
-#[derive(Debug, Default)]
+/// A connection, and what its replies belong to.
 pub(super) struct Pipe {
-    /// Not written yet.
-    pub(super) out: BytesMut,
-    /// Bytes that were ever appended to `out`.
-    appended: u64,
-    awaited: VecDeque<Awaited>,
-}
-
-#[derive(Debug)]
-struct Awaited {
-    command: Command,
-    /// Where the command ends in the bytes that were ever appended.
-    end: u64,
+    pub(super) wire: Box<dyn Wire>,
+    awaited: VecDeque<Command>,
+    /// Whether the oldest command may have been written, where its loss was reported.
+    oldest_lost: Option<bool>,
 }
 
 /// A command whose reply is awaited.
@@ -58,43 +50,52 @@ pub(super) enum Command {
 }
 
 impl Pipe {
+    pub(super) fn new(wire: Box<dyn Wire>) -> Self {
+        Self { wire, awaited: VecDeque::new(), oldest_lost: None }
+    }
+
     /// Whether no reply is awaited.
     pub(super) fn is_idle(&self) -> bool {
         self.awaited.is_empty()
     }
 
-    /// Awaits a reply to what `write` appends.
-    fn send(&mut self, command: Command, write: impl FnOnce(&mut BytesMut)) {
-        let before = self.out.len();
-        write(&mut self.out);
-        self.appended += (self.out.len() - before) as u64;
-        self.awaited.push_back(Awaited { command, end: self.appended });
+    fn send(&mut self, command: Command, words: Words) {
+        self.wire.send(words);
+        self.awaited.push_back(command);
     }
 
     pub(super) fn probe(&mut self) {
-        self.send(Command::Probe, |out| resp::encode(out, &[b"PING"]));
+        self.send(Command::Probe, Words::new("PING", Vec::new()));
     }
 
-    pub(super) fn command(&mut self, command: &Bytes, reply: oneshot::Sender<Result<Reply, CommandError>>) {
-        self.send(Command::Other(reply), |out| out.extend_from_slice(command));
+    pub(super) fn command(&mut self, command: Words, reply: oneshot::Sender<Result<Reply, CommandError>>) {
+        self.send(Command::Other(reply), command);
     }
 
     pub(super) fn expire(&mut self, ttl: Ttl) {
-        let key = ttl.key.clone();
-        let secs = itoa::Buffer::new().format(ttl.secs).to_owned();
-        self.send(Command::Expire(ttl), |out| resp::encode(out, &[b"EXPIRE", &key, secs.as_bytes()]));
+        let words = Words::new("EXPIRE", vec![ttl.key.clone().into(), Value::from(i64::from(ttl.secs))]);
+        self.send(Command::Expire(ttl), words);
     }
 
     /// The command that the next reply belongs to.
     pub(super) fn next(&mut self) -> Option<Command> {
-        self.awaited.pop_front().map(|awaited| awaited.command)
+        self.awaited.pop_front()
     }
 
-    /// Every command without a reply, and whether all of it was written.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Command, bool)> {
-        let written = self.appended - self.out.len() as u64;
-        self.out.clear();
-        self.awaited.drain(..).map(move |awaited| (awaited.command, awaited.end <= written))
+    /// The oldest command without a reply, on a connection that has ended, and whether it may have been
+    /// written.
+    pub(super) fn next_lost(&mut self) -> Option<(Command, bool)> {
+        let command = self.awaited.pop_front()?;
+        let written = self
+            .oldest_lost
+            .take()
+            .unwrap_or_else(|| !matches!(self.wire.reply_now(), Some(Err(Lost { written: false, .. }))));
+        Some((command, written))
+    }
+
+    /// The connection ended before the reply to the oldest command.
+    pub(super) const fn lose_oldest(&mut self, written: bool) {
+        self.oldest_lost = Some(written);
     }
 }
 
@@ -159,27 +160,27 @@ impl Exchange {
         let Self { batch, replies, .. } = self;
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
-        let mut digits = itoa::Buffer::new();
         for (index, Count { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
+            let key_value = || Value::from(key.clone());
             if *hits == 0 {
-                pipe.send(Command::Count(index), |out| resp::encode(out, &[b"GET", key]));
+                pipe.send(Command::Count(index), Words::new("GET", vec![key_value()]));
                 continue;
             }
             let hash = known.hash(key);
             *creation = Creation::Known;
             if !known.contains(hash) {
                 *creation = Creation::Created(hash);
-                let secs = digits.format(*secs).as_bytes();
-                let create: [&[u8]; 6] = [b"SET", key, b"0", b"EX", secs, b"NX"];
-                pipe.send(Command::Create(index), |out| resp::encode(out, &create));
+                let ttl = Value::from(i64::from(*secs));
+                let create = vec![key_value(), 0.into(), "EX".into(), ttl, "NX".into()];
+                pipe.send(Command::Create(index), Words::new("SET", create));
             }
-            let hits = digits.format(*hits).as_bytes();
-            pipe.send(Command::Count(index), |out| resp::encode(out, &[b"INCRBY", key, hits]));
+            let hits = Value::from(i64::try_from(*hits).unwrap_or(i64::MAX));
+            pipe.send(Command::Count(index), Words::new("INCRBY", vec![key_value(), hits]));
         }
         for (index, call) in batch.calls.iter().enumerate() {
             if call.asking {
                 // The server forgets that it was told with the next command, which so must be ours.
-                pipe.send(Command::Asking, |out| resp::encode(out, &[b"ASKING"]));
+                pipe.send(Command::Asking, Words::new("ASKING", Vec::new()));
             }
             run(pipe, script, index, call, !call.asking);
         }
@@ -352,7 +353,7 @@ impl InFlight {
 }
 
 fn run(pipe: &mut Pipe, script: &Script, index: usize, call: &Call, by_name: bool) {
-    pipe.send(Command::Script { call: index, by_name }, |out| script.encode(out, call, by_name));
+    pipe.send(Command::Script { call: index, by_name }, script.words(call, by_name));
 }
 
 fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {

@@ -13,7 +13,7 @@ use futures_util::future;
 use tokio::time::{self, Instant};
 
 use super::RedisStore;
-use super::resp::Reply;
+use super::reply::Reply;
 use super::servers::Servers;
 use super::shard::Shard;
 use crate::engine::key::LOCKOUT_MARK;

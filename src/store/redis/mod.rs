@@ -19,7 +19,7 @@ mod lockouts;
 mod login;
 mod parts;
 mod queue;
-mod resp;
+mod reply;
 mod script;
 mod servers;
 mod settings;

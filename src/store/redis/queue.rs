@@ -1,12 +1,12 @@
 //! The calls to one node.
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::batch::{Asks, Way};
-use super::resp::Reply;
+use super::reply::Reply;
+use super::wire::Words;
 use crate::store::line::{Job, Queue, Rejection};
 use crate::store::{Reading, StoreError};
 
@@ -53,8 +53,7 @@ pub(super) enum Call {
 /// A command that is no charge.
 #[derive(Debug)]
 pub(super) struct CommandCall {
-    /// As it is written.
-    pub(super) command: Bytes,
+    pub(super) command: Words,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Reply, CommandError>>,
 }

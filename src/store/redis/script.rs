@@ -1,10 +1,11 @@
 //! `charge.lua`, and how Redis is told to run it.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use fred::types::Value;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::batch::Call;
-use super::resp;
+use super::wire::Words;
 
 /// A script, and the name that Redis gives it: the SHA-1 of its text.
 #[derive(Debug)]
@@ -20,23 +21,19 @@ impl Script {
         Self { text, sha1: Bytes::from(hex) }
     }
 
-    /// Appends the command that runs it.
-    pub(super) fn encode(&self, out: &mut BytesMut, call: &Call, by_name: bool) {
-        let (name, script): (&[u8], &[u8]) =
-            if by_name { (b"EVALSHA", &self.sha1) } else { (b"EVAL", self.text.as_bytes()) };
-        resp::begin(out, call.keys.len() + 5);
-        resp::push(out, name);
-        resp::push(out, script);
-        let mut digits = itoa::Buffer::new();
-        resp::push(out, digits.format(call.keys.len()).as_bytes());
-        for key in &call.keys {
-            resp::push(out, key);
-        }
-        resp::push(out, &call.requests);
-        match call.now {
-            Some(now) => resp::push(out, digits.format(now.as_micros()).as_bytes()),
-            None => resp::push(out, b""),
-        }
+    /// The command that runs it.
+    pub(super) fn words(&self, call: &Call, by_name: bool) -> Words {
+        let (name, script) = match by_name {
+            true => ("EVALSHA", self.sha1.clone()),
+            false => ("EVAL", Bytes::from_static(self.text.as_bytes())),
+        };
+        let count = i64::try_from(call.keys.len()).unwrap_or(i64::MAX);
+        let now = call.now.map(|now| now.as_micros().to_string()).unwrap_or_default();
+        let mut arguments = Vec::with_capacity(call.keys.len() + 4);
+        arguments.extend([Value::from(script), Value::from(count)]);
+        arguments.extend(call.keys.iter().map(|key| Value::from(key.clone())));
+        arguments.extend([Value::from(Bytes::copy_from_slice(&call.requests)), Value::from(now)]);
+        Words::new(name, arguments)
     }
 }
 

@@ -72,7 +72,7 @@ impl Servers {
 
     /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
     pub(super) fn slot(&self, key: &[u8]) -> u16 {
-        if self.known.is_cluster() { redis_protocol::redis_keyslot(key) } else { 0 }
+        if self.known.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
     }
 
     /// Waits until every server is connected to; no longer than `patience`, where that is not zero.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{self, Instant};
 use tokio_util::task::AbortOnDropHandle;
@@ -13,8 +12,9 @@ use super::Endpoint;
 use super::batch::Asks;
 use super::client::Access;
 use super::queue::{Answer, Call, CallQueue, CommandCall, CommandError, Request, failing};
-use super::resp::{self, Reply};
+use super::reply::Reply;
 use super::status::Link;
+use super::wire::Words;
 use super::worker::{Connection, Worker};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
@@ -81,11 +81,9 @@ impl Shard {
 
     /// Carries out a command that is no charge. An error reply is a reply.
     pub(super) async fn command(&self, arguments: &[&[u8]], timeout: Duration) -> Result<Reply, StoreError> {
-        let mut command = BytesMut::new();
-        resp::encode(&mut command, arguments);
         let (reply, wait) = oneshot::channel();
         let now = Instant::now();
-        let call = CommandCall { command: command.freeze(), deadline: now + timeout, reply };
+        let call = CommandCall { command: Words::from_slices(arguments), deadline: now + timeout, reply };
         if let Err((_, rejection)) = self.queue.push(Call::Command(Box::new(call)), now) {
             return Err(self.rejected(&rejection));
         }

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::agreement::{Agreement, View};
 use super::client::{Access, query};
-use super::resp::Reply;
+use super::reply::Reply;
 use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
 

@@ -1,71 +1,181 @@
-//! The socket of a connection: writes and reads side by side.
+//! One connection to one node: commands go in, replies come out in the same order.
+//!
+//! Production speaks through fred, with one client for each connection. fred 10.1 needs care:
+//!
+//! - A client has no reconnect policy, so it ends with its connection. fred then fails every command in
+//!   flight, and can send none of them again. The next connection is a new client, which resolves the name
+//!   anew.
+//! - `custom_raw` returns error replies as replies. What it returns as an error came from the connection.
+//!   The one exception is `CLUSTERDOWN`: fred ends the connection after it and gives its text to all commands
+//!   in flight. Only the oldest of them was rejected; nobody knows what became of the others.
+//! - `ErrorKind::Canceled` means that a command never left the client's queue.
+//! - fred sends a command when its future is first polled.
 
-use std::future::poll_fn;
+use std::collections::VecDeque;
+use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::{io, mem};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, BufMut as _, BytesMut};
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use fred::clients::{Client, WithOptions};
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike as _, FredResult, MetricsInterface as _};
+use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::client::Io;
+use super::reply::Reply;
 
-/// Bytes that are read at once.
-const READ_BYTES: usize = 16 * 1024;
-
-/// A connected socket.
-pub(super) struct Wire {
-    io: Io,
-    /// Read, and not decoded yet.
-    pub(super) inbox: BytesMut,
-    unflushed: bool,
+/// A command and its arguments.
+#[derive(Debug)]
+pub(super) struct Words {
+    pub(super) name: CustomCommand,
+    pub(super) arguments: Vec<Value>,
 }
 
-impl Wire {
-    pub(super) fn new(io: Io) -> Self {
-        Self { io, inbox: BytesMut::with_capacity(READ_BYTES), unflushed: false }
+impl Words {
+    /// `name` with `arguments`.
+    pub(super) fn new(name: &'static str, arguments: Vec<Value>) -> Self {
+        Self { name: CustomCommand::new_static(name, None, false), arguments }
     }
 
-    /// Writes `out` as far as there is room, until something was read. May be dropped at any time.
-    pub(super) async fn turn(&mut self, out: &mut BytesMut) -> io::Result<()> {
-        poll_fn(|context| self.poll_turn(out, context)).await
+    /// The command that `words` spell, its name first.
+    pub(super) fn from_slices(words: &[&[u8]]) -> Self {
+        let mut words = words.iter();
+        let name = String::from_utf8_lossy(words.next().copied().unwrap_or_default());
+        let name = CustomCommand::new(name.into_owned(), None, false);
+        Self { name, arguments: words.map(|word| Value::from(*word)).collect() }
     }
+}
 
-    fn poll_turn(&mut self, out: &mut BytesMut, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !out.is_empty() {
-            match Pin::new(&mut self.io).poll_write(context, out) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(len)) => {
-                    out.advance(len);
-                    self.unflushed = true;
-                }
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => break,
-            }
+/// The connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Why, in words.
+    pub(super) cause: Arc<str>,
+    /// Whether the command may have been written. If not, it was not carried out.
+    pub(super) written: bool,
+}
+
+/// A connection.
+pub(super) trait Wire: Send {
+    /// Sends a command. Its reply follows those of all commands before it.
+    fn send(&mut self, command: Words);
+
+    /// The next reply, or the loss of the command that it would have been for. Without a command in flight
+    /// it reports only that the connection ended.
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>>;
+
+    /// Whether some of what was sent has not been written yet.
+    fn has_unwritten(&self) -> bool;
+}
+
+impl dyn Wire {
+    /// What [`Wire::poll_reply`] has now.
+    pub(super) fn reply_now(&mut self) -> Option<Result<Reply, Lost>> {
+        match self.poll_reply(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => Some(reply),
+            Poll::Pending => None,
         }
-        if self.unflushed && out.is_empty() {
-            match Pin::new(&mut self.io).poll_flush(context) {
-                Poll::Ready(flushed) => {
-                    flushed?;
-                    self.unflushed = false;
-                }
-                Poll::Pending => {}
-            }
-        }
-        self.poll_read(context)
     }
+}
 
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let len = {
-            let mut room = [mem::MaybeUninit::<u8>::uninit(); READ_BYTES];
-            let mut read = ReadBuf::uninit(&mut room);
-            ready!(Pin::new(&mut self.io).poll_read(context, &mut read))?;
-            self.inbox.put_slice(read.filled());
-            read.filled().len()
+type InFlight = Pin<Box<dyn Future<Output = FredResult<Resp3Frame>> + Send>>;
+
+/// A connection that fred keeps.
+pub(super) struct FredWire {
+    client: Arc<WithOptions<Client>>,
+    driver: AbortOnDropHandle<FredResult<()>>,
+    in_flight: VecDeque<InFlight>,
+    has_ended: bool,
+}
+
+impl FredWire {
+    /// A client that is connected, and the task that drives it.
+    pub(super) fn new(client: WithOptions<Client>, driver: ConnectHandle) -> Self {
+        let driver = AbortOnDropHandle::new(driver);
+        Self { client: Arc::new(client), driver, in_flight: VecDeque::new(), has_ended: false }
+    }
+}
+
+impl Wire for FredWire {
+    fn send(&mut self, Words { name, arguments }: Words) {
+        let client = Arc::clone(&self.client);
+        let mut reply: InFlight = Box::pin(async move { client.custom_raw(name, arguments).await });
+        // Replies come in order, so only the oldest command needs to wake anything. This poll sends.
+        let ready = match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => Box::pin(std::future::ready(reply)),
+            Poll::Pending => reply,
         };
-        match len {
-            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-            _ => Poll::Ready(Ok(())),
+        self.in_flight.push_back(ready);
+    }
+
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>> {
+        let Some(oldest) = self.in_flight.front_mut() else {
+            return Pin::new(&mut self.driver).poll(context).map(|ended| {
+                let cause = match ended {
+                    Ok(Err(error)) => in_words(&error),
+                    Ok(Ok(())) | Err(_) => CLOSED.to_owned(),
+                };
+                Err(Lost { cause: cause.into(), written: false })
+            });
+        };
+        let reply = std::task::ready!(oldest.as_mut().poll(context));
+        self.in_flight.pop_front();
+        let error = match reply {
+            Ok(frame) => return Poll::Ready(Ok(frame.into())),
+            Err(error) => error,
+        };
+        let was_first = !std::mem::replace(&mut self.has_ended, true);
+        if was_first && error.details().starts_with("CLUSTERDOWN") {
+            return Poll::Ready(Ok(Reply::error(error.details().as_bytes())));
+        }
+        let written = *error.kind() != ErrorKind::Canceled;
+        Poll::Ready(Err(Lost { cause: in_words(&error).into(), written }))
+    }
+
+    fn has_unwritten(&self) -> bool {
+        self.client.command_queue_len() > 0
+    }
+}
+
+const CLOSED: &str = "connection closed by the server";
+
+/// The cause in words: fred passes on the operating system's errors as Rust prints them for debugging.
+pub(super) fn in_words(error: &Error) -> String {
+    let details = error.details();
+    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    match (message, error.kind()) {
+        (Some((message, _)), _) => message.to_lowercase(),
+        (None, ErrorKind::Canceled) => CLOSED.to_owned(),
+        (None, _) if details.starts_with("Connection closed") => CLOSED.to_owned(),
+        (None, ErrorKind::Timeout) => "connection timed out".to_owned(),
+        (None, _) => match details.split_once(" (os error") {
+            Some((words, _)) => words.to_owned(),
+            None => details.to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_words() {
+        let refused = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
+        for (kind, details, expected) in [
+            (ErrorKind::IO, refused, "connection refused"),
+            (ErrorKind::IO, "Connection closed.", CLOSED),
+            (ErrorKind::Canceled, "Canceled.", CLOSED),
+            (ErrorKind::Timeout, "Request timed out.", "connection timed out"),
+            (
+                ErrorKind::Auth,
+                "WRONGPASS invalid username-password pair",
+                "WRONGPASS invalid username-password pair",
+            ),
+            (ErrorKind::IO, "failed to lookup address (os error 1)", "failed to lookup address"),
+        ] {
+            assert_eq!(in_words(&Error::new(kind, details)), expected, "{details}");
         }
     }
 }

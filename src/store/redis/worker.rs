@@ -5,26 +5,25 @@
 //! timer that collects: a call that finds nothing on its way is sent at once. Nothing is carried over from
 //! one connection to the next: a command is written once, and never after its caller was answered.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Buf as _;
-use futures_util::FutureExt as _;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Endpoint;
-use super::client::{Access, Connected, Io, connect, in_words};
+use super::client::{Access, Connected, connect};
 use super::exchange::{Command, Context, Exchange, Pipe, lost};
 use super::queue::{Call, CallQueue};
-use super::resp::{self, Reply};
+use super::reply::Reply;
 use super::script::Script;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls};
-use super::wire::Wire;
+use super::wire::{Lost, Wire};
 use crate::store::line::{Breaker, Closed, Due, overslept};
 
 /// Upper bound on the cost of a batch, and on the bound while the server is slow: Redis carries out all of a
@@ -38,6 +37,9 @@ const MIN_RECONNECT_DELAY_MS: u64 = 5;
 const MAX_RECONNECT_DELAY_MS: u64 = 500;
 /// A connection that lived this long was a success: the next attempt comes at once.
 const STABLE: Duration = Duration::from_secs(1);
+
+/// Turns of the runtime before a deadline is judged: one for the socket, one for fred's task, one to spare.
+const YIELDS: usize = 3;
 
 /// Errors after which another connection may do better, since the name may lead to another server by now.
 const RECONNECT_CODES: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"];
@@ -68,7 +70,6 @@ pub(super) struct Worker {
 
 /// One connection while it is served.
 struct Session {
-    wire: Wire,
     pipe: Pipe,
     exchange: Exchange,
     /// When the batch was written.
@@ -110,10 +111,10 @@ impl Worker {
             }
             delay_ms = (delay_ms * 2).clamp(MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS);
             let cause = match self.connect().await {
-                Ok(Connected { io, denied }) => {
+                Ok(Connected { wire, denied }) => {
                     self.link.set_denied(&denied);
                     let since = Instant::now();
-                    let cause = self.serve(io).await;
+                    let cause = self.serve(wire).await;
                     if since.elapsed() >= STABLE {
                         delay_ms = 0;
                     }
@@ -161,13 +162,12 @@ impl Worker {
     }
 
     /// Serves calls until the connection ends. Returns why it did.
-    async fn serve(&mut self, io: Io) -> Arc<str> {
+    async fn serve(&mut self, wire: Box<dyn Wire>) -> Arc<str> {
         self.known.clear();
         let now = Instant::now();
         let call_timeout = self.access.settings.call_timeout;
         let mut session = Session {
-            wire: Wire::new(io),
-            pipe: Pipe::default(),
+            pipe: Pipe::new(wire),
             exchange: Exchange::new(self.access.clock),
             begun: now,
             breaker: Breaker::new(call_timeout * MAX_SILENCE),
@@ -199,11 +199,10 @@ impl Worker {
             was_idle = session.pipe.is_idle();
             let due = self.due(session);
             arm(timer.as_mut(), due);
+            let mut first = None;
             tokio::select! {
                 biased;
-                read = session.wire.turn(&mut session.pipe.out) => if let Err(error) = read {
-                    return in_words(&error).into();
-                },
+                reply = poll_fn(|context| session.pipe.wire.poll_reply(context)) => first = Some(reply),
                 () = self.queue.arrival(), if was_idle && !session.breaker.is_open() => {}
                 () = &mut timer, if due.is_some() => {}
             }
@@ -214,18 +213,17 @@ impl Worker {
                 session.breaker.extend(pause);
                 self.queue.extend(pause);
             }
-            if let Err(cause) = self.read(session, now) {
+            if let Err(cause) = self.read(session, first, now) {
                 return cause;
             }
             if due.is_some_and(|due| due <= now) {
                 // What has arrived must be read before a deadline is judged. While this task yields, the
-                // runtime looks at its sockets.
-                yield_now().await;
-                if let Some(Err(error)) = session.wire.turn(&mut session.pipe.out).now_or_never() {
-                    return in_words(&error).into();
+                // runtime looks at its sockets, and fred hands out what it reads.
+                for _ in 0..YIELDS {
+                    yield_now().await;
                 }
-                if let Err(cause) = self.read(session, now).and_then(|()| self.judge(session, Instant::now()))
-                {
+                let judged = self.read(session, None, now).and_then(|()| self.judge(session, Instant::now()));
+                if let Err(cause) = judged {
                     return cause;
                 }
             }
@@ -262,27 +260,33 @@ impl Worker {
             }
         }
         exchange.write(pipe, &self.known, &self.script);
-        commands.into_iter().for_each(|call| pipe.command(&call.command, call.reply));
+        commands.into_iter().for_each(|call| pipe.command(call.command, call.reply));
         session.begun = now;
         session.breaker.awaits(now);
         self.link.in_flight.store(exchange.len(), Ordering::Relaxed);
         self.link.batch_size.store(exchange.len(), Ordering::Relaxed);
     }
 
-    /// Takes every reply that is complete.
-    fn read(&mut self, session: &mut Session, now: Instant) -> Result<(), Arc<str>> {
-        let Session { wire, pipe, exchange, breaker, .. } = session;
-        let mut len = 0;
+    /// Takes `first` and every other reply that has arrived.
+    fn read(
+        &mut self,
+        session: &mut Session,
+        first: Option<Result<Reply, Lost>>,
+        now: Instant,
+    ) -> Result<(), Arc<str>> {
+        let Session { pipe, exchange, breaker, .. } = session;
         let mut replied = false;
-        loop {
-            let rest = wire.inbox.get(len..).unwrap_or_default();
-            if rest.is_empty() {
-                break;
-            }
-            let Some((reply, reply_len)) = resp::decode(rest).map_err(|error| error.to_string())? else {
-                break;
+        let mut ended = Ok(());
+        let mut next = first.or_else(|| pipe.wire.reply_now());
+        while let Some(reply) = next {
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(Lost { cause, written }) => {
+                    pipe.lose_oldest(written);
+                    ended = Err(cause);
+                    break;
+                }
             };
-            len += reply_len;
             let Some(command) = pipe.next() else { return Err("a reply that nothing asked for".into()) };
             replied = true;
             match &reply {
@@ -320,8 +324,8 @@ impl Worker {
                     exchange.reply(&command, reply, pipe, &mut context);
                 }
             }
+            next = if pipe.is_idle() { None } else { pipe.wire.reply_now() };
         }
-        wire.inbox.advance(len);
         if replied {
             if breaker.answered(!pipe.is_idle(), now) {
                 self.queue.open();
@@ -334,12 +338,12 @@ impl Worker {
                 self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
             }
         }
-        Ok(())
+        ended
     }
 
     /// Sees to every deadline that has passed.
     fn judge(&self, session: &mut Session, now: Instant) -> Result<(), Arc<str>> {
-        if session.exchange.expire(now, &self.link) > 0 && !session.pipe.out.is_empty() {
+        if session.exchange.expire(now, &self.link) > 0 && session.pipe.wire.has_unwritten() {
             // The rest must not be written any more.
             return Err("the server does not read".into());
         }
@@ -374,7 +378,7 @@ impl Worker {
             script: &self.script,
             link: &self.link,
         };
-        for (command, written) in session.pipe.drain() {
+        while let Some((command, written)) = session.pipe.next_lost() {
             match command {
                 Command::Expire(ttl) => {
                     if !context.missing.push(ttl) {

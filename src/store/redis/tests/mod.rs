@@ -1,10 +1,12 @@
 //! Simulation: the whole Redis store against scripted servers, in paused time, by seeds.
 //!
-//! Queue, worker, node client, redirections and topology run as in production; only the sockets are in
-//! memory. A model knows which hits were carried out. `SIMULATION_SEEDS` sets how many seeds are tried,
+//! Queue, worker, node client, redirections and topology run as in production; only the connections
+//! are in memory. A model knows which hits were carried out. `SIMULATION_SEEDS` sets how many seeds are tried,
 //! `SIMULATION_SEED` replays one.
 
+mod resp;
 mod server;
+mod wire;
 mod world;
 
 use std::collections::HashMap;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
+use super::resp;
 use super::world::{Counter, Kind, SENTINEL, SLOTS, State, World, endpoint, port};
-use crate::store::redis::resp::{self, Reply};
+use crate::store::redis::reply::Reply;
 
 /// What becomes of a connection at a command.
 #[derive(Clone, Copy, Debug)]

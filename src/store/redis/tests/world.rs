@@ -1,20 +1,19 @@
 //! A model of Redis in memory: nodes that count, fail over, move slots and break connections, all by a seed.
 
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::io::duplex;
 
 use super::server::serve;
+use super::wire::ScriptedWire;
 use crate::store::redis::Endpoint;
-use crate::store::redis::client::{Io, Network};
-use crate::store::redis::resp::{self, Reply};
+use crate::store::redis::client::Network;
+use crate::store::redis::wire::Wire;
 
 /// Bytes that a connection holds in each direction. Small, so that writes are torn apart.
 const PIPE_BYTES: usize = 4 * 1024;
@@ -109,7 +108,7 @@ pub(super) fn endpoint(node: usize) -> Endpoint {
 pub(super) struct InMemory(pub(super) World);
 
 impl Network for InMemory {
-    fn dial(&self, server: &Endpoint) -> Pin<Box<dyn Future<Output = io::Result<Io>> + Send>> {
+    fn connect(&self, server: &Endpoint) -> BoxFuture<'static, Result<Box<dyn Wire>, String>> {
         let world = Arc::clone(&self.0);
         let Endpoint::Tcp { port, .. } = *server else { unreachable!("no unix sockets here") };
         Box::pin(async move {
@@ -119,73 +118,13 @@ impl Network for InMemory {
             let generation = {
                 let mut state = world.lock();
                 if node < SENTINEL && (state.nodes[node].down || state.is_fault()) {
-                    return Err(io::ErrorKind::ConnectionRefused.into());
+                    return Err("connection refused".to_owned());
                 }
                 if node < SENTINEL { state.nodes[node].generation } else { 0 }
             };
             let (client, server) = duplex(PIPE_BYTES);
             tokio::spawn(serve(Arc::clone(&world), node, generation, server));
-            Ok(Box::new(Tap { stream: client, written: BytesMut::new(), world }) as Io)
+            Ok(Box::new(ScriptedWire::new(client, world)) as Box<dyn Wire>)
         })
-    }
-}
-
-/// The client's end of a connection: sees what it writes.
-struct Tap {
-    stream: DuplexStream,
-    written: BytesMut,
-    world: World,
-}
-
-impl Tap {
-    /// Nothing may be written for a caller that was answered.
-    fn check(&mut self) {
-        while let Ok(Some((command, len))) = resp::decode(&self.written) {
-            drop(self.written.split_to(len));
-            let words = command.into_items();
-            let is_charge =
-                matches!(words.first().and_then(Reply::text), Some("INCRBY" | "EVALSHA" | "EVAL"));
-            let mut state = self.world.lock();
-            for word in words.iter().skip(1).filter(|_| is_charge) {
-                if let Reply::Text(key) = word
-                    && state.answered.get(key) == Some(&true)
-                {
-                    state.violations.push(format!("{key:?} was sent after its caller was answered"));
-                }
-            }
-        }
-    }
-}
-
-impl AsyncRead for Tap {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Tap {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.stream).poll_write(context, bytes);
-        if let Poll::Ready(Ok(len)) = poll {
-            self.written.extend_from_slice(&bytes[..len]);
-            self.check();
-        }
-        poll
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

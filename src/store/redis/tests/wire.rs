@@ -1,0 +1,153 @@
+//! The client's end of a scripted connection: sends and loses commands as fred does, over bytes in memory.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use fred::types::Value;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
+
+use super::resp;
+use super::world::World;
+use crate::store::redis::reply::Reply;
+use crate::store::redis::wire::{Lost, Wire, Words};
+
+const READ_BYTES: usize = 1_024;
+
+pub(super) struct ScriptedWire {
+    stream: DuplexStream,
+    world: World,
+    /// Not written yet.
+    out: BytesMut,
+    /// Bytes that were ever appended to `out`, and where each command in flight ends in them.
+    appended: u64,
+    in_flight: VecDeque<u64>,
+    inbox: BytesMut,
+    /// Written, and not looked at yet.
+    written: BytesMut,
+    ended: Option<Arc<str>>,
+}
+
+impl ScriptedWire {
+    pub(super) fn new(stream: DuplexStream, world: World) -> Self {
+        Self {
+            stream,
+            world,
+            out: BytesMut::new(),
+            appended: 0,
+            in_flight: VecDeque::new(),
+            inbox: BytesMut::new(),
+            written: BytesMut::new(),
+            ended: None,
+        }
+    }
+
+    /// Writes as far as there is room, and reads until a reply is complete.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Arc<str>>> {
+        loop {
+            while !self.out.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(context, &self.out) {
+                    Poll::Ready(Ok(len @ 1..)) => {
+                        self.written.extend_from_slice(&self.out.split_to(len));
+                        self.check();
+                    }
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err("closed".into())),
+                    Poll::Pending => break,
+                }
+            }
+            match resp::decode(&self.inbox) {
+                Ok(Some((reply, len))) => {
+                    self.inbox.advance(len);
+                    return Poll::Ready(Ok(reply));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error.to_string().into())),
+            }
+            let mut room = [0; READ_BYTES];
+            let mut read = ReadBuf::new(&mut room);
+            if ready!(Pin::new(&mut self.stream).poll_read(context, &mut read)).is_err()
+                || read.filled().is_empty()
+            {
+                return Poll::Ready(Err("closed".into()));
+            }
+            self.inbox.extend_from_slice(read.filled());
+        }
+    }
+
+    /// Nothing may be written for a caller that was answered.
+    fn check(&mut self) {
+        while let Ok(Some((command, len))) = resp::decode(&self.written) {
+            self.written.advance(len);
+            let words = command.into_items();
+            let is_charge =
+                matches!(words.first().and_then(Reply::text), Some("INCRBY" | "EVALSHA" | "EVAL"));
+            let mut state = self.world.lock();
+            for word in words.iter().skip(1).filter(|_| is_charge) {
+                if let Reply::Text(key) = word
+                    && state.answered.get(key) == Some(&true)
+                {
+                    state.violations.push(format!("{key:?} was sent after its caller was answered"));
+                }
+            }
+        }
+    }
+}
+
+impl Wire for ScriptedWire {
+    fn send(&mut self, Words { name, arguments }: Words) {
+        let before = self.out.len();
+        resp::begin(&mut self.out, arguments.len() + 1);
+        resp::push(&mut self.out, name.cmd.as_bytes());
+        for argument in arguments {
+            resp::push(&mut self.out, &bytes(argument));
+        }
+        self.appended += (self.out.len() - before) as u64;
+        self.in_flight.push_back(self.appended);
+        // fred writes as soon as its task runs.
+        if self.ended.is_none() && self.inbox.is_empty() {
+            let mut context = Context::from_waker(std::task::Waker::noop());
+            while !self.out.is_empty()
+                && let Poll::Ready(Ok(len @ 1..)) =
+                    Pin::new(&mut self.stream).poll_write(&mut context, &self.out)
+            {
+                self.written.extend_from_slice(&self.out.split_to(len));
+                self.check();
+            }
+        }
+    }
+
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>> {
+        let cause = match self.ended.clone() {
+            Some(cause) => cause,
+            None => match ready!(self.poll_next(context)) {
+                Ok(reply) => {
+                    // As in fred: the connection ends after this reply.
+                    if matches!(&reply, Reply::Error(text) if text.starts_with("CLUSTERDOWN")) {
+                        self.ended = Some("CLUSTERDOWN".into());
+                    }
+                    self.in_flight.pop_front();
+                    return Poll::Ready(Ok(reply));
+                }
+                Err(cause) => self.ended.insert(cause).clone(),
+            },
+        };
+        let written_bytes = self.appended - self.out.len() as u64;
+        let written = self.in_flight.pop_front().is_some_and(|end| end <= written_bytes);
+        Poll::Ready(Err(Lost { cause, written }))
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.out.is_empty()
+    }
+}
+
+fn bytes(value: Value) -> Bytes {
+    match value {
+        Value::Integer(number) => number.to_string().into(),
+        Value::Bytes(bytes) => bytes,
+        Value::String(text) => Bytes::copy_from_slice(text.as_bytes()),
+        other => panic!("no argument of a command: {other:?}"),
+    }
+}
