@@ -107,6 +107,8 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
         }
     })
     .await;
+    // fred ends the connection on which it reads CLUSTERDOWN.
+    eventually("the node is connected to again", async || used(&store, daily("again/")).await.is_ok()).await;
     for number in 0..20 {
         let key = format!("other{number}/");
         assert_ne!(place(&key), lost);

@@ -47,7 +47,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("env::var", &["settings/"], "what the operator set is read once, in one place"),
     ("process::exit", &[], "`main` returns an exit code"),
     ("thread::sleep", &[], "nothing waits by blocking a thread"),
-    ("redis_protocol::", &["store/redis/"], "only the Redis store speaks to Redis"),
+    ("fred::", &["store/redis/"], "only the Redis store speaks to Redis"),
     ("include_proto", &["pb.rs"], "generated modules are declared once"),
 ];
 
@@ -55,7 +55,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
 const FOREIGN_TO_THE_ENGINE: &[&str] = &[
     "tokio",
     "tonic",
-    "redis_protocol",
+    "fred",
     "axum",
     "hyper",
     "prometheus",

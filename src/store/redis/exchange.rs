@@ -8,7 +8,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use fred::types::Value;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -73,7 +72,7 @@ impl Pipe {
     }
 
     pub(super) fn expire(&mut self, ttl: Ttl) {
-        let words = Words::new("EXPIRE", vec![ttl.key.clone().into(), Value::from(i64::from(ttl.secs))]);
+        let words = Words::Expire { key: ttl.key.clone(), secs: i64::from(ttl.secs) };
         self.send(Command::Expire(ttl), words);
     }
 
@@ -161,21 +160,19 @@ impl Exchange {
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
         for (index, Count { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
-            let key_value = || Value::from(key.clone());
             if *hits == 0 {
-                pipe.send(Command::Count(index), Words::new("GET", vec![key_value()]));
+                pipe.send(Command::Count(index), Words::Read(key.clone()));
                 continue;
             }
             let hash = known.hash(key);
             *creation = Creation::Known;
             if !known.contains(hash) {
                 *creation = Creation::Created(hash);
-                let ttl = Value::from(i64::from(*secs));
-                let create = vec![key_value(), 0.into(), "EX".into(), ttl, "NX".into()];
-                pipe.send(Command::Create(index), Words::new("SET", create));
+                let create = Words::Create { key: key.clone(), secs: i64::from(*secs) };
+                pipe.send(Command::Create(index), create);
             }
-            let hits = Value::from(i64::try_from(*hits).unwrap_or(i64::MAX));
-            pipe.send(Command::Count(index), Words::new("INCRBY", vec![key_value(), hits]));
+            let hits = i64::try_from(*hits).unwrap_or(i64::MAX);
+            pipe.send(Command::Count(index), Words::Increment { key: key.clone(), hits });
         }
         for (index, call) in batch.calls.iter().enumerate() {
             if call.asking {
@@ -263,11 +260,8 @@ impl Exchange {
         match *command {
             Command::Count(index) => {
                 put(&mut self.replies.counts, index, Err(error()));
-                // It may have been made anew by this very command.
-                let unsure =
-                    self.batch.counts.get(index).filter(|count| {
-                        written && matches!(count.creation, Creation::Known | Creation::Failed)
-                    });
+                // It may have been made anew by this very command, and its `SET` rejected.
+                let unsure = self.batch.counts.get(index).filter(|_| written);
                 if let Some(Count { key, secs, .. }) = unsure
                     && !context.missing.push(Ttl { key: key.clone(), secs: *secs })
                 {

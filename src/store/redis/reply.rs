@@ -1,10 +1,12 @@
 //! Replies of Redis.
 
 use bytes::Bytes;
-use fred::types::Resp3Frame;
+use fred::types::{Resp3Frame, Value};
 
 /// Upper bound on the text of an error, in bytes: scripts and modules can return any length.
 const MAX_ERROR_BYTES: usize = 256;
+
+const UNEXPECTED: &str = "unexpected type of reply";
 
 /// A reply of Redis.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,20 @@ impl From<Resp3Frame> for Reply {
             Resp3Frame::BlobError { data, .. } => Self::error(&data),
             Resp3Frame::Array { data, .. } => Self::Array(data.into_iter().map(Self::from).collect()),
             // RESP2, which is what is spoken, has no other types.
-            _ => Self::Error("unexpected type of reply".to_owned()),
+            _ => Self::Error(UNEXPECTED.to_owned()),
+        }
+    }
+}
+
+impl From<Value> for Reply {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::Integer(number) => Self::Int(number),
+            Value::Bytes(text) => Self::Text(text),
+            Value::String(text) => Self::Text(text.into_inner()),
+            Value::Null => Self::Nil,
+            Value::Array(items) => Self::Array(items.into_iter().map(Self::from).collect()),
+            _ => Self::Error(UNEXPECTED.to_owned()),
         }
     }
 }

@@ -5,9 +5,8 @@
 //! - A client has no reconnect policy, so it ends with its connection. fred then fails every command in
 //!   flight, and can send none of them again. The next connection is a new client, which resolves the name
 //!   anew.
-//! - `custom_raw` returns error replies as replies. What it returns as an error came from the connection.
-//!   The one exception is `CLUSTERDOWN`: fred ends the connection after it and gives its text to all commands
-//!   in flight. Only the oldest of them was rejected; nobody knows what became of the others.
+//! - After `CLUSTERDOWN` fred ends the connection, and gives its text to all commands in flight. Only the oldest
+//!   of them was rejected; nobody knows what became of the others. No other reply ends a connection.
 //! - `ErrorKind::Canceled` means that a command never left the client's queue.
 //! - fred sends a command when its future is first polled.
 
@@ -17,25 +16,34 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike as _, FredResult, MetricsInterface as _};
-use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
+use fred::interfaces::{ClientLike as _, FredResult, KeysInterface as _, MetricsInterface as _};
+use fred::types::{ConnectHandle, CustomCommand, Expiration, SetOptions, Value};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reply::Reply;
 
-/// A command and its arguments.
+/// A command.
 #[derive(Debug)]
-pub(super) struct Words {
-    pub(super) name: CustomCommand,
-    pub(super) arguments: Vec<Value>,
+pub(super) enum Words {
+    /// `INCRBY key hits`
+    Increment { key: Bytes, hits: i64 },
+    /// `GET key`
+    Read(Bytes),
+    /// `SET key 0 EX secs NX`
+    Create { key: Bytes, secs: i64 },
+    /// `EXPIRE key secs`
+    Expire { key: Bytes, secs: i64 },
+    /// Any other command. fred flushes after each of these, so what is sent in numbers has a kind of its own.
+    Other { name: CustomCommand, arguments: Vec<Value> },
 }
 
 impl Words {
     /// `name` with `arguments`.
     pub(super) fn new(name: &'static str, arguments: Vec<Value>) -> Self {
-        Self { name: CustomCommand::new_static(name, None, false), arguments }
+        Self::Other { name: CustomCommand::new_static(name, None, false), arguments }
     }
 
     /// The command that `words` spell, its name first.
@@ -43,7 +51,7 @@ impl Words {
         let mut words = words.iter();
         let name = String::from_utf8_lossy(words.next().copied().unwrap_or_default());
         let name = CustomCommand::new(name.into_owned(), None, false);
-        Self { name, arguments: words.map(|word| Value::from(*word)).collect() }
+        Self::Other { name, arguments: words.map(|word| Value::from(*word)).collect() }
     }
 }
 
@@ -79,7 +87,7 @@ impl dyn Wire {
     }
 }
 
-type InFlight = Pin<Box<dyn Future<Output = FredResult<Resp3Frame>> + Send>>;
+type InFlight = Pin<Box<dyn Future<Output = FredResult<Reply>> + Send>>;
 
 /// A connection that fred keeps.
 pub(super) struct FredWire {
@@ -98,9 +106,30 @@ impl FredWire {
 }
 
 impl Wire for FredWire {
-    fn send(&mut self, Words { name, arguments }: Words) {
+    fn send(&mut self, command: Words) {
         let client = Arc::clone(&self.client);
-        let mut reply: InFlight = Box::pin(async move { client.custom_raw(name, arguments).await });
+        let mut reply: InFlight = match command {
+            Words::Increment { key, hits } => {
+                Box::pin(async move { client.incr_by::<Value, _>(key, hits).await.map(Reply::from) })
+            }
+            Words::Read(key) => Box::pin(async move { client.get::<Value, _>(key).await.map(Reply::from) }),
+            Words::Create { key, secs } => Box::pin(async move {
+                let created = client.set::<Value, _, _>(
+                    key,
+                    0,
+                    Some(Expiration::EX(secs)),
+                    Some(SetOptions::NX),
+                    false,
+                );
+                created.await.map(Reply::from)
+            }),
+            Words::Expire { key, secs } => {
+                Box::pin(async move { client.expire::<Value, _>(key, secs, None).await.map(Reply::from) })
+            }
+            Words::Other { name, arguments } => {
+                Box::pin(async move { client.custom_raw(name, arguments).await.map(Reply::from) })
+            }
+        };
         // Replies come in order, so only the oldest command needs to wake anything. This poll sends.
         let ready = match reply.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reply) => Box::pin(std::future::ready(reply)),
@@ -122,13 +151,14 @@ impl Wire for FredWire {
         let reply = std::task::ready!(oldest.as_mut().poll(context));
         self.in_flight.pop_front();
         let error = match reply {
-            Ok(frame) => return Poll::Ready(Ok(frame.into())),
+            Ok(reply) => return Poll::Ready(Ok(reply)),
             Err(error) => error,
         };
-        let was_first = !std::mem::replace(&mut self.has_ended, true);
-        if was_first && error.details().starts_with("CLUSTERDOWN") {
+        if !self.has_ended && is_error_reply(&error) {
+            self.has_ended = error.details().starts_with("CLUSTERDOWN");
             return Poll::Ready(Ok(Reply::error(error.details().as_bytes())));
         }
+        self.has_ended = true;
         let written = *error.kind() != ErrorKind::Canceled;
         Poll::Ready(Err(Lost { cause: in_words(&error).into(), written }))
     }
@@ -138,21 +168,32 @@ impl Wire for FredWire {
     }
 }
 
+/// Whether Redis said so. It begins with a word in capitals (`ERR`, `READONLY`), fred with a sentence.
+fn is_error_reply(error: &Error) -> bool {
+    let code = error.details().split(' ').next().unwrap_or_default();
+    let is_code = code.len() >= 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    is_code && !matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout)
+}
+
 const CLOSED: &str = "connection closed by the server";
 
-/// The cause in words: fred passes on the operating system's errors as Rust prints them for debugging.
+/// The cause in words: fred passes on other libraries' errors as Rust prints them for debugging.
 pub(super) fn in_words(error: &Error) -> String {
     let details = error.details();
-    let message = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
-    match (message, error.kind()) {
-        (Some((message, _)), _) => message.to_lowercase(),
-        (None, ErrorKind::Canceled) => CLOSED.to_owned(),
-        (None, _) if details.starts_with("Connection closed") => CLOSED.to_owned(),
-        (None, ErrorKind::Timeout) => "connection timed out".to_owned(),
-        (None, _) => match details.split_once(" (os error") {
-            Some((words, _)) => words.to_owned(),
-            None => details.to_owned(),
-        },
+    let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    if let Some((message, _)) = quoted {
+        return message.to_owned();
+    }
+    if let Some((_, cause)) = details.split_once("InvalidCertificate(") {
+        let name = |byte: char| byte.is_ascii_alphanumeric();
+        let cause: String = cause.chars().take_while(|byte| name(*byte)).collect();
+        return format!("invalid peer certificate: {}", cause.trim_end_matches("Context"));
+    }
+    match error.kind() {
+        ErrorKind::Canceled => CLOSED.to_owned(),
+        ErrorKind::Timeout => "connection timed out".to_owned(),
+        _ if details.starts_with("Connection closed") => CLOSED.to_owned(),
+        _ => details.split_once(" (os error").map_or(details, |(words, _)| words).to_owned(),
     }
 }
 
@@ -163,8 +204,11 @@ mod tests {
     #[test]
     fn causes_are_words() {
         let refused = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
+        let certificate =
+            "Custom { kind: InvalidData, error: InvalidCertificate(NotValidForNameContext { expected: x }) }";
         for (kind, details, expected) in [
-            (ErrorKind::IO, refused, "connection refused"),
+            (ErrorKind::IO, refused, "Connection refused"),
+            (ErrorKind::IO, certificate, "invalid peer certificate: NotValidForName"),
             (ErrorKind::IO, "Connection closed.", CLOSED),
             (ErrorKind::Canceled, "Canceled.", CLOSED),
             (ErrorKind::Timeout, "Request timed out.", "connection timed out"),

@@ -96,12 +96,12 @@ impl ScriptedWire {
 }
 
 impl Wire for ScriptedWire {
-    fn send(&mut self, Words { name, arguments }: Words) {
+    fn send(&mut self, command: Words) {
         let before = self.out.len();
-        resp::begin(&mut self.out, arguments.len() + 1);
-        resp::push(&mut self.out, name.cmd.as_bytes());
-        for argument in arguments {
-            resp::push(&mut self.out, &bytes(argument));
+        let words = words(command);
+        resp::begin(&mut self.out, words.len());
+        for word in words {
+            resp::push(&mut self.out, &word);
         }
         self.appended += (self.out.len() - before) as u64;
         self.in_flight.push_back(self.appended);
@@ -140,6 +140,23 @@ impl Wire for ScriptedWire {
 
     fn has_unwritten(&self) -> bool {
         !self.out.is_empty()
+    }
+}
+
+fn words(command: Words) -> Vec<Bytes> {
+    let text = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let number = |number: i64| Bytes::from(number.to_string());
+    match command {
+        Words::Increment { key, hits } => vec![text("INCRBY"), key, number(hits)],
+        Words::Read(key) => vec![text("GET"), key],
+        Words::Create { key, secs } => {
+            vec![text("SET"), key, text("0"), text("EX"), number(secs), text("NX")]
+        }
+        Words::Expire { key, secs } => vec![text("EXPIRE"), key, number(secs)],
+        Words::Other { name, arguments } => {
+            let name = Bytes::copy_from_slice(name.cmd.as_bytes());
+            std::iter::once(name).chain(arguments.into_iter().map(bytes)).collect()
+        }
     }
 }
 
