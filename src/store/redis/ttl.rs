@@ -3,7 +3,8 @@
 //! A counter is created together with its TTL: `SET key 0 EX secs NX`, in the same write in front of
 //! `INCRBY`. Since most hits are on counters that exist, `SET` is left out where this connection has seen the
 //! counter before. Such a counter can still be gone (evicted, flushed, deleted by hand); then the reply to
-//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write.
+//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write. The one gap: a counter that is
+//! evicted between the `SET` and the `INCRBY` of one write, which Redis carries out microseconds apart.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::super::decode::ReceivedRequest;
 use super::super::denial::{Body, Denial};
-use super::super::headers::headers;
+use super::super::headers::{headers, shown_limit};
 use super::super::metadata::metadata;
 use super::super::names::unit;
 use super::super::{AnswerSettings, whole_secs};
@@ -170,7 +170,7 @@ const fn code(code: Code) -> Option<&'static str> {
 fn status<'d>(status: &'d Status<'_>) -> DescriptorStatus<'d> {
     DescriptorStatus {
         code: code(status.code),
-        current_limit: status.limit.map(|limit| RateLimit {
+        current_limit: shown_limit(status).map(|limit| RateLimit {
             requests_per_unit: limit.requests_per_unit,
             unit: limit.unit().map(|_| unit(limit).as_str_name()),
             name: status.name.unwrap_or_default(),

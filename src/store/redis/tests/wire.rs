@@ -105,17 +105,6 @@ impl Wire for ScriptedWire {
         }
         self.appended += (self.out.len() - before) as u64;
         self.in_flight.push_back(self.appended);
-        // fred writes as soon as its task runs.
-        if self.ended.is_none() && self.inbox.is_empty() {
-            let mut context = Context::from_waker(std::task::Waker::noop());
-            while !self.out.is_empty()
-                && let Poll::Ready(Ok(len @ 1..)) =
-                    Pin::new(&mut self.stream).poll_write(&mut context, &self.out)
-            {
-                self.written.extend_from_slice(&self.out.split_to(len));
-                self.check();
-            }
-        }
     }
 
     fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>> {
