@@ -56,14 +56,14 @@ async fn bytes_of_unfinished_bodies_are_bounded_for_the_process() {
     let service = start(&[("MAX_REQUESTS_IN_FLIGHT", "1000")]).await;
     let before = service.process.resident_mib();
     let mut attackers = tokio::task::JoinSet::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         let port = service.http;
         attackers.spawn(async move {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
-            let head = format!("POST /json HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 4 << 20);
+            let head = format!("POST /json HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 250 << 10);
             drop(stream.write_all(head.as_bytes()).await);
-            // 300 MiB together.
-            drop(stream.write_all(&vec![b' '; 3 << 20]).await);
+            // 72 MiB together.
+            drop(stream.write_all(&vec![b' '; 245 << 10]).await);
             let mut answer = vec![0; 64];
             drop(tokio::time::timeout(PATIENCE, stream.read(&mut answer)).await.expect("it is given up"));
             String::from_utf8_lossy(&answer).into_owned()
@@ -105,7 +105,7 @@ async fn streams_that_stay_open_are_few_and_the_connection_with_most_of_them_giv
     eventually("the watch is answered", async || honest.frames().iter().any(|frame| frame.stream == 1)).await;
     let before = service.process.resident_mib();
     let mut attacker = RawClient::connect(service.grpc).await;
-    for _ in 0..500 {
+    for _ in 0..300 {
         attacker.call(WATCH, &[0; 5]).await;
     }
     attacker.open(500, REFLECTION, b"").await;
