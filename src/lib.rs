@@ -35,7 +35,7 @@
 //! | [`tls`] | certificates, keys and identities from files, for every client and listener |
 //! | [`settings`] | flags and environment |
 //! | [`app`] | the composition root: settings → stores, rules, listeners, exporters; started by the program, by tests, and by programs that embed tollgate |
-//! | [`bench`] | the load test |
+//! | [`mod@bench`] | the load test |
 //! | [`cli`] | the commands |
 //! | [`supervisor`] | awaits every thread and task that the process needs |
 //! | [`clock`] | the only reader of the clock |

@@ -2,7 +2,7 @@
 //!
 //! Counters are spread over stripes by a hash with a random seed, since clients choose keys. A charge locks
 //! one stripe for one lookup; charges that are decided together lock theirs in order. Nothing locks all of
-//! them, so that no sweep and no scrape stops the world. A full store evicts ([`evict`]); it never refuses.
+//! them, so that no sweep and no scrape stops the world. A full store evicts (`evict`); it never refuses.
 
 mod evict;
 mod group;

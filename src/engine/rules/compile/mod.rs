@@ -28,7 +28,7 @@ pub struct CompileOptions {
     /// Whether the documents of one domain are joined; otherwise the second one is an error.
     pub merge_domains: bool,
     /// Charge mode of rules that name none and of limits in requests; `None` for the algorithm's own
-    /// ([`Algorithm::default_charge`]).
+    /// ([`Algorithm::default_charge`](crate::engine::Algorithm::default_charge)).
     pub charge: Option<ChargeMode>,
     /// Failure policy of rules that name none and of limits in requests.
     pub on_backend_failure: FailurePolicy,
