@@ -105,7 +105,7 @@ async fn streams_that_stay_open_are_few_and_the_connection_with_most_of_them_giv
     eventually("the watch is answered", async || honest.frames().iter().any(|frame| frame.stream == 1)).await;
     let before = service.process.resident_mib();
     let mut attacker = RawClient::connect(service.grpc).await;
-    for _ in 0..300 {
+    for _ in 0..500 {
         attacker.call(WATCH, &[0; 5]).await;
     }
     attacker.open(500, REFLECTION, b"").await;
