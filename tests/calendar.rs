@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::runtime;
 use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::engine::{
-    Calendar, ChargeMode, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Period, Timestamp, Unit, Vote,
+    Calendar, ChargeMode, Enforcement, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Period, Timestamp, Unit,
     Window, Zone,
 };
 use tollgate::store::memory::{MemorySettings, MemoryStore};
@@ -134,8 +134,8 @@ fn memory_and_redis_read_the_same_in_every_calendar() {
         2 => (0..12_u32).prop_map(Hits::Refund),
     ];
     let mode = prop_oneof![Just(ChargeMode::Always), Just(ChargeMode::IfAllowed)];
-    let vote = prop_oneof![3 => Just(Vote::Enforced), 1 => Just(Vote::Shadow)];
-    let charges = collection::vec((0..2_u8, calendars, hits, mode, vote), 0..5);
+    let enforcement = prop_oneof![3 => Just(Enforcement::Enforced), 1 => Just(Enforcement::Shadow)];
+    let charges = collection::vec((0..2_u8, calendars, hits, mode, enforcement), 0..5);
     let begin = 1_300_000_000..1_800_000_000_u64;
     let requests = (begin, collection::vec((0..30 * HOUR, any::<u32>(), charges), 1..20));
 
@@ -152,12 +152,12 @@ fn memory_and_redis_read_the_same_in_every_calendar() {
         for (later_secs, micros, charges) in requests {
             now_secs += later_secs;
             let now = Timestamp::from_micros(now_secs * 1_000_000 + u64::from(micros % 1_000_000));
-            let one = |(key, (period, zone), hits, mode, vote): (u8, (Period, &str), _, _, _)| {
+            let one = |(key, (period, zone), hits, mode, enforcement): (u8, (Period, &str), _, _, _)| {
                 let charge = charge(format!("{case}/{key}/{period:?}/{zone}/"), Unit::Day, hits);
                 Charge {
                     limit: Limit { window: calendar(period, zone), ..charge.limit },
                     mode,
-                    vote,
+                    enforcement,
                     ..charge
                 }
             };

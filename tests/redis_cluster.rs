@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 use tollgate::engine::algorithm::group::Outcome;
 use tollgate::engine::lockout::{Block, Ladder};
-use tollgate::engine::{ChargeMode, Hits, Limit, Unit, Vote};
+use tollgate::engine::{ChargeMode, Enforcement, Hits, Limit, Unit};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Reading, Store, StoreError};
 
@@ -345,7 +345,7 @@ async fn quotas_in_several_slots_deny_only_all_together() {
     let ask = async || {
         let charges = [(&keys[0], 1), (&keys[1], 2)].map(|(key, limit)| Charge {
             mode: ChargeMode::IfAllowed,
-            vote: Vote::Quota,
+            enforcement: Enforcement::Quota,
             limit: Limit::per(limit, Unit::Day),
             ..hit_on(key)
         });

@@ -12,7 +12,7 @@ use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tollgate::engine::lockout::{Block, Ladder};
-use tollgate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Store, StoreError};
@@ -118,7 +118,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
         rule: 0,
         hits,
         mode: ChargeMode::Always,
-        vote: Vote::Enforced,
+        enforcement: Enforcement::Enforced,
         lockout: None,
         on_failure: FailurePolicy::Error,
     }
@@ -347,11 +347,11 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         1 => any::<u32>().prop_map(Hits::Refund),
     ];
     let mode = sample::select(&ChargeMode::ALL[..]);
-    let vote = prop_oneof![
-        4 => Just(Vote::Enforced),
-        1 => Just(Vote::Quota),
-        1 => Just(Vote::Shadow),
-        1 => Just(Vote::ShadowQuota),
+    let enforcement = prop_oneof![
+        4 => Just(Enforcement::Enforced),
+        1 => Just(Enforcement::Quota),
+        1 => Just(Enforcement::Shadow),
+        1 => Just(Enforcement::ShadowQuota),
     ];
     let algorithm = prop_oneof![
         2 => Just(Algorithm::FixedWindow),
@@ -362,7 +362,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
     ];
     let ladders = some_ladders();
     let lockout = option::weighted(0.3, 0..ladders.len());
-    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, vote, lockout), 0..6);
+    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, enforcement, lockout), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -379,16 +379,23 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         let mut now = MIDNIGHT;
         for (micros, charges) in requests {
             now = Timestamp::from_micros(now.as_micros() + micros);
-            let one =
-                |(key, unit, algorithm, hits, mode, vote, lockout): (u8, Unit, Algorithm, _, _, _, _)| {
-                    let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
-                    let charge = charge(name, unit, hits);
-                    let lockout = Option::map(lockout, |index: usize| Lockout {
-                        key: format!("{case}/lockout {index}").into(),
-                        ladder: Arc::clone(&ladders[index]),
-                    });
-                    Charge { limit: Limit { algorithm, ..charge.limit }, mode, vote, lockout, ..charge }
-                };
+            let one = |(key, unit, algorithm, hits, mode, enforcement, lockout): (
+                u8,
+                Unit,
+                Algorithm,
+                _,
+                _,
+                _,
+                _,
+            )| {
+                let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
+                let charge = charge(name, unit, hits);
+                let lockout = Option::map(lockout, |index: usize| Lockout {
+                    key: format!("{case}/lockout {index}").into(),
+                    ladder: Arc::clone(&ladders[index]),
+                });
+                Charge { limit: Limit { algorithm, ..charge.limit }, mode, enforcement, lockout, ..charge }
+            };
             let charges: Vec<Charge> = charges.into_iter().map(one).collect();
             let in_memory = complete(runtime.block_on(memory.charge(&charges, now))).expect("readings");
             let in_redis = complete(runtime.block_on(redis.charge(&charges, now))).expect("readings");

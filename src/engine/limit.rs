@@ -201,7 +201,7 @@ impl FailurePolicy {
 
 /// Effect of an exceeded limit on its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vote {
+pub enum Enforcement {
     /// Denies the request.
     Enforced,
     /// Denies the request if all quotas of the request are exceeded.
@@ -214,28 +214,28 @@ pub enum Vote {
 
 /// Combined effect of the limits of one request.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Votes {
+pub struct CombinedEnforcement {
     enforced_over: bool,
     quotas: usize,
     quotas_over: usize,
 }
 
-impl Votes {
+impl CombinedEnforcement {
     /// Adds one limit, which is exceeded or not.
-    pub const fn cast(&mut self, vote: Vote, over: bool) {
-        match vote {
-            Vote::Enforced => self.enforced_over |= over,
-            Vote::Quota => {
+    pub const fn add(&mut self, enforcement: Enforcement, over: bool) {
+        match enforcement {
+            Enforcement::Enforced => self.enforced_over |= over,
+            Enforcement::Quota => {
                 self.quotas += 1;
                 self.quotas_over += over as usize;
             }
-            Vote::ShadowQuota => self.quotas += 1,
-            Vote::Shadow => {}
+            Enforcement::ShadowQuota => self.quotas += 1,
+            Enforcement::Shadow => {}
         }
     }
 
     /// Whether the request is denied: by one enforced limit, or by all of its quotas.
-    pub const fn deny(self) -> bool {
+    pub const fn is_denied(self) -> bool {
         self.enforced_over || (self.quotas > 0 && self.quotas_over == self.quotas)
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{self, Instant};
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, Plan, plan};
-use crate::engine::{Decision, Hits, KeyWriter, Modes, Request, Rules, Timestamp, Vote};
+use crate::engine::{Decision, Enforcement, Hits, KeyWriter, Modes, Request, Rules, Timestamp};
 use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
@@ -189,7 +189,7 @@ fn charges_of<'l>(
     denied_by_size: bool,
 ) -> impl Iterator<Item = Charge> + use<'l> {
     // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
-    let vote = if modes.shadow_mode { Vote::Shadow } else { limited.vote(modes) };
+    let enforcement = if modes.shadow_mode { Enforcement::Shadow } else { limited.enforcement(modes) };
     let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
@@ -202,7 +202,7 @@ fn charges_of<'l>(
         rule: rule.map_or(0, |rule| rule.id),
         hits,
         mode: *mode,
-        vote,
+        enforcement,
         lockout: lockout.clone(),
         on_failure: *on_failure,
     })

@@ -11,7 +11,7 @@ use super::lockouts::Lockouts;
 use super::memory::{MemorySettings, MemoryStore};
 use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{Outcome, is_over};
-use crate::engine::{Algorithm, FailurePolicy, Hits, Limit, Timestamp, Votes};
+use crate::engine::{Algorithm, CombinedEnforcement, FailurePolicy, Hits, Limit, Timestamp};
 
 /// Retry delay of a charge that was denied only because the store failed.
 const RETRY_WITHOUT_STORE: Duration = Duration::from_secs(1);
@@ -185,11 +185,11 @@ impl Answer<'_> {
 
 /// Whether the request is denied by what is known of it. A charge that failed denies nothing by that.
 fn is_denied(answers: &[Answer<'_>]) -> bool {
-    let mut votes = Votes::default();
+    let mut combined = CombinedEnforcement::default();
     for answer in answers {
-        votes.cast(answer.charge.vote, answer.is_over());
+        combined.add(answer.charge.enforcement, answer.is_over());
     }
-    votes.deny()
+    combined.is_denied()
 }
 
 fn allowed(charge: &Charge, now: Timestamp) -> Reading {
@@ -223,7 +223,7 @@ mod tests {
 
     use super::super::Charging;
     use super::*;
-    use crate::engine::{ChargeMode, Hits, Unit, Vote};
+    use crate::engine::{ChargeMode, Enforcement, Hits, Unit};
 
     const NOON: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -238,7 +238,7 @@ mod tests {
             rule: 0,
             hits: Hits::Add(1),
             mode,
-            vote: Vote::Enforced,
+            enforcement: Enforcement::Enforced,
             lockout: None,
             on_failure,
         }
@@ -304,7 +304,7 @@ mod tests {
             .map(|policy| charge(5, policy, ChargeMode::Always));
         let read = Reading { used: 3, outcome: Outcome::Charged, reset: Duration::ZERO };
         let resolve = |readings: [_; 3]| {
-            let charges = charges.clone().map(|charge| Charge { vote: Vote::Shadow, ..charge });
+            let charges = charges.clone().map(|charge| Charge { enforcement: Enforcement::Shadow, ..charge });
             fallback(1).resolve(&Refunds::default(), &charges, readings.into_iter().collect(), NOON)
         };
         let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
@@ -317,11 +317,13 @@ mod tests {
 
     #[test]
     fn a_denial_takes_precedence_over_an_error() {
-        let charge = |policy, mode, vote| Charge { vote, ..charge(5, policy, mode) };
-        for (vote, is_denied) in [(Vote::Enforced, true), (Vote::Quota, false), (Vote::Shadow, false)] {
+        let charge = |policy, mode, enforcement| Charge { enforcement, ..charge(5, policy, mode) };
+        for (enforcement, is_denied) in
+            [(Enforcement::Enforced, true), (Enforcement::Quota, false), (Enforcement::Shadow, false)]
+        {
             let charges = [
-                charge(FailurePolicy::Error, ChargeMode::Always, vote),
-                charge(FailurePolicy::Error, ChargeMode::Always, Vote::Quota),
+                charge(FailurePolicy::Error, ChargeMode::Always, enforcement),
+                charge(FailurePolicy::Error, ChargeMode::Always, Enforcement::Quota),
             ];
             let readings = [counted(6), failed()].into_iter().collect();
             let resolved = fallback(1).resolve(&Refunds::default(), &charges, readings, NOON);

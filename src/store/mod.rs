@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::Ladder;
-use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Vote};
+use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
 
 /// A charge to one counter.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct Charge {
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
-    pub vote: Vote,
+    pub enforcement: Enforcement,
     /// Lockout that a denial counts towards.
     pub lockout: Option<Lockout>,
     /// Result if the store fails.

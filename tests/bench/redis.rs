@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tollgate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings};
 use tollgate::store::{Charge, Store as _};
 
@@ -57,7 +57,7 @@ impl Case {
             rule: 0,
             hits: Hits::Add(1),
             mode: self.mode,
-            vote: Vote::Enforced,
+            enforcement: Enforcement::Enforced,
             lockout: None,
             on_failure: FailurePolicy::Error,
         };

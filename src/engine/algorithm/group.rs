@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use super::Meter;
 use crate::engine::lockout::{self, Ladder};
-use crate::engine::{ChargeMode, Hits, Timestamp, Vote, Votes};
+use crate::engine::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Timestamp};
 
 /// One charge of a group.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ pub struct GroupCharge {
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
-    pub vote: Vote,
+    pub enforcement: Enforcement,
     /// Index of the lockout in the group that its denial counts as a strike for. Several charges may share one.
     pub lockout: Option<usize>,
 }
@@ -126,11 +126,11 @@ pub fn charge(
     };
     let mut tried: SmallVec<[Meter; 2]> = (&*meters).into();
     let mut charged: SmallVec<[_; 4]> = asks.iter().filter_map(|ask| try_charge(ask, &mut tried)).collect();
-    let mut votes = Votes::default();
+    let mut combined = CombinedEnforcement::default();
     for (ask, (meter, outcome)) in asks.iter().zip(&charged) {
-        votes.cast(ask.vote, ask.is_over(*meter, *outcome));
+        combined.add(ask.enforcement, ask.is_over(*meter, *outcome));
     }
-    if votes.deny() {
+    if combined.is_denied() {
         let in_vain = |(ask, (_, outcome)): (&GroupCharge, &(Meter, Outcome))| {
             if !counts_only_if_allowed(ask.mode, ask.hits) {
                 return try_charge(ask, meters);
@@ -187,21 +187,27 @@ mod tests {
     use super::Outcome::{Charged, Denied, Withheld};
     use super::*;
 
-    const fn ask(counter: usize, capacity: u32, hits: Hits, mode: ChargeMode, vote: Vote) -> GroupCharge {
-        GroupCharge { counter, capacity, hits, mode, vote, lockout: None }
+    const fn ask(
+        counter: usize,
+        capacity: u32,
+        hits: Hits,
+        mode: ChargeMode,
+        enforcement: Enforcement,
+    ) -> GroupCharge {
+        GroupCharge { counter, capacity, hits, mode, enforcement, lockout: None }
     }
 
     /// An enforced limit that counts only if the request passes.
     const fn if_allowed(counter: usize, quota: u32, hits: u32) -> GroupCharge {
-        ask(counter, quota, Hits::Add(hits), ChargeMode::IfAllowed, Vote::Enforced)
+        ask(counter, quota, Hits::Add(hits), ChargeMode::IfAllowed, Enforcement::Enforced)
     }
 
     const fn always(counter: usize, quota: u32, hits: u32) -> GroupCharge {
-        ask(counter, quota, Hits::Add(hits), ChargeMode::Always, Vote::Enforced)
+        ask(counter, quota, Hits::Add(hits), ChargeMode::Always, Enforcement::Enforced)
     }
 
-    const fn voting(vote: Vote, of: GroupCharge) -> GroupCharge {
-        GroupCharge { vote, ..of }
+    const fn voting(enforcement: Enforcement, of: GroupCharge) -> GroupCharge {
+        GroupCharge { enforcement, ..of }
     }
 
     fn check(asks: &[GroupCharge], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
@@ -258,17 +264,17 @@ mod tests {
 
     #[test]
     fn shadows_have_no_vote_and_take_what_fits() {
-        let shadow = |quota| voting(Vote::Shadow, if_allowed(0, quota, 1));
+        let shadow = |quota| voting(Enforcement::Shadow, if_allowed(0, quota, 1));
         check(&[shadow(1), if_allowed(1, 5, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
         check(&[shadow(2), if_allowed(1, 5, 1)], &[1, 5], &[(1, Withheld), (5, Denied)], &[1, 5]);
     }
 
     #[test]
     fn quotas_deny_only_all_together() {
-        let quota = |counter, limit| voting(Vote::Quota, if_allowed(counter, limit, 1));
+        let quota = |counter, limit| voting(Enforcement::Quota, if_allowed(counter, limit, 1));
         check(&[quota(0, 1), quota(1, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
         check(&[quota(0, 1), quota(1, 1)], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
-        let passing = voting(Vote::ShadowQuota, if_allowed(1, 1, 1));
+        let passing = voting(Enforcement::ShadowQuota, if_allowed(1, 1, 1));
         check(&[quota(0, 1), passing], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
         check(
             &[quota(0, 1), passing, if_allowed(2, 9, 1)],
@@ -280,7 +286,7 @@ mod tests {
 
     #[test]
     fn refunds_are_given_whatever_comes_of_the_rest() {
-        let refund = ask(0, 5, Hits::Refund(3), ChargeMode::IfAllowed, Vote::Enforced);
+        let refund = ask(0, 5, Hits::Refund(3), ChargeMode::IfAllowed, Enforcement::Enforced);
         check(&[refund, if_allowed(1, 1, 1)], &[2, 1], &[(0, Charged), (1, Denied)], &[0, 1]);
         check(&[refund, if_allowed(0, 5, 5)], &[3], &[(0, Charged), (5, Charged)], &[5]);
     }

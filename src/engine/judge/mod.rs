@@ -9,7 +9,7 @@ use super::algorithm::group::{Outcome, is_over};
 use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
 use super::tally::{StatsRef, Tally};
-use super::{ChargeMode, Hits, Limit, Vote, Votes};
+use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit};
 
 /// What a charge comes to that no store was asked about.
 const UNCHARGED: Reading = Reading { used: 0, outcome: Outcome::Charged, reset: Duration::ZERO };
@@ -110,7 +110,7 @@ pub struct Status<'r> {
 /// What is missing is read as an empty counter; stores give one for each charge.
 pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, modes: &Modes) -> Decision<'r> {
     let mut readings = readings.into_iter();
-    let mut votes = Votes::default();
+    let mut combined = CombinedEnforcement::default();
     let mut binding = Binding::default();
     let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
     let mut statuses = SmallVec::with_capacity(plan.items.len());
@@ -124,21 +124,21 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
             Item::Replaced => no_limit(),
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
-                let vote = match limited.vote(modes) {
+                let enforcement = match limited.enforcement(modes) {
                     // Its size denies the request by itself, whatever other quotas have left.
-                    Vote::Quota if limited.is_too_large() => Vote::Enforced,
-                    vote => vote,
+                    Enforcement::Quota if limited.is_too_large() => Enforcement::Enforced,
+                    enforcement => enforcement,
                 };
                 let status = judge_limited(limited, &mut readings, modes, denied_by_size);
                 let over = status.code == Code::OverLimit;
-                votes.cast(vote, over);
-                binding.see(index, status.remaining, vote, over);
+                combined.add(enforcement, over);
+                binding.see(index, status.remaining, enforcement, over);
                 status
             }
         };
         statuses.push(status);
     }
-    let denied = votes.deny();
+    let denied = combined.is_denied();
     Decision {
         code: if denied && !modes.shadow_mode { Code::OverLimit } else { Code::Ok },
         shadowed: denied && modes.shadow_mode,
@@ -160,10 +160,10 @@ struct Binding {
 }
 
 impl Binding {
-    fn see(&mut self, index: usize, remaining: u32, vote: Vote, over: bool) {
-        match vote {
-            Vote::Enforced if over => self.enforced = Some(index),
-            Vote::Quota if over => self.quota = Some(index),
+    fn see(&mut self, index: usize, remaining: u32, enforcement: Enforcement, over: bool) {
+        match enforcement {
+            Enforcement::Enforced if over => self.enforced = Some(index),
+            Enforcement::Quota if over => self.quota = Some(index),
             _ => {}
         }
         if self.least.is_none_or(|(_, least)| remaining < least) {

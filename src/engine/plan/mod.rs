@@ -9,8 +9,8 @@ use super::lockout::Ladder;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
 use super::{
-    ChargeMode, Descriptor, DescriptorHash, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter, Limit,
-    LockoutName, Modes, Request, Vote,
+    ChargeMode, Descriptor, DescriptorHash, Enforcement, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter,
+    Limit, LockoutName, Modes, Request,
 };
 use crate::engine::request::Entry;
 
@@ -100,15 +100,15 @@ impl Limited<'_> {
     }
 
     /// What the limits do to the request when one is exceeded.
-    pub fn vote(&self, modes: &Modes) -> Vote {
+    pub fn enforcement(&self, modes: &Modes) -> Enforcement {
         // A quota is one limit: several in one rule are no quotas, whatever holds for all rules.
         let may_be_quota = self.counters.len() == 1;
         let is_quota = may_be_quota && (modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode));
         match (self.is_shadow(), is_quota) {
-            (false, false) => Vote::Enforced,
-            (false, true) => Vote::Quota,
-            (true, false) => Vote::Shadow,
-            (true, true) => Vote::ShadowQuota,
+            (false, false) => Enforcement::Enforced,
+            (false, true) => Enforcement::Quota,
+            (true, false) => Enforcement::Shadow,
+            (true, true) => Enforcement::ShadowQuota,
         }
     }
 }

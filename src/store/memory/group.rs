@@ -120,7 +120,7 @@ impl MemoryStore {
     /// The counters and the lockouts of `charges`, each once, and what is asked of them.
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
         let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
-        for Charge { key, limit, rule, hits, mode, vote, lockout, .. } in charges {
+        for Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } in charges {
             let same = |member: &Member<'_>| member.key == &**key && member.limit.shares_counter_with(*limit);
             let counter = group.members.iter().position(same).unwrap_or_else(|| {
                 group.members.push(self.member(key, *limit, *rule));
@@ -134,8 +134,8 @@ impl MemoryStore {
                     group.suspects.len() - 1
                 })
             });
-            let (capacity, hits, mode, vote) = (limit.capacity(), *hits, *mode, *vote);
-            group.asks.push(GroupCharge { counter, capacity, hits, mode, vote, lockout });
+            let (capacity, hits, mode, enforcement) = (limit.capacity(), *hits, *mode, *enforcement);
+            group.asks.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
         }
         group
     }

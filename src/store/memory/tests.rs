@@ -6,7 +6,9 @@ use futures_util::FutureExt as _;
 use super::*;
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::lockout::{Block, Ladder};
-use crate::engine::{Algorithm, Calendar, ChargeMode, FailurePolicy, Period, Unit, Vote, Window, Zone};
+use crate::engine::{
+    Algorithm, Calendar, ChargeMode, Enforcement, FailurePolicy, Period, Unit, Window, Zone,
+};
 use crate::store::Lockout;
 use crate::store::lockouts::Lockouts as _;
 
@@ -23,7 +25,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         rule: 0,
         hits,
         mode: ChargeMode::Always,
-        vote: Vote::Enforced,
+        enforcement: Enforcement::Enforced,
         lockout: None,
         on_failure: FailurePolicy::Error,
     }

@@ -344,11 +344,11 @@ local function charge(asks, denied)
     local c = ask.counter
     held[c] = held[c] or { level = c.level, low = c.low }
     charge_one(ask)
-    if ask.vote == ENFORCED then
+    if ask.enforcement == ENFORCED then
       denied = denied or ask.over
-    elseif ask.vote == QUOTA then
+    elseif ask.enforcement == QUOTA then
       quotas, quotas_over = quotas + 1, quotas_over + (ask.over and 1 or 0)
-    elseif ask.vote == SHADOW_QUOTA then
+    elseif ask.enforcement == SHADOW_QUOTA then
       quotas = quotas + 1
     end
   end
@@ -394,8 +394,8 @@ while at <= #requests do
   len = len % 32768
   local asks, locks, unreadable = {}, false, false
   for i = 1, len do
-    local index, algorithm, kind, vote, hits, capacity, lives, lockout, rate, window, tick
-    index, algorithm, kind, vote, hits, capacity, lives, lockout, at =
+    local index, algorithm, kind, enforcement, hits, capacity, lives, lockout, rate, window, tick
+    index, algorithm, kind, enforcement, hits, capacity, lives, lockout, at =
       struct.unpack('>I2BBBI4I4I4I2', requests, at)
     if algorithm ~= 0 then
       rate, window, tick, at = struct.unpack('>I4dI4', requests, at)
@@ -411,7 +411,7 @@ while at <= #requests do
       c.low = c.level
       counters[index] = c
     end
-    asks[i] = { counter = c, kind = kind, vote = vote, hits = hits, capacity = capacity }
+    asks[i] = { counter = c, kind = kind, enforcement = enforcement, hits = hits, capacity = capacity }
     unreadable = unreadable or c.unreadable
     if lockout ~= 0 then
       local l = read_lockout(lockout)

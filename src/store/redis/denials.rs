@@ -14,7 +14,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
 use crate::store::{Charge, Reading};
 
 /// What an entry takes besides its key, about.
@@ -87,7 +87,7 @@ impl Denials {
     pub(super) fn know(&self, charge: &Charge, now: Timestamp, instant: Instant) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
         // Whoever may be locked out strikes with every denied request, and may be let in at any time.
-        if charge.vote != Vote::Enforced || charge.lockout.is_some() {
+        if charge.enforcement != Enforcement::Enforced || charge.lockout.is_some() {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
@@ -131,7 +131,7 @@ impl Denials {
             }
             (Hits::Add(_), ..) => return,
         };
-        if charge.vote == Vote::Enforced && charge.lockout.is_none() {
+        if charge.enforcement == Enforcement::Enforced && charge.lockout.is_none() {
             let Reading { reset, .. } = *reading;
             let (fits, until) = (now.after(reset), sent + reset.min(MAX_KNOWN));
             self.cache
@@ -161,7 +161,7 @@ mod tests {
             rule: 0,
             hits,
             mode,
-            vote: Vote::Enforced,
+            enforcement: Enforcement::Enforced,
             lockout: None,
             on_failure: FailurePolicy::Error,
         }
@@ -246,15 +246,15 @@ mod tests {
             Charge { limit: raised, ..hit.clone() },
             Charge { limit: longer, ..hit.clone() },
             Charge { hits: Hits::Refund(1), ..hit.clone() },
-            Charge { vote: Vote::Quota, ..hit.clone() },
+            Charge { enforcement: Enforcement::Quota, ..hit.clone() },
         ] {
             assert!(!denials.know(&other, NOON, begun()), "{other:?}");
         }
         assert!(denials.know(&hit, NOON, begun()));
         denials.learn(&Charge { hits: Hits::Refund(1), ..hit.clone() }, &over, NOON, begun());
         assert!(!denials.know(&hit, NOON, begun()), "something was given back");
-        for vote in [Vote::Shadow, Vote::Quota, Vote::ShadowQuota] {
-            denials.learn(&Charge { vote, ..hit.clone() }, &over, NOON, begun());
+        for enforcement in [Enforcement::Shadow, Enforcement::Quota, Enforcement::ShadowQuota] {
+            denials.learn(&Charge { enforcement, ..hit.clone() }, &over, NOON, begun());
         }
         assert!(!denials.know(&hit, NOON, begun()), "what does not deny is not known to");
     }

@@ -10,7 +10,9 @@ use super::batch::{Ask, Asks, Way};
 use super::queue::Outcomes;
 use super::servers::{Apart, Servers};
 use crate::engine::algorithm::group::is_over;
-use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Hits, Timestamp, Unit, Vote, Votes};
+use crate::engine::{
+    Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
+};
 use crate::store::{Charge, Reading, Readings, StoreError};
 
 /// Room for the digits of any window's beginning.
@@ -70,10 +72,20 @@ impl AllServers {
             0 => 0,
             max => fastrand::u32(0..max),
         };
-        let Charge { limit, hits, mode, vote, .. } = *charge;
+        let Charge { limit, hits, mode, enforcement, .. } = *charge;
         let secs = limit.ttl_secs().saturating_add(jitter_secs);
         let lockout = charge.lockout.clone();
-        Ask { key: counter_key(charge, now), limit, hits, mode, vote, lockout, denied: false, secs, now }
+        Ask {
+            key: counter_key(charge, now),
+            limit,
+            hits,
+            mode,
+            enforcement,
+            lockout,
+            denied: false,
+            secs,
+            now,
+        }
     }
 
     /// Takes the charges of `part` and carries them out.
@@ -112,18 +124,18 @@ impl AllServers {
     pub(super) async fn decide_apart(&self, parts: &mut Parts, terms: &[Terms]) -> (Readings, Parts) {
         // Whether the request's quotas are used up together is not for one place to say.
         for ask in parts.iter_mut().flat_map(|part| &mut part.asks) {
-            if matches!(ask.vote, Vote::Quota | Vote::ShadowQuota) {
-                ask.vote = Vote::Shadow;
+            if matches!(ask.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
+                ask.enforcement = Enforcement::Shadow;
             }
         }
         let asked: Vec<(Place, usize, Ask)> = parts.iter().flat_map(Part::each).collect();
         let mut readings = in_order(self.charge_each(parts).await, terms.len());
-        let mut votes = Votes::default();
+        let mut combined = CombinedEnforcement::default();
         for (terms, reading) in terms.iter().zip(&readings) {
-            votes.cast(terms.vote, terms.is_over(reading));
+            combined.add(terms.enforcement, terms.is_over(reading));
         }
         let mut in_vain = Parts::new();
-        if votes.deny() {
+        if combined.is_denied() {
             for (place, index, ask) in asked {
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && let Some(hits @ 1..) = reading.withhold(ask.limit, ask.mode, ask.hits)
@@ -141,14 +153,14 @@ pub(super) struct Terms {
     capacity: u32,
     hits: Hits,
     mode: ChargeMode,
-    vote: Vote,
+    enforcement: Enforcement,
     on_failure: FailurePolicy,
 }
 
 impl Terms {
     pub(super) const fn of(charge: &Charge) -> Self {
-        let Charge { limit, hits, mode, vote, on_failure, .. } = *charge;
-        Self { capacity: limit.capacity(), hits, mode, vote, on_failure }
+        let Charge { limit, hits, mode, enforcement, on_failure, .. } = *charge;
+        Self { capacity: limit.capacity(), hits, mode, enforcement, on_failure }
     }
 
     /// Whether it is over its limit, or will be taken for it.

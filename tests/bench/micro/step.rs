@@ -7,7 +7,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use tollgate::engine::algorithm::group::{GroupCharge, charge, charge_alone};
 use tollgate::engine::algorithm::{ChargeContext, Meter, Reading, State};
-use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Vote};
+use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp, Unit};
 
 const START: Timestamp = Timestamp::from_secs(1_699_963_200);
 
@@ -56,7 +56,7 @@ pub(crate) fn together(criterion: &mut Criterion) {
         capacity: limit.capacity(),
         hits: Hits::Add(1),
         mode: ChargeMode::IfAllowed,
-        vote: Vote::Enforced,
+        enforcement: Enforcement::Enforced,
         lockout: None,
     };
     let asks = [0, 1, 2].map(ask);

@@ -18,7 +18,7 @@ use crate::engine::algorithm::{
     ChargeContext, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
-use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Vote};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
 use crate::store::{Lockout, StoreError};
 
 /// Charges of one request, at the most: they are told in fifteen bits.
@@ -31,7 +31,7 @@ pub(super) struct Ask {
     pub(super) limit: Limit,
     pub(super) hits: Hits,
     pub(super) mode: ChargeMode,
-    pub(super) vote: Vote,
+    pub(super) enforcement: Enforcement,
     pub(super) lockout: Option<Lockout>,
     /// Its request is denied already, by what was not asked here.
     pub(super) denied: bool,
@@ -361,14 +361,14 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) 
         (Hits::Refund(hits), _) => (2, hits),
         (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
     };
-    let vote = match ask.vote {
-        Vote::Enforced => 0,
-        Vote::Quota => 1,
-        Vote::Shadow => 2,
-        Vote::ShadowQuota => 3,
+    let enforcement = match ask.enforcement {
+        Enforcement::Enforced => 0,
+        Enforcement::Quota => 1,
+        Enforcement::Shadow => 2,
+        Enforcement::ShadowQuota => 3,
     };
     requests.put_u16(counter);
-    requests.put_slice(&[algorithm, kind, vote]);
+    requests.put_slice(&[algorithm, kind, enforcement]);
     requests.put_u32(hits);
     requests.put_u32(ask.limit.capacity());
     requests.put_u32(ask.secs);

@@ -21,7 +21,7 @@ fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<RawReading> {
         capacity: ask.limit.capacity(),
         hits: ask.hits,
         mode: ask.mode,
-        vote: ask.vote,
+        enforcement: ask.enforcement,
         lockout: None,
     };
     let group: Vec<group::GroupCharge> = asks.iter().map(of_group).collect();
@@ -64,7 +64,7 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
 fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
     let key = keys[usize::from(requests.get_u16()) - 1].clone();
     assert_eq!(requests.get_u8(), 0, "a fixed window");
-    let (kind, vote) = (requests.get_u8(), requests.get_u8());
+    let (kind, enforcement) = (requests.get_u8(), requests.get_u8());
     let hits = requests.get_u32();
     Ask {
         key,
@@ -72,7 +72,12 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
         hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
         mode: [ChargeMode::Always, ChargeMode::IfAllowed, ChargeMode::Always, ChargeMode::Overdraft]
             [usize::from(kind)],
-        vote: [Vote::Enforced, Vote::Quota, Vote::Shadow, Vote::ShadowQuota][usize::from(vote)],
+        enforcement: [
+            Enforcement::Enforced,
+            Enforcement::Quota,
+            Enforcement::Shadow,
+            Enforcement::ShadowQuota,
+        ][usize::from(enforcement)],
         limit: Limit::per(requests.get_u32(), Unit::Minute),
         secs: requests.get_u32(),
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
@@ -91,19 +96,19 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         2 => Just(ChargeMode::IfAllowed),
         1 => Just(ChargeMode::Overdraft)
     ];
-    let vote = prop_oneof![
-        4 => Just(Vote::Enforced),
-        1 => Just(Vote::Quota),
-        1 => Just(Vote::Shadow),
-        1 => Just(Vote::ShadowQuota)
+    let enforcement = prop_oneof![
+        4 => Just(Enforcement::Enforced),
+        1 => Just(Enforcement::Quota),
+        1 => Just(Enforcement::Shadow),
+        1 => Just(Enforcement::ShadowQuota)
     ];
-    (0..6_u8, hits, 0..20_u32, mode, vote).prop_map(|(key, hits, quota, mode, vote)| Ask {
+    (0..6_u8, hits, 0..20_u32, mode, enforcement).prop_map(|(key, hits, quota, mode, enforcement)| Ask {
         key: Bytes::from(vec![key]),
         limit: Limit::per(quota, Unit::Minute),
         now: Timestamp::default(),
         hits,
         mode,
-        vote,
+        enforcement,
         lockout: None,
         denied: false,
         secs: 60,
@@ -169,7 +174,7 @@ fn hits_on_one_counter_are_one_command() {
         now: Timestamp::default(),
         hits: Hits::Add(2),
         mode: ChargeMode::Always,
-        vote: Vote::Enforced,
+        enforcement: Enforcement::Enforced,
         lockout: None,
         denied: false,
         secs: 60,

@@ -27,7 +27,7 @@ use super::settings::ServerClock;
 use super::topology::Topology;
 use super::{Credentials, Deployment, Redis, RedisSettings, RedisStore};
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::{ChargeMode, FailurePolicy, Hits, Limit, Timestamp, Unit, Vote};
+use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use crate::store::{Charge, Store, StoreError};
 
 /// The seeds of the normal suite.
@@ -142,7 +142,7 @@ fn charge(key: Bytes, hits: u32, mode: ChargeMode) -> Charge {
         limit: Limit::per(10, Unit::Day),
         hits: Hits::Add(hits),
         mode,
-        vote: Vote::Enforced,
+        enforcement: Enforcement::Enforced,
         lockout: None,
         on_failure: FailurePolicy::Error,
     }
