@@ -29,6 +29,7 @@
 //! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`], [`engine::compare`] |
 //! | [`store`] | the trait [`store::Store`], its two implementations, memory and Redis, and the policies for a store that fails |
 //! | [`limiter`] | the path of a request: snapshot, store, clock, metrics; the candidate |
+//! | [`lab`] | rules examined without traffic: tests in virtual time, replays of logs |
 //! | [`provider`] | rules from watched files |
 //! | [`server`] | listeners, the threads that serve them, gRPC, HTTP, health, drain |
 //! | [`telemetry`] | logs, traces, metrics |
@@ -52,8 +53,8 @@
 //!
 //! `tests/tidy` checks those that can be read off the source.
 //!
-//! - Arrows point one way: `main → cli → {app, bench}`, `app → server → {limiter, provider}`, `limiter → {store,
-//!   telemetry, clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, and
+//! - Arrows point one way: `main → cli → {app, bench, lab}`, `app → server → {limiter, provider}`, `lab → limiter →
+//!   {store, telemetry, clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, and
 //!   `{engine, tls} →` no other module. No two files import each other. Each module has its own settings type;
 //!   `settings` fills them, and only `app` and `cli` use `settings`.
 //! - The engine uses no tokio, tonic, clock, environment, file or lock.
@@ -72,6 +73,7 @@ pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod engine;
+pub mod lab;
 pub mod limiter;
 pub mod pb;
 pub mod provider;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("clock", &["engine"]),
     ("engine", &["engine"]),
+    // The path of a request with the memory store and the manual clock, which must be the service's own.
+    ("lab", &["clock", "engine", "lab", "limiter", "store", "telemetry"]),
     ("limiter", &["clock", "engine", "store", "telemetry"]),
     ("provider", &["clock", "engine", "provider"]),
     (
@@ -38,7 +40,23 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("bench", &["bench", "engine", "pb", "server"]),
-    ("cli", &["app", "bench", "cli", "clock", "engine", "pb", "provider", "server", "settings", "telemetry"]),
+    (
+        "cli",
+        &[
+            "app",
+            "bench",
+            "cli",
+            "clock",
+            "engine",
+            "lab",
+            "pb",
+            "provider",
+            "server",
+            "settings",
+            "store",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// Texts that only some files may contain, these files, and why.
