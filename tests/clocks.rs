@@ -9,7 +9,7 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
 use tollgate::engine::algorithm::group::Outcome;
-use tollgate::engine::lockout::{Block, Ladder};
+use tollgate::engine::lockout::{Block, LockoutSchedule};
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Window};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::{Charge, Lockout, Reading, Store};
@@ -71,19 +71,26 @@ async fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out() {
 
 #[tokio::test]
 async fn a_block_ends_no_later_than_the_longest_of_the_schedule_in_force() {
-    let ladder = |blocks: &[Block]| {
-        Arc::new(Ladder { after: 1, within_secs: 60, steps: blocks.into(), forget_secs: 60, extend: false })
+    let schedule = |blocks: &[Block]| {
+        Arc::new(LockoutSchedule {
+            after: 1,
+            within_secs: 60,
+            steps: blocks.into(),
+            forget_secs: 60,
+            extend: false,
+        })
     };
-    let (short, long) = (ladder(&[Block::Secs(60)]), ladder(&[Block::Secs(86_400)]));
-    let for_good = ladder(&[Block::Permanent]);
+    let (short, long) = (schedule(&[Block::Secs(60)]), schedule(&[Block::Secs(86_400)]));
+    let for_good = schedule(&[Block::Permanent]);
     let over = limit(Algorithm::SlidingWindow, 0, Unit::Second.window());
     for (name, bed) in stores::all().await {
         for (case, before, ahead) in
             [("clock", &short, 86_400), ("long", &long, 0), ("permanent", &for_good, 0)]
         {
             let key = format!("{name}/{case}");
-            let ask = async |ladder: &Arc<Ladder>, secs: u64| {
-                let lockout = Lockout { key: format!("{key}/lockout").into(), ladder: Arc::clone(ladder) };
+            let ask = async |schedule: &Arc<LockoutSchedule>, secs: u64| {
+                let lockout =
+                    Lockout { key: format!("{key}/lockout").into(), schedule: Arc::clone(schedule) };
                 let charge = Charge { lockout: Some(lockout), ..hit(&key, over, 1) };
                 read(&*bed.store, charge, MIDNIGHT.after(Duration::from_secs(secs))).await.reset.as_secs()
             };
@@ -192,7 +199,7 @@ async fn many_hits_at_once_take_redis_no_time_and_little_room() {
 }
 
 /// Schedules that differ in everything a rule may change.
-fn some_ladders() -> [Arc<Ladder>; 4] {
+fn some_schedules() -> [Arc<LockoutSchedule>; 4] {
     [
         (2, vec![Block::Secs(30), Block::Secs(60)], false),
         (1, vec![Block::Secs(10)], true),
@@ -200,7 +207,7 @@ fn some_ladders() -> [Arc<Ladder>; 4] {
         (3, vec![Block::Secs(5)], false),
     ]
     .map(|(after, steps, extend)| {
-        Arc::new(Ladder {
+        Arc::new(LockoutSchedule {
             after,
             within_secs: 100,
             steps: steps.into_iter().collect(),
@@ -226,7 +233,7 @@ fn memory_and_redis_read_the_same_whatever_clocks_and_rules_do() {
         2 => Just(Hits::Add(0)),
         3 => (0..12_u32).prop_map(Hits::Refund),
     ];
-    let ladders = some_ladders();
+    let schedules = some_schedules();
     let of = (
         0..2_u8,
         sample::select(&ALGORITHMS[..]),
@@ -234,7 +241,7 @@ fn memory_and_redis_read_the_same_whatever_clocks_and_rules_do() {
         sample::select(&[Unit::Minute, Unit::Day][..]),
         hits,
         sample::select(&ChargeMode::ALL[..]),
-        option::weighted(0.3, 0..ladders.len()),
+        option::weighted(0.3, 0..schedules.len()),
     );
     let requests = collection::vec((step, collection::vec(of, 1..4)), 1..40);
 
@@ -260,7 +267,7 @@ fn memory_and_redis_read_the_same_whatever_clocks_and_rules_do() {
                     let name = format!("{case}/{key}/{}/{unit:?}", algorithm.name());
                     let lockout = lockout.map(|index: usize| Lockout {
                         key: format!("{case}/lockout {key}").into(),
-                        ladder: Arc::clone(&ladders[index]),
+                        schedule: Arc::clone(&schedules[index]),
                     });
                     Charge { hits, mode, lockout, ..hit(&name, limit(algorithm, most, unit.window()), 1) }
                 })

@@ -178,7 +178,7 @@ login=,account=b -> OK | OK 1 in 60
 }
 
 #[tokio::test]
-async fn a_clean_day_takes_the_ladder_back_to_its_first_step() {
+async fn a_clean_day_takes_the_schedule_back_to_its_first_step() {
     let script = "
 @1200
 login=,account=a*3 -> OVER | OVER 0 in 60

@@ -1,5 +1,5 @@
 //! Lockouts in the real program: who is locked out is listed and let in again, and a login behind a real
-//! Envoy climbs its ladder.
+//! Envoy gets longer blocks.
 
 use std::process::Command;
 
@@ -191,8 +191,8 @@ async fn fail_until_locked(envoy: &Envoy, account: &str) -> usize {
 }
 
 #[tokio::test]
-async fn failed_logins_behind_envoy_climb_the_ladder() {
-    // A ladder that is climbed in the time of a test.
+async fn failed_logins_behind_envoy_lead_to_longer_blocks() {
+    // A schedule that reaches its last step within one test.
     let rules = PRESET
         .replace("rate_limit: 4/minute", "rate_limit: {unit: second, requests_per_unit: 4}")
         .replace("block: [1m, 5m, 15m, 1d]", "block: [1s, 1h]")

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time;
 use tollgate::engine::algorithm::group::Outcome;
-use tollgate::engine::lockout::{Block, Ladder};
+use tollgate::engine::lockout::{Block, LockoutSchedule};
 use tollgate::engine::{ChargeMode, Enforcement, Hits, Limit, Unit};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Reading, Store, StoreError};
@@ -386,10 +386,15 @@ async fn who_may_be_locked_out_is_for_the_rule_s_failure_policy_while_the_slot_m
     let place = slot(&counter(&key));
     let tag = format!("{{{}}}", String::from_utf8(counter(&key)).expect("text"));
     let steps = vec![Block::Secs(3_600)].into();
-    let ladder =
-        Arc::new(Ladder { after: 1, within_secs: 86_400, steps, forget_secs: 86_400, extend: false });
+    let schedule = Arc::new(LockoutSchedule {
+        after: 1,
+        within_secs: 86_400,
+        steps,
+        forget_secs: 86_400,
+        extend: false,
+    });
     let ask = async |who: &str| {
-        let lockout = Lockout { key: format!("{tag}{who}!").into(), ladder: Arc::clone(&ladder) };
+        let lockout = Lockout { key: format!("{tag}{who}!").into(), schedule: Arc::clone(&schedule) };
         let charge = Charge {
             limit: Limit::per(1, Unit::Day),
             lockout: Some(lockout),

@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
 use tokio::task::JoinSet;
-use tollgate::engine::lockout::{Block, Ladder};
+use tollgate::engine::lockout::{Block, LockoutSchedule};
 use tollgate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
@@ -321,15 +321,15 @@ async fn callers_at_once_are_admitted_exactly_up_to_the_limit(bed: &Bed) {
     assert_eq!(bed.used(&KEYS.map(look), after(0)).await, [total; KEYS.len()]);
 }
 
-/// Ladders that are climbed in the time of a case.
-fn some_ladders() -> [Arc<Ladder>; 3] {
-    let ladder = |after, within_secs, steps: &[Block], forget_secs, extend| {
-        Arc::new(Ladder { after, within_secs, steps: steps.into(), forget_secs, extend })
+/// Schedules that reach their last step within one case.
+fn some_schedules() -> [Arc<LockoutSchedule>; 3] {
+    let schedule = |after, within_secs, steps: &[Block], forget_secs, extend| {
+        Arc::new(LockoutSchedule { after, within_secs, steps: steps.into(), forget_secs, extend })
     };
     [
-        ladder(1, 60, &[Block::Secs(30), Block::Secs(60), Block::Secs(300)], 120, false),
-        ladder(2, 100, &[Block::Secs(50)], 60, true),
-        ladder(3, 600, &[Block::Secs(10), Block::Permanent], 100, true),
+        schedule(1, 60, &[Block::Secs(30), Block::Secs(60), Block::Secs(300)], 120, false),
+        schedule(2, 100, &[Block::Secs(50)], 60, true),
+        schedule(3, 600, &[Block::Secs(10), Block::Permanent], 100, true),
     ]
 }
 
@@ -360,8 +360,8 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         1 => Just(Algorithm::TokenBucket { burst: 7 }),
         1 => Just(Algorithm::TokenBucket { burst: 25 }),
     ];
-    let ladders = some_ladders();
-    let lockout = option::weighted(0.3, 0..ladders.len());
+    let schedules = some_schedules();
+    let lockout = option::weighted(0.3, 0..schedules.len());
     let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, enforcement, lockout), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
@@ -392,7 +392,7 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
                 let charge = charge(name, unit, hits);
                 let lockout = Option::map(lockout, |index: usize| Lockout {
                     key: format!("{case}/lockout {index}").into(),
-                    ladder: Arc::clone(&ladders[index]),
+                    schedule: Arc::clone(&schedules[index]),
                 });
                 Charge { limit: Limit { algorithm, ..charge.limit }, mode, enforcement, lockout, ..charge }
             };

@@ -1,8 +1,8 @@
 //! Lockouts: a client that is denied too often is blocked, longer each time.
 //!
 //! A denied request is a *strike*. Enough strikes within a time begin a *block*, whose length is the next step
-//! of a ladder. During a block every request is denied and nothing is counted. Some time after a block has
-//! ended, the ladder starts over. `charge.lua` implements the same in Redis.
+//! of a schedule. During a block every request is denied and nothing is counted. Some time after a block has
+//! ended, the schedule starts over. `charge.lua` implements the same in Redis.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::Timestamp;
 use super::algorithm::MAX_EXACT;
 
-/// Upper bound on the steps of a ladder.
+/// Upper bound on the steps of a schedule.
 pub const MAX_STEPS: usize = 16;
 /// Upper bound on the counters that one lockout names. Beyond it, the one named first gives way.
 pub const MAX_STRUCK: usize = 8;
@@ -22,14 +22,14 @@ const NEVER: u64 = MAX_EXACT;
 
 /// Schedule of blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ladder {
+pub struct LockoutSchedule {
     /// Strikes that begin a block; at least 1.
     pub after: u32,
     /// Time within which the strikes must fall, in seconds.
     pub within_secs: u32,
     /// Lengths of consecutive blocks; the last one repeats. From 1 to [`MAX_STEPS`] of them.
     pub steps: SmallVec<[Block; 4]>,
-    /// Time after the end of a block, in seconds, after which the ladder starts over.
+    /// Time after the end of a block, in seconds, after which the schedule starts over.
     pub forget_secs: u32,
     /// Whether a request during a block restarts the block.
     pub extend: bool,
@@ -57,7 +57,7 @@ pub struct State {
     pub since_us: u64,
 }
 
-impl Ladder {
+impl LockoutSchedule {
     /// The longest block.
     fn longest(&self) -> Block {
         self.steps.iter().copied().max().unwrap_or(Block::Secs(0))
@@ -77,15 +77,15 @@ impl State {
     /// Forgets what is to be forgotten at `now`. Times that lie further ahead than this schedule can reach
     /// were written under an older one, or by a clock that has since been set back: no block ends later than the
     /// longest one would that began now.
-    pub fn load(&mut self, ladder: &Ladder, now: Timestamp) {
+    pub fn load(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
         let now_us = now.as_micros();
-        self.ends_us = self.ends_us.min(ladder.longest().end_us(now));
+        self.ends_us = self.ends_us.min(schedule.longest().end_us(now));
         self.since_us = self.since_us.min(now_us);
-        self.level = self.level.min(u8::try_from(ladder.steps.len()).unwrap_or(u8::MAX));
-        if self.ends_us != NEVER && self.ends_us.saturating_add(micros(ladder.forget_secs)) <= now_us {
+        self.level = self.level.min(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
+        if self.ends_us != NEVER && self.ends_us.saturating_add(micros(schedule.forget_secs)) <= now_us {
             self.level = 0;
         }
-        if self.since_us.saturating_add(micros(ladder.within_secs)) <= now_us {
+        if self.since_us.saturating_add(micros(schedule.within_secs)) <= now_us {
             self.strikes = 0;
         }
     }
@@ -105,23 +105,23 @@ impl State {
     }
 
     /// Adds a strike, which may begin a block.
-    pub fn strike(&mut self, ladder: &Ladder, now: Timestamp) {
+    pub fn strike(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
         if self.strikes == 0 {
             self.since_us = now.as_micros();
         }
         self.strikes = self.strikes.saturating_add(1);
-        if self.strikes >= ladder.after {
-            let step = usize::from(self.level).min(ladder.steps.len().saturating_sub(1));
-            self.ends_us = ladder.steps.get(step).map_or(0, |block| block.end_us(now));
+        if self.strikes >= schedule.after {
+            let step = usize::from(self.level).min(schedule.steps.len().saturating_sub(1));
+            self.ends_us = schedule.steps.get(step).map_or(0, |block| block.end_us(now));
             self.level = u8::try_from(step + 1).unwrap_or(u8::MAX);
             self.strikes = 0;
         }
     }
 
-    /// Restarts the block if the ladder says so.
-    pub fn extend_block(&mut self, ladder: &Ladder, now: Timestamp) {
+    /// Restarts the block if the schedule says so.
+    pub fn extend_block(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
         let step = usize::from(self.level).checked_sub(1);
-        if let Some(block) = step.and_then(|step| ladder.steps.get(step)).filter(|_| ladder.extend) {
+        if let Some(block) = step.and_then(|step| schedule.steps.get(step)).filter(|_| schedule.extend) {
             self.ends_us = self.ends_us.max(block.end_us(now));
         }
     }
@@ -132,14 +132,14 @@ impl State {
     }
 
     /// Time, in microseconds since the epoch, from which the state is as good as empty; `None` for never.
-    pub fn forgotten_us(&self, ladder: &Ladder) -> Option<u64> {
+    pub fn forgotten_us(&self, schedule: &LockoutSchedule) -> Option<u64> {
         let strikes = match self.strikes {
             0 => 0,
-            _ => self.since_us.saturating_add(micros(ladder.within_secs)),
+            _ => self.since_us.saturating_add(micros(schedule.within_secs)),
         };
         let level = match self.level {
             0 => 0,
-            _ => self.ends_us.saturating_add(micros(ladder.forget_secs)),
+            _ => self.ends_us.saturating_add(micros(schedule.forget_secs)),
         };
         (self.level == 0 || self.ends_us != NEVER).then_some(strikes.max(level))
     }
@@ -168,62 +168,62 @@ mod tests {
 
     use super::*;
 
-    fn ladder(after: u32) -> Ladder {
+    fn schedule(after: u32) -> LockoutSchedule {
         let steps = smallvec![Block::Secs(60), Block::Secs(300), Block::Permanent];
-        Ladder { after, within_secs: 600, steps, forget_secs: 86_400, extend: false }
+        LockoutSchedule { after, within_secs: 600, steps, forget_secs: 86_400, extend: false }
     }
 
     /// The state after a strike at each of these times, in seconds, that does not fall into a block.
-    fn after_strikes(ladder: &Ladder, times: &[u64]) -> State {
+    fn after_strikes(schedule: &LockoutSchedule, times: &[u64]) -> State {
         let mut state = State::default();
         for secs in times {
             let now = Timestamp::from_secs(*secs);
-            state.load(ladder, now);
+            state.load(schedule, now);
             match state.is_blocked(now) {
-                true => state.extend_block(ladder, now),
-                false => state.strike(ladder, now),
+                true => state.extend_block(schedule, now),
+                false => state.strike(schedule, now),
             }
         }
         state
     }
 
-    fn ends(ladder: &Ladder, times: &[u64]) -> u64 {
-        after_strikes(ladder, times).ends_us / 1_000_000
+    fn ends(schedule: &LockoutSchedule, times: &[u64]) -> u64 {
+        after_strikes(schedule, times).ends_us / 1_000_000
     }
 
     #[test]
     fn each_block_is_the_next_step_and_the_last_one_stays() {
-        let ladder = ladder(1);
-        assert_eq!(ends(&ladder, &[1_000]), 1_060);
-        assert_eq!(ends(&ladder, &[1_000, 1_060]), 1_360);
-        assert!(is_permanent(after_strikes(&ladder, &[1_000, 1_060, 1_360]).ends_us));
-        let climbing = Ladder { steps: smallvec![Block::Secs(60), Block::Secs(300)], ..ladder };
+        let schedule = schedule(1);
+        assert_eq!(ends(&schedule, &[1_000]), 1_060);
+        assert_eq!(ends(&schedule, &[1_000, 1_060]), 1_360);
+        assert!(is_permanent(after_strikes(&schedule, &[1_000, 1_060, 1_360]).ends_us));
+        let climbing = LockoutSchedule { steps: smallvec![Block::Secs(60), Block::Secs(300)], ..schedule };
         assert_eq!(ends(&climbing, &[1_000, 1_060, 1_360, 1_700]), 2_000);
     }
 
     #[test]
     fn a_block_begins_with_the_last_of_enough_strikes_within_their_time() {
-        let ladder = ladder(3);
-        assert!(!after_strikes(&ladder, &[1_000, 1_100]).is_blocked(Timestamp::from_secs(1_100)));
-        assert_eq!(ends(&ladder, &[1_000, 1_100, 1_599]), 1_659);
+        let schedule = schedule(3);
+        assert!(!after_strikes(&schedule, &[1_000, 1_100]).is_blocked(Timestamp::from_secs(1_100)));
+        assert_eq!(ends(&schedule, &[1_000, 1_100, 1_599]), 1_659);
         assert_eq!(
-            ends(&ladder, &[1_000, 1_100, 1_600]),
+            ends(&schedule, &[1_000, 1_100, 1_600]),
             0,
             "the first strike was forgotten, and those after it"
         );
-        assert_eq!(ends(&ladder, &[1_000, 1_100, 1_600, 1_601, 1_602]), 1_662);
+        assert_eq!(ends(&schedule, &[1_000, 1_100, 1_600, 1_601, 1_602]), 1_662);
     }
 
     #[test]
-    fn the_ladder_begins_again_after_a_clean_time() {
-        let ladder = ladder(1);
-        assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_399]), 1_060 + 86_399 + 300);
-        assert_eq!(ends(&ladder, &[1_000, 1_060 + 86_400]), 1_060 + 86_400 + 60);
+    fn the_schedule_starts_over_after_a_clean_time() {
+        let schedule = schedule(1);
+        assert_eq!(ends(&schedule, &[1_000, 1_060 + 86_399]), 1_060 + 86_399 + 300);
+        assert_eq!(ends(&schedule, &[1_000, 1_060 + 86_400]), 1_060 + 86_400 + 60);
     }
 
     #[test]
     fn a_block_ends_no_later_than_the_longest_of_the_schedule_from_now_on() {
-        let schedule = |blocks: &[Block]| Ladder { steps: blocks.into(), ..ladder(1) };
+        let schedule = |blocks: &[Block]| LockoutSchedule { steps: blocks.into(), ..schedule(1) };
         let (long, short) = (schedule(&[Block::Secs(9), Block::Permanent]), schedule(&[Block::Secs(60)]));
         // Under an older version of the rule, or by a clock that was a day ahead.
         for (before, times) in [(&long, &[1_000_u64, 1_010][..]), (&short, &[87_400])] {
@@ -244,24 +244,24 @@ mod tests {
     }
 
     #[test]
-    fn whoever_keeps_asking_begins_the_block_anew_where_the_ladder_says_so() {
-        let extending = Ladder { extend: true, ..ladder(1) };
+    fn requests_during_a_block_restart_it_where_the_schedule_says_so() {
+        let extending = LockoutSchedule { extend: true, ..schedule(1) };
         assert_eq!(ends(&extending, &[1_000, 1_030]), 1_090);
-        assert_eq!(ends(&ladder(1), &[1_000, 1_030]), 1_060);
+        assert_eq!(ends(&schedule(1), &[1_000, 1_030]), 1_060);
     }
 
     #[test]
     fn a_state_that_is_forgotten_is_as_if_it_had_never_been() {
-        let ladder = ladder(2);
+        let schedule = schedule(2);
         for times in [&[1_000][..], &[1_000, 1_001], &[1_000, 1_001, 1_100], &[1_000, 1_001, 1_062, 1_063]] {
-            let mut state = after_strikes(&ladder, times);
-            let Some(forgotten_us) = state.forgotten_us(&ladder) else { panic!("{times:?}") };
-            state.load(&ladder, Timestamp::from_micros(forgotten_us - 1));
+            let mut state = after_strikes(&schedule, times);
+            let Some(forgotten_us) = state.forgotten_us(&schedule) else { panic!("{times:?}") };
+            state.load(&schedule, Timestamp::from_micros(forgotten_us - 1));
             assert!(!state.is_empty(), "{times:?}");
-            state.load(&ladder, Timestamp::from_micros(forgotten_us));
+            state.load(&schedule, Timestamp::from_micros(forgotten_us));
             assert!(state.is_empty(), "{times:?}");
         }
-        let for_good = Ladder { steps: smallvec![Block::Permanent], ..ladder };
+        let for_good = LockoutSchedule { steps: smallvec![Block::Permanent], ..schedule };
         let state = after_strikes(&for_good, &[1_000, 1_001]);
         assert_eq!(state.forgotten_us(&for_good), None);
         assert_eq!(remaining(state.ends_us, Timestamp::from_secs(5_000)), RETRY_PERMANENT);

@@ -193,7 +193,7 @@ fn charges_of<'l>(
     let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
-        lockout.map(|lockout| Lockout { key: lockout.key.clone(), ladder: Arc::clone(lockout.ladder) });
+        lockout.map(|lockout| Lockout { key: lockout.key.clone(), schedule: Arc::clone(lockout.schedule) });
     // A look: the counters are shown and not charged.
     let hits = if limited.is_withheld(denied_by_size) { Hits::Add(0) } else { *hits };
     counters.iter().map(move |counter| Charge {

@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
-use crate::engine::lockout::Ladder;
+use crate::engine::lockout::LockoutSchedule;
 use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
 
 /// A charge to one counter.
@@ -47,7 +47,7 @@ pub struct Lockout {
     /// Key of the lockout.
     pub key: Bytes,
     /// Schedule of blocks.
-    pub ladder: Arc<Ladder>,
+    pub schedule: Arc<LockoutSchedule>,
 }
 
 impl Charge {

@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use super::Meter;
-use crate::engine::lockout::{self, Ladder};
+use crate::engine::lockout::{self, LockoutSchedule};
 use crate::engine::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Timestamp};
 
 /// One charge of a group.
@@ -27,7 +27,7 @@ pub struct GroupCharge {
 /// A lockout at the time of a group.
 #[derive(Clone, Debug)]
 pub struct Locked<'a> {
-    ladder: &'a Ladder,
+    schedule: &'a LockoutSchedule,
     state: lockout::State,
     now: Timestamp,
     was_blocked: bool,
@@ -45,14 +45,14 @@ pub struct Strike {
 
 impl<'a> Locked<'a> {
     /// A lockout with `state`, brought up to `now`.
-    pub fn new(ladder: &'a Ladder, mut state: lockout::State, now: Timestamp) -> Self {
-        state.load(ladder, now);
-        Self { ladder, state, now, was_blocked: state.is_blocked(now), strike: None }
+    pub fn new(schedule: &'a LockoutSchedule, mut state: lockout::State, now: Timestamp) -> Self {
+        state.load(schedule, now);
+        Self { schedule, state, now, was_blocked: state.is_blocked(now), strike: None }
     }
 
     /// Schedule of blocks.
-    pub const fn ladder(&self) -> &'a Ladder {
-        self.ladder
+    pub const fn schedule(&self) -> &'a LockoutSchedule {
+        self.schedule
     }
 
     /// Strikes and blocks after the group.
@@ -71,7 +71,7 @@ impl<'a> Locked<'a> {
         let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
         if self.was_blocked {
             if hits.count() > 0 {
-                self.state.extend_block(self.ladder, self.now);
+                self.state.extend_block(self.schedule, self.now);
             }
             return;
         }
@@ -83,7 +83,7 @@ impl<'a> Locked<'a> {
         }
         let counters = denied.iter().map(|(counter, _)| *counter).collect();
         self.strike = Some(Strike { is_first: self.state.strikes == 0, counters });
-        self.state.strike(self.ladder, self.now);
+        self.state.strike(self.schedule, self.now);
         if self.state.is_blocked(self.now) {
             denied.into_iter().for_each(|(_, outcome)| *outcome = Outcome::Blocked);
         }

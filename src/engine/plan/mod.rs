@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::algorithm::group::counts_only_if_allowed;
-use super::lockout::Ladder;
+use super::lockout::LockoutSchedule;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::tally::{StatsPath, StatsRef};
 use super::{
@@ -64,7 +64,7 @@ pub struct Limited<'r> {
 #[derive(Clone, Debug)]
 pub struct Lockout<'r> {
     /// When to block.
-    pub ladder: &'r Arc<Ladder>,
+    pub schedule: &'r Arc<LockoutSchedule>,
     /// Names whoever is locked out.
     pub key: bytes::Bytes,
 }
@@ -192,11 +192,10 @@ fn limited<'r>(
             None => None,
         };
     }
-    let lockout = rule
-        .penalty
-        .as_ref()
-        .zip(who)
-        .map(|(penalty, who)| Lockout { ladder: &penalty.ladder, key: keys.lockout_key(key_domain, &who) });
+    let lockout = rule.penalty.as_ref().zip(who).map(|(penalty, who)| Lockout {
+        schedule: &penalty.schedule,
+        key: keys.lockout_key(key_domain, &who),
+    });
     let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
         limit: *limit,
         name: name.as_deref(),

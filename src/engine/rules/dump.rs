@@ -9,7 +9,7 @@ use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
 use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules};
-use crate::engine::lockout::{Block, Ladder};
+use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{Algorithm, Unit};
 
 /// Rule and its position in the tree.
@@ -164,7 +164,7 @@ impl Listed<'_> {
             add("max_hits", &max_hits);
         }
         if let Some(penalty) = self.rule.penalty.as_ref().filter(|_| index == 0) {
-            let Ladder { after, within_secs, steps, .. } = &*penalty.ladder;
+            let LockoutSchedule { after, within_secs, steps, .. } = &*penalty.schedule;
             let blocks: Vec<_> = steps.iter().map(block_text).collect();
             let within = Secs(*within_secs);
             add("penalty", &format!("after {after} within {within} block {}", blocks.join(" ")));
@@ -232,7 +232,7 @@ fn on_deny_json(OnDeny { body, headers }: &OnDeny) -> Value {
 
 impl Listed<'_> {
     fn penalty_json(&self, penalty: &Penalty) -> Value {
-        let Ladder { after, within_secs, steps, forget_secs, extend } = &*penalty.ladder;
+        let LockoutSchedule { after, within_secs, steps, forget_secs, extend } = &*penalty.schedule;
         let scope = penalty.scope.iter().filter_map(|level| self.levels.get(*level)?.get("key"));
         json!({
             "name": penalty.name,

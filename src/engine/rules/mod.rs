@@ -52,7 +52,7 @@ pub use span::SourceSpan;
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
-use crate::engine::lockout::Ladder;
+use crate::engine::lockout::LockoutSchedule;
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
@@ -169,7 +169,7 @@ pub struct Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Penalty {
     /// When to block, and for how long.
-    pub ladder: Arc<Ladder>,
+    pub schedule: Arc<LockoutSchedule>,
     /// The levels of the rule whose entries say who is locked out, outermost first.
     pub scope: Box<[usize]>,
     /// What it is called in answers.

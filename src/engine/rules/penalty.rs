@@ -7,9 +7,9 @@ use super::quota::parse_window;
 use super::source::{self, Located};
 use super::{NamedLimit, Penalty};
 use crate::engine::StatsPath;
-use crate::engine::lockout::{Block, Ladder, MAX_STEPS};
+use crate::engine::lockout::{Block, LockoutSchedule, MAX_STEPS};
 
-/// How long after a block the ladder begins again, where nothing is said of it.
+/// Default time after a block after which the schedule starts over.
 const FORGET_SECS: u32 = 86_400;
 
 /// The lockout that `written` is, beside these limits; `keys` are those of the levels down to its rule, which
@@ -52,10 +52,11 @@ pub(super) fn penalty(
     if !(errors.is_empty() && written.unreadable.is_empty()) {
         return Err(errors);
     }
-    let ladder = Ladder { after, within_secs, steps: steps.into(), forget_secs, extend: written.extend };
+    let schedule =
+        LockoutSchedule { after, within_secs, steps: steps.into(), forget_secs, extend: written.extend };
     let name = written.name.as_deref();
     let id = name.map_or_else(|| path.to_string().into(), Into::into);
-    Ok(Penalty { ladder: Arc::new(ladder), scope, name: name.map(Into::into), id })
+    Ok(Penalty { schedule: Arc::new(schedule), scope, name: name.map(Into::into), id })
 }
 
 fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
@@ -65,7 +66,7 @@ fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
         errors.push(written.span, message);
     }
     if let Some(step) = written.block.get(MAX_STEPS) {
-        errors.push(step.span, format!("a ladder has {MAX_STEPS} steps at the most"));
+        errors.push(step.span, format!("a schedule has {MAX_STEPS} steps at the most"));
     }
     let mut steps: Vec<Block> = Vec::new();
     for Located { value, span } in &written.block {
@@ -83,7 +84,7 @@ fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
                 errors.push(*span, message);
             }
             Some(before) if block < *before => {
-                let message = format!("the ladder goes down at '{value}': write blocks from short to long");
+                let message = format!("the schedule goes down at '{value}': write blocks from short to long");
                 errors.push(*span, message);
             }
             Some(_) | None => steps.push(block),

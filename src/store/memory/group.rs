@@ -55,7 +55,7 @@ impl<'a> Suspect<'a> {
     /// What is known of it, as of `now`.
     fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> Locked<'a> {
         let state = self.find(stripes).map_or_else(lockout::State::default, |counter| counter.state);
-        Locked::new(&self.lockout.ladder, state, now)
+        Locked::new(&self.lockout.schedule, state, now)
     }
 }
 
@@ -187,7 +187,7 @@ impl MemoryStore {
 
 /// Makes the counter of a lockout hold what became of it, and which of `members` struck.
 fn change_lockout(counter: &mut LockoutCounter, locked: &Locked<'_>, members: &[Member<'_>]) {
-    let end_us = locked.state().forgotten_us(locked.ladder()).unwrap_or(u64::MAX);
+    let end_us = locked.state().forgotten_us(locked.schedule()).unwrap_or(u64::MAX);
     (counter.state, counter.end_secs) = (locked.state(), end_us.div_ceil(1_000_000));
     let Some(strike) = locked.strike() else { return };
     if strike.is_first {

@@ -5,7 +5,7 @@ use futures_util::FutureExt as _;
 
 use super::*;
 use crate::engine::algorithm::group::Outcome;
-use crate::engine::lockout::{Block, Ladder};
+use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{
     Algorithm, Calendar, ChargeMode, Enforcement, FailurePolicy, Period, Unit, Window, Zone,
 };
@@ -126,13 +126,13 @@ fn a_store_full_of_denied_clients_still_takes_new_ones() {
 #[test]
 fn lockouts_stay_under_a_flood_of_counters_and_have_at_most_half_the_room() {
     let store = store(1_000);
-    let ladder = |after| {
+    let schedule = |after| {
         let steps = [Block::Permanent].into_iter().collect();
-        Arc::new(Ladder { after, within_secs: 86_400, steps, forget_secs: 60, extend: false })
+        Arc::new(LockoutSchedule { after, within_secs: 86_400, steps, forget_secs: 60, extend: false })
     };
     let denied = |key: usize, after| Charge {
         hits: Hits::Add(11),
-        lockout: Some(Lockout { key: Bytes::from(format!("lockout/{key}")), ladder: ladder(after) }),
+        lockout: Some(Lockout { key: Bytes::from(format!("lockout/{key}")), schedule: schedule(after) }),
         ..of_rule(1, key, 10, ChargeMode::Always)
     };
     let outcome =
@@ -163,7 +163,7 @@ fn counters_are_bounded_in_bytes_whatever_they_remember_and_the_figures_do_not_d
     let max_bytes = 1 << 20;
     let store = MemoryStore::new(MemorySettings { max_bytes, ..MemorySettings::of_counters(100_000) });
     let mut random = fastrand::Rng::with_seed(7);
-    let ladder = Arc::new(Ladder {
+    let schedule = Arc::new(LockoutSchedule {
         after: 2,
         within_secs: 60,
         steps: [Block::Secs(1)].into_iter().collect(),
@@ -178,7 +178,7 @@ fn counters_are_bounded_in_bytes_whatever_they_remember_and_the_figures_do_not_d
         let limit = Limit { algorithm, ..Limit::per(900, Unit::Minute) };
         let hits = if random.u8(..9) == 0 { Hits::Refund(2) } else { Hits::Add(random.u32(..4)) };
         let lockout =
-            Lockout { key: Bytes::from(format!("{}", random.u32(..2_000))), ladder: Arc::clone(&ladder) };
+            Lockout { key: Bytes::from(format!("{}", random.u32(..2_000))), schedule: Arc::clone(&schedule) };
         let lockout = (random.u8(..4) == 0).then_some(lockout);
         let rule = random.u32(..5);
         store.carry_out(&[Charge { key, rule, limit, hits, lockout, ..charge("", Unit::Day, hits) }], now);
@@ -255,14 +255,14 @@ fn a_clock_that_steps_back_forgets_no_hits() {
 #[test]
 fn lifting_a_lockout_clears_the_counters_that_struck_it_and_no_others() {
     let store = store(100);
-    let ladder = Arc::new(Ladder {
+    let schedule = Arc::new(LockoutSchedule {
         after: 2,
         within_secs: 60,
         steps: [Block::Permanent].into_iter().collect(),
         forget_secs: 60,
         extend: false,
     });
-    let lockout = Lockout { key: Bytes::from_static(b"lockout"), ladder };
+    let lockout = Lockout { key: Bytes::from_static(b"lockout"), schedule };
     let of = |key| Charge { lockout: Some(lockout.clone()), ..charge(key, Unit::Day, Hits::Add(11)) };
     let outcome = |key| store.carry_out(&[of(key)], NOON)[0].clone().unwrap().outcome;
     used(&store, &charge("apart", Unit::Day, Hits::Add(3)), NOON);

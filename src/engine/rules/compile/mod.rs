@@ -18,7 +18,7 @@ use super::report::{Origin, Report};
 use super::source::{Document, Located};
 use super::tree::Domain;
 use super::{Layer, Rules};
-use crate::engine::lockout::Ladder;
+use crate::engine::lockout::LockoutSchedule;
 use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
 
@@ -109,7 +109,7 @@ struct Compiler<'s> {
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     /// Lockout schedules of rules that share lockouts, each with the position of the first.
-    ladders: BTreeMap<SharedLockout, (Arc<Ladder>, Origin)>,
+    schedules: BTreeMap<SharedLockout, (Arc<LockoutSchedule>, Origin)>,
     names: ReplacedNames,
 }
 
@@ -135,7 +135,7 @@ impl<'s> Compiler<'s> {
             expressions: Expressions::default(),
             counts: BTreeMap::new(),
             layers: BTreeMap::new(),
-            ladders: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             names: ReplacedNames::default(),
         }
     }

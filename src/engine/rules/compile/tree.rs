@@ -6,7 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Compiler;
-use crate::engine::lockout::Ladder;
+use crate::engine::lockout::LockoutSchedule;
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
 use crate::engine::rules::matching;
 use crate::engine::rules::normalize::HashKey;
@@ -293,7 +293,7 @@ impl Compiler<'_> {
         }
         match penalty(written, limits, has_limits(descriptor) && !is_unlimited(descriptor), keys, path) {
             Ok(penalty) => {
-                self.check_ladder(&penalty, written.span, keys, path);
+                self.check_schedule(&penalty, written.span, keys, path);
                 Some(penalty)
             }
             Err(errors) => {
@@ -304,14 +304,15 @@ impl Compiler<'_> {
     }
 
     /// Checks that rules that share a lockout have one schedule.
-    fn check_ladder(&mut self, penalty: &Penalty, span: SourceSpan, keys: &[&str], path: &StatsPath) {
+    fn check_schedule(&mut self, penalty: &Penalty, span: SourceSpan, keys: &[&str], path: &StatsPath) {
         let Some(name) = &penalty.name else { return };
         let here = self.origin(span);
         let scope = penalty.scope.iter().filter_map(|level| keys.get(*level)).map(|key| (*key).into());
         let shared = (path.domain.clone(), name.clone(), scope.collect());
-        let first = || (Arc::clone(&penalty.ladder), here);
-        let (schedule, first): &(Arc<Ladder>, Origin) = self.ladders.entry(shared).or_insert_with(first);
-        if *schedule != penalty.ladder {
+        let first = || (Arc::clone(&penalty.schedule), here);
+        let (schedule, first): &(Arc<LockoutSchedule>, Origin) =
+            self.schedules.entry(shared).or_insert_with(first);
+        if *schedule != penalty.schedule {
             let message = format!(
                 "the lockout '{}' has another schedule at {}: rules that share a name and a scope share their \
                  lockouts; write the same schedule in both, or two names",

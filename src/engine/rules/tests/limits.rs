@@ -2,7 +2,7 @@
 
 use super::loading::{check, with_fields, with_limit};
 use super::{entries, load};
-use crate::engine::lockout::{Block, Ladder};
+use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{Algorithm, Limit, Window};
 
 /// The limit of the one rule in `text`.
@@ -204,25 +204,25 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
 }
 
 #[test]
-fn a_penalty_is_a_ladder_that_goes_up() {
+fn a_penalty_is_a_schedule_of_longer_blocks() {
     let with_penalty =
         |penalty: &str| with_fields(&format!("    rate_limit: 5/minute\n    penalty: {penalty}\n"));
-    let ladder = |penalty: &str| {
+    let schedule = |penalty: &str| {
         let rules = load(&with_penalty(penalty));
         let domain = rules.domain(b"d").expect("its domain");
-        Ladder::clone(
-            &domain.find(&entries("k=v")).expect("a rule").rule.penalty.as_ref().expect("a penalty").ladder,
+        LockoutSchedule::clone(
+            &domain.find(&entries("k=v")).expect("a rule").rule.penalty.as_ref().expect("a penalty").schedule,
         )
     };
-    let expected = Ladder {
+    let expected = LockoutSchedule {
         after: 1,
         within_secs: 60,
         steps: [Block::Secs(900)].as_slice().into(),
         forget_secs: 86_400,
         extend: false,
     };
-    assert_eq!(ladder("{block: 15m}"), expected);
-    let expected = Ladder {
+    assert_eq!(schedule("{block: 15m}"), expected);
+    let expected = LockoutSchedule {
         after: 3,
         within_secs: 600,
         steps: [Block::Secs(60), Block::Secs(60), Block::Permanent].as_slice().into(),
@@ -230,13 +230,13 @@ fn a_penalty_is_a_ladder_that_goes_up() {
         extend: true,
     };
     assert_eq!(
-        ladder("{after: 3, within: 10m, block: [1m, 60s, permanent], forget: 2h, extend: true}"),
+        schedule("{after: 3, within: 10m, block: [1m, 60s, permanent], forget: 2h, extend: true}"),
         expected
     );
     for (penalty, expected) in [
         ("{after: 1}", "5:14 a penalty needs 'block'"),
         ("{block: []}", "5:14 a penalty needs 'block'"),
-        ("{block: [5m, 1m]}", "5:27 the ladder goes down at '1m'"),
+        ("{block: [5m, 1m]}", "5:27 the schedule goes down at '1m'"),
         ("{block: [permanent, 1m]}", "5:34 nothing comes after a permanent block"),
         ("{block: forever}", "5:22 invalid block 'forever': write a time such as 90s"),
         ("{block: 0s}", "5:22 invalid block '0s': it must be at least a second long"),
@@ -256,10 +256,10 @@ fn a_penalty_is_a_ladder_that_goes_up() {
     check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit means nothing");
     let unlimited = "    rate_limit: {unlimited: true}\n    penalty: {block: 1m}\n";
     check(&with_fields(unlimited), "5:14 'penalty' without a limit means nothing");
-    let two = |ladder: &str| {
+    let two = |schedule: &str| {
         format!(
             "domain: d\ndescriptors:\n  - {{key: a, rate_limit: 5/minute, penalty: {{block: 1m, name: p, scope: \
-             [a]}}}}\n  - key: b\n    descriptors:\n      - {{key: a, rate_limit: 5/minute, penalty: {{{ladder}, \
+             [a]}}}}\n  - key: b\n    descriptors:\n      - {{key: a, rate_limit: 5/minute, penalty: {{{schedule}, \
              name: p, scope: [a]}}}}\n"
         )
     };

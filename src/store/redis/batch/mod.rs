@@ -379,13 +379,13 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) 
         requests.put_f64(exact(ticks.window));
         requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
     }
-    if let Some(Lockout { ladder, .. }) = &ask.lockout {
-        for secs in [ladder.within_secs, ladder.forget_secs, ladder.after] {
+    if let Some(Lockout { schedule, .. }) = &ask.lockout {
+        for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
             requests.put_u32(secs);
         }
-        requests.put_u8(ladder.extend.into());
-        requests.put_u8(u8::try_from(ladder.steps.len()).unwrap_or(u8::MAX));
-        for step in &ladder.steps {
+        requests.put_u8(schedule.extend.into());
+        requests.put_u8(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
+        for step in &schedule.steps {
             requests.put_u32(match step {
                 Block::Secs(secs) => *secs,
                 Block::Permanent => 0,
