@@ -29,7 +29,7 @@ async fn what_others_wrote_fails_its_own_request_alone() {
     assert_eq!(complete(good).expect("a reading")[0].used, 1);
     for reading in bad {
         let error = reading.expect_err("one of its counters cannot be read");
-        assert!(matches!(&error, StoreError::Refused(cause) if cause.contains("did not write")), "{error}");
+        assert!(matches!(&error, StoreError::Rejected(cause) if cause.contains("did not write")), "{error}");
     }
     assert_eq!(server.command(["GET", "bad/"]), "many");
     assert_eq!(server.command(["EXISTS", "beside/"]), "0");

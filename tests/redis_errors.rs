@@ -56,7 +56,7 @@ async fn what_redis_says_is_passed_on_and_it_is_asked_again() {
         let store = connected(&server_that_says(error).await).await;
         for _ in 0..3 {
             eventually("it is asked", async || match used(&store, daily("a")).await {
-                Err(StoreError::Refused(said)) => said == error,
+                Err(StoreError::Rejected(said)) => said == error,
                 // Some errors make the connection anew.
                 Err(StoreError::Unreachable(_)) => false,
                 other => panic!("{other:?} of {error}"),
@@ -98,7 +98,7 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
         }
         match used(&store, daily("lost/")).await {
             Err(StoreError::Unreachable(cause)) => cause.contains("no server serves slot"),
-            Err(StoreError::Refused(cause)) => {
+            Err(StoreError::Rejected(cause)) => {
                 assert!(cause.starts_with("CLUSTERDOWN"), "{cause}");
                 false
             }

@@ -133,7 +133,7 @@ async fn a_server_that_refuses_says_why_and_is_asked_again() {
     ] {
         server.command(&refuse);
         let error = used(&store, hit("a")).await.expect_err("it refuses");
-        assert!(matches!(&error, StoreError::Refused(text) if text.starts_with(cause)), "{error}");
+        assert!(matches!(&error, StoreError::Rejected(text) if text.starts_with(cause)), "{error}");
         server.command(&accept);
         eventually("Redis accepts", async || used(&store, hit("a")).await.is_ok()).await;
     }

@@ -276,7 +276,7 @@ async fn what_others_wrote_into_a_counter_is_no_worse_than_an_error() {
         let used = used(&store, charge("a/", Unit::Minute, hits)).await;
         match (&used, outcome) {
             (Ok(used), Ok(expected)) => assert_eq!(*used, expected, "{hits:?} after {written:?}"),
-            (Err(StoreError::Refused(cause)), Err(expected)) if cause.contains(expected) => {}
+            (Err(StoreError::Rejected(cause)), Err(expected)) if cause.contains(expected) => {}
             _ => panic!("{used:?} for {hits:?} after {written:?}"),
         }
     }

@@ -224,6 +224,6 @@ const fn failure(error: &StoreError) -> StoreFailure {
     match error {
         StoreError::Unreachable(_) => StoreFailure::Unreachable,
         StoreError::Unanswered(_) => StoreFailure::Unanswered,
-        StoreError::Refused(_) => StoreFailure::Refused,
+        StoreError::Rejected(_) => StoreFailure::Rejected,
     }
 }

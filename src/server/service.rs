@@ -55,7 +55,7 @@ pub enum CallError {
 const fn reported_failure(error: &StoreError) -> &'static str {
     match error {
         StoreError::Unreachable(_) => "counter store unavailable; nothing was counted",
-        StoreError::Refused(_) => "counter store rejected the request; nothing was counted",
+        StoreError::Rejected(_) => "counter store rejected the request; nothing was counted",
         StoreError::Unanswered(_) => "no answer from the counter store in time; hits may have been counted",
     }
 }
@@ -193,7 +193,7 @@ impl From<CallError> for Status {
             CallError::Body(BodyError::Unreadable(_)) => Self::cancelled(message),
             CallError::NoRules
             | CallError::Overloaded
-            | CallError::Store(StoreError::Unreachable(_) | StoreError::Refused(_)) => {
+            | CallError::Store(StoreError::Unreachable(_) | StoreError::Rejected(_)) => {
                 Self::unavailable(message)
             }
             CallError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),

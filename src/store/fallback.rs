@@ -75,7 +75,7 @@ impl Fallback {
             Ok(reading) => Ok(Reading { used: reading.used + answer.elsewhere, ..reading }),
             Err(_) if is_denied => Ok(unknown(answer.charge)),
             // A caller that repeats the call after any other error would count twice.
-            Err(StoreError::Unreachable(cause) | StoreError::Refused(cause)) if counted => {
+            Err(StoreError::Unreachable(cause) | StoreError::Rejected(cause)) if counted => {
                 Err(StoreError::Unanswered(format!("a part of the request was counted: {cause}")))
             }
             Err(error) => Err(error),
@@ -198,7 +198,7 @@ fn allowed(charge: &Charge, now: Timestamp) -> Reading {
 
 fn denied(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();
-    Reading { used, outcome: Outcome::Refused, reset: RETRY_WITHOUT_STORE }
+    Reading { used, outcome: Outcome::FailClosed, reset: RETRY_WITHOUT_STORE }
 }
 
 /// Readings of a request that is denied whatever its counters hold. An error would hide the denial.
@@ -309,7 +309,7 @@ mod tests {
         };
         let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
         assert_eq!((readings[0].used, readings[0].outcome), (0, Outcome::Charged));
-        assert_eq!(readings[1].outcome, Outcome::Refused);
+        assert_eq!(readings[1].outcome, Outcome::FailClosed);
         assert_eq!(readings[2], read);
         let error = resolve([failed(), failed(), failed()]).expect_err("the call fails");
         assert!(matches!(&error, StoreError::Unreachable(cause) if cause == "gone"), "{error}");

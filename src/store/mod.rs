@@ -84,8 +84,8 @@ pub enum StoreError {
     #[error("the counter store did not answer: {0}")]
     Unanswered(String),
     /// The store answered with an error, and did not count it.
-    #[error("the counter store refused: {0}")]
-    Refused(String),
+    #[error("the counter store rejected the charge: {0}")]
+    Rejected(String),
 }
 
 /// Whether `charges` must be decided together: one of them counts only if all of them pass, or whoever asks

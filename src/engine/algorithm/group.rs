@@ -102,7 +102,7 @@ pub enum Outcome {
     /// Not sent to the store, because it is known not to fit.
     Known,
     /// Not counted: the store failed, and the rule denies in that case.
-    Refused,
+    FailClosed,
     /// Not counted, or the charge that began the block: its client is locked out.
     Blocked,
 }
@@ -172,7 +172,7 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
         Outcome::Charged => {
             matches!((mode, hits), (ChargeMode::Always, Hits::Add(_))) && used > capacity.into()
         }
-        Outcome::Denied | Outcome::Known | Outcome::Refused | Outcome::Blocked => true,
+        Outcome::Denied | Outcome::Known | Outcome::FailClosed | Outcome::Blocked => true,
         Outcome::Withheld => false,
     }
 }

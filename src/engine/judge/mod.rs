@@ -278,7 +278,7 @@ fn judge_counter(
     let Reading { used, outcome, reset } = reading;
     let tally = match (hits, outcome) {
         (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
-        (Hits::Add(hits), Outcome::Denied | Outcome::Refused | Outcome::Blocked) => {
+        (Hits::Add(hits), Outcome::Denied | Outcome::FailClosed | Outcome::Blocked) => {
             Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
         }
         (Hits::Add(hits), Outcome::Known) => Tally {
@@ -308,7 +308,7 @@ fn withheld(look: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Readin
             let fits = look.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
             Reading { outcome: if fits { Outcome::Withheld } else { Outcome::Denied }, ..look }
         }
-        Outcome::Denied | Outcome::Known | Outcome::Refused | Outcome::Blocked => look,
+        Outcome::Denied | Outcome::Known | Outcome::FailClosed | Outcome::Blocked => look,
     }
 }
 

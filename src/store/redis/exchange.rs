@@ -231,9 +231,9 @@ impl Exchange {
             Reply::Nil if *hits == 0 => Ok(0),
             Reply::Text(_) if *hits == 0 => {
                 let text = reply.text().and_then(|text| text.parse().ok());
-                text.ok_or_else(|| StoreError::Refused("the counter holds no whole number".to_owned()))
+                text.ok_or_else(|| StoreError::Rejected("the counter holds no whole number".to_owned()))
             }
-            Reply::Error(text) => Err(StoreError::Refused(text)),
+            Reply::Error(text) => Err(StoreError::Rejected(text)),
             Reply::Text(_) | Reply::Nil | Reply::Array(_) => Err(unexpected(context.link)),
         };
         put(&mut self.replies.counts, index, counted);
@@ -362,7 +362,7 @@ fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {
         Reply::Error(text) if may_have_counted(&text) => {
             Err(StoreError::Unanswered(format!("{}: the script failed: {text}", link.name())))
         }
-        Reply::Error(text) => Err(StoreError::Refused(text)),
+        Reply::Error(text) => Err(StoreError::Rejected(text)),
         Reply::Int(_) | Reply::Text(_) | Reply::Nil => Err(unexpected(link)),
     }
 }

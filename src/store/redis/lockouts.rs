@@ -54,7 +54,7 @@ impl Lockouts for RedisStore {
 async fn ask(shard: &Shard, command: &[&[u8]]) -> Result<Reply, StoreError> {
     shard.ready(ANSWER_TIMEOUT).await?;
     match shard.command(command, ANSWER_TIMEOUT).await? {
-        Reply::Error(text) => Err(StoreError::Refused(text)),
+        Reply::Error(text) => Err(StoreError::Rejected(text)),
         reply => Ok(reply),
     }
 }
@@ -90,7 +90,7 @@ async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, 
     let page: [&[u8]; 6] = [b"SCAN", cursor, b"MATCH", pattern, b"COUNT", KEYS_PER_STEP];
     let mut page = ask(shard, &page).await?.into_items().into_iter();
     let (Some(Reply::Text(next)), Some(found)) = (page.next(), page.next()) else {
-        return Err(StoreError::Refused("SCAN returned no page".to_owned()));
+        return Err(StoreError::Rejected("SCAN returned no page".to_owned()));
     };
     let found = found.into_items().into_iter().filter_map(|key| match key {
         Reply::Text(key) => Some(key),
@@ -103,7 +103,7 @@ async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, 
 async fn read(shard: &Shard, key: &Bytes) -> Result<Option<State>, StoreError> {
     match ask(shard, &[b"GET", key]).await {
         Ok(Reply::Text(text)) => Ok(State::read(&text)),
-        Ok(_) | Err(StoreError::Refused(_)) => Ok(None),
+        Ok(_) | Err(StoreError::Rejected(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }

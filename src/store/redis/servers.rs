@@ -222,7 +222,7 @@ impl Known {
     /// What a failure asks for. Where it says that things are not as they should be, they are looked at.
     fn redirection(&self, error: &StoreError, shard: &Shard) -> Option<Redirection> {
         let cause = match error {
-            StoreError::Refused(cause) => cause,
+            StoreError::Rejected(cause) => cause,
             StoreError::Unreachable(_) | StoreError::Unanswered(_) => {
                 self.topology.request_refresh();
                 return None;
@@ -298,7 +298,7 @@ impl Route {
 /// Whether all charges were refused in the same words, and so none was counted.
 fn is_one_refusal(outcomes: &Outcomes) -> bool {
     let refusal = |outcome: &Result<_, StoreError>| match outcome {
-        Err(StoreError::Refused(cause)) => Some(cause.clone()),
+        Err(StoreError::Rejected(cause)) => Some(cause.clone()),
         Ok(_) | Err(_) => None,
     };
     let first = outcomes.first().and_then(refusal);

@@ -74,7 +74,7 @@ impl Shard {
     /// Whether the node answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         match self.command(&[b"PING"], self.call_timeout).await? {
-            Reply::Error(text) => Err(StoreError::Refused(text)),
+            Reply::Error(text) => Err(StoreError::Rejected(text)),
             _ => Ok(()),
         }
     }

@@ -67,7 +67,7 @@ pub struct Metrics {
 struct StoreErrors {
     unreachable: AtomicU64,
     unanswered: AtomicU64,
-    refused: AtomicU64,
+    rejected: AtomicU64,
 }
 
 /// Kind of a store's failure.
@@ -78,7 +78,7 @@ pub enum StoreFailure {
     /// It did not answer.
     Unanswered,
     /// It answered with an error.
-    Refused,
+    Rejected,
 }
 
 /// A number that someone else keeps, and how to read it.
@@ -174,7 +174,7 @@ impl Metrics {
         add_one(match failure {
             StoreFailure::Unreachable => &self.store_errors.unreachable,
             StoreFailure::Unanswered => &self.store_errors.unanswered,
-            StoreFailure::Refused => &self.store_errors.refused,
+            StoreFailure::Rejected => &self.store_errors.rejected,
         });
     }
 

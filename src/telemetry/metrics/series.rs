@@ -266,7 +266,7 @@ impl Metrics {
         [
             ("unreachable", read(&self.store_errors.unreachable)),
             ("unanswered", read(&self.store_errors.unanswered)),
-            ("refused", read(&self.store_errors.refused)),
+            ("rejected", read(&self.store_errors.rejected)),
         ]
     }
 

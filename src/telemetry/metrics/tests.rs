@@ -112,7 +112,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
     metrics.record_call(Duration::from_millis(1));
     metrics.record_service_error();
     metrics.record_store_failure(StoreFailure::Unreachable);
-    metrics.record_store_failure(StoreFailure::Refused);
+    metrics.record_store_failure(StoreFailure::Rejected);
     metrics.record_config_load(Timestamp::from_secs(1_700_000_000));
     metrics.record_config_error();
     metrics.record_config_error();

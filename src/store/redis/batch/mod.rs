@@ -67,9 +67,9 @@ impl Ask {
     /// What `seen` means.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] where somebody else wrote into a counter of its request.
+    /// [`StoreError::Rejected`] where somebody else wrote into a counter of its request.
     pub(super) fn reading(&self, seen: RawReading) -> Result<Reading, StoreError> {
-        let unreadable = || StoreError::Refused("a counter holds what tollgate did not write".to_owned());
+        let unreadable = || StoreError::Rejected("a counter holds what tollgate did not write".to_owned());
         let outcome = seen.outcome.ok_or_else(unreadable)?;
         Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
     }
