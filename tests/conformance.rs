@@ -1,11 +1,11 @@
 //! envoyproxy/ratelimit's behaviour from rules to answers, the same on every store.
 
-use tollgate::engine::{Modes, Tally};
+use tollgate::engine::{HitCounts, Modes};
 
 use crate::support::scenario::check;
 
-fn tally(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> Tally {
-    Tally { total_hits, over_limit, near_limit, within_limit, ..Tally::default() }
+fn hit_counts(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> HitCounts {
+    HitCounts { total_hits, over_limit, near_limit, within_limit, ..HitCounts::default() }
 }
 
 #[tokio::test]
@@ -19,7 +19,7 @@ descriptors:
     let denied = "key2=a -> OVER | OVER 0\n".repeat(5);
     let script = format!("@1200\n{passing}@1259\n{denied}key2=b -> OK | OK 19\n@1260\nkey2=a -> OK | OK 19");
     let counted = check(rules, Modes::default(), &script).await;
-    assert_eq!(counted, tally(27, 5, 4, 22));
+    assert_eq!(counted, hit_counts(27, 5, 4, 22));
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ k=v*3 -> OK | OK 0
 k=v -> OK | OK 0
 ";
     let counted = check(rules, Modes::default(), script).await;
-    assert_eq!(counted, Tally { shadow_mode: 3, ..tally(13, 3, 2, 9) });
+    assert_eq!(counted, HitCounts { shadow_mode: 3, ..hit_counts(13, 3, 2, 9) });
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ descriptors:
         .collect::<String>();
     let denied = "wide=a; narrow=a -> OVER | OK 10, OVER 0\n".repeat(5);
     let counted = check(rules, Modes::default(), &format!("{passing}{denied}wide=a -> OK | OK 9")).await;
-    assert_eq!(counted, tally(31, 5, 2, 21));
+    assert_eq!(counted, hit_counts(31, 5, 2, 21));
 }
 
 #[tokio::test]

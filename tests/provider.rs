@@ -396,8 +396,8 @@ async fn what_the_kernel_does_not_tell_is_found_by_asking_or_in_time() {
 async fn rules_that_stay_keep_their_counts() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1))]);
     let mut provider = Provider::start(dir.path());
-    let tally = tollgate::engine::Tally { total_hits: 3, ..Default::default() };
-    provider.rules.load().as_ref().expect("rules").counts().for_each(|(_, counts)| counts.add(&tally));
+    let hit_counts = tollgate::engine::HitCounts { total_hits: 3, ..Default::default() };
+    provider.rules.load().as_ref().expect("rules").counts().for_each(|(_, counts)| counts.add(&hit_counts));
     write(&dir.path().join("a.yaml"), &rule("shop", "user", 2));
     provider.reaches("edited", |now| now.limit("shop", "user") == Some(2)).await;
     let rules = provider.rules.load_full().expect("rules");

@@ -22,7 +22,8 @@ use smallvec::smallvec;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{
-    Code, Decision, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request, Status, Tally, Timestamp,
+    Code, Decision, Descriptor, Entry, HitCounts, Hits, KeyFormat, KeyWriter, Modes, Request, Status,
+    Timestamp,
 };
 use tollgate::limiter::Limiter;
 use tollgate::store::Store;
@@ -30,20 +31,17 @@ use tollgate::store::Store;
 use super::stores;
 
 /// Runs `script` under `rules` on a memory store and on a Redis, in both key formats.
-pub(crate) async fn check(rules: &str, modes: Modes, script: &str) -> Tally {
-    let mut tallies = Vec::new();
+pub(crate) async fn check(rules: &str, modes: Modes, script: &str) -> HitCounts {
+    let mut totals = Vec::new();
     for (name, store) in stores::all().await {
         for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
             let keys = KeyWriter::new(format, &format!("{format:?}:"));
             let world = World::new(Arc::clone(&store.store), keys, modes);
-            tallies.push(world.run(rules, script, &format!("{name}, {format:?}")).await);
+            totals.push(world.run(rules, script, &format!("{name}, {format:?}")).await);
         }
     }
-    assert!(
-        tallies.windows(2).all(|pair| pair[0] == pair[1]),
-        "stores differ in what they count: {tallies:?}"
-    );
-    tallies[0]
+    assert!(totals.windows(2).all(|pair| pair[0] == pair[1]), "stores differ in what they count: {totals:?}");
+    totals[0]
 }
 
 struct World {
@@ -68,12 +66,12 @@ impl World {
         Self { limiter, clock }
     }
 
-    async fn run(&self, rules: &str, script: &str, world: &str) -> Tally {
+    async fn run(&self, rules: &str, script: &str, world: &str) -> HitCounts {
         let file = SourceFile { name: "rules.yaml".into(), text: rules.into() };
         let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
         self.limiter.rules.store(Some(Arc::new(rules)));
         let snapshot = self.limiter.snapshot();
-        let mut sum = Tally::default();
+        let mut sum = HitCounts::default();
         let mut domain = "test-domain";
         for (number, line) in script.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
@@ -109,14 +107,14 @@ impl World {
     }
 }
 
-fn add(sum: &mut Tally, decision: &Decision<'_>) {
-    for (_, tally) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
-        sum.total_hits += tally.total_hits;
-        sum.over_limit += tally.over_limit;
-        sum.near_limit += tally.near_limit;
-        sum.within_limit += tally.within_limit;
-        sum.shadow_mode += tally.shadow_mode;
-        sum.total_negative_hits += tally.total_negative_hits;
+fn add(sum: &mut HitCounts, decision: &Decision<'_>) {
+    for (_, hit_counts) in decision.statuses.iter().filter_map(|status| status.counted.as_ref()) {
+        sum.total_hits += hit_counts.total_hits;
+        sum.over_limit += hit_counts.over_limit;
+        sum.near_limit += hit_counts.near_limit;
+        sum.within_limit += hit_counts.within_limit;
+        sum.shadow_mode += hit_counts.shadow_mode;
+        sum.total_negative_hits += hit_counts.total_negative_hits;
     }
 }
 

@@ -6,9 +6,9 @@ use smallvec::SmallVec;
 
 use super::algorithm::Reading;
 use super::algorithm::group::{Outcome, is_over};
+use super::hit_counts::{HitCounts, StatsRef};
 use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
-use super::tally::{StatsRef, Tally};
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit};
 
 /// What a charge comes to that no store was asked about.
@@ -102,7 +102,7 @@ pub struct Status<'r> {
     /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
     pub reset: Option<Duration>,
     /// What to count, and where.
-    pub counted: Option<(StatsRef<'r>, Tally)>,
+    pub counted: Option<(StatsRef<'r>, HitCounts)>,
 }
 
 /// Judges `plan` by what became of its limited descriptors' charges, in their order.
@@ -203,7 +203,7 @@ struct Verdict {
     larger_than_limit: bool,
     remaining: u32,
     reset: Duration,
-    tally: Tally,
+    hit_counts: HitCounts,
 }
 
 impl Verdict {
@@ -215,7 +215,8 @@ impl Verdict {
         self.remaining = 0;
         self.reset = self.reset.max(Duration::from_secs(limit.window.secs().into()));
         if let Hits::Add(hits) = hits {
-            self.tally = Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() };
+            self.hit_counts =
+                HitCounts { total_hits: hits.into(), over_limit: hits.into(), ..HitCounts::default() };
         }
     }
 
@@ -251,9 +252,13 @@ fn judge_limited<'r>(
         }
     }
     let Some((verdict, counter)) = binding else { return no_limit() };
-    let Verdict { over, locked_out, larger_than_limit, remaining, reset, tally } = verdict;
+    let Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts } = verdict;
     let penalty = rule.and_then(|rule| rule.penalty.as_ref()).filter(|_| locked_out);
-    let tally = if over && is_shadow { Tally { shadow_mode: tally.over_limit, ..tally } } else { tally };
+    let hit_counts = if over && is_shadow {
+        HitCounts { shadow_mode: hit_counts.over_limit, ..hit_counts }
+    } else {
+        hit_counts
+    };
     Status {
         code: if over && !is_shadow { Code::OverLimit } else { Code::Ok },
         rule,
@@ -264,7 +269,7 @@ fn judge_limited<'r>(
         larger_than_limit: larger_than_limit && !is_shadow,
         remaining,
         reset: Some(reset),
-        counted: Some((stats, tally)),
+        counted: Some((stats, hit_counts)),
     }
 }
 
@@ -276,19 +281,19 @@ fn judge_counter(
     near_limit_ratio: f32,
 ) -> Verdict {
     let Reading { used, outcome, reset } = reading;
-    let tally = match (hits, outcome) {
+    let hit_counts = match (hits, outcome) {
         (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
         (Hits::Add(hits), Outcome::Denied | Outcome::FailClosed | Outcome::Blocked) => {
-            Tally { total_hits: hits.into(), over_limit: hits.into(), ..Tally::default() }
+            HitCounts { total_hits: hits.into(), over_limit: hits.into(), ..HitCounts::default() }
         }
-        (Hits::Add(hits), Outcome::Known) => Tally {
+        (Hits::Add(hits), Outcome::Known) => HitCounts {
             total_hits: hits.into(),
             over_limit: hits.into(),
             over_limit_with_local_cache: hits.into(),
-            ..Tally::default()
+            ..HitCounts::default()
         },
-        (Hits::Add(hits), Outcome::Withheld) => Tally { total_hits: hits.into(), ..Tally::default() },
-        (Hits::Refund(hits), _) => Tally { total_negative_hits: hits.into(), ..Tally::default() },
+        (Hits::Add(hits), Outcome::Withheld) => HitCounts { total_hits: hits.into(), ..HitCounts::default() },
+        (Hits::Refund(hits), _) => HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() },
     };
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
     // Nothing is left for what is over, though less might still fit.
@@ -297,7 +302,7 @@ fn judge_counter(
     let never_fits = |add: u32| mode.needs(add) > limit.capacity();
     let larger_than_limit = over && !locked_out && matches!(hits, Hits::Add(add @ 2..) if never_fits(add));
     let remaining = u32::try_from(left).unwrap_or(u32::MAX);
-    Verdict { over, locked_out, larger_than_limit, remaining, reset, tally }
+    Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts }
 }
 
 /// Reading of hits that are not charged, from that of a look at their counter.
@@ -314,7 +319,7 @@ fn withheld(look: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Readin
 
 /// Splits `hits` into those within the limit, near it and over it, given the counter after them
 /// (envoyproxy/ratelimit's arithmetic, floats included: its dashboards are kept working).
-fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tally {
+fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> HitCounts {
     let quota = u64::from(limit.capacity());
     let before = after.saturating_sub(hits);
     #[expect(
@@ -324,15 +329,19 @@ fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> Tal
         reason = "a float's floor, as in the reference; a cast from float saturates"
     )]
     let near = ((limit.capacity() as f32) * near_limit_ratio).floor() as u64;
-    let tally = Tally { total_hits: hits, ..Tally::default() };
+    let hit_counts = HitCounts { total_hits: hits, ..HitCounts::default() };
     if after <= quota {
         let near_limit = if before >= near { hits } else { after.saturating_sub(near) };
         let near_limit = if after <= near { 0 } else { near_limit };
-        Tally { within_limit: hits, near_limit, ..tally }
+        HitCounts { within_limit: hits, near_limit, ..hit_counts }
     } else if before >= quota {
-        Tally { over_limit: hits, ..tally }
+        HitCounts { over_limit: hits, ..hit_counts }
     } else {
-        Tally { over_limit: after - quota, near_limit: quota.saturating_sub(near.max(before)), ..tally }
+        HitCounts {
+            over_limit: after - quota,
+            near_limit: quota.saturating_sub(near.max(before)),
+            ..hit_counts
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use smallvec::smallvec;
 
 use super::*;
+use crate::engine::hit_counts::Counts;
 use crate::engine::rules::{EnforcePercent, NamedLimit, Quota};
-use crate::engine::tally::Counts;
 use crate::engine::{ChargeMode, FailurePolicy, Unit};
 
 /// What a store says at 1234 s of a limit per minute.
@@ -62,7 +62,7 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
 }
 
 /// Judges one descriptor under a limit of `requests_per_unit`, whose counter stands at `after`.
-fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect: (Code, u32, Tally)) {
+fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect: (Code, u32, HitCounts)) {
     let (rule, counts) = (rule(requests_per_unit, mode), Counts::default());
     let plan = Plan {
         domain_known: true,
@@ -71,16 +71,16 @@ fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect:
     };
     let decision = judge(plan, [reading(after, Outcome::Charged)], &Modes::default());
     let status = &decision.statuses[0];
-    let tally = status.counted.as_ref().map(|(_, tally)| *tally);
+    let hit_counts = status.counted.as_ref().map(|(_, hit_counts)| *hit_counts);
     let case = format!("limit {requests_per_unit}, {hits:?}, after {after}");
-    assert_eq!((status.code, status.remaining, tally), (expect.0, expect.1, Some(expect.2)), "{case}");
+    assert_eq!((status.code, status.remaining, hit_counts), (expect.0, expect.1, Some(expect.2)), "{case}");
     assert_eq!(status.limit, Some(Limit::per(requests_per_unit, Unit::Minute)), "{case}");
     assert_eq!(status.reset, Some(Duration::from_secs(26)), "{case}");
     assert_eq!(decision.code, expect.0, "{case}");
 }
 
-fn tally(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> Tally {
-    Tally { total_hits, over_limit, near_limit, within_limit, ..Tally::default() }
+fn hit_counts(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u64) -> HitCounts {
+    HitCounts { total_hits, over_limit, near_limit, within_limit, ..HitCounts::default() }
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn items_26_to_28_hits_are_split_into_within_near_and_over() {
         (10, 1, 11, OverLimit, 1, 0, 0),
     ] {
         let remaining = limit - u32::try_from(after.min(u64::from(limit))).unwrap();
-        let expect = (code, remaining, tally(u64::from(hits), over, near, within));
+        let expect = (code, remaining, hit_counts(u64::from(hits), over, near, within));
         check_one(limit, Mode::Enforced, Hits::Add(hits), after, expect);
     }
 }
@@ -129,22 +129,22 @@ fn items_26_to_28_hits_are_split_into_within_near_and_over() {
 #[test]
 fn item_29_a_shadow_rule_counts_what_it_would_deny_and_lets_it_pass() {
     for (limit, hits, after, over, near) in [(15, 1, 16, 1, 0), (20, 7, 22, 2, 4), (10, 3, 30, 3, 0)] {
-        let expect = Tally { shadow_mode: over, ..tally(u64::from(hits), over, near, 0) };
+        let expect = HitCounts { shadow_mode: over, ..hit_counts(u64::from(hits), over, near, 0) };
         check_one(limit, Mode::Shadow, Hits::Add(hits), after, (Code::Ok, 0, expect));
     }
-    check_one(15, Mode::Shadow, Hits::Add(1), 11, (Code::Ok, 4, tally(1, 0, 0, 1)));
+    check_one(15, Mode::Shadow, Hits::Add(1), 11, (Code::Ok, 4, hit_counts(1, 0, 0, 1)));
 }
 
 #[test]
 fn item_30_a_peek_is_over_only_past_the_limit_and_counts_nothing() {
-    check_one(2, Mode::Enforced, Hits::Add(0), 0, (Code::Ok, 2, Tally::default()));
-    check_one(2, Mode::Enforced, Hits::Add(0), 2, (Code::Ok, 0, Tally::default()));
-    check_one(2, Mode::Enforced, Hits::Add(0), 3, (Code::OverLimit, 0, Tally::default()));
+    check_one(2, Mode::Enforced, Hits::Add(0), 0, (Code::Ok, 2, HitCounts::default()));
+    check_one(2, Mode::Enforced, Hits::Add(0), 2, (Code::Ok, 0, HitCounts::default()));
+    check_one(2, Mode::Enforced, Hits::Add(0), 3, (Code::OverLimit, 0, HitCounts::default()));
 }
 
 #[test]
 fn a_refund_is_never_denied_and_counts_apart() {
-    let refunded = Tally { total_negative_hits: 3, ..Tally::default() };
+    let refunded = HitCounts { total_negative_hits: 3, ..HitCounts::default() };
     check_one(10, Mode::Enforced, Hits::Refund(3), 4, (Code::Ok, 6, refunded));
     check_one(10, Mode::Enforced, Hits::Refund(3), 40, (Code::Ok, 0, refunded));
 }
@@ -153,9 +153,9 @@ fn a_refund_is_never_denied_and_counts_apart() {
 fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does() {
     let counts = Counts::default();
     for (outcome, mode, code, remaining, expected) in [
-        (Outcome::Denied, Mode::Enforced, Code::OverLimit, 0, tally(3, 3, 0, 0)),
-        (Outcome::Withheld, Mode::Enforced, Code::Ok, 2, tally(3, 0, 0, 0)),
-        (Outcome::Denied, Mode::Shadow, Code::Ok, 0, Tally { shadow_mode: 3, ..tally(3, 3, 0, 0) }),
+        (Outcome::Denied, Mode::Enforced, Code::OverLimit, 0, hit_counts(3, 3, 0, 0)),
+        (Outcome::Withheld, Mode::Enforced, Code::Ok, 2, hit_counts(3, 0, 0, 0)),
+        (Outcome::Denied, Mode::Shadow, Code::Ok, 0, HitCounts { shadow_mode: 3, ..hit_counts(3, 3, 0, 0) }),
     ] {
         let rule = rule(10, mode);
         let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
@@ -165,7 +165,7 @@ fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does()
             &Modes::default(),
         );
         let status = &decision.statuses[0];
-        let counted = status.counted.as_ref().map(|(_, tally)| *tally);
+        let counted = status.counted.as_ref().map(|(_, hit_counts)| *hit_counts);
         let told = (status.code, status.remaining, counted);
         assert_eq!(told, (code, remaining, Some(expected)), "{outcome:?}");
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 
 use super::algorithm::group::counts_only_if_allowed;
+use super::hit_counts::{StatsPath, StatsRef};
 use super::lockout::LockoutSchedule;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
-use super::tally::{StatsPath, StatsRef};
 use super::{
     ChargeMode, Descriptor, DescriptorHash, Enforcement, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter,
     Limit, LockoutName, Modes, Request,

@@ -52,8 +52,8 @@ pub use span::SourceSpan;
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
+use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
 /// A compiled rule set: immutable, and swapped as a whole.

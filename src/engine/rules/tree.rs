@@ -18,7 +18,7 @@ use super::pattern::{Cidr, Expression, OneOf};
 use super::siblings::{Clash, Siblings};
 use super::text_map::TextMap;
 use crate::engine::Entry;
-use crate::engine::tally::StatsPath;
+use crate::engine::hit_counts::StatsPath;
 
 /// The rules of one domain.
 #[derive(Debug)]

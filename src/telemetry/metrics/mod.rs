@@ -19,7 +19,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
-use crate::engine::tally::{StatsRef, Tally};
+use crate::engine::hit_counts::{HitCounts, StatsRef};
 use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use histogram::Histogram;
 use named::NamedCounts;
@@ -154,12 +154,12 @@ impl Metrics {
             layer.add_denied();
         }
         for status in &decision.statuses {
-            let Some((stats, tally)) = &status.counted else { continue };
+            let Some((stats, hit_counts)) = &status.counted else { continue };
             let denies = decision.code == Code::OverLimit && status.code == Code::OverLimit;
-            let tally = Tally { denied_requests: denies.into(), ..*tally };
+            let hit_counts = HitCounts { denied_requests: denies.into(), ..*hit_counts };
             match stats {
-                StatsRef::Rule(counts) => counts.add(&tally),
-                StatsRef::Named(path) => self.named.add(path, &tally),
+                StatsRef::Rule(counts) => counts.add(&hit_counts),
+                StatsRef::Named(path) => self.named.add(path, &hit_counts),
             }
         }
     }
@@ -200,12 +200,12 @@ impl Metrics {
     }
 
     /// The hits of every rule in force, and of the names that requests have a part in.
-    fn tallies(&self) -> Vec<(StatsPath, Tally)> {
-        let mut tallies = self.named.all();
+    fn totals(&self) -> Vec<(StatsPath, HitCounts)> {
+        let mut totals = self.named.all();
         if let Some(rules) = &*self.rules.load() {
-            tallies.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
+            totals.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
         }
-        tallies
+        totals
     }
 }
 

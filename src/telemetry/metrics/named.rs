@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use parking_lot::RwLock;
 
 use crate::engine::StatsPath;
-use crate::engine::tally::{Counts, Tally};
+use crate::engine::hit_counts::{Counts, HitCounts};
 
 /// The level under which a domain counts what has no room under its own name.
 const OTHER: &str = "other";
@@ -27,13 +27,13 @@ impl NamedCounts {
         Self { max_series, by_path: RwLock::default() }
     }
 
-    /// Adds `tally` under `path`.
-    pub(super) fn add(&self, path: &StatsPath, tally: &Tally) {
-        self.known_place(path).unwrap_or_else(|| self.new_place(path)).add(tally);
+    /// Adds `hit_counts` under `path`.
+    pub(super) fn add(&self, path: &StatsPath, hit_counts: &HitCounts) {
+        self.known_place(path).unwrap_or_else(|| self.new_place(path)).add(hit_counts);
     }
 
     /// Every name and its counts.
-    pub(super) fn all(&self) -> Vec<(StatsPath, Tally)> {
+    pub(super) fn all(&self) -> Vec<(StatsPath, HitCounts)> {
         self.by_path.read().iter().map(|(path, counts)| (path.clone(), counts.sum())).collect()
     }
 
@@ -72,13 +72,14 @@ mod tests {
         StatsPath { domain: domain.into(), parts: vec![part.into()] }
     }
 
-    fn hits(total_hits: u64) -> Tally {
-        Tally { total_hits, ..Tally::default() }
+    fn hits(total_hits: u64) -> HitCounts {
+        HitCounts { total_hits, ..HitCounts::default() }
     }
 
     fn totals(counts: &NamedCounts) -> Vec<(String, u64)> {
         let all = counts.all().into_iter();
-        let mut totals: Vec<_> = all.map(|(path, tally)| (path.to_string(), tally.total_hits)).collect();
+        let mut totals: Vec<_> =
+            all.map(|(path, hit_counts)| (path.to_string(), hit_counts.total_hits)).collect();
         totals.sort();
         totals
     }

@@ -7,7 +7,7 @@ use prometheus::proto::MetricType;
 
 use super::histogram::Histogram;
 use super::name::sanitize;
-use super::{Gauge, Metrics, Tally};
+use super::{Gauge, HitCounts, Metrics};
 use crate::engine::rules::{Domain, Layer};
 
 /// Counters of a rule.
@@ -15,49 +15,49 @@ pub(super) const RULE_COUNTERS: [RuleCounter; 8] = [
     RuleCounter {
         name: "ratelimit_service_rate_limit_total_hits",
         flat: ("ratelimit.service.rate_limit", "total_hits"),
-        read: |tally| tally.total_hits,
+        read: |hit_counts| hit_counts.total_hits,
         help: "Hits asked for.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_within_limit",
         flat: ("ratelimit.service.rate_limit", "within_limit"),
-        read: |tally| tally.within_limit,
+        read: |hit_counts| hit_counts.within_limit,
         help: "Hits of requests that passed.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_near_limit",
         flat: ("ratelimit.service.rate_limit", "near_limit"),
-        read: |tally| tally.near_limit,
+        read: |hit_counts| hit_counts.near_limit,
         help: "Hits within the limit and past NEAR_LIMIT_RATIO of it.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_over_limit",
         flat: ("ratelimit.service.rate_limit", "over_limit"),
-        read: |tally| tally.over_limit,
+        read: |hit_counts| hit_counts.over_limit,
         help: "Hits past the limit.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_over_limit_with_local_cache",
         flat: ("ratelimit.service.rate_limit", "over_limit_with_local_cache"),
-        read: |tally| tally.over_limit_with_local_cache,
+        read: |hit_counts| hit_counts.over_limit_with_local_cache,
         help: "Hits past the limit that were denied without asking the store.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_shadow_mode",
         flat: ("ratelimit.service.rate_limit", "shadow_mode"),
-        read: |tally| tally.shadow_mode,
+        read: |hit_counts| hit_counts.shadow_mode,
         help: "Hits past the limit that passed by the rule's shadow mode.",
     },
     RuleCounter {
         name: "ratelimit_service_rate_limit_total_negative_hits",
         flat: ("ratelimit.service.rate_limit", "total_negative_hits"),
-        read: |tally| tally.total_negative_hits,
+        read: |hit_counts| hit_counts.total_negative_hits,
         help: "Hits given back.",
     },
     RuleCounter {
         name: "tollgate_rate_limit_denied_requests",
         flat: ("tollgate.rate_limit", "denied_requests"),
-        read: |tally| tally.denied_requests,
+        read: |hit_counts| hit_counts.denied_requests,
         help: "Denied requests that were over the limit, peeks included.",
     },
 ];
@@ -68,7 +68,7 @@ pub(super) struct RuleCounter {
     pub(super) name: &'static str,
     /// Flat name: what stands in front of the rule, and what follows it.
     pub(super) flat: (&'static str, &'static str),
-    pub(super) read: fn(&Tally) -> u64,
+    pub(super) read: fn(&HitCounts) -> u64,
     pub(super) help: &'static str,
 }
 
@@ -251,12 +251,12 @@ impl Metrics {
     /// Sums of [`RULE_COUNTERS`] by labels, in order.
     pub(super) fn rule_counters(&self) -> BTreeMap<RuleLabels, [u64; RULE_COUNTERS.len()]> {
         let mut sums = BTreeMap::<RuleLabels, [u64; RULE_COUNTERS.len()]>::new();
-        for (path, tally) in self.tallies() {
+        for (path, hit_counts) in self.totals() {
             let mut parts = path.parts.iter().map(|part| sanitize(part));
             let Some(key1) = parts.next() else { continue };
             let labels = (sanitize(&path.domain), key1, parts.next());
             for (sum, counter) in sums.entry(labels).or_default().iter_mut().zip(RULE_COUNTERS) {
-                *sum += (counter.read)(&tally);
+                *sum += (counter.read)(&hit_counts);
             }
         }
         sums

@@ -13,10 +13,10 @@ fn path(domain: &str, parts: &[&str]) -> StatsPath {
     StatsPath { domain: domain.into(), parts: parts.iter().map(|part| (*part).into()).collect() }
 }
 
-/// Decides that `tally` happened under `path`.
-fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
+/// Decides that `hit_counts` happened under `path`.
+fn record(metrics: &Metrics, path: StatsPath, hit_counts: HitCounts) {
     let stats = StatsRef::Named(Box::new(path));
-    let counted = Some((stats, tally));
+    let counted = Some((stats, hit_counts));
     let status = Status {
         code: Code::Ok,
         rule: None,
@@ -39,8 +39,8 @@ fn record(metrics: &Metrics, path: StatsPath, tally: Tally) {
     });
 }
 
-fn hits(total_hits: u64) -> Tally {
-    Tally { total_hits, ..Tally::default() }
+fn hits(total_hits: u64) -> HitCounts {
+    HitCounts { total_hits, ..HitCounts::default() }
 }
 
 /// The samples of `text` whose names begin with `prefix`, without its comments.
@@ -80,7 +80,7 @@ fn item_19_flat_names_join_the_levels_by_dots() {
 #[test]
 fn item_20_every_count_of_a_rule_has_its_flat_name() {
     let metrics = metrics();
-    let tally = Tally {
+    let hit_counts = HitCounts {
         total_hits: 7,
         over_limit_with_local_cache: 6,
         over_limit: 5,
@@ -90,7 +90,7 @@ fn item_20_every_count_of_a_rule_has_its_flat_name() {
         total_negative_hits: 1,
         denied_requests: 0,
     };
-    record(&metrics, path("d", &["k"]), tally);
+    record(&metrics, path("d", &["k"]), hit_counts);
     let stats = metrics.render_stats();
     assert_eq!(
         samples(&stats, "ratelimit.service.rate_limit."),
@@ -148,7 +148,7 @@ fn item_5_8_a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_ad
     record(&metrics, path("shop", &["user", "path_/a"]), hits(2));
     record(&metrics, path("shop", &["user", "path_/a", "method_GET"]), hits(4));
     record(&metrics, path("shop", &["user", "path_/a", "method_PUT"]), hits(8));
-    record(&metrics, path("shop", &["route_v1.2"]), Tally { total_hits: 1, over_limit: 1, ..hits(1) });
+    record(&metrics, path("shop", &["route_v1.2"]), HitCounts { total_hits: 1, over_limit: 1, ..hits(1) });
     let text = metrics.render_prometheus();
     assert_eq!(
         samples(&text, "ratelimit_service_rate_limit_"),
@@ -258,7 +258,7 @@ fn a_denied_peek_is_a_denied_request_though_it_has_no_hits() {
         shadowed: false,
         remaining: 0,
         reset: None,
-        counted: Some((StatsRef::Named(Box::new(path("d", &["k"]))), Tally::default())),
+        counted: Some((StatsRef::Named(Box::new(path("d", &["k"]))), HitCounts::default())),
     };
     for (decided, code) in [
         (Code::OverLimit, Code::OverLimit),

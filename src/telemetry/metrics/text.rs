@@ -24,13 +24,13 @@ pub(super) fn prometheus(metrics: &Metrics) -> String {
 pub(super) fn stats(metrics: &Metrics) -> String {
     let points = metrics.families().into_iter().flat_map(|family| family.points);
     let mut sums: BTreeMap<_, _> = points.map(|point| (point.flat, point.value)).collect();
-    for (path, tally) in metrics.tallies() {
+    for (path, hit_counts) in metrics.totals() {
         let parts = path.parts.iter().map(|part| sanitize(part));
         let key = parts.fold(sanitize(&path.domain), |key, part| key + "." + &part);
         for RuleCounter { flat: (prefix, suffix), read, .. } in
-            RULE_COUNTERS.iter().filter(|counter| (counter.read)(&tally) > 0)
+            RULE_COUNTERS.iter().filter(|counter| (counter.read)(&hit_counts) > 0)
         {
-            *sums.entry(format!("{prefix}.{key}.{suffix}")).or_default() += read(&tally);
+            *sums.entry(format!("{prefix}.{key}.{suffix}")).or_default() += read(&hit_counts);
         }
     }
     // A name may hold what a client sent, which must not begin a line of its own.

@@ -18,8 +18,8 @@ use super::report::{Origin, Report};
 use super::source::{Document, Located};
 use super::tree::Domain;
 use super::{Layer, Rules};
+use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::tally::{Counts, StatsPath};
 use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
 
 /// Options that apply to every rule of a load.

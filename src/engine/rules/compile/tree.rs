@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Compiler;
+use crate::engine::hit_counts::StatsPath;
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
 use crate::engine::rules::matching;
@@ -18,7 +19,6 @@ use crate::engine::rules::source::{Descriptor, Document, RateLimit};
 use crate::engine::rules::span::SourceSpan;
 use crate::engine::rules::tree::{Children, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
-use crate::engine::tally::StatsPath;
 use crate::engine::{ChargeMode, FailurePolicy};
 
 /// What a node inherits from the levels above it.

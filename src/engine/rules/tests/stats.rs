@@ -1,7 +1,7 @@
 use super::lookup::{BASIC, WILDCARD};
 use super::{entries, load};
+use crate::engine::hit_counts::HitCounts;
 use crate::engine::rules::{CompileOptions, Rules, compile};
-use crate::engine::tally::Tally;
 
 /// The name under which a request is counted.
 fn counted_as(rules: &Rules, request: &str) -> String {
@@ -153,7 +153,7 @@ fn counts_are_kept_for_as_long_as_a_rule_of_that_name_exists() {
     let before = load(
         "{domain: d, descriptors: [{key: a, rate_limit: {unit: day, requests_per_unit: 1}}, {key: b, rate_limit: {unit: day, requests_per_unit: 1}}]}",
     );
-    let a_hit = Tally { total_hits: 3, ..Tally::default() };
+    let a_hit = HitCounts { total_hits: 3, ..HitCounts::default() };
     before.counts().for_each(|(_, counts)| counts.add(&a_hit));
     let changed = super::file(
         "x",

@@ -1,4 +1,4 @@
-//! What decisions add up to, rule by rule. The engine only says what to add; `telemetry` adds it.
+//! Hit counts of rules. The engine returns what a decision adds; `telemetry` adds it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,7 @@ use super::Entry;
 /// What one status adds to the counts of its rule, in hits. Names and meanings are
 /// envoyproxy/ratelimit's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct HitCounts {
     /// Hits asked for.
     pub total_hits: u64,
     /// Hits past the limit.
@@ -49,26 +49,26 @@ struct Sums {
 
 impl Counts {
     /// Adds what one status says.
-    pub fn add(&self, tally: &Tally) {
+    pub fn add(&self, hit_counts: &HitCounts) {
         let add = |sum: &AtomicU64, hits: u64| {
             if hits > 0 {
                 sum.fetch_add(hits, Ordering::Relaxed);
             }
         };
-        add(&self.0.total_hits, tally.total_hits);
-        add(&self.0.over_limit, tally.over_limit);
-        add(&self.0.over_limit_with_local_cache, tally.over_limit_with_local_cache);
-        add(&self.0.near_limit, tally.near_limit);
-        add(&self.0.within_limit, tally.within_limit);
-        add(&self.0.shadow_mode, tally.shadow_mode);
-        add(&self.0.total_negative_hits, tally.total_negative_hits);
-        add(&self.0.denied_requests, tally.denied_requests);
+        add(&self.0.total_hits, hit_counts.total_hits);
+        add(&self.0.over_limit, hit_counts.over_limit);
+        add(&self.0.over_limit_with_local_cache, hit_counts.over_limit_with_local_cache);
+        add(&self.0.near_limit, hit_counts.near_limit);
+        add(&self.0.within_limit, hit_counts.within_limit);
+        add(&self.0.shadow_mode, hit_counts.shadow_mode);
+        add(&self.0.total_negative_hits, hit_counts.total_negative_hits);
+        add(&self.0.denied_requests, hit_counts.denied_requests);
     }
 
     /// What was added so far.
-    pub fn sum(&self) -> Tally {
+    pub fn sum(&self) -> HitCounts {
         let sum = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
-        Tally {
+        HitCounts {
             total_hits: sum(&self.0.total_hits),
             over_limit: sum(&self.0.over_limit),
             over_limit_with_local_cache: sum(&self.0.over_limit_with_local_cache),
