@@ -20,7 +20,7 @@ use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::server::{
-    self, Answering, BindError, ListenSettings, Listeners, LockoutAdmin, MakeAnswering, Parts,
+    self, BindError, CoreContext, CoreFactory, ListenSettings, Listeners, LockoutAdmin, Parts,
     RateLimitService, ServeError,
 };
 use crate::settings::Settings;
@@ -173,7 +173,7 @@ impl App {
                 settings.keys.clone(),
                 Arc::clone(&shared.clock),
             ),
-            make_answering: answerers(&settings, stores, shared),
+            core_factory: core_factory(&settings, stores, shared),
         };
         tokio::select! {
             outcome = server::run(&settings.serve, listeners, parts, &supervisor, shutdown) => Ok(outcome?),
@@ -186,7 +186,7 @@ impl App {
 }
 
 /// The factory of what each core answers with.
-fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAnswering> {
+fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<CoreFactory> {
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
@@ -203,7 +203,7 @@ fn answerers(settings: &Settings, stores: Stores, shared: Shared) -> Arc<MakeAns
             modes,
             candidate: tried.as_ref().map(|tried| tried.on(beside)),
         };
-        Answering { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
+        CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })
 }
 

@@ -27,16 +27,16 @@ use super::placement::{Load, Placement};
 use super::service::RateLimitService;
 use crate::supervisor::Supervisor;
 
-/// Makes what a core answers with, on that core and inside its runtime.
-pub type MakeAnswering = dyn Fn() -> Answering + Send + Sync;
+/// Constructor of a core's context, called on that core inside its runtime.
+pub type CoreFactory = dyn Fn() -> CoreContext + Send + Sync;
 
-/// What a core answers with, from its first call to its last.
-pub struct Answering {
+/// Service and life cycle hooks of one core.
+pub struct CoreContext {
     /// Answers calls.
     pub service: RateLimitService,
-    /// What the core waits for before it takes its first connection.
+    /// Resolves when the core may take its first connection.
     pub ready: BoxFuture<'static, ()>,
-    /// What the core does when its last call was answered.
+    /// Work after the last call was answered.
     pub settle: BoxFuture<'static, ()>,
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Cores {
 /// What every core is given.
 #[derive(Clone)]
 pub(super) struct CoreParts {
-    pub(super) make: Arc<MakeAnswering>,
+    pub(super) make: Arc<CoreFactory>,
     pub(super) health: Health,
     pub(super) connections: ConnectionSettings,
     pub(super) shutdown: Shutdown,
@@ -159,7 +159,7 @@ pub(super) fn core_name(index: usize) -> String {
 
 /// Serves the connections that are handed over, until there will be no more and the last one has ended.
 async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
-    let Answering { service, ready, settle } = (parts.make)();
+    let CoreContext { service, ready, settle } = (parts.make)();
     ready.await;
     let service = Arc::new(service.on_core(index, parts.bodies));
     let grpc = Grpc::new(Arc::clone(&service), parts.health.grpc_service(), parts.long);

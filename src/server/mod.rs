@@ -46,7 +46,7 @@ use crate::telemetry::metrics::{Gauge, Metrics};
 
 pub use self::admission::BodyError;
 pub use self::connection::{ConnectionSettings, Shutdown};
-pub use self::cores::{Answering, MakeAnswering};
+pub use self::cores::{CoreContext, CoreFactory};
 pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
@@ -104,7 +104,7 @@ pub struct Parts {
     /// Who is locked out.
     pub lockouts: LockoutAdmin,
     /// Makes what each core answers with.
-    pub make_answering: Arc<MakeAnswering>,
+    pub core_factory: Arc<CoreFactory>,
 }
 
 /// Why the service ended, other than by being told to.
@@ -186,7 +186,7 @@ pub async fn run(
     let threads = settings.threads.unwrap_or_else(available_cores);
     let bodies = Arc::new(UnfinishedBodies::new(threads, MAX_UNFINISHED_BYTES));
     let core_parts = CoreParts {
-        make: parts.make_answering,
+        make: parts.core_factory,
         health: health.clone(),
         connections: settings.connections,
         shutdown: connections.clone(),
