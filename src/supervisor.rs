@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::borrow::Cow;
 
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -45,6 +46,10 @@ pub struct Task {
     ended: oneshot::Receiver<()>,
 }
 
+/// A supervised task that belongs to its owner. Dropping it aborts the task, which is not reported.
+#[derive(Debug)]
+pub struct OwnedTask(AbortHandle);
+
 /// Reports the end of the thread that it is dropped on, unless [`ThreadGuard::disarm`] was called.
 #[derive(Debug)]
 pub struct ThreadGuard {
@@ -60,6 +65,12 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let ends = TaskEnds { ends: receiver, _stop: stop.clone().drop_guard() };
         (Self { ends: sender, stop }, ends)
+    }
+
+    /// A supervisor whose reports only go to the log: for parts that are used without the service.
+    pub fn detached() -> Self {
+        let (ends, _) = unbounded_channel();
+        Self { ends, stop: CancellationToken::new() }
     }
 
     /// Spawns `task` in the current runtime. Its end is reported, with the message of its panic if there is
@@ -87,6 +98,15 @@ impl Supervisor {
         Task { abort, ended }
     }
 
+    /// Spawns `task`, as [`Self::spawn`] does, for as long as the returned value lives.
+    pub fn spawn_owned(
+        &self,
+        name: impl Into<TaskName>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> OwnedTask {
+        OwnedTask(self.spawn(name, task).abort)
+    }
+
     /// Supervises the thread that the guard is moved to.
     pub fn thread(&self, name: impl Into<TaskName>) -> ThreadGuard {
         ThreadGuard { supervisor: self.clone(), thread: name.into(), armed: true }
@@ -94,8 +114,10 @@ impl Supervisor {
 
     /// Reports that `task` has ended, or does nothing any more.
     pub fn report(&self, task: impl Into<TaskName>, cause: impl Into<String>) {
-        // Without a receiver the service is over.
-        self.ends.send(TaskEnd { task: task.into(), cause: cause.into() }).unwrap_or_default();
+        // Without a receiver the service is over, or there is none.
+        if let Err(SendError(end)) = self.ends.send(TaskEnd { task: task.into(), cause: cause.into() }) {
+            tracing::error!(task = %end.task, cause = end.cause, "task ended without a supervisor");
+        }
     }
 }
 
@@ -114,6 +136,12 @@ impl Task {
     pub async fn stop(self) {
         self.abort.abort();
         self.ended.await.unwrap_or_default();
+    }
+}
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -176,6 +204,27 @@ mod tests {
         assert!(gone.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed));
         supervisor.report("other", "returned");
         assert_eq!(ends.first().await.task, "other");
+    }
+
+    #[tokio::test]
+    async fn an_owned_task_is_reported_when_it_ends_and_not_when_its_owner_does() {
+        let (supervisor, mut ends) = Supervisor::new();
+        let (owned, gone) = oneshot::channel::<()>();
+        let dropped = supervisor.spawn_owned("dropped", async move {
+            let _owned = owned;
+            std::future::pending().await
+        });
+        drop(dropped);
+        gone.await.unwrap_err();
+        let _held = supervisor.spawn_owned("held", async { panic!("by request") });
+        assert_eq!(ends.first().await.to_string(), "held ended unexpectedly: panicked: by request");
+    }
+
+    #[tokio::test]
+    async fn tasks_of_a_detached_supervisor_run() {
+        let (done, ended) = oneshot::channel();
+        Supervisor::detached().spawn("short", async move { done.send(()).unwrap() });
+        ended.await.unwrap();
     }
 
     #[tokio::test]

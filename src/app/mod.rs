@@ -26,7 +26,7 @@ use crate::server::{
 use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
-use crate::telemetry::logs::LogWriter;
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::{Gauge, Metrics};
 use crate::tls::TlsError;
 
@@ -147,10 +147,19 @@ impl App {
         [self.provider.clone()].into_iter().chain(candidate).collect()
     }
 
-    /// Supervises the thread that writes the process' log, and counts the lines that it drops.
-    pub fn watch_log(&self, writer: &mut LogWriter) {
-        self.supervisor.spawn("log writer", writer.ended());
-        let dropped = writer.dropped();
+    /// Supervises a task of the process that must last as long as the service: its end ends [`Self::run`].
+    pub fn supervise(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.supervisor.spawn(name, task);
+    }
+
+    /// Supervises the threads that write the process' log and send its spans, and counts the lines that the
+    /// first one drops.
+    pub fn watch_telemetry(&self, telemetry: &mut Telemetry) {
+        self.supervise("log writer", telemetry.logs.writer.ended());
+        if let Some(traces) = &mut telemetry.traces {
+            self.supervise("trace exporter", traces.ended());
+        }
+        let dropped = telemetry.logs.writer.dropped();
         let dropped = move || usize::try_from(dropped()).unwrap_or(usize::MAX);
         self.shared.metrics.watch(Gauge::LogLinesDropped, dropped);
     }
@@ -221,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn the_service_ends_when_a_task_that_it_needs_has_ended() {
         let app = start().await;
-        app.supervisor.spawn("helper", async { panic!("by request") });
+        app.supervise("helper", async { panic!("by request") });
         let error = app.run(Shutdown::default()).await.unwrap_err();
         assert_eq!(error.to_string(), "helper ended unexpectedly: panicked: by request");
     }

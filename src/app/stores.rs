@@ -111,7 +111,7 @@ async fn open_redis(
     if let Some(denials) = &denials {
         watch_denials(denials, metrics);
     }
-    let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials)?;
+    let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials, supervisor)?;
     if let Some(patience) = settings.startup_max {
         redis.store().ready(patience).await.map_err(|source| StartError::RedisAbsent { patience, source })?;
     }

@@ -1,6 +1,7 @@
 //! `tollgate serve`: a process around [`App`].
 
 use std::ffi::OsStr;
+use std::io;
 use std::path::Path;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -25,7 +26,6 @@ pub(super) fn run(raw: &RawSettings, program: &OsStr) -> anyhow::Result<Exit> {
     }
     process::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.spawn(process::return_memory());
     let outcome = runtime.block_on(serve(settings, &mut telemetry, program));
     // A blocking read of rules that hangs must not keep the process.
     runtime.shutdown_background();
@@ -35,17 +35,20 @@ pub(super) fn run(raw: &RawSettings, program: &OsStr) -> anyhow::Result<Exit> {
 async fn serve(settings: Settings, telemetry: &mut Telemetry, program: &OsStr) -> anyhow::Result<Exit> {
     // Before the first socket: a program that sees the service listen may send a signal, whose default is
     // to end the process at once.
-    let signals = Signals::install()?;
-    let shutdown = Shutdown::default();
-    let reload = signals.serve(shutdown.clone(), telemetry.logs.level.clone());
+    let mut signals = Signals::install()?;
     let app = tokio::select! {
         app = App::start(settings) => app?,
-        () = shutdown.drain.cancelled() => return Ok(Exit::Done),
+        () = signals.stop() => return Ok(Exit::Done),
     };
-    reload.serve(app.providers());
-    app.watch_log(&mut telemetry.logs.writer);
+    app.watch_telemetry(telemetry);
+    app.supervise("memory return", process::return_memory());
     banner::show(&app, program);
-    app.run(shutdown).await?;
+    let (shutdown, providers) = (Shutdown::default(), app.providers());
+    // In one task: no end of the one goes unnoticed by the other.
+    tokio::select! {
+        outcome = app.run(shutdown.clone()) => outcome?,
+        () = signals.handle(&shutdown, &providers, &telemetry.logs.level) => {}
+    }
     Ok(Exit::Done)
 }
 
@@ -58,11 +61,8 @@ struct Signals {
     log_as_configured: Signal,
 }
 
-/// The handler of SIGHUP.
-struct Reload(Signal);
-
 impl Signals {
-    fn install() -> std::io::Result<Self> {
+    fn install() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -72,44 +72,32 @@ impl Signals {
         })
     }
 
-    /// Has SIGTERM and SIGINT drain the service, and the second one end it at once. SIGUSR1 raises the log
-    /// level by one step, SIGUSR2 resets it.
-    fn serve(self, shutdown: Shutdown, level: LogLevel) -> Reload {
-        let Self { mut terminate, mut interrupt, hangup, mut log_more, mut log_as_configured } = self;
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    Some(()) = log_more.recv() => level.raise(),
-                    Some(()) = log_as_configured.recv() => level.reset(),
-                    else => return,
-                }
+    /// Waits for SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Has SIGTERM and SIGINT drain the service, and the second one end it at once. SIGHUP reads all rules
+    /// again, SIGUSR1 raises the log level by one step, SIGUSR2 resets it. Never ends.
+    async fn handle(&mut self, shutdown: &Shutdown, providers: &[Handle], level: &LogLevel) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => stop_harder(shutdown),
+                _ = self.interrupt.recv() => stop_harder(shutdown),
+                _ = self.hangup.recv() => providers.iter().for_each(Handle::reload),
+                _ = self.log_more.recv() => level.raise(),
+                _ = self.log_as_configured.recv() => level.reset(),
             }
-        });
-        tokio::spawn(async move {
-            either(&mut terminate, &mut interrupt).await;
-            shutdown.drain.cancel();
-            either(&mut terminate, &mut interrupt).await;
-            shutdown.now.cancel();
-        });
-        Reload(hangup)
+        }
     }
 }
 
-impl Reload {
-    /// Has SIGHUP read all rules again.
-    fn serve(self, providers: Vec<Handle>) {
-        let Self(mut hangup) = self;
-        tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                providers.iter().for_each(Handle::reload);
-            }
-        });
+fn stop_harder(shutdown: &Shutdown) {
+    if shutdown.drain.is_cancelled() {
+        shutdown.now.cancel();
     }
-}
-
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
-    }
+    shutdown.drain.cancel();
 }

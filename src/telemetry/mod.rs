@@ -28,17 +28,10 @@ pub enum TelemetryError {
 /// Logs and traces of a process. Dropping it sends the last spans and writes the last lines.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// Dropped first: what goes wrong with the last spans is logged.
-    traces: Option<Traces>,
+    /// Spans on their way to a collector. Dropped first: what goes wrong with the last ones is logged.
+    pub traces: Option<Traces>,
     /// The log.
     pub logs: Logs,
-}
-
-impl Telemetry {
-    /// Whether spans are sent to a collector.
-    pub const fn has_traces(&self) -> bool {
-        self.traces.is_some()
-    }
 }
 
 /// Writes the process' logs and panics to stderr and, where there are settings for it, sends its spans to a

@@ -17,6 +17,7 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanData, SpanExporter};
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::oneshot;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
@@ -68,6 +69,8 @@ pub enum Protocol {
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
+    /// Resolves when the SDK's thread that sends batches has ended.
+    ended: Option<oneshot::Receiver<()>>,
     /// A thread of its own, so that the cores that serve calls do not export.
     runtime: Option<Runtime>,
 }
@@ -80,16 +83,29 @@ impl Traces {
             .thread_name("tollgate-traces")
             .enable_all()
             .build()?;
+        let (alive, ended) = oneshot::channel();
         let exporter = InRuntime {
             exporter: Arc::new(exporter(settings, &runtime)?),
             runtime: runtime.handle().clone(),
+            _alive: alive,
         };
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sampling_rate))))
             .with_resource(resource(&settings.service))
             .build();
-        Ok(Self { provider, runtime: Some(runtime) })
+        Ok(Self { provider, ended: Some(ended), runtime: Some(runtime) })
+    }
+
+    /// Waits for the end of the thread that sends batches, which is unexpected: it runs until this is dropped.
+    pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let ended = self.ended.take();
+        async move {
+            match ended {
+                Some(ended) => ended.await.unwrap_or_default(),
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Takes the spans of this crate, and nothing else.
@@ -167,6 +183,8 @@ fn resource(service: &Service) -> Resource {
 struct InRuntime {
     exporter: Arc<opentelemetry_otlp::SpanExporter>,
     runtime: Handle,
+    /// Dropped with the SDK's thread, which owns the exporter.
+    _alive: oneshot::Sender<()>,
 }
 
 impl SpanExporter for InRuntime {
@@ -193,5 +211,24 @@ impl SpanExporter for InRuntime {
         if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
             exporter.set_resource(resource);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_thread_that_sends_batches_is_seen() {
+        let settings = TraceSettings {
+            endpoint: "http://127.0.0.1:1".to_owned(),
+            protocol: Protocol::Http,
+            sampling_rate: 1.0,
+            service: Service { name: "limits".to_owned(), namespace: None, instance_id: None },
+        };
+        let mut traces = Traces::start(&settings).unwrap();
+        let ended = traces.ended();
+        traces.provider.shutdown_with_timeout(FLUSH_TIMEOUT).unwrap();
+        ended.await;
     }
 }

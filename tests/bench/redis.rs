@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tollgate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings};
 use tollgate::store::{Charge, Store as _};
+use tollgate::supervisor::Supervisor;
 
 const THREADS: usize = 2;
 const LASTING: Duration = Duration::from_secs(4);
@@ -202,7 +203,8 @@ fn main() {
     }
     for case in CASES {
         let denials = Some(Arc::new(Denials::new(16 << 20)));
-        let redis = Arc::new(Redis::watch(settings.clone(), None, denials).expect("no files"));
+        let supervisor = Supervisor::detached();
+        let redis = Arc::new(Redis::watch(settings.clone(), None, denials, &supervisor).expect("no files"));
         // Counters that are new cost more: they are made first.
         run(case, &redis, LASTING);
         server.reset_counts();

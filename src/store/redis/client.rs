@@ -16,6 +16,7 @@ use super::settings::ServerClock;
 use super::status::Nodes;
 use super::wire::{FredWire, Wire, Words, in_words};
 use super::{Endpoint, Login, RedisSettings};
+use crate::supervisor::Supervisor;
 use crate::tls::TlsError;
 
 /// Upper bound on the time from a connection that stands to the reply to its first commands.
@@ -49,6 +50,7 @@ const PROBE_KEY: &[u8] = b"tollgate:permission-probe";
 pub(super) struct Access {
     pub(super) settings: RedisSettings,
     pub(super) clock: ServerClock,
+    pub(super) supervisor: Supervisor,
     /// State of the nodes, as all cores see it.
     pub(super) nodes: Nodes,
     tls: Option<TlsConnector>,
@@ -67,12 +69,17 @@ pub(super) trait Network: Send + Sync {
 
 impl Access {
     /// Reads the files that TLS needs, where it is asked for.
-    pub(super) fn new(settings: RedisSettings, clock: ServerClock) -> Result<Arc<Self>, TlsError> {
+    pub(super) fn new(
+        settings: RedisSettings,
+        clock: ServerClock,
+        supervisor: &Supervisor,
+    ) -> Result<Arc<Self>, TlsError> {
         let config = settings.tls.as_ref().map(|tls| tls.config()).transpose()?;
         let tls = config.map(TlsConnector::from);
         Ok(Arc::new(Self {
             settings,
             clock,
+            supervisor: supervisor.clone(),
             nodes: Nodes::default(),
             tls,
             #[cfg(test)]
@@ -86,8 +93,17 @@ impl Access {
         settings: RedisSettings,
         clock: ServerClock,
         network: Arc<dyn Network>,
+        supervisor: &Supervisor,
     ) -> Arc<Self> {
-        Arc::new(Self { settings, clock, nodes: Nodes::default(), tls: None, network: Some(network) })
+        let supervisor = supervisor.clone();
+        Arc::new(Self {
+            settings,
+            clock,
+            supervisor,
+            nodes: Nodes::default(),
+            tls: None,
+            network: Some(network),
+        })
     }
 }
 

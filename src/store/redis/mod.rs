@@ -53,6 +53,7 @@ pub use self::status::NodeSnapshot;
 use self::topology::Topology;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
+use crate::supervisor::Supervisor;
 use crate::tls::TlsError;
 
 /// What every core's store is made from: what is known of the servers is known to all of them.
@@ -67,7 +68,7 @@ pub struct Redis {
 impl Redis {
     /// Begins to ask where the servers are, in the runtime it is called in, for as long as this or a
     /// store lives. Limits per second are counted in `per_second`, where there is one. What `denials`
-    /// know is not asked about.
+    /// know is not asked about. Tasks are reported to `supervisor` if they end.
     ///
     /// # Errors
     /// Where TLS is asked for: a file that is of no use, and why.
@@ -75,8 +76,9 @@ impl Redis {
         all: RedisSettings,
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
+        supervisor: &Supervisor,
     ) -> Result<Self, TlsError> {
-        Self::watch_by(ServerClock::Own, all, per_second, denials)
+        Self::watch_by(ServerClock::Own, all, per_second, denials, supervisor)
     }
 
     fn watch_by(
@@ -84,9 +86,10 @@ impl Redis {
         all: RedisSettings,
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
+        supervisor: &Supervisor,
     ) -> Result<Self, TlsError> {
         let watch = |settings| {
-            let access = Access::new(settings, clock)?;
+            let access = Access::new(settings, clock, supervisor)?;
             let topology = Topology::watch(&access);
             Ok((access, topology))
         };
@@ -134,12 +137,12 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// A store of its own for one runtime. See [`Redis::watch`] and [`Redis::store`].
+    /// A store of its own for one runtime, without a supervisor. See [`Redis::watch`] and [`Redis::store`].
     ///
     /// # Errors
     /// As with [`Redis::watch`].
     pub fn connect(settings: &RedisSettings) -> Result<Self, TlsError> {
-        Ok(Redis::watch(settings.clone(), None, None)?.store())
+        Ok(Redis::watch(settings.clone(), None, None, &Supervisor::detached())?.store())
     }
 
     /// The same, going by the time that callers pass in where production goes by the server's: for tests of
@@ -149,7 +152,8 @@ impl RedisStore {
     /// As with [`Redis::watch`].
     #[doc(hidden)]
     pub fn connect_by_callers_clock(settings: &RedisSettings) -> Result<Self, TlsError> {
-        Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None)?.store())
+        let supervisor = Supervisor::detached();
+        Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None, &supervisor)?.store())
     }
 
     /// The same servers over the same connections, and in the same batches, with other `denials`: for

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 use smallvec::smallvec;
 use tokio::sync::watch;
 use tokio::time::{self, Instant};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Endpoint;
 use super::batch::Asks;
@@ -19,6 +18,7 @@ use super::shard::Shard;
 use super::slots::Redirection;
 use super::topology::{Map, Topology};
 use crate::store::StoreError;
+use crate::supervisor::OwnedTask;
 
 /// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
 const MAX_REDIRECTIONS: usize = 5;
@@ -30,7 +30,7 @@ const READY_POLL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Servers {
     known: Arc<Known>,
-    _follower: AbortOnDropHandle<()>,
+    _follower: OwnedTask,
 }
 
 #[derive(Debug)]
@@ -66,7 +66,8 @@ impl Servers {
             guests: Mutex::default(),
         });
         known.follow(&known.route.load().map);
-        let follower = AbortOnDropHandle::new(tokio::spawn(follow(Arc::clone(&known), map)));
+        let follower =
+            access.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&known), map));
         Self { known, _follower: follower }
     }
 

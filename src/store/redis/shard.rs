@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::{self, Instant};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Endpoint;
 use super::batch::Asks;
@@ -18,6 +17,7 @@ use super::wire::Words;
 use super::worker::{Connection, Worker};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
+use crate::supervisor::OwnedTask;
 
 /// Upper bound on the time for which the TTLs of the last counters are waited for.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ pub(super) struct Shard {
     link: Arc<Link>,
     connection: watch::Receiver<Connection>,
     call_timeout: Duration,
-    _worker: AbortOnDropHandle<()>,
+    _worker: OwnedTask,
 }
 
 impl Shard {
@@ -42,7 +42,7 @@ impl Shard {
         let worker =
             Worker::new(server.clone(), Arc::clone(access), Arc::clone(&queue), Arc::clone(&link), sender);
         let call_timeout = access.settings.call_timeout;
-        let worker = AbortOnDropHandle::new(tokio::spawn(worker.run()));
+        let worker = access.supervisor.spawn_owned(format!("Redis worker for {server}"), worker.run());
         Self { server, queue, link, connection, call_timeout, _worker: worker }
     }
 

@@ -14,13 +14,13 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::agreement::{Agreement, View};
 use super::client::{Access, query};
 use super::reply::Reply;
 use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
+use crate::supervisor::OwnedTask;
 
 /// Bound on one answer, connecting included. Slow Sentinels are as good as quick ones.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ const MAX_NODES_ASKED: usize = 3;
 pub(super) struct Topology {
     map: watch::Receiver<Arc<Map>>,
     refresh: Arc<Notify>,
-    _refresher: Option<Arc<AbortOnDropHandle<()>>>,
+    _refresher: Option<Arc<OwnedTask>>,
 }
 
 /// Which server counts what.
@@ -77,7 +77,7 @@ impl Topology {
         let refresher = discovers.then(|| {
             let publisher = Publisher { map: sender, in_trouble: false };
             let task = keep_fresh(Arc::clone(access), publisher, Arc::clone(&refresh));
-            Arc::new(AbortOnDropHandle::new(tokio::spawn(task)))
+            Arc::new(access.supervisor.spawn_owned("Redis topology refresh", task))
         });
         Self { map, refresh, _refresher: refresher }
     }

@@ -16,19 +16,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint};
-use super::client::Access;
+use super::client::{Access, Network};
 use super::settings::ServerClock;
 use super::topology::Topology;
-use super::{Credentials, Deployment, Redis, RedisSettings, RedisStore};
+use super::wire::Wire;
+use super::{Credentials, Deployment, Endpoint, Redis, RedisSettings, RedisStore};
 use crate::engine::algorithm::group::Outcome;
 use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use crate::store::{Charge, Store, StoreError};
+use crate::supervisor::Supervisor;
 
 /// The seeds of the normal suite.
 const SEEDS: u64 = 150;
@@ -111,6 +114,10 @@ async fn run(seed: u64) {
 }
 
 fn store(world: &World, kind: Kind) -> RedisStore {
+    store_over(Arc::new(InMemory(Arc::clone(world))), kind, &Supervisor::detached())
+}
+
+fn store_over(network: Arc<dyn Network>, kind: Kind, supervisor: &Supervisor) -> RedisStore {
     let all = || (0..NODES).map(endpoint).collect();
     let deployment = match kind {
         Kind::Single => Deployment::Single(endpoint(0)),
@@ -129,10 +136,33 @@ fn store(world: &World, kind: Kind) -> RedisStore {
         call_timeout: CALL_TIMEOUT,
         expiration_jitter_max_secs: 0,
     };
-    let access = Access::in_memory(settings, ServerClock::Own, Arc::new(InMemory(Arc::clone(world))));
+    let access = Access::in_memory(settings, ServerClock::Own, network, supervisor);
     let topology = Topology::watch(&access);
     let redis = Redis { all: (access, topology), per_second: None, denials: None, listing: Arc::default() };
     RedisStore { tasks: TaskTracker::new(), ..redis.store() }
+}
+
+/// A network whose connections end the task that opens one.
+struct Panics;
+
+impl Network for Panics {
+    fn connect(&self, _: &Endpoint) -> BoxFuture<'static, Result<Box<dyn Wire>, String>> {
+        panic!("by request")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_the_store_that_ends_is_reported() {
+    for (kind, task) in [
+        (Kind::Single, format!("Redis worker for {}", endpoint(0))),
+        (Kind::Sentinel, "Redis topology refresh".to_owned()),
+        (Kind::Cluster, "Redis topology refresh".to_owned()),
+    ] {
+        let (supervisor, mut ends) = Supervisor::new();
+        let _store = store_over(Arc::new(Panics), kind, &supervisor);
+        let end = timeout(CALL_TIMEOUT * 20, ends.first()).await.unwrap();
+        assert_eq!((&*end.task, &*end.cause), (&*task, "panicked: by request"));
+    }
 }
 
 fn charge(key: Bytes, hits: u32, mode: ChargeMode) -> Charge {
