@@ -44,6 +44,7 @@ mod redis_lockouts;
 mod redis_servers;
 mod redis_topology;
 mod server;
+mod signals;
 mod simulation;
 mod store;
 mod store_faults;

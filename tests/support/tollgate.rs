@@ -71,7 +71,13 @@ impl Tollgate {
         service
     }
 
-    fn launch(ulimit: &str, rules: &[(&str, &str)], environment: &[(&str, &str)], to: Output) -> Self {
+    /// The same, not waited for.
+    pub(crate) fn launch(
+        ulimit: &str,
+        rules: &[(&str, &str)],
+        environment: &[(&str, &str)],
+        to: Output,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for (name, text) in rules {
             write_rule_file(dir.path(), name, text);
