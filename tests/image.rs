@@ -1,0 +1,131 @@
+//! The container image: its contents, and that it serves as unprivileged as a cluster allows.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::support::pod::{Image, Pod, run, variables};
+
+const RULES: &str = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: 2/hour\n";
+
+#[test]
+fn the_image_has_the_program_and_what_it_needs() {
+    let image = Image::build();
+    assert_eq!(image.config["User"], "65534:65534");
+    assert_eq!(image.config["Entrypoint"], json!(["/bin/tollgate"]));
+    assert_eq!(image.config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(fs::read_link(image.root.join("bin/ratelimit")).unwrap(), Path::new("tollgate"));
+    let certificates = fs::read_to_string(image.root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+    assert!(certificates.contains("BEGIN CERTIFICATE"));
+    assert!(image.root.join("data/ratelimit/config").is_dir());
+    // Any user of the cluster's choice can read everything, and nobody but root can write.
+    let others = ["!", "-type", "l", "!", "-perm", "0644", "!", "-perm", "0755"];
+    assert_eq!(run(Command::new("find").arg(&image.root).args(others)), "");
+}
+
+#[test]
+fn the_bill_of_materials_lists_every_crate_that_is_linked() {
+    let image = Image::build();
+    let inside = fs::read(image.root.join("usr/share/doc/tollgate/sbom.cdx.json")).unwrap();
+    assert_eq!(fs::read(image.archive.with_extension("tar.cdx.json")).unwrap(), inside);
+    let bom: Value = serde_json::from_slice(&inside).unwrap();
+    assert_eq!(bom["metadata"]["component"]["name"], "tollgate");
+    let components = bom["components"].as_array().unwrap();
+    let component = |name: &str| components.iter().find(|component| component["name"] == name);
+    for name in ["tonic", "fred", "rustls", "mimalloc", "libc6"] {
+        let found = component(name).unwrap_or_else(|| panic!("{name} is not listed"));
+        assert!(found["purl"].as_str().unwrap().starts_with("pkg:"), "{found}");
+    }
+    // Development dependencies are not in the program.
+    for name in ["proptest", "envoy-types", "rcgen"] {
+        assert!(component(name).is_none(), "{name}");
+    }
+    let unhashed = |component: &&Value| {
+        component["purl"].as_str().unwrap().starts_with("pkg:cargo/") && component["hashes"].is_null()
+    };
+    assert_eq!(components.iter().find(unhashed), None);
+}
+
+#[test]
+fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
+    let (first, second) = (Image::build(), Image::build());
+    let bytes = fs::read(&first.archive).unwrap();
+    assert!(bytes == fs::read(&second.archive).unwrap(), "two builds differ");
+
+    // A program for the other architecture, as far as its header says.
+    let program = first.root.join("bin/tollgate");
+    let mut elf = fs::read(&program).unwrap();
+    let machine = if elf[18] == 62 { 183 } else { 62 };
+    elf[18] = machine;
+    fs::write(&program, elf).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/image/oci.py");
+    let dir = first.directory("joined");
+    let (other, joined) = (dir.join("other.tar"), dir.join("joined.tar"));
+    let name = format!("tollgate:{}", env!("CARGO_PKG_VERSION"));
+    run(Command::new(&script)
+        .args(["pack", "--name", &name, "--revision", "unknown", "--created", "0", "--level", "1"])
+        .arg("--rootfs")
+        .arg(&first.root)
+        .arg("--output")
+        .arg(&other));
+    run(Command::new(&script).args(["merge", "--output"]).args([&joined, &second.archive, &other]));
+    run(Command::new("tar").arg("-xf").arg(&joined).arg("-C").arg(&dir));
+    let read = |path: &str| -> Value { serde_json::from_slice(&fs::read(dir.join(path)).unwrap()).unwrap() };
+    let outer = read("index.json");
+    let digest = outer["manifests"][0]["digest"].as_str().unwrap().replace(':', "/");
+    let index = read(&format!("blobs/{digest}"));
+    let platforms: Vec<_> = index["manifests"].as_array().unwrap().iter().collect();
+    let mut platforms: Vec<_> =
+        platforms.iter().map(|entry| entry["platform"]["architecture"].as_str().unwrap()).collect();
+    platforms.sort_unstable();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+    // The same platform twice is a mistake.
+    let twice = Command::new(&script)
+        .args(["merge", "--output"])
+        .args([&joined, &second.archive, &second.archive])
+        .output()
+        .unwrap();
+    assert!(!twice.status.success());
+    assert!(String::from_utf8_lossy(&twice.stderr).contains("same architecture"), "{twice:?}");
+}
+
+/// A directory as kubelet mounts a ConfigMap: files are links into a directory that is replaced whole.
+fn config_map(image: &Image, name: &str, text: &str) -> PathBuf {
+    let dir = image.directory(name);
+    let version = dir.join("..2026_11_27");
+    fs::create_dir(&version).unwrap();
+    fs::write(version.join("config.yaml"), text).unwrap();
+    symlink("..2026_11_27", dir.join("..data")).unwrap();
+    symlink("..data/config.yaml", dir.join("config.yaml")).unwrap();
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_serves_without_privileges_with_the_environment_of_istio() {
+    let image = Image::build();
+    let rules = config_map(&image, "rules", RULES);
+    let mut environment = variables(include_str!("data/istio.env"));
+    // No Redis here; everything else is Istio's.
+    environment.push(("BACKEND_TYPE".to_owned(), "memory".to_owned()));
+    let mounts = [(rules.as_path(), "/data/ratelimit/config")];
+    let mut pod = Pod::start(&image, &["/bin/ratelimit"], &environment, &mounts).await;
+    pod.is_healthy("http://127.0.0.1:8080/healthcheck").await;
+
+    for capabilities in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(pod.status(capabilities), "0000000000000000", "{capabilities}");
+    }
+    assert_eq!(pod.status("NoNewPrivs"), "1");
+    // IPv6 and IPv4.
+    for host in ["[::1]", "127.0.0.1"] {
+        assert_eq!(pod.get(&format!("http://{host}:8080/healthcheck")).0, 200, "{host}");
+    }
+    let query = ["query", "-d", "shop", "user=alice", "--address", "[::1]:8081"];
+    let query: Vec<_> = std::iter::once(env!("CARGO_BIN_EXE_tollgate")).chain(query).collect();
+    let answers: Vec<_> = (0..3).map(|_| pod.in_network(&query)).collect();
+    let codes: Vec<_> = answers.iter().map(|answer| answer.lines().next().unwrap_or_default()).collect();
+    assert_eq!(codes, ["OK", "OK", "OVER_LIMIT"], "{answers:?}");
+    assert_eq!(pod.stop().await, Some(0), "{}", pod.process.output());
+}
