@@ -4,7 +4,7 @@ use super::judge::{Code, Decision, Status};
 
 /// How the decision of other rules differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ComparisonOutcome {
     /// Both let the request pass, or both deny it.
     Same,
     /// The others deny what passes.
@@ -13,7 +13,7 @@ pub enum Outcome {
     Looser,
 }
 
-impl Outcome {
+impl ComparisonOutcome {
     /// Its name, in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,7 +28,7 @@ impl Outcome {
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison<'d> {
     /// How they differ.
-    pub outcome: Outcome,
+    pub outcome: ComparisonOutcome,
     /// Where they do, the status that denies, on the one side that does.
     pub denial: Option<&'d Status<'d>>,
     /// Where they do, the status to tell of on the side that lets it pass; `None` where no limit applies
@@ -41,9 +41,9 @@ pub struct Comparison<'d> {
 pub fn compare<'d>(live: &'d Decision<'_>, other: &'d Decision<'_>) -> Comparison<'d> {
     let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) = (live.told(), other.told());
     let (outcome, denial, passing) = match (live.ruled(), other.ruled()) {
-        (Code::Ok, Code::OverLimit) => (Outcome::Stricter, of_other, of_live),
-        (Code::OverLimit, Code::Ok) => (Outcome::Looser, of_live, of_other),
-        (Code::Ok, Code::Ok) | (Code::OverLimit, Code::OverLimit) => (Outcome::Same, None, None),
+        (Code::Ok, Code::OverLimit) => (ComparisonOutcome::Stricter, of_other, of_live),
+        (Code::OverLimit, Code::Ok) => (ComparisonOutcome::Looser, of_live, of_other),
+        (Code::Ok, Code::Ok) | (Code::OverLimit, Code::OverLimit) => (ComparisonOutcome::Same, None, None),
     };
     Comparison { outcome, denial, passing }
 }
@@ -77,14 +77,14 @@ mod tests {
         let denies = || decision(Code::OverLimit, false, 0);
         let shadowed = || decision(Code::Ok, true, 0);
         for (live, other, expected) in [
-            (passes(), passes(), (Outcome::Same, None, None)),
-            (denies(), denies(), (Outcome::Same, None, None)),
-            (shadowed(), denies(), (Outcome::Same, None, None)),
-            (shadowed(), shadowed(), (Outcome::Same, None, None)),
-            (passes(), denies(), (Outcome::Stricter, Some(0), Some(3))),
-            (passes(), shadowed(), (Outcome::Stricter, Some(0), Some(3))),
-            (denies(), passes(), (Outcome::Looser, Some(0), Some(3))),
-            (shadowed(), passes(), (Outcome::Looser, Some(0), Some(3))),
+            (passes(), passes(), (ComparisonOutcome::Same, None, None)),
+            (denies(), denies(), (ComparisonOutcome::Same, None, None)),
+            (shadowed(), denies(), (ComparisonOutcome::Same, None, None)),
+            (shadowed(), shadowed(), (ComparisonOutcome::Same, None, None)),
+            (passes(), denies(), (ComparisonOutcome::Stricter, Some(0), Some(3))),
+            (passes(), shadowed(), (ComparisonOutcome::Stricter, Some(0), Some(3))),
+            (denies(), passes(), (ComparisonOutcome::Looser, Some(0), Some(3))),
+            (shadowed(), passes(), (ComparisonOutcome::Looser, Some(0), Some(3))),
         ] {
             let Comparison { outcome, denial, passing } = compare(&live, &other);
             let remaining = |status: Option<&Status<'_>>| status.map(|status| status.remaining);

@@ -13,7 +13,7 @@ use tracing::Level;
 
 use super::redact;
 use super::sampler::Sampler;
-use crate::engine::compare::{Comparison, Outcome, compare};
+use crate::engine::compare::{Comparison, ComparisonOutcome, compare};
 use crate::engine::{Decision, KeyWriter, Request, Rules, Timestamp};
 use crate::store::{Charge, Reading, Store};
 use crate::telemetry::metrics::CandidateMetrics;
@@ -110,9 +110,9 @@ fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Compariso
     let domains: SmallVec<[_; 2]> = domains.collect();
     let Comparison { outcome, denial, passing } = comparison;
     let (live, candidate) = match outcome {
-        Outcome::Same => return,
-        Outcome::Stricter => ("OK", "OVER_LIMIT"),
-        Outcome::Looser => ("OVER_LIMIT", "OK"),
+        ComparisonOutcome::Same => return,
+        ComparisonOutcome::Stricter => ("OK", "OVER_LIMIT"),
+        ComparisonOutcome::Looser => ("OVER_LIMIT", "OK"),
     };
     let limit = denial.and_then(|status| status.limit);
     tracing::info!(

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use super::add_one;
 use super::series::{Family, Point, counter, gauge, read};
 use crate::engine::Rules;
-use crate::engine::compare::Outcome;
+use crate::engine::compare::ComparisonOutcome;
 
 /// Upper bound on rules with series of differences. Rules come from files and not from requests;
 /// this bounds what many reloads may add up to.
@@ -65,7 +65,7 @@ impl CandidateMetrics {
     }
 
     /// Counts a request that was compared.
-    pub fn record(&self, outcome: Outcome) {
+    pub fn record(&self, outcome: ComparisonOutcome) {
         add_one(self.outcome(outcome));
     }
 
@@ -75,7 +75,7 @@ impl CandidateMetrics {
     }
 
     /// Counts where a difference came from: the domain, which the rules know, and the rule that denies.
-    pub fn record_difference(&self, outcome: Outcome, domain: &str, rule: &str) {
+    pub fn record_difference(&self, outcome: ComparisonOutcome, domain: &str, rule: &str) {
         let outcome = outcome.name();
         let find = |rule| DifferingRef { domain, rule, outcome };
         let (known, has_room) = {
@@ -98,16 +98,16 @@ impl CandidateMetrics {
         self.is_wrong.store(!is_good, Ordering::Relaxed);
     }
 
-    const fn outcome(&self, outcome: Outcome) -> &CachePadded<AtomicU64> {
+    const fn outcome(&self, outcome: ComparisonOutcome) -> &CachePadded<AtomicU64> {
         match outcome {
-            Outcome::Same => &self.same,
-            Outcome::Stricter => &self.stricter,
-            Outcome::Looser => &self.looser,
+            ComparisonOutcome::Same => &self.same,
+            ComparisonOutcome::Stricter => &self.stricter,
+            ComparisonOutcome::Looser => &self.looser,
         }
     }
 
     pub(super) fn families(&self) -> Vec<Family> {
-        let compared = [Outcome::Same, Outcome::Stricter, Outcome::Looser]
+        let compared = [ComparisonOutcome::Same, ComparisonOutcome::Stricter, ComparisonOutcome::Looser]
             .map(|outcome| requests(outcome.name(), read(self.outcome(outcome))));
         let failed = requests("failed", read(&self.failed));
         vec![
@@ -180,10 +180,10 @@ mod tests {
     fn differences_are_told_apart_by_domain_rule_and_direction_up_to_a_bound() {
         let metrics = CandidateMetrics::default();
         for (outcome, rule) in [
-            (Outcome::Stricter, "shop.user"),
-            (Outcome::Looser, "shop.user"),
-            (Outcome::Stricter, "shop.user"),
-            (Outcome::Stricter, "shop.ip"),
+            (ComparisonOutcome::Stricter, "shop.user"),
+            (ComparisonOutcome::Looser, "shop.user"),
+            (ComparisonOutcome::Stricter, "shop.user"),
+            (ComparisonOutcome::Stricter, "shop.ip"),
         ] {
             metrics.record_difference(outcome, "shop", rule);
         }
@@ -194,7 +194,7 @@ mod tests {
             expected.map(|(rest, value)| (format!("tollgate.candidate_differing_requests.{rest}"), value));
         assert_eq!(values(&metrics, name), expected);
         for rule in 0..MAX_RULES + 5 {
-            metrics.record_difference(Outcome::Looser, "shop", &format!("shop.r{rule}"));
+            metrics.record_difference(ComparisonOutcome::Looser, "shop", &format!("shop.r{rule}"));
         }
         let found = values(&metrics, name);
         assert_eq!(found.len(), MAX_RULES + 1);
@@ -207,7 +207,7 @@ mod tests {
         assert!(!metrics.render_prometheus().contains("candidate"));
         let candidate = Arc::new(CandidateMetrics::default());
         metrics.show_candidate(&candidate);
-        candidate.record(Outcome::Same);
+        candidate.record(ComparisonOutcome::Same);
         candidate.record_failure();
         candidate.record_load(false);
         let shown = metrics.render_prometheus();
