@@ -19,7 +19,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::summary::{Failure, Outcome};
+use super::summary::{CallOutcome, Failure};
 use super::target::Target;
 use crate::pb;
 
@@ -169,13 +169,13 @@ impl Connection {
     pub(super) async fn probe(&self, patience: Duration) -> anyhow::Result<()> {
         let nothing = Bytes::from_static(&[0; 5]);
         match timeout(patience, self.ask(nothing)).await {
-            Ok(Outcome::Failed(Failure { code: Code::Unimplemented, message })) => Err(anyhow!(
+            Ok(CallOutcome::Failed(Failure { code: Code::Unimplemented, message })) => Err(anyhow!(
                 "what listens at {} is no rate-limit service: {message}\n--address says where the service \
                  listens for gRPC; its port for HTTP is another one.",
                 self.target
             )),
             // Every other error is counted in the report.
-            Ok(Outcome::Admitted | Outcome::Denied | Outcome::Failed(_)) | Err(_) => Ok(()),
+            Ok(CallOutcome::Admitted | CallOutcome::Denied | CallOutcome::Failed(_)) | Err(_) => Ok(()),
         }
     }
 
@@ -185,12 +185,12 @@ impl Connection {
     }
 
     /// Sends a request in gRPC's frame, and reads the answer.
-    async fn ask(&self, request: Bytes) -> Outcome {
+    async fn ask(&self, request: Bytes) -> CallOutcome {
         match self.exchange(request).await {
-            Ok(overall_code) if overall_code == pb::Code::Ok as i32 => Outcome::Admitted,
-            Ok(overall_code) if overall_code == pb::Code::OverLimit as i32 => Outcome::Denied,
-            Ok(_) => Outcome::Failed(Failure::new(Code::Unknown, "the answer has no overall code")),
-            Err(failure) => Outcome::Failed(failure),
+            Ok(overall_code) if overall_code == pb::Code::Ok as i32 => CallOutcome::Admitted,
+            Ok(overall_code) if overall_code == pb::Code::OverLimit as i32 => CallOutcome::Denied,
+            Ok(_) => CallOutcome::Failed(Failure::new(Code::Unknown, "the answer has no overall code")),
+            Err(failure) => CallOutcome::Failed(failure),
         }
     }
 
@@ -247,7 +247,7 @@ pub(super) enum Busy {
 
 impl Place {
     /// Sends a request in gRPC's frame, and reads the answer.
-    pub(super) async fn ask(self, request: Bytes) -> Outcome {
+    pub(super) async fn ask(self, request: Bytes) -> CallOutcome {
         self.0.ask(request).await
     }
 }

@@ -202,7 +202,7 @@ pub(super) mod tests {
     use clap::Parser;
     use tonic::Code;
 
-    use super::super::summary::{Failure, Outcome};
+    use super::super::summary::{CallOutcome, Failure};
     use super::*;
 
     #[derive(Parser)]
@@ -227,12 +227,12 @@ pub(super) mod tests {
     pub(in crate::bench) fn some_of_everything(measured: &mut Measured) {
         let summary = &mut measured.summary;
         for ms in 1..=10 {
-            let outcome = if ms < 4 { Outcome::Admitted } else { Outcome::Denied };
+            let outcome = if ms < 4 { CallOutcome::Admitted } else { CallOutcome::Denied };
             summary.record(outcome, Duration::from_micros(100) * ms);
         }
         for message in ["no store", "no rules"] {
             let failure = Failure::new(Code::Unavailable, message);
-            summary.record(Outcome::Failed(failure), Duration::ZERO);
+            summary.record(CallOutcome::Failed(failure), Duration::ZERO);
         }
         (summary.ended, summary.decided) = (12, 10);
     }
@@ -291,7 +291,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_run_without_a_decision_is_a_failure() {
-        let error = Outcome::Failed(Failure::new(Code::Unimplemented, "no such method"));
+        let error = CallOutcome::Failed(Failure::new(Code::Unimplemented, "no such method"));
         let failed = report(&[], |measured| measured.summary.record(error, Duration::ZERO)).failure();
         assert_eq!(failed.as_deref(), Some("no request got a decision: UNIMPLEMENTED: no such method"));
         assert_eq!(report(&[], |_| {}).failure().as_deref(), Some("nothing could be sent"));

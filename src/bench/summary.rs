@@ -11,7 +11,7 @@ use super::window::Window;
 
 /// The answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum CallOutcome {
     /// It may pass.
     Admitted,
     /// It is over a limit.
@@ -20,7 +20,7 @@ pub(super) enum Outcome {
     Failed(Failure),
 }
 
-impl Outcome {
+impl CallOutcome {
     fn is_decision(&self) -> bool {
         matches!(self, Self::Admitted | Self::Denied)
     }
@@ -96,7 +96,7 @@ impl Summary {
     }
 
     /// Counts a request that was due at `since` and ends at `now`, for what it is to what is measured.
-    pub(super) fn end(&mut self, window: Window, since: Instant, now: Instant, outcome: Outcome) {
+    pub(super) fn end(&mut self, window: Window, since: Instant, now: Instant, outcome: CallOutcome) {
         if window.contains(now) {
             self.ended += 1;
             self.decided += u64::from(outcome.is_decision());
@@ -107,11 +107,11 @@ impl Summary {
     }
 
     /// Counts what became of a request in the time that `took`.
-    pub(super) fn record(&mut self, outcome: Outcome, took: Duration) {
+    pub(super) fn record(&mut self, outcome: CallOutcome, took: Duration) {
         match outcome {
-            Outcome::Admitted => self.admitted += 1,
-            Outcome::Denied => self.denied += 1,
-            Outcome::Failed(Failure { code, message }) => {
+            CallOutcome::Admitted => self.admitted += 1,
+            CallOutcome::Denied => self.denied += 1,
+            CallOutcome::Failed(Failure { code, message }) => {
                 let first = || Failures { count: 0, example: message };
                 self.failures.entry(code as i32).or_insert_with(first).count += 1;
                 // A refusal may take no time at all, and would make the service look fast.
@@ -230,17 +230,17 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn failed(code: Code, message: &str) -> Outcome {
-        Outcome::Failed(Failure::new(code, message))
+    fn failed(code: Code, message: &str) -> CallOutcome {
+        CallOutcome::Failed(Failure::new(code, message))
     }
 
     #[test]
     fn every_request_is_admitted_or_denied_or_an_error_and_errors_have_an_example() {
         let (mut one, mut other) = (Summary::new(), Summary::new());
-        one.record(Outcome::Admitted, MS);
+        one.record(CallOutcome::Admitted, MS);
         one.record(failed(Code::Unavailable, "first"), MS);
         one.record(failed(Code::Unavailable, "second"), MS);
-        other.record(Outcome::Denied, 2 * MS);
+        other.record(CallOutcome::Denied, 2 * MS);
         other.record(failed(Code::Unavailable, "third"), MS);
         other.record(failed(Code::Internal, "odd"), MS);
         other.unsent = 3;
@@ -257,12 +257,12 @@ mod tests {
         let at = |second: u32| begun + 1_000 * MS * second;
         let window = Window::new(at(1), 2_000 * MS);
         let (mut one, mut other) = (Summary::new(), Summary::new());
-        one.end(window, at(0), at(0), Outcome::Admitted);
-        one.end(window, at(0), at(1), Outcome::Admitted);
-        one.end(window, at(1), at(2), Outcome::Denied);
+        one.end(window, at(0), at(0), CallOutcome::Admitted);
+        one.end(window, at(0), at(1), CallOutcome::Admitted);
+        one.end(window, at(1), at(2), CallOutcome::Denied);
         other.end(window, at(1), at(2), failed(Code::Internal, "odd"));
-        other.end(window, at(1), at(3), Outcome::Admitted);
-        other.end(window, at(2), at(9), Outcome::Denied);
+        other.end(window, at(1), at(3), CallOutcome::Admitted);
+        other.end(window, at(2), at(9), CallOutcome::Denied);
         one.join(other);
         assert_eq!((one.ended, one.decided), (3, 2));
         assert_eq!((one.admitted, one.denied, one.errors()), (1, 2, 1));

@@ -21,7 +21,7 @@ use super::options::{BenchArgs, Loop};
 use super::pacer::Pacer;
 use super::plan::Plan;
 use super::schedule::Schedule;
-use super::summary::{Failure, Outcome, Summary};
+use super::summary::{CallOutcome, Failure, Summary};
 use super::window::Window;
 
 /// Interval between two progress reports of a thread.
@@ -284,7 +284,7 @@ impl Worker {
         };
         let late = |_| {
             let told = format!("no answer within {:?}", self.timeout);
-            Outcome::Failed(Failure::new(Code::DeadlineExceeded, told))
+            CallOutcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
         let outcome = timeout(self.timeout, place.ask(request)).await.unwrap_or_else(late);
         self.summary.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
