@@ -8,7 +8,7 @@ use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::lockout::{Block, LockoutSchedule};
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, Unit, Window};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
@@ -56,14 +56,14 @@ async fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out() {
                 // The later of the two is the wrong one.
                 let (wrong, right) = (begin.max(begin + step), begin.min(begin + step));
                 for _ in 0..5 {
-                    assert_eq!(hit(wrong).await.outcome, Outcome::Charged, "{case}");
+                    assert_eq!(hit(wrong).await.outcome, ChargeOutcome::Charged, "{case}");
                 }
                 let denied = hit(right).await;
-                assert_eq!((denied.outcome, denied.used), (Outcome::Denied, 5), "{case}");
+                assert_eq!((denied.outcome, denied.used), (ChargeOutcome::Denied, 5), "{case}");
                 let wait = i64::try_from(denied.reset.as_secs()).expect("short") + 1;
                 assert!((1..=121).contains(&wait), "{case}: {wait} s");
-                assert_eq!(hit(right + wait / 2).await.outcome, Outcome::Denied, "{case}");
-                assert_eq!(hit(right + wait).await.outcome, Outcome::Charged, "{case}");
+                assert_eq!(hit(right + wait / 2).await.outcome, ChargeOutcome::Denied, "{case}");
+                assert_eq!(hit(right + wait).await.outcome, ChargeOutcome::Charged, "{case}");
             }
         }
     }
@@ -125,9 +125,9 @@ async fn a_bucket_that_is_made_smaller_is_waited_for_no_longer_than_the_smaller_
             let limit = limit(Algorithm::TokenBucket { burst: 0 }, most, Unit::Minute.window());
             read(&*bed.store, hit(name, limit, hits), MIDNIGHT).await
         };
-        assert_eq!(read(60_000, 60_000).await.outcome, Outcome::Charged);
+        assert_eq!(read(60_000, 60_000).await.outcome, ChargeOutcome::Charged);
         let denied = read(6, 1).await;
-        assert_eq!(denied.outcome, Outcome::Denied, "{name}");
+        assert_eq!(denied.outcome, ChargeOutcome::Denied, "{name}");
         assert!(denied.reset <= Duration::from_secs(120), "{name}: {:?}", denied.reset);
     }
 }
@@ -149,13 +149,17 @@ async fn a_cost_of_any_size_is_over_its_limit_and_overflows_nothing() {
                     };
                     let first = ask(u32::MAX).await;
                     let passes = mode == ChargeMode::Overdraft;
-                    assert_eq!(first.outcome == Outcome::Charged, mode != ChargeMode::IfAllowed, "{case}");
+                    assert_eq!(
+                        first.outcome == ChargeOutcome::Charged,
+                        mode != ChargeMode::IfAllowed,
+                        "{case}"
+                    );
                     let is_counted = mode != ChargeMode::IfAllowed;
                     for _ in 0..3 {
                         ask(u32::MAX).await;
                     }
                     let then = ask(1).await;
-                    let is_over = then.outcome == Outcome::Denied || then.used > u64::from(most);
+                    let is_over = then.outcome == ChargeOutcome::Denied || then.used > u64::from(most);
                     assert_eq!(is_over, is_counted, "{case}: {then:?}, {passes}");
                     if !passes {
                         assert!(first.reset >= Duration::from_secs(1), "{case}: {first:?}");

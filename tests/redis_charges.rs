@@ -4,7 +4,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Unit, Window};
 use tollgate::store::redis::Denials;
 use tollgate::store::{Charge, Reading, Store, StoreError};
@@ -51,11 +51,11 @@ async fn the_servers_clock_weighs_time_whatever_the_callers_say() {
         // One that is a year ahead takes nothing from the others, and one that is a year behind gets no more.
         let year = Duration::from_secs(31_536_000);
         let ahead = complete(store.charge(&of(9), MIDNIGHT.after(year)).await).expect("a reading");
-        assert_eq!((ahead[0].outcome, ahead[0].used), (Outcome::Charged, 9), "{algorithm:?}");
+        assert_eq!((ahead[0].outcome, ahead[0].used), (ChargeOutcome::Charged, 9), "{algorithm:?}");
         let behind = complete(store.charge(&of(1), MIDNIGHT).await).expect("a reading");
-        assert_eq!((behind[0].outcome, behind[0].used), (Outcome::Charged, 10), "{algorithm:?}");
+        assert_eq!((behind[0].outcome, behind[0].used), (ChargeOutcome::Charged, 10), "{algorithm:?}");
         let denied = complete(store.charge(&of(1), MIDNIGHT).await).expect("a reading");
-        assert_eq!(denied[0].outcome, Outcome::Denied, "{algorithm:?}");
+        assert_eq!(denied[0].outcome, ChargeOutcome::Denied, "{algorithm:?}");
         assert!(denied[0].reset <= Duration::from_secs(7_200), "{algorithm:?}: {:?}", denied[0].reset);
     }
 }
@@ -88,7 +88,7 @@ async fn a_request_that_another_limit_denies_is_told_what_it_would_have_been_tol
             for _ in 0..2 {
                 let also = complete(known.charge(&both, now).await).expect("readings")[1];
                 assert_eq!((also.used, also.reset), (told.used, told.reset), "{algorithm:?}, turn {turn}");
-                let is_withheld = |reading: Reading| reading.outcome == Outcome::Withheld;
+                let is_withheld = |reading: Reading| reading.outcome == ChargeOutcome::Withheld;
                 assert_eq!(is_withheld(also), is_withheld(told), "{algorithm:?}, turn {turn}");
             }
         }
@@ -120,7 +120,7 @@ async fn eight_clients(server: &Redis, limit: Limit) -> Admitted {
         let asked = clients.iter().zip(&charges).map(|(client, charge)| client.charge(charge, now));
         for (hits, readings) in hits.iter().zip(futures_util::future::join_all(asked).await) {
             let reading = complete(readings).expect("a reading")[0];
-            if reading.outcome == Outcome::Charged {
+            if reading.outcome == ChargeOutcome::Charged {
                 admitted.extend((0..*hits).map(|_| now_us));
             }
         }
@@ -194,8 +194,8 @@ async fn the_largest_request_is_decided_as_one() {
         let readings = complete(store.charge(&of(last), MIDNIGHT).await).expect("readings");
         readings.into_iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
     };
-    assert_eq!(outcomes(1).await, vec![(Outcome::Charged, 1); 64 * 8]);
+    assert_eq!(outcomes(1).await, vec![(ChargeOutcome::Charged, 1); 64 * 8]);
     let denied = outcomes(1).await;
-    assert_eq!(denied[64 * 8 - 1], (Outcome::Denied, 1));
-    assert!(denied[..64 * 8 - 1].iter().all(|one| *one == (Outcome::Withheld, 1)));
+    assert_eq!(denied[64 * 8 - 1], (ChargeOutcome::Denied, 1));
+    assert!(denied[..64 * 8 - 1].iter().all(|one| *one == (ChargeOutcome::Withheld, 1)));
 }

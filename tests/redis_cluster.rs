@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time;
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::lockout::{Block, LockoutSchedule};
 use tollgate::engine::{ChargeMode, Enforcement, Hits, Limit, Unit};
 use tollgate::store::redis::{RedisSettings, RedisStore};
@@ -257,7 +257,7 @@ fn three(random: &mut fastrand::Rng) -> [Charge; 3] {
 }
 
 fn passes(readings: &[Reading]) -> bool {
-    readings.iter().all(|reading| reading.outcome == Outcome::Charged)
+    readings.iter().all(|reading| reading.outcome == ChargeOutcome::Charged)
 }
 
 /// Eight clients, ten thousand requests, and callers that leave at any time.
@@ -329,7 +329,7 @@ async fn what_another_slot_denied_is_given_back_and_what_always_counts_stays() {
         let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
         readings.iter().map(|reading| (reading.used, reading.outcome)).collect::<Vec<_>>()
     };
-    use Outcome::{Charged, Denied, Withheld};
+    use ChargeOutcome::{Charged, Denied, Withheld};
     assert_eq!(ask(1).await, [(1, Charged), (1, Charged), (1, Charged)]);
     assert_eq!(ask(1).await, [(1, Withheld), (1, Denied), (2, Charged)]);
     store.settle().await;
@@ -352,9 +352,9 @@ async fn quotas_in_several_slots_deny_only_all_together() {
         let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
         [readings[0].outcome, readings[1].outcome]
     };
-    assert_eq!(ask().await, [Outcome::Charged, Outcome::Charged]);
-    assert_eq!(ask().await, [Outcome::Denied, Outcome::Charged]);
-    assert_eq!(ask().await, [Outcome::Denied, Outcome::Denied]);
+    assert_eq!(ask().await, [ChargeOutcome::Charged, ChargeOutcome::Charged]);
+    assert_eq!(ask().await, [ChargeOutcome::Denied, ChargeOutcome::Charged]);
+    assert_eq!(ask().await, [ChargeOutcome::Denied, ChargeOutcome::Denied]);
 }
 
 #[tokio::test]

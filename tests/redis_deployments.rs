@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::{Algorithm, ChargeMode, Hits, KeyFormat, KeyWriter, Limit, Unit};
 use tollgate::store::lockouts::Lockouts as _;
 use tollgate::store::redis::{self, Credentials, Deployment, Login, RedisSettings, RedisStore};
@@ -185,9 +185,9 @@ async fn limits_per_second_are_counted_in_their_own_redis() {
         let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
         [readings[0].outcome, readings[1].outcome]
     };
-    assert_eq!(ask().await, [Outcome::Charged, Outcome::Charged]);
+    assert_eq!(ask().await, [ChargeOutcome::Charged, ChargeOutcome::Charged]);
     assert_eq!((all.command(["KEYS", "*"]).as_str(), second.len()), ("b/1699920000", 1));
-    assert_eq!(ask().await, [Outcome::Withheld, Outcome::Denied]);
+    assert_eq!(ask().await, [ChargeOutcome::Withheld, ChargeOutcome::Denied]);
     store.settle().await;
     assert_eq!(second.command(["GET", "a/1699920000"]), "1", "what the other one denied is given back");
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit};
 use tollgate::store::redis::{Deployment, Endpoint, RedisSettings};
 use tollgate::store::{Charge, Store, StoreError};
@@ -78,7 +78,7 @@ async fn a_server_that_forgets_the_script_is_told_again_and_counts_once() {
         let charges = ["a/", "b/"].map(|key| Charge { mode: ChargeMode::IfAllowed, limit, ..daily(key) });
         let readings = complete(store.charge(&charges, MIDNIGHT).await).expect("readings");
         assert_eq!(readings.iter().map(|reading| reading.used).collect::<Vec<_>>(), [turn, turn]);
-        assert!(readings.iter().all(|reading| reading.outcome == Outcome::Charged));
+        assert!(readings.iter().all(|reading| reading.outcome == ChargeOutcome::Charged));
     }
 }
 

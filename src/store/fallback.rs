@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::lockouts::Lockouts;
 use super::memory::{MemorySettings, MemoryStore};
 use super::{Charge, Reading, Readings, Store, StoreError};
-use crate::engine::algorithm::group::{Outcome, is_over};
+use crate::engine::algorithm::group::{ChargeOutcome, is_over};
 use crate::engine::{Algorithm, CombinedEnforcement, FailurePolicy, Hits, Limit, Timestamp};
 
 /// Retry delay of a charge that was denied only because the store failed.
@@ -176,7 +176,7 @@ impl Answer<'_> {
     }
 
     fn has_counted(&self) -> bool {
-        let charged = |reading: &Reading| reading.outcome == Outcome::Charged;
+        let charged = |reading: &Reading| reading.outcome == ChargeOutcome::Charged;
         self.source != Source::Rule
             && self.charge.hits != Hits::Add(0)
             && self.reading.as_ref().is_ok_and(charged)
@@ -193,12 +193,12 @@ fn is_denied(answers: &[Answer<'_>]) -> bool {
 }
 
 fn allowed(charge: &Charge, now: Timestamp) -> Reading {
-    Reading { used: 0, outcome: Outcome::Charged, reset: charge.limit.window.remaining(now) }
+    Reading { used: 0, outcome: ChargeOutcome::Charged, reset: charge.limit.window.remaining(now) }
 }
 
 fn denied(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();
-    Reading { used, outcome: Outcome::FailClosed, reset: RETRY_WITHOUT_STORE }
+    Reading { used, outcome: ChargeOutcome::FailClosed, reset: RETRY_WITHOUT_STORE }
 }
 
 /// Readings of a request that is denied whatever its counters hold. An error would hide the denial.
@@ -213,7 +213,7 @@ pub fn without_errors(charges: &[Charge], readings: Readings) -> Readings {
 /// The reading of a charge that failed in a request that is denied without it: nothing is known to be left.
 fn unknown(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();
-    Reading { used, outcome: Outcome::Withheld, reset: RETRY_WITHOUT_STORE }
+    Reading { used, outcome: ChargeOutcome::Withheld, reset: RETRY_WITHOUT_STORE }
 }
 
 #[cfg(test)]
@@ -259,7 +259,7 @@ mod tests {
     }
 
     const fn counted(used: u64) -> Result<Reading, StoreError> {
-        Ok(Reading { used, outcome: Outcome::Charged, reset: Duration::ZERO })
+        Ok(Reading { used, outcome: ChargeOutcome::Charged, reset: Duration::ZERO })
     }
 
     fn failed() -> Result<Reading, StoreError> {
@@ -275,7 +275,7 @@ mod tests {
     /// How many of ten hits pass.
     fn passing(fallback: &Fallback, charge: &Charge) -> usize {
         let quota = u64::from(charge.limit.requests_per_unit);
-        let passes = |reading: Reading| reading.outcome == Outcome::Charged && reading.used <= quota;
+        let passes = |reading: Reading| reading.outcome == ChargeOutcome::Charged && reading.used <= quota;
         (0..10).filter(|_| passes(resolve_one(fallback, charge).expect("a reading"))).count()
     }
 
@@ -302,14 +302,14 @@ mod tests {
     fn each_charge_gets_what_its_rule_says_and_readings_stay() {
         let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
             .map(|policy| charge(5, policy, ChargeMode::Always));
-        let read = Reading { used: 3, outcome: Outcome::Charged, reset: Duration::ZERO };
+        let read = Reading { used: 3, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
         let resolve = |readings: [_; 3]| {
             let charges = charges.clone().map(|charge| Charge { enforcement: Enforcement::Shadow, ..charge });
             fallback(1).resolve(&Refunds::default(), &charges, readings.into_iter().collect(), NOON)
         };
         let readings = resolve([failed(), failed(), Ok(read)]).expect("readings");
-        assert_eq!((readings[0].used, readings[0].outcome), (0, Outcome::Charged));
-        assert_eq!(readings[1].outcome, Outcome::FailClosed);
+        assert_eq!((readings[0].used, readings[0].outcome), (0, ChargeOutcome::Charged));
+        assert_eq!(readings[1].outcome, ChargeOutcome::FailClosed);
         assert_eq!(readings[2], read);
         let error = resolve([failed(), failed(), failed()]).expect_err("the call fails");
         assert!(matches!(&error, StoreError::Unreachable(cause) if cause == "gone"), "{error}");
@@ -331,7 +331,9 @@ mod tests {
                 readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
             });
             match is_denied {
-                true => assert_eq!(outcomes.unwrap(), [(Outcome::Charged, 6), (Outcome::Withheld, 5)]),
+                true => {
+                    assert_eq!(outcomes.unwrap(), [(ChargeOutcome::Charged, 6), (ChargeOutcome::Withheld, 5)])
+                }
                 false => drop(outcomes.expect_err("nothing denies")),
             }
         }
@@ -356,7 +358,7 @@ mod tests {
             let readings = fallback.resolve(&store, &charges, readings, NOON).expect("readings");
             readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
         };
-        use Outcome::{Charged, Denied, Withheld};
+        use ChargeOutcome::{Charged, Denied, Withheld};
         assert_eq!(ask(), [(Charged, 2), (Charged, 2), (Charged, 0), (Charged, 1)]);
         assert!(store.0.lock().is_empty());
         assert_eq!(ask(), [(Withheld, 0), (Charged, 2), (Withheld, 0), (Denied, 1)]);
@@ -377,7 +379,8 @@ mod tests {
             let readings = [failed(), other].into_iter().collect();
             let resolved = fallback.resolve(&Refunds::default(), &charges, readings, NOON);
             assert!(
-                resolved.is_err() || resolved.is_ok_and(|readings| readings[0].outcome == Outcome::Withheld)
+                resolved.is_err()
+                    || resolved.is_ok_and(|readings| readings[0].outcome == ChargeOutcome::Withheld)
             );
         }
         assert_eq!(passing(&fallback, &charges[0]), 1);
@@ -398,8 +401,8 @@ mod tests {
             let readings = fallback.resolve(&Refunds::default(), &both, failing, now).expect("readings");
             readings.iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
         };
-        assert_eq!(ask(0), [(Outcome::Charged, 1), (Outcome::Charged, 1)]);
-        assert_eq!(ask(0), [(Outcome::Withheld, 1), (Outcome::Denied, 1)]);
-        assert_eq!(ask(1), [(Outcome::Charged, 2), (Outcome::Charged, 1)]);
+        assert_eq!(ask(0), [(ChargeOutcome::Charged, 1), (ChargeOutcome::Charged, 1)]);
+        assert_eq!(ask(0), [(ChargeOutcome::Withheld, 1), (ChargeOutcome::Denied, 1)]);
+        assert_eq!(ask(1), [(ChargeOutcome::Charged, 2), (ChargeOutcome::Charged, 1)]);
     }
 }

@@ -66,7 +66,7 @@ impl<'a> Locked<'a> {
     }
 
     /// Adds one strike if any charge of the request was denied.
-    fn tell(&mut self, index: usize, asks: &[GroupCharge], charged: &mut [(Meter, Outcome)]) {
+    fn tell(&mut self, index: usize, asks: &[GroupCharge], charged: &mut [(Meter, ChargeOutcome)]) {
         let is_hit = |ask: &GroupCharge| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
         let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
         if self.was_blocked {
@@ -76,7 +76,7 @@ impl<'a> Locked<'a> {
             return;
         }
         let denied = hits.filter(|(ask, (meter, outcome))| ask.is_over(*meter, *outcome));
-        let denied: SmallVec<[(usize, &mut Outcome); 2]> =
+        let denied: SmallVec<[(usize, &mut ChargeOutcome); 2]> =
             denied.map(|(ask, (_, outcome))| (ask.counter, outcome)).collect();
         if denied.is_empty() {
             return;
@@ -85,14 +85,14 @@ impl<'a> Locked<'a> {
         self.strike = Some(Strike { is_first: self.state.strikes == 0, counters });
         self.state.strike(self.schedule, self.now);
         if self.state.is_blocked(self.now) {
-            denied.into_iter().for_each(|(_, outcome)| *outcome = Outcome::Blocked);
+            denied.into_iter().for_each(|(_, outcome)| *outcome = ChargeOutcome::Blocked);
         }
     }
 }
 
 /// Outcome of a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ChargeOutcome {
     /// Counted.
     Charged,
     /// Not counted, because it does not fit.
@@ -113,13 +113,13 @@ pub fn charge(
     asks: &[GroupCharge],
     meters: &mut [Meter],
     lockouts: &mut [Locked<'_>],
-) -> SmallVec<[(Meter, Outcome); 4]> {
+) -> SmallVec<[(Meter, ChargeOutcome); 4]> {
     let try_charge = |ask: &GroupCharge, meters: &mut [Meter]| {
         let meter = meters.get_mut(ask.counter)?;
         let lockout = ask.lockout.and_then(|index| lockouts.get(index));
         let is_blocked = lockout.is_some_and(|locked| locked.was_blocked);
         let outcome = match is_blocked && matches!(ask.hits, Hits::Add(_)) {
-            true => Outcome::Blocked,
+            true => ChargeOutcome::Blocked,
             false => charge_alone(ask.mode, ask.hits, ask.capacity, meter),
         };
         Some((*meter, outcome))
@@ -131,11 +131,11 @@ pub fn charge(
         combined.add(ask.enforcement, ask.is_over(*meter, *outcome));
     }
     if combined.is_denied() {
-        let in_vain = |(ask, (_, outcome)): (&GroupCharge, &(Meter, Outcome))| {
+        let in_vain = |(ask, (_, outcome)): (&GroupCharge, &(Meter, ChargeOutcome))| {
             if !counts_only_if_allowed(ask.mode, ask.hits) {
                 return try_charge(ask, meters);
             }
-            let outcome = if *outcome == Outcome::Charged { Outcome::Withheld } else { *outcome };
+            let outcome = if *outcome == ChargeOutcome::Charged { ChargeOutcome::Withheld } else { *outcome };
             Some((*meters.get(ask.counter)?, outcome))
         };
         charged = asks.iter().zip(&charged).filter_map(in_vain).collect();
@@ -149,31 +149,33 @@ pub fn charge(
 }
 
 impl GroupCharge {
-    fn is_over(&self, meter: Meter, outcome: Outcome) -> bool {
+    fn is_over(&self, meter: Meter, outcome: ChargeOutcome) -> bool {
         is_over(self.mode, self.hits, meter.used(), self.capacity, outcome)
     }
 }
 
 /// Carries out a charge that is alone in its request.
-pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> Outcome {
+pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> ChargeOutcome {
     match hits {
         Hits::Refund(hits) => meter.refund(hits),
         Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(mode.needs(add), capacity) => {
-            return Outcome::Denied;
+            return ChargeOutcome::Denied;
         }
         Hits::Add(hits) => meter.add(hits),
     }
-    Outcome::Charged
+    ChargeOutcome::Charged
 }
 
 /// Whether a charge with this `outcome`, and `used` hits afterwards, exceeds its limit.
-pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: Outcome) -> bool {
+pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: ChargeOutcome) -> bool {
     match outcome {
-        Outcome::Charged => {
+        ChargeOutcome::Charged => {
             matches!((mode, hits), (ChargeMode::Always, Hits::Add(_))) && used > capacity.into()
         }
-        Outcome::Denied | Outcome::Known | Outcome::FailClosed | Outcome::Blocked => true,
-        Outcome::Withheld => false,
+        ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {
+            true
+        }
+        ChargeOutcome::Withheld => false,
     }
 }
 
@@ -184,7 +186,7 @@ pub const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Outcome::{Charged, Denied, Withheld};
+    use super::ChargeOutcome::{Charged, Denied, Withheld};
     use super::*;
 
     const fn ask(
@@ -210,7 +212,7 @@ mod tests {
         GroupCharge { enforcement, ..of }
     }
 
-    fn check(asks: &[GroupCharge], before: &[u64], outcomes: &[(u64, Outcome)], after: &[u64]) {
+    fn check(asks: &[GroupCharge], before: &[u64], outcomes: &[(u64, ChargeOutcome)], after: &[u64]) {
         let meter =
             |used: &u64| Meter { base: 0, level: *used, low: *used, parts: 1, max_level: u64::MAX, lost: 0 };
         let mut meters: Vec<Meter> = before.iter().map(meter).collect();

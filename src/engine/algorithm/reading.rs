@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::State;
-use super::group::{Outcome, counts_only_if_allowed, is_over};
+use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 
 /// A charge and its time.
@@ -23,7 +23,7 @@ pub struct ChargeContext {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// Outcome of the charge.
-    pub outcome: Outcome,
+    pub outcome: ChargeOutcome,
     /// Hits that count now, including those of this charge if they were counted.
     pub used: u64,
     /// Time until the charge would pass, if it does not; else until its counter is reset.
@@ -32,11 +32,11 @@ pub struct Reading {
 
 impl Reading {
     /// The reading of a charge with this `outcome`, after which its counter has `state`.
-    pub fn of(context: ChargeContext, state: &State, used: u64, outcome: Outcome) -> Self {
+    pub fn of(context: ChargeContext, state: &State, used: u64, outcome: ChargeOutcome) -> Self {
         let ChargeContext { limit, hits, mode, now } = context;
         let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
-            (true, Hits::Add(hits)) if outcome == Outcome::Blocked && fits(hits) => Duration::ZERO,
+            (true, Hits::Add(hits)) if outcome == ChargeOutcome::Blocked && fits(hits) => Duration::ZERO,
             (true, Hits::Add(hits)) => state.wait(mode.needs(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
@@ -48,14 +48,14 @@ impl Reading {
     /// request, or that was not made.
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
-        if !counts_only_if_allowed(mode, hits) || self.outcome != Outcome::Charged {
+        if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged {
             return None;
         }
         // An overdraft is remembered only up to twice the limit: never more is refunded than was counted.
         let is_whole =
             self.used <= 2 * u64::from(limit.capacity()) || limit.algorithm == Algorithm::FixedWindow;
         let refund = if is_whole { add } else { add.min(limit.capacity().saturating_add(1)) };
-        (self.used, self.outcome) = (self.used.saturating_sub(refund.into()), Outcome::Withheld);
+        (self.used, self.outcome) = (self.used.saturating_sub(refund.into()), ChargeOutcome::Withheld);
         Some(refund)
     }
 
@@ -63,7 +63,9 @@ impl Reading {
     /// waits until it does, and no shorter than for the limit.
     pub fn locked_until(self, ends_us: u64, now: Timestamp) -> Self {
         match self.outcome {
-            Outcome::Blocked => Self { reset: self.reset.max(lockout::remaining(ends_us, now)), ..self },
+            ChargeOutcome::Blocked => {
+                Self { reset: self.reset.max(lockout::remaining(ends_us, now)), ..self }
+            }
             _ => self,
         }
     }

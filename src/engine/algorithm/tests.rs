@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use super::group::{Outcome, charge_alone};
+use super::group::{ChargeOutcome, charge_alone};
 use super::*;
 use crate::engine::{ChargeMode, Hits, Unit, Window};
 
@@ -96,7 +96,7 @@ fn check(limit: Limit, steps: &[(u64, u64, u32)], mode: ChargeMode) -> Result<()
             oracle.hits.push((now_us, hits));
         }
         let denied = mode != ChargeMode::Always && !fits;
-        prop_assert_eq!(outcome, if denied { Outcome::Denied } else { Outcome::Charged });
+        prop_assert_eq!(outcome, if denied { ChargeOutcome::Denied } else { ChargeOutcome::Charged });
         prop_assert_eq!(u128::from(meter.used()), oracle.used(limit, now_us));
 
         let wait_us = u64::try_from(state.wait(needed, limit, now).as_micros()).expect("short");
@@ -158,7 +158,7 @@ proptest! {
             now_us += thousandths * window_us / 1_000 + micros;
             let now = Timestamp::from_micros(now_us);
             let mut meter = state.load(limit, now);
-            if hits > 0 && charge_alone(ChargeMode::IfAllowed, Hits::Add(hits), limit.capacity(), &mut meter) == Outcome::Charged {
+            if hits > 0 && charge_alone(ChargeMode::IfAllowed, Hits::Add(hits), limit.capacity(), &mut meter) == ChargeOutcome::Charged {
                 passed.push((now_us, u64::from(hits)));
             }
             state.save(meter, limit, now);
@@ -201,11 +201,11 @@ proptest! {
                 outcome
             };
             if in_vain {
-                if change(&mut with, Hits::Add(hits)) == Outcome::Charged {
+                if change(&mut with, Hits::Add(hits)) == ChargeOutcome::Charged {
                     change(&mut with, Hits::Refund(hits));
                 }
-            } else if change(&mut with, Hits::Add(hits)) == Outcome::Charged {
-                prop_assert_eq!(change(&mut without, Hits::Add(hits)), Outcome::Charged);
+            } else if change(&mut with, Hits::Add(hits)) == ChargeOutcome::Charged {
+                prop_assert_eq!(change(&mut without, Hits::Add(hits)), ChargeOutcome::Charged);
             }
             prop_assert!(with.load(limit, now).used() >= without.load(limit, now).used());
         }
@@ -276,7 +276,7 @@ fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than
                     let mut meter = state.load(limit, now);
                     let outcome = charge_alone(ChargeMode::IfAllowed, Hits::Add(1), 10, &mut meter);
                     state.save(meter, limit, now);
-                    (outcome == Outcome::Charged)
+                    (outcome == ChargeOutcome::Charged)
                         .then_some(())
                         .ok_or_else(|| state.wait(1, limit, now).as_secs())
                 };

@@ -5,14 +5,14 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::algorithm::Reading;
-use super::algorithm::group::{Outcome, is_over};
+use super::algorithm::group::{ChargeOutcome, is_over};
 use super::hit_counts::{HitCounts, StatsRef};
 use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit};
 
 /// What a charge comes to that no store was asked about.
-const UNCHARGED: Reading = Reading { used: 0, outcome: Outcome::Charged, reset: Duration::ZERO };
+const UNCHARGED: Reading = Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
 
 /// What the operator set for every rule at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -282,23 +282,23 @@ fn judge_counter(
 ) -> Verdict {
     let Reading { used, outcome, reset } = reading;
     let hit_counts = match (hits, outcome) {
-        (Hits::Add(hits), Outcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
-        (Hits::Add(hits), Outcome::Denied | Outcome::FailClosed | Outcome::Blocked) => {
+        (Hits::Add(hits), ChargeOutcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
+        (Hits::Add(hits), ChargeOutcome::Denied | ChargeOutcome::FailClosed | ChargeOutcome::Blocked) => {
             HitCounts { total_hits: hits.into(), over_limit: hits.into(), ..HitCounts::default() }
         }
-        (Hits::Add(hits), Outcome::Known) => HitCounts {
+        (Hits::Add(hits), ChargeOutcome::Known) => HitCounts {
             total_hits: hits.into(),
             over_limit: hits.into(),
             over_limit_with_local_cache: hits.into(),
             ..HitCounts::default()
         },
-        (Hits::Add(hits), Outcome::Withheld) => HitCounts { total_hits: hits.into(), ..HitCounts::default() },
+        (Hits::Add(hits), ChargeOutcome::Withheld) => HitCounts { total_hits: hits.into(), ..HitCounts::default() },
         (Hits::Refund(hits), _) => HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() },
     };
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
     // Nothing is left for what is over, though less might still fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
-    let locked_out = outcome == Outcome::Blocked;
+    let locked_out = outcome == ChargeOutcome::Blocked;
     let never_fits = |add: u32| mode.needs(add) > limit.capacity();
     let larger_than_limit = over && !locked_out && matches!(hits, Hits::Add(add @ 2..) if never_fits(add));
     let remaining = u32::try_from(left).unwrap_or(u32::MAX);
@@ -309,11 +309,13 @@ fn judge_counter(
 fn withheld(look: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
     let Hits::Add(add) = hits else { return look };
     match look.outcome {
-        Outcome::Charged | Outcome::Withheld => {
+        ChargeOutcome::Charged | ChargeOutcome::Withheld => {
             let fits = look.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
-            Reading { outcome: if fits { Outcome::Withheld } else { Outcome::Denied }, ..look }
+            Reading { outcome: if fits { ChargeOutcome::Withheld } else { ChargeOutcome::Denied }, ..look }
         }
-        Outcome::Denied | Outcome::Known | Outcome::FailClosed | Outcome::Blocked => look,
+        ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {
+            look
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::engine::rules::{EnforcePercent, NamedLimit, Quota};
 use crate::engine::{ChargeMode, FailurePolicy, Unit};
 
 /// What a store says at 1234 s of a limit per minute.
-const fn reading(used: u64, outcome: Outcome) -> Reading {
+const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
     Reading { used, outcome, reset: Duration::from_secs(26) }
 }
 
@@ -69,7 +69,7 @@ fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect:
         items: [limited(&rule, &counts, hits)].into_iter().collect(),
         denied_by_size: false,
     };
-    let decision = judge(plan, [reading(after, Outcome::Charged)], &Modes::default());
+    let decision = judge(plan, [reading(after, ChargeOutcome::Charged)], &Modes::default());
     let status = &decision.statuses[0];
     let hit_counts = status.counted.as_ref().map(|(_, hit_counts)| *hit_counts);
     let case = format!("limit {requests_per_unit}, {hits:?}, after {after}");
@@ -97,7 +97,7 @@ fn item_25_over_the_limit_is_strictly_more_than_it() {
         let items = [limited(&rule, &counts, Hits::Add(hits))].into_iter().collect();
         let decision = judge(
             Plan { domain_known: true, items, denied_by_size: false },
-            [reading(after, Outcome::Charged)],
+            [reading(after, ChargeOutcome::Charged)],
             &Modes::default(),
         );
         let status = &decision.statuses[0];
@@ -153,9 +153,15 @@ fn a_refund_is_never_denied_and_counts_apart() {
 fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does() {
     let counts = Counts::default();
     for (outcome, mode, code, remaining, expected) in [
-        (Outcome::Denied, Mode::Enforced, Code::OverLimit, 0, hit_counts(3, 3, 0, 0)),
-        (Outcome::Withheld, Mode::Enforced, Code::Ok, 2, hit_counts(3, 0, 0, 0)),
-        (Outcome::Denied, Mode::Shadow, Code::Ok, 0, HitCounts { shadow_mode: 3, ..hit_counts(3, 3, 0, 0) }),
+        (ChargeOutcome::Denied, Mode::Enforced, Code::OverLimit, 0, hit_counts(3, 3, 0, 0)),
+        (ChargeOutcome::Withheld, Mode::Enforced, Code::Ok, 2, hit_counts(3, 0, 0, 0)),
+        (
+            ChargeOutcome::Denied,
+            Mode::Shadow,
+            Code::Ok,
+            0,
+            HitCounts { shadow_mode: 3, ..hit_counts(3, 3, 0, 0) },
+        ),
     ] {
         let rule = rule(10, mode);
         let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
@@ -193,7 +199,7 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
                 D::Regular(over) => (&regular, over),
                 D::Quota(over) => (&quota, over),
             };
-            used.push(reading(if *over { 11 } else { 1 }, Outcome::Charged));
+            used.push(reading(if *over { 11 } else { 1 }, ChargeOutcome::Charged));
             limited(rule, &counts, Hits::Add(1))
         })
         .collect();

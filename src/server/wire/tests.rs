@@ -10,7 +10,7 @@ use super::{
     encode_check, encode_json, json_of_response,
 };
 use crate::engine::algorithm::Reading;
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::judge::judge;
 use crate::engine::plan::plan;
 use crate::engine::rules::{CompileOptions, SourceFile, compile};
@@ -74,7 +74,7 @@ fn decide<'r>(rules: &'r Rules, request: &[u8], counters: &[(u64, u64)]) -> Deci
     assert_eq!(plan.limited().count(), counters.len());
     let reading = |(used, reset_ms): &(u64, u64)| Reading {
         used: *used,
-        outcome: Outcome::Charged,
+        outcome: ChargeOutcome::Charged,
         reset: Duration::from_millis(*reset_ms),
     };
     judge(plan, counters.iter().map(reading), &Modes::default())

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 
 use super::*;
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{
     Algorithm, Calendar, ChargeMode, Enforcement, FailurePolicy, Period, Unit, Window, Zone,
@@ -137,13 +137,13 @@ fn lockouts_stay_under_a_flood_of_counters_and_have_at_most_half_the_room() {
     };
     let outcome =
         |charge: &Charge| store.carry_out(std::slice::from_ref(charge), NOON)[0].clone().unwrap().outcome;
-    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), Outcome::Blocked));
+    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), ChargeOutcome::Blocked));
     for key in 0..20_000 {
         assert!(!is_over(&store, &of_rule(2, key, 10, ChargeMode::Always), NOON));
     }
     // Strikes alone give way to one another before any block does.
-    (1_000..5_000).for_each(|key| assert_eq!(outcome(&denied(key, 9)), Outcome::Charged));
-    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), Outcome::Blocked, "{key}"));
+    (1_000..5_000).for_each(|key| assert_eq!(outcome(&denied(key, 9)), ChargeOutcome::Charged));
+    (0..100).for_each(|key| assert_eq!(outcome(&denied(key, 1)), ChargeOutcome::Blocked, "{key}"));
     let lockouts: usize = store.stripes.iter().map(|stripe| stripe.lock().lockouts.len()).sum();
     assert!((300..=500).contains(&lockouts), "{lockouts}");
     assert!(store.len() <= 1_000);
@@ -268,7 +268,7 @@ fn lifting_a_lockout_clears_the_counters_that_struck_it_and_no_others() {
     used(&store, &charge("apart", Unit::Day, Hits::Add(3)), NOON);
     assert_eq!(
         [outcome("a"), outcome("b"), outcome("a")],
-        [Outcome::Charged, Outcome::Blocked, Outcome::Blocked]
+        [ChargeOutcome::Charged, ChargeOutcome::Blocked, ChargeOutcome::Blocked]
     );
     let look = |key| used(&store, &charge(key, Unit::Day, Hits::Add(0)), NOON);
     assert_eq!([look("a"), look("b"), look("apart")], [Some(11), Some(11), Some(3)]);

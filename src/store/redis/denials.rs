@@ -13,7 +13,7 @@ use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
 use crate::store::{Charge, Reading};
 
@@ -105,7 +105,7 @@ impl Denials {
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
         let wait = |denial: Denial| denial.fits.since(now).min(denial.reset);
         let reset = self.cache.get(&charge.key).map_or(Duration::ZERO, wait);
-        Reading { used: charge.limit.capacity().into(), outcome: Outcome::Known, reset }
+        Reading { used: charge.limit.capacity().into(), outcome: ChargeOutcome::Known, reset }
     }
 
     /// Takes note of what a charge came to at `now`, that was sent at `sent`.
@@ -118,13 +118,13 @@ impl Denials {
             }
             // It is past its limit whatever is added, and so is a look. Where time is weighed, denied hits
             // count for longer than they are denied, and must be counted.
-            (Hits::Add(_), ChargeMode::Always, Outcome::Charged)
+            (Hits::Add(_), ChargeMode::Always, ChargeOutcome::Charged)
                 if reading.used > capacity && charge.limit.algorithm == Algorithm::FixedWindow =>
             {
                 0
             }
             // It may have been denied only because of another charge of its request.
-            (Hits::Add(hits), mode, Outcome::Denied)
+            (Hits::Add(hits), mode, ChargeOutcome::Denied)
                 if reading.used.saturating_add(mode.needs(hits).into()) > capacity =>
             {
                 mode.needs(hits)
@@ -174,7 +174,7 @@ mod tests {
     }
 
     /// As of noon, when a minute begins.
-    const fn reading(used: u64, outcome: Outcome) -> Reading {
+    const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
         Reading { used, outcome, reset: Duration::from_secs(60) }
     }
 
@@ -186,9 +186,9 @@ mod tests {
     fn what_always_counts_is_denied_for_a_second_looks_included() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        denials.learn(&hit, &reading(10, Outcome::Charged), NOON, begun());
+        denials.learn(&hit, &reading(10, ChargeOutcome::Charged), NOON, begun());
         assert!(!denials.know(&hit, NOON, begun()), "the last hit passed");
-        denials.learn(&hit, &reading(11, Outcome::Charged), NOON, begun());
+        denials.learn(&hit, &reading(11, ChargeOutcome::Charged), NOON, begun());
         for hits in [0, 1, 100] {
             let charge = charge(ChargeMode::Always, Hits::Add(hits));
             assert!(denials.know(&charge, later(999), begun() + Duration::from_millis(999)), "{hits}");
@@ -198,7 +198,7 @@ mod tests {
             );
         }
         assert_eq!(denials.reading(&hit, later(999)).reset, Duration::from_millis(59_001));
-        let short = Reading { reset: Duration::from_millis(300), ..reading(11, Outcome::Charged) };
+        let short = Reading { reset: Duration::from_millis(300), ..reading(11, ChargeOutcome::Charged) };
         denials.learn(&hit, &short, NOON, begun());
         assert!(
             denials.know(&hit, later(299), begun() + Duration::from_millis(299))
@@ -215,11 +215,11 @@ mod tests {
         {
             let limit = Limit { algorithm, ..Limit::per(10, Unit::Minute) };
             let hit = Charge { limit, ..charge(ChargeMode::Always, Hits::Add(1)) };
-            denials.learn(&hit, &reading(11, Outcome::Charged), NOON, begun());
+            denials.learn(&hit, &reading(11, ChargeOutcome::Charged), NOON, begun());
             assert!(!denials.know(&hit, NOON, begun()), "{algorithm:?}");
         }
         let twice = charge(ChargeMode::IfAllowed, Hits::Add(6));
-        denials.learn(&twice, &reading(0, Outcome::Denied), NOON, begun());
+        denials.learn(&twice, &reading(0, ChargeOutcome::Denied), NOON, begun());
         assert!(!denials.know(&twice, NOON, begun()), "six fit, though not twice");
     }
 
@@ -227,10 +227,10 @@ mod tests {
     fn what_counts_only_if_allowed_is_denied_for_as_many_hits_or_more() {
         let denials = Denials::new(1 << 20);
         let ask = |hits| charge(ChargeMode::IfAllowed, Hits::Add(hits));
-        denials.learn(&ask(5), &reading(6, Outcome::Denied), NOON, begun());
+        denials.learn(&ask(5), &reading(6, ChargeOutcome::Denied), NOON, begun());
         let known = [0, 1, 4, 5, 6].map(|hits| denials.know(&ask(hits), NOON, begun()));
         assert_eq!(known, [false, false, false, true, true]);
-        denials.learn(&ask(0), &reading(10, Outcome::Denied), NOON, begun());
+        denials.learn(&ask(0), &reading(10, ChargeOutcome::Denied), NOON, begun());
         assert_eq!([0, 1].map(|hits| denials.know(&ask(hits), NOON, begun())), [false, true]);
     }
 
@@ -238,7 +238,7 @@ mod tests {
     fn another_limit_a_refund_and_what_does_not_deny_are_other_questions() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        let over = reading(11, Outcome::Charged);
+        let over = reading(11, ChargeOutcome::Charged);
         denials.learn(&hit, &over, NOON, begun());
         let raised = Limit { requests_per_unit: 20, ..hit.limit };
         let longer = Limit { window: Unit::Hour.window(), ..hit.limit };
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn they_take_no_more_room_than_they_are_given() {
         let denials = Denials::new(100_000);
-        let over = reading(11, Outcome::Charged);
+        let over = reading(11, ChargeOutcome::Charged);
         for number in 0..10_000 {
             let key = Bytes::from(format!("{number:0100}"));
             denials.learn(&Charge { key, ..charge(ChargeMode::Always, Hits::Add(1)) }, &over, NOON, begun());
@@ -275,7 +275,7 @@ mod tests {
     fn a_clock_that_is_set_prolongs_no_denial_and_no_wait() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
-        let over = reading(11, Outcome::Charged);
+        let over = reading(11, ChargeOutcome::Charged);
         for days in [1, 365, 36_500] {
             let ahead = NOON.after(Duration::from_secs(days * 86_400));
             denials.learn(&hit, &over, ahead, begun());

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use tollgate::engine::algorithm::Reading;
-use tollgate::engine::algorithm::group::Outcome;
+use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::judge::judge;
 use tollgate::engine::plan::plan;
 use tollgate::engine::{Descriptor, Entry, Hits, KeyWriter, Modes, Request};
 
 use crate::rules::{ASKED, LAYERS, load};
 
-const READING: Reading = Reading { outcome: Outcome::Charged, used: 42, reset: Duration::from_secs(26) };
+const READING: Reading =
+    Reading { outcome: ChargeOutcome::Charged, used: 42, reset: Duration::from_secs(26) };
 
 fn request(descriptors: usize) -> Request<'static> {
     let descriptor = |(key, value): &(&'static str, &'static str)| Descriptor {

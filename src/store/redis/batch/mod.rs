@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::settings::ServerClock;
-use crate::engine::algorithm::group::{Outcome, counts_only_if_allowed, is_over};
+use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
     ChargeContext, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
 };
@@ -44,7 +44,7 @@ pub(super) struct Ask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RawReading {
     /// `None` where a counter of its request holds what somebody else wrote.
-    outcome: Option<Outcome>,
+    outcome: Option<ChargeOutcome>,
     level: u64,
     more: [i64; 2],
     /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
@@ -74,7 +74,7 @@ impl Ask {
         Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
     }
 
-    fn reading_of_limit(&self, seen: RawReading, outcome: Outcome) -> Reading {
+    fn reading_of_limit(&self, seen: RawReading, outcome: ChargeOutcome) -> Reading {
         let Self { limit, hits, mode, .. } = *self;
         let RawReading { level, more: [one, other], .. } = seen;
         // Which window it is was decided here, and how much time has passed there.
@@ -323,7 +323,7 @@ impl Batch {
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
-                let outcome = Some(Outcome::Charged);
+                let outcome = Some(ChargeOutcome::Charged);
                 Some(reply.as_ref().map(|after| RawReading { outcome, level: used(after), ..unreadable }))
             }
             Place::Call { call, charge, lockout } => {
@@ -403,10 +403,10 @@ fn exact(number: u64) -> f64 {
 fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawReading> {
     let [outcome, level, one, other] = *numbers else { return None };
     let outcome = match outcome {
-        0 => Some(Outcome::Charged),
-        1 => Some(Outcome::Denied),
-        2 => Some(Outcome::Withheld),
-        3 => Some(Outcome::Blocked),
+        0 => Some(ChargeOutcome::Charged),
+        1 => Some(ChargeOutcome::Denied),
+        2 => Some(ChargeOutcome::Withheld),
+        3 => Some(ChargeOutcome::Blocked),
         4 => None,
         _ => return None,
     };

@@ -50,8 +50,8 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
         let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
         for RawReading { outcome, level, .. } in serve(&asks, counters) {
             let outcome = match outcome {
-                Some(Outcome::Charged) => 0,
-                Some(Outcome::Denied) => 1,
+                Some(ChargeOutcome::Charged) => 0,
+                Some(ChargeOutcome::Denied) => 1,
                 _ => 2,
             };
             reply.extend([outcome, i64::try_from(level).expect("few"), 0, 0]);

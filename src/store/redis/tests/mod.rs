@@ -28,7 +28,7 @@ use super::settings::ServerClock;
 use super::topology::Topology;
 use super::wire::Wire;
 use super::{Credentials, Deployment, Endpoint, Redis, RedisSettings, RedisStore};
-use crate::engine::algorithm::group::Outcome;
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
 use crate::store::{Charge, Store, StoreError};
 use crate::supervisor::Supervisor;
@@ -205,7 +205,9 @@ async fn call(store: &Arc<RedisStore>, world: &World, random: &mut fastrand::Rng
             world.lock().answered.entry(counter.clone()).and_modify(|answered| *answered = true);
             let hits = u64::from(hits);
             let told = match answer {
-                Ok(reading) if reading.outcome == Outcome::Charged => Told { counted: hits, unknown: 0 },
+                Ok(reading) if reading.outcome == ChargeOutcome::Charged => {
+                    Told { counted: hits, unknown: 0 }
+                }
                 Err(StoreError::Unanswered(_)) => Told { counted: 0, unknown: hits },
                 Ok(_) | Err(_) => Told::default(),
             };
