@@ -1,6 +1,6 @@
 //! The rate-limit algorithms, in integer arithmetic, so that every store gets the same result.
 //!
-//! Each algorithm has a [`State`]. Loaded for a limit at a time, it yields a [`Meter`]: a level that hits raise.
+//! Each algorithm has a [`CounterState`]. Loaded for a limit at a time, it yields a [`Meter`]: a level that hits raise.
 //! Decisions, also those over several limits ([`group`]), use meters and do not depend on the algorithm.
 
 pub mod fixed_window;
@@ -26,7 +26,7 @@ pub const MAX_SKEW_US: u64 = 1_000_000;
 
 /// What is remembered of the hits of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum CounterState {
     /// See [`fixed_window`].
     FixedWindow(fixed_window::State),
     /// See [`sliding_window`].
@@ -133,7 +133,7 @@ impl Ticks {
     }
 }
 
-impl State {
+impl CounterState {
     /// State before the first hit.
     pub fn empty(algorithm: Algorithm) -> Self {
         match algorithm {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::State;
+use super::CounterState;
 use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 
@@ -32,7 +32,7 @@ pub struct Reading {
 
 impl Reading {
     /// The reading of a charge with this `outcome`, after which its counter has `state`.
-    pub fn of(context: ChargeContext, state: &State, used: u64, outcome: ChargeOutcome) -> Self {
+    pub fn of(context: ChargeContext, state: &CounterState, used: u64, outcome: ChargeOutcome) -> Self {
         let ChargeContext { limit, hits, mode, now } = context;
         let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {

@@ -64,7 +64,7 @@ impl State {
         if left < ticks.window { left } else { ticks.window }
     }
 
-    /// See [`super::State::wait`].
+    /// See [`super::CounterState::wait`].
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         let ticks = Ticks::of(limit, now);
         let (quota, hits) = (u64::from(limit.requests_per_unit), u64::from(hits.max(1)));

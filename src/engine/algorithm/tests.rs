@@ -69,13 +69,13 @@ fn some_steps() -> impl Strategy<Value = Vec<(u64, u64, u32)>> {
 }
 
 /// Whether `hits` would pass `later_us` after `now_us`, if nobody else came.
-fn passes(state: &State, limit: Limit, now_us: u64, later_us: u64, hits: u32) -> bool {
+fn passes(state: &CounterState, limit: Limit, now_us: u64, later_us: u64, hits: u32) -> bool {
     state.clone().load(limit, Timestamp::from_micros(now_us + later_us)).fits(hits.max(1), limit.capacity())
 }
 
 fn check(limit: Limit, steps: &[(u64, u64, u32)], mode: ChargeMode) -> Result<(), TestCaseError> {
     let window_us = u64::from(limit.window.secs()) * SECOND_US;
-    let (mut oracle, mut state) = (Oracle::default(), State::empty(limit.algorithm));
+    let (mut oracle, mut state) = (Oracle::default(), CounterState::empty(limit.algorithm));
     let mut now_us = 1_700_000_000 * SECOND_US;
     for &(thousandths, micros, hits) in steps {
         now_us += thousandths * window_us / 1_000 + micros;
@@ -152,7 +152,7 @@ proptest! {
     #[test]
     fn no_stretch_of_time_sees_more_than_was_promised(limit in some_limit(), steps in some_steps()) {
         let window_us = u64::from(limit.window.secs()) * SECOND_US;
-        let mut state = State::empty(limit.algorithm);
+        let mut state = CounterState::empty(limit.algorithm);
         let (mut now_us, mut passed) = (1_700_000_000 * SECOND_US, Vec::new());
         for (thousandths, micros, hits) in steps {
             now_us += thousandths * window_us / 1_000 + micros;
@@ -189,12 +189,12 @@ proptest! {
     ) {
         // One of two stores takes hits now and then and gives them back a little later.
         let window_us = u64::from(limit.window.secs()) * SECOND_US;
-        let (mut with, mut without) = (State::empty(limit.algorithm), State::empty(limit.algorithm));
+        let (mut with, mut without) = (CounterState::empty(limit.algorithm), CounterState::empty(limit.algorithm));
         let mut now_us = 1_700_000_000 * SECOND_US;
         for (thousandths, hits, in_vain) in steps {
             now_us += thousandths * window_us / 1_000;
             let now = Timestamp::from_micros(now_us);
-            let change = |state: &mut State, hits| {
+            let change = |state: &mut CounterState, hits| {
                 let mut meter = state.load(limit, now);
                 let outcome = charge_alone(ChargeMode::IfAllowed, hits, limit.capacity(), &mut meter);
                 state.save(meter, limit, now);
@@ -220,7 +220,7 @@ fn a_refund_that_comes_late_gives_back_no_more_than_has_not_drained() {
         algorithm: Algorithm::TokenBucket { burst: 10 },
     };
     let at = |millis: u64| Timestamp::from_micros(1_700_000_000 * SECOND_US + millis * 1_000);
-    let mut state = State::empty(limit.algorithm);
+    let mut state = CounterState::empty(limit.algorithm);
     let mut change = |hits, now| {
         let mut meter = state.load(limit, now);
         charge_alone(ChargeMode::IfAllowed, hits, limit.capacity(), &mut meter);
@@ -243,7 +243,7 @@ fn a_clock_that_steps_back_forgets_nothing() {
         Algorithm::TokenBucket { burst: 10 },
     ] {
         let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
-        let mut state = State::empty(algorithm);
+        let mut state = CounterState::empty(algorithm);
         for (secs, used) in [(1_200, 1), (1_199, 2), (600, 3), (601, 4)] {
             let now = Timestamp::from_secs(secs);
             let mut meter = state.load(limit, now);
@@ -269,7 +269,7 @@ fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than
             for step_secs in [-3_600, DAY, -DAY, 400 * DAY, -400 * DAY, 200 * 366 * DAY, -1_700_000_000] {
                 let limit = Limit { requests_per_unit: 10, window: Window::of_secs(secs), algorithm };
                 let case = format!("{algorithm:?} of {secs} s, clock off by {step_secs} s");
-                let mut state = State::empty(algorithm);
+                let mut state = CounterState::empty(algorithm);
                 // One hit fits after so long, by the clock as it is at the time.
                 let mut hit = |at: i64| {
                     let now = Timestamp::from_secs(u64::try_from(at).unwrap_or(0));
@@ -302,7 +302,7 @@ fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than
 fn a_peek_at_what_a_wrong_clock_wrote_does_not_put_off_its_end() {
     for algorithm in ALGORITHMS {
         let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
-        let mut state = State::empty(algorithm);
+        let mut state = CounterState::empty(algorithm);
         let at = |secs: u64| Timestamp::from_secs(1_700_000_000 + secs);
         let mut meter = state.load(limit, at(86_400));
         meter.add(10);
@@ -324,7 +324,7 @@ fn a_bucket_keeps_its_level_in_whatever_ticks_it_is_counted() {
     let (small, large) = (of(20_000), of(30_000));
     assert_ne!(tick_us(small), tick_us(large));
     let now = Timestamp::from_secs(1_700_000_000);
-    let mut state = State::empty(small.algorithm);
+    let mut state = CounterState::empty(small.algorithm);
     let mut meter = state.load(small, now);
     meter.add(19_990);
     state.save(meter, small, now);
@@ -345,7 +345,7 @@ fn what_never_fits_waits_as_long_as_the_algorithm_ever_makes_wait() {
     ] {
         let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
         for (hits, before) in [(21, 0), (u32::MAX, 0), (21, 3)] {
-            let mut state = State::empty(algorithm);
+            let mut state = CounterState::empty(algorithm);
             let mut meter = state.load(limit, now);
             meter.add(before);
             state.save(meter, limit, now);

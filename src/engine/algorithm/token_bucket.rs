@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// See [`super::State::wait`].
+    /// See [`super::CounterState::wait`].
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         let ticks = Ticks::of(limit, now);
         match u64::from(limit.capacity()).checked_sub(u64::from(hits.max(1))) {
@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    /// See [`super::State::reset`].
+    /// See [`super::CounterState::reset`].
     pub fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
         self.drained_to(0, limit, Ticks::of(limit, now), now)
     }

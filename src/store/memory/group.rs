@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::group::{self, GroupCharge, Locked};
-use crate::engine::algorithm::{Meter, State};
+use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Limit, Timestamp, lockout};
 use crate::store::{Charge, Lockout, Reading, Readings};
 
@@ -65,17 +65,17 @@ impl MemoryStore {
         let Group { members, suspects, asks } = self.group(charges);
         let counters = members.iter().map(|member| member.stripe);
         let mut stripes = self.lock_all(counters.chain(suspects.iter().map(|suspect| suspect.stripe)));
-        let mut states: SmallVec<[State; 4]> = members
+        let mut states: SmallVec<[CounterState; 4]> = members
             .iter()
             .map(|member| match member.find(&mut stripes) {
                 Some(counter) => {
                     counter.state.correct(member.limit, now);
                     counter.state.clone()
                 }
-                None => State::empty(member.limit.algorithm),
+                None => CounterState::empty(member.limit.algorithm),
             })
             .collect();
-        let load = |(state, member): (&mut State, &Member<'_>)| state.load(member.limit, now);
+        let load = |(state, member): (&mut CounterState, &Member<'_>)| state.load(member.limit, now);
         let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(&members).map(load).collect();
         let mut meters = before.clone();
         let mut lockouts: SmallVec<[Locked<'_>; 1]> =
@@ -154,7 +154,7 @@ impl MemoryStore {
     }
 
     /// Sets a counter, and makes it if there is none.
-    fn write(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: State) {
+    fn write(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: CounterState) {
         let Some(stripe) = find_stripe(stripes, member.stripe) else { return };
         let found = stripe.counters.find_mut(member.hash, |counter| counter.is(member.key, member.limit));
         let Some(counter) = found else {

@@ -23,7 +23,7 @@ pub use self::room::Figures;
 use self::room::Room;
 use self::stripe::{Counter, Stripe, log_bytes};
 use super::{Charge, Charging, Reading, Readings, Store, is_group};
-use crate::engine::algorithm::{State, group as engine};
+use crate::engine::algorithm::{CounterState, group as engine};
 use crate::engine::{Hits, Limit, Timestamp};
 
 /// How long one round of [`MemoryStore::sweep`] over all stripes takes.
@@ -156,7 +156,7 @@ impl MemoryStore {
             }
             let bytes = log_bytes(&counter.state);
             // Copied, but for a log, which only notes what it would drop.
-            let is_log = matches!(counter.state, State::SlidingLog(_));
+            let is_log = matches!(counter.state, CounterState::SlidingLog(_));
             let held = (!is_log).then(|| counter.state.clone());
             let mut meter = counter.state.load(limit, now);
             let before = meter;
@@ -176,7 +176,7 @@ impl MemoryStore {
             stripe.resize(rule, bytes, after);
             return reading;
         }
-        let mut state = State::empty(limit.algorithm);
+        let mut state = CounterState::empty(limit.algorithm);
         let mut meter = state.load(limit, now);
         let outcome = engine::charge_alone(mode, hits, limit.capacity(), &mut meter);
         state.save(meter, limit, now);
@@ -212,7 +212,7 @@ impl Store for MemoryStore {
 }
 
 /// What a peek at `state` says. It does not bring it up to now.
-fn peek(mut state: State, charge: &Charge, now: Timestamp) -> Reading {
+fn peek(mut state: CounterState, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = engine::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
     Reading::of(charge.context(now), &state, meter.used(), outcome)

@@ -2,7 +2,7 @@
 
 use hashbrown::{HashMap, HashTable};
 
-use crate::engine::algorithm::State;
+use crate::engine::algorithm::CounterState;
 use crate::engine::{Limit, Timestamp, lockout};
 
 /// A counter's box, its slot in a table that is three quarters full, and its share of what is known of its
@@ -50,7 +50,7 @@ pub(super) struct Counter {
     pub(super) limit: Limit,
     /// [`crate::store::Charge::rule`] of its first charge.
     pub(super) rule: u32,
-    pub(super) state: State,
+    pub(super) state: CounterState,
 }
 
 /// What tells a counter from the others.
@@ -258,10 +258,10 @@ impl LockoutCounter {
 }
 
 /// What the hits that a state remembers one by one take.
-pub(super) fn log_bytes(state: &State) -> usize {
+pub(super) fn log_bytes(state: &CounterState) -> usize {
     match state {
-        State::SlidingLog(log) => LOG_BYTES + RUN_BYTES * log.capacity(),
-        State::FixedWindow(_) | State::SlidingWindow(_) | State::TokenBucket(_) => 0,
+        CounterState::SlidingLog(log) => LOG_BYTES + RUN_BYTES * log.capacity(),
+        CounterState::FixedWindow(_) | CounterState::SlidingWindow(_) | CounterState::TokenBucket(_) => 0,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use tollgate::engine::algorithm::group::{GroupCharge, charge, charge_alone};
-use tollgate::engine::algorithm::{ChargeContext, Meter, Reading, State};
+use tollgate::engine::algorithm::{ChargeContext, CounterState, Meter, Reading};
 use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp, Unit};
 
 const START: Timestamp = Timestamp::from_secs(1_699_963_200);
@@ -20,7 +20,7 @@ fn limit(algorithm: Algorithm) -> Limit {
 }
 
 /// Read, charge, write, and say what came of it, as a store does that has found the counter.
-fn step(state: &mut State, limit: Limit, now: Timestamp) -> Reading {
+fn step(state: &mut CounterState, limit: Limit, now: Timestamp) -> Reading {
     let (hits, mode) = (Hits::Add(1), ChargeMode::Always);
     let mut meter = state.load(limit, now);
     let outcome = charge_alone(mode, hits, limit.capacity(), &mut meter);
@@ -38,7 +38,7 @@ pub(crate) fn alone(criterion: &mut Criterion) {
         Algorithm::SlidingLog,
     ] {
         group.bench_function(algorithm.name(), |bencher| {
-            let (limit, mut state, mut now) = (limit(algorithm), State::empty(algorithm), START);
+            let (limit, mut state, mut now) = (limit(algorithm), CounterState::empty(algorithm), START);
             bencher.iter(|| {
                 now = now.after(EVERY);
                 step(&mut state, black_box(limit), now)
@@ -61,7 +61,7 @@ pub(crate) fn together(criterion: &mut Criterion) {
     };
     let asks = [0, 1, 2].map(ask);
     criterion.benchmark_group("step").bench_function("three of fixed_window, if_allowed", |bencher| {
-        let (mut states, mut now) = ([0, 1, 2].map(|_| State::empty(limit.algorithm)), START);
+        let (mut states, mut now) = ([0, 1, 2].map(|_| CounterState::empty(limit.algorithm)), START);
         bencher.iter(|| {
             now = now.after(EVERY);
             let mut meters: [Meter; 3] = states.each_mut().map(|state| state.load(limit, now));

@@ -15,7 +15,8 @@ use smallvec::SmallVec;
 use super::settings::ServerClock;
 use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed, is_over};
 use crate::engine::algorithm::{
-    ChargeContext, MAX_EXACT, Reading, State, Ticks, fixed_window, sliding_log, sliding_window, token_bucket,
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, sliding_log, sliding_window,
+    token_bucket,
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
@@ -83,15 +84,15 @@ impl Ask {
         let state = match limit.algorithm {
             Algorithm::FixedWindow => {
                 let window_start_secs = limit.window.start_secs(now);
-                State::FixedWindow(fixed_window::State { window_start_secs, used: level })
+                CounterState::FixedWindow(fixed_window::State { window_start_secs, used: level })
             }
-            Algorithm::SlidingWindow => State::SlidingWindow(sliding_window::State {
+            Algorithm::SlidingWindow => CounterState::SlidingWindow(sliding_window::State {
                 window: whole(other),
                 current: level,
                 previous: whole(one),
             }),
             Algorithm::TokenBucket { .. } => {
-                State::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
+                CounterState::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
             }
             Algorithm::SlidingLog => {
                 let over = is_over(mode, hits, level, limit.capacity(), outcome);
@@ -109,9 +110,9 @@ impl Ask {
             }
         };
         let used = match &state {
-            State::SlidingWindow(state) => state.meter(limit, now).used(),
-            State::TokenBucket(state) => state.meter(limit, now).used(),
-            State::FixedWindow(_) | State::SlidingLog(_) => level,
+            CounterState::SlidingWindow(state) => state.meter(limit, now).used(),
+            CounterState::TokenBucket(state) => state.meter(limit, now).used(),
+            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) => level,
         };
         Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
     }
