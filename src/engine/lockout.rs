@@ -46,7 +46,7 @@ pub enum Block {
 
 /// Strikes and blocks of one client. Times are in microseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct LockoutState {
     /// End of the current or the last block.
     pub ends_us: u64,
     /// Blocks so far, which is the index of the next step.
@@ -73,7 +73,7 @@ impl Block {
     }
 }
 
-impl State {
+impl LockoutState {
     /// Forgets what is to be forgotten at `now`. Times that lie further ahead than this schedule can reach
     /// were written under an older one, or by a clock that has since been set back: no block ends later than the
     /// longest one would that began now.
@@ -174,8 +174,8 @@ mod tests {
     }
 
     /// The state after a strike at each of these times, in seconds, that does not fall into a block.
-    fn after_strikes(schedule: &LockoutSchedule, times: &[u64]) -> State {
-        let mut state = State::default();
+    fn after_strikes(schedule: &LockoutSchedule, times: &[u64]) -> LockoutState {
+        let mut state = LockoutState::default();
         for secs in times {
             let now = Timestamp::from_secs(*secs);
             state.load(schedule, now);
@@ -238,7 +238,7 @@ mod tests {
         let mut state = after_strikes(&long, &[1_000, 1_010]);
         state.load(&long, Timestamp::from_secs(1_020));
         assert!(is_permanent(state.ends_us));
-        let mut striking = State { strikes: 1, since_us: 90_000_000_000, ..State::default() };
+        let mut striking = LockoutState { strikes: 1, since_us: 90_000_000_000, ..LockoutState::default() };
         striking.load(&short, Timestamp::from_secs(1_020));
         assert_eq!(striking.since_us, 1_020_000_000);
     }

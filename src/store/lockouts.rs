@@ -5,7 +5,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 use super::StoreError;
-use crate::engine::lockout::State;
+use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, LockedOut, Timestamp};
 
 /// Lockouts that are told at once, at the most.
@@ -22,12 +22,12 @@ pub struct Blocked {
     /// What it says.
     pub who: LockedOut,
     /// How long it lasts.
-    pub state: State,
+    pub state: LockoutState,
 }
 
 impl Blocked {
     /// The lockout of `key`, if it is one and blocks at `now`.
-    pub(super) fn new(key: Bytes, state: State, keys: &KeyWriter, now: Timestamp) -> Option<Self> {
+    pub(super) fn new(key: Bytes, state: LockoutState, keys: &KeyWriter, now: Timestamp) -> Option<Self> {
         let who = keys.read_lockout_key(&key)?;
         state.is_blocked(now).then_some(Self { key, who, state })
     }

@@ -28,7 +28,7 @@ pub struct GroupCharge {
 #[derive(Clone, Debug)]
 pub struct Locked<'a> {
     schedule: &'a LockoutSchedule,
-    state: lockout::State,
+    state: lockout::LockoutState,
     now: Timestamp,
     was_blocked: bool,
     strike: Option<Strike>,
@@ -45,7 +45,7 @@ pub struct Strike {
 
 impl<'a> Locked<'a> {
     /// A lockout with `state`, brought up to `now`.
-    pub fn new(schedule: &'a LockoutSchedule, mut state: lockout::State, now: Timestamp) -> Self {
+    pub fn new(schedule: &'a LockoutSchedule, mut state: lockout::LockoutState, now: Timestamp) -> Self {
         state.load(schedule, now);
         Self { schedule, state, now, was_blocked: state.is_blocked(now), strike: None }
     }
@@ -56,7 +56,7 @@ impl<'a> Locked<'a> {
     }
 
     /// Strikes and blocks after the group.
-    pub const fn state(&self) -> lockout::State {
+    pub const fn state(&self) -> lockout::LockoutState {
         self.state
     }
 

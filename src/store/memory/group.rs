@@ -54,7 +54,7 @@ impl<'a> Suspect<'a> {
 
     /// What is known of it, as of `now`.
     fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> Locked<'a> {
-        let state = self.find(stripes).map_or_else(lockout::State::default, |counter| counter.state);
+        let state = self.find(stripes).map_or_else(lockout::LockoutState::default, |counter| counter.state);
         Locked::new(&self.lockout.schedule, state, now)
     }
 }

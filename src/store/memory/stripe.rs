@@ -64,7 +64,7 @@ pub(super) struct CounterName {
 #[derive(Debug)]
 pub(super) struct LockoutCounter {
     pub(super) key: Box<[u8]>,
-    pub(super) state: lockout::State,
+    pub(super) state: lockout::LockoutState,
     /// The counters that struck, newest last: [`lockout::MAX_STRUCK`] at most.
     pub(super) struck: Vec<CounterName>,
     /// When there is nothing left to remember, in seconds since the epoch.
@@ -237,7 +237,7 @@ impl Counter {
 
 impl LockoutCounter {
     fn new(key: &[u8]) -> Self {
-        Self { key: key.into(), state: lockout::State::default(), struck: Vec::new(), end_secs: 0 }
+        Self { key: key.into(), state: lockout::LockoutState::default(), struck: Vec::new(), end_secs: 0 }
     }
 
     /// Names a counter that struck.

@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::servers::Servers;
 use super::shard::Shard;
 use crate::engine::key::LOCKOUT_MARK;
-use crate::engine::lockout::State;
+use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
 use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
@@ -100,9 +100,9 @@ async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, 
 }
 
 /// The lockout of `key`; `None` if it has expired or moved away meanwhile, or is none.
-async fn read(shard: &Shard, key: &Bytes) -> Result<Option<State>, StoreError> {
+async fn read(shard: &Shard, key: &Bytes) -> Result<Option<LockoutState>, StoreError> {
     match ask(shard, &[b"GET", key]).await {
-        Ok(Reply::Text(text)) => Ok(State::read(&text)),
+        Ok(Reply::Text(text)) => Ok(LockoutState::read(&text)),
         Ok(_) | Err(StoreError::Rejected(_)) => Ok(None),
         Err(error) => Err(error),
     }
