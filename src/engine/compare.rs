@@ -39,8 +39,9 @@ pub struct Comparison<'d> {
 /// Compares what the rules say. The global shadow mode, which lets pass whatever they say, makes no
 /// difference here: rules are compared, not what is enforced of them.
 pub fn compare<'d>(live: &'d Decision<'_>, other: &'d Decision<'_>) -> Comparison<'d> {
-    let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) = (live.told(), other.told());
-    let (outcome, denial, passing) = match (live.ruled(), other.ruled()) {
+    let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) =
+        (live.reported_status(), other.reported_status());
+    let (outcome, denial, passing) = match (live.evaluated_code(), other.evaluated_code()) {
         (Code::Ok, Code::OverLimit) => (ComparisonOutcome::Stricter, of_other, of_live),
         (Code::OverLimit, Code::Ok) => (ComparisonOutcome::Looser, of_live, of_other),
         (Code::Ok, Code::Ok) | (Code::OverLimit, Code::OverLimit) => (ComparisonOutcome::Same, None, None),

@@ -17,7 +17,8 @@ pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>,
     }
     let shadow = || decision.statuses.iter().find(|status| status.shadowed);
     let enforced = decision.denial();
-    let Some(status) = enforced.or_else(|| decision.told().filter(|_| decision.shadowed)).or_else(shadow)
+    let Some(status) =
+        enforced.or_else(|| decision.reported_status().filter(|_| decision.shadowed)).or_else(shadow)
     else {
         return;
     };

@@ -64,17 +64,17 @@ impl<'r> Decision<'r> {
     pub fn denial(&self) -> Option<&Status<'r>> {
         match self.code {
             Code::Ok => None,
-            Code::OverLimit => self.told(),
+            Code::OverLimit => self.reported_status(),
         }
     }
 
     /// The status to tell of where there is room for one; `None` where no limit applied.
-    pub fn told(&self) -> Option<&Status<'r>> {
+    pub fn reported_status(&self) -> Option<&Status<'r>> {
         self.statuses.get(self.binding?)
     }
 
     /// What the rules say of the request, whether or not the global shadow mode lets it pass.
-    pub const fn ruled(&self) -> Code {
+    pub const fn evaluated_code(&self) -> Code {
         if self.shadowed { Code::OverLimit } else { self.code }
     }
 }
