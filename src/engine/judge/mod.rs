@@ -292,7 +292,9 @@ fn judge_counter(
             over_limit_with_local_cache: hits.into(),
             ..HitCounts::default()
         },
-        (Hits::Add(hits), ChargeOutcome::Withheld) => HitCounts { total_hits: hits.into(), ..HitCounts::default() },
+        (Hits::Add(hits), ChargeOutcome::Withheld) => {
+            HitCounts { total_hits: hits.into(), ..HitCounts::default() }
+        }
         (Hits::Refund(hits), _) => HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() },
     };
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
@@ -305,16 +307,16 @@ fn judge_counter(
     Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts }
 }
 
-/// Reading of hits that are not charged, from that of a look at their counter.
-fn withheld(look: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
-    let Hits::Add(add) = hits else { return look };
-    match look.outcome {
+/// Reading of hits that are not charged, from that of a peek at their counter.
+fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
+    let Hits::Add(add) = hits else { return peek };
+    match peek.outcome {
         ChargeOutcome::Charged | ChargeOutcome::Withheld => {
-            let fits = look.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
-            Reading { outcome: if fits { ChargeOutcome::Withheld } else { ChargeOutcome::Denied }, ..look }
+            let fits = peek.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
+            Reading { outcome: if fits { ChargeOutcome::Withheld } else { ChargeOutcome::Denied }, ..peek }
         }
         ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {
-            look
+            peek
         }
     }
 }
