@@ -148,7 +148,7 @@ impl ChargeMode {
     }
 
     /// How many of `hits` must fit for the charge to pass. A peek asks whether one more hit would.
-    pub const fn needs(self, hits: u32) -> u32 {
+    pub const fn hits_to_fit(self, hits: u32) -> u32 {
         match self {
             Self::Always | Self::IfAllowed if hits > 0 => hits,
             Self::Always | Self::IfAllowed | Self::Overdraft => 1,

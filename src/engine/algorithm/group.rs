@@ -158,7 +158,9 @@ impl GroupCharge {
 pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Meter) -> ChargeOutcome {
     match hits {
         Hits::Refund(hits) => meter.refund(hits),
-        Hits::Add(add) if counts_only_if_allowed(mode, hits) && !meter.fits(mode.needs(add), capacity) => {
+        Hits::Add(add)
+            if counts_only_if_allowed(mode, hits) && !meter.fits(mode.hits_to_fit(add), capacity) =>
+        {
             return ChargeOutcome::Denied;
         }
         Hits::Add(hits) => meter.add(hits),

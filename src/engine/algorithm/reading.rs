@@ -34,10 +34,10 @@ impl Reading {
     /// The reading of a charge with this `outcome`, after which its counter has `state`.
     pub fn of(context: ChargeContext, state: &CounterState, used: u64, outcome: ChargeOutcome) -> Self {
         let ChargeContext { limit, hits, mode, now } = context;
-        let fits = |hits| used.saturating_add(u64::from(mode.needs(hits))) <= limit.capacity().into();
+        let fits = |hits| used.saturating_add(u64::from(mode.hits_to_fit(hits))) <= limit.capacity().into();
         let reset = match (is_over(mode, hits, used, limit.capacity(), outcome), hits) {
             (true, Hits::Add(hits)) if outcome == ChargeOutcome::Blocked && fits(hits) => Duration::ZERO,
-            (true, Hits::Add(hits)) => state.wait(mode.needs(hits), limit, now),
+            (true, Hits::Add(hits)) => state.wait(mode.hits_to_fit(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
         Self { outcome, used, reset }

@@ -86,7 +86,7 @@ fn check(limit: Limit, steps: &[(u64, u64, u32)], mode: ChargeMode) -> Result<()
 
         let outcome = charge_alone(mode, Hits::Add(hits), limit.capacity(), &mut meter);
         state.save(meter, limit, now);
-        let needed = mode.needs(hits);
+        let needed = mode.hits_to_fit(hits);
         let fits = before + u128::from(needed) <= u128::from(limit.capacity());
         // Denied hits count no further than to about twice the limit: those are not held against this.
         prop_assume!(

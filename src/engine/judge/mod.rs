@@ -301,7 +301,7 @@ fn judge_counter(
     // Nothing is left for what is over, though less might still fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
     let locked_out = outcome == ChargeOutcome::Blocked;
-    let never_fits = |add: u32| mode.needs(add) > limit.capacity();
+    let never_fits = |add: u32| mode.hits_to_fit(add) > limit.capacity();
     let larger_than_limit = over && !locked_out && matches!(hits, Hits::Add(add @ 2..) if never_fits(add));
     let remaining = u32::try_from(left).unwrap_or(u32::MAX);
     Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts }
@@ -312,7 +312,7 @@ fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Readin
     let Hits::Add(add) = hits else { return peek };
     match peek.outcome {
         ChargeOutcome::Charged | ChargeOutcome::Withheld => {
-            let fits = peek.used.saturating_add(mode.needs(add).into()) <= limit.capacity().into();
+            let fits = peek.used.saturating_add(mode.hits_to_fit(add).into()) <= limit.capacity().into();
             Reading { outcome: if fits { ChargeOutcome::Withheld } else { ChargeOutcome::Denied }, ..peek }
         }
         ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {

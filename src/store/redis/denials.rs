@@ -125,9 +125,9 @@ impl Denials {
             }
             // It may have been denied only because of another charge of its request.
             (Hits::Add(hits), mode, ChargeOutcome::Denied)
-                if reading.used.saturating_add(mode.needs(hits).into()) > capacity =>
+                if reading.used.saturating_add(mode.hits_to_fit(hits).into()) > capacity =>
             {
-                mode.needs(hits)
+                mode.hits_to_fit(hits)
             }
             (Hits::Add(_), ..) => return,
         };

@@ -98,7 +98,7 @@ impl Ask {
                 let over = is_over(mode, hits, level, limit.capacity(), outcome);
                 if let Hits::Add(hits) = hits
                     && over
-                    && mode.needs(hits) > limit.capacity()
+                    && mode.hits_to_fit(hits) > limit.capacity()
                 {
                     // It never fits: nothing that leaves would change that.
                     let reset = Duration::from_secs(limit.window.secs().into());
