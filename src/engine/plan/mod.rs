@@ -180,7 +180,7 @@ fn limited<'r>(
     let Match { rule, .. } = *matched;
     let entries = &descriptor.entries;
     let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
-    let enforced = rule.enforce_percent.is_all() || rule.enforce_percent.takes(hash().as_u64());
+    let enforced = rule.enforce_percent.is_all() || rule.enforce_percent.includes(hash().as_u64());
     let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
     let who = rule.penalty.as_ref().map(|penalty| {
         LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)

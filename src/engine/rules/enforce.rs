@@ -32,7 +32,7 @@ impl EnforcePercent {
     }
 
     /// Whether the key of this hash is.
-    pub const fn takes(self, hash: u64) -> bool {
+    pub const fn includes(self, hash: u64) -> bool {
         hash % 10_000 < self.hundredths as u64
     }
 }
@@ -43,9 +43,9 @@ mod tests {
 
     #[test]
     fn a_share_is_from_0_to_100_with_two_decimals() {
-        for (percent, takes) in [(0.0, 0), (0.01, 1), (25.0, 2_500), (33.33, 3_333), (100.0, 10_000)] {
+        for (percent, included) in [(0.0, 0), (0.01, 1), (25.0, 2_500), (33.33, 3_333), (100.0, 10_000)] {
             let share = EnforcePercent::new(percent).expect("a share");
-            assert_eq!((0..10_000).filter(|hash| share.takes(*hash)).count(), takes, "{percent}");
+            assert_eq!((0..10_000).filter(|hash| share.includes(*hash)).count(), included, "{percent}");
         }
         for percent in [-0.01, 100.01, 0.001, f64::NAN, f64::INFINITY] {
             assert_eq!(EnforcePercent::new(percent), None, "{percent}");
@@ -57,7 +57,7 @@ mod tests {
         for hash in 0..20_000 {
             let shares =
                 [1.0, 10.0, 50.0, 100.0].map(|percent| EnforcePercent::new(percent).expect("a share"));
-            let taken = shares.map(|share| share.takes(hash));
+            let taken = shares.map(|share| share.includes(hash));
             assert!(taken.is_sorted(), "{hash}: {taken:?}");
         }
     }
