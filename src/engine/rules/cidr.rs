@@ -56,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
 }
 
 /// Whether `value` is an address or a network in `network`.
-pub(super) fn takes(network: &IpNet, value: &[u8]) -> bool {
+pub(super) fn matches(network: &IpNet, value: &[u8]) -> bool {
     of_value(value).is_some_and(|value| network.contains(&value))
 }
 

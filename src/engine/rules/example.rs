@@ -67,6 +67,6 @@ fn value(node: &Node) -> Option<String> {
         Pattern::Glob(glob) => Some(glob.text().replace('*', "x")),
         Pattern::OneOf(one_of) => one_of.values.first().map(ToString::to_string),
         Pattern::Cidr(cidr) => cidr.networks.first().map(|network| network.addr().to_string()),
-        Pattern::Regex(expression) => expression.takes(b"1").then(|| "1".to_owned()),
+        Pattern::Regex(expression) => expression.matches(b"1").then(|| "1".to_owned()),
     }
 }

@@ -21,7 +21,7 @@ impl Glob {
     }
 
     /// Whether the whole of `text` is as the pattern says.
-    pub fn takes(&self, text: &[u8]) -> bool {
+    pub fn matches(&self, text: &[u8]) -> bool {
         let Some((head, rest)) = self.text.split_once('*') else { return text == self.text.as_bytes() };
         let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
         let Some(text) = text.strip_prefix(head.as_bytes()) else { return false };
@@ -42,8 +42,8 @@ mod tests {
 
     use super::*;
 
-    fn takes(pattern: &str, text: &str) -> bool {
-        Glob::new(pattern).takes(text.as_bytes())
+    fn matches(pattern: &str, text: &str) -> bool {
+        Glob::new(pattern).matches(text.as_bytes())
     }
 
     #[test]
@@ -57,10 +57,10 @@ mod tests {
             ("a**b", &["ab", "axb"], &["a", "b"]),
             ("aba*aba", &["abaaba"], &["aba", "ababa"]),
         ] {
-            taken.iter().for_each(|text| assert!(takes(pattern, text), "{pattern} takes {text}"));
-            refused.iter().for_each(|text| assert!(!takes(pattern, text), "{pattern} refuses {text}"));
+            taken.iter().for_each(|text| assert!(matches(pattern, text), "{pattern} takes {text}"));
+            refused.iter().for_each(|text| assert!(!matches(pattern, text), "{pattern} refuses {text}"));
         }
-        assert!(takes("foo", "foo") && !takes("foo", "foo1"), "a text without a star takes itself");
+        assert!(matches("foo", "foo") && !matches("foo", "foo1"), "a text without a star takes itself");
     }
 
     /// The definition, spelt out: a star takes nothing, or a byte and goes on.
@@ -80,7 +80,7 @@ mod tests {
 
         #[test]
         fn it_takes_what_the_definition_takes(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
-            prop_assert_eq!(takes(&pattern, &text), naive(pattern.as_bytes(), text.as_bytes()));
+            prop_assert_eq!(matches(&pattern, &text), naive(pattern.as_bytes(), text.as_bytes()));
         }
     }
 }

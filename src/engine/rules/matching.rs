@@ -219,7 +219,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagno
             let Ok(network) = cidr::parse(value) else { continue };
             let address = network.addr().to_string();
             let normalized = normalize.matched(address.as_bytes());
-            if !cidr::takes(&network, &normalized) {
+            if !cidr::matches(&network, &normalized) {
                 let normalized = String::from_utf8_lossy(&normalized);
                 let message = format!(
                     "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they \

@@ -155,7 +155,7 @@ impl Expression {
     }
 
     /// Whether the whole of `value` is as it says.
-    pub fn takes(&self, value: &[u8]) -> bool {
+    pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }
 }
@@ -280,12 +280,14 @@ mod tests {
             ("(?u)[äü]{2}", &["äü"], &["ä"]),
         ] {
             let expression = Expression::new(written).unwrap_or_else(|error| panic!("{written} {error}"));
-            taken.iter().for_each(|value| assert!(expression.takes(value.as_bytes()), "{written} {value:?}"));
+            taken
+                .iter()
+                .for_each(|value| assert!(expression.matches(value.as_bytes()), "{written} {value:?}"));
             refused
                 .iter()
-                .for_each(|value| assert!(!expression.takes(value.as_bytes()), "{written} {value:?}"));
+                .for_each(|value| assert!(!expression.matches(value.as_bytes()), "{written} {value:?}"));
         }
-        assert!(Expression::new("/api/.*").expect("an expression").takes(b"/api/\xff\xfe"));
+        assert!(Expression::new("/api/.*").expect("an expression").matches(b"/api/\xff\xfe"));
     }
 
     #[test]

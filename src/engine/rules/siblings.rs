@@ -78,7 +78,7 @@ impl Siblings {
     }
 
     pub(super) fn first_glob(&self, value: &[u8]) -> Option<&Node> {
-        let (_, index) = self.patterns.as_ref()?.globs.iter().find(|(glob, _)| glob.takes(value))?;
+        let (_, index) = self.patterns.as_ref()?.globs.iter().find(|(glob, _)| glob.matches(value))?;
         self.node(*index)
     }
 
@@ -187,7 +187,7 @@ impl Siblings {
 impl Patterns {
     fn network_or_expression(&self, value: &[u8]) -> Option<u32> {
         let expression = || {
-            let (_, index) = self.expressions.iter().find(|(expression, _)| expression.takes(value))?;
+            let (_, index) = self.expressions.iter().find(|(expression, _)| expression.matches(value))?;
             Some(*index)
         };
         self.networks.find(value).or_else(expression)

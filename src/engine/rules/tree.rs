@@ -213,7 +213,7 @@ impl Children {
         let mut composite = SmallVec::<[u8; 256]>::from_slice(key);
         composite.push(b'_');
         composite.extend_from_slice(value);
-        patterns.nodes.iter().find(|(glob, _)| glob.takes(&composite)).map(|(_, node)| node)
+        patterns.nodes.iter().find(|(glob, _)| glob.matches(&composite)).map(|(_, node)| node)
     }
 
     /// Puts `node` in its place.

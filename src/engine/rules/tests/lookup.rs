@@ -187,12 +187,12 @@ descriptors:
 fn values_that_are_no_text_match_bare_keys_and_patterns() {
     let rules = load(WILDCARD);
     let domain = rules.domain(b"test-domain").expect("the domain is known");
-    let takes = |key: &'static [u8], value: &'static [u8]| {
+    let matches = |key: &'static [u8], value: &'static [u8]| {
         domain.find(&[crate::engine::Entry { key, value }]).is_some()
     };
-    assert!(takes(b"wild", b"foo\xff"));
-    assert!(takes(b"mid", b"bar\xff\x00b"));
-    assert!(!takes(b"wild", b"\xfffoo"));
+    assert!(matches(b"wild", b"foo\xff"));
+    assert!(matches(b"mid", b"bar\xff\x00b"));
+    assert!(!matches(b"wild", b"\xfffoo"));
 }
 
 #[test]

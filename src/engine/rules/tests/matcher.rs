@@ -7,14 +7,14 @@ use super::{entries, load};
 #[derive(Clone, Debug)]
 struct Level {
     key: String,
-    takes: Takes,
+    pattern: LevelPattern,
     /// Names the rule; 0 where there is none.
     count: u32,
     below: Vec<Self>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Takes {
+enum LevelPattern {
     /// Nothing, a value, or a pattern with stars.
     Value(&'static str),
     OneOf(Vec<&'static str>),
@@ -45,20 +45,20 @@ fn levels(depth: u32) -> BoxedStrategy<Vec<Level>> {
     let one_of = prop::sample::subsequence(vec!["", "x", "y", "z", "64.0.0.0"], 1..3);
     let cidr = prop::sample::subsequence(vec!["0", "01", "0111", "1", "10", "111"], 1..3);
     let regex = prop::sample::select(&["x", "x|y", "x.*", ".*y", "[xz]+", ".*", r"[0-9.]+"][..]);
-    let takes = prop_oneof![
-        4 => value.prop_map(Takes::Value),
-        2 => one_of.prop_map(Takes::OneOf),
-        2 => cidr.prop_map(Takes::Cidr),
-        1 => regex.prop_map(Takes::Regex),
+    let pattern = prop_oneof![
+        4 => value.prop_map(LevelPattern::Value),
+        2 => one_of.prop_map(LevelPattern::OneOf),
+        2 => cidr.prop_map(LevelPattern::Cidr),
+        1 => regex.prop_map(LevelPattern::Regex),
     ];
     let below = if depth == 0 { Just(Vec::new()).boxed() } else { levels(depth - 1) };
     let key = prop::sample::select(&["a", "b", "a_b", "a*"][..]);
-    prop::collection::vec((key, takes, any::<bool>(), below), 0..7)
+    prop::collection::vec((key, pattern, any::<bool>(), below), 0..7)
         .prop_map(|levels| {
             let mut kept: Vec<Level> = Vec::new();
-            for (key, takes, limited, below) in levels {
-                if may_stand_beside(&kept, key, &takes) {
-                    kept.push(Level { key: key.to_owned(), takes, count: u32::from(limited), below });
+            for (key, pattern, limited, below) in levels {
+                if may_stand_beside(&kept, key, &pattern) {
+                    kept.push(Level { key: key.to_owned(), pattern, count: u32::from(limited), below });
                 }
             }
             kept
@@ -67,13 +67,15 @@ fn levels(depth: u32) -> BoxedStrategy<Vec<Level>> {
 }
 
 /// Whether there is no mistake in `takes` after `kept`.
-fn may_stand_beside(kept: &[Level], key: &str, takes: &Takes) -> bool {
+fn may_stand_beside(kept: &[Level], key: &str, pattern: &LevelPattern) -> bool {
     let overlap = |a: &[&str], b: &[&str]| a.iter().any(|item| b.contains(item));
-    let clash = |level: &Level| match (&level.takes, takes) {
-        (Takes::OneOf(a), Takes::OneOf(b)) | (Takes::Cidr(a), Takes::Cidr(b)) => overlap(a, b),
+    let clash = |level: &Level| match (&level.pattern, pattern) {
+        (LevelPattern::OneOf(a), LevelPattern::OneOf(b)) | (LevelPattern::Cidr(a), LevelPattern::Cidr(b)) => {
+            overlap(a, b)
+        }
         (a, b) => a == b,
     };
-    (matches!(takes, Takes::Value(_)) || !key.contains('*'))
+    (matches!(pattern, LevelPattern::Value(_)) || !key.contains('*'))
         && !kept.iter().any(|level| level.key == key && clash(level))
 }
 
@@ -90,16 +92,16 @@ fn number(levels: &mut [Level], next: &mut u32) {
 fn yaml(levels: &[Level], indent: usize) -> String {
     let pad = " ".repeat(indent);
     let mut text = String::new();
-    for Level { key, takes, count, below } in levels {
-        let takes = match takes {
-            Takes::Value(value) => format!("value: '{value}'"),
-            Takes::OneOf(values) => format!("one_of: {values:?}"),
-            Takes::Cidr(networks) => {
+    for Level { key, pattern, count, below } in levels {
+        let pattern = match pattern {
+            LevelPattern::Value(value) => format!("value: '{value}'"),
+            LevelPattern::OneOf(values) => format!("one_of: {values:?}"),
+            LevelPattern::Cidr(networks) => {
                 format!("cidr: {:?}", networks.iter().map(|bits| network(bits)).collect::<Vec<_>>())
             }
-            Takes::Regex(written) => format!("regex: '{written}'"),
+            LevelPattern::Regex(written) => format!("regex: '{written}'"),
         };
-        text += &format!("{pad}- key: '{key}'\n{pad}  {takes}\n");
+        text += &format!("{pad}- key: '{key}'\n{pad}  {pattern}\n");
         if *count > 0 {
             text += &format!("{pad}  rate_limit: {{unit: day, requests_per_unit: {count}}}\n");
         }
@@ -110,13 +112,13 @@ fn yaml(levels: &[Level], indent: usize) -> String {
     text
 }
 
-fn takes(pattern: &[u8], text: &[u8]) -> bool {
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
     match (pattern.split_first(), text.split_first()) {
         (None, None) => true,
         (Some((b'*', rest)), _) => {
-            takes(rest, text) || text.split_first().is_some_and(|(_, later)| takes(pattern, later))
+            matches(rest, text) || text.split_first().is_some_and(|(_, later)| matches(pattern, later))
         }
-        (Some((p, pattern)), Some((t, text))) => p == t && takes(pattern, text),
+        (Some((p, pattern)), Some((t, text))) => p == t && matches(pattern, text),
         _ => false,
     }
 }
@@ -125,31 +127,35 @@ fn takes(pattern: &[u8], text: &[u8]) -> bool {
 /// then the bare key.
 fn naive<'l>(levels: &'l [Level], key: &str, value: &str) -> Option<&'l Level> {
     let of_key: Vec<_> = levels.iter().filter(|level| level.key == key).collect();
-    let exact = of_key
+    let exact = of_key.iter().find(
+        |level| matches!(level.pattern, LevelPattern::Value(taken) if taken == value && !value.is_empty()),
+    );
+    let listed = of_key
         .iter()
-        .find(|level| matches!(level.takes, Takes::Value(taken) if taken == value && !value.is_empty()));
-    let listed =
-        of_key.iter().find(|level| matches!(&level.takes, Takes::OneOf(values) if values.contains(&value)));
+        .find(|level| matches!(&level.pattern, LevelPattern::OneOf(values) if values.contains(&value)));
     let pattern = levels.iter().find(|level| {
-        let Takes::Value(written) = level.takes else { return false };
+        let LevelPattern::Value(written) = level.pattern else { return false };
         let is_pattern = level.key.contains('*') || written.contains('*');
         let same_key = level.key.contains('*') || level.key == key;
         let written = if written.is_empty() { level.key.clone() } else { format!("{}_{written}", level.key) };
-        is_pattern && same_key && takes(written.as_bytes(), format!("{key}_{value}").as_bytes())
+        is_pattern && same_key && matches(written.as_bytes(), format!("{key}_{value}").as_bytes())
     });
     let bits = ADDRESSES.iter().find(|(address, _)| *address == value).map(|(_, bits)| *bits);
-    let longest = |level: &Level| match (&level.takes, bits) {
-        (Takes::Cidr(networks), Some(bits)) => {
+    let longest = |level: &Level| match (&level.pattern, bits) {
+        (LevelPattern::Cidr(networks), Some(bits)) => {
             networks.iter().filter(|network| bits.starts_with(**network)).map(|network| network.len()).max()
         }
         _ => None,
     };
     let network = of_key.iter().filter(|level| longest(level).is_some()).max_by_key(|level| longest(level));
-    let expression = of_key.iter().find(|level| match level.takes {
-        Takes::Regex(written) => regex::Regex::new(&format!("^({written})$")).expect("one").is_match(value),
+    let expression = of_key.iter().find(|level| match level.pattern {
+        LevelPattern::Regex(written) => {
+            regex::Regex::new(&format!("^({written})$")).expect("one").is_match(value)
+        }
         _ => false,
     });
-    let bare = of_key.iter().find(|level| level.takes == Takes::Value("") && !level.key.contains('*'));
+    let bare =
+        of_key.iter().find(|level| level.pattern == LevelPattern::Value("") && !level.key.contains('*'));
     exact.or(listed).copied().or(pattern).or(network.or(expression).or(bare).copied())
 }
 
