@@ -14,7 +14,7 @@ use super::algorithm::MAX_EXACT;
 /// Upper bound on the steps of a schedule.
 pub const MAX_STEPS: usize = 16;
 /// Upper bound on the counters that one lockout names. Beyond it, the one named first gives way.
-pub const MAX_STRUCK: usize = 8;
+pub const MAX_STRUCK_COUNTERS: usize = 8;
 /// Retry delay reported for a permanent block, which an operator may lift.
 pub const RETRY_PERMANENT: Duration = Duration::from_secs(86_400);
 /// End of a permanent block.
@@ -54,7 +54,7 @@ pub struct LockoutState {
     /// Strikes towards the next block.
     pub strikes: u32,
     /// Time of the first of these strikes.
-    pub since_us: u64,
+    pub first_strike_us: u64,
 }
 
 impl LockoutSchedule {
@@ -80,23 +80,28 @@ impl LockoutState {
     pub fn load(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
         let now_us = now.as_micros();
         self.ends_us = self.ends_us.min(schedule.longest().end_us(now));
-        self.since_us = self.since_us.min(now_us);
+        self.first_strike_us = self.first_strike_us.min(now_us);
         self.level = self.level.min(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
         if self.ends_us != NEVER && self.ends_us.saturating_add(micros(schedule.forget_secs)) <= now_us {
             self.level = 0;
         }
-        if self.since_us.saturating_add(micros(schedule.within_secs)) <= now_us {
+        if self.first_strike_us.saturating_add(micros(schedule.within_secs)) <= now_us {
             self.strikes = 0;
         }
     }
 
     /// The state as `charge.lua` writes it: `ends level strikes since`, and after that the keys of the
     /// counters that struck, ` length:key` each.
-    pub fn read(text: &[u8]) -> Option<Self> {
+    pub fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = text.split(|byte| *byte == b' ');
         let mut next = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();
-        let (ends_us, level, strikes, since_us) = (next()?, next()?, next()?, next()?);
-        Some(Self { ends_us, level: level.try_into().ok()?, strikes: strikes.try_into().ok()?, since_us })
+        let (ends_us, level, strikes, first_strike_us) = (next()?, next()?, next()?, next()?);
+        Some(Self {
+            ends_us,
+            level: level.try_into().ok()?,
+            strikes: strikes.try_into().ok()?,
+            first_strike_us,
+        })
     }
 
     /// Whether requests are denied at `now`.
@@ -107,7 +112,7 @@ impl LockoutState {
     /// Adds a strike, which may begin a block.
     pub fn strike(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
         if self.strikes == 0 {
-            self.since_us = now.as_micros();
+            self.first_strike_us = now.as_micros();
         }
         self.strikes = self.strikes.saturating_add(1);
         if self.strikes >= schedule.after {
@@ -132,10 +137,10 @@ impl LockoutState {
     }
 
     /// Time, in microseconds since the epoch, from which the state is as good as empty; `None` for never.
-    pub fn forgotten_us(&self, schedule: &LockoutSchedule) -> Option<u64> {
+    pub fn expires_us(&self, schedule: &LockoutSchedule) -> Option<u64> {
         let strikes = match self.strikes {
             0 => 0,
-            _ => self.since_us.saturating_add(micros(schedule.within_secs)),
+            _ => self.first_strike_us.saturating_add(micros(schedule.within_secs)),
         };
         let level = match self.level {
             0 => 0,
@@ -238,9 +243,10 @@ mod tests {
         let mut state = after_strikes(&long, &[1_000, 1_010]);
         state.load(&long, Timestamp::from_secs(1_020));
         assert!(is_permanent(state.ends_us));
-        let mut striking = LockoutState { strikes: 1, since_us: 90_000_000_000, ..LockoutState::default() };
+        let mut striking =
+            LockoutState { strikes: 1, first_strike_us: 90_000_000_000, ..LockoutState::default() };
         striking.load(&short, Timestamp::from_secs(1_020));
-        assert_eq!(striking.since_us, 1_020_000_000);
+        assert_eq!(striking.first_strike_us, 1_020_000_000);
     }
 
     #[test]
@@ -255,15 +261,15 @@ mod tests {
         let schedule = schedule(2);
         for times in [&[1_000][..], &[1_000, 1_001], &[1_000, 1_001, 1_100], &[1_000, 1_001, 1_062, 1_063]] {
             let mut state = after_strikes(&schedule, times);
-            let Some(forgotten_us) = state.forgotten_us(&schedule) else { panic!("{times:?}") };
-            state.load(&schedule, Timestamp::from_micros(forgotten_us - 1));
+            let Some(expires_us) = state.expires_us(&schedule) else { panic!("{times:?}") };
+            state.load(&schedule, Timestamp::from_micros(expires_us - 1));
             assert!(!state.is_empty(), "{times:?}");
-            state.load(&schedule, Timestamp::from_micros(forgotten_us));
+            state.load(&schedule, Timestamp::from_micros(expires_us));
             assert!(state.is_empty(), "{times:?}");
         }
         let for_good = LockoutSchedule { steps: smallvec![Block::Permanent], ..schedule };
         let state = after_strikes(&for_good, &[1_000, 1_001]);
-        assert_eq!(state.forgotten_us(&for_good), None);
+        assert_eq!(state.expires_us(&for_good), None);
         assert_eq!(remaining(state.ends_us, Timestamp::from_secs(5_000)), RETRY_PERMANENT);
     }
 }

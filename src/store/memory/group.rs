@@ -187,7 +187,7 @@ impl MemoryStore {
 
 /// Makes the counter of a lockout hold what became of it, and which of `members` struck.
 fn change_lockout(counter: &mut LockoutCounter, locked: &Locked<'_>, members: &[Member<'_>]) {
-    let end_us = locked.state().forgotten_us(locked.schedule()).unwrap_or(u64::MAX);
+    let end_us = locked.state().expires_us(locked.schedule()).unwrap_or(u64::MAX);
     (counter.state, counter.end_secs) = (locked.state(), end_us.div_ceil(1_000_000));
     let Some(strike) = locked.strike() else { return };
     if strike.is_first {

@@ -65,7 +65,7 @@ pub(super) struct CounterName {
 pub(super) struct LockoutCounter {
     pub(super) key: Box<[u8]>,
     pub(super) state: lockout::LockoutState,
-    /// The counters that struck, newest last: [`lockout::MAX_STRUCK`] at most.
+    /// The counters that struck, newest last: [`lockout::MAX_STRUCK_COUNTERS`] at most.
     pub(super) struck: Vec<CounterName>,
     /// When there is nothing left to remember, in seconds since the epoch.
     pub(super) end_secs: u64,
@@ -243,7 +243,7 @@ impl LockoutCounter {
     /// Names a counter that struck.
     pub(super) fn remember(&mut self, key: &[u8], limit: Limit) {
         self.struck.retain(|name| *name.key != *key || !name.limit.shares_counter_with(limit));
-        if self.struck.len() == lockout::MAX_STRUCK {
+        if self.struck.len() == lockout::MAX_STRUCK_COUNTERS {
             self.struck.remove(0);
         }
         self.struck.push(CounterName { key: key.into(), limit });

@@ -102,7 +102,7 @@ async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, 
 /// The lockout of `key`; `None` if it has expired or moved away meanwhile, or is none.
 async fn read(shard: &Shard, key: &Bytes) -> Result<Option<LockoutState>, StoreError> {
     match ask(shard, &[b"GET", key]).await {
-        Ok(Reply::Text(text)) => Ok(LockoutState::read(&text)),
+        Ok(Reply::Text(text)) => Ok(LockoutState::parse(&text)),
         Ok(_) | Err(StoreError::Rejected(_)) => Ok(None),
         Err(error) => Err(error),
     }
