@@ -63,7 +63,7 @@ async fn listings_leave_redis_to_its_other_callers() {
     assert!(load.await.expect("no panic") > 0);
     for listing in listings {
         let mut accounts: Vec<_> =
-            listing.expect("a listing").into_iter().map(|one| one.who.entries[0].1.clone()).collect();
+            listing.expect("a listing").into_iter().map(|one| one.parts.entries[0].1.clone()).collect();
         accounts.sort();
         accounts.dedup();
         assert_eq!(accounts.len(), 25);

@@ -62,7 +62,7 @@ pub use calendar::{Calendar, Period, Zone};
 pub use capabilities::StoreCapabilities;
 pub use hit_counts::{HitCounts, StatsPath};
 pub use judge::{Code, Decision, Modes, Status};
-pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter, LockedOut, LockoutName};
+pub use key::{DescriptorHash, HashTag, KeyDomain, KeyFormat, KeyWriter, LockoutName, LockoutParts};
 pub use limit::{Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Limit, Unit};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};

@@ -175,15 +175,15 @@ fn read_cursor(cursor: &str) -> Option<(u64, Vec<u8>)> {
     Some((u64::from_be_bytes(*ends_us), key.to_vec()))
 }
 
-fn describe(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
+fn describe(Blocked { key, parts, state }: &Blocked, now: Timestamp) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let is_permanent = lockout::is_permanent(state.ends_us);
     let entries: Map<_, _> =
-        who.entries.iter().map(|(key, value)| (text(key), Value::String(text(value)))).collect();
+        parts.entries.iter().map(|(key, value)| (text(key), Value::String(text(value)))).collect();
     json!({
         "id": URL_SAFE_NO_PAD.encode(key),
-        "domain": text(&who.domain),
-        "name": text(&who.name),
+        "domain": text(&parts.domain),
+        "name": text(&parts.name),
         "entries": entries,
         "blocks": state.level,
         "permanent": is_permanent,
@@ -194,12 +194,13 @@ fn describe(Blocked { key, who, state }: &Blocked, now: Timestamp) -> Value {
 
 async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Response {
     let key = URL_SAFE_NO_PAD.decode(&id).map(Bytes::from).ok();
-    let Some((key, who)) = key.and_then(|key| admin.keys.read_lockout_key(&key).map(|who| (key, who))) else {
+    let Some((key, parts)) = key.and_then(|key| admin.keys.parse_lockout_key(&key).map(|parts| (key, parts)))
+    else {
         return error(StatusCode::BAD_REQUEST, "not the id of a lockout: /lockouts lists them");
     };
     match admin.lift(&key).await {
         Ok(true) => {
-            let (domain, name) = (String::from_utf8_lossy(&who.domain), String::from_utf8_lossy(&who.name));
+            let (domain, name) = (String::from_utf8_lossy(&parts.domain), String::from_utf8_lossy(&parts.name));
             tracing::info!(%domain, %name, id, "lockout lifted");
             json_response(StatusCode::OK, json!({ "lifted": true }).to_string())
         }

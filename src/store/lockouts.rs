@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::StoreError;
 use crate::engine::lockout::LockoutState;
-use crate::engine::{KeyWriter, LockedOut, Timestamp};
+use crate::engine::{KeyWriter, LockoutParts, Timestamp};
 
 /// Lockouts that are told at once, at the most.
 pub const MAX_LISTED: usize = 10_000;
@@ -20,7 +20,7 @@ pub struct Blocked {
     /// The lockout's key.
     pub key: Bytes,
     /// What it says.
-    pub who: LockedOut,
+    pub parts: LockoutParts,
     /// How long it lasts.
     pub state: LockoutState,
 }
@@ -28,8 +28,8 @@ pub struct Blocked {
 impl Blocked {
     /// The lockout of `key`, if it is one and blocks at `now`.
     pub(super) fn new(key: Bytes, state: LockoutState, keys: &KeyWriter, now: Timestamp) -> Option<Self> {
-        let who = keys.read_lockout_key(&key)?;
-        state.is_blocked(now).then_some(Self { key, who, state })
+        let parts = keys.parse_lockout_key(&key)?;
+        state.is_blocked(now).then_some(Self { key, parts, state })
     }
 }
 

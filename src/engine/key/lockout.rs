@@ -9,10 +9,10 @@ use crate::engine::Entry;
 use crate::engine::rules::{Match, Penalty};
 
 /// Mark of lockout keys, after the prefix and a hash tag.
-pub const LOCKOUT_MARK: &[u8] = b"tgp1/";
+pub const LOCKOUT_PREFIX: &[u8] = b"tgp1/";
 
 /// The same for lockouts that are not enforced.
-const SHADOW_MARK: &[u8] = b"tgps1/";
+const SHADOW_LOCKOUT_PREFIX: &[u8] = b"tgps1/";
 
 /// Name of a lockout.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct LockoutName(BytesMut);
 
 /// Parts of a lockout's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LockedOut {
+pub struct LockoutParts {
     /// The domain.
     pub domain: Vec<u8>,
     /// The name of the penalty; the path of its rule where it has none.
@@ -40,7 +40,7 @@ impl LockoutName {
         enforced: bool,
     ) -> Self {
         let mut name = BytesMut::new();
-        name.put_slice(if enforced { LOCKOUT_MARK } else { SHADOW_MARK });
+        name.put_slice(if enforced { LOCKOUT_PREFIX } else { SHADOW_LOCKOUT_PREFIX });
         text::write(&mut name, domain.as_bytes());
         text::write(&mut name, penalty.id.as_bytes());
         for level in &*penalty.scope {
@@ -65,11 +65,11 @@ impl LockoutName {
 
 impl KeyWriter {
     /// The key of a lockout.
-    pub fn lockout_key(&self, domain: KeyDomain<'_>, who: &LockoutName) -> Bytes {
-        let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + who.0.len() + 24);
+    pub fn lockout_key(&self, domain: KeyDomain<'_>, name: &LockoutName) -> Bytes {
+        let mut key = BytesMut::with_capacity(self.prefix.len() + 2 * domain.name.len() + name.0.len() + 24);
         key.put_slice(self.prefix.as_bytes());
         domain.write_hash_tag(&mut key);
-        key.put_slice(&who.0);
+        key.put_slice(&name.0);
         key.freeze()
     }
 
@@ -79,13 +79,13 @@ impl KeyWriter {
     }
 
     /// Parts of `key`, if it is that of a lockout.
-    pub fn read_lockout_key(&self, key: &[u8]) -> Option<LockedOut> {
+    pub fn parse_lockout_key(&self, key: &[u8]) -> Option<LockoutParts> {
         let key = key.strip_prefix(self.prefix.as_bytes())?;
         let key = match key {
             [b'{', tagged @ ..] => tagged.get(memchr(b'}', tagged)? + 1..)?,
             key => key,
         };
-        let mut texts = key.strip_prefix(LOCKOUT_MARK)?;
+        let mut texts = key.strip_prefix(LOCKOUT_PREFIX)?;
         let (domain, name) = (text::read(&mut texts)?, text::read(&mut texts)?);
         let mut entries = Vec::new();
         while !texts.is_empty() {
@@ -94,6 +94,6 @@ impl KeyWriter {
             texts = texts.strip_prefix(b"*").or(texts.strip_prefix(b"~")).unwrap_or(texts);
             entries.push((key, text::read(&mut texts)?));
         }
-        Some(LockedOut { domain, name, entries })
+        Some(LockoutParts { domain, name, entries })
     }
 }

@@ -10,7 +10,7 @@ mod lockout;
 mod text;
 
 pub use hash::DescriptorHash;
-pub use lockout::{LOCKOUT_MARK, LockedOut, LockoutName};
+pub use lockout::{LOCKOUT_PREFIX, LockoutName, LockoutParts};
 pub use text::MAX_LITERAL_BYTES;
 
 use super::rules::{Match, SharedPattern};

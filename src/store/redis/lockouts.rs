@@ -16,7 +16,7 @@ use super::RedisStore;
 use super::reply::Reply;
 use super::servers::Servers;
 use super::shard::Shard;
-use crate::engine::key::LOCKOUT_MARK;
+use crate::engine::key::LOCKOUT_PREFIX;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
@@ -60,14 +60,14 @@ async fn ask(shard: &Shard, command: &[&[u8]]) -> Result<Reply, StoreError> {
 }
 
 async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
-    let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_MARK, b"*"].concat());
+    let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
     let mut listed = Vec::new();
     for shard in servers.every_server()? {
         let mut cursor = Bytes::from_static(b"0");
         loop {
             let begun = Instant::now();
             let (next, mut found) = scan(&shard, &cursor, &pattern).await?;
-            found.retain(|key| keys.read_lockout_key(key).is_some());
+            found.retain(|key| keys.parse_lockout_key(key).is_some());
             let states = future::try_join_all(found.iter().map(|key| read(&shard, key))).await?;
             let blocked = found.into_iter().zip(states);
             listed.extend(blocked.filter_map(|(key, state)| Blocked::new(key, state?, keys, now)));
