@@ -200,7 +200,8 @@ async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Resp
     };
     match admin.lift(&key).await {
         Ok(true) => {
-            let (domain, name) = (String::from_utf8_lossy(&parts.domain), String::from_utf8_lossy(&parts.name));
+            let (domain, name) =
+                (String::from_utf8_lossy(&parts.domain), String::from_utf8_lossy(&parts.name));
             tracing::info!(%domain, %name, id, "lockout lifted");
             json_response(StatusCode::OK, json!({ "lifted": true }).to_string())
         }

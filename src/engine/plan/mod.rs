@@ -130,20 +130,20 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
         return Plan { domain_known: false, items, denied_by_size: false };
     };
-    let found: SmallVec<[Found<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
-    let replaced = Replaced::by(&found);
+    let found: SmallVec<[Lookup<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
+    let replaced = ReplacedNames::by(&found);
     let items = request
         .descriptors
         .iter()
         .zip(&found)
         .map(|(descriptor, own)| match own {
-            Found::Nothing => Item::NoLimit,
-            Found::Rule(matched) if replaced.contains(matched.rule) => Item::Replaced,
-            Found::Rule(matched) => match &matched.rule.quota {
+            Lookup::NoMatch => Item::NoLimit,
+            Lookup::Rule(matched) if replaced.contains(matched.rule) => Item::Replaced,
+            Lookup::Rule(matched) => match &matched.rule.quota {
                 Quota::Unlimited => Item::Unlimited(matched.rule),
                 Quota::Limited(limits) => Item::Limited(limited(domain, matched, limits, descriptor, keys)),
             },
-            Found::Override(limit) => Item::Limited(Limited {
+            Lookup::Override(limit) => Item::Limited(Limited {
                 rule: None,
                 counters: smallvec![Counter {
                     limit: *limit,
@@ -182,19 +182,19 @@ fn limited<'r>(
     let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
     let enforced = rule.enforce_percent.is_all() || rule.enforce_percent.includes(hash().as_u64());
     let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
-    let who = rule.penalty.as_ref().map(|penalty| {
+    let lockout_name = rule.penalty.as_ref().map(|penalty| {
         LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)
     });
     if keys.is_for_cluster() && key_domain.hash_tag.is_none() {
-        key_domain.hash_tag = match &who {
-            Some(who) => Some(HashTag::Descriptor(who.hash())),
+        key_domain.hash_tag = match &lockout_name {
+            Some(lockout_name) => Some(HashTag::Descriptor(lockout_name.hash())),
             None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
             None => None,
         };
     }
-    let lockout = rule.penalty.as_ref().zip(who).map(|(penalty, who)| Lockout {
+    let lockout = rule.penalty.as_ref().zip(lockout_name).map(|(penalty, lockout_name)| Lockout {
         schedule: &penalty.schedule,
-        key: keys.lockout_key(key_domain, &who),
+        key: keys.lockout_key(key_domain, &lockout_name),
     });
     let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
         limit: *limit,
@@ -214,29 +214,29 @@ fn limited<'r>(
 }
 
 #[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]
-enum Found<'r, 'a> {
-    Nothing,
+enum Lookup<'r, 'a> {
+    NoMatch,
     Rule(Match<'r, 'a>),
     Override(Limit),
 }
 
 /// A limit that the caller brings takes the place of the rules, whether or not one would match.
-fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Found<'r, 'a> {
+fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, 'a> {
     match descriptor.limit_override {
-        Some(limit) => Found::Override(limit),
-        None => domain.find(&descriptor.entries).map_or(Found::Nothing, Found::Rule),
+        Some(limit) => Lookup::Override(limit),
+        None => domain.find(&descriptor.entries).map_or(Lookup::NoMatch, Lookup::Rule),
     }
 }
 
 /// The names in the `replaces` of all rules that a request matched, in order: looked up in logarithmic time,
 /// since a request may have a thousand descriptors.
-struct Replaced<'r>(SmallVec<[&'r str; 8]>);
+struct ReplacedNames<'r>(SmallVec<[&'r str; 8]>);
 
-impl<'r> Replaced<'r> {
-    fn by(found: &[Found<'r, '_>]) -> Self {
-        let replaces = |found: &Found<'r, '_>| match found {
-            Found::Rule(matched) => &matched.rule.replaces[..],
-            Found::Nothing | Found::Override(_) => &[],
+impl<'r> ReplacedNames<'r> {
+    fn by(found: &[Lookup<'r, '_>]) -> Self {
+        let replaces = |found: &Lookup<'r, '_>| match found {
+            Lookup::Rule(matched) => &matched.rule.replaces[..],
+            Lookup::NoMatch | Lookup::Override(_) => &[],
         };
         let mut names: SmallVec<_> = found.iter().flat_map(replaces).map(|name| &**name).collect();
         names.sort_unstable();
