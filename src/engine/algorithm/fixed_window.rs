@@ -40,5 +40,5 @@ impl State {
 /// A count of `used` hits.
 pub const fn meter(used: u64) -> Meter {
     // Counts are told however far they go.
-    Meter { base: 0, level: used, low: used, parts: 1, max_level: u64::MAX, lost: 0 }
+    Meter { base: 0, level: used, lowest: used, parts: 1, max_level: u64::MAX, stale_refund: 0 }
 }

@@ -215,8 +215,14 @@ mod tests {
     }
 
     fn check(asks: &[GroupCharge], before: &[u64], outcomes: &[(u64, ChargeOutcome)], after: &[u64]) {
-        let meter =
-            |used: &u64| Meter { base: 0, level: *used, low: *used, parts: 1, max_level: u64::MAX, lost: 0 };
+        let meter = |used: &u64| Meter {
+            base: 0,
+            level: *used,
+            lowest: *used,
+            parts: 1,
+            max_level: u64::MAX,
+            stale_refund: 0,
+        };
         let mut meters: Vec<Meter> = before.iter().map(meter).collect();
         let seen =
             charge(asks, &mut meters, &mut []).into_iter().map(|(meter, outcome)| (meter.used(), outcome));

@@ -47,11 +47,11 @@ pub struct Meter {
     /// Parts of a hit; at least 1.
     pub parts: u64,
     /// Lowest level since it was loaded.
-    pub low: u64,
+    pub lowest: u64,
     /// Upper bound on the level.
     pub max_level: u64,
     /// Parts of a refund that come too late: the hits have drained or aged since, as others' charges show.
-    pub lost: u64,
+    pub stale_refund: u64,
 }
 
 impl Meter {
@@ -73,10 +73,10 @@ impl Meter {
 
     /// Lowers the level, to zero at least.
     pub const fn refund(&mut self, hits: u32) {
-        let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.lost);
+        let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.stale_refund);
         self.level = self.level.saturating_sub(parts);
-        if self.level < self.low {
-            self.low = self.level;
+        if self.level < self.lowest {
+            self.lowest = self.level;
         }
     }
 }

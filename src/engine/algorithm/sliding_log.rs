@@ -57,7 +57,7 @@ impl State {
             self.len = self.len.saturating_sub(hits.into());
         }
         // The newest hits are those that were refunded.
-        let mut less = self.len.saturating_sub(meter.low);
+        let mut less = self.len.saturating_sub(meter.lowest);
         while less > 0
             && let Some((_, hits)) = self.hits.back_mut()
         {
@@ -69,7 +69,7 @@ impl State {
             }
         }
         let at = Ticks::of(limit, now).now.max(self.newest());
-        let more = u32::try_from(meter.level - meter.low.min(meter.level)).unwrap_or(u32::MAX);
+        let more = u32::try_from(meter.level - meter.lowest.min(meter.level)).unwrap_or(u32::MAX);
         match self.hits.back_mut() {
             _ if more == 0 => {}
             Some((last, hits)) if *last == at => *hits = hits.saturating_add(more),
@@ -142,5 +142,5 @@ pub fn until_it_leaves(at: u64, limit: Limit, now: Timestamp) -> Duration {
 
 /// `len` hits of the last window.
 pub const fn meter(limit: Limit, len: u64) -> Meter {
-    Meter { base: 0, level: len, low: len, parts: 1, max_level: max_level(limit, 1), lost: 0 }
+    Meter { base: 0, level: len, lowest: len, parts: 1, max_level: max_level(limit, 1), stale_refund: 0 }
 }

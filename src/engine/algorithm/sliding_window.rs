@@ -50,10 +50,10 @@ impl State {
         Meter {
             base: self.previous.saturating_mul(self.left(ticks)),
             level: self.current.saturating_mul(ticks.window),
-            low: self.current.saturating_mul(ticks.window),
+            lowest: self.current.saturating_mul(ticks.window),
             parts: ticks.window,
             max_level: max_level(limit, ticks.window),
-            lost: if ticks.now / ticks.window < self.window { u64::MAX } else { 0 },
+            stale_refund: if ticks.now / ticks.window < self.window { u64::MAX } else { 0 },
         }
     }
 

@@ -58,10 +58,10 @@ impl State {
         Meter {
             base: 0,
             level: self.level,
-            low: self.level,
+            lowest: self.level,
             parts,
             max_level: max_level(limit, parts),
-            lost: self.at.saturating_sub(now).saturating_mul(u64::from(limit.requests_per_unit)),
+            stale_refund: self.at.saturating_sub(now).saturating_mul(u64::from(limit.requests_per_unit)),
         }
     }
 
