@@ -92,9 +92,10 @@ impl KeyWriter {
         key.put_slice(self.prefix.as_bytes());
         domain.write_hash_tag(&mut key);
         let values = entries.iter().enumerate().map(|(level, entry)| {
-            let own = || Value::Own(matched.map_or(entry.value, |matched| matched.value(level, entry)));
+            let own =
+                || CountedValue::Own(matched.map_or(entry.value, |matched| matched.value(level, entry)));
             let shared = matched.and_then(|matched| matched.shared_pattern(level));
-            (entry.key, shared.map_or_else(own, Value::Shared))
+            (entry.key, shared.map_or_else(own, CountedValue::Shared))
         });
         let is_compatible = self.format == KeyFormat::Envoyproxy
             && limit.algorithm == Algorithm::FixedWindow
@@ -129,12 +130,12 @@ impl KeyDomain<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum Value<'a> {
+enum CountedValue<'a> {
     Own(&'a [u8]),
     Shared(SharedPattern<'a>),
 }
 
-impl<'a> Value<'a> {
+impl<'a> CountedValue<'a> {
     const fn text(self) -> &'a [u8] {
         match self {
             Self::Own(value) => value,
@@ -165,7 +166,7 @@ fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
-    entries: impl Iterator<Item = (&'a [u8], Value<'a>)>,
+    entries: impl Iterator<Item = (&'a [u8], CountedValue<'a>)>,
     limit: Limit,
 ) {
     key.put_slice(b"tg1/");
@@ -184,7 +185,7 @@ fn write_native<'a>(
     text::write(key, domain);
     for (name, value) in entries {
         text::write(key, name);
-        if let Value::Shared(pattern) = value {
+        if let CountedValue::Shared(pattern) = value {
             key.put_u8(pattern.mark());
         }
         text::write(key, value.text());
@@ -195,7 +196,7 @@ fn write_native<'a>(
 fn write_envoyproxy<'a>(
     key: &mut BytesMut,
     domain: &[u8],
-    entries: impl Iterator<Item = (&'a [u8], Value<'a>)>,
+    entries: impl Iterator<Item = (&'a [u8], CountedValue<'a>)>,
 ) {
     key.put_slice(domain);
     key.put_u8(b'_');
