@@ -7,7 +7,7 @@ mod connection;
 mod connections;
 mod cores;
 mod debug;
-mod descriptors;
+mod file_descriptors;
 mod grpc;
 mod health;
 mod heartbeat;
@@ -249,7 +249,7 @@ fn start_listeners(
     supervisor: &Supervisor,
 ) -> (Vec<Task>, Vec<Arc<Connections>>) {
     let has_metrics_port = listeners.prometheus.is_some();
-    let room = descriptors::allot(settings.max_connections, cores.heartbeats().len(), has_metrics_port);
+    let quota = file_descriptors::allot(settings.max_connections, cores.heartbeats().len(), has_metrics_port);
     let mut swept = Vec::new();
     let mut list = |bounds| {
         let connections = Connections::new(bounds);
@@ -258,11 +258,11 @@ fn start_listeners(
     };
     if let Some((listener, path)) = listeners.prometheus {
         let router = debug::metrics_router(debug.clone(), &path);
-        let served = serve_operators(listener, router, list(settings.operators(room.operators)));
+        let served = serve_operators(listener, router, list(settings.operators(quota.operators)));
         supervisor.spawn("Prometheus listener", served);
     }
     let router = debug::router(debug);
-    let served = serve_operators(listeners.debug, router, list(settings.operators(room.operators)));
+    let served = serve_operators(listeners.debug, router, list(settings.operators(quota.operators)));
     supervisor.spawn("debug listener", served);
 
     let mut accepting = Vec::new();
@@ -271,7 +271,7 @@ fn start_listeners(
         ("HTTP listener", listeners.http, Protocol::Http, settings.connections.http_idle_timeout),
     ] {
         // Each has bounds of its own, so that a flood on one keeps nobody from the other.
-        let connections = list(settings.bounds(room.calls, idle));
+        let connections = list(settings.bounds(quota.calls, idle));
         accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(cores), connections)));
     }
     (accepting, swept)

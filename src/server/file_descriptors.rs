@@ -11,7 +11,7 @@ const RESERVED_PER_CORE: usize = 16;
 
 /// Connections that each listener may have open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct ConnectionQuota {
     /// Of gRPC and of HTTP, each.
     pub(super) calls: usize,
     /// Of the debug port and of the metrics port, each.
@@ -20,28 +20,28 @@ pub(super) struct Room {
 
 /// Divides the descriptors that the process may open: `max_connections` for gRPC and for HTTP each, or fewer if
 /// the limit is lower.
-pub(super) fn allot(max_connections: usize, cores: usize, has_metrics_port: bool) -> Room {
+pub(super) fn allot(max_connections: usize, cores: usize, has_metrics_port: bool) -> ConnectionQuota {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let room = divide(limit, max_connections, cores, has_metrics_port);
-    if room.calls < max_connections {
+    let quota = divide(limit, max_connections, cores, has_metrics_port);
+    if quota.calls < max_connections {
         tracing::warn!(
             limit,
             max_connections,
-            accepted = room.calls,
+            accepted = quota.calls,
             "open file limit is too low for MAX_CONNECTIONS; fewer connections are accepted"
         );
     }
-    room
+    quota
 }
 
-fn divide(limit: usize, max_connections: usize, cores: usize, has_metrics_port: bool) -> Room {
+fn divide(limit: usize, max_connections: usize, cores: usize, has_metrics_port: bool) -> ConnectionQuota {
     let reserved = (RESERVED + cores * RESERVED_PER_CORE).min(limit / 2);
     let left = limit - reserved;
     let operators = (left / 8).clamp(1, MAX_OPERATORS);
     let listeners = if has_metrics_port { 2 } else { 1 };
     let calls = left.saturating_sub(operators * listeners) / 2;
-    Room { calls: calls.clamp(1, max_connections.max(1)), operators }
+    ConnectionQuota { calls: calls.clamp(1, max_connections.max(1)), operators }
 }
 
 #[cfg(test)]
@@ -50,14 +50,14 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
-        let room = |calls, operators| Room { calls, operators };
-        assert_eq!(divide(usize::MAX, 10_000, 8, true), room(10_000, 256));
-        assert_eq!(divide(1_048_576, 10_000, 8, true), room(10_000, 256));
-        assert_eq!(divide(20_000, 10_000, 2, false), room(9_824, 256));
-        assert_eq!(divide(1_024, 10_000, 2, false), room(406, 116));
-        assert_eq!(divide(256, 10_000, 2, true), room(60, 20));
+        let quota = |calls, operators| ConnectionQuota { calls, operators };
+        assert_eq!(divide(usize::MAX, 10_000, 8, true), quota(10_000, 256));
+        assert_eq!(divide(1_048_576, 10_000, 8, true), quota(10_000, 256));
+        assert_eq!(divide(20_000, 10_000, 2, false), quota(9_824, 256));
+        assert_eq!(divide(1_024, 10_000, 2, false), quota(406, 116));
+        assert_eq!(divide(256, 10_000, 2, true), quota(60, 20));
         for limit in [0, 1, 8, 64, 100] {
-            let Room { calls, operators } = divide(limit, 10_000, 64, true);
+            let ConnectionQuota { calls, operators } = divide(limit, 10_000, 64, true);
             assert!(calls >= 1 && operators >= 1, "{limit}");
         }
     }
