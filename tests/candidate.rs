@@ -55,7 +55,7 @@ impl World {
             rules: Arc::clone(&live),
             store: Arc::clone(store),
             fallback: stores::fallback(),
-            patience: Duration::ZERO,
+            store_timeout: Duration::ZERO,
             clock: Arc::clone(&clock) as _,
             metrics: Arc::clone(&metrics),
             keys: KeyWriter::new(KeyFormat::Native, "p:"),

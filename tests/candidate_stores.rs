@@ -64,7 +64,7 @@ async fn a_candidate_whose_store_fails_or_hangs_changes_nothing_and_holds_no_ans
             let store = Failing::new(PREFIX, hangs);
             let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
             let mut world = World::new(&store_of_all, shop(&both), Some(shop(&both)));
-            world.limiter.patience = PATIENT;
+            world.limiter.store_timeout = PATIENT;
             let asked = Instant::now();
             world.check(policy, "user=a*2 -> OK failed\nuser=a -> OVER failed").await;
             // A timer may be a millisecond late, for each of the two.

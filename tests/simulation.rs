@@ -126,7 +126,7 @@ impl World {
             rules: Arc::default(),
             store: Arc::clone(&store) as _,
             fallback: stores::fallback(),
-            patience: Duration::ZERO,
+            store_timeout: Duration::ZERO,
             clock: Arc::clone(&clock) as _,
             metrics: Arc::clone(&metrics),
             keys: KeyWriter::default(),

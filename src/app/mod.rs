@@ -45,10 +45,10 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// Redis was to be there before the service starts, and was not.
-    #[error("Redis was not there within {patience:?}: {source}")]
-    RedisAbsent {
+    #[error("Redis was not there within {timeout:?}: {source}")]
+    RedisUnreachable {
         /// `REDIS_STARTUP_MAX_ELAPSED_TIME`.
-        patience: Duration,
+        timeout: Duration,
         /// The last failure.
         source: StoreError,
     },
@@ -205,7 +205,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             rules: Arc::clone(rules),
             store,
             fallback: Arc::clone(&stores.fallback),
-            patience: stores.patience,
+            store_timeout: stores.store_timeout,
             clock: Arc::clone(clock),
             metrics: Arc::clone(metrics),
             keys: keys.clone(),

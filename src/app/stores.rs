@@ -38,7 +38,7 @@ pub(super) struct Stores {
     /// What all of them do while it fails.
     pub(super) fallback: Arc<Fallback>,
     /// How long it may take at the most before it gives up by itself.
-    pub(super) patience: Duration,
+    pub(super) store_timeout: Duration,
     /// Whether it can be reached, where the service is to be ready only then.
     pub(super) reached: Option<watch::Receiver<bool>>,
 }
@@ -88,7 +88,13 @@ pub(super) async fn open(
                 ready: nothing(),
                 settle: nothing(),
             };
-            Ok(Stores { make: Box::new(make), lockouts, fallback, patience: Duration::ZERO, reached: None })
+            Ok(Stores {
+                make: Box::new(make),
+                lockouts,
+                fallback,
+                store_timeout: Duration::ZERO,
+                reached: None,
+            })
         }
         StoreSettings::Redis(redis) => {
             // They take no room from those of the rules in force, and no gauge tells of them.
@@ -112,8 +118,12 @@ async fn open_redis(
         watch_denials(denials, metrics);
     }
     let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials, supervisor)?;
-    if let Some(patience) = settings.startup_max {
-        redis.store().ready(patience).await.map_err(|source| StartError::RedisAbsent { patience, source })?;
+    if let Some(timeout) = settings.startup_max {
+        redis
+            .store()
+            .ready(timeout)
+            .await
+            .map_err(|source| StartError::RedisUnreachable { timeout, source })?;
     }
     let reached = settings.ready_only_connected.then(|| {
         let (sender, reached) = watch::channel(false);
@@ -139,7 +149,7 @@ async fn open_redis(
         let beside = Arc::new(store.beside(of_candidate.clone()));
         StoreOfCore { store, beside, ready: ready.boxed(), settle: settle.boxed() }
     };
-    Ok(Stores { make: Box::new(make), lockouts, fallback, patience: settings.all.call_timeout, reached })
+    Ok(Stores { make: Box::new(make), lockouts, fallback, store_timeout: settings.all.call_timeout, reached })
 }
 
 /// Connections for operators, made when the first one asks.

@@ -35,7 +35,7 @@ pub struct Limiter {
     /// Decisions on charges that the store failed.
     pub fallback: Arc<Fallback>,
     /// Upper bound on the store's own timeout. Zero for a store that never waits.
-    pub patience: Duration,
+    pub store_timeout: Duration,
     /// Clock of decisions.
     pub clock: Arc<dyn Clock>,
     /// Metrics of calls, decisions and the store.
@@ -159,7 +159,7 @@ impl Limiter {
 
     /// When to wait no longer for a store that is asked at `asked`, if that is before it gives up by itself.
     fn until(&self, asked: Instant, deadline: Option<Instant>) -> Option<Instant> {
-        deadline.filter(|deadline| *deadline < asked + self.patience)
+        deadline.filter(|deadline| *deadline < asked + self.store_timeout)
     }
 
     /// Asks the store, if there is anything to ask, and takes note of how that went.

@@ -56,7 +56,7 @@ impl World {
             rules: Arc::default(),
             store,
             fallback: stores::fallback(),
-            patience: Duration::ZERO,
+            store_timeout: Duration::ZERO,
             clock: Arc::clone(&clock) as _,
             metrics: stores::metrics(),
             keys,

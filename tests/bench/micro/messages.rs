@@ -42,7 +42,7 @@ fn limiter(rules: Arc<Rules>) -> Limiter {
         rules: Arc::default(),
         store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
         fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
-        patience: Duration::ZERO,
+        store_timeout: Duration::ZERO,
         clock: Arc::new(SystemClock),
         metrics: Arc::default(),
         keys: KeyWriter::default(),
