@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use self::rules::{Live, Tried};
-use self::stores::{StoreOfCore, Stores};
+use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
 use crate::limiter::Limiter;
@@ -175,7 +175,7 @@ impl App {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.tried.as_ref().map(|tried| Arc::clone(&tried.rules)),
             rules_status: provider.status(),
-            store_reached: stores.reached.take(),
+            store_reached: stores.reachable.take(),
             metrics: Arc::clone(&shared.metrics),
             lockouts: LockoutAdmin::new(
                 stores.lockouts.clone(),
@@ -199,7 +199,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
-        let StoreOfCore { store, beside, ready, settle } = (stores.make)();
+        let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
         let Shared { rules, tried, clock, metrics } = &shared;
         let limiter = Limiter {
             rules: Arc::clone(rules),
@@ -210,7 +210,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             metrics: Arc::clone(metrics),
             keys: keys.clone(),
             modes,
-            candidate: tried.as_ref().map(|tried| tried.on(beside)),
+            candidate: tried.as_ref().map(|tried| tried.on(candidate_store)),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })

@@ -32,7 +32,7 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// What the cores count with.
 pub(super) struct Stores {
     /// Makes a core's own.
-    pub(super) make: Box<dyn Fn() -> StoreOfCore + Send + Sync>,
+    pub(super) make: Box<dyn Fn() -> CoreStores + Send + Sync>,
     /// Stores that hold lockouts: the one that counts, and the one that counts while that fails.
     pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
     /// What all of them do while it fails.
@@ -40,14 +40,14 @@ pub(super) struct Stores {
     /// How long it may take at the most before it gives up by itself.
     pub(super) store_timeout: Duration,
     /// Whether it can be reached, where the service is to be ready only then.
-    pub(super) reached: Option<watch::Receiver<bool>>,
+    pub(super) reachable: Option<watch::Receiver<bool>>,
 }
 
 /// Where one core counts.
-pub(super) struct StoreOfCore {
+pub(super) struct CoreStores {
     pub(super) store: Arc<dyn Store>,
     /// Where a candidate counts.
-    pub(super) beside: Arc<dyn Store>,
+    pub(super) candidate_store: Arc<dyn Store>,
     /// Ends when it can be reached, or when nobody should wait for that any longer.
     pub(super) ready: BoxFuture<'static, ()>,
     /// What to do when the last call was answered.
@@ -73,8 +73,8 @@ pub(super) async fn open(
             let memory = || Arc::new(MemoryStore::new(settings.memory));
             let store = memory();
             // A candidate must not take the room that the rules in force need.
-            let beside = settings.candidate.as_ref().map(|_| memory());
-            for swept in [&store].into_iter().chain(&beside) {
+            let candidate_store = settings.candidate.as_ref().map(|_| memory());
+            for swept in [&store].into_iter().chain(&candidate_store) {
                 let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
                 supervisor.spawn("sweeper", async move { swept.sweep(|| now.now()).await });
             }
@@ -82,9 +82,9 @@ pub(super) async fn open(
             watch_memory(metrics, move || counted.figures());
             let lockouts = vec![Arc::clone(&store) as _];
             let nothing = || std::future::ready(()).boxed();
-            let make = move || StoreOfCore {
+            let make = move || CoreStores {
                 store: Arc::clone(&store) as _,
-                beside: Arc::clone(beside.as_ref().unwrap_or(&store)) as _,
+                candidate_store: Arc::clone(candidate_store.as_ref().unwrap_or(&store)) as _,
                 ready: nothing(),
                 settle: nothing(),
             };
@@ -93,7 +93,7 @@ pub(super) async fn open(
                 lockouts,
                 fallback,
                 store_timeout: Duration::ZERO,
-                reached: None,
+                reachable: None,
             })
         }
         StoreSettings::Redis(redis) => {
@@ -125,10 +125,10 @@ async fn open_redis(
             .await
             .map_err(|source| StartError::RedisUnreachable { timeout, source })?;
     }
-    let reached = settings.ready_only_connected.then(|| {
-        let (sender, reached) = watch::channel(false);
-        supervisor.spawn("Redis health check", tell_whether_reached(redis.store(), sender));
-        reached
+    let reachable = settings.ready_only_connected.then(|| {
+        let (sender, reachable) = watch::channel(false);
+        supervisor.spawn("Redis health check", watch_reachability(redis.store(), sender));
+        reachable
     });
     let redis = Arc::new(redis);
     let on_demand = OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() };
@@ -138,7 +138,7 @@ async fn open_redis(
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
         let ready = async move {
             if let Err(error) = connected.ready(CONNECT_TIMEOUT).await {
-                tracing::warn!(%error, "the first calls come before Redis can be reached");
+                tracing::warn!(%error, "the first calls come before Redis can be reachable");
             }
         };
         let settle = async move {
@@ -146,10 +146,16 @@ async fn open_redis(
                 tracing::warn!("Redis did not learn how long the last counters are to live");
             }
         };
-        let beside = Arc::new(store.beside(of_candidate.clone()));
-        StoreOfCore { store, beside, ready: ready.boxed(), settle: settle.boxed() }
+        let candidate_store = Arc::new(store.beside(of_candidate.clone()));
+        CoreStores { store, candidate_store, ready: ready.boxed(), settle: settle.boxed() }
     };
-    Ok(Stores { make: Box::new(make), lockouts, fallback, store_timeout: settings.all.call_timeout, reached })
+    Ok(Stores {
+        make: Box::new(make),
+        lockouts,
+        fallback,
+        store_timeout: settings.all.call_timeout,
+        reachable,
+    })
 }
 
 /// Connections for operators, made when the first one asks.
@@ -205,12 +211,12 @@ fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {
 }
 
 /// Asks again and again, for ever.
-async fn tell_whether_reached(store: RedisStore, reached: watch::Sender<bool>) {
+async fn watch_reachability(store: RedisStore, reachable: watch::Sender<bool>) {
     let mut turn = time::interval(PING_INTERVAL);
     loop {
         turn.tick().await;
         let answer = time::timeout(PING_INTERVAL, store.ping()).await;
-        reached.send_if_modified(|known| {
+        reachable.send_if_modified(|known| {
             let now = matches!(answer, Ok(Ok(())));
             std::mem::replace(known, now) != now
         });
