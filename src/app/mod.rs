@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use self::rules::{Live, Tried};
+use self::rules::{CandidateRules, LiveRules};
 use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
@@ -83,7 +83,7 @@ pub struct App {
 /// Parts that every core uses.
 struct Shared {
     rules: Arc<ArcSwapOption<Rules>>,
-    tried: Option<Tried>,
+    candidate: Option<CandidateRules>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -111,13 +111,13 @@ impl App {
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (supervisor, ends) = Supervisor::new();
-        let Live { rules, handle, metrics } = rules::follow(&settings, &clock, &supervisor);
-        let tried = settings
+        let LiveRules { rules, handle, metrics } = rules::load(&settings, &clock, &supervisor);
+        let candidate = settings
             .candidate
             .as_ref()
-            .map(|candidate| rules::follow_candidate(candidate, &clock, &metrics, &supervisor));
+            .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
         let stores = stores::open(&settings, &clock, &metrics, &supervisor).await?;
-        let shared = Shared { rules, tried, clock, metrics };
+        let shared = Shared { rules, candidate, clock, metrics };
         Ok(Self { settings, listeners, addresses, stores, shared, provider: handle, supervisor, ends })
     }
 
@@ -138,12 +138,12 @@ impl App {
 
     /// Rules of `CANDIDATE_CONFIG`; `None` while there are none.
     pub fn candidate_rules(&self) -> Option<Arc<Rules>> {
-        self.shared.tried.as_ref()?.rules.load_full()
+        self.shared.candidate.as_ref()?.rules.load_full()
     }
 
     /// Handles that have the rules read again, of the candidate too where there is one.
     pub fn providers(&self) -> Vec<Handle> {
-        let candidate = self.shared.tried.as_ref().map(|tried| tried.handle.clone());
+        let candidate = self.shared.candidate.as_ref().map(|candidate| candidate.handle.clone());
         [self.provider.clone()].into_iter().chain(candidate).collect()
     }
 
@@ -173,7 +173,7 @@ impl App {
         let Self { settings, listeners, mut stores, shared, provider, supervisor, mut ends, .. } = self;
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
-            candidate_rules: shared.tried.as_ref().map(|tried| Arc::clone(&tried.rules)),
+            candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),
             rules_status: provider.status(),
             store_reached: stores.reachable.take(),
             metrics: Arc::clone(&shared.metrics),
@@ -200,7 +200,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
         let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
-        let Shared { rules, tried, clock, metrics } = &shared;
+        let Shared { rules, candidate, clock, metrics } = &shared;
         let limiter = Limiter {
             rules: Arc::clone(rules),
             store,
@@ -210,7 +210,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             metrics: Arc::clone(metrics),
             keys: keys.clone(),
             modes,
-            candidate: tried.as_ref().map(|tried| tried.on(candidate_store)),
+            candidate: candidate.as_ref().map(|candidate| candidate.for_core(candidate_store)),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })

@@ -15,14 +15,14 @@ use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{CandidateMetrics, Metrics};
 
 /// The rules in force.
-pub(super) struct Live {
+pub(super) struct LiveRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
     pub(super) metrics: Arc<Metrics>,
 }
 
 /// Rules that are tried out.
-pub(super) struct Tried {
+pub(super) struct CandidateRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
     keys: KeyWriter,
@@ -31,7 +31,7 @@ pub(super) struct Tried {
 }
 
 /// Loads the rules to be in force, and follows them from then on. Belongs to the runtime it is called in.
-pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> Live {
+pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> LiveRules {
     let rules = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
     let counted = Arc::clone(&metrics);
@@ -42,16 +42,16 @@ pub(super) fn follow(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &S
     let (provider, handle) =
         FileProvider::load(settings.rules.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
     supervisor.spawn("rule loader", run(provider));
-    Live { rules, handle, metrics }
+    LiveRules { rules, handle, metrics }
 }
 
 /// The same for rules to try out. Whatever is wrong with them is told, and holds up nothing.
-pub(super) fn follow_candidate(
+pub(super) fn load_candidate(
     settings: &CandidateSettings,
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
     supervisor: &Supervisor,
-) -> Tried {
+) -> CandidateRules {
     let CandidateSettings { files, keys } = settings;
     let rules = Arc::new(ArcSwapOption::empty());
     let counts = Arc::new(CandidateMetrics::new(Arc::clone(&rules)));
@@ -61,12 +61,12 @@ pub(super) fn follow_candidate(
     let (provider, handle) =
         FileProvider::load(files.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
     supervisor.spawn("candidate rule loader", run(provider));
-    Tried { rules, handle, keys: keys.clone(), metrics: counts, sampler: Arc::default() }
+    CandidateRules { rules, handle, keys: keys.clone(), metrics: counts, sampler: Arc::default() }
 }
 
-impl Tried {
+impl CandidateRules {
     /// The candidate of one core, which counts in `store`.
-    pub(super) fn on(&self, store: Arc<dyn Store>) -> Candidate {
+    pub(super) fn for_core(&self, store: Arc<dyn Store>) -> Candidate {
         Candidate {
             rules: Arc::clone(&self.rules),
             store,

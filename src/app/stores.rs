@@ -138,7 +138,7 @@ async fn open_redis(
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
         let ready = async move {
             if let Err(error) = connected.ready(CONNECT_TIMEOUT).await {
-                tracing::warn!(%error, "the first calls come before Redis can be reachable");
+                tracing::warn!(%error, "the first calls come before Redis can be reached");
             }
         };
         let settle = async move {
