@@ -14,7 +14,7 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::publish::{Found, PublishSettings, Publisher};
+use super::publish::{FoundSources, PublishSettings, Publisher};
 use super::sources::{Sources, read_watched};
 use super::watches::Watches;
 use super::{Handle, Role, Status};
@@ -22,9 +22,9 @@ use crate::clock::Clock;
 use crate::engine::rules::{CompileOptions, RuleError, Rules, SourceFile};
 
 /// Time without a change after which a load begins: changes come in bursts, and one load serves them all.
-const QUIET: Duration = Duration::from_millis(100);
+const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Longest time that a load waits for changes to pause.
-const UNQUIET_MAX: Duration = Duration::from_secs(1);
+const DEBOUNCE_MAX: Duration = Duration::from_secs(1);
 
 /// Location of rule files and how they are compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl FileProvider {
         let Self { mut loader, wake, poll_interval } = self;
         loop {
             tokio::select! {
-                () = wake.notified() => settle(&wake).await,
+                () = wake.notified() => debounce(&wake).await,
                 () = sleep(poll_interval) => (),
             }
             let path = loader.path.clone();
@@ -98,10 +98,10 @@ impl FileProvider {
 }
 
 /// Waits until changes pause.
-async fn settle(wake: &Notify) {
-    let quiet = async { while timeout(QUIET, wake.notified()).await.is_ok() {} };
+async fn debounce(wake: &Notify) {
+    let quiet = async { while timeout(DEBOUNCE, wake.notified()).await.is_ok() {} };
     // Either way it is time to load.
-    timeout(UNQUIET_MAX, quiet).await.ok();
+    timeout(DEBOUNCE_MAX, quiet).await.ok();
 }
 
 struct Loader {
@@ -117,27 +117,28 @@ struct Loader {
 impl Loader {
     /// Reads the files and publishes them, unless they are unchanged.
     fn load(&mut self) {
-        let Sources { files, unread, ignored } = self.watches.during(|watch| read_watched(&self.path, watch));
+        let Sources { files, unreadable, ignored } =
+            self.watches.during(|watch| read_watched(&self.path, watch));
         for path in &ignored {
             if !self.ignored.contains(path) {
                 tracing::debug!(path = %path.display(), "not a rule file; rule files end in .yaml or .yml");
             }
         }
         self.ignored = ignored.into_iter().collect();
-        let digest = digest(&files, &unread);
+        let digest = digest(&files, &unreadable);
         if self.digest.replace(digest) == Some(digest) {
             return tracing::debug!("rule files are unchanged");
         }
-        self.publisher.publish(Found { sources: files, unread });
+        self.publisher.publish(FoundSources { sources: files, unreadable });
     }
 }
 
-fn digest(files: &[SourceFile], unread: &[RuleError]) -> u64 {
+fn digest(files: &[SourceFile], unreadable: &[RuleError]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for SourceFile { name, text } in files {
         (name, text).hash(&mut hasher);
     }
-    for RuleError { source, message, .. } in unread {
+    for RuleError { source, message, .. } in unreadable {
         (source, message).hash(&mut hasher);
     }
     hasher.finish()

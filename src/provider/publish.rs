@@ -30,11 +30,11 @@ const LOGGED_WARNINGS: usize = 20;
 
 /// What a provider found.
 #[derive(Clone, Debug)]
-pub struct Found<S> {
+pub struct FoundSources<S> {
     /// Sources in the order of their names.
     pub sources: Vec<S>,
     /// Sources that could not be read. The name of a directory stands for everything in it.
-    pub unread: Vec<RuleError>,
+    pub unreadable: Vec<RuleError>,
 }
 
 /// Callback for every load.
@@ -87,7 +87,7 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
     }
 
     /// Puts the good part of `found` in force.
-    pub fn publish(&mut self, found: Found<S>) {
+    pub fn publish(&mut self, found: FoundSources<S>) {
         let previous = self.rules.load_full();
         let update = self.update(found, previous.as_deref());
         let before = self.status.borrow().clone();
@@ -106,8 +106,12 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         self.status.send_replace(status);
     }
 
-    fn update(&self, Found { sources, unread }: Found<S>, previous: Option<&Rules>) -> Update<S> {
-        if unread.is_empty()
+    fn update(
+        &self,
+        FoundSources { sources, unreadable }: FoundSources<S>,
+        previous: Option<&Rules>,
+    ) -> Update<S> {
+        if unreadable.is_empty()
             && let Ok(rules) = compile(&sources, self.settings.compile, previous)
             && vanished(&rules.sources, previous).is_none()
         {
@@ -116,7 +120,7 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
                 None => return Update { good: Some((sources, rules)), errors: RuleErrors::default() },
             }
         }
-        let (sources, mut errors) = self.with_last_good(sources, unread, previous);
+        let (sources, mut errors) = self.with_last_good(sources, unreadable, previous);
         if sources.is_empty() || sources == self.in_force {
             return Update { good: None, errors };
         }
@@ -140,12 +144,12 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
     fn with_last_good(
         &self,
         found: Vec<S>,
-        unread: Vec<RuleError>,
+        unreadable: Vec<RuleError>,
         previous: Option<&Rules>,
     ) -> (Vec<S>, RuleErrors) {
-        let mut wrong: HashSet<String> = unread.iter().map(|error| error.source.clone()).collect();
+        let mut faulty: HashSet<String> = unreadable.iter().map(|error| error.source.clone()).collect();
         let mut errors = RuleErrors::default();
-        unread.into_iter().for_each(|error| errors.push(error));
+        unreadable.into_iter().for_each(|error| errors.push(error));
         let mut sources = Vec::with_capacity(found.len());
         for source in found {
             let compiled = compile(std::slice::from_ref(&source), self.settings.compile, None);
@@ -156,15 +160,15 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
             match found {
                 None => sources.push(source),
                 Some(found) => {
-                    wrong.insert(source.name().to_owned());
+                    faulty.insert(source.name().to_owned());
                     errors.extend(found);
                 }
             }
         }
         let good: HashSet<_> = sources.iter().map(|source| source.name().to_owned()).collect();
         let known: HashSet<_> = self.in_force.iter().map(|source| source.name().to_owned()).collect();
-        let is_new_one_wrong = !wrong.is_subset(&known);
-        let is_kept = |name: &str| !good.contains(name) && (is_new_one_wrong || wrong.contains(name));
+        let has_faulty_new_source = !faulty.is_subset(&known);
+        let is_kept = |name: &str| !good.contains(name) && (has_faulty_new_source || faulty.contains(name));
         sources.extend(self.in_force.iter().filter(|source| is_kept(source.name())).cloned());
         sources.sort_by(|a, b| a.name().cmp(b.name()));
         (sources, errors)

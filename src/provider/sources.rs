@@ -25,7 +25,7 @@ pub struct Sources {
     /// Readable rule files in the order of their names.
     pub files: Vec<SourceFile>,
     /// Errors of what could not be read. That of a directory stands for everything in it.
-    pub unread: Vec<RuleError>,
+    pub unreadable: Vec<RuleError>,
     /// Files that are not rule files by their names.
     pub ignored: Vec<PathBuf>,
 }
@@ -39,7 +39,7 @@ pub fn read(path: &Path) -> Sources {
 /// each time before it looks there: what changes later is then seen by one or the other.
 pub(super) fn read_watched(path: &Path, watch: impl FnMut(&Path)) -> Sources {
     let mut reader = Reader { watch, seen: HashSet::new(), sources: Sources::default() };
-    reader.watch_way_to(path);
+    reader.watch_ancestors(path);
     reader.read_all(path);
     reader.sources.files.sort_by(|a, b| a.name.cmp(&b.name));
     reader.sources
@@ -54,7 +54,7 @@ struct Reader<W> {
 
 impl<W: FnMut(&Path)> Reader<W> {
     /// A link on the way may be led elsewhere, and what is missing may come.
-    fn watch_way_to(&mut self, path: &Path) {
+    fn watch_ancestors(&mut self, path: &Path) {
         let Ok(path) = std::path::absolute(path) else { return };
         for part in path.ancestors().filter(|part| part.is_symlink()) {
             part.parent().map(&mut self.watch);
@@ -70,13 +70,13 @@ impl<W: FnMut(&Path)> Reader<W> {
         while let Some(path) = ahead.pop() {
             if self.sources.files.len() == MAX_FILES {
                 let too_many = io::Error::other(format!("there are more than {MAX_FILES} files"));
-                return self.sources.unread.push(unread(root, &too_many));
+                return self.sources.unreadable.push(unreadable(root, &too_many));
             }
             match self.visit(&path, path == root) {
                 Ok(below) => ahead.extend(below.into_iter().rev()),
                 // Deleted since it was listed, unless it is a link that leads nowhere.
                 Err(error) if error.kind() == ErrorKind::NotFound && path != root && !path.is_symlink() => (),
-                Err(error) => self.sources.unread.push(unread(&path, &error)),
+                Err(error) => self.sources.unreadable.push(unreadable(&path, &error)),
             }
         }
     }
@@ -166,7 +166,7 @@ fn check_regular(metadata: &Metadata) -> io::Result<()> {
     Err(io::Error::other(format!("it is {kind}, not a regular file")))
 }
 
-fn unread(path: &Path, error: &io::Error) -> RuleError {
+fn unreadable(path: &Path, error: &io::Error) -> RuleError {
     let message = match error.kind() {
         ErrorKind::InvalidData => "the file is not UTF-8".to_owned(),
         _ => format!("cannot be read: {error}"),

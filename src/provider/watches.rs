@@ -16,23 +16,23 @@ pub(super) struct Watches {
     /// `None` where the kernel gives none.
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
-    has_complained: bool,
+    has_warned: bool,
 }
 
 impl Watches {
     /// Notifies `wake` of changes in the directories to come.
     pub(super) fn new(wake: Arc<Notify>) -> Self {
-        let told = move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             // An error means that changes were lost.
             if event.is_ok_and(|event| !is_change(event.kind)) {
                 return;
             }
             wake.notify_one();
         };
-        let mut watches = Self { watcher: None, watched: HashSet::new(), has_complained: false };
-        match notify::recommended_watcher(told) {
+        let mut watches = Self { watcher: None, watched: HashSet::new(), has_warned: false };
+        match notify::recommended_watcher(on_event) {
             Ok(watcher) => watches.watcher = Some(watcher),
-            Err(error) => watches.complain(&error),
+            Err(error) => watches.warn_once(&error),
         }
         watches
     }
@@ -57,12 +57,12 @@ impl Watches {
     fn watch(&mut self, dir: &Path) {
         let result = self.watcher.as_mut().map(|watcher| watcher.watch(dir, RecursiveMode::NonRecursive));
         if let Some(Err(error)) = result {
-            self.complain(&error);
+            self.warn_once(&error);
         }
     }
 
-    fn complain(&mut self, error: &notify::Error) {
-        if !std::mem::replace(&mut self.has_complained, true) {
+    fn warn_once(&mut self, error: &notify::Error) {
+        if !std::mem::replace(&mut self.has_warned, true) {
             tracing::warn!(%error, "rule files cannot be watched; they are looked at from time to time");
         }
     }
