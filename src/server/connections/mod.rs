@@ -27,7 +27,7 @@ const LEAVE_MARGIN: Duration = Duration::from_millis(500);
 /// Time to wait for a connection that was asked to leave before another one is asked.
 const DISPLACE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Connections found at a time that can give way: a search looks at all of them.
-const CANDIDATES: usize = 64;
+const MAX_VICTIMS: usize = 64;
 /// Connections looked at while the list is locked.
 const SWEEP_CHUNK: usize = 256;
 
@@ -233,12 +233,12 @@ pub(super) struct Connections {
 struct Listed {
     open: Slab<Arc<Connection>>,
     /// Connections that can give way, the one that has been idle longest last.
-    candidates: Vec<Candidate>,
+    victims: Vec<Victim>,
 }
 
 /// A connection that was idle when it was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Candidate {
+struct Victim {
     key: usize,
     idle_since: Instant,
 }
@@ -274,7 +274,7 @@ impl Connections {
     pub(super) async fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Slot {
         let address = address.map(network);
         // With room to spare, newcomers need not wait for peers that are slow to leave.
-        let spare = (self.bounds.max / 64).min(CANDIDATES);
+        let spare = (self.bounds.max / 64).min(MAX_VICTIMS);
         loop {
             if self.listed.lock().open.len() + spare >= self.bounds.max {
                 self.listed.lock().displace(address, self.bounds.share);
@@ -347,23 +347,22 @@ impl Connections {
 impl Listed {
     /// Asks the connection to leave that has been idle longest, if any is idle.
     fn displace(&mut self, newcomer: Option<IpAddr>, share: usize) {
-        if self.displace_candidate() {
+        if self.displace_victim() {
             return;
         }
         let open = self.open.iter().map(|(key, connection)| {
             let is_leaving = connection.closing.load(Ordering::Relaxed) >= Closing::Displaced as u8;
             let idle_since = connection.idle_since().filter(|_| !is_leaving);
-            (connection.address, idle_since.map(|idle_since| Candidate { key, idle_since }))
+            (connection.address, idle_since.map(|idle_since| Victim { key, idle_since }))
         });
-        self.candidates = candidates(open, newcomer, share);
-        self.displace_candidate();
+        self.victims = victims(open, newcomer, share);
+        self.displace_victim();
     }
 
-    fn displace_candidate(&mut self) -> bool {
-        while let Some(candidate) = self.candidates.pop() {
-            let connection = self.open.get(candidate.key);
-            let Some(connection) =
-                connection.filter(|found| found.idle_since() == Some(candidate.idle_since))
+    fn displace_victim(&mut self) -> bool {
+        while let Some(victim) = self.victims.pop() {
+            let connection = self.open.get(victim.key);
+            let Some(connection) = connection.filter(|found| found.idle_since() == Some(victim.idle_since))
             else {
                 continue;
             };
@@ -378,11 +377,11 @@ impl Listed {
 
 /// The connections that give way to one from `newcomer`, the first last. `open` is the address of each open
 /// connection and, if it is idle, since when.
-fn candidates(
-    open: impl Iterator<Item = (Option<IpAddr>, Option<Candidate>)>,
+fn victims(
+    open: impl Iterator<Item = (Option<IpAddr>, Option<Victim>)>,
     newcomer: Option<IpAddr>,
     share: usize,
-) -> Vec<Candidate> {
+) -> Vec<Victim> {
     let open: Vec<_> = open.collect();
     let mut of_address = HashMap::<IpAddr, usize>::new();
     for address in open.iter().map(|(address, _)| *address).chain([newcomer]).flatten() {
@@ -391,17 +390,17 @@ fn candidates(
     let largest = of_address.into_iter().max_by_key(|(_, count)| *count).filter(|(_, count)| *count > share);
     let idle_of = |of: Option<IpAddr>| {
         let idle = open.iter().filter(move |(address, _)| of.is_none() || *address == of);
-        idle.filter_map(|(_, candidate)| *candidate).collect::<Vec<_>>()
+        idle.filter_map(|(_, victim)| *victim).collect::<Vec<_>>()
     };
     let (mut found, most) = match largest {
-        Some((address, count)) => (idle_of(Some(address)), (count - share).min(CANDIDATES)),
-        None => (Vec::new(), CANDIDATES),
+        Some((address, count)) => (idle_of(Some(address)), (count - share).min(MAX_VICTIMS)),
+        None => (Vec::new(), MAX_VICTIMS),
     };
     // Also if none of the address with too many is idle.
     if found.is_empty() {
         found = idle_of(None);
     }
-    found.sort_by_key(|candidate| candidate.idle_since);
+    found.sort_by_key(|victim| victim.idle_since);
     found.truncate(most);
     found.reverse();
     found

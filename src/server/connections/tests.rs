@@ -35,12 +35,12 @@ fn displaced(open: &[(u8, Option<u64>)], newcomer: u8, share: usize) -> Vec<usiz
     let start = Instant::now();
     let address = |last| Some(IpAddr::from([10, 0, 0, last]));
     let open = open.iter().enumerate().map(|(key, (last, since))| {
-        let candidate = since.map(|since| Candidate { key, idle_since: start + secs(since) });
-        (address(*last), candidate)
+        let victim = since.map(|since| Victim { key, idle_since: start + secs(since) });
+        (address(*last), victim)
     });
-    let mut found = candidates(open, address(newcomer), share);
+    let mut found = victims(open, address(newcomer), share);
     found.reverse();
-    found.into_iter().map(|candidate| candidate.key).collect()
+    found.into_iter().map(|victim| victim.key).collect()
 }
 
 #[test]
