@@ -166,10 +166,10 @@ async fn finish<C>(
     while closing < Closing::Cut {
         // GOAWAY, and over HTTP/1 the end of keep-alive.
         http.as_mut().graceful_shutdown();
-        let patience = if closing == Closing::Displaced { DISPLACED_TIMEOUT } else { LEAVE_TIMEOUT };
+        let grace = if closing == Closing::Displaced { DISPLACED_TIMEOUT } else { LEAVE_TIMEOUT };
         closing = tokio::select! {
             outcome = http.as_mut() => return report(outcome),
-            () = connection.quiet(patience) => Closing::Cut,
+            () = connection.wait_until_quiet(grace) => Closing::Cut,
             closing = connection.closing(closing) => closing,
             () = sleep_until_or_for_ever(deadline) => {
                 tracing::debug!("connection cut at the end of its grace");

@@ -23,18 +23,18 @@ pub(super) const MAX_STREAMS: usize = 100;
 pub(super) struct Streams {
     /// Ends all of them.
     drain: CancellationToken,
-    listed: Mutex<Listed>,
+    listed: Mutex<OpenStreams>,
 }
 
 /// Oldest first.
 #[derive(Debug, Default)]
-struct Listed {
+struct OpenStreams {
     next_id: u64,
-    open: Vec<Open>,
+    open: Vec<OpenStream>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenStream {
     id: u64,
     connection: Arc<Connection>,
     end: CancellationToken,
@@ -69,9 +69,9 @@ impl Streams {
         let mut listed = self.listed.lock();
         let id = listed.next_id;
         listed.next_id += 1;
-        listed.open.push(Open { id, connection: Arc::clone(connection), end: end.clone() });
+        listed.open.push(OpenStream { id, connection: Arc::clone(connection), end: end.clone() });
         if listed.open.len() > MAX_STREAMS
-            && let Some(index) = listed.surplus()
+            && let Some(index) = listed.to_displace()
         {
             listed.open.remove(index).end.cancel();
         }
@@ -79,9 +79,9 @@ impl Streams {
     }
 }
 
-impl Listed {
+impl OpenStreams {
     /// The stream that gives way.
-    fn surplus(&self) -> Option<usize> {
+    fn to_displace(&self) -> Option<usize> {
         let mut of_connection = HashMap::<_, usize>::new();
         for open in &self.open {
             *of_connection.entry(Arc::as_ptr(&open.connection)).or_default() += 1;

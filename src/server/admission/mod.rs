@@ -54,12 +54,12 @@ pub(super) struct Overloaded;
 pub(super) struct UnfinishedBodies {
     max_bytes: usize,
     bytes: CachePadded<AtomicUsize>,
-    cores: Box<[CachePadded<Mutex<Listed>>]>,
+    cores: Box<[CachePadded<Mutex<BodyList>>]>,
 }
 
 /// Unfinished bodies of one core, by age.
 #[derive(Debug, Default)]
-struct Listed {
+struct BodyList {
     next_id: u64,
     bodies: BTreeMap<u64, ListedBody>,
 }
@@ -68,12 +68,12 @@ struct Listed {
 struct ListedBody {
     since: Instant,
     bytes: usize,
-    end: Arc<End>,
+    end: Arc<BodyEnd>,
 }
 
 /// Ends the wait for a body.
 #[derive(Debug, Default)]
-struct End {
+struct BodyEnd {
     reason: AtomicU8,
     waker: AtomicWaker,
 }
@@ -113,7 +113,7 @@ impl UnfinishedBodies {
 
     fn end_oldest(
         &self,
-        core: &Mutex<Listed>,
+        core: &Mutex<BodyList>,
         reason: u8,
         applies: impl FnOnce(&ListedBody) -> bool,
     ) -> bool {
@@ -127,7 +127,7 @@ impl UnfinishedBodies {
         })
     }
 
-    fn end(&self, core: &Mutex<Listed>, id: u64, reason: u8) {
+    fn end(&self, core: &Mutex<BodyList>, id: u64, reason: u8) {
         let Some(body) = core.lock().bodies.remove(&id) else { return };
         self.bytes.fetch_sub(body.bytes, Ordering::Relaxed);
         body.end.reason.store(reason, Ordering::Release);
@@ -136,7 +136,7 @@ impl UnfinishedBodies {
 
     fn list(&self, core: usize) -> Option<Unfinished<'_>> {
         let core = self.cores.get(core)?;
-        let end = Arc::<End>::default();
+        let end = Arc::<BodyEnd>::default();
         let mut listed = core.lock();
         let id = listed.next_id;
         listed.next_id += 1;
@@ -147,7 +147,7 @@ impl UnfinishedBodies {
     }
 }
 
-impl Listed {
+impl BodyList {
     fn oldest_buffered(&self) -> Option<(Instant, u64)> {
         let buffered = self.bodies.iter().find(|(_, body)| body.bytes > 0);
         buffered.map(|(id, body)| (body.since, *id))
@@ -157,9 +157,9 @@ impl Listed {
 /// A body on the list, for as long as it is awaited.
 struct Unfinished<'a> {
     bodies: &'a UnfinishedBodies,
-    core: &'a Mutex<Listed>,
+    core: &'a Mutex<BodyList>,
     id: u64,
-    end: Arc<End>,
+    end: Arc<BodyEnd>,
 }
 
 impl Unfinished<'_> {

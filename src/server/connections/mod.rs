@@ -157,7 +157,7 @@ impl Connection {
     }
 
     /// Waits until no request has been open for `period`.
-    pub(super) async fn quiet(&self, period: Duration) {
+    pub(super) async fn wait_until_quiet(&self, period: Duration) {
         loop {
             let before = self.latest_us.load(Ordering::Relaxed);
             tokio::time::sleep(period).await;
@@ -168,7 +168,7 @@ impl Connection {
     }
 
     /// How it is to end at `now`, by time alone.
-    fn due(&self, now: Instant, bounds: &Bounds) -> Closing {
+    fn closing_at(&self, now: Instant, bounds: &Bounds) -> Closing {
         if !self.has_received() {
             let age = now.saturating_duration_since(self.accepted);
             return match () {
@@ -225,12 +225,12 @@ impl Drop for OpenRequest {
 #[derive(Debug)]
 pub(super) struct Connections {
     bounds: Bounds,
-    listed: Mutex<Listed>,
+    listed: Mutex<ConnectionList>,
     left: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Listed {
+struct ConnectionList {
     open: Slab<Arc<Connection>>,
     /// Connections that can give way, the one that has been idle longest last.
     victims: Vec<Victim>,
@@ -317,7 +317,7 @@ impl Connections {
             let listed = self.listed.lock();
             let end = listed.open.capacity();
             for connection in (from..end.min(from + SWEEP_CHUNK)).filter_map(|key| listed.open.get(key)) {
-                match connection.due(now, &self.bounds) {
+                match connection.closing_at(now, &self.bounds) {
                     Closing::No => {}
                     closing => connection.close(closing),
                 }
@@ -344,7 +344,7 @@ impl Connections {
     }
 }
 
-impl Listed {
+impl ConnectionList {
     /// Asks the connection to leave that has been idle longest, if any is idle.
     fn displace(&mut self, newcomer: Option<IpAddr>, share: usize) {
         if self.displace_victim() {
