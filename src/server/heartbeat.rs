@@ -32,7 +32,7 @@ struct Beats {
 
 /// Missed beats of one core.
 #[derive(Clone, Copy, Debug, Default)]
-struct Watched {
+struct BeatWatch {
     count: u64,
     missed: u32,
 }
@@ -64,13 +64,13 @@ impl Heartbeat {
 
 /// Watches the cores' beats for ever. A core that misses ten seconds of them is reported to `supervisor`.
 pub(super) async fn monitor(cores: Vec<Heartbeat>, supervisor: Supervisor) {
-    let mut watched = vec![Watched::default(); cores.len()];
+    let mut watched = vec![BeatWatch::default(); cores.len()];
     let mut turn = time::interval(INTERVAL);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
         for (index, (core, watched)) in cores.iter().zip(&mut watched).enumerate() {
-            let Some(change) = watched.look(core.0.count.load(Ordering::Relaxed)) else { continue };
+            let Some(change) = watched.observe(core.0.count.load(Ordering::Relaxed)) else { continue };
             core.0.stalled.store(change != Change::Recovered, Ordering::Relaxed);
             match change {
                 Change::Stalled => tracing::warn!(core = index, "core stalled, no new connections to it"),
@@ -81,9 +81,9 @@ pub(super) async fn monitor(cores: Vec<Heartbeat>, supervisor: Supervisor) {
     }
 }
 
-impl Watched {
+impl BeatWatch {
     /// Takes note of the beats counted so far.
-    fn look(&mut self, count: u64) -> Option<Change> {
+    fn observe(&mut self, count: u64) -> Option<Change> {
         if self.count != count {
             let was_stalled = self.missed >= STALLED_AFTER;
             *self = Self { count, missed: 0 };
@@ -104,20 +104,20 @@ mod tests {
 
     #[test]
     fn a_core_is_stalled_after_one_missed_second_and_dead_after_ten() {
-        let mut watched = Watched::default();
-        assert_eq!(watched.look(1), None);
-        let changes: Vec<_> = (1..=200).filter_map(|look| Some((look, watched.look(1)?))).collect();
+        let mut watched = BeatWatch::default();
+        assert_eq!(watched.observe(1), None);
+        let changes: Vec<_> = (1..=200).filter_map(|turn| Some((turn, watched.observe(1)?))).collect();
         assert_eq!(changes, [(10, Change::Stalled), (100, Change::Dead)]);
     }
 
     #[test]
     fn a_core_that_beats_again_recovers_and_one_that_is_late_was_never_stalled() {
-        let mut watched = Watched::default();
-        watched.look(1);
-        let changes: Vec<_> = (0..9).filter_map(|_| watched.look(1)).collect();
-        assert_eq!((changes, watched.look(2)), (vec![], None));
-        let changes: Vec<_> = (0..10).filter_map(|_| watched.look(2)).collect();
-        assert_eq!((changes, watched.look(3)), (vec![Change::Stalled], Some(Change::Recovered)));
+        let mut watched = BeatWatch::default();
+        watched.observe(1);
+        let changes: Vec<_> = (0..9).filter_map(|_| watched.observe(1)).collect();
+        assert_eq!((changes, watched.observe(2)), (vec![], None));
+        let changes: Vec<_> = (0..10).filter_map(|_| watched.observe(2)).collect();
+        assert_eq!((changes, watched.observe(3)), (vec![Change::Stalled], Some(Change::Recovered)));
     }
 
     #[tokio::test(start_paused = true)]
