@@ -39,9 +39,9 @@ impl ClientTls {
             .map_err(TlsError::Unsupported)?;
         let builder = match self.verify_hostname {
             true => builder.with_root_certificates(roots),
-            false => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName::new(roots, provider)?))
-            }
+            false => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AnyHostname::new(roots, provider)?)),
         };
         let Some(identity) = &self.identity else {
             return Ok(builder.with_no_client_auth());
@@ -63,9 +63,9 @@ impl ClientTls {
 /// Accepts any name in the server's certificate. Everything else is verified as usual: signed by a trusted
 /// authority, in date, and the server has its key.
 #[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
+struct AnyHostname(Arc<WebPkiServerVerifier>);
 
-impl AnyName {
+impl AnyHostname {
     fn new(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
         // Without revocation lists, the only error is that there are no roots.
@@ -73,7 +73,7 @@ impl AnyName {
     }
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for AnyHostname {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -165,7 +165,7 @@ mod tests {
 
     /// Whether somebody with `settings` believes that a server with `certificate` is `localhost`, and is
     /// believed by it; a server that asks for `clients` wants a certificate that they signed.
-    async fn shake_hands(
+    async fn handshake(
         settings: &ClientTls,
         certificate: &Identity,
         clients: Option<&Authority>,
@@ -224,7 +224,7 @@ mod tests {
             (&other, &elsewhere, false, Some("UnknownIssuer")),
         ] {
             let settings = ClientTls { verify_hostname, ..settings(&ca.certificate) };
-            let found = shake_hands(&settings, certificate, None).await;
+            let found = handshake(&settings, certificate, None).await;
             match (&found, expected) {
                 (Ok(()), None) => {}
                 (Err(found), Some(expected)) if found.contains(expected) => {}
@@ -241,8 +241,8 @@ mod tests {
         let nobody = settings(&authority.certificate);
         let identity = Some(authority.sign(folder.path(), "client"));
         let somebody = ClientTls { identity, ..nobody.clone() };
-        assert_eq!(shake_hands(&somebody, &server, Some(&authority)).await, Ok(()));
-        assert!(shake_hands(&nobody, &server, Some(&authority)).await.is_err());
+        assert_eq!(handshake(&somebody, &server, Some(&authority)).await, Ok(()));
+        assert!(handshake(&nobody, &server, Some(&authority)).await.is_err());
     }
 
     #[test]
