@@ -59,7 +59,7 @@ fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<SourceFile>, Vec<RuleError>)> 
             files.push(stdin()?);
             continue;
         }
-        let Sources { files: found, unread: errors, ignored: _ } = sources::read(path);
+        let Sources { files: found, unreadable: errors, ignored: _ } = sources::read(path);
         files.extend(found);
         unread.extend(errors);
     }

@@ -48,7 +48,7 @@ struct Exact {
 
 /// Conflict of a node with nodes that were inserted before it, each named by its [`Node::order`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Clash {
+pub(super) enum Conflict {
     /// Another node takes the same values.
     Node(u32),
     /// Another node takes some of the values: these, as their patterns write them.
@@ -110,7 +110,7 @@ impl Siblings {
     ///
     /// # Errors
     /// The place is taken, in whole or in part; the node is dropped.
-    pub(super) fn insert(&mut self, node: Node) -> Result<(), Clash> {
+    pub(super) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
         let index = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         match &node.pattern {
             Pattern::Any => self.free(self.bare)?,
@@ -170,17 +170,17 @@ impl Siblings {
     }
 
     /// Whether no node is there.
-    fn free(&self, before: Option<u32>) -> Result<(), Clash> {
+    fn free(&self, before: Option<u32>) -> Result<(), Conflict> {
         match before.and_then(|index| self.node(index)) {
-            Some(node) => Err(Clash::Node(node.order)),
+            Some(node) => Err(Conflict::Node(node.order)),
             None => Ok(()),
         }
     }
 
     /// Whether no value is taken.
-    fn none(&self, taken: impl Iterator<Item = (String, u32)>) -> Result<(), Clash> {
+    fn none(&self, taken: impl Iterator<Item = (String, u32)>) -> Result<(), Conflict> {
         let taken: Vec<_> = taken.filter_map(|(item, index)| Some((item, self.node(index)?.order))).collect();
-        if taken.is_empty() { Ok(()) } else { Err(Clash::Items(taken)) }
+        if taken.is_empty() { Ok(()) } else { Err(Conflict::Items(taken)) }
     }
 }
 

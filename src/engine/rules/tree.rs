@@ -15,7 +15,7 @@ use super::Rule;
 use super::glob::Glob;
 use super::normalize::{Normalize, Text};
 use super::pattern::{Cidr, Expression, OneOf};
-use super::siblings::{Clash, Siblings};
+use super::siblings::{Conflict, Siblings};
 use super::text_map::TextMap;
 use crate::engine::Entry;
 use crate::engine::hit_counts::StatsPath;
@@ -220,14 +220,14 @@ impl Children {
     ///
     /// # Errors
     /// The place is taken.
-    pub(super) fn insert(&mut self, node: Node) -> Result<(), Clash> {
+    pub(super) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
         if !node.key.contains('*') {
             return self.of_key(&node.key).insert(node);
         }
         let glob = Glob::new(&node.composite());
         let KeyPatterns { nodes, by_text } = &mut **self.key_patterns.get_or_insert_default();
         if let Some((_, known)) = by_text.get(glob.text()).and_then(|index| nodes.get(*index)) {
-            return Err(Clash::Node(known.order));
+            return Err(Conflict::Node(known.order));
         }
         by_text.insert(glob.text().into(), nodes.len());
         nodes.push((glob, node));

@@ -15,17 +15,17 @@ fn secs(secs: u64) -> Duration {
 fn a_connection_ends_when_its_first_request_is_late_or_its_last_one_long_ago() {
     let start = Instant::now();
     let connection = Arc::new(Connection::new(None, start));
-    let due = |after: Duration| connection.closing_at(start + after, &BOUNDS);
-    assert_eq!([closing_at(secs(9)), due(secs(10))], [Closing::No, Closing::Cut]);
+    let closing_at = |after: Duration| connection.closing_at(start + after, &BOUNDS);
+    assert_eq!([closing_at(secs(9)), closing_at(secs(10))], [Closing::No, Closing::Cut]);
     assert_eq!(closing_at(Duration::from_millis(9_700)), Closing::Idle);
     let mut open = connection.open(start + secs(5));
     assert_eq!(closing_at(secs(10)), Closing::Cut, "its body has not arrived");
     open.received();
     assert_eq!(closing_at(secs(10_000)), Closing::No, "it is worked on");
     open.answered();
-    assert_eq!([closing_at(secs(14)), due(secs(15))], [Closing::No, Closing::Cut], "nobody reads the answer");
+    assert_eq!([closing_at(secs(14)), closing_at(secs(15))], [Closing::No, Closing::Cut], "nobody reads the answer");
     drop(open);
-    assert_eq!([closing_at(secs(64)), due(secs(65))], [Closing::No, Closing::Idle]);
+    assert_eq!([closing_at(secs(64)), closing_at(secs(65))], [Closing::No, Closing::Idle]);
     let for_ever = Bounds { idle: None, ..BOUNDS };
     assert_eq!(connection.closing_at(start + secs(1_000_000), &for_ever), Closing::No);
 }

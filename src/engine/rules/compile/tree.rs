@@ -14,7 +14,7 @@ use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
 use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quota};
 use crate::engine::rules::report::Origin;
-use crate::engine::rules::siblings::Clash;
+use crate::engine::rules::siblings::Conflict;
 use crate::engine::rules::source::{Descriptor, Document, RateLimit};
 use crate::engine::rules::span::SourceSpan;
 use crate::engine::rules::tree::{Children, Node, Pattern};
@@ -23,7 +23,7 @@ use crate::engine::{ChargeMode, FailurePolicy};
 
 /// What a node inherits from the levels above it.
 #[derive(Clone, Copy)]
-struct Above<'a> {
+struct Inherited<'a> {
     path: &'a StatsPath,
     /// The keys of the levels.
     keys: &'a [&'a str],
@@ -97,7 +97,7 @@ impl Compiler<'_> {
         let name = document.domain.value;
         let mut domain = self.take_domain(&name);
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
-        let above = Above {
+        let inherited = Inherited {
             path: &path,
             keys: &[],
             enabled: document.enabled,
@@ -116,12 +116,12 @@ impl Compiler<'_> {
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
         for descriptor in document.descriptors {
-            self.descriptor(descriptor, siblings, above);
+            self.descriptor(descriptor, siblings, inherited);
         }
         self.domains.insert(name, domain);
     }
 
-    fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, above: Above<'_>) {
+    fn descriptor(&mut self, mut descriptor: Descriptor, siblings: &mut Children, inherited: Inherited<'_>) {
         let span = descriptor.span;
         self.origins.push(self.origin(span));
         let order = u32::try_from(self.origins.len() - 1).unwrap_or(u32::MAX);
@@ -136,7 +136,7 @@ impl Compiler<'_> {
         let mut node = node(&descriptor, pattern.unwrap_or(Pattern::Any), order);
         let normalize = siblings.normalize(&node.key);
         node.hash = normalize.zip(node.pattern.text()).and_then(|(normalize, text)| normalize.hash_of(text));
-        let mut path = above.path.clone();
+        let mut path = inherited.path.clone();
         path.parts.push(node.composite().into());
         if node.share_threshold && matches!(node.pattern, Pattern::Any | Pattern::Exact(_)) && is_sound {
             let message = format!(
@@ -146,20 +146,20 @@ impl Compiler<'_> {
             );
             self.error(span, message);
         }
-        let mut keys: SmallVec<[&str; 8]> = above.keys.into();
+        let mut keys: SmallVec<[&str; 8]> = inherited.keys.into();
         keys.push(&descriptor.key);
-        let here = Above {
+        let here = Inherited {
             path: &path,
             keys: &keys,
-            enabled: above.enabled && descriptor.enabled,
-            layer: descriptor.layer.as_deref().or(above.layer),
-            on_deny: descriptor.on_deny.as_ref().or(above.on_deny),
-            headers: descriptor.headers.unwrap_or(above.headers),
-            value_to_metric: above.value_to_metric || node.value_to_metric,
-            algorithm: above.algorithm,
-            charge: descriptor.charge.or(above.charge),
-            on_backend_failure: descriptor.on_backend_failure.unwrap_or(above.on_backend_failure),
-            hash_key: above.hash_key,
+            enabled: inherited.enabled && descriptor.enabled,
+            layer: descriptor.layer.as_deref().or(inherited.layer),
+            on_deny: descriptor.on_deny.as_ref().or(inherited.on_deny),
+            headers: descriptor.headers.unwrap_or(inherited.headers),
+            value_to_metric: inherited.value_to_metric || node.value_to_metric,
+            algorithm: inherited.algorithm,
+            charge: descriptor.charge.or(inherited.charge),
+            on_backend_failure: descriptor.on_backend_failure.unwrap_or(inherited.on_backend_failure),
+            hash_key: inherited.hash_key,
         };
         self.normalize(&descriptor.descriptors, &mut node.children, here.hash_key);
         for below in mem::take(&mut descriptor.descriptors) {
@@ -172,16 +172,16 @@ impl Compiler<'_> {
         }
         node.rule = rule.map(Box::new);
         self.rules += usize::from(node.rule.is_some());
-        if is_sound && let Err(clash) = siblings.insert(node) {
-            self.clash(clash, &descriptor, &path);
+        if is_sound && let Err(conflict) = siblings.insert(node) {
+            self.conflict(conflict, &descriptor, &path);
         }
     }
 
     /// Reports a node in the place of another one.
-    fn clash(&mut self, clash: Clash, descriptor: &Descriptor, path: &StatsPath) {
+    fn conflict(&mut self, conflict: Conflict, descriptor: &Descriptor, path: &StatsPath) {
         let here = self.origin(descriptor.span);
-        match clash {
-            Clash::Node(other) => {
+        match conflict {
+            Conflict::Node(other) => {
                 let other = self.report.refer(here, self.origins[other as usize]);
                 let path = path.to_string();
                 let message = format!(
@@ -191,7 +191,7 @@ impl Compiler<'_> {
                 );
                 self.report.error(here, message);
             }
-            Clash::Items(items) => {
+            Conflict::Items(items) => {
                 for taken in matching::taken_values(items, descriptor) {
                     let here = Origin { span: taken.span, ..here };
                     let other = self.report.refer(here, self.origins[taken.other as usize]);
@@ -203,8 +203,8 @@ impl Compiler<'_> {
     }
 
     /// What applies where `descriptor` ends; `None` for nothing, or where its limits are wrong.
-    fn rule(&mut self, descriptor: &Descriptor, here: Above<'_>) -> Option<Rule> {
-        let Above { path, .. } = here;
+    fn rule(&mut self, descriptor: &Descriptor, here: Inherited<'_>) -> Option<Rule> {
+        let Inherited { path, .. } = here;
         let quota = self.quota(descriptor, here.algorithm, path);
         let limits = match &quota {
             Some(Quota::Limited(limits)) => &**limits,
@@ -247,11 +247,16 @@ impl Compiler<'_> {
     }
 
     /// Limits of `descriptor` together; `None` where it has none, or wrong ones.
-    fn quota(&mut self, descriptor: &Descriptor, above: DefaultAlgorithm, path: &StatsPath) -> Option<Quota> {
+    fn quota(
+        &mut self,
+        descriptor: &Descriptor,
+        inherited: DefaultAlgorithm,
+        path: &StatsPath,
+    ) -> Option<Quota> {
         let mut limits = SmallVec::new();
         self.check_replaces(&descriptor.rate_limits);
         for rate_limit in &descriptor.rate_limits {
-            match quota(rate_limit, above, self.options.stores) {
+            match quota(rate_limit, inherited, self.options.stores) {
                 Ok(None) => {
                     self.errors(check_rule(descriptor, &[]));
                     return Some(Quota::Unlimited);
