@@ -24,9 +24,9 @@ use super::target::Target;
 use crate::pb;
 
 /// Upper bound on connecting, the HTTP/2 preface included.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay before a lost connection is set up again.
-const PAUSE: Duration = Duration::from_millis(100);
+const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// Bytes of answers that may be on their way, so that acknowledging them costs little.
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Bytes of an answer that are read: one that is longer is an error.
@@ -34,7 +34,7 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The part of an answer that is looked at; what else there is in it is passed over.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Verdict {
+struct OverallCode {
     #[prost(int32, tag = "1")]
     overall_code: i32,
 }
@@ -47,12 +47,12 @@ pub(super) struct Connection {
     /// Of the connection that is up.
     sender: RefCell<Option<SendRequest<Bytes>>>,
     /// Which connection that is: what an earlier one still has to tell does not concern this one.
-    turn: Cell<u64>,
+    generation: Cell<u64>,
     lost: Cell<u64>,
     /// Places that are taken.
-    taken: Cell<usize>,
+    in_flight: Cell<usize>,
     /// Told when there may be a place again.
-    room: Notify,
+    permit_released: Notify,
     /// Told when it is down.
     down: Notify,
 }
@@ -74,26 +74,27 @@ impl Connection {
             target,
             head,
             sender: RefCell::new(None),
-            turn: Cell::new(0),
+            generation: Cell::new(0),
             lost: Cell::new(0),
-            taken: Cell::new(0),
-            room: Notify::new(),
+            in_flight: Cell::new(0),
+            permit_released: Notify::new(),
             down: Notify::new(),
         });
         connection.connect().await?;
-        spawn_local(Rc::clone(&connection).keep_up());
+        spawn_local(Rc::clone(&connection).reconnect());
         Ok(connection)
     }
 
     async fn connect(self: &Rc<Self>) -> anyhow::Result<()> {
         let target = &self.target;
-        let no_answer = || format!("no connection to {target} within {PATIENCE:?}");
-        let socket = timeout(PATIENCE, target.connect()).await.with_context(no_answer)?.map_err(|error| {
-            anyhow!(
-                "cannot reach a rate-limit service at {target}: {error}\nDoes one run there? `tollgate` \
+        let no_answer = || format!("no connection to {target} within {CONNECT_TIMEOUT:?}");
+        let socket =
+            timeout(CONNECT_TIMEOUT, target.connect()).await.with_context(no_answer)?.map_err(|error| {
+                anyhow!(
+                    "cannot reach a rate-limit service at {target}: {error}\nDoes one run there? `tollgate` \
                  starts one, and --address says where it listens for gRPC."
-            )
-        })?;
+                )
+            })?;
         let (sender, mut http) = h2::client::Builder::new()
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
@@ -101,23 +102,23 @@ impl Connection {
             .handshake(socket)
             .await?;
         let ping = http.ping_pong();
-        let turn = self.turn.get() + 1;
-        self.turn.set(turn);
+        let generation = self.generation.get() + 1;
+        self.generation.set(generation);
         let this = Rc::clone(self);
         spawn_local(async move {
             // The requests in flight report the cause.
             drop(http.await);
-            this.take_down(turn);
+            this.mark_lost(generation);
         });
         // The handshake is over before the other side has said a word: what is there may speak HTTP/1.
         if let Some(mut ping) = ping {
             let silent = || {
                 format!(
-                    "what listens at {target} accepted the connection and did not answer within {PATIENCE:?}\n\
+                    "what listens at {target} accepted the connection and did not answer within {CONNECT_TIMEOUT:?}\n\
                      Is it stopped, or overloaded? --address says where the service listens for gRPC."
                 )
             };
-            let pong = timeout(PATIENCE, ping.ping(Ping::opaque())).await.with_context(silent)?;
+            let pong = timeout(CONNECT_TIMEOUT, ping.ping(Ping::opaque())).await.with_context(silent)?;
             pong.map_err(|_| {
                 anyhow!(
                     "what listens at {target} does not speak gRPC\n--address says where the service listens \
@@ -126,49 +127,49 @@ impl Connection {
             })?;
         }
         *self.sender.borrow_mut() = Some(sender);
-        self.room.notify_waiters();
+        self.permit_released.notify_waiters();
         Ok(())
     }
 
     /// Connects again whenever the connection was lost.
-    async fn keep_up(self: Rc<Self>) {
+    async fn reconnect(self: Rc<Self>) {
         loop {
             self.down.notified().await;
             while self.connect().await.is_err() {
-                sleep(PAUSE).await;
+                sleep(RECONNECT_DELAY).await;
             }
         }
     }
 
     /// Takes note that the connection of this turn is no more.
-    fn take_down(&self, turn: u64) {
-        if self.turn.get() == turn && self.sender.borrow_mut().take().is_some() {
+    fn mark_lost(&self, generation: u64) {
+        if self.generation.get() == generation && self.sender.borrow_mut().take().is_some() {
             self.lost.set(self.lost.get() + 1);
             self.down.notify_one();
         }
     }
 
     /// A place for one request, where one can be sent now.
-    pub(super) fn place(self: &Rc<Self>) -> Result<Place, Busy> {
+    pub(super) fn try_acquire(self: &Rc<Self>) -> Result<StreamPermit, NoPermit> {
         let sender = self.sender.borrow();
-        let most = sender.as_ref().ok_or(Busy::Down)?.current_max_send_streams();
-        if self.taken.get() >= most {
-            return Err(Busy::Full { most });
+        let most = sender.as_ref().ok_or(NoPermit::Down)?.current_max_send_streams();
+        if self.in_flight.get() >= most {
+            return Err(NoPermit::Full { most });
         }
-        self.taken.set(self.taken.get() + 1);
-        Ok(Place(Rc::clone(self)))
+        self.in_flight.set(self.in_flight.get() + 1);
+        Ok(StreamPermit(Rc::clone(self)))
     }
 
     /// Waits until there may be a place again. There may be none when this returns.
-    pub(super) async fn wait_for_room(&self) {
-        self.room.notified().await;
+    pub(super) async fn wait_for_permit(&self) {
+        self.permit_released.notified().await;
     }
 
     /// Fails where what listens there is no rate-limit service. It is asked for nothing in no domain,
     /// which counts nothing, and which services refuse in their own ways.
-    pub(super) async fn probe(&self, patience: Duration) -> anyhow::Result<()> {
+    pub(super) async fn probe(&self, limit: Duration) -> anyhow::Result<()> {
         let nothing = Bytes::from_static(&[0; 5]);
-        match timeout(patience, self.ask(nothing)).await {
+        match timeout(limit, self.ask(nothing)).await {
             Ok(CallOutcome::Failed(Failure { code: Code::Unimplemented, message })) => Err(anyhow!(
                 "what listens at {} is no rate-limit service: {message}\n--address says where the service \
                  listens for gRPC; its port for HTTP is another one.",
@@ -197,8 +198,8 @@ impl Connection {
     async fn exchange(&self, request: Bytes) -> Result<i32, Failure> {
         let sender = self.sender.borrow().clone();
         let mut sender = sender.ok_or_else(|| Failure::new(Code::Unavailable, "no connection"))?;
-        let turn = self.turn.get();
-        let broken = |error: h2::Error| self.broken(&error, turn);
+        let generation = self.generation.get();
+        let broken = |error: h2::Error| self.broken(&error, generation);
         let (answer, mut body) = sender.send_request(self.head.clone(), false).map_err(broken)?;
         body.send_data(request, true).map_err(broken)?;
         let (head, body) = answer.await.map_err(broken)?.into_parts();
@@ -215,10 +216,10 @@ impl Connection {
     }
 
     /// The failure of a request that HTTP/2 failed. A closed connection is set up again.
-    fn broken(&self, error: &h2::Error, turn: u64) -> Failure {
+    fn broken(&self, error: &h2::Error, generation: u64) -> Failure {
         // The end of a stream alone is not that of its connection.
         if !error.is_reset() {
-            self.take_down(turn);
+            self.mark_lost(generation);
         }
         let told = match error.get_io() {
             Some(io) if io.kind() == io::ErrorKind::BrokenPipe => "the connection was closed".to_owned(),
@@ -231,11 +232,11 @@ impl Connection {
 
 /// Room for one request. The service says how many may be in flight on a connection, and HTTP/2 would keep
 /// those beyond it to itself without a word: the time that they wait here would be measured as the service's.
-pub(super) struct Place(Rc<Connection>);
+pub(super) struct StreamPermit(Rc<Connection>);
 
 /// Why there is no place on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Busy {
+pub(super) enum NoPermit {
     /// It is not up.
     Down,
     /// As many requests are in flight as the service allows on one connection.
@@ -245,17 +246,17 @@ pub(super) enum Busy {
     },
 }
 
-impl Place {
+impl StreamPermit {
     /// Sends a request in gRPC's frame, and reads the answer.
     pub(super) async fn ask(self, request: Bytes) -> CallOutcome {
         self.0.ask(request).await
     }
 }
 
-impl Drop for Place {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
-        self.0.taken.set(self.0.taken.get() - 1);
-        self.0.room.notify_one();
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.permit_released.notify_one();
     }
 }
 
@@ -277,7 +278,7 @@ async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Er
 fn decode(mut message: Bytes) -> Option<i32> {
     let is_plain = message.len() >= 5 && message.get_u8() == 0;
     let is_whole = is_plain && message.get_u32() as usize == message.len();
-    if is_whole { Some(Verdict::decode(message).ok()?.overall_code) } else { None }
+    if is_whole { Some(OverallCode::decode(message).ok()?.overall_code) } else { None }
 }
 
 /// The gRPC status in headers or trailers, if there is one.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use super::connection::{Busy, Connection, Place};
+use super::connection::{Connection, NoPermit, StreamPermit};
 use super::keys::Keys;
 use super::options::{BenchArgs, Loop};
 use super::pacer::Pacer;
@@ -65,7 +65,7 @@ pub(super) struct Share {
     pub(super) summary: Summary,
     /// Measured time: shorter than requested if the run was stopped.
     pub(super) length: Duration,
-    /// Busy share of that time.
+    /// NoPermit share of that time.
     pub(super) busy: Duration,
 }
 
@@ -185,24 +185,24 @@ impl Worker {
     /// The closed loop: a request, and when it has ended the next one.
     async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
-            let place = self.wait_for_place(&connection).await;
+            let permit = self.acquire_permit(&connection).await;
             let now = Instant::now();
             if self.window.get().is_over(now) {
                 return;
             }
             self.in_flight.set(self.in_flight.get() + 1);
-            self.ask(place, now).await;
+            self.ask(permit, now).await;
         }
     }
 
-    async fn wait_for_place(&self, connection: &Rc<Connection>) -> Place {
+    async fn acquire_permit(&self, connection: &Rc<Connection>) -> StreamPermit {
         loop {
-            match connection.place() {
-                Ok(place) => return place,
-                Err(Busy::Full { most }) => self.hold(Instant::now(), most),
-                Err(Busy::Down) => {}
+            match connection.try_acquire() {
+                Ok(permit) => return permit,
+                Err(NoPermit::Full { most }) => self.hold(Instant::now(), most),
+                Err(NoPermit::Down) => {}
             }
-            connection.wait_for_room().await;
+            connection.wait_for_permit().await;
         }
     }
 
@@ -228,16 +228,16 @@ impl Worker {
                 yield_now().await;
             }
             schedule.advance();
-            let place = || find_place(turns.by_ref().take(connections.len()));
-            match self.place_in_time(due, most, place).await {
-                Some(place) => {
+            let permit = || any_permit(turns.by_ref().take(connections.len()));
+            match self.acquire_before_deadline(due, most, permit).await {
+                Some(permit) => {
                     self.in_flight.set(self.in_flight.get() + 1);
                     let this = Rc::clone(self);
                     spawn_local(async move {
                         if this.window.get().counts(due) {
                             this.summary.borrow_mut().lag.record(due.elapsed());
                         }
-                        this.ask(place, due).await;
+                        this.ask(permit, due).await;
                     });
                 }
                 None if self.window.get().counts(due) => self.summary.borrow_mut().unsent += 1,
@@ -249,18 +249,18 @@ impl Worker {
 
     /// A place for a request that is due: at once, or when one in flight has ended. `None` if too many are
     /// in flight, if no connection is up, or after the request's deadline.
-    async fn place_in_time(
+    async fn acquire_before_deadline(
         &self,
         due: Instant,
         most: usize,
-        mut place: impl FnMut() -> Result<Place, Busy>,
-    ) -> Option<Place> {
+        mut permit: impl FnMut() -> Result<StreamPermit, NoPermit>,
+    ) -> Option<StreamPermit> {
         let given_up = due + self.timeout;
         while self.in_flight.get() < most && Instant::now() <= given_up {
-            match place() {
-                Ok(place) => return Some(place),
-                Err(Busy::Down) => return None,
-                Err(Busy::Full { most: bound }) => self.hold(due, bound),
+            match permit() {
+                Ok(permit) => return Some(permit),
+                Err(NoPermit::Down) => return None,
+                Err(NoPermit::Full { most: bound }) => self.hold(due, bound),
             }
             // Where it comes too late, that is seen above.
             timeout_at(given_up, self.ended.notified()).await.ok();
@@ -277,7 +277,7 @@ impl Worker {
 
     /// Sends one request and counts its outcome; `since` is the start of its latency. The request counts as in
     /// flight already.
-    async fn ask(&self, place: Place, since: Instant) {
+    async fn ask(&self, permit: StreamPermit, since: Instant) {
         let request = {
             let (plan, keys) = &mut *self.asking.borrow_mut();
             plan.next(keys)
@@ -286,7 +286,7 @@ impl Worker {
             let told = format!("no answer within {:?}", self.timeout);
             CallOutcome::Failed(Failure::new(Code::DeadlineExceeded, told))
         };
-        let outcome = timeout(self.timeout, place.ask(request)).await.unwrap_or_else(late);
+        let outcome = timeout(self.timeout, permit.ask(request)).await.unwrap_or_else(late);
         self.summary.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);
         self.in_flight.set(self.in_flight.get() - 1);
         self.ended.notify_one();
@@ -305,13 +305,13 @@ impl Worker {
 }
 
 /// A place on the first of the connections that has one.
-fn find_place<'a>(connections: impl Iterator<Item = &'a Rc<Connection>>) -> Result<Place, Busy> {
-    let mut busy = Busy::Down;
+fn any_permit<'a>(connections: impl Iterator<Item = &'a Rc<Connection>>) -> Result<StreamPermit, NoPermit> {
+    let mut busy = NoPermit::Down;
     for connection in connections {
-        match connection.place() {
-            Ok(place) => return Ok(place),
-            Err(full @ Busy::Full { .. }) => busy = full,
-            Err(Busy::Down) => {}
+        match connection.try_acquire() {
+            Ok(permit) => return Ok(permit),
+            Err(full @ NoPermit::Full { .. }) => busy = full,
+            Err(NoPermit::Down) => {}
         }
     }
     Err(busy)

@@ -23,7 +23,11 @@ fn a_connection_ends_when_its_first_request_is_late_or_its_last_one_long_ago() {
     open.received();
     assert_eq!(closing_at(secs(10_000)), Closing::No, "it is worked on");
     open.answered();
-    assert_eq!([closing_at(secs(14)), closing_at(secs(15))], [Closing::No, Closing::Cut], "nobody reads the answer");
+    assert_eq!(
+        [closing_at(secs(14)), closing_at(secs(15))],
+        [Closing::No, Closing::Cut],
+        "nobody reads the answer"
+    );
     drop(open);
     assert_eq!([closing_at(secs(64)), closing_at(secs(65))], [Closing::No, Closing::Idle]);
     let for_ever = Bounds { idle: None, ..BOUNDS };
