@@ -44,7 +44,7 @@ const MIDNIGHT_SECS: u64 = 10 * 86_400;
 /// Everything below `config/`, as the program finds it.
 fn files() -> Vec<SourceFile> {
     let found = sources::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config"));
-    assert!(found.unread.is_empty(), "{:?}", found.unread);
+    assert!(found.unreadable.is_empty(), "{:?}", found.unreadable);
     found.files
 }
 

@@ -48,11 +48,11 @@ impl fmt::Display for Distribution {
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     rng: Rng,
-    law: Law,
+    sampler: KeySampler,
 }
 
 #[derive(Clone, Debug)]
-enum Law {
+enum KeySampler {
     Uniform { keys: u64 },
     Zipf(Zipf),
 }
@@ -61,18 +61,18 @@ impl Keys {
     /// `keys` is at least 1, and at most 2^53, so that floats tell all of them apart.
     pub(super) fn new(keys: u64, distribution: Distribution, seed: u64) -> Self {
         debug_assert!((1..=1 << 53).contains(&keys));
-        let law = match distribution {
-            Distribution::Uniform => Law::Uniform { keys },
-            Distribution::Zipf { exponent } => Law::Zipf(Zipf::new(keys, exponent)),
+        let sampler = match distribution {
+            Distribution::Uniform => KeySampler::Uniform { keys },
+            Distribution::Zipf { exponent } => KeySampler::Zipf(Zipf::new(keys, exponent)),
         };
-        Self { rng: Rng::with_seed(seed), law }
+        Self { rng: Rng::with_seed(seed), sampler }
     }
 
     /// The next key's number.
     pub(super) fn draw(&mut self) -> u64 {
-        match &self.law {
-            Law::Uniform { keys } => self.rng.u64(0..*keys),
-            Law::Zipf(zipf) => zipf.draw(&mut self.rng),
+        match &self.sampler {
+            KeySampler::Uniform { keys } => self.rng.u64(0..*keys),
+            KeySampler::Zipf(zipf) => zipf.draw(&mut self.rng),
         }
     }
 }
@@ -153,10 +153,10 @@ mod tests {
         let sum: f64 = weights.iter().sum();
         let found = frequencies(weights.len() as u64, distribution, DRAWS);
         for (key, (weight, found)) in weights.iter().zip(found).enumerate() {
-            let share = weight / sum;
-            let deviation = (share * (1.0 - share) / f64::from(DRAWS)).sqrt();
+            let result = weight / sum;
+            let deviation = (result * (1.0 - result) / f64::from(DRAWS)).sqrt();
             let bound = 5.0 * deviation + 1.0 / f64::from(DRAWS);
-            assert!((found - share).abs() <= bound, "{distribution}: key {key}: {found}, not {share}");
+            assert!((found - result).abs() <= bound, "{distribution}: key {key}: {found}, not {result}");
         }
     }
 

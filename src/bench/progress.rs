@@ -8,11 +8,11 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 
 use super::options::BenchArgs;
-use super::worker::Published;
+use super::worker::ThreadProgress;
 
 /// Progress lines on stderr.
 pub(super) struct Progress {
-    threads: Vec<Arc<CachePadded<Published>>>,
+    threads: Vec<Arc<CachePadded<ThreadProgress>>>,
     warmup: Duration,
     whole: Duration,
     requests_before: u64,
@@ -25,7 +25,7 @@ impl Progress {
     pub(super) const EVERY: Duration = Duration::from_secs(1);
 
     /// Of what these threads publish.
-    pub(super) fn new(args: &BenchArgs, threads: Vec<Arc<CachePadded<Published>>>) -> Self {
+    pub(super) fn new(args: &BenchArgs, threads: Vec<Arc<CachePadded<ThreadProgress>>>) -> Self {
         let is_terminal = stderr().is_terminal();
         Self {
             threads,
@@ -44,9 +44,10 @@ impl Progress {
 
     /// Reports the state this long after the beginning. To be called every [`Self::EVERY`].
     pub(super) fn show(&mut self, elapsed: Duration) {
-        let sum = |count: fn(&Published) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();
-        let requests = sum(|published| published.requests.load(Ordering::Relaxed));
-        let errors = sum(|published| published.errors.load(Ordering::Relaxed));
+        let sum =
+            |count: fn(&ThreadProgress) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();
+        let requests = sum(|progress| progress.requests.load(Ordering::Relaxed));
+        let errors = sum(|progress| progress.errors.load(Ordering::Relaxed));
         let lately = requests.saturating_sub(self.requests_before);
         self.requests_before = requests;
         let what = if elapsed < self.warmup {

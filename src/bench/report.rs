@@ -13,7 +13,7 @@ use super::summary::{Failures, Summary, Times, code_name};
 const SATURATED_BUSY: f64 = 0.9;
 /// Schedule lag from which the generator counts as saturated, if it matters beside the latencies.
 const SATURATED_LAG_US: f64 = 1_000.0;
-/// Share of the requested rate below which decisions count as falling behind. Requests in flight at both ends
+/// ThreadResult of the requested rate below which decisions count as falling behind. Requests in flight at both ends
 /// of the window make up for a part of the difference.
 const KEPT_RATE: f64 = 0.9;
 

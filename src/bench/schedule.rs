@@ -41,7 +41,7 @@ mod tests {
 
     use super::*;
 
-    fn dues(mut schedule: Schedule) -> Vec<Duration> {
+    fn due_times(mut schedule: Schedule) -> Vec<Duration> {
         let next = || {
             let due = schedule.peek();
             schedule.advance();
@@ -52,11 +52,11 @@ mod tests {
 
     #[test]
     fn requests_are_due_at_equal_distances() {
-        let millis = |dues: Vec<Duration>| dues.iter().map(Duration::as_millis).collect::<Vec<_>>();
+        let millis = |due_times: Vec<Duration>| due_times.iter().map(Duration::as_millis).collect::<Vec<_>>();
         let half = Duration::from_millis(500);
-        assert_eq!(millis(dues(Schedule::new(10, 0, 1, half))), [0, 100, 200, 300, 400]);
-        assert_eq!(millis(dues(Schedule::new(10, 1, 2, half))), [100, 300]);
-        assert_eq!(millis(dues(Schedule::new(1, 1, 2, half))), []);
+        assert_eq!(millis(due_times(Schedule::new(10, 0, 1, half))), [0, 100, 200, 300, 400]);
+        assert_eq!(millis(due_times(Schedule::new(10, 1, 2, half))), [100, 300]);
+        assert_eq!(millis(due_times(Schedule::new(1, 1, 2, half))), []);
     }
 
     proptest! {
@@ -67,10 +67,10 @@ mod tests {
             millis in 1_u64..3_000,
         ) {
             let length = Duration::from_millis(millis);
-            let shares = (0..threads).map(|index| dues(Schedule::new(per_second, index, threads, length)));
-            let mut all: Vec<_> = shares.flatten().collect();
+            let results = (0..threads).map(|index| due_times(Schedule::new(per_second, index, threads, length)));
+            let mut all: Vec<_> = results.flatten().collect();
             all.sort();
-            let alone = dues(Schedule::new(per_second, 0, 1, length));
+            let alone = due_times(Schedule::new(per_second, 0, 1, length));
             prop_assert_eq!(&all, &alone);
             // None is missing at the end, and there is none too many.
             let expected = (u128::from(millis) * u128::from(per_second)).div_ceil(1_000);

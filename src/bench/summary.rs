@@ -124,7 +124,7 @@ impl Summary {
     }
 
     /// Takes note that a request had to wait, since the service allows no more than these on a connection.
-    pub(super) fn hold(&mut self, most: usize) {
+    pub(super) fn record_wait(&mut self, most: usize) {
         self.connection_bound = Some(self.connection_bound.map_or(most, |least| least.min(most)));
     }
 
@@ -145,7 +145,7 @@ impl Summary {
         self.ended += other.ended;
         self.decided += other.decided;
         self.unsent += other.unsent;
-        other.connection_bound.into_iter().for_each(|most| self.hold(most));
+        other.connection_bound.into_iter().for_each(|most| self.record_wait(most));
         self.lost_connections += other.lost_connections;
         for (code, Failures { count, example }) in other.failures {
             self.failures.entry(code).or_insert(Failures { count: 0, example }).count += count;

@@ -5,12 +5,12 @@ use super::report::{ErrorsOfCode, Percentiles, Report, as_float, ratio};
 /// A table, and what is to be known when reading it.
 pub(super) fn show(report: &Report) -> String {
     let mut text = heading(report);
-    let share = |count: u64| format!("{:.1} %", 100.0 * ratio(count, as_float(report.requests)));
+    let result = |count: u64| format!("{:.1} %", 100.0 * ratio(count, as_float(report.requests)));
     let mut counts = vec![
         ["requests".to_owned(), report.requests.to_string(), rate(report)],
-        ["  admitted".to_owned(), report.admitted.to_string(), share(report.admitted)],
-        ["  denied".to_owned(), report.denied.to_string(), share(report.denied)],
-        ["  errors".to_owned(), report.errors.to_string(), share(report.errors)],
+        ["  admitted".to_owned(), report.admitted.to_string(), result(report.admitted)],
+        ["  denied".to_owned(), report.denied.to_string(), result(report.denied)],
+        ["  errors".to_owned(), report.errors.to_string(), result(report.errors)],
     ];
     for (code, ErrorsOfCode { count, example }) in &report.errors_by_code {
         counts.push([format!("    {code}"), count.to_string(), example.clone()]);
@@ -171,12 +171,12 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
             some_of_everything(measured);
             measured.summary.unsent = 5;
             measured.summary.lost_connections = 1;
-            measured.summary.hold(4);
+            measured.summary.record_wait(4);
             measured.stopped_early = true;
             measured.summary.lag.record(Duration::from_secs(3));
         });
         let shown = show(&shown);
-        let closed = show(&report(&["--concurrency", "9"], |measured| measured.summary.hold(4)));
+        let closed = show(&report(&["--concurrency", "9"], |measured| measured.summary.record_wait(4)));
         assert!(closed.contains("so that there were not always 9. More --connections"), "{closed}");
         for part in [
             "open loop, 6 requests per second, 4 connections",

@@ -18,19 +18,19 @@ use super::plan::Plan;
 use super::progress::Progress;
 use super::report::Measured;
 use super::summary::Summary;
-use super::worker::{self, Job, Published, Share};
+use super::worker::{self, Job, ThreadProgress, ThreadResult};
 
 /// One thread, as the main one sees it.
-struct Member {
+struct BenchThread {
     ready: oneshot::Receiver<anyhow::Result<()>>,
     begin: oneshot::Sender<Instant>,
-    share: oneshot::Receiver<anyhow::Result<Option<Share>>>,
-    published: Arc<CachePadded<Published>>,
+    result: oneshot::Receiver<anyhow::Result<Option<ThreadResult>>>,
+    progress: Arc<CachePadded<ThreadProgress>>,
 }
 
 /// All threads.
 pub(super) struct SendingThreads {
-    members: Vec<Member>,
+    threads: Vec<BenchThread>,
     stop: CancellationToken,
     signals: Signals,
 }
@@ -42,9 +42,9 @@ struct Signals {
 }
 
 /// A thread that is connected: when to begin is to be told, and what it has to say will be.
-struct Ready {
+struct ConnectedThread {
     begin: oneshot::Sender<Instant>,
-    share: oneshot::Receiver<anyhow::Result<Option<Share>>>,
+    result: oneshot::Receiver<anyhow::Result<Option<ThreadResult>>>,
 }
 
 impl SendingThreads {
@@ -56,37 +56,37 @@ impl SendingThreads {
         };
         let stop = CancellationToken::new();
         let start = |index| {
-            let (tell_ready, ready) = oneshot::channel();
-            let (tell_begin, begin) = oneshot::channel();
-            let (tell_share, share) = oneshot::channel();
-            let published = Arc::new(CachePadded::new(Published::default()));
+            let (send_ready, ready) = oneshot::channel();
+            let (send_begin, begin) = oneshot::channel();
+            let (send_result, result) = oneshot::channel();
+            let progress = Arc::new(CachePadded::new(ThreadProgress::default()));
             let job = Job {
                 args: Arc::clone(args),
                 plan: plan.clone(),
                 index,
-                ready: tell_ready,
+                ready: send_ready,
                 begin,
                 stop: stop.clone(),
-                published: Arc::clone(&published),
+                progress: Arc::clone(&progress),
             };
             let runtime = Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("tollgate-bench-{index}")).spawn(move || {
-                let share = LocalSet::new().block_on(&runtime, worker::run(job));
+                let result = LocalSet::new().block_on(&runtime, worker::run(job));
                 // The receiver may have been dropped.
-                drop(tell_share.send(share));
+                drop(send_result.send(result));
             })?;
-            Ok(Member { ready, begin: tell_begin, share, published })
+            Ok(BenchThread { ready, begin: send_begin, result, progress })
         };
-        let members = (0..args.threads()).map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { members, stop, signals })
+        let threads = (0..args.threads()).map(start).collect::<anyhow::Result<_>>()?;
+        Ok(Self { threads, stop, signals })
     }
 
     /// Lets them work until the time is up, or until SIGINT or SIGTERM.
     pub(super) async fn work(self, args: &BenchArgs) -> anyhow::Result<Measured> {
-        let Self { members, stop, mut signals } = self;
-        let published = members.iter().map(|member| Arc::clone(&member.published)).collect();
-        let mut progress = Progress::new(args, published);
-        let connect = connect(members);
+        let Self { threads, stop, mut signals } = self;
+        let counters = threads.iter().map(|thread| Arc::clone(&thread.progress)).collect();
+        let mut progress = Progress::new(args, counters);
+        let connect = connect(threads);
         tokio::pin!(connect);
         let begun = Instant::now();
         let mut ticks = every_second(begun);
@@ -103,12 +103,12 @@ impl SendingThreads {
         };
         progress.clear();
         let begun = Instant::now();
-        let work = hear(connected?, begun);
+        let work = run_all(connected?, begun);
         tokio::pin!(work);
         let mut ticks = every_second(begun);
-        let shares = loop {
+        let results = loop {
             tokio::select! {
-                shares = &mut work => break shares,
+                results = &mut work => break results,
                 tick = ticks.tick() => progress.show(tick - begun),
                 () = signals.any() => {
                     if stop.is_cancelled() {
@@ -119,7 +119,7 @@ impl SendingThreads {
             }
         };
         progress.clear();
-        Ok(join(shares?, stop.is_cancelled()))
+        Ok(join(results?, stop.is_cancelled()))
     }
 }
 
@@ -133,31 +133,31 @@ impl Signals {
     }
 }
 
-const BUG: &str = "a thread ended in a bug";
+const THREAD_PANICKED: &str = "a thread ended in a bug";
 
 /// Waits until every thread is connected.
-async fn connect(members: Vec<Member>) -> anyhow::Result<Vec<Ready>> {
+async fn connect(threads: Vec<BenchThread>) -> anyhow::Result<Vec<ConnectedThread>> {
     let mut connected = Vec::new();
-    for Member { ready, begin, share, .. } in members {
-        ready.await.context(BUG)??;
-        connected.push(Ready { begin, share });
+    for BenchThread { ready, begin, result, .. } in threads {
+        ready.await.context(THREAD_PANICKED)??;
+        connected.push(ConnectedThread { begin, result });
     }
     Ok(connected)
 }
 
 /// Lets all begin at once, and waits for what they have to say.
-async fn hear(connected: Vec<Ready>, now: Instant) -> anyhow::Result<Vec<Share>> {
+async fn run_all(connected: Vec<ConnectedThread>, now: Instant) -> anyhow::Result<Vec<ThreadResult>> {
     let mut ended = Vec::new();
-    for Ready { begin, share } in connected {
+    for ConnectedThread { begin, result } in connected {
         // One that has ended meanwhile says why below, and hands the moment back.
         begin.send(now).err();
-        ended.push(share);
+        ended.push(result);
     }
-    let mut shares = Vec::new();
-    for share in ended {
-        shares.extend(share.await.context(BUG)??);
+    let mut results = Vec::new();
+    for result in ended {
+        results.extend(result.await.context(THREAD_PANICKED)??);
     }
-    Ok(shares)
+    Ok(results)
 }
 
 /// Ticks that say when they were due, the first one a second from `begun`; those that are missed are left
@@ -168,12 +168,12 @@ fn every_second(begun: Instant) -> Interval {
     ticks
 }
 
-fn join(shares: Vec<Share>, stopped_early: bool) -> Measured {
-    let length = shares.iter().map(|share| share.length).max().unwrap_or_default();
-    let busy: Duration = shares.iter().map(|share| share.busy).sum();
-    let available: Duration = shares.iter().map(|share| share.length).sum();
+fn join(results: Vec<ThreadResult>, stopped_early: bool) -> Measured {
+    let length = results.iter().map(|result| result.length).max().unwrap_or_default();
+    let busy: Duration = results.iter().map(|result| result.busy).sum();
+    let available: Duration = results.iter().map(|result| result.length).sum();
     let busy = if available.is_zero() { 0.0 } else { busy.as_secs_f64() / available.as_secs_f64() };
     let mut summary = Summary::new();
-    shares.into_iter().for_each(|share| summary.join(share.summary));
+    results.into_iter().for_each(|result| summary.join(result.summary));
     Measured { summary, length, busy: busy.min(1.0), stopped_early }
 }

@@ -33,7 +33,7 @@ const BURST: u32 = 64;
 
 /// Progress of a thread while it runs.
 #[derive(Debug, Default)]
-pub(super) struct Published {
+pub(super) struct ThreadProgress {
     /// Requests that have ended, those of the warm-up not among them.
     pub(super) requests: AtomicU64,
     /// Those of them that had no decision.
@@ -55,12 +55,12 @@ pub(super) struct Job {
     /// Ends the run early.
     pub(super) stop: CancellationToken,
     /// Progress.
-    pub(super) published: Arc<CachePadded<Published>>,
+    pub(super) progress: Arc<CachePadded<ThreadProgress>>,
 }
 
 /// Result of a thread.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(super) struct ThreadResult {
     /// Counted outcomes.
     pub(super) summary: Summary,
     /// Measured time: shorter than requested if the run was stopped.
@@ -72,7 +72,7 @@ pub(super) struct Share {
 struct Worker {
     summary: RefCell<Summary>,
     /// The requests, and the key of each.
-    asking: RefCell<(Plan, Keys)>,
+    requests: RefCell<(Plan, Keys)>,
     timeout: Duration,
     /// The measured window.
     window: Cell<Window>,
@@ -82,8 +82,8 @@ struct Worker {
 }
 
 /// Does the job. Needs a `LocalSet` around it. `None` where there was nothing to begin with.
-pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
-    let Job { args, plan, index, ready, begin, stop, published } = job;
+pub(super) async fn run(job: Job) -> anyhow::Result<Option<ThreadResult>> {
+    let Job { args, plan, index, ready, begin, stop, progress } = job;
     let threads = args.threads();
     let connected = tokio::select! {
         connected = connect(&args, index) => connected,
@@ -102,19 +102,19 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     let keys = Keys::new(args.keys, args.distribution, seed_of(args.seed, index));
     let worker = Rc::new(Worker {
         summary: RefCell::new(Summary::new()),
-        asking: RefCell::new((plan, keys)),
+        requests: RefCell::new((plan, keys)),
         timeout: args.timeout,
         window: Cell::new(Window::new(begin + args.warmup, args.duration)),
         in_flight: Cell::new(0),
         ended: Notify::new(),
     });
-    spawn_local(Rc::clone(&worker).publish(published));
+    spawn_local(Rc::clone(&worker).publish(progress));
     let (length, busy) = match args.loop_kind() {
         Loop::Closed { concurrency } => {
             let mine = (index..args.connections()).step_by(threads);
             for (number, connection) in mine.zip(&connections) {
                 for _ in (number..concurrency).step_by(args.connections()) {
-                    spawn_local(Rc::clone(&worker).keep_asking(Rc::clone(connection)));
+                    spawn_local(Rc::clone(&worker).closed_loop(Rc::clone(connection)));
                 }
             }
             worker.measure(&stop).await
@@ -122,7 +122,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
         Loop::Open { per_second, max_in_flight } => {
             let schedule = Schedule::new(per_second, index, threads, args.warmup + args.duration);
             let most = (index..max_in_flight).step_by(threads).len();
-            let pace = worker.pace(schedule, begin, &connections, most);
+            let pace = worker.open_loop(schedule, begin, &connections, most);
             let pace = async {
                 tokio::select! { paced = pace => paced, () = stop.cancelled() => Ok(()) }
             };
@@ -134,7 +134,7 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<Share>> {
     worker.finish().await;
     let mut summary = worker.summary.replace(Summary::new());
     summary.lost_connections = connections.iter().map(|connection| connection.lost()).sum();
-    Ok(Some(Share { summary, length, busy }))
+    Ok(Some(ThreadResult { summary, length, busy }))
 }
 
 /// The connections of this thread, all of them up.
@@ -183,7 +183,7 @@ impl Worker {
     }
 
     /// The closed loop: a request, and when it has ended the next one.
-    async fn keep_asking(self: Rc<Self>, connection: Rc<Connection>) {
+    async fn closed_loop(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
             let permit = self.acquire_permit(&connection).await;
             let now = Instant::now();
@@ -199,7 +199,7 @@ impl Worker {
         loop {
             match connection.try_acquire() {
                 Ok(permit) => return permit,
-                Err(NoPermit::Full { most }) => self.hold(Instant::now(), most),
+                Err(NoPermit::Full { most }) => self.record_wait(Instant::now(), most),
                 Err(NoPermit::Down) => {}
             }
             connection.wait_for_permit().await;
@@ -207,7 +207,7 @@ impl Worker {
     }
 
     /// The open loop: requests when they are due.
-    async fn pace(
+    async fn open_loop(
         self: &Rc<Self>,
         mut schedule: Schedule,
         begin: Instant,
@@ -260,7 +260,7 @@ impl Worker {
             match permit() {
                 Ok(permit) => return Some(permit),
                 Err(NoPermit::Down) => return None,
-                Err(NoPermit::Full { most: bound }) => self.hold(due, bound),
+                Err(NoPermit::Full { most: bound }) => self.record_wait(due, bound),
             }
             // Where it comes too late, that is seen above.
             timeout_at(given_up, self.ended.notified()).await.ok();
@@ -269,9 +269,9 @@ impl Worker {
     }
 
     /// Takes note that a request that was due then waits for room on a connection.
-    fn hold(&self, due: Instant, most: usize) {
+    fn record_wait(&self, due: Instant, most: usize) {
         if self.window.get().counts(due) {
-            self.summary.borrow_mut().hold(most);
+            self.summary.borrow_mut().record_wait(most);
         }
     }
 
@@ -279,7 +279,7 @@ impl Worker {
     /// flight already.
     async fn ask(&self, permit: StreamPermit, since: Instant) {
         let request = {
-            let (plan, keys) = &mut *self.asking.borrow_mut();
+            let (plan, keys) = &mut *self.requests.borrow_mut();
             plan.next(keys)
         };
         let late = |_| {
@@ -293,13 +293,13 @@ impl Worker {
     }
 
     /// Reports progress at most once per interval.
-    async fn publish(self: Rc<Self>, published: Arc<CachePadded<Published>>) {
+    async fn publish(self: Rc<Self>, progress: Arc<CachePadded<ThreadProgress>>) {
         let mut ticks = interval(PROGRESS_INTERVAL);
         loop {
             ticks.tick().await;
             let summary = self.summary.borrow();
-            published.requests.store(summary.requests(), Ordering::Relaxed);
-            published.errors.store(summary.errors(), Ordering::Relaxed);
+            progress.requests.store(summary.requests(), Ordering::Relaxed);
+            progress.errors.store(summary.errors(), Ordering::Relaxed);
         }
     }
 }
