@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use self::url::{Address, Kind, Wrong};
+use self::url::{Address, Kind, UrlError};
 use super::RedisStoreSettings;
 use super::raw::{RawCounters, RawPerSecond, RawRedis};
 use super::reader::{HOUR, Reader, YEAR};
@@ -25,7 +25,7 @@ const KINDS: [(&str, Kind); 3] = {
 };
 
 /// The variables that say where one Redis is and who connects.
-struct Names {
+struct RedisVariables {
     url: &'static str,
     kind: &'static str,
     socket_type: &'static str,
@@ -36,7 +36,7 @@ struct Names {
     tls: &'static str,
 }
 
-const ALL: Names = Names {
+const ALL: RedisVariables = RedisVariables {
     url: "REDIS_URL",
     kind: "REDIS_TYPE",
     socket_type: "REDIS_SOCKET_TYPE",
@@ -47,7 +47,7 @@ const ALL: Names = Names {
     tls: "REDIS_TLS",
 };
 
-const PER_SECOND: Names = Names {
+const PER_SECOND: RedisVariables = RedisVariables {
     url: "REDIS_PERSECOND_URL",
     kind: "REDIS_PERSECOND_TYPE",
     socket_type: "REDIS_PERSECOND_SOCKET_TYPE",
@@ -59,8 +59,8 @@ const PER_SECOND: Names = Names {
 };
 
 /// The texts of these variables.
-struct Typed<'a> {
-    names: &'static Names,
+struct RedisValues<'a> {
+    names: &'static RedisVariables,
     url: Option<&'a SecretString>,
     kind: Option<&'a str>,
     socket_type: Option<&'a str>,
@@ -72,7 +72,7 @@ struct Typed<'a> {
 }
 
 /// Settings that both share.
-struct Common {
+struct SharedSettings {
     tls: ClientTls,
     connect_timeout: Duration,
     call_timeout: Duration,
@@ -91,7 +91,7 @@ pub(super) fn read(
     let expiration_jitter_max_secs = reader.number("EXPIRATION_JITTER_MAX_SECONDS", jitter, 0..=86_400);
     let local_cache = &counters.local_cache_size_in_bytes;
     let local_cache_bytes = reader.number("LOCAL_CACHE_SIZE_IN_BYTES", local_cache, 0..=1 << 40);
-    let common = Common {
+    let common = SharedSettings {
         tls: read_tls_files(raw, reader),
         connect_timeout: reader.duration("REDIS_TIMEOUT", &raw.redis_timeout, CONNECT_TIMEOUT),
         call_timeout: reader.duration("REDIS_CALL_TIMEOUT", &raw.redis_call_timeout, CALL_TIMEOUT),
@@ -101,7 +101,7 @@ pub(super) fn read(
     let startup_max = reader.duration(name, &raw.redis_startup_max_elapsed_time, Duration::ZERO..=YEAR);
     let name = "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION";
     let ready_only_connected = reader.boolean(name, &raw.redis_health_check_active_connection);
-    let all = read_one(&typed(raw), &common, reader);
+    let all = read_redis(&typed(raw), &common, reader);
     let per_second = match reader.boolean("REDIS_PERSECOND", &raw_per_second.redis_persecond) {
         true => Some(read_per_second(raw_per_second, common, reader)?),
         false => None,
@@ -150,8 +150,8 @@ fn check_login(name: &'static str, login: &Login, reader: &mut Reader) {
     }
 }
 
-fn typed(raw: &RawRedis) -> Typed<'_> {
-    Typed {
+fn values(raw: &RawRedis) -> RedisValues<'_> {
+    RedisValues {
         names: &ALL,
         url: raw.redis_url.as_ref(),
         kind: raw.redis_type.as_deref(),
@@ -164,8 +164,8 @@ fn typed(raw: &RawRedis) -> Typed<'_> {
     }
 }
 
-fn read_per_second(raw: &RawPerSecond, common: Common, reader: &mut Reader) -> Option<RedisSettings> {
-    let typed = Typed {
+fn read_per_second(raw: &RawPerSecond, common: SharedSettings, reader: &mut Reader) -> Option<RedisSettings> {
+    let values = RedisValues {
         names: &PER_SECOND,
         url: raw.redis_persecond_url.as_ref(),
         kind: raw.redis_persecond_type.as_deref(),
@@ -176,24 +176,28 @@ fn read_per_second(raw: &RawPerSecond, common: Common, reader: &mut Reader) -> O
         sentinel_auth_file: raw.redis_persecond_sentinel_auth_file.as_deref(),
         tls: raw.redis_persecond_tls.as_deref(),
     };
-    if typed.url.is_none() {
-        reader.refuse(typed.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
+    if values.url.is_none() {
+        reader.refuse(values.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
     }
     let connect_timeout = match raw.redis_persecond_timeout.as_deref() {
         Some(text) => reader.duration("REDIS_PERSECOND_TIMEOUT", text, CONNECT_TIMEOUT),
         None => common.connect_timeout,
     };
-    read_one(&typed, &Common { connect_timeout, ..common }, reader)
+    read_redis(&typed, &SharedSettings { connect_timeout, ..common }, reader)
 }
 
-fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<RedisSettings> {
-    let names = typed.names;
-    let kind = typed.kind.map(|text| reader.choice(names.kind, text, &KINDS));
-    let tls = typed.tls.map(|text| reader.boolean(names.tls, text));
-    let login = read_login((names.auth, typed.auth), (names.auth_file, typed.auth_file), reader);
+fn read_redis(
+    values: &RedisValues<'_>,
+    common: &SharedSettings,
+    reader: &mut Reader,
+) -> Option<RedisSettings> {
+    let names = values.names;
+    let kind = values.kind.map(|text| reader.choice(names.kind, text, &KINDS));
+    let tls = values.tls.map(|text| reader.boolean(names.tls, text));
+    let login = read_login((names.auth, values.auth), (names.auth_file, values.auth_file), reader);
     let sentinel_login = read_login(
-        (names.sentinel_auth, typed.sentinel_auth),
-        (names.sentinel_auth_file, typed.sentinel_auth_file),
+        (names.sentinel_auth, values.sentinel_auth),
+        (names.sentinel_auth_file, values.sentinel_auth_file),
         reader,
     );
     // Of a type that makes no sense enough was said.
@@ -201,7 +205,7 @@ fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<R
         Some(kind) => Some(kind?),
         None => None,
     };
-    let address = match url::parse(typed.url?.expose_secret(), kind) {
+    let address = match url::parse(values.url?.expose_secret(), kind) {
         Ok(address) => address,
         Err(wrong) => {
             refuse_address(wrong, typed, reader);
@@ -224,20 +228,20 @@ fn read_one(typed: &Typed<'_>, common: &Common, reader: &mut Reader) -> Option<R
     })
 }
 
-fn refuse_address(wrong: Wrong, typed: &Typed<'_>, reader: &mut Reader) {
-    let Names { url, kind, .. } = typed.names;
+fn refuse_address(wrong: UrlError, values: &RedisValues<'_>, reader: &mut Reader) {
+    let RedisVariables { url, kind, .. } = values.names;
     match wrong {
-        Wrong::Address(expected) => reader.refuse(url, expected, None),
-        Wrong::List => {
+        UrlError::Address(expected) => reader.refuse(url, expected, None),
+        UrlError::List => {
             let expected = format!(
                 "one address, or {kind} to be set to CLUSTER or SENTINEL, which take a list of them; a comma \
                  in a password is written %2C"
             );
             reader.refuse(url, expected, None);
         }
-        Wrong::Kind(found) => {
+        UrlError::Kind(found) => {
             let found = found.word();
-            reader.refuse(kind, format!("{found}, which is what {url} says"), typed.kind);
+            reader.refuse(kind, format!("{found}, which is what {url} says"), values.kind);
         }
     }
 }
@@ -259,9 +263,9 @@ fn read_login(
     }
 }
 
-fn check_socket_type(typed: &Typed<'_>, deployment: &Deployment, reader: &mut Reader) {
-    let Some(text) = typed.socket_type else { return };
-    let Names { url, socket_type: name, .. } = typed.names;
+fn check_socket_type(values: &RedisValues<'_>, deployment: &Deployment, reader: &mut Reader) {
+    let Some(text) = values.socket_type else { return };
+    let RedisVariables { url, socket_type: name, .. } = values.names;
     let expected = match deployment {
         Deployment::Single(Endpoint::Unix(_)) => "unix",
         Deployment::Single(Endpoint::Tcp { .. })
@@ -277,16 +281,16 @@ fn check_socket_type(typed: &Typed<'_>, deployment: &Deployment, reader: &mut Re
 }
 
 /// True if the setting or the URL asks for TLS.
-fn speaks_tls(typed: &Typed<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
-    let Names { url, tls: name, .. } = typed.names;
+fn speaks_tls(values: &RedisValues<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
+    let RedisVariables { url, tls: name, .. } = values.names;
     let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));
     match set {
         Some(false) if address.wants_tls => {
-            reader.refuse(name, format!("true, which is what {url} says with rediss"), typed.tls);
+            reader.refuse(name, format!("true, which is what {url} says with rediss"), values.tls);
             true
         }
         Some(true) if is_unix => {
-            reader.refuse(name, format!("false, since {url} is a unix socket"), typed.tls);
+            reader.refuse(name, format!("false, since {url} is a unix socket"), values.tls);
             false
         }
         set => set == Some(true) || address.wants_tls,

@@ -40,7 +40,7 @@ pub(super) struct Address {
 
 /// Why an address cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum UrlError {
     /// It is not what was expected.
     Address(&'static str),
     /// It is a list, and one server was asked for.
@@ -49,7 +49,7 @@ pub(super) enum Wrong {
     Kind(Kind),
 }
 
-type Result<T> = std::result::Result<T, Wrong>;
+type Result<T> = std::result::Result<T, UrlError>;
 
 pub(super) const FORMS: &str = "host:port, /path/of/a.sock or a URL such as \
                                 redis://[user:password@]host[:port][/database], \
@@ -78,7 +78,7 @@ const SENTINEL_PORT: u16 = 26379;
 /// What is wrong with it.
 pub(super) fn parse(text: &str, kind: Option<Kind>) -> Result<Address> {
     let expect = |found: Kind| match kind {
-        Some(kind) if kind != found => Err(Wrong::Kind(found)),
+        Some(kind) if kind != found => Err(UrlError::Kind(found)),
         Some(_) | None => Ok(()),
     };
     if let Some((scheme, rest)) = text.split_once("://") {
@@ -106,7 +106,7 @@ pub(super) fn parse(text: &str, kind: Option<Kind>) -> Result<Address> {
 /// A list as `kind` has it, each item `host:port` or a URL of a single server.
 fn parse_list(text: &str, kind: Option<Kind>) -> Result<Address> {
     match kind.unwrap_or(Kind::Single) {
-        Kind::Single if text.contains(',') => Err(Wrong::List),
+        Kind::Single if text.contains(',') => Err(UrlError::List),
         Kind::Single => {
             let Item { endpoint, login, database, wants_tls } = parse_item(text, FORMS)?;
             let deployment = Deployment::Single(endpoint);
@@ -114,10 +114,10 @@ fn parse_list(text: &str, kind: Option<Kind>) -> Result<Address> {
             Ok(Address { deployment, database, login, sentinel_login: Login::Open, wants_tls })
         }
         Kind::Sentinel => {
-            let (name, list) = text.split_once(',').ok_or(Wrong::Address(SENTINEL_LIST))?;
-            let primary = parse_primary(name).ok_or(Wrong::Address(SENTINEL_LIST))?;
+            let (name, list) = text.split_once(',').ok_or(UrlError::Address(SENTINEL_LIST))?;
+            let primary = parse_primary(name).ok_or(UrlError::Address(SENTINEL_LIST))?;
             let List { endpoints: sentinels, login: sentinel_login, wants_tls } =
-                parse_items(list, SENTINEL_LIST, |_| Err(Wrong::Address(SENTINEL_DATABASE)))?;
+                parse_items(list, SENTINEL_LIST, |_| Err(UrlError::Address(SENTINEL_DATABASE)))?;
             let deployment = Deployment::Sentinel { primary, sentinels };
             Ok(Address { deployment, database: None, login: Login::Open, sentinel_login, wants_tls })
         }
@@ -153,7 +153,7 @@ fn parse_items(
     let login = match logins[..] {
         [] => Login::Open,
         [login] => decode_userinfo(login)?,
-        _ => return Err(Wrong::Address(USERINFO)),
+        _ => return Err(UrlError::Address(USERINFO)),
     };
     Ok(List { endpoints, login, wants_tls })
 }
@@ -168,7 +168,7 @@ struct Item<'a> {
 
 /// `host:port`, or `redis://` or `rediss://` and `[user:password@]host[:port][/database]`.
 fn parse_item<'a>(text: &'a str, expected: &'static str) -> Result<Item<'a>> {
-    let wrong = Wrong::Address(expected);
+    let wrong = UrlError::Address(expected);
     let (wants_tls, rest) = match text.split_once("://") {
         None => {
             let endpoint = parse_host(text, None).ok_or(wrong)?;
@@ -181,7 +181,7 @@ fn parse_item<'a>(text: &'a str, expected: &'static str) -> Result<Item<'a>> {
     let Parts { userinfo, hosts, path, query } = Parts::split(rest);
     let endpoint = parse_host(hosts, Some(REDIS_PORT)).ok_or(wrong)?;
     if query.is_some() {
-        return Err(Wrong::Address(PARAMETERS));
+        return Err(UrlError::Address(PARAMETERS));
     }
     Ok(Item { endpoint, login: userinfo, database: parse_database(path)?, wants_tls })
 }
@@ -191,14 +191,14 @@ fn parse_several(rest: &str, kind: Kind, wants_tls: bool) -> Result<Address> {
     let Parts { userinfo, hosts, path, query } = Parts::split(rest);
     // Users and passwords before each of the hosts: only the last `@` would be taken for one.
     if userinfo.is_some_and(|userinfo| userinfo.contains('@')) {
-        return Err(Wrong::Address(USERINFO));
+        return Err(UrlError::Address(USERINFO));
     }
     let Parameters { nodes, primary, sentinel_login } = Parameters::parse(query, kind)?;
     let login = userinfo.map_or(Ok(Login::Open), decode_userinfo)?;
     let endpoints = |port, expected| {
         let all = hosts.split(',').chain(nodes.iter().map(String::as_str));
         let endpoints: Option<Vec<_>> = all.map(|host| parse_host(host, Some(port))).collect();
-        endpoints.ok_or(Wrong::Address(expected))
+        endpoints.ok_or(UrlError::Address(expected))
     };
     let (deployment, database) = match kind {
         Kind::Single | Kind::Cluster => {
@@ -212,7 +212,7 @@ fn parse_several(rest: &str, kind: Kind, wants_tls: bool) -> Result<Address> {
                 (None, None) => (decode(path), ""),
             };
             let primary = primary.as_deref().and_then(parse_primary);
-            let primary = primary.ok_or(Wrong::Address(SENTINEL_URL))?;
+            let primary = primary.ok_or(UrlError::Address(SENTINEL_URL))?;
             let sentinels = endpoints(SENTINEL_PORT, SENTINEL_URL)?;
             (Deployment::Sentinel { primary, sentinels }, parse_database(database)?)
         }
@@ -231,14 +231,14 @@ impl Parameters {
     fn parse(query: Option<&str>, kind: Kind) -> Result<Self> {
         let (mut nodes, mut primary, mut username, mut password) = (Vec::new(), None, None, None);
         for parameter in query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
-            let (name, value) = parameter.split_once('=').ok_or(Wrong::Address(PARAMETERS))?;
-            let value = decode(value).ok_or(Wrong::Address(USERINFO))?;
+            let (name, value) = parameter.split_once('=').ok_or(UrlError::Address(PARAMETERS))?;
+            let value = decode(value).ok_or(UrlError::Address(USERINFO))?;
             match (name, kind) {
                 ("node", _) => nodes.push(value),
                 ("sentinelServiceName", Kind::Sentinel) => primary = Some(value),
                 ("sentinelUsername", Kind::Sentinel) => username = Some(value),
                 ("sentinelPassword", Kind::Sentinel) => password = Some(value),
-                _ => return Err(Wrong::Address(PARAMETERS)),
+                _ => return Err(UrlError::Address(PARAMETERS)),
             }
         }
         let sentinel_login = match (username, password) {
@@ -272,12 +272,12 @@ impl<'a> Parts<'a> {
 fn parse_database(text: &str) -> Result<Option<u8>> {
     match text {
         "" => Ok(None),
-        number => number.parse().map(Some).map_err(|_| Wrong::Address(DATABASE)),
+        number => number.parse().map(Some).map_err(|_| UrlError::Address(DATABASE)),
     }
 }
 
 fn check_cluster_database(database: u8) -> Result<()> {
-    if database == 0 { Ok(()) } else { Err(Wrong::Address(CLUSTER_DATABASE)) }
+    if database == 0 { Ok(()) } else { Err(UrlError::Address(CLUSTER_DATABASE)) }
 }
 
 /// The name of a primary, in the characters that Sentinels take. It is shown, and so must be nothing else.
@@ -318,7 +318,7 @@ fn decode(text: &str) -> Option<String> {
 /// `user:password` of a URL, where a lone name is the user's, who has no password.
 fn decode_userinfo(userinfo: &str) -> Result<Login> {
     let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
-    let (username, password) = decode(username).zip(decode(password)).ok_or(Wrong::Address(USERINFO))?;
+    let (username, password) = decode(username).zip(decode(password)).ok_or(UrlError::Address(USERINFO))?;
     let username = (!username.is_empty()).then_some(username);
     Ok(match (username, password.is_empty()) {
         (None, true) => Login::Open,

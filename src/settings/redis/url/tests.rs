@@ -169,8 +169,8 @@ fn what_makes_no_sense_as_an_address_is_refused() {
         ("redis-cluster://a,/0", Some(Single), "CLUSTER"),
     ] {
         let found = match parse(url, kind) {
-            Err(Wrong::Address(expected)) => expected,
-            Err(Wrong::Kind(kind)) => kind.word(),
+            Err(UrlError::Address(expected)) => expected,
+            Err(UrlError::Kind(kind)) => kind.word(),
             other => panic!("{url}: {other:?}"),
         };
         assert!(found.contains(expected), "{url}: {found}");
