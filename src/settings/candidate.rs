@@ -22,7 +22,7 @@ pub(super) fn read(
     let path = PathBuf::from(raw.rules.candidate_config.as_ref()?);
     if is_read_below(&live.path, &path) {
         let found = Some(path.to_string_lossy());
-        reader.refuse(
+        reader.error(
             "CANDIDATE_CONFIG",
             "a path outside the rules' own: what is below that is in force",
             found.as_deref(),

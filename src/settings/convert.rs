@@ -152,9 +152,9 @@ fn rules(
     match raw.config_type.to_ascii_uppercase().as_str() {
         "FILE" => {}
         "GRPC_XDS_SOTW" => {
-            reader.refuse("CONFIG_TYPE", "FILE: xDS is not supported yet", Some(&raw.config_type))
+            reader.error("CONFIG_TYPE", "FILE: xDS is not supported yet", Some(&raw.config_type))
         }
-        _ => reader.refuse("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
+        _ => reader.error("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
     }
     let only_if_allowed = reader
         .boolean("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", &raw.stop_cache_key_increment_when_overlimit);
@@ -178,7 +178,7 @@ fn hash_key(raw: &RawCounters, reader: &mut Reader) -> Option<HashKey> {
     let secret = raw.hash_key.as_ref()?.expose_secret();
     if secret.len() < HASH_KEY_BYTES_MIN {
         // What was found is a secret.
-        reader.refuse("HASH_KEY", format!("a secret of {HASH_KEY_BYTES_MIN} bytes or more"), None);
+        reader.error("HASH_KEY", format!("a secret of {HASH_KEY_BYTES_MIN} bytes or more"), None);
     }
     Some(HashKey::new(secret.as_bytes()))
 }
@@ -256,7 +256,7 @@ fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
         None if raw.redis.redis_url.is_some() => Some(Backend::Redis),
         None => Some(Backend::Memory),
         Some(text) if text.eq_ignore_ascii_case("memcache") => {
-            reader.refuse("BACKEND_TYPE", "memory or redis: memcache is not supported", Some(text));
+            reader.error("BACKEND_TYPE", "memory or redis: memcache is not supported", Some(text));
             None
         }
         Some(text) => {
@@ -270,7 +270,7 @@ fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
             StoreSettings::Redis(Box::new(redis))
         }
         (Some(Backend::Redis), None) if raw.redis.redis_url.is_none() => {
-            redis::refuse_absence(reader);
+            redis::error_if_missing(reader);
             StoreSettings::Memory
         }
         _ => StoreSettings::Memory,

@@ -64,7 +64,7 @@ impl Reader {
     }
 
     /// Takes note of a mistake.
-    pub(super) fn refuse(&mut self, name: &'static str, expected: impl Into<String>, found: Option<&str>) {
+    pub(super) fn error(&mut self, name: &'static str, expected: impl Into<String>, found: Option<&str>) {
         self.errors.push(SettingError { name, expected: expected.into(), found: found.map(str::to_owned) });
     }
 
@@ -78,7 +78,7 @@ impl Reader {
     ) -> Option<T> {
         let value = parse(text);
         if value.is_none() {
-            self.refuse(name, expected, Some(text));
+            self.error(name, expected, Some(text));
         }
         value
     }

@@ -80,7 +80,7 @@ const UNSAFE_TO_IGNORE: [(&str, &str); 1] =
 pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<Ignored> {
     for (name, expected) in UNSAFE_TO_IGNORE {
         match environment(name) {
-            Some(value) if parse_bool(&value) != Some(false) => reader.refuse(name, expected, Some(&value)),
+            Some(value) if parse_bool(&value) != Some(false) => reader.error(name, expected, Some(&value)),
             Some(_) | None => {}
         }
     }
@@ -109,7 +109,7 @@ impl Unsupported {
 mod tests {
     use super::*;
 
-    fn read_one(name: &str, value: &str) -> (usize, usize) {
+    fn read_variable(name: &str, value: &str) -> (usize, usize) {
         let mut reader = Reader::default();
         let ignored = read(|asked| (asked == name).then(|| value.to_owned()), &mut reader);
         (ignored.len(), reader.finish(()).err().map_or(0, |errors| errors.0.len()))
@@ -131,17 +131,17 @@ mod tests {
             ("REDIS_PERSECOND_PIPELINE_WINDOW", "0", "1ms"),
             ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
         ] {
-            assert_eq!(read_one(name, silent), (0, 0), "{name}={silent}");
-            assert_eq!(read_one(name, told), (1, 0), "{name}={told}");
+            assert_eq!(read_variable(name, silent), (0, 0), "{name}={silent}");
+            assert_eq!(read_variable(name, told), (1, 0), "{name}={told}");
         }
     }
 
     #[test]
     fn nothing_is_served_without_the_tls_that_was_asked_for() {
         let name = "GRPC_SERVER_USE_TLS";
-        assert_eq!(read_one(name, "false"), (0, 0), "{name}=false");
+        assert_eq!(read_variable(name, "false"), (0, 0), "{name}=false");
         for value in ["true", "1", "yes"] {
-            assert_eq!(read_one(name, value), (0, 1), "{name}={value}");
+            assert_eq!(read_variable(name, value), (0, 1), "{name}={value}");
         }
     }
 }

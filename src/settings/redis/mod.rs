@@ -18,10 +18,10 @@ const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOU
 const CALL_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 
 const KINDS: [(&str, Kind); 3] = {
-    const fn typed(kind: Kind) -> (&'static str, Kind) {
+    const fn named(kind: Kind) -> (&'static str, Kind) {
         (kind.word(), kind)
     }
-    [typed(Kind::Single), typed(Kind::Sentinel), typed(Kind::Cluster)]
+    [named(Kind::Single), named(Kind::Sentinel), named(Kind::Cluster)]
 };
 
 /// The variables that say where one Redis is and who connects.
@@ -101,7 +101,7 @@ pub(super) fn read(
     let startup_max = reader.duration(name, &raw.redis_startup_max_elapsed_time, Duration::ZERO..=YEAR);
     let name = "REDIS_HEALTH_CHECK_ACTIVE_CONNECTION";
     let ready_only_connected = reader.boolean(name, &raw.redis_health_check_active_connection);
-    let all = read_redis(&typed(raw), &common, reader);
+    let all = read_redis(&values(raw), &common, reader);
     let per_second = match reader.boolean("REDIS_PERSECOND", &raw_per_second.redis_persecond) {
         true => Some(read_per_second(raw_per_second, common, reader)?),
         false => None,
@@ -111,8 +111,8 @@ pub(super) fn read(
 }
 
 /// Takes note that Redis was asked for, and not said where it is.
-pub(super) fn refuse_absence(reader: &mut Reader) {
-    reader.refuse(ALL.url, format!("{}, since BACKEND_TYPE is redis", url::FORMS), None);
+pub(super) fn error_if_missing(reader: &mut Reader) {
+    reader.error(ALL.url, format!("{}, since BACKEND_TYPE is redis", url::FORMS), None);
 }
 
 /// Takes note of every file that cannot be used as it is now.
@@ -133,20 +133,20 @@ pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
                 TlsFile::Certificate => ("REDIS_TLS_CLIENT_CERT", "a file of a certificate"),
                 TlsFile::Key => ("REDIS_TLS_CLIENT_KEY", "a file of the certificate's private key"),
             };
-            reader.refuse(name, format!("{expected} ({fault})"), Some(&path.display().to_string()));
+            reader.error(name, format!("{expected} ({fault})"), Some(&path.display().to_string()));
         }
         Err(error @ TlsError::NoAuthorities) => {
-            reader.refuse("REDIS_TLS_CACERT", format!("a file of certificates, since {error}"), None);
+            reader.error("REDIS_TLS_CACERT", format!("a file of certificates, since {error}"), None);
         }
         Err(error @ TlsError::Unsupported(_)) => {
-            reader.refuse(ALL.tls, format!("false ({error})"), None);
+            reader.error(ALL.tls, format!("false ({error})"), None);
         }
     }
 }
 
 fn check_login(name: &'static str, login: &Login, reader: &mut Reader) {
     if let Err(error) = login.check() {
-        reader.refuse(name, format!("a file that holds password or user:password ({error})"), None);
+        reader.error(name, format!("a file that holds password or user:password ({error})"), None);
     }
 }
 
@@ -177,13 +177,13 @@ fn read_per_second(raw: &RawPerSecond, common: SharedSettings, reader: &mut Read
         tls: raw.redis_persecond_tls.as_deref(),
     };
     if values.url.is_none() {
-        reader.refuse(values.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
+        reader.error(values.names.url, format!("{}, since REDIS_PERSECOND is true", url::FORMS), None);
     }
     let connect_timeout = match raw.redis_persecond_timeout.as_deref() {
         Some(text) => reader.duration("REDIS_PERSECOND_TIMEOUT", text, CONNECT_TIMEOUT),
         None => common.connect_timeout,
     };
-    read_redis(&typed, &SharedSettings { connect_timeout, ..common }, reader)
+    read_redis(&values, &SharedSettings { connect_timeout, ..common }, reader)
 }
 
 fn read_redis(
@@ -208,12 +208,12 @@ fn read_redis(
     let address = match url::parse(values.url?.expose_secret(), kind) {
         Ok(address) => address,
         Err(wrong) => {
-            refuse_address(wrong, typed, reader);
+            address_error(wrong, values, reader);
             return None;
         }
     };
-    check_socket_type(typed, &address.deployment, reader);
-    let speaks_tls = speaks_tls(typed, tls, &address, reader);
+    check_socket_type(values, &address.deployment, reader);
+    let speaks_tls = speaks_tls(values, tls, &address, reader);
     Some(RedisSettings {
         deployment: address.deployment,
         credentials: Credentials {
@@ -228,20 +228,20 @@ fn read_redis(
     })
 }
 
-fn refuse_address(wrong: UrlError, values: &RedisValues<'_>, reader: &mut Reader) {
+fn address_error(wrong: UrlError, values: &RedisValues<'_>, reader: &mut Reader) {
     let RedisVariables { url, kind, .. } = values.names;
     match wrong {
-        UrlError::Address(expected) => reader.refuse(url, expected, None),
+        UrlError::Address(expected) => reader.error(url, expected, None),
         UrlError::List => {
             let expected = format!(
                 "one address, or {kind} to be set to CLUSTER or SENTINEL, which take a list of them; a comma \
                  in a password is written %2C"
             );
-            reader.refuse(url, expected, None);
+            reader.error(url, expected, None);
         }
         UrlError::Kind(found) => {
             let found = found.word();
-            reader.refuse(kind, format!("{found}, which is what {url} says"), values.kind);
+            reader.error(kind, format!("{found}, which is what {url} says"), values.kind);
         }
     }
 }
@@ -257,7 +257,7 @@ fn read_login(
         (Some(text), None) => Some(Login::parse(text.expose_secret())),
         (None, Some(path)) => Some(Login::File(path.into())),
         (Some(_), Some(path)) => {
-            reader.refuse(file_name, format!("nothing, since {text_name} is set too"), Some(path));
+            reader.error(file_name, format!("nothing, since {text_name} is set too"), Some(path));
             None
         }
     }
@@ -274,7 +274,7 @@ fn check_socket_type(values: &RedisValues<'_>, deployment: &Deployment, reader: 
     };
     match reader.choice(name, text, &[("tcp", "tcp"), ("unix", "unix")]) {
         Some(found) if found != expected => {
-            reader.refuse(name, format!("{expected}, which is what {url} looks like"), Some(text));
+            reader.error(name, format!("{expected}, which is what {url} looks like"), Some(text));
         }
         Some(_) | None => {}
     }
@@ -286,11 +286,11 @@ fn speaks_tls(values: &RedisValues<'_>, set: Option<bool>, address: &Address, re
     let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));
     match set {
         Some(false) if address.wants_tls => {
-            reader.refuse(name, format!("true, which is what {url} says with rediss"), values.tls);
+            reader.error(name, format!("true, which is what {url} says with rediss"), values.tls);
             true
         }
         Some(true) if is_unix => {
-            reader.refuse(name, format!("false, since {url} is a unix socket"), values.tls);
+            reader.error(name, format!("false, since {url} is a unix socket"), values.tls);
             false
         }
         set => set == Some(true) || address.wants_tls,
@@ -303,11 +303,11 @@ fn read_tls_files(raw: &RawRedis, reader: &mut Reader) -> ClientTls {
     let identity = match (&raw.redis_tls_client_cert, &raw.redis_tls_client_key) {
         (Some(certificate), Some(key)) => Some(Identity { certificate: certificate.into(), key: key.into() }),
         (Some(_), None) => {
-            reader.refuse("REDIS_TLS_CLIENT_KEY", "the file of REDIS_TLS_CLIENT_CERT's private key", None);
+            reader.error("REDIS_TLS_CLIENT_KEY", "the file of REDIS_TLS_CLIENT_CERT's private key", None);
             None
         }
         (None, Some(_)) => {
-            reader.refuse("REDIS_TLS_CLIENT_CERT", "the file of REDIS_TLS_CLIENT_KEY's certificate", None);
+            reader.error("REDIS_TLS_CLIENT_CERT", "the file of REDIS_TLS_CLIENT_KEY's certificate", None);
             None
         }
         (None, None) => None,

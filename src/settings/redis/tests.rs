@@ -175,7 +175,7 @@ fn tls_is_spoken_where_the_setting_or_the_scheme_says_so() {
         ("/run/redis.sock", Some("false"), false),
     ] {
         let mut typed = vec![("REDIS_URL", url), ("REDIS_TLS_CACERT", &ca)];
-        values.extend(tls.map(|tls| ("REDIS_TLS", tls)));
+        typed.extend(tls.map(|tls| ("REDIS_TLS", tls)));
         let expected = expected.then(|| ClientTls {
             ca: Some(PathBuf::from(&ca)),
             identity: None,
@@ -272,7 +272,7 @@ fn mistakes_of_the_second_redis_bear_its_names_and_count_only_where_it_is_asked_
         (("REDIS_PERSECOND_TLS", "x"), "REDIS_PERSECOND_TLS"),
         (("REDIS_PERSECOND_TIMEOUT", "0s"), "REDIS_PERSECOND_TIMEOUT"),
     ] {
-        let url = (values.0 != url.0).then_some(url);
+        let url = (typed.0 != url.0).then_some(url);
         let off: Vec<_> = [first, typed].into_iter().chain(url).collect();
         assert_eq!(refused(&off), [""; 0], "{typed:?}");
         assert_eq!(refused(&[&off[..], &[on]].concat()), [name], "{typed:?}");
