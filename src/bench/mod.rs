@@ -23,7 +23,7 @@ mod worker;
 
 use std::sync::Arc;
 
-pub use self::options::{BenchArgs, Misused};
+pub use self::options::{BenchArgs, UsageError};
 use self::plan::Plan;
 use self::report::Report;
 use self::threads::SendingThreads;
@@ -54,7 +54,7 @@ pub struct Measurement {
 /// Runs the load test until its duration is over or SIGINT arrives.
 ///
 /// # Errors
-/// Arguments that contradict each other ([`Misused`]); no connection to the service.
+/// Arguments that contradict each other ([`UsageError`]); no connection to the service.
 pub fn run(args: BenchArgs) -> anyhow::Result<Measurement> {
     let descriptors = args.descriptors_per_request()?;
     let plan = Plan::new(&args.domain, &args.templates, descriptors, args.hits);

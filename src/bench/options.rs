@@ -93,7 +93,7 @@ pub struct BenchArgs {
 
 /// Options that contradict each other.
 #[derive(Debug, thiserror::Error)]
-pub enum Misused {
+pub enum UsageError {
     /// Some descriptors would be in no request.
     #[error("--descriptors: expected {given} or more, as many as are given, found {found}")]
     FewDescriptors {
@@ -131,10 +131,10 @@ impl BenchArgs {
     }
 
     /// Descriptors in each request, if that many can be.
-    pub(super) fn descriptors_per_request(&self) -> Result<usize, Misused> {
+    pub(super) fn descriptors_per_request(&self) -> Result<usize, UsageError> {
         let given = self.templates.len();
         match self.descriptors {
-            Some(found) if found < given => Err(Misused::FewDescriptors { given, found }),
+            Some(found) if found < given => Err(UsageError::FewDescriptors { given, found }),
             found => Ok(found.unwrap_or(given)),
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::counted;
+use super::plural;
 use crate::app::App;
 use crate::engine::Rules;
 use crate::engine::rules::ExampleRequest;
@@ -95,7 +95,7 @@ fn loaded(rules: Option<&Rules>, path: &Path) -> String {
     let path = path.display();
     match rules {
         Some(rules) => {
-            format!("{} in {}, from {path}", rules.len(), counted(rules.domains().count(), "domain"))
+            format!("{} in {}, from {path}", rules.len(), plural(rules.domains().count(), "domain"))
         }
         None => format!("none yet, from {path}"),
     }

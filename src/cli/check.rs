@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Exit, complain, counted, print};
+use super::{Exit, plural, print, print_error};
 use crate::engine::Rules;
 use crate::engine::rules::{CompileOptions, HashKey, RuleError, RuleErrors, SourceFile, compile};
 use crate::provider::sources::{self, Sources};
@@ -79,17 +79,17 @@ fn stdin() -> anyhow::Result<SourceFile> {
 }
 
 fn report(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
-    rules.warnings.reported.iter().for_each(|warning| complain(&format!("warning: {warning}")));
+    rules.warnings.reported.iter().for_each(|warning| print_error(&format!("warning: {warning}")));
     if rules.warnings.omitted > 0 {
-        complain(&format!("and {} more warnings", rules.warnings.omitted));
+        print_error(&format!("and {} more warnings", rules.warnings.omitted));
     }
     if !errors.is_empty() {
-        complain(&errors.to_string());
+        print_error(&errors.to_string());
         bail!("errors found: {}", errors.count());
     }
-    rules.notes().reported.iter().for_each(|note| complain(&format!("note: {note}")));
+    rules.notes().reported.iter().for_each(|note| print_error(&format!("note: {note}")));
     let (rules, domains) = (rules.len(), rules.domains().count());
-    print(&format!("OK: {} in {}\n", counted(rules, "rule"), counted(domains, "domain")))
+    print(&format!("OK: {} in {}\n", plural(rules, "rule"), plural(domains, "domain")))
 }
 
 fn report_json(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {

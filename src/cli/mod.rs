@@ -13,7 +13,7 @@ use std::io::Write as _;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::bench::{BenchArgs, Misused as MisusedBench, READING};
+use crate::bench::{BenchArgs, READING, UsageError as BenchUsageError};
 use crate::settings::{self, RawSettings, SettingErrors};
 
 /// Result of a command: the exit code of the process.
@@ -25,7 +25,7 @@ pub enum Exit {
     /// 1: failure, or `check` found errors.
     Failed = 1,
     /// 2: wrong usage or settings.
-    Misused = 2,
+    Usage = 2,
     /// 3: `query` got OVER_LIMIT.
     OverLimit = 3,
 }
@@ -88,7 +88,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
             // What clap has to tell may be the help that was asked for. Where even that cannot be
             // printed there is no way to report it.
             drop(told.print());
-            return if told.use_stderr() { Exit::Misused } else { Exit::Done };
+            return if told.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
     let outcome = match cli.command {
@@ -101,10 +101,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Settings => print(&settings::markdown()),
     };
     outcome.unwrap_or_else(|error| {
-        complain(&format!("error: {error:#}"));
-        let misused =
-            error.is::<SettingErrors>() || error.is::<query::Misused>() || error.is::<MisusedBench>();
-        if misused { Exit::Misused } else { Exit::Failed }
+        print_error(&format!("error: {error:#}"));
+        let is_usage_error =
+            error.is::<SettingErrors>() || error.is::<query::UsageError>() || error.is::<BenchUsageError>();
+        if is_usage_error { Exit::Usage } else { Exit::Failed }
     })
 }
 
@@ -143,13 +143,13 @@ fn print(text: &str) -> anyhow::Result<Exit> {
 }
 
 /// A count with its noun: `1 rule`, `2 rules`.
-fn counted(count: usize, noun: &str) -> String {
+fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Writes `text` and the end of its line to stderr.
 #[expect(clippy::print_stderr, reason = "errors of commands go to the terminal")]
-fn complain(text: &str) {
+fn print_error(text: &str) {
     eprintln!("{text}");
 }
 
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn counts_agree_with_their_nouns() {
-        assert_eq!([0, 1, 2].map(|count| counted(count, "rule")), ["0 rules", "1 rule", "2 rules"]);
+        assert_eq!([0, 1, 2].map(|count| plural(count, "rule")), ["0 rules", "1 rule", "2 rules"]);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub(super) struct QueryArgs {
 /// An address that cannot be parsed.
 #[derive(Debug, thiserror::Error)]
 #[error("--address: expected host:port, http://host:port or unix:/path/of/a.sock, found {0:?}")]
-pub(super) struct Misused(String);
+pub(super) struct UsageError(String);
 
 /// One descriptor, as typed and as sent.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ async fn call(
 async fn connect(address: &str) -> anyhow::Result<Channel> {
     let has_scheme = address.contains("://") || address.starts_with("unix:");
     let uri = if has_scheme { address.to_owned() } else { format!("http://{address}") };
-    let endpoint = Endpoint::from_shared(uri).map_err(|_| Misused(address.to_owned()))?;
+    let endpoint = Endpoint::from_shared(uri).map_err(|_| UsageError(address.to_owned()))?;
     endpoint.connect_timeout(TIMEOUT).connect().await.map_err(|error| {
         let error = anyhow::Error::new(error);
         let cause = error.root_cause();
