@@ -19,7 +19,7 @@ const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
 const RECIPES: &str = include_str!("../docs/recipes.md");
-const MIGRATION: &str = include_str!("../docs/migration.md");
+const MIGRATION: &str = include_str!("../docs/migrate.md");
 const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
@@ -121,7 +121,7 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         ("docs/http.md", HTTP),
         ("docs/operations.md", OPERATIONS),
         ("docs/recipes.md", RECIPES),
-        ("docs/migration.md", MIGRATION),
+        ("docs/migrate.md", MIGRATION),
         ("docs/SECURITY.md", SECURITY),
     ];
     for (name, document) in documents {
