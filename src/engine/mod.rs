@@ -55,6 +55,7 @@ pub mod lockout;
 pub mod plan;
 pub mod request;
 pub mod rules;
+pub mod schema;
 pub mod text;
 pub mod time;
 

@@ -5,6 +5,9 @@ use std::borrow::Cow;
 /// Upper bound, in bytes, on an error message that goes to a caller.
 pub const MAX_MESSAGE_BYTES: usize = 200;
 
+/// Longest name that is compared with known ones: the comparison takes quadratic time.
+const MAX_COMPARED_BYTES: usize = 64;
+
 /// Stands for what was cut off.
 const ELLIPSIS: char = '…';
 
@@ -55,6 +58,19 @@ pub fn cut(bytes: &[u8], max_bytes: usize) -> Cow<'_, str> {
 fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// The one of `known` that `name` is probably meant to be.
+pub fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    if name.len() > MAX_COMPARED_BYTES {
+        return None;
+    }
+    let nearest = known
+        .iter()
+        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), *known))
+        .filter(|(likeness, _)| *likeness > 0.5)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.map(|(_, nearest)| nearest)
 }
 
 #[cfg(test)]

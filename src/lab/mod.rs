@@ -1,2 +1,9 @@
 //! Rules examined without traffic: tests of rules in virtual time, and replays of logs. Decisions are the service's
 //! own: the path of a request, the engine and the memory store, with the time passed in.
+
+mod explanation;
+
+pub use explanation::{
+    ExplainedCandidate, ExplainedDescriptor, ExplainedLevel, ExplainedLimit, ExplainedRule, ExplainedStatus,
+    Explanation, Verdict, explain, peek_of,
+};

@@ -18,7 +18,7 @@ use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, Plan, plan};
 use crate::engine::{Decision, Enforcement, Hits, KeyWriter, Modes, Request, Rules, Timestamp};
 use crate::store::fallback::{Fallback, without_errors};
-use crate::store::{Charge, Lockout, Readings, Store, StoreError};
+use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 pub use candidate::Candidate;
@@ -96,6 +96,26 @@ impl Limiter {
     /// The rules in force now.
     pub fn snapshot(&self) -> Snapshot<'_> {
         Snapshot { limiter: self, rules: self.rules.load() }
+    }
+
+    /// Readings of the counters of `request` under `rules`, in the order of its plan. Its hits are taken for 0, so
+    /// that nothing is counted, and nothing is recorded.
+    ///
+    /// # Errors
+    /// The store's first error.
+    pub async fn peek(
+        &self,
+        rules: &Rules,
+        request: &Request<'_>,
+    ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
+        let mut request = request.clone();
+        request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
+        let plan = plan(rules, &request, &self.keys);
+        let charges = charges(&plan, &self.modes);
+        if charges.is_empty() {
+            return Ok(SmallVec::new());
+        }
+        self.store.charge(&charges, self.clock.now()).await.into_iter().collect()
     }
 
     /// Decides `request` under `rules`.

@@ -60,6 +60,11 @@ pub(super) fn matches(network: &IpNet, value: &[u8]) -> bool {
     of_value(value).is_some_and(|value| network.contains(&value))
 }
 
+/// Whether `value` is an address or a network.
+pub(super) fn is_address(value: &[u8]) -> bool {
+    of_value(value).is_some()
+}
+
 /// The network that the value of a request is: an address is one of its own. Networks are what
 /// `ip_prefix` makes of addresses.
 fn of_value(value: &[u8]) -> Option<IpNet> {

@@ -34,7 +34,7 @@ pub struct Documents {
 }
 
 /// Value in a document and its position.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceNode {
     /// Value.
     pub value: SourceValue,
@@ -45,7 +45,7 @@ pub struct SourceNode {
 }
 
 /// Value in a document.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum SourceValue {
     /// Nothing.
     Null,
@@ -73,7 +73,7 @@ impl SourceNode {
     }
 
     /// Text of a scalar as spelt: `007` stays `007`. `None` for lists, maps and null.
-    pub(super) fn text(&self) -> Option<Cow<'_, str>> {
+    pub fn text(&self) -> Option<Cow<'_, str>> {
         match (&self.value, &self.literal) {
             (SourceValue::Text(text), _) => Some(Cow::Borrowed(text)),
             (SourceValue::Bool(_) | SourceValue::Number(_), Some(literal)) => Some(Cow::Borrowed(literal)),
@@ -84,7 +84,7 @@ impl SourceNode {
     }
 
     /// Value as JSON. Keys that are not text become text.
-    pub(super) fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         match &self.value {
             SourceValue::Null => Value::Null,
             SourceValue::Bool(truth) => Value::Bool(*truth),

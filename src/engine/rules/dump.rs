@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
 use super::tree::{Children, Node, Pattern};
-use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules};
+use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules, SourceSpan};
 use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{Algorithm, Unit};
 
@@ -22,6 +22,17 @@ struct Listed<'r> {
     levels: Vec<Value>,
     node: &'r Node,
     rule: &'r Rule,
+}
+
+/// A rule and its position.
+#[derive(Clone, Copy, Debug)]
+pub struct PlacedRule<'r> {
+    /// The rule.
+    pub rule: &'r Rule,
+    /// Source of the rule.
+    pub source: &'r str,
+    /// Position in its source.
+    pub span: SourceSpan,
 }
 
 impl Rules {
@@ -61,6 +72,17 @@ impl Rules {
             }
         }
         notes
+    }
+
+    /// Every rule with its position, in the order of the files.
+    pub fn placed(&self) -> Vec<PlacedRule<'_>> {
+        self.listed()
+            .into_iter()
+            .filter_map(|listed| {
+                let (source, span) = self.origin(listed.node)?;
+                Some(PlacedRule { rule: listed.rule, source, span })
+            })
+            .collect()
     }
 
     fn listed(&self) -> Vec<Listed<'_>> {

@@ -9,6 +9,7 @@ mod dump;
 mod enforce;
 mod error;
 mod example;
+mod explain;
 mod glob;
 mod layer;
 mod matching;
@@ -40,14 +41,18 @@ use smallvec::SmallVec;
 pub use compile::{CompileOptions, SourceSummary, compile};
 pub use diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED};
 pub use document::{Documents, RuleSource, SourceNode, SourceValue};
+pub use dump::PlacedRule;
 pub use enforce::EnforcePercent;
 pub use error::{Excerpt, RuleError, RuleErrors};
 pub use example::ExampleRequest;
+pub use explain::{Candidate, DescriptorWalk, Fit, Level, MAX_CANDIDATES, Walk, WalkEnd, explain};
 pub use glob::Glob;
 pub use layer::Layer;
 pub use normalize::{HashKey, Normalize, NormalizeStep, Text};
 pub use on_deny::OnDeny;
+pub use parse::RULE_FILE;
 pub use pattern::{Cidr, Expression, Expressions, OneOf};
+pub use report::located;
 pub use span::SourceSpan;
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
@@ -79,7 +84,7 @@ pub struct Rules {
 
 impl Rules {
     /// Source of a node and the position in it.
-    fn origin(&self, node: &Node) -> Option<(&str, SourceSpan)> {
+    pub(crate) fn origin(&self, node: &Node) -> Option<(&str, SourceSpan)> {
         let report::Origin { source, span } = *self.origins.get(node.order as usize)?;
         Some((&*self.sources.get(source)?.name, span))
     }

@@ -15,6 +15,13 @@ pub(super) struct Origin {
     pub(super) span: SourceSpan,
 }
 
+/// Problems of `source` in the order of its lines, with excerpts of its text.
+pub fn located(source: &dyn RuleSource, found: Diagnostics) -> RuleErrors {
+    let mut report = Report::new(std::iter::once(source));
+    report.errors(0, found);
+    report.finish().err().unwrap_or_default()
+}
+
 /// Errors and warnings of a load.
 pub(super) struct Report<'s> {
     sources: Vec<(&'s dyn RuleSource, OnceCell<LineIndex>)>,

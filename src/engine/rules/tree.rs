@@ -255,6 +255,12 @@ impl Children {
         self.by_key.entry(key.as_bytes())
     }
 
+    /// Nodes for `key`, and those whose key is a pattern.
+    pub(super) fn candidates(&self, key: &[u8]) -> (Option<&Siblings>, &[(Glob, Node)]) {
+        let patterns = self.key_patterns.as_ref().map_or(&[][..], |patterns| &patterns.nodes);
+        (self.by_key.get(key), patterns)
+    }
+
     /// The nodes, in no order.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &Node> {
         let of_keys = self.by_key.values().flat_map(Siblings::nodes);
@@ -266,7 +272,7 @@ impl Children {
 impl Node {
     /// `key` or `key_value`, as written or with a hash for the value: the node's name in errors, dumps and
     /// metrics.
-    pub(super) fn composite(&self) -> Cow<'_, str> {
+    pub fn composite(&self) -> Cow<'_, str> {
         match self.text() {
             None => Cow::Borrowed(&self.key),
             Some(text) => Cow::Owned(format!("{}_{text}", self.key)),

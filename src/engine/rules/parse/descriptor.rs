@@ -1,37 +1,11 @@
 //! A level of the rule tree as written.
 
 use super::Parser;
+use super::tables::DESCRIPTOR;
 use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::document::{SourceNode, json_map};
 use crate::engine::rules::source::{Descriptor, Located, Matching, Unreadable};
 use crate::engine::rules::span::SourceSpan;
-
-pub(super) const DESCRIPTOR_FIELDS: &[&str] = &[
-    "key",
-    "value",
-    "one_of",
-    "cidr",
-    "regex",
-    "normalize",
-    "rate_limit",
-    "rate_limits",
-    "descriptors",
-    "layer",
-    "penalty",
-    "on_deny",
-    "enabled",
-    "enforce_percent",
-    "charge",
-    "max_hits",
-    "headers",
-    "on_backend_failure",
-    "shadow_mode",
-    "quota_mode",
-    "detailed_metric",
-    "value_to_metric",
-    "share_threshold",
-    "metadata",
-];
 
 impl Parser {
     pub(super) fn descriptor(&mut self, node: &SourceNode, depth: usize) -> Option<Descriptor> {
@@ -76,7 +50,7 @@ impl Parser {
             }
             _ => {}
         };
-        descriptor.unreadable = self.fields(node, "a descriptor", DESCRIPTOR_FIELDS, read)?;
+        descriptor.unreadable = self.fields(node, "a descriptor", &DESCRIPTOR, read)?;
         match several {
             Some((span, _)) if !descriptor.rate_limits.is_empty() => {
                 let message =

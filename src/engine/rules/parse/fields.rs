@@ -5,9 +5,8 @@ use crate::engine::rules::diagnostics::shortened;
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::source::{Located, Unreadable};
 use crate::engine::rules::{EnforcePercent, Layer};
-
-/// Longest name that is compared with known ones: the comparison takes quadratic time.
-const NAME_BYTES_MAX: usize = 64;
+use crate::engine::schema::Object;
+use crate::engine::text::nearest;
 
 impl Parser {
     /// Calls `read` for each field of a map and returns the fields that could not be read, so that nothing
@@ -17,7 +16,7 @@ impl Parser {
         &mut self,
         node: &SourceNode,
         what: &str,
-        known: &[&'static str],
+        known: &'static Object,
         mut read: impl FnMut(&mut Self, &'static str, &SourceNode),
     ) -> Option<Unreadable> {
         let SourceValue::Map(entries) = &node.value else {
@@ -40,19 +39,19 @@ impl Parser {
                 self.error(key.span, format!("config error, key is not of type string: {found}"));
                 continue;
             };
-            match known.iter().find(|known| *known == name) {
-                Some(known) => {
+            match known.field(name) {
+                Some(field) => {
                     let before = self.errors.count();
-                    read(self, known, value);
+                    read(self, field.name, value);
                     if self.errors.count() > before {
-                        unreadable.push(known);
+                        unreadable.push(field.name);
                     }
                 }
                 None if name.starts_with("x-") => {}
                 None => {
                     self.error(key.span, unknown_field(name, known));
                     // A misspelt field is there, if unreadable.
-                    nearest(name, known).into_iter().for_each(|meant| unreadable.push(meant));
+                    nearest(name, &known.names()).into_iter().for_each(|meant| unreadable.push(meant));
                 }
             }
         }
@@ -183,28 +182,15 @@ impl Parser {
     }
 }
 
-fn unknown_field(name: &str, known: &[&'static str]) -> String {
-    let known_here = || known.join(", ");
-    if let Some((place, _)) = PLACES.iter().find(|(_, fields)| fields.contains(&name)) {
+fn unknown_field(name: &str, known: &'static Object) -> String {
+    let known_here = || known.names().join(", ");
+    if let Some((place, _)) = PLACES.iter().find(|(_, object)| object.field(name).is_some()) {
         return format!("config error, '{name}' does not belong here: write it {place}");
     }
-    let meant = nearest(name, known);
+    let meant = nearest(name, &known.names());
     let name = shortened(name);
     match meant {
         Some(meant) => format!("config error, unknown key '{name}': did you mean '{meant}'?"),
         None => format!("config error, unknown key '{name}': known here are {}", known_here()),
     }
-}
-
-/// The one of `known` that `name` is probably meant to be.
-pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    if name.len() > NAME_BYTES_MAX {
-        return None;
-    }
-    let nearest = known
-        .iter()
-        .map(|known| (strsim::normalized_damerau_levenshtein(name, known), *known))
-        .filter(|(likeness, _)| *likeness > 0.5)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b));
-    nearest.map(|(_, nearest)| nearest)
 }

@@ -3,10 +3,11 @@
 use std::ops::RangeInclusive;
 
 use super::Parser;
-use super::fields::nearest;
+use super::tables::{FORWARDED_FOR, IP_PREFIX};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::normalize::NormalizeStep;
 use crate::engine::rules::source::Located;
+use crate::engine::text::nearest;
 
 const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"];
 
@@ -102,7 +103,7 @@ impl Parser {
     fn ip_prefix(&mut self, options: Option<&SourceNode>) -> Option<NormalizeStep> {
         let (mut v4, mut v6) = (Some(32), Some(64));
         if let Some(options) = options {
-            self.fields(options, "'ip_prefix'", &["v4", "v6"], |parser, name, value| match name {
+            self.fields(options, "'ip_prefix'", &IP_PREFIX, |parser, name, value| match name {
                 "v4" => v4 = parser.small(name, value, 1..=32),
                 "v6" => v6 = parser.small(name, value, 1..=128),
                 _ => {}
@@ -114,7 +115,7 @@ impl Parser {
     fn forwarded_for(&mut self, options: Option<&SourceNode>) -> Option<NormalizeStep> {
         let mut trusted_hops = Some(1);
         if let Some(options) = options {
-            self.fields(options, "'forwarded_for'", &["trusted_hops"], |parser, name, value| {
+            self.fields(options, "'forwarded_for'", &FORWARDED_FOR, |parser, name, value| {
                 trusted_hops = parser.small(name, value, 1..=100);
             })?;
         }

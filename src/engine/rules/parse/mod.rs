@@ -7,32 +7,29 @@ mod matching;
 mod on_deny;
 mod penalty;
 mod rate_limit;
+mod tables;
 
-use self::descriptor::DESCRIPTOR_FIELDS;
-use self::on_deny::{BODY_FIELDS, ON_DENY_FIELDS};
-use self::penalty::PENALTY_FIELDS;
-use self::rate_limit::RATE_LIMIT_FIELDS;
+pub use self::tables::RULE_FILE;
+use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT};
 use super::diagnostics::Diagnostics;
 use super::document::{Documents, RuleSource, SourceNode, SourceValue};
 use super::report::Report;
 use super::source::{Defaults, Descriptor, Document, Located};
 use super::span::SourceSpan;
+use crate::engine::schema::Object;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// Most levels of a rule tree.
 const MAX_DEPTH: usize = 16;
 
-const FILE_FIELDS: &[&str] = &["domain", "hash_tag", "enabled", "defaults", "descriptors"];
-const DEFAULTS_FIELDS: &[&str] = &["algorithm", "charge", "on_backend_failure"];
-
 /// Places of fields, for fields that stand elsewhere.
-const PLACES: &[(&str, &[&str])] = &[
-    ("at the top of the file", FILE_FIELDS),
-    ("in a descriptor, beside 'key'", DESCRIPTOR_FIELDS),
-    ("inside 'rate_limit'", RATE_LIMIT_FIELDS),
-    ("inside 'penalty'", PENALTY_FIELDS),
-    ("inside 'on_deny'", ON_DENY_FIELDS),
-    ("inside 'body' of 'on_deny'", BODY_FIELDS),
+const PLACES: [(&str, &Object); 6] = [
+    ("at the top of the file", &RULE_FILE),
+    ("in a descriptor, beside 'key'", &DESCRIPTOR),
+    ("inside 'rate_limit'", &RATE_LIMIT),
+    ("inside 'penalty'", &PENALTY),
+    ("inside 'on_deny'", &ON_DENY),
+    ("inside 'body' of 'on_deny'", &BODY),
 ];
 
 /// Documents of `source` as far as they can be read; the problems in the others are in `report`.
@@ -75,7 +72,7 @@ impl Parser {
             }
             _ => {}
         };
-        let unreadable = self.fields(node, "a rule file", FILE_FIELDS, read)?;
+        let unreadable = self.fields(node, "a rule file", &RULE_FILE, read)?;
         let domain = domain.unwrap_or(Located { value: String::new(), span: node.span });
         if domain.value.is_empty() && !unreadable.has("domain") {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
@@ -93,7 +90,7 @@ impl Parser {
             "on_backend_failure" => defaults.on_backend_failure = parser.failure_policy(name, value),
             _ => {}
         };
-        defaults.unreadable = self.fields(node, "'defaults'", DEFAULTS_FIELDS, read).unwrap_or_default();
+        defaults.unreadable = self.fields(node, "'defaults'", &DEFAULTS, read).unwrap_or_default();
         defaults
     }
 

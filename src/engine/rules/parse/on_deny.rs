@@ -5,11 +5,9 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue};
 
 use super::Parser;
+use super::tables::{BODY, ON_DENY};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::on_deny::{DenialBody, MAX_HEADERS, OnDeny, Template, parse_header, parse_value};
-
-pub(super) const ON_DENY_FIELDS: &[&str] = &["body", "headers"];
-pub(super) const BODY_FIELDS: &[&str] = &["text", "content_type"];
 
 /// What a text is where the rule does not say it.
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -17,7 +15,7 @@ const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=ut
 impl Parser {
     pub(super) fn on_deny(&mut self, node: &SourceNode) -> Option<Arc<OnDeny>> {
         let mut on_deny = OnDeny::default();
-        self.fields(node, "'on_deny'", ON_DENY_FIELDS, |parser, name, value| match name {
+        self.fields(node, "'on_deny'", &ON_DENY, |parser, name, value| match name {
             "body" => on_deny.body = parser.denial_body(name, value),
             "headers" => on_deny.headers = parser.headers(name, value),
             _ => {}
@@ -35,7 +33,7 @@ impl Parser {
             }
         }
         let (mut template, mut content_type, mut has_text) = (None, PLAIN_TEXT, false);
-        let unreadable = self.fields(node, "'body'", BODY_FIELDS, |parser, name, value| match name {
+        let unreadable = self.fields(node, "'body'", &BODY, |parser, name, value| match name {
             "text" => {
                 has_text = true;
                 template = parser.template(name, value);

@@ -1,10 +1,9 @@
 //! A lockout as written.
 
 use super::Parser;
+use super::tables::PENALTY;
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::source::{Located, Penalty};
-
-pub(super) const PENALTY_FIELDS: &[&str] = &["after", "within", "block", "forget", "extend", "scope", "name"];
 
 impl Parser {
     pub(super) fn penalty(&mut self, node: &SourceNode) -> Option<Penalty> {
@@ -28,7 +27,7 @@ impl Parser {
             "name" => penalty.name = parser.name(name, value),
             _ => {}
         };
-        penalty.unreadable = self.fields(node, "a penalty", PENALTY_FIELDS, read)?;
+        penalty.unreadable = self.fields(node, "a penalty", &PENALTY, read)?;
         Some(penalty)
     }
 

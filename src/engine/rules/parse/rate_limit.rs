@@ -1,24 +1,13 @@
 //! A limit as written.
 
 use super::Parser;
+use super::tables::{RATE_LIMIT, REPLACES};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
 use crate::engine::rules::source::{Located, RateLimit};
 
-pub(super) const RATE_LIMIT_FIELDS: &[&str] = &[
-    "unit",
-    "window",
-    "timezone",
-    "requests_per_unit",
-    "algorithm",
-    "burst",
-    "unlimited",
-    "name",
-    "replaces",
-];
 /// Limits of one rule, at the most.
 const MAX_LIMITS: usize = 8;
-const REPLACES_FIELDS: &[&str] = &["name"];
 
 impl Parser {
     /// Limits of a rule that has several.
@@ -92,7 +81,7 @@ impl Parser {
             "replaces" => rate_limit.replaces = parser.replaces(value),
             _ => {}
         };
-        rate_limit.unreadable = self.fields(node, "a rate_limit", RATE_LIMIT_FIELDS, read)?;
+        rate_limit.unreadable = self.fields(node, "a rate_limit", &RATE_LIMIT, read)?;
         Some(rate_limit)
     }
 
@@ -101,7 +90,7 @@ impl Parser {
         for item in self.list("replaces", node).unwrap_or_default() {
             let mut name = None;
             let read = |parser: &mut Self, field, value: &SourceNode| name = parser.text(field, value);
-            let Some(unreadable) = self.fields(item, "an entry of 'replaces'", REPLACES_FIELDS, read) else {
+            let Some(unreadable) = self.fields(item, "an entry of 'replaces'", &REPLACES, read) else {
                 continue;
             };
             match name.filter(|name| !name.value.is_empty()) {

@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::{entries, load};
+use crate::engine::rules::{Rule, Rules, WalkEnd, explain};
+use crate::engine::{Descriptor, Entry, Hits, Request};
 
 #[derive(Clone, Debug)]
 struct Level {
@@ -170,6 +172,16 @@ fn value() -> impl Strategy<Value = &'static str> {
     prop_oneof![texts, prop::sample::select(ADDRESSES.map(|(address, _)| address).to_vec())]
 }
 
+/// The rule at the end of the walk that explains a descriptor.
+fn explained<'r>(rules: &'r Rules, entries: &[Entry<'_>]) -> Option<&'r Rule> {
+    let descriptor = Descriptor { entries: entries.into(), hits: Hits::Add(1), limit_override: None };
+    let walk = explain(rules, &Request { domain: b"d", descriptors: [descriptor].into_iter().collect() });
+    match walk.descriptors[0].end {
+        WalkEnd::Rule(rule) => Some(rule),
+        _ => None,
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
@@ -191,10 +203,14 @@ proptest! {
         for request in requests {
             let text: Vec<_> = request.iter().map(|(key, value)| format!("{key}={value}")).collect();
             let text = text.join(",");
-            let found = domain.find(&entries(&text)).map_or(0, |found| {
-                found.rule.limits().first().map_or(0, |limit| limit.limit.requests_per_unit)
+            let entries = entries(&text);
+            let matched = domain.find(&entries).map(|found| found.rule);
+            let found = matched.map_or(0, |rule| {
+                rule.limits().first().map_or(0, |limit| limit.limit.requests_per_unit)
             });
             prop_assert_eq!(found, naive_walk(&levels, &request), "{} in\n{}", text, below);
+            let explained = explained(&rules, &entries);
+            prop_assert_eq!(explained.map(|rule| &*rule.path), matched.map(|rule| &*rule.path), "{} in\n{}", text, below);
         }
     }
 }

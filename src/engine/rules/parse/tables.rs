@@ -1,0 +1,411 @@
+//! Fields of rule files, each with the values that it takes and its meaning: for the parser, and for the schema that
+//! editors check with.
+
+use crate::engine::schema::{Field, Kind, Object};
+
+const COUNT: Kind = Kind::Uint { min: 0, max: u32::MAX };
+/// Nothing is the empty text.
+const TEXT: Kind = Kind::Either(&[Kind::Text, Kind::Null]);
+const ALGORITHM: Kind =
+    Kind::Choice(&["fixed_window", "sliding_window", "sliding_log", "token_bucket", "gcra", "leaky_bucket"]);
+const CHARGE: Kind = Kind::Choice(&["always", "if_allowed", "overdraft"]);
+const ON_BACKEND_FAILURE: Kind = Kind::Choice(&["error", "allow", "deny", "local"]);
+/// A rate limit in full, or short.
+const LIMIT: Kind =
+    Kind::Either(&[Kind::Form(r"^\s*[0-9]+\s*/\s*[A-Za-z0-9.]+\s*$"), Kind::Object(&RATE_LIMIT), Kind::Null]);
+/// One text, or a list of them.
+const TEXTS: Kind = Kind::Either(&[Kind::Text, Kind::Null, Kind::List(&TEXT)]);
+
+/// Shorthand for the tables below.
+const fn field(name: &'static str, kind: Kind, doc: &'static str) -> Field {
+    Field { name, kind, doc }
+}
+
+/// A rule file.
+pub static RULE_FILE: Object = Object {
+    name: "file",
+    doc: "Rules of one domain.",
+    fields: &[
+        field("domain", Kind::Text, "Domain of the requests that the rules apply to."),
+        field("hash_tag", Kind::Bool, "All counters of the domain lie in one slot of a Redis Cluster."),
+        field("enabled", Kind::Bool, "false: as if the file had no rules."),
+        field(
+            "defaults",
+            Kind::Object(&DEFAULTS),
+            "Fields of every rule of the file that does not set them.",
+        ),
+        field(
+            "descriptors",
+            Kind::Either(&[Kind::List(&Kind::Object(&DESCRIPTOR)), Kind::Null]),
+            "Rules for the first entry of a descriptor.",
+        ),
+    ],
+    required: &["domain"],
+};
+
+/// `defaults` of a rule file.
+pub(super) static DEFAULTS: Object = Object {
+    name: "defaults",
+    doc: "Fields of every rule of the file that does not set them.",
+    fields: &[
+        field("algorithm", ALGORITHM, "Algorithm of limits that name none."),
+        field("charge", CHARGE, "Charge mode of rules that name none."),
+        field("on_backend_failure", ON_BACKEND_FAILURE, "Result of a descriptor when the store fails."),
+    ],
+    required: &[],
+};
+
+/// A level of the rule tree.
+pub(super) static DESCRIPTOR: Object = Object {
+    name: "descriptor",
+    doc: "Rule for one entry of a descriptor.",
+    fields: &[
+        field("key", Kind::Text, "Key of the entry."),
+        field("value", TEXT, "Value of the entry, or a pattern with '*'. Without it, any value."),
+        field("one_of", Kind::List(&Kind::Text), "Exact values, in place of 'value'."),
+        field(
+            "cidr",
+            Kind::Either(&[Kind::Text, Kind::List(&Kind::Text)]),
+            "A network or a list of networks, in place of 'value'.",
+        ),
+        field("regex", TEXT, "Regular expression for the whole value, in place of 'value'."),
+        field(
+            "normalize",
+            Kind::List(&STEP),
+            "Steps that change the value before it is matched and counted.",
+        ),
+        field("rate_limit", LIMIT, "The limit. Without one, descriptors that end here are not limited."),
+        field(
+            "rate_limits",
+            Kind::Either(&[Kind::List(&LIMIT), Kind::Null]),
+            "Several limits, all of which must let a request pass.",
+        ),
+        field(
+            "descriptors",
+            Kind::Either(&[Kind::List(&Kind::Object(&DESCRIPTOR)), Kind::Null]),
+            "Rules for the next entry.",
+        ),
+        field(
+            "layer",
+            TEXT,
+            "Name of the layer that the limit protects, such as user, ip or endpoint. Inherited.",
+        ),
+        field(
+            "penalty",
+            Kind::Either(&[Kind::Object(&PENALTY), Kind::Null]),
+            "Lockout of clients that are denied too often.",
+        ),
+        field("on_deny", Kind::Object(&ON_DENY), "Response body and headers for denied requests. Inherited."),
+        field("enabled", Kind::Bool, "false: as if the rule and those below it were not written."),
+        field(
+            "enforce_percent",
+            Kind::Number { min: 0, max: 100 },
+            "Share of the counted keys, in percent, that are enforced.",
+        ),
+        field("charge", CHARGE, "Whether denied hits are counted. Inherited."),
+        field("max_hits", COUNT, "Upper bound on the hits of a single request."),
+        field("headers", Kind::Choice(&["all", "none"]), "none: the limits stay out of headers. Inherited."),
+        field(
+            "on_backend_failure",
+            ON_BACKEND_FAILURE,
+            "Result of the descriptor when the store fails. Inherited.",
+        ),
+        field("shadow_mode", Kind::Bool, "true: counted and reported, never denied."),
+        field("quota_mode", Kind::Bool, "true: denies only together with every other quota of the request."),
+        field("detailed_metric", Kind::Bool, "true: metrics show the values of the request at every level."),
+        field("value_to_metric", Kind::Bool, "true: metrics show the value of the request at this level."),
+        field("share_threshold", Kind::Bool, "true: all values that match the pattern count together."),
+        field(
+            "metadata",
+            Kind::Either(&[Kind::Map(&Kind::Any), Kind::Null]),
+            "Dynamic metadata of requests that pass.",
+        ),
+    ],
+    required: &["key"],
+};
+
+/// A step of `normalize`.
+const STEP: Kind = Kind::Either(&[
+    Kind::Choice(&["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"]),
+    Kind::Single(&Field {
+        name: "ip_prefix",
+        kind: Kind::Either(&[Kind::Object(&IP_PREFIX), Kind::Null]),
+        doc: "An address becomes its network.",
+    }),
+    Kind::Single(&Field {
+        name: "forwarded_for",
+        kind: Kind::Either(&[Kind::Object(&FORWARDED_FOR), Kind::Null]),
+        doc: "A list of addresses as in X-Forwarded-For becomes one of them.",
+    }),
+    Kind::Single(&Field { name: "lowercase", kind: Kind::Null, doc: "ASCII letters become small." }),
+    Kind::Single(&Field { name: "trim", kind: Kind::Null, doc: "ASCII white space goes from both ends." }),
+    Kind::Single(&Field { name: "hash", kind: Kind::Null, doc: "The hash of the value is counted." }),
+]);
+
+/// Options of `ip_prefix`.
+pub(super) static IP_PREFIX: Object = Object {
+    name: "ip_prefix",
+    doc: "Lengths of networks.",
+    fields: &[
+        field("v4", Kind::Uint { min: 1, max: 32 }, "Bits of an IPv4 network; 32 by default."),
+        field("v6", Kind::Uint { min: 1, max: 128 }, "Bits of an IPv6 network; 64 by default."),
+    ],
+    required: &[],
+};
+
+/// Options of `forwarded_for`.
+pub(super) static FORWARDED_FOR: Object = Object {
+    name: "forwarded_for",
+    doc: "Choice of one address.",
+    fields: &[field(
+        "trusted_hops",
+        Kind::Uint { min: 1, max: 100 },
+        "Position of the address from the right, counted from 1.",
+    )],
+    required: &[],
+};
+
+/// A limit.
+pub(super) static RATE_LIMIT: Object = Object {
+    name: "rate_limit",
+    doc: "A limit: requests in a window of time.",
+    fields: &[
+        field(
+            "unit",
+            Kind::Either(&[
+                Kind::Choice(&["second", "minute", "hour", "day", "week", "month", "year"]),
+                TEXT,
+            ]),
+            "Window: second, minute, hour, day, week, month (30 days) or year (365 days).",
+        ),
+        field("window", TEXT, "Window of any other length, such as 90s, 15m or 2d, in place of 'unit'."),
+        field("timezone", TEXT, "Time zone of the calendar that the unit is of, such as Europe/Berlin."),
+        field("requests_per_unit", COUNT, "Hits that may pass in one window; 0 for none."),
+        field("algorithm", ALGORITHM, "How hits are counted over time."),
+        field("burst", COUNT, "Hits that may pass at once, of a token_bucket."),
+        field("unlimited", Kind::Bool, "true: no limit, and nothing is counted."),
+        field("name", TEXT, "Name in answers, which 'replaces' refers to."),
+        field(
+            "replaces",
+            Kind::Either(&[Kind::List(&Kind::Object(&REPLACES)), Kind::Null]),
+            "Limits that do not apply in a request that this one applies to.",
+        ),
+    ],
+    required: &[],
+};
+
+/// An entry of `replaces`.
+pub(super) static REPLACES: Object = Object {
+    name: "replaces",
+    doc: "A limit that does not apply.",
+    fields: &[field("name", Kind::Text, "Name of the limit.")],
+    required: &["name"],
+};
+
+/// `penalty` of a rule.
+pub(super) static PENALTY: Object = Object {
+    name: "penalty",
+    doc: "Lockout of clients that are denied too often.",
+    fields: &[
+        field("after", COUNT, "Denied requests that begin a block; 1 by default."),
+        field("within", TEXT, "Time in which they must come; that of the longest window by default."),
+        field("block", TEXTS, "Lengths of successive blocks, such as [1m, 5m, 1d], and permanent."),
+        field("forget", TEXT, "Time after a block until the first length applies again; 24h by default."),
+        field("extend", Kind::Bool, "true: a request while blocked begins the block anew."),
+        field("scope", TEXTS, "Keys whose values are locked out; all of the descriptor by default."),
+        field("name", TEXT, "Name in answers. Rules with one name and one scope share their lockouts."),
+    ],
+    required: &["block"],
+};
+
+/// `on_deny` of a rule.
+pub(super) static ON_DENY: Object = Object {
+    name: "on_deny",
+    doc: "Response to denied requests.",
+    fields: &[
+        field(
+            "body",
+            Kind::Either(&[Kind::Choice(&["problem_json"]), Kind::Object(&BODY)]),
+            "problem_json, or a text. Without it, Envoy has its own.",
+        ),
+        field("headers", Kind::Either(&[Kind::Map(&TEXT), Kind::Null]), "Headers to add, up to 32."),
+    ],
+    required: &[],
+};
+
+/// `body` of `on_deny`.
+pub(super) static BODY: Object = Object {
+    name: "body",
+    doc: "Body of the response to denied requests.",
+    fields: &[
+        field("text", TEXT, "Text with the places {limit}, {remaining}, {reset}, {layer} and {rule}."),
+        field("content_type", TEXT, "Media type; text/plain; charset=utf-8 by default."),
+    ],
+    required: &["text"],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::super::Parser;
+    use super::*;
+    use crate::engine::rules::document::{RuleSource as _, SourceNode, SourceValue};
+    use crate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
+
+    /// Values of every kind.
+    const SAMPLES: &[&str] = &[
+        "null",
+        "true",
+        "5",
+        "-1",
+        "1.5",
+        "200",
+        "text",
+        "5/minute",
+        "minute",
+        "1m",
+        "problem_json",
+        "all",
+        "always",
+        "error",
+        "fixed_window",
+        "[]",
+        "[a]",
+        "[[]]",
+        "[null]",
+        "{}",
+        "{a: b}",
+        "{name: x}",
+        "[{name: x}]",
+        "[{}]",
+        "[trim]",
+        "[{trim: }]",
+        "[{ip_prefix: {v4: 24}}]",
+        "[{ip_prefix: {v4: 99}}]",
+        "[{forwarded_for: }]",
+        "{text: x}",
+        "[{key: a}]",
+        "[5/minute]",
+        "{v4: 24}",
+    ];
+
+    fn takes(kind: &Kind, node: &SourceNode) -> bool {
+        let object = |object: &Object, node: &SourceNode| {
+            let SourceValue::Map(entries) = &node.value else { return false };
+            let known = entries.iter().all(|(name, value)| {
+                let name = name.text().unwrap_or_default();
+                object.field(&name).is_some_and(|field| takes(&field.kind, value))
+            });
+            let has = |name: &&str| entries.iter().any(|(key, _)| key.text().is_some_and(|key| key == *name));
+            known && object.required.iter().all(has)
+        };
+        match (kind, &node.value) {
+            (Kind::Any, _) | (Kind::Null, SourceValue::Null) | (Kind::Bool, SourceValue::Bool(_)) => true,
+            (Kind::Text, SourceValue::Text(_) | SourceValue::Number(_) | SourceValue::Bool(_)) => true,
+            (Kind::Form(form), SourceValue::Text(text)) => {
+                regex::Regex::new(form).expect("a regex").is_match(text)
+            }
+            (Kind::Choice(names), SourceValue::Text(text)) => names.contains(&text.as_str()),
+            (Kind::Uint { min, max }, SourceValue::Number(number)) => {
+                number.as_u64().is_some_and(|number| (u64::from(*min)..=u64::from(*max)).contains(&number))
+            }
+            (Kind::Int, SourceValue::Number(number)) => number.is_i64(),
+            (Kind::Number { min, max }, SourceValue::Number(number)) => {
+                number.as_f64().is_some_and(|number| (f64::from(*min)..=f64::from(*max)).contains(&number))
+            }
+            (Kind::List(of), SourceValue::List(items)) => items.iter().all(|item| takes(of, item)),
+            (Kind::Map(of), SourceValue::Map(entries)) => entries.iter().all(|(_, value)| takes(of, value)),
+            (Kind::Object(known), _) => object(known, node),
+            (Kind::Single(field), SourceValue::Map(entries)) => match &entries[..] {
+                [(name, value)] => {
+                    name.text().is_some_and(|name| name == field.name) && takes(&field.kind, value)
+                }
+                _ => false,
+            },
+            (Kind::Either(kinds), _) => kinds.iter().any(|kind| takes(kind, node)),
+            _ => false,
+        }
+    }
+
+    /// A map with `base`, in which `name` is `value`.
+    fn map(base: &[(&str, &str)], name: &str, value: &str) -> String {
+        let others = base.iter().filter(|(other, _)| *other != name);
+        let fields: String = others.map(|(name, value)| format!("{name}: {value}, ")).collect();
+        format!("{{{fields}{name}: {value}}}")
+    }
+
+    /// The file in which the field of `object` has this value.
+    fn file(object: &Object, name: &str, value: &str) -> SourceFile {
+        let rule = |fields: &str| format!("{{domain: d, descriptors: [{fields}]}}");
+        let limited = [("key", "k"), ("rate_limit", "5/minute")];
+        let text = match object.name {
+            "file" => map(&[("domain", "d"), ("descriptors", "[]")], name, value),
+            "defaults" => format!("{{domain: d, descriptors: [], defaults: {}}}", map(&[], name, value)),
+            "descriptor" if ["rate_limits", "metadata"].contains(&name) => {
+                rule(&map(&[("key", "k")], name, value))
+            }
+            "descriptor" => rule(&map(&limited, name, value)),
+            "rate_limit" => {
+                let limit = map(&[("unit", "minute"), ("requests_per_unit", "5")], name, value);
+                rule(&map(&limited, "rate_limit", &limit))
+            }
+            "replaces" => {
+                let replaces = format!("{{unit: day, replaces: [{}]}}", map(&[], name, value));
+                rule(&map(&limited, "rate_limit", &replaces))
+            }
+            "penalty" => rule(&map(&limited, "penalty", &map(&[("block", "[1m]")], name, value))),
+            "on_deny" => rule(&map(&limited, "on_deny", &map(&[], name, value))),
+            "body" => {
+                let body = map(&[("text", "x")], name, value);
+                rule(&map(&limited, "on_deny", &format!("{{body: {body}}}")))
+            }
+            step => {
+                let options = map(&[], name, value);
+                rule(&map(&limited, "normalize", &format!("[{{{step}: {options}}}]")))
+            }
+        };
+        SourceFile { name: "rules.yaml".to_owned(), text }
+    }
+
+    #[test]
+    fn the_tables_take_what_the_parser_takes() {
+        let objects = [
+            &RULE_FILE,
+            &DEFAULTS,
+            &DESCRIPTOR,
+            &IP_PREFIX,
+            &FORWARDED_FOR,
+            &RATE_LIMIT,
+            &REPLACES,
+            &PENALTY,
+            &ON_DENY,
+            &BODY,
+        ];
+        let options =
+            CompileOptions { hash_key: Some(HashKey::new(b"a secret")), ..CompileOptions::default() };
+        let mut wrong = Vec::new();
+        for (object, field) in
+            objects.iter().flat_map(|object| object.fields.iter().map(move |field| (object, field)))
+        {
+            for value in SAMPLES {
+                let file = file(object, field.name, value);
+                let sample = SourceFile { text: format!("[{value}]"), ..file.clone() };
+                let sample = sample.documents().nodes.remove(0);
+                let SourceValue::List(sample) = &sample.value else { panic!("{value}") };
+                let is_taken = takes(&field.kind, &sample[0]);
+                let at = format!("{} {}: {value}", object.name, field.name);
+                if !is_taken && compile(std::slice::from_ref(&file), options, None).is_ok() {
+                    wrong.push(format!("{at} compiles"));
+                }
+                let mut parser = Parser { errors: file.documents().errors };
+                file.documents().nodes.iter().for_each(|node| drop(parser.document(node)));
+                let errors = parser.errors.into_kept();
+                // A list of no limits has the right form, and no meaning.
+                let is_exempt = errors.iter().all(|error| error.message.contains("without a limit"));
+                if is_taken && !is_exempt {
+                    wrong.push(format!("{at}: {errors:?}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}

@@ -1,0 +1,397 @@
+//! Explanation of a decision: the walk through the rules, the limits that apply, their counters, and, where a store
+//! was asked, their levels and the result of one more hit. As text and as JSON, the same offline, online and in the
+//! report of a failed test.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::duration::ShortForm;
+use crate::engine::judge::judge;
+use crate::engine::plan::{Counter, Item, Limited, plan};
+use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
+use crate::engine::text::{cut, one_line_of_bytes};
+use crate::engine::{Algorithm, Code, Descriptor, Hits, KeyWriter, Modes, Request, Rules, Status};
+use crate::store::Reading;
+
+/// Upper bound, in bytes, on a text of the request that is shown.
+const MAX_TEXT_BYTES: usize = 1_024;
+
+/// Explanation of the decision on a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// Domain of the request.
+    pub domain: String,
+    /// Whether the rules know the domain.
+    pub domain_known: bool,
+    /// Result of the request with one more hit; `None` if no store was asked.
+    pub next: Option<Verdict>,
+    /// One for each descriptor, in order.
+    pub descriptors: Vec<ExplainedDescriptor>,
+}
+
+/// Result of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It passes.
+    Allowed,
+    /// It is denied.
+    Denied,
+}
+
+/// Explanation of one descriptor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedDescriptor {
+    /// Keys and values of its entries.
+    pub entries: Vec<(String, String)>,
+    /// One for each entry, as far as the rules lead.
+    pub levels: Vec<ExplainedLevel>,
+    /// Outcome, in a sentence.
+    pub outcome: String,
+    /// The rule that applies; `None` if none does, or the request brings its own limit.
+    pub rule: Option<ExplainedRule>,
+    /// The limits that apply.
+    pub limits: Vec<ExplainedLimit>,
+    /// Result of one more hit; `None` if no limit applies or no store was asked.
+    pub next: Option<ExplainedStatus>,
+}
+
+/// One level of the walk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedLevel {
+    /// Key of the entry.
+    pub key: String,
+    /// Value of the entry.
+    pub value: String,
+    /// The value that is matched.
+    pub normalized: String,
+    /// The value that is counted: a hash where the rules say so.
+    pub counted: String,
+    /// The nodes for the key, the one that applies first.
+    pub candidates: Vec<ExplainedCandidate>,
+    /// Number of further candidates.
+    pub omitted: usize,
+}
+
+/// A node of the rules that an entry was held against.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedCandidate {
+    /// Name of the node: `key` or `key_pattern`.
+    pub name: String,
+    /// Source of the node.
+    pub file: String,
+    /// Line of the node.
+    pub line: u32,
+    /// Whether it applies.
+    pub applies: bool,
+    /// Reason that it does not; `None` if it does.
+    pub reason: Option<String>,
+}
+
+/// The rule that applies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedRule {
+    /// Path of the rule.
+    pub name: String,
+    /// Source of the rule.
+    pub file: String,
+    /// Line of the rule.
+    pub line: u32,
+    /// Layer of the rule.
+    pub layer: Option<String>,
+    /// Charge mode: `always`, `if_allowed` or `overdraft`.
+    pub charge: String,
+    /// Whether a denial is enforced for this key: no shadow mode, and within `enforce_percent`.
+    pub enforced: bool,
+    /// Result when the store fails.
+    pub on_backend_failure: String,
+}
+
+/// A limit that applies, and its counter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedLimit {
+    /// Name of the limit.
+    pub name: Option<String>,
+    /// Requests in a window.
+    pub requests_per_unit: u32,
+    /// Length of the window, in seconds; that of its unit for a calendar.
+    pub window_secs: u32,
+    /// Algorithm.
+    pub algorithm: String,
+    /// Hits that may pass at once.
+    pub capacity: u32,
+    /// Key of the counter, without its window.
+    pub counter: String,
+    /// Hits that count now; `None` if no store was asked.
+    pub used: Option<u64>,
+    /// Seconds until one more hit would pass, or else until the counter is reset.
+    pub reset_secs: Option<f64>,
+}
+
+/// Result of one more hit for a descriptor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExplainedStatus {
+    /// Result.
+    pub verdict: Verdict,
+    /// Hits left.
+    pub remaining: u32,
+    /// Seconds until it would pass, if it is denied; else until the counter is reset.
+    pub reset_secs: f64,
+    /// Whether it is denied because of a lockout.
+    pub locked_out: bool,
+    /// Whether it is over its limit, and passes because the rule is not enforced.
+    pub shadowed: bool,
+}
+
+/// Explains the decision on `request`. `readings` are those of a peek at its counters, in the order of the plan;
+/// `None` without a store.
+pub fn explain(
+    rules: &Rules,
+    request: &Request<'_>,
+    keys: &KeyWriter,
+    modes: &Modes,
+    readings: Option<&[Reading]>,
+) -> Explanation {
+    let request = peek_of(request);
+    let Walk { domain, descriptors: walks } = walk(rules, &request);
+    let plan = plan(rules, &request, keys);
+    let mut unread = readings.map(<[Reading]>::iter);
+    let mut descriptors: Vec<_> = request
+        .descriptors
+        .iter()
+        .zip(&walks)
+        .zip(&plan.items)
+        .map(|((descriptor, walk), item)| {
+            let limits = match item {
+                Item::Limited(limited) => limited.counters.as_slice(),
+                Item::NoLimit | Item::Replaced | Item::Unlimited(_) => &[],
+            };
+            let mut limit = |counter: &Counter<'_>| {
+                explained_limit(counter, unread.as_mut().and_then(Iterator::next).copied())
+            };
+            ExplainedDescriptor {
+                entries: descriptor
+                    .entries
+                    .iter()
+                    .map(|entry| (text(entry.key), text(entry.value)))
+                    .collect(),
+                levels: walk.levels.iter().map(explained_level).collect(),
+                outcome: outcome(walk, item),
+                rule: explained_rule(walk, item, modes),
+                limits: limits.iter().map(&mut limit).collect(),
+                next: None,
+            }
+        })
+        .collect();
+    let decision = readings.map(|readings| judge(plan, readings.iter().copied(), modes));
+    for (descriptor, status) in descriptors.iter_mut().zip(decision.iter().flat_map(|d| &d.statuses)) {
+        descriptor.next = explained_status(status);
+    }
+    Explanation {
+        domain: text(request.domain),
+        domain_known: domain.is_some(),
+        next: decision.map(|decision| verdict(decision.code)),
+        descriptors,
+    }
+}
+
+/// `request` with no hits: it reads the counters and changes nothing.
+pub fn peek_of<'a>(request: &Request<'a>) -> Request<'a> {
+    let peek = |descriptor: &Descriptor<'a>| Descriptor { hits: Hits::Add(0), ..descriptor.clone() };
+    Request { domain: request.domain, descriptors: request.descriptors.iter().map(peek).collect() }
+}
+
+fn text(bytes: &[u8]) -> String {
+    cut(bytes, MAX_TEXT_BYTES).into_owned()
+}
+
+const fn verdict(code: Code) -> Verdict {
+    match code {
+        Code::Ok => Verdict::Allowed,
+        Code::OverLimit => Verdict::Denied,
+    }
+}
+
+fn explained_level(level: &Level<'_>) -> ExplainedLevel {
+    let candidates = level.candidates.iter().map(|candidate| ExplainedCandidate {
+        name: candidate.node.composite().into_owned(),
+        file: candidate.source.to_owned(),
+        line: candidate.span.line,
+        applies: candidate.fit == Fit::Applies,
+        reason: match candidate.fit {
+            Fit::Applies => None,
+            Fit::Outranked { by } => Some(format!("takes the value, but {by}")),
+            Fit::Differs { why } => Some(why.to_owned()),
+        },
+    });
+    ExplainedLevel {
+        key: text(&level.key),
+        value: text(&level.value),
+        normalized: text(&level.normalized),
+        counted: text(&level.counted),
+        candidates: candidates.collect(),
+        omitted: level.omitted,
+    }
+}
+
+fn outcome(walk: &DescriptorWalk<'_>, item: &Item<'_>) -> String {
+    let last = || walk.levels.last().map(|level| one_line_of_bytes(&level.key, 64)).unwrap_or_default();
+    match (walk.end, item) {
+        (WalkEnd::NoDomain, _) => "no limit: the rules do not know the domain".to_owned(),
+        (WalkEnd::NoEntries, _) => "no limit: the descriptor has no entries".to_owned(),
+        (WalkEnd::Override, _) => "the limit in the request applies, in place of the rules".to_owned(),
+        (WalkEnd::NoCandidate, _) => match walk.levels.last() {
+            Some(level) if level.candidates.is_empty() => {
+                format!("no limit: no rule here is for the key '{}'", last())
+            }
+            _ => format!("no limit: no rule here takes the value of '{}'", last()),
+        },
+        (WalkEnd::NoLimit, _) => {
+            format!("no limit: the rule for '{}' has no limit of its own at this depth", last())
+        }
+        (WalkEnd::Rule(rule), Item::Replaced) => {
+            format!("no limit: another rule of the request replaces {}", rule.path)
+        }
+        (WalkEnd::Rule(rule), Item::Unlimited(_)) => format!("unlimited by {}", rule.path),
+        (WalkEnd::Rule(rule), _) => format!("limited by {}", rule.path),
+    }
+}
+
+fn explained_rule(walk: &DescriptorWalk<'_>, item: &Item<'_>, modes: &Modes) -> Option<ExplainedRule> {
+    let WalkEnd::Rule(rule) = walk.end else { return None };
+    let node = walk.levels.last()?.candidates.first()?;
+    let is_shadow =
+        matches!(item, Item::Limited(limited) if Limited::is_shadow(limited)) || modes.shadow_mode;
+    Some(ExplainedRule {
+        name: rule.path.to_string(),
+        file: node.source.to_owned(),
+        line: node.span.line,
+        layer: rule.layer.as_ref().map(|layer| layer.name().to_owned()),
+        charge: rule.charge.name().to_owned(),
+        enforced: !is_shadow,
+        on_backend_failure: rule.on_backend_failure.name().to_owned(),
+    })
+}
+
+fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> ExplainedLimit {
+    let Counter { limit, name, key } = counter;
+    ExplainedLimit {
+        name: name.map(str::to_owned),
+        requests_per_unit: limit.requests_per_unit,
+        window_secs: limit.nominal_secs(),
+        algorithm: limit.algorithm.name().to_owned(),
+        capacity: limit.capacity(),
+        counter: text(key),
+        used: reading.map(|reading| reading.used),
+        reset_secs: reading.map(|reading| reading.reset.as_secs_f64()),
+    }
+}
+
+fn explained_status(status: &Status<'_>) -> Option<ExplainedStatus> {
+    status.limit.map(|_| ExplainedStatus {
+        verdict: verdict(status.code),
+        remaining: status.remaining,
+        reset_secs: status.reset.unwrap_or_default().as_secs_f64(),
+        locked_out: status.locked_out,
+        shadowed: status.shadowed,
+    })
+}
+
+/// `5 per minute`, `100 per 15m`.
+pub(super) fn limit_text(requests: u32, window_secs: u32) -> String {
+    let unit = match window_secs {
+        1 => "second".to_owned(),
+        60 => "minute".to_owned(),
+        3_600 => "hour".to_owned(),
+        86_400 => "day".to_owned(),
+        secs => ShortForm(secs.into()).to_string(),
+    };
+    format!("{requests} per {unit}")
+}
+
+/// Seconds as people read them: `0.25s`, `42s`, `5m 30s`.
+pub(super) fn seconds_text(secs: f64) -> String {
+    if secs < 60.0 {
+        let text = format!("{secs:.3}");
+        return format!("{}s", text.trim_end_matches('0').trim_end_matches('.'));
+    }
+    ShortForm(Duration::try_from_secs_f64(secs.ceil()).unwrap_or_default().as_secs()).to_string()
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "domain {}", one_line_of_bytes(self.domain.as_bytes(), MAX_TEXT_BYTES))?;
+        self.descriptors.iter().try_for_each(|descriptor| write!(f, "\n{descriptor}"))?;
+        match self.next {
+            None => Ok(()),
+            Some(Verdict::Allowed) => write!(f, "\none more hit: allowed"),
+            Some(Verdict::Denied) => write!(f, "\none more hit: denied"),
+        }
+    }
+}
+
+impl fmt::Display for ExplainedDescriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |text: &str| one_line_of_bytes(text.as_bytes(), MAX_TEXT_BYTES);
+        let pairs: Vec<_> =
+            self.entries.iter().map(|(key, value)| format!("{}={}", line(key), line(value))).collect();
+        write!(f, "descriptor {}", pairs.join(","))?;
+        for level in &self.levels {
+            write!(f, "\n  {}={}", line(&level.key), line(&level.value))?;
+            if level.normalized != level.value {
+                write!(f, "  normalized to {}", line(&level.normalized))?;
+            }
+            if level.counted != level.normalized {
+                write!(f, "  counted as {}", line(&level.counted))?;
+            }
+            for ExplainedCandidate { name, file, line: number, reason, .. } in &level.candidates {
+                let reason = reason.as_deref().unwrap_or("applies");
+                write!(f, "\n    {file}:{number}  {}  {reason}", line(name))?;
+            }
+            if level.omitted > 0 {
+                write!(f, "\n    and {} more", level.omitted)?;
+            }
+        }
+        write!(f, "\n  {}", line(&self.outcome))?;
+        if let Some(rule) = &self.rule {
+            write!(f, " ({}:{})", rule.file, rule.line)?;
+            rule.layer.iter().try_for_each(|layer| write!(f, ", layer {layer}"))?;
+            if !self.limits.is_empty() {
+                write!(f, ", charge {}", rule.charge)?;
+                write!(f, "{}", if rule.enforced { "" } else { ", not enforced" })?;
+            }
+        }
+        self.limits.iter().try_for_each(|limit| write!(f, "\n    {limit}"))?;
+        self.next.iter().try_for_each(|next| write!(f, "\n    {next}"))
+    }
+}
+
+impl fmt::Display for ExplainedLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, requests_per_unit, window_secs, algorithm, capacity, counter, used, reset_secs } =
+            self;
+        name.iter().try_for_each(|name| write!(f, "{name}: "))?;
+        write!(f, "{}, {algorithm}", limit_text(*requests_per_unit, *window_secs))?;
+        if algorithm == (Algorithm::TokenBucket { burst: 0 }).name() {
+            write!(f, ", burst {capacity}")?;
+        }
+        if let Some((used, reset)) = used.zip(*reset_secs) {
+            write!(f, "; {used} of {capacity} used, reset in {}", seconds_text(reset))?;
+        }
+        write!(f, "; counter {}", one_line_of_bytes(counter.as_bytes(), MAX_TEXT_BYTES))
+    }
+}
+
+impl fmt::Display for ExplainedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reset = seconds_text(self.reset_secs);
+        match self.verdict {
+            Verdict::Denied if self.locked_out => write!(f, "one more hit: denied, locked out for {reset}"),
+            Verdict::Denied => write!(f, "one more hit: denied for {reset}"),
+            Verdict::Allowed if self.shadowed => write!(f, "one more hit: over the limit, and not enforced"),
+            Verdict::Allowed => write!(f, "one more hit: allowed, {} left before it", self.remaining),
+        }
+    }
+}
