@@ -218,24 +218,24 @@ fn rank(node: &Node, value: &[u8]) -> Result<Rank, &'static str> {
             Ok(Rank::Listed)
         }
         Pattern::OneOf(_) => Err("the list does not have the value"),
-        Pattern::Glob(glob) if glob.takes(value) => Ok(Rank::Glob(node.order)),
+        Pattern::Glob(glob) if glob.matches(value) => Ok(Rank::Glob(node.order)),
         Pattern::Glob(_) => Err("the value does not match the pattern"),
         Pattern::Cidr(networks) => {
-            let holding = networks.networks.iter().filter(|network| cidr::takes(network, value));
+            let holding = networks.networks.iter().filter(|network| cidr::matches(network, value));
             let longest = holding.map(ipnet::IpNet::prefix_len).max();
             longest.map(|longest| Rank::Network(Reverse(longest))).ok_or(match cidr::is_address(value) {
                 true => "no network holds the address",
                 false => "the value is no IP address",
             })
         }
-        Pattern::Regex(expression) if expression.takes(value) => Ok(Rank::Expression(node.order)),
+        Pattern::Regex(expression) if expression.matches(value) => Ok(Rank::Expression(node.order)),
         Pattern::Regex(_) => Err("the whole value does not match the regex"),
     }
 }
 
 /// Rank of a node whose key has a star, for `key_value`.
 fn rank_of_key_pattern(glob: &Glob, node: &Node, composite: &[u8]) -> Result<Rank, &'static str> {
-    if glob.takes(composite) {
+    if glob.matches(composite) {
         Ok(Rank::Glob(node.order))
     } else {
         Err("key and value together do not match the pattern")
