@@ -6,13 +6,15 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    println!("cargo:rustc-env=TOLLGATE_BUILD={}", build_information());
+    let (build, revision) = build_information();
+    println!("cargo:rustc-env=TOLLGATE_BUILD={build}");
+    println!("cargo:rustc-env=TOLLGATE_REVISION={revision}");
 }
 
-/// Commit, profile and target for `--version`. Development builds have no commit: they would be built anew
-/// with each one.
+/// Commit, profile and target for `--version`, and the commit alone for metrics. Development builds have no
+/// commit: they would be built anew with each one.
 #[expect(clippy::disallowed_methods, reason = "cargo describes the build in these variables")]
-fn build_information() -> String {
+fn build_information() -> (String, String) {
     let variable = |name| env::var(name).unwrap_or_default();
     // OUT_DIR is target/[triple/]PROFILE/build/PACKAGE/out; the variable PROFILE knows no profiles of ours.
     let out = PathBuf::from(variable("OUT_DIR"));
@@ -20,7 +22,7 @@ fn build_information() -> String {
         out.iter().rev().nth(3).map_or_else(|| variable("PROFILE"), |name| name.to_string_lossy().into());
     let build = format!("profile {profile}, target {}", variable("TARGET"));
     if profile == "debug" {
-        return build;
+        return (build, "unknown".to_owned());
     }
     for file in ["HEAD", "logs/HEAD"] {
         if let Some(path) = git(&["rev-parse", "--git-path", file]) {
@@ -28,8 +30,11 @@ fn build_information() -> String {
         }
     }
     match git(&["log", "-1", "--format=%h, %cs"]) {
-        Some(commit) => format!("commit {commit}, {build}"),
-        None => build,
+        Some(commit) => {
+            let revision = commit.split(',').next().unwrap_or_default().to_owned();
+            (format!("commit {commit}, {build}"), revision)
+        }
+        None => (build, "unknown".to_owned()),
     }
 }
 

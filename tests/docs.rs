@@ -1,18 +1,15 @@
 //! The examples in the documentation work.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use std::collections::BTreeMap;
 use tollgate::clock::{Clock as _, SystemClock};
 use tollgate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
+use tollgate::telemetry::metrics::definitions;
 
 use crate::support::console::{self, Shown, blocks, commands};
 use crate::support::envoy;
 use crate::support::load::request;
 use crate::support::service::Service;
-use crate::tidy::files;
 
 const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
@@ -22,6 +19,7 @@ const RECIPES: &str = include_str!("../docs/recipes.md");
 const MIGRATION: &str = include_str!("../docs/migrate.md");
 const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
+const METRICS: &str = include_str!("../docs/metrics.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 
 #[test]
@@ -46,33 +44,31 @@ fn the_rules_in_the_documentation_compile() {
     }
 }
 
-/// The names of metrics that are written out between quotes in the sources of telemetry.
-fn metrics_in_sources() -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/telemetry");
-    let mut names = BTreeSet::new();
-    for path in files(&folder, "rs").into_iter().filter(|path| !path.ends_with("tests.rs")) {
-        let text = fs::read_to_string(&path).expect("sources are text");
-        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let is_metric = |word: &&str| word.starts_with("tollgate_") || word.starts_with("ratelimit_");
-        let is_name = |word: &&str| word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        names.extend(code.split('"').filter(is_metric).filter(is_name).map(str::to_owned));
+/// Metrics in the tables of docs/metrics.md, with their labels.
+fn documented_metrics() -> BTreeMap<&'static str, Vec<&'static str>> {
+    fn quoted(cell: &'static str) -> impl Iterator<Item = &'static str> {
+        cell.split('`').skip(1).step_by(2)
     }
-    names
+    let rows = METRICS.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|row| row.split('|').collect::<Vec<_>>());
+    rows.flat_map(|cells| quoted(cells[1]).map(move |name| (name, quoted(cells[2]).collect()))).collect()
 }
 
 #[test]
-fn every_metric_is_documented() {
-    let metrics = metrics_in_sources();
-    assert!(metrics.len() > 15, "{metrics:?}");
-    let documented: BTreeSet<_> =
-        OPERATIONS.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    let missing: Vec<_> = metrics.iter().filter(|name| !documented.contains(name.as_str())).collect();
-    assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
+fn every_metric_is_documented_with_its_labels_and_no_other_is() {
+    let defined: BTreeMap<_, _> =
+        definitions::ALL.iter().map(|metric| (metric.name, metric.labels.to_vec())).collect();
+    assert_eq!(documented_metrics(), defined);
     // Histograms have series of their own.
     let family = |name: &str| name.trim_end_matches("_bucket").to_owned();
-    let is_series = |name: &&&str| name.starts_with("tollgate_") && !metrics.contains(&family(name));
-    let unknown: Vec<_> = documented.iter().filter(is_series).collect();
-    assert!(unknown.is_empty(), "docs/operations.md names metrics that do not exist: {unknown:?}");
+    for (name, document) in [("operations.md", OPERATIONS), ("migration.md", MIGRATION), ("redis.md", REDIS)]
+    {
+        for word in document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            let is_metric = word.starts_with("tollgate_") || word.starts_with("ratelimit_service_");
+            let exists = defined.contains_key(&*family(word));
+            assert!(!is_metric || exists, "docs/{name} names {word}, which is no metric");
+        }
+    }
 }
 
 /// A document without its YAML: Envoy's constants look like environment variables.
@@ -120,6 +116,7 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         ("docs/rules.md", RULES),
         ("docs/http.md", HTTP),
         ("docs/operations.md", OPERATIONS),
+        ("docs/metrics.md", METRICS),
         ("docs/recipes.md", RECIPES),
         ("docs/migrate.md", MIGRATION),
         ("docs/SECURITY.md", SECURITY),

@@ -1,7 +1,13 @@
 //! Metrics of a running service.
 
-use serde_json::{Value, json};
+use std::time::Duration;
 
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+use tollgate::clock::{Clock as _, SystemClock};
+
+use crate::support::process::POLL;
+use crate::support::redis::Redis;
 use crate::support::tollgate::Tollgate;
 
 const RULES: &str = "\
@@ -138,4 +144,68 @@ async fn metrics_are_also_where_use_prometheus_puts_them() {
     let metrics = metrics.text().await.expect("a text");
     assert_eq!(lines(&metrics, "tollgate_rules"), ["tollgate_rules 6"]);
     assert_eq!(lines(&read(&service, "/metrics").await, "tollgate_rules"), ["tollgate_rules 6"]);
+}
+
+#[tokio::test]
+async fn the_process_and_the_build_have_their_standard_metrics() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
+    let metrics = read(&service, "/metrics").await;
+    let value = |name: &str| {
+        let found = lines(&metrics, &format!("{name} "));
+        assert_eq!(found.len(), 1, "{name}: {metrics}");
+        found[0].rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+    };
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    assert!(value("process_threads") >= 2.0);
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_virtual_memory_bytes") > value("process_resident_memory_bytes"));
+    assert!(value("process_virtual_memory_max_bytes") > 0.0);
+    assert!(value("process_open_fds") > 3.0 && value("process_open_fds") <= value("process_max_fds"));
+    let now = SystemClock.now().as_secs() as f64;
+    let started = value("process_start_time_seconds");
+    assert!(started <= now + 2.0 && started > now - 600.0, "{started} {now}");
+    let build = format!("tollgate_build_info{{version=\"{}\",revision=", env!("CARGO_PKG_VERSION"));
+    assert!(lines(&metrics, &build).iter().all(|line| line.ends_with("\"} 1")), "{metrics}");
+    assert_eq!(lines(&metrics, &build).len(), 1, "{metrics}");
+}
+
+/// Reads metrics until they have this line.
+async fn wait_for(service: &Tollgate, line: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let metrics = read(service, "/metrics").await;
+        if metrics.lines().any(|found| found == line) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no {line} in {metrics}");
+        sleep(POLL).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_redis_node_has_its_state() {
+    let redis = Redis::start().await;
+    let url = redis.settings().deployment.to_string();
+    let environment = [("REDIS_URL", &*url), ("THREADS", "2")];
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+    let node = format!("127.0.0.1:{}", redis.port());
+    wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 2")).await;
+    ask(&service, "shop", "user=a").await;
+    let metrics = read(&service, "/metrics").await;
+    for (name, value) in [
+        ("connections", "2"),
+        ("breakers_open", "0"),
+        ("queued_calls", "0"),
+        ("oldest_queued_seconds", "0"),
+        ("calls_in_flight", "0"),
+        ("batch_size", "1"),
+        ("ttls_not_set", "0"),
+        ("denied_commands", "0"),
+    ] {
+        let line = format!("tollgate_redis_{name}{{node=\"{node}\"}} {value}");
+        assert_eq!(lines(&metrics, &line), [line.as_str()], "{metrics}");
+    }
+    assert_eq!(lines(&metrics, "ratelimit_redis_pool_cx_active"), ["ratelimit_redis_pool_cx_active 2"]);
+    drop(redis);
+    wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 0")).await;
 }

@@ -27,7 +27,8 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::Telemetry;
-use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::definitions::LOG_LINES_DROPPED;
 use crate::tls::TlsError;
 
 pub use crate::server::Shutdown;
@@ -160,8 +161,7 @@ impl App {
             self.supervise("trace exporter", traces.ended());
         }
         let dropped = telemetry.logs.writer.dropped();
-        let dropped = move || usize::try_from(dropped()).unwrap_or(usize::MAX);
-        self.shared.metrics.watch(Gauge::LogLinesDropped, dropped);
+        self.shared.metrics.register(move |snapshot| snapshot.add(&LOG_LINES_DROPPED, [], dropped()));
     }
 
     /// Serves until `shutdown` asks it to stop, and returns when every connection has ended. Returns early

@@ -19,7 +19,7 @@ use crate::store::lockouts::{Asking, Blocked, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, Redis, RedisStore};
 use crate::supervisor::Supervisor;
-use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::metrics::{Metrics, definitions as defined};
 
 /// How long a core waits for its connections to Redis before it takes calls without them.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -131,6 +131,7 @@ async fn open_redis(
         reachable
     });
     let redis = Arc::new(redis);
+    watch_nodes(&redis, metrics);
     let on_demand = OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() };
     let lockouts = vec![Arc::new(on_demand) as _, fallback.lockouts()];
     let make = move || {
@@ -189,25 +190,43 @@ fn denials(settings: &RedisStoreSettings) -> Option<Arc<Denials>> {
     (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)))
 }
 
-fn watch_memory(metrics: &Metrics, figures: impl Fn() -> Figures + Clone + Send + Sync + 'static) {
-    let watch = |gauge, read: fn(Figures) -> u64| {
-        let figures = figures.clone();
-        metrics.watch(gauge, move || usize::try_from(read(figures())).unwrap_or(usize::MAX));
-    };
-    watch(Gauge::MemoryCounters, |figures| figures.counters as u64);
-    watch(Gauge::MemoryBytes, |figures| figures.bytes as u64);
-    watch(Gauge::MemoryEvicted, |figures| figures.evicted);
+fn watch_memory(metrics: &Metrics, figures: impl Fn() -> Figures + Send + Sync + 'static) {
+    metrics.register(move |snapshot| {
+        let Figures { counters, bytes, evicted } = figures();
+        snapshot.add(&defined::MEMORY_COUNTERS, [], counters);
+        snapshot.add(&defined::MEMORY_COUNTER_BYTES, [], bytes);
+        snapshot.add(&defined::MEMORY_EVICTED_COUNTERS, [], evicted);
+    });
 }
 
 fn watch_denials(denials: &Arc<Denials>, metrics: &Metrics) {
-    let watch = |gauge, read: fn(&Denials) -> u64| {
-        let denials = Arc::clone(denials);
-        metrics.watch(gauge, move || usize::try_from(read(&denials)).unwrap_or(usize::MAX));
-    };
-    watch(Gauge::LocalCacheHits, |denials| denials.lookups().0);
-    watch(Gauge::LocalCacheMisses, |denials| denials.lookups().1);
-    watch(Gauge::LocalCacheLookups, |denials| denials.lookups().0 + denials.lookups().1);
-    watch(Gauge::LocalCacheEntries, |denials| denials.len() as u64);
+    let denials = Arc::clone(denials);
+    metrics.register(move |snapshot| {
+        let (hits, misses) = denials.lookups();
+        snapshot.add(&defined::LOCAL_CACHE_HITS, [], hits);
+        snapshot.add(&defined::LOCAL_CACHE_MISSES, [], misses);
+        snapshot.add(&defined::LOCAL_CACHE_LOOKUPS, [], hits + misses);
+        snapshot.add(&defined::LOCAL_CACHE_ENTRIES, [], denials.len());
+    });
+}
+
+fn watch_nodes(redis: &Arc<Redis>, metrics: &Metrics) {
+    let redis = Arc::clone(redis);
+    metrics.register(move |snapshot| {
+        for node in redis.nodes() {
+            let name = [node.node.as_str()];
+            snapshot.add(&defined::REDIS_POOL_ACTIVE, [], node.connected);
+            snapshot.add(&defined::REDIS_CONNECTIONS, name, node.connections);
+            snapshot.add(&defined::REDIS_CONNECTIONS_UP, name, node.connected);
+            snapshot.add(&defined::REDIS_BREAKERS_OPEN, name, node.breakers_open);
+            snapshot.add(&defined::REDIS_QUEUED_CALLS, name, node.queued);
+            snapshot.add(&defined::REDIS_OLDEST_QUEUED, name, node.oldest_queued);
+            snapshot.add(&defined::REDIS_CALLS_IN_FLIGHT, name, node.in_flight);
+            snapshot.add(&defined::REDIS_BATCH_SIZE, name, node.batch_size);
+            snapshot.add(&defined::REDIS_TTLS_NOT_SET, name, node.ttls_not_set);
+            snapshot.add(&defined::REDIS_DENIED_COMMANDS, name, node.denied_commands.len());
+        }
+    });
 }
 
 /// Asks again and again, for ever.

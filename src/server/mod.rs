@@ -42,7 +42,8 @@ use self::streams::Streams;
 use crate::engine::Rules;
 use crate::provider;
 use crate::supervisor::{Supervisor, Task};
-use crate::telemetry::metrics::{Gauge, Metrics};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::definitions::CONNECTIONS;
 
 pub use self::admission::BodyError;
 pub use self::connection::{ConnectionSettings, Shutdown};
@@ -197,9 +198,12 @@ pub async fn run(
         },
     };
     let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
-    for (core, open) in cores.open_connections().into_iter().enumerate() {
-        parts.metrics.watch(Gauge::Connections { core }, move || open.load(Ordering::Relaxed));
-    }
+    let open = cores.open_connections();
+    parts.metrics.register(move |snapshot| {
+        for (core, open) in open.iter().enumerate() {
+            snapshot.add(&CONNECTIONS, [&core.to_string()], open.load(Ordering::Relaxed));
+        }
+    });
     drop(core_parts);
 
     supervisor.spawn("heartbeat monitor", heartbeat::monitor(cores.heartbeats(), supervisor.clone()));

@@ -8,8 +8,12 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
-use super::add_one;
-use super::series::{Family, Point, counter, gauge, read};
+use super::definitions::{
+    CANDIDATE_CONFIG_ERRORS, CANDIDATE_CONFIG_LOADS, CANDIDATE_CONFIG_WRONG, CANDIDATE_DIFFERING_REQUESTS,
+    CANDIDATE_REQUESTS, CANDIDATE_RULES,
+};
+use super::snapshot::Snapshot;
+use super::{add_one, read};
 use crate::engine::Rules;
 use crate::engine::compare::ComparisonOutcome;
 
@@ -106,62 +110,19 @@ impl CandidateMetrics {
         }
     }
 
-    pub(super) fn families(&self) -> Vec<Family> {
-        let compared = [ComparisonOutcome::Same, ComparisonOutcome::Stricter, ComparisonOutcome::Looser]
-            .map(|outcome| requests(outcome.name(), read(self.outcome(outcome))));
-        let failed = requests("failed", read(&self.failed));
-        vec![
-            Family {
-                points: compared.into_iter().chain([failed]).collect(),
-                ..counter(
-                    "tollgate_candidate_requests",
-                    "Requests by what the candidate rules would do: the same, deny what passes (stricter), \
-                     let pass what is denied (looser); or not compared (failed).",
-                )
-            },
-            Family {
-                points: self.differences(),
-                ..counter(
-                    "tollgate_candidate_differing_requests",
-                    "Requests that the candidate rules would decide otherwise, by the rule that denies.",
-                )
-            },
-            gauge("tollgate_candidate_rules", "Candidate rules that are compared.")
-                .of("tollgate.candidate_rules", self.rules.load().as_ref().map_or(0, |r| r.len() as u64)),
-            gauge(
-                "tollgate_candidate_config_wrong",
-                "1 while candidate files as written cannot all be used.",
-            )
-            .of("tollgate.candidate_config_wrong", self.is_wrong.load(Ordering::Relaxed).into()),
-            counter("tollgate_candidate_config_load_success", "Candidate rule sets that were loaded.")
-                .of("tollgate.candidate_config_load_success", read(&self.loads)),
-            counter("tollgate_candidate_config_load_error", "Candidate rule sets that were refused.")
-                .of("tollgate.candidate_config_load_error", read(&self.errors)),
-        ]
-    }
-
-    fn differences(&self) -> Vec<Point> {
-        let differences = self.differences.read();
-        let point = |(Differing { domain, rule, outcome }, count): (&Differing, &Arc<AtomicU64>)| Point {
-            labels: vec![
-                ("domain", domain.to_string()),
-                ("rule", rule.to_string()),
-                ("outcome", (*outcome).to_owned()),
-            ],
-            flat: format!("tollgate.candidate_differing_requests.{domain}.{rule}.{outcome}"),
-            value: read(count),
-        };
-        let mut points: Vec<_> = differences.iter().map(point).collect();
-        points.sort_by(|a, b| a.flat.cmp(&b.flat));
-        points
-    }
-}
-
-fn requests(outcome: &'static str, value: u64) -> Point {
-    Point {
-        labels: vec![("outcome", outcome.to_owned())],
-        flat: format!("tollgate.candidate_requests.{outcome}"),
-        value,
+    /// Adds every value to `snapshot`.
+    pub(super) fn collect(&self, snapshot: &mut Snapshot) {
+        for outcome in [ComparisonOutcome::Same, ComparisonOutcome::Stricter, ComparisonOutcome::Looser] {
+            snapshot.add(&CANDIDATE_REQUESTS, [outcome.name()], read(self.outcome(outcome)));
+        }
+        snapshot.add(&CANDIDATE_REQUESTS, ["failed"], read(&self.failed));
+        for (Differing { domain, rule, outcome }, count) in self.differences.read().iter() {
+            snapshot.add(&CANDIDATE_DIFFERING_REQUESTS, [domain, rule, outcome], read(count));
+        }
+        snapshot.add(&CANDIDATE_RULES, [], self.rules.load().as_ref().map_or(0, |rules| rules.len()));
+        snapshot.add(&CANDIDATE_CONFIG_WRONG, [], self.is_wrong.load(Ordering::Relaxed));
+        snapshot.add(&CANDIDATE_CONFIG_LOADS, [], read(&self.loads));
+        snapshot.add(&CANDIDATE_CONFIG_ERRORS, [], read(&self.errors));
     }
 }
 
@@ -170,10 +131,12 @@ mod tests {
     use super::*;
     use crate::telemetry::metrics::{Metrics, MetricsSettings};
 
-    fn values(metrics: &CandidateMetrics, name: &str) -> Vec<(String, u64)> {
-        let families = metrics.families();
-        let family = families.iter().find(|family| family.name == name).expect("a family");
-        family.points.iter().map(|point| (point.flat.clone(), point.value)).collect()
+    /// Series of differences by flat name.
+    fn differences(metrics: &CandidateMetrics) -> Vec<(String, f64)> {
+        let mut snapshot = Snapshot::default();
+        metrics.collect(&mut snapshot);
+        let flat = snapshot.flat().into_iter().map(|(name, flat)| (name, flat.value.as_f64()));
+        flat.filter(|(name, _)| name.starts_with("tollgate.candidate_differing_requests.")).collect()
     }
 
     #[test]
@@ -187,18 +150,20 @@ mod tests {
         ] {
             metrics.record_difference(outcome, "shop", rule);
         }
-        let name = "tollgate_candidate_differing_requests";
-        let expected =
-            [("shop.shop.ip.stricter", 1), ("shop.shop.user.looser", 1), ("shop.shop.user.stricter", 2)];
+        let expected = [
+            ("shop.shop.ip.stricter", 1.0),
+            ("shop.shop.user.looser", 1.0),
+            ("shop.shop.user.stricter", 2.0),
+        ];
         let expected =
             expected.map(|(rest, value)| (format!("tollgate.candidate_differing_requests.{rest}"), value));
-        assert_eq!(values(&metrics, name), expected);
+        assert_eq!(differences(&metrics), expected);
         for rule in 0..MAX_RULES + 5 {
             metrics.record_difference(ComparisonOutcome::Looser, "shop", &format!("shop.r{rule}"));
         }
-        let found = values(&metrics, name);
+        let found = differences(&metrics);
         assert_eq!(found.len(), MAX_RULES + 1);
-        assert!(found.contains(&("tollgate.candidate_differing_requests.shop.other.looser".to_owned(), 8)));
+        assert!(found.contains(&("tollgate.candidate_differing_requests.shop.other.looser".to_owned(), 8.0)));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A histogram of durations that any number of cores add to without waiting for each other.
 //!
-//! `prometheus::Histogram` keeps its sum as a float behind a compare-and-swap loop and touches three
-//! shared words for each value. This one adds two integers: the count is the sum of the buckets.
+//! Two integers are added for each value: the sum is in nanoseconds, and the count is the sum of the buckets.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use super::model::Distribution;
 
 /// Upper bounds in seconds: envoyproxy/ratelimit's, and before them those that tell times below its
 /// first one apart.
@@ -19,17 +20,6 @@ pub(super) struct Histogram {
     /// One for each bound, and one for what is above them all; not cumulative.
     counts: [AtomicU64; BOUNDS_SECS.len() + 1],
     sum_ns: AtomicU64,
-}
-
-/// Contents of a histogram at one time.
-#[derive(Debug, PartialEq)]
-pub(super) struct Snapshot {
-    /// Upper bounds in seconds and how many values lie at or below each.
-    pub(super) buckets: Vec<(f64, u64)>,
-    /// Number of values.
-    pub(super) count: u64,
-    /// All of them together, in seconds.
-    pub(super) sum_secs: f64,
 }
 
 impl Histogram {
@@ -49,17 +39,12 @@ impl Histogram {
     }
 
     /// Its contents now.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let mut count = 0;
-        let mut up_to = |of_bucket: &AtomicU64| {
-            count += of_bucket.load(Ordering::Relaxed);
-            count
-        };
-        // The last count has no bound: it only adds to the whole.
-        let buckets = BOUNDS_SECS.into_iter().zip(self.counts.iter().map(&mut up_to)).collect();
-        let above = self.counts.last().map_or(0, |above| above.load(Ordering::Relaxed));
-        let sum_secs = Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)).as_secs_f64();
-        Snapshot { buckets, count: count + above, sum_secs }
+    pub(super) fn distribution(&self) -> Distribution {
+        Distribution {
+            bounds: &BOUNDS_SECS,
+            counts: self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
+            sum_secs: Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)).as_secs_f64(),
+        }
     }
 }
 
@@ -73,15 +58,14 @@ mod tests {
         for micros in [0, 25, 26, 5_000, 5_001, 10_000_000, 10_000_001] {
             histogram.record(Duration::from_micros(micros));
         }
-        let Snapshot { buckets, count, sum_secs } = histogram.snapshot();
-        let at = |bound: f64| buckets.iter().find(|(b, _)| *b == bound).map(|(_, count)| *count);
-        assert_eq!(at(0.000_025), Some(2));
-        assert_eq!(at(0.000_05), Some(3));
-        assert_eq!(at(0.005), Some(4));
-        assert_eq!(at(0.01), Some(5));
-        assert_eq!(at(10.0), Some(6));
-        assert_eq!((count, histogram.count()), (7, 7));
-        assert!((sum_secs - 20.010_053).abs() < 1e-9, "{sum_secs}");
+        let distribution = histogram.distribution();
+        let at_most = |bound: f64| {
+            let buckets = distribution.bounds.iter().zip(&distribution.counts);
+            buckets.take_while(|(upper, _)| **upper <= bound).map(|(_, count)| count).sum::<u64>()
+        };
+        assert_eq!([0.000_025, 0.000_05, 0.005, 0.01, 10.0].map(at_most), [2, 3, 4, 5, 6]);
+        assert_eq!((distribution.count(), histogram.count()), (7, 7));
+        assert!((distribution.sum_secs - 20.010_053).abs() < 1e-9, "{}", distribution.sum_secs);
     }
 
     #[test]

@@ -1,30 +1,42 @@
-//! Every metric: its name, unit and labels. Nothing else names one.
+//! Metrics: what the service counts, and the exporters that show it.
 //!
-//! The names and labels of envoyproxy/ratelimit are kept, as its own Prometheus mapping has them, so that
-//! its dashboards keep working; what it has no name for begins with `tollgate_`,  Hits are counted in
-//! the compiled rules and read when somebody asks. No series comes from a request's bytes unless the
-//! rule asks for it, and those are bounded ([`MetricsSettings::max_named_series`]).
+//! Counts live in atomics, here, in the compiled rules, or in the part that counts ([`Metrics::register`]).
+//! [`Metrics::snapshot`] reads them all; each exporter renders that one snapshot in its own form. [`model`]
+//! says how to add a metric.
+//!
+//! No series comes from a request's bytes unless the rule asks for it, and those are bounded
+//! ([`MetricsSettings::max_named_series`]).
 
 mod candidate;
+pub mod definitions;
 mod histogram;
+pub mod model;
 mod name;
 mod named;
-mod series;
-mod text;
+#[cfg(target_os = "linux")]
+mod process;
+mod prometheus;
+pub mod snapshot;
+mod stats;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::engine::hit_counts::{HitCounts, StatsRef};
-use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
+use crate::engine::{Code, Decision, Rules, Timestamp};
+use definitions as defined;
 use histogram::Histogram;
 use named::NamedCounts;
+use snapshot::Snapshot;
 
 pub use candidate::CandidateMetrics;
+
+/// The only method of the service that decides.
+const METHOD: &str = "ShouldRateLimit";
 
 /// Settings of metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +69,12 @@ pub struct Metrics {
     config_loads: AtomicU64,
     config_errors: AtomicU64,
     config_loaded_at_secs: AtomicU64,
-    /// A lock that only start-up and scrapes take.
-    watched: Mutex<Vec<Watched>>,
-    /// Set at start-up, where there is one.
-    candidate: OnceLock<Arc<CandidateMetrics>>,
+    /// A lock that only start-up and snapshots take.
+    sources: Mutex<Vec<Source>>,
 }
+
+/// Adds values that another part keeps to a snapshot.
+type Source = Arc<dyn Fn(&mut Snapshot) + Send + Sync>;
 
 #[derive(Default)]
 struct StoreErrors {
@@ -81,38 +94,6 @@ pub enum StoreFailure {
     Rejected,
 }
 
-/// A number that someone else keeps, and how to read it.
-struct Watched {
-    gauge: Gauge,
-    read: Box<dyn Fn() -> usize + Send + Sync>,
-}
-
-/// The numbers that others keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Gauge {
-    /// Counters that this process holds.
-    MemoryCounters,
-    /// Bytes that they take.
-    MemoryBytes,
-    /// Counters that gave way to others because there was no room.
-    MemoryEvicted,
-    /// Number of lookups that found a key above its limit.
-    LocalCacheHits,
-    /// Number of lookups that did not.
-    LocalCacheMisses,
-    /// Number of lookups.
-    LocalCacheLookups,
-    /// Keys that are known to be over their limit.
-    LocalCacheEntries,
-    /// Log lines that were not written since the process began.
-    LogLinesDropped,
-    /// Connections that a core serves.
-    Connections {
-        /// Which core, counted from 0.
-        core: usize,
-    },
-}
-
 impl Metrics {
     /// Instruments that read the hits of whatever `rules` are in force when somebody asks.
     pub fn new(settings: MetricsSettings, rules: Arc<ArcSwapOption<Rules>>) -> Self {
@@ -120,14 +101,15 @@ impl Metrics {
         Self { extra_tags, rules, named: NamedCounts::new(max_named_series), ..Self::default() }
     }
 
-    /// Reads `gauge` with `read` from now on.
-    pub fn watch(&self, gauge: Gauge, read: impl Fn() -> usize + Send + Sync + 'static) {
-        self.watched.lock().push(Watched { gauge, read: Box::new(read) });
+    /// Calls `source` for each snapshot from now on.
+    pub fn register(&self, source: impl Fn(&mut Snapshot) + Send + Sync + 'static) {
+        self.sources.lock().push(Arc::new(source));
     }
 
-    /// Shows what `candidate` counts among the others from now on. There is at most one candidate.
+    /// Shows what `candidate` counts in each snapshot from now on.
     pub fn show_candidate(&self, candidate: &Arc<CandidateMetrics>) {
-        self.candidate.get_or_init(|| Arc::clone(candidate));
+        let candidate = Arc::clone(candidate);
+        self.register(move |snapshot| candidate.collect(snapshot));
     }
 
     /// Counts a call, refused ones included, and how long its answer took.
@@ -191,21 +173,63 @@ impl Metrics {
 
     /// Everything in Prometheus' text form, to be sent as `text/plain; version=0.0.4`.
     pub fn render_prometheus(&self) -> String {
-        text::prometheus(self)
+        prometheus::render(&self.snapshot())
     }
 
     /// Every counter and gauge as a line of `name: value` under envoyproxy/ratelimit's flat names.
     pub fn render_stats(&self) -> String {
-        text::stats(self)
+        stats::render(&self.snapshot())
     }
 
-    /// The hits of every rule in force, and of the names that requests have a part in.
-    fn totals(&self) -> Vec<(StatsPath, HitCounts)> {
-        let mut totals = self.named.all();
-        if let Some(rules) = &*self.rules.load() {
-            totals.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
+    /// Every value now.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        snapshot.extra_tags.clone_from(&self.extra_tags);
+        snapshot.rules = self.named.all();
+        self.collect(&mut snapshot);
+        self.collect_rules(&mut snapshot);
+        snapshot.add(&defined::BUILD_INFO, [env!("CARGO_PKG_VERSION"), env!("TOLLGATE_REVISION")], true);
+        #[cfg(target_os = "linux")]
+        process::collect(&mut snapshot);
+        let sources = self.sources.lock().clone();
+        sources.iter().for_each(|source| source(&mut snapshot));
+        snapshot
+    }
+
+    /// Counts of calls and of loads.
+    fn collect(&self, snapshot: &mut Snapshot) {
+        let store_errors = [
+            ("unreachable", read(&self.store_errors.unreachable)),
+            ("unanswered", read(&self.store_errors.unanswered)),
+            ("rejected", read(&self.store_errors.rejected)),
+        ];
+        snapshot.add(&defined::TOTAL_REQUESTS, [METHOD], self.calls.count());
+        snapshot.add(&defined::CALL_ERRORS, ["service_error"], read(&self.service_errors));
+        for (kind, errors) in store_errors {
+            snapshot.add(&defined::CALL_ERRORS, ["redis_error"], errors);
+            snapshot.add(&defined::STORE_ERRORS, [kind], errors);
         }
-        totals
+        snapshot.add(&defined::CONFIG_LOADS, [], read(&self.config_loads));
+        snapshot.add(&defined::CONFIG_ERRORS, [], read(&self.config_errors));
+        snapshot.add(&defined::CONFIG_LOADED_AT, [], read(&self.config_loaded_at_secs));
+        snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
+        snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));
+        snapshot.add(&defined::RESPONSE_TIME, [METHOD], self.calls.distribution());
+        snapshot.add(&defined::STORE_LATENCY, [], self.store_latency.distribution());
+    }
+
+    /// Counts that the rules in force hold.
+    fn collect_rules(&self, snapshot: &mut Snapshot) {
+        let rules = self.rules.load();
+        snapshot.add(&defined::RULES, [], rules.as_ref().map_or(0, |rules| rules.len()));
+        let Some(rules) = &*rules else { return };
+        snapshot.rules.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
+        for (domain, layer) in rules.layers() {
+            snapshot.add(&defined::LAYER_DENIED_REQUESTS, [domain, layer.name()], layer.denied());
+        }
+        for domain in rules.domains() {
+            snapshot.add(&defined::UNMATCHED_DESCRIPTORS, [domain.name()], domain.unmatched());
+        }
     }
 }
 
@@ -217,6 +241,10 @@ impl std::fmt::Debug for Metrics {
 
 fn add_one(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -1,0 +1,179 @@
+//! The neutral model of metrics: what one is, and its values. `snapshot.rs` collects them for the exporters.
+//!
+//! # How to add a metric
+//!
+//! 1. `definitions.rs`: a line with its kind, name, labels and help text.
+//! 2. Report its values to each snapshot:
+//!
+//!    ```ignore
+//!    metrics.register(move |snapshot| {
+//!        for certificate in store.certificates() {
+//!            snapshot.add(&definitions::CERTIFICATE_EXPIRY, [certificate.path()], certificate.expires_at());
+//!        }
+//!    });
+//!    ```
+//!
+//!    Whatever counts keeps its own atomics, and is read only when somebody scrapes or an exporter sends.
+//! 3. `docs/metrics.md`: a line; a test compares it with the definition.
+//!
+//! Every exporter shows it from then on: Prometheus and OTLP by name and labels, `/stats`, statsd and
+//! DogStatsD under its flat name.
+
+use std::time::Duration;
+
+/// Kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A sum that only grows.
+    Counter,
+    /// A value that rises and falls.
+    Gauge,
+    /// Durations by bucket, in seconds.
+    Histogram,
+}
+
+/// Definition of a metric: a family of series that differ in the values of their labels.
+#[derive(Debug)]
+pub struct Metric {
+    /// Name in Prometheus and OTLP. Unique.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: Kind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    pub(super) help: &'static str,
+    pub(super) flat: Flat,
+}
+
+/// Name where there are no labels: `/stats`, statsd and DogStatsD.
+#[derive(Debug)]
+pub(super) enum Flat {
+    /// `tollgate_store_errors` with the label `rejected` is `tollgate.store_errors.rejected`.
+    Derived,
+    /// The name that envoyproxy/ratelimit has for it, `{}` in the place of the label.
+    Of(&'static str),
+    /// The same, for a counter that envoyproxy/ratelimit reports as a gauge.
+    GaugeOf(&'static str),
+    /// Meaningless without labels.
+    None,
+}
+
+impl Metric {
+    /// Help text on one line.
+    pub fn help(&self) -> &'static str {
+        self.help.trim()
+    }
+
+    /// Flat name of the series with these label values.
+    pub(super) fn flat_name<'a>(&self, labels: impl Iterator<Item = &'a str>) -> Option<String> {
+        let (template, labels) = match self.flat {
+            Flat::None => return None,
+            Flat::Of(template) | Flat::GaugeOf(template) => (template.to_owned(), labels),
+            Flat::Derived => (self.name.replacen('_', ".", 1), labels),
+        };
+        let add = |name: String, label: &str| match name.contains("{}") {
+            true => name.replacen("{}", label, 1),
+            false => name + "." + label,
+        };
+        Some(labels.fold(template, add))
+    }
+
+    pub(super) const fn flat_kind(&self) -> Kind {
+        match self.flat {
+            Flat::GaugeOf(_) => Kind::Gauge,
+            Flat::Derived | Flat::Of(_) | Flat::None => self.kind,
+        }
+    }
+}
+
+/// Value of a series at one time.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A whole number.
+    Integer(u64),
+    /// Any other number.
+    Float(f64),
+    /// Durations by bucket.
+    Histogram(Distribution),
+}
+
+impl Value {
+    /// The number; of a histogram, that of its values.
+    pub(super) fn as_f64(&self) -> f64 {
+        match self {
+            Self::Integer(value) => *value as f64,
+            Self::Float(value) => *value,
+            Self::Histogram(distribution) => distribution.count() as f64,
+        }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Integer(sum), Self::Integer(value)) => *sum = sum.saturating_add(value),
+            (Self::Histogram(sum), Self::Histogram(value)) => sum.add(&value),
+            (sum, value) => *self = Self::Float(sum.as_f64() + value.as_f64()),
+        }
+    }
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Integer(value)
+    }
+}
+
+impl From<usize> for Value {
+    fn from(value: usize) -> Self {
+        Self::Integer(value as u64)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Integer(value.into())
+    }
+}
+
+impl From<Distribution> for Value {
+    fn from(value: Distribution) -> Self {
+        Self::Histogram(value)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(value: f64) -> Self {
+        Self::Float(value)
+    }
+}
+
+impl From<Duration> for Value {
+    /// In seconds.
+    fn from(value: Duration) -> Self {
+        Self::Float(value.as_secs_f64())
+    }
+}
+
+/// Durations by bucket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distribution {
+    /// Upper bounds in seconds, ascending. A further bucket holds what is above them all.
+    pub(super) bounds: &'static [f64],
+    /// Number of values in each bucket, not cumulative: one more than there are bounds.
+    pub(super) counts: Vec<u64>,
+    /// Sum of all values in seconds.
+    pub(super) sum_secs: f64,
+}
+
+impl Distribution {
+    /// Number of values.
+    pub(super) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (sum, count) in self.counts.iter_mut().zip(&other.counts) {
+            *sum += count;
+        }
+        self.sum_secs += other.sum_secs;
+    }
+}
