@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::engine::algorithm::group::ChargeOutcome;
+use tollgate::engine::request::MAX_DESCRIPTORS;
 use tollgate::engine::{Algorithm, ChargeMode, Hits, Limit, Unit, Window};
 use tollgate::store::redis::Denials;
 use tollgate::store::{Charge, Reading, Store, StoreError};
@@ -175,15 +176,17 @@ async fn eight_clients_are_admitted_no_more_than_each_algorithm_promises() {
     }
 }
 
+/// As many descriptors as a request may have, under rules with as many limits as a rule may have.
+const LARGEST: usize = MAX_DESCRIPTORS * 8;
+
 #[tokio::test]
 async fn the_largest_request_is_decided_as_one() {
     let server = Redis::start().await;
     let store = connected(&server.settings()).await;
-    // As many descriptors as there may be, under rules with as many limits as there may be.
     let of = |last: u32| -> Vec<Charge> {
-        (0..64 * 8)
+        (0..LARGEST)
             .map(|number| {
-                let limit = if number == 64 * 8 - 1 { last } else { 2 };
+                let limit = if number == LARGEST - 1 { last } else { 2 };
                 let key = format!("{number}/").into();
                 let limit = Limit::per(limit, Unit::Day);
                 Charge { key, limit, mode: ChargeMode::IfAllowed, ..charge("", Unit::Day, Hits::Add(1)) }
@@ -194,8 +197,8 @@ async fn the_largest_request_is_decided_as_one() {
         let readings = complete(store.charge(&of(last), MIDNIGHT).await).expect("readings");
         readings.into_iter().map(|reading| (reading.outcome, reading.used)).collect::<Vec<_>>()
     };
-    assert_eq!(outcomes(1).await, vec![(ChargeOutcome::Charged, 1); 64 * 8]);
+    assert_eq!(outcomes(1).await, vec![(ChargeOutcome::Charged, 1); LARGEST]);
     let denied = outcomes(1).await;
-    assert_eq!(denied[64 * 8 - 1], (ChargeOutcome::Denied, 1));
-    assert!(denied[..64 * 8 - 1].iter().all(|one| *one == (ChargeOutcome::Withheld, 1)));
+    assert_eq!(denied[LARGEST - 1], (ChargeOutcome::Denied, 1));
+    assert!(denied[..LARGEST - 1].iter().all(|one| *one == (ChargeOutcome::Withheld, 1)));
 }

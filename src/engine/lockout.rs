@@ -74,20 +74,22 @@ impl Block {
 }
 
 impl LockoutState {
-    /// Forgets what is to be forgotten at `now`. Times that lie further ahead than this schedule can reach
-    /// were written under an older one, or by a clock that has since been set back: no block ends later than the
-    /// longest one would that began now.
-    pub fn load(&mut self, schedule: &LockoutSchedule, now: Timestamp) {
-        let now_us = now.as_micros();
+    /// Brings the state up to `now`: corrects it, and forgets what is to be forgotten. Returns whether it was
+    /// corrected. Times that lie further ahead than this schedule can reach were written under an older one, or by a
+    /// clock that has since been set back: no block ends later than the longest one would that began now.
+    pub fn load(&mut self, schedule: &LockoutSchedule, now: Timestamp) -> bool {
+        let (now_us, held) = (now.as_micros(), *self);
         self.ends_us = self.ends_us.min(schedule.longest().end_us(now));
         self.first_strike_us = self.first_strike_us.min(now_us);
         self.level = self.level.min(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
+        let is_corrected = *self != held;
         if self.ends_us != NEVER && self.ends_us.saturating_add(micros(schedule.forget_secs)) <= now_us {
             self.level = 0;
         }
         if self.first_strike_us.saturating_add(micros(schedule.within_secs)) <= now_us {
             self.strikes = 0;
         }
+        is_corrected
     }
 
     /// The state as `charge.lua` writes it: `ends level strikes since`, and after that the keys of the

@@ -7,6 +7,7 @@ pub mod fallback;
 mod line;
 pub mod lockouts;
 pub mod memory;
+mod positions;
 pub mod redis;
 
 use std::pin::Pin;

@@ -31,6 +31,7 @@ pub struct Locked<'a> {
     state: lockout::LockoutState,
     now: Timestamp,
     was_blocked: bool,
+    has_changed: bool,
     strike: Option<Strike>,
 }
 
@@ -46,8 +47,8 @@ pub struct Strike {
 impl<'a> Locked<'a> {
     /// A lockout with `state`, brought up to `now`.
     pub fn new(schedule: &'a LockoutSchedule, mut state: lockout::LockoutState, now: Timestamp) -> Self {
-        state.load(schedule, now);
-        Self { schedule, state, now, was_blocked: state.is_blocked(now), strike: None }
+        let has_changed = state.load(schedule, now);
+        Self { schedule, state, now, was_blocked: state.is_blocked(now), has_changed, strike: None }
     }
 
     /// Schedule of blocks.
@@ -60,33 +61,37 @@ impl<'a> Locked<'a> {
         self.state
     }
 
+    /// Whether the state is to be written: it was corrected, or there was a strike, or a block began anew. Forgetting
+    /// writes nothing.
+    pub const fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
     /// The strike of this group, if there was one.
     pub const fn strike(&self) -> Option<&Strike> {
         self.strike.as_ref()
     }
 
-    /// Adds one strike if any charge of the request was denied.
-    fn tell(&mut self, index: usize, asks: &[GroupCharge], charged: &mut [(Meter, ChargeOutcome)]) {
-        let is_hit = |ask: &GroupCharge| ask.lockout == Some(index) && matches!(ask.hits, Hits::Add(1..));
-        let hits = asks.iter().zip(charged).filter(|(ask, _)| is_hit(ask));
+    /// Takes note of a charge of hits to `counter`: one strike if any charge of the request was denied.
+    fn note(&mut self, counter: usize, is_over: bool) {
         if self.was_blocked {
-            if hits.count() > 0 {
-                self.state.extend_block(self.schedule, self.now);
-            }
-            return;
+            self.state.extend_block(self.schedule, self.now);
+            self.has_changed = true;
+        } else if is_over {
+            let (state, schedule, now) = (&mut self.state, self.schedule, self.now);
+            let strike = self.strike.get_or_insert_with(|| {
+                let is_first = state.strikes == 0;
+                state.strike(schedule, now);
+                Strike { is_first, counters: SmallVec::new() }
+            });
+            strike.counters.push(counter);
+            self.has_changed = true;
         }
-        let denied = hits.filter(|(ask, (meter, outcome))| ask.is_over(*meter, *outcome));
-        let denied: SmallVec<[(usize, &mut ChargeOutcome); 2]> =
-            denied.map(|(ask, (_, outcome))| (ask.counter, outcome)).collect();
-        if denied.is_empty() {
-            return;
-        }
-        let counters = denied.iter().map(|(counter, _)| *counter).collect();
-        self.strike = Some(Strike { is_first: self.state.strikes == 0, counters });
-        self.state.strike(self.schedule, self.now);
-        if self.state.is_blocked(self.now) {
-            denied.into_iter().for_each(|(_, outcome)| *outcome = ChargeOutcome::Blocked);
-        }
+    }
+
+    /// Whether the strike of this group began a block.
+    const fn has_begun_block(&self) -> bool {
+        self.strike.is_some() && self.state.is_blocked(self.now)
     }
 }
 
@@ -142,10 +147,28 @@ pub fn charge(
     } else {
         meters.copy_from_slice(&tried);
     }
-    for (index, locked) in lockouts.iter_mut().enumerate() {
-        locked.tell(index, asks, &mut charged);
+    if !lockouts.is_empty() {
+        note_denials(asks, &mut charged, lockouts);
     }
     charged
+}
+
+/// Adds strikes for denied charges. Those of a request whose strike begins a block are blocked.
+fn note_denials(asks: &[GroupCharge], charged: &mut [(Meter, ChargeOutcome)], lockouts: &mut [Locked<'_>]) {
+    let of_hits = |ask: &GroupCharge| ask.lockout.filter(|_| matches!(ask.hits, Hits::Add(1..)));
+    for (ask, (meter, outcome)) in asks.iter().zip(&*charged) {
+        if let Some(locked) = of_hits(ask).and_then(|index| lockouts.get_mut(index)) {
+            locked.note(ask.counter, ask.is_over(*meter, *outcome));
+        }
+    }
+    for (ask, (meter, outcome)) in asks.iter().zip(charged) {
+        if let Some(locked) = of_hits(ask).and_then(|index| lockouts.get(index))
+            && locked.has_begun_block()
+            && ask.is_over(*meter, *outcome)
+        {
+            *outcome = ChargeOutcome::Blocked;
+        }
+    }
 }
 
 impl GroupCharge {
@@ -292,6 +315,36 @@ mod tests {
             &[(1, Denied), (1, Denied), (1, Charged)],
             &[1, 1, 1],
         );
+    }
+
+    #[test]
+    fn lockouts_of_one_request_strike_once_each_and_only_those_that_changed_are_written() {
+        let schedule = |after| LockoutSchedule {
+            after,
+            within_secs: 100,
+            steps: [lockout::Block::Secs(60)].into_iter().collect(),
+            forget_secs: 100,
+            extend: false,
+        };
+        let (now, schedules) = (Timestamp::from_secs(1_000), [schedule(1), schedule(2), schedule(1)]);
+        let of = |lockout, ask: GroupCharge| GroupCharge { lockout: Some(lockout), ..ask };
+        let asks = [
+            of(0, if_allowed(0, 0, 1)),
+            of(1, if_allowed(1, 0, 1)),
+            of(0, if_allowed(1, 0, 1)),
+            of(2, if_allowed(2, 9, 1)),
+            of(1, if_allowed(2, 0, 0)),
+        ];
+        let meter = Meter { base: 0, level: 0, lowest: 0, parts: 1, max_level: u64::MAX, stale_refund: 0 };
+        let mut lockouts =
+            schedules.each_ref().map(|schedule| Locked::new(schedule, lockout::LockoutState::default(), now));
+        let outcomes = charge(&asks, &mut [meter; 3], &mut lockouts).into_iter().map(|(_, outcome)| outcome);
+        let blocked = ChargeOutcome::Blocked;
+        assert_eq!(outcomes.collect::<Vec<_>>(), [blocked, Denied, blocked, Withheld, Denied]);
+        let strikes = lockouts.each_ref().map(|locked| locked.strike().map(|strike| &strike.counters[..]));
+        assert_eq!(strikes, [Some(&[0, 1][..]), Some(&[1]), None]);
+        assert_eq!(lockouts.each_ref().map(Locked::has_changed), [true, true, false]);
+        assert_eq!(lockouts[1].state().strikes, 1);
     }
 
     #[test]

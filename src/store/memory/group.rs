@@ -1,6 +1,7 @@
-//! Charges that are decided together, under the locks of all their stripes.
+//! Charges that are decided together, under the locks of all their stripes. A request may have thousands of them, so
+//! every step is linear in their number.
 
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, Hash, Hasher};
 
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
@@ -10,6 +11,7 @@ use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::group::{self, GroupCharge, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Limit, Timestamp, lockout};
+use crate::store::positions::Positions;
 use crate::store::{Charge, Lockout, Reading, Readings};
 
 /// A counter of a group of charges, there or not.
@@ -20,6 +22,26 @@ pub(super) struct Member<'a> {
     pub(super) rule: u32,
     pub(super) hash: u64,
     pub(super) stripe: usize,
+}
+
+/// Identity of a counter.
+struct CounterId<'a> {
+    key: &'a [u8],
+    limit: Limit,
+}
+
+impl PartialEq for CounterId<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key && self.limit.shares_counter_with(other.limit)
+    }
+}
+
+impl Eq for CounterId<'_> {}
+
+impl Hash for CounterId<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.key, self.limit.window).hash(state);
+    }
 }
 
 /// A lockout of a group of charges, there or not.
@@ -104,7 +126,10 @@ impl MemoryStore {
             }
         }
         if has_changed {
-            let keep = |counter: &Counter| members.iter().any(|member| *member.key == *counter.key);
+            let mut kept: SmallVec<[u64; 4]> = members.iter().map(|member| member.hash).collect();
+            kept.sort_unstable();
+            let keep =
+                |counter: &Counter| kept.binary_search(&self.hash(&counter.key, counter.limit)).is_ok();
             self.make_room(stripes.iter_mut().map(|(_, stripe)| &mut **stripe), now, keep);
         }
         let reading = |((charge, ask), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
@@ -120,19 +145,19 @@ impl MemoryStore {
     /// The counters and the lockouts of `charges`, each once, and what is asked of them.
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
         let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
+        let (mut counters, mut lockouts) = (Positions::default(), Positions::default());
         for Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } in charges {
-            let same = |member: &Member<'_>| member.key == &**key && member.limit.shares_counter_with(*limit);
-            let counter = group.members.iter().position(same).unwrap_or_else(|| {
+            let (counter, is_new) = counters.of(CounterId { key, limit: *limit });
+            if is_new {
                 group.members.push(self.member(key, *limit, *rule));
-                group.members.len() - 1
-            });
+            }
             let lockout = lockout.as_ref().map(|lockout| {
-                let same = |suspect: &Suspect<'_>| suspect.lockout.key == lockout.key;
-                group.suspects.iter().position(same).unwrap_or_else(|| {
+                let (index, is_new) = lockouts.of(&*lockout.key);
+                if is_new {
                     let hash = self.hasher.hash_one(&*lockout.key);
                     group.suspects.push(Suspect { lockout, hash, stripe: self.stripe_index(hash) });
-                    group.suspects.len() - 1
-                })
+                }
+                index
             });
             let (capacity, hits, mode, enforcement) = (limit.capacity(), *hits, *mode, *enforcement);
             group.asks.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
@@ -199,5 +224,7 @@ fn change_lockout(counter: &mut LockoutCounter, locked: &Locked<'_>, members: &[
 }
 
 pub(super) fn find_stripe<'s>(stripes: &'s mut Stripes<'_>, index: usize) -> Option<&'s mut Stripe> {
-    stripes.iter_mut().find(|(locked, _)| *locked == index).map(|(_, stripe)| &mut **stripe)
+    // In the order in which they were locked.
+    let position = stripes.binary_search_by_key(&index, |(locked, _)| *locked).ok()?;
+    stripes.get_mut(position).map(|(_, stripe)| &mut **stripe)
 }

@@ -3,7 +3,9 @@
 use std::mem;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use foldhash::fast::RandomState;
 use futures_util::future;
+use hashbrown::HashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::batch::{Ask, Asks, Way};
@@ -13,6 +15,7 @@ use crate::engine::algorithm::group::is_over;
 use crate::engine::{
     Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
 };
+use crate::store::positions::Positions;
 use crate::store::{Charge, Reading, Readings, StoreError};
 
 /// Room for the digits of any window's beginning.
@@ -37,7 +40,7 @@ pub(super) struct Part {
 pub(super) type Parts = SmallVec<[Part; 1]>;
 
 /// Charges in one place can be carried out in one call.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     per_second: bool,
     slot: u16,
@@ -50,7 +53,7 @@ impl AllServers {
 
     /// The charges, by the place of their counters; their request is `denied` already or not.
     pub(super) fn parts(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Parts {
-        let mut parts = Parts::new();
+        let (mut parts, mut places) = (Parts::new(), Positions::default());
         for (index, charge) in charges.iter().enumerate() {
             let ask = Ask { denied, ..self.ask(charge, now) };
             // What may be locked out is decided in one place, whatever its window.
@@ -59,7 +62,8 @@ impl AllServers {
                 && charge.lockout.is_none();
             let servers = self.of(Place { per_second, slot: 0 });
             let place = Place { per_second, slot: servers.slot(&ask.key) };
-            match parts.iter_mut().find(|part| part.place == place) {
+            let (position, _) = places.of(place);
+            match parts.get_mut(position) {
                 Some(part) => part.push(index, ask),
                 None => parts.push(Part::of(place, index, ask)),
             }
@@ -193,12 +197,17 @@ impl Part {
 /// The charges of a part, each counter's by themselves.
 pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
     let mut parts = Parts::new();
+    // The first part with a counter, and with a lockout.
+    let mut part_of = HashMap::<Bytes, usize, RandomState>::default();
     for (index, ask) in indexes.iter().copied().zip(asks) {
-        let lockout = |ask: &Ask| ask.lockout.as_ref().map(|lockout| lockout.key.clone());
-        let same_lockout = |other: &Ask| ask.lockout.is_some() && lockout(other) == lockout(&ask);
-        let is_beside = |other: &Ask| other.key == ask.key || same_lockout(other);
-        let same = |part: &&mut Part| part.asks.iter().any(is_beside);
-        match parts.iter_mut().find(same) {
+        let names = [Some(ask.key.clone()), ask.lockout.as_ref().map(|lockout| lockout.key.clone())];
+        let known = names.iter().flatten().filter_map(|name| part_of.get(name)).min().copied();
+        let position = known.unwrap_or(parts.len());
+        for name in names.into_iter().flatten() {
+            let first = part_of.entry(name).or_insert(position);
+            *first = position.min(*first);
+        }
+        match parts.get_mut(position) {
             Some(part) => part.push(index, ask),
             None => parts.push(Part { way: Way::Alone, ..Part::of(place, index, ask) }),
         }

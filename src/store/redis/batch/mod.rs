@@ -20,6 +20,7 @@ use crate::engine::algorithm::{
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
+use crate::store::positions::Positions;
 use crate::store::{Lockout, StoreError};
 
 /// Charges of one request, at the most: they are told in fifteen bits.
@@ -265,11 +266,16 @@ impl Batch {
             // One time for all of the call, as it is with the server's own.
             call.now = asks.iter().map(|ask| ask.now).chain(call.now).max();
         }
+        // A call that nothing is added to later has its own numbers, from the first key on.
+        let mut own = Positions::default();
         let mut number_of = |keys: &mut Vec<Bytes>, key: &Bytes| {
             let known = match owners.get(key) {
-                Some(Owner::Call { call, counter }) if keep && *call == index => Some(*counter),
-                _ if keep => None,
-                _ => keys.iter().position(|known| known == key).map(number),
+                _ if !keep => {
+                    let (position, is_new) = own.of(key.clone());
+                    (!is_new).then(|| number(position))
+                }
+                Some(Owner::Call { call, counter }) if *call == index => Some(*counter),
+                Some(_) | None => None,
             };
             let counter = known.unwrap_or_else(|| {
                 keys.push(key.clone());
