@@ -18,6 +18,8 @@ descriptors:
 ";
 /// The prefix of a message that is one byte smaller than the largest.
 const LARGE_PREFIX: &[u8] = &[0, 0, 0x3f, 0xff, 0xff];
+const DISPLACED: &str = r#"tollgate_incomplete_request_bodies{reason="displaced"}"#;
+const TIMED_OUT: &str = r#"tollgate_incomplete_request_bodies{reason="timed_out"}"#;
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
@@ -77,11 +79,38 @@ async fn bytes_of_unfinished_bodies_are_bounded_for_the_process() {
     let answers = attackers.join_all().await;
     let displaced = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 503")).count();
     assert!(displaced > 0, "{answers:?}");
+    assert!(service.metric(DISPLACED).await >= displaced);
     let unfinished =
         |answer: &String| answer.starts_with("HTTP/1.1 503") || answer.starts_with("HTTP/1.1 408");
     assert!(answers.iter().all(unfinished), "{answers:?}");
     let grown = service.process.peak_mib() - before;
     assert!(grown < 150, "{grown} MiB");
+}
+
+#[tokio::test]
+async fn the_time_of_bodies_is_a_setting() {
+    // The connection is cut before the usual five seconds are over.
+    let service = start(&[("BODY_TIMEOUT", "100ms"), ("FIRST_REQUEST_TIMEOUT", "4s")]).await;
+    let mut attacker = RawClient::connect(service.grpc).await;
+    attacker.open(3, SHOULD_RATE_LIMIT, LARGE_PREFIX).await;
+    eventually("they are given up", async || service.metric(TIMED_OUT).await == 3).await;
+    assert_eq!(service.metric(DISPLACED).await, 0);
+}
+
+#[tokio::test]
+async fn the_bytes_of_unfinished_bodies_are_a_setting() {
+    let service = start(&[("MAX_UNFINISHED_BODY_BYTES", "8388608"), ("BODY_TIMEOUT", "1m")]).await;
+    // 10 MiB together.
+    let mut bodies = Vec::new();
+    for _ in 0..40 {
+        let mut stream = TcpStream::connect(("127.0.0.1", service.http)).await.expect("it listens");
+        let head = format!("POST /json HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 250 << 10);
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        stream.write_all(&vec![b' '; 245 << 10]).await.expect("sent");
+        bodies.push(stream);
+    }
+    eventually("the oldest give way", async || service.metric(DISPLACED).await > 0).await;
+    assert_eq!(service.metric(TIMED_OUT).await, 0);
 }
 
 #[tokio::test]
@@ -91,6 +120,7 @@ async fn requests_that_do_not_arrive_give_way_to_those_that_do() {
     let mut attacker = RawClient::connect(service.grpc).await;
     attacker.open(80, SHOULD_RATE_LIMIT, b"").await;
     eventually("the bound is reached", async || attacker.ended_streams() >= 30).await;
+    assert!(service.metric(DISPLACED).await >= 30);
     for _ in 0..20 {
         honest.ask("user", "ann").await.expect("an answer");
     }

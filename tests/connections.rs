@@ -79,6 +79,10 @@ async fn one_byte_keeps_nobody_out_on_any_port() {
     for url in [service.url("/healthcheck"), service.debug_url("/metrics")] {
         assert_eq!(reqwest::get(url).await.expect("an answer").status(), 200);
     }
+    for listener in ["grpc", "http", "debug"] {
+        let series = format!("tollgate_displaced_connections{{listener=\"{listener}\"}}");
+        assert!(service.metric(&series).await > 0, "{listener}");
+    }
     for attacker in &mut attackers {
         closed(attacker).await;
     }

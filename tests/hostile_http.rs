@@ -45,11 +45,35 @@ async fn pages_of_other_sites_count_nothing_and_refund_nothing() {
             assert_eq!(status, 403, "{path} {foreign:?}: {answer}");
         }
     }
+    // A name of the attacker's that was made to resolve to this server: to the browser it is one site.
+    let rebound = format!("evil.example:{}", service.http);
+    let origin = format!("http://{rebound}");
+    for (path, body) in [("/json", JSON), ("/v1/check", REFUND)] {
+        for site in [&[][..], &[("sec-fetch-site", "same-origin")]] {
+            let headers = [&[("host", &*rebound), ("origin", &*origin)], site].concat();
+            assert_eq!(post(&service, path, body, &headers).await.0, 403, "{path} {headers:?}");
+        }
+    }
     // Three of its own pages and of clients that are no browsers pass; nothing was counted before.
     for headers in [&[("origin", &*own)][..], &[("sec-fetch-site", "same-origin")], &[]] {
         assert_eq!(post(&service, "/json", JSON, headers).await.0, 200, "{headers:?}");
     }
     assert_eq!(post(&service, "/v1/check", CHECK, &[]).await.0, 429);
+}
+
+#[tokio::test]
+async fn reverse_proxies_and_clients_without_a_page_may_use_any_host_name() {
+    let service = start(&[]).await;
+    let local = format!("http://localhost:{}", service.http);
+    for headers in [
+        // Any client that is no browser, `curl -d` included.
+        &[("host", "limits.internal"), ("content-type", "application/x-www-form-urlencoded")][..],
+        // A page behind a proxy that has a certificate for its name.
+        &[("host", "shop.example"), ("origin", "https://shop.example"), ("sec-fetch-site", "same-origin")],
+        &[("host", &local["http://".len()..]), ("origin", &local)],
+    ] {
+        assert_eq!(post(&service, "/v1/check", CHECK, headers).await.0, 200, "{headers:?}");
+    }
 }
 
 #[tokio::test]

@@ -90,6 +90,8 @@ pub(super) struct CoreParts {
     pub(super) shutdown: Shutdown,
     pub(super) bodies: Arc<UnfinishedBodies>,
     pub(super) long: LongStreams,
+    /// Host names of the HTTP listener.
+    pub(super) http_names: Arc<[String]>,
 }
 
 impl Core {
@@ -163,7 +165,7 @@ async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: Cor
     ready.await;
     let service = Arc::new(service.on_core(index, parts.bodies));
     let grpc = Grpc::new(Arc::clone(&service), parts.health.grpc_service(), parts.long);
-    let router = http::router(service, parts.health.clone());
+    let router = http::router(service, parts.health.clone(), parts.http_names);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -42,6 +42,7 @@ pub(super) struct Debug {
 /// callers on this machine.
 pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
+    let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
     let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))
@@ -50,7 +51,7 @@ pub(super) fn router(debug: Debug) -> Router {
         .route("/metrics", get(prometheus))
         .with_state(debug)
         .merge(lockouts)
-        .layer(middleware::from_fn(local::same_site_only))
+        .layer(same_site_only)
 }
 
 /// Metrics at `path`, and nothing else.

@@ -15,6 +15,7 @@ mod http;
 mod listen;
 mod local;
 mod lockouts;
+mod origin;
 mod placement;
 mod service;
 mod streams;
@@ -31,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::{accept, serve_operators};
-use self::admission::{MAX_UNFINISHED_BYTES, UnfinishedBodies};
+use self::admission::UnfinishedBodies;
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::Debug;
@@ -43,9 +44,9 @@ use crate::engine::Rules;
 use crate::provider;
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::definitions::CONNECTIONS;
+use crate::telemetry::metrics::definitions::{CONNECTIONS, DISPLACED_CONNECTIONS, INCOMPLETE_REQUEST_BODIES};
 
-pub use self::admission::BodyError;
+pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{CoreContext, CoreFactory};
 pub use self::listen::{Address, BindError};
@@ -81,6 +82,8 @@ pub struct ServeSettings {
     pub max_connections_per_address: Option<usize>,
     /// When connections end.
     pub connections: ConnectionSettings,
+    /// Bounds on request bodies that have not arrived in full.
+    pub bodies: BodySettings,
     /// Whether rules without a domain are none.
     pub needs_a_domain: bool,
     /// From the word to stop until no more connections are taken: time for callers to notice that the
@@ -125,8 +128,9 @@ pub struct Listeners {
     http: Listener,
     grpc: Listener,
     debug: Listener,
-    /// The host that the debug port was configured with, where it is a name.
-    debug_names: Vec<String>,
+    /// Hosts that the HTTP and the debug port were configured with, where they are names.
+    http_names: Arc<[String]>,
+    debug_names: Arc<[String]>,
     prometheus: Option<(Listener, String)>,
 }
 
@@ -144,6 +148,7 @@ impl Listeners {
             http: settings.http.bind(Purpose::Http)?,
             grpc: settings.grpc.bind(Purpose::Grpc)?,
             debug: settings.debug.bind(Purpose::Debug)?,
+            http_names: settings.http.name().into_iter().collect(),
             debug_names: settings.debug.name().into_iter().collect(),
             prometheus,
         })
@@ -185,7 +190,7 @@ pub async fn run(
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();
     let threads = settings.threads.unwrap_or_else(available_cores);
-    let bodies = Arc::new(UnfinishedBodies::new(threads, MAX_UNFINISHED_BYTES));
+    let bodies = Arc::new(UnfinishedBodies::new(threads, settings.bodies));
     let core_parts = CoreParts {
         make: parts.core_factory,
         health: health.clone(),
@@ -196,6 +201,7 @@ pub async fn run(
             watches: Streams::new(connections.drain.clone()),
             reflections: Streams::new(connections.drain.clone()),
         },
+        http_names: Arc::clone(&listeners.http_names),
     };
     let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
     let open = cores.open_connections();
@@ -205,6 +211,11 @@ pub async fn run(
         }
     });
     drop(core_parts);
+    let counted = Arc::clone(&bodies);
+    parts.metrics.register(move |snapshot| {
+        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["displaced"], counted.displaced());
+        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["timed_out"], counted.timed_out());
+    });
 
     supervisor.spawn("heartbeat monitor", heartbeat::monitor(cores.heartbeats(), supervisor.clone()));
     supervisor.spawn("health reporter", health.clone().report());
@@ -213,7 +224,7 @@ pub async fn run(
         candidate: parts.candidate_rules,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
-        host_names: listeners.debug_names.clone().into(),
+        host_names: Arc::clone(&listeners.debug_names),
     };
     let cores = Arc::new(cores);
     let (accepting, swept) = start_listeners(settings, listeners, debug, &cores, supervisor);
@@ -255,27 +266,33 @@ fn start_listeners(
     let has_metrics_port = listeners.prometheus.is_some();
     let quota = file_descriptors::allot(settings.max_connections, cores.heartbeats().len(), has_metrics_port);
     let mut swept = Vec::new();
-    let mut list = |bounds| {
+    let metrics = Arc::clone(&debug.metrics);
+    let mut list = |listener, bounds| {
         let connections = Connections::new(bounds);
+        let counted = Arc::clone(&connections);
+        metrics.register(move |snapshot| {
+            snapshot.add(&DISPLACED_CONNECTIONS, [listener], counted.displaced());
+        });
         swept.push(Arc::clone(&connections));
         connections
     };
     if let Some((listener, path)) = listeners.prometheus {
         let router = debug::metrics_router(debug.clone(), &path);
-        let served = serve_operators(listener, router, list(settings.operators(quota.operators)));
+        let served =
+            serve_operators(listener, router, list("prometheus", settings.operators(quota.operators)));
         supervisor.spawn("Prometheus listener", served);
     }
     let router = debug::router(debug);
-    let served = serve_operators(listeners.debug, router, list(settings.operators(quota.operators)));
+    let served = serve_operators(listeners.debug, router, list("debug", settings.operators(quota.operators)));
     supervisor.spawn("debug listener", served);
 
     let mut accepting = Vec::new();
-    for (name, listener, protocol, idle) in [
-        ("gRPC listener", listeners.grpc, Protocol::Grpc, settings.connections.grpc_idle_timeout),
-        ("HTTP listener", listeners.http, Protocol::Http, settings.connections.http_idle_timeout),
+    for (name, label, listener, protocol, idle) in [
+        ("gRPC listener", "grpc", listeners.grpc, Protocol::Grpc, settings.connections.grpc_idle_timeout),
+        ("HTTP listener", "http", listeners.http, Protocol::Http, settings.connections.http_idle_timeout),
     ] {
         // Each has bounds of its own, so that a flood on one keeps nobody from the other.
-        let connections = list(settings.bounds(quota.calls, idle));
+        let connections = list(label, settings.bounds(quota.calls, idle));
         accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(cores), connections)));
     }
     (accepting, swept)

@@ -8,7 +8,7 @@ use hyper::body::Body;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::admission::{Admission, BodyError, InFlight, MAX_UNFINISHED_BYTES, Overloaded, UnfinishedBodies};
+use super::admission::{Admission, BodyError, BodySettings, InFlight, Overloaded, UnfinishedBodies};
 use super::wire::{AnswerSettings, InvalidRequest};
 use crate::engine::{Decision, Hits, Request};
 use crate::limiter::{DecideError, Limiter, Snapshot};
@@ -64,7 +64,7 @@ impl RateLimitService {
     /// A service that decides with `limiter`, works on at most `max_in_flight` calls at a time, and answers as
     /// `settings` say.
     pub fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
-        let bodies = Arc::new(UnfinishedBodies::new(1, MAX_UNFINISHED_BYTES));
+        let bodies = Arc::new(UnfinishedBodies::new(1, BodySettings::default()));
         Self { limiter, settings, admission: Admission::new(bodies, 0, max_in_flight) }
     }
 
@@ -186,17 +186,40 @@ impl From<CallError> for Status {
         match error {
             CallError::InvalidRequest(_) => Self::invalid_argument(message),
             CallError::RefundsDisabled => Self::permission_denied(message),
-            CallError::Body(BodyError::TooLarge(_) | BodyError::Displaced) => {
-                Self::resource_exhausted(message)
-            }
+            CallError::Body(BodyError::TooLarge(_)) => Self::resource_exhausted(message),
             CallError::Body(BodyError::TimedOut) => Self::deadline_exceeded(message),
-            CallError::Body(BodyError::Unreadable(_)) => Self::cancelled(message),
-            CallError::NoRules
+            CallError::Body(BodyError::Unreadable) => Self::cancelled(message),
+            CallError::Body(BodyError::Displaced)
+            | CallError::NoRules
             | CallError::Overloaded
             | CallError::Store(StoreError::Unreachable(_) | StoreError::Rejected(_)) => {
                 Self::unavailable(message)
             }
             CallError::Store(StoreError::Unanswered(_)) => Self::deadline_exceeded(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn bodies_that_are_not_received_are_reported_by_their_meaning() {
+        for (error, code, message) in [
+            (BodyError::TooLarge(9), Code::ResourceExhausted, "request body is larger than 9 bytes"),
+            (BodyError::TimedOut, Code::DeadlineExceeded, "request body was not received in time"),
+            (
+                BodyError::Displaced,
+                Code::Unavailable,
+                "request body gave way to newer requests: too many are incomplete",
+            ),
+            (BodyError::Unreadable, Code::Cancelled, "request body cannot be read"),
+        ] {
+            let status = Status::from(CallError::from(error));
+            assert_eq!((status.code(), status.message()), (code, message));
         }
     }
 }

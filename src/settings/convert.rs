@@ -15,7 +15,8 @@ use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
 use crate::provider::files::FileSettings;
 use crate::server::{
-    Address, AnswerSettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings, ServeSettings,
+    Address, AnswerSettings, BodySettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings,
+    ServeSettings,
 };
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
@@ -108,6 +109,15 @@ fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSett
             ),
             grpc_idle_timeout: idle_timeout("GRPC_IDLE_TIMEOUT", &raw.grpc_idle_timeout, reader),
             http_idle_timeout: idle_timeout("HTTP_IDLE_TIMEOUT", &raw.http_idle_timeout, reader),
+        },
+        bodies: BodySettings {
+            timeout: reader.duration("BODY_TIMEOUT", &raw.body_timeout, Duration::from_millis(100)..=HOUR),
+            max_unfinished_bytes: reader.number(
+                "MAX_UNFINISHED_BODY_BYTES",
+                &raw.max_unfinished_body_bytes,
+                // The largest message takes half of it while its buffer grows.
+                8 << 20..=1 << 50,
+            ),
         },
         max_connections: reader.number("MAX_CONNECTIONS", &raw.max_connections, 1..=1_000_000),
         max_connections_per_address: raw

@@ -79,6 +79,14 @@ pub(super) struct RawListeners {
     /// once and count nothing.
     #[arg(long, env, default_value = "5000", value_name = "COUNT")]
     pub(super) max_requests_in_flight: String,
+    /// Upper bound on the time from a request's headers to the last byte of its body, 100ms to 1h. Holds for gRPC
+    /// and HTTP.
+    #[arg(long, env, default_value = "5s", value_name = "DURATION")]
+    pub(super) body_timeout: String,
+    /// Upper bound on the bytes buffered for request bodies that have not arrived in full, in the whole process,
+    /// 8,388,608 or more. At the bound, the oldest of them fails with UNAVAILABLE.
+    #[arg(long, env, default_value = "67108864", value_name = "BYTES")]
+    pub(super) max_unfinished_body_bytes: String,
     /// Threads that serve calls, 1 to 1,024. Unset: one per core that the process may use.
     #[arg(long, env, value_name = "COUNT")]
     pub(super) threads: Option<String>,

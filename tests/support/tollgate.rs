@@ -126,6 +126,14 @@ impl Tollgate {
         format!("http://127.0.0.1:{}{path}", self.debug)
     }
 
+    /// The value of a series in `/metrics`; 0 without it.
+    pub(crate) async fn metric(&self, series: &str) -> usize {
+        let answer = reqwest::get(self.debug_url("/metrics")).await.expect("an answer");
+        let text = answer.text().await.expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().expect("a number"))
+    }
+
     /// Puts a rule file in place, with no moment at which it is half there.
     pub(crate) fn write_rules(&self, name: &str, text: &str) {
         write_rule_file(self.dir.path(), name, text);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -21,12 +21,22 @@ use hyper::body::Body;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Bytes buffered for unfinished bodies, of the whole process.
-pub(super) const MAX_UNFINISHED_BYTES: usize = 64 * 1024 * 1024;
-/// Time from a request's headers to the last byte of its body.
-pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bounds on request bodies that have not arrived in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodySettings {
+    /// Time from a request's headers to the last byte of its body.
+    pub timeout: Duration,
+    /// Bytes buffered for unfinished bodies, of the whole process.
+    pub max_unfinished_bytes: usize,
+}
+
+impl Default for BodySettings {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), max_unfinished_bytes: 64 * 1024 * 1024 }
+    }
+}
 
 /// A body that was not received.
 #[derive(Debug, thiserror::Error)]
@@ -34,15 +44,15 @@ pub enum BodyError {
     /// It is larger than this many bytes.
     #[error("request body is larger than {0} bytes")]
     TooLarge(usize),
-    /// It took longer than five seconds.
-    #[error("request body was not received within {} seconds", BODY_TIMEOUT.as_secs())]
+    /// It took longer than [`BodySettings::timeout`].
+    #[error("request body was not received in time")]
     TimedOut,
     /// It gave way to other requests.
     #[error("request body gave way to newer requests: too many are incomplete")]
     Displaced,
     /// The connection failed, or the peer broke the protocol.
-    #[error("request body cannot be read: {0}")]
-    Unreadable(BoxError),
+    #[error("request body cannot be read")]
+    Unreadable,
 }
 
 /// As many requests as allowed are in flight, and all of them have arrived in full.
@@ -52,9 +62,11 @@ pub(super) struct Overloaded;
 /// The unfinished bodies of every core.
 #[derive(Debug)]
 pub(super) struct UnfinishedBodies {
-    max_bytes: usize,
+    settings: BodySettings,
     bytes: CachePadded<AtomicUsize>,
     cores: Box<[CachePadded<Mutex<BodyList>>]>,
+    displaced: AtomicU64,
+    timed_out: AtomicU64,
 }
 
 /// Unfinished bodies of one core, by age.
@@ -83,16 +95,34 @@ const TIMED_OUT: u8 = 1;
 const DISPLACED: u8 = 2;
 
 impl UnfinishedBodies {
-    /// Bodies of `cores` cores, which may buffer `max_bytes` together.
-    pub(super) fn new(cores: usize, max_bytes: usize) -> Self {
-        let cores = (0..cores).map(|_| CachePadded::default()).collect();
-        Self { max_bytes, bytes: CachePadded::default(), cores }
+    /// Bodies of `cores` cores.
+    pub(super) fn new(cores: usize, settings: BodySettings) -> Self {
+        Self {
+            settings,
+            bytes: CachePadded::default(),
+            cores: (0..cores).map(|_| CachePadded::default()).collect(),
+            displaced: AtomicU64::new(0),
+            timed_out: AtomicU64::new(0),
+        }
     }
 
-    /// Ends the bodies that have taken longer than [`BODY_TIMEOUT`].
+    /// Number of bodies that gave way so far.
+    pub(super) fn displaced(&self) -> u64 {
+        self.displaced.load(Ordering::Relaxed)
+    }
+
+    /// Number of bodies that did not arrive in time so far.
+    pub(super) fn timed_out(&self) -> u64 {
+        self.timed_out.load(Ordering::Relaxed)
+    }
+
+    /// Ends the bodies that have taken longer than [`BodySettings::timeout`].
     pub(super) fn expire(&self, now: Instant) {
         for core in &self.cores {
-            while self.end_oldest(core, TIMED_OUT, |body| now.duration_since(body.since) >= BODY_TIMEOUT) {}
+            while self
+                .end_oldest(core, TIMED_OUT, |body| now.duration_since(body.since) >= self.settings.timeout)
+            {
+            }
         }
     }
 
@@ -130,6 +160,8 @@ impl UnfinishedBodies {
     fn end(&self, core: &Mutex<BodyList>, id: u64, reason: u8) {
         let Some(body) = core.lock().bodies.remove(&id) else { return };
         self.bytes.fetch_sub(body.bytes, Ordering::Relaxed);
+        let count = if reason == TIMED_OUT { &self.timed_out } else { &self.displaced };
+        count.fetch_add(1, Ordering::Relaxed);
         body.end.reason.store(reason, Ordering::Release);
         body.end.waker.wake();
     }
@@ -172,7 +204,8 @@ impl Unfinished<'_> {
             body.bytes += more;
             self.bodies.bytes.fetch_add(more, Ordering::Relaxed);
         }
-        while self.bodies.bytes.load(Ordering::Relaxed) > self.bodies.max_bytes && self.bodies.displace() {}
+        let max = self.bodies.settings.max_unfinished_bytes;
+        while self.bodies.bytes.load(Ordering::Relaxed) > max && self.bodies.displace() {}
     }
 
     /// Why the wait has ended, or `None`, and then `cx` is woken when it ends.
@@ -276,7 +309,10 @@ impl Admission {
                 waiting.poll_end(cx).map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
             });
             let Some(frame) = next.await? else { break };
-            let frame = frame.map_err(|error| BodyError::Unreadable(error.into()))?;
+            let frame = frame.map_err(|error| {
+                tracing::debug!(error = %error.into(), "request body cannot be read");
+                BodyError::Unreadable
+            })?;
             // Trailers are the end of a body.
             let Ok(data) = frame.into_data() else { break };
             received.push(data);

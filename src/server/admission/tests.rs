@@ -18,7 +18,8 @@ fn body() -> (Chunks, impl Body<Data = Bytes, Error = std::convert::Infallible> 
 }
 
 fn admission(max_bytes: usize, max_in_flight: usize) -> Admission {
-    Admission::new(Arc::new(UnfinishedBodies::new(1, max_bytes)), 0, max_in_flight)
+    let settings = BodySettings { max_unfinished_bytes: max_bytes, ..BodySettings::default() };
+    Admission::new(Arc::new(UnfinishedBodies::new(1, settings)), 0, max_in_flight)
 }
 
 #[tokio::test]
@@ -80,12 +81,13 @@ async fn at_the_bound_in_requests_one_that_has_not_arrived_gives_way_to_the_newc
     assert!(receiving.as_mut().now_or_never().is_none());
     assert!(admission.admit().is_ok());
     assert!(matches!(receiving.await, Err(BodyError::Displaced)));
+    assert_eq!((admission.bodies.displaced(), admission.bodies.timed_out()), (1, 0));
     drop(first);
     assert_eq!(admission.in_flight.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_has_five_seconds_however_much_of_it_comes() {
+async fn a_body_has_its_time_however_much_of_it_comes() {
     let admission = admission(1_000, 1);
     let (chunks, mut body) = body();
     let mut receiving = std::pin::pin!(admission.receive(&mut body, 100, |_| true));
@@ -97,4 +99,5 @@ async fn a_body_has_five_seconds_however_much_of_it_comes() {
     }
     admission.bodies.expire(Instant::now());
     assert!(matches!(receiving.await, Err(BodyError::TimedOut)));
+    assert_eq!((admission.bodies.displaced(), admission.bodies.timed_out()), (0, 1));
 }

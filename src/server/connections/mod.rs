@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -227,6 +227,7 @@ pub(super) struct Connections {
     bounds: Bounds,
     listed: Mutex<ConnectionList>,
     left: Notify,
+    displaced: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -266,7 +267,12 @@ impl Drop for Slot {
 
 impl Connections {
     pub(super) fn new(bounds: Bounds) -> Arc<Self> {
-        Arc::new(Self { bounds, listed: Mutex::default(), left: Notify::new() })
+        Arc::new(Self {
+            bounds,
+            listed: Mutex::default(),
+            left: Notify::new(),
+            displaced: AtomicUsize::new(0),
+        })
     }
 
     /// Lists a connection from `address`, which is `None` for unix sockets. At the bound it waits until another
@@ -277,7 +283,7 @@ impl Connections {
         let spare = (self.bounds.max / 64).min(MAX_VICTIMS);
         loop {
             if self.listed.lock().open.len() + spare >= self.bounds.max {
-                self.listed.lock().displace(address, self.bounds.share);
+                self.displace_for(address);
             }
             let place = async {
                 loop {
@@ -307,7 +313,18 @@ impl Connections {
 
     /// Closes the connection that has been idle longest, for the sake of the descriptor.
     pub(super) fn displace(&self) {
-        self.listed.lock().displace(None, self.bounds.share);
+        self.displace_for(None);
+    }
+
+    fn displace_for(&self, newcomer: Option<IpAddr>) {
+        if self.listed.lock().displace(newcomer, self.bounds.share) {
+            self.displaced.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Number of connections that were asked to leave for others so far.
+    pub(super) fn displaced(&self) -> usize {
+        self.displaced.load(Ordering::Relaxed)
     }
 
     /// Ends the connections whose time is over, and those with the most unsent answers if these are too many.
@@ -345,10 +362,10 @@ impl Connections {
 }
 
 impl ConnectionList {
-    /// Asks the connection to leave that has been idle longest, if any is idle.
-    fn displace(&mut self, newcomer: Option<IpAddr>, share: usize) {
+    /// Asks the connection to leave that has been idle longest; `false` if none is idle.
+    fn displace(&mut self, newcomer: Option<IpAddr>, share: usize) -> bool {
         if self.displace_victim() {
-            return;
+            return true;
         }
         let open = self.open.iter().map(|(key, connection)| {
             let is_leaving = connection.closing.load(Ordering::Relaxed) >= Closing::Displaced as u8;
@@ -356,7 +373,7 @@ impl ConnectionList {
             (connection.address, idle_since.map(|idle_since| Victim { key, idle_since }))
         });
         self.victims = victims(open, newcomer, share);
-        self.displace_victim();
+        self.displace_victim()
     }
 
     fn displace_victim(&mut self) -> bool {

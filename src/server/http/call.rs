@@ -64,7 +64,7 @@ async fn receive(service: &RateLimitService, mut body: Body) -> Result<Bytes, Ca
 /// The status of an answer without a decision.
 pub(super) const fn status_of(error: &CallError) -> StatusCode {
     match error {
-        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable(_)) => StatusCode::BAD_REQUEST,
+        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable) => StatusCode::BAD_REQUEST,
         CallError::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,
         CallError::Body(BodyError::TimedOut) => StatusCode::REQUEST_TIMEOUT,
         CallError::RefundsDisabled => StatusCode::FORBIDDEN,

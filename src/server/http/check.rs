@@ -1,7 +1,5 @@
 //! `POST /v1/check`: decisions for applications that call without a proxy.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
@@ -9,14 +7,15 @@ use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
 use super::super::admission::BodyError;
-use super::super::service::{CallError, RateLimitService};
+use super::super::origin::is_cross_site;
+use super::super::service::CallError;
 use super::super::wire::{CheckAnswer, decode_check, encode_check};
+use super::Endpoint;
 use super::call::{decide, json_response, status_of};
-use super::origin::is_cross_site;
 
 /// 200 where the request may pass, else 429. Errors are JSON too: a stable code and a sentence.
 pub(super) async fn check(
-    State(service): State<Arc<RateLimitService>>,
+    State(Endpoint { service, own_names }): State<Endpoint>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -26,7 +25,7 @@ pub(super) async fn check(
         let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
         return ([(header::ALLOW, "POST")], refusal).into_response();
     }
-    if is_cross_site(&headers, &uri) {
+    if is_cross_site(&headers, &uri, &own_names) {
         return refusal(
             StatusCode::FORBIDDEN,
             "cross_site_request",
@@ -51,7 +50,7 @@ pub(super) async fn check(
 
 fn refuse(error: &CallError) -> Response {
     let code = match error {
-        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable(_)) => "invalid_request",
+        CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable) => "invalid_request",
         CallError::Body(BodyError::TooLarge(_)) => "body_too_large",
         CallError::Body(BodyError::TimedOut) => "body_timeout",
         CallError::Overloaded | CallError::Body(BodyError::Displaced) => "overloaded",

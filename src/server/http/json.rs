@@ -1,26 +1,24 @@
 //! `POST /json`: `ShouldRateLimit` in proto3 JSON, as envoyproxy/ratelimit answers it.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
-use super::super::service::RateLimitService;
+use super::super::origin::is_cross_site;
 use super::super::wire::{decode_json, encode_json};
+use super::Endpoint;
 use super::call::{decide, json_response, status_of};
-use super::origin::is_cross_site;
 use crate::engine::Code;
 
 /// 200, or 429 over the limit. Errors are plain text. Any method will do, as in the reference.
 pub(super) async fn json(
-    State(service): State<Arc<RateLimitService>>,
+    State(Endpoint { service, own_names }): State<Endpoint>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if is_cross_site(&headers, &uri) {
+    if is_cross_site(&headers, &uri, &own_names) {
         return (StatusCode::FORBIDDEN, "cross-site request\n").into_response();
     }
     let answer = decide(&service, &headers, body, decode_json, |request, decision| {

@@ -3,7 +3,6 @@
 mod call;
 mod check;
 mod json;
-mod origin;
 
 use std::sync::Arc;
 
@@ -19,11 +18,19 @@ use self::json::json;
 use super::health::Health;
 use super::service::RateLimitService;
 
-/// `/json`, `/v1/check` and `/healthcheck`.
-pub(super) fn router(service: Arc<RateLimitService>, health: Health) -> Router {
+/// Service behind an endpoint, and the host names under which pages may call it.
+#[derive(Clone)]
+struct Endpoint {
+    service: Arc<RateLimitService>,
+    own_names: Arc<[String]>,
+}
+
+/// `/json`, `/v1/check` and `/healthcheck`. `own_names` are host names of the listener.
+pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: Arc<[String]>) -> Router {
+    let endpoint = Endpoint { service, own_names };
     Router::new()
-        .route("/json", any(json).with_state(Arc::clone(&service)))
-        .route("/v1/check", any(check).with_state(service))
+        .route("/json", any(json).with_state(endpoint.clone()))
+        .route("/v1/check", any(check).with_state(endpoint))
         .route("/healthcheck", get(healthcheck).with_state(health))
 }
 

@@ -73,6 +73,10 @@ metrics! {
     Counter LOG_LINES_DROPPED "tollgate_log_lines_dropped" [] Derived;
     /// Open connections, by the core that serves them.
     Gauge CONNECTIONS "tollgate_connections" ["core"] Derived;
+    /// Idle connections that were closed to make room for new ones, by listener.
+    Counter DISPLACED_CONNECTIONS "tollgate_displaced_connections" ["listener"] Derived;
+    /// Request bodies that were dropped before they had arrived in full, by reason.
+    Counter INCOMPLETE_REQUEST_BODIES "tollgate_incomplete_request_bodies" ["reason"] Derived;
 
     /// Connections to a Redis node: one for each core.
     Gauge REDIS_CONNECTIONS "tollgate_redis_connections" ["node"] Derived;
