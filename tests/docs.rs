@@ -29,6 +29,7 @@ fn the_rules_in_the_documentation_compile() {
         ("docs/rules.md", RULES),
         ("docs/http.md", HTTP),
         ("docs/recipes.md", RECIPES),
+        ("docs/migrate.md", MIGRATION),
     ];
     for (name, document) in shown {
         let blocks = blocks(document, "yaml rules");
@@ -108,6 +109,14 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "GRPC_SERVER_USE_TLS",
         "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
+        // Limitador's.
+        "DRAFT_VERSION_03",
+        "ENVOY_RLS_HOST",
+        "ENVOY_RLS_PORT",
+        "HTTP_API_HOST",
+        "HTTP_API_PORT",
+        "LIMITS_FILE",
+        "REDIS_LOCAL_CACHE_ENABLED",
         "NO_COLOR",
     ];
     let documents = [

@@ -19,6 +19,7 @@ mod clocks;
 mod conformance;
 mod connections;
 mod denials;
+mod deployment;
 mod docs;
 mod docs_recipes;
 mod envoy;
