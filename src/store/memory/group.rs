@@ -55,7 +55,7 @@ struct Suspect<'a> {
 struct Group<'a> {
     members: SmallVec<[Member<'a>; 4]>,
     suspects: SmallVec<[Suspect<'a>; 1]>,
-    asks: SmallVec<[GroupCharge; 4]>,
+    requested: SmallVec<[GroupCharge; 4]>,
 }
 
 /// Locked stripes, each with its place.
@@ -84,7 +84,7 @@ impl<'a> Suspect<'a> {
 impl MemoryStore {
     /// Carries out charges that are decided together, under the locks of all their stripes.
     pub(super) fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let Group { members, suspects, asks } = self.group(charges);
+        let Group { members, suspects, requested } = self.group(charges);
         let counters = members.iter().map(|member| member.stripe);
         let mut stripes = self.lock_all(counters.chain(suspects.iter().map(|suspect| suspect.stripe)));
         let mut states: SmallVec<[CounterState; 4]> = members
@@ -102,7 +102,7 @@ impl MemoryStore {
         let mut meters = before.clone();
         let mut lockouts: SmallVec<[Locked<'_>; 1]> =
             suspects.iter().map(|suspect| suspect.load(&mut stripes, now)).collect();
-        let outcomes = group::charge(&asks, &mut meters, &mut lockouts);
+        let outcomes = group::charge(&requested, &mut meters, &mut lockouts);
 
         let changed = |index: &usize| before.get(*index) != meters.get(*index);
         let changed: SmallVec<[usize; 4]> = (0..members.len()).filter(changed).collect();
@@ -132,19 +132,19 @@ impl MemoryStore {
                 |counter: &Counter| kept.binary_search(&self.hash(&counter.key, counter.limit)).is_ok();
             self.make_room(stripes.iter_mut().map(|(_, stripe)| &mut **stripe), now, keep);
         }
-        let reading = |((charge, ask), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
-            let mut state = states[ask.counter].clone();
+        let reading = |((charge, requested), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
+            let mut state = states[requested.counter].clone();
             state.save(meter, charge.limit, now);
             let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
-            let ends_us = ask.lockout.map_or(0, |index| lockouts[index].state().ends_us);
+            let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);
             Ok(reading.locked_until(ends_us, now))
         };
-        charges.iter().zip(&asks).zip(outcomes).map(reading).collect()
+        charges.iter().zip(&requested).zip(outcomes).map(reading).collect()
     }
 
-    /// The counters and the lockouts of `charges`, each once, and what is asked of them.
+    /// The counters and the lockouts of `charges`, each once, and the charges to them.
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
-        let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), asks: SmallVec::new() };
+        let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), requested: SmallVec::new() };
         let (mut counters, mut lockouts) = (Positions::default(), Positions::default());
         for Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } in charges {
             let (counter, is_new) = counters.of(CounterId { key, limit: *limit });
@@ -160,7 +160,7 @@ impl MemoryStore {
                 index
             });
             let (capacity, hits, mode, enforcement) = (limit.capacity(), *hits, *mode, *enforcement);
-            group.asks.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
+            group.requested.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
         }
         group
     }

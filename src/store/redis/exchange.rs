@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::batch::{Asks, Batch, Call, Count, Creation, Replies};
+use super::batch::{Batch, Call, Count, Creation, Replies, SlotCharges};
 use super::queue::{Answer, AnswerSender, CommandError, Request};
 use super::reply::Reply;
 use super::script::Script;
@@ -101,8 +101,8 @@ impl Pipe {
 /// A call that was sent.
 #[derive(Debug)]
 struct InFlight {
-    asks: Asks,
-    /// The indexes of its asks in the batch.
+    charges: SlotCharges,
+    /// The indexes of its charges in the batch.
     indexes: Range<usize>,
     deadline: Instant,
     /// `None` once it is answered.
@@ -146,12 +146,12 @@ impl Exchange {
     }
 
     pub(super) fn add(&mut self, request: Request, deadline: Instant, answer: AnswerSender) {
-        let Request { asks, slot, way } = request;
+        let Request { charges, slot, way } = request;
         let first = self.batch.len();
-        self.batch.add(&asks, slot, way);
+        self.batch.add(&charges, slot, way);
         let indexes = first..self.batch.len();
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-        self.in_flight.push(InFlight { asks, indexes, deadline, answer: Some(answer) });
+        self.in_flight.push(InFlight { charges, indexes, deadline, answer: Some(answer) });
     }
 
     /// Writes the commands: counts first, so that every counter sees its requests in their order.
@@ -335,14 +335,14 @@ impl InFlight {
     fn answer(&mut self, batch: &Batch, replies: &Replies<StoreError>, link: &Link) {
         let Some(answer) = self.answer.take() else { return };
         let outcomes =
-            self.indexes.clone().zip(&self.asks).map(|(index, ask)| match batch.seen(index, replies) {
-                Some(Ok(seen)) => ask.reading(seen),
+            self.indexes.clone().zip(&self.charges).map(|(index, charge)| match batch.seen(index, replies) {
+                Some(Ok(seen)) => charge.reading(seen),
                 Some(Err(error)) => Err(error.clone()),
                 None => Err(StoreError::Unanswered(format!("{}: no answer in time", link.name()))),
             });
         let outcomes = outcomes.collect();
         // The caller may have gone.
-        drop(answer.send(Ok(Answer { asks: std::mem::take(&mut self.asks), outcomes })));
+        drop(answer.send(Ok(Answer { charges: std::mem::take(&mut self.charges), outcomes })));
     }
 }
 

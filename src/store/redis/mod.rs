@@ -180,7 +180,7 @@ impl RedisStore {
         }
     }
 
-    /// Asks every server whether it is there.
+    /// SlotCharges every server whether it is there.
     ///
     /// # Errors
     /// What the first one says that is not. Who waits for one that hangs waits for ever.
@@ -240,7 +240,7 @@ impl RedisStore {
         if let [part] = &mut *parts {
             match self.servers.charge(part).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
-                Err(Apart(asks)) => parts = by_counter(part.place, &part.indexes, asks),
+                Err(Apart(charges)) => parts = by_counter(part.place, &part.indexes, charges),
             }
         }
         if !is_group(charges) {

@@ -8,7 +8,7 @@ use futures_util::future;
 use hashbrown::HashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::batch::{Ask, Asks, Way};
+use super::batch::{SlotCharge, SlotCharges, Way};
 use super::queue::Outcomes;
 use super::servers::{Apart, Servers};
 use crate::engine::algorithm::group::is_over;
@@ -33,7 +33,7 @@ pub(super) struct AllServers {
 pub(super) struct Part {
     pub(super) place: Place,
     way: Way,
-    asks: Asks,
+    charges: SlotCharges,
     pub(super) indexes: SmallVec<[usize; 2]>,
 }
 
@@ -55,23 +55,23 @@ impl AllServers {
     pub(super) fn parts(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Parts {
         let (mut parts, mut places) = (Parts::new(), Positions::default());
         for (index, charge) in charges.iter().enumerate() {
-            let ask = Ask { denied, ..self.ask(charge, now) };
+            let slot_charge = SlotCharge { denied, ..self.slot_charge(charge, now) };
             // What may be locked out is decided in one place, whatever its window.
             let per_second = self.per_second.is_some()
                 && charge.limit.window == Unit::Second.window()
                 && charge.lockout.is_none();
             let servers = self.of(Place { per_second, slot: 0 });
-            let place = Place { per_second, slot: servers.slot(&ask.key) };
+            let place = Place { per_second, slot: servers.slot(&slot_charge.key) };
             let (position, _) = places.of(place);
             match parts.get_mut(position) {
-                Some(part) => part.push(index, ask),
-                None => parts.push(Part::of(place, index, ask)),
+                Some(part) => part.push(index, slot_charge),
+                None => parts.push(Part::of(place, index, slot_charge)),
             }
         }
         parts
     }
 
-    fn ask(&self, charge: &Charge, now: Timestamp) -> Ask {
+    fn slot_charge(&self, charge: &Charge, now: Timestamp) -> SlotCharge {
         let jitter_secs = match self.expiration_jitter_max_secs {
             0 => 0,
             max => fastrand::u32(0..max),
@@ -79,7 +79,7 @@ impl AllServers {
         let Charge { limit, hits, mode, enforcement, .. } = *charge;
         let secs = limit.ttl_secs().saturating_add(jitter_secs);
         let lockout = charge.lockout.clone();
-        Ask {
+        SlotCharge {
             key: counter_key(charge, now),
             limit,
             hits,
@@ -94,19 +94,19 @@ impl AllServers {
 
     /// Takes the charges of `part` and carries them out.
     pub(super) async fn charge(&self, part: &mut Part) -> Result<Outcomes, Apart> {
-        self.of(part.place).charge(mem::take(&mut part.asks), part.place.slot, part.way).await
+        self.of(part.place).charge(mem::take(&mut part.charges), part.place.slot, part.way).await
     }
 
     /// The same, one counter after the other where they cannot be carried out together.
     async fn carry_out(&self, part: &mut Part) -> Outcomes {
-        let asks = match self.charge(part).await {
+        let charges = match self.charge(part).await {
             Ok(outcomes) => return outcomes,
-            Err(Apart(asks)) => asks,
+            Err(Apart(charges)) => charges,
         };
-        let len = asks.len();
+        let len = charges.len();
         let indexes: SmallVec<[usize; 2]> = (0..len).collect();
         let mut outcomes = Vec::with_capacity(len);
-        for mut part in by_counter(part.place, &indexes, asks) {
+        for mut part in by_counter(part.place, &indexes, charges) {
             if let Ok(of_counter) = self.charge(&mut part).await {
                 outcomes.extend(part.indexes.iter().copied().zip(of_counter));
             }
@@ -127,12 +127,12 @@ impl AllServers {
     /// all the same.
     pub(super) async fn decide_apart(&self, parts: &mut Parts, terms: &[Terms]) -> (Readings, Parts) {
         // Whether the request's quotas are used up together is not for one place to say.
-        for ask in parts.iter_mut().flat_map(|part| &mut part.asks) {
-            if matches!(ask.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
-                ask.enforcement = Enforcement::Shadow;
+        for charge in parts.iter_mut().flat_map(|part| &mut part.charges) {
+            if matches!(charge.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
+                charge.enforcement = Enforcement::Shadow;
             }
         }
-        let asked: Vec<(Place, usize, Ask)> = parts.iter().flat_map(Part::each).collect();
+        let asked: Vec<(Place, usize, SlotCharge)> = parts.iter().flat_map(Part::each).collect();
         let mut readings = in_order(self.charge_each(parts).await, terms.len());
         let mut combined = CombinedEnforcement::default();
         for (terms, reading) in terms.iter().zip(&readings) {
@@ -140,11 +140,11 @@ impl AllServers {
         }
         let mut in_vain = Parts::new();
         if combined.is_denied() {
-            for (place, index, ask) in asked {
+            for (place, index, charge) in asked {
                 if let Some(Ok(reading)) = readings.get_mut(index)
-                    && let Some(hits @ 1..) = reading.withhold(ask.limit, ask.mode, ask.hits)
+                    && let Some(hits @ 1..) = reading.withhold(charge.limit, charge.mode, charge.hits)
                 {
-                    in_vain.push(Part::of(place, index, Ask { hits: Hits::Refund(hits), ..ask }));
+                    in_vain.push(Part::of(place, index, SlotCharge { hits: Hits::Refund(hits), ..charge }));
                 }
             }
         }
@@ -180,27 +180,27 @@ impl Terms {
 }
 
 impl Part {
-    fn of(place: Place, index: usize, ask: Ask) -> Self {
-        Self { place, way: Way::Together, asks: smallvec![ask], indexes: smallvec![index] }
+    fn of(place: Place, index: usize, charge: SlotCharge) -> Self {
+        Self { place, way: Way::Together, charges: smallvec![charge], indexes: smallvec![index] }
     }
 
-    fn push(&mut self, index: usize, ask: Ask) {
-        self.asks.push(ask);
+    fn push(&mut self, index: usize, charge: SlotCharge) {
+        self.charges.push(charge);
         self.indexes.push(index);
     }
 
-    fn each(&self) -> impl Iterator<Item = (Place, usize, Ask)> {
-        self.indexes.iter().zip(&self.asks).map(|(index, ask)| (self.place, *index, ask.clone()))
+    fn each(&self) -> impl Iterator<Item = (Place, usize, SlotCharge)> {
+        self.indexes.iter().zip(&self.charges).map(|(index, charge)| (self.place, *index, charge.clone()))
     }
 }
 
 /// The charges of a part, each counter's by themselves.
-pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
+pub(super) fn by_counter(place: Place, indexes: &[usize], charges: SlotCharges) -> Parts {
     let mut parts = Parts::new();
     // The first part with a counter, and with a lockout.
     let mut part_of = HashMap::<Bytes, usize, RandomState>::default();
-    for (index, ask) in indexes.iter().copied().zip(asks) {
-        let names = [Some(ask.key.clone()), ask.lockout.as_ref().map(|lockout| lockout.key.clone())];
+    for (index, charge) in indexes.iter().copied().zip(charges) {
+        let names = [Some(charge.key.clone()), charge.lockout.as_ref().map(|lockout| lockout.key.clone())];
         let known = names.iter().flatten().filter_map(|name| part_of.get(name)).min().copied();
         let position = known.unwrap_or(parts.len());
         for name in names.into_iter().flatten() {
@@ -208,8 +208,8 @@ pub(super) fn by_counter(place: Place, indexes: &[usize], asks: Asks) -> Parts {
             *first = position.min(*first);
         }
         match parts.get_mut(position) {
-            Some(part) => part.push(index, ask),
-            None => parts.push(Part { way: Way::Alone, ..Part::of(place, index, ask) }),
+            Some(part) => part.push(index, charge),
+            None => parts.push(Part { way: Way::Alone, ..Part::of(place, index, charge) }),
         }
     }
     parts

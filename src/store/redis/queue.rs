@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::batch::{Asks, Way};
+use super::batch::{SlotCharges, Way};
 use super::reply::Reply;
 use super::wire::Words;
 use crate::store::line::{Job, Queue, Rejection};
@@ -20,7 +20,7 @@ pub(super) type CallQueue = Queue<Call>;
 /// The charges of one request that one node carries out.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) asks: Asks,
+    pub(super) charges: SlotCharges,
     /// Slot of its counters in a Cluster, else 0.
     pub(super) slot: u16,
     pub(super) way: Way,
@@ -29,7 +29,7 @@ pub(super) struct Request {
 /// A request's charges back, and what became of each.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) asks: Asks,
+    pub(super) charges: SlotCharges,
     pub(super) outcomes: Outcomes,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Answer {
 pub(super) type Outcomes = SmallVec<[Result<Reading, StoreError>; 2]>;
 
 /// Where the answer goes: a call that was not sent returns its charges.
-pub(super) type AnswerSender = oneshot::Sender<Result<Answer, (Asks, Rejection)>>;
+pub(super) type AnswerSender = oneshot::Sender<Result<Answer, (SlotCharges, Rejection)>>;
 
 /// A call that waits.
 #[derive(Debug)]
@@ -83,11 +83,11 @@ impl Job for Call {
     fn cost(&self) -> usize {
         match self {
             Self::Charge { request, .. } => {
-                let cost = |ask: &super::batch::Ask| {
-                    let commands = if ask.needs_script() { SCRIPT_COST } else { 1 };
-                    commands + ask.key.len() / BYTES_PER_COST
+                let cost = |charge: &super::batch::SlotCharge| {
+                    let commands = if charge.needs_script() { SCRIPT_COST } else { 1 };
+                    commands + charge.key.len() / BYTES_PER_COST
                 };
-                request.asks.iter().map(cost).sum::<usize>().max(1)
+                request.charges.iter().map(cost).sum::<usize>().max(1)
             }
             Self::Command(_) => 1,
         }
@@ -104,7 +104,7 @@ impl Job for Call {
         // The caller may have gone.
         match self {
             Self::Charge { request, answer, .. } => {
-                drop(answer.send(Err((request.asks, rejection.clone()))));
+                drop(answer.send(Err((request.charges, rejection.clone()))));
             }
             Self::Command(call) => {
                 drop(call.reply.send(Err(CommandError::NotSent(rejection.clone()))));

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use super::Endpoint;
-use super::batch::Asks;
+use super::batch::SlotCharges;
 use super::batch::Way;
 use super::client::Access;
 use super::queue::{Answer, Outcomes, Request};
@@ -52,7 +52,7 @@ struct Route {
 
 /// Charges that cannot be carried out together for now: their slot is on its way to another server.
 #[derive(Debug)]
-pub(super) struct Apart(pub(super) Asks);
+pub(super) struct Apart(pub(super) SlotCharges);
 
 impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
@@ -141,18 +141,18 @@ impl Servers {
     ///
     /// # Errors
     /// The charges, unchanged, where they would have to be carried out together and cannot be.
-    pub(super) async fn charge(&self, asks: Asks, slot: u16, way: Way) -> Result<Outcomes, Apart> {
+    pub(super) async fn charge(&self, charges: SlotCharges, slot: u16, way: Way) -> Result<Outcomes, Apart> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
         let shard = match route.shard(slot) {
             Ok(shard) => Arc::clone(shard),
             Err(error) => {
                 self.known.topology.request_refresh();
-                return Ok(asks.iter().map(|_| Err(error.clone())).collect());
+                return Ok(charges.iter().map(|_| Err(error.clone())).collect());
             }
         };
         drop(route);
-        let answer = shard.charge(Request { asks, slot, way }, deadline).await;
+        let answer = shard.charge(Request { charges, slot, way }, deadline).await;
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
@@ -178,10 +178,10 @@ impl Known {
         }
         // Each has its own reply, and counts whatever becomes of the others: one may have been counted
         // already where another was sent on.
-        let Answer { asks, mut outcomes } = answer;
-        for (ask, outcome) in asks.into_iter().zip(&mut outcomes) {
+        let Answer { charges, mut outcomes } = answer;
+        for (charge, outcome) in charges.into_iter().zip(&mut outcomes) {
             if let Err(error) = outcome {
-                let one = Answer { asks: smallvec![ask], outcomes: smallvec![Err(error.clone())] };
+                let one = Answer { charges: smallvec![charge], outcomes: smallvec![Err(error.clone())] };
                 let again = self.sent_on_together(one, slot, Arc::clone(&shard), deadline).await;
                 if let Some(again) = again.ok().and_then(|mut outcomes| outcomes.pop()) {
                     *outcome = again;
@@ -205,7 +205,7 @@ impl Known {
             let (next, way) = match redirection {
                 Redirection::Moved(server) => (self.server(&server, deadline).await, Way::Together),
                 Redirection::Ask(server) => (self.server(&server, deadline).await, Way::Asking),
-                Redirection::TryAgain if is_together(&answer.asks) => return Err(Apart(answer.asks)),
+                Redirection::TryAgain if is_together(&answer.charges) => return Err(Apart(answer.charges)),
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
                     (self.route.load().shard(slot).cloned().unwrap_or(shard), Way::Alone)
@@ -215,12 +215,12 @@ impl Known {
                 break;
             }
             shard = next;
-            answer = shard.charge(Request { asks: answer.asks, slot, way }, deadline).await;
+            answer = shard.charge(Request { charges: answer.charges, slot, way }, deadline).await;
         }
         Ok(answer.outcomes)
     }
 
-    /// What a failure asks for. Where it says that things are not as they should be, they are looked at.
+    /// What a failure charges for. Where it says that things are not as they should be, they are looked at.
     fn redirection(&self, error: &StoreError, shard: &Shard) -> Option<Redirection> {
         let cause = match error {
             StoreError::Rejected(cause) => cause,
@@ -307,8 +307,8 @@ fn is_one_refusal(outcomes: &Outcomes) -> bool {
 }
 
 /// Whether the charges have several counters that must be asked in one call.
-fn is_together(asks: &Asks) -> bool {
-    asks.iter().any(|ask| asks.first().is_some_and(|first| first.key != ask.key))
+fn is_together(charges: &SlotCharges) -> bool {
+    charges.iter().any(|charge| charges.first().is_some_and(|first| first.key != charge.key))
 }
 
 /// Takes up every new map. Never ends.
@@ -317,6 +317,6 @@ async fn follow(known: Arc<Known>, mut map: watch::Receiver<Arc<Map>>) {
         let map = Arc::clone(&map.borrow_and_update());
         known.follow(&map);
     }
-    // Nobody asks any more: what is known stays.
+    // Nobody charges any more: what is known stays.
     std::future::pending().await
 }

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{self, Instant};
 
 use super::Endpoint;
-use super::batch::Asks;
+use super::batch::SlotCharges;
 use super::client::Access;
 use super::queue::{Answer, Call, CallQueue, CommandCall, CommandError, Request, failing};
 use super::reply::Reply;
@@ -111,27 +111,29 @@ impl Shard {
 
     /// Carries out a request. One that still waits at `deadline`, or when its caller has gone, is not sent.
     pub(super) async fn charge(&self, request: Request, deadline: Instant) -> Answer {
-        let len = request.asks.len();
+        let len = request.charges.len();
         let (answer, wait) = oneshot::channel();
         let call = Call::Charge { request, deadline, answer };
         match self.queue.push(call, Instant::now()) {
             Ok(()) => {}
-            Err((Call::Charge { request, .. }, rejection)) => return self.not_sent(request.asks, &rejection),
-            Err((Call::Command(_), rejection)) => return self.not_sent(Asks::new(), &rejection),
+            Err((Call::Charge { request, .. }, rejection)) => {
+                return self.not_sent(request.charges, &rejection);
+            }
+            Err((Call::Command(_), rejection)) => return self.not_sent(SlotCharges::new(), &rejection),
         }
         match wait.await {
             Ok(Ok(answer)) => answer,
-            Ok(Err((asks, rejection))) => self.not_sent(asks, &rejection),
+            Ok(Err((charges, rejection))) => self.not_sent(charges, &rejection),
             Err(_) => {
                 let given_up = StoreError::Unanswered(self.about("shutting down"));
-                Answer { asks: Asks::new(), outcomes: failing(len, &given_up) }
+                Answer { charges: SlotCharges::new(), outcomes: failing(len, &given_up) }
             }
         }
     }
 
-    fn not_sent(&self, asks: Asks, rejection: &Rejection) -> Answer {
-        let outcomes = failing(asks.len(), &self.rejected(rejection));
-        Answer { asks, outcomes }
+    fn not_sent(&self, charges: SlotCharges, rejection: &Rejection) -> Answer {
+        let outcomes = failing(charges.len(), &self.rejected(rejection));
+        Answer { charges, outcomes }
     }
 
     fn rejected(&self, rejection: &Rejection) -> StoreError {

@@ -1,4 +1,4 @@
-//! What requests that wait together ask of one server, in as few commands as will do.
+//! What requests that wait together charge of one server, in as few commands as will do.
 //!
 //! Hits on one counter become one `INCRBY`, and the answer is handed out in the order in which they
 //! came: the same that each would have got by itself. What must be decided together, and what gives
@@ -24,11 +24,11 @@ use crate::store::positions::Positions;
 use crate::store::{Lockout, StoreError};
 
 /// Charges of one request, at the most: they are told in fifteen bits.
-const MAX_ASKS: u16 = u16::MAX >> 1;
+const MAX_CHARGES: u16 = u16::MAX >> 1;
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
-pub(super) struct Ask {
+pub(super) struct SlotCharge {
     pub(super) key: Bytes,
     pub(super) limit: Limit,
     pub(super) hits: Hits,
@@ -55,7 +55,7 @@ pub(super) struct RawReading {
     now: Timestamp,
 }
 
-impl Ask {
+impl SlotCharge {
     /// Whether it takes the script to carry it out.
     pub(super) fn needs_script(&self) -> bool {
         self.lockout.is_some()
@@ -131,7 +131,7 @@ pub(super) enum Way {
 }
 
 /// The charges of one request that one server carries out.
-pub(super) type Asks = SmallVec<[Ask; 2]>;
+pub(super) type SlotCharges = SmallVec<[SlotCharge; 2]>;
 
 /// Hits on one counter: `INCRBY`, or `GET` where there are none.
 #[derive(Debug)]
@@ -178,7 +178,7 @@ pub(super) struct Batch {
     clock: ServerClock,
     pub(super) counts: Vec<Count>,
     pub(super) calls: Vec<Call>,
-    /// Where the answers are, for each ask of each request.
+    /// Where the answers are, for each charge of each request.
     places: Vec<Place>,
     owners: HashMap<Bytes, Owner, RandomState>,
     call_of_slot: HashMap<u16, usize, RandomState>,
@@ -217,35 +217,40 @@ impl Batch {
     }
 
     /// Adds a request whose counters lie in `slot`; its answers come after those of the requests before.
-    pub(super) fn add(&mut self, asks: &Asks, slot: u16, way: Way) {
+    pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, way: Way) {
         let asking = way == Way::Asking;
         if way != Way::Together {
             self.calls.push(Call { asking, ..Call::default() });
             let call = self.calls.len() - 1;
-            return self.add_to_call(asks, call, false);
+            return self.add_to_call(charges, call, false);
         }
-        let owned = |ask: &Ask| matches!(self.owners.get(&ask.key), Some(Owner::Call { .. }));
-        if asks.iter().any(|ask| ask.needs_script() || owned(ask)) {
+        let owned = |charge: &SlotCharge| matches!(self.owners.get(&charge.key), Some(Owner::Call { .. }));
+        if charges.iter().any(|charge| charge.needs_script() || owned(charge)) {
             let calls = &mut self.calls;
             let call = *self.call_of_slot.entry(slot).or_insert_with(|| {
                 calls.push(Call::default());
                 calls.len() - 1
             });
-            return self.add_to_call(asks, call, true);
+            return self.add_to_call(charges, call, true);
         }
-        for ask in asks {
-            self.count(ask);
+        for charge in charges {
+            self.count(charge);
         }
     }
 
-    fn count(&mut self, ask: &Ask) {
-        let hits = match ask.hits {
+    fn count(&mut self, charge: &SlotCharge) {
+        let hits = match charge.hits {
             Hits::Add(hits) => hits,
             Hits::Refund(_) => 0,
         };
         let counts = &mut self.counts;
-        let owner = self.owners.entry_ref(&ask.key).or_insert_with(|| {
-            counts.push(Count { key: ask.key.clone(), hits: 0, secs: ask.secs, creation: Creation::None });
+        let owner = self.owners.entry_ref(&charge.key).or_insert_with(|| {
+            counts.push(Count {
+                key: charge.key.clone(),
+                hits: 0,
+                secs: charge.secs,
+                creation: Creation::None,
+            });
             Owner::Count(counts.len() - 1)
         });
         let Owner::Count(index) = *owner else { return };
@@ -256,15 +261,15 @@ impl Batch {
     }
 
     /// With `keep`, what comes later to these counters comes after this.
-    fn add_to_call(&mut self, asks: &Asks, index: usize, keep: bool) {
+    fn add_to_call(&mut self, charges: &SlotCharges, index: usize, keep: bool) {
         let Self { clock, calls, owners, places, .. } = self;
         let Some(call) = calls.get_mut(index) else { return };
-        let denied = asks.iter().any(|ask| ask.denied);
-        let len = u16::try_from(asks.len()).unwrap_or(MAX_ASKS).min(MAX_ASKS);
+        let denied = charges.iter().any(|charge| charge.denied);
+        let len = u16::try_from(charges.len()).unwrap_or(MAX_CHARGES).min(MAX_CHARGES);
         call.requests.put_u16(len | u16::from(denied) << 15);
         if *clock == ServerClock::Callers {
             // One time for all of the call, as it is with the server's own.
-            call.now = asks.iter().map(|ask| ask.now).chain(call.now).max();
+            call.now = charges.iter().map(|charge| charge.now).chain(call.now).max();
         }
         // A call that nothing is added to later has its own numbers, from the first key on.
         let mut own = Positions::default();
@@ -286,10 +291,10 @@ impl Batch {
             }
             counter
         };
-        for ask in asks {
-            let counter = number_of(&mut call.keys, &ask.key);
-            let lockout = ask.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
-            pack(&mut call.requests, ask, counter, lockout);
+        for charge in charges {
+            let counter = number_of(&mut call.keys, &charge.key);
+            let lockout = charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
+            pack(&mut call.requests, charge, counter, lockout);
             let lockout = lockout.map(|_| call.lockouts);
             places.push(Place::Call { call: index, charge: call.charges, lockout });
             call.charges += 1;
@@ -297,17 +302,17 @@ impl Batch {
         }
     }
 
-    /// Number of asks that were added.
+    /// Number of charges that were added.
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Whether the ask at `index` is part of this call.
+    /// Whether the charge at `index` is part of this call.
     pub(super) fn is_of_call(&self, index: usize, of: usize) -> bool {
         matches!(self.places.get(index), Some(Place::Call { call, .. }) if *call == of)
     }
 
-    /// Whether Redis has replied to the ask at `index`, in the order in which they were added.
+    /// Whether Redis has replied to the charge at `index`, in the order in which they were added.
     pub(super) fn is_answered<E>(&self, index: usize, replies: &Replies<E>) -> bool {
         match self.places.get(index) {
             Some(Place::Count { count, .. }) => replies.counts.get(*count).is_some_and(Option::is_some),
@@ -316,7 +321,7 @@ impl Batch {
         }
     }
 
-    /// The reply to the ask at `index`; `None` while there is none.
+    /// The reply to the charge at `index`; `None` while there is none.
     pub(super) fn seen<'a, E>(
         &'a self,
         index: usize,
@@ -355,20 +360,20 @@ fn number(index: usize) -> u16 {
     u16::try_from(index + 1).unwrap_or(u16::MAX)
 }
 
-fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) {
-    let algorithm = match ask.limit.algorithm {
+fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, lockout: Option<u16>) {
+    let algorithm = match charge.limit.algorithm {
         Algorithm::FixedWindow => 0,
         Algorithm::SlidingWindow => 1,
         Algorithm::SlidingLog => 2,
         Algorithm::TokenBucket { .. } => 3,
     };
-    let (kind, hits) = match (ask.hits, ask.mode) {
+    let (kind, hits) = match (charge.hits, charge.mode) {
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
         (Hits::Refund(hits), _) => (2, hits),
         (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
     };
-    let enforcement = match ask.enforcement {
+    let enforcement = match charge.enforcement {
         Enforcement::Enforced => 0,
         Enforcement::Quota => 1,
         Enforcement::Shadow => 2,
@@ -377,16 +382,16 @@ fn pack(requests: &mut BytesMut, ask: &Ask, counter: u16, lockout: Option<u16>) 
     requests.put_u16(counter);
     requests.put_slice(&[algorithm, kind, enforcement]);
     requests.put_u32(hits);
-    requests.put_u32(ask.limit.capacity());
-    requests.put_u32(ask.secs);
+    requests.put_u32(charge.limit.capacity());
+    requests.put_u32(charge.secs);
     requests.put_u16(lockout.unwrap_or(0));
-    if ask.limit.algorithm != Algorithm::FixedWindow {
-        let ticks = Ticks::of(ask.limit, ask.now);
-        requests.put_u32(ask.limit.requests_per_unit);
+    if charge.limit.algorithm != Algorithm::FixedWindow {
+        let ticks = Ticks::of(charge.limit, charge.now);
+        requests.put_u32(charge.limit.requests_per_unit);
         requests.put_f64(exact(ticks.window));
         requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
     }
-    if let Some(Lockout { schedule, .. }) = &ask.lockout {
+    if let Some(Lockout { schedule, .. }) = &charge.lockout {
         for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
             requests.put_u32(secs);
         }

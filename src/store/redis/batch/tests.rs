@@ -9,22 +9,22 @@ use crate::engine::algorithm::{Meter, group};
 type Counters = HashMap<Bytes, u64>;
 
 /// What one request alone would come to.
-fn serve(asks: &[Ask], counters: &mut Counters) -> Vec<RawReading> {
-    let mut keys: Vec<&Bytes> = asks.iter().map(|ask| &ask.key).collect();
+fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
+    let mut keys: Vec<&Bytes> = charges.iter().map(|charge| &charge.key).collect();
     keys.sort();
     keys.dedup();
     let meter = |key: &&Bytes| fixed_window::meter(counters.get(*key).copied().unwrap_or(0));
     let mut meters: Vec<Meter> = keys.iter().map(meter).collect();
-    let place = |ask: &Ask| keys.iter().position(|key| *key == &ask.key).expect("its key");
-    let of_group = |ask: &Ask| group::GroupCharge {
-        counter: place(ask),
-        capacity: ask.limit.capacity(),
-        hits: ask.hits,
-        mode: ask.mode,
-        enforcement: ask.enforcement,
+    let place = |charge: &SlotCharge| keys.iter().position(|key| *key == &charge.key).expect("its key");
+    let of_group = |charge: &SlotCharge| group::GroupCharge {
+        counter: place(charge),
+        capacity: charge.limit.capacity(),
+        hits: charge.hits,
+        mode: charge.mode,
+        enforcement: charge.enforcement,
         lockout: None,
     };
-    let group: Vec<group::GroupCharge> = asks.iter().map(of_group).collect();
+    let group: Vec<group::GroupCharge> = charges.iter().map(of_group).collect();
     let outcomes = group::charge(&group, &mut meters, &mut []);
     for (key, meter) in keys.iter().zip(meters) {
         counters.insert((*key).clone(), meter.level);
@@ -47,8 +47,8 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
     let mut reply = Vec::new();
     while requests.has_remaining() {
         let len = requests.get_u16();
-        let asks: Vec<Ask> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
-        for RawReading { outcome, level, .. } in serve(&asks, counters) {
+        let charges: Vec<SlotCharge> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
+        for RawReading { outcome, level, .. } in serve(&charges, counters) {
             let outcome = match outcome {
                 Some(ChargeOutcome::Charged) => 0,
                 Some(ChargeOutcome::Denied) => 1,
@@ -61,12 +61,12 @@ fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
     reply
 }
 
-fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
+fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
     let key = keys[usize::from(requests.get_u16()) - 1].clone();
     assert_eq!(requests.get_u8(), 0, "a fixed window");
     let (kind, enforcement) = (requests.get_u8(), requests.get_u8());
     let hits = requests.get_u32();
-    Ask {
+    SlotCharge {
         key,
         now: Timestamp::default(),
         hits: if kind == 2 { Hits::Refund(hits) } else { Hits::Add(hits) },
@@ -85,7 +85,7 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> Ask {
     }
 }
 
-fn some_ask() -> impl Strategy<Value = Ask> {
+fn some_charge() -> impl Strategy<Value = SlotCharge> {
     let hits = prop_oneof![
         4 => (1..6_u32).prop_map(Hits::Add),
         1 => Just(Hits::Add(0)),
@@ -102,36 +102,38 @@ fn some_ask() -> impl Strategy<Value = Ask> {
         1 => Just(Enforcement::Shadow),
         1 => Just(Enforcement::ShadowQuota)
     ];
-    (0..6_u8, hits, 0..20_u32, mode, enforcement).prop_map(|(key, hits, quota, mode, enforcement)| Ask {
-        key: Bytes::from(vec![key]),
-        limit: Limit::per(quota, Unit::Minute),
-        now: Timestamp::default(),
-        hits,
-        mode,
-        enforcement,
-        lockout: None,
-        denied: false,
-        secs: 60,
+    (0..6_u8, hits, 0..20_u32, mode, enforcement).prop_map(|(key, hits, quota, mode, enforcement)| {
+        SlotCharge {
+            key: Bytes::from(vec![key]),
+            limit: Limit::per(quota, Unit::Minute),
+            now: Timestamp::default(),
+            hits,
+            mode,
+            enforcement,
+            lockout: None,
+            denied: false,
+            secs: 60,
+        }
     })
 }
 
 /// The slot of a key: three of them, with two keys each.
-fn slot(ask: &Ask) -> u16 {
-    u16::from(ask.key[0] / 2)
+fn slot(charge: &SlotCharge) -> u16 {
+    u16::from(charge.key[0] / 2)
 }
 
-fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
+fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
     // What one server is asked for one request lies in one slot.
-    let requests: Vec<Asks> = requests
+    let requests: Vec<SlotCharges> = requests
         .iter()
-        .map(|asks| asks.iter().filter(|ask| slot(ask) == slot(&asks[0])).cloned().collect())
+        .map(|charges| charges.iter().filter(|charge| slot(charge) == slot(&charges[0])).cloned().collect())
         .collect();
     let mut serial = Counters::new();
-    let expected: Vec<RawReading> = requests.iter().flat_map(|asks| serve(asks, &mut serial)).collect();
+    let expected: Vec<RawReading> = requests.iter().flat_map(|charges| serve(charges, &mut serial)).collect();
 
     let mut batch = Batch::default();
-    for asks in &requests {
-        batch.add(asks, slot(&asks[0]), Way::Together);
+    for charges in &requests {
+        batch.add(charges, slot(&charges[0]), Way::Together);
     }
     let mut counters = Counters::new();
     let mut replies = Replies::<()> { counts: Vec::new(), calls: Vec::new() };
@@ -160,7 +162,7 @@ fn check(requests: &[Vec<Ask>]) -> Result<(), TestCaseError> {
 proptest! {
     #[test]
     fn each_is_told_what_it_would_have_been_told_alone_in_the_order_of_arrival(
-        requests in proptest::collection::vec(proptest::collection::vec(some_ask(), 1..5), 1..30),
+        requests in proptest::collection::vec(proptest::collection::vec(some_charge(), 1..5), 1..30),
     ) {
         check(&requests)?;
     }
@@ -168,7 +170,7 @@ proptest! {
 
 #[test]
 fn hits_on_one_counter_are_one_command() {
-    let ask = Ask {
+    let charge = SlotCharge {
         key: Bytes::from_static(b"hot"),
         limit: Limit::per(10, Unit::Minute),
         now: Timestamp::default(),
@@ -181,7 +183,7 @@ fn hits_on_one_counter_are_one_command() {
     };
     let mut batch = Batch::default();
     for _ in 0..256 {
-        batch.add(&[ask.clone()].into_iter().collect(), 0, Way::Together);
+        batch.add(&[charge.clone()].into_iter().collect(), 0, Way::Together);
     }
     assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
     let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
