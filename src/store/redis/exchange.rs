@@ -146,9 +146,9 @@ impl Exchange {
     }
 
     pub(super) fn add(&mut self, request: Request, deadline: Instant, answer: AnswerSender) {
-        let Request { charges, slot, way } = request;
+        let Request { charges, slot, dispatch } = request;
         let first = self.batch.len();
-        self.batch.add(&charges, slot, way);
+        self.batch.add(&charges, slot, dispatch);
         let indexes = first..self.batch.len();
         self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         self.in_flight.push(InFlight { charges, indexes, deadline, answer: Some(answer) });

@@ -8,7 +8,7 @@ use futures_util::future;
 use hashbrown::HashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::batch::{SlotCharge, SlotCharges, Way};
+use super::batch::{Dispatch, SlotCharge, SlotCharges};
 use super::queue::Outcomes;
 use super::servers::{Apart, Servers};
 use crate::engine::algorithm::group::is_over;
@@ -32,7 +32,7 @@ pub(super) struct AllServers {
 /// Charges whose counters lie in one place, and where in the request they stand.
 pub(super) struct Part {
     pub(super) place: Place,
-    way: Way,
+    dispatch: Dispatch,
     charges: SlotCharges,
     pub(super) indexes: SmallVec<[usize; 2]>,
 }
@@ -94,7 +94,7 @@ impl AllServers {
 
     /// Takes the charges of `part` and carries them out.
     pub(super) async fn charge(&self, part: &mut Part) -> Result<Outcomes, Apart> {
-        self.of(part.place).charge(mem::take(&mut part.charges), part.place.slot, part.way).await
+        self.of(part.place).charge(mem::take(&mut part.charges), part.place.slot, part.dispatch).await
     }
 
     /// The same, one counter after the other where they cannot be carried out together.
@@ -181,7 +181,7 @@ impl Terms {
 
 impl Part {
     fn of(place: Place, index: usize, charge: SlotCharge) -> Self {
-        Self { place, way: Way::Together, charges: smallvec![charge], indexes: smallvec![index] }
+        Self { place, dispatch: Dispatch::Batched, charges: smallvec![charge], indexes: smallvec![index] }
     }
 
     fn push(&mut self, index: usize, charge: SlotCharge) {
@@ -209,7 +209,7 @@ pub(super) fn by_counter(place: Place, indexes: &[usize], charges: SlotCharges) 
         }
         match parts.get_mut(position) {
             Some(part) => part.push(index, charge),
-            None => parts.push(Part { way: Way::Alone, ..Part::of(place, index, charge) }),
+            None => parts.push(Part { dispatch: Dispatch::Alone, ..Part::of(place, index, charge) }),
         }
     }
     parts

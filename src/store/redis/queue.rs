@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::batch::{SlotCharges, Way};
+use super::batch::{Dispatch, SlotCharges};
 use super::reply::Reply;
 use super::wire::Words;
 use crate::store::line::{Job, Queue, Rejection};
@@ -23,7 +23,7 @@ pub(super) struct Request {
     pub(super) charges: SlotCharges,
     /// Slot of its counters in a Cluster, else 0.
     pub(super) slot: u16,
-    pub(super) way: Way,
+    pub(super) dispatch: Dispatch,
 }
 
 /// A request's charges back, and what became of each.

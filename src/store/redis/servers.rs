@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{self, Instant};
 
 use super::Endpoint;
+use super::batch::Dispatch;
 use super::batch::SlotCharges;
-use super::batch::Way;
 use super::client::Access;
 use super::queue::{Answer, Outcomes, Request};
 use super::shard::Shard;
@@ -141,7 +141,12 @@ impl Servers {
     ///
     /// # Errors
     /// The charges, unchanged, where they would have to be carried out together and cannot be.
-    pub(super) async fn charge(&self, charges: SlotCharges, slot: u16, way: Way) -> Result<Outcomes, Apart> {
+    pub(super) async fn charge(
+        &self,
+        charges: SlotCharges,
+        slot: u16,
+        dispatch: Dispatch,
+    ) -> Result<Outcomes, Apart> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
         let shard = match route.shard(slot) {
@@ -152,7 +157,7 @@ impl Servers {
             }
         };
         drop(route);
-        let answer = shard.charge(Request { charges, slot, way }, deadline).await;
+        let answer = shard.charge(Request { charges, slot, dispatch }, deadline).await;
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
@@ -202,20 +207,20 @@ impl Known {
         for _ in 0..MAX_REDIRECTIONS {
             let Some(Err(error)) = answer.outcomes.first() else { break };
             let Some(redirection) = self.redirection(error, &shard) else { break };
-            let (next, way) = match redirection {
-                Redirection::Moved(server) => (self.server(&server, deadline).await, Way::Together),
-                Redirection::Ask(server) => (self.server(&server, deadline).await, Way::Asking),
+            let (next, dispatch) = match redirection {
+                Redirection::Moved(server) => (self.server(&server, deadline).await, Dispatch::Batched),
+                Redirection::Ask(server) => (self.server(&server, deadline).await, Dispatch::Asking),
                 Redirection::TryAgain if is_together(&answer.charges) => return Err(Apart(answer.charges)),
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
-                    (self.route.load().shard(slot).cloned().unwrap_or(shard), Way::Alone)
+                    (self.route.load().shard(slot).cloned().unwrap_or(shard), Dispatch::Alone)
                 }
             };
             if Instant::now() >= deadline {
                 break;
             }
             shard = next;
-            answer = shard.charge(Request { charges: answer.charges, slot, way }, deadline).await;
+            answer = shard.charge(Request { charges: answer.charges, slot, dispatch }, deadline).await;
         }
         Ok(answer.outcomes)
     }

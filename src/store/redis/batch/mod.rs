@@ -121,9 +121,9 @@ impl SlotCharge {
 
 /// How a request goes to its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Dispatch {
     /// With whatever else is for its slot.
-    Together,
+    Batched,
     /// By itself: what else is for its slot cannot be carried out with it.
     Alone,
     /// By itself, and the server is told that the slot is on its way to it.
@@ -217,9 +217,9 @@ impl Batch {
     }
 
     /// Adds a request whose counters lie in `slot`; its answers come after those of the requests before.
-    pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, way: Way) {
-        let asking = way == Way::Asking;
-        if way != Way::Together {
+    pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, dispatch: Dispatch) {
+        let asking = dispatch == Dispatch::Asking;
+        if dispatch != Dispatch::Batched {
             self.calls.push(Call { asking, ..Call::default() });
             let call = self.calls.len() - 1;
             return self.add_to_call(charges, call, false);

@@ -133,7 +133,7 @@ fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
 
     let mut batch = Batch::default();
     for charges in &requests {
-        batch.add(charges, slot(&charges[0]), Way::Together);
+        batch.add(charges, slot(&charges[0]), Dispatch::Batched);
     }
     let mut counters = Counters::new();
     let mut replies = Replies::<()> { counts: Vec::new(), calls: Vec::new() };
@@ -183,7 +183,7 @@ fn hits_on_one_counter_are_one_command() {
     };
     let mut batch = Batch::default();
     for _ in 0..256 {
-        batch.add(&[charge.clone()].into_iter().collect(), 0, Way::Together);
+        batch.add(&[charge.clone()].into_iter().collect(), 0, Dispatch::Batched);
     }
     assert_eq!((batch.counts.len(), batch.counts[0].hits, batch.calls.len()), (1, 512, 0));
     let replies = Replies::<()> { counts: vec![Some(Ok(1_512))], calls: Vec::new() };
