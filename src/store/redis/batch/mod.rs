@@ -178,8 +178,8 @@ pub(super) struct Batch {
     clock: ServerClock,
     pub(super) counts: Vec<Count>,
     pub(super) calls: Vec<Call>,
-    /// Where the answers are, for each charge of each request.
-    places: Vec<Place>,
+    /// Index of the reply to each charge of each request, in order.
+    reply_indexes: Vec<ReplyIndex>,
     owners: HashMap<Bytes, Owner, RandomState>,
     call_of_slot: HashMap<u16, usize, RandomState>,
 }
@@ -199,7 +199,7 @@ enum Owner {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum ReplyIndex {
     /// So many hits into this count.
     Count { count: usize, hits: u64 },
     Call {
@@ -256,13 +256,13 @@ impl Batch {
         let Owner::Count(index) = *owner else { return };
         if let Some(count) = self.counts.get_mut(index) {
             count.hits += u64::from(hits);
-            self.places.push(Place::Count { count: index, hits: count.hits });
+            self.reply_indexes.push(ReplyIndex::Count { count: index, hits: count.hits });
         }
     }
 
     /// With `keep`, what comes later to these counters comes after this.
     fn add_to_call(&mut self, charges: &SlotCharges, index: usize, keep: bool) {
-        let Self { clock, calls, owners, places, .. } = self;
+        let Self { clock, calls, owners, reply_indexes, .. } = self;
         let Some(call) = calls.get_mut(index) else { return };
         let denied = charges.iter().any(|charge| charge.denied);
         let len = u16::try_from(charges.len()).unwrap_or(MAX_CHARGES).min(MAX_CHARGES);
@@ -296,7 +296,7 @@ impl Batch {
             let lockout = charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
             pack(&mut call.requests, charge, counter, lockout);
             let lockout = lockout.map(|_| call.lockouts);
-            places.push(Place::Call { call: index, charge: call.charges, lockout });
+            reply_indexes.push(ReplyIndex::Call { call: index, charge: call.charges, lockout });
             call.charges += 1;
             call.lockouts += usize::from(lockout.is_some());
         }
@@ -304,19 +304,19 @@ impl Batch {
 
     /// Number of charges that were added.
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.reply_indexes.len()
     }
 
     /// Whether the charge at `index` is part of this call.
     pub(super) fn is_of_call(&self, index: usize, of: usize) -> bool {
-        matches!(self.places.get(index), Some(Place::Call { call, .. }) if *call == of)
+        matches!(self.reply_indexes.get(index), Some(ReplyIndex::Call { call, .. }) if *call == of)
     }
 
     /// Whether Redis has replied to the charge at `index`, in the order in which they were added.
     pub(super) fn is_answered<E>(&self, index: usize, replies: &Replies<E>) -> bool {
-        match self.places.get(index) {
-            Some(Place::Count { count, .. }) => replies.counts.get(*count).is_some_and(Option::is_some),
-            Some(Place::Call { call, .. }) => replies.calls.get(*call).is_some_and(Option::is_some),
+        match self.reply_indexes.get(index) {
+            Some(ReplyIndex::Count { count, .. }) => replies.counts.get(*count).is_some_and(Option::is_some),
+            Some(ReplyIndex::Call { call, .. }) => replies.calls.get(*call).is_some_and(Option::is_some),
             None => true,
         }
     }
@@ -329,8 +329,8 @@ impl Batch {
     ) -> Option<Result<RawReading, &'a E>> {
         let unreadable =
             RawReading { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::default() };
-        match *self.places.get(index)? {
-            Place::Count { count, hits } => {
+        match *self.reply_indexes.get(index)? {
+            ReplyIndex::Count { count, hits } => {
                 let all = self.counts.get(count)?.hits;
                 let reply = replies.counts.get(count)?.as_ref()?;
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
@@ -338,7 +338,7 @@ impl Batch {
                 let outcome = Some(ChargeOutcome::Charged);
                 Some(reply.as_ref().map(|after| RawReading { outcome, level: used(after), ..unreadable }))
             }
-            Place::Call { call, charge, lockout } => {
+            ReplyIndex::Call { call, charge, lockout } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
                 let charges = self.calls.get(call)?.charges;
                 let read = |numbers: &Vec<i64>| {
