@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::batch::{Batch, Call, Count, Creation, Replies, SlotCharges};
+use super::batch::{Batch, CounterCommand, Creation, Replies, ScriptCall, SlotCharges};
 use super::queue::{Answer, AnswerSender, CommandError, Request};
 use super::reply::Reply;
 use super::script::Script;
@@ -159,7 +159,7 @@ impl Exchange {
         let Self { batch, replies, .. } = self;
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
-        for (index, Count { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
+        for (index, CounterCommand { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
             if *hits == 0 {
                 pipe.send(Command::Count(index), Words::Read(key.clone()));
                 continue;
@@ -214,7 +214,7 @@ impl Exchange {
     }
 
     fn counted(&mut self, index: usize, reply: Reply, context: &mut Context<'_>) {
-        let Some(Count { key, hits, secs, creation }) = self.batch.counts.get(index) else { return };
+        let Some(CounterCommand { key, hits, secs, creation }) = self.batch.counts.get(index) else { return };
         let is_new = matches!(reply, Reply::Int(after) if u64::try_from(after) == Ok(*hits));
         match (&reply, *creation) {
             (Reply::Int(_), Creation::Created(hash)) => context.known.insert(hash),
@@ -262,7 +262,7 @@ impl Exchange {
                 put(&mut self.replies.counts, index, Err(error()));
                 // It may have been made anew by this very command, and its `SET` rejected.
                 let unsure = self.batch.counts.get(index).filter(|_| written);
-                if let Some(Count { key, secs, .. }) = unsure
+                if let Some(CounterCommand { key, secs, .. }) = unsure
                     && !context.missing.push(Ttl { key: key.clone(), secs: *secs })
                 {
                     context.link.ttl_lost();
@@ -346,7 +346,7 @@ impl InFlight {
     }
 }
 
-fn run(pipe: &mut Pipe, script: &Script, index: usize, call: &Call, by_name: bool) {
+fn run(pipe: &mut Pipe, script: &Script, index: usize, call: &ScriptCall, by_name: bool) {
     pipe.send(Command::Script { call: index, by_name }, script.words(call, by_name));
 }
 

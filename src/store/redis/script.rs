@@ -4,7 +4,7 @@ use bytes::Bytes;
 use fred::types::Value;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::batch::Call;
+use super::batch::ScriptCall;
 use super::wire::Words;
 
 /// A script, and the name that Redis gives it: the SHA-1 of its text.
@@ -22,7 +22,7 @@ impl Script {
     }
 
     /// The command that runs it.
-    pub(super) fn words(&self, call: &Call, by_name: bool) -> Words {
+    pub(super) fn words(&self, call: &ScriptCall, by_name: bool) -> Words {
         let (name, script) = match by_name {
             true => ("EVALSHA", self.sha1.clone()),
             false => ("EVAL", Bytes::from_static(self.text.as_bytes())),

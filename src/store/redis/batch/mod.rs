@@ -135,7 +135,7 @@ pub(super) type SlotCharges = SmallVec<[SlotCharge; 2]>;
 
 /// Hits on one counter: `INCRBY`, or `GET` where there are none.
 #[derive(Debug)]
-pub(super) struct Count {
+pub(super) struct CounterCommand {
     pub(super) key: Bytes,
     pub(super) hits: u64,
     pub(super) secs: u32,
@@ -159,7 +159,7 @@ pub(super) enum Creation {
 
 /// One call of `charge.lua`.
 #[derive(Debug, Default)]
-pub(super) struct Call {
+pub(super) struct ScriptCall {
     pub(super) keys: Vec<Bytes>,
     /// As the script reads them.
     pub(super) requests: BytesMut,
@@ -176,8 +176,8 @@ pub(super) struct Call {
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     clock: ServerClock,
-    pub(super) counts: Vec<Count>,
-    pub(super) calls: Vec<Call>,
+    pub(super) counts: Vec<CounterCommand>,
+    pub(super) calls: Vec<ScriptCall>,
     /// Index of the reply to each charge of each request, in order.
     reply_indexes: Vec<ReplyIndex>,
     owners: HashMap<Bytes, Owner, RandomState>,
@@ -220,7 +220,7 @@ impl Batch {
     pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, dispatch: Dispatch) {
         let asking = dispatch == Dispatch::Asking;
         if dispatch != Dispatch::Batched {
-            self.calls.push(Call { asking, ..Call::default() });
+            self.calls.push(ScriptCall { asking, ..ScriptCall::default() });
             let call = self.calls.len() - 1;
             return self.add_to_call(charges, call, false);
         }
@@ -228,7 +228,7 @@ impl Batch {
         if charges.iter().any(|charge| charge.needs_script() || owned(charge)) {
             let calls = &mut self.calls;
             let call = *self.call_of_slot.entry(slot).or_insert_with(|| {
-                calls.push(Call::default());
+                calls.push(ScriptCall::default());
                 calls.len() - 1
             });
             return self.add_to_call(charges, call, true);
@@ -245,7 +245,7 @@ impl Batch {
         };
         let counts = &mut self.counts;
         let owner = self.owners.entry_ref(&charge.key).or_insert_with(|| {
-            counts.push(Count {
+            counts.push(CounterCommand {
                 key: charge.key.clone(),
                 hits: 0,
                 secs: charge.secs,

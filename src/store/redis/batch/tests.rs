@@ -42,7 +42,7 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
 }
 
 /// What `charge.lua` does with a call.
-fn run(call: &Call, counters: &mut Counters) -> Vec<i64> {
+fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
     let mut requests = call.requests.clone().freeze();
     let mut reply = Vec::new();
     while requests.has_remaining() {
@@ -137,7 +137,7 @@ fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
     }
     let mut counters = Counters::new();
     let mut replies = Replies::<()> { counts: Vec::new(), calls: Vec::new() };
-    for Count { key, hits, .. } in &batch.counts {
+    for CounterCommand { key, hits, .. } in &batch.counts {
         let counter = counters.entry(key.clone()).or_default();
         *counter += hits;
         replies.counts.push(Some(Ok(i64::try_from(*counter).expect("few"))));
