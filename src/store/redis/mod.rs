@@ -17,13 +17,13 @@ mod denials;
 mod exchange;
 mod lockouts;
 mod login;
-mod parts;
 mod queue;
 mod reply;
 mod script;
 mod servers;
 mod settings;
 mod shard;
+mod slot_groups;
 mod slots;
 mod status;
 #[cfg(test)]
@@ -45,10 +45,10 @@ use tracing::Instrument;
 use self::client::Access;
 pub use self::denials::Denials;
 pub use self::login::LoginError;
-use self::parts::{AllServers, Parts, Terms, by_counter, in_order, lost};
 use self::servers::{Apart, Servers};
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
+use self::slot_groups::{AllServers, SlotGroups, Terms, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
 use self::topology::Topology;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
@@ -236,29 +236,33 @@ impl RedisStore {
 
     /// Carries out `charges`, whose request is `denied` already or not.
     async fn charge_all(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Readings {
-        let mut parts = self.servers.parts(charges, now, denied);
-        if let [part] = &mut *parts {
-            match self.servers.charge(part).await {
+        let mut groups = self.servers.groups(charges, now, denied);
+        if let [group] = &mut *groups {
+            match self.servers.charge(group).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
-                Err(Apart(charges)) => parts = by_counter(part.place, &part.indexes, charges),
+                Err(Apart(charges)) => groups = by_counter(group.location, &group.indexes, charges),
             }
         }
         if !is_group(charges) {
             // In a box, as all is that few requests come to: the others take up their own room alone.
-            let each = Box::pin(self.servers.charge_each(&mut parts)).await;
+            let each = Box::pin(self.servers.charge_each(&mut groups)).await;
             return in_order(each, charges.len());
         }
-        let decided = self.tasks.spawn(self.charge_apart(parts, charges));
+        let decided = self.tasks.spawn(self.charge_apart(groups, charges));
         decided.await.unwrap_or_else(|_| (0..charges.len()).map(|_| Err(lost())).collect())
     }
 
-    /// Carries out the parts of a request some of which count only if all of it passes. It goes on
+    /// Carries out the groups of a request some of which count only if all of it passes. It goes on
     /// though nobody waits for it: what was counted in vain is given back.
-    fn charge_apart(&self, mut parts: Parts, charges: &[Charge]) -> impl Future<Output = Readings> + use<> {
+    fn charge_apart(
+        &self,
+        mut groups: SlotGroups,
+        charges: &[Charge],
+    ) -> impl Future<Output = Readings> + use<> {
         let (servers, tasks) = (Arc::clone(&self.servers), self.tasks.clone());
         let terms: Vec<Terms> = charges.iter().map(Terms::of).collect();
         async move {
-            let (readings, mut in_vain) = servers.decide_apart(&mut parts, &terms).await;
+            let (readings, mut in_vain) = servers.decide_apart(&mut groups, &terms).await;
             if !in_vain.is_empty() {
                 // The answer need not wait for it.
                 tasks.spawn(async move { refund(&servers, &mut in_vain).await });
@@ -269,8 +273,8 @@ impl RedisStore {
 }
 
 /// Carries out refunds, which nobody waits for.
-async fn refund(servers: &AllServers, parts: &mut Parts) {
-    for (_, outcome) in servers.charge_each(parts).await {
+async fn refund(servers: &AllServers, groups: &mut SlotGroups) {
+    for (_, outcome) in servers.charge_each(groups).await {
         if let Err(error) = outcome {
             tracing::debug!(%error, "refund failed; hits of a denied request stay counted");
         }
@@ -292,7 +296,7 @@ impl Store for RedisStore {
         for charge in refunds {
             self.denials.iter().for_each(|denials| denials.forget(&charge.key));
         }
-        let (servers, mut parts) = (Arc::clone(&self.servers), self.servers.parts(refunds, now, false));
-        self.tasks.spawn(async move { refund(&servers, &mut parts).await });
+        let (servers, mut groups) = (Arc::clone(&self.servers), self.servers.groups(refunds, now, false));
+        self.tasks.spawn(async move { refund(&servers, &mut groups).await });
     }
 }

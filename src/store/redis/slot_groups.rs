@@ -1,4 +1,4 @@
-//! The charges of a request, by the place of their counters, and what becomes of them together.
+//! The charges of a request, by the slot of their counters, and their decision as a whole.
 
 use std::mem;
 
@@ -29,46 +29,46 @@ pub(super) struct AllServers {
     pub(super) expiration_jitter_max_secs: u32,
 }
 
-/// Charges whose counters lie in one place, and where in the request they stand.
-pub(super) struct Part {
-    pub(super) place: Place,
+/// Charges of one request whose counters lie in one slot, with their indexes in the request.
+pub(super) struct SlotGroup {
+    pub(super) location: Location,
     dispatch: Dispatch,
     charges: SlotCharges,
     pub(super) indexes: SmallVec<[usize; 2]>,
 }
 
-pub(super) type Parts = SmallVec<[Part; 1]>;
+pub(super) type SlotGroups = SmallVec<[SlotGroup; 1]>;
 
-/// Charges in one place can be carried out in one call.
+/// Charges in one location can be carried out in one call.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Place {
+pub(super) struct Location {
     per_second: bool,
     slot: u16,
 }
 
 impl AllServers {
-    fn of(&self, place: Place) -> &Servers {
-        self.per_second.as_ref().filter(|_| place.per_second).unwrap_or(&self.all)
+    fn of(&self, location: Location) -> &Servers {
+        self.per_second.as_ref().filter(|_| location.per_second).unwrap_or(&self.all)
     }
 
-    /// The charges, by the place of their counters; their request is `denied` already or not.
-    pub(super) fn parts(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Parts {
-        let (mut parts, mut places) = (Parts::new(), Positions::default());
+    /// The charges, by the location of their counters; their request is `denied` already or not.
+    pub(super) fn groups(&self, charges: &[Charge], now: Timestamp, denied: bool) -> SlotGroups {
+        let (mut groups, mut locations) = (SlotGroups::new(), Positions::default());
         for (index, charge) in charges.iter().enumerate() {
             let slot_charge = SlotCharge { denied, ..self.slot_charge(charge, now) };
-            // What may be locked out is decided in one place, whatever its window.
+            // What may be locked out is decided in one slot, whatever its window.
             let per_second = self.per_second.is_some()
                 && charge.limit.window == Unit::Second.window()
                 && charge.lockout.is_none();
-            let servers = self.of(Place { per_second, slot: 0 });
-            let place = Place { per_second, slot: servers.slot(&slot_charge.key) };
-            let (position, _) = places.of(place);
-            match parts.get_mut(position) {
-                Some(part) => part.push(index, slot_charge),
-                None => parts.push(Part::of(place, index, slot_charge)),
+            let servers = self.of(Location { per_second, slot: 0 });
+            let location = Location { per_second, slot: servers.slot(&slot_charge.key) };
+            let (position, _) = locations.of(location);
+            match groups.get_mut(position) {
+                Some(group) => group.push(index, slot_charge),
+                None => groups.push(SlotGroup::of(location, index, slot_charge)),
             }
         }
-        parts
+        groups
     }
 
     fn slot_charge(&self, charge: &Charge, now: Timestamp) -> SlotCharge {
@@ -92,59 +92,72 @@ impl AllServers {
         }
     }
 
-    /// Takes the charges of `part` and carries them out.
-    pub(super) async fn charge(&self, part: &mut Part) -> Result<Outcomes, Apart> {
-        self.of(part.place).charge(mem::take(&mut part.charges), part.place.slot, part.dispatch).await
+    /// Takes the charges of `group` and carries them out.
+    pub(super) async fn charge(&self, group: &mut SlotGroup) -> Result<Outcomes, Apart> {
+        self.of(group.location)
+            .charge(mem::take(&mut group.charges), group.location.slot, group.dispatch)
+            .await
     }
 
     /// The same, one counter after the other where they cannot be carried out together.
-    async fn carry_out(&self, part: &mut Part) -> Outcomes {
-        let charges = match self.charge(part).await {
+    async fn carry_out(&self, group: &mut SlotGroup) -> Outcomes {
+        let charges = match self.charge(group).await {
             Ok(outcomes) => return outcomes,
             Err(Apart(charges)) => charges,
         };
         let len = charges.len();
         let indexes: SmallVec<[usize; 2]> = (0..len).collect();
         let mut outcomes = Vec::with_capacity(len);
-        for mut part in by_counter(part.place, &indexes, charges) {
-            if let Ok(of_counter) = self.charge(&mut part).await {
-                outcomes.extend(part.indexes.iter().copied().zip(of_counter));
+        for mut group in by_counter(group.location, &indexes, charges) {
+            if let Ok(of_counter) = self.charge(&mut group).await {
+                outcomes.extend(group.indexes.iter().copied().zip(of_counter));
             }
         }
         in_order(outcomes, len).into_iter().collect()
     }
 
-    /// Carries out every part at once, each whatever becomes of the others.
-    pub(super) async fn charge_each(&self, parts: &mut [Part]) -> Vec<(usize, Result<Reading, StoreError>)> {
-        let carried_out = parts.iter_mut().map(async |part| {
-            let outcomes = self.carry_out(part).await;
-            part.indexes.iter().copied().zip(outcomes).collect::<SmallVec<[_; 2]>>()
+    /// Carries out every group at once, each whatever becomes of the others.
+    pub(super) async fn charge_each(
+        &self,
+        groups: &mut [SlotGroup],
+    ) -> Vec<(usize, Result<Reading, StoreError>)> {
+        let carried_out = groups.iter_mut().map(async |group| {
+            let outcomes = self.carry_out(group).await;
+            group.indexes.iter().copied().zip(outcomes).collect::<SmallVec<[_; 2]>>()
         });
         future::join_all(carried_out).await.into_iter().flatten().collect()
     }
 
-    /// Every place decides for itself. The readings, and what to give back where the request is denied
+    /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied
     /// all the same.
-    pub(super) async fn decide_apart(&self, parts: &mut Parts, terms: &[Terms]) -> (Readings, Parts) {
-        // Whether the request's quotas are used up together is not for one place to say.
-        for charge in parts.iter_mut().flat_map(|part| &mut part.charges) {
+    pub(super) async fn decide_apart(
+        &self,
+        groups: &mut SlotGroups,
+        terms: &[Terms],
+    ) -> (Readings, SlotGroups) {
+        // Whether the request's quotas are used up together is not for one slot to say.
+        for charge in groups.iter_mut().flat_map(|group| &mut group.charges) {
             if matches!(charge.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
                 charge.enforcement = Enforcement::Shadow;
             }
         }
-        let asked: Vec<(Place, usize, SlotCharge)> = parts.iter().flat_map(Part::each).collect();
-        let mut readings = in_order(self.charge_each(parts).await, terms.len());
+        let asked: Vec<(Location, usize, SlotCharge)> = groups.iter().flat_map(SlotGroup::each).collect();
+        let mut readings = in_order(self.charge_each(groups).await, terms.len());
         let mut combined = CombinedEnforcement::default();
         for (terms, reading) in terms.iter().zip(&readings) {
             combined.add(terms.enforcement, terms.is_over(reading));
         }
-        let mut in_vain = Parts::new();
+        let mut in_vain = SlotGroups::new();
         if combined.is_denied() {
-            for (place, index, charge) in asked {
+            for (location, index, charge) in asked {
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && let Some(hits @ 1..) = reading.withhold(charge.limit, charge.mode, charge.hits)
                 {
-                    in_vain.push(Part::of(place, index, SlotCharge { hits: Hits::Refund(hits), ..charge }));
+                    in_vain.push(SlotGroup::of(
+                        location,
+                        index,
+                        SlotCharge { hits: Hits::Refund(hits), ..charge },
+                    ));
                 }
             }
         }
@@ -179,9 +192,9 @@ impl Terms {
     }
 }
 
-impl Part {
-    fn of(place: Place, index: usize, charge: SlotCharge) -> Self {
-        Self { place, dispatch: Dispatch::Batched, charges: smallvec![charge], indexes: smallvec![index] }
+impl SlotGroup {
+    fn of(location: Location, index: usize, charge: SlotCharge) -> Self {
+        Self { location, dispatch: Dispatch::Batched, charges: smallvec![charge], indexes: smallvec![index] }
     }
 
     fn push(&mut self, index: usize, charge: SlotCharge) {
@@ -189,38 +202,38 @@ impl Part {
         self.indexes.push(index);
     }
 
-    fn each(&self) -> impl Iterator<Item = (Place, usize, SlotCharge)> {
-        self.indexes.iter().zip(&self.charges).map(|(index, charge)| (self.place, *index, charge.clone()))
+    fn each(&self) -> impl Iterator<Item = (Location, usize, SlotCharge)> {
+        self.indexes.iter().zip(&self.charges).map(|(index, charge)| (self.location, *index, charge.clone()))
     }
 }
 
-/// The charges of a part, each counter's by themselves.
-pub(super) fn by_counter(place: Place, indexes: &[usize], charges: SlotCharges) -> Parts {
-    let mut parts = Parts::new();
-    // The first part with a counter, and with a lockout.
-    let mut part_of = HashMap::<Bytes, usize, RandomState>::default();
+/// The charges of a group, each counter's by themselves.
+pub(super) fn by_counter(location: Location, indexes: &[usize], charges: SlotCharges) -> SlotGroups {
+    let mut groups = SlotGroups::new();
+    // The first group with a counter, and with a lockout.
+    let mut group_of = HashMap::<Bytes, usize, RandomState>::default();
     for (index, charge) in indexes.iter().copied().zip(charges) {
         let names = [Some(charge.key.clone()), charge.lockout.as_ref().map(|lockout| lockout.key.clone())];
-        let known = names.iter().flatten().filter_map(|name| part_of.get(name)).min().copied();
-        let position = known.unwrap_or(parts.len());
+        let known = names.iter().flatten().filter_map(|name| group_of.get(name)).min().copied();
+        let position = known.unwrap_or(groups.len());
         for name in names.into_iter().flatten() {
-            let first = part_of.entry(name).or_insert(position);
+            let first = group_of.entry(name).or_insert(position);
             *first = position.min(*first);
         }
-        match parts.get_mut(position) {
-            Some(part) => part.push(index, charge),
-            None => parts.push(Part { dispatch: Dispatch::Alone, ..Part::of(place, index, charge) }),
+        match groups.get_mut(position) {
+            Some(group) => group.push(index, charge),
+            None => groups.push(SlotGroup { dispatch: Dispatch::Alone, ..SlotGroup::of(location, index, charge) }),
         }
     }
-    parts
+    groups
 }
 
 /// One reading for each charge, by their indexes.
 pub(super) fn in_order(outcomes: Vec<(usize, Result<Reading, StoreError>)>, len: usize) -> Readings {
     let mut readings: Readings = (0..len).map(|_| Err(lost())).collect();
     for (index, outcome) in outcomes {
-        if let Some(place) = readings.get_mut(index) {
-            *place = outcome;
+        if let Some(reading) = readings.get_mut(index) {
+            *reading = outcome;
         }
     }
     readings
