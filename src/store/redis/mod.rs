@@ -45,7 +45,7 @@ use tracing::Instrument;
 use self::client::Access;
 pub use self::denials::Denials;
 pub use self::login::LoginError;
-use self::servers::{Apart, Servers};
+use self::servers::{CrossSlot, Servers};
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use self::slot_groups::{AllServers, SlotGroups, Terms, by_counter, in_order, lost};
@@ -240,7 +240,7 @@ impl RedisStore {
         if let [group] = &mut *groups {
             match self.servers.charge(group).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
-                Err(Apart(charges)) => groups = by_counter(group.location, &group.indexes, charges),
+                Err(CrossSlot(charges)) => groups = by_counter(group.location, &group.indexes, charges),
             }
         }
         if !is_group(charges) {
@@ -248,13 +248,13 @@ impl RedisStore {
             let each = Box::pin(self.servers.charge_each(&mut groups)).await;
             return in_order(each, charges.len());
         }
-        let decided = self.tasks.spawn(self.charge_apart(groups, charges));
+        let decided = self.tasks.spawn(self.charge_across_slots(groups, charges));
         decided.await.unwrap_or_else(|_| (0..charges.len()).map(|_| Err(lost())).collect())
     }
 
     /// Carries out the groups of a request some of which count only if all of it passes. It goes on
     /// though nobody waits for it: what was counted in vain is given back.
-    fn charge_apart(
+    fn charge_across_slots(
         &self,
         mut groups: SlotGroups,
         charges: &[Charge],
@@ -262,7 +262,7 @@ impl RedisStore {
         let (servers, tasks) = (Arc::clone(&self.servers), self.tasks.clone());
         let terms: Vec<Terms> = charges.iter().map(Terms::of).collect();
         async move {
-            let (readings, mut in_vain) = servers.decide_apart(&mut groups, &terms).await;
+            let (readings, mut in_vain) = servers.decide_across_slots(&mut groups, &terms).await;
             if !in_vain.is_empty() {
                 // The answer need not wait for it.
                 tasks.spawn(async move { refund(&servers, &mut in_vain).await });

@@ -52,7 +52,7 @@ struct Route {
 
 /// Charges that cannot be carried out together for now: their slot is on its way to another server.
 #[derive(Debug)]
-pub(super) struct Apart(pub(super) SlotCharges);
+pub(super) struct CrossSlot(pub(super) SlotCharges);
 
 impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
@@ -146,7 +146,7 @@ impl Servers {
         charges: SlotCharges,
         slot: u16,
         dispatch: Dispatch,
-    ) -> Result<Outcomes, Apart> {
+    ) -> Result<Outcomes, CrossSlot> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
         let shard = match route.shard(slot) {
@@ -177,7 +177,7 @@ impl Known {
         slot: u16,
         shard: Arc<Shard>,
         deadline: Instant,
-    ) -> Result<Outcomes, Apart> {
+    ) -> Result<Outcomes, CrossSlot> {
         if is_one_refusal(&answer.outcomes) {
             return self.sent_on_together(answer, slot, shard, deadline).await;
         }
@@ -203,14 +203,16 @@ impl Known {
         slot: u16,
         mut shard: Arc<Shard>,
         deadline: Instant,
-    ) -> Result<Outcomes, Apart> {
+    ) -> Result<Outcomes, CrossSlot> {
         for _ in 0..MAX_REDIRECTIONS {
             let Some(Err(error)) = answer.outcomes.first() else { break };
             let Some(redirection) = self.redirection(error, &shard) else { break };
             let (next, dispatch) = match redirection {
                 Redirection::Moved(server) => (self.server(&server, deadline).await, Dispatch::Batched),
                 Redirection::Ask(server) => (self.server(&server, deadline).await, Dispatch::Asking),
-                Redirection::TryAgain if is_together(&answer.charges) => return Err(Apart(answer.charges)),
+                Redirection::TryAgain if is_together(&answer.charges) => {
+                    return Err(CrossSlot(answer.charges));
+                }
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
                     (self.route.load().shard(slot).cloned().unwrap_or(shard), Dispatch::Alone)

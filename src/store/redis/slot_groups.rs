@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 
 use super::batch::{Dispatch, SlotCharge, SlotCharges};
 use super::queue::Outcomes;
-use super::servers::{Apart, Servers};
+use super::servers::{CrossSlot, Servers};
 use crate::engine::algorithm::group::is_over;
 use crate::engine::{
     Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
@@ -93,7 +93,7 @@ impl AllServers {
     }
 
     /// Takes the charges of `group` and carries them out.
-    pub(super) async fn charge(&self, group: &mut SlotGroup) -> Result<Outcomes, Apart> {
+    pub(super) async fn charge(&self, group: &mut SlotGroup) -> Result<Outcomes, CrossSlot> {
         self.of(group.location)
             .charge(mem::take(&mut group.charges), group.location.slot, group.dispatch)
             .await
@@ -103,7 +103,7 @@ impl AllServers {
     async fn carry_out(&self, group: &mut SlotGroup) -> Outcomes {
         let charges = match self.charge(group).await {
             Ok(outcomes) => return outcomes,
-            Err(Apart(charges)) => charges,
+            Err(CrossSlot(charges)) => charges,
         };
         let len = charges.len();
         let indexes: SmallVec<[usize; 2]> = (0..len).collect();
@@ -130,7 +130,7 @@ impl AllServers {
 
     /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied
     /// all the same.
-    pub(super) async fn decide_apart(
+    pub(super) async fn decide_across_slots(
         &self,
         groups: &mut SlotGroups,
         terms: &[Terms],
