@@ -13,9 +13,9 @@ use futures_util::future;
 use tokio::time::{self, Instant};
 
 use super::RedisStore;
+use super::node_client::NodeClient;
 use super::reply::Reply;
 use super::servers::Servers;
-use super::shard::Shard;
 use crate::engine::key::LOCKOUT_PREFIX;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
@@ -45,15 +45,15 @@ impl Lockouts for RedisStore {
         // Whatever the window of its limits, a lockout is kept where most counters are.
         let servers = &self.servers.all;
         Box::pin(async move {
-            let shard = servers.server_of(servers.slot(key))?;
-            Ok(ask(&shard, &[b"EVAL", LIFT.as_bytes(), b"1", key]).await? != Reply::Int(0))
+            let node = servers.server_of(servers.slot(key))?;
+            Ok(ask(&node, &[b"EVAL", LIFT.as_bytes(), b"1", key]).await? != Reply::Int(0))
         })
     }
 }
 
-async fn ask(shard: &Shard, command: &[&[u8]]) -> Result<Reply, StoreError> {
-    shard.ready(ANSWER_TIMEOUT).await?;
-    match shard.command(command, ANSWER_TIMEOUT).await? {
+async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> {
+    node.ready(ANSWER_TIMEOUT).await?;
+    match node.command(command, ANSWER_TIMEOUT).await? {
         Reply::Error(text) => Err(StoreError::Rejected(text)),
         reply => Ok(reply),
     }
@@ -62,13 +62,13 @@ async fn ask(shard: &Shard, command: &[&[u8]]) -> Result<Reply, StoreError> {
 async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
     let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
     let mut listed = Vec::new();
-    for shard in servers.every_server()? {
+    for node in servers.every_server()? {
         let mut cursor = Bytes::from_static(b"0");
         loop {
             let begun = Instant::now();
-            let (next, mut found) = scan(&shard, &cursor, &pattern).await?;
+            let (next, mut found) = scan(&node, &cursor, &pattern).await?;
             found.retain(|key| keys.parse_lockout_key(key).is_some());
-            let states = future::try_join_all(found.iter().map(|key| read(&shard, key))).await?;
+            let states = future::try_join_all(found.iter().map(|key| read(&node, key))).await?;
             let blocked = found.into_iter().zip(states);
             listed.extend(blocked.filter_map(|(key, state)| Blocked::new(key, state?, keys, now)));
             if listed.len() >= MAX_LISTED {
@@ -86,9 +86,9 @@ async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec
 }
 
 /// One step of a `SCAN`: the next cursor, and keys that match `pattern`.
-async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, Vec<Bytes>), StoreError> {
+async fn scan(node: &NodeClient, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, Vec<Bytes>), StoreError> {
     let page: [&[u8]; 6] = [b"SCAN", cursor, b"MATCH", pattern, b"COUNT", KEYS_PER_STEP];
-    let mut page = ask(shard, &page).await?.into_items().into_iter();
+    let mut page = ask(node, &page).await?.into_items().into_iter();
     let (Some(Reply::Text(next)), Some(found)) = (page.next(), page.next()) else {
         return Err(StoreError::Rejected("SCAN returned no page".to_owned()));
     };
@@ -100,8 +100,8 @@ async fn scan(shard: &Shard, cursor: &Bytes, pattern: &Bytes) -> Result<(Bytes, 
 }
 
 /// The lockout of `key`; `None` if it has expired or moved away meanwhile, or is none.
-async fn read(shard: &Shard, key: &Bytes) -> Result<Option<LockoutState>, StoreError> {
-    match ask(shard, &[b"GET", key]).await {
+async fn read(node: &NodeClient, key: &Bytes) -> Result<Option<LockoutState>, StoreError> {
+    match ask(node, &[b"GET", key]).await {
         Ok(Reply::Text(text)) => Ok(LockoutState::parse(&text)),
         Ok(_) | Err(StoreError::Rejected(_)) => Ok(None),
         Err(error) => Err(error),

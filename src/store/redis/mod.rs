@@ -3,7 +3,7 @@
 //! A counter is a plain number under the charge's key and the beginning of its window in decimal
 //! digits, so that a window never needs to be reset, and one envoyproxy/ratelimit finds its own counters
 //! under compatible keys. The charges of a request go to the servers that keep their counters
-//! (`servers`), in one round trip, together with those of others that wait (`shard`, `batch`). A charge
+//! (`servers`), in one round trip, together with those of others that wait (`node`, `batch`). A charge
 //! that may have been carried out is never sent again.
 //!
 //! Charges that are decided together are one script call where their counters lie in one slot. Where
@@ -17,12 +17,12 @@ mod denials;
 mod exchange;
 mod lockouts;
 mod login;
+mod node_client;
 mod queue;
 mod reply;
 mod script;
 mod servers;
 mod settings;
-mod shard;
 mod slot_groups;
 mod slots;
 mod status;

@@ -13,8 +13,8 @@ use super::Endpoint;
 use super::batch::Dispatch;
 use super::batch::SlotCharges;
 use super::client::Access;
+use super::node_client::NodeClient;
 use super::queue::{Answer, Outcomes, Request};
-use super::shard::Shard;
 use super::slots::Redirection;
 use super::topology::{Map, Topology};
 use crate::store::StoreError;
@@ -39,7 +39,7 @@ struct Known {
     topology: Topology,
     route: ArcSwap<Route>,
     /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
-    guests: Mutex<Vec<Arc<Shard>>>,
+    guests: Mutex<Vec<Arc<NodeClient>>>,
 }
 
 /// Which server is asked for what.
@@ -47,7 +47,7 @@ struct Known {
 struct Route {
     map: Arc<Map>,
     /// In a Cluster, in the order of its primaries.
-    shards: Vec<Arc<Shard>>,
+    nodes: Vec<Arc<NodeClient>>,
 }
 
 /// Charges that cannot be carried out together for now: their slot is on its way to another server.
@@ -58,7 +58,7 @@ impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(access: &Arc<Access>, topology: &Topology) -> Self {
         let mut map = topology.map();
-        let first = Route { map: Arc::clone(&map.borrow_and_update()), shards: Vec::new() };
+        let first = Route { map: Arc::clone(&map.borrow_and_update()), nodes: Vec::new() };
         let known = Arc::new(Known {
             access: Arc::clone(access),
             topology: topology.clone(),
@@ -84,14 +84,14 @@ impl Servers {
         let begun = Instant::now();
         loop {
             let route = self.known.route.load_full();
-            let shards = route.shards.iter().map(|shard| shard.ready(READY_POLL));
+            let nodes = route.nodes.iter().map(|node| node.ready(READY_POLL));
             let outcome = match &*route.map {
                 Map::Unknown(cause) => {
                     time::sleep(READY_POLL).await;
                     Err(StoreError::Unreachable(cause.clone()))
                 }
                 Map::One(_) | Map::Cluster(_) => {
-                    futures_util::future::join_all(shards).await.into_iter().collect()
+                    futures_util::future::join_all(nodes).await.into_iter().collect()
                 }
             };
             if outcome.is_ok() || (!patience.is_zero() && begun.elapsed() >= patience) {
@@ -106,33 +106,33 @@ impl Servers {
         if let Map::Unknown(cause) = &*route.map {
             return Err(StoreError::Unreachable(cause.clone()));
         }
-        let pings = route.shards.iter().map(|shard| shard.ping());
+        let pings = route.nodes.iter().map(|node| node.ping());
         futures_util::future::join_all(pings).await.into_iter().collect()
     }
 
     /// Waits until every server was told how long new counters are to live.
     pub(super) async fn settle(&self) {
         let route = self.known.route.load_full();
-        futures_util::future::join_all(route.shards.iter().map(|shard| shard.settle())).await;
+        futures_util::future::join_all(route.nodes.iter().map(|node| node.settle())).await;
     }
 
     /// The server that serves `slot`.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known to.
-    pub(super) fn server_of(&self, slot: u16) -> Result<Arc<Shard>, StoreError> {
-        self.known.route.load().shard(slot).cloned()
+    pub(super) fn server_of(&self, slot: u16) -> Result<Arc<NodeClient>, StoreError> {
+        self.known.route.load().node(slot).cloned()
     }
 
     /// Every server that counts.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known.
-    pub(super) fn every_server(&self) -> Result<Vec<Arc<Shard>>, StoreError> {
+    pub(super) fn every_server(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
         let route = self.known.route.load();
         match &*route.map {
             Map::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
-            Map::One(_) | Map::Cluster(_) => Ok(route.shards.clone()),
+            Map::One(_) | Map::Cluster(_) => Ok(route.nodes.clone()),
         }
     }
 
@@ -149,19 +149,19 @@ impl Servers {
     ) -> Result<Outcomes, CrossSlot> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
         let route = self.known.route.load();
-        let shard = match route.shard(slot) {
-            Ok(shard) => Arc::clone(shard),
+        let node = match route.node(slot) {
+            Ok(node) => Arc::clone(node),
             Err(error) => {
                 self.known.topology.request_refresh();
                 return Ok(charges.iter().map(|_| Err(error.clone())).collect());
             }
         };
         drop(route);
-        let answer = shard.charge(Request { charges, slot, dispatch }, deadline).await;
+        let answer = node.charge(Request { charges, slot, dispatch }, deadline).await;
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
-        Box::pin(self.known.sent_on(answer, slot, shard, deadline)).await
+        Box::pin(self.known.sent_on(answer, slot, node, deadline)).await
     }
 }
 
@@ -175,11 +175,11 @@ impl Known {
         &self,
         answer: Answer,
         slot: u16,
-        shard: Arc<Shard>,
+        node: Arc<NodeClient>,
         deadline: Instant,
     ) -> Result<Outcomes, CrossSlot> {
         if is_one_refusal(&answer.outcomes) {
-            return self.sent_on_together(answer, slot, shard, deadline).await;
+            return self.sent_on_together(answer, slot, node, deadline).await;
         }
         // Each has its own reply, and counts whatever becomes of the others: one may have been counted
         // already where another was sent on.
@@ -187,7 +187,7 @@ impl Known {
         for (charge, outcome) in charges.into_iter().zip(&mut outcomes) {
             if let Err(error) = outcome {
                 let one = Answer { charges: smallvec![charge], outcomes: smallvec![Err(error.clone())] };
-                let again = self.sent_on_together(one, slot, Arc::clone(&shard), deadline).await;
+                let again = self.sent_on_together(one, slot, Arc::clone(&node), deadline).await;
                 if let Some(again) = again.ok().and_then(|mut outcomes| outcomes.pop()) {
                     *outcome = again;
                 }
@@ -201,12 +201,12 @@ impl Known {
         &self,
         mut answer: Answer,
         slot: u16,
-        mut shard: Arc<Shard>,
+        mut node: Arc<NodeClient>,
         deadline: Instant,
     ) -> Result<Outcomes, CrossSlot> {
         for _ in 0..MAX_REDIRECTIONS {
             let Some(Err(error)) = answer.outcomes.first() else { break };
-            let Some(redirection) = self.redirection(error, &shard) else { break };
+            let Some(redirection) = self.redirection(error, &node) else { break };
             let (next, dispatch) = match redirection {
                 Redirection::Moved(server) => (self.server(&server, deadline).await, Dispatch::Batched),
                 Redirection::Ask(server) => (self.server(&server, deadline).await, Dispatch::Asking),
@@ -215,20 +215,20 @@ impl Known {
                 }
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
-                    (self.route.load().shard(slot).cloned().unwrap_or(shard), Dispatch::Alone)
+                    (self.route.load().node(slot).cloned().unwrap_or(node), Dispatch::Alone)
                 }
             };
             if Instant::now() >= deadline {
                 break;
             }
-            shard = next;
-            answer = shard.charge(Request { charges: answer.charges, slot, dispatch }, deadline).await;
+            node = next;
+            answer = node.charge(Request { charges: answer.charges, slot, dispatch }, deadline).await;
         }
         Ok(answer.outcomes)
     }
 
     /// What a failure charges for. Where it says that things are not as they should be, they are looked at.
-    fn redirection(&self, error: &StoreError, shard: &Shard) -> Option<Redirection> {
+    fn redirection(&self, error: &StoreError, node: &NodeClient) -> Option<Redirection> {
         let cause = match error {
             StoreError::Rejected(cause) => cause,
             StoreError::Unreachable(_) | StoreError::Unanswered(_) => {
@@ -239,7 +239,7 @@ impl Known {
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
             self.topology.request_refresh();
         }
-        let redirection = Redirection::read(cause, shard.server()).filter(|_| self.is_cluster())?;
+        let redirection = Redirection::read(cause, node.server()).filter(|_| self.is_cluster())?;
         if let Redirection::Moved(_) = redirection {
             self.topology.request_refresh();
         }
@@ -247,9 +247,9 @@ impl Known {
     }
 
     /// The server at this address, connected to if it was not known: then it is waited for.
-    async fn server(&self, server: &Endpoint, deadline: Instant) -> Arc<Shard> {
-        if let Some(shard) = self.route.load().find(server) {
-            return Arc::clone(shard);
+    async fn server(&self, server: &Endpoint, deadline: Instant) -> Arc<NodeClient> {
+        if let Some(node) = self.route.load().find(server) {
+            return Arc::clone(node);
         }
         let guest = {
             let mut guests = self.guests.lock();
@@ -266,8 +266,8 @@ impl Known {
         guest
     }
 
-    fn connect(&self, server: &Endpoint) -> Arc<Shard> {
-        Arc::new(Shard::connect(server.clone(), &self.access))
+    fn connect(&self, server: &Endpoint) -> Arc<NodeClient> {
+        Arc::new(NodeClient::connect(server.clone(), &self.access))
     }
 
     /// Takes up a map: connects to the servers that are new, and keeps those that stay.
@@ -279,27 +279,27 @@ impl Known {
             Map::Cluster(slots) => slots.primaries(),
         };
         let guests = std::mem::take(&mut *self.guests.lock());
-        let shard = |server| {
+        let node = |server| {
             let guest = || guests.iter().find(|guest| guest.server() == server);
             old.find(server).or_else(guest).cloned().unwrap_or_else(|| self.connect(server))
         };
-        let shards = servers.iter().map(shard).collect();
-        self.route.store(Arc::new(Route { map: Arc::clone(map), shards }));
+        let nodes = servers.iter().map(node).collect();
+        self.route.store(Arc::new(Route { map: Arc::clone(map), nodes }));
     }
 }
 
 impl Route {
-    fn shard(&self, slot: u16) -> Result<&Arc<Shard>, StoreError> {
+    fn node(&self, slot: u16) -> Result<&Arc<NodeClient>, StoreError> {
         let found = match &*self.map {
             Map::Unknown(cause) => return Err(StoreError::Unreachable(cause.clone())),
-            Map::One(_) => self.shards.first(),
-            Map::Cluster(slots) => slots.owner(slot).and_then(|owner| self.shards.get(owner)),
+            Map::One(_) => self.nodes.first(),
+            Map::Cluster(slots) => slots.owner(slot).and_then(|owner| self.nodes.get(owner)),
         };
         found.ok_or_else(|| StoreError::Unreachable(format!("no server serves slot {slot}")))
     }
 
-    fn find(&self, server: &Endpoint) -> Option<&Arc<Shard>> {
-        self.shards.iter().find(|shard| shard.server() == server)
+    fn find(&self, server: &Endpoint) -> Option<&Arc<NodeClient>> {
+        self.nodes.iter().find(|node| node.server() == server)
     }
 }
 

@@ -24,7 +24,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One node: a queue, and a task with a connection that carries out what is in it.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct NodeClient {
     server: Endpoint,
     queue: Arc<CallQueue>,
     link: Arc<Link>,
@@ -33,7 +33,7 @@ pub(super) struct Shard {
     _worker: OwnedTask,
 }
 
-impl Shard {
+impl NodeClient {
     /// Connects from now on, for as long as this lives. Belongs to the runtime it is made in.
     pub(super) fn connect(server: Endpoint, access: &Arc<Access>) -> Self {
         let queue = Arc::new(CallQueue::default());
