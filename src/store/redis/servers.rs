@@ -37,14 +37,14 @@ pub(super) struct Servers {
 struct Known {
     access: Arc<Access>,
     topology: Topology,
-    route: ArcSwap<Route>,
+    routes: ArcSwap<RoutingTable>,
     /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
     guests: Mutex<Vec<Arc<NodeClient>>>,
 }
 
 /// Which server is asked for what.
 #[derive(Debug)]
-struct Route {
+struct RoutingTable {
     map: Arc<Map>,
     /// In a Cluster, in the order of its primaries.
     nodes: Vec<Arc<NodeClient>>,
@@ -58,14 +58,14 @@ impl Servers {
     /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(access: &Arc<Access>, topology: &Topology) -> Self {
         let mut map = topology.map();
-        let first = Route { map: Arc::clone(&map.borrow_and_update()), nodes: Vec::new() };
+        let first = RoutingTable { map: Arc::clone(&map.borrow_and_update()), nodes: Vec::new() };
         let known = Arc::new(Known {
             access: Arc::clone(access),
             topology: topology.clone(),
-            route: ArcSwap::from_pointee(first),
+            routes: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
         });
-        known.follow(&known.route.load().map);
+        known.follow(&known.routes.load().map);
         let follower =
             access.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&known), map));
         Self { known, _follower: follower }
@@ -83,9 +83,9 @@ impl Servers {
     pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
         let begun = Instant::now();
         loop {
-            let route = self.known.route.load_full();
-            let nodes = route.nodes.iter().map(|node| node.ready(READY_POLL));
-            let outcome = match &*route.map {
+            let routes = self.known.routes.load_full();
+            let nodes = routes.nodes.iter().map(|node| node.ready(READY_POLL));
+            let outcome = match &*routes.map {
                 Map::Unknown(cause) => {
                     time::sleep(READY_POLL).await;
                     Err(StoreError::Unreachable(cause.clone()))
@@ -102,18 +102,18 @@ impl Servers {
 
     /// Whether every server answers, and if not, what the first one says.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let route = self.known.route.load_full();
-        if let Map::Unknown(cause) = &*route.map {
+        let routes = self.known.routes.load_full();
+        if let Map::Unknown(cause) = &*routes.map {
             return Err(StoreError::Unreachable(cause.clone()));
         }
-        let pings = route.nodes.iter().map(|node| node.ping());
+        let pings = routes.nodes.iter().map(|node| node.ping());
         futures_util::future::join_all(pings).await.into_iter().collect()
     }
 
     /// Waits until every server was told how long new counters are to live.
     pub(super) async fn settle(&self) {
-        let route = self.known.route.load_full();
-        futures_util::future::join_all(route.nodes.iter().map(|node| node.settle())).await;
+        let routes = self.known.routes.load_full();
+        futures_util::future::join_all(routes.nodes.iter().map(|node| node.settle())).await;
     }
 
     /// The server that serves `slot`.
@@ -121,7 +121,7 @@ impl Servers {
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known to.
     pub(super) fn server_of(&self, slot: u16) -> Result<Arc<NodeClient>, StoreError> {
-        self.known.route.load().node(slot).cloned()
+        self.known.routes.load().node(slot).cloned()
     }
 
     /// Every server that counts.
@@ -129,10 +129,10 @@ impl Servers {
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known.
     pub(super) fn every_server(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
-        let route = self.known.route.load();
-        match &*route.map {
+        let routes = self.known.routes.load();
+        match &*routes.map {
             Map::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
-            Map::One(_) | Map::Cluster(_) => Ok(route.nodes.clone()),
+            Map::One(_) | Map::Cluster(_) => Ok(routes.nodes.clone()),
         }
     }
 
@@ -148,15 +148,15 @@ impl Servers {
         dispatch: Dispatch,
     ) -> Result<Outcomes, CrossSlot> {
         let deadline = Instant::now() + self.known.access.settings.call_timeout;
-        let route = self.known.route.load();
-        let node = match route.node(slot) {
+        let routes = self.known.routes.load();
+        let node = match routes.node(slot) {
             Ok(node) => Arc::clone(node),
             Err(error) => {
                 self.known.topology.request_refresh();
                 return Ok(charges.iter().map(|_| Err(error.clone())).collect());
             }
         };
-        drop(route);
+        drop(routes);
         let answer = node.charge(Request { charges, slot, dispatch }, deadline).await;
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
@@ -167,7 +167,7 @@ impl Servers {
 
 impl Known {
     fn is_cluster(&self) -> bool {
-        matches!(*self.route.load().map, Map::Cluster(_))
+        matches!(*self.routes.load().map, Map::Cluster(_))
     }
 
     /// Looks after what was not carried out: sends on what another server is to do.
@@ -215,7 +215,7 @@ impl Known {
                 }
                 Redirection::TryAgain => {
                     time::sleep(TRY_AGAIN_PAUSE).await;
-                    (self.route.load().node(slot).cloned().unwrap_or(node), Dispatch::Alone)
+                    (self.routes.load().node(slot).cloned().unwrap_or(node), Dispatch::Alone)
                 }
             };
             if Instant::now() >= deadline {
@@ -248,7 +248,7 @@ impl Known {
 
     /// The server at this address, connected to if it was not known: then it is waited for.
     async fn server(&self, server: &Endpoint, deadline: Instant) -> Arc<NodeClient> {
-        if let Some(node) = self.route.load().find(server) {
+        if let Some(node) = self.routes.load().find(server) {
             return Arc::clone(node);
         }
         let guest = {
@@ -272,7 +272,7 @@ impl Known {
 
     /// Takes up a map: connects to the servers that are new, and keeps those that stay.
     fn follow(&self, map: &Arc<Map>) {
-        let old = self.route.load();
+        let old = self.routes.load();
         let servers = match &**map {
             Map::Unknown(_) => &[],
             Map::One(server) => std::slice::from_ref(server),
@@ -284,11 +284,11 @@ impl Known {
             old.find(server).or_else(guest).cloned().unwrap_or_else(|| self.connect(server))
         };
         let nodes = servers.iter().map(node).collect();
-        self.route.store(Arc::new(Route { map: Arc::clone(map), nodes }));
+        self.routes.store(Arc::new(RoutingTable { map: Arc::clone(map), nodes }));
     }
 }
 
-impl Route {
+impl RoutingTable {
     fn node(&self, slot: u16) -> Result<&Arc<NodeClient>, StoreError> {
         let found = match &*self.map {
             Map::Unknown(cause) => return Err(StoreError::Unreachable(cause.clone())),
