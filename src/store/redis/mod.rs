@@ -14,6 +14,7 @@ mod agreement;
 mod batch;
 mod client;
 mod denials;
+mod discovery;
 mod exchange;
 mod lockouts;
 mod login;
@@ -28,7 +29,6 @@ mod slots;
 mod status;
 #[cfg(test)]
 mod tests;
-mod topology;
 mod ttl;
 mod wire;
 mod worker;
@@ -44,13 +44,13 @@ use tracing::Instrument;
 
 use self::client::Access;
 pub use self::denials::Denials;
+use self::discovery::Discovery;
 pub use self::login::LoginError;
 use self::servers::{CrossSlot, Servers};
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use self::slot_groups::{AllServers, SlotGroups, Terms, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
-use self::topology::Topology;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
 use crate::supervisor::Supervisor;
@@ -59,8 +59,8 @@ use crate::tls::TlsError;
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]
 pub struct Redis {
-    all: (Arc<Access>, Topology),
-    per_second: Option<(Arc<Access>, Topology)>,
+    all: (Arc<Access>, Discovery),
+    per_second: Option<(Arc<Access>, Discovery)>,
     denials: Option<Arc<Denials>>,
     listing: Arc<Mutex<()>>,
 }
@@ -90,8 +90,8 @@ impl Redis {
     ) -> Result<Self, TlsError> {
         let watch = |settings| {
             let access = Access::new(settings, clock, supervisor)?;
-            let topology = Topology::watch(&access);
-            Ok((access, topology))
+            let discovery = Discovery::watch(&access);
+            Ok((access, discovery))
         };
         Ok(Self {
             all: watch(all)?,
@@ -112,7 +112,7 @@ impl Redis {
     ///
     /// It belongs to the runtime it is made in, whose timer must be enabled; each core has its own.
     pub fn store(&self) -> RedisStore {
-        let connect = |(access, topology): &(_, _)| Servers::connect(access, topology);
+        let connect = |(access, discovery): &(_, _)| Servers::connect(access, discovery);
         let all = connect(&self.all);
         let per_second = self.per_second.as_ref().map(connect);
         let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;

@@ -13,10 +13,10 @@ use super::Endpoint;
 use super::batch::Dispatch;
 use super::batch::SlotCharges;
 use super::client::Access;
+use super::discovery::{Discovery, Topology};
 use super::node_client::NodeClient;
 use super::queue::{Answer, Outcomes, Request};
 use super::slots::Redirection;
-use super::topology::{Map, Topology};
 use crate::store::StoreError;
 use crate::supervisor::OwnedTask;
 
@@ -36,16 +36,16 @@ pub(super) struct Servers {
 #[derive(Debug)]
 struct Known {
     access: Arc<Access>,
-    topology: Topology,
+    discovery: Discovery,
     routes: ArcSwap<RoutingTable>,
-    /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next map.
+    /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next topology.
     guests: Mutex<Vec<Arc<NodeClient>>>,
 }
 
 /// Which server is asked for what.
 #[derive(Debug)]
 struct RoutingTable {
-    map: Arc<Map>,
+    topology: Arc<Topology>,
     /// In a Cluster, in the order of its primaries.
     nodes: Vec<Arc<NodeClient>>,
 }
@@ -55,19 +55,19 @@ struct RoutingTable {
 pub(super) struct CrossSlot(pub(super) SlotCharges);
 
 impl Servers {
-    /// Begins to connect to what `topology` knows, now and later. Belongs to the runtime it is made in.
-    pub(super) fn connect(access: &Arc<Access>, topology: &Topology) -> Self {
-        let mut map = topology.map();
-        let first = RoutingTable { map: Arc::clone(&map.borrow_and_update()), nodes: Vec::new() };
+    /// Begins to connect to what `discovery` knows, now and later. Belongs to the runtime it is made in.
+    pub(super) fn connect(access: &Arc<Access>, discovery: &Discovery) -> Self {
+        let mut topology = discovery.topology();
+        let first = RoutingTable { topology: Arc::clone(&topology.borrow_and_update()), nodes: Vec::new() };
         let known = Arc::new(Known {
             access: Arc::clone(access),
-            topology: topology.clone(),
+            discovery: discovery.clone(),
             routes: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
         });
-        known.follow(&known.routes.load().map);
+        known.follow(&known.routes.load().topology);
         let follower =
-            access.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&known), map));
+            access.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&known), topology));
         Self { known, _follower: follower }
     }
 
@@ -85,12 +85,12 @@ impl Servers {
         loop {
             let routes = self.known.routes.load_full();
             let nodes = routes.nodes.iter().map(|node| node.ready(READY_POLL));
-            let outcome = match &*routes.map {
-                Map::Unknown(cause) => {
+            let outcome = match &*routes.topology {
+                Topology::Unknown(cause) => {
                     time::sleep(READY_POLL).await;
                     Err(StoreError::Unreachable(cause.clone()))
                 }
-                Map::One(_) | Map::Cluster(_) => {
+                Topology::One(_) | Topology::Cluster(_) => {
                     futures_util::future::join_all(nodes).await.into_iter().collect()
                 }
             };
@@ -103,7 +103,7 @@ impl Servers {
     /// Whether every server answers, and if not, what the first one says.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let routes = self.known.routes.load_full();
-        if let Map::Unknown(cause) = &*routes.map {
+        if let Topology::Unknown(cause) = &*routes.topology {
             return Err(StoreError::Unreachable(cause.clone()));
         }
         let pings = routes.nodes.iter().map(|node| node.ping());
@@ -130,9 +130,9 @@ impl Servers {
     /// [`StoreError::Unreachable`] where none is known.
     pub(super) fn every_server(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
         let routes = self.known.routes.load();
-        match &*routes.map {
-            Map::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
-            Map::One(_) | Map::Cluster(_) => Ok(routes.nodes.clone()),
+        match &*routes.topology {
+            Topology::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
+            Topology::One(_) | Topology::Cluster(_) => Ok(routes.nodes.clone()),
         }
     }
 
@@ -152,7 +152,7 @@ impl Servers {
         let node = match routes.node(slot) {
             Ok(node) => Arc::clone(node),
             Err(error) => {
-                self.known.topology.request_refresh();
+                self.known.discovery.request_refresh();
                 return Ok(charges.iter().map(|_| Err(error.clone())).collect());
             }
         };
@@ -167,7 +167,7 @@ impl Servers {
 
 impl Known {
     fn is_cluster(&self) -> bool {
-        matches!(*self.routes.load().map, Map::Cluster(_))
+        matches!(*self.routes.load().topology, Topology::Cluster(_))
     }
 
     /// Looks after what was not carried out: sends on what another server is to do.
@@ -232,16 +232,16 @@ impl Known {
         let cause = match error {
             StoreError::Rejected(cause) => cause,
             StoreError::Unreachable(_) | StoreError::Unanswered(_) => {
-                self.topology.request_refresh();
+                self.discovery.request_refresh();
                 return None;
             }
         };
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
-            self.topology.request_refresh();
+            self.discovery.request_refresh();
         }
         let redirection = Redirection::read(cause, node.server()).filter(|_| self.is_cluster())?;
         if let Redirection::Moved(_) = redirection {
-            self.topology.request_refresh();
+            self.discovery.request_refresh();
         }
         Some(redirection)
     }
@@ -270,13 +270,13 @@ impl Known {
         Arc::new(NodeClient::connect(server.clone(), &self.access))
     }
 
-    /// Takes up a map: connects to the servers that are new, and keeps those that stay.
-    fn follow(&self, map: &Arc<Map>) {
+    /// Takes up a topology: connects to the servers that are new, and keeps those that stay.
+    fn follow(&self, topology: &Arc<Topology>) {
         let old = self.routes.load();
-        let servers = match &**map {
-            Map::Unknown(_) => &[],
-            Map::One(server) => std::slice::from_ref(server),
-            Map::Cluster(slots) => slots.primaries(),
+        let servers = match &**topology {
+            Topology::Unknown(_) => &[],
+            Topology::One(server) => std::slice::from_ref(server),
+            Topology::Cluster(slots) => slots.primaries(),
         };
         let guests = std::mem::take(&mut *self.guests.lock());
         let node = |server| {
@@ -284,16 +284,16 @@ impl Known {
             old.find(server).or_else(guest).cloned().unwrap_or_else(|| self.connect(server))
         };
         let nodes = servers.iter().map(node).collect();
-        self.routes.store(Arc::new(RoutingTable { map: Arc::clone(map), nodes }));
+        self.routes.store(Arc::new(RoutingTable { topology: Arc::clone(topology), nodes }));
     }
 }
 
 impl RoutingTable {
     fn node(&self, slot: u16) -> Result<&Arc<NodeClient>, StoreError> {
-        let found = match &*self.map {
-            Map::Unknown(cause) => return Err(StoreError::Unreachable(cause.clone())),
-            Map::One(_) => self.nodes.first(),
-            Map::Cluster(slots) => slots.owner(slot).and_then(|owner| self.nodes.get(owner)),
+        let found = match &*self.topology {
+            Topology::Unknown(cause) => return Err(StoreError::Unreachable(cause.clone())),
+            Topology::One(_) => self.nodes.first(),
+            Topology::Cluster(slots) => slots.owner(slot).and_then(|owner| self.nodes.get(owner)),
         };
         found.ok_or_else(|| StoreError::Unreachable(format!("no server serves slot {slot}")))
     }
@@ -318,11 +318,11 @@ fn is_together(charges: &SlotCharges) -> bool {
     charges.iter().any(|charge| charges.first().is_some_and(|first| first.key != charge.key))
 }
 
-/// Takes up every new map. Never ends.
-async fn follow(known: Arc<Known>, mut map: watch::Receiver<Arc<Map>>) {
-    while map.changed().await.is_ok() {
-        let map = Arc::clone(&map.borrow_and_update());
-        known.follow(&map);
+/// Takes up every new topology. Never ends.
+async fn follow(known: Arc<Known>, mut topology: watch::Receiver<Arc<Topology>>) {
+    while topology.changed().await.is_ok() {
+        let topology = Arc::clone(&topology.borrow_and_update());
+        known.follow(&topology);
     }
     // Nobody charges any more: what is known stays.
     std::future::pending().await

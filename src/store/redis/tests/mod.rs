@@ -1,6 +1,6 @@
 //! Simulation: the whole Redis store against scripted servers, in paused time, by seeds.
 //!
-//! Queue, worker, node client, redirections and topology run as in production; only the connections
+//! Queue, worker, node client, redirections and discovery run as in production; only the connections
 //! are in memory. A model knows which hits were carried out. `SIMULATION_SEEDS` sets how many seeds are tried,
 //! `SIMULATION_SEED` replays one.
 
@@ -25,7 +25,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint};
 use super::client::{Access, Network};
 use super::settings::ServerClock;
-use super::topology::Topology;
+use super::discovery::Discovery;
 use super::wire::Wire;
 use super::{Credentials, Deployment, Endpoint, Redis, RedisSettings, RedisStore};
 use crate::engine::algorithm::group::ChargeOutcome;
@@ -137,8 +137,8 @@ fn store_over(network: Arc<dyn Network>, kind: Kind, supervisor: &Supervisor) ->
         expiration_jitter_max_secs: 0,
     };
     let access = Access::in_memory(settings, ServerClock::Own, network, supervisor);
-    let topology = Topology::watch(&access);
-    let redis = Redis { all: (access, topology), per_second: None, denials: None, listing: Arc::default() };
+    let discovery = Discovery::watch(&access);
+    let redis = Redis { all: (access, discovery), per_second: None, denials: None, listing: Arc::default() };
     RedisStore { tasks: TaskTracker::new(), ..redis.store() }
 }
 

@@ -36,15 +36,15 @@ const MAX_NODES_ASKED: usize = 3;
 
 /// The topology of a deployment, kept up to date. Clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Topology {
-    map: watch::Receiver<Arc<Map>>,
+pub(super) struct Discovery {
+    topology: watch::Receiver<Arc<Topology>>,
     refresh: Arc<Notify>,
     _refresher: Option<Arc<OwnedTask>>,
 }
 
 /// Which server counts what.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Map {
+pub(super) enum Topology {
     /// Not known yet, with the cause.
     Unknown(String),
     /// One server counts everything.
@@ -53,7 +53,7 @@ pub(super) enum Map {
     Cluster(SlotMap),
 }
 
-impl fmt::Display for Map {
+impl fmt::Display for Topology {
     /// The addresses of the servers.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -64,30 +64,32 @@ impl fmt::Display for Map {
     }
 }
 
-impl Topology {
+impl Discovery {
     /// Starts to discover, where there is anything to discover, in the runtime it is called in.
     pub(super) fn watch(access: &Arc<Access>) -> Self {
         let (known, discovers) = match &access.settings.deployment {
-            Deployment::Single(server) => (Map::One(server.clone()), false),
-            Deployment::Sentinel { .. } => (Map::Unknown("no Sentinel has answered yet".to_owned()), true),
-            Deployment::Cluster { .. } => (Map::Unknown("no node has answered yet".to_owned()), true),
+            Deployment::Single(server) => (Topology::One(server.clone()), false),
+            Deployment::Sentinel { .. } => {
+                (Topology::Unknown("no Sentinel has answered yet".to_owned()), true)
+            }
+            Deployment::Cluster { .. } => (Topology::Unknown("no node has answered yet".to_owned()), true),
         };
-        let (sender, map) = watch::channel(Arc::new(known));
+        let (sender, topology) = watch::channel(Arc::new(known));
         let refresh = Arc::new(Notify::new());
         let refresher = discovers.then(|| {
-            let publisher = Publisher { map: sender, in_trouble: false };
+            let publisher = Publisher { topology: sender, in_trouble: false };
             let task = keep_fresh(Arc::clone(access), publisher, Arc::clone(&refresh));
             Arc::new(access.supervisor.spawn_owned("Redis topology refresh", task))
         });
-        Self { map, refresh, _refresher: refresher }
+        Self { topology, refresh, _refresher: refresher }
     }
 
-    /// The map now, and every later one.
-    pub(super) fn map(&self) -> watch::Receiver<Arc<Map>> {
-        self.map.clone()
+    /// The topology now, and every later one.
+    pub(super) fn topology(&self) -> watch::Receiver<Arc<Topology>> {
+        self.topology.clone()
     }
 
-    /// Asks for a refresh soon, after a server was not what the map says.
+    /// Asks for a refresh soon, after a server was not what the topology says.
     pub(super) fn request_refresh(&self) {
         self.refresh.notify_one();
     }
@@ -97,17 +99,18 @@ async fn keep_fresh(access: Arc<Access>, mut publisher: Publisher, refresh: Arc<
     let mut agreement = Agreement::default();
     loop {
         let asked = Instant::now();
-        let known = Arc::clone(&publisher.map.borrow());
+        let known = Arc::clone(&publisher.topology.borrow());
         let interval = match &access.settings.deployment {
             Deployment::Single(_) => return,
             Deployment::Sentinel { primary, sentinels } => {
-                publisher.publish(ask_sentinels(&access, primary, sentinels, &known).await.map(Map::One));
+                publisher
+                    .publish(ask_sentinels(&access, primary, sentinels, &known).await.map(Topology::One));
                 SENTINEL_INTERVAL
             }
             Deployment::Cluster { nodes } => {
                 let found = ask_cluster(&access, nodes, &known).await.map(|views| {
                     agreement.update(&views, Instant::now());
-                    Map::Cluster(agreement.slot_map())
+                    Topology::Cluster(agreement.slot_map())
                 });
                 publisher.publish(found);
                 CLUSTER_INTERVAL
@@ -118,42 +121,42 @@ async fn keep_fresh(access: Arc<Access>, mut publisher: Publisher, refresh: Arc<
     }
 }
 
-/// Publishes what was found. A known map is kept where nothing was.
+/// Publishes what was found. A known topology is kept where nothing was.
 struct Publisher {
-    map: watch::Sender<Arc<Map>>,
+    topology: watch::Sender<Arc<Topology>>,
     /// Whether nothing was found the last time.
     in_trouble: bool,
 }
 
 impl Publisher {
-    fn publish(&mut self, found: Result<Map, String>) {
-        let known = Arc::clone(&self.map.borrow());
-        let is_first = matches!(*known, Map::Unknown(_));
-        let map = match found {
-            Ok(map) => map,
+    fn publish(&mut self, found: Result<Topology, String>) {
+        let known = Arc::clone(&self.topology.borrow());
+        let is_first = matches!(*known, Topology::Unknown(_));
+        let topology = match found {
+            Ok(topology) => topology,
             Err(cause) => {
                 if !std::mem::replace(&mut self.in_trouble, true) {
                     tracing::warn!(%cause, servers = %known, "Redis topology not confirmed");
                 }
                 if is_first {
-                    self.map.send_replace(Arc::new(Map::Unknown(cause)));
+                    self.topology.send_replace(Arc::new(Topology::Unknown(cause)));
                 }
                 return;
             }
         };
         if std::mem::take(&mut self.in_trouble) {
-            tracing::warn!(servers = %map, "Redis topology confirmed again");
+            tracing::warn!(servers = %topology, "Redis topology confirmed again");
         }
-        if *known == map {
+        if *known == topology {
             return;
         }
-        let (from, to) = (known.to_string(), map.to_string());
+        let (from, to) = (known.to_string(), topology.to_string());
         if is_first {
             tracing::info!(servers = to, "Redis topology discovered");
         } else if from != to {
             tracing::warn!(from, to, "Redis topology changed");
         }
-        self.map.send_replace(Arc::new(map));
+        self.topology.send_replace(Arc::new(topology));
     }
 }
 
@@ -163,7 +166,7 @@ async fn ask_sentinels(
     access: &Access,
     primary: &str,
     sentinels: &[Endpoint],
-    known: &Map,
+    known: &Topology,
 ) -> Result<Endpoint, String> {
     let majority = sentinels.len() / 2 + 1;
     let ask = |sentinel| ask_sentinel(access, primary, sentinel);
@@ -184,7 +187,7 @@ async fn ask_sentinels(
         let (server, count) = &mut named[index];
         *count += 1;
         if *count >= majority {
-            if !matches!(known, Map::One(known) if known == server) {
+            if !matches!(known, Topology::One(known) if known == server) {
                 confirm_primary(access, server).await?;
             }
             return Ok(server.clone());
@@ -234,10 +237,10 @@ async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), Strin
 }
 
 /// The views of some nodes; at least one.
-async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result<Vec<View>, String> {
+async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Topology) -> Result<Vec<View>, String> {
     let primaries = match known {
-        Map::Cluster(slots) => slots.primaries(),
-        Map::Unknown(_) | Map::One(_) => &[],
+        Topology::Cluster(slots) => slots.primaries(),
+        Topology::Unknown(_) | Topology::One(_) => &[],
     };
     let unlisted = nodes.iter().filter(|node| !primaries.contains(node));
     let mut candidates: Vec<&Endpoint> = primaries.iter().chain(unlisted).collect();
@@ -263,7 +266,7 @@ async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Map) -> Result
 
 async fn ask_node(access: &Access, node: &Endpoint) -> Result<View, String> {
     let login = &access.settings.credentials.server;
-    // In this order, the epochs are never those of a later map.
+    // In this order, the epochs are never those of a later topology.
     let commands: [&[&str]; 2] = [&["CLUSTER", "NODES"], &["CLUSTER", "SLOTS"]];
     let [nodes, slots] = ask_in_time(access, node, login, commands).await?;
     let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.text().map(str::to_owned));
