@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{self, Instant};
 
 use super::agreement::{Agreement, View};
-use super::client::{Access, query};
+use super::connect::{ConnectConfig, query};
 use super::reply::Reply;
 use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
@@ -66,8 +66,8 @@ impl fmt::Display for Topology {
 
 impl Discovery {
     /// Starts to discover, where there is anything to discover, in the runtime it is called in.
-    pub(super) fn watch(access: &Arc<Access>) -> Self {
-        let (known, discovers) = match &access.settings.deployment {
+    pub(super) fn watch(config: &Arc<ConnectConfig>) -> Self {
+        let (known, discovers) = match &config.settings.deployment {
             Deployment::Single(server) => (Topology::One(server.clone()), false),
             Deployment::Sentinel { .. } => {
                 (Topology::Unknown("no Sentinel has answered yet".to_owned()), true)
@@ -78,8 +78,8 @@ impl Discovery {
         let refresh = Arc::new(Notify::new());
         let refresher = discovers.then(|| {
             let publisher = Publisher { topology: sender, in_trouble: false };
-            let task = keep_fresh(Arc::clone(access), publisher, Arc::clone(&refresh));
-            Arc::new(access.supervisor.spawn_owned("Redis topology refresh", task))
+            let task = keep_fresh(Arc::clone(config), publisher, Arc::clone(&refresh));
+            Arc::new(config.supervisor.spawn_owned("Redis topology refresh", task))
         });
         Self { topology, refresh, _refresher: refresher }
     }
@@ -95,20 +95,20 @@ impl Discovery {
     }
 }
 
-async fn keep_fresh(access: Arc<Access>, mut publisher: Publisher, refresh: Arc<Notify>) {
+async fn keep_fresh(config: Arc<ConnectConfig>, mut publisher: Publisher, refresh: Arc<Notify>) {
     let mut agreement = Agreement::default();
     loop {
         let asked = Instant::now();
         let known = Arc::clone(&publisher.topology.borrow());
-        let interval = match &access.settings.deployment {
+        let interval = match &config.settings.deployment {
             Deployment::Single(_) => return,
             Deployment::Sentinel { primary, sentinels } => {
                 publisher
-                    .publish(ask_sentinels(&access, primary, sentinels, &known).await.map(Topology::One));
+                    .publish(ask_sentinels(&config, primary, sentinels, &known).await.map(Topology::One));
                 SENTINEL_INTERVAL
             }
             Deployment::Cluster { nodes } => {
-                let found = ask_cluster(&access, nodes, &known).await.map(|views| {
+                let found = ask_cluster(&config, nodes, &known).await.map(|views| {
                     agreement.update(&views, Instant::now());
                     Topology::Cluster(agreement.slot_map())
                 });
@@ -163,13 +163,13 @@ impl Publisher {
 /// The address of the primary that a majority of the configured Sentinels names, once it has confirmed its
 /// role. Returns as soon as there is a majority.
 async fn ask_sentinels(
-    access: &Access,
+    config: &ConnectConfig,
     primary: &str,
     sentinels: &[Endpoint],
     known: &Topology,
 ) -> Result<Endpoint, String> {
     let majority = sentinels.len() / 2 + 1;
-    let ask = |sentinel| ask_sentinel(access, primary, sentinel);
+    let ask = |sentinel| ask_sentinel(config, primary, sentinel);
     let mut answers: FuturesUnordered<_> = sentinels.iter().map(ask).collect();
     let (mut named, mut cause) = (Vec::<(Endpoint, usize)>::new(), String::new());
     while let Some(answer) = answers.next().await {
@@ -188,7 +188,7 @@ async fn ask_sentinels(
         *count += 1;
         if *count >= majority {
             if !matches!(known, Topology::One(known) if known == server) {
-                confirm_primary(access, server).await?;
+                confirm_primary(config, server).await?;
             }
             return Ok(server.clone());
         }
@@ -204,10 +204,14 @@ async fn ask_sentinels(
     })
 }
 
-async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Result<Endpoint, String> {
-    let login = &access.settings.credentials.sentinel;
+async fn ask_sentinel(
+    config: &ConnectConfig,
+    primary: &str,
+    sentinel: &Endpoint,
+) -> Result<Endpoint, String> {
+    let login = &config.settings.credentials.sentinel;
     let command: &[&str] = &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", primary];
-    let [reply] = ask_in_time(access, sentinel, login, [command]).await?;
+    let [reply] = ask_in_time(config, sentinel, login, [command]).await?;
     let reply = reply.map_err(|cause| format!("{sentinel}: {cause}"))?;
     let items = reply.into_items();
     let found = match items.as_slice() {
@@ -220,9 +224,9 @@ async fn ask_sentinel(access: &Access, primary: &str, sentinel: &Endpoint) -> Re
 
 /// Whether `server` says of itself that it is a primary. `HELLO` needs no permission; servers before Redis 6
 /// do not know it.
-async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), String> {
-    let login = &access.settings.credentials.server;
-    let [hello, role] = ask_in_time(access, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
+async fn confirm_primary(config: &ConnectConfig, server: &Endpoint) -> Result<(), String> {
+    let login = &config.settings.credentials.server;
+    let [hello, role] = ask_in_time(config, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
     let word = |word: Reply| word.text().map(str::to_owned);
     let words = |reply: Reply| reply.into_items().into_iter().filter_map(word);
     let is_primary = match (hello, role) {
@@ -237,7 +241,11 @@ async fn confirm_primary(access: &Access, server: &Endpoint) -> Result<(), Strin
 }
 
 /// The views of some nodes; at least one.
-async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Topology) -> Result<Vec<View>, String> {
+async fn ask_cluster(
+    config: &ConnectConfig,
+    nodes: &[Endpoint],
+    known: &Topology,
+) -> Result<Vec<View>, String> {
     let primaries = match known {
         Topology::Cluster(slots) => slots.primaries(),
         Topology::Unknown(_) | Topology::One(_) => &[],
@@ -249,7 +257,7 @@ async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Topology) -> R
         candidates.truncate(MAX_NODES_ASKED);
     }
     let mut answers: FuturesUnordered<_> =
-        candidates.into_iter().map(|node| ask_node(access, node)).collect();
+        candidates.into_iter().map(|node| ask_node(config, node)).collect();
     let (mut views, mut cause) = (Vec::new(), "there is no node to ask".to_owned());
     let mut deadline = Instant::now() + ANSWER_TIMEOUT;
     while let Ok(Some(answer)) = time::timeout_at(deadline, answers.next()).await {
@@ -264,23 +272,23 @@ async fn ask_cluster(access: &Access, nodes: &[Endpoint], known: &Topology) -> R
     if views.is_empty() { Err(cause) } else { Ok(views) }
 }
 
-async fn ask_node(access: &Access, node: &Endpoint) -> Result<View, String> {
-    let login = &access.settings.credentials.server;
+async fn ask_node(config: &ConnectConfig, node: &Endpoint) -> Result<View, String> {
+    let login = &config.settings.credentials.server;
     // In this order, the epochs are never those of a later topology.
     let commands: [&[&str]; 2] = [&["CLUSTER", "NODES"], &["CLUSTER", "SLOTS"]];
-    let [nodes, slots] = ask_in_time(access, node, login, commands).await?;
+    let [nodes, slots] = ask_in_time(config, node, login, commands).await?;
     let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.text().map(str::to_owned));
     let slots = slots.map_err(|cause| format!("{node}: {cause}"))?;
     View::read(slots, nodes.as_deref(), node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
 }
 
 async fn ask_in_time<const N: usize>(
-    access: &Access,
+    config: &ConnectConfig,
     server: &Endpoint,
     login: &Login,
     commands: [&[&str]; N],
 ) -> Result<[Result<Reply, String>; N], String> {
-    let asked = time::timeout(ANSWER_TIMEOUT, query(access, server, login, commands));
+    let asked = time::timeout(ANSWER_TIMEOUT, query(config, server, login, commands));
     let answer = asked.await.map_err(|_| "no answer in time".to_owned());
     answer.flatten().map_err(|cause| format!("{server}: {cause}"))
 }

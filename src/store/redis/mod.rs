@@ -12,7 +12,7 @@
 
 mod agreement;
 mod batch;
-mod client;
+mod connect;
 mod denials;
 mod discovery;
 mod exchange;
@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use self::client::Access;
+use self::connect::ConnectConfig;
 pub use self::denials::Denials;
 use self::discovery::Discovery;
 pub use self::login::LoginError;
@@ -59,8 +59,8 @@ use crate::tls::TlsError;
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]
 pub struct Redis {
-    all: (Arc<Access>, Discovery),
-    per_second: Option<(Arc<Access>, Discovery)>,
+    all: (Arc<ConnectConfig>, Discovery),
+    per_second: Option<(Arc<ConnectConfig>, Discovery)>,
     denials: Option<Arc<Denials>>,
     listing: Arc<Mutex<()>>,
 }
@@ -89,9 +89,9 @@ impl Redis {
         supervisor: &Supervisor,
     ) -> Result<Self, TlsError> {
         let watch = |settings| {
-            let access = Access::new(settings, clock, supervisor)?;
-            let discovery = Discovery::watch(&access);
-            Ok((access, discovery))
+            let config = ConnectConfig::new(settings, clock, supervisor)?;
+            let discovery = Discovery::watch(&config);
+            Ok((config, discovery))
         };
         Ok(Self {
             all: watch(all)?,
@@ -103,7 +103,7 @@ impl Redis {
 
     /// The state of each node that some core is connected to.
     pub fn nodes(&self) -> Vec<NodeSnapshot> {
-        let per_second = self.per_second.iter().flat_map(|(access, _)| access.nodes.snapshot());
+        let per_second = self.per_second.iter().flat_map(|(config, _)| config.nodes.snapshot());
         self.all.0.nodes.snapshot().into_iter().chain(per_second).collect()
     }
 
@@ -112,7 +112,7 @@ impl Redis {
     ///
     /// It belongs to the runtime it is made in, whose timer must be enabled; each core has its own.
     pub fn store(&self) -> RedisStore {
-        let connect = |(access, discovery): &(_, _)| Servers::connect(access, discovery);
+        let connect = |(config, discovery): &(_, _)| Servers::connect(config, discovery);
         let all = connect(&self.all);
         let per_second = self.per_second.as_ref().map(connect);
         let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;

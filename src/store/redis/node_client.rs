@@ -9,7 +9,7 @@ use tokio::time::{self, Instant};
 
 use super::Endpoint;
 use super::batch::SlotCharges;
-use super::client::Access;
+use super::connect::ConnectConfig;
 use super::queue::{Answer, Call, CallQueue, CommandCall, CommandError, Request, failing};
 use super::reply::Reply;
 use super::status::Link;
@@ -35,14 +35,14 @@ pub(super) struct NodeClient {
 
 impl NodeClient {
     /// Connects from now on, for as long as this lives. Belongs to the runtime it is made in.
-    pub(super) fn connect(server: Endpoint, access: &Arc<Access>) -> Self {
+    pub(super) fn connect(server: Endpoint, config: &Arc<ConnectConfig>) -> Self {
         let queue = Arc::new(CallQueue::default());
-        let link = access.nodes.link(&server, &queue);
+        let link = config.nodes.link(&server, &queue);
         let (sender, connection) = watch::channel(Connection::Connecting);
         let worker =
-            Worker::new(server.clone(), Arc::clone(access), Arc::clone(&queue), Arc::clone(&link), sender);
-        let call_timeout = access.settings.call_timeout;
-        let worker = access.supervisor.spawn_owned(format!("Redis worker for {server}"), worker.run());
+            Worker::new(server.clone(), Arc::clone(config), Arc::clone(&queue), Arc::clone(&link), sender);
+        let call_timeout = config.settings.call_timeout;
+        let worker = config.supervisor.spawn_owned(format!("Redis worker for {server}"), worker.run());
         Self { server, queue, link, connection, call_timeout, _worker: worker }
     }
 

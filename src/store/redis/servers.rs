@@ -12,7 +12,7 @@ use tokio::time::{self, Instant};
 use super::Endpoint;
 use super::batch::Dispatch;
 use super::batch::SlotCharges;
-use super::client::Access;
+use super::connect::ConnectConfig;
 use super::discovery::{Discovery, Topology};
 use super::node_client::NodeClient;
 use super::queue::{Answer, Outcomes, Request};
@@ -35,7 +35,7 @@ pub(super) struct Servers {
 
 #[derive(Debug)]
 struct Known {
-    access: Arc<Access>,
+    config: Arc<ConnectConfig>,
     discovery: Discovery,
     routes: ArcSwap<RoutingTable>,
     /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next topology.
@@ -56,11 +56,11 @@ pub(super) struct CrossSlot(pub(super) SlotCharges);
 
 impl Servers {
     /// Begins to connect to what `discovery` knows, now and later. Belongs to the runtime it is made in.
-    pub(super) fn connect(access: &Arc<Access>, discovery: &Discovery) -> Self {
+    pub(super) fn connect(config: &Arc<ConnectConfig>, discovery: &Discovery) -> Self {
         let mut topology = discovery.topology();
         let first = RoutingTable { topology: Arc::clone(&topology.borrow_and_update()), nodes: Vec::new() };
         let known = Arc::new(Known {
-            access: Arc::clone(access),
+            config: Arc::clone(config),
             discovery: discovery.clone(),
             routes: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
@@ -147,7 +147,7 @@ impl Servers {
         slot: u16,
         dispatch: Dispatch,
     ) -> Result<Outcomes, CrossSlot> {
-        let deadline = Instant::now() + self.known.access.settings.call_timeout;
+        let deadline = Instant::now() + self.known.config.settings.call_timeout;
         let routes = self.known.routes.load();
         let node = match routes.node(slot) {
             Ok(node) => Arc::clone(node),
@@ -267,7 +267,7 @@ impl Known {
     }
 
     fn connect(&self, server: &Endpoint) -> Arc<NodeClient> {
-        Arc::new(NodeClient::connect(server.clone(), &self.access))
+        Arc::new(NodeClient::connect(server.clone(), &self.config))
     }
 
     /// Takes up a topology: connects to the servers that are new, and keeps those that stay.

@@ -16,7 +16,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Endpoint;
-use super::client::{Access, Connected, connect};
+use super::connect::{ConnectConfig, Connected, connect};
 use super::exchange::{Command, Context, Exchange, Pipe, lost};
 use super::queue::{Call, CallQueue};
 use super::reply::Reply;
@@ -56,7 +56,7 @@ pub(super) enum Connection {
 
 pub(super) struct Worker {
     server: Endpoint,
-    access: Arc<Access>,
+    config: Arc<ConnectConfig>,
     queue: Arc<CallQueue>,
     link: Arc<Link>,
     connection: watch::Sender<Connection>,
@@ -83,14 +83,14 @@ struct Session {
 impl Worker {
     pub(super) fn new(
         server: Endpoint,
-        access: Arc<Access>,
+        config: Arc<ConnectConfig>,
         queue: Arc<CallQueue>,
         link: Arc<Link>,
         connection: watch::Sender<Connection>,
     ) -> Self {
         Self {
             server,
-            access,
+            config,
             queue,
             link,
             connection,
@@ -132,9 +132,9 @@ impl Worker {
 
     /// Connects, while calls wait. Where that takes longer than a call may, they are rejected.
     async fn connect(&self) -> Result<Connected, String> {
-        let mut connecting = pin!(connect(&self.access, &self.server));
+        let mut connecting = pin!(connect(&self.config, &self.server));
         let begun = Instant::now();
-        let max_wait = begun + self.access.settings.call_timeout;
+        let max_wait = begun + self.config.settings.call_timeout;
         let is_first = *self.connection.borrow() == Connection::Connecting;
         loop {
             let due = self.queue.earliest_deadline().unwrap_or(max_wait).min(max_wait);
@@ -155,7 +155,7 @@ impl Worker {
                 tokio::select! {
                     biased;
                     connected = &mut connecting => return connected,
-                    () = sleep(self.access.settings.call_timeout.min(Duration::from_millis(10))) => {}
+                    () = sleep(self.config.settings.call_timeout.min(Duration::from_millis(10))) => {}
                 }
             }
         }
@@ -165,10 +165,10 @@ impl Worker {
     async fn serve(&mut self, wire: Box<dyn Wire>) -> Arc<str> {
         self.known.clear();
         let now = Instant::now();
-        let call_timeout = self.access.settings.call_timeout;
+        let call_timeout = self.config.settings.call_timeout;
         let mut session = Session {
             pipe: Pipe::new(wire),
-            exchange: Exchange::new(self.access.clock),
+            exchange: Exchange::new(self.config.clock),
             begun: now,
             breaker: Breaker::new(call_timeout * MAX_SILENCE),
             since: now,
@@ -243,7 +243,7 @@ impl Worker {
     /// Sends what waits, if anything does.
     fn send(&mut self, session: &mut Session, was_idle: bool) {
         let now = Instant::now();
-        let late_deadline = was_idle.then(|| now + self.access.settings.call_timeout);
+        let late_deadline = was_idle.then(|| now + self.config.settings.call_timeout);
         self.queue.take(self.max_cost, now, late_deadline, &mut self.taken);
         let ttls = self.missing.take(now);
         if self.taken.is_empty() && ttls.is_empty() {
@@ -251,7 +251,7 @@ impl Worker {
         }
         let Session { pipe, exchange, .. } = session;
         ttls.into_iter().for_each(|ttl| pipe.expire(ttl));
-        *exchange = Exchange::new(self.access.clock);
+        *exchange = Exchange::new(self.config.clock);
         let mut commands = Vec::new();
         for call in self.taken.drain(..) {
             match call {
@@ -364,7 +364,7 @@ impl Worker {
 
     /// Sends less at once to a server that is slow: what is answered too late is counted in vain.
     fn adapt(&mut self, took: Duration) {
-        self.max_cost = match took * 2 > self.access.settings.call_timeout {
+        self.max_cost = match took * 2 > self.config.settings.call_timeout {
             true => (self.max_cost / 2).max(MIN_COST),
             false => (self.max_cost + self.max_cost / 8 + 1).min(MAX_COST),
         };

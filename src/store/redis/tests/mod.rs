@@ -23,7 +23,7 @@ use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint};
-use super::client::{Access, Network};
+use super::connect::{ConnectConfig, Network};
 use super::settings::ServerClock;
 use super::discovery::Discovery;
 use super::wire::Wire;
@@ -136,9 +136,9 @@ fn store_over(network: Arc<dyn Network>, kind: Kind, supervisor: &Supervisor) ->
         call_timeout: CALL_TIMEOUT,
         expiration_jitter_max_secs: 0,
     };
-    let access = Access::in_memory(settings, ServerClock::Own, network, supervisor);
-    let discovery = Discovery::watch(&access);
-    let redis = Redis { all: (access, discovery), per_second: None, denials: None, listing: Arc::default() };
+    let config = ConnectConfig::in_memory(settings, ServerClock::Own, network, supervisor);
+    let discovery = Discovery::watch(&config);
+    let redis = Redis { all: (config, discovery), per_second: None, denials: None, listing: Arc::default() };
     RedisStore { tasks: TaskTracker::new(), ..redis.store() }
 }
 

@@ -12,7 +12,7 @@ use tokio::io::duplex;
 use super::server::serve;
 use super::wire::ScriptedWire;
 use crate::store::redis::Endpoint;
-use crate::store::redis::client::Network;
+use crate::store::redis::connect::Network;
 use crate::store::redis::wire::Wire;
 
 /// Bytes that a connection holds in each direction. Small, so that writes are torn apart.

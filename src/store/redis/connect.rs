@@ -47,7 +47,7 @@ const PROBES: [(&str, &[&[u8]]); 13] = [
 const PROBE_KEY: &[u8] = b"tollgate:permission-probe";
 
 /// What it takes to reach the servers of one deployment, shared by all cores.
-pub(super) struct Access {
+pub(super) struct ConnectConfig {
     pub(super) settings: RedisSettings,
     pub(super) clock: ServerClock,
     pub(super) supervisor: Supervisor,
@@ -67,15 +67,15 @@ pub(super) trait Network: Send + Sync {
     ) -> futures_util::future::BoxFuture<'static, Result<Box<dyn Wire>, String>>;
 }
 
-impl Access {
+impl ConnectConfig {
     /// Reads the files that TLS needs, where it is asked for.
     pub(super) fn new(
         settings: RedisSettings,
         clock: ServerClock,
         supervisor: &Supervisor,
     ) -> Result<Arc<Self>, TlsError> {
-        let config = settings.tls.as_ref().map(|tls| tls.config()).transpose()?;
-        let tls = config.map(TlsConnector::from);
+        let tls = settings.tls.as_ref().map(|tls| tls.config()).transpose()?;
+        let tls = tls.map(TlsConnector::from);
         Ok(Arc::new(Self {
             settings,
             clock,
@@ -107,7 +107,7 @@ impl Access {
     }
 }
 
-impl std::fmt::Debug for Access {
+impl std::fmt::Debug for ConnectConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.settings.fmt(f)
     }
@@ -123,9 +123,9 @@ pub(super) struct Connected {
 ///
 /// # Errors
 /// The cause in words.
-pub(super) async fn connect(access: &Access, server: &Endpoint) -> Result<Connected, String> {
-    let settings = &access.settings;
-    let mut wire = open(access, server, &settings.credentials.server, settings.database).await?;
+pub(super) async fn connect(config: &ConnectConfig, server: &Endpoint) -> Result<Connected, String> {
+    let settings = &config.settings;
+    let mut wire = open(config, server, &settings.credentials.server, settings.database).await?;
     let probes = PROBES.iter().map(|(_, command)| Words::from_slices(command));
     let replies = ask(&mut *wire, probes).await?;
     let denied = PROBES.iter().zip(&replies).filter(|(_, reply)| is_denied(reply));
@@ -138,12 +138,12 @@ pub(super) async fn connect(access: &Access, server: &Endpoint) -> Result<Connec
 /// # Errors
 /// The cause in words, where the connection could not be made.
 pub(super) async fn query<const N: usize>(
-    access: &Access,
+    config: &ConnectConfig,
     server: &Endpoint,
     login: &Login,
     commands: [&[&str]; N],
 ) -> Result<[Result<Reply, String>; N], String> {
-    let mut wire = open(access, server, login, None).await?;
+    let mut wire = open(config, server, login, None).await?;
     let words = |command: &[&str]| {
         Words::from_slices(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     };
@@ -157,28 +157,28 @@ pub(super) async fn query<const N: usize>(
 
 /// Connects, logs in and selects the database.
 async fn open(
-    access: &Access,
+    config: &ConnectConfig,
     server: &Endpoint,
     login: &Login,
     database: Option<u8>,
 ) -> Result<Box<dyn Wire>, String> {
     #[cfg(test)]
-    if let Some(network) = &access.network {
-        let connected = time::timeout(access.settings.connect_timeout, network.connect(server));
+    if let Some(network) = &config.network {
+        let connected = time::timeout(config.settings.connect_timeout, network.connect(server));
         return connected.await.unwrap_or_else(|_| Err("connection timed out".to_owned()));
     }
     // A file is read for every connection, so that the password can change while the service runs.
     let (username, password) = login.read().map_err(|error| error.to_string())?;
-    let config = Config {
+    let of_fred = Config {
         server: server_config(server),
         username,
         password,
         database,
-        tls: access.tls.clone().map(TlsConfig::from),
+        tls: config.tls.clone().map(TlsConfig::from),
         fail_fast: true,
         ..Config::default()
     };
-    let client = Client::new(config, None, Some(connection_config(&access.settings)), None);
+    let client = Client::new(of_fred, None, Some(connection_config(&config.settings)), None);
     // A timeout of its own for each command would cost a timer for each.
     let options = Options {
         timeout: Some(Duration::ZERO),
