@@ -13,9 +13,9 @@ use futures_util::future;
 use tokio::time::{self, Instant};
 
 use super::RedisStore;
+use super::cluster::Cluster;
 use super::node_client::NodeClient;
 use super::reply::Reply;
-use super::servers::Servers;
 use crate::engine::key::LOCKOUT_PREFIX;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
@@ -59,7 +59,7 @@ async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> 
     }
 }
 
-async fn list(servers: &Servers, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
+async fn list(servers: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
     let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
     let mut listed = Vec::new();
     for node in servers.every_server()? {

@@ -12,6 +12,7 @@
 
 mod agreement;
 mod batch;
+mod cluster;
 mod connect;
 mod denials;
 mod discovery;
@@ -22,7 +23,6 @@ mod node_client;
 mod queue;
 mod reply;
 mod script;
-mod servers;
 mod settings;
 mod slot_groups;
 mod slots;
@@ -42,14 +42,14 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::cluster::{Cluster, CrossSlot};
 use self::connect::ConnectConfig;
 pub use self::denials::Denials;
 use self::discovery::Discovery;
 pub use self::login::LoginError;
-use self::servers::{CrossSlot, Servers};
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
-use self::slot_groups::{AllServers, SlotGroups, Terms, by_counter, in_order, lost};
+use self::slot_groups::{Clusters, SlotGroups, Terms, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
 use super::{Charge, Charging, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
@@ -112,12 +112,12 @@ impl Redis {
     ///
     /// It belongs to the runtime it is made in, whose timer must be enabled; each core has its own.
     pub fn store(&self) -> RedisStore {
-        let connect = |(config, discovery): &(_, _)| Servers::connect(config, discovery);
+        let connect = |(config, discovery): &(_, _)| Cluster::connect(config, discovery);
         let all = connect(&self.all);
         let per_second = self.per_second.as_ref().map(connect);
         let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;
         RedisStore {
-            servers: Arc::new(AllServers { all, per_second, expiration_jitter_max_secs }),
+            servers: Arc::new(Clusters { all, per_second, expiration_jitter_max_secs }),
             denials: self.denials.clone(),
             tasks: TaskTracker::new(),
             listing: Arc::clone(&self.listing),
@@ -128,7 +128,7 @@ impl Redis {
 /// Counters in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    servers: Arc<AllServers>,
+    servers: Arc<Clusters>,
     denials: Option<Arc<Denials>>,
     /// What goes on though its caller may have gone.
     tasks: TaskTracker,
@@ -273,7 +273,7 @@ impl RedisStore {
 }
 
 /// Carries out refunds, which nobody waits for.
-async fn refund(servers: &AllServers, groups: &mut SlotGroups) {
+async fn refund(servers: &Clusters, groups: &mut SlotGroups) {
     for (_, outcome) in servers.charge_each(groups).await {
         if let Err(error) = outcome {
             tracing::debug!(%error, "refund failed; hits of a denied request stay counted");

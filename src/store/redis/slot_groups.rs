@@ -9,8 +9,8 @@ use hashbrown::HashMap;
 use smallvec::{SmallVec, smallvec};
 
 use super::batch::{Dispatch, SlotCharge, SlotCharges};
+use super::cluster::{Cluster, CrossSlot};
 use super::queue::Outcomes;
-use super::servers::{CrossSlot, Servers};
 use crate::engine::algorithm::group::is_over;
 use crate::engine::{
     Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
@@ -23,9 +23,9 @@ const MAX_DIGITS: usize = 20;
 
 /// Where a store counts.
 #[derive(Debug)]
-pub(super) struct AllServers {
-    pub(super) all: Servers,
-    pub(super) per_second: Option<Servers>,
+pub(super) struct Clusters {
+    pub(super) all: Cluster,
+    pub(super) per_second: Option<Cluster>,
     pub(super) expiration_jitter_max_secs: u32,
 }
 
@@ -46,8 +46,8 @@ pub(super) struct Location {
     slot: u16,
 }
 
-impl AllServers {
-    fn of(&self, location: Location) -> &Servers {
+impl Clusters {
+    fn of(&self, location: Location) -> &Cluster {
         self.per_second.as_ref().filter(|_| location.per_second).unwrap_or(&self.all)
     }
 

@@ -28,17 +28,17 @@ const READY_POLL: Duration = Duration::from_millis(5);
 
 /// The servers of one deployment.
 #[derive(Debug)]
-pub(super) struct Servers {
-    known: Arc<Known>,
+pub(super) struct Cluster {
+    router: Arc<Router>,
     _follower: OwnedTask,
 }
 
 #[derive(Debug)]
-struct Known {
+struct Router {
     config: Arc<ConnectConfig>,
     discovery: Discovery,
     routes: ArcSwap<RoutingTable>,
-    /// Servers that slots are on their way to, and which serve none yet. Forgotten with the next topology.
+    /// Nodes that slots are on their way to, and which serve none yet. Forgotten with the next topology.
     guests: Mutex<Vec<Arc<NodeClient>>>,
 }
 
@@ -54,26 +54,26 @@ struct RoutingTable {
 #[derive(Debug)]
 pub(super) struct CrossSlot(pub(super) SlotCharges);
 
-impl Servers {
+impl Cluster {
     /// Begins to connect to what `discovery` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(config: &Arc<ConnectConfig>, discovery: &Discovery) -> Self {
         let mut topology = discovery.topology();
         let first = RoutingTable { topology: Arc::clone(&topology.borrow_and_update()), nodes: Vec::new() };
-        let known = Arc::new(Known {
+        let router = Arc::new(Router {
             config: Arc::clone(config),
             discovery: discovery.clone(),
             routes: ArcSwap::from_pointee(first),
             guests: Mutex::default(),
         });
-        known.follow(&known.routes.load().topology);
+        router.follow(&router.routes.load().topology);
         let follower =
-            access.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&known), topology));
-        Self { known, _follower: follower }
+            config.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&router), topology));
+        Self { router, _follower: follower }
     }
 
     /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
     pub(super) fn slot(&self, key: &[u8]) -> u16 {
-        if self.known.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
+        if self.router.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
     }
 
     /// Waits until every server is connected to; no longer than `patience`, where that is not zero.
@@ -83,7 +83,7 @@ impl Servers {
     pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
         let begun = Instant::now();
         loop {
-            let routes = self.known.routes.load_full();
+            let routes = self.router.routes.load_full();
             let nodes = routes.nodes.iter().map(|node| node.ready(READY_POLL));
             let outcome = match &*routes.topology {
                 Topology::Unknown(cause) => {
@@ -102,7 +102,7 @@ impl Servers {
 
     /// Whether every server answers, and if not, what the first one says.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let routes = self.known.routes.load_full();
+        let routes = self.router.routes.load_full();
         if let Topology::Unknown(cause) = &*routes.topology {
             return Err(StoreError::Unreachable(cause.clone()));
         }
@@ -112,7 +112,7 @@ impl Servers {
 
     /// Waits until every server was told how long new counters are to live.
     pub(super) async fn settle(&self) {
-        let routes = self.known.routes.load_full();
+        let routes = self.router.routes.load_full();
         futures_util::future::join_all(routes.nodes.iter().map(|node| node.settle())).await;
     }
 
@@ -121,7 +121,7 @@ impl Servers {
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known to.
     pub(super) fn server_of(&self, slot: u16) -> Result<Arc<NodeClient>, StoreError> {
-        self.known.routes.load().node(slot).cloned()
+        self.router.routes.load().node(slot).cloned()
     }
 
     /// Every server that counts.
@@ -129,7 +129,7 @@ impl Servers {
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known.
     pub(super) fn every_server(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
-        let routes = self.known.routes.load();
+        let routes = self.router.routes.load();
         match &*routes.topology {
             Topology::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),
             Topology::One(_) | Topology::Cluster(_) => Ok(routes.nodes.clone()),
@@ -147,12 +147,12 @@ impl Servers {
         slot: u16,
         dispatch: Dispatch,
     ) -> Result<Outcomes, CrossSlot> {
-        let deadline = Instant::now() + self.known.config.settings.call_timeout;
-        let routes = self.known.routes.load();
+        let deadline = Instant::now() + self.router.config.settings.call_timeout;
+        let routes = self.router.routes.load();
         let node = match routes.node(slot) {
             Ok(node) => Arc::clone(node),
             Err(error) => {
-                self.known.discovery.request_refresh();
+                self.router.discovery.request_refresh();
                 return Ok(charges.iter().map(|_| Err(error.clone())).collect());
             }
         };
@@ -161,11 +161,11 @@ impl Servers {
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
-        Box::pin(self.known.sent_on(answer, slot, node, deadline)).await
+        Box::pin(self.router.sent_on(answer, slot, node, deadline)).await
     }
 }
 
-impl Known {
+impl Router {
     fn is_cluster(&self) -> bool {
         matches!(*self.routes.load().topology, Topology::Cluster(_))
     }
@@ -319,11 +319,11 @@ fn is_together(charges: &SlotCharges) -> bool {
 }
 
 /// Takes up every new topology. Never ends.
-async fn follow(known: Arc<Known>, mut topology: watch::Receiver<Arc<Topology>>) {
+async fn follow(router: Arc<Router>, mut topology: watch::Receiver<Arc<Topology>>) {
     while topology.changed().await.is_ok() {
         let topology = Arc::clone(&topology.borrow_and_update());
-        known.follow(&topology);
+        router.follow(&topology);
     }
-    // Nobody charges any more: what is known stays.
+    // Discovery has ended: the last topology stays.
     std::future::pending().await
 }
