@@ -39,7 +39,7 @@ struct Router {
     discovery: Discovery,
     routes: ArcSwap<RoutingTable>,
     /// Nodes that slots are on their way to, and which serve none yet. Forgotten with the next topology.
-    guests: Mutex<Vec<Arc<NodeClient>>>,
+    importing: Mutex<Vec<Arc<NodeClient>>>,
 }
 
 /// Which server is asked for what.
@@ -63,7 +63,7 @@ impl Cluster {
             config: Arc::clone(config),
             discovery: discovery.clone(),
             routes: ArcSwap::from_pointee(first),
-            guests: Mutex::default(),
+            importing: Mutex::default(),
         });
         router.follow(&router.routes.load().topology);
         let follower =
@@ -76,11 +76,11 @@ impl Cluster {
         if self.router.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
     }
 
-    /// Waits until every server is connected to; no longer than `patience`, where that is not zero.
+    /// Waits until every server is connected to; no longer than `timeout`, where that is not zero.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] when `patience` has run out, with the cause of the last failure.
-    pub(super) async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+    /// [`StoreError::Unreachable`] when `timeout` has run out, with the cause of the last failure.
+    pub(super) async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
         let begun = Instant::now();
         loop {
             let routes = self.router.routes.load_full();
@@ -94,7 +94,7 @@ impl Cluster {
                     futures_util::future::join_all(nodes).await.into_iter().collect()
                 }
             };
-            if outcome.is_ok() || (!patience.is_zero() && begun.elapsed() >= patience) {
+            if outcome.is_ok() || (!timeout.is_zero() && begun.elapsed() >= timeout) {
                 return outcome;
             }
         }
@@ -161,7 +161,7 @@ impl Cluster {
         if answer.outcomes.iter().all(Result::is_ok) {
             return Ok(answer.outcomes);
         }
-        Box::pin(self.router.sent_on(answer, slot, node, deadline)).await
+        Box::pin(self.router.reroute(answer, slot, node, deadline)).await
     }
 }
 
@@ -171,7 +171,7 @@ impl Router {
     }
 
     /// Looks after what was not carried out: sends on what another server is to do.
-    async fn sent_on(
+    async fn reroute(
         &self,
         answer: Answer,
         slot: u16,
@@ -179,7 +179,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<Outcomes, CrossSlot> {
         if is_one_refusal(&answer.outcomes) {
-            return self.sent_on_together(answer, slot, node, deadline).await;
+            return self.reroute_together(answer, slot, node, deadline).await;
         }
         // Each has its own reply, and counts whatever becomes of the others: one may have been counted
         // already where another was sent on.
@@ -187,7 +187,7 @@ impl Router {
         for (charge, outcome) in charges.into_iter().zip(&mut outcomes) {
             if let Err(error) = outcome {
                 let one = Answer { charges: smallvec![charge], outcomes: smallvec![Err(error.clone())] };
-                let again = self.sent_on_together(one, slot, Arc::clone(&node), deadline).await;
+                let again = self.reroute_together(one, slot, Arc::clone(&node), deadline).await;
                 if let Some(again) = again.ok().and_then(|mut outcomes| outcomes.pop()) {
                     *outcome = again;
                 }
@@ -197,7 +197,7 @@ impl Router {
     }
 
     /// The same, for charges that were refused together.
-    async fn sent_on_together(
+    async fn reroute_together(
         &self,
         mut answer: Answer,
         slot: u16,
@@ -208,8 +208,8 @@ impl Router {
             let Some(Err(error)) = answer.outcomes.first() else { break };
             let Some(redirection) = self.redirection(error, &node) else { break };
             let (next, dispatch) = match redirection {
-                Redirection::Moved(server) => (self.server(&server, deadline).await, Dispatch::Batched),
-                Redirection::Ask(server) => (self.server(&server, deadline).await, Dispatch::Asking),
+                Redirection::Moved(server) => (self.client_of(&server, deadline).await, Dispatch::Batched),
+                Redirection::Ask(server) => (self.client_of(&server, deadline).await, Dispatch::Asking),
                 Redirection::TryAgain if is_together(&answer.charges) => {
                     return Err(CrossSlot(answer.charges));
                 }
@@ -247,23 +247,23 @@ impl Router {
     }
 
     /// The server at this address, connected to if it was not known: then it is waited for.
-    async fn server(&self, server: &Endpoint, deadline: Instant) -> Arc<NodeClient> {
+    async fn client_of(&self, server: &Endpoint, deadline: Instant) -> Arc<NodeClient> {
         if let Some(node) = self.routes.load().find(server) {
             return Arc::clone(node);
         }
-        let guest = {
-            let mut guests = self.guests.lock();
-            let known = guests.iter().find(|guest| guest.server() == server).cloned();
+        let node = {
+            let mut importing = self.importing.lock();
+            let known = importing.iter().find(|node| node.server() == server).cloned();
             known.unwrap_or_else(|| {
-                let guest = self.connect(server);
-                guests.push(Arc::clone(&guest));
-                guest
+                let node = self.connect(server);
+                importing.push(Arc::clone(&node));
+                node
             })
         };
-        let patience = deadline.saturating_duration_since(Instant::now()).max(TRY_AGAIN_PAUSE);
+        let timeout = deadline.saturating_duration_since(Instant::now()).max(TRY_AGAIN_PAUSE);
         // Where it is not there in time, what is sent to it says so.
-        drop(guest.ready(patience).await);
-        guest
+        drop(node.ready(timeout).await);
+        node
     }
 
     fn connect(&self, server: &Endpoint) -> Arc<NodeClient> {
@@ -278,10 +278,10 @@ impl Router {
             Topology::One(server) => std::slice::from_ref(server),
             Topology::Cluster(slots) => slots.primaries(),
         };
-        let guests = std::mem::take(&mut *self.guests.lock());
+        let importing = std::mem::take(&mut *self.importing.lock());
         let node = |server| {
-            let guest = || guests.iter().find(|guest| guest.server() == server);
-            old.find(server).or_else(guest).cloned().unwrap_or_else(|| self.connect(server))
+            let node = || importing.iter().find(|node| node.server() == server);
+            old.find(server).or_else(node).cloned().unwrap_or_else(|| self.connect(server))
         };
         let nodes = servers.iter().map(node).collect();
         self.routes.store(Arc::new(RoutingTable { topology: Arc::clone(topology), nodes }));

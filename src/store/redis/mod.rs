@@ -167,15 +167,15 @@ impl RedisStore {
         }
     }
 
-    /// Waits until Redis can be reached: for ever where `patience` is zero, else no longer than it.
+    /// Waits until Redis can be reached: for ever where `timeout` is zero, else no longer than it.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] when `patience` has run out, with the cause of the last failure:
+    /// [`StoreError::Unreachable`] when `timeout` has run out, with the cause of the last failure:
     /// `Connection refused`, `NOAUTH…`, `WRONGPASS…`.
-    pub async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        self.servers.all.ready(patience).await?;
+    pub async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
+        self.servers.all.ready(timeout).await?;
         match &self.servers.per_second {
-            Some(servers) => servers.ready(patience).await,
+            Some(servers) => servers.ready(timeout).await,
             None => Ok(()),
         }
     }
