@@ -14,7 +14,7 @@ use tokio::time;
 use super::reply::Reply;
 use super::settings::ServerClock;
 use super::status::Nodes;
-use super::wire::{FredWire, Wire, Words, in_words};
+use super::wire::{Command, FredWire, Wire, in_words};
 use super::{Endpoint, Login, RedisSettings};
 use crate::supervisor::Supervisor;
 use crate::tls::TlsError;
@@ -126,7 +126,7 @@ pub(super) struct Connected {
 pub(super) async fn connect(config: &ConnectConfig, server: &Endpoint) -> Result<Connected, String> {
     let settings = &config.settings;
     let mut wire = open(config, server, &settings.credentials.server, settings.database).await?;
-    let probes = PROBES.iter().map(|(_, command)| Words::from_slices(command));
+    let probes = PROBES.iter().map(|(_, command)| Command::from_slices(command));
     let replies = ask(&mut *wire, probes).await?;
     let denied = PROBES.iter().zip(&replies).filter(|(_, reply)| is_denied(reply));
     Ok(Connected { denied: denied.map(|((name, _), _)| *name).collect(), wire })
@@ -145,7 +145,7 @@ pub(super) async fn query<const N: usize>(
 ) -> Result<[Result<Reply, String>; N], String> {
     let mut wire = open(config, server, login, None).await?;
     let words = |command: &[&str]| {
-        Words::from_slices(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
+        Command::from_slices(&command.iter().map(|word| word.as_bytes()).collect::<Vec<_>>())
     };
     let mut replies = ask(&mut *wire, commands.iter().map(|command| words(command))).await?.into_iter();
     Ok(commands.map(|_| match replies.next() {
@@ -220,7 +220,7 @@ fn connection_config(settings: &RedisSettings) -> ConnectionConfig {
 }
 
 /// Sends `commands` in one write, and returns their replies.
-async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Words>) -> Result<Vec<Reply>, String> {
+async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Command>) -> Result<Vec<Reply>, String> {
     let expected = commands.map(|command| wire.send(command)).count();
     let collect = async {
         let mut replies = Vec::with_capacity(expected);

@@ -18,21 +18,21 @@ use super::script::Script;
 use super::settings::ServerClock;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Ttl};
-use super::wire::{Lost, Wire, Words};
+use super::wire::{Command, Lost, Wire};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
 
 /// A connection, and what its replies belong to.
-pub(super) struct Pipe {
+pub(super) struct Pipeline {
     pub(super) wire: Box<dyn Wire>,
-    awaited: VecDeque<Command>,
+    awaited: VecDeque<Pending>,
     /// Whether the oldest command may have been written, where its loss was reported.
     oldest_lost: Option<bool>,
 }
 
 /// A command whose reply is awaited.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum Pending {
     /// `SET … NX` in front of this count.
     Create(usize),
     /// `INCRBY` or `GET` of this count.
@@ -48,7 +48,7 @@ pub(super) enum Command {
     Other(oneshot::Sender<Result<Reply, CommandError>>),
 }
 
-impl Pipe {
+impl Pipeline {
     pub(super) fn new(wire: Box<dyn Wire>) -> Self {
         Self { wire, awaited: VecDeque::new(), oldest_lost: None }
     }
@@ -58,32 +58,32 @@ impl Pipe {
         self.awaited.is_empty()
     }
 
-    fn send(&mut self, command: Command, words: Words) {
+    fn send(&mut self, command: Pending, words: Command) {
         self.wire.send(words);
         self.awaited.push_back(command);
     }
 
     pub(super) fn probe(&mut self) {
-        self.send(Command::Probe, Words::new("PING", Vec::new()));
+        self.send(Pending::Probe, Command::new("PING", Vec::new()));
     }
 
-    pub(super) fn command(&mut self, command: Words, reply: oneshot::Sender<Result<Reply, CommandError>>) {
-        self.send(Command::Other(reply), command);
+    pub(super) fn command(&mut self, command: Command, reply: oneshot::Sender<Result<Reply, CommandError>>) {
+        self.send(Pending::Other(reply), command);
     }
 
     pub(super) fn expire(&mut self, ttl: Ttl) {
-        let words = Words::Expire { key: ttl.key.clone(), secs: i64::from(ttl.secs) };
-        self.send(Command::Expire(ttl), words);
+        let words = Command::Expire { key: ttl.key.clone(), secs: i64::from(ttl.secs) };
+        self.send(Pending::Expire(ttl), words);
     }
 
     /// The command that the next reply belongs to.
-    pub(super) fn next(&mut self) -> Option<Command> {
+    pub(super) fn next(&mut self) -> Option<Pending> {
         self.awaited.pop_front()
     }
 
     /// The oldest command without a reply, on a connection that has ended, and whether it may have been
     /// written.
-    pub(super) fn next_lost(&mut self) -> Option<(Command, bool)> {
+    pub(super) fn next_lost(&mut self) -> Option<(Pending, bool)> {
         let command = self.awaited.pop_front()?;
         let written = self
             .oldest_lost
@@ -155,61 +155,61 @@ impl Exchange {
     }
 
     /// Writes the commands: counts first, so that every counter sees its requests in their order.
-    pub(super) fn write(&mut self, pipe: &mut Pipe, known: &KnownKeys, script: &Script) {
+    pub(super) fn write(&mut self, pipeline: &mut Pipeline, known: &KnownKeys, script: &Script) {
         let Self { batch, replies, .. } = self;
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
         for (index, CounterCommand { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
             if *hits == 0 {
-                pipe.send(Command::Count(index), Words::Read(key.clone()));
+                pipeline.send(Pending::Count(index), Command::Read(key.clone()));
                 continue;
             }
             let hash = known.hash(key);
             *creation = Creation::Known;
             if !known.contains(hash) {
                 *creation = Creation::Created(hash);
-                let create = Words::Create { key: key.clone(), secs: i64::from(*secs) };
-                pipe.send(Command::Create(index), create);
+                let create = Command::Create { key: key.clone(), secs: i64::from(*secs) };
+                pipeline.send(Pending::Create(index), create);
             }
             let hits = i64::try_from(*hits).unwrap_or(i64::MAX);
-            pipe.send(Command::Count(index), Words::Increment { key: key.clone(), hits });
+            pipeline.send(Pending::Count(index), Command::Increment { key: key.clone(), hits });
         }
         for (index, call) in batch.calls.iter().enumerate() {
             if call.asking {
                 // The server forgets that it was told with the next command, which so must be ours.
-                pipe.send(Command::Asking, Words::new("ASKING", Vec::new()));
+                pipeline.send(Pending::Asking, Command::new("ASKING", Vec::new()));
             }
-            run(pipe, script, index, call, !call.asking);
+            run(pipeline, script, index, call, !call.asking);
         }
     }
 
     /// Takes the reply to a command of this batch.
     pub(super) fn reply(
         &mut self,
-        command: &Command,
+        command: &Pending,
         reply: Reply,
-        pipe: &mut Pipe,
+        pipeline: &mut Pipeline,
         context: &mut Context<'_>,
     ) {
         match *command {
-            Command::Create(index) => {
+            Pending::Create(index) => {
                 if let (Reply::Error(_), Some(count)) = (reply, self.batch.counts.get_mut(index)) {
                     count.creation = Creation::Failed;
                 }
             }
-            Command::Count(index) => self.counted(index, reply, context),
-            Command::Script { call, by_name } => {
+            Pending::Count(index) => self.counted(index, reply, context),
+            Pending::Script { call, by_name } => {
                 let forgotten = matches!(&reply, Reply::Error(text) if text.starts_with("NOSCRIPT"));
                 if forgotten && by_name && self.is_awaited(call) {
                     // A server that is new to the script is sent the text in a second round trip.
                     if let Some(of) = self.batch.calls.get(call) {
-                        run(pipe, context.script, call, of, false);
+                        run(pipeline, context.script, call, of, false);
                     }
                 } else {
                     put(&mut self.replies.calls, call, numbers(reply, context.link));
                 }
             }
-            Command::Asking | Command::Expire(_) | Command::Probe | Command::Other(_) => {}
+            Pending::Asking | Pending::Expire(_) | Pending::Probe | Pending::Other(_) => {}
         }
     }
 
@@ -248,7 +248,7 @@ impl Exchange {
     /// Takes a command of this batch that will get no reply.
     pub(super) fn lose(
         &mut self,
-        command: &Command,
+        command: &Pending,
         written: bool,
         cause: &Arc<str>,
         context: &mut Context<'_>,
@@ -258,7 +258,7 @@ impl Exchange {
             if written { StoreError::Unanswered(cause) } else { StoreError::Unreachable(cause) }
         };
         match *command {
-            Command::Count(index) => {
+            Pending::Count(index) => {
                 put(&mut self.replies.counts, index, Err(error()));
                 // It may have been made anew by this very command, and its `SET` rejected.
                 let unsure = self.batch.counts.get(index).filter(|_| written);
@@ -268,12 +268,12 @@ impl Exchange {
                     context.link.ttl_lost();
                 }
             }
-            Command::Script { call, .. } => put(&mut self.replies.calls, call, Err(error())),
-            Command::Create(_)
-            | Command::Asking
-            | Command::Expire(_)
-            | Command::Probe
-            | Command::Other(_) => {}
+            Pending::Script { call, .. } => put(&mut self.replies.calls, call, Err(error())),
+            Pending::Create(_)
+            | Pending::Asking
+            | Pending::Expire(_)
+            | Pending::Probe
+            | Pending::Other(_) => {}
         }
     }
 
@@ -346,8 +346,8 @@ impl InFlight {
     }
 }
 
-fn run(pipe: &mut Pipe, script: &Script, index: usize, call: &ScriptCall, by_name: bool) {
-    pipe.send(Command::Script { call: index, by_name }, script.words(call, by_name));
+fn run(pipeline: &mut Pipeline, script: &Script, index: usize, call: &ScriptCall, by_name: bool) {
+    pipeline.send(Pending::Script { call: index, by_name }, script.command(call, by_name));
 }
 
 fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {

@@ -13,7 +13,7 @@ use super::connect::ConnectConfig;
 use super::queue::{Answer, Call, CallQueue, CommandCall, CommandError, Request, failing};
 use super::reply::Reply;
 use super::status::Link;
-use super::wire::Words;
+use super::wire::Command;
 use super::worker::{Connection, Worker};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
@@ -83,7 +83,7 @@ impl NodeClient {
     pub(super) async fn command(&self, arguments: &[&[u8]], timeout: Duration) -> Result<Reply, StoreError> {
         let (reply, wait) = oneshot::channel();
         let now = Instant::now();
-        let call = CommandCall { command: Words::from_slices(arguments), deadline: now + timeout, reply };
+        let call = CommandCall { command: Command::from_slices(arguments), deadline: now + timeout, reply };
         if let Err((_, rejection)) = self.queue.push(Call::Command(Box::new(call)), now) {
             return Err(self.rejected(&rejection));
         }

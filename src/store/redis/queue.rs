@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::batch::{Dispatch, SlotCharges};
 use super::reply::Reply;
-use super::wire::Words;
+use super::wire::Command;
 use crate::store::line::{Job, Queue, Rejection};
 use crate::store::{Reading, StoreError};
 
@@ -53,7 +53,7 @@ pub(super) enum Call {
 /// A command that is no charge.
 #[derive(Debug)]
 pub(super) struct CommandCall {
-    pub(super) command: Words,
+    pub(super) command: Command,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Reply, CommandError>>,
 }

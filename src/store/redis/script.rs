@@ -5,7 +5,7 @@ use fred::types::Value;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::batch::ScriptCall;
-use super::wire::Words;
+use super::wire::Command;
 
 /// A script, and the name that Redis gives it: the SHA-1 of its text.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Script {
     }
 
     /// The command that runs it.
-    pub(super) fn words(&self, call: &ScriptCall, by_name: bool) -> Words {
+    pub(super) fn command(&self, call: &ScriptCall, by_name: bool) -> Command {
         let (name, script) = match by_name {
             true => ("EVALSHA", self.sha1.clone()),
             false => ("EVAL", Bytes::from_static(self.text.as_bytes())),
@@ -33,7 +33,7 @@ impl Script {
         arguments.extend([Value::from(script), Value::from(count)]);
         arguments.extend(call.keys.iter().map(|key| Value::from(key.clone())));
         arguments.extend([Value::from(Bytes::copy_from_slice(&call.requests)), Value::from(now)]);
-        Words::new(name, arguments)
+        Command::new(name, arguments)
     }
 }
 

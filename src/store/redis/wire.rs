@@ -27,7 +27,7 @@ use super::reply::Reply;
 
 /// A command.
 #[derive(Debug)]
-pub(super) enum Words {
+pub(super) enum Command {
     /// `INCRBY key hits`
     Increment { key: Bytes, hits: i64 },
     /// `GET key`
@@ -40,7 +40,7 @@ pub(super) enum Words {
     Other { name: CustomCommand, arguments: Vec<Value> },
 }
 
-impl Words {
+impl Command {
     /// `name` with `arguments`.
     pub(super) fn new(name: &'static str, arguments: Vec<Value>) -> Self {
         Self::Other { name: CustomCommand::new_static(name, None, false), arguments }
@@ -67,7 +67,7 @@ pub(super) struct Lost {
 /// A connection.
 pub(super) trait Wire: Send {
     /// Sends a command. Its reply follows those of all commands before it.
-    fn send(&mut self, command: Words);
+    fn send(&mut self, command: Command);
 
     /// The next reply, or the loss of the command that it would have been for. Without a command in flight
     /// it reports only that the connection ended.
@@ -106,14 +106,14 @@ impl FredWire {
 }
 
 impl Wire for FredWire {
-    fn send(&mut self, command: Words) {
+    fn send(&mut self, command: Command) {
         let client = Arc::clone(&self.client);
         let mut reply: InFlight = match command {
-            Words::Increment { key, hits } => {
+            Command::Increment { key, hits } => {
                 Box::pin(async move { client.incr_by::<Value, _>(key, hits).await.map(Reply::from) })
             }
-            Words::Read(key) => Box::pin(async move { client.get::<Value, _>(key).await.map(Reply::from) }),
-            Words::Create { key, secs } => Box::pin(async move {
+            Command::Read(key) => Box::pin(async move { client.get::<Value, _>(key).await.map(Reply::from) }),
+            Command::Create { key, secs } => Box::pin(async move {
                 let created = client.set::<Value, _, _>(
                     key,
                     0,
@@ -123,10 +123,10 @@ impl Wire for FredWire {
                 );
                 created.await.map(Reply::from)
             }),
-            Words::Expire { key, secs } => {
+            Command::Expire { key, secs } => {
                 Box::pin(async move { client.expire::<Value, _>(key, secs, None).await.map(Reply::from) })
             }
-            Words::Other { name, arguments } => {
+            Command::Other { name, arguments } => {
                 Box::pin(async move { client.custom_raw(name, arguments).await.map(Reply::from) })
             }
         };

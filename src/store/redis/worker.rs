@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::Endpoint;
 use super::connect::{ConnectConfig, Connected, connect};
-use super::exchange::{Command, Context, Exchange, Pipe, lost};
+use super::exchange::{Context, Exchange, Pending, Pipeline, lost};
 use super::queue::{Call, CallQueue};
 use super::reply::Reply;
 use super::script::Script;
@@ -70,7 +70,7 @@ pub(super) struct Worker {
 
 /// One connection while it is served.
 struct Session {
-    pipe: Pipe,
+    pipeline: Pipeline,
     exchange: Exchange,
     /// When the batch was written.
     begun: Instant,
@@ -167,7 +167,7 @@ impl Worker {
         let now = Instant::now();
         let call_timeout = self.config.settings.call_timeout;
         let mut session = Session {
-            pipe: Pipe::new(wire),
+            pipeline: Pipeline::new(wire),
             exchange: Exchange::new(self.config.clock),
             begun: now,
             breaker: Breaker::new(call_timeout * MAX_SILENCE),
@@ -187,7 +187,7 @@ impl Worker {
         // When the calls that wait have waited for nothing but this task.
         let mut was_idle = true;
         loop {
-            let is_idle = session.pipe.is_idle();
+            let is_idle = session.pipeline.is_idle();
             if is_idle {
                 if let Some((_, cause)) = session.stale.take_if(|(at, _)| *at <= Instant::now()) {
                     return cause;
@@ -196,13 +196,13 @@ impl Worker {
                     self.send(session, was_idle);
                 }
             }
-            was_idle = session.pipe.is_idle();
+            was_idle = session.pipeline.is_idle();
             let due = self.due(session);
             arm(timer.as_mut(), due);
             let mut first = None;
             tokio::select! {
                 biased;
-                reply = poll_fn(|context| session.pipe.wire.poll_reply(context)) => first = Some(reply),
+                reply = poll_fn(|context| session.pipeline.wire.poll_reply(context)) => first = Some(reply),
                 () = self.queue.arrival(), if was_idle && !session.breaker.is_open() => {}
                 () = &mut timer, if due.is_some() => {}
             }
@@ -232,8 +232,8 @@ impl Worker {
 
     /// When there is something to do though nothing arrives.
     fn due(&self, session: &Session) -> Option<Instant> {
-        let queued = if session.pipe.is_idle() { None } else { self.queue.earliest_deadline() };
-        let idle = session.pipe.is_idle();
+        let queued = if session.pipeline.is_idle() { None } else { self.queue.earliest_deadline() };
+        let idle = session.pipeline.is_idle();
         let ttls = self.missing.next(session.begun).filter(|_| idle);
         let stale = session.stale.as_ref().map(|(at, _)| *at).filter(|_| idle);
         let all = [session.exchange.earliest_deadline(), queued, session.breaker.next(), ttls, stale];
@@ -249,8 +249,8 @@ impl Worker {
         if self.taken.is_empty() && ttls.is_empty() {
             return;
         }
-        let Session { pipe, exchange, .. } = session;
-        ttls.into_iter().for_each(|ttl| pipe.expire(ttl));
+        let Session { pipeline, exchange, .. } = session;
+        ttls.into_iter().for_each(|ttl| pipeline.expire(ttl));
         *exchange = Exchange::new(self.config.clock);
         let mut commands = Vec::new();
         for call in self.taken.drain(..) {
@@ -259,8 +259,8 @@ impl Worker {
                 Call::Command(call) => commands.push(call),
             }
         }
-        exchange.write(pipe, &self.known, &self.script);
-        commands.into_iter().for_each(|call| pipe.command(call.command, call.reply));
+        exchange.write(pipeline, &self.known, &self.script);
+        commands.into_iter().for_each(|call| pipeline.command(call.command, call.reply));
         session.begun = now;
         session.breaker.awaits(now);
         self.link.in_flight.store(exchange.len(), Ordering::Relaxed);
@@ -274,20 +274,20 @@ impl Worker {
         first: Option<Result<Reply, Lost>>,
         now: Instant,
     ) -> Result<(), Arc<str>> {
-        let Session { pipe, exchange, breaker, .. } = session;
+        let Session { pipeline, exchange, breaker, .. } = session;
         let mut replied = false;
         let mut ended = Ok(());
-        let mut next = first.or_else(|| pipe.wire.reply_now());
+        let mut next = first.or_else(|| pipeline.wire.reply_now());
         while let Some(reply) = next {
             let reply = match reply {
                 Ok(reply) => reply,
                 Err(Lost { cause, written }) => {
-                    pipe.lose_oldest(written);
+                    pipeline.lose_oldest(written);
                     ended = Err(cause);
                     break;
                 }
             };
-            let Some(command) = pipe.next() else { return Err("a reply that nothing asked for".into()) };
+            let Some(command) = pipeline.next() else { return Err("a reply that nothing asked for".into()) };
             replied = true;
             match &reply {
                 Reply::Error(text) => {
@@ -295,15 +295,15 @@ impl Worker {
                         // A server that stays a replica is not reconnected to at once, again and again.
                         session.stale = Some((now.max(session.since + STABLE), text.as_str().into()));
                     }
-                    if matches!(command, Command::Count(_) | Command::Script { .. }) {
+                    if matches!(command, Pending::Count(_) | Pending::Script { .. }) {
                         note_rejection(&self.link, text);
                     }
                 }
-                _ if matches!(command, Command::Count(_)) => self.link.accepted(),
+                _ if matches!(command, Pending::Count(_)) => self.link.accepted(),
                 _ => {}
             }
             match command {
-                Command::Expire(ttl) => {
+                Pending::Expire(ttl) => {
                     if let Reply::Error(text) = reply {
                         self.link.ttl_rejected(&text);
                         if !self.missing.push_rejected(ttl, now) {
@@ -311,9 +311,9 @@ impl Worker {
                         }
                     }
                 }
-                Command::Probe => {}
+                Pending::Probe => {}
                 // The caller may have gone.
-                Command::Other(caller) => drop(caller.send(Ok(reply))),
+                Pending::Other(caller) => drop(caller.send(Ok(reply))),
                 command => {
                     let mut context = Context {
                         known: &mut self.known,
@@ -321,18 +321,18 @@ impl Worker {
                         script: &self.script,
                         link: &self.link,
                     };
-                    exchange.reply(&command, reply, pipe, &mut context);
+                    exchange.reply(&command, reply, pipeline, &mut context);
                 }
             }
-            next = if pipe.is_idle() { None } else { pipe.wire.reply_now() };
+            next = if pipeline.is_idle() { None } else { pipeline.wire.reply_now() };
         }
         if replied {
-            if breaker.answered(!pipe.is_idle(), now) {
+            if breaker.answered(!pipeline.is_idle(), now) {
                 self.queue.open();
                 self.link.breaker_closed();
             }
             exchange.hand_out(&self.link);
-            if pipe.is_idle() {
+            if pipeline.is_idle() {
                 self.adapt(now.saturating_duration_since(session.begun));
                 self.link.in_flight.store(0, Ordering::Relaxed);
                 self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
@@ -343,11 +343,11 @@ impl Worker {
 
     /// Sees to every deadline that has passed.
     fn judge(&self, session: &mut Session, now: Instant) -> Result<(), Arc<str>> {
-        if session.exchange.expire(now, &self.link) > 0 && session.pipe.wire.has_unwritten() {
+        if session.exchange.expire(now, &self.link) > 0 && session.pipeline.wire.has_unwritten() {
             // The rest must not be written any more.
             return Err("the server does not read".into());
         }
-        if !session.pipe.is_idle() {
+        if !session.pipeline.is_idle() {
             self.queue.expire(now);
         }
         match session.breaker.due(now) {
@@ -356,7 +356,7 @@ impl Worker {
                 self.queue.close(Closed::BreakerOpen);
                 self.link.breaker_opened();
             }
-            Some(Due::Probe) => session.pipe.probe(),
+            Some(Due::Probe) => session.pipeline.probe(),
             Some(Due::Replace) => return Err("the server does not answer".into()),
         }
         Ok(())
@@ -378,15 +378,15 @@ impl Worker {
             script: &self.script,
             link: &self.link,
         };
-        while let Some((command, written)) = session.pipe.next_lost() {
+        while let Some((command, written)) = session.pipeline.next_lost() {
             match command {
-                Command::Expire(ttl) => {
+                Pending::Expire(ttl) => {
                     if !context.missing.push(ttl) {
                         self.link.ttl_lost();
                     }
                 }
-                Command::Probe => {}
-                Command::Other(caller) => drop(caller.send(Err(lost(written, cause)))),
+                Pending::Probe => {}
+                Pending::Other(caller) => drop(caller.send(Err(lost(written, cause)))),
                 command => session.exchange.lose(&command, written, cause, &mut context),
             }
         }

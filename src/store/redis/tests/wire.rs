@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 use super::resp;
 use super::world::World;
 use crate::store::redis::reply::Reply;
-use crate::store::redis::wire::{Lost, Wire, Words};
+use crate::store::redis::wire::{Command, Lost, Wire};
 
 const READ_BYTES: usize = 1_024;
 
@@ -96,7 +96,7 @@ impl ScriptedWire {
 }
 
 impl Wire for ScriptedWire {
-    fn send(&mut self, command: Words) {
+    fn send(&mut self, command: Command) {
         let before = self.out.len();
         let words = words(command);
         resp::begin(&mut self.out, words.len());
@@ -132,17 +132,17 @@ impl Wire for ScriptedWire {
     }
 }
 
-fn words(command: Words) -> Vec<Bytes> {
+fn words(command: Command) -> Vec<Bytes> {
     let text = |text: &'static str| Bytes::from_static(text.as_bytes());
     let number = |number: i64| Bytes::from(number.to_string());
     match command {
-        Words::Increment { key, hits } => vec![text("INCRBY"), key, number(hits)],
-        Words::Read(key) => vec![text("GET"), key],
-        Words::Create { key, secs } => {
+        Command::Increment { key, hits } => vec![text("INCRBY"), key, number(hits)],
+        Command::Read(key) => vec![text("GET"), key],
+        Command::Create { key, secs } => {
             vec![text("SET"), key, text("0"), text("EX"), number(secs), text("NX")]
         }
-        Words::Expire { key, secs } => vec![text("EXPIRE"), key, number(secs)],
-        Words::Other { name, arguments } => {
+        Command::Expire { key, secs } => vec![text("EXPIRE"), key, number(secs)],
+        Command::Other { name, arguments } => {
             let name = Bytes::copy_from_slice(name.cmd.as_bytes());
             std::iter::once(name).chain(arguments.into_iter().map(bytes)).collect()
         }
