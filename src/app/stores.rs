@@ -15,7 +15,7 @@ use crate::engine::{KeyWriter, Timestamp};
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::Store;
 use crate::store::fallback::Fallback;
-use crate::store::lockouts::{Asking, Blocked, Lockouts};
+use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, Redis, RedisStore};
 use crate::supervisor::Supervisor;
@@ -176,11 +176,11 @@ impl OnDemand {
 }
 
 impl Lockouts for OnDemand {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
         Box::pin(async move { self.store().await.list(keys, now).await })
     }
 
-    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+    fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {
         Box::pin(async move { self.store().await.lift(key).await })
     }
 }

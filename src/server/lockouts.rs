@@ -21,7 +21,7 @@ use super::http::json_response;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
-use crate::store::lockouts::{Blocked, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{ActiveLockout, Lockouts, MAX_LISTED};
 
 /// Time that a listing is kept and shown to everybody who asks.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ struct Kept {
 /// Lockouts of every store, ordered by their end.
 #[derive(Default)]
 struct Listing {
-    lockouts: Vec<Blocked>,
+    lockouts: Vec<ActiveLockout>,
     /// Why it lacks those of a store.
     error: Option<String>,
     truncated: bool,
@@ -127,7 +127,7 @@ impl LockoutAdmin {
 }
 
 /// Place of a lockout in listings.
-fn position(blocked: &Blocked) -> (u64, &[u8]) {
+fn position(blocked: &ActiveLockout) -> (u64, &[u8]) {
     (blocked.state.ends_us, &blocked.key)
 }
 
@@ -145,7 +145,7 @@ async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Re
     let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED);
     let listing = admin.listing().await;
     let now = admin.clock.now();
-    let is_after = |blocked: &&Blocked| {
+    let is_after = |blocked: &&ActiveLockout| {
         after.as_ref().is_none_or(|(ends_us, key)| position(blocked) > (*ends_us, &**key))
     };
     let mut rest = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now)).filter(is_after);
@@ -164,7 +164,7 @@ async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Re
     json_response(StatusCode::OK, body.to_string())
 }
 
-fn write_cursor(blocked: &Blocked) -> String {
+fn write_cursor(blocked: &ActiveLockout) -> String {
     let (ends_us, key) = position(blocked);
     URL_SAFE_NO_PAD.encode([&ends_us.to_be_bytes(), key].concat())
 }
@@ -175,7 +175,7 @@ fn read_cursor(cursor: &str) -> Option<(u64, Vec<u8>)> {
     Some((u64::from_be_bytes(*ends_us), key.to_vec()))
 }
 
-fn describe(Blocked { key, parts, state }: &Blocked, now: Timestamp) -> Value {
+fn describe(ActiveLockout { key, parts, state }: &ActiveLockout, now: Timestamp) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let is_permanent = lockout::is_permanent(state.ends_us);
     let entries: Map<_, _> =
@@ -221,14 +221,14 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use crate::engine::KeyFormat;
-    use crate::store::lockouts::Asking;
+    use crate::store::lockouts::LockoutFuture;
 
     /// A store whose listing takes a second, and that counts how often it is read.
     #[derive(Default)]
     struct Slow(AtomicUsize);
 
     impl Lockouts for Slow {
-        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> Asking<'a, Vec<Blocked>> {
+        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
             Box::pin(async {
                 self.0.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -236,7 +236,7 @@ mod tests {
             })
         }
 
-        fn lift<'a>(&'a self, _: &'a Bytes) -> Asking<'a, bool> {
+        fn lift<'a>(&'a self, _: &'a Bytes) -> LockoutFuture<'a, bool> {
             Box::pin(async { Ok(false) })
         }
     }

@@ -12,11 +12,11 @@ use crate::engine::{KeyWriter, LockoutParts, Timestamp};
 pub const MAX_LISTED: usize = 10_000;
 
 /// A question under way.
-pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+pub type LockoutFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
 /// Somebody who is locked out.
 #[derive(Clone, Debug)]
-pub struct Blocked {
+pub struct ActiveLockout {
     /// The lockout's key.
     pub key: Bytes,
     /// What it says.
@@ -25,7 +25,7 @@ pub struct Blocked {
     pub state: LockoutState,
 }
 
-impl Blocked {
+impl ActiveLockout {
     /// The lockout of `key`, if it is one and blocks at `now`.
     pub(super) fn new(key: Bytes, state: LockoutState, keys: &KeyWriter, now: Timestamp) -> Option<Self> {
         let parts = keys.parse_lockout_key(&key)?;
@@ -40,7 +40,7 @@ pub trait Lockouts: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] where a part of the store cannot be asked.
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>>;
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>>;
 
     /// Removes the lockout of this key together with the counters that struck it, in one step: its client
     /// begins with the whole limit, and the next failure does not bring the lockout back. Returns whether
@@ -48,5 +48,5 @@ pub trait Lockouts: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] where the store cannot be asked.
-    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool>;
+    fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool>;
 }

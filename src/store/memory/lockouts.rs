@@ -12,7 +12,7 @@ use super::MemoryStore;
 use super::group::{Member, find_stripe};
 use super::stripe::{CounterName, LockoutCounter, Stripe, Usage};
 use crate::engine::{KeyWriter, Timestamp};
-use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts, MAX_LISTED};
 
 impl MemoryStore {
     /// The counters that struck the lockout of this key; `None` without a lockout.
@@ -52,11 +52,11 @@ impl MemoryStore {
 }
 
 impl Lockouts for MemoryStore {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
         let of_stripe = |stripe: &CachePadded<Mutex<Stripe>>| {
             let stripe = stripe.lock();
             let blocked = |counter: &LockoutCounter| {
-                Blocked::new(Bytes::copy_from_slice(&counter.key), counter.state, keys, now)
+                ActiveLockout::new(Bytes::copy_from_slice(&counter.key), counter.state, keys, now)
             };
             stripe.lockouts.iter().filter_map(blocked).collect::<Vec<_>>()
         };
@@ -64,7 +64,7 @@ impl Lockouts for MemoryStore {
         Box::pin(future::ready(Ok(listed)))
     }
 
-    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+    fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {
         let lifted = loop {
             let Some(struck) = self.struck(key) else { break false };
             // The stripes of its counters are known only now, and must be locked in order: it may be another

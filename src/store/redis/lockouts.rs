@@ -20,7 +20,7 @@ use crate::engine::key::LOCKOUT_PREFIX;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
-use crate::store::lockouts::{Asking, Blocked, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts, MAX_LISTED};
 
 /// Keys that a node goes through in one step, during which it serves nobody else: some 0.2 ms.
 const KEYS_PER_STEP: &[u8] = b"500";
@@ -34,14 +34,14 @@ const LIFT: &str = include_str!("lift.lua");
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Lockouts for RedisStore {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> Asking<'a, Vec<Blocked>> {
+    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
         Box::pin(async move {
             let _one_at_a_time = self.listing.lock().await;
             list(&self.servers.all, keys, now).await
         })
     }
 
-    fn lift<'a>(&'a self, key: &'a Bytes) -> Asking<'a, bool> {
+    fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {
         // Whatever the window of its limits, a lockout is kept where most counters are.
         let servers = &self.servers.all;
         Box::pin(async move {
@@ -59,7 +59,7 @@ async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> 
     }
 }
 
-async fn list(servers: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<Blocked>, StoreError> {
+async fn list(servers: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<ActiveLockout>, StoreError> {
     let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
     let mut listed = Vec::new();
     for node in servers.every_server()? {
@@ -70,7 +70,7 @@ async fn list(servers: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec
             found.retain(|key| keys.parse_lockout_key(key).is_some());
             let states = future::try_join_all(found.iter().map(|key| read(&node, key))).await?;
             let blocked = found.into_iter().zip(states);
-            listed.extend(blocked.filter_map(|(key, state)| Blocked::new(key, state?, keys, now)));
+            listed.extend(blocked.filter_map(|(key, state)| ActiveLockout::new(key, state?, keys, now)));
             if listed.len() >= MAX_LISTED {
                 listed.truncate(MAX_LISTED);
                 return Ok(listed);
