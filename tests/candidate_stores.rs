@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use tollgate::engine::Timestamp;
 use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
-use tollgate::store::{Charge, Charging, Store, StoreError};
+use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 
 use crate::candidate::{PREFIX, World, named, shop};
 use crate::support::stores;
@@ -28,7 +28,7 @@ impl Failing {
 }
 
 impl Store for Failing {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         let is_its = |charge: &Charge| charge.key.starts_with(self.prefix.as_bytes());
         if !self.fails.load(Ordering::Relaxed) || !charges.iter().any(is_its) {
             return self.inner.charge(charges, now);
@@ -82,7 +82,7 @@ async fn a_candidate_whose_store_fails_or_hangs_changes_nothing_and_holds_no_ans
 struct Slow(Arc<dyn Store>, Duration);
 
 impl Store for Slow {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         Box::pin(async move {
             sleep(self.1).await;
             self.0.charge(charges, now).await

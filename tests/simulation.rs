@@ -14,7 +14,7 @@ use tollgate::engine::{
     Window,
 };
 use tollgate::limiter::{Candidate, DecideError, Limiter};
-use tollgate::store::{Charge, Charging, Store, StoreError};
+use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 use tollgate::telemetry::metrics::Metrics;
 
 use crate::support::stores;
@@ -30,7 +30,7 @@ struct FaultyStore {
 }
 
 impl Store for FaultyStore {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         if self.away.load(Ordering::Relaxed) {
             let failed = charges.iter().map(|_| Err(StoreError::Unreachable("it is away".into()))).collect();
             return Box::pin(async { failed });

@@ -221,7 +221,7 @@ mod tests {
     use bytes::Bytes;
     use parking_lot::Mutex;
 
-    use super::super::Charging;
+    use super::super::ChargeFuture;
     use super::*;
     use crate::engine::{ChargeMode, Enforcement, Hits, Unit};
 
@@ -249,7 +249,7 @@ mod tests {
     struct Refunds(Mutex<Vec<(Bytes, Hits)>>);
 
     impl Store for Refunds {
-        fn charge<'a>(&'a self, _: &'a [Charge], _: Timestamp) -> Charging<'a> {
+        fn charge<'a>(&'a self, _: &'a [Charge], _: Timestamp) -> ChargeFuture<'a> {
             unreachable!("readings are given")
         }
 

@@ -61,13 +61,13 @@ impl Charge {
 pub type Readings = SmallVec<[Result<Reading, StoreError>; 2]>;
 
 /// Charges under way. Dropping it does not undo what was already sent.
-pub type Charging<'a> = Pin<Box<dyn Future<Output = Readings> + Send + 'a>>;
+pub type ChargeFuture<'a> = Pin<Box<dyn Future<Output = Readings> + Send + 'a>>;
 
 /// Holds counters.
 pub trait Store: Send + Sync {
     /// Carries out `charges` in their order, each one atomically, as of `now`. Those that count only if
     /// all of them pass are decided as one.
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a>;
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a>;
 
     /// Returns the hits of charges that were made as of `now` and whose request was denied elsewhere. Returns at
     /// once: no answer waits for a refund, and one that fails is logged.

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 pub use self::room::Figures;
 use self::room::Room;
 use self::stripe::{Counter, Stripe, log_bytes};
-use super::{Charge, Charging, Reading, Readings, Store, is_group};
+use super::{Charge, ChargeFuture, Reading, Readings, Store, is_group};
 use crate::engine::algorithm::{CounterState, group as engine};
 use crate::engine::{Hits, Limit, Timestamp};
 
@@ -202,7 +202,7 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         Box::pin(future::ready(self.carry_out(charges, now)))
     }
 

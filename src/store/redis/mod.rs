@@ -51,7 +51,7 @@ use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use self::slot_groups::{Clusters, SlotGroups, Terms, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
-use super::{Charge, Charging, Readings, Store, StoreError, is_group};
+use super::{Charge, ChargeFuture, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
 use crate::supervisor::Supervisor;
 use crate::tls::TlsError;
@@ -282,7 +282,7 @@ async fn refund(servers: &Clusters, groups: &mut SlotGroups) {
 }
 
 impl Store for RedisStore {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         let readings = async move {
             match &self.denials {
                 Some(denials) => self.charge_unknown(charges, denials, now).await,
