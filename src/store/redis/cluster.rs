@@ -120,7 +120,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known to.
-    pub(super) fn server_of(&self, slot: u16) -> Result<Arc<NodeClient>, StoreError> {
+    pub(super) fn node_of(&self, slot: u16) -> Result<Arc<NodeClient>, StoreError> {
         self.router.routes.load().node(slot).cloned()
     }
 
@@ -128,7 +128,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] where none is known.
-    pub(super) fn every_server(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
+    pub(super) fn nodes(&self) -> Result<Vec<Arc<NodeClient>>, StoreError> {
         let routes = self.router.routes.load();
         match &*routes.topology {
             Topology::Unknown(cause) => Err(StoreError::Unreachable(cause.clone())),

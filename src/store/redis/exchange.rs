@@ -159,7 +159,7 @@ impl Exchange {
         let Self { batch, replies, .. } = self;
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
-        for (index, CounterCommand { key, hits, secs, creation }) in batch.counts.iter_mut().enumerate() {
+        for (index, CounterCommand { key, hits, ttl_secs, creation }) in batch.counts.iter_mut().enumerate() {
             if *hits == 0 {
                 pipeline.send(Pending::Count(index), Command::Read(key.clone()));
                 continue;
@@ -168,7 +168,7 @@ impl Exchange {
             *creation = Creation::Known;
             if !known.contains(hash) {
                 *creation = Creation::Created(hash);
-                let create = Command::Create { key: key.clone(), secs: i64::from(*secs) };
+                let create = Command::Create { key: key.clone(), secs: i64::from(*ttl_secs) };
                 pipeline.send(Pending::Create(index), create);
             }
             let hits = i64::try_from(*hits).unwrap_or(i64::MAX);
@@ -214,12 +214,14 @@ impl Exchange {
     }
 
     fn counted(&mut self, index: usize, reply: Reply, context: &mut Context<'_>) {
-        let Some(CounterCommand { key, hits, secs, creation }) = self.batch.counts.get(index) else { return };
+        let Some(CounterCommand { key, hits, ttl_secs, creation }) = self.batch.counts.get(index) else {
+            return;
+        };
         let is_new = matches!(reply, Reply::Int(after) if u64::try_from(after) == Ok(*hits));
         match (&reply, *creation) {
             (Reply::Int(_), Creation::Created(hash)) => context.known.insert(hash),
             (Reply::Int(_), Creation::Known | Creation::Failed) if is_new => {
-                let ttl = Ttl { key: key.clone(), secs: *secs };
+                let ttl = Ttl { key: key.clone(), secs: *ttl_secs };
                 if !context.missing.push(ttl) {
                     context.link.ttl_lost();
                 }
@@ -262,8 +264,8 @@ impl Exchange {
                 put(&mut self.replies.counts, index, Err(error()));
                 // It may have been made anew by this very command, and its `SET` rejected.
                 let unsure = self.batch.counts.get(index).filter(|_| written);
-                if let Some(CounterCommand { key, secs, .. }) = unsure
-                    && !context.missing.push(Ttl { key: key.clone(), secs: *secs })
+                if let Some(CounterCommand { key, ttl_secs, .. }) = unsure
+                    && !context.missing.push(Ttl { key: key.clone(), secs: *ttl_secs })
                 {
                     context.link.ttl_lost();
                 }

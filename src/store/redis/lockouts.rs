@@ -37,15 +37,15 @@ impl Lockouts for RedisStore {
     fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
         Box::pin(async move {
             let _one_at_a_time = self.listing.lock().await;
-            list(&self.servers.all, keys, now).await
+            list(&self.clusters.all, keys, now).await
         })
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {
         // Whatever the window of its limits, a lockout is kept where most counters are.
-        let servers = &self.servers.all;
+        let cluster = &self.clusters.all;
         Box::pin(async move {
-            let node = servers.server_of(servers.slot(key))?;
+            let node = cluster.node_of(cluster.slot(key))?;
             Ok(ask(&node, &[b"EVAL", LIFT.as_bytes(), b"1", key]).await? != Reply::Int(0))
         })
     }
@@ -59,10 +59,10 @@ async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> 
     }
 }
 
-async fn list(servers: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<ActiveLockout>, StoreError> {
+async fn list(cluster: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<ActiveLockout>, StoreError> {
     let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
     let mut listed = Vec::new();
-    for node in servers.every_server()? {
+    for node in cluster.nodes()? {
         let mut cursor = Bytes::from_static(b"0");
         loop {
             let begun = Instant::now();

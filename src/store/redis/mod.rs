@@ -49,7 +49,7 @@ use self::discovery::Discovery;
 pub use self::login::LoginError;
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
-use self::slot_groups::{Clusters, SlotGroups, Terms, by_counter, in_order, lost};
+use self::slot_groups::{Clusters, SlotGroups, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
 use super::{Charge, ChargeFuture, Readings, Store, StoreError, is_group};
 use crate::engine::{Hits, Timestamp};
@@ -117,7 +117,7 @@ impl Redis {
         let per_second = self.per_second.as_ref().map(connect);
         let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;
         RedisStore {
-            servers: Arc::new(Clusters { all, per_second, expiration_jitter_max_secs }),
+            clusters: Arc::new(Clusters { all, per_second, expiration_jitter_max_secs }),
             denials: self.denials.clone(),
             tasks: TaskTracker::new(),
             listing: Arc::clone(&self.listing),
@@ -128,7 +128,7 @@ impl Redis {
 /// Counters in Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    servers: Arc<Clusters>,
+    clusters: Arc<Clusters>,
     denials: Option<Arc<Denials>>,
     /// What goes on though its caller may have gone.
     tasks: TaskTracker,
@@ -161,7 +161,7 @@ impl RedisStore {
     pub fn beside(&self, denials: Option<Arc<Denials>>) -> Self {
         Self {
             denials,
-            servers: Arc::clone(&self.servers),
+            clusters: Arc::clone(&self.clusters),
             tasks: self.tasks.clone(),
             listing: Arc::clone(&self.listing),
         }
@@ -173,9 +173,9 @@ impl RedisStore {
     /// [`StoreError::Unreachable`] when `timeout` has run out, with the cause of the last failure:
     /// `Connection refused`, `NOAUTH…`, `WRONGPASS…`.
     pub async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
-        self.servers.all.ready(timeout).await?;
-        match &self.servers.per_second {
-            Some(servers) => servers.ready(timeout).await,
+        self.clusters.all.ready(timeout).await?;
+        match &self.clusters.per_second {
+            Some(cluster) => cluster.ready(timeout).await,
             None => Ok(()),
         }
     }
@@ -185,9 +185,9 @@ impl RedisStore {
     /// # Errors
     /// What the first one says that is not. Who waits for one that hangs waits for ever.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.servers.all.ping().await?;
-        match &self.servers.per_second {
-            Some(servers) => servers.ping().await,
+        self.clusters.all.ping().await?;
+        match &self.clusters.per_second {
+            Some(cluster) => cluster.ping().await,
             None => Ok(()),
         }
     }
@@ -198,9 +198,9 @@ impl RedisStore {
     pub async fn settle(&self) {
         self.tasks.close();
         self.tasks.wait().await;
-        self.servers.all.settle().await;
-        if let Some(servers) = &self.servers.per_second {
-            servers.settle().await;
+        self.clusters.all.settle().await;
+        if let Some(cluster) = &self.clusters.per_second {
+            cluster.settle().await;
         }
     }
 
@@ -236,36 +236,31 @@ impl RedisStore {
 
     /// Carries out `charges`, whose request is `denied` already or not.
     async fn charge_all(&self, charges: &[Charge], now: Timestamp, denied: bool) -> Readings {
-        let mut groups = self.servers.groups(charges, now, denied);
+        let mut groups = self.clusters.groups(charges, now, denied);
         if let [group] = &mut *groups {
-            match self.servers.charge(group).await {
+            match self.clusters.charge(group).await {
                 Ok(outcomes) => return outcomes.into_iter().collect(),
                 Err(CrossSlot(charges)) => groups = by_counter(group.location, &group.indexes, charges),
             }
         }
         if !is_group(charges) {
             // In a box, as all is that few requests come to: the others take up their own room alone.
-            let each = Box::pin(self.servers.charge_each(&mut groups)).await;
+            let each = Box::pin(self.clusters.charge_each(&mut groups)).await;
             return in_order(each, charges.len());
         }
-        let decided = self.tasks.spawn(self.charge_across_slots(groups, charges));
+        let decided = self.tasks.spawn(self.charge_across_slots(groups));
         decided.await.unwrap_or_else(|_| (0..charges.len()).map(|_| Err(lost())).collect())
     }
 
-    /// Carries out the groups of a request some of which count only if all of it passes. It goes on
-    /// though nobody waits for it: what was counted in vain is given back.
-    fn charge_across_slots(
-        &self,
-        mut groups: SlotGroups,
-        charges: &[Charge],
-    ) -> impl Future<Output = Readings> + use<> {
-        let (servers, tasks) = (Arc::clone(&self.servers), self.tasks.clone());
-        let terms: Vec<Terms> = charges.iter().map(Terms::of).collect();
+    /// Carries out the groups of a request that has charges which count only if all of it passes. Goes on without
+    /// its caller, so that hits of a denied request are refunded.
+    fn charge_across_slots(&self, mut groups: SlotGroups) -> impl Future<Output = Readings> + use<> {
+        let (clusters, tasks) = (Arc::clone(&self.clusters), self.tasks.clone());
         async move {
-            let (readings, mut in_vain) = servers.decide_across_slots(&mut groups, &terms).await;
-            if !in_vain.is_empty() {
+            let (readings, mut refunds) = clusters.decide_across_slots(&mut groups).await;
+            if !refunds.is_empty() {
                 // The answer need not wait for it.
-                tasks.spawn(async move { refund(&servers, &mut in_vain).await });
+                tasks.spawn(async move { refund(&clusters, &mut refunds).await });
             }
             readings
         }
@@ -273,8 +268,8 @@ impl RedisStore {
 }
 
 /// Carries out refunds, which nobody waits for.
-async fn refund(servers: &Clusters, groups: &mut SlotGroups) {
-    for (_, outcome) in servers.charge_each(groups).await {
+async fn refund(clusters: &Clusters, groups: &mut SlotGroups) {
+    for (_, outcome) in clusters.charge_each(groups).await {
         if let Err(error) = outcome {
             tracing::debug!(%error, "refund failed; hits of a denied request stay counted");
         }
@@ -296,7 +291,7 @@ impl Store for RedisStore {
         for charge in refunds {
             self.denials.iter().for_each(|denials| denials.forget(&charge.key));
         }
-        let (servers, mut groups) = (Arc::clone(&self.servers), self.servers.groups(refunds, now, false));
-        self.tasks.spawn(async move { refund(&servers, &mut groups).await });
+        let (clusters, mut groups) = (Arc::clone(&self.clusters), self.clusters.groups(refunds, now, false));
+        self.tasks.spawn(async move { refund(&clusters, &mut groups).await });
     }
 }

@@ -13,7 +13,7 @@ use super::cluster::{Cluster, CrossSlot};
 use super::queue::Outcomes;
 use crate::engine::algorithm::group::is_over;
 use crate::engine::{
-    Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
+    Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
 };
 use crate::store::positions::Positions;
 use crate::store::{Charge, Reading, Readings, StoreError};
@@ -76,8 +76,8 @@ impl Clusters {
             0 => 0,
             max => fastrand::u32(0..max),
         };
-        let Charge { limit, hits, mode, enforcement, .. } = *charge;
-        let secs = limit.ttl_secs().saturating_add(jitter_secs);
+        let Charge { limit, hits, mode, enforcement, on_failure, .. } = *charge;
+        let ttl_secs = limit.ttl_secs().saturating_add(jitter_secs);
         let lockout = charge.lockout.clone();
         SlotCharge {
             key: counter_key(charge, now),
@@ -85,9 +85,10 @@ impl Clusters {
             hits,
             mode,
             enforcement,
+            on_failure,
             lockout,
             denied: false,
-            secs,
+            ttl_secs,
             now,
         }
     }
@@ -128,67 +129,45 @@ impl Clusters {
         future::join_all(carried_out).await.into_iter().flatten().collect()
     }
 
-    /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied
-    /// all the same.
-    pub(super) async fn decide_across_slots(
-        &self,
-        groups: &mut SlotGroups,
-        terms: &[Terms],
-    ) -> (Readings, SlotGroups) {
+    /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied all the same.
+    pub(super) async fn decide_across_slots(&self, groups: &mut SlotGroups) -> (Readings, SlotGroups) {
+        let charges: Vec<(Location, usize, SlotCharge)> = groups.iter().flat_map(SlotGroup::each).collect();
         // Whether the request's quotas are used up together is not for one slot to say.
         for charge in groups.iter_mut().flat_map(|group| &mut group.charges) {
             if matches!(charge.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
                 charge.enforcement = Enforcement::Shadow;
             }
         }
-        let asked: Vec<(Location, usize, SlotCharge)> = groups.iter().flat_map(SlotGroup::each).collect();
-        let mut readings = in_order(self.charge_each(groups).await, terms.len());
+        let mut readings = in_order(self.charge_each(groups).await, charges.len());
         let mut combined = CombinedEnforcement::default();
-        for (terms, reading) in terms.iter().zip(&readings) {
-            combined.add(terms.enforcement, terms.is_over(reading));
+        for (_, index, charge) in &charges {
+            if let Some(reading) = readings.get(*index) {
+                combined.add(charge.enforcement, is_denied(charge, reading));
+            }
         }
-        let mut in_vain = SlotGroups::new();
+        let mut refunds = SlotGroups::new();
         if combined.is_denied() {
-            for (location, index, charge) in asked {
+            for (location, index, charge) in charges {
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && let Some(hits @ 1..) = reading.withhold(charge.limit, charge.mode, charge.hits)
                 {
-                    in_vain.push(SlotGroup::of(
-                        location,
-                        index,
-                        SlotCharge { hits: Hits::Refund(hits), ..charge },
-                    ));
+                    let refund = SlotCharge { hits: Hits::Refund(hits), ..charge };
+                    refunds.push(SlotGroup::of(location, index, refund));
                 }
             }
         }
-        (readings, in_vain)
+        (readings, refunds)
     }
 }
 
-/// What a charge means for its request.
-pub(super) struct Terms {
-    capacity: u32,
-    hits: Hits,
-    mode: ChargeMode,
-    enforcement: Enforcement,
-    on_failure: FailurePolicy,
-}
-
-impl Terms {
-    pub(super) const fn of(charge: &Charge) -> Self {
-        let Charge { limit, hits, mode, enforcement, on_failure, .. } = *charge;
-        Self { capacity: limit.capacity(), hits, mode, enforcement, on_failure }
-    }
-
-    /// Whether it is over its limit, or will be taken for it.
-    fn is_over(&self, reading: &Result<Reading, StoreError>) -> bool {
-        match (reading, self.on_failure) {
-            (Ok(Reading { used, outcome, .. }), _) => {
-                is_over(self.mode, self.hits, *used, self.capacity, *outcome)
-            }
-            (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
-            (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
+/// Whether a charge is over its limit, or will be taken for it.
+fn is_denied(charge: &SlotCharge, reading: &Result<Reading, StoreError>) -> bool {
+    match (reading, charge.on_failure) {
+        (Ok(Reading { used, outcome, .. }), _) => {
+            is_over(charge.mode, charge.hits, *used, charge.limit.capacity(), *outcome)
         }
+        (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
+        (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::engine::algorithm::{
     token_bucket,
 };
 use crate::engine::lockout::Block;
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
 use crate::store::positions::Positions;
 use crate::store::{Lockout, StoreError};
 
@@ -34,11 +34,12 @@ pub(super) struct SlotCharge {
     pub(super) hits: Hits,
     pub(super) mode: ChargeMode,
     pub(super) enforcement: Enforcement,
+    pub(super) on_failure: FailurePolicy,
     pub(super) lockout: Option<Lockout>,
     /// Its request is denied already, by what was not asked here.
     pub(super) denied: bool,
-    /// How long the counter is to live, in seconds: a fixed window's from its first hit on.
-    pub(super) secs: u32,
+    /// TTL of the counter, in seconds: for a fixed window from its first hit on, else from the last.
+    pub(super) ttl_secs: u32,
     pub(super) now: Timestamp,
 }
 
@@ -138,7 +139,7 @@ pub(super) type SlotCharges = SmallVec<[SlotCharge; 2]>;
 pub(super) struct CounterCommand {
     pub(super) key: Bytes,
     pub(super) hits: u64,
-    pub(super) secs: u32,
+    pub(super) ttl_secs: u32,
     /// How its TTL is seen to. Set when it is sent.
     pub(super) creation: Creation,
 }
@@ -248,7 +249,7 @@ impl Batch {
             counts.push(CounterCommand {
                 key: charge.key.clone(),
                 hits: 0,
-                secs: charge.secs,
+                ttl_secs: charge.ttl_secs,
                 creation: Creation::None,
             });
             Owner::Count(counts.len() - 1)
@@ -383,7 +384,7 @@ fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, lockout: Opt
     requests.put_slice(&[algorithm, kind, enforcement]);
     requests.put_u32(hits);
     requests.put_u32(charge.limit.capacity());
-    requests.put_u32(charge.secs);
+    requests.put_u32(charge.ttl_secs);
     requests.put_u16(lockout.unwrap_or(0));
     if charge.limit.algorithm != Algorithm::FixedWindow {
         let ticks = Ticks::of(charge.limit, charge.now);

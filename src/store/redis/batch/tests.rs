@@ -78,8 +78,9 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
             Enforcement::Shadow,
             Enforcement::ShadowQuota,
         ][usize::from(enforcement)],
+        on_failure: FailurePolicy::Error,
         limit: Limit::per(requests.get_u32(), Unit::Minute),
-        secs: requests.get_u32(),
+        ttl_secs: requests.get_u32(),
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
         denied: false,
     }
@@ -110,9 +111,10 @@ fn some_charge() -> impl Strategy<Value = SlotCharge> {
             hits,
             mode,
             enforcement,
+            on_failure: FailurePolicy::Error,
             lockout: None,
             denied: false,
-            secs: 60,
+            ttl_secs: 60,
         }
     })
 }
@@ -177,9 +179,10 @@ fn hits_on_one_counter_are_one_command() {
         hits: Hits::Add(2),
         mode: ChargeMode::Always,
         enforcement: Enforcement::Enforced,
+        on_failure: FailurePolicy::Error,
         lockout: None,
         denied: false,
-        secs: 60,
+        ttl_secs: 60,
     };
     let mut batch = Batch::default();
     for _ in 0..256 {
