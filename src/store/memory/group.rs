@@ -144,7 +144,8 @@ impl MemoryStore {
 
     /// The counters and the lockouts of `charges`, each once, and the charges to them.
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
-        let mut group = Group { members: SmallVec::new(), suspects: SmallVec::new(), requested: SmallVec::new() };
+        let mut group =
+            Group { members: SmallVec::new(), suspects: SmallVec::new(), requested: SmallVec::new() };
         let (mut counters, mut lockouts) = (Positions::default(), Positions::default());
         for Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } in charges {
             let (counter, is_new) = counters.of(CounterId { key, limit: *limit });

@@ -12,9 +12,7 @@ use super::batch::{Dispatch, SlotCharge, SlotCharges};
 use super::cluster::{Cluster, CrossSlot};
 use super::queue::Outcomes;
 use crate::engine::algorithm::group::is_over;
-use crate::engine::{
-    Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit,
-};
+use crate::engine::{Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit};
 use crate::store::positions::Positions;
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -201,7 +199,9 @@ pub(super) fn by_counter(location: Location, indexes: &[usize], charges: SlotCha
         }
         match groups.get_mut(position) {
             Some(group) => group.push(index, charge),
-            None => groups.push(SlotGroup { dispatch: Dispatch::Alone, ..SlotGroup::of(location, index, charge) }),
+            None => {
+                groups.push(SlotGroup { dispatch: Dispatch::Alone, ..SlotGroup::of(location, index, charge) })
+            }
         }
     }
     groups

@@ -24,8 +24,8 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint};
 use super::connect::{ConnectConfig, Network};
-use super::settings::ServerClock;
 use super::discovery::Discovery;
+use super::settings::ServerClock;
 use super::wire::Wire;
 use super::{Credentials, Deployment, Endpoint, Redis, RedisSettings, RedisStore};
 use crate::engine::algorithm::group::ChargeOutcome;
