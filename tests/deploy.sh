@@ -141,6 +141,29 @@ check_manifests() {
     "$python/python" tests/deploy_checks.py compose deploy/compose.yaml
 }
 
+# What docs/kubernetes.md shows.
+check_guide() {
+    local shown=$work/shown values
+    say "the values in docs/kubernetes.md"
+    mkdir "$shown"
+    "$python/python" tests/deploy_checks.py blocks docs/kubernetes.md 'yaml values' "$shown"
+    for values in "$shown"/*.yaml; do
+        helm template check "$chart" --values "$shown/0.yaml" --values "$values" >"$work/chart.yaml"
+        rm -rf "$work/rules"
+        "$python/python" tests/deploy_checks.py extract "$work/chart.yaml" "$work/rules" "$work/none.yaml"
+        valid "$(cat "$values")" <"$work/chart.yaml"
+    done
+    say "the overlay in docs/kubernetes.md"
+    mkdir -p "$work/tollgate" "$work/overlay"
+    cp -r deploy "$work/tollgate/"
+    cp deploy/kubernetes/base/rules.yaml "$work/overlay/"
+    "$python/python" tests/deploy_checks.py blocks docs/kubernetes.md 'yaml kustomization' "$work/overlay"
+    mv "$work/overlay/0.yaml" "$work/overlay/kustomization.yaml"
+    kubectl kustomize "$work/overlay" >"$work/kustomized.yaml"
+    grep -q 'image: registry.example.com/tollgate:0.1.0' "$work/kustomized.yaml" || fail "the overlay sets no image"
+    valid "the overlay" <"$work/kustomized.yaml"
+}
+
 check_systemd() {
     # The program need not be installed.
     sed "s#^ExecStart=.*#ExecStart=$(command -v true)#" deploy/systemd/tollgate.service >"$work/tollgate.service"
@@ -167,5 +190,6 @@ run shellcheck tests/*.sh deploy/image/*.sh
 check_image
 check_chart
 check_manifests
+check_guide
 check_systemd
 say "everything in deploy/ is valid"

@@ -116,6 +116,15 @@ def extract(path, rules, alerts):
             pathlib.Path(alerts).write_text(yaml.safe_dump({"groups": item["spec"]["groups"]}))
 
 
+def blocks(path, language, folder):
+    """Writes the code blocks of a document in this language into a folder, in their order."""
+    shown = re.findall(rf"^```{language}\n(.*?)^```", pathlib.Path(path).read_text(), re.MULTILINE | re.DOTALL)
+    if not shown:
+        fail(f"{path} shows no {language}")
+    for number, text in enumerate(shown):
+        (pathlib.Path(folder) / f"{number}.yaml").write_text(text)
+
+
 def envoyfilter(path):
     """Prints a configuration of Envoy with what an EnvoyFilter puts into it."""
     patches = {patch["applyTo"]: patch["patch"]["value"] for patch in objects(path)[0]["spec"]["configPatches"]}
@@ -184,6 +193,7 @@ def sbom(path):
 CHECKS = {
     "objects": check_objects,
     "extract": extract,
+    "blocks": blocks,
     "envoyfilter": envoyfilter,
     "compose": compose,
     "sbom": sbom,

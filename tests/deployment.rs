@@ -1,9 +1,11 @@
 //! The files in `deploy/` do what they say. Whether they are well formed is for `tests/deploy.sh`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use tollgate::telemetry::metrics::definitions;
 
 use crate::support::envoy::{Config, Envoy};
 use crate::support::redis::Redis;
@@ -17,6 +19,35 @@ fn repository() -> &'static Path {
 fn documents(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(repository().join(path)).unwrap();
     serde_yaml::from_multiple(&text).unwrap()
+}
+
+#[test]
+fn the_chart_is_of_this_version() {
+    let chart = documents("deploy/helm/tollgate/Chart.yaml").remove(0);
+    assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
+    let base = documents("deploy/kubernetes/base/kustomization.yaml").remove(0);
+    assert_eq!(base["images"][0]["newTag"], env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn alerts_are_about_metrics_that_exist() {
+    let rules = fs::read_to_string(repository().join("deploy/helm/tollgate/templates/prometheusrule.yaml"));
+    let rules = rules.unwrap();
+    let words = rules.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let is_metric = |word: &&str| word.starts_with("tollgate_") || word.starts_with("ratelimit_");
+    let alerted: BTreeSet<_> = words.filter(is_metric).map(|word| word.trim_end_matches("_bucket")).collect();
+    assert!(alerted.len() >= 5, "{alerted:?}");
+    for name in alerted {
+        assert!(definitions::ALL.iter().any(|metric| metric.name == name), "{name} is no metric");
+    }
+}
+
+#[test]
+fn the_guides_show_what_is_deployed() {
+    let policy = fs::read_to_string(repository().join("deploy/envoy-gateway/policy.yaml")).unwrap();
+    let (_comment, policy) = policy.split_once('\n').unwrap();
+    let guide = fs::read_to_string(repository().join("docs/envoy-gateway.md")).unwrap();
+    assert!(guide.contains(policy), "docs/envoy-gateway.md does not show deploy/envoy-gateway/policy.yaml");
 }
 
 #[tokio::test(flavor = "multi_thread")]
