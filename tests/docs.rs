@@ -62,8 +62,7 @@ fn every_metric_is_documented_with_its_labels_and_no_other_is() {
     assert_eq!(documented_metrics(), defined);
     // Histograms have series of their own.
     let family = |name: &str| name.trim_end_matches("_bucket").to_owned();
-    for (name, document) in [("operations.md", OPERATIONS), ("migrate.md", MIGRATION), ("redis.md", REDIS)]
-    {
+    for (name, document) in [("operations.md", OPERATIONS), ("migrate.md", MIGRATION), ("redis.md", REDIS)] {
         for word in document.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             let is_metric = word.starts_with("tollgate_") || word.starts_with("ratelimit_service_");
             let exists = defined.contains_key(&*family(word));
