@@ -53,7 +53,7 @@
 //!
 //! `tests/tidy` checks those that can be read off the source.
 //!
-//! - Arrows point one way: `main → cli → {app, bench, lab}`, `app → server → {limiter, provider}`, `lab → limiter →
+//! - Arrows point one way: `main → cli → {app, bench, lab}`, `app → server → {limiter, provider, lab}`, `lab → limiter →
 //!   {store, telemetry, clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, and
 //!   `{engine, tls} →` no other module. No two files import each other. Each module has its own settings type;
 //!   `settings` fills them, and only `app` and `cli` use `settings`.

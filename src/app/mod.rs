@@ -20,7 +20,7 @@ use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::server::{
-    self, BindError, CoreContext, CoreFactory, ListenSettings, Listeners, LockoutAdmin, Parts,
+    self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, Listeners, LockoutAdmin, Parts,
     RateLimitService, ServeError,
 };
 use crate::settings::Settings;
@@ -182,6 +182,7 @@ impl App {
                 settings.keys.clone(),
                 Arc::clone(&shared.clock),
             ),
+            explainer: explainer(&settings, &stores, &shared),
             core_factory: core_factory(&settings, stores, shared),
         };
         tokio::select! {
@@ -192,6 +193,21 @@ impl App {
             }
         }
     }
+}
+
+/// Explains requests on the debug port. It only reads, with connections of its own.
+fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer {
+    Explainer::new(Limiter {
+        rules: Arc::clone(&shared.rules),
+        store: Arc::clone(&stores.for_operators),
+        fallback: Arc::clone(&stores.fallback),
+        store_timeout: stores.store_timeout,
+        clock: Arc::clone(&shared.clock),
+        metrics: Arc::clone(&shared.metrics),
+        keys: settings.keys.clone(),
+        modes: settings.modes,
+        candidate: None,
+    })
 }
 
 /// The factory of what each core answers with.

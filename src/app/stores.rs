@@ -13,11 +13,11 @@ use super::StartError;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
-use crate::store::Store;
 use crate::store::fallback::Fallback;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, Redis, RedisStore};
+use crate::store::{Charge, Charging, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
 
@@ -33,6 +33,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Stores {
     /// Makes a core's own.
     pub(super) make: Box<dyn Fn() -> CoreStores + Send + Sync>,
+    /// Store for operators, who only read.
+    pub(super) for_operators: Arc<dyn Store>,
     /// Stores that hold lockouts: the one that counts, and the one that counts while that fails.
     pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
     /// What all of them do while it fails.
@@ -81,6 +83,7 @@ pub(super) async fn open(
             let counted = Arc::clone(&store);
             watch_memory(metrics, move || counted.figures());
             let lockouts = vec![Arc::clone(&store) as _];
+            let for_operators: Arc<dyn Store> = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
             let make = move || CoreStores {
                 store: Arc::clone(&store) as _,
@@ -90,6 +93,7 @@ pub(super) async fn open(
             };
             Ok(Stores {
                 make: Box::new(make),
+                for_operators,
                 lockouts,
                 fallback,
                 store_timeout: Duration::ZERO,
@@ -132,8 +136,8 @@ async fn open_redis(
     });
     let redis = Arc::new(redis);
     watch_nodes(&redis, metrics);
-    let on_demand = OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() };
-    let lockouts = vec![Arc::new(on_demand) as _, fallback.lockouts()];
+    let on_demand = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
+    let lockouts = vec![Arc::clone(&on_demand) as _, fallback.lockouts()];
     let make = move || {
         let store = Arc::new(redis.store());
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
@@ -152,6 +156,7 @@ async fn open_redis(
     };
     Ok(Stores {
         make: Box::new(make),
+        for_operators: on_demand,
         lockouts,
         fallback,
         store_timeout: settings.all.call_timeout,
@@ -173,6 +178,15 @@ impl OnDemand {
         drop(store.ready(CONNECT_TIMEOUT).await);
         store
     }
+}
+
+impl Store for OnDemand {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+        Box::pin(async move { self.store().await.charge(charges, now).await })
+    }
+
+    /// Operators only read.
+    fn refund(&self, _: &[Charge], _: Timestamp) {}
 }
 
 impl Lockouts for OnDemand {

@@ -52,7 +52,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     report(&rules, &errors)
 }
 
-fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<SourceFile>, Vec<RuleError>)> {
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<SourceFile>, Vec<RuleError>)> {
     let (mut files, mut unread) = (Vec::new(), Vec::new());
     for path in paths {
         if path == Path::new("-") {
@@ -109,7 +109,7 @@ fn report_json(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
 }
 
 /// Position and message; no position for an error of the file as a whole.
-fn error_json(error: &RuleError) -> Value {
+pub(super) fn error_json(error: &RuleError) -> Value {
     let number = |number: u32| (error.span.line > 0).then_some(number);
     json!({
         "file": error.source,

@@ -3,10 +3,13 @@
 mod banner;
 mod bench;
 mod check;
+mod explain;
 mod manual;
 mod process;
 mod query;
+mod schema;
 mod serve;
+mod test;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -32,8 +35,8 @@ pub enum Exit {
 
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  done; for `query`, the request may pass\n  \
-    1  failed; for `check`, there are errors\n  \
-    2  wrong usage or settings\n  \
+    1  failed; for `check`, there are errors; for `test`, a test failed\n  \
+    2  wrong usage or settings; for `test`, an invalid file\n  \
     3  for `query`, the request is over a limit";
 
 /// Rate-limit service for Envoy, and for applications over gRPC or HTTP.
@@ -56,6 +59,12 @@ enum Command {
     Check(check::CheckArgs),
     /// Send a request to a running service and print the answer.
     Query(query::QueryArgs),
+    /// Test rules: requests in virtual time, and what must become of them.
+    Test(test::TestArgs),
+    /// Explain which rule applies to a request, and why.
+    Explain(explain::ExplainArgs),
+    /// Print the JSON Schema of rule files or test files, for editors.
+    Schema(schema::SchemaArgs),
     /// Load-test a running service.
     #[command(after_long_help = READING)]
     Bench(Box<BenchArgs>),
@@ -95,6 +104,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(raw) => serve::run(&raw, &program),
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Man(args) => manual::man(&args, command()),
         Command::Completions(args) => manual::completions(&args, command()),
@@ -102,8 +114,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     };
     outcome.unwrap_or_else(|error| {
         print_error(&format!("error: {error:#}"));
-        let is_usage_error =
-            error.is::<SettingErrors>() || error.is::<query::UsageError>() || error.is::<BenchUsageError>();
+        let is_usage_error = error.is::<SettingErrors>()
+            || error.is::<query::UsageError>()
+            || error.is::<test::UsageError>()
+            || error.is::<BenchUsageError>();
         if is_usage_error { Exit::Usage } else { Exit::Failed }
     })
 }
@@ -114,7 +128,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 /// The command line, with its settings prepared.
 fn command() -> clap::Command {
-    ["serve", "check"]
+    ["serve", "check", "explain"]
         .into_iter()
         .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare))
 }

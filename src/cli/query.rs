@@ -59,9 +59,9 @@ pub(super) struct UsageError(String);
 
 /// One descriptor, as typed and as sent.
 #[derive(Clone, Debug)]
-struct Descriptor {
+pub(super) struct Descriptor {
     text: String,
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
 }
 
 /// Sends the request and prints the answer.
@@ -152,7 +152,7 @@ fn explain(status: &tonic::Status) -> anyhow::Error {
     }
 }
 
-fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
+pub(super) fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
     let entry = |pair: &str| {
         let (key, value) =
             pair.split_once('=').ok_or_else(|| format!("expected key=value, found {pair:?}"))?;

@@ -1,4 +1,5 @@
-//! Rule files: every `.yaml` and `.yml` in a directory and below it, or one file of any name.
+//! Rule files: every `.yaml` and `.yml` in a directory and below it, or one file of any name. Files whose names end
+//! in `.test.yaml` are skipped: they have tests.
 //!
 //! Names that begin with a dot are skipped at every level, so that a mounted Kubernetes ConfigMap (`..data` and
 //! the directory that it links to) is read once. A file or directory with several names is read under the
@@ -92,6 +93,9 @@ impl<W: FnMut(&Path)> Reader<W> {
             real => real?,
         };
         let is_dir = real.is_dir();
+        if !is_dir && !is_root && is_test_file(path) {
+            return Ok(Vec::new());
+        }
         if !(is_dir || is_root || is_rule_file(path)) {
             self.sources.ignored.push(path.to_owned());
             return Ok(Vec::new());
@@ -114,7 +118,18 @@ impl<W: FnMut(&Path)> Reader<W> {
     }
 }
 
+/// Whether the file at `path` has tests of rules: its name ends in `.test.yaml` or `.test.yml`. In a directory of rules
+/// it is skipped.
+pub fn is_test_file(path: &Path) -> bool {
+    is_yaml(path)
+        && path.file_stem().is_some_and(|stem| Path::new(stem).extension().is_some_and(|end| end == "test"))
+}
+
 fn is_rule_file(path: &Path) -> bool {
+    is_yaml(path) && !is_test_file(path)
+}
+
+fn is_yaml(path: &Path) -> bool {
     let is_yaml = |extension: &std::ffi::OsStr| {
         extension.eq_ignore_ascii_case("yaml") || extension.eq_ignore_ascii_case("yml")
     };

@@ -8,8 +8,9 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 
+use super::explain::{Explainer, explain_request};
 use super::http::{json_response, wants_json};
 use super::local;
 use super::lockouts::{self, LockoutAdmin};
@@ -21,6 +22,7 @@ const INDEX: &str = "\
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
 /rlconfig?candidate  those of CANDIDATE_CONFIG, in the same way
+/explain   'POST' a request as to /json: the rule that applies, why, and the levels of its counters
 /lockouts  clients that are locked out, for callers on this machine; 'DELETE /lockouts/ID' lifts one
 /stats     every counter, a line each
 /metrics   the same for Prometheus
@@ -34,19 +36,22 @@ pub(super) struct Debug {
     pub(super) candidate: Option<Arc<ArcSwapOption<Rules>>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutAdmin,
+    pub(super) explainer: Explainer,
     /// Names of this machine that `Host` may have where lockouts are asked for.
     pub(super) host_names: Arc<[String]>,
 }
 
-/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`. What changes something, or names clients, is for
+/// `/`, `/rlconfig`, `/explain`, `/lockouts`, `/stats` and `/metrics`. What changes something, or names clients, is for
 /// callers on this machine.
 pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
     let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
+    let explain = post(explain_request).with_state(debug.explainer.clone());
     let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))
+        .route("/explain", explain)
         .route("/stats", get(async |State(debug): State<Debug>| debug.metrics.render_stats()))
         .route("/metrics", get(prometheus))
         .with_state(debug)

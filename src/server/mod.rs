@@ -7,6 +7,7 @@ mod connection;
 mod connections;
 mod cores;
 mod debug;
+mod explain;
 mod file_descriptors;
 mod grpc;
 mod health;
@@ -49,6 +50,7 @@ use crate::telemetry::metrics::definitions::{CONNECTIONS, DISPLACED_CONNECTIONS,
 pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{CoreContext, CoreFactory};
+pub use self::explain::Explainer;
 pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
@@ -107,6 +109,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Who is locked out.
     pub lockouts: LockoutAdmin,
+    /// Explains requests.
+    pub explainer: Explainer,
     /// Makes what each core answers with.
     pub core_factory: Arc<CoreFactory>,
 }
@@ -224,6 +228,7 @@ pub async fn run(
         candidate: parts.candidate_rules,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
+        explainer: parts.explainer,
         host_names: Arc::clone(&listeners.debug_names),
     };
     let cores = Arc::new(cores);

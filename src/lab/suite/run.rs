@@ -1,0 +1,496 @@
+//! Runs the tests of a file: one after the other, each in a world of its own.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::check::is_called;
+use super::expect::{Expect, Fact, Mark, Requests, range_of};
+use super::facts::{Encode, Mismatch, Observed, range_text, time_text};
+use super::file::{Test, TestFile};
+use super::order::orders;
+use super::record::Recorded;
+use super::step::{Action, Ask, Rendered, Step};
+use super::world::{Backend, World};
+use crate::engine::Request;
+use crate::engine::rules::Rule;
+use crate::lab::explanation::Explanation;
+
+/// How to run tests.
+pub struct RunOptions<'o> {
+    /// Runs only tests whose name has this text.
+    pub filter: Option<&'o str>,
+    /// Store of the counters.
+    pub backend: &'o Backend,
+    /// Encodes answers.
+    pub encode: Encode<'o>,
+    /// Records results in place of failing where they are not as expected.
+    pub record: bool,
+}
+
+/// Result of the tests of a file.
+#[derive(Debug, Default)]
+pub struct FileReport {
+    /// Name of the file.
+    pub file: String,
+    /// One for each test that ran.
+    pub tests: Vec<TestReport>,
+    /// Rules, and whether a request reached them, in the order of their places.
+    pub coverage: Vec<CoveredRule>,
+    /// Actual results of the steps, for `--record`.
+    pub(super) recorded: Vec<Recorded>,
+}
+
+/// Result of a test.
+#[derive(Debug)]
+pub struct TestReport {
+    /// Name of the test.
+    pub name: String,
+    /// Line of the test.
+    pub line: u32,
+    /// Requests that were decided.
+    pub requests: u64,
+    /// Time that it took.
+    pub took: Duration,
+    /// First failure; `None` if the test passed.
+    pub failure: Option<Failure>,
+}
+
+/// First step of a test that went otherwise than expected.
+#[derive(Debug)]
+pub struct Failure {
+    /// Line of the step.
+    pub line: u32,
+    /// Number of the step, counted from 1.
+    pub step: usize,
+    /// Time of the request since the start of the test.
+    pub at: Duration,
+    /// Number of the first wrong request in its step, counted from 1.
+    pub request: Option<u32>,
+    /// Expectations that do not hold.
+    pub mismatches: Vec<Mismatch>,
+    /// Steps up to this one.
+    pub timeline: Vec<TimelineEntry>,
+    /// Explanation of the first wrong request.
+    pub explanation: Option<Explanation>,
+    /// Order of the concurrent requests, where it is not that of their numbers.
+    pub order: Option<Vec<u32>>,
+}
+
+/// A step and its results.
+#[derive(Clone, Debug)]
+pub struct TimelineEntry {
+    /// Time since the start of the test.
+    pub at: Duration,
+    /// Time between two requests.
+    pub every: Duration,
+    /// The step, on one line.
+    pub text: String,
+    /// Results of its requests.
+    pub marks: Vec<Mark>,
+    /// Expected results, where they are a list.
+    pub expected: Option<Vec<Mark>>,
+}
+
+/// A rule, and whether a request reached it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoveredRule {
+    /// Source of the rule.
+    pub source: String,
+    /// Line of the rule.
+    pub line: u32,
+    /// Path of the rule.
+    pub rule: String,
+    /// Whether a request reached it.
+    pub is_reached: bool,
+}
+
+/// Rules that requests reached, by address: rules live as long as their file.
+type Reached = HashSet<*const Rule>;
+
+impl TestFile {
+    /// Runs the tests of the file.
+    pub async fn run(&self, options: &RunOptions<'_>) -> FileReport {
+        let mut reached = Reached::new();
+        let mut report = FileReport { file: self.name.clone(), ..FileReport::default() };
+        let is_asked_for = |test: &&Test| options.filter.is_none_or(|filter| test.name.contains(filter));
+        for test in self.tests.iter().filter(is_asked_for) {
+            let began = Instant::now();
+            let mut run = Run::new(self, test, options, &mut reached);
+            let mut failure = run.steps().await.err();
+            let (mut requests, recorded) = (run.requests, std::mem::take(&mut run.recorded));
+            for order in orders(test, options.backend) {
+                if failure.is_some() || options.record {
+                    break;
+                }
+                let mut run = Run::new(self, test, options, &mut reached);
+                run.order = Some(order);
+                failure = run.steps().await.err();
+                requests += run.requests;
+            }
+            report.recorded.extend(recorded);
+            report.tests.push(TestReport {
+                name: test.name.clone(),
+                line: test.span.line,
+                requests,
+                took: began.elapsed(),
+                failure: failure.map(|failure| *failure),
+            });
+        }
+        report.coverage = self.coverage(&reached);
+        report
+    }
+
+    fn coverage(&self, reached: &Reached) -> Vec<CoveredRule> {
+        let mut covered = BTreeMap::new();
+        for rules in self.rules.iter().filter_map(|set| set.rules.as_ref().ok()) {
+            for placed in rules.placed() {
+                let place = (placed.source.to_owned(), placed.span.line, placed.rule.path.to_string());
+                *covered.entry(place).or_insert(false) |= reached.contains(&std::ptr::from_ref(placed.rule));
+            }
+        }
+        let rules = covered.into_iter();
+        rules
+            .map(|((source, line, rule), is_reached)| CoveredRule { source, line, rule, is_reached })
+            .collect()
+    }
+}
+
+/// A test on its way.
+struct Run<'r> {
+    file: &'r TestFile,
+    test: &'r Test,
+    options: &'r RunOptions<'r>,
+    world: World,
+    reached: &'r mut Reached,
+    timeline: Vec<TimelineEntry>,
+    recorded: Vec<Recorded>,
+    requests: u64,
+    /// Step whose concurrent requests have another order, and that order.
+    order: Option<(usize, Vec<u32>)>,
+}
+
+/// What was seen of the requests of a step so far.
+#[derive(Default)]
+struct Seen {
+    marks: Vec<Mark>,
+    /// Number of requests with each result, in the order of [`Mark::ALL`].
+    counts: [u64; 3],
+    first_denied: Option<u32>,
+    /// Whether a request was not as expected, where that is no failure.
+    is_wrong: bool,
+    /// Expectation of the only request.
+    single: Option<String>,
+    /// Explanation of a request that may turn out to be the wrong one.
+    explained: Option<(u32, Option<Explanation>)>,
+}
+
+/// Result of one request.
+struct Look {
+    mark: Mark,
+    /// Expectations that do not hold.
+    mismatches: Vec<Mismatch>,
+    reached: Vec<*const Rule>,
+    single: Option<String>,
+}
+
+type Stepped = Result<(), Box<Failure>>;
+
+impl<'r> Run<'r> {
+    fn new(
+        file: &'r TestFile,
+        test: &'r Test,
+        options: &'r RunOptions<'r>,
+        reached: &'r mut Reached,
+    ) -> Self {
+        let number = file.tests.iter().position(|other| std::ptr::eq(other, test)).unwrap_or_default();
+        let world = World::new(&file.settings, test.start, options.backend, number);
+        if let Some(first) = file.rules.first() {
+            world.load(first);
+        }
+        Self {
+            file,
+            test,
+            options,
+            world,
+            reached,
+            timeline: Vec::new(),
+            recorded: Vec::new(),
+            requests: 0,
+            order: None,
+        }
+    }
+
+    async fn steps(&mut self) -> Stepped {
+        for (index, step) in self.test.steps.iter().enumerate() {
+            self.world.set_time(self.test.start.after(step.at));
+            match &step.action {
+                Action::Wait => {}
+                Action::Store { up } => {
+                    self.world.set_store(*up);
+                    self.note(step, format!("store {}", if *up { "up" } else { "down" }), Duration::ZERO);
+                }
+                Action::Reload(rules) => self.reload(index, step, *rules)?,
+                Action::Ask(ask) if ask.together => self.ask_together(index, step, ask).await?,
+                Action::Ask(ask) => self.ask(index, step, ask).await?,
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, step: &Step, text: String, every: Duration) {
+        let expected = step.expect.as_ref().and_then(|expect| expect.results.clone());
+        self.timeline.push(TimelineEntry { at: step.at, every, text, marks: Vec::new(), expected });
+    }
+
+    fn reload(&mut self, index: usize, step: &Step, rules: usize) -> Stepped {
+        let Some(set) = self.file.rules.get(rules) else { return Ok(()) };
+        let errors = self.world.load(set) as u64;
+        self.note(step, "reload".to_owned(), Duration::ZERO);
+        let facts = step.expect.iter().flat_map(|expect| &expect.facts);
+        let expected = facts.filter_map(|fact| match &fact.value {
+            Fact::Errors(range) => Some(range.clone()),
+            _ => None,
+        });
+        let expected = expected.last().unwrap_or(0..=0);
+        if expected.contains(&errors) {
+            return Ok(());
+        }
+        let found = set.rules.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let actual = format!("{errors}\n{found}").trim_end().to_owned();
+        let mismatch = Mismatch { field: "errors", expected: range_text(&expected), actual };
+        Err(self.failure(index, step, None, vec![mismatch], None))
+    }
+
+    /// Asks one request after the other. Concurrent ones too, in the order of this run: a store in memory decides
+    /// each of them as a whole, so that every interleaving is an order.
+    async fn ask(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
+        self.note(step, ask.text(), ask.every);
+        let mut seen = Seen::default();
+        let constant = ask.is_constant().then(|| ask.render(1));
+        let order = self.order.clone().filter(|(other, _)| *other == index).map(|(_, order)| order);
+        for turn in 1..=ask.times {
+            let number =
+                order.as_ref().and_then(|order| order.get(turn as usize - 1)).map_or(turn, |own| *own);
+            let at = step.at.saturating_add(ask.every.saturating_mul(turn - 1));
+            self.world.set_time(self.test.start.after(at));
+            let own = constant.is_none().then(|| ask.render(number));
+            let Some(rendered) = own.as_ref().or(constant.as_ref()) else { continue };
+            let request = rendered.request();
+            let Some(look) = self.look(step, ask, &request, seen.marks.len()).await else { return Ok(()) };
+            let mismatches = self.take(look, turn, &mut seen);
+            if !mismatches.is_empty() {
+                let explanation = self.world.explain(&request).await;
+                self.mark(&seen);
+                return Err(self.failure(index, step, Some(turn), mismatches, explanation));
+            }
+            if seen.is_suspect(step.expect.as_ref(), ask) {
+                seen.explained = Some((turn, self.world.explain(&request).await));
+            }
+        }
+        self.finish(index, step, ask, seen)
+    }
+
+    /// Asks all requests at once: of a store that is shared, they are concurrent.
+    async fn ask_together(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
+        if matches!(self.options.backend, Backend::Memory) {
+            return self.ask(index, step, ask).await;
+        }
+        self.note(step, ask.text(), ask.every);
+        let rendered: Vec<_> = (1..=ask.times).map(|number| ask.render(number)).collect();
+        let requests: Vec<_> = rendered.iter().map(Rendered::request).collect();
+        let looks = requests.iter().enumerate().map(|(index, request)| self.look(step, ask, request, index));
+        let looks = join_all(looks).await;
+        let (mut seen, mut wrong) = (Seen::default(), None);
+        for ((turn, request), look) in (1..).zip(&requests).zip(looks) {
+            let Some(look) = look else { return Ok(()) };
+            let mismatches = self.take(look, turn, &mut seen);
+            if !mismatches.is_empty() && wrong.is_none() {
+                wrong = Some((turn, request, mismatches));
+            }
+        }
+        match wrong {
+            None => self.finish(index, step, ask, seen),
+            Some((turn, request, mismatches)) => {
+                let explanation = self.world.explain(request).await;
+                self.mark(&seen);
+                Err(self.failure(index, step, Some(turn), mismatches, explanation))
+            }
+        }
+    }
+
+    /// Decides `request`, which comes after `before` others of its step. `None` without rules.
+    async fn look(&self, step: &Step, ask: &Ask, request: &Request<'_>, before: usize) -> Option<Look> {
+        let snapshot = self.world.limiter.snapshot();
+        let decision = snapshot.decide(request, None).await;
+        let observed = Observed {
+            rules: snapshot.rules()?,
+            request,
+            decision: decision.as_ref().ok(),
+            keys: &self.world.limiter.keys,
+            foreign_prefix: &self.world.prefix,
+            is_store_down: self.world.is_store_down(),
+            encode: self.options.encode,
+            headers: self.file.settings.headers,
+        };
+        let mut mismatches = self.never(&observed);
+        mismatches.extend(mismatches_of(step.expect.as_ref(), &observed, before));
+        let statuses = observed.decision.iter().flat_map(|decision| &decision.statuses);
+        Some(Look {
+            mark: observed.mark(),
+            mismatches,
+            reached: statuses.filter_map(|status| status.rule.map(std::ptr::from_ref)).collect(),
+            single: if self.options.record && ask.times == 1 { observed.record() } else { None },
+        })
+    }
+
+    /// Takes note of a request, and returns the mismatches that fail the test.
+    fn take(&mut self, look: Look, turn: u32, seen: &mut Seen) -> Vec<Mismatch> {
+        self.reached.extend(look.reached);
+        self.requests += 1;
+        seen.add(turn, look.mark);
+        seen.single = look.single;
+        if self.options.record {
+            seen.is_wrong |= !look.mismatches.is_empty();
+            return Vec::new();
+        }
+        look.mismatches
+    }
+
+    /// Rules of `never` that the request reached.
+    fn never(&self, observed: &Observed<'_, '_, '_>) -> Vec<Mismatch> {
+        let rules =
+            || observed.decision.iter().flat_map(|decision| &decision.statuses).filter_map(|s| s.rule);
+        let reached = self.file.never.iter().filter(|name| rules().any(|rule| is_called(rule, &name.value)));
+        let mismatch = |name: &super::reader::Placed<String>| Mismatch {
+            field: "never",
+            expected: format!("no request reaches {}", name.value),
+            actual: "this one does".to_owned(),
+        };
+        reached.map(mismatch).collect()
+    }
+
+    /// Holds the counts of a step against its expectation, and takes note of what was seen.
+    fn finish(&mut self, index: usize, step: &Step, ask: &Ask, mut seen: Seen) -> Stepped {
+        self.mark(&seen);
+        let facts = step.expect.iter().flat_map(|expect| &expect.facts);
+        let mismatches: Vec<_> = facts.filter_map(|fact| seen.mismatch(&fact.value, ask)).collect();
+        if self.options.record {
+            if step.expect.is_none() || seen.is_wrong || !mismatches.is_empty() {
+                self.recorded.push(Recorded::of(step, &seen.marks, seen.single.take()));
+            }
+            return Ok(());
+        }
+        if mismatches.is_empty() {
+            return Ok(());
+        }
+        let (number, explanation) = seen.explained.take().unzip();
+        Err(self.failure(index, step, number, mismatches, explanation.flatten()))
+    }
+
+    fn mark(&mut self, seen: &Seen) {
+        if let Some(entry) = self.timeline.last_mut() {
+            entry.marks.clone_from(&seen.marks);
+        }
+    }
+
+    fn failure(
+        &mut self,
+        index: usize,
+        step: &Step,
+        request: Option<u32>,
+        mismatches: Vec<Mismatch>,
+        explanation: Option<Explanation>,
+    ) -> Box<Failure> {
+        let every = match &step.action {
+            Action::Ask(ask) => ask.every,
+            Action::Reload(_) | Action::Store { .. } | Action::Wait => Duration::ZERO,
+        };
+        let turns = request.map_or(0, |request| request.saturating_sub(1));
+        let order = self.order.as_ref().filter(|(other, _)| *other == index);
+        Box::new(Failure {
+            line: step.span.line,
+            step: index + 1,
+            at: step.at.saturating_add(every.saturating_mul(turns)),
+            request,
+            mismatches,
+            timeline: std::mem::take(&mut self.timeline),
+            explanation,
+            order: order.map(|(_, order)| order.clone()),
+        })
+    }
+}
+
+impl Seen {
+    fn add(&mut self, turn: u32, mark: Mark) {
+        if mark == Mark::Denied {
+            self.first_denied = self.first_denied.or(Some(turn));
+        }
+        self.marks.push(mark);
+        let place = Mark::ALL.iter().position(|known| *known == mark).unwrap_or_default();
+        self.counts[place] += 1;
+    }
+
+    fn count(&self, mark: Mark) -> u64 {
+        Mark::ALL.iter().zip(self.counts).find(|(known, _)| **known == mark).map_or(0, |(_, count)| count)
+    }
+
+    /// Whether the last request is the first one that may turn out to be wrong: the first that is denied, or the one
+    /// with which more have a result than are expected to.
+    fn is_suspect(&self, expect: Option<&Expect>, ask: &Ask) -> bool {
+        let Some(last) = self.marks.last() else { return false };
+        let counts = |fact: &Fact| match fact {
+            Fact::Number(mark, requests) => {
+                let most = *range_of(requests, ask.times.into()).end();
+                *mark == *last && self.count(*mark) == most.saturating_add(1)
+            }
+            _ => false,
+        };
+        let facts = || expect.iter().flat_map(|expect| &expect.facts);
+        let is_of_all =
+            |fact: &Fact| matches!(fact, Fact::Number(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_));
+        let is_first_denied = *last == Mark::Denied && self.count(Mark::Denied) == 1;
+        facts().any(|fact| counts(&fact.value))
+            || self.explained.is_none() && is_first_denied && facts().any(|fact| is_of_all(&fact.value))
+    }
+
+    /// Difference between a fact about all requests of a step and what was seen.
+    fn mismatch(&self, fact: &Fact, ask: &Ask) -> Option<Mismatch> {
+        let (expected, actual) = match fact {
+            Fact::Number(mark, requests) => {
+                let (range, count) = (range_of(requests, ask.times.into()), self.count(*mark));
+                let of = if matches!(requests, Requests::Every(_)) { " (all)" } else { "" };
+                let of = if range == (0..=0) { "" } else { of };
+                (!range.contains(&count)).then(|| (range_text(&range) + of, count.to_string()))?
+            }
+            Fact::FirstDenied(range) => {
+                let first = self.first_denied.map(u64::from);
+                let holds = first.is_some_and(|first| range.contains(&first));
+                let actual = first.map_or("none".to_owned(), |first| first.to_string());
+                (!holds).then(|| (range_text(range), actual))?
+            }
+            Fact::NoDenyBefore(time) => {
+                let at = ask.every.saturating_mul(self.first_denied?.saturating_sub(1));
+                (at < *time).then(|| (time_text(*time), time_text(at)))?
+            }
+            _ => return None,
+        };
+        Some(Mismatch { field: fact.field(), expected, actual })
+    }
+}
+
+/// Expectations of each request that `observed`, the one after `before` others, does not meet.
+fn mismatches_of(expect: Option<&Expect>, observed: &Observed<'_, '_, '_>, before: usize) -> Vec<Mismatch> {
+    let Some(expect) = expect else { return Vec::new() };
+    let mark = observed.mark();
+    let expected = expect.results.as_ref().and_then(|results| results.get(before)).copied();
+    let result = expected.filter(|expected| *expected != mark).map(|expected| Mismatch {
+        field: "expect",
+        expected: expected.field().to_owned(),
+        actual: mark.field().to_owned(),
+    });
+    let facts = expect.facts.iter().filter_map(|fact| observed.mismatch(&fact.value));
+    result.into_iter().chain(facts).collect()
+}

@@ -1,0 +1,67 @@
+//! `POST /explain` on the debug port: the explanation of a request, with the levels of its counters. It reads and
+//! counts nothing.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+
+use super::http::json_response;
+use super::wire::decode_json;
+use crate::lab::{Explanation, explain};
+use crate::limiter::Limiter;
+
+/// Explains requests by the rules in force.
+#[derive(Clone)]
+pub struct Explainer {
+    limiter: Arc<Limiter>,
+}
+
+/// Reason that there is no explanation.
+#[derive(Debug, thiserror::Error)]
+enum ExplainError {
+    /// The request cannot be read.
+    #[error(transparent)]
+    InvalidRequest(#[from] super::wire::InvalidRequest),
+    /// No rules have been loaded yet.
+    #[error("no rate limit configuration loaded")]
+    NoRules,
+}
+
+impl Explainer {
+    /// An explainer that reads the counters of `limiter`.
+    pub fn new(limiter: Limiter) -> Self {
+        Self { limiter: Arc::new(limiter) }
+    }
+
+    async fn explain(&self, body: &[u8]) -> Result<Explanation, ExplainError> {
+        let request = decode_json(body)?;
+        let request = request.received()?;
+        let snapshot = self.limiter.snapshot();
+        let rules = snapshot.rules().ok_or(ExplainError::NoRules)?;
+        let readings = self.limiter.peek(rules, &request).await;
+        // The walk is known without the store.
+        let readings =
+            readings.inspect_err(|error| tracing::debug!(%error, "explained without counters")).ok();
+        let Limiter { keys, modes, .. } = &*self.limiter;
+        Ok(explain(rules, &request, keys, modes, readings.as_deref()))
+    }
+}
+
+/// Takes a request in the form of `/json`.
+pub(super) async fn explain_request(State(explainer): State<Explainer>, body: Bytes) -> Response {
+    match explainer.explain(&body).await {
+        Ok(explanation) => match serde_json::to_string(&explanation) {
+            Ok(json) => json_response(StatusCode::OK, json),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        },
+        Err(error @ ExplainError::InvalidRequest(_)) => {
+            (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
+        }
+        Err(error @ ExplainError::NoRules) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+    }
+}
