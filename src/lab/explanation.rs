@@ -23,7 +23,7 @@ const MAX_TEXT_BYTES: usize = 1_024;
 pub struct Explanation {
     /// Domain of the request.
     pub domain: String,
-    /// Whether the rules know the domain.
+    /// True if the rules know the domain.
     pub domain_known: bool,
     /// Result of the request with one more hit; `None` if no store was asked.
     pub next: Option<Verdict>,
@@ -84,7 +84,7 @@ pub struct ExplainedCandidate {
     pub file: String,
     /// Line of the node.
     pub line: u32,
-    /// Whether it applies.
+    /// True if it applies.
     pub applies: bool,
     /// Reason that it does not; `None` if it does.
     pub reason: Option<String>,
@@ -103,7 +103,7 @@ pub struct ExplainedRule {
     pub layer: Option<String>,
     /// Charge mode: `always`, `if_allowed` or `overdraft`.
     pub charge: String,
-    /// Whether a denial is enforced for this key: no shadow mode, and within `enforce_percent`.
+    /// True if a denial is enforced for this key: no shadow mode, and within `enforce_percent`.
     pub enforced: bool,
     /// Result when the store fails.
     pub on_backend_failure: String,
@@ -139,9 +139,9 @@ pub struct ExplainedStatus {
     pub remaining: u32,
     /// Seconds until it would pass, if it is denied; else until the counter is reset.
     pub reset_secs: f64,
-    /// Whether it is denied because of a lockout.
+    /// True if it is denied because of a lockout.
     pub locked_out: bool,
-    /// Whether it is over its limit, and passes because the rule is not enforced.
+    /// True if it is over its limit, and passes because the rule is not enforced.
     pub shadowed: bool,
 }
 

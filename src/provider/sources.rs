@@ -118,7 +118,7 @@ impl<W: FnMut(&Path)> Reader<W> {
     }
 }
 
-/// Whether the file at `path` has tests of rules: its name ends in `.test.yaml` or `.test.yml`. In a directory of rules
+/// True if the file at `path` has tests of rules: its name ends in `.test.yaml` or `.test.yml`. In a directory of rules
 /// it is skipped.
 pub fn is_test_file(path: &Path) -> bool {
     is_yaml(path)

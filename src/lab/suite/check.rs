@@ -33,7 +33,7 @@ fn placed<'r>(rules: &[&'r Arc<Rules>]) -> impl Iterator<Item = PlacedRule<'r>> 
     rules.iter().flat_map(|rules| rules.placed())
 }
 
-/// Whether `rule`, or one of its limits, is called `name`.
+/// True if `rule`, or one of its limits, is called `name`.
 pub(super) fn is_called(rule: &Rule, name: &str) -> bool {
     let in_domain = rule.path.split_once('.').is_some_and(|(_, path)| path == name);
     let limit = rule.limits().iter().any(|limit| limit.name.as_deref() == Some(name));
@@ -137,7 +137,7 @@ fn check_fact(reader: &mut Reader, rules: &[&Arc<Rules>], domain: &str, fact: &P
     }
 }
 
-/// Whether line `line` of `source` is `file:expected`: the file's path, or the end of it.
+/// True if line `line` of `source` is `file:expected`: the file's path, or the end of it.
 pub(super) fn is_at(source: &str, line: u32, file: &str, expected: u32) -> bool {
     let file = file.trim_start_matches("./").trim_start_matches("../");
     let before = source.strip_suffix(file);

@@ -73,7 +73,7 @@ pub enum Fact {
     Remaining(RangeInclusive<u64>),
     /// Time until the denied request would pass.
     Wait(RangeInclusive<Duration>),
-    /// Whether a lockout denies.
+    /// True if a lockout denies.
     Lockout(bool),
     /// Cause of the denial.
     Why(Why),
@@ -88,10 +88,10 @@ pub enum Fact {
     Counter {
         /// Text of the key.
         key: String,
-        /// Whether more may follow.
+        /// True if more may follow.
         is_prefix: bool,
     },
-    /// Whether no rule applies to a descriptor.
+    /// True if no rule applies to a descriptor.
     Unmatched(bool),
     /// Response headers; `None` for one that is absent.
     Headers(Vec<(String, Option<String>)>),
@@ -163,7 +163,7 @@ impl Fact {
         }
     }
 
-    /// Whether only a denied request can have it.
+    /// True if only a denied request can have it.
     const fn needs_denial(&self) -> bool {
         matches!(self, Self::Wait(_) | Self::Why(_) | Self::Lockout(true) | Self::Body(_) | Self::Status(429))
     }

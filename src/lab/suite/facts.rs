@@ -228,7 +228,7 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
     }
 }
 
-/// Whether `status` is that of the limit or the rule called `name`.
+/// True if `status` is that of the limit or the rule called `name`.
 fn is_named(status: &Status<'_>, name: &str) -> bool {
     let is_path = status.rule.is_some_and(|rule| {
         *rule.path == *name || rule.path.split_once('.').is_some_and(|(_, path)| path == name)
@@ -240,7 +240,7 @@ fn name_of(status: &Status<'_>) -> String {
     status.name.or(status.rule.map(|rule| &*rule.path)).unwrap_or(NONE).to_owned()
 }
 
-/// Whether `actual` has everything that `expected` has.
+/// True if `actual` has everything that `expected` has.
 fn contains(actual: &Value, expected: &Value) -> bool {
     match (actual, expected) {
         (Value::Object(actual), Value::Object(expected)) => {

@@ -28,7 +28,7 @@ impl Recorded {
     }
 }
 
-/// Whether the requests of `step` have an order.
+/// True if the requests of `step` have an order.
 fn is_ordered(step: &Step) -> bool {
     !matches!(&step.action, Action::Ask(ask) if ask.together)
 }

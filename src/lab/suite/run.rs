@@ -18,7 +18,7 @@ use crate::engine::Request;
 use crate::engine::rules::Rule;
 use crate::lab::explanation::Explanation;
 
-/// How to run tests.
+/// Options of a run.
 pub struct RunOptions<'o> {
     /// Runs only tests whose name has this text.
     pub filter: Option<&'o str>,
@@ -103,7 +103,7 @@ pub struct CoveredRule {
     pub line: u32,
     /// Path of the rule.
     pub rule: String,
-    /// Whether a request reached it.
+    /// True if a request reached it.
     pub is_reached: bool,
 }
 
@@ -172,14 +172,14 @@ struct Run<'r> {
     order: Option<(usize, Vec<u32>)>,
 }
 
-/// What was seen of the requests of a step so far.
+/// Results of the requests of a step so far.
 #[derive(Default)]
 struct Seen {
     marks: Vec<Mark>,
     /// Number of requests with each result, in the order of [`Mark::ALL`].
     counts: [u64; 3],
     first_denied: Option<u32>,
-    /// Whether a request was not as expected, where that is no failure.
+    /// True if a request was not as expected, where that is no failure.
     is_wrong: bool,
     /// Expectation of the only request.
     single: Option<String>,
@@ -437,7 +437,7 @@ impl Seen {
         Mark::ALL.iter().zip(self.counts).find(|(known, _)| **known == mark).map_or(0, |(_, count)| count)
     }
 
-    /// Whether the last request is the first one that may turn out to be wrong: the first that is denied, or the one
+    /// True if the last request is the first one that may turn out to be wrong: the first that is denied, or the one
     /// with which more have a result than are expected to.
     fn is_suspect(&self, expect: Option<&Expect>, ask: &Ask) -> bool {
         let Some(last) = self.marks.last() else { return false };

@@ -32,13 +32,13 @@ pub struct Step {
     pub(super) expect_value: Option<SourceSpan>,
     /// Time since the start of the test.
     pub at: Duration,
-    /// What happens then.
+    /// Action at that time.
     pub action: Action,
     /// Expected results.
     pub expect: Option<Expect>,
 }
 
-/// What happens in a step.
+/// Action of a step.
 #[derive(Debug)]
 pub enum Action {
     /// Requests are sent.
@@ -47,7 +47,7 @@ pub enum Action {
     Reload(usize),
     /// The store can be reached from here on, or cannot.
     Store {
-        /// Whether it can.
+        /// True if it can.
         up: bool,
     },
     /// Time passes.
@@ -64,7 +64,7 @@ pub struct Ask {
     pub times: u32,
     /// Time between two requests.
     pub every: Duration,
-    /// Whether they are concurrent.
+    /// True if they are concurrent.
     pub together: bool,
 }
 
@@ -83,7 +83,7 @@ pub struct Rendered<'a> {
 }
 
 impl Ask {
-    /// Whether all requests are the same.
+    /// True if all requests are the same.
     pub fn is_constant(&self) -> bool {
         let mut entries = self.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
         entries.all(|(key, value)| !key.counts() && !value.counts())

@@ -6,7 +6,7 @@ use crate::engine::schema::{Field, Kind, Object};
 const COUNT: Kind = Kind::Uint { min: 0, max: u32::MAX };
 /// A number, or a range such as `100..110`.
 const RANGE: Kind = Kind::Either(&[COUNT, Kind::Form(r"^[0-9]+\.\.[0-9]+$")]);
-/// How many requests, or whether each of them.
+/// A number of requests, or true for all of them.
 const REQUESTS: Kind = Kind::Either(&[Kind::Bool, RANGE]);
 /// A time such as `30s`, `1h30m` or `2d`.
 const TIME: Kind = Kind::Either(&[

@@ -40,7 +40,7 @@ impl Template {
         Self(parts)
     }
 
-    /// Whether the text differs between requests.
+    /// True if the text differs between requests.
     pub(super) fn counts(&self) -> bool {
         self.0.iter().any(|part| !matches!(part, Part::Text(_)))
     }

@@ -30,7 +30,7 @@ pub enum Backend {
         store: Arc<dyn Store>,
         /// Beginning of its keys.
         prefix: String,
-        /// Whether it is a Redis Cluster.
+        /// True if it is a Redis Cluster.
         is_cluster: bool,
     },
 }
