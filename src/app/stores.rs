@@ -17,7 +17,7 @@ use crate::store::fallback::Fallback;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, Redis, RedisStore};
-use crate::store::{Charge, Charging, Store};
+use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
 
@@ -181,7 +181,7 @@ impl OnDemand {
 }
 
 impl Store for OnDemand {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         Box::pin(async move { self.store().await.charge(charges, now).await })
     }
 

@@ -21,7 +21,7 @@ pub(super) fn check(reader: &mut Reader, rules: &[RuleSet], tests: &[Test], neve
     for name in never {
         let is_known = placed(&all).any(|rule| is_called(rule.rule, &name.value));
         if !is_known {
-            unknown(reader, name.span, "rule", &name.value, names(&all, None));
+            unknown(reader, name.span, "rule", &name.value, &names(&all, None));
         }
     }
     for test in tests {
@@ -55,7 +55,7 @@ fn is_of(rule: &Rule, domain: &str) -> bool {
     rule.path.strip_prefix(domain).is_some_and(|rest| rest.starts_with('.'))
 }
 
-fn unknown(reader: &mut Reader, span: SourceSpan, what: &str, name: &str, known: BTreeSet<String>) {
+fn unknown(reader: &mut Reader, span: SourceSpan, what: &str, name: &str, known: &BTreeSet<String>) {
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let hint = match nearest(name, &known) {
         Some(meant) => format!("did you mean '{meant}'?"),
@@ -93,7 +93,7 @@ fn check_test(reader: &mut Reader, rules: &[RuleSet], test: &Test) {
         if !is_known && !expects_unmatched {
             let domains = rules.iter().flat_map(|rules| rules.domains());
             let domains = domains.map(|domain| domain.name().to_owned()).collect();
-            unknown(reader, step.span, "domain", &ask.domain, domains);
+            unknown(reader, step.span, "domain", &ask.domain, &domains);
             continue;
         }
         for fact in facts() {
@@ -110,13 +110,13 @@ fn check_fact(reader: &mut Reader, rules: &[&Arc<Rules>], domain: &str, fact: &P
     let of_domain = || placed(rules).filter(|placed| is_of(placed.rule, domain));
     match &fact.value {
         Fact::Rule(name) if !of_domain().any(|placed| is_called(placed.rule, name)) => {
-            unknown(reader, fact.span, "rule or limit", name, names(rules, Some(domain)));
+            unknown(reader, fact.span, "rule or limit", name, &names(rules, Some(domain)));
         }
         Fact::Layer(name) => {
             let layers = of_domain().filter_map(|placed| Some(placed.rule.layer.as_ref()?.name().to_owned()));
             let layers: BTreeSet<_> = layers.collect();
             if !layers.contains(name) {
-                unknown(reader, fact.span, "layer", name, layers);
+                unknown(reader, fact.span, "layer", name, &layers);
             }
         }
         Fact::Matched { file, line } => {

@@ -10,6 +10,7 @@ mod reader;
 mod record;
 pub mod report;
 mod run;
+mod seen;
 mod step;
 mod tables;
 mod template;

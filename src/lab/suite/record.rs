@@ -151,7 +151,8 @@ mod tests {
             let at = text.find(part).expect("a part of the text");
             let line = text[..at].matches('\n').count() + 1;
             let column = text[..at].rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            SourceSpan { line: line as u32, column: column as u32 }
+            let number = |number: usize| u32::try_from(number).expect("a short text");
+            SourceSpan { line: number(line), column: number(column) }
         };
         let recorded = Recorded {
             step: place(step),

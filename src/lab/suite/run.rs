@@ -7,11 +7,12 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::check::is_called;
-use super::expect::{Expect, Fact, Mark, Requests, range_of};
-use super::facts::{Encode, Mismatch, Observed, range_text, time_text};
+use super::expect::{Expect, Fact, Mark};
+use super::facts::{Encode, Mismatch, Observed, range_text};
 use super::file::{Test, TestFile};
 use super::order::orders;
 use super::record::Recorded;
+use super::seen::Seen;
 use super::step::{Action, Ask, Rendered, Step};
 use super::world::{Backend, World};
 use crate::engine::Request;
@@ -172,21 +173,6 @@ struct Run<'r> {
     order: Option<(usize, Vec<u32>)>,
 }
 
-/// Results of the requests of a step so far.
-#[derive(Default)]
-struct Seen {
-    marks: Vec<Mark>,
-    /// Number of requests with each result, in the order of [`Mark::ALL`].
-    counts: [u64; 3],
-    first_denied: Option<u32>,
-    /// True if a request was not as expected, where that is no failure.
-    is_wrong: bool,
-    /// Expectation of the only request.
-    single: Option<String>,
-    /// Explanation of a request that may turn out to be the wrong one.
-    explained: Option<(u32, Option<Explanation>)>,
-}
-
 /// Result of one request.
 struct Look {
     mark: Mark,
@@ -250,18 +236,18 @@ impl<'r> Run<'r> {
         let errors = self.world.load(set) as u64;
         self.note(step, "reload".to_owned(), Duration::ZERO);
         let facts = step.expect.iter().flat_map(|expect| &expect.facts);
-        let expected = facts.filter_map(|fact| match &fact.value {
+        let mut expected = facts.filter_map(|fact| match &fact.value {
             Fact::Errors(range) => Some(range.clone()),
             _ => None,
         });
-        let expected = expected.last().unwrap_or(0..=0);
+        let expected = expected.next().unwrap_or(0..=0);
         if expected.contains(&errors) {
             return Ok(());
         }
         let found = set.rules.as_ref().err().map(ToString::to_string).unwrap_or_default();
         let actual = format!("{errors}\n{found}").trim_end().to_owned();
         let mismatch = Mismatch { field: "errors", expected: range_text(&expected), actual };
-        Err(self.failure(index, step, None, vec![mismatch], None))
+        Err(self.failure(index, step, vec![mismatch], (None, None)))
     }
 
     /// Asks one request after the other. Concurrent ones too, in the order of this run: a store in memory decides
@@ -284,7 +270,7 @@ impl<'r> Run<'r> {
             if !mismatches.is_empty() {
                 let explanation = self.world.explain(&request).await;
                 self.mark(&seen);
-                return Err(self.failure(index, step, Some(turn), mismatches, explanation));
+                return Err(self.failure(index, step, mismatches, (Some(turn), explanation)));
             }
             if seen.is_suspect(step.expect.as_ref(), ask) {
                 seen.explained = Some((turn, self.world.explain(&request).await));
@@ -316,7 +302,7 @@ impl<'r> Run<'r> {
             Some((turn, request, mismatches)) => {
                 let explanation = self.world.explain(request).await;
                 self.mark(&seen);
-                Err(self.failure(index, step, Some(turn), mismatches, explanation))
+                Err(self.failure(index, step, mismatches, (Some(turn), explanation)))
             }
         }
     }
@@ -387,7 +373,7 @@ impl<'r> Run<'r> {
             return Ok(());
         }
         let (number, explanation) = seen.explained.take().unzip();
-        Err(self.failure(index, step, number, mismatches, explanation.flatten()))
+        Err(self.failure(index, step, mismatches, (number, explanation.flatten())))
     }
 
     fn mark(&mut self, seen: &Seen) {
@@ -400,9 +386,8 @@ impl<'r> Run<'r> {
         &mut self,
         index: usize,
         step: &Step,
-        request: Option<u32>,
         mismatches: Vec<Mismatch>,
-        explanation: Option<Explanation>,
+        (request, explanation): (Option<u32>, Option<Explanation>),
     ) -> Box<Failure> {
         let every = match &step.action {
             Action::Ask(ask) => ask.every,
@@ -420,64 +405,6 @@ impl<'r> Run<'r> {
             explanation,
             order: order.map(|(_, order)| order.clone()),
         })
-    }
-}
-
-impl Seen {
-    fn add(&mut self, turn: u32, mark: Mark) {
-        if mark == Mark::Denied {
-            self.first_denied = self.first_denied.or(Some(turn));
-        }
-        self.marks.push(mark);
-        let place = Mark::ALL.iter().position(|known| *known == mark).unwrap_or_default();
-        self.counts[place] += 1;
-    }
-
-    fn count(&self, mark: Mark) -> u64 {
-        Mark::ALL.iter().zip(self.counts).find(|(known, _)| **known == mark).map_or(0, |(_, count)| count)
-    }
-
-    /// True if the last request is the first one that may turn out to be wrong: the first that is denied, or the one
-    /// with which more have a result than are expected to.
-    fn is_suspect(&self, expect: Option<&Expect>, ask: &Ask) -> bool {
-        let Some(last) = self.marks.last() else { return false };
-        let counts = |fact: &Fact| match fact {
-            Fact::Number(mark, requests) => {
-                let most = *range_of(requests, ask.times.into()).end();
-                *mark == *last && self.count(*mark) == most.saturating_add(1)
-            }
-            _ => false,
-        };
-        let facts = || expect.iter().flat_map(|expect| &expect.facts);
-        let is_of_all =
-            |fact: &Fact| matches!(fact, Fact::Number(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_));
-        let is_first_denied = *last == Mark::Denied && self.count(Mark::Denied) == 1;
-        facts().any(|fact| counts(&fact.value))
-            || self.explained.is_none() && is_first_denied && facts().any(|fact| is_of_all(&fact.value))
-    }
-
-    /// Difference between a fact about all requests of a step and what was seen.
-    fn mismatch(&self, fact: &Fact, ask: &Ask) -> Option<Mismatch> {
-        let (expected, actual) = match fact {
-            Fact::Number(mark, requests) => {
-                let (range, count) = (range_of(requests, ask.times.into()), self.count(*mark));
-                let of = if matches!(requests, Requests::Every(_)) { " (all)" } else { "" };
-                let of = if range == (0..=0) { "" } else { of };
-                (!range.contains(&count)).then(|| (range_text(&range) + of, count.to_string()))?
-            }
-            Fact::FirstDenied(range) => {
-                let first = self.first_denied.map(u64::from);
-                let holds = first.is_some_and(|first| range.contains(&first));
-                let actual = first.map_or("none".to_owned(), |first| first.to_string());
-                (!holds).then(|| (range_text(range), actual))?
-            }
-            Fact::NoDenyBefore(time) => {
-                let at = ask.every.saturating_mul(self.first_denied?.saturating_sub(1));
-                (at < *time).then(|| (time_text(*time), time_text(at)))?
-            }
-            _ => return None,
-        };
-        Some(Mismatch { field: fact.field(), expected, actual })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::lab::explanation::{Explanation, explain};
 use crate::limiter::Limiter;
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
-use crate::store::{Charge, Charging, Store, StoreError};
+use crate::store::{Charge, ChargeFuture, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, MetricsSettings};
 
 /// Upper bound on the counters of a test in memory: as many as a step has requests.
@@ -42,7 +42,7 @@ struct Switched {
 }
 
 impl Store for Switched {
-    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> Charging<'a> {
+    fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         if self.is_down.load(Ordering::Relaxed) {
             let down = || Err(StoreError::Unreachable("the test took the store down".to_owned()));
             return Box::pin(std::future::ready(charges.iter().map(|_| down()).collect()));
