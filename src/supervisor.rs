@@ -1,7 +1,7 @@
-//! Supervision: one place learns of the end of every thread and task that the process needs.
+//! Supervision of every thread and task that the process needs.
 //!
-//! Parts of the service spawn their tasks through a [`Supervisor`]. Whoever runs the service waits for
-//! [`TaskEnds::first`], which is the end of a task that should have run for as long as the service.
+//! Parts of the service spawn their tasks through a [`Supervisor`]. The runner of the service awaits
+//! [`TaskEnds::first`], the end of a task that should have run as long as the service.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -21,11 +21,11 @@ pub type TaskName = Cow<'static, str>;
 pub struct TaskEnd {
     /// The task's name.
     pub task: TaskName,
-    /// `returned`, `panicked: …`, or what a watchdog says of it.
+    /// `returned`, `panicked: …`, or the finding of a watchdog.
     pub cause: String,
 }
 
-/// Spawns tasks that must not end before the service does. Clones report to the same place.
+/// Spawns tasks that must not end before the service does. Clones report to the same receiver.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     ends: UnboundedSender<TaskEnd>,
@@ -59,7 +59,7 @@ pub struct ThreadGuard {
 }
 
 impl Supervisor {
-    /// A supervisor, and the place where ends are reported.
+    /// Supervisor and the receiver of its reports.
     pub fn new() -> (Self, TaskEnds) {
         let (sender, receiver) = unbounded_channel();
         let stop = CancellationToken::new();
@@ -112,9 +112,9 @@ impl Supervisor {
         ThreadGuard { supervisor: self.clone(), thread: name.into(), armed: true }
     }
 
-    /// Reports that `task` has ended, or does nothing any more.
+    /// Reports that `task` has ended or hangs.
     pub fn report(&self, task: impl Into<TaskName>, cause: impl Into<String>) {
-        // Without a receiver the service is over, or there is none.
+        // Without a receiver, the service has ended or does not exist.
         if let Err(SendError(end)) = self.ends.send(TaskEnd { task: task.into(), cause: cause.into() }) {
             tracing::error!(task = %end.task, cause = end.cause, "task ended without a supervisor");
         }
@@ -122,7 +122,7 @@ impl Supervisor {
 }
 
 impl TaskEnds {
-    /// The first end that is reported. Waits for ever while there is none.
+    /// Waits for the first reported end.
     pub async fn first(&mut self) -> TaskEnd {
         match self.ends.recv().await {
             Some(end) => end,
@@ -161,7 +161,7 @@ impl Drop for ThreadGuard {
     }
 }
 
-/// Message of a panic, where it has one.
+/// Message of a panic.
 pub fn panic_message(payload: &(dyn Any + Send)) -> &str {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));

@@ -1,8 +1,7 @@
 //! The composition root: settings in, a running service out.
 //!
-//! [`run`] puts the parts together and serves until it is asked to stop. The program does so, tests do, and
-//! so may a program that embeds tollgate: nothing here installs a signal handler, a logger or anything else
-//! of which a process has only one.
+//! [`run`] assembles the parts and serves until shutdown. The program, the tests and programs that embed
+//! tollgate all use it: it installs no signal handler, logger or other process-wide state.
 
 mod rules;
 mod stores;
@@ -36,17 +35,17 @@ pub use crate::server::Shutdown;
 /// Why the service did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address cannot be listened on.
+    /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A socket that was bound has no address.
     #[error("cannot read the address of a socket: {0}")]
     Address(io::Error),
-    /// The files for TLS to Redis are of no use.
+    /// The TLS files for Redis cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// Redis was to be there before the service starts, and was not.
-    #[error("Redis was not there within {timeout:?}: {source}")]
+    /// Redis was not reachable within `REDIS_STARTUP_MAX_ELAPSED_TIME`.
+    #[error("Redis was not reachable within {timeout:?}: {source}")]
     RedisUnreachable {
         /// `REDIS_STARTUP_MAX_ELAPSED_TIME`.
         timeout: Duration,
@@ -102,8 +101,8 @@ pub async fn run(settings: Settings, shutdown: Shutdown) -> Result<(), RunError>
 }
 
 impl App {
-    /// Binds the addresses, reads the rules and opens the store, in this order. Rules with mistakes do not
-    /// keep it from starting: the service is not ready until there are good ones.
+    /// Binds the addresses, reads the rules and opens the store, in this order. Rules with errors do not
+    /// prevent the start: the service is not ready until there are valid ones.
     ///
     /// # Errors
     /// [`StartError`]
@@ -122,7 +121,7 @@ impl App {
         Ok(Self { settings, listeners, addresses, stores, shared, provider: handle, supervisor, ends })
     }
 
-    /// Addresses that it listens on, with the ports that were free where port 0 was asked for.
+    /// Actual addresses of the listeners: port 0 is replaced by the port that was free.
     pub const fn addresses(&self) -> &ListenSettings {
         &self.addresses
     }
@@ -142,7 +141,7 @@ impl App {
         self.shared.candidate.as_ref()?.rules.load_full()
     }
 
-    /// Handles that have the rules read again, of the candidate too where there is one.
+    /// Handles to reload the rules and the candidate rules.
     pub fn providers(&self) -> Vec<Handle> {
         let candidate = self.shared.candidate.as_ref().map(|candidate| candidate.handle.clone());
         [self.provider.clone()].into_iter().chain(candidate).collect()
@@ -210,7 +209,7 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
     })
 }
 
-/// The factory of what each core answers with.
+/// The factory of core contexts.
 fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<CoreFactory> {
     let (keys, modes, answers) = (settings.keys.clone(), settings.modes, settings.answers.clone());
     let max_in_flight = settings.max_in_flight;

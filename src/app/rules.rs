@@ -1,4 +1,4 @@
-//! The rules in force and those that are tried out beside them, each read and watched by itself.
+//! Loading and watching of the rules in force and of the candidate rules.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::store::Store;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{CandidateMetrics, Metrics};
 
-/// The rules in force.
+/// Rules in force.
 pub(super) struct LiveRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Rules that are tried out.
+/// Candidate rules.
 pub(super) struct CandidateRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
@@ -30,7 +30,7 @@ pub(super) struct CandidateRules {
     sampler: Arc<Sampler>,
 }
 
-/// Loads the rules to be in force, and follows them from then on. Belongs to the runtime it is called in.
+/// Loads the rules in force, and spawns a task in the current runtime that reloads them.
 pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> LiveRules {
     let rules = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
@@ -45,7 +45,7 @@ pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Sup
     LiveRules { rules, handle, metrics }
 }
 
-/// The same for rules to try out. Whatever is wrong with them is told, and holds up nothing.
+/// The same for the candidate rules. Their errors are logged and do not prevent the start.
 pub(super) fn load_candidate(
     settings: &CandidateSettings,
     clock: &Arc<dyn Clock>,
@@ -65,7 +65,7 @@ pub(super) fn load_candidate(
 }
 
 impl CandidateRules {
-    /// The candidate of one core, which counts in `store`.
+    /// Candidate of one core, which counts in `store`.
     pub(super) fn for_core(&self, store: Arc<dyn Store>) -> Candidate {
         Candidate {
             rules: Arc::clone(&self.rules),
@@ -77,7 +77,7 @@ impl CandidateRules {
     }
 }
 
-/// Reloads rules for as long as `provider` can; the supervisor reports the end.
+/// Reloads rules until `provider` fails; the supervisor reports that end.
 async fn run(provider: FileProvider) {
     let Err(error) = provider.run().await;
     tracing::error!(%error, "rule loader ended");

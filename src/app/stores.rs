@@ -1,4 +1,4 @@
-//! Where each core counts, as the settings say.
+//! Construction of stores from settings.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -21,46 +21,44 @@ use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
 
-/// How long a core waits for its connections to Redis before it takes calls without them.
+/// Upper bound on the time that a core waits for its connections to Redis before it accepts calls.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long Redis may take, at the end, to be told how long the last counters are to live.
+/// Upper bound on setting pending TTLs in Redis at shutdown.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often Redis is asked whether it is there, where that decides whether the service is ready, and how
-/// long it may take to answer.
+/// Interval and timeout of the pings that decide whether Redis is reachable.
 const PING_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the cores count with.
+/// Stores of the service.
 pub(super) struct Stores {
-    /// Makes a core's own.
+    /// Constructor of a core's stores.
     pub(super) make: Box<dyn Fn() -> CoreStores + Send + Sync>,
     /// Store for operators, who only read.
     pub(super) for_operators: Arc<dyn Store>,
-    /// Stores that hold lockouts: the one that counts, and the one that counts while that fails.
+    /// Stores with lockouts: the main store and the local fallback.
     pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
-    /// What all of them do while it fails.
+    /// Policies and local counters for failures of the store.
     pub(super) fallback: Arc<Fallback>,
-    /// How long it may take at the most before it gives up by itself.
+    /// Upper bound on a call that the store enforces itself; zero for stores in memory.
     pub(super) store_timeout: Duration,
-    /// Whether it can be reached, where the service is to be ready only then.
+    /// Whether the store is reachable; `None` if health does not depend on it.
     pub(super) reachable: Option<watch::Receiver<bool>>,
 }
 
-/// Where one core counts.
+/// Stores of one core.
 pub(super) struct CoreStores {
     pub(super) store: Arc<dyn Store>,
-    /// Where a candidate counts.
+    /// Store of the candidate.
     pub(super) candidate_store: Arc<dyn Store>,
-    /// Ends when it can be reached, or when nobody should wait for that any longer.
+    /// Resolves when the store is reachable, or after [`CONNECT_TIMEOUT`].
     pub(super) ready: BoxFuture<'static, ()>,
-    /// What to do when the last call was answered.
+    /// Work after the last call was answered.
     pub(super) settle: BoxFuture<'static, ()>,
 }
 
-/// Counters in memory are everybody's; each core has connections to Redis of its own.
+/// Opens the stores. All cores share one store in memory; each has its own connections to Redis.
 ///
 /// # Errors
-/// What Redis said last, where it was to be there before the service starts and is not; and whatever is
-/// wrong with the files for TLS.
+/// Last failure of Redis, if the settings wait for it at startup, and unusable TLS files.
 pub(super) async fn open(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -74,7 +72,7 @@ pub(super) async fn open(
         StoreSettings::Memory => {
             let memory = || Arc::new(MemoryStore::new(settings.memory));
             let store = memory();
-            // A candidate must not take the room that the rules in force need.
+            // A candidate must not use memory that the rules in force need.
             let candidate_store = settings.candidate.as_ref().map(|_| memory());
             for swept in [&store].into_iter().chain(&candidate_store) {
                 let (swept, now) = (Arc::clone(swept), Arc::clone(clock));
@@ -101,7 +99,7 @@ pub(super) async fn open(
             })
         }
         StoreSettings::Redis(redis) => {
-            // They take no room from those of the rules in force, and no gauge tells of them.
+            // Separate, so that they displace none of the rules in force. They have no gauge.
             let of_candidate = settings.candidate.as_ref().and_then(|_| denials(redis));
             open_redis(redis, of_candidate, fallback, metrics, supervisor).await
         }
@@ -143,12 +141,12 @@ async fn open_redis(
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
         let ready = async move {
             if let Err(error) = connected.ready(CONNECT_TIMEOUT).await {
-                tracing::warn!(%error, "the first calls come before Redis can be reached");
+                tracing::warn!(%error, "Redis is not reachable yet; accepting calls without it");
             }
         };
         let settle = async move {
             if time::timeout(SETTLE_TIMEOUT, settled.settle()).await.is_err() {
-                tracing::warn!("Redis did not learn how long the last counters are to live");
+                tracing::warn!("TTLs of the last counters could not be set in Redis");
             }
         };
         let candidate_store = Arc::new(store.beside(of_candidate.clone()));
@@ -164,17 +162,17 @@ async fn open_redis(
     })
 }
 
-/// Connections for operators, made when the first one asks.
+/// Connections for the debug port, opened on first use.
 struct OnDemand {
     redis: Arc<Redis>,
     store: OnceLock<RedisStore>,
 }
 
 impl OnDemand {
-    /// The store, as soon as it knows where the servers are.
+    /// Store, once its topology is known or [`CONNECT_TIMEOUT`] has passed.
     async fn store(&self) -> &RedisStore {
         let store = self.store.get_or_init(|| self.redis.store());
-        // Those that are not there say so when they are asked.
+        // Unreachable servers fail the calls themselves.
         drop(store.ready(CONNECT_TIMEOUT).await);
         store
     }
@@ -199,7 +197,7 @@ impl Lockouts for OnDemand {
     }
 }
 
-/// Room for what is known to be denied, where there is to be any.
+/// Cache of denials; `None` if it is disabled.
 fn denials(settings: &RedisStoreSettings) -> Option<Arc<Denials>> {
     (settings.local_cache_bytes > 0).then(|| Arc::new(Denials::new(settings.local_cache_bytes)))
 }
@@ -243,7 +241,7 @@ fn watch_nodes(redis: &Arc<Redis>, metrics: &Metrics) {
     });
 }
 
-/// Asks again and again, for ever.
+/// Pings Redis periodically. Never returns.
 async fn watch_reachability(store: RedisStore, reachable: watch::Sender<bool>) {
     let mut turn = time::interval(PING_INTERVAL);
     loop {

@@ -1,14 +1,14 @@
-//! Capabilities of a store, which rules are compiled against.
+//! Capabilities of a store. Rules that need more do not compile.
 
 use super::algorithm::sliding_log;
 use super::{Algorithm, Limit};
 
-/// What a store can count.
+/// Features of rules that a store supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreCapabilities {
     /// Name in errors: `Redis`.
     pub name: &'static str,
-    /// Largest limit of a sliding log; 0 for a store that keeps no logs.
+    /// Largest limit of a sliding log; 0 for a store without sliding logs.
     pub sliding_log_max: u32,
     /// Whether it counts sliding windows and token buckets.
     pub meters: bool,
@@ -17,7 +17,7 @@ pub struct StoreCapabilities {
 }
 
 impl Default for StoreCapabilities {
-    /// A store that counts everything.
+    /// Store that supports everything.
     fn default() -> Self {
         Self { name: "the store", sliding_log_max: sliding_log::MAX_REQUESTS, meters: true, lockouts: true }
     }

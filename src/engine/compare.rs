@@ -1,20 +1,20 @@
-//! Two decisions on one request, side by side: what the rules in force say, and what others would.
+//! Comparison of two decisions on one request: that of the rules in force and that of the candidate.
 
 use super::judge::{Code, Decision, Status};
 
-/// How the decision of other rules differs.
+/// Difference of the candidate's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ComparisonOutcome {
     /// Both let the request pass, or both deny it.
     Same,
-    /// The others deny what passes.
+    /// The candidate denies a request that passes.
     Stricter,
-    /// The others let pass what is denied.
+    /// The candidate lets a denied request pass.
     Looser,
 }
 
 impl ComparisonOutcome {
-    /// Its name, in metrics and logs.
+    /// Name in metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Same => "same",
@@ -24,20 +24,19 @@ impl ComparisonOutcome {
     }
 }
 
-/// What came of a comparison.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison<'d> {
-    /// How they differ.
+    /// Difference.
     pub outcome: ComparisonOutcome,
-    /// Where they do, the status that denies, on the one side that does.
+    /// If they differ: the binding status of the decision that denies.
     pub denial: Option<&'d Status<'d>>,
-    /// Where they do, the status to tell of on the side that lets it pass; `None` where no limit applies
-    /// there.
+    /// If they differ: the binding status of the decision that passes; `None` if no limit applied to it.
     pub passing: Option<&'d Status<'d>>,
 }
 
-/// Compares what the rules say. The global shadow mode, which lets pass whatever they say, makes no
-/// difference here: rules are compared, not what is enforced of them.
+/// Compares the evaluated codes, so that the global shadow mode, which enforces none of them, hides no
+/// difference.
 pub fn compare<'d>(live: &'d Decision<'_>, other: &'d Decision<'_>) -> Comparison<'d> {
     let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) =
         (live.reported_status(), other.reported_status());

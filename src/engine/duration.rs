@@ -1,9 +1,9 @@
-//! Durations as text: Go's form, which settings take, and a short form for people.
+//! Durations as text: the format of Go, for settings, and a short format for people.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Nanoseconds in each unit, longest first.
+/// Nanoseconds per unit, longest first.
 const UNITS: [(&str, u64); 6] = [
     ("h", 3_600_000_000_000),
     ("m", 60_000_000_000),
@@ -13,8 +13,8 @@ const UNITS: [(&str, u64); 6] = [
     ("ns", 1),
 ];
 
-/// Parses what Go's `time.ParseDuration` takes, such as `300ms`, `1.5h` and `1h15m30.918s`. `None` for
-/// anything else, for negative durations, and for more than some 584 years.
+/// Parses the format of Go's `time.ParseDuration`, such as `300ms`, `1.5h` and `1h15m30.918s`. `None` for
+/// anything else, for negative durations, and for more than about 584 years.
 pub fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
@@ -55,7 +55,7 @@ fn nanoseconds(number: &str, per_unit: u64) -> Option<u64> {
     Some(total)
 }
 
-/// A duration in Go's form, without units that are zero: `1m30s`, `300ms`, `0s`.
+/// Duration in Go's format, without units that are zero: `1m30s`, `300ms`, `0s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GoForm(pub Duration);
 

@@ -81,8 +81,8 @@ impl Counts {
     }
 }
 
-/// Under which name hits are counted: the domain, then a part for each level of the rule tree, each
-/// `key` or `key_value`. Two rules with one path share their counts.
+/// Name under which hits are counted: the domain, then `key` or `key_value` for each level of the rule tree.
+/// Rules with the same path share their counts.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StatsPath {
     /// The domain.
@@ -92,19 +92,18 @@ pub struct StatsPath {
 }
 
 impl StatsPath {
-    /// Upper bound, in bytes, on a name that is counted by itself. Longer ones count together, so that names
-    /// from requests take a bounded amount of memory.
+    /// Upper bound, in bytes, on a name with a series of its own. Longer ones share a series, which bounds the
+    /// memory for names from requests.
     pub const MAX_BYTES: usize = 512;
 
-    /// The name of a limit that the caller brought: every entry with its value.
+    /// Name of a limit in a request: every entry with its value.
     pub fn of_values(domain: &str, entries: &[Entry<'_>]) -> Self {
         Self { domain: domain.into(), parts: entries.iter().map(Self::value_part).collect() }
     }
 
-    /// A level's name where the request's value is a part of it: `key_value`, or `key` where the value
-    /// is empty.
+    /// Name of a level that contains the request's value: `key_value`, or `key` if the value is empty.
     pub fn value_part(entry: &Entry<'_>) -> Box<str> {
-        // What is left of a long one is still longer than names may be.
+        // A value that is cut here is still longer than names may be.
         fn cut(text: &[u8]) -> Cow<'_, str> {
             String::from_utf8_lossy(text.get(..=StatsPath::MAX_BYTES).unwrap_or(text))
         }
@@ -121,12 +120,12 @@ impl fmt::Display for StatsPath {
     }
 }
 
-/// Where one status is counted.
+/// Counts that a status is added to.
 #[derive(Clone, Debug)]
 pub enum StatsRef<'r> {
-    /// In the rule itself: the usual case, no lookup.
+    /// Counts in the compiled rule, the usual case: no lookup.
     Rule(&'r Counts),
-    /// Under a name that the request had a part in: the rule asks for it (`detailed_metric`,
-    /// `value_to_metric`), or the caller brought its own limit.
+    /// Counts under a name with values of the request: for rules with `detailed_metric` or `value_to_metric`,
+    /// and for limits in requests.
     Named(Box<StatsPath>),
 }

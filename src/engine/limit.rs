@@ -1,15 +1,15 @@
-//! A limit: how many hits in how long.
+//! Limits, and the options that say how they are counted and enforced.
 
 use super::Window;
 
-/// So many requests in each window of time.
+/// Number of hits per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Hits that may pass in one window. 0 lets nothing pass.
+    /// Hits that may pass in one window; 0 denies everything.
     pub requests_per_unit: u32,
     /// Length of the window.
     pub window: Window,
-    /// How hits age out.
+    /// Algorithm that counts hits over time.
     pub algorithm: Algorithm,
 }
 
@@ -36,7 +36,7 @@ impl Limit {
             Algorithm::FixedWindow => window_secs,
             Algorithm::SlidingLog => window_secs.saturating_add(1),
             Algorithm::SlidingWindow => window_secs.saturating_mul(2).saturating_add(1),
-            // A bucket may be filled twice, and drains by the limit.
+            // The level is at most twice the burst, and drains at the limit's rate.
             Algorithm::TokenBucket { burst } => {
                 let full = 2 * (u64::from(burst) + 1) * u64::from(window_secs);
                 let secs = full.div_ceil(u64::from(self.requests_per_unit.max(1))) + 1;
@@ -68,16 +68,16 @@ impl Limit {
     }
 }
 
-/// How hits are counted over time.
+/// Algorithm that counts hits over time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// Counts from zero in every window. Exact within a window; twice the limit may pass around a boundary.
     #[default]
     FixedWindow,
-    /// Counts this window's hits, and the previous window's in proportion to its overlap with the last window
-    /// of time.
+    /// Counts the hits of the current window, and those of the previous one in proportion to its overlap with a
+    /// window that ends now.
     SlidingWindow,
-    /// Counts the hits of exactly the last window of time; each hit's time is kept.
+    /// Counts the hits of exactly the last window; stores the time of each hit.
     SlidingLog,
     /// A bucket of `burst` hits, refilled evenly at the limit's rate.
     TokenBucket {
@@ -87,8 +87,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Names in rules. A bucket's size is set later. GCRA and the leaky bucket as a meter are the same automaton
-    /// as the token bucket.
+    /// Names in rules. The compiler sets the burst. GCRA and the leaky bucket as a meter are equivalent to the
+    /// token bucket.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("fixed_window", Self::FixedWindow),
         ("sliding_window", Self::SlidingWindow),
@@ -124,16 +124,16 @@ impl Algorithm {
     }
 }
 
-/// Whether denied hits are counted.
+/// Whether and when denied hits count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChargeMode {
-    /// Denied hits are counted too.
+    /// Denied hits count too.
     #[default]
     Always,
-    /// Nothing is counted unless the whole request passes, and never past the limit.
+    /// Hits count only if the whole request passes, so never beyond the limit.
     IfAllowed,
-    /// Nothing is counted if the request is denied. While one hit fits, a request with any number of hits passes
-    /// and is counted in full; later requests wait until the excess has drained. For costs that are known only
+    /// Hits count only if the whole request passes. While one more hit fits, a request of any size passes and
+    /// counts in full; later requests are denied until the excess has drained. For costs that are known only
     /// afterwards, such as the tokens of a response.
     Overdraft,
 }
@@ -147,7 +147,7 @@ impl ChargeMode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
-    /// How many of `hits` must fit for the charge to pass. A peek asks whether one more hit would.
+    /// Number of hits that must fit for a charge of `hits` to pass. A peek passes if one more hit would.
     pub const fn hits_to_fit(self, hits: u32) -> u32 {
         match self {
             Self::Always | Self::IfAllowed if hits > 0 => hits,
@@ -240,8 +240,8 @@ impl CombinedEnforcement {
     }
 }
 
-/// The units of time that Envoy's protocol knows, shortest first; and how long they are where no calendar
-/// says otherwise ([`super::Period`]).
+/// Units of time in Envoy's protocol, shortest first, with their lengths outside of a calendar
+/// ([`super::Period`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Unit {
     /// 1 s
@@ -252,11 +252,11 @@ pub enum Unit {
     Hour,
     /// 86,400 s
     Day,
-    /// 604,800 s: seven days, counted from the epoch, so it begins on a Thursday.
+    /// 604,800 s: seven days, counted from the epoch, so it begins on Thursday.
     Week,
-    /// 2,592,000 s: thirty days, whatever the calendar says.
+    /// 2,592,000 s: always 30 days.
     Month,
-    /// 31,536,000 s: 365 days, whatever the calendar says.
+    /// 31,536,000 s: always 365 days.
     Year,
 }
 

@@ -13,7 +13,7 @@ use super::algorithm::MAX_EXACT;
 
 /// Upper bound on the steps of a schedule.
 pub const MAX_STEPS: usize = 16;
-/// Upper bound on the counters that one lockout names. Beyond it, the one named first gives way.
+/// Upper bound on the counters that a lockout records for its lifting. Beyond it, the oldest record is dropped.
 pub const MAX_STRUCK_COUNTERS: usize = 8;
 /// Retry delay reported for a permanent block, which an operator may lift.
 pub const RETRY_PERMANENT: Duration = Duration::from_secs(86_400);
@@ -74,9 +74,9 @@ impl Block {
 }
 
 impl LockoutState {
-    /// Brings the state up to `now`: corrects it, and forgets what is to be forgotten. Returns whether it was
-    /// corrected. Times that lie further ahead than this schedule can reach were written under an older one, or by a
-    /// clock that has since been set back: no block ends later than the longest one would that began now.
+    /// Advances the state to `now`: drops strikes and steps that have expired, and clamps times that are
+    /// further ahead than this schedule can reach. Such times were written under an older schedule, or by a
+    /// clock that has since been set back. Returns whether it was clamped.
     pub fn load(&mut self, schedule: &LockoutSchedule, now: Timestamp) -> bool {
         let (now_us, held) = (now.as_micros(), *self);
         self.ends_us = self.ends_us.min(schedule.longest().end_us(now));
@@ -92,8 +92,8 @@ impl LockoutState {
         is_corrected
     }
 
-    /// The state as `charge.lua` writes it: `ends level strikes since`, and after that the keys of the
-    /// counters that struck, ` length:key` each.
+    /// Parses the format of `charge.lua`: `ends level strikes since`, then ` length:key` for each counter whose
+    /// denial was a strike.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let mut fields = text.split(|byte| *byte == b' ');
         let mut next = || std::str::from_utf8(fields.next()?).ok()?.parse::<u64>().ok();
@@ -138,7 +138,8 @@ impl LockoutState {
         self.level == 0 && self.strikes == 0
     }
 
-    /// Time, in microseconds since the epoch, from which the state is as good as empty; `None` for never.
+    /// Time, in microseconds since the epoch, from which the state equals an empty one; `None` for a permanent
+    /// block.
     pub fn expires_us(&self, schedule: &LockoutSchedule) -> Option<u64> {
         let strikes = match self.strikes {
             0 => 0,

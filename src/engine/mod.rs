@@ -1,8 +1,9 @@
-//! The pure core: what a request matches, what to count for it, and what the counts mean.
+//! The pure core: matches requests against rules, plans charges, and judges their readings.
 //!
-//! It knows no tokio or tonic, no clock, environment, file, lock or metric. A rules snapshot, a
-//! request, the readings of a store and the time go in; values come out. The steps, in the order that
-//! `limiter` takes them: [`plan::plan`], then a store's charge, then [`judge::judge`].
+//! It does not use tokio, tonic, a clock, the environment, files, locks or metrics: rules, a request, the
+//! readings of
+//! a store and the time are arguments. `limiter` calls [`plan::plan`], then charges a store, then calls
+//! [`judge::judge`].
 //!
 //! # Example
 //!

@@ -1,8 +1,8 @@
-//! A request for a decision, borrowed from the message it came in.
+//! Requests for a decision, borrowed from the message that contains them.
 //!
-//! Keys and values are bytes of any length, since Envoy passes header values on as they are: a client must
-//! not be able to cause an error, which Envoy answers by letting the request pass. The two bounds below are
-//! for what the configuration of the caller decides, and `server::wire` holds them while it decodes.
+//! Keys and values are bytes of any length, since Envoy passes header values unchanged: a client must not be
+//! able to cause an error, because Envoy then lets the request pass. Numbers of descriptors and entries depend
+//! on the caller's configuration; `server::wire` enforces their bounds.
 
 use smallvec::SmallVec;
 
@@ -12,19 +12,20 @@ use super::Limit;
 pub const MAX_DESCRIPTORS: usize = 1_024;
 /// Upper bound on the entries of one descriptor.
 pub const MAX_ENTRIES: usize = 256;
-/// Hits of one descriptor saturate here: a larger cost is no error, since the client may choose it.
+/// Upper bound on the hits of one descriptor. Larger numbers saturate: a client may choose them, so they are
+/// not an error.
 pub const MAX_HITS: u32 = u32::MAX;
 
 /// A request for a decision.
 #[derive(Clone, Debug)]
 pub struct Request<'a> {
-    /// The rule set to look in; not empty.
+    /// Domain of the rules; not empty.
     pub domain: &'a [u8],
     /// At least one, at most [`MAX_DESCRIPTORS`].
     pub descriptors: SmallVec<[Descriptor<'a>; 4]>,
 }
 
-/// Entries of the request that are limited together.
+/// Descriptor: a list of entries with one limit.
 #[derive(Clone, Debug)]
 pub struct Descriptor<'a> {
     /// At most [`MAX_ENTRIES`].
@@ -35,21 +36,20 @@ pub struct Descriptor<'a> {
     pub limit_override: Option<Limit>,
 }
 
-/// One key and its value.
+/// Key and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// No rule has an empty one.
+    /// Key; an empty one matches no rule.
     pub key: &'a [u8],
-    /// May be empty.
+    /// Value; may be empty.
     pub value: &'a [u8],
 }
 
 /// Effect of a descriptor on its counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hits {
-    /// Counts so many hits, at most [`MAX_HITS`]. With 0 it is a peek: nothing is written.
+    /// Counts this many hits, at most [`MAX_HITS`]. 0 is a peek: nothing is written.
     Add(u32),
-    /// Returns so many hits, at most [`MAX_HITS`]. The counter does not fall below zero, and nothing is
-    /// denied.
+    /// Returns this many hits, at most [`MAX_HITS`]. The counter does not go below zero, and nothing is denied.
     Refund(u32),
 }

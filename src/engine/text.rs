@@ -1,4 +1,4 @@
-//! Text from outside, made fit to be shown: in logs, errors and answers.
+//! Escaping of text from outside for logs, errors and answers.
 
 use std::borrow::Cow;
 
@@ -8,11 +8,11 @@ pub const MAX_MESSAGE_BYTES: usize = 200;
 /// Longest name that is compared with known ones: the comparison takes quadratic time.
 const MAX_COMPARED_BYTES: usize = 64;
 
-/// Stands for what was cut off.
+/// Mark of a cut.
 const ELLIPSIS: char = '…';
 
-/// `text` on one line: control characters are escaped as in Rust (`\n`, `\u{1b}`), and so is what reorders
-/// or breaks lines beyond ASCII. Cut at `max_bytes`, with an ellipsis behind.
+/// `text` on one line: control characters, and characters that break or reorder lines, are escaped as in Rust
+/// (`\n`, `\u{1b}`). Cut at `max_bytes` with an ellipsis.
 pub fn one_line(text: &str, max_bytes: usize) -> Cow<'_, str> {
     if text.len() <= max_bytes && !text.chars().any(must_escape) {
         return Cow::Borrowed(text);
@@ -36,13 +36,12 @@ pub fn one_line(text: &str, max_bytes: usize) -> Cow<'_, str> {
 
 /// [`one_line()`] of bytes that may not be UTF-8.
 pub fn one_line_of_bytes(bytes: &[u8], max_bytes: usize) -> String {
-    // Every character has at most four bytes, so nothing that could be shown is lost.
+    // A character has at most four bytes, so nothing that fits is lost.
     let head = bytes.get(..max_bytes.saturating_add(4)).unwrap_or(bytes);
     one_line(&String::from_utf8_lossy(head), max_bytes).into_owned()
 }
 
-/// `bytes` as they are where they are UTF-8, cut at `max_bytes` with an ellipsis behind: for formats that
-/// escape by themselves.
+/// `bytes` as text without escapes, cut at `max_bytes` with an ellipsis, for formats that escape by themselves.
 pub fn cut(bytes: &[u8], max_bytes: usize) -> Cow<'_, str> {
     match bytes.get(..max_bytes) {
         Some(head) if head.len() < bytes.len() => {
@@ -54,7 +53,7 @@ pub fn cut(bytes: &[u8], max_bytes: usize) -> Cow<'_, str> {
     }
 }
 
-/// True if `c` could end a line, move the cursor, or make a terminal reorder the text.
+/// Whether `c` could end a line, move the cursor, or make a terminal reorder the text.
 fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

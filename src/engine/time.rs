@@ -1,4 +1,4 @@
-//! Time as the engine counts it: whole microseconds, the resolution of Redis' `TIME`.
+//! Times and windows of the engine, in whole microseconds, the resolution of Redis' `TIME`.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ impl Timestamp {
         Self(micros)
     }
 
-    /// `secs` seconds after the epoch; the end of time where that is too far to count.
+    /// `secs` seconds after the epoch; saturates.
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(MICROS_PER_SECOND))
     }
@@ -32,26 +32,25 @@ impl Timestamp {
         self.0 / MICROS_PER_SECOND
     }
 
-    /// `later` after this; the end of time where that is too far to count.
+    /// Time `later` after this one; saturates.
     pub fn after(self, later: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(later.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// How long after `earlier` this is; zero where it is not.
+    /// Time from `earlier` to this one; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// The windows that time is cut into for one limit: equally long, the first one beginning at the epoch;
-/// or those of a [`Calendar`].
+/// Windows of a limit: of equal length, counted from the epoch, or those of a [`Calendar`].
 ///
-/// Every counter in memory has one, so that it is a single number: below 2^31 the length in seconds, and
-/// above it a calendar.
+/// Every counter in memory has one, so it is packed into one number: below 2^31 it is the length in seconds,
+/// from there on a calendar.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window(u32);
 
-/// What the number of a calendar's windows has and no length.
+/// Bit that marks a calendar.
 const CALENDAR: u32 = 1 << 31;
 
 enum Kind {
@@ -61,8 +60,7 @@ enum Kind {
 }
 
 impl Window {
-    /// Windows of `secs` seconds each: a zero is taken as one second, and more than 2^31 - 1, 68 years, as so
-    /// many.
+    /// Windows of `secs` seconds, clamped to 1 to 2^31 - 1 (68 years).
     pub const fn of_secs(secs: u32) -> Self {
         match secs {
             0 => Self(1),
@@ -71,7 +69,7 @@ impl Window {
         }
     }
 
-    /// Those of `calendar`. They are not equally long, so that only fixed windows can be counted in them.
+    /// Windows of `calendar`. Their lengths differ, so only the fixed window algorithm can use them.
     pub const fn of_calendar(calendar: Calendar) -> Self {
         Self(CALENDAR | calendar.to_bits())
     }
@@ -83,7 +81,7 @@ impl Window {
         }
     }
 
-    /// The calendar that they are of, where they are of one.
+    /// Calendar of the windows; `None` for windows of equal length.
     pub const fn calendar(self) -> Option<Calendar> {
         match self.kind() {
             Kind::Secs(_) => None,
@@ -91,7 +89,7 @@ impl Window {
         }
     }
 
-    /// How long no window exceeds, in seconds: at least 1. Windows that are equally long are just as long.
+    /// Length of the longest window, in seconds; at least 1.
     pub const fn secs(self) -> u32 {
         match self.kind() {
             Kind::Secs(secs) => secs,
@@ -99,7 +97,7 @@ impl Window {
         }
     }
 
-    /// The beginning of the window that `now` lies in, in seconds since the epoch.
+    /// Start of the window that contains `now`, in seconds since the epoch.
     pub fn start_secs(self, now: Timestamp) -> u64 {
         match self.kind() {
             Kind::Secs(window_secs) => now.as_secs() - now.as_secs() % u64::from(window_secs),
@@ -107,8 +105,7 @@ impl Window {
         }
     }
 
-    /// The end of the window that begins at `start_secs`, and the beginning of the next one; both in seconds
-    /// since the epoch.
+    /// End of the window that starts at `start_secs`, both in seconds since the epoch.
     pub fn end_secs(self, start_secs: u64) -> u64 {
         match self.kind() {
             Kind::Secs(window_secs) => start_secs.saturating_add(u64::from(window_secs)),
@@ -116,7 +113,7 @@ impl Window {
         }
     }
 
-    /// How long after `now` the next window begins: more than zero, [`Self::secs`] at the most.
+    /// Time from `now` to the next window: more than zero, at most [`Self::secs`].
     pub fn remaining(self, now: Timestamp) -> Duration {
         let end_secs = match self.kind() {
             Kind::Secs(_) => self.end_secs(self.start_secs(now)),

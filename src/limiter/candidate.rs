@@ -27,11 +27,11 @@ const GRACE: Duration = Duration::from_millis(1);
 
 /// Candidate rules.
 pub struct Candidate {
-    /// The rules; none before the first good ones are loaded.
+    /// Rules; `None` before the first load without errors.
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Store of their counters.
     pub store: Arc<dyn Store>,
-    /// Names of their counters, which nothing else shares.
+    /// Keys of their counters, which are separate from all others.
     pub keys: KeyWriter,
     /// Metrics of the differences.
     pub metrics: Arc<CandidateMetrics>,
@@ -42,9 +42,9 @@ pub struct Candidate {
 /// Rules and their decision, as one side of a comparison.
 #[derive(Clone, Copy)]
 pub(super) struct Evaluation<'d, 'r> {
-    /// The rules, where there are any.
+    /// Rules, if any.
     pub(super) rules: Option<&'d Rules>,
-    /// Decision of the rules; `None` without rules, or where the store failed.
+    /// Decision of the rules; `None` without rules, or if the store failed.
     pub(super) decision: Option<&'d Decision<'r>>,
 }
 
@@ -86,8 +86,8 @@ impl Candidate {
     }
 }
 
-/// Result of `live`, and that of `trial` if it is there at the same time or within [`GRACE`], and before `deadline`.
-/// A trial that takes longer is dropped, which stores tolerate at any time.
+/// Result of `live`, and that of `trial` if it is ready at the same time or within [`GRACE`], and before
+/// `deadline`. A slower trial is dropped, which stores tolerate at any time.
 pub(super) async fn with_trial<L, T>(
     live: impl Future<Output = L>,
     trial: impl Future<Output = Option<T>>,
@@ -100,11 +100,11 @@ pub(super) async fn with_trial<L, T>(
     };
     let grace = Instant::now() + GRACE;
     let until = deadline.map_or(grace, |deadline| grace.min(deadline));
-    // It looks for the trial first: a timer is set only where that is not ready.
+    // Poll the trial first: the timer is needed only if it is not ready.
     (live, time::timeout_at(until, trial).await.ok().flatten())
 }
 
-/// Logs one difference, and the number of those without a line since the last one.
+/// Logs a difference, and the number of differences without a line since the last one.
 fn log(request: &Request<'_>, rules: [Option<&Rules>; 2], comparison: &Comparison<'_>, unlogged: u64) {
     let domains = rules.into_iter().flatten().filter_map(|rules| rules.domain(request.domain));
     let domains: SmallVec<[_; 2]> = domains.collect();

@@ -1,4 +1,4 @@
-//! The log of denials: what was asked, and the rule that denies.
+//! Log of denials: the request and the rule that denies it.
 
 use tracing::Level;
 
@@ -6,11 +6,11 @@ use super::redact;
 use super::sampler::Sampler;
 use crate::engine::{Decision, Request, Rules, Status, Timestamp};
 
-/// One for the process: a flood of denials is one line a second, on however many cores.
+/// Sampler of the process: a flood of denials is one line a second over all cores.
 static SAMPLER: Sampler = Sampler::new();
 
-/// Logs that `decision` denies `request`, or would if its rule were enforced: at debug level always, at info
-/// level one a second. Above that it costs a comparison.
+/// Logs that `decision` denies `request`, or would if its rule were enforced: always at debug level, at most
+/// once a second at info level. At other levels it costs one comparison.
 pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>, now: Timestamp) {
     if !tracing::event_enabled!(Level::INFO) {
         return;
@@ -30,7 +30,7 @@ pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>,
     }
 }
 
-/// The fields of a line.
+/// Fields of a log line.
 struct Line<'d> {
     domain: String,
     descriptors: String,
@@ -72,7 +72,7 @@ impl<'d> Line<'d> {
         );
     }
 
-    /// `unlogged` denials have no line since the one before.
+    /// Logs at info level; `unlogged` is the number of denials without a line since the last one.
     fn log_at_info(&self, unlogged: u64) {
         let Self { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = self;
         tracing::info!(

@@ -1,4 +1,4 @@
-//! Decisions with I/O: the pure core, the rules in force, the store, the clock and the metrics.
+//! Decisions with I/O: combines the pure core with the rules in force, the store, the clock and the metrics.
 
 mod candidate;
 mod denials;
@@ -28,7 +28,7 @@ use candidate::{Evaluation, with_trial};
 
 /// Decides requests.
 pub struct Limiter {
-    /// The rules in force; none before the first ones are loaded.
+    /// Rules in force; `None` before the first load.
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Store of the counters.
     pub store: Arc<dyn Store>,
@@ -42,25 +42,25 @@ pub struct Limiter {
     pub metrics: Arc<Metrics>,
     /// Names of counters.
     pub keys: KeyWriter,
-    /// Modes that hold for every rule.
+    /// Modes that apply to every rule.
     pub modes: Modes,
-    /// Rules to compare those in force with, where there are any.
+    /// Candidate rules, if any.
     pub candidate: Option<Candidate>,
 }
 
-/// The rules in force at one moment: a decision and its answer are made from one snapshot.
+/// Snapshot of the rules in force, for a decision and its answer.
 pub struct Snapshot<'l> {
     limiter: &'l Limiter,
     rules: Guard<Option<Arc<Rules>>>,
 }
 
-/// Why nothing was decided.
+/// Failure to decide.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DecideError {
     /// No rules have been loaded yet.
     #[error("no rate limit configuration loaded")]
     NoRules,
-    /// The store failed, and a rule says to fail then.
+    /// The store failed, and a rule has `on_backend_failure: error`.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -71,11 +71,10 @@ impl Snapshot<'_> {
         self.rules.as_deref()
     }
 
-    /// Decides `request`: what applies to it, what the counters say, what that means. Waits for the store
-    /// until `deadline` at most.
+    /// Decides `request`: plans, charges and judges. Waits for the store until `deadline` at most.
     ///
     /// # Errors
-    /// [`DecideError`]; nothing is decided then.
+    /// [`DecideError`]
     pub async fn decide(
         &self,
         request: &Request<'_>,
@@ -93,7 +92,7 @@ impl Snapshot<'_> {
 }
 
 impl Limiter {
-    /// The rules in force now.
+    /// Snapshot of the current rules.
     pub fn snapshot(&self) -> Snapshot<'_> {
         Snapshot { limiter: self, rules: self.rules.load() }
     }
@@ -120,8 +119,8 @@ impl Limiter {
 
     /// Decides `request` under `rules`.
     ///
-    /// A candidate goes the same way at the same time, so that one batch may carry the charges of both; its
-    /// decision is compared with this one, if it is there as soon, and nothing else comes of it.
+    /// A candidate is evaluated at the same time, so that one batch may carry the charges of both. Its decision
+    /// is only compared with this one, if it is ready in time.
     async fn decide<'r>(
         &self,
         rules: &'r Rules,
@@ -143,10 +142,10 @@ impl Limiter {
             let readings = candidate.charge(&charges, now).await?;
             Some(judge(trial, readings, &self.modes))
         };
-        // In a box, so that a request takes no more room where there is no candidate.
+        // Boxed, so that the future is small without a candidate.
         let both = Box::pin(with_trial(self.charge(&charges, now, deadline), trial, deadline));
         let (readings, trial) = both.await;
-        // What is decided without a store says nothing of the rules.
+        // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
         let decision = self.judge(live, &charges, readings, now);
         candidate.compare(
@@ -158,7 +157,7 @@ impl Limiter {
         decision
     }
 
-    /// Decision from the store's readings, and from `on_backend_failure` where the store failed.
+    /// Decision from the store's readings and, for failed charges, from `on_backend_failure`.
     fn judge<'r>(
         &self,
         plan: Plan<'r>,
@@ -177,18 +176,18 @@ impl Limiter {
         Ok(decision)
     }
 
-    /// When to wait no longer for a store that is asked at `asked`, if that is before it gives up by itself.
+    /// Deadline for a store that is called at `asked`, if it is earlier than the store's own timeout.
     fn until(&self, asked: Instant, deadline: Option<Instant>) -> Option<Instant> {
         deadline.filter(|deadline| *deadline < asked + self.store_timeout)
     }
 
-    /// Asks the store, if there is anything to ask, and takes note of how that went.
+    /// Charges the store, if there are charges, and records latency and failure.
     async fn charge(&self, charges: &[Charge], now: Timestamp, deadline: Option<Instant>) -> Readings {
         if charges.is_empty() {
             return Readings::new();
         }
         let asked = Instant::now();
-        let readings = ask(&*self.store, charges, now, self.until(asked, deadline)).await;
+        let readings = charge_until(&*self.store, charges, now, self.until(asked, deadline)).await;
         self.metrics.record_store_latency(asked.elapsed());
         if let Some(error) = readings.iter().find_map(|reading| reading.as_ref().err()) {
             self.metrics.record_store_failure(failure(error));
@@ -208,13 +207,13 @@ fn charges_of<'l>(
     modes: &Modes,
     denied_by_size: bool,
 ) -> impl Iterator<Item = Charge> + use<'l> {
-    // Where nothing is enforced, nothing keeps anything else from being counted, and nobody out.
+    // In global shadow mode no limit keeps another one from counting, and no client is blocked.
     let enforcement = if modes.shadow_mode { Enforcement::Shadow } else { limited.enforcement(modes) };
     let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), schedule: Arc::clone(lockout.schedule) });
-    // A look: the counters are shown and not charged.
+    // A peek: the counters are read and not charged.
     let hits = if limited.is_withheld(denied_by_size) { Hits::Add(0) } else { *hits };
     counters.iter().map(move |counter| Charge {
         key: counter.key.clone(),
@@ -228,8 +227,13 @@ fn charges_of<'l>(
     })
 }
 
-/// Asks `store`, and waits no longer than `until`.
-async fn ask(store: &dyn Store, charges: &[Charge], now: Timestamp, until: Option<Instant>) -> Readings {
+/// Charges `store`, and waits until `until` at most.
+async fn charge_until(
+    store: &dyn Store,
+    charges: &[Charge],
+    now: Timestamp,
+    until: Option<Instant>,
+) -> Readings {
     let charging = store.charge(charges, now);
     match until {
         None => charging.await,

@@ -11,8 +11,8 @@ const LINE_BYTES_MAX: usize = 1024;
 /// Mark of a line that was cut.
 const REST: char = '…';
 
-/// `user=alice; path=/login,remote_address=10.0.0.1`. Control characters are escaped, invalid UTF-8 is replaced,
-/// and values that one of `domains` counts by their hash are shown by that.
+/// Descriptors as text: `user=alice; path=/login,remote_address=10.0.0.1`. Control characters are escaped,
+/// invalid UTF-8 is replaced, and values that one of `domains` hashes are shown as hashes.
 pub(super) fn descriptors(request: &Request<'_>, domains: &[&Domain]) -> String {
     let normalize = |key: &[u8]| domains.iter().find_map(|domain| domain.hashed(key));
     let mut line = String::new();

@@ -1,4 +1,5 @@
-//! Descriptors without a rule: they pass, which is easily taken for success.
+//! Metric and log of descriptors without a rule, which pass and could be mistaken for descriptors within a
+//! limit.
 
 use tracing::Level;
 

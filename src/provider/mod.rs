@@ -1,8 +1,8 @@
 //! Providers: sources of rules.
 //!
-//! A provider reads rules as written and hands them to [`publish::Publisher`], which has `engine::rules` compile
-//! them and swaps what is in force as a whole. It knows nothing of requests, stores or metrics; a callback
-//! receives the outcome of each load.
+//! A provider reads rules as written and hands them to [`publish::Publisher`], which has `engine::rules`
+//! compile them and swaps the rules in force as a whole. It is independent of requests, stores and metrics; a
+//! callback receives the outcome of each load.
 
 pub mod files;
 pub mod publish;
@@ -21,7 +21,7 @@ use crate::engine::rules::RuleErrors;
 pub enum Role {
     /// Decides requests.
     Live,
-    /// Is compared with the rules that decide.
+    /// Only compared with the rules that decide.
     Candidate,
 }
 

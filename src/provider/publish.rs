@@ -28,12 +28,12 @@ const LOGGED_ERRORS: usize = 10;
 /// Warnings that a load logs.
 const LOGGED_WARNINGS: usize = 20;
 
-/// What a provider found.
+/// Sources that a provider found.
 #[derive(Clone, Debug)]
 pub struct FoundSources<S> {
     /// Sources in the order of their names.
     pub sources: Vec<S>,
-    /// Sources that could not be read. The name of a directory stands for everything in it.
+    /// Errors of unreadable sources. The name of a directory covers everything in it.
     pub unreadable: Vec<RuleError>,
 }
 
@@ -62,7 +62,7 @@ pub struct Publisher<S> {
     in_force: Vec<S>,
 }
 
-/// Outcome of compiling what was found.
+/// Result of compiling sources.
 struct Update<S> {
     /// Rules to put in force and their sources; `None` keeps those in force.
     good: Option<(Vec<S>, Rules)>,

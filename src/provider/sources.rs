@@ -15,9 +15,9 @@ use rustix::fs::OFlags;
 
 use crate::engine::rules::{RuleError, SourceFile};
 
-/// Largest file, in bytes.
+/// Upper bound on a file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Most files.
+/// Upper bound on files.
 const MAX_FILES: usize = 10_000;
 
 /// Files that were found.
@@ -25,7 +25,7 @@ const MAX_FILES: usize = 10_000;
 pub struct Sources {
     /// Readable rule files in the order of their names.
     pub files: Vec<SourceFile>,
-    /// Errors of what could not be read. That of a directory stands for everything in it.
+    /// Errors of unreadable files. The error of a directory covers everything in it.
     pub unreadable: Vec<RuleError>,
     /// Files that are not rule files by their names.
     pub ignored: Vec<PathBuf>,
@@ -36,8 +36,8 @@ pub fn read(path: &Path) -> Sources {
     read_watched(path, |_| ())
 }
 
-/// Reads as [`read`] does, and tells `watch` of every directory where a change may be one of the rules,
-/// each time before it looks there: what changes later is then seen by one or the other.
+/// Like [`read`], but calls `watch` for every directory whose changes may affect the rules, each time before it
+/// reads the directory, so that no change is missed.
 pub(super) fn read_watched(path: &Path, watch: impl FnMut(&Path)) -> Sources {
     let mut reader = Reader { watch, seen: HashSet::new(), sources: Sources::default() };
     reader.watch_ancestors(path);
@@ -54,7 +54,8 @@ struct Reader<W> {
 }
 
 impl<W: FnMut(&Path)> Reader<W> {
-    /// A link on the way may be led elsewhere, and what is missing may come.
+    /// Watches the ancestors of a path: a link on the way may be swapped, and a missing directory may be
+    /// created.
     fn watch_ancestors(&mut self, path: &Path) {
         let Ok(path) = std::path::absolute(path) else { return };
         for part in path.ancestors().filter(|part| part.is_symlink()) {
@@ -66,7 +67,7 @@ impl<W: FnMut(&Path)> Reader<W> {
     }
 
     fn read_all(&mut self, root: &Path) {
-        // Ordered so that the last one is the next in the order of names.
+        // Sorted so that the last one is the next by name.
         let mut ahead = vec![root.to_owned()];
         while let Some(path) = ahead.pop() {
             if self.sources.files.len() == MAX_FILES {
@@ -75,7 +76,7 @@ impl<W: FnMut(&Path)> Reader<W> {
             }
             match self.visit(&path, path == root) {
                 Ok(below) => ahead.extend(below.into_iter().rev()),
-                // Deleted since it was listed, unless it is a link that leads nowhere.
+                // It was deleted since the listing, unless it is a dangling link.
                 Err(error) if error.kind() == ErrorKind::NotFound && path != root && !path.is_symlink() => (),
                 Err(error) => self.sources.unreadable.push(unreadable(&path, &error)),
             }
@@ -85,7 +86,7 @@ impl<W: FnMut(&Path)> Reader<W> {
     /// Reads the file at `path`, or lists the directory there.
     fn visit(&mut self, path: &Path, is_root: bool) -> io::Result<Vec<PathBuf>> {
         let real = match path.canonicalize() {
-            // A link that leads nowhere concerns nobody unless it may be rules, or a directory of them.
+            // A dangling link is an error only if it may be a rule file or a directory of them.
             Err(_) if !is_root && path.extension().is_some() && !is_rule_file(path) => {
                 self.sources.ignored.push(path.to_owned());
                 return Ok(Vec::new());
@@ -110,7 +111,7 @@ impl<W: FnMut(&Path)> Reader<W> {
         if path.is_symlink() {
             real.parent().map(&mut self.watch);
         }
-        // Before it is opened: opening a device may have effects.
+        // Check before opening: opening a device may have side effects.
         check_regular(&fs::metadata(&real)?)?;
         let text = read_text(&real)?;
         self.sources.files.push(SourceFile { name: path.display().to_string(), text });
@@ -136,7 +137,7 @@ fn is_yaml(path: &Path) -> bool {
     path.extension().is_some_and(is_yaml)
 }
 
-/// Names in a directory that do not begin with a dot, ordered.
+/// Names in a directory that do not begin with a dot, sorted.
 fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -152,7 +153,7 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn read_text(path: &Path) -> io::Result<String> {
-    // Without `NONBLOCK`, opening a FIFO waits for a writer, for ever.
+    // Without `NONBLOCK`, opening a FIFO blocks until there is a writer.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     check_regular(&file.metadata()?)?;

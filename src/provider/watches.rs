@@ -1,7 +1,7 @@
-//! Has the kernel tell when something changes in a set of directories.
+//! Kernel notifications of changes in directories.
 //!
-//! This makes reloads prompt, not certain: file systems over a network tell nothing, and kernels have
-//! limits. Who uses it looks again from time to time all the same.
+//! They make reloads prompt, but are not reliable: network file systems send none, and kernels have limits.
+//! Users of this module poll as well.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use tokio::sync::Notify;
 
 /// Watched directories.
 pub(super) struct Watches {
-    /// `None` where the kernel gives none.
+    /// `None` if the kernel provides none.
     watcher: Option<RecommendedWatcher>,
     watched: HashSet<PathBuf>,
     has_warned: bool,
 }
 
 impl Watches {
-    /// Notifies `wake` of changes in the directories to come.
+    /// Watches that notify `wake` of changes.
     pub(super) fn new(wake: Arc<Notify>) -> Self {
         let on_event = move |event: notify::Result<Event>| {
             // An error means that changes were lost.
@@ -37,17 +37,17 @@ impl Watches {
         watches
     }
 
-    /// Watches what `look` names and nothing else from now on. A directory is named before it is looked
-    /// into, so that no change falls between.
+    /// Calls `look` and from then on watches exactly the directories that it names. A directory must be named
+    /// before it is read, so that no change is missed.
     pub(super) fn during<T>(&mut self, look: impl FnOnce(&mut dyn FnMut(&Path)) -> T) -> T {
         let mut named = HashSet::new();
         let found = look(&mut |dir| {
-            // Again even where it is watched: another directory may have taken the name.
+            // Watch it again even if it is watched: another directory may have taken its name.
             self.watch(dir);
             named.insert(dir.to_owned());
         });
         for gone in self.watched.difference(&named) {
-            // It fails where the directory is gone too, and its watch with it.
+            // This fails if the directory is gone, and its watch with it.
             self.watcher.as_mut().map(|watcher| watcher.unwatch(gone).ok());
         }
         self.watched = named;
@@ -63,12 +63,12 @@ impl Watches {
 
     fn warn_once(&mut self, error: &notify::Error) {
         if !std::mem::replace(&mut self.has_warned, true) {
-            tracing::warn!(%error, "rule files cannot be watched; they are looked at from time to time");
+            tracing::warn!(%error, "rule files cannot be watched; changes are found by polling");
         }
     }
 }
 
-/// Opening and reading are events too, and reading rules must not be a reason to read them.
+/// Whether an event is a change. Opening and reading are events too, and a load must not cause another one.
 const fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,

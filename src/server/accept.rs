@@ -15,12 +15,12 @@ use super::cores::{Cores, Protocol};
 use super::listen::{Listener, Stream};
 use super::local::LocalPeer;
 
-/// Pause after `accept` failed for lack of a resource, which trying again at once would not give back.
+/// Pause after `accept` failed for lack of a resource, which an immediate retry would not free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two log lines of one listener.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Accepts connections and hands them to cores, for ever.
+/// Accepts connections and hands them to cores. Never returns.
 pub(super) async fn accept(
     listener: Listener,
     protocol: Protocol,
@@ -34,7 +34,7 @@ pub(super) async fn accept(
     }
 }
 
-/// Serves operators on the runtime that is theirs, apart from the cores.
+/// Serves operators' pages on the main runtime, apart from the cores. Never returns.
 pub(super) async fn serve_operators(listener: Listener, router: axum::Router, connections: Arc<Connections>) {
     let mut acceptor = Acceptor::new(listener, connections);
     let mut served = JoinSet::new();
@@ -58,7 +58,7 @@ struct Acceptor {
     listener: Listener,
     connections: Arc<Connections>,
     failures: Failures,
-    /// Accepted, and waiting for a slot.
+    /// Connection that was accepted and waits for a slot.
     waiting: Option<Stream>,
 }
 
@@ -67,7 +67,7 @@ impl Acceptor {
         Self { listener, connections, failures: Failures::default(), waiting: None }
     }
 
-    /// Waits for the next connection, and until there is a slot for it. Can be cancelled: nothing is lost.
+    /// Waits for the next connection and a slot for it. Cancel-safe.
     async fn accept(&mut self) -> (Stream, Slot) {
         loop {
             if let Some(stream) = &self.waiting {
@@ -81,7 +81,7 @@ impl Acceptor {
                 Err(error) => {
                     self.failures.report(&error, Instant::now());
                     if !concerns_one_peer(&error) {
-                        // Where descriptors are short, an idle connection gives one back.
+                        // If file descriptors are exhausted, closing an idle connection frees one.
                         self.connections.displace();
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -91,7 +91,7 @@ impl Acceptor {
     }
 }
 
-/// Failures to accept, of which one in each interval is logged.
+/// Failures of `accept`; one per interval is logged.
 #[derive(Debug, Default)]
 struct Failures {
     logged: Option<Instant>,
@@ -106,7 +106,7 @@ impl Failures {
         }
     }
 
-    /// Whether to log a failure at `now`; counts it otherwise.
+    /// Whether to log a failure at `now`; otherwise it is counted as suppressed.
     fn is_due(&mut self, now: Instant) -> bool {
         if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
             self.suppressed += 1;
@@ -117,9 +117,8 @@ impl Failures {
     }
 }
 
-/// Whether `accept` failed because of the connection that it would have returned, so that the next one can be
-/// accepted at once. Linux also reports network errors that are pending on the new socket
-/// (<https://man7.org/linux/man-pages/man2/accept.2.html>).
+/// Whether `accept` failed because of one connection, so that the next one can be accepted at once. Linux also
+/// reports pending network errors of the new socket (<https://man7.org/linux/man-pages/man2/accept.2.html>).
 fn concerns_one_peer(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);

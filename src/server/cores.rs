@@ -1,5 +1,5 @@
-//! The threads that serve: one for each core, each with a runtime, a limiter and a store connection of
-//! its own. A connection is handed to one of them and stays there.
+//! Serving threads: one for each core, each with its own runtime, limiter and store connection. A client
+//! connection is handed to one of them and stays there.
 
 use std::io;
 use std::sync::Arc;
@@ -40,14 +40,14 @@ pub struct CoreContext {
     pub settle: BoxFuture<'static, ()>,
 }
 
-/// What is spoken on a connection.
+/// Protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Grpc,
     Http,
 }
 
-/// A connection on its way to its core.
+/// Accepted connection on its way to its core.
 struct Accepted {
     stream: Stream,
     protocol: Protocol,
@@ -66,22 +66,22 @@ impl Drop for Open {
     }
 }
 
-/// One thread.
+/// Handle of a serving thread.
 struct Core {
     runtime: Handle,
     open: Arc<CachePadded<AtomicUsize>>,
     heartbeat: Heartbeat,
-    /// Unbounded, and yet bounded: by the permits for open connections.
+    /// The channel is unbounded; the slots of open connections bound its length.
     accepted: UnboundedSender<Accepted>,
 }
 
-/// All of them. Dropping it lets them end once their connections have.
+/// Serving threads. Dropping the handle ends each of them once its connections have ended.
 pub(super) struct Cores {
     cores: Vec<Core>,
     placement: Mutex<Placement>,
 }
 
-/// What every core is given.
+/// Parts that every core gets.
 #[derive(Clone)]
 pub(super) struct CoreParts {
     pub(super) make: Arc<CoreFactory>,
@@ -102,8 +102,8 @@ impl Core {
 }
 
 impl Cores {
-    /// Starts `count` of them. A receiver is told, or dropped by a panic, when its core has ended. A panic is
-    /// reported to `supervisor` too.
+    /// Starts `count` cores. Each receiver resolves when its core has ended, and fails if the core panicked,
+    /// which is also reported to `supervisor`.
     pub(super) fn start(
         count: usize,
         parts: &CoreParts,
@@ -121,7 +121,7 @@ impl Cores {
                 runtime.spawn(beats.beat());
                 runtime.block_on(run(index, accepted, parts));
                 guard.disarm();
-                // Nobody may want to know any more.
+                // The receiver may be gone.
                 done.send(()).unwrap_or_default();
             })?;
             cores.push(Core { runtime: handle, open: Arc::default(), heartbeat, accepted: sender });
@@ -131,7 +131,7 @@ impl Cores {
         Ok((Self { cores, placement }, ended))
     }
 
-    /// Hands a connection to the core that is expected to have the least to do with it.
+    /// Hands a connection to the core with the lowest expected load.
     pub(super) fn hand_over(&self, stream: Stream, protocol: Protocol, slot: Slot) {
         let loads: Vec<_> = self.cores.iter().map(Core::load).collect();
         let place = self.placement.lock().place(Instant::now(), &loads);
@@ -139,7 +139,7 @@ impl Cores {
         core.open.fetch_add(1, Ordering::Relaxed);
         let open = Open { core: Arc::clone(&core.open), slot };
         if core.accepted.send(Accepted { stream, protocol, open }).is_err() {
-            tracing::error!("a core has ended; its connection is dropped");
+            tracing::error!("connection dropped: its core has ended");
         }
     }
 
@@ -148,18 +148,18 @@ impl Cores {
         self.cores.iter().map(|core| core.heartbeat.clone()).collect()
     }
 
-    /// How many connections each core has, to be read at any time.
+    /// Live counts of open connections per core.
     pub(super) fn open_connections(&self) -> Vec<Arc<CachePadded<AtomicUsize>>> {
         self.cores.iter().map(|core| Arc::clone(&core.open)).collect()
     }
 }
 
-/// Name of a core's thread, in logs and errors too.
+/// Name of a core's thread in the system, logs and errors.
 pub(super) fn core_name(index: usize) -> String {
     format!("tollgate-core-{index}")
 }
 
-/// Serves the connections that are handed over, until there will be no more and the last one has ended.
+/// Serves connections until the channel is closed and the last connection has ended.
 async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: CoreParts) {
     let CoreContext { service, ready, settle } = (parts.make)();
     ready.await;
@@ -181,18 +181,18 @@ async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: Cor
                     drop(open);
                 });
             }
-            Some(ended) = connections.join_next() => tell(ended),
+            Some(ended) = connections.join_next() => report_panic(ended),
         }
     }
     while let Some(ended) = connections.join_next().await {
-        tell(ended);
+        report_panic(ended);
     }
     settle.await;
 }
 
 /// A panic ends its own connection, and nothing else.
-fn tell(ended: Result<(), tokio::task::JoinError>) {
+fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a connection ended in a bug");
+        tracing::error!(%error, "connection handler panicked");
     }
 }

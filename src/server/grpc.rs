@@ -30,16 +30,16 @@ use super::wire;
 use crate::pb;
 use crate::telemetry::traces;
 
-/// Bytes of one message. Sixty-four descriptors of ordinary size are a hundredth of it.
+/// Upper bound, in bytes, on a message: a hundred times the size of 64 typical descriptors.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
-/// Bytes of one message to the health and reflection services, which hold a name.
+/// Upper bound, in bytes, on a message to the health and reflection services, which contains only a name.
 const MAX_NAME_MESSAGE_BYTES: usize = 4 * 1024;
-/// A flag for compression and the message's length
+/// Bytes of the prefix of a message: compression flag and length
 /// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
 const PREFIX_BYTES: usize = 5;
 
-/// How long before its caller gives up an answer must leave, at the most.
-const MAX_WAY_BACK: Duration = Duration::from_millis(3);
+/// Upper bound on the share of the caller's deadline that is reserved for the response to travel back.
+const MAX_RESPONSE_MARGIN: Duration = Duration::from_millis(3);
 
 const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -49,15 +49,15 @@ type HttpRequest<B> = http::Request<B>;
 type HttpResponse = http::Response<Counted<AnswerBody>>;
 type Other = BoxCloneSyncService<HttpRequest<Body>, http::Response<Body>, Infallible>;
 
-/// The services of a core, told apart by the path of a request.
+/// gRPC services of a core, selected by the path of a request.
 pub(super) struct Grpc {
     service: Arc<RateLimitService>,
-    /// Each with its name, which its paths begin with.
+    /// Health and reflection services by name, the first segment of their paths.
     others: Vec<(&'static str, Other)>,
     long: LongStreams,
 }
 
-/// The long-lived streams of the process.
+/// Long-lived streams of the process.
 #[derive(Clone)]
 pub(super) struct LongStreams {
     pub(super) watches: Arc<Streams>,
@@ -74,7 +74,7 @@ impl Grpc {
                 .register_encoded_file_descriptor_set(pb::REFLECTION)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        // They fail where a descriptor is none; those are compiled in, and a test asks for them.
+        // Building fails only for invalid descriptor sets. These are compiled in, and a test reads them.
         let v1 = reflection().build_v1().ok();
         others.extend(v1.map(|server| named(server.max_decoding_message_size(MAX_NAME_MESSAGE_BYTES))));
         let v1alpha = reflection().build_v1alpha().ok();
@@ -82,7 +82,7 @@ impl Grpc {
         Arc::new(Self { service, others, long })
     }
 
-    /// The service of one connection.
+    /// Service of one connection.
     pub(super) const fn on(self: Arc<Self>, connection: Arc<Connection>) -> GrpcConnection {
         GrpcConnection { grpc: self, connection }
     }
@@ -115,7 +115,7 @@ impl Grpc {
         Ok((framed(&message), rules))
     }
 
-    /// The one message that `body` has, with its prefix.
+    /// Receives `body`, which must be one message, with its prefix.
     async fn receive(&self, mut body: Incoming, max: usize) -> Result<Bytes, Status> {
         let fits = |received: &[u8]| declared(received).is_none_or(|length| length <= max);
         let received = self.service.receive(&mut body, PREFIX_BYTES + max, fits).await?;
@@ -202,7 +202,7 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
         }
         Box::pin(async move {
             let Some(service) = grpc.service(request.uri().path()) else {
-                let status = Status::unimplemented("there is no such method here");
+                let status = Status::unimplemented("unknown method");
                 return Ok(respond(Err(status), open));
             };
             Ok(match grpc.other(service, request, &open).await {
@@ -216,7 +216,7 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
     }
 }
 
-/// A response: a message, or the status alone.
+/// Response with a message, or with a status only.
 fn respond(answer: Result<AnswerBody, Status>, open: OpenRequest) -> HttpResponse {
     open.received();
     match answer {
@@ -229,15 +229,15 @@ fn respond(answer: Result<AnswerBody, Status>, open: OpenRequest) -> HttpRespons
     }
 }
 
-/// The body of an answer.
+/// Body of a response.
 pub(super) enum AnswerBody {
-    /// One message, framed, and then the status OK.
+    /// A framed message, followed by the status OK.
     Message(Bytes),
     /// The status OK, in trailers.
     Ok,
-    /// Nothing more.
+    /// End of the body.
     End,
-    /// What tonic answers with.
+    /// Body from tonic.
     Other(Body),
 }
 
@@ -284,13 +284,13 @@ fn framed(message: &[u8]) -> Bytes {
     framed.freeze()
 }
 
-/// The length that a message's prefix declares, if it has arrived.
+/// Length in the prefix of a message, if the prefix has arrived.
 fn declared(received: &[u8]) -> Option<usize> {
     let length = received.get(1..PREFIX_BYTES)?;
     Some(u32::from_be_bytes(length.try_into().ok()?) as usize)
 }
 
-/// Checks that `received` is one message that is not compressed.
+/// Checks that `received` is exactly one uncompressed message.
 ///
 /// The codes are those of <https://grpc.github.io/grpc/core/md_doc_statuscodes.html>.
 fn check_message(received: &[u8]) -> Result<(), Status> {
@@ -307,13 +307,13 @@ fn check_message(received: &[u8]) -> Result<(), Status> {
             Err(Status::invalid_argument(format!("message has {length} bytes, its prefix says {declared}")))
         }
         0 => Err(Status::unimplemented("request has several messages; this method takes one")),
-        // The protocol's own rule for a flag without an encoding.
+        // Required by the protocol for a compression flag without an encoding.
         1 => Err(Status::internal("message is compressed, but grpc-encoding names no compression")),
         flag => Err(Status::invalid_argument(format!("compression flag must be 0 or 1, found {flag}"))),
     }
 }
 
-/// Checks that messages are not to be compressed: none of the encodings is supported.
+/// Checks that the request is not compressed: no encoding is supported.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Status> {
     match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(()),
@@ -339,15 +339,15 @@ fn unsupported_media_type(open: OpenRequest) -> HttpResponse {
     response
 }
 
-/// By when the answer must leave to be of use: a little before its caller gives up.
+/// Time by which the answer must leave: slightly before the caller's deadline.
 fn deadline(asked: Instant, headers: &HeaderMap) -> Option<Instant> {
     let timeout = read_timeout(headers.get("grpc-timeout")?.to_str().ok()?)?;
-    let way_back = MAX_WAY_BACK.min(timeout / 4);
-    asked.checked_add(timeout - way_back)
+    let margin = MAX_RESPONSE_MARGIN.min(timeout / 4);
+    asked.checked_add(timeout - margin)
 }
 
-/// `grpc-timeout`: up to eight digits and a unit
-/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). What is none asks for nothing.
+/// Parses `grpc-timeout`: up to eight digits and a unit
+/// (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). An invalid value is ignored.
 fn read_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let number: u32 = digits.parse().ok().filter(|_| digits.len() <= 8 && !digits.starts_with('+'))?;

@@ -1,8 +1,7 @@
-//! Whether this replica should be asked: one truth, told over gRPC and over HTTP.
+//! Health of this replica, the same over gRPC and HTTP.
 //!
-//! "No" means that this replica is worse than its peers: it has no rules, or it is about to end. A
-//! store that cannot be reached is no such reason, since every replica would say so at once; who wants
-//! it to be one can have it.
+//! Unhealthy means that this replica is worse than its peers: it has no rules, or is shutting down. By default
+//! an unreachable store does not make it unhealthy, since all replicas would be taken out of service together.
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -11,21 +10,21 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::provider;
 
-/// The names that health is asked for under: the server as a whole, envoyproxy/ratelimit's, and the
-/// service's own.
+/// Service names with a health status: the server as a whole, that of envoyproxy/ratelimit, and the gRPC
+/// service.
 const NAMES: [&str; 3] = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService"];
 
-/// Errors of rule files that the detail shows: anybody may ask for it, and as often as they like.
+/// Upper bound on rule errors in the detail, which any client may request at any rate.
 const SHOWN_ERRORS: usize = 10;
 
-/// Whether this replica should be asked.
+/// Health of this replica.
 #[derive(Clone)]
 pub(super) struct Health {
     rules: watch::Receiver<provider::Status>,
-    /// Whether the store can be reached, where that matters.
+    /// Whether the store is reachable; `None` if health does not depend on it.
     store: Option<watch::Receiver<bool>>,
     draining: watch::Sender<bool>,
-    /// Whether rules without a domain are none.
+    /// Whether a rule set without a domain is unhealthy.
     needs_a_domain: bool,
     grpc: HealthReporter,
 }
@@ -40,12 +39,12 @@ impl Health {
         Self { rules, store, draining, needs_a_domain, grpc: HealthReporter::new() }
     }
 
-    /// The service that tells it over gRPC, as long as somebody runs [`Health::report`].
+    /// gRPC health service; [`Health::report`] must run to keep it up to date.
     pub(super) fn grpc_service(&self) -> HealthService {
         HealthService::from_health_reporter(self.grpc.clone())
     }
 
-    /// Says no from now on.
+    /// Makes this replica unhealthy for good.
     pub(super) fn drain(&self) {
         self.draining.send_replace(true);
     }
@@ -60,7 +59,7 @@ impl Health {
         self.store.as_ref().is_none_or(|reached| *reached.borrow())
     }
 
-    /// What there is to say besides yes or no.
+    /// Details as JSON.
     pub(super) fn detail(&self) -> Value {
         let rules = self.rules.borrow();
         json!({
@@ -77,7 +76,7 @@ impl Health {
         })
     }
 
-    /// Keeps gRPC told, for ever.
+    /// Updates the gRPC health service on every change. Never returns.
     pub(super) async fn report(self) {
         let (mut rules, mut draining) = (self.rules.clone(), self.draining.subscribe());
         let mut store = self.store.clone();

@@ -1,7 +1,8 @@
-//! Heartbeats: whether each core's runtime still runs its tasks.
+//! Heartbeats detect cores whose runtime no longer runs its tasks.
 //!
-//! Each core counts a beat every 100 ms. The monitor looks as often, and counts the looks at which there was
-//! no new beat. It measures no time: where the whole process stands still, it stands still too.
+//! Each core counts a beat every 100 ms. The monitor runs at the same interval and counts the runs without a
+//! new beat. It measures no time, so that a pause of the whole process, which stops the monitor too, is not
+//! held against a core.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +21,7 @@ const STALLED_AFTER: u32 = 10;
 /// Missed beats after which the process ends: ten seconds.
 const DEAD_AFTER: u32 = 100;
 
-/// The beats of one core. Clones are the same.
+/// Beats of one core. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Heartbeat(Arc<CachePadded<Beats>>);
 
@@ -37,7 +38,7 @@ struct BeatWatch {
     missed: u32,
 }
 
-/// A change in what is known of a core.
+/// Change in the state of a core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Stalled,
@@ -46,7 +47,7 @@ enum Change {
 }
 
 impl Heartbeat {
-    /// Beats for ever, on the core itself.
+    /// Counts beats, on the core itself. Never returns.
     pub(super) async fn beat(self) {
         let mut turn = time::interval(INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -62,7 +63,8 @@ impl Heartbeat {
     }
 }
 
-/// Watches the cores' beats for ever. A core that misses ten seconds of them is reported to `supervisor`.
+/// Watches the beats of all cores. A core that misses them for ten seconds is reported to `supervisor`. Never
+/// returns.
 pub(super) async fn monitor(cores: Vec<Heartbeat>, supervisor: Supervisor) {
     let mut watched = vec![BeatWatch::default(); cores.len()];
     let mut turn = time::interval(INTERVAL);
@@ -82,7 +84,7 @@ pub(super) async fn monitor(cores: Vec<Heartbeat>, supervisor: Supervisor) {
 }
 
 impl BeatWatch {
-    /// Takes note of the beats counted so far.
+    /// Records the number of beats counted so far.
     fn observe(&mut self, count: u64) -> Option<Change> {
         if self.count != count {
             let was_stalled = self.missed >= STALLED_AFTER;

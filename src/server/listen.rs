@@ -1,5 +1,4 @@
-//! Sockets to listen on. They are bound before anything else happens, so that a port in use ends the
-//! process with a word about it.
+//! Listening sockets. They are bound before anything else happens, so that a port in use is reported at once.
 
 use std::fmt;
 use std::io;
@@ -10,30 +9,29 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-/// Connections that wait to be accepted, at the most.
+/// Upper bound on connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// A connection whose peer is gone without a word is noticed after so long and so many questions of the
-/// kernel's. Those of HTTP/2 would notice a peer too that stands still while its kernel goes on; they would
-/// have to be kept account of with each frame, and such a connection costs its place alone.
+/// TCP keep-alive detects peers that vanished. HTTP/2 pings would also detect peers that hang, but hyper would
+/// then account for every frame; a hanging peer costs only its slot.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_RETRIES: u32 = 3;
-/// The same while answers are on their way, when the kernel asks nothing.
+/// Upper bound on the time that sent data stays unacknowledged, when the kernel sends no keep-alive.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Where to listen.
+/// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// A host name or address, and a port; port 0 is any free one.
+    /// Host name or address, and port; 0 for a free one.
     Tcp {
         /// `0.0.0.0` for every IPv4 address of the machine, `::` for every address.
         host: String,
-        /// The port.
+        /// Port.
         port: u16,
     },
-    /// A unix socket. A file there that nobody listens to is replaced.
+    /// Unix socket. A stale socket file is replaced.
     Unix(PathBuf),
 }
 
@@ -65,7 +63,7 @@ impl Purpose {
         }
     }
 
-    /// The way out: the setting that moves the listener elsewhere.
+    /// Remedy: the settings that change the address.
     const fn hint(self, address: &Address) -> &'static str {
         match (self, address) {
             (Self::Grpc, Address::Unix(_)) => "; set GRPC_UDS or --grpc-uds",
@@ -77,26 +75,26 @@ impl Purpose {
     }
 }
 
-/// A socket that listens.
+/// Listening socket.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener, SocketFile),
 }
 
-/// A connection that was accepted, on its way to the core that serves it.
+/// Accepted connection, before a core serves it.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(std::net::TcpStream, IpAddr),
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// Removes the socket's file when nobody listens to it any more.
+/// Removes the socket file when the listener is dropped.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
 impl Address {
-    /// The host, where it is a name and no address.
+    /// Host, if it is a name and not an address.
     pub(super) fn name(&self) -> Option<String> {
         match self {
             Self::Tcp { host, .. } => host.parse::<IpAddr>().is_err().then(|| host.clone()),
@@ -104,10 +102,10 @@ impl Address {
         }
     }
 
-    /// Listens here.
+    /// Binds the address for `purpose`.
     ///
     /// # Errors
-    /// [`BindError`], which says what for.
+    /// [`BindError`]
     pub(super) fn bind(&self, purpose: Purpose) -> Result<Listener, BindError> {
         let bound = match self {
             Self::Tcp { host, port } => bind_tcp(host, *port),
@@ -127,7 +125,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// The cause in words, without the operating system's number for it.
+/// Cause in words, without the error number of the operating system.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "address already in use".to_owned(),
@@ -140,11 +138,11 @@ fn reason(error: &io::Error) -> String {
 impl Stream {
     /// Whether the peer is on this machine.
     pub(super) fn is_local(&self) -> bool {
-        // `::ffff:127.0.0.1` is how an IPv4 peer looks on a socket for both.
+        // On a dual-stack socket an IPv4 peer has the address `::ffff:127.0.0.1`.
         self.peer_address().is_none_or(|address| address.to_canonical().is_loopback())
     }
 
-    /// The peer's address; `None` on unix sockets.
+    /// Address of the peer; `None` for unix sockets.
     pub(super) const fn peer_address(&self) -> Option<IpAddr> {
         match self {
             Self::Tcp(_, address) => Some(*address),
@@ -154,7 +152,7 @@ impl Stream {
 }
 
 impl Listener {
-    /// Where it listens: with the port that was free, where any was wanted.
+    /// Actual address: port 0 is replaced by the port that was free.
     pub(super) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(listener) => {
@@ -193,7 +191,7 @@ fn set_options(stream: &tokio::net::TcpStream) -> io::Result<()> {
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
     let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
-    // A name may have several: the first that can be listened on.
+    // A name may have several addresses: use the first that can be bound.
     let mut outcome = Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
     for address in addresses {
         outcome = bind_address(address);
@@ -207,10 +205,10 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
 fn bind_address(address: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // `::` takes IPv4 too.
+        // `::` accepts IPv4 too.
         socket.set_only_v6(false)?;
     }
-    // A port whose last connections are still closing is free.
+    // Allow a port whose old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -220,7 +218,7 @@ fn bind_address(address: SocketAddr) -> io::Result<Listener> {
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
     let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
-    // A file is left behind when a process is killed. Whether one listens is found out by asking.
+    // A killed process leaves its file behind. Connecting tells whether a process still listens.
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }
@@ -231,7 +229,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "the socket's file is left behind");
+            tracing::warn!(path = %self.0.display(), %error, "socket file cannot be removed");
         }
     }
 }

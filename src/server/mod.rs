@@ -1,5 +1,4 @@
-//! The service: sockets, the threads behind them, and the life of the process from its first connection
-//! to its last.
+//! The server: listeners, serving threads, and graceful shutdown.
 
 mod accept;
 mod admission;
@@ -56,10 +55,10 @@ pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
-/// Time between two looks at what has had its time.
+/// Interval of the sweep for expired connections and bodies.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Where to listen.
+/// Addresses of the listeners.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSettings {
     /// `/json`, `/v1/check` and `/healthcheck`.
@@ -68,11 +67,11 @@ pub struct ListenSettings {
     pub grpc: Address,
     /// `/rlconfig`, `/stats` and `/metrics`.
     pub debug: Address,
-    /// Where else metrics are served, and at which path.
+    /// Additional address of metrics, and their path.
     pub prometheus: Option<(Address, String)>,
 }
 
-/// How to serve.
+/// Threads, connections and shutdown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeSettings {
     /// Threads that serve calls, at least 1; `None` for one on each core that the process may use.
@@ -82,51 +81,51 @@ pub struct ServeSettings {
     /// Open connections of one client address that do not give way before those of others, at least 1; `None`
     /// for a quarter of `max_connections`.
     pub max_connections_per_address: Option<usize>,
-    /// When connections end.
+    /// Bounds on the lifetime of connections.
     pub connections: ConnectionSettings,
     /// Bounds on request bodies that have not arrived in full.
     pub bodies: BodySettings,
-    /// Whether rules without a domain are none.
+    /// Whether a rule set without a domain is unhealthy.
     pub needs_a_domain: bool,
-    /// From the word to stop until no more connections are taken: time for callers to notice that the
-    /// health check says no.
+    /// Delay between the shutdown request and the end of accepting connections, during which health checks
+    /// fail, so that load balancers drain this replica.
     pub shutdown_delay: Duration,
-    /// From then until calls that are still under way are cut off.
+    /// Upper bound on the time after that delay until calls in flight are cut off.
     pub shutdown_timeout: Duration,
 }
 
-/// What the service is made of.
+/// Parts that the server uses.
 pub struct Parts {
-    /// The rules in force, for those who ask what they are.
+    /// Rules in force, for the debug port.
     pub rules: Arc<ArcSwapOption<Rules>>,
-    /// Those that they are compared with, where there are to be any: for the same.
+    /// Candidate rules, for the debug port.
     pub candidate_rules: Option<Arc<ArcSwapOption<Rules>>>,
-    /// How the last load of rules went.
+    /// Status of the last load of rules.
     pub rules_status: watch::Receiver<provider::Status>,
-    /// Whether the store can be reached, where the service is to be ready only then.
+    /// Whether the store is reachable; `None` if health does not depend on it.
     pub store_reached: Option<watch::Receiver<bool>>,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Who is locked out.
+    /// Lockouts, for the debug port.
     pub lockouts: LockoutAdmin,
     /// Explains requests.
     pub explainer: Explainer,
-    /// Makes what each core answers with.
+    /// Makes of each core's context.
     pub core_factory: Arc<CoreFactory>,
 }
 
-/// Why the service ended, other than by being told to.
+/// Failure of the server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// A thread could not be had.
-    #[error("cannot start the threads that serve calls: {0}")]
+    /// A thread could not be started.
+    #[error("cannot start a serving thread: {0}")]
     Threads(io::Error),
-    /// A thread that serves calls ended.
-    #[error("a thread that serves calls has ended in a bug")]
+    /// A serving thread has ended.
+    #[error("a serving thread has ended unexpectedly")]
     CoreEnded,
 }
 
-/// Sockets that listen, and are not yet served.
+/// Bound listeners.
 #[derive(Debug)]
 pub struct Listeners {
     http: Listener,
@@ -139,10 +138,10 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Listens. To be called inside a runtime.
+    /// Binds all addresses. Must be called inside a runtime.
     ///
     /// # Errors
-    /// [`BindError`] for the first address that cannot be listened on.
+    /// [`BindError`] of the first address that cannot be bound.
     pub fn bind(settings: &ListenSettings) -> Result<Self, BindError> {
         let prometheus = match &settings.prometheus {
             Some((address, path)) => Some((address.bind(Purpose::Prometheus)?, path.clone())),
@@ -158,10 +157,10 @@ impl Listeners {
         })
     }
 
-    /// Where it listens: as set, with the ports that were free where any was wanted.
+    /// Actual addresses: port 0 is replaced by the port that was free.
     ///
     /// # Errors
-    /// That of the operating system where a socket has no address.
+    /// Error of the operating system if a socket has no address.
     pub fn addresses(&self) -> io::Result<ListenSettings> {
         let prometheus = match &self.prometheus {
             Some((listener, path)) => Some((listener.address()?, path.clone())),
@@ -176,9 +175,9 @@ impl Listeners {
     }
 }
 
-/// Serves until it is told to stop, and then as `settings` say: the health check says no, a delay, no
-/// more connections, calls under way finish, a deadline. What ends before that is reported to `supervisor`.
-/// Dropping the future cuts every connection off.
+/// Serves until `shutdown`, then drains: health checks fail, after a delay no connection is accepted, and calls
+/// in flight finish until a deadline. Tasks that end earlier are reported to `supervisor`. Dropping the future
+/// cuts all connections off.
 ///
 /// # Errors
 /// [`ServeError`]
@@ -245,7 +244,7 @@ pub async fn run(
     tracing::info!(delay = ?settings.shutdown_delay, timeout = ?settings.shutdown_timeout, "stopping");
     health.drain();
     sleep_unless(settings.shutdown_delay, &shutdown.now).await;
-    // The listeners go, and with them the last handle on the cores, which end with their connections.
+    // This drops the listeners and the last handle of the cores, which end with their connections.
     for task in accepting {
         task.stop().await;
     }
@@ -254,13 +253,13 @@ pub async fn run(
         outcome = all_ended.as_mut() => return outcome,
         () = sleep_unless(settings.shutdown_timeout, &shutdown.now) => {}
     }
-    tracing::warn!("calls that are still under way are cut off");
+    tracing::warn!("shutdown timeout exceeded; cutting off calls in flight");
     connections.now.cancel();
     all_ended.await
 }
 
-/// Starts to accept connections. Returns the accept loops of the cores, and the open connections of each
-/// listener.
+/// Starts accepting connections. Returns the accept loops of the cores, and the connections of each listener
+/// for the sweep.
 fn start_listeners(
     settings: &ServeSettings,
     listeners: Listeners,
@@ -296,7 +295,7 @@ fn start_listeners(
         ("gRPC listener", "grpc", listeners.grpc, Protocol::Grpc, settings.connections.grpc_idle_timeout),
         ("HTTP listener", "http", listeners.http, Protocol::Http, settings.connections.http_idle_timeout),
     ] {
-        // Each has bounds of its own, so that a flood on one keeps nobody from the other.
+        // Separate bounds, so that a flood on one listener does not affect the other.
         let connections = list(label, settings.bounds(quota.calls, idle));
         accepting.push(supervisor.spawn(name, accept(listener, protocol, Arc::clone(cores), connections)));
     }
@@ -316,7 +315,7 @@ impl ServeSettings {
     }
 }
 
-/// Ends connections and bodies that have had their time, for ever.
+/// Ends expired connections and bodies. Never returns.
 async fn sweep(listeners: Vec<Arc<Connections>>, bodies: Arc<UnfinishedBodies>) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -345,7 +344,7 @@ async fn sleep_unless(duration: Duration, now: &CancellationToken) {
     }
 }
 
-/// What the process may use: fewer than the machine has, where a cgroup says so.
+/// Cores that the process may use, which a cgroup may restrict.
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }

@@ -1,56 +1,54 @@
-//! Which core gets a connection: the one that is expected to have the least to do with it.
+//! Placement of connections: a new one goes to the core with the lowest expected load.
 //!
-//! Whoever has few connections to offer (an Envoy has one for each of its workers) may load them unevenly,
-//! and a connection stays where it is put. How many connections a core has says little then; how busy it
-//! was says more. A connection that is new is expected to bring as much as others do on average, so that
-//! several that come at once are spread.
+//! A client with few connections (Envoy has one for each worker) may load them unevenly, and a connection stays
+//! on its core. The recent CPU time of a core therefore says more than its number of connections. A new
+//! connection is expected to cause the average load, so that connections that arrive together are spread.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long cores are watched at the least to know how busy they are.
+/// Shortest period over which the load of a core is measured.
 const MIN_WATCH: Duration = Duration::from_secs(1);
-/// Shares of a core's time that differ by less are the same.
+/// Difference of loads below which cores count as equal, as a share of a core's time.
 const STEP: f64 = 0.1;
 
-/// What a core has to do.
+/// Load of a core.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
-    /// Connections that are open.
+    /// Open connections.
     pub(super) open: usize,
-    /// How long it was busy since it began.
+    /// Busy time since its start.
     pub(super) busy: Duration,
-    /// Whether it missed its heartbeats: it gets no connection while another core has not.
+    /// Whether it missed its heartbeats. It gets no connection while another core is not stalled.
     pub(super) stalled: bool,
 }
 
-/// What is known of the cores.
+/// Measured loads of the cores.
 #[derive(Debug)]
 pub(super) struct Placement {
     watched_since: Instant,
     cores: Vec<Watched>,
 }
 
-/// A core as it is watched.
+/// Measurement of a core.
 #[derive(Clone, Copy, Debug, Default)]
 struct Watched {
-    /// How long it was busy when that was looked at last.
+    /// Busy time at the last measurement.
     busy: Duration,
-    /// The share of its time that it was busy before that, 0 to 1.
+    /// Busy share of the measured period, 0 to 1.
     share: f64,
-    /// Connections that it was given since.
+    /// Connections that it got since.
     given: u32,
 }
 
 impl Placement {
-    /// Of so many cores, which have done nothing yet.
+    /// Placement on `cores` idle cores.
     pub(super) fn new(cores: usize, now: Instant) -> Self {
         Self { watched_since: now, cores: vec![Watched::default(); cores] }
     }
 
-    /// The core to give a connection to that comes at `now`, when there is so much for each to do. `None`
-    /// where there is no core.
+    /// Core for a connection that arrives at `now`; `None` if there is no core.
     pub(super) fn place(&mut self, now: Instant, loads: &[Load]) -> Option<usize> {
         let watched = now.saturating_duration_since(self.watched_since);
         if watched >= MIN_WATCH {

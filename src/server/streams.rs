@@ -1,4 +1,5 @@
-//! Long-lived streams, which one peer could otherwise open without end: health watches and reflection.
+//! Bounds on long-lived streams, health watches and reflection, which a peer could otherwise open without
+//! limit.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -15,10 +16,10 @@ use tonic::Status;
 
 use super::connections::Connection;
 
-/// Streams of one kind, in the whole process. A client has one of each for a connection.
+/// Upper bound on open streams of one kind in the process. A client needs one of each kind per connection.
 pub(super) const MAX_STREAMS: usize = 100;
 
-/// The open streams of one kind.
+/// Open streams of one kind.
 #[derive(Debug)]
 pub(super) struct Streams {
     /// Ends all of them.
@@ -40,7 +41,7 @@ struct OpenStream {
     end: CancellationToken,
 }
 
-/// A stream's place; another stream can take it, which ends `end`.
+/// Slot of a stream. A newer stream may take it over, which cancels `end`.
 #[derive(Debug)]
 pub(super) struct StreamSlot {
     streams: Arc<Streams>,
@@ -80,7 +81,7 @@ impl Streams {
 }
 
 impl OpenStreams {
-    /// The stream that gives way.
+    /// Index of the stream to end for a new one.
     fn to_displace(&self) -> Option<usize> {
         let mut of_connection = HashMap::<_, usize>::new();
         for open in &self.open {
@@ -92,12 +93,12 @@ impl OpenStreams {
 }
 
 impl StreamSlot {
-    /// `body`, the request's, until the stream ends.
+    /// Limits the request's `body` to the life of the stream.
     pub(super) fn limit<B>(&self, body: B) -> Limited<B> {
         Limited { body, ended: self.ended(), has_ended: false, slot: None }
     }
 
-    /// `body`, the answer's, until the stream ends. The place is free when it is dropped.
+    /// Limits the response's `body` to the life of the stream. Dropping it frees the slot.
     pub(super) fn hold<B>(self, body: B) -> Limited<B> {
         Limited { body, ended: self.ended(), has_ended: false, slot: Some(self) }
     }
@@ -140,7 +141,7 @@ where
         }
         if this.ended.as_mut().poll(cx).is_ready() {
             this.has_ended = true;
-            // Requests just end; an answer says why.
+            // A request just ends; a response has the status.
             let status = this.slot.as_ref().map(StreamSlot::status);
             return Poll::Ready(status.map(|status| Ok(Frame::trailers(trailers(&status)))));
         }

@@ -1,4 +1,4 @@
-//! What the operator can see: logs, traces and metrics.
+//! Telemetry: logs, traces and metrics.
 
 pub mod logs;
 pub mod metrics;
@@ -11,13 +11,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use logs::{LogSettings, Logs};
 use traces::{TraceSettings, Traces};
 
-/// Why logs and traces cannot be set up.
+/// Failure to set up logs and traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The trace exporter rejects its settings.
     #[error("cannot export traces: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// The operating system gives no thread.
+    /// A thread cannot be started.
     #[error("cannot start a thread for logs or traces: {0}")]
     Thread(#[from] std::io::Error),
     /// The process already has a subscriber.
@@ -28,18 +28,17 @@ pub enum TelemetryError {
 /// Logs and traces of a process. Dropping it sends the last spans and writes the last lines.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// Spans on their way to a collector. Dropped first: what goes wrong with the last ones is logged.
+    /// Spans on their way to a collector. Dropped before the log, so that errors of the last ones are logged.
     pub traces: Option<Traces>,
     /// The log.
     pub logs: Logs,
 }
 
-/// Writes the process' logs and panics to stderr and, where there are settings for it, sends its spans to a
-/// collector. Called once; the result is kept for as long as the process lives.
+/// Installs the log of the process, which includes panics, on stderr and, with `traces`, the export of spans to
+/// a collector. Call it once and keep the result until the process ends.
 ///
 /// # Errors
-/// See [`TelemetryError`]. A collector that cannot be reached is no error: that is logged, and nothing
-/// waits for it.
+/// [`TelemetryError`]. An unreachable collector is not an error: it is logged, and nothing waits for it.
 pub fn install(logs: &LogSettings, traces: Option<&TraceSettings>) -> Result<Telemetry, TelemetryError> {
     let traces = traces.map(Traces::start).transpose()?;
     let (layer, logs) = logs::layer(logs)?;

@@ -1,7 +1,7 @@
 //! Traces: spans of calls, sent in batches to an OpenTelemetry collector over OTLP.
 //!
-//! Spans are made with `tracing` where the work is done; this module only decides where they go. With
-//! traces off nobody listens to spans, and none is made.
+//! Spans are created with `tracing` where the work is done; this module exports them. Without traces no
+//! subscriber enables spans, so none is created.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,26 +26,24 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
 
-/// Upper bound on the time that the last spans take at exit. Shorter than the grace that is left after a
-/// full drain in Kubernetes.
+/// Upper bound on the export of the last spans at exit. It fits into the grace period that remains after a full
+/// drain in Kubernetes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where spans go, and which ones.
+/// Collector and sampling of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceSettings {
-    /// The collector: the whole URL that spans are posted to, or the server for [`Protocol::Grpc`].
-    /// `http` only.
+    /// URL of the collector: complete for HTTP, the server for [`Protocol::Grpc`]. `http` only.
     pub endpoint: String,
-    /// How the collector is spoken to.
+    /// Protocol of the collector.
     pub protocol: Protocol,
-    /// The share of traces that begin here which is sent, 0 to 1. A trace that a caller began is sent if
-    /// the caller says so.
+    /// Share of traces without a parent that is exported, 0 to 1. Others follow the caller's sampling decision.
     pub sampling_rate: f64,
-    /// What spans say of where they come from.
+    /// Identity of the service in spans.
     pub service: Service,
 }
 
-/// What spans say of where they come from.
+/// Identity of the service in spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     /// `service.name`
@@ -56,7 +54,7 @@ pub struct Service {
     pub instance_id: Option<String>,
 }
 
-/// How a collector is spoken to.
+/// Protocol of a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// OTLP over gRPC.
@@ -65,18 +63,18 @@ pub enum Protocol {
     Http,
 }
 
-/// Spans on their way out. Dropping it sends those that are left.
+/// Exporter of spans. Dropping it exports the remaining ones.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
     /// Resolves when the SDK's thread that sends batches has ended.
     ended: Option<oneshot::Receiver<()>>,
-    /// A thread of its own, so that the cores that serve calls do not export.
+    /// Runtime with a thread of its own, so that the cores do not export.
     runtime: Option<Runtime>,
 }
 
 impl Traces {
-    /// Makes ready to send spans. The collector is connected to when there is something to send.
+    /// Starts the exporter. It connects to the collector when there are spans to send.
     pub fn start(settings: &TraceSettings) -> Result<Self, TelemetryError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -108,7 +106,7 @@ impl Traces {
         }
     }
 
-    /// Takes the spans of this crate, and nothing else.
+    /// Layer that exports the spans of this crate only.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a>,
@@ -152,7 +150,7 @@ fn exporter(
     settings: &TraceSettings,
     runtime: &Runtime,
 ) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
-    // A gRPC channel looks for the runtime it is made in.
+    // A gRPC channel must be created inside the runtime that drives it.
     let _entered = runtime.enter();
     let exporter = opentelemetry_otlp::SpanExporter::builder();
     match settings.protocol {
@@ -165,7 +163,7 @@ fn exporter(
     }
 }
 
-/// `OTEL_RESOURCE_ATTRIBUTES`, and over them what the settings say.
+/// Resource: `OTEL_RESOURCE_ATTRIBUTES`, overridden by the settings.
 fn resource(service: &Service) -> Resource {
     let Service { name, namespace, instance_id } = service;
     let attribute = |name, value: &Option<String>| Some(KeyValue::new(name, value.clone()?));
@@ -176,9 +174,9 @@ fn resource(service: &Service) -> Resource {
         .build()
 }
 
-/// Runs an exporter in a runtime: batches come from a plain thread of the SDK's, and the exporters' I/O
-/// and timers need tokio. Each export is a task, so that one that hangs ends with the runtime in place of
-/// panicking without it.
+/// Runs an exporter in a runtime: batches come from a plain thread of the SDK, but the exporters' I/O and
+/// timers need tokio. Each export is a task, so that a hanging one ends with the runtime instead of panicking
+/// without it.
 #[derive(Debug)]
 struct InRuntime {
     exporter: Arc<opentelemetry_otlp::SpanExporter>,
@@ -207,7 +205,7 @@ impl SpanExporter for InRuntime {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        // Set before the first export, while nothing shares it.
+        // Called before the first export, while the exporter is not shared.
         if let Some(exporter) = Arc::get_mut(&mut self.exporter) {
             exporter.set_resource(resource);
         }

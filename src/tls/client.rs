@@ -20,17 +20,17 @@ pub struct ClientTls {
     /// Path of the certificates, in PEM, one of which must have signed the server's; `None` for those that
     /// the system trusts.
     pub ca: Option<PathBuf>,
-    /// Identity of the client, for servers that ask for one.
+    /// Identity of the client, for servers that require one.
     pub identity: Option<Identity>,
-    /// Whether the server's certificate must be for the name it was reached by.
+    /// Whether the server's certificate must match its host name.
     pub verify_hostname: bool,
 }
 
 impl ClientTls {
-    /// The configuration of connections. The files are read each time.
+    /// Configuration of connections. Reads the files on every call.
     ///
     /// # Errors
-    /// [`TlsError`] with the first file that cannot be used, and why.
+    /// [`TlsError`] for the first file that cannot be used.
     pub fn config(&self) -> Result<ClientConfig, TlsError> {
         let roots = trusted_authorities(self.ca.as_deref())?;
         let provider = Arc::new(ring::default_provider());
@@ -60,8 +60,8 @@ impl ClientTls {
     }
 }
 
-/// Accepts any name in the server's certificate. Everything else is verified as usual: signed by a trusted
-/// authority, in date, and the server has its key.
+/// Verifier that accepts any name in the server's certificate. Signature by a trusted authority, validity
+/// period and possession of the key are verified as usual.
 #[derive(Debug)]
 struct AnyHostname(Arc<WebPkiServerVerifier>);
 

@@ -1,6 +1,6 @@
 //! Certificates and private keys in files, in PEM.
 //!
-//! An error never repeats what a file holds: a path to a key may point at the wrong secret.
+//! Errors never contain content of a file: a misconfigured path may point at another secret.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub enum TlsError {
     /// No file of authorities is set, and the system trusts none.
     #[error("the system trusts no certificate authority; name a file of authorities")]
     NoAuthorities,
-    /// The cryptography cannot do what is asked of it.
+    /// The cryptographic provider does not support the configuration.
     #[error("TLS is not supported: {0}")]
     Unsupported(Error),
 }
@@ -41,16 +41,16 @@ pub enum TlsFile {
     Key,
 }
 
-/// What is wrong with a file.
+/// Problem of a file.
 #[derive(Debug)]
 pub enum Fault {
-    /// Missing, or no permission to read it.
+    /// It is missing or not readable.
     Unreadable(std::io::Error),
-    /// Without a PEM block of this kind.
+    /// It contains no PEM block of this kind.
     Missing(&'static str),
-    /// With a PEM block of this kind that cannot be parsed.
+    /// It contains a malformed PEM block of this kind.
     Malformed(&'static str),
-    /// A key of another certificate.
+    /// The key does not belong to the certificate.
     Mismatch,
 }
 
@@ -71,14 +71,14 @@ pub(super) const KEY: &str = "private key";
 /// A certificate and its private key, in files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Path of the certificate, followed by those between it and its authority.
+    /// Path of the certificate, followed by intermediate certificates.
     pub certificate: PathBuf,
     /// Path of its private key.
     pub key: PathBuf,
 }
 
 impl Identity {
-    /// Reads both files. That they match is not checked.
+    /// Reads both files. Does not check that they match.
     ///
     /// # Errors
     /// [`TlsError::File`] for the first file that cannot be used.
@@ -90,10 +90,10 @@ impl Identity {
     }
 }
 
-/// The authorities that are trusted: those in `ca`, or those of the system.
+/// Trusted authorities: those in `ca`, else those of the system.
 ///
 /// # Errors
-/// [`TlsError::File`] where `ca` cannot be used, [`TlsError::NoAuthorities`] where the system has none.
+/// [`TlsError::File`] if `ca` cannot be used, [`TlsError::NoAuthorities`] if the system has none.
 pub fn trusted_authorities(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     match ca {
@@ -103,7 +103,7 @@ pub fn trusted_authorities(ca: Option<&Path>) -> Result<RootCertStore, TlsError>
                 added.map_err(|_| file_error(TlsFile::Ca, path, Fault::Malformed(CERTIFICATE)))?;
             }
         }
-        // Systems have certificates among theirs that cannot be parsed: the others are enough.
+        // Trust stores of systems contain certificates that cannot be parsed; the others are enough.
         None => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
@@ -128,7 +128,7 @@ pub(super) fn file_error(file: TlsFile, path: &Path, fault: Fault) -> TlsError {
     TlsError::File { file, path: path.to_owned(), fault }
 }
 
-/// The part of `error` that repeats nothing of the file.
+/// Problem of `error`, without content of the file.
 fn fault_of(error: pem::Error, what: &'static str) -> Fault {
     match error {
         pem::Error::Io(error) => Fault::Unreadable(error),

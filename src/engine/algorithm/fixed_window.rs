@@ -1,24 +1,24 @@
-//! Fixed windows: hits are counted from zero in every window.
+//! Fixed windows: the count starts at zero in every window.
 //!
-//! Exact within a window. Across the boundary of two windows twice the limit can pass in an instant;
-//! that is the algorithm's nature, and envoyproxy/ratelimit's.
+//! Exact within a window. Around the boundary of two windows, up to twice the limit can pass at once, as in
+//! envoyproxy/ratelimit.
 
 use std::time::Duration;
 
 use super::{MAX_SKEW_US, Meter};
 use crate::engine::{Limit, Timestamp};
 
-/// A counter: the window it counts in and the hits counted there.
+/// Window and hits of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Beginning of the window, in seconds since the epoch.
+    /// Start of the window, in seconds since the epoch.
     pub window_start_secs: u64,
     /// Hits counted in that window, denied ones included.
     pub used: u64,
 }
 
 impl State {
-    /// A window that begins later than now goes on as the one that now lies in, with its hits.
+    /// A window that starts in the future becomes the current one and keeps its hits.
     pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         let latest = now.after(Duration::from_micros(MAX_SKEW_US));
         let is_ahead = Timestamp::from_secs(self.window_start_secs) > latest;
@@ -37,8 +37,8 @@ impl State {
     }
 }
 
-/// A count of `used` hits.
+/// Meter of `used` hits.
 pub const fn meter(used: u64) -> Meter {
-    // Counts are told however far they go.
+    // Fixed windows report counts beyond the limit, as envoyproxy/ratelimit does: there is no upper bound.
     Meter { base: 0, level: used, lowest: used, parts: 1, max_level: u64::MAX, stale_refund: 0 }
 }

@@ -1,4 +1,4 @@
-//! Charges of one request that are decided together, because some count only if the whole request passes.
+//! Joint decision on the charges of one request, some of which count only if the whole request passes.
 //! `charge.lua` implements the same in Redis.
 
 use smallvec::SmallVec;
@@ -7,24 +7,24 @@ use super::Meter;
 use crate::engine::lockout::{self, LockoutSchedule};
 use crate::engine::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Timestamp};
 
-/// One charge of a group.
+/// Charge of a group.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupCharge {
     /// Index of its counter in the group. Several charges may share one.
     pub counter: usize,
     /// Capacity of the counter, in hits.
     pub capacity: u32,
-    /// What to count.
+    /// Hits to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
     pub enforcement: Enforcement,
-    /// Index of the lockout in the group that its denial counts as a strike for. Several charges may share one.
+    /// Index of the lockout in the group for which a denial is a strike. Several charges may share one.
     pub lockout: Option<usize>,
 }
 
-/// A lockout at the time of a group.
+/// Lockout while a group is charged.
 #[derive(Clone, Debug)]
 pub struct Locked<'a> {
     schedule: &'a LockoutSchedule,
@@ -38,14 +38,14 @@ pub struct Locked<'a> {
 /// A denied request that counts towards a lockout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strike {
-    /// Whether it is the first one since the last block, or since the strikes before it were forgotten.
+    /// Whether it is the first one since the last block, or since earlier strikes expired.
     pub is_first: bool,
     /// The counters of the group that were over their limit.
     pub counters: SmallVec<[usize; 2]>,
 }
 
 impl<'a> Locked<'a> {
-    /// A lockout with `state`, brought up to `now`.
+    /// Lockout with `state` as of `now`.
     pub fn new(schedule: &'a LockoutSchedule, mut state: lockout::LockoutState, now: Timestamp) -> Self {
         let has_changed = state.load(schedule, now);
         Self { schedule, state, now, was_blocked: state.is_blocked(now), has_changed, strike: None }
@@ -100,15 +100,15 @@ impl<'a> Locked<'a> {
 pub enum ChargeOutcome {
     /// Counted.
     Charged,
-    /// Not counted, because it does not fit.
+    /// Not counted: it does not fit.
     Denied,
     /// Not counted: it fits, but another charge denies the request.
     Withheld,
-    /// Not sent to the store, because it is known not to fit.
+    /// Not sent to the store: it is known not to fit.
     Known,
-    /// Not counted: the store failed, and the rule denies in that case.
+    /// Not counted: the store failed, and the rule fails closed.
     FailClosed,
-    /// Not counted, or the charge that began the block: its client is locked out.
+    /// Its client is locked out. Not counted, except for the charge that began the block.
     Blocked,
 }
 

@@ -16,41 +16,42 @@ pub use reading::{ChargeContext, Reading};
 
 use super::{Algorithm, Limit, Timestamp};
 
-/// Largest integer up to which every integer is exact in Redis' Lua: 2^53.
+/// Upper bound on integers that are exact in Redis' Lua, whose numbers are doubles: 2^53.
 pub const MAX_EXACT: u64 = 1 << 53;
 
-/// Charges may come out of the order of their times by this much, in microseconds: requests are timed before
-/// they are counted. A stored time further ahead was written by a clock that has since been set back, and
-/// counts as now.
+/// Upper bound, in microseconds, on how far charges arrive out of order of their times: a request reads the
+/// clock before it is counted. A stored time further ahead was written by a clock that has since been set back,
+/// and is treated as now.
 pub const MAX_SKEW_US: u64 = 1_000_000;
 
-/// What is remembered of the hits of one key.
+/// State of a counter, by algorithm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CounterState {
     /// See [`fixed_window`].
     FixedWindow(fixed_window::State),
     /// See [`sliding_window`].
     SlidingWindow(sliding_window::State),
-    /// See [`sliding_log`]. In a box, since it is the largest: a counter of any kind takes the room of that.
+    /// See [`sliding_log`]. Boxed, since the largest variant determines the size of every counter.
     SlidingLog(Box<sliding_log::State>),
     /// See [`token_bucket`].
     TokenBucket(token_bucket::State),
 }
 
-/// Fill level of a limit at one moment.
+/// Fill level of a counter at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meter {
-    /// Level that hits of this moment do not change, in parts of a hit.
+    /// Part of the level that charges do not change, in parts of a hit.
     pub base: u64,
-    /// Level that hits raise and refunds lower, in parts of a hit.
+    /// Part of the level that hits raise and refunds lower, in parts of a hit.
     pub level: u64,
-    /// Parts of a hit; at least 1.
+    /// Parts per hit; at least 1.
     pub parts: u64,
-    /// Lowest level since it was loaded.
+    /// Lowest level since the meter was loaded.
     pub lowest: u64,
     /// Upper bound on the level.
     pub max_level: u64,
-    /// Parts of a refund that come too late: the hits have drained or aged since, as others' charges show.
+    /// Parts to leave out of a refund: the state is ahead of this charge's time, and that much has drained
+    /// since.
     pub stale_refund: u64,
 }
 
@@ -71,7 +72,7 @@ impl Meter {
         self.level = self.level.saturating_add(parts).min(self.max_level.max(self.level));
     }
 
-    /// Lowers the level, to zero at least.
+    /// Lowers the level, not below zero.
     pub const fn refund(&mut self, hits: u32) {
         let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.stale_refund);
         self.level = self.level.saturating_sub(parts);
@@ -81,17 +82,17 @@ impl Meter {
     }
 }
 
-/// The highest level that is remembered: hits that are counted although they do not fit keep a key
-/// over its limit for at most about twice as long as what fits.
+/// Upper bound on the level: hits that count although they do not fit keep a key over its limit for at most
+/// about twice as long as hits that fit.
 const fn max_level(limit: Limit, parts: u64) -> u64 {
     (2 * limit.capacity() as u64 + 1).saturating_mul(parts)
 }
 
-/// Length of a tick, the unit of time in which an algorithm weighs hits, in microseconds: the shortest of three
-/// in which all its numbers stay below [`MAX_EXACT`]; `None` if none does.
+/// Length of a tick, an algorithm's unit of time, in microseconds: the shortest of three that keeps all numbers
+/// below [`MAX_EXACT`]; `None` if none does.
 pub fn tick_us(limit: Limit) -> Option<u64> {
     if limit.algorithm == Algorithm::SlidingLog {
-        // It remembers times, and weighs nothing.
+        // It stores times and multiplies nothing.
         return Some(1);
     }
     let hits = 4 * (u64::from(limit.capacity().max(limit.requests_per_unit)) + 1);
@@ -115,7 +116,7 @@ pub struct Ticks {
 impl Ticks {
     /// `now` in the ticks of `limit`.
     pub fn of(limit: Limit, now: Timestamp) -> Self {
-        // Rules without such a unit are refused; a caller's own limits are fixed windows.
+        // Rules without such a tick do not compile, and limits in requests are fixed windows.
         let tick_us = tick_us(limit).unwrap_or(1_000_000);
         let window = (u64::from(limit.window.secs()) * 1_000_000 / tick_us).max(1);
         Self { tick_us, window, now: now.as_micros() / tick_us }
@@ -126,7 +127,7 @@ impl Ticks {
         MAX_SKEW_US / self.tick_us
     }
 
-    /// Time from `now` to the beginning of the tick that is `ticks` ahead.
+    /// Time from `now` to the start of the tick that is `ticks` ahead.
     pub const fn until(self, ticks: u64, now: Timestamp) -> Duration {
         let then_us = self.now.saturating_add(ticks).saturating_mul(self.tick_us);
         Duration::from_micros(then_us.saturating_sub(now.as_micros()))
@@ -144,9 +145,9 @@ impl CounterState {
         }
     }
 
-    /// Moves what a clock that has since been set back wrote to `now`, and brings what an older version of the
-    /// rule left behind into this one's units. Returns whether anything was changed, which must be stored even
-    /// if nothing is counted: it would be moved to a later now each time.
+    /// Moves times that were written by a clock that has since been set back to `now`, and converts units of an
+    /// older version of the rule. Returns whether anything changed. A change must be stored even if nothing is
+    /// counted: otherwise each later call would move the time to its own now.
     pub fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         match self {
             Self::FixedWindow(state) => state.correct(limit, now),
@@ -156,7 +157,7 @@ impl CounterState {
         }
     }
 
-    /// Brings the state up to `now` and reads it.
+    /// Advances the state to `now` and returns its meter.
     pub fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         self.correct(limit, now);
         match self {
@@ -167,7 +168,7 @@ impl CounterState {
         }
     }
 
-    /// Hits that count at `now`. Unlike [`Self::load`] it leaves the state as it is.
+    /// Hits that count at `now`. Unlike [`Self::load`], it does not change the state.
     pub fn used(&self, limit: Limit, now: Timestamp) -> u64 {
         match self {
             Self::SlidingLog(state) => state.used(limit, now),
@@ -187,8 +188,8 @@ impl CounterState {
         }
     }
 
-    /// How long after `now`, as of which it was loaded last, `hits` will fit if nobody else comes. If they never
-    /// do, the longest wait that the algorithm knows: more than zero.
+    /// Time from `now`, the time of the last load, until `hits` fit if nothing else is counted. For hits that
+    /// never fit it is the longest wait of the algorithm, which is more than zero.
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         match self {
             Self::FixedWindow(_) => limit.window.remaining(now),
@@ -198,7 +199,7 @@ impl CounterState {
         }
     }
 
-    /// Time from `now` to the reset of the counter: the end of its window, or when no hit counts any more.
+    /// Time from `now` to the reset of the counter: the end of its window, or the time at which no hit counts.
     pub fn reset(&self, limit: Limit, now: Timestamp) -> Duration {
         match self {
             Self::FixedWindow(_) | Self::SlidingWindow(_) => limit.window.remaining(now),
@@ -207,7 +208,7 @@ impl CounterState {
         }
     }
 
-    /// Time from which the state is as good as empty, in seconds since the epoch, rounded up.
+    /// Time from which the state equals an empty one, in seconds since the epoch, rounded up.
     pub fn end_secs(&self, limit: Limit) -> u64 {
         match self {
             Self::FixedWindow(state) => limit.window.end_secs(state.window_start_secs),

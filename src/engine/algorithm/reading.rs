@@ -9,9 +9,9 @@ use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
 /// A charge and its time.
 #[derive(Clone, Copy, Debug)]
 pub struct ChargeContext {
-    /// The limit that is counted towards.
+    /// Limit of the counter.
     pub limit: Limit,
-    /// What to count.
+    /// Hits to count.
     pub hits: Hits,
     /// Whether denied hits are counted.
     pub mode: ChargeMode,
@@ -26,7 +26,7 @@ pub struct Reading {
     pub outcome: ChargeOutcome,
     /// Hits that count now, including those of this charge if they were counted.
     pub used: u64,
-    /// Time until the charge would pass, if it does not; else until its counter is reset.
+    /// Time until the charge would pass, if it is denied; else until its counter resets.
     pub reset: Duration,
 }
 
@@ -43,15 +43,14 @@ impl Reading {
         Self { outcome, used, reset }
     }
 
-    /// Turns a charge that was made into one that was withheld, because its request is denied after all.
-    /// Returns the hits to refund: 0 for a peek, `None` for a charge that counts whatever becomes of its
-    /// request, or that was not made.
+    /// Turns a counted charge into a withheld one, because its request is denied after all. Returns the hits to
+    /// refund: 0 for a peek, `None` for a charge that was not counted or counts in denied requests too.
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
         if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged {
             return None;
         }
-        // An overdraft is remembered only up to twice the limit: never more is refunded than was counted.
+        // An overdraft is stored only up to twice the limit. Never refund more than was counted.
         let is_whole =
             self.used <= 2 * u64::from(limit.capacity()) || limit.algorithm == Algorithm::FixedWindow;
         let refund = if is_whole { add } else { add.min(limit.capacity().saturating_add(1)) };
@@ -59,8 +58,8 @@ impl Reading {
         Some(refund)
     }
 
-    /// The same, of a charge whose lockout ends at `ends_us` microseconds since the epoch: whoever is blocked
-    /// waits until it does, and no shorter than for the limit.
+    /// Reading of a charge whose lockout ends at `ends_us` microseconds since the epoch. A blocked client waits
+    /// for the end of the block, or for its limit if that takes longer.
     pub fn locked_until(self, ends_us: u64, now: Timestamp) -> Self {
         match self.outcome {
             ChargeOutcome::Blocked => {

@@ -1,4 +1,4 @@
-//! Sliding logs: the time of every hit of the last window. Exact, and as large as the limit.
+//! Sliding logs: the time of every hit in the last window. Exact; memory grows with the limit.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use super::{Meter, Ticks, max_level};
 use crate::engine::{Limit, Timestamp};
 
-/// The largest limit there may be: every hit takes room.
+/// Upper bound on limits, since every hit takes memory.
 pub const MAX_REQUESTS: u32 = 1_000;
 
-/// The hits that count, oldest first.
+/// Hits of the last window, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// A time in ticks, and how many hits came then.
+    /// Times in ticks, with the number of hits.
     hits: VecDeque<(u64, u32)>,
-    /// How many there are together.
+    /// Total number of hits.
     len: u64,
-    /// How many of the oldest count no more, as of the time it was loaded last. They go when it is saved: a
-    /// clock that is set back before that finds them again, as in Redis.
+    /// Number of oldest hits that had expired at the last load. Saving removes them; until then a clock that is
+    /// set back finds them again, as in Redis.
     stale: u64,
 }
 
 impl State {
-    /// Hits later than now count as of now.
+    /// Moves hits in the future to `now`.
     pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         let ticks = Ticks::of(limit, now);
         if self.newest() <= ticks.now.saturating_add(ticks.skew()) {
@@ -43,7 +43,7 @@ impl State {
         meter(limit, self.len - self.stale)
     }
 
-    /// Hits that count no more at a time: a hit counts for one window, and not at its end.
+    /// Hits that have expired at `now`. A hit counts for one window, excluding its end.
     fn stale_at(&self, now: u64, window: u64) -> u64 {
         let stale = self.hits.iter().take_while(|(at, _)| at.saturating_add(window) <= now);
         stale.map(|(_, hits)| u64::from(*hits)).sum()
@@ -56,7 +56,7 @@ impl State {
             self.stale = self.stale.saturating_sub(hits.into());
             self.len = self.len.saturating_sub(hits.into());
         }
-        // The newest hits are those that were refunded.
+        // Refunds remove the newest hits.
         let mut less = self.len.saturating_sub(meter.lowest);
         while less > 0
             && let Some((_, hits)) = self.hits.back_mut()
@@ -86,7 +86,7 @@ impl State {
         self.len - self.stale_at(now, ticks.window)
     }
 
-    /// Runs of hits that there is room for.
+    /// Allocated entries.
     pub fn capacity(&self) -> usize {
         self.hits.capacity()
     }
@@ -95,7 +95,7 @@ impl State {
         self.hits.back().map_or(0, |(at, _)| *at)
     }
 
-    /// The time of the hit that has so many before it.
+    /// Time of the hit at this index.
     fn time_of(&self, mut before: u64) -> Option<u64> {
         let holds = |(_, hits): &&(u64, u32)| match before.checked_sub(u64::from(*hits)) {
             Some(rest) => {
@@ -111,7 +111,7 @@ impl State {
         if hits > limit.capacity() {
             return Duration::from_secs(limit.window.secs().into());
         }
-        // So many of the oldest must leave.
+        // Number of oldest hits that must expire first.
         let live = self.len - self.stale;
         let leaving = (live + u64::from(hits.max(1))).saturating_sub(u64::from(limit.capacity()));
         let last = match leaving {
@@ -134,13 +134,13 @@ impl State {
     }
 }
 
-/// How long after `now` a hit that came `at` a tick counts no more.
+/// Time from `now` until a hit at tick `at` expires.
 pub fn until_it_leaves(at: u64, limit: Limit, now: Timestamp) -> Duration {
     let ticks = Ticks::of(limit, now);
     ticks.until(at.saturating_add(ticks.window).saturating_sub(ticks.now), now)
 }
 
-/// `len` hits of the last window.
+/// Meter of `len` hits.
 pub const fn meter(limit: Limit, len: u64) -> Meter {
     Meter { base: 0, level: len, lowest: len, parts: 1, max_level: max_level(limit, 1), stale_refund: 0 }
 }

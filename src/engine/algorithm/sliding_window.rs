@@ -1,28 +1,28 @@
-//! Sliding windows out of two counters: the hits of this window, and of the one before as many as would
-//! lie less than a window ago if they had come evenly.
+//! Sliding windows from two counters: the hits of the current window, and a share of the previous one, as if
+//! its hits were evenly distributed.
 //!
-//! As Cloudflare counts (<https://blog.cloudflare.com/counting-things-a-lot-of-different-things/>), with
-//! whole numbers: `previous × left + (current + hits) × window ≤ limit × window`, where `left` is what of
-//! this window is still to come.
+//! The method is Cloudflare's (<https://blog.cloudflare.com/counting-things-a-lot-of-different-things/>), in
+//! integers: a request passes if `previous × left + (current + hits) × window ≤ limit × window`, where `left`
+//! is the remaining time of the current window.
 
 use std::time::Duration;
 
 use super::{Meter, Ticks, max_level};
 use crate::engine::{Limit, Timestamp};
 
-/// Two windows that meet.
+/// Hits of the current and the previous window.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Number of this window, counted from the epoch.
+    /// Number of the current window, counted from the epoch.
     pub window: u64,
-    /// Hits counted in it.
+    /// Hits in the current window.
     pub current: u64,
-    /// Hits counted in the one before.
+    /// Hits in the previous window.
     pub previous: u64,
 }
 
 impl State {
-    /// A window that begins later than now goes on as the one that now lies in, with its hits.
+    /// A window that starts in the future becomes the current one and keeps its hits.
     pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         let ticks = Ticks::of(limit, now);
         let is_ahead = self.window.saturating_mul(ticks.window) > ticks.now.saturating_add(ticks.skew());
@@ -34,7 +34,7 @@ impl State {
 
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
-        // Not before the window that is open: another charge may be a moment ahead.
+        // Never go back: another charge may be slightly ahead.
         let window = (ticks.now / ticks.window).max(self.window);
         *self = match window - self.window {
             0 => *self,
@@ -44,7 +44,7 @@ impl State {
         self.meter(limit, now)
     }
 
-    /// The state as a meter, as of the window it is in.
+    /// Meter of the state, without advancing it.
     pub fn meter(&self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
         Meter {
@@ -57,7 +57,7 @@ impl State {
         }
     }
 
-    /// What is to come of its window: a whole one, where its window is still to come.
+    /// Remaining ticks of the window; all of them if the window has not started yet.
     const fn left(&self, ticks: Ticks) -> u64 {
         let end = self.window.saturating_add(1).saturating_mul(ticks.window);
         let left = end.saturating_sub(ticks.now);
@@ -70,7 +70,7 @@ impl State {
         let (quota, hits) = (u64::from(limit.requests_per_unit), u64::from(hits.max(1)));
         let end = self.window.saturating_add(1).saturating_mul(ticks.window);
         let left = end.saturating_sub(ticks.now);
-        // As much of `held` as may be left so that `hits` fit beside `beside`, in ticks.
+        // Overlap, in ticks, at which the share of `held` leaves room for `hits` beside `beside`.
         let may_be_left = |held: u64, beside: u64| {
             let room = quota.checked_sub(beside + hits)?;
             Some((room * ticks.window).checked_div(held).unwrap_or(ticks.window).min(ticks.window))

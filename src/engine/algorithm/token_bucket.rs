@@ -1,29 +1,29 @@
-//! Token buckets, kept as what is missing: a level that every hit raises by a window's ticks, and that
-//! drains by the limit with every tick. The bucket is empty where the level stands at `burst` hits.
+//! Token buckets, stored as the level of missing tokens. Every hit raises the level by one window's ticks, and
+//! every tick lowers it by the limit. At a level of `burst` hits the bucket is empty.
 //!
-//! GCRA and the leaky bucket as a meter are the same automaton
-//! (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>). Kept as a level, the rate need not
-//! divide the window: nothing is rounded.
+//! GCRA and the leaky bucket as a meter are equivalent
+//! (<https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm>). In these units nothing is rounded, even if
+//! the rate does not divide the window.
 
 use std::time::Duration;
 
 use super::{MAX_EXACT, Meter, Ticks, max_level};
 use crate::engine::{Limit, Timestamp};
 
-/// A level at a time.
+/// Level and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// When the level was looked at last, in ticks.
+    /// Time of the level, in ticks.
     pub at: u64,
-    /// What is missing then: so many ticks of the window for each hit.
+    /// Missing tokens, in window ticks per hit.
     pub level: u64,
-    /// The length of these ticks, in microseconds; 0 for a bucket that nothing was taken from.
+    /// Length of these ticks, in microseconds; 0 for a full bucket.
     pub tick_us: u64,
 }
 
 impl State {
-    /// A level later than now is the level now. An older version of the rule may have counted in other ticks,
-    /// and may have let more be missing than this one remembers.
+    /// A level in the future becomes the current one. An older version of the rule may have used other ticks,
+    /// and a larger upper bound.
     pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         let ticks = Ticks::of(limit, now);
         let is_in_ticks = self.tick_us == ticks.tick_us || self.tick_us == 0;
@@ -44,7 +44,7 @@ impl State {
 
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
         let ticks = Ticks::of(limit, now);
-        // Another charge may be a moment ahead: then nothing drains.
+        // Another charge may be slightly ahead; then nothing drains.
         let at = ticks.now.max(self.at);
         let drained = (at - self.at).saturating_mul(u64::from(limit.requests_per_unit));
         let level = self.level.saturating_sub(drained).min(max_level(limit, ticks.window));
@@ -52,7 +52,7 @@ impl State {
         self.meter(limit, now)
     }
 
-    /// The state as a meter, as of the time it is at.
+    /// Meter of the state, without advancing it.
     pub fn meter(&self, limit: Limit, now: Timestamp) -> Meter {
         let Ticks { window: parts, now, .. } = Ticks::of(limit, now);
         Meter {
@@ -70,7 +70,7 @@ impl State {
         let ticks = Ticks::of(limit, now);
         match u64::from(limit.capacity()).checked_sub(u64::from(hits.max(1))) {
             Some(room) => self.drained_to(room.saturating_mul(ticks.window), limit, ticks, now),
-            // Until the level would have drained from full.
+            // It never fits: the time to drain a full bucket.
             None => {
                 let full = u64::from(limit.capacity().max(1)).saturating_mul(ticks.window).max(self.level);
                 Self { level: full, ..*self }.drained_to(0, limit, ticks, now)
@@ -85,7 +85,7 @@ impl State {
 
     fn drained_to(&self, level: u64, limit: Limit, ticks: Ticks, now: Timestamp) -> Duration {
         let takes = match limit.requests_per_unit {
-            // Without a rate nothing ever drains.
+            // Without a rate nothing drains.
             0 => ticks.window,
             rate => self.level.saturating_sub(level).div_ceil(u64::from(rate)),
         };

@@ -1,13 +1,12 @@
-//! The calendar: days, weeks, months and years as the clocks of a time zone show them.
+//! Calendar windows: days, weeks, months and years in a time zone.
 //!
-//! A date begins at its first instant, wherever clocks are set: where midnight is left out, that is the end
-//! of what is left out; where midnight comes twice, it is the first. A period begins with its first date and
-//! ends where the next period begins, so that periods follow each other without a gap and never overlap.
-//! What the clocks say of a date that has begun already, after they were set back over midnight, belongs to
-//! that date's period.
+//! A date begins at its first instant: at midnight, at the end of a gap that skips midnight, or at the first
+//! midnight if it occurs twice. A period begins with its first date and ends where the next period begins, so
+//! periods neither overlap nor leave gaps. If clocks are set back over midnight, the repeated time belongs to
+//! the date that has already begun.
 //!
-//! The rules of all zones are compiled in, as the time zone database of [`database_version`] has them. From
-//! 2100 on, clocks are taken to stay as they are.
+//! The time zone database ([`database_version`]) is compiled in. From 2100 on it has no further changes of
+//! clocks.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,41 +16,41 @@ use chrono_tz::{GapInfo, TZ_VARIANTS, Tz};
 
 use super::Unit;
 
-/// The last second of the year 9999, in UTC: up to here there are calendars.
+/// Last second of the year 9999, in UTC. Later windows do not follow a calendar.
 const LAST_SECS: u64 = 253_402_300_799;
-/// In no zone clocks were ever set back by more since 1970, in seconds. The most was seven hours, at Vostok.
+/// Upper bound, in seconds, on how far clocks were set back in any zone since 1970: by seven hours, at Vostok.
 const SET_BACK_SECS_MAX: u32 = 8 * 3_600;
-/// A name that is less like a zone's is not taken for it.
+/// Similarity from which a name is suggested.
 const LIKENESS_MIN: f64 = 0.6;
-/// Shorter names are like too many others, such as `PST` like `EST`.
+/// Shortest name with suggestions. Short ones, such as `PST`, are similar to too many others.
 const ALIKE_BYTES_MIN: usize = 5;
 
 /// Windows of one period in one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Calendar {
-    /// What a window is.
+    /// Length of a window.
     pub period: Period,
-    /// Where it is so.
+    /// Time zone.
     pub zone: Zone,
 }
 
-/// What a calendar cuts time into.
+/// Length of calendar windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Period {
     /// From midnight to midnight.
     Day,
-    /// Seven days from Monday on, as in ISO 8601.
+    /// Seven days from Monday, as in ISO 8601.
     Week,
-    /// From the first of a month on.
+    /// From the first of a month.
     Month,
-    /// From the first of January on.
+    /// From the first of January.
     Year,
 }
 
-/// A time zone of the IANA database. Names that mean the same are zones of their own.
+/// Time zone of the IANA database. Aliases are distinct zones.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Zone {
-    /// Its place in [`TZ_VARIANTS`].
+    /// Index in [`TZ_VARIANTS`].
     index: u16,
 }
 
@@ -61,8 +60,8 @@ pub const fn database_version() -> &'static str {
 }
 
 impl Calendar {
-    /// How long no window exceeds, in seconds: eight hours more than a day, seven, 31 or 366 of them, for
-    /// clocks that are set back.
+    /// Upper bound on the length of a window, in seconds: 1, 7, 31 or 366 days, and eight hours for clocks that
+    /// are set back.
     pub const fn secs_max(self) -> u32 {
         self.period.days_max() * 86_400 + SET_BACK_SECS_MAX
     }
@@ -89,9 +88,8 @@ impl Calendar {
         Self { period, zone: Zone { index: (bits & 0xffff) as u16 } }
     }
 
-    /// The window that the second `now_secs` lies in, from its beginning up to the beginning of the next; all
-    /// in seconds since the epoch. The first window begins at the epoch. After the year 9999 windows are
-    /// those of [`Unit::window`].
+    /// Window that contains `now_secs`, from its start to the start of the next one, in seconds since the
+    /// epoch. The first window begins at the epoch. After the year 9999 windows are those of [`Unit::window`].
     pub fn window_secs(self, now_secs: u64) -> Range<u64> {
         let by_calendar = i64::try_from(now_secs.min(LAST_SECS)).ok().and_then(|now| self.window(now));
         match by_calendar.filter(|_| now_secs <= LAST_SECS) {
@@ -108,14 +106,14 @@ impl Calendar {
         }
     }
 
-    /// `None` where chrono cannot tell.
+    /// `None` for times outside of chrono's range.
     fn window(self, now: i64) -> Option<Range<i64>> {
         let date = DateTime::from_timestamp(now, 0)?.with_timezone(&self.zone.tz()).date_naive();
         let first = self.period.first_date(date)?;
         let next = self.period.next_date(first)?;
         let end = self.zone.first_instant(next)?;
         if end <= now {
-            // The next one had begun when the clocks were set back into this.
+            // The next period had begun when the clocks were set back into this one.
             return Some(end..self.zone.first_instant(self.period.next_date(next)?)?);
         }
         Some(self.zone.first_instant(first)?..end)
@@ -126,7 +124,7 @@ impl Period {
     /// Every period, shortest first.
     pub const ALL: [Self; 4] = [Self::Day, Self::Week, Self::Month, Self::Year];
 
-    /// The period that `unit` is in a calendar. No calendar says what shorter ones are.
+    /// Period of `unit`; `None` for units shorter than a day.
     pub const fn of_unit(unit: Unit) -> Option<Self> {
         match unit {
             Unit::Second | Unit::Minute | Unit::Hour => None,
@@ -137,7 +135,7 @@ impl Period {
         }
     }
 
-    /// What Envoy calls it.
+    /// Unit in Envoy's protocol.
     pub const fn unit(self) -> Unit {
         match self {
             Self::Day => Unit::Day,
@@ -156,7 +154,7 @@ impl Period {
         }
     }
 
-    /// The first date of the period that `date` lies in.
+    /// First date of the period that contains `date`.
     fn first_date(self, date: NaiveDate) -> Option<NaiveDate> {
         match self {
             Self::Day => Some(date),
@@ -201,8 +199,8 @@ impl Zone {
         TZ_VARIANTS.iter().copied().map(Self::of)
     }
 
-    /// The zone that `name` is most like, where it is like one: the whole of its name or its last part, such
-    /// as a city's.
+    /// Zone whose name, or last part of the name such as the city, is most similar to `name`; `None` if none is
+    /// similar.
     pub fn nearest(name: &str) -> Option<Self> {
         let name = name.trim().replace(' ', "_").to_lowercase();
         let likeness = |zone: Self| {
@@ -219,8 +217,7 @@ impl Zone {
             .map(|(_, zone)| zone)
     }
 
-    /// When its clocks show `date` for the first time or, where they leave it out, a later one; in seconds
-    /// since the epoch.
+    /// First instant of `date`, or of the next date if clocks skip it, in seconds since the epoch.
     fn first_instant(self, date: NaiveDate) -> Option<i64> {
         let midnight = date.and_time(NaiveTime::MIN);
         let tz = self.tz();

@@ -1,4 +1,4 @@
-//! What the counts mean: a status for each descriptor and one answer for the request.
+//! Judgement: from the readings of a plan to a status for each descriptor and a decision on the request.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit};
 
-/// What a charge comes to that no store was asked about.
+/// Reading of a charge without one.
 const UNCHARGED: Reading = Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
 
-/// What the operator set for every rule at once.
+/// Settings that apply to every rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Modes {
-    /// Nothing is enforced: what would be denied is counted and passes.
+    /// Counts every request and denies none.
     pub shadow_mode: bool,
-    /// Every rule is a quota rule.
+    /// Treats every rule as a quota.
     pub quota_mode: bool,
-    /// The share of a limit, 0 to 1, past which hits count as near it.
+    /// Share of a limit, 0 to 1, above which hits count as near it.
     pub near_limit_ratio: f32,
 }
 
@@ -31,36 +31,35 @@ impl Default for Modes {
     }
 }
 
-/// Whether something may pass.
+/// Result of a request or a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
-    /// It may.
+    /// It passes.
     Ok,
-    /// It may not.
+    /// It is over its limit.
     OverLimit,
 }
 
-/// The answer to a request.
+/// Decision on a request.
 #[derive(Debug)]
 pub struct Decision<'r> {
-    /// Whether the request may pass.
+    /// Result of the request.
     pub code: Code,
-    /// The request would have been denied, but for the global shadow mode.
+    /// Whether only the global shadow mode lets the request pass.
     pub shadowed: bool,
-    /// Whether the rules know the request's domain.
+    /// Whether the request's domain has rules.
     pub domain_known: bool,
-    /// Descriptors without a rule, in a domain that the rules know.
+    /// Descriptors without a rule, in a domain that has rules.
     pub unmatched: u32,
-    /// One for each descriptor, in order.
+    /// Status of each descriptor, in order.
     pub statuses: SmallVec<[Status<'r>; 4]>,
-    /// The index of the status to tell the caller of where there is room for one: the last one that
-    /// denies, by itself or as one of the quotas that do together; else the one with the least remaining.
-    /// `None` where no limit applied.
+    /// Index of the binding status, which headers report: the last one that denies, alone or together with
+    /// other quotas; else the one with the least remaining. `None` if no limit applied.
     pub binding: Option<usize>,
 }
 
 impl<'r> Decision<'r> {
-    /// The status that denies the request, or one of them; `None` where it passes.
+    /// Status that denies the request; `None` if it passes.
     pub fn denial(&self) -> Option<&Status<'r>> {
         match self.code {
             Code::Ok => None,
@@ -68,46 +67,47 @@ impl<'r> Decision<'r> {
         }
     }
 
-    /// The status to tell of where there is room for one; `None` where no limit applied.
+    /// Binding status; `None` if no limit applied.
     pub fn reported_status(&self) -> Option<&Status<'r>> {
         self.statuses.get(self.binding?)
     }
 
-    /// What the rules say of the request, whether or not the global shadow mode lets it pass.
+    /// Result before the global shadow mode.
     pub const fn evaluated_code(&self) -> Code {
         if self.shadowed { Code::OverLimit } else { self.code }
     }
 }
 
-/// The answer to one descriptor.
+/// Status of one descriptor.
 #[derive(Debug)]
 pub struct Status<'r> {
-    /// Whether this descriptor, taken alone, may pass.
+    /// Result of this descriptor alone.
     pub code: Code,
-    /// The rule that applied; `None` where none did, or the caller brought the limit.
+    /// Rule that applied; `None` for no rule and for a limit in the request.
     pub rule: Option<&'r Rule>,
-    /// The limit that applied. Of several, the one that binds: of those that are over the one to wait for
-    /// longest, else the one with the least remaining.
+    /// Limit that applied. Of several, the binding one: the exceeded limit with the longest wait, else the one
+    /// with the least remaining.
     pub limit: Option<Limit>,
-    /// What that limit is called; the lockout, where it is that.
+    /// Name of that limit, or of the lockout.
     pub name: Option<&'r str>,
-    /// Whether it is over because whoever asks is locked out.
+    /// Whether it is over because the client is locked out.
     pub locked_out: bool,
-    /// Whether it is over its limit, and passes because its rule is not enforced.
+    /// Whether it is over its limit and passes because its rule is not enforced.
     pub shadowed: bool,
-    /// Whether it is over because the request is larger than anything that the limit ever lets pass.
+    /// Whether it is over because the limit never admits a request of this size.
     pub larger_than_limit: bool,
-    /// Hits left in this window. `u32::MAX` under an unlimited rule, 0 where no limit applied.
+    /// Remaining hits. `u32::MAX` for an unlimited rule, 0 if no limit applied.
     pub remaining: u32,
-    /// How long until the descriptor would pass, where it is over; else until its key is reset. `None` where no limit applied.
+    /// Time until the descriptor would pass, if it is over its limit; else until its counter resets. `None` if
+    /// no limit applied.
     pub reset: Option<Duration>,
-    /// What to count, and where.
+    /// Hits to add to metrics, and the counts to add them to.
     pub counted: Option<(StatsRef<'r>, HitCounts)>,
 }
 
-/// Judges `plan` by what became of its limited descriptors' charges, in their order.
+/// Judges `plan` by the readings of its charges, in order.
 ///
-/// What is missing is read as an empty counter; stores give one for each charge.
+/// A missing reading is taken as that of an empty counter; stores return one for each charge.
 pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, modes: &Modes) -> Decision<'r> {
     let mut readings = readings.into_iter();
     let mut combined = CombinedEnforcement::default();
@@ -125,14 +125,14 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
             Item::Unlimited(rule) => unlimited(rule),
             Item::Limited(limited) => {
                 let enforcement = match limited.enforcement(modes) {
-                    // Its size denies the request by itself, whatever other quotas have left.
+                    // Its size alone denies the request, whatever other quotas have left.
                     Enforcement::Quota if limited.is_too_large() => Enforcement::Enforced,
                     enforcement => enforcement,
                 };
                 let status = judge_limited(limited, &mut readings, modes, denied_by_size);
                 let over = status.code == Code::OverLimit;
                 combined.add(enforcement, over);
-                binding.see(index, status.remaining, enforcement, over);
+                binding.add(index, status.remaining, enforcement, over);
                 status
             }
         };
@@ -149,18 +149,18 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
     }
 }
 
-/// Which status to tell of.
+/// Choice of the binding status.
 #[derive(Default)]
 struct Binding {
-    /// The last one that denies by itself, and the last quota that is over.
+    /// Last status that denies alone, and last quota that is over its limit.
     enforced: Option<usize>,
     quota: Option<usize>,
-    /// The one with the least remaining, and how much that is.
+    /// Status with the least remaining, and its remaining hits.
     least: Option<(usize, u32)>,
 }
 
 impl Binding {
-    fn see(&mut self, index: usize, remaining: u32, enforcement: Enforcement, over: bool) {
+    fn add(&mut self, index: usize, remaining: u32, enforcement: Enforcement, over: bool) {
         match enforcement {
             Enforcement::Enforced if over => self.enforced = Some(index),
             Enforcement::Quota if over => self.quota = Some(index),
@@ -196,7 +196,7 @@ fn unlimited(rule: &Rule) -> Status<'_> {
     Status { rule: Some(rule), remaining: u32::MAX, ..no_limit() }
 }
 
-/// What one limit says of a descriptor.
+/// Judgement on one counter of a descriptor.
 struct Verdict {
     over: bool,
     locked_out: bool,
@@ -207,8 +207,8 @@ struct Verdict {
 }
 
 impl Verdict {
-    /// Denies a request that is too large for its rule. Waiting does not help it, so the wait is at least a
-    /// window.
+    /// Denies a request that is too large for its rule. Waiting does not help, so the reported wait is at least
+    /// one window.
     fn deny_for_size(&mut self, limit: Limit, hits: Hits) {
         self.over = true;
         self.larger_than_limit = !self.locked_out;
@@ -220,7 +220,7 @@ impl Verdict {
         }
     }
 
-    /// Whether this is to be told of rather than `other`.
+    /// Whether this one is binding rather than `other`.
     fn binds_more_than(&self, other: &Self) -> bool {
         match (self.over, other.over) {
             (true, true) => self.reset > other.reset,
@@ -298,7 +298,7 @@ fn judge_counter(
         (Hits::Refund(hits), _) => HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() },
     };
     let over = matches!(hits, Hits::Add(_)) && is_over(mode, hits, used, limit.capacity(), outcome);
-    // Nothing is left for what is over, though less might still fit.
+    // A descriptor over its limit reports nothing left, although a smaller request might fit.
     let left = if over { 0 } else { u64::from(limit.capacity()).saturating_sub(used) };
     let locked_out = outcome == ChargeOutcome::Blocked;
     let never_fits = |add: u32| mode.hits_to_fit(add) > limit.capacity();
@@ -307,7 +307,7 @@ fn judge_counter(
     Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts }
 }
 
-/// Reading of hits that are not charged, from that of a peek at their counter.
+/// Reading of hits that are not charged, from a peek at their counter.
 fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
     let Hits::Add(add) = hits else { return peek };
     match peek.outcome {
@@ -321,8 +321,8 @@ fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Readin
     }
 }
 
-/// Splits `hits` into those within the limit, near it and over it, given the counter after them
-/// (envoyproxy/ratelimit's arithmetic, floats included: its dashboards are kept working).
+/// Splits `hits` into those within the limit, near it and over it, from the count after them. The arithmetic,
+/// floats included, is that of envoyproxy/ratelimit, so that its dashboards keep working.
 fn tally_hits(limit: Limit, hits: u64, after: u64, near_limit_ratio: f32) -> HitCounts {
     let quota = u64::from(limit.capacity());
     let before = after.saturating_sub(hits);

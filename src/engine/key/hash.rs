@@ -1,16 +1,16 @@
-//! Descriptors as numbers.
+//! Hashes of descriptors.
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::engine::Entry;
 use crate::engine::rules::Match;
 
-/// Hash of what a descriptor counts under: the same on every replica and after every restart.
+/// Hash of the key that a descriptor counts under. It is the same on every replica and after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DescriptorHash(u64);
 
 impl DescriptorHash {
-    /// That of `entries` in `domain`, which took the path `matched`.
+    /// Hash of `entries` in `domain`, which matched the path `matched`.
     pub fn of(domain: &[u8], entries: &[Entry<'_>], matched: &Match<'_, '_>) -> Self {
         let mut hash = Xxh3::new();
         let mut add = |text: &[u8]| {

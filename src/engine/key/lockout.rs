@@ -8,13 +8,13 @@ use super::{DescriptorHash, KeyDomain, KeyWriter, text};
 use crate::engine::Entry;
 use crate::engine::rules::{Match, Penalty};
 
-/// Mark of lockout keys, after the prefix and a hash tag.
+/// Start of lockout keys, after the key prefix and the hash tag.
 pub const LOCKOUT_PREFIX: &[u8] = b"tgp1/";
 
-/// The same for lockouts that are not enforced.
+/// Start of lockout keys that are not enforced.
 const SHADOW_LOCKOUT_PREFIX: &[u8] = b"tgps1/";
 
-/// Name of a lockout.
+/// Name of a lockout: its key without prefix and hash tag.
 #[derive(Clone, Debug)]
 pub struct LockoutName(BytesMut);
 
@@ -23,15 +23,15 @@ pub struct LockoutName(BytesMut);
 pub struct LockoutParts {
     /// The domain.
     pub domain: Vec<u8>,
-    /// The name of the penalty; the path of its rule where it has none.
+    /// Name of the penalty, or the path of its rule.
     pub name: Vec<u8>,
     /// Keys and values that identify the client.
     pub entries: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl LockoutName {
-    /// Lockout of the client that sent `entries`, which took the path `matched`. One that is not `enforced` has
-    /// another name: it blocks no client, whatever rules share it.
+    /// Name of the lockout of the client that sent `entries`, which matched the path `matched`. Without
+    /// enforcement the name is different, so that the lockout blocks no client of other rules that share it.
     pub fn of(
         domain: &str,
         entries: &[Entry<'_>],
@@ -57,7 +57,7 @@ impl LockoutName {
         Self(name)
     }
 
-    /// The same on every replica and after every restart.
+    /// Hash of the name: the same on every replica and after a restart.
     pub fn hash(&self) -> DescriptorHash {
         DescriptorHash::of_text(&self.0)
     }

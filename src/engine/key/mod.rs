@@ -1,7 +1,6 @@
 //! Counter keys: the bytes under which a store counts.
 //!
-//! A key ends in a separator; a store that keeps the window in the key appends the window's start in
-//! decimal digits.
+//! A key ends in a separator. A store with the window in its keys appends the window's start in decimal digits.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -19,13 +18,13 @@ use super::{Algorithm, Calendar, Entry, Limit, Period};
 /// Format of keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KeyFormat {
-    /// tollgate's own: no two descriptors and windows share a key, whatever bytes they hold.
+    /// tollgate's own: no two descriptors and windows share a key, whatever bytes they contain.
     #[default]
     Native,
-    /// Byte for byte those of envoyproxy/ratelimit, so that both can count in one Redis while one
-    /// replaces the other. Its ambiguity comes with it: `(a, b_c)` and `(a_b, c)` share a key.
+    /// Byte for byte the keys of envoyproxy/ratelimit, so that both can count in one Redis during a migration.
+    /// They are ambiguous: `(a, b_c)` and `(a_b, c)` share a key.
     ///
-    /// A descriptor has the native key where a client would gain by the other: with a text longer than
+    /// A descriptor has the native key if a client could profit from the other: with a text longer than
     /// [`MAX_LITERAL_BYTES`], and in a Redis Cluster with braces in a text, which would choose the slot.
     Envoyproxy,
 }
@@ -33,20 +32,20 @@ pub enum KeyFormat {
 /// The domain of a counter.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyDomain<'a> {
-    /// Its name; not empty where there is a hash tag.
+    /// Name; not empty if there is a hash tag.
     pub name: &'a [u8],
     /// Part of the key that decides the slot in a Redis Cluster; `None` for the whole key.
     pub hash_tag: Option<HashTag>,
-    /// The limit is the only one of its rule. Keys of envoyproxy/ratelimit are the same for all limits of one.
+    /// Whether the limit is the only one of its rule. In keys of envoyproxy/ratelimit, several would collide.
     pub only_limit: bool,
 }
 
 /// Part of a key that decides the slot in a Redis Cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashTag {
-    /// All counters of the domain lie in one slot.
+    /// All counters of the domain are in one slot.
     Domain,
-    /// All counters of a descriptor do.
+    /// All counters of a descriptor are in one slot.
     Descriptor(DescriptorHash),
 }
 
@@ -144,9 +143,8 @@ impl<'a> CountedValue<'a> {
     }
 }
 
-/// `{shop}`. Redis Cluster chooses a key's slot by the text between the first `{` and the first `}` after
-/// it, which is this alone: its own braces, which would end the tag or empty it, are written in percent
-/// codes.
+/// Writes `{shop}`. Redis Cluster derives the slot from the text between the first `{` and the next `}`; braces
+/// in `text` are percent-encoded, since they would end the tag early.
 fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
     key.put_u8(b'{');
     for &byte in text {
@@ -159,10 +157,9 @@ fn write_hash_tag(key: &mut BytesMut, text: &[u8]) {
     key.put_u8(b'}');
 }
 
-/// `tg1/f60/4:shop,4:user,2:42,`: a version, the algorithm and its window, then [texts](text),
-/// which cannot be read in two ways. A shared pattern carries a `*` in front, or a `~` where it has no star,
-/// so that it cannot meet a value of the same text. A calendar's window is `cd:Europe/Berlin`; it ends at the last slash before the next colon,
-/// since no name of a zone has one.
+/// Writes `tg1/f60/4:shop,4:user,2:42,`: version, algorithm and window, then [texts](text), which are
+/// unambiguous. A shared pattern is preceded by `*` (globs) or `~` (others), so that it differs from an equal
+/// value. A calendar window is `cd:Europe/Berlin`; names of zones contain no colon.
 fn write_native<'a>(
     key: &mut BytesMut,
     domain: &[u8],
@@ -173,7 +170,7 @@ fn write_native<'a>(
     key.put_u8(match limit.algorithm {
         Algorithm::FixedWindow => b'f',
         Algorithm::SlidingWindow => b'w',
-        // `l` had a member for each hit.
+        // `l` was an older format with a member for each hit.
         Algorithm::SlidingLog => b'r',
         Algorithm::TokenBucket { .. } => b'b',
     });

@@ -1,20 +1,20 @@
-//! Texts in keys: domains, descriptor keys and values, which clients may choose.
+//! Encoding of texts in keys: domains, descriptor keys and values, which clients may choose.
 //!
-//! A text is a netstring (<https://cr.yp.to/proto/netstrings.txt>), so that no two lists of texts are
-//! spelt alike. Two kinds of text carry a mark in front, which no netstring begins with:
+//! A text is a netstring (<https://cr.yp.to/proto/netstrings.txt>), so no two lists of texts have the same
+//! encoding. Two kinds of text are preceded by a mark that no netstring begins with:
 //!
-//! - `%`: braces are percent-encoded. Redis Cluster chooses the slot of a key by what stands between its
-//!   first braces, and a client must not choose the slot of its counters.
-//! - `#`: the SHA-256 of a text longer than [`MAX_LITERAL_BYTES`], in hexadecimal. A client chooses the
-//!   length of its values, and a key is kept, sent and compared for as long as its counter lives. The
-//!   digest has no key: all replicas must agree on it, also after a restart.
+//! - `%`: braces are percent-encoded. Redis Cluster derives the slot of a key from the text between its first
+//!   braces, and a client must not choose the slot of its counters.
+//! - `#`: the SHA-256, in hexadecimal, of a text longer than [`MAX_LITERAL_BYTES`]. A client chooses the length
+//!   of its values, but keys are stored, sent and compared. The digest is not keyed, because all replicas must
+//!   agree on it, also after a restart.
 
 use bytes::{BufMut, BytesMut};
 use memchr::{memchr, memchr2};
 use ring::digest::{SHA256, digest};
 use smallvec::SmallVec;
 
-/// Upper bound, in bytes, on a text that stands in a key as it is.
+/// Upper bound, in bytes, on a text that a key contains literally.
 pub const MAX_LITERAL_BYTES: usize = 256;
 
 const ESCAPED: u8 = b'%';
@@ -66,7 +66,7 @@ pub(super) fn read(texts: &mut &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// True if `text`, as it is, could decide the slot of a key.
+/// Whether `text`, written literally, could determine the slot of a key.
 pub(super) fn has_brace(text: &[u8]) -> bool {
     memchr2(b'{', b'}', text).is_some()
 }

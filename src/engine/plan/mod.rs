@@ -1,4 +1,4 @@
-//! What to count for a request: its descriptors, matched against the rules.
+//! Planning: matches the descriptors of a request against the rules and names the counters to charge.
 
 use std::sync::Arc;
 
@@ -14,69 +14,68 @@ use super::{
 };
 use crate::engine::request::Entry;
 
-/// What a request comes down to: one item for each of its descriptors, in order.
+/// Plan of a request.
 #[derive(Debug)]
 pub struct Plan<'r> {
-    /// Whether the rules know the request's domain.
+    /// Whether the request's domain has rules.
     pub domain_known: bool,
-    /// One for each descriptor.
+    /// Item of each descriptor, in order.
     pub items: SmallVec<[Item<'r>; 4]>,
-    /// Whether a descriptor has more hits than its rule allows in one request, which denies the request
-    /// whatever the counters hold.
+    /// Whether a descriptor exceeds its rule's `max_hits`, which denies the request whatever its counters hold.
     pub denied_by_size: bool,
 }
 
-/// What one descriptor comes down to.
+/// Plan of one descriptor.
 #[derive(Debug)]
 pub enum Item<'r> {
     /// No rule applies.
     NoLimit,
     /// Another matched rule replaces the one that applies.
     Replaced,
-    /// A rule lets everything pass.
+    /// A rule without a limit applies.
     Unlimited(&'r Rule),
     /// A limit applies.
     Limited(Limited<'r>),
 }
 
-/// A descriptor that a limit applies to: what to charge, and what to say of it.
+/// Descriptor with a limit.
 #[derive(Debug)]
 pub struct Limited<'r> {
-    /// The rule; `None` where the caller brought its own limit.
+    /// Rule; `None` for a limit in the request.
     pub rule: Option<&'r Rule>,
-    /// The limits, the rule's or the caller's; at least one. All must let it pass.
+    /// Counters to charge, at least one. The descriptor passes if it is within all of their limits.
     pub counters: SmallVec<[Counter<'r>; 1]>,
-    /// Who is locked out when they are denied too often.
+    /// Lockout that its denials count towards.
     pub lockout: Option<Lockout<'r>>,
-    /// Whether what is over them is denied, where the rule is enforced at all.
+    /// Whether `enforce_percent` includes the descriptor.
     pub enforced: bool,
-    /// What to count.
+    /// Hits to count.
     pub hits: Hits,
     /// Whether it counts when it is denied.
     pub mode: ChargeMode,
-    /// What becomes of it when the store fails.
+    /// Result if the store fails.
     pub on_failure: FailurePolicy,
-    /// Where the outcome is counted.
+    /// Counts for metrics.
     pub stats: StatsRef<'r>,
 }
 
-/// A lockout that may apply.
+/// Lockout of a descriptor.
 #[derive(Clone, Debug)]
 pub struct Lockout<'r> {
-    /// When to block.
+    /// Schedule of blocks.
     pub schedule: &'r Arc<LockoutSchedule>,
-    /// Names whoever is locked out.
+    /// Key of the lockout, which identifies the client.
     pub key: bytes::Bytes,
 }
 
-/// A limit that applies, and what it is counted by.
+/// Limit and the key of its counter.
 #[derive(Clone, Debug)]
 pub struct Counter<'r> {
     /// The limit.
     pub limit: Limit,
-    /// What it is called in answers.
+    /// Name in answers.
     pub name: Option<&'r str>,
-    /// Names the counter.
+    /// Key of the counter.
     pub key: bytes::Bytes,
 }
 
@@ -94,14 +93,14 @@ impl Limited<'_> {
         is_denied && counts_only_if_allowed(self.mode, self.hits) && self.hits != Hits::Add(0)
     }
 
-    /// Whether nothing is denied by it: it is counted and reported.
+    /// Whether it denies nothing and is only counted and reported.
     pub fn is_shadow(&self) -> bool {
         !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode)
     }
 
-    /// What the limits do to the request when one is exceeded.
+    /// Effect on the request if one of the limits is exceeded.
     pub fn enforcement(&self, modes: &Modes) -> Enforcement {
-        // A quota is one limit: several in one rule are no quotas, whatever holds for all rules.
+        // A rule with several limits cannot be a quota, not even with QUOTA_MODE.
         let may_be_quota = self.counters.len() == 1;
         let is_quota = may_be_quota && (modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode));
         match (self.is_shadow(), is_quota) {
@@ -114,7 +113,7 @@ impl Limited<'_> {
 }
 
 impl<'r> Plan<'r> {
-    /// The descriptors that a limit applies to, in order.
+    /// Descriptors with a limit, in order.
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
         self.items.iter().filter_map(|item| match item {
             Item::Limited(limited) => Some(limited),
@@ -123,8 +122,8 @@ impl<'r> Plan<'r> {
     }
 }
 
-/// Matches every descriptor of `request`, drops the rules that others replace, and names the counters
-/// of the rest.
+/// Matches every descriptor of `request`, drops the rules that others replace, and names the counters of the
+/// rest.
 pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Plan<'r> {
     let Some(domain) = rules.domain(request.domain) else {
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
@@ -220,7 +219,7 @@ enum Lookup<'r, 'a> {
     Override(Limit),
 }
 
-/// A limit that the caller brings takes the place of the rules, whether or not one would match.
+/// A limit in the request takes precedence over the rules.
 fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, 'a> {
     match descriptor.limit_override {
         Some(limit) => Lookup::Override(limit),
@@ -228,8 +227,8 @@ fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, '
     }
 }
 
-/// The names in the `replaces` of all rules that a request matched, in order: looked up in logarithmic time,
-/// since a request may have a thousand descriptors.
+/// Names in the `replaces` of all rules that the request matched. Sorted for binary search, since a request may
+/// have a thousand descriptors.
 struct ReplacedNames<'r>(SmallVec<[&'r str; 8]>);
 
 impl<'r> ReplacedNames<'r> {
@@ -244,8 +243,7 @@ impl<'r> ReplacedNames<'r> {
         Self(names)
     }
 
-    /// Whether `rule` does not apply. An unlimited rule is never replaced, and a rule without a name cannot
-    /// be.
+    /// Whether `rule` is replaced. Unlimited rules and rules without a name never are.
     fn contains(&self, rule: &Rule) -> bool {
         let mut names = rule.limits().iter().filter_map(|limit| limit.name.as_deref());
         !self.0.is_empty() && names.any(|name| self.0.binary_search(&name).is_ok())

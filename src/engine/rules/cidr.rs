@@ -1,19 +1,19 @@
-//! Networks: `10.0.0.0/8`, `fd00::/8`, and which of them a value lies in.
+//! Networks, such as `10.0.0.0/8` and `fd00::/8`, and lookup of the longest one that contains a value.
 //!
-//! An IPv4 address written as IPv6 (`::ffff:10.0.0.1`) is the IPv4 address everywhere.
+//! IPv4 addresses in IPv6 notation (`::ffff:10.0.0.1`) are treated as IPv4.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-/// What networks lead to, found by the longest one that takes a value.
+/// Map from networks, with lookup of the longest one that contains a value.
 #[derive(Debug, Default)]
 pub(super) struct NetworkMap(JointPrefixMap<IpNet, u32>);
 
 impl NetworkMap {
-    /// What the longest of the networks leads to that `value` lies in. `None` also where `value` is
-    /// neither an address nor a network.
+    /// Value of the longest network that contains `value`. `None` also if `value` is neither an address nor a
+    /// network.
     pub(super) fn find(&self, value: &[u8]) -> Option<u32> {
         if self.0.is_empty() {
             return None;
@@ -26,25 +26,25 @@ impl NetworkMap {
         self.0.get(network).copied()
     }
 
-    /// Lets `network`, which was not there before, lead to `to`.
+    /// Adds `network`, which must be new.
     pub(super) fn insert(&mut self, network: IpNet, to: u32) {
         let before = self.0.insert(network, to);
         debug_assert!(before.is_none(), "callers check with `exact`");
     }
 }
 
-/// The network that a rule writes; an address alone is a network of one.
+/// Parses a network in a rule; a single address is a network of one.
 ///
 /// # Errors
-/// What is wrong, and what would be right.
+/// Problem and remedy.
 pub(super) fn parse(text: &str) -> Result<IpNet, String> {
-    const EXPECTED: &str = "is no network: write one such as 10.0.0.0/8 or fd00::/8";
+    const EXPECTED: &str = "is not a network: write one such as 10.0.0.0/8 or fd00::/8";
     let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
     let address: IpAddr = address.parse().map_err(|_| format!("'{text}' {EXPECTED}"))?;
     let max = if address.is_ipv4() { 32 } else { 128 };
     let len = len.map_or(Some(max), parse_len).filter(|len| *len <= max);
     let len = len.ok_or_else(|| {
-        format!("'{text}' is no network: the number after the slash is 0 to {max} for such an address")
+        format!("'{text}' is not a network: the number after the slash is 0 to {max} for such an address")
     })?;
     let network = IpNet::new_assert(address, len);
     let truncated = network.trunc();
@@ -65,8 +65,7 @@ pub(super) fn is_address(value: &[u8]) -> bool {
     of_value(value).is_some()
 }
 
-/// The network that the value of a request is: an address is one of its own. Networks are what
-/// `ip_prefix` makes of addresses.
+/// Parses the value of a request: an address, or a network as produced by `ip_prefix`.
 fn of_value(value: &[u8]) -> Option<IpNet> {
     let text = std::str::from_utf8(value).ok()?;
     let Some((address, len)) = text.split_once('/') else {
@@ -76,7 +75,7 @@ fn of_value(value: &[u8]) -> Option<IpNet> {
     (network.trunc() == network).then(|| canonical(network))
 }
 
-/// Digits alone: no sign, and no zero before them.
+/// Parses a prefix length: digits only, no sign, no leading zero.
 fn parse_len(text: &str) -> Option<u8> {
     let is_plain = text == "0" || !text.starts_with(['0', '+']);
     text.parse().ok().filter(|_| is_plain)
@@ -109,14 +108,14 @@ mod tests {
             ("::/0", Ok("::/0")),
             ("10.0.0.1/8", Err("10.0.0.1/8 has host bits: write 10.0.0.0/8")),
             ("fd00::1/8", Err("fd00::1/8 has host bits: write fd00::/8")),
-            ("10.0.0.0/33", Err("'10.0.0.0/33' is no network: the number after the slash is 0 to 32")),
-            ("::/129", Err("'::/129' is no network: the number after the slash is 0 to 128")),
-            ("10.0.0.0/", Err("'10.0.0.0/' is no network: the number")),
-            ("10.0.0.0/08", Err("'10.0.0.0/08' is no network: the number")),
-            ("10.0.0.0/+8", Err("'10.0.0.0/+8' is no network: the number")),
-            ("10.0.0/8", Err("'10.0.0/8' is no network: write one such as 10.0.0.0/8")),
-            ("localhost", Err("'localhost' is no network: write")),
-            ("", Err("'' is no network: write")),
+            ("10.0.0.0/33", Err("'10.0.0.0/33' is not a network: the number after the slash is 0 to 32")),
+            ("::/129", Err("'::/129' is not a network: the number after the slash is 0 to 128")),
+            ("10.0.0.0/", Err("'10.0.0.0/' is not a network: the number")),
+            ("10.0.0.0/08", Err("'10.0.0.0/08' is not a network: the number")),
+            ("10.0.0.0/+8", Err("'10.0.0.0/+8' is not a network: the number")),
+            ("10.0.0/8", Err("'10.0.0/8' is not a network: write one such as 10.0.0.0/8")),
+            ("localhost", Err("'localhost' is not a network: write")),
+            ("", Err("'' is not a network: write")),
         ] {
             match (parse(text), expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found.to_string(), expected, "{text}"),

@@ -1,5 +1,4 @@
-//! Problems found in rules, bounded in number and length: a generated file has as many as it has entries,
-//! and every reader of them pays for each.
+//! Problems found in rules, bounded in number and length: a generated file may have one for each entry.
 
 use std::borrow::Cow;
 

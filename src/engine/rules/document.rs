@@ -1,4 +1,4 @@
-//! Document tree: rules as written, in whatever format they arrive.
+//! Document tree: rules as written, independent of the format of the source.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 use super::diagnostics::{Diagnostics, shortened};
 use super::span::SourceSpan;
 
-/// Rules of one origin, which load or fail together: a file, for one.
+/// Source of rules that load or fail together, such as a file.
 pub trait RuleSource {
     /// Name in errors.
     fn name(&self) -> &str;
@@ -40,7 +40,7 @@ pub struct SourceNode {
     pub value: SourceValue,
     /// Position of the value where it is used, not where an alias defines it.
     pub span: SourceSpan,
-    /// Spelling of a number or a boolean, where it is not the canonical one: `007`.
+    /// Spelling of a number or a boolean, if it is not the canonical one: `007`.
     literal: Option<Box<str>>,
 }
 

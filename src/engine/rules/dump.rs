@@ -18,7 +18,7 @@ struct Listed<'r> {
     domain: &'r str,
     /// Its name in full: `domain.key_value.key`.
     path: String,
-    /// What each level takes, outermost first.
+    /// Levels as in rules, outermost first.
     levels: Vec<Value>,
     node: &'r Node,
     rule: &'r Rule,
@@ -36,8 +36,8 @@ pub struct PlacedRule<'r> {
 }
 
 impl Rules {
-    /// A line for each limit, in the order of the files. A line begins as envoyproxy/ratelimit writes it;
-    /// what that does not have follows.
+    /// Text with a line for each limit, in the order of the files. A line begins in the format of
+    /// envoyproxy/ratelimit; tollgate's own fields follow.
     pub fn dump_text(&self) -> String {
         self.listed().iter().map(Listed::lines).collect()
     }
@@ -47,8 +47,7 @@ impl Rules {
         json!({ "rules": self.listed().iter().map(Listed::json).collect::<Vec<_>>() })
     }
 
-    /// Notes on limits that may not mean what they seem to: fixed windows of a week, a month or a year are
-    /// not those of a calendar.
+    /// Notes on fixed windows of a week, a month or a year, which differ from those of the calendar.
     pub fn notes(&self) -> RuleErrors {
         let mut notes = RuleErrors::default();
         for listed in self.listed() {
@@ -112,7 +111,7 @@ fn list<'r>(
     }
 }
 
-/// What a level takes, in the words of rules; `normalize` is its key's.
+/// Level in the format of rules; `normalize` is that of its key.
 fn level(node: &Node, normalize: Option<&Normalize>) -> Value {
     let mut level = json!({ "key": node.key });
     match &node.pattern {
@@ -274,7 +273,7 @@ fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
         "name": name,
         "requests_per_unit": limit.requests_per_unit,
         "unit": limit.unit().map(Unit::name),
-        // A calendar's are not equally long.
+        // Calendar windows differ in length.
         "window_secs": calendar.is_none().then(|| limit.window.secs()),
         "timezone": calendar.map(|calendar| calendar.zone.name()),
         "algorithm": limit.algorithm.name(),

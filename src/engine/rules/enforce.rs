@@ -1,17 +1,17 @@
-//! Which share of what a rule counts is enforced, while it is being rolled out.
+//! `enforce_percent`: share of a rule's keys that is enforced during a rollout.
 
-/// A share in percent. A key is enforced or not by its own hash: on every replica, after every restart, and
-/// for good while the share only grows.
+/// Share in percent. The hash of a key decides whether it is included: the same on every replica and after a
+/// restart, and permanently while the share grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnforcePercent {
     hundredths: u32,
 }
 
 impl EnforcePercent {
-    /// Everything.
+    /// All keys.
     pub const ALL: Self = Self { hundredths: 10_000 };
 
-    /// `percent` of all keys: from 0 to 100, with two decimals at the most.
+    /// Share of `percent`, 0 to 100, with at most two decimals.
     pub fn new(percent: f64) -> Option<Self> {
         let hundredths = percent * 100.0;
         let whole = hundredths.round();
@@ -21,7 +21,7 @@ impl EnforcePercent {
         (is_exact && (0.0..=10_000.0).contains(&whole)).then(share)
     }
 
-    /// The share, in percent.
+    /// Share in percent.
     pub fn percent(self) -> f64 {
         f64::from(self.hundredths) / 100.0
     }
@@ -31,7 +31,7 @@ impl EnforcePercent {
         self == Self::ALL
     }
 
-    /// Whether the key of this hash is.
+    /// Whether the key with this hash is enforced.
     pub const fn includes(self, hash: u64) -> bool {
         hash % 10_000 < self.hundredths as u64
     }

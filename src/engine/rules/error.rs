@@ -1,10 +1,10 @@
-//! Errors in rules, with their source, position and an excerpt of it.
+//! Errors in rules, with source, position and excerpt.
 
 use std::fmt;
 
 use super::span::SourceSpan;
 
-/// Widest excerpt, in characters: a generated file is often one long line.
+/// Upper bound on excerpts, in characters: a generated file is often one long line.
 const EXCERPT_CHARS_MAX: usize = 120;
 
 /// Error or warning in a source of rules.
@@ -39,7 +39,7 @@ pub struct RuleErrors {
 }
 
 impl RuleError {
-    /// Error of a source as a whole: a file that cannot be read, for one.
+    /// Error of a source as a whole, such as an unreadable file.
     pub fn of_source(source: &str, message: impl Into<String>) -> Self {
         Self {
             source: source.to_owned(),
@@ -65,7 +65,7 @@ impl Excerpt {
         let mut text: String = chars.iter().map(shown).collect();
         let mut caret = before - start;
         if start > 0 {
-            // The mark takes the place of the first character.
+            // The mark replaces the first character.
             text.replace_range(..text.chars().next().map_or(0, char::len_utf8), "…");
             caret = caret.max(1);
         }

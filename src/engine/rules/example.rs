@@ -1,10 +1,10 @@
-//! A descriptor that the rules in force limit, for the first request of somebody who tries the service.
+//! Example request: a descriptor that the rules limit, for the banner of the service.
 
 use super::tree::{Children, Node, Pattern};
 use super::{Domain, Rules};
 use crate::engine::Entry;
 
-/// A domain and the entries of one descriptor.
+/// Domain and entries of one descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExampleRequest {
     /// The domain.
@@ -14,8 +14,8 @@ pub struct ExampleRequest {
 }
 
 impl Rules {
-    /// A request for the first rule, in the order of the files, that has a limit and whose values can be
-    /// made up; `None` without such a rule.
+    /// Example for the first rule, in the order of the files, that has a limit and whose values can be
+    /// invented; `None` without such a rule.
     pub fn example_request(&self) -> Option<ExampleRequest> {
         let mut found = Vec::new();
         for domain in self.domains() {
@@ -42,8 +42,7 @@ fn collect(
     }
 }
 
-/// Whether a request with these entries is limited by the rule of `node`: a pattern that takes them may be
-/// tried before it.
+/// Whether the rule of `node` limits a request with these entries: another pattern may match first.
 fn is_limited(domain: &Domain, node: &Node, entries: &[(String, String)]) -> bool {
     let Some(rule) = node.rule.as_deref().filter(|rule| !rule.limits().is_empty()) else { return false };
     let as_entry = |(key, value): &(String, String)| (key.clone().into_bytes(), value.clone().into_bytes());
@@ -52,7 +51,7 @@ fn is_limited(domain: &Domain, node: &Node, entries: &[(String, String)]) -> boo
     domain.find(&entries).is_some_and(|matched| std::ptr::eq(matched.rule, rule))
 }
 
-/// A value that the node takes.
+/// Value that the node matches.
 fn value(node: &Node) -> Option<String> {
     if node.key.contains('*') {
         return None;

@@ -1,16 +1,16 @@
-//! Patterns with `*`, each standing for any bytes or none. Linear in the text: the pieces between the
-//! stars are looked for once, from left to right, and that is enough where a star takes anything.
+//! Patterns with `*`, which matches any bytes, including none. Matching is linear in the text: the pieces
+//! between stars are searched once, from left to right.
 
 use memchr::memmem;
 
-/// A pattern.
+/// Pattern with stars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glob {
     text: Box<str>,
 }
 
 impl Glob {
-    /// The pattern that `text` is. Without a star it takes nothing but itself.
+    /// Pattern `text`. Without a star it matches only itself.
     pub fn new(text: &str) -> Self {
         Self { text: text.into() }
     }
@@ -20,7 +20,7 @@ impl Glob {
         &self.text
     }
 
-    /// Whether the whole of `text` is as the pattern says.
+    /// Whether the pattern matches the whole `text`.
     pub fn matches(&self, text: &[u8]) -> bool {
         let Some((head, rest)) = self.text.split_once('*') else { return text == self.text.as_bytes() };
         let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
@@ -63,7 +63,7 @@ mod tests {
         assert!(matches("foo", "foo") && !matches("foo", "foo1"), "a text without a star takes itself");
     }
 
-    /// The definition, spelt out: a star takes nothing, or a byte and goes on.
+    /// Definition: a star matches nothing, or one byte and then the rest.
     fn naive(pattern: &[u8], text: &[u8]) -> bool {
         match (pattern.split_first(), text.split_first()) {
             (None, None) => true,

@@ -1,10 +1,10 @@
-//! Layers: sides of a request that limits protect by themselves, each under a name of its own.
+//! Layers: named aspects of a request, such as `user` or `ip`, that limits protect separately.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-/// A layer of one domain, and how many requests it denied. Kept over reloads.
+/// Layer of a domain and the number of requests that it denied. Kept over reloads.
 #[derive(Debug)]
 pub struct Layer {
     name: Box<str>,
@@ -12,24 +12,24 @@ pub struct Layer {
 }
 
 impl Layer {
-    /// Characters of a name, at the most; all of them are printable ASCII.
+    /// Upper bound on the characters of a name, which are printable ASCII.
     pub const MAX_NAME_BYTES: usize = 64;
 
     pub(super) fn new(name: &str) -> Self {
         Self { name: name.into(), denied: CachePadded::default() }
     }
 
-    /// Its name: `user`, `ip`, `endpoint`, or any other.
+    /// Name: `user`, `ip`, `endpoint` or any other.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Counts a request that it denied.
+    /// Counts a denied request.
     pub fn add_denied(&self) {
         self.denied.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests that it denied, since it was first loaded.
+    /// Denied requests since the layer was first loaded.
     pub fn denied(&self) -> u64 {
         self.denied.load(Ordering::Relaxed)
     }

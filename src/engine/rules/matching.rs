@@ -1,4 +1,4 @@
-//! From what a level takes as written to a pattern, and from what is done to values to their steps.
+//! Compilation of patterns and of normalization.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use super::source::{Descriptor, Located};
 use super::span::SourceSpan;
 use super::tree::{Children, Pattern};
 
-/// Which values `descriptor` takes.
+/// Pattern of `descriptor`.
 ///
 /// # Errors
-/// Every mistake in it.
+/// Every error in it.
 pub(super) fn pattern(
     descriptor: &Descriptor,
     expressions: &mut Expressions,
@@ -47,12 +47,12 @@ pub(super) fn pattern(
     errors.or(patterns.pop().unwrap_or(Pattern::Any))
 }
 
-/// Whether the values that `descriptor` takes could not be read, which is reported.
+/// Whether a field of the pattern of `descriptor` could not be parsed, which is reported.
 pub(super) fn is_unreadable(descriptor: &Descriptor) -> bool {
     ["value", "one_of", "cidr", "regex"].iter().any(|field| descriptor.unreadable.has(field))
 }
 
-/// A level says in one way which values it takes.
+/// Checks that a level has at most one field that sets its pattern.
 fn check_alone(descriptor: &Descriptor) -> Diagnostics {
     let matching = &descriptor.matching;
     let ways = [
@@ -67,7 +67,7 @@ fn check_alone(descriptor: &Descriptor) -> Diagnostics {
     if let Some(((first, _), others)) = written.split_first() {
         for (other, span) in others {
             let message =
-                format!("'{first}' and '{other}' both say which values the rule takes: write one of them");
+                format!("'{first}' and '{other}' both set which values the rule matches: write one of them");
             errors.push(*span, message);
         }
     }
@@ -90,7 +90,7 @@ fn one_of(written: &Located<Vec<Located<String>>>, errors: &mut Diagnostics) -> 
     for Located { value, span } in &written.value {
         if value.contains('*') {
             let message = format!(
-                "'one_of' takes exact values: for the pattern '{}' write a rule with 'value'",
+                "'one_of' lists exact values: for the pattern '{}' write a rule with 'value'",
                 shortened(value)
             );
             errors.push(*span, message);
@@ -121,10 +121,10 @@ fn networks(written: &Located<Vec<Located<String>>>, errors: &mut Diagnostics) -
 
 fn twice(value: &str, first: SourceSpan) -> String {
     let value = shortened(value);
-    format!("'{value}' stands here twice, first at line {}: write it once", first.line)
+    format!("'{value}' is there twice, first at line {}: write it once", first.line)
 }
 
-/// Problems of values that other rules for the same key take, each with the order of the other node.
+/// Errors for items that other rules for the same key have; each comes with the order of the other node.
 pub(super) fn taken_values(items: Vec<(String, u32)>, descriptor: &Descriptor) -> Vec<TakenValue> {
     let Descriptor { key, matching, span, .. } = descriptor;
     let (field, list) = match (&matching.one_of, &matching.cidr) {
@@ -139,13 +139,13 @@ pub(super) fn taken_values(items: Vec<(String, u32)>, descriptor: &Descriptor) -
     let spans: HashMap<_, _> = written.map(|item| (canonical(&item.value), item.span)).collect();
     let problem = |(item, other): (String, u32)| TakenValue {
         span: spans.get(&item).copied().unwrap_or(*span),
-        message: format!("'{}' stands in another '{field}' for '{key}'", shortened(&item)),
+        message: format!("'{}' is in another '{field}' for '{key}'", shortened(&item)),
         other,
     };
     items.into_iter().map(problem).collect()
 }
 
-/// Value that another rule takes.
+/// Item that another rule has.
 pub(super) struct TakenValue {
     pub(super) span: SourceSpan,
     pub(super) message: String,
@@ -153,10 +153,11 @@ pub(super) struct TakenValue {
     pub(super) other: u32,
 }
 
-/// Says to `siblings` what is done to the values of each key, for all `descriptors` among them.
+/// Sets the normalization of each key in `siblings`, as `descriptors` write it. Returns warnings for values
+/// that no normalized value can equal.
 ///
 /// # Errors
-/// What is wrong with it. Warnings come back where there are no errors: values that no request can have.
+/// Every error in the steps.
 pub(super) fn normalize(
     descriptors: &[Descriptor],
     siblings: &mut Children,
@@ -169,7 +170,7 @@ pub(super) fn normalize(
         let key = &descriptor.key;
         let steps: Vec<_> = written.value.iter().map(|step| step.value).collect();
         if !descriptor.enabled {
-            // Checked like everything else, and left out.
+            // Disabled rules are checked, but not compiled.
             errors.append(Normalize::new(&written.value, hash_key).err().unwrap_or_default());
             continue;
         }
@@ -196,7 +197,7 @@ pub(super) fn normalize(
     if errors.is_empty() { Ok(unreachable_values(descriptors, siblings)) } else { Err(errors) }
 }
 
-/// Values in rules that no value is after it was normalized, and networks that none lies in.
+/// Warnings for values in rules that no normalized value can equal, and networks that contain none.
 fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagnostics {
     let mut found = Diagnostics::default();
     for descriptor in descriptors {
@@ -209,7 +210,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagno
             if *normalized != *value.as_bytes() {
                 let normalized = String::from_utf8_lossy(&normalized);
                 let message = format!(
-                    "'{value}' takes nothing: 'normalize' makes it '{normalized}' before it is matched; write \
+                    "'{value}' matches nothing: 'normalize' turns it into '{normalized}' before it is matched; write \
                      that"
                 );
                 found.push(span, message);
@@ -222,7 +223,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagno
             if !cidr::matches(&network, &normalized) {
                 let normalized = String::from_utf8_lossy(&normalized);
                 let message = format!(
-                    "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they \
+                    "'{value}' matches nothing: 'normalize' turns its addresses into '{normalized}' before they \
                      are matched; write a network that holds that"
                 );
                 found.push(*span, message);

@@ -1,5 +1,4 @@
-//! Rules: read from YAML, checked, and compiled into an immutable tree that requests are matched
-//! against.
+//! Rules: parsed from YAML, checked, and compiled into an immutable tree that requests are matched against.
 
 mod cidr;
 mod compile;
@@ -61,17 +60,17 @@ use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::{ChargeMode, FailurePolicy, Limit};
 
-/// A compiled rule set: immutable, and swapped as a whole.
+/// Compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
 pub struct Rules {
     domains: HashMap<Box<[u8]>, Domain, foldhash::fast::RandomState>,
-    /// The counts of every rule whose name is fixed at load, in the order of their paths.
+    /// Counts of every rule whose name is fixed at load, ordered by path.
     counts: BTreeMap<StatsPath, Arc<Counts>>,
-    /// Every layer, by its domain and its name.
+    /// Layers by domain and name.
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
-    /// How many levels something applies at.
+    /// Number of rules.
     len: usize,
-    /// What holds for limits that callers bring.
+    /// Defaults for limits in requests.
     default_charge: ChargeMode,
     default_on_backend_failure: FailurePolicy,
     /// Position of every node, by its order.
@@ -99,17 +98,17 @@ impl Rules {
         self.domains.values()
     }
 
-    /// Whether denied hits count towards limits that callers bring.
+    /// Charge mode of limits in requests.
     pub fn default_charge(&self) -> ChargeMode {
         self.default_charge
     }
 
-    /// What becomes of limits that callers bring when the store fails.
+    /// Failure policy of limits in requests.
     pub fn default_on_backend_failure(&self) -> FailurePolicy {
         self.default_on_backend_failure
     }
 
-    /// How many rules there are: levels at which something applies.
+    /// Number of rules: levels at which a limit, or `unlimited`, applies.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -119,77 +118,78 @@ impl Rules {
         self.len == 0
     }
 
-    /// The counts of every rule whose name is fixed at load, in the order of their paths.
+    /// Counts of every rule whose name is fixed at load, ordered by path.
     pub fn counts(&self) -> impl Iterator<Item = (&StatsPath, &Counts)> {
         self.counts.iter().map(|(path, counts)| (path, &**counts))
     }
 }
 
 impl Rules {
-    /// Every layer with its domain, in the order of their names.
+    /// Layers with their domains, ordered by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
         self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))
     }
 }
 
-/// What applies to requests that end at a node of the tree.
+/// Rule for descriptors that end at a node of the tree.
 #[derive(Debug)]
 pub struct Rule {
-    /// Its name in full, as written: `domain.key_value.key`.
+    /// Full name: `domain.key_value.key`.
     pub path: Box<str>,
-    /// A digest of the path, the same after every reload. The memory store tells by it which rule its counters
-    /// belong to.
+    /// Digest of the path, the same after every reload. The memory store uses it to find the counters of a
+    /// rule.
     pub id: u32,
-    /// How much may pass.
+    /// Limits.
     pub quota: Quota,
-    /// Names of rules that do not apply when this one matches in the same request.
+    /// Names of limits whose rules do not apply if this one matches in the same request.
     pub replaces: Box<[Box<str>]>,
-    /// Whether what is denied counts.
+    /// Whether denied hits count.
     pub charge: ChargeMode,
-    /// What becomes of its descriptors when the store fails.
+    /// Result of its descriptors if the store fails.
     pub on_backend_failure: FailurePolicy,
-    /// Counted and reported, never enforced.
+    /// Whether it is counted and reported, but not enforced.
     pub shadow_mode: bool,
-    /// Of the keys that it counts, so many are enforced; the others are counted and reported.
+    /// Share of its keys that is enforced; the others are counted and reported.
     pub enforce_percent: EnforcePercent,
-    /// The side of the request that it protects, which a denial tells.
+    /// Layer that a denial reports.
     pub layer: Option<Arc<Layer>>,
-    /// What becomes of those whom it denies too often.
+    /// Lockout of clients that it denies too often.
     pub penalty: Option<Penalty>,
-    /// What is told to those whom it denies, besides the denial.
+    /// Response body and headers for denied requests.
     pub on_deny: Option<Arc<OnDeny>>,
-    /// Most hits of a single request; a larger one is denied whatever is left. `None` for no bound.
+    /// Upper bound on the hits of one request; `None` for no bound.
     pub max_hits: Option<u32>,
     /// Whether its limits appear in response headers.
     pub headers: RateLimitHeaders,
-    /// Denies only together with every other quota rule of the request.
+    /// Whether it denies only together with all other quotas of the request.
     pub quota_mode: bool,
-    /// Merged into the answer's dynamic metadata when the rule's descriptor passes.
+    /// Dynamic metadata of the answer if the descriptor passes.
     pub metadata: Option<Map<String, Value>>,
-    /// Where hits are counted; `None` where the request's own values are part of the name.
+    /// Counts for metrics; `None` if their name contains values of the request.
     pub counts: Option<Arc<Counts>>,
 }
 
-/// A lockout for those whom a rule denies too often.
+/// Lockout of clients that a rule denies too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Penalty {
-    /// When to block, and for how long.
+    /// Schedule of blocks.
     pub schedule: Arc<LockoutSchedule>,
-    /// The levels of the rule whose entries say who is locked out, outermost first.
+    /// Levels whose entries identify the client, outermost first.
     pub scope: Box<[usize]>,
-    /// What it is called in answers.
+    /// Name in answers.
     pub name: Option<Box<str>>,
-    /// Its name, or else its rule's path. Those of one domain with one name and one scope are one lockout.
+    /// Name, or else the path of the rule. Penalties of a domain with the same id and scope share their
+    /// lockouts.
     pub id: Box<str>,
 }
 
 /// Whether the limits of a rule appear in response headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateLimitHeaders {
-    /// Yes, in whatever style the service has.
+    /// They appear, in the style of the service.
     #[default]
     All,
-    /// No, neither in tollgate's headers nor in those that Envoy makes.
+    /// They appear neither in tollgate's headers nor in Envoy's.
     None,
 }
 
@@ -208,21 +208,21 @@ impl RateLimitHeaders {
     }
 }
 
-/// How much may pass.
+/// Limits of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Quota {
-    /// Everything; nothing is counted.
+    /// No limit; nothing is counted.
     Unlimited,
-    /// As much as all of the limits say; at least one.
+    /// Limits, at least one; a descriptor passes if it is within all of them.
     Limited(SmallVec<[NamedLimit; 1]>),
 }
 
-/// A limit of a rule.
+/// Limit of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedLimit {
-    /// How much may pass.
+    /// Limit.
     pub limit: Limit,
-    /// What it is called in answers, and what others replace its rule by; not empty.
+    /// Name in answers and in `replaces`; not empty.
     pub name: Option<Box<str>>,
 }
 
@@ -233,7 +233,7 @@ impl Rule {
         u32::try_from((high ^ low) & u64::from(u32::MAX)).unwrap_or_default()
     }
 
-    /// Its limits; none where everything passes.
+    /// Limits; none for an unlimited rule.
     pub fn limits(&self) -> &[NamedLimit] {
         match &self.quota {
             Quota::Unlimited => &[],

@@ -1,7 +1,7 @@
-//! What is done to the values of a key before they are matched and counted.
+//! Normalization of the values of a key before they are matched and counted.
 //!
-//! The request's own bytes stay as they are. Steps that take a part of a value borrow it; those that write
-//! a new one do so in place, without the heap for values of up to [`INLINE_BYTES`].
+//! The request itself is not changed. Steps that select a part of a value borrow it; others write a new value,
+//! inline up to [`INLINE_BYTES`].
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use super::diagnostics::Diagnostics;
 use super::source::Located;
 
-/// An address with the length of its network, but for the longest of them.
+/// Bytes of a normalized value without a heap allocation: enough for nearly every network.
 const INLINE_BYTES: usize = 40;
 /// 128 bits.
 const HASH_BYTES: usize = 16;
@@ -26,32 +26,32 @@ const KEY_BYTES: usize = 64;
 /// One step, as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormalizeStep {
-    /// ASCII letters become small; every other byte stays.
+    /// Lowercases ASCII letters.
     Lowercase,
-    /// ASCII white space goes from both ends.
+    /// Removes ASCII white space from both ends.
     Trim,
-    /// An address becomes its network.
+    /// Replaces an address by its network.
     IpPrefix {
         /// Bits of an IPv4 network, 1 to 32.
         v4: u8,
         /// Bits of an IPv6 network, 1 to 128.
         v6: u8,
     },
-    /// A list of addresses as in `X-Forwarded-For` becomes one of them.
+    /// Selects one address of a list as in `X-Forwarded-For`.
     ForwardedFor {
-        /// Which one from the right, counted from 1, or the first where there are fewer; 1 to 100.
+        /// Position from the right, 1 to 100; the leftmost address if there are fewer.
         trusted_hops: u8,
     },
-    /// The value is matched, and its hash counts in place of it.
+    /// Matches the value, and counts and shows its hash.
     Hash,
 }
 
-/// The secret that values are hashed with. It is never shown.
+/// Secret of hashes. `Debug` does not show it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct HashKey([u8; KEY_BYTES]);
 
 impl HashKey {
-    /// The key that HMAC-SHA256 takes `secret` for.
+    /// HMAC-SHA256 key for `secret`.
     pub fn new(secret: &[u8]) -> Self {
         let mut key = [0; KEY_BYTES];
         let digest = ring::digest::digest(&ring::digest::SHA256, secret);
@@ -67,12 +67,12 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// A value: the request's, a part of it, or made from it.
+/// Value of a request, or one derived from it.
 #[derive(Clone, Debug)]
 pub enum Text<'a> {
-    /// The request's bytes.
+    /// Bytes of the request.
     Borrowed(&'a [u8]),
-    /// Others.
+    /// Derived bytes.
     Made(SmallVec<[u8; INLINE_BYTES]>),
 }
 
@@ -96,16 +96,16 @@ impl Text<'_> {
     }
 }
 
-/// What is done to the values of one key.
+/// Normalization of the values of one key.
 #[derive(Clone, Debug)]
 pub struct Normalize {
-    /// In this order; `Hash` last, where it is there.
+    /// Steps in order. `Hash` can only be the last.
     pub steps: Box<[NormalizeStep]>,
     key: Option<hmac::Key>,
 }
 
 impl Normalize {
-    /// What `steps` say.
+    /// Normalization by `steps`.
     ///
     /// # Errors
     /// `hash` before other steps, and without a key.
@@ -134,14 +134,14 @@ impl Normalize {
         self.key.is_some()
     }
 
-    /// What names have in place of `written`, the text of a pattern: `None` where values are not hashed, and
-    /// it stands there as it is. That of a single value is what the value is counted under.
+    /// Hash of `written`, the text of a pattern, for names; `None` if values are not hashed. For an exact value
+    /// it equals the hash that the value is counted under.
     pub(super) fn hash_of(&self, written: &str) -> Option<Box<str>> {
         let hash = hash(self.key.as_ref()?, written.as_bytes());
         Some(String::from_utf8_lossy(&hash).into())
     }
 
-    /// The value to match.
+    /// Value to match.
     pub fn matched<'a>(&self, value: &'a [u8]) -> Text<'a> {
         self.steps.iter().fold(Text::Borrowed(value), |text, step| match *step {
             NormalizeStep::Lowercase => lowercase(&text).map_or(text, Text::Made),
@@ -152,7 +152,7 @@ impl Normalize {
         })
     }
 
-    /// The value to count and to show, where `matched` is the one to match.
+    /// Value to count and to show, from the value to match.
     pub fn counted<'a>(&self, matched: Text<'a>) -> Text<'a> {
         match &self.key {
             Some(key) => Text::Made(hash(key, &matched)),
@@ -161,13 +161,13 @@ impl Normalize {
     }
 }
 
-/// `None` where nothing changes.
+/// `None` if nothing changes.
 fn lowercase(value: &[u8]) -> Option<SmallVec<[u8; INLINE_BYTES]>> {
     let has_any = value.iter().any(u8::is_ascii_uppercase);
     has_any.then(|| value.iter().map(u8::to_ascii_lowercase).collect())
 }
 
-/// `None` where nothing changes.
+/// `None` if nothing changes.
 fn ip_prefix(value: &[u8], v4: u8, v6: u8) -> Option<SmallVec<[u8; INLINE_BYTES]>> {
     let address = str::from_utf8(value).ok()?.parse::<IpAddr>().ok()?.to_canonical();
     let (len, max) = if address.is_ipv4() { (v4, 32) } else { (v6, 128) };
@@ -188,7 +188,7 @@ impl fmt::Write for Writer {
     }
 }
 
-/// The address that stands so far from the right, without port and brackets.
+/// Address at position `trusted_hops` from the right, without port and brackets.
 fn forwarded_for(list: &[u8], trusted_hops: u8) -> &[u8] {
     let entries =
         || list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|entry| !entry.is_empty());

@@ -1,20 +1,19 @@
-//! What a rule has told to those whom it denies: a body and headers of its own. Read and checked at load,
-//! put together on denial only.
+//! `on_deny`: response body and headers for denied requests. Templates are parsed and checked when rules load,
+//! and rendered for each denial.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use http::{HeaderName, HeaderValue};
 
-/// Bytes of a text, at the most: it travels in every answer that denies.
+/// Upper bound, in bytes, on the text of a body, since every denial contains it.
 pub const MAX_TEXT_BYTES: usize = 16 * 1024;
-/// Headers of one rule, at the most.
+/// Upper bound on the headers of one rule.
 pub const MAX_HEADERS: usize = 32;
-/// Bytes of a header's value, at the most.
+/// Upper bound, in bytes, on the value of a header.
 const MAX_VALUE_BYTES: usize = 4 * 1024;
 
-/// Headers that belong to the connection or to the message's frame, which proxies and servers write
-/// themselves.
+/// Headers of the connection and of message framing, which only proxies and servers may set.
 const RESERVED: [&str; 9] = [
     "connection",
     "content-length",
@@ -27,39 +26,39 @@ const RESERVED: [&str; 9] = [
     "upgrade",
 ];
 
-/// What is told on denial.
+/// Additions to the response to a denied request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDeny {
-    /// The body; `None` leaves it to whoever refuses the request.
+    /// Body; `None` for the caller's own.
     pub body: Option<DenialBody>,
-    /// Headers to add, each name once; [`MAX_HEADERS`] at the most. Values are ASCII.
+    /// Headers to add: distinct names, ASCII values, at most [`MAX_HEADERS`].
     pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-/// The body of a denial.
+/// Body of a denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenialBody {
-    /// A problem document (RFC 9457).
+    /// Problem document (RFC 9457).
     Problem,
-    /// A text of the operator's.
+    /// Text of the rule.
     Text {
-        /// The text.
+        /// Text.
         template: Template,
-        /// What it is.
+        /// Content type of the text.
         content_type: HeaderValue,
     },
 }
 
-/// A text with places for what is known only on denial.
+/// Text with placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Box<[Piece]>);
 
-/// What kind of text a template makes, which says how a name stands in it.
+/// Kind of text, which decides how names are escaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TextKind {
-    /// Names stand as they are.
+    /// Names are not escaped.
     Plain,
-    /// They stand within strings of JSON.
+    /// Names are escaped for JSON strings.
     Json,
 }
 
@@ -69,66 +68,66 @@ enum Piece {
     Place(Placeholder),
 }
 
-/// What a text may have a place for.
+/// Placeholder in a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placeholder {
-    /// Requests that may pass in one unit.
+    /// Requests per window.
     Limit,
-    /// What is left of them.
+    /// Remaining requests.
     Remaining,
     /// Seconds to wait.
     Reset,
-    /// The layer that denies; nothing where it has no name.
+    /// Layer that denies; empty without a layer.
     Layer,
-    /// The rule that denies.
+    /// Rule that denies.
     Rule,
 }
 
-/// What goes into the places.
+/// Values of placeholders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DenialFacts<'a> {
-    /// Requests that may pass in one unit.
+    /// Requests per window.
     pub limit: u32,
-    /// What is left of them.
+    /// Remaining requests.
     pub remaining: u32,
     /// Whole seconds until the request would pass, rounded up.
     pub reset_secs: u64,
-    /// The layer that denies; empty where it has no name.
+    /// Layer that denies; empty without a layer.
     pub layer: &'a str,
-    /// The rule that denies.
+    /// Rule that denies.
     pub rule: &'a str,
 }
 
-/// Why a text is no template.
+/// Error in a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// Nothing is called so.
+    /// Unknown placeholder.
     #[error("unknown placeholder '{{{0}}}': known are {known}; write '{{{{' and '}}}}' for braces", known = Placeholder::list())]
     Unknown(String),
-    /// It has no end.
+    /// Opening brace without a closing one.
     #[error("a '{{' without its '}}': write '{{{{' for a brace")]
     Unclosed,
-    /// It has no beginning.
+    /// Closing brace without an opening one.
     #[error("a '}}' without its '{{': write '}}}}' for a brace")]
     Unopened,
-    /// It is longer than [`MAX_TEXT_BYTES`].
-    #[error("a text of more than {MAX_TEXT_BYTES} bytes")]
+    /// Text longer than [`MAX_TEXT_BYTES`].
+    #[error("text of more than {MAX_TEXT_BYTES} bytes")]
     TooLong,
 }
 
-/// Why a header cannot be added.
+/// Header that cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// No header can be called so.
-    #[error("'{0}' is no name of an HTTP header")]
+    /// Invalid name.
+    #[error("'{0}' is not a valid name of an HTTP header")]
     Name(String),
-    /// It is not for rules to set.
-    #[error("'{0}' belongs to the connection, and is set by whoever sends the answer")]
+    /// Header of the connection.
+    #[error("'{0}' belongs to the connection: only the server or proxy may set it")]
     Reserved(HeaderName),
-    /// The body has a place for it.
+    /// Content type, which belongs to the body.
     #[error("'content-type' is the body's: write 'body: {{text: …, content_type: …}}'")]
     ContentType,
-    /// No header can say so.
+    /// Invalid value.
     #[error("the value of '{0}' must be ASCII without line breaks, of at most {MAX_VALUE_BYTES} bytes")]
     Value(HeaderName),
 }
@@ -137,7 +136,7 @@ impl Placeholder {
     /// Every one.
     pub const ALL: [Self; 5] = [Self::Limit, Self::Remaining, Self::Reset, Self::Layer, Self::Rule];
 
-    /// What it is called between braces.
+    /// Name between braces.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
@@ -154,10 +153,10 @@ impl Placeholder {
 }
 
 impl Template {
-    /// Reads `text`: `{name}` is a [`Placeholder`], `{{` and `}}` are braces.
+    /// Parses `text`: `{name}` is a [`Placeholder`], `{{` and `}}` are literal braces.
     ///
     /// # Errors
-    /// The first thing in it that is neither, or its length.
+    /// [`TemplateError`]
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         if text.len() > MAX_TEXT_BYTES {
             return Err(TemplateError::TooLong);
@@ -188,7 +187,7 @@ impl Template {
         Ok(Self(pieces.into()))
     }
 
-    /// The text with `facts` in their places.
+    /// Text with `facts` in place of the placeholders.
     pub fn render(&self, facts: &DenialFacts<'_>, kind: TextKind) -> String {
         let mut text = String::new();
         for piece in &self.0 {
@@ -208,7 +207,7 @@ impl Template {
 }
 
 impl TextKind {
-    /// What `content_type` says: `application/json` and whatever ends in `+json` is JSON.
+    /// Kind of a `content_type`: `application/json` and types that end in `+json` are JSON.
     pub fn of(content_type: &HeaderValue) -> Self {
         let media_type = content_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
         let media_type = media_type.trim_ascii().to_ascii_lowercase();
@@ -223,7 +222,7 @@ impl TextKind {
             Self::Plain => Cow::Borrowed(name),
             Self::Json => {
                 let quoted = serde_json::Value::from(name).to_string();
-                // The template has the quotation marks.
+                // The quotation marks are in the template.
                 let inside = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
                 Cow::Owned(inside.unwrap_or_default().to_owned())
             }
@@ -232,7 +231,7 @@ impl TextKind {
 }
 
 impl fmt::Display for Template {
-    /// As it may be written.
+    /// Formats the template as written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|piece| match piece {
             Piece::Text(literal) => f.write_str(&literal.replace('{', "{{").replace('}', "}}")),
@@ -241,16 +240,16 @@ impl fmt::Display for Template {
     }
 }
 
-/// A brace that is written twice at the beginning of `text`, and what follows.
+/// Doubled brace at the start of `text`, and the rest.
 fn doubled(text: &str) -> Option<(char, &str)> {
     let after = |braces| text.strip_prefix(braces);
     after("{{").map(|rest| ('{', rest)).or_else(|| after("}}").map(|rest| ('}', rest)))
 }
 
-/// The header `name: value`, if rules may add it.
+/// Header `name: value`, if rules may add it.
 ///
 /// # Errors
-/// What is wrong with either.
+/// [`HeaderError`]
 pub fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), HeaderError> {
     let name: HeaderName = name.parse().map_err(|_| HeaderError::Name(name.to_owned()))?;
     if RESERVED.contains(&name.as_str()) {
@@ -265,7 +264,7 @@ pub fn parse_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue)
     }
 }
 
-/// `text` as the value of a header; `None` where it is not ASCII, has line breaks or is longer than 4 KiB.
+/// `text` as the value of a header; `None` if it is not ASCII, has line breaks or is longer than 4 KiB.
 pub fn parse_value(text: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(text).ok().filter(|_| text.is_ascii() && text.len() <= MAX_VALUE_BYTES)
 }

@@ -1,8 +1,8 @@
-//! What a level of a rule takes in place of one value: a list of values, networks, an expression.
+//! Patterns other than values and globs: lists of values, networks, regular expressions.
 //!
-//! Each has a text that stays as it is for as long as the pattern means the same, by which its values
-//! count together and which metrics show: `one_of(gold,silver)`, `cidr(10.0.0.0/8)`, `regex(/v[0-9]+)`.
-//! No two different patterns have one text. A text that would be long is its digest.
+//! Each pattern has a canonical text, which shared counters and metrics contain: `one_of(gold,silver)`,
+//! `cidr(10.0.0.0/8)`, `regex(/v[0-9]+)`. It does not depend on the order of a list, and no two patterns share
+//! one. A long text is replaced by its digest.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,17 +13,17 @@ use regex_automata::meta::{self, Regex};
 use regex_automata::util::syntax;
 use ring::digest;
 
-/// A pattern's text is this long at the most, in bytes, unless it is its digest.
+/// Upper bound, in bytes, on the text of a pattern; longer ones are digests.
 const TEXT_BYTES_MAX: usize = 200;
-/// How long an expression may be as written, in bytes.
+/// Upper bound, in bytes, on an expression as written.
 const EXPRESSION_BYTES_MAX: usize = 4096;
-/// Largest compiled expression, and most memory for each thread that matches it, in bytes.
+/// Upper bound, in bytes, on a compiled expression and on the memory of each thread that matches it.
 const COMPILED_BYTES_MAX: usize = 1 << 20;
-/// Most memory for all compiled expressions of a load, in bytes.
+/// Upper bound, in bytes, on all compiled expressions of a load.
 const LOAD_BYTES_MAX: usize = 64 << 20;
 
-/// Expressions of a load, each compiled once, and the memory left for further ones. Without a bound a small
-/// file of large classes takes gigabytes.
+/// Expressions of a load, each compiled once, and the remaining memory for others. Without a bound, a small
+/// file with large character classes would take gigabytes.
 #[derive(Debug)]
 pub struct Expressions {
     known: HashMap<Box<str>, Expression>,
@@ -37,11 +37,10 @@ impl Default for Expressions {
 }
 
 impl Expressions {
-    /// Expression `written`; `None` where it does not matter, since an earlier one did not fit, which is an
-    /// error already.
+    /// Expression `written`; `None` after the memory bound was exceeded, which is reported once.
     ///
     /// # Errors
-    /// Its form, its size when compiled, or that of all expressions of the load.
+    /// Syntax error, or size of the compiled expression or of all expressions of the load.
     pub fn get(&mut self, written: &str) -> Result<Option<Expression>, String> {
         if let Some(known) = self.known.get(written) {
             return Ok(Some(known.clone()));
@@ -65,7 +64,7 @@ impl Expressions {
     }
 }
 
-/// A few values, each of them exact.
+/// List of exact values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OneOf {
     /// Ordered, each of them once; at least one.
@@ -74,7 +73,7 @@ pub struct OneOf {
 }
 
 impl OneOf {
-    /// Those of `values`.
+    /// List of `values`.
     pub fn new(values: impl IntoIterator<Item = Box<str>>) -> Self {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_unstable();
@@ -83,7 +82,7 @@ impl OneOf {
         Self { values: values.into(), text }
     }
 
-    /// `one_of(gold,silver)`: the same in whatever order they are written.
+    /// Canonical text: `one_of(gold,silver)`.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -98,7 +97,7 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Those of `networks`.
+    /// Set of `networks`.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         let mut networks: Vec<_> = networks.into_iter().collect();
         networks.sort_unstable();
@@ -107,13 +106,13 @@ impl Cidr {
         Self { networks: networks.into(), text }
     }
 
-    /// `cidr(10.0.0.0/8,fd00::/8)`: the same in whatever order they are written.
+    /// Canonical text: `cidr(10.0.0.0/8,fd00::/8)`.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// A regular expression for whole values, in linear time.
+/// Regular expression that matches whole values in linear time.
 #[derive(Clone, Debug)]
 pub struct Expression {
     written: Box<str>,
@@ -122,11 +121,11 @@ pub struct Expression {
 }
 
 impl Expression {
-    /// The expression that `written` is. It is about bytes: `.` stands for any one of them, since a value
-    /// that is no UTF-8 would slip through otherwise; `(?u)` turns to characters.
+    /// Compiles `written`. It matches bytes: `.` matches any byte, so that values that are not UTF-8 do not
+    /// escape the rule; `(?u)` enables Unicode.
     ///
     /// # Errors
-    /// Its form, or its size when compiled.
+    /// Syntax error, or size of the compiled expression.
     pub fn new(written: &str) -> Result<Self, String> {
         if written.is_empty() {
             return Err("is empty: write what values look like".to_owned());
@@ -134,12 +133,12 @@ impl Expression {
         if written.len() > EXPRESSION_BYTES_MAX {
             return Err(format!("is too large: write at most {EXPRESSION_BYTES_MAX} bytes"));
         }
-        // By itself first, so that parentheses in it cannot get out of those around it.
+        // Check it alone first: unbalanced parentheses could end the group around it.
         syntax::parse_with(written, &syntax_config()).map_err(|error| not_an_expression(&error))?;
-        // Where it ends in a comment, only a new line ends that.
+        // If it ends in a comment, only a line break ends that.
         let regex =
             build(&format!(r"\A(?:{written})\z")).or_else(|_| build(&format!("\\A(?:{written}\n)\\z")))?;
-        // What a digest begins with, and what quotation begins with, nothing else does.
+        // Digests and quoted texts begin with characters that no other text begins with.
         let shown = if written.starts_with(['…', '"']) { quoted(written) } else { written.into() };
         Ok(Self { written: written.into(), text: text("regex", [shown].into_iter()), regex })
     }
@@ -154,7 +153,7 @@ impl Expression {
         &self.text
     }
 
-    /// Whether the whole of `value` is as it says.
+    /// Whether it matches the whole `value`.
     pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }
@@ -192,11 +191,11 @@ fn not_an_expression(error: &dyn std::error::Error) -> String {
     let reason = reason.unwrap_or("it cannot be read").to_owned();
     let hint =
         if reason.contains("Unicode") { "; for characters beyond ASCII write (?u) in front" } else { "" };
-    format!("is no regular expression: {reason}{hint}")
+    format!("is not a regular expression: {reason}{hint}")
 }
 
-/// `kind(item,item)`, or `kind(…2000:DIGEST)` where that would be long: what was so long begins with
-/// something that no item begins with.
+/// Canonical text: `kind(item,item)`, or `kind(…2000:DIGEST)` with the length if it is long. No item begins
+/// with `…`.
 fn text<'a>(kind: &str, items: impl Iterator<Item = Cow<'a, str>>) -> Box<str> {
     let (mut inner, mut count) = (String::new(), 0_usize);
     for item in items {
@@ -218,7 +217,7 @@ fn text<'a>(kind: &str, items: impl Iterator<Item = Cow<'a, str>>) -> Box<str> {
     (short + ")").into()
 }
 
-/// `value`, in quotation marks where it would read as something else without them.
+/// `value`, quoted unless it consists of unambiguous characters.
 fn quoted(value: &str) -> Cow<'_, str> {
     let is_plain = |c: char| c.is_alphanumeric() || "_-./:@+%=&?#~!*$|".contains(c);
     if !value.is_empty() && value.chars().all(is_plain) {
@@ -312,14 +311,14 @@ mod tests {
     #[test]
     fn what_is_no_expression_is_told_why() {
         for (written, expected) in [
-            ("(", "is no regular expression: unclosed group"),
-            ("a)|(b", "is no regular expression: unopened group"),
-            ("a**{", "is no regular expression: "),
-            (r"(a)\1", "is no regular expression: backreferences are not supported"),
-            ("(?=a)", "is no regular expression: look-around, including look-ahead"),
+            ("(", "is not a regular expression: unclosed group"),
+            ("a)|(b", "is not a regular expression: unopened group"),
+            ("a**{", "is not a regular expression: "),
+            (r"(a)\1", "is not a regular expression: backreferences are not supported"),
+            ("(?=a)", "is not a regular expression: look-around, including look-ahead"),
             (
                 "[ü]",
-                "is no regular expression: Unicode not allowed here; for characters beyond ASCII write (?u)",
+                "is not a regular expression: Unicode not allowed here; for characters beyond ASCII write (?u)",
             ),
             ("(?u)\\w{5000}", "is too large: it would take more than 1048576 bytes"),
             ("", "is empty"),

@@ -1,4 +1,4 @@
-//! From a lockout as written to one that makes sense.
+//! Compilation of penalties: lockouts as written to lockout schedules.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::engine::lockout::{Block, LockoutSchedule, MAX_STEPS};
 /// Default time after a block after which the schedule starts over.
 const FORGET_SECS: u32 = 86_400;
 
-/// The lockout that `written` is, beside these limits; `keys` are those of the levels down to its rule, which
-/// is at `path`.
+/// Compiles `written`, the penalty of the rule at `path` with `limits`. `keys` are those of the levels down to
+/// the rule.
 ///
 /// # Errors
-/// Every mistake in it.
+/// Every error in it.
 pub(super) fn penalty(
     written: &source::Penalty,
     limits: &[NamedLimit],
@@ -27,7 +27,7 @@ pub(super) fn penalty(
     let mut errors = Diagnostics::default();
     let longest = limits.iter().map(|limit| limit.limit.window.secs()).max();
     if !has_limits {
-        let message = "'penalty' without a limit means nothing: write it beside 'rate_limit'";
+        let message = "'penalty' without a limit has no effect: write it beside 'rate_limit'";
         errors.push(written.span, message);
     }
     let mut secs = |field: &str, text: &Option<Located<String>>, default| match text {
@@ -66,7 +66,7 @@ fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
         errors.push(written.span, message);
     }
     if let Some(step) = written.block.get(MAX_STEPS) {
-        errors.push(step.span, format!("a schedule has {MAX_STEPS} steps at the most"));
+        errors.push(step.span, format!("a schedule has at most {MAX_STEPS} steps"));
     }
     let mut steps: Vec<Block> = Vec::new();
     for Located { value, span } in &written.block {
@@ -100,7 +100,7 @@ fn scope(written: &source::Penalty, keys: &[&str], errors: &mut Diagnostics) -> 
         errors.push(*span, message);
     }
     if value.is_empty() {
-        let message = "'scope' says nobody: write the keys that say who is locked out, or leave it out";
+        let message = "'scope' is empty: write the keys that identify the client, or leave it out";
         errors.push(*span, message);
     }
     (0..keys.len()).filter(|level| value.iter().any(|name| name == keys[*level])).collect()

@@ -1,4 +1,4 @@
-//! Limits as written to limits: number of requests, window and algorithm.
+//! Compilation of limits: number of requests, window and algorithm.
 
 use super::NamedLimit;
 use super::diagnostics::{Diagnostics, shortened};
@@ -7,16 +7,16 @@ use super::timezone::in_zone;
 use crate::engine::algorithm::tick_us;
 use crate::engine::{Algorithm, Limit, StoreCapabilities, Unit, Window};
 
-/// Ten years, the longest window there may be.
+/// Upper bound on windows: ten years.
 const MAX_WINDOW_SECS: u64 = 10 * 365 * 86_400;
 
-/// Algorithm of limits that name none; `None` where it could not be read.
+/// Algorithm of limits that name none; `None` if it could not be parsed.
 pub(super) type DefaultAlgorithm = Option<Algorithm>;
 
-/// Limit that `rate_limit` writes; `None` for `unlimited`.
+/// Compiles `rate_limit`; `None` for `unlimited`.
 ///
 /// # Errors
-/// Every problem in it. None of them follows from a field that could not be read.
+/// Every error in it, except for consequences of fields that could not be parsed.
 pub(super) fn quota(
     rate_limit: &RateLimit,
     default: DefaultAlgorithm,
@@ -45,11 +45,11 @@ pub(super) fn quota(
     errors.or(Some(limit))
 }
 
-/// Problems of the fields of a rule in combination.
+/// Checks the fields of a rule in combination.
 pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diagnostics {
     let mut errors = Diagnostics::default();
     if let (Some(share), false) = (&descriptor.enforce_percent, has_limits(descriptor)) {
-        let message = "'enforce_percent' without a limit means nothing: write it beside 'rate_limit'";
+        let message = "'enforce_percent' without a limit has no effect: write it beside 'rate_limit'";
         errors.push(share.span, message);
     }
     if let Some(max_hits) = &descriptor.max_hits {
@@ -58,7 +58,7 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
             errors.push(max_hits.span, message);
         }
         if max_hits.value == 0 {
-            errors.push(max_hits.span, "'max_hits: 0' lets only looks pass: write at least 1");
+            errors.push(max_hits.span, "'max_hits: 0' denies every request except peeks: write at least 1");
         }
     }
     if let ([_, second, ..], true) = (&*descriptor.rate_limits, descriptor.quota_mode) {
@@ -75,7 +75,7 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
     errors
 }
 
-/// Whether `descriptor` writes a limit, readable or not.
+/// Whether `descriptor` has a limit, valid or not.
 pub(super) fn has_limits(descriptor: &Descriptor) -> bool {
     let is_unreadable = ["rate_limit", "rate_limits"].iter().any(|field| descriptor.unreadable.has(field));
     is_unreadable || !descriptor.rate_limits.is_empty()
@@ -145,7 +145,7 @@ fn unknown_unit(name: &str) -> String {
     }
 }
 
-/// `15m`, `1h30m`, `2 days`, `hour`: numbers with a unit, one after the other; a unit alone stands for one.
+/// Parses `15m`, `1h30m`, `2 days` or `hour`: numbers with units; a unit alone means one.
 ///
 /// # Errors
 /// Expected form.
@@ -176,7 +176,7 @@ pub(super) fn parse_window(text: &str) -> Result<Window, &'static str> {
     }
 }
 
-/// Unit by its name, in singular or plural, or its abbreviation. A lone `m` is a minute, `M` is nothing.
+/// Unit by name, in singular or plural, or by abbreviation. `m` is a minute; `M` is not a unit.
 fn time_unit(name: &str) -> Option<Unit> {
     let lowercase = name.to_ascii_lowercase();
     match (name, &*lowercase) {
@@ -204,7 +204,7 @@ fn algorithm(
                 errors.push(*span, "a 'burst' of 0 lets nothing pass: write at least 1");
             }
             if *burst > 0 && requests_per_unit == 0 {
-                let message = "'burst' contradicts 'requests_per_unit: 0': the bucket would let its burst pass once \
+                let message = "'burst' contradicts 'requests_per_unit: 0': the bucket would admit its burst once \
                                and never refill; leave 'burst' out to deny everything";
                 errors.push(*span, message);
             }
@@ -223,7 +223,7 @@ fn algorithm(
     }
 }
 
-/// Checks that the algorithm, and every store that may count it, can count a limit of this size.
+/// Checks that the algorithm and the stores can count a limit of this size.
 fn check_size(rate_limit: &RateLimit, limit: Limit, stores: StoreCapabilities, errors: &mut Diagnostics) {
     let Limit { requests_per_unit, algorithm, .. } = limit;
     let name = algorithm.name();

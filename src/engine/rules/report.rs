@@ -99,7 +99,7 @@ impl<'s> Report<'s> {
     }
 
     fn render(&self, Located { mut kept, omitted }: Located) -> RuleErrors {
-        // Errors of form are found before errors of meaning; people read from top to bottom.
+        // The parser reports before the compiler does; sort by position.
         kept.sort_by_key(|(origin, _)| (origin.source, origin.span));
         let reported = kept.into_iter().map(|(origin, message)| self.located(origin, message));
         RuleErrors { reported: reported.collect(), omitted }

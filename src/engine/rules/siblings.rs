@@ -1,5 +1,5 @@
-//! The nodes of one key below one node, found by a value: the exact one, else the first pattern with a
-//! star, the longest network, the first expression, and at last the bare key.
+//! Nodes with the same key and parent, found by value: exact value, first glob, longest network, first regular
+//! expression, bare key.
 
 use hashbrown::HashMap;
 
@@ -10,24 +10,24 @@ use super::pattern::Expression;
 use super::text_map::TextMap;
 use super::tree::{Node, Pattern};
 
-/// The nodes for one key.
+/// Nodes for one key.
 #[derive(Debug, Default)]
 pub(super) struct Siblings {
-    /// What is done to values first; `None` where no rule says anything.
+    /// Normalization of values.
     normalize: Option<Box<Normalize>>,
-    /// Everything below leads here by index.
+    /// Nodes; the other fields are indexes into them.
     nodes: Vec<Node>,
     exact: TextMap<Exact>,
-    /// Most keys have none: without them there is less to fetch from memory.
+    /// Boxed: most keys have no patterns, and the struct stays small.
     patterns: Option<Box<Patterns>>,
     bare: Option<u32>,
 }
 
-/// The nodes that take other values than exact ones.
+/// Nodes with other patterns than exact values.
 #[derive(Debug, Default)]
 struct Patterns {
     globs: Vec<(Glob, u32)>,
-    /// Globs and expressions by their text, for which loading looks once for each.
+    /// Globs and expressions by text, for the compiler's search for duplicates.
     by_text: HashMap<(PatternKind, Box<str>), u32>,
     networks: NetworkMap,
     expressions: Vec<(Box<Expression>, u32)>,
@@ -39,24 +39,24 @@ enum PatternKind {
     Regex,
 }
 
-/// What one value leads to. A rule for it alone goes before a list that has it.
+/// Nodes of one value. A rule with this `value` takes precedence over a list that contains it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Exact {
     alone: Option<u32>,
     listed: Option<u32>,
 }
 
-/// Conflict of a node with nodes that were inserted before it, each named by its [`Node::order`].
+/// Conflict of a node with earlier nodes, which are identified by [`Node::order`].
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Conflict {
-    /// Another node takes the same values.
+    /// Another node has the same pattern.
     Node(u32),
-    /// Another node takes some of the values: these, as their patterns write them.
+    /// Other nodes have some of its items, as written in their lists.
     Items(Vec<(String, u32)>),
 }
 
 impl Siblings {
-    /// The value that nodes are found by.
+    /// Value to match.
     pub(super) fn normalized<'a>(&self, value: &'a [u8]) -> Text<'a> {
         match &self.normalize {
             None => Text::Borrowed(value),
@@ -64,7 +64,7 @@ impl Siblings {
         }
     }
 
-    /// The value that is counted, where `matched` found a node.
+    /// Value to count, from the matched value.
     pub(super) fn counted<'a>(&self, matched: Text<'a>) -> Text<'a> {
         match &self.normalize {
             None => matched,
@@ -82,7 +82,7 @@ impl Siblings {
         self.node(*index)
     }
 
-    /// What comes after every pattern with a star.
+    /// Match after all globs.
     pub(super) fn network_expression_or_bare(&self, value: &[u8]) -> Option<&Node> {
         let pattern = self.patterns.as_ref().and_then(|patterns| patterns.network_or_expression(value));
         self.node(pattern.or(self.bare)?)
@@ -101,15 +101,15 @@ impl Siblings {
         self.normalize = Some(Box::new(normalize));
     }
 
-    /// The nodes, in the order they came.
+    /// Nodes in the order of insertion.
     pub(super) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Puts `node` in its place.
+    /// Inserts `node`.
     ///
     /// # Errors
-    /// The place is taken, in whole or in part; the node is dropped.
+    /// [`Conflict`] with earlier nodes; `node` is dropped.
     pub(super) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
         let index = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         match &node.pattern {
@@ -138,7 +138,7 @@ impl Siblings {
         Ok(())
     }
 
-    /// Lets `pattern` lead to the node at `index`.
+    /// Indexes the node at `index` by its `pattern`.
     fn index(&mut self, pattern: &Pattern, index: u32) {
         match pattern {
             Pattern::Any => self.bare = Some(index),
@@ -169,7 +169,7 @@ impl Siblings {
         self.patterns.as_ref()?.by_text.get(&(kind, text.into())).copied()
     }
 
-    /// Whether no node is there.
+    /// Fails if there is a node `before`.
     fn free(&self, before: Option<u32>) -> Result<(), Conflict> {
         match before.and_then(|index| self.node(index)) {
             Some(node) => Err(Conflict::Node(node.order)),
@@ -177,7 +177,7 @@ impl Siblings {
         }
     }
 
-    /// Whether no value is taken.
+    /// Fails if items are `taken`.
     fn none(&self, taken: impl Iterator<Item = (String, u32)>) -> Result<(), Conflict> {
         let taken: Vec<_> = taken.filter_map(|(item, index)| Some((item, self.node(index)?.order))).collect();
         if taken.is_empty() { Ok(()) } else { Err(Conflict::Items(taken)) }

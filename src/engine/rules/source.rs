@@ -1,4 +1,4 @@
-//! Rules as written, checked for form alone. The names are those of envoyproxy/ratelimit's YAML.
+//! Rules as written, checked for form only. Names are those of envoyproxy/ratelimit's YAML.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::span::SourceSpan;
 use super::{EnforcePercent, OnDeny, RateLimitHeaders};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
-/// Fields that are written and could not be read. Their absence is reported already, and nothing follows
-/// from it.
+/// Fields that are present but could not be parsed, which is reported. Later checks must not treat them as
+/// absent.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unreadable(SmallVec<[&'static str; 2]>);
 
@@ -29,14 +29,14 @@ impl Unreadable {
     }
 }
 
-/// A value and where it stands.
+/// Value and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Located<T> {
     pub(super) value: T,
     pub(super) span: SourceSpan,
 }
 
-/// One document: the rules of one domain, or a part of them.
+/// Document: the rules of a domain, or a part of them.
 #[derive(Debug)]
 pub(super) struct Document {
     pub(super) domain: Located<String>,
@@ -45,11 +45,11 @@ pub(super) struct Document {
     /// Whether its rules are in force.
     pub(super) enabled: bool,
     pub(super) descriptors: Vec<Descriptor>,
-    /// Whether it says `descriptors: []`.
+    /// Whether it has `descriptors: []`.
     pub(super) says_none: bool,
 }
 
-/// What rules of a document have unless they say otherwise.
+/// Values for rules of a document that do not set them.
 #[derive(Debug, Default)]
 pub(super) struct Defaults {
     pub(super) algorithm: Option<Algorithm>,
@@ -87,7 +87,7 @@ pub(super) struct Descriptor {
     pub(super) unreadable: Unreadable,
 }
 
-/// What a level takes in place of a value, and what is done to values first.
+/// Fields that replace `value`, and normalization.
 #[derive(Debug, Default)]
 pub(super) struct Matching {
     pub(super) one_of: Option<Located<Vec<Located<String>>>>,
@@ -113,7 +113,7 @@ pub(super) struct Penalty {
     pub(super) unreadable: Unreadable,
 }
 
-/// What applies at a level.
+/// Limit as written.
 #[derive(Debug, Default)]
 pub(super) struct RateLimit {
     pub(super) span: SourceSpan,
@@ -123,7 +123,7 @@ pub(super) struct RateLimit {
     /// As written: `Europe/Berlin`.
     pub(super) timezone: Option<Located<String>>,
     pub(super) requests_per_unit: Option<u32>,
-    /// A bucket of this kind has the size of `burst`.
+    /// The size of a token bucket is in `burst`.
     pub(super) algorithm: Option<Located<Algorithm>>,
     pub(super) burst: Option<Located<u32>>,
     pub(super) unlimited: bool,

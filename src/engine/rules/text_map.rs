@@ -1,19 +1,19 @@
-//! A map from texts that is quick to look into when it has not been for a while: short texts stand in the
-//! map itself, and a few of them are looked through rather than hashed. Rule trees have many small maps.
+//! Map with text keys that needs few memory accesses when it is not in the cache: short keys are stored inline,
+//! and small maps are searched linearly instead of hashed. Rule trees have many small maps.
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-/// Texts that are looked through at the most.
+/// Largest map that is searched linearly.
 const FEW: usize = 8;
 
-/// A text; up to 24 bytes stand in place.
+/// Key; up to 24 bytes are inline.
 type Text = SmallVec<[u8; 24]>;
 
-/// A map from texts.
+/// Map with text keys.
 #[derive(Debug)]
 pub(super) enum TextMap<V> {
-    /// [`FEW`] at the most, in the order they came.
+    /// At most [`FEW`] entries, in the order of insertion.
     Few(Vec<(Text, V)>),
     /// More.
     Many(Box<HashMap<Text, V, foldhash::fast::RandomState>>),
@@ -34,7 +34,7 @@ impl<V: Default> TextMap<V> {
         }
     }
 
-    /// The value for `text`, a new one where there was none.
+    /// Value for `text`, inserted if it is missing.
     pub(super) fn entry(&mut self, text: &[u8]) -> &mut V {
         if let Self::Few(few) = self
             && few.len() == FEW

@@ -1,12 +1,12 @@
-//! From windows of a unit to those of its calendar, where a limit names a time zone.
+//! Compilation of `timezone`: from fixed windows to calendar windows.
 
 use super::diagnostics::Diagnostics;
 use super::source::{Located, RateLimit};
 use crate::engine::calendar::{self, Zone};
 use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
 
-/// `window`, or the calendar's in its place where `rate_limit` has a `timezone`. `algorithm` is what it is
-/// counted by, whether it says so itself or not. `None` where there is no such window.
+/// Calendar window if `rate_limit` has a `timezone`, else `window`. `algorithm` is that of the limit or the
+/// default. `None` after an error.
 pub(super) fn in_zone(
     window: Option<Window>,
     rate_limit: &RateLimit,
@@ -24,12 +24,12 @@ pub(super) fn in_zone(
     }
     let period = match (&rate_limit.unit, &rate_limit.window) {
         (Some(unit), None) => {
-            // That the unit is none has been said.
+            // An unknown unit is reported already.
             let unit = Unit::from_name(&unit.value)?;
             let period = Period::of_unit(unit);
             if period.is_none() {
                 refuse(format!(
-                    "'timezone' means nothing for a {}: write 'unit: day', 'week', 'month' or 'year', or \
+                    "'timezone' has no effect on a {}: write 'unit: day', 'week', 'month' or 'year', or \
                      leave 'timezone' out",
                     unit.name().to_lowercase()
                 ));
@@ -38,11 +38,11 @@ pub(super) fn in_zone(
         }
         (None, Some(_)) => {
             let message = "'timezone' is for the days, weeks, months and years of a calendar: write 'unit: \
-                           day', 'week', 'month' or 'year' in span of 'window', or leave 'timezone' out";
+                           day', 'week', 'month' or 'year' instead of 'window', or leave 'timezone' out";
             refuse(message.to_owned());
             None
         }
-        // So has that there is none, or one too many.
+        // A missing and a superfluous unit are reported already.
         (None, None) | (Some(_), Some(_)) => None,
     };
     Some(Window::of_calendar(Calendar { period: period?, zone: zone? }))

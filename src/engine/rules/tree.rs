@@ -1,7 +1,7 @@
-//! The matcher: an immutable tree, one level of it for each entry of a descriptor.
+//! The matcher: an immutable tree with one level for each entry of a descriptor.
 //!
-//! Lookup borrows from the request and allocates nothing for descriptors of up to four entries, as many
-//! as a request holds without the heap, unless a normalized value is long.
+//! Lookup borrows from the request. It does not allocate for descriptors of up to four entries, unless a
+//! normalized value is long.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,97 +20,97 @@ use super::text_map::TextMap;
 use crate::engine::Entry;
 use crate::engine::hit_counts::StatsPath;
 
-/// The rules of one domain.
+/// Rules of one domain.
 #[derive(Debug)]
 pub struct Domain {
     pub(super) name: Box<str>,
     pub(super) hash_tag: bool,
     pub(super) children: Children,
-    /// What is done to keys whose values are counted by their hash, at whatever level.
+    /// Normalization of keys whose values are hashed, at any level.
     hashed: HashMap<Box<[u8]>, Normalize>,
     /// Descriptors without a rule. Kept over reloads.
     unmatched: Arc<CachePadded<AtomicU64>>,
 }
 
-/// The nodes below a node, found by an entry in this order: its exact value, the first pattern in
-/// the file with a star that takes it, the longest network, the first expression, the bare key.
+/// Child nodes. An entry matches in this order: exact value, first glob in the file, longest network, first
+/// regular expression, bare key.
 #[derive(Debug, Default)]
 pub(super) struct Children {
     by_key: TextMap<Siblings>,
-    /// Nodes whose *key* has a star: the pattern is held against `key_value`. Few rules have any.
+    /// Nodes whose *key* contains a star: their pattern matches `key_value`. Rare.
     key_patterns: Option<Box<KeyPatterns>>,
 }
 
 #[derive(Debug, Default)]
 struct KeyPatterns {
     nodes: Vec<(Glob, Node)>,
-    /// Index by the pattern, for loading.
+    /// Index by pattern, for the compiler.
     by_text: HashMap<Box<str>, usize>,
 }
 
-/// One level of a rule: a key, with or without a value.
+/// Level of the tree: a key, with or without a value.
 #[derive(Debug)]
 pub struct Node {
     /// The key as written.
     pub key: Box<str>,
-    /// Which values it takes.
+    /// Pattern of values.
     pub pattern: Pattern,
-    /// Where values are counted by their hash, that of the pattern's text: names have it in its place.
+    /// Hash of the pattern's text, for names, if values are hashed.
     pub(super) hash: Option<Box<str>>,
-    /// Every value that the pattern takes counts as one.
+    /// Whether all values that match the pattern share a counter.
     pub share_threshold: bool,
-    /// The level appears in metrics with the request's value.
+    /// Whether metrics contain the request's value at this level.
     pub value_to_metric: bool,
-    /// For rules that end here: every level appears in metrics with the request's value.
+    /// Whether metrics of the rule that ends here contain the request's value at every level.
     pub detailed_metric: bool,
-    /// What applies to requests that end here; apart, so that the levels on the way lie close together.
+    /// Rule for descriptors that end here. Boxed, so that nodes on the way are small and close together.
     pub rule: Option<Box<Rule>>,
-    /// Where it stands among all nodes, in the order they were written.
+    /// Index among all nodes in the order of the files.
     pub(super) order: u32,
     pub(super) children: Children,
 }
 
-/// Which values a node takes.
+/// Values that a node matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pattern {
     /// Every value.
     Any,
-    /// This one.
+    /// One value.
     Exact(Box<str>),
-    /// Those that the pattern takes.
+    /// Values that match a glob.
     Glob(Glob),
-    /// These.
+    /// Values of a list.
     OneOf(Box<OneOf>),
     /// Addresses in these networks.
     Cidr(Box<Cidr>),
-    /// Those that the expression takes.
+    /// Values that match an expression.
     Regex(Box<Expression>),
 }
 
-/// The rule that applies to a descriptor, and the levels that led to it, one for each entry.
+/// Rule that applies to a descriptor, and the path to it.
 #[derive(Debug)]
 pub struct Match<'r, 'a> {
     /// The rule.
     pub rule: &'r Rule,
-    /// The levels, outermost first; at least one.
+    /// Steps, outermost first; one for each entry.
     pub path: SmallVec<[Step<'r, 'a>; 4]>,
 }
 
-/// One level that an entry took.
+/// Node that an entry matched.
 #[derive(Debug)]
 pub struct Step<'r, 'a> {
     /// The node.
     pub node: &'r Node,
-    /// The entry's value, as it is counted and shown.
+    /// Value of the entry, as it is counted and shown.
     pub value: Text<'a>,
 }
 
-/// The text of a pattern that values count under in place of their own.
+/// Text of a pattern, in place of the value, in the key of a shared counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SharedPattern<'r> {
-    /// Of a pattern with a star, as written or its hash.
+    /// Glob as written, or its hash.
     Glob(&'r str),
-    /// Of any other, which no other kind of pattern has.
+    /// Text of any other pattern, unique among the kinds of patterns.
     Other(&'r str),
 }
 
@@ -122,7 +122,7 @@ impl<'r> SharedPattern<'r> {
         }
     }
 
-    /// What tells the text from a value of the same text, and from that of another kind of pattern.
+    /// Mark that distinguishes the text from an equal value and from another kind of pattern.
     pub const fn mark(self) -> u8 {
         match self {
             Self::Glob(_) => b'*',
@@ -132,7 +132,7 @@ impl<'r> SharedPattern<'r> {
 }
 
 impl Domain {
-    /// A domain without rules, which goes on counting where `previous` stopped.
+    /// Domain without rules that keeps the count of unmatched descriptors of `previous`.
     pub(super) fn new(name: &str, previous: Option<&Self>) -> Self {
         let (children, hashed) = (Children::default(), HashMap::new());
         let unmatched = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.unmatched));
@@ -154,23 +154,22 @@ impl Domain {
         &self.name
     }
 
-    /// Whether all of its counters carry one hash tag, and so lie in one slot of a Redis Cluster. Of
-    /// several files of one domain, one that asks for it is enough.
+    /// Whether all of its counters have the same hash tag, and so are in one slot of a Redis Cluster.
     pub fn hash_tag(&self) -> bool {
         self.hash_tag
     }
 
-    /// What is done to the values of `key`, if they are counted by their hash at whatever level.
+    /// Normalization of `key`, if its values are hashed at any level.
     pub fn hashed(&self, key: &[u8]) -> Option<&Normalize> {
         self.hashed.get(key)
     }
 
-    /// Gathers what [`Domain::hashed`] knows, when all rules are there.
+    /// Collects the keys for [`Domain::hashed`], once all rules are inserted.
     pub(super) fn gather_hashed(&mut self) {
         self.children.add_hashed(&mut self.hashed);
     }
 
-    /// The rule at exactly the depth of the last entry, if there is one there.
+    /// Rule at exactly the depth of the last entry.
     pub fn find<'a>(&self, entries: &[Entry<'a>]) -> Option<Match<'_, 'a>> {
         let mut path = SmallVec::<[Step<'_, 'a>; 4]>::new();
         let mut children = &self.children;
@@ -216,10 +215,10 @@ impl Children {
         patterns.nodes.iter().find(|(glob, _)| glob.matches(&composite)).map(|(_, node)| node)
     }
 
-    /// Puts `node` in its place.
+    /// Inserts `node`.
     ///
     /// # Errors
-    /// The place is taken.
+    /// Another node matches the same values.
     pub(super) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
         if !node.key.contains('*') {
             return self.of_key(&node.key).insert(node);
@@ -234,7 +233,7 @@ impl Children {
         Ok(())
     }
 
-    /// What is done to the values of `key` first.
+    /// Normalization of the values of `key`.
     pub(super) fn normalize(&self, key: &str) -> Option<&Normalize> {
         self.by_key.get(key.as_bytes())?.normalize()
     }
@@ -270,7 +269,7 @@ impl Children {
 }
 
 impl Node {
-    /// `key` or `key_value`, as written or with a hash for the value: the node's name in errors, dumps and
+    /// `key` or `key_value`, as written or with the hash of the value: name of the node in errors, dumps and
     /// metrics.
     pub fn composite(&self) -> Cow<'_, str> {
         match self.text() {
@@ -279,7 +278,7 @@ impl Node {
         }
     }
 
-    /// The pattern that the values count under in place of their own.
+    /// Pattern of the shared counter.
     fn shared_pattern(&self) -> Option<SharedPattern<'_>> {
         let text = self.text().filter(|_| self.share_threshold)?;
         match &self.pattern {
@@ -289,14 +288,14 @@ impl Node {
         }
     }
 
-    /// The pattern in names.
+    /// Pattern in names.
     fn text(&self) -> Option<&str> {
         self.hash.as_deref().or_else(|| self.pattern.text())
     }
 }
 
 impl Pattern {
-    /// As written, on one line; `None` where it takes every value.
+    /// Text on one line; `None` for any value.
     pub(super) fn text(&self) -> Option<&str> {
         match self {
             Self::Any => None,
@@ -310,19 +309,19 @@ impl Pattern {
 }
 
 impl Match<'_, '_> {
-    /// The pattern that the entry at `level` counts under in place of its own value.
+    /// Pattern of the shared counter at `level`.
     pub fn shared_pattern(&self, level: usize) -> Option<SharedPattern<'_>> {
         self.path.get(level)?.node.shared_pattern()
     }
 
-    /// The value of `entry`, which is at `level`, as it is counted and shown.
+    /// Value of `entry`, which is at `level`, as it is counted and shown.
     pub fn value<'m>(&'m self, level: usize, entry: &'m Entry<'_>) -> &'m [u8] {
         self.path.get(level).map_or(entry.value, |step| &step.value)
     }
 
-    /// The name in metrics, for a rule that wants the request's values in it: at every level where
-    /// its last node has `detailed_metric`, else at those with `value_to_metric`. A shared pattern
-    /// stays a pattern. `entries` are those that were matched.
+    /// Name in metrics of a rule with values of the request: at every level if the last node has
+    /// `detailed_metric`, else at levels with `value_to_metric`. Shared patterns stay patterns. `entries` are
+    /// the matched ones.
     pub fn stats_path(&self, domain: &str, entries: &[Entry<'_>]) -> StatsPath {
         let detailed = self.path.last().is_some_and(|leaf| leaf.node.detailed_metric);
         let part = |(step, entry): (&Step<'_, '_>, &Entry<'_>)| {

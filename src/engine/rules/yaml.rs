@@ -1,4 +1,4 @@
-//! YAML to document trees. Reading goes on after most problems, so that all are reported at once:
+//! YAML to document trees. Parsing continues after most problems, so that all are reported at once;
 //! deserializing into types would stop at the first one.
 
 use std::borrow::Cow;
@@ -53,7 +53,7 @@ enum Raw {
     NonFinite,
     Text(String),
     List(Vec<Parsed>),
-    /// With duplicate keys, and `<<` as a key.
+    /// Entries including duplicate keys and `<<`.
     Map(Vec<(Parsed, Parsed)>),
 }
 

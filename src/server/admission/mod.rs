@@ -1,10 +1,10 @@
 //! Admission of requests: how many are in flight on a core, and how much memory their bodies take while they
 //! arrive.
 //!
-//! A body grows with the bytes received, never with the length that its sender declares. Bodies that have
-//! arrived in full when they are first looked at, which is nearly all of them, are not copied and touch nothing
-//! shared. The others are listed here, oldest first. When a bound is reached, the oldest unfinished body gives
-//! way: an honest body is unfinished for milliseconds, one that is held back on purpose until it is ended.
+//! A body takes memory as its bytes arrive, not by its declared length. Nearly all bodies are complete when
+//! they are first polled; these are not copied and touch no shared state. The others are listed here by age. At
+//! a bound, the oldest unfinished body is ended: a normal body is unfinished for milliseconds, a withheld one
+//! until it is ended.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;

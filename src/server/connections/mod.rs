@@ -1,10 +1,9 @@
-//! The open connections of a listener: which may stay, and which give way.
+//! Open connections of a listener, bounded in number and in time.
 //!
-//! Connections are bounded in number and in time. A connection has to complete its first request soon, and may
-//! be idle only so long. When a listener has as many as it may, the connection that has been idle longest is
-//! closed for the newcomer. An address with more than its share gives up its own first, so that nobody can keep
-//! others out by opening many; below the bound, a single address may have them all, as a fleet of proxies behind
-//! one gateway does.
+//! A connection must complete its first request soon and may be idle for a bounded time. At the bound, the
+//! connection that has been idle longest is closed for a new one. An address with more than its share loses its
+//! own connections first, so that one client cannot keep others out. Below the bound a single address may have
+//! all connections, as a fleet of proxies behind one gateway does.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
@@ -17,18 +16,17 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// Time that a peer may leave answers unread while it sends no further request.
+/// Upper bound on the time that a peer leaves answers unread without sending another request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers that the peers of a listener may leave unread together, some kilobytes each.
+/// Upper bound on unread answers of all peers of a listener, some kilobytes each.
 const MAX_UNSENT: u64 = 10_000;
-/// Part of the time for the first request that is kept for a GOAWAY, to a peer that connected early and is
-/// well-behaved.
+/// Part of the time for the first request that is reserved for a GOAWAY: a well-behaved peer may connect early.
 const LEAVE_MARGIN: Duration = Duration::from_millis(500);
-/// Time to wait for a connection that was asked to leave before another one is asked.
+/// Time to wait for a displaced connection before another one is displaced.
 const DISPLACE_TIMEOUT: Duration = Duration::from_millis(100);
-/// Connections found at a time that can give way: a search looks at all of them.
+/// Victims found by one search, which examines all connections.
 const MAX_VICTIMS: usize = 64;
-/// Connections looked at while the list is locked.
+/// Connections examined under one lock of the list.
 const SWEEP_CHUNK: usize = 256;
 
 /// One open request, and one whose answer has not been sent, in [`Connection::requests`].
@@ -62,15 +60,15 @@ pub(super) struct Connection {
     close: Notify,
 }
 
-/// How urgently a connection is to end.
+/// Urgency of closing a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(super) enum Closing {
     /// Not at all.
     No,
-    /// After a GOAWAY and what is in flight.
+    /// After a GOAWAY and the requests in flight.
     Idle,
-    /// The same, with little time for the peer: a newcomer waits for its place.
+    /// Like `Idle`, with less time for the peer: a new connection waits for the slot.
     Displaced,
     /// At once.
     Cut,
@@ -108,7 +106,7 @@ impl Connection {
         OpenRequest { connection: Arc::clone(self), counted: OPEN }
     }
 
-    /// Notes that a request has arrived in full.
+    /// Records that a request has arrived in full.
     pub(super) fn received(&self) {
         // Reading first keeps the cache line shared with the sweep.
         if !self.has_received.load(Ordering::Relaxed) {
@@ -124,7 +122,7 @@ impl Connection {
         self.requests.load(Ordering::Relaxed) != 0
     }
 
-    /// Answers that the peer has not taken.
+    /// Answers that the peer has not read.
     fn unsent(&self) -> u64 {
         self.requests.load(Ordering::Relaxed) / UNSENT
     }
@@ -138,14 +136,14 @@ impl Connection {
         (!self.is_open()).then(|| self.latest())
     }
 
-    /// Asks the core that serves it to end it.
+    /// Asks the serving core to close it.
     fn close(&self, closing: Closing) {
         if self.closing.fetch_max(closing as u8, Ordering::Relaxed) < closing as u8 {
             self.close.notify_one();
         }
     }
 
-    /// Waits until it is to end more urgently than `than`. For one task only.
+    /// Waits until it must close more urgently than `than`. For one task only.
     pub(super) async fn closing(&self, than: Closing) -> Closing {
         loop {
             let closing = Closing::from_u8(self.closing.load(Ordering::Relaxed));
@@ -167,7 +165,7 @@ impl Connection {
         }
     }
 
-    /// How it is to end at `now`, by time alone.
+    /// Urgency at `now` by the time bounds.
     fn closing_at(&self, now: Instant, bounds: &Bounds) -> Closing {
         if !self.has_received() {
             let age = now.saturating_duration_since(self.accepted);
@@ -192,17 +190,17 @@ impl Connection {
 #[derive(Debug)]
 pub(super) struct OpenRequest {
     connection: Arc<Connection>,
-    /// What it has added to [`Connection::requests`].
+    /// Value added to [`Connection::requests`].
     counted: u64,
 }
 
 impl OpenRequest {
-    /// Notes that the request has arrived in full.
+    /// Records that the request has arrived in full.
     pub(super) fn received(&self) {
         self.connection.received();
     }
 
-    /// Notes that the answer is ready, and that only the peer can delay it now.
+    /// Records that the answer is ready and waits for the peer.
     pub(super) fn answered(&mut self) {
         if self.counted & UNSENT == 0 {
             self.connection.requests.fetch_add(UNSENT, Ordering::Relaxed);
@@ -244,7 +242,7 @@ struct Victim {
     idle_since: Instant,
 }
 
-/// A connection's place on the list; its end gives the place free.
+/// Slot of a connection; dropping it frees the slot.
 #[derive(Debug)]
 pub(super) struct Slot {
     connections: Arc<Connections>,
@@ -275,8 +273,8 @@ impl Connections {
         })
     }
 
-    /// Lists a connection from `address`, which is `None` for unix sockets. At the bound it waits until another
-    /// one has left.
+    /// Adds a connection from `address`, which is `None` for unix sockets. At the bound, waits until another
+    /// one has closed.
     pub(super) async fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Slot {
         let address = address.map(network);
         // With room to spare, newcomers need not wait for peers that are slow to leave.
@@ -293,7 +291,7 @@ impl Connections {
                     }
                 }
             };
-            // Another one is asked if that one does not leave in time.
+            // If the victim does not close in time, displace another one.
             if let Ok(slot) = timeout(DISPLACE_TIMEOUT, place).await {
                 return slot;
             }
@@ -311,7 +309,7 @@ impl Connections {
         Some(Slot { connections: Arc::clone(self), key, connection })
     }
 
-    /// Closes the connection that has been idle longest, for the sake of the descriptor.
+    /// Closes the connection that has been idle longest, to free its file descriptor.
     pub(super) fn displace(&self) {
         self.displace_for(None);
     }
@@ -327,7 +325,7 @@ impl Connections {
         self.displaced.load(Ordering::Relaxed)
     }
 
-    /// Ends the connections whose time is over, and those with the most unsent answers if these are too many.
+    /// Closes expired connections, and those with the most unsent answers if there are too many.
     pub(super) fn sweep(&self, now: Instant) {
         let (mut from, mut total, mut unsent) = (0, 0, Vec::new());
         loop {
@@ -383,7 +381,7 @@ impl ConnectionList {
             else {
                 continue;
             };
-            // A peer that never made a request loses none.
+            // A peer without a request loses nothing.
             let closing = if connection.has_received() { Closing::Displaced } else { Closing::Cut };
             connection.close(closing);
             return true;
@@ -423,7 +421,7 @@ fn victims(
     found
 }
 
-/// The network that counts as one address: a host has a whole /64 of IPv6.
+/// Network that counts as one address: an IPv6 host has a whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),

@@ -1,4 +1,5 @@
-//! Rules as written to compiled rules. Continues after every error, so that one load reports all of them.
+//! Compiler: rules as written to compiled rules. Continues after every error, so that one load reports all of
+//! them.
 
 mod tree;
 
@@ -34,7 +35,7 @@ pub struct CompileOptions {
     pub on_backend_failure: FailurePolicy,
     /// Secret of `hash`; without it a rule that hashes is an error.
     pub hash_key: Option<HashKey>,
-    /// What the store of the counters can count.
+    /// Capabilities of the store of the counters.
     pub stores: StoreCapabilities,
 }
 
@@ -50,7 +51,8 @@ pub fn compile<S: RuleSource>(
 ) -> Result<Rules, RuleErrors> {
     let sources: Vec<&dyn RuleSource> = sources.iter().map(|source| source as &dyn RuleSource).collect();
     let mut compiler = Compiler::new(&sources, options, previous);
-    // The other files of a domain share what one says of a key, which also decides the names of rules.
+    // Normalization of a key applies to all files of its domain, and names of rules depend on it: collect it
+    // first.
     let mut parsed = Vec::with_capacity(sources.len());
     for (index, source) in sources.iter().enumerate() {
         let mut documents = parse(*source, index, &mut compiler.report);
@@ -66,7 +68,7 @@ pub fn compile<S: RuleSource>(
     compiler.finish()
 }
 
-/// Number of rules that a source writes.
+/// Number of rules in a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSummary {
     /// Name of the source.
@@ -147,7 +149,7 @@ impl<'s> Compiler<'s> {
         Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
     }
 
-    /// The domain `name`, taken out of this set, or begun.
+    /// Takes the domain `name` out of this set, or starts it.
     fn take_domain(&mut self, name: &str) -> Domain {
         let before = || self.previous.and_then(|previous| previous.domain(name.as_bytes()));
         self.domains.remove(name).unwrap_or_else(|| Domain::new(name, before()))

@@ -1,4 +1,4 @@
-//! Documents and descriptors to domains, nodes and rules.
+//! Compiler of documents and descriptors to domains, nodes and rules.
 
 use std::mem;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::engine::rules::tree::{Children, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
 use crate::engine::{ChargeMode, FailurePolicy};
 
-/// What a node inherits from the levels above it.
+/// Values that a node inherits from the levels above.
 #[derive(Clone, Copy)]
 struct Inherited<'a> {
     path: &'a StatsPath,
-    /// The keys of the levels.
+    /// Keys of the levels above.
     keys: &'a [&'a str],
     enabled: bool,
     layer: Option<&'a str>,
     on_deny: Option<&'a Arc<OnDeny>>,
     headers: RateLimitHeaders,
-    /// Whether one of them has `value_to_metric`.
+    /// Whether a level above has `value_to_metric`.
     value_to_metric: bool,
     algorithm: DefaultAlgorithm,
     charge: Option<ChargeMode>,
@@ -52,8 +52,8 @@ impl Compiler<'_> {
         self.report.errors(self.source, errors);
     }
 
-    /// Begins or continues the domain of `document`, and takes up how the values of the keys at its top are
-    /// normalized. Returns whether its rules belong there.
+    /// Starts or continues the domain of `document`, and records the normalization of its top-level keys.
+    /// Returns whether to compile its rules.
     pub(super) fn domain(&mut self, document: &Document) -> bool {
         let name = &document.domain.value;
         if name.is_empty() {
@@ -91,7 +91,7 @@ impl Compiler<'_> {
         true
     }
 
-    /// Compiles the rules of a document whose domain has begun.
+    /// Compiles the rules of a document whose domain was started.
     pub(super) fn document(&mut self, document: Document) {
         let options = self.options;
         let name = document.domain.value;
@@ -167,7 +167,7 @@ impl Compiler<'_> {
         }
         let rule = self.rule(&descriptor, here);
         if !here.enabled {
-            // What is switched off is checked like everything else, and left out.
+            // Disabled rules are checked, but not compiled.
             return;
         }
         node.rule = rule.map(Box::new);
@@ -177,7 +177,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Reports a node in the place of another one.
+    /// Reports a node that conflicts with earlier ones.
     fn conflict(&mut self, conflict: Conflict, descriptor: &Descriptor, path: &StatsPath) {
         let here = self.origin(descriptor.span);
         match conflict {
@@ -202,7 +202,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// What applies where `descriptor` ends; `None` for nothing, or where its limits are wrong.
+    /// Rule of `descriptor`; `None` without a limit, or if its limits have errors.
     fn rule(&mut self, descriptor: &Descriptor, here: Inherited<'_>) -> Option<Rule> {
         let Inherited { path, .. } = here;
         let quota = self.quota(descriptor, here.algorithm, path);
@@ -214,7 +214,7 @@ impl Compiler<'_> {
         self.record_names(descriptor, &path.domain);
         let charge = here.charge.unwrap_or_else(|| default_charge(limits));
         let quota = quota.filter(|_| here.enabled)?;
-        // With `detailed_metric` or `value_to_metric` the request's values are part of the name.
+        // With `detailed_metric` or `value_to_metric`, the name contains values of the request.
         let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
         let replaces = descriptor.rate_limits.iter().flat_map(|limit| &limit.replaces);
         let share = descriptor.enforce_percent.as_ref();
@@ -238,7 +238,7 @@ impl Compiler<'_> {
         })
     }
 
-    /// Normalization of the values of each key, before `siblings` have their places.
+    /// Sets the normalization of each key, before nodes are inserted into `siblings`.
     fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, hash_key: Option<HashKey>) {
         match matching::normalize(descriptors, siblings, hash_key.as_ref()) {
             Ok(warnings) => self.report.warnings(self.source, warnings),
@@ -246,7 +246,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Limits of `descriptor` together; `None` where it has none, or wrong ones.
+    /// Limits of `descriptor`; `None` without limits, or if all of them have errors.
     fn quota(
         &mut self,
         descriptor: &Descriptor,
@@ -362,7 +362,7 @@ fn is_unlimited(descriptor: &Descriptor) -> bool {
     descriptor.rate_limits.iter().any(|limit| limit.unlimited)
 }
 
-/// The level that `descriptor` writes, without its rule and the levels below.
+/// Node of `descriptor`, without its rule and the levels below.
 fn node(descriptor: &Descriptor, pattern: Pattern, order: u32) -> Node {
     Node {
         key: descriptor.key.as_str().into(),

@@ -1,4 +1,4 @@
-//! A level of the rule tree as written.
+//! Parser of a level of the rule tree.
 
 use super::Parser;
 use super::tables::DESCRIPTOR;

@@ -1,4 +1,4 @@
-//! Values of fields, each checked for the type that its field takes.
+//! Parsers of field values by type.
 
 use super::{PLACES, Parser};
 use crate::engine::rules::diagnostics::shortened;
@@ -9,9 +9,9 @@ use crate::engine::schema::Object;
 use crate::engine::text::nearest;
 
 impl Parser {
-    /// Calls `read` for each field of a map and returns the fields that could not be read, so that nothing
-    /// else is concluded from their absence. Unknown fields are errors, except for `x-…`, which is where
-    /// anchors live. `None` where `node` is not a map, which is an error too.
+    /// Calls `read` for each field of a map. Returns the fields that could not be parsed, so that later checks
+    /// do not treat them as absent. Unknown fields are errors, except for `x-…`, which hold anchors. `None` if
+    /// `node` is not a map, which is an error too.
     pub(super) fn fields(
         &mut self,
         node: &SourceNode,
@@ -50,7 +50,7 @@ impl Parser {
                 None if name.starts_with("x-") => {}
                 None => {
                     self.error(key.span, unknown_field(name, known));
-                    // A misspelt field is there, if unreadable.
+                    // Treat a misspelt field as present but unreadable.
                     nearest(name, &known.names()).into_iter().for_each(|meant| unreadable.push(meant));
                 }
             }
@@ -70,12 +70,12 @@ impl Parser {
         text.map(|text| Located { value: text.into_owned(), span })
     }
 
-    /// A text that is not empty; no text where it is.
+    /// Text; `None` if it is empty.
     pub(super) fn name(&mut self, name: &str, node: &SourceNode) -> Option<String> {
         self.text(name, node).map(|text| text.value).filter(|text| !text.is_empty())
     }
 
-    /// A layer's name, which is told in a header as it is; no name where it is empty.
+    /// Name of a layer, which headers contain unescaped; `None` if it is empty.
     pub(super) fn layer(&mut self, name: &str, node: &SourceNode) -> Option<String> {
         let layer = self.name(name, node)?;
         let is_printable = layer.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
@@ -87,7 +87,7 @@ impl Parser {
         Some(layer)
     }
 
-    /// A share in percent, with two decimals at the most.
+    /// Share in percent, with at most two decimals.
     pub(super) fn percent(&mut self, name: &str, node: &SourceNode) -> Option<Located<EnforcePercent>> {
         let percent = match &node.value {
             SourceValue::Number(number) => number.as_f64().and_then(EnforcePercent::new),
@@ -107,7 +107,7 @@ impl Parser {
         false
     }
 
-    /// One of a few names; `expected` lists them.
+    /// One of several names; `expected` lists them.
     pub(super) fn choice<T>(
         &mut self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What a level takes in place of a value, and what is done to values first, as written.
+//! Parser of patterns and of `normalize`.
 
 use std::ops::RangeInclusive;
 
@@ -12,7 +12,7 @@ use crate::engine::text::nearest;
 const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"];
 
 impl Parser {
-    /// Texts, each with its place. Nothing at all is no list.
+    /// List of texts with their positions. Null is not a list.
     pub(super) fn listed_texts(
         &mut self,
         name: &str,
@@ -33,7 +33,7 @@ impl Parser {
         is_sound.then_some(Located { value: texts, span: node.span })
     }
 
-    /// As [`Self::listed_texts`]; one text stands for a list of it.
+    /// Like [`Self::listed_texts`], but also accepts a single text.
     pub(super) fn text_or_texts(
         &mut self,
         name: &str,
@@ -46,7 +46,7 @@ impl Parser {
         }
     }
 
-    /// Steps. `None` where one of them is wrong.
+    /// Steps; `None` if one of them is invalid.
     pub(super) fn normalize(
         &mut self,
         name: &str,

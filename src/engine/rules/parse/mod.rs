@@ -1,5 +1,5 @@
-//! Document trees to rules as written. Checks the form: known fields, in their places, with values of
-//! their types. Continues after every error.
+//! Parser: document trees to rules as written. Checks that fields are known, in the right place and of the
+//! right type, and continues after every error.
 
 mod descriptor;
 mod fields;
@@ -19,10 +19,10 @@ use super::span::SourceSpan;
 use crate::engine::schema::Object;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
-/// Most levels of a rule tree.
+/// Upper bound on the levels of a rule tree.
 const MAX_DEPTH: usize = 16;
 
-/// Places of fields, for fields that stand elsewhere.
+/// Places of fields, for suggestions.
 const PLACES: [(&str, &Object); 6] = [
     ("at the top of the file", &RULE_FILE),
     ("in a descriptor, beside 'key'", &DESCRIPTOR),
@@ -32,7 +32,7 @@ const PLACES: [(&str, &Object); 6] = [
     ("inside 'body' of 'on_deny'", &BODY),
 ];
 
-/// Documents of `source` as far as they can be read; the problems in the others are in `report`.
+/// Documents of `source` that could be parsed; problems of the others are in `report`.
 pub(super) fn parse(source: &dyn RuleSource, index: usize, report: &mut Report<'_>) -> Vec<Document> {
     let Documents { nodes, errors, warnings } = source.documents();
     report.warnings(index, warnings);

@@ -1,4 +1,4 @@
-//! What is told on denial, as written.
+//! Parser of `on_deny`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::tables::{BODY, ON_DENY};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::on_deny::{DenialBody, MAX_HEADERS, OnDeny, Template, parse_header, parse_value};
 
-/// What a text is where the rule does not say it.
+/// Default content type of a text.
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 impl Parser {
@@ -68,7 +68,7 @@ impl Parser {
     fn headers(&mut self, name: &str, node: &SourceNode) -> Vec<(HeaderName, HeaderValue)> {
         let entries = self.map(name, node).unwrap_or_default();
         if entries.len() > MAX_HEADERS {
-            self.error(node.span, format!("'headers' may be {MAX_HEADERS} at the most"));
+            self.error(node.span, format!("'headers' may have at most {MAX_HEADERS} entries"));
             return Vec::new();
         }
         let mut headers = Vec::<(HeaderName, HeaderValue)>::with_capacity(entries.len());
@@ -77,7 +77,7 @@ impl Parser {
             let Some(text) = self.text(&name.value, value) else { continue };
             match parse_header(&name.value, &text.value) {
                 Ok((known, _)) if headers.iter().any(|(other, _)| *other == known) => {
-                    self.error(name.span, format!("the header '{known}' stands there twice"));
+                    self.error(name.span, format!("the header '{known}' is there twice"));
                 }
                 Ok(header) => headers.push(header),
                 Err(error) => self.error(name.span, format!("invalid header of 'on_deny': {error}")),

@@ -1,4 +1,4 @@
-//! A lockout as written.
+//! Parser of `penalty`.
 
 use super::Parser;
 use super::tables::PENALTY;
@@ -31,7 +31,7 @@ impl Parser {
         Some(penalty)
     }
 
-    /// A list of texts, or one of them by itself.
+    /// List of texts, or a single one.
     fn texts(&mut self, name: &str, node: &SourceNode) -> Vec<Located<String>> {
         match &node.value {
             SourceValue::List(items) => items.iter().filter_map(|item| self.text(name, item)).collect(),

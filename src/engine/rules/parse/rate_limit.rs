@@ -1,4 +1,4 @@
-//! A limit as written.
+//! Parser of `rate_limit` and `rate_limits`.
 
 use super::Parser;
 use super::tables::{RATE_LIMIT, REPLACES};
@@ -6,7 +6,7 @@ use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
 use crate::engine::rules::source::{Located, RateLimit};
 
-/// Limits of one rule, at the most.
+/// Upper bound on the limits of one rule.
 const MAX_LIMITS: usize = 8;
 
 impl Parser {
@@ -30,7 +30,7 @@ impl Parser {
             self.error(one.span, format!("a rule has at most {MAX_LIMITS} limits"));
         }
         for unlimited in limits.iter().filter(|limit| limit.unlimited) {
-            let message = "'unlimited' in 'rate_limits' would say that the other limits mean nothing: write it \
+            let message = "'unlimited' in 'rate_limits' would make the other limits ineffective: write it \
                            in 'rate_limit'";
             self.error(unlimited.span, message.to_owned());
         }
@@ -50,7 +50,7 @@ impl Parser {
             return None;
         }
         if !matches!(node.value, SourceValue::Map(_)) {
-            match node.text().map(|text| short(&text)) {
+            match node.text().map(|text| parse_short_form(&text)) {
                 Some(Ok((requests, window))) => {
                     rate_limit.requests_per_unit = Some(requests);
                     rate_limit.window = Some(Located { value: window, span });
@@ -105,11 +105,11 @@ impl Parser {
     }
 }
 
-/// `60/minute`, `10/s` or `100/15m`: requests, and the window as written.
+/// Parses `60/minute`, `10/s` or `100/15m` into requests and the window as written.
 ///
 /// # Errors
 /// Expected form.
-fn short(text: &str) -> Result<(u32, String), String> {
+fn parse_short_form(text: &str) -> Result<(u32, String), String> {
     let expected = || "write REQUESTS/TIME such as 10/s, 60/minute or 100/15m".to_owned();
     let (requests, window) = text.split_once('/').ok_or_else(expected)?;
     let (requests, window) = (requests.trim(), window.trim());

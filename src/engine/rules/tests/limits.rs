@@ -244,7 +244,7 @@ fn a_penalty_is_a_schedule_of_longer_blocks() {
         ("{block: 1m, within: soon}", "5:34 invalid within 'soon'"),
         ("{block: 1m, forget: 0s}", "5:34 invalid forget '0s'"),
         ("{block: 1m, scope: [account]}", "5:33 'scope' names 'account', and this rule has only k"),
-        ("{block: 1m, scope: []}", "5:33 'scope' says nobody"),
+        ("{block: 1m, scope: []}", "5:33 'scope' is empty"),
         ("{block: 1m, blocks: 2m}", "5:26 config error, unknown key 'blocks': did you mean 'block'?"),
         (
             "15m",
@@ -253,9 +253,9 @@ fn a_penalty_is_a_schedule_of_longer_blocks() {
     ] {
         check(&with_penalty(penalty), expected);
     }
-    check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit means nothing");
+    check(&with_fields("    penalty: {block: 1m}\n"), "4:14 'penalty' without a limit has no effect");
     let unlimited = "    rate_limit: {unlimited: true}\n    penalty: {block: 1m}\n";
-    check(&with_fields(unlimited), "5:14 'penalty' without a limit means nothing");
+    check(&with_fields(unlimited), "5:14 'penalty' without a limit has no effect");
     let two = |schedule: &str| {
         format!(
             "domain: d\ndescriptors:\n  - {{key: a, rate_limit: 5/minute, penalty: {{block: 1m, name: p, scope: \
@@ -284,7 +284,7 @@ fn max_hits_and_headers_are_checked_and_listed() {
     for (fields, expected) in [
         ("max_hits: 3", "4:15 'max_hits' without a limit has no effect"),
         ("max_hits: 3\n    rate_limit: {unlimited: true}", "4:15 'max_hits' without a limit has no effect"),
-        ("max_hits: 0\n    rate_limit: 5/minute", "4:15 'max_hits: 0' lets only looks pass"),
+        ("max_hits: 0\n    rate_limit: 5/minute", "4:15 'max_hits: 0' denies every request except peeks"),
         (
             "max_hits: some\n    rate_limit: 5/minute",
             "4:15 error checking config: 'max_hits' must be a whole number",

@@ -196,7 +196,7 @@ fn an_error_says_where_the_other_one_is() {
     );
     check(
         "domain: d\ndescriptors:\n  - {key: k, one_of: [a, b]}\n  - {key: k, one_of: [b]}\n",
-        "4:23 'b' stands in another 'one_of' for 'k', at line 3",
+        "4:23 'b' is in another 'one_of' for 'k', at line 3",
     );
     check(
         "domain: d\ndescriptors:\n  - {key: k, normalize: [trim]}\n  - {key: k, value: v, normalize: [hash]}\n",

@@ -104,8 +104,11 @@ fn what_cannot_be_told_is_refused_where_it_stands() {
         ("{text: a}".to_owned(), "5:15 config error, 'text' does not belong here: write it inside 'body'"),
         ("{headers: [a]}".to_owned(), "5:24 error checking config: 'headers' must be a map"),
         ("{headers: {x-a: [b]}}".to_owned(), "5:30 error checking config: 'x-a' must be text"),
-        ("{headers: {a b: c}}".to_owned(), "5:25 invalid header of 'on_deny': 'a b' is no name"),
-        ("{headers: {':status': 200}}".to_owned(), "5:25 invalid header of 'on_deny': ':status' is no name"),
+        ("{headers: {a b: c}}".to_owned(), "5:25 invalid header of 'on_deny': 'a b' is not a valid name"),
+        (
+            "{headers: {':status': 200}}".to_owned(),
+            "5:25 invalid header of 'on_deny': ':status' is not a valid name",
+        ),
         (
             "{headers: {Transfer-Encoding: chunked}}".to_owned(),
             "5:25 invalid header of 'on_deny': 'transfer-encoding' belongs to the connection",
@@ -118,8 +121,8 @@ fn what_cannot_be_told_is_refused_where_it_stands() {
             "{headers: {x-a: \"b\\nc\"}}".to_owned(),
             "5:25 invalid header of 'on_deny': the value of 'x-a' must",
         ),
-        ("{headers: {x-a: b, X-A: c}}".to_owned(), "5:33 the header 'x-a' stands there twice"),
-        (format!("{{headers: {{{}}}}}", many.join(", ")), "5:24 'headers' may be 32 at the most"),
+        ("{headers: {x-a: b, X-A: c}}".to_owned(), "5:33 the header 'x-a' is there twice"),
+        (format!("{{headers: {{{}}}}}", many.join(", ")), "5:24 'headers' may have at most 32 entries"),
     ] {
         check(&with_on_deny(&fields), expected);
     }

@@ -271,7 +271,7 @@ fn lookups_of_patterns_and_short_normalized_values_allocate_nothing() {
 fn a_level_takes_values_in_one_way() {
     let both = |first: &str, second: &str| with_fields(&format!("    {first}\n    {second}\n"));
     let message = |first: &str, second: &str| {
-        format!("5:5 '{first}' and '{second}' both say which values the rule takes: write one of them")
+        format!("5:5 '{first}' and '{second}' both set which values the rule matches: write one of them")
     };
     let at = |message: String, span: &str| message.replace("5:5", span);
     check(&both("one_of: [a]", "cidr: 10.0.0.0/8"), &at(message("one_of", "cidr"), "5:11"));
@@ -295,17 +295,17 @@ fn lists_and_networks_are_whole_and_stand_in_one_rule() {
     one("one_of: [a, [b]]", "4:17 error checking config: 'an entry of one_of' must be text, not a list");
     one(
         "one_of: [a, b*]",
-        "4:17 'one_of' takes exact values: for the pattern 'b*' write a rule with 'value'",
+        "4:17 'one_of' lists exact values: for the pattern 'b*' write a rule with 'value'",
     );
-    one("one_of: [a, b, a]", "4:20 'a' stands here twice, first at line 4: write it once");
+    one("one_of: [a, b, a]", "4:20 'a' is there twice, first at line 4: write it once");
     one("cidr: []", "4:11 'cidr' is empty: write at least one network");
     one("cidr: 10.0.0.1/8", "4:11 10.0.0.1/8 has host bits: write 10.0.0.0/8");
-    one("cidr: [10.0.0.0/8, here]", "4:24 'here' is no network: write one such as 10.0.0.0/8 or fd00::/8");
+    one("cidr: [10.0.0.0/8, here]", "4:24 'here' is not a network: write one such as 10.0.0.0/8 or fd00::/8");
     one(
         "cidr: [10.0.0.0/8, '::ffff:10.0.0.0/104']",
-        "4:24 '10.0.0.0/8' stands here twice, first at line 4: write it once",
+        "4:24 '10.0.0.0/8' is there twice, first at line 4: write it once",
     );
-    one("regex: '('", "4:12 regex '(' is no regular expression: unclosed group");
+    one("regex: '('", "4:12 regex '(' is not a regular expression: unclosed group");
     one("regex: ''", "4:12 regex '' is empty: write what values look like");
     one(
         "regex: '(?u)\\w{5000}'",
@@ -318,12 +318,12 @@ fn lists_and_networks_are_whole_and_stand_in_one_rule() {
     two(
         "one_of: [a, b]",
         "one_of: [c, b]",
-        "6:17 'b' stands in another 'one_of' for 'k', at line 3: write it in one of them",
+        "6:17 'b' is in another 'one_of' for 'k', at line 3: write it in one of them",
     );
     two(
         "cidr: [10.0.0.0/8, fd00::/8]",
         "cidr: [10.1.0.0/16, 'FD00::/8']",
-        "6:25 'fd00::/8' stands in another 'cidr' for 'k', at line 3: write it in one of them",
+        "6:25 'fd00::/8' is in another 'cidr' for 'k', at line 3: write it in one of them",
     );
     two("regex: a.", "regex: a.", "5:5 duplicate descriptor composite key 'd.k_regex(a.)'");
     load(
@@ -424,7 +424,7 @@ descriptors:
     );
     let message = |value: &str, normalized: &str| {
         format!(
-            "'{value}' takes nothing: 'normalize' makes it '{normalized}' before it is matched; write that"
+            "'{value}' matches nothing: 'normalize' turns it into '{normalized}' before it is matched; write that"
         )
     };
     let told = |rules: &Rules| -> Vec<_> {
@@ -441,7 +441,7 @@ descriptors:
     );
     let message = |value: &str, normalized: &str| {
         format!(
-            "'{value}' takes nothing: 'normalize' makes '{normalized}' of its addresses before they are matched; \
+            "'{value}' matches nothing: 'normalize' turns its addresses into '{normalized}' before they are matched; \
              write a network that holds that"
         )
     };

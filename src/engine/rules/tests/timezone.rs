@@ -50,7 +50,7 @@ fn a_time_zone_is_one_and_stands_where_it_means_something() {
     }
     for unit in ["second", "minute", "hour"] {
         let text = in_zone("UTC", &format!("unit: {unit}"));
-        check(&text, &format!("4:28 'timezone' means nothing for a {unit}: write 'unit: day', 'week',"));
+        check(&text, &format!("4:28 'timezone' has no effect on a {unit}: write 'unit: day', 'week',"));
     }
     check(&in_zone("UTC", "window: 1d"), "4:28 'timezone' is for the days, weeks, months and years of a");
     check(&in_zone("UTC", "unit: fortnight"), "4:61 invalid rate limit unit 'fortnight'");
