@@ -132,6 +132,11 @@ impl TaskEnds {
 }
 
 impl Task {
+    /// Waits until the task has ended by itself.
+    pub async fn ended(self) {
+        self.ended.await.unwrap_or_default();
+    }
+
     /// Aborts the task, and waits until everything it owned was dropped.
     pub async fn stop(self) {
         self.abort.abort();

@@ -243,16 +243,19 @@ async fn a_port_in_use_ends_the_program_with_its_name() {
 
 #[tokio::test]
 async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
-    let ignored = ("USE_STATSD", "true");
+    let ignored = ("RUNTIME_IGNOREDOTFILES", "false");
     for (format, line) in [("text", "WARN tollgate::cli::serve: setting has no effect"), ("json", "{")] {
         let environment = [("LOG_FORMAT", format), ("LOG_LEVEL", "warning"), ignored];
         let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
         let told = service.process.output();
         let logged = told.lines().find(|told| told.contains("setting has no effect")).expect("a warning");
-        assert!(logged.contains(line) && logged.contains("USE_STATSD"), "{logged}");
+        assert!(logged.contains(line) && logged.contains("RUNTIME_IGNOREDOTFILES"), "{logged}");
         if format == "json" {
             let logged: serde_json::Value = serde_json::from_str(logged).expect("JSON");
-            assert_eq!((&logged["level"], &logged["name"]), (&"WARN".into(), &"USE_STATSD".into()));
+            assert_eq!(
+                (&logged["level"], &logged["name"]),
+                (&"WARN".into(), &"RUNTIME_IGNOREDOTFILES".into())
+            );
         }
         assert!(!told.contains("INFO"), "{told}");
     }

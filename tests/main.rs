@@ -48,6 +48,7 @@ mod redis_topology;
 mod server;
 mod signals;
 mod simulation;
+mod statsd;
 mod store;
 mod store_faults;
 mod store_redis;

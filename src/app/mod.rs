@@ -3,6 +3,7 @@
 //! [`run`] assembles the parts and serves until shutdown. The program, the tests and programs that embed
 //! tollgate all use it: it installs no signal handler, logger or other process-wide state.
 
+mod exporters;
 mod rules;
 mod stores;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
+use self::exporters::Exporters;
 use self::rules::{CandidateRules, LiveRules};
 use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
@@ -170,6 +172,7 @@ impl App {
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let Self { settings, listeners, mut stores, shared, provider, supervisor, mut ends, .. } = self;
+        let exporters = Exporters::start(&settings, &shared.metrics, &supervisor);
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),
@@ -184,13 +187,17 @@ impl App {
             explainer: explainer(&settings, &stores, &shared),
             core_factory: core_factory(&settings, stores, shared),
         };
-        tokio::select! {
-            outcome = server::run(&settings.serve, listeners, parts, &supervisor, shutdown) => Ok(outcome?),
+        let outcome = tokio::select! {
+            outcome = server::run(&settings.serve, listeners, parts, &supervisor, shutdown) => {
+                outcome.map_err(RunError::from)
+            }
             end = ends.first() => {
                 tracing::error!(task = %end.task, cause = end.cause, "supervised task ended, stopping");
                 Err(end.into())
             }
-        }
+        };
+        exporters.finish().await;
+        outcome
     }
 }
 

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, redis, unsupported};
+use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, unsupported};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -20,7 +20,6 @@ use crate::server::{
 };
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
-use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
 /// Path of the rules in the image of envoyproxy/ratelimit.
@@ -32,9 +31,6 @@ const LOCAL_RULES: &str = "config";
 const HASH_KEY_BYTES_MIN: usize = 16;
 /// Interval at which rule files are polled, in case the watch missed a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Labels that per-rule series have anyway.
-const OWN_LABELS: [&str; 3] = ["domain", "key1", "key2"];
 
 /// See [`Settings::from_raw`].
 pub(super) fn convert(
@@ -48,7 +44,7 @@ pub(super) fn convert(
     let store = store(raw, &mut reader);
     let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
     let settings = Settings {
-        listen: listen(&raw.listeners, &raw.metrics, &mut reader),
+        listen: listen(raw, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
         candidate: candidate::read(raw, &rules, &store, &mut reader),
         rules,
@@ -70,24 +66,28 @@ pub(super) fn convert(
             max_bytes: reader.number("MEMORY_MAX_BYTES", &raw.counters.memory_max_bytes, 1 << 20..=1 << 50),
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
-        metrics: metrics(&raw.metrics, &mut reader),
+        metrics: exporters::metrics(raw, &mut reader),
+        statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         traces: traces(&raw.traces, &mut reader),
-        ignored: unsupported::read(environment, &mut reader),
+        ignored: exporters::mapper(&raw.exporters)
+            .into_iter()
+            .chain(unsupported::read(environment, &mut reader))
+            .collect(),
     };
     reader.finish(settings)
 }
 
-fn listen(raw: &RawListeners, metrics: &RawMetrics, reader: &mut Reader) -> ListenSettings {
+fn listen(raw: &RawSettings, reader: &mut Reader) -> ListenSettings {
+    let prometheus = exporters::prometheus(raw, reader);
+    let raw = &raw.listeners;
     let mut tcp =
         |host: &str, name, text| Address::Tcp { host: host.to_owned(), port: port(name, text, reader) };
     let http = tcp(&raw.host, "PORT", &raw.port);
     let grpc = tcp(&raw.grpc_host, "GRPC_PORT", &raw.grpc_port);
     let debug = tcp(&raw.debug_host, "DEBUG_PORT", &raw.debug_port);
     let grpc = raw.grpc_uds.as_ref().map_or(grpc, |path| Address::Unix(path.into()));
-    let use_prometheus = reader.boolean("USE_PROMETHEUS", &metrics.use_prometheus);
-    let prometheus = prometheus(metrics, reader);
-    ListenSettings { http, grpc, debug, prometheus: prometheus.filter(|_| use_prometheus) }
+    ListenSettings { http, grpc, debug, prometheus }
 }
 
 fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSettings {
@@ -135,21 +135,6 @@ fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSett
 fn idle_timeout(name: &'static str, text: &str, reader: &mut Reader) -> Option<Duration> {
     let timeout = reader.duration(name, text, Duration::ZERO..=YEAR);
     (!timeout.is_zero()).then_some(timeout)
-}
-
-fn prometheus(raw: &RawMetrics, reader: &mut Reader) -> Option<(Address, String)> {
-    let expected = "[host]:port, the port from 0 to 65535";
-    let address = reader.read("PROMETHEUS_ADDR", &raw.prometheus_addr, expected, |text| {
-        let (host, port) = text.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let host = if host.is_empty() { "0.0.0.0" } else { host }.to_owned();
-        Some(Address::Tcp { host, port: port.parse().ok()? })
-    });
-    let expected = "a path that begins with a slash";
-    let path = reader.read("PROMETHEUS_PATH", &raw.prometheus_path, expected, |text| {
-        text.starts_with('/').then(|| text.to_owned())
-    });
-    address.zip(path)
 }
 
 fn rules(
@@ -285,33 +270,6 @@ fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
         }
         _ => StoreSettings::Memory,
     }
-}
-
-fn metrics(raw: &RawMetrics, reader: &mut Reader) -> MetricsSettings {
-    let expected = "name:value,name:value, each name once and none of them domain, key1 or key2";
-    MetricsSettings {
-        extra_tags: reader.read("EXTRA_TAGS", &raw.extra_tags, expected, parse_tags).unwrap_or_default(),
-        max_named_series: reader.number(
-            "DETAILED_METRIC_MAX_SERIES",
-            &raw.detailed_metric_max_series,
-            0..=1_000_000,
-        ),
-    }
-}
-
-/// Tags as labels: what Prometheus does not take in a label's name becomes `_`.
-fn parse_tags(text: &str) -> Option<Vec<(String, String)>> {
-    let mut tags = Vec::<(String, String)>::new();
-    for tag in text.split(',').map(str::trim).filter(|tag| !tag.is_empty()) {
-        let (name, value) = tag.split_once(':')?;
-        let name = name.trim().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        let is_label = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !is_label || OWN_LABELS.contains(&name.as_str()) || tags.iter().any(|(other, _)| *other == name) {
-            return None;
-        }
-        tags.push((name, value.trim().to_owned()));
-    }
-    Some(tags)
 }
 
 fn logs(raw: &RawMetrics, color: bool, reader: &mut Reader) -> LogSettings {

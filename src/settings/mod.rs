@@ -6,6 +6,7 @@
 
 mod candidate;
 mod convert;
+mod exporters;
 mod raw;
 mod reader;
 mod redis;
@@ -26,6 +27,7 @@ use crate::store::memory::MemorySettings;
 use crate::store::redis::{Deployment, RedisSettings};
 use crate::telemetry::logs::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
+use crate::telemetry::metrics::statsd::StatsdSettings;
 use crate::telemetry::traces::TraceSettings;
 
 pub use raw::RawSettings;
@@ -61,6 +63,8 @@ pub struct Settings {
     pub replicas: u32,
     /// Metrics.
     pub metrics: MetricsSettings,
+    /// statsd or DogStatsD; `None` if neither is sent to.
+    pub statsd: Option<StatsdSettings>,
     /// Logs.
     pub logs: LogSettings,
     /// Traces; `None` if they are off.

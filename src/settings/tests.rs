@@ -319,10 +319,12 @@ fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
         ("PROMETHEUS_ADDR", ":19001"),
         ("PROMETHEUS_MAPPER_YAML", "/etc/statsd-exporter/conf.yaml"),
         ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+        ("REDIS_POOL_SIZE", "20"),
         ("LOG_LEVEL", "info"),
     ]);
     let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
-    assert_eq!(ignored, ["PROMETHEUS_MAPPER_YAML"]);
+    assert_eq!(ignored, ["REDIS_POOL_SIZE"]);
+    assert!(settings.statsd.is_none());
 }
 
 #[test]

@@ -25,29 +25,14 @@ enum Harmless {
     Texts(&'static [&'static str]),
 }
 
-const IGNORED: [Unsupported; 19] = {
+const IGNORED: [Unsupported; 13] = {
     use Harmless::{Bool, Texts};
-    const STATSD: &str = "there is no statsd; metrics are at /metrics and /stats";
     const PIPELINE: &str = "hits are always batched";
     const POOL: &str = "each thread has one connection to each primary";
     const fn unsupported(name: &'static str, harmless: Harmless, instead: &'static str) -> Unsupported {
         Unsupported { ignored: Ignored { name, instead }, harmless }
     }
     [
-        unsupported("USE_STATSD", Bool(false), STATSD),
-        unsupported("USE_DOG_STATSD", Bool(false), STATSD),
-        unsupported("STATSD_HOST", Texts(&[]), STATSD),
-        unsupported("STATSD_PORT", Texts(&[]), STATSD),
-        unsupported(
-            "DISABLE_STATS",
-            Bool(false),
-            "metrics are always on, and cost nothing until they are read",
-        ),
-        unsupported(
-            "PROMETHEUS_MAPPER_YAML",
-            Texts(&[]),
-            "metrics have the names and labels of the default mapping",
-        ),
         unsupported("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
         unsupported(
             "FORCE_START_WITHOUT_INITIAL_CONFIG",
@@ -118,7 +103,6 @@ mod tests {
     #[test]
     fn what_will_not_happen_is_said_and_what_nobody_asked_for_is_not() {
         for (name, silent, told) in [
-            ("USE_STATSD", "false", "true"),
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
             ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true", "false"),
             ("REDIS_POOL_SIZE", "10", "20"),

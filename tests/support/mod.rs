@@ -15,6 +15,7 @@ pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod scenario;
 pub(crate) mod service;
+pub(crate) mod statsd;
 pub(crate) mod stores;
 pub(crate) mod tollgate;
 

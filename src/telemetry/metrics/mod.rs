@@ -18,6 +18,7 @@ mod process;
 mod prometheus;
 pub mod snapshot;
 mod stats;
+pub mod statsd;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,11 +47,13 @@ pub struct MetricsSettings {
     pub extra_tags: Vec<(String, String)>,
     /// Upper bound on series whose names come from requests.
     pub max_named_series: usize,
+    /// Serve response times to Prometheus in milliseconds.
+    pub response_time_as_millis: bool,
 }
 
 impl Default for MetricsSettings {
     fn default() -> Self {
-        Self { extra_tags: Vec::new(), max_named_series: 10_000 }
+        Self { extra_tags: Vec::new(), max_named_series: 10_000, response_time_as_millis: false }
     }
 }
 
@@ -58,6 +61,7 @@ impl Default for MetricsSettings {
 #[derive(Default)]
 pub struct Metrics {
     extra_tags: Vec<(String, String)>,
+    response_time_as_millis: bool,
     rules: Arc<ArcSwapOption<Rules>>,
     named: NamedCounts,
     calls: Histogram,
@@ -97,8 +101,9 @@ pub enum StoreFailure {
 impl Metrics {
     /// Instruments that read the hits of whatever `rules` are in force when somebody asks.
     pub fn new(settings: MetricsSettings, rules: Arc<ArcSwapOption<Rules>>) -> Self {
-        let MetricsSettings { extra_tags, max_named_series } = settings;
-        Self { extra_tags, rules, named: NamedCounts::new(max_named_series), ..Self::default() }
+        let MetricsSettings { extra_tags, max_named_series, response_time_as_millis } = settings;
+        let named = NamedCounts::new(max_named_series);
+        Self { extra_tags, response_time_as_millis, rules, named, ..Self::default() }
     }
 
     /// Calls `source` for each snapshot from now on.
@@ -173,7 +178,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text form, to be sent as `text/plain; version=0.0.4`.
     pub fn render_prometheus(&self) -> String {
-        prometheus::render(&self.snapshot())
+        prometheus::render(&self.snapshot(), self.response_time_as_millis)
     }
 
     /// Every counter and gauge as a line of `name: value` under envoyproxy/ratelimit's flat names.

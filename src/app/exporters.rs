@@ -1,0 +1,43 @@
+//! Exporters that send metrics by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::Settings;
+use crate::supervisor::{Supervisor, Task};
+use crate::telemetry::metrics::{Metrics, statsd};
+
+/// Upper bound on sending the last metrics at exit. Shorter than the grace that is left after a full drain in
+/// Kubernetes.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Running exporters.
+pub(super) struct Exporters {
+    stop: CancellationToken,
+    tasks: Vec<Task>,
+}
+
+impl Exporters {
+    /// Starts those that `settings` ask for, in the current runtime.
+    pub(super) fn start(settings: &Settings, metrics: &Arc<Metrics>, supervisor: &Supervisor) -> Self {
+        let stop = CancellationToken::new();
+        let statsd = settings.statsd.clone().map(|settings| {
+            let exporter = statsd::run(settings, Arc::clone(metrics), stop.clone());
+            supervisor.spawn("statsd exporter", exporter)
+        });
+        Self { stop, tasks: statsd.into_iter().collect() }
+    }
+
+    /// Sends what was counted since the last time.
+    pub(super) async fn finish(self) {
+        self.stop.cancel();
+        let ended = join_all(self.tasks.into_iter().map(Task::ended));
+        if timeout(FLUSH_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("the last metrics were not sent in time");
+        }
+    }
+}
