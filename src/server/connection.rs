@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::connections::{Closing, Connection, OpenRequest};
+use super::connections::{Closing, Connection};
 use super::grpc::Grpc;
 use super::listen::Stream;
+use super::tracked_body::TrackedBody;
 
 /// Upper bound on concurrent calls per connection. A worker of Envoy has one connection, and 10,000 calls a
 /// second of 20 ms are 200 at a time.
@@ -212,7 +213,7 @@ struct Http {
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for Http {
-    type Response = http::Response<Counted<AxumBody>>;
+    type Response = http::Response<TrackedBody<AxumBody>>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
 
@@ -225,7 +226,7 @@ impl hyper::service::Service<http::Request<Incoming>> for Http {
             let response = response.await?;
             open.received();
             open.answered();
-            Ok(response.map(|body| Counted { body, _open: open }))
+            Ok(response.map(|body| TrackedBody::new(body, open)))
         })
     }
 }
@@ -257,38 +258,6 @@ impl Body for Received {
             self.connection.received();
         }
         is_end
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Body of a response; its request is open until the body was sent.
-pub(super) struct Counted<B> {
-    body: B,
-    _open: OpenRequest,
-}
-
-impl<B> Counted<B> {
-    pub(super) const fn new(body: B, open: OpenRequest) -> Self {
-        Self { body, _open: open }
-    }
-}
-
-impl<B: Body + Unpin> Body for Counted<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

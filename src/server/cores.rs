@@ -20,7 +20,7 @@ use super::connection::{ConnectionSettings, Shutdown, serve_grpc, serve_http};
 use super::connections::Slot;
 use super::grpc::{Grpc, LongStreams};
 use super::health::Health;
-use super::heartbeat::Heartbeat;
+use super::heartbeat::{Heartbeat, core_name};
 use super::http;
 use super::listen::Stream;
 use super::placement::{Load, Placement};
@@ -152,11 +152,6 @@ impl Cores {
     pub(super) fn open_connections(&self) -> Vec<Arc<CachePadded<AtomicUsize>>> {
         self.cores.iter().map(|core| Arc::clone(&core.open)).collect()
     }
-}
-
-/// Name of a core's thread in the system, logs and errors.
-pub(super) fn core_name(index: usize) -> String {
-    format!("tollgate-core-{index}")
 }
 
 /// Serves connections until the channel is closed and the last connection has ended.

@@ -22,10 +22,10 @@ use tower::Service;
 use tower::util::BoxCloneSyncService;
 use tracing::Instrument as _;
 
-use super::connection::Counted;
 use super::connections::{Connection, OpenRequest};
 use super::service::{CallError, RateLimitService};
 use super::streams::Streams;
+use super::tracked_body::TrackedBody;
 use super::wire;
 use crate::pb;
 use crate::telemetry::traces;
@@ -46,7 +46,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_STATUS_OK: HeaderValue = HeaderValue::from_static("0");
 
 type HttpRequest<B> = http::Request<B>;
-type HttpResponse = http::Response<Counted<AnswerBody>>;
+type HttpResponse = http::Response<TrackedBody<AnswerBody>>;
 type Other = BoxCloneSyncService<HttpRequest<Body>, http::Response<Body>, Infallible>;
 
 /// gRPC services of a core, selected by the path of a request.
@@ -208,7 +208,7 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
             Ok(match grpc.other(service, request, &open).await {
                 Ok(response) => {
                     open.received();
-                    response.map(|body| Counted::new(AnswerBody::Other(body), open))
+                    response.map(|body| TrackedBody::new(AnswerBody::Other(body), open))
                 }
                 Err(status) => respond(Err(status), open),
             })
@@ -221,11 +221,11 @@ fn respond(answer: Result<AnswerBody, Status>, open: OpenRequest) -> HttpRespons
     open.received();
     match answer {
         Ok(body) => {
-            let mut response = http::Response::new(Counted::new(body, open));
+            let mut response = http::Response::new(TrackedBody::new(body, open));
             response.headers_mut().insert(CONTENT_TYPE, CONTENT_TYPE_GRPC);
             response
         }
-        Err(status) => status.into_http::<Body>().map(|body| Counted::new(AnswerBody::Other(body), open)),
+        Err(status) => status.into_http::<Body>().map(|body| TrackedBody::new(AnswerBody::Other(body), open)),
     }
 }
 
@@ -334,7 +334,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 fn unsupported_media_type(open: OpenRequest) -> HttpResponse {
     open.received();
-    let mut response = http::Response::new(Counted::new(AnswerBody::End, open));
+    let mut response = http::Response::new(TrackedBody::new(AnswerBody::End, open));
     *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
     response
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use tokio::time::{self, MissedTickBehavior};
 
-use super::cores::core_name;
 use crate::supervisor::Supervisor;
 
 /// Time between two beats.
@@ -44,6 +43,11 @@ enum Change {
     Stalled,
     Recovered,
     Dead,
+}
+
+/// Name of a core's thread in the system, logs and errors.
+pub(super) fn core_name(index: usize) -> String {
+    format!("tollgate-core-{index}")
 }
 
 impl Heartbeat {

@@ -19,6 +19,7 @@ mod origin;
 mod placement;
 mod service;
 mod streams;
+mod tracked_body;
 pub mod wire;
 
 use std::io;

@@ -9,27 +9,10 @@ use super::algorithm::group::{ChargeOutcome, is_over};
 use super::hit_counts::{HitCounts, StatsRef};
 use super::plan::{Counter, Item, Limited, Plan};
 use super::rules::Rule;
-use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit};
+use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit, Modes};
 
 /// Reading of a charge without one.
 const UNCHARGED: Reading = Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
-
-/// Settings that apply to every rule.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Modes {
-    /// Counts every request and denies none.
-    pub shadow_mode: bool,
-    /// Treats every rule as a quota.
-    pub quota_mode: bool,
-    /// Share of a limit, 0 to 1, above which hits count as near it.
-    pub near_limit_ratio: f32,
-}
-
-impl Default for Modes {
-    fn default() -> Self {
-        Self { shadow_mode: false, quota_mode: false, near_limit_ratio: 0.8 }
-    }
-}
 
 /// Result of a request or a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,8 +9,7 @@ use std::cmp::Reverse;
 use super::cidr;
 use super::glob::Glob;
 use super::normalize::Text;
-use super::siblings::Siblings;
-use super::tree::{Children, Domain, Node, Pattern};
+use super::tree::{Children, Domain, Node, Pattern, Siblings};
 use super::{Rule, Rules, SourceSpan};
 use crate::engine::{Descriptor, Entry, Request};
 

@@ -7,8 +7,8 @@ use super::diagnostics::{Diagnostics, shortened};
 use super::glob::Glob;
 use super::normalize::{HashKey, Normalize, NormalizeStep};
 use super::pattern::{Cidr, Expressions, OneOf};
-use super::source::{Descriptor, Located};
-use super::span::SourceSpan;
+use super::source::Descriptor;
+use super::span::{Located, SourceSpan};
 use super::tree::{Children, Pattern};
 
 /// Pattern of `descriptor`.

@@ -19,7 +19,6 @@ mod pattern;
 mod penalty;
 mod quota;
 mod report;
-mod siblings;
 mod source;
 mod span;
 mod text_map;

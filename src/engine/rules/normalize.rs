@@ -14,7 +14,7 @@ use ring::hmac;
 use smallvec::SmallVec;
 
 use super::diagnostics::Diagnostics;
-use super::source::Located;
+use super::span::Located;
 
 /// Bytes of a normalized value without a heap allocation: enough for nearly every network.
 const INLINE_BYTES: usize = 40;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::diagnostics::{Diagnostics, shortened};
 use super::quota::parse_window;
-use super::source::{self, Located};
+use super::source;
+use super::span::Located;
 use super::{NamedLimit, Penalty};
 use crate::engine::StatsPath;
 use crate::engine::lockout::{Block, LockoutSchedule, MAX_STEPS};

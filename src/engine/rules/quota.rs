@@ -2,7 +2,8 @@
 
 use super::NamedLimit;
 use super::diagnostics::{Diagnostics, shortened};
-use super::source::{Descriptor, Located, RateLimit};
+use super::source::{Descriptor, RateLimit};
+use super::span::Located;
 use super::timezone::in_zone;
 use crate::engine::algorithm::tick_us;
 use crate::engine::{Algorithm, Limit, StoreCapabilities, Unit, Window};

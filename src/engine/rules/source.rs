@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 use super::normalize::NormalizeStep;
-use super::span::SourceSpan;
+use super::span::{Located, SourceSpan};
 use super::{EnforcePercent, OnDeny, RateLimitHeaders};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -27,13 +27,6 @@ impl Unreadable {
     pub(super) fn has(&self, field: &str) -> bool {
         self.0.contains(&field)
     }
-}
-
-/// Value and its position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Located<T> {
-    pub(super) value: T,
-    pub(super) span: SourceSpan,
 }
 
 /// Document: the rules of a domain, or a part of them.

@@ -8,3 +8,10 @@ pub struct SourceSpan {
     /// Column in characters, counted from 1.
     pub column: u32,
 }
+
+/// Value and its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Located<T> {
+    pub(super) value: T,
+    pub(super) span: SourceSpan,
+}

@@ -1,7 +1,8 @@
 //! Compilation of `timezone`: from fixed windows to calendar windows.
 
 use super::diagnostics::Diagnostics;
-use super::source::{Located, RateLimit};
+use super::source::RateLimit;
+use super::span::Located;
 use crate::engine::calendar::{self, Zone};
 use crate::engine::{Algorithm, Calendar, Period, Unit, Window};
 

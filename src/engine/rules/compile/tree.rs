@@ -14,10 +14,9 @@ use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
 use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quota};
 use crate::engine::rules::report::Origin;
-use crate::engine::rules::siblings::Conflict;
 use crate::engine::rules::source::{Descriptor, Document, RateLimit};
 use crate::engine::rules::span::SourceSpan;
-use crate::engine::rules::tree::{Children, Node, Pattern};
+use crate::engine::rules::tree::{Children, Conflict, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
 use crate::engine::{ChargeMode, FailurePolicy};
 

@@ -4,8 +4,8 @@ use super::Parser;
 use super::tables::DESCRIPTOR;
 use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::document::{SourceNode, json_map};
-use crate::engine::rules::source::{Descriptor, Located, Matching, Unreadable};
-use crate::engine::rules::span::SourceSpan;
+use crate::engine::rules::source::{Descriptor, Matching, Unreadable};
+use crate::engine::rules::span::{Located, SourceSpan};
 
 impl Parser {
     pub(super) fn descriptor(&mut self, node: &SourceNode, depth: usize) -> Option<Descriptor> {

@@ -3,7 +3,8 @@
 use super::{PLACES, Parser};
 use crate::engine::rules::diagnostics::shortened;
 use crate::engine::rules::document::{SourceNode, SourceValue};
-use crate::engine::rules::source::{Located, Unreadable};
+use crate::engine::rules::source::Unreadable;
+use crate::engine::rules::span::Located;
 use crate::engine::rules::{EnforcePercent, Layer};
 use crate::engine::schema::Object;
 use crate::engine::text::nearest;

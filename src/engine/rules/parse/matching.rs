@@ -6,7 +6,7 @@ use super::Parser;
 use super::tables::{FORWARDED_FOR, IP_PREFIX};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::normalize::NormalizeStep;
-use crate::engine::rules::source::Located;
+use crate::engine::rules::span::Located;
 use crate::engine::text::nearest;
 
 const STEPS: &[&str] = &["lowercase", "trim", "ip_prefix", "forwarded_for", "hash"];

@@ -14,8 +14,8 @@ use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT};
 use super::diagnostics::Diagnostics;
 use super::document::{Documents, RuleSource, SourceNode, SourceValue};
 use super::report::Report;
-use super::source::{Defaults, Descriptor, Document, Located};
-use super::span::SourceSpan;
+use super::source::{Defaults, Descriptor, Document};
+use super::span::{Located, SourceSpan};
 use crate::engine::schema::Object;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 

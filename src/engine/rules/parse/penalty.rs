@@ -3,7 +3,8 @@
 use super::Parser;
 use super::tables::PENALTY;
 use crate::engine::rules::document::{SourceNode, SourceValue};
-use crate::engine::rules::source::{Located, Penalty};
+use crate::engine::rules::source::Penalty;
+use crate::engine::rules::span::Located;
 
 impl Parser {
     pub(super) fn penalty(&mut self, node: &SourceNode) -> Option<Penalty> {

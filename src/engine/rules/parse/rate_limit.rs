@@ -4,7 +4,8 @@ use super::Parser;
 use super::tables::{RATE_LIMIT, REPLACES};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
-use crate::engine::rules::source::{Located, RateLimit};
+use crate::engine::rules::source::RateLimit;
+use crate::engine::rules::span::Located;
 
 /// Upper bound on the limits of one rule.
 const MAX_LIMITS: usize = 8;

@@ -3,16 +3,16 @@
 
 use hashbrown::HashMap;
 
-use super::cidr::NetworkMap;
-use super::glob::Glob;
-use super::normalize::{Normalize, Text};
-use super::pattern::Expression;
-use super::text_map::TextMap;
-use super::tree::{Node, Pattern};
+use super::{Node, Pattern};
+use crate::engine::rules::cidr::NetworkMap;
+use crate::engine::rules::glob::Glob;
+use crate::engine::rules::normalize::{Normalize, Text};
+use crate::engine::rules::pattern::Expression;
+use crate::engine::rules::text_map::TextMap;
 
 /// Nodes for one key.
 #[derive(Debug, Default)]
-pub(super) struct Siblings {
+pub(in crate::engine::rules) struct Siblings {
     /// Normalization of values.
     normalize: Option<Box<Normalize>>,
     /// Nodes; the other fields are indexes into them.
@@ -48,7 +48,7 @@ struct Exact {
 
 /// Conflict of a node with earlier nodes, which are identified by [`Node::order`].
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Conflict {
+pub(in crate::engine::rules) enum Conflict {
     /// Another node has the same pattern.
     Node(u32),
     /// Other nodes have some of its items, as written in their lists.
@@ -57,7 +57,7 @@ pub(super) enum Conflict {
 
 impl Siblings {
     /// Value to match.
-    pub(super) fn normalized<'a>(&self, value: &'a [u8]) -> Text<'a> {
+    pub(in crate::engine::rules) fn normalized<'a>(&self, value: &'a [u8]) -> Text<'a> {
         match &self.normalize {
             None => Text::Borrowed(value),
             Some(normalize) => normalize.matched(value),
@@ -65,25 +65,25 @@ impl Siblings {
     }
 
     /// Value to count, from the matched value.
-    pub(super) fn counted<'a>(&self, matched: Text<'a>) -> Text<'a> {
+    pub(in crate::engine::rules) fn counted<'a>(&self, matched: Text<'a>) -> Text<'a> {
         match &self.normalize {
             None => matched,
             Some(normalize) => normalize.counted(matched),
         }
     }
 
-    pub(super) fn exact(&self, value: &[u8]) -> Option<&Node> {
+    pub(in crate::engine::rules) fn exact(&self, value: &[u8]) -> Option<&Node> {
         let found = self.exact.get(value)?;
         self.node(found.alone.or(found.listed)?)
     }
 
-    pub(super) fn first_glob(&self, value: &[u8]) -> Option<&Node> {
+    pub(in crate::engine::rules) fn first_glob(&self, value: &[u8]) -> Option<&Node> {
         let (_, index) = self.patterns.as_ref()?.globs.iter().find(|(glob, _)| glob.matches(value))?;
         self.node(*index)
     }
 
     /// Match after all globs.
-    pub(super) fn network_expression_or_bare(&self, value: &[u8]) -> Option<&Node> {
+    pub(in crate::engine::rules) fn network_expression_or_bare(&self, value: &[u8]) -> Option<&Node> {
         let pattern = self.patterns.as_ref().and_then(|patterns| patterns.network_or_expression(value));
         self.node(pattern.or(self.bare)?)
     }
@@ -93,16 +93,16 @@ impl Siblings {
     }
 
     /// What is done to values first.
-    pub(super) fn normalize(&self) -> Option<&Normalize> {
+    pub(in crate::engine::rules) fn normalize(&self) -> Option<&Normalize> {
         self.normalize.as_deref()
     }
 
-    pub(super) fn set_normalize(&mut self, normalize: Normalize) {
+    pub(in crate::engine::rules) fn set_normalize(&mut self, normalize: Normalize) {
         self.normalize = Some(Box::new(normalize));
     }
 
     /// Nodes in the order of insertion.
-    pub(super) fn nodes(&self) -> &[Node] {
+    pub(in crate::engine::rules) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
@@ -110,7 +110,7 @@ impl Siblings {
     ///
     /// # Errors
     /// [`Conflict`] with earlier nodes; `node` is dropped.
-    pub(super) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
+    pub(in crate::engine::rules) fn insert(&mut self, node: Node) -> Result<(), Conflict> {
         let index = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         match &node.pattern {
             Pattern::Any => self.free(self.bare)?,

@@ -3,6 +3,8 @@
 //! Lookup borrows from the request. It does not allocate for descriptors of up to four entries, unless a
 //! normalized value is long.
 
+mod siblings;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,14 +13,14 @@ use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::Rule;
-use super::glob::Glob;
-use super::normalize::{Normalize, Text};
-use super::pattern::{Cidr, Expression, OneOf};
-use super::siblings::{Conflict, Siblings};
-use super::text_map::TextMap;
+pub(super) use self::siblings::{Conflict, Siblings};
 use crate::engine::Entry;
 use crate::engine::hit_counts::StatsPath;
+use crate::engine::rules::Rule;
+use crate::engine::rules::glob::Glob;
+use crate::engine::rules::normalize::{Normalize, Text};
+use crate::engine::rules::pattern::{Cidr, Expression, OneOf};
+use crate::engine::rules::text_map::TextMap;
 
 /// Rules of one domain.
 #[derive(Debug)]
