@@ -9,7 +9,7 @@ fn hit_counts(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u
 }
 
 #[tokio::test]
-async fn items_25_and_32_twenty_a_minute_pass_and_the_rest_of_the_minute_is_denied() {
+async fn twenty_a_minute_pass_and_the_rest_of_the_minute_is_denied() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -23,7 +23,7 @@ descriptors:
 }
 
 #[tokio::test]
-async fn item_25_every_unit_counts_in_its_own_windows() {
+async fn every_unit_counts_in_its_own_windows() {
     for (unit, secs) in [
         ("second", 1),
         ("minute", 60),
@@ -45,7 +45,7 @@ async fn item_25_every_unit_counts_in_its_own_windows() {
 }
 
 #[tokio::test]
-async fn item_32_a_limit_of_zero_denies_every_hit_and_no_peek() {
+async fn a_limit_of_zero_denies_every_hit_and_no_peek() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -61,7 +61,7 @@ none=a*7 -> OVER | OVER 0
 }
 
 #[tokio::test]
-async fn item_13_values_of_one_pattern_count_apart_unless_they_share_the_threshold() {
+async fn values_of_one_pattern_count_apart_unless_they_share_the_threshold() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -80,7 +80,7 @@ own=v3 -> OK | OK 1
 }
 
 #[tokio::test]
-async fn item_29_a_shadow_rule_passes_what_it_counts_as_over() {
+async fn a_shadow_rule_passes_what_it_counts_as_over() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -96,7 +96,7 @@ k=v -> OK | OK 0
 }
 
 #[tokio::test]
-async fn item_30_a_peek_before_and_a_debit_after_let_three_pass_under_a_limit_of_two() {
+async fn a_peek_before_and_a_debit_after_let_three_pass_under_a_limit_of_two() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -162,7 +162,7 @@ descriptors:
 ";
 
 #[tokio::test]
-async fn item_36_replaced_rules_neither_deny_nor_count() {
+async fn replaced_rules_neither_deny_nor_count() {
     let script = "
 banned=x -> OVER | OVER 0
 banned=x; special=y -> OK | OK -, OK 1
@@ -180,7 +180,7 @@ slow=z -> OVER | OVER 0
 }
 
 #[tokio::test]
-async fn item_37_quota_rules_are_all_counted_and_deny_only_together() {
+async fn quota_rules_are_all_counted_and_deny_only_together() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -199,7 +199,7 @@ one=b; two=b; regular=b*4 -> OVER | OK 0, OK 1, OVER 0
 }
 
 #[tokio::test]
-async fn item_38_the_global_shadow_mode_denies_nothing_and_tells_all() {
+async fn the_global_shadow_mode_denies_nothing_and_tells_all() {
     let script = "
 banned=x -> OK | OVER 0
 slow=z -> OK | OK 0
@@ -241,7 +241,7 @@ k=v -> OK | OK 0 in 0.000001
 }
 
 #[tokio::test]
-async fn item_31_a_limit_that_counts_only_if_allowed_stays_where_another_one_stops_it() {
+async fn a_limit_that_counts_only_if_allowed_stays_where_another_one_stops_it() {
     let rules = "
 domain: test-domain
 defaults: {charge: if_allowed}

@@ -54,7 +54,7 @@ fn lines<'t>(text: &'t str, prefix: &str) -> Vec<&'t str> {
 }
 
 #[tokio::test]
-async fn item_5_8_every_rule_has_the_reference_s_series() {
+async fn every_rule_has_the_reference_s_series() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("EXTRA_TAGS", "zone:eu")]).await;
     for descriptor in [
         "user=a",

@@ -254,7 +254,7 @@ async fn cached(cache_bytes: &str) -> (Redis, Tollgate, Caller) {
 }
 
 #[tokio::test]
-async fn item_24_a_key_that_is_over_its_limit_is_not_asked_about() {
+async fn a_key_that_is_over_its_limit_is_not_asked_about() {
     let (redis, service, caller) = cached("1000000").await;
     let ask = async |key| caller.ask(0, request("shop", &[(key, "a")])).await;
     let answers = [ask("user").await, ask("user").await, ask("user").await];

@@ -199,7 +199,7 @@ async fn the_largest_request_there_may_be_is_served() {
 }
 
 #[tokio::test]
-async fn item_39_headers_tell_of_the_limit_that_binds() {
+async fn headers_tell_of_the_limit_that_binds() {
     let service =
         start(&[("LIMIT_RESPONSE_HEADERS_ENABLED", "true"), ("LIMIT_RESET_HEADER", "x-reset")]).await;
     let mut client = client(&service).await;
@@ -240,7 +240,7 @@ async fn health_is_told_under_three_names_and_says_no_before_the_end() {
 }
 
 #[tokio::test]
-async fn item_42_without_good_rules_it_serves_and_says_that_it_is_not_ready() {
+async fn without_good_rules_it_serves_and_says_that_it_is_not_ready() {
     let service = Tollgate::start_unhealthy(&[("rules.yaml", "domain: shop\nrubbish: 1\n")], &[]).await;
     let status = client(&service)
         .await
@@ -306,7 +306,7 @@ async fn rules_that_become_empty_are_logged_once_at_the_default_level() {
 }
 
 #[tokio::test]
-async fn item_42_a_domain_may_be_asked_for_before_it_is_ready() {
+async fn a_domain_may_be_asked_for_before_it_is_ready() {
     let no_domain = [(".passed-over", "")];
     let environment = [("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "true")];
     let service = Tollgate::start_unhealthy(&no_domain, &environment).await;
@@ -357,7 +357,7 @@ async fn reflection_shows_the_service_as_envoy_declares_it() {
 }
 
 #[tokio::test]
-async fn item_43_json_is_answered_as_the_reference_answers_it() {
+async fn json_is_answered_as_the_reference_answers_it() {
     let service = start(&[]).await;
     let client = reqwest::Client::new();
     let post = async |body: &str| {
@@ -409,7 +409,7 @@ async fn item_43_json_is_answered_as_the_reference_answers_it() {
 }
 
 #[tokio::test]
-async fn item_40_dynamic_metadata_repeats_the_request_and_what_passed_rules_say() {
+async fn dynamic_metadata_repeats_the_request_and_what_passed_rules_say() {
     let service = start(&[("RESPONSE_DYNAMIC_METADATA", "true")]).await;
     let body = r#"{"domain":"shop","hitsAddend":2,"descriptors":[
         {"entries":[{"key":"tagged","value":"x"}]},

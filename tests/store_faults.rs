@@ -159,7 +159,7 @@ async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
 const USER: User = User { name: "someone", password: "correct-horse-battery" };
 
 #[tokio::test]
-async fn item_44_a_wrong_password_is_told_by_its_cause_and_never_written_anywhere() {
+async fn a_wrong_password_is_told_by_its_cause_and_never_written_anywhere() {
     let log = Log::default();
     let writer = log.clone();
     let _logging = tracing_subscriber::fmt()

@@ -31,7 +31,7 @@ async fn redis() -> (Redis, RedisStore) {
 }
 
 #[tokio::test]
-async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
+async fn keys_are_those_of_envoyproxy_ratelimit() {
     let redis = redis().await;
     let user: &[_] = &[("key", "value")];
     let nested: &[_] = &[("key", "value"), ("subkey", "subvalue")];
@@ -56,7 +56,7 @@ async fn item_21_keys_are_those_of_envoyproxy_ratelimit() {
 }
 
 #[tokio::test]
-async fn item_22_a_shared_pattern_is_kept_as_it_is_written() {
+async fn a_shared_pattern_is_kept_as_it_is_written() {
     let redis = redis().await;
     for key in [
         "domain_files_files/*_",
@@ -69,7 +69,7 @@ async fn item_22_a_shared_pattern_is_kept_as_it_is_written() {
 }
 
 #[tokio::test]
-async fn item_23_a_counter_lives_for_its_unit_and_the_jitter() {
+async fn a_counter_lives_for_its_unit_and_the_jitter() {
     let server = Redis::start().await;
     for (unit, jitter_max_secs, shortest, longest) in [
         (Unit::Minute, 0, 60, 60),

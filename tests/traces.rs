@@ -128,7 +128,7 @@ async fn ask_once(service: &Tollgate) -> Result<(), tonic::Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn item_45_a_call_and_its_way_to_redis_are_spans_of_the_callers_trace() {
+async fn a_call_and_its_way_to_redis_are_spans_of_the_callers_trace() {
     let redis = Redis::start().await;
     let redis_url = redis.settings().deployment.to_string();
     for protocol in ["grpc", "http"] {

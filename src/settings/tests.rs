@@ -26,7 +26,7 @@ pub(super) fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
 }
 
 #[test]
-fn item_47_defaults_are_the_reference_s() {
+fn defaults_are_the_reference_s() {
     let settings = read_well(&[]);
     let any = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
     let expected = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };

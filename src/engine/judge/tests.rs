@@ -84,7 +84,7 @@ fn hit_counts(total_hits: u64, over_limit: u64, near_limit: u64, within_limit: u
 }
 
 #[test]
-fn item_25_over_the_limit_is_strictly_more_than_it() {
+fn over_the_limit_is_strictly_more_than_it() {
     for (limit, hits, after, code, remaining) in [
         (10, 1, 1, Code::Ok, 9),
         (10, 1, 10, Code::Ok, 0),
@@ -106,7 +106,7 @@ fn item_25_over_the_limit_is_strictly_more_than_it() {
 }
 
 #[test]
-fn items_26_to_28_hits_are_split_into_within_near_and_over() {
+fn hits_are_split_into_within_near_and_over() {
     use Code::{Ok, OverLimit};
     for (limit, hits, after, code, over, near, within) in [
         (15, 1, 11, Ok, 0, 0, 1),
@@ -127,7 +127,7 @@ fn items_26_to_28_hits_are_split_into_within_near_and_over() {
 }
 
 #[test]
-fn item_29_a_shadow_rule_counts_what_it_would_deny_and_lets_it_pass() {
+fn a_shadow_rule_counts_what_it_would_deny_and_lets_it_pass() {
     for (limit, hits, after, over, near) in [(15, 1, 16, 1, 0), (20, 7, 22, 2, 4), (10, 3, 30, 3, 0)] {
         let expect = HitCounts { shadow_mode: over, ..hit_counts(u64::from(hits), over, near, 0) };
         check_one(limit, Mode::Shadow, Hits::Add(hits), after, (Code::Ok, 0, expect));
@@ -136,7 +136,7 @@ fn item_29_a_shadow_rule_counts_what_it_would_deny_and_lets_it_pass() {
 }
 
 #[test]
-fn item_30_a_peek_is_over_only_past_the_limit_and_counts_nothing() {
+fn a_peek_is_over_only_past_the_limit_and_counts_nothing() {
     check_one(2, Mode::Enforced, Hits::Add(0), 0, (Code::Ok, 2, HitCounts::default()));
     check_one(2, Mode::Enforced, Hits::Add(0), 2, (Code::Ok, 0, HitCounts::default()));
     check_one(2, Mode::Enforced, Hits::Add(0), 3, (Code::OverLimit, 0, HitCounts::default()));
@@ -209,7 +209,7 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
 }
 
 #[test]
-fn item_34_one_status_for_each_descriptor_and_any_regular_one_denies() {
+fn one_status_for_each_descriptor_and_any_regular_one_denies() {
     let modes = Modes::default();
     for (descriptors, code) in [
         (&[D::Regular(false), D::NoLimit][..], Code::Ok),
@@ -227,7 +227,7 @@ fn item_34_one_status_for_each_descriptor_and_any_regular_one_denies() {
 }
 
 #[test]
-fn item_35_an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing() {
+fn an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing() {
     let rule = Rule { quota: Quota::Unlimited, ..rule(1, Mode::Enforced) };
     let plan = Plan {
         domain_known: true,
@@ -241,7 +241,7 @@ fn item_35_an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing
 }
 
 #[test]
-fn item_37_quota_rules_deny_only_all_together() {
+fn quota_rules_deny_only_all_together() {
     let rule_quotas = Modes::default();
     let all_quotas = Modes { quota_mode: true, ..rule_quotas };
     for (descriptors, modes, code) in [
@@ -259,7 +259,7 @@ fn item_37_quota_rules_deny_only_all_together() {
 }
 
 #[test]
-fn item_38_the_global_shadow_mode_lets_pass_what_the_statuses_deny() {
+fn the_global_shadow_mode_lets_pass_what_the_statuses_deny() {
     let modes = Modes { shadow_mode: true, ..Modes::default() };
     assert_eq!(
         overall(&[D::Regular(true), D::Regular(false)], modes),
@@ -269,7 +269,7 @@ fn item_38_the_global_shadow_mode_lets_pass_what_the_statuses_deny() {
 }
 
 #[test]
-fn item_39_headers_tell_of_the_last_that_denies_else_of_the_least_remaining() {
+fn headers_tell_of_the_last_that_denies_else_of_the_least_remaining() {
     let modes = Modes::default();
     for (descriptors, binding) in [
         (&[D::NoLimit][..], None),

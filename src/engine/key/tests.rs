@@ -199,7 +199,7 @@ fn the_hash_tag_comes_first_and_is_the_domain() {
 }
 
 #[test]
-fn item_21_the_compatible_key_is_the_references_without_the_window() {
+fn the_compatible_key_is_the_references_without_the_window() {
     let pairs = vec![(b"key".to_vec(), b"value".to_vec())];
     for (prefix, expected) in [("", "domain_key_value_"), ("prefix:", "prefix:domain_key_value_")] {
         let writer = KeyWriter::new(KeyFormat::Envoyproxy, prefix);

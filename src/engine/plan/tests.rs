@@ -62,7 +62,7 @@ descriptors:
 ";
 
 #[test]
-fn item_36_a_matched_rule_replaces_the_rules_it_names() {
+fn a_matched_rule_replaces_the_rules_it_names() {
     let rules = rules(REPLACING);
     check(&rules, &["banned=x"], &["banned d_banned_x_"]);
     check(&rules, &["banned=x", "special=y"], &["-", "special d_special_y_"]);
@@ -75,14 +75,14 @@ fn item_36_a_matched_rule_replaces_the_rules_it_names() {
 }
 
 #[test]
-fn item_35_an_unlimited_rule_replaces_and_is_never_replaced() {
+fn an_unlimited_rule_replaces_and_is_never_replaced() {
     let rules = rules(REPLACING);
     check(&rules, &["slow=z", "free=f"], &["-", "unlimited"]);
     check(&rules, &["free=f", "greedy=g"], &["unlimited", "unnamed d_greedy_g_"]);
 }
 
 #[test]
-fn item_14_a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
+fn a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
     let rules = rules(REPLACING);
     let brought = with_override("banned=x", 42, Unit::Hour);
     let brought_unmatched = with_override("nothing=here,at=all", 10, Unit::Day);
@@ -111,7 +111,7 @@ descriptors:
 }
 
 #[test]
-fn items_8_and_14_an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
+fn an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
     let rules = rules(REPLACING);
     let request = request("elsewhere", &[descriptor("banned=x"), with_override("a=b", 1, Unit::Day)]);
     let plan = plan(&rules, &request, &KeyWriter::default());
@@ -120,7 +120,7 @@ fn items_8_and_14_an_unknown_domain_has_no_limits_whatever_the_caller_brings() {
 }
 
 #[test]
-fn item_14_brought_limits_are_counted_under_the_descriptors_own_values() {
+fn brought_limits_are_counted_under_the_descriptors_own_values() {
     let rules = rules(REPLACING);
     let stats_of = |text: &str, count, unit| {
         let request = request("d", &[with_override(text, count, unit)]);
@@ -136,7 +136,7 @@ fn item_14_brought_limits_are_counted_under_the_descriptors_own_values() {
 }
 
 #[test]
-fn item_22_values_that_share_a_threshold_count_under_their_pattern() {
+fn values_that_share_a_threshold_count_under_their_pattern() {
     let rules = rules(
         "
 domain: d

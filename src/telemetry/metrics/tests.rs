@@ -49,7 +49,7 @@ fn samples<'t>(text: &'t str, prefix: &str) -> Vec<&'t str> {
 }
 
 #[test]
-fn item_19_emitted_names_are_sanitised() {
+fn emitted_names_are_sanitised() {
     for (name, expected) in [
         ("plain", "plain"),
         ("a:b|c", "a_b_c"),
@@ -67,7 +67,7 @@ fn item_19_emitted_names_are_sanitised() {
 }
 
 #[test]
-fn item_19_flat_names_join_the_levels_by_dots() {
+fn flat_names_join_the_levels_by_dots() {
     let metrics = metrics();
     record(&metrics, path("shop", &["user_a:b", "ip_10.0.0.1", "5"]), hits(3));
     let stats = metrics.render_stats();
@@ -78,7 +78,7 @@ fn item_19_flat_names_join_the_levels_by_dots() {
 }
 
 #[test]
-fn item_20_every_count_of_a_rule_has_its_flat_name() {
+fn every_count_of_a_rule_has_its_flat_name() {
     let metrics = metrics();
     let hit_counts = HitCounts {
         total_hits: 7,
@@ -107,7 +107,7 @@ fn item_20_every_count_of_a_rule_has_its_flat_name() {
 }
 
 #[test]
-fn item_20_the_service_s_own_counts_have_their_flat_names() {
+fn the_service_s_own_counts_have_their_flat_names() {
     let metrics = metrics();
     metrics.record_call(Duration::from_millis(1));
     metrics.record_service_error();
@@ -142,7 +142,7 @@ fn item_20_the_service_s_own_counts_have_their_flat_names() {
 }
 
 #[test]
-fn item_5_8_a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_add_up() {
+fn a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_add_up() {
     let metrics = metrics();
     record(&metrics, path("shop", &["user"]), hits(1));
     record(&metrics, path("shop", &["user", "path_/a"]), hits(2));
@@ -163,7 +163,7 @@ fn item_5_8_a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_ad
 }
 
 #[test]
-fn item_5_8_a_series_appears_with_its_first_increment() {
+fn a_series_appears_with_its_first_increment() {
     let metrics = metrics();
     assert_eq!(samples(&metrics.render_prometheus(), "ratelimit_service_rate_limit").len(), 0);
     record(&metrics, path("shop", &["user"]), hits(0));
@@ -171,7 +171,7 @@ fn item_5_8_a_series_appears_with_its_first_increment() {
 }
 
 #[test]
-fn item_5_8_the_service_s_series_have_the_reference_s_names_and_labels() {
+fn the_service_s_series_have_the_reference_s_names_and_labels() {
     let metrics = metrics();
     metrics.record_call(Duration::from_micros(300));
     metrics.record_call(Duration::from_millis(30));

@@ -34,7 +34,7 @@ pub(super) fn with_limit(fields: &str) -> String {
 }
 
 #[test]
-fn item_01_domains_and_keys_are_there_and_there_once() {
+fn domains_and_keys_are_there_and_there_once() {
     check("descriptors: []", "1:1 config file cannot have empty domain");
     check("domain: ''", "1:9 config file cannot have empty domain");
     check("", "0:0 config file cannot have empty domain");
@@ -51,7 +51,7 @@ fn item_01_domains_and_keys_are_there_and_there_once() {
 }
 
 #[test]
-fn item_01_a_domain_stands_in_one_file_unless_domains_are_joined() {
+fn a_domain_stands_in_one_file_unless_domains_are_joined() {
     let files = [file("one.yaml", "domain: test-domain"), file("two.yaml", "domain: test-domain")];
     let errors = compile(&files, CompileOptions::default(), None).expect_err("it is there twice");
     assert_eq!(errors.count(), 1);
@@ -64,7 +64,7 @@ fn item_01_a_domain_stands_in_one_file_unless_domains_are_joined() {
 }
 
 #[test]
-fn item_02_units_and_replaces_make_sense() {
+fn units_and_replaces_make_sense() {
     check(
         &with_limit("unit: foo, requests_per_unit: 1"),
         "4:24 invalid rate limit unit 'foo': use one of second",
@@ -85,7 +85,7 @@ fn item_02_units_and_replaces_make_sense() {
 }
 
 #[test]
-fn item_03_unknown_fields_are_named_with_the_nearest_known_one() {
+fn unknown_fields_are_named_with_the_nearest_known_one() {
     let expect = |text: &str, mistake: &str| check(text, mistake);
     expect(
         &with_fields("    ratelimit: {}\n"),
@@ -129,7 +129,7 @@ fn fields_in_the_wrong_place_are_told_where_they_belong() {
 }
 
 #[test]
-fn item_03_yaml_that_is_none_is_told_where_it_breaks_off() {
+fn yaml_that_is_none_is_told_where_it_breaks_off() {
     let found = mistakes("domain: d\ndescriptors: [\n");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains(" error loading config file: ") && !found[0].starts_with("0:"), "{found:?}");
@@ -275,7 +275,7 @@ fn a_bucket_that_is_never_refilled_is_refused() {
 }
 
 #[test]
-fn item_04_values_have_the_kind_their_field_takes() {
+fn values_have_the_kind_their_field_takes() {
     check(
         &with_fields("    value: v\n    share_threshold: true\n"),
         "3:5 share_threshold can only be used with wildcard values (containing '*'), one_of, cidr and regex, but found key 'k_v'",
@@ -311,7 +311,7 @@ fn item_04_values_have_the_kind_their_field_takes() {
 }
 
 #[test]
-fn item_04_numbers_and_truths_are_texts_as_they_are_written() {
+fn numbers_and_truths_are_texts_as_they_are_written() {
     for (written, value) in [
         ("404", "404"),
         ("007", "007"),
@@ -345,7 +345,7 @@ fn item_04_numbers_and_truths_are_texts_as_they_are_written() {
 }
 
 #[test]
-fn item_04_metadata_may_hold_anything() {
+fn metadata_may_hold_anything() {
     let rules = load(&with_fields(
         "    metadata: {a: 1, b: {c: [x, 2.5, null, true]}, 7: seven}\n    rate_limit: {unit: day, requests_per_unit: 1}\n",
     ));
@@ -356,7 +356,7 @@ fn item_04_metadata_may_hold_anything() {
 }
 
 #[test]
-fn item_05_units_are_named_in_any_case_and_have_their_lengths() {
+fn units_are_named_in_any_case_and_have_their_lengths() {
     for (name, secs) in [
         ("second", 1),
         ("MINUTE", 60),
@@ -373,7 +373,7 @@ fn item_05_units_are_named_in_any_case_and_have_their_lengths() {
 }
 
 #[test]
-fn item_05_every_mistake_of_every_file_is_told_at_once() {
+fn every_mistake_of_every_file_is_told_at_once() {
     let one = "domain: one\ndescriptors:\n  - key: a\n    rate_limit: {unit: foo, requests_per_unit: many}\n  - {key: b, valeu: c}\n  - {key: b}\n  - {value: c}\n";
     let two = "domain: one\nrubbish: 1\n";
     let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
@@ -405,7 +405,7 @@ fn an_error_shows_its_file_line_and_column_and_the_line_itself() {
 }
 
 #[test]
-fn item_06_joined_domains_hold_the_rules_of_every_file() {
+fn joined_domains_hold_the_rules_of_every_file() {
     let one = file(
         "one.yaml",
         "{domain: d, descriptors: [{key: key1, rate_limit: {unit: day, requests_per_unit: 10}}]}",
@@ -423,7 +423,7 @@ fn item_06_joined_domains_hold_the_rules_of_every_file() {
 }
 
 #[test]
-fn item_07_the_dump_has_a_line_for_each_rule_in_the_order_of_the_file() {
+fn the_dump_has_a_line_for_each_rule_in_the_order_of_the_file() {
     let rules = load(&BASIC.replace("{key: key3,", "{key: key3, shadow_mode: true, quota_mode: true,"));
     let expected = "\
 test-domain.key1_value1.subkey1: unit=SECOND requests_per_unit=5, shadow_mode: false, quota_mode: false

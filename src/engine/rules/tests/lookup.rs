@@ -56,14 +56,14 @@ fn check(rules: &Rules, table: &[(&str, &str)]) {
 }
 
 #[test]
-fn item_08_an_unknown_domain_and_an_empty_descriptor_have_no_limit() {
+fn an_unknown_domain_and_an_empty_descriptor_have_no_limit() {
     let rules = load(BASIC);
     assert!(rules.domain(b"elsewhere").is_none());
     check(&rules, &[("", "-")]);
 }
 
 #[test]
-fn item_09_exact_value_then_pattern_then_bare_key() {
+fn exact_value_then_pattern_then_bare_key() {
     let table = [
         ("key1=value1,subkey1=something", "5/SECOND"),
         ("key1=value1,subkey1=subvalue1", "10/SECOND"),
@@ -79,7 +79,7 @@ fn item_09_exact_value_then_pattern_then_bare_key() {
 }
 
 #[test]
-fn item_10_a_limit_applies_only_at_the_depth_of_the_last_entry() {
+fn a_limit_applies_only_at_the_depth_of_the_last_entry() {
     let table = [
         ("key1=something", "-"),
         ("key1=value1", "-"),
@@ -93,7 +93,7 @@ fn item_10_a_limit_applies_only_at_the_depth_of_the_last_entry() {
 }
 
 #[test]
-fn item_11_patterns_take_what_they_say_and_exact_values_come_before_them() {
+fn patterns_take_what_they_say_and_exact_values_come_before_them() {
     let table = [
         ("wild=foo1", "20/MINUTE"),
         ("wild=foo2", "20/MINUTE"),
@@ -118,7 +118,7 @@ fn item_11_patterns_take_what_they_say_and_exact_values_come_before_them() {
 }
 
 #[test]
-fn item_12_the_first_pattern_in_the_file_wins_wherever_its_star_is() {
+fn the_first_pattern_in_the_file_wins_wherever_its_star_is() {
     let rules = load(
         "
 domain: test-domain
@@ -153,7 +153,7 @@ descriptors:
 }
 
 #[test]
-fn item_12_an_empty_value_takes_the_bare_key() {
+fn an_empty_value_takes_the_bare_key() {
     let rules = load(
         "
 domain: test-domain

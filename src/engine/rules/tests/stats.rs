@@ -23,7 +23,7 @@ fn check(text: &str, table: &[(&str, &str)]) {
 }
 
 #[test]
-fn item_15_a_value_is_named_where_the_rule_names_it() {
+fn a_value_is_named_where_the_rule_names_it() {
     let table = [
         ("key1=value1,subkey1=something", "test-domain.key1_value1.subkey1"),
         ("key1=value1,subkey1=subvalue1", "test-domain.key1_value1.subkey1_subvalue1"),
@@ -40,7 +40,7 @@ fn item_15_a_value_is_named_where_the_rule_names_it() {
 }
 
 #[test]
-fn item_16_detailed_metric_of_the_last_level_names_every_value() {
+fn detailed_metric_of_the_last_level_names_every_value() {
     let text = "
 domain: nested
 descriptors:
@@ -70,7 +70,7 @@ descriptors:
 }
 
 #[test]
-fn item_17_value_to_metric_names_the_value_of_its_own_level() {
+fn value_to_metric_names_the_value_of_its_own_level() {
     let text = "
 domain: domain
 descriptors:
@@ -104,7 +104,7 @@ descriptors:
 }
 
 #[test]
-fn item_18_a_shared_pattern_stays_a_pattern_in_metrics() {
+fn a_shared_pattern_stays_a_pattern_in_metrics() {
     let text = "
 domain: d
 descriptors:
