@@ -110,7 +110,7 @@ fn report_json(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
 
 /// Position and message; no position for an error of the file as a whole.
 pub(super) fn error_json(error: &RuleError) -> Value {
-    let number = |number: u32| (error.span.line > 0).then_some(number);
+    let number = |number: u32| (error.span.line > 0 && error.path.is_none()).then_some(number);
     json!({
         "file": error.source,
         "line": number(error.span.line),

@@ -6,7 +6,7 @@ use std::fmt;
 use serde_json::{Map, Number, Value};
 
 use super::diagnostics::{Diagnostics, shortened};
-use super::span::SourceSpan;
+use super::span::{NodePaths, SourceSpan};
 
 /// Source of rules that load or fail together, such as a file.
 pub trait RuleSource {
@@ -20,6 +20,12 @@ pub trait RuleSource {
     fn text(&self) -> Option<&str> {
         None
     }
+
+    /// True if a source without rules is one that is meant to have none: its sender has no other way to say
+    /// so. A file says `descriptors: []`.
+    fn may_be_empty(&self) -> bool {
+        false
+    }
 }
 
 /// Documents of a source, and the problems found while reading them.
@@ -31,6 +37,8 @@ pub struct Documents {
     pub errors: Diagnostics,
     /// Probable mistakes in a source that loads.
     pub warnings: Diagnostics,
+    /// Paths that positions refer to; `None` for a text.
+    pub paths: Option<NodePaths>,
 }
 
 /// Value in a document and its position.

@@ -197,6 +197,7 @@ impl Listed<'_> {
         let mut error = RuleError::of_source("", message);
         if let Some((source, span)) = self.rules.origin(self.node) {
             (error.source, error.span) = (source.to_owned(), span);
+            error.path = self.rules.path_of(self.node);
         }
         error
     }
@@ -204,11 +205,13 @@ impl Listed<'_> {
     fn json(&self) -> Value {
         let Rule { replaces, charge, on_backend_failure, shadow_mode, quota_mode, metadata, .. } = self.rule;
         let origin = self.rules.origin(self.node);
+        let position = self.rules.path_of(self.node);
         let mut rule = json!({
             "domain": self.domain,
             "path": self.path,
             "file": origin.map(|(source, _)| source),
-            "line": origin.map(|(_, span)| span.line),
+            "line": origin.filter(|_| position.is_none()).map(|(_, span)| span.line),
+            "position": position,
             "levels": self.levels,
             "name": self.rule.limits().first().and_then(|limit| limit.name.as_deref()),
             "replaces": replaces,

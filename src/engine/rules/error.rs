@@ -14,6 +14,8 @@ pub struct RuleError {
     pub source: String,
     /// Position in the source.
     pub span: SourceSpan,
+    /// The position as a path, for a source that is not text.
+    pub path: Option<String>,
     /// Part of the line around the position; `None` for an error of the source as a whole.
     pub excerpt: Option<Excerpt>,
     /// Problem and remedy.
@@ -44,6 +46,7 @@ impl RuleError {
         Self {
             source: source.to_owned(),
             span: SourceSpan::default(),
+            path: None,
             excerpt: None,
             message: message.into(),
         }
@@ -118,9 +121,13 @@ impl From<RuleError> for RuleErrors {
 }
 
 impl fmt::Display for RuleError {
-    /// `source:line:column: message`, and below it the excerpt with a caret under the position.
+    /// `source:line:column: message`, and below it the excerpt with a caret under the position;
+    /// `source: path: message` for a source that is not text.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let SourceSpan { line, column } = self.span;
+        if let Some(path) = &self.path {
+            return write!(f, "{}: {path}: {}", self.source, self.message);
+        }
         if line == 0 {
             return write!(f, "{}: {}", self.source, self.message);
         }

@@ -51,7 +51,7 @@ pub use on_deny::OnDeny;
 pub use parse::RULE_FILE;
 pub use pattern::{Cidr, Expression, Expressions, OneOf};
 pub use report::located;
-pub use span::SourceSpan;
+pub use span::{NodePaths, SourceSpan};
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
@@ -74,6 +74,8 @@ pub struct Rules {
     default_on_backend_failure: FailurePolicy,
     /// Position of every node, by its order.
     origins: Box<[report::Origin]>,
+    /// Paths of sources that are not text, by the index of the source.
+    paths: Vec<Option<NodePaths>>,
     /// Sources of the rules, in order.
     pub sources: Vec<SourceSummary>,
     /// Probable mistakes in rules that load.
@@ -85,6 +87,12 @@ impl Rules {
     pub(crate) fn origin(&self, node: &Node) -> Option<(&str, SourceSpan)> {
         let report::Origin { source, span } = *self.origins.get(node.order as usize)?;
         Some((&*self.sources.get(source)?.name, span))
+    }
+
+    /// Path of a node in its source; `None` if that is a text.
+    fn path_of(&self, node: &Node) -> Option<String> {
+        let report::Origin { source, span } = *self.origins.get(node.order as usize)?;
+        Some(self.paths.get(source)?.as_ref()?.path(span))
     }
 
     /// The rules of one domain.

@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use super::diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED, shortened};
 use super::document::RuleSource;
 use super::error::{Excerpt, RuleError, RuleErrors};
-use super::span::SourceSpan;
+use super::span::{NodePaths, SourceSpan};
 
 /// Position in one of the sources of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub fn located(source: &dyn RuleSource, found: Diagnostics) -> RuleErrors {
 /// Errors and warnings of a load.
 pub(super) struct Report<'s> {
     sources: Vec<(&'s dyn RuleSource, OnceCell<LineIndex>)>,
+    /// Paths of sources that are not text, by the index of the source.
+    paths: Vec<Option<NodePaths>>,
     errors: Located,
     warnings: Located,
 }
@@ -54,8 +56,21 @@ impl LineIndex {
 
 impl<'s> Report<'s> {
     pub(super) fn new(sources: impl Iterator<Item = &'s dyn RuleSource>) -> Self {
-        let sources = sources.map(|source| (source, OnceCell::new())).collect();
-        Self { sources, errors: Located::default(), warnings: Located::default() }
+        let sources: Vec<_> = sources.map(|source| (source, OnceCell::new())).collect();
+        let paths = vec![None; sources.len()];
+        Self { sources, paths, errors: Located::default(), warnings: Located::default() }
+    }
+
+    /// Sets the paths of a source that is not text.
+    pub(super) fn set_paths(&mut self, source: usize, paths: Option<NodePaths>) {
+        if let Some(known) = self.paths.get_mut(source) {
+            *known = paths;
+        }
+    }
+
+    fn path(&self, at: Origin) -> Option<String> {
+        let path = self.paths.get(at.source)?.as_ref()?.path(at.span);
+        (!path.is_empty()).then_some(path)
     }
 
     pub(super) fn error(&mut self, origin: Origin, message: impl Into<String>) {
@@ -77,7 +92,16 @@ impl<'s> Report<'s> {
     /// Position `at` in a message about `from`: `line 3` in the same source, else `two.yaml:3:5`.
     pub(super) fn refer(&self, from: Origin, at: Origin) -> String {
         let SourceSpan { line, column } = at.span;
-        match self.sources.get(at.source) {
+        let source = self.sources.get(at.source);
+        if let Some(path) = self.path(at) {
+            return match source {
+                Some((source, _)) if at.source != from.source => {
+                    format!("{}: {path}", shortened(source.name()))
+                }
+                _ => path,
+            };
+        }
+        match source {
             Some((source, _)) if at.source != from.source => {
                 format!("{}:{line}:{column}", shortened(source.name()))
             }
@@ -86,16 +110,15 @@ impl<'s> Report<'s> {
         }
     }
 
-    /// Warnings, or all errors if there is one.
-    pub(super) fn finish(mut self) -> Result<RuleErrors, RuleErrors> {
+    /// Warnings and the paths of each source, or all errors if there is one.
+    pub(super) fn finish(mut self) -> Result<(RuleErrors, Vec<Option<NodePaths>>), RuleErrors> {
         let errors = std::mem::take(&mut self.errors);
         let errors = self.render(errors);
-        if errors.is_empty() { Ok(self.render_warnings()) } else { Err(errors) }
-    }
-
-    fn render_warnings(mut self) -> RuleErrors {
+        if !errors.is_empty() {
+            return Err(errors);
+        }
         let warnings = std::mem::take(&mut self.warnings);
-        self.render(warnings)
+        Ok((self.render(warnings), self.paths))
     }
 
     fn render(&self, Located { mut kept, omitted }: Located) -> RuleErrors {
@@ -105,7 +128,8 @@ impl<'s> Report<'s> {
         RuleErrors { reported: reported.collect(), omitted }
     }
 
-    fn located(&self, Origin { source, span }: Origin, message: String) -> RuleError {
+    fn located(&self, origin: Origin, message: String) -> RuleError {
+        let (path, Origin { source, span }) = (self.path(origin), origin);
         let Some((source, lines)) = self.sources.get(source) else {
             return RuleError::of_source("", message);
         };
@@ -113,7 +137,7 @@ impl<'s> Report<'s> {
             let line = lines.get_or_init(|| LineIndex::of(text)).line(text, span.line)?;
             Some(Excerpt::around(line, span.column))
         });
-        RuleError { source: source.name().to_owned(), span, excerpt, message }
+        RuleError { source: source.name().to_owned(), span, path, excerpt, message }
     }
 }
 

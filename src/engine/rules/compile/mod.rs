@@ -57,7 +57,7 @@ pub fn compile<S: RuleSource>(
     let mut parsed = Vec::with_capacity(sources.len());
     for (index, source) in sources.iter().enumerate() {
         let mut documents = parse(*source, index, &mut compiler.report);
-        compiler.summaries.push(SourceSummary::of(source.name(), &documents));
+        compiler.summaries.push(SourceSummary::of(*source, &documents));
         compiler.source = index;
         documents.retain(|document| compiler.domain(document));
         parsed.push(documents);
@@ -76,17 +76,17 @@ pub struct SourceSummary {
     pub name: Box<str>,
     /// Rules, in force or switched off.
     pub rules: usize,
-    /// Whether every document without rules says so, with `descriptors: []`.
+    /// Whether every document without rules says so, with `descriptors: []`, or need not.
     pub says_none: bool,
 }
 
 impl SourceSummary {
-    fn of(name: &str, documents: &[Document]) -> Self {
+    fn of(source: &dyn RuleSource, documents: &[Document]) -> Self {
         let says_none = |document: &Document| document.says_none || document.rules() > 0;
         Self {
-            name: name.into(),
+            name: source.name().into(),
             rules: documents.iter().map(Document::rules).sum(),
-            says_none: documents.iter().all(says_none),
+            says_none: source.may_be_empty() || documents.iter().all(says_none),
         }
     }
 }
@@ -175,7 +175,7 @@ impl<'s> Compiler<'s> {
             );
             self.report.warn(Origin { source, span }, message);
         }
-        let warnings = self.report.finish()?;
+        let (warnings, paths) = self.report.finish()?;
         let domains = self.domains.into_iter().map(|(name, mut domain)| {
             domain.gather_hashed();
             (name.into_bytes().into(), domain)
@@ -188,6 +188,7 @@ impl<'s> Compiler<'s> {
             default_charge: self.options.charge.unwrap_or_default(),
             default_on_backend_failure: self.options.on_backend_failure,
             origins: self.origins.into(),
+            paths,
             sources: self.summaries,
             warnings,
         })

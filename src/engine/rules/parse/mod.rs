@@ -34,7 +34,8 @@ const PLACES: [(&str, &Object); 6] = [
 
 /// Documents of `source` that could be parsed; problems of the others are in `report`.
 pub(super) fn parse(source: &dyn RuleSource, index: usize, report: &mut Report<'_>) -> Vec<Document> {
-    let Documents { nodes, errors, warnings } = source.documents();
+    let Documents { nodes, errors, warnings, paths } = source.documents();
+    report.set_paths(index, paths);
     report.warnings(index, warnings);
     let mut parser = Parser { errors };
     let documents: Vec<_> = nodes.iter().filter_map(|node| parser.document(node)).collect();
