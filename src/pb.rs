@@ -24,6 +24,11 @@ pub mod envoy {
         }
     }
     pub mod service {
+        pub mod discovery {
+            pub mod v3 {
+                include!("../proto/generated/envoy.service.discovery.v3.rs");
+            }
+        }
         pub mod ratelimit {
             pub mod v3 {
                 include!("../proto/generated/envoy.service.ratelimit.v3.rs");
@@ -33,6 +38,24 @@ pub mod envoy {
     pub mod r#type {
         pub mod v3 {
             include!("../proto/generated/envoy.r#type.v3.rs");
+        }
+    }
+}
+
+/// `google.*`
+pub mod google {
+    pub mod rpc {
+        include!("../proto/generated/google.rpc.rs");
+    }
+}
+
+/// `ratelimit.*`
+pub mod ratelimit {
+    pub mod config {
+        pub mod ratelimit {
+            pub mod v3 {
+                include!("../proto/generated/ratelimit.config.ratelimit.v3.rs");
+            }
         }
     }
 }
