@@ -209,7 +209,7 @@ async fn a_wrong_candidate_is_told_with_its_place_and_harms_nothing() {
     let service = start(Some(dir.path()), &[]).await;
     let output = service.process.output();
     let place = format!("{}:4:24", dir.path().join("next.yaml").display());
-    assert!(output.contains(&place) && output.contains("rule files have errors"), "{place}: {output}");
+    assert!(output.contains(&place) && output.contains("rules have errors"), "{place}: {output}");
     for line in ["config_wrong 1", "config_load_error 1", "config_load_success 0", "rules 0"] {
         assert!(has(&service, line).await, "{line}");
     }

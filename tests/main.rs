@@ -56,3 +56,6 @@ mod supervision;
 mod support;
 mod tidy;
 mod traces;
+mod xds;
+mod xds_faults;
+mod xds_service;

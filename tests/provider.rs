@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::CompileOptions;
 use tollgate::engine::{Entry, Rules, Timestamp};
 use tollgate::provider::files::{FileProvider, FileProviderError, FileSettings};
+use tollgate::provider::origin::Origin;
+use tollgate::provider::publish::{PublishSettings, Publisher};
 use tollgate::provider::{Handle, Role, Status};
 
 use crate::support::PATIENCE;
@@ -55,15 +57,17 @@ impl Provider {
         let (good_loads, bad_loads) = (Arc::default(), Arc::default());
         let counters: (Arc<AtomicUsize>, Arc<AtomicUsize>) =
             (Arc::clone(&good_loads), Arc::clone(&bad_loads));
-        let (provider, handle) = FileProvider::load(
-            FileSettings { path: path.to_owned(), role: Role::Live, compile, poll_interval },
-            Arc::clone(&rules),
-            Arc::new(ManualClock::new(NOW)),
-            move |status| {
-                let counter = if status.error.is_none() { &counters.0 } else { &counters.1 };
-                counter.fetch_add(1, Ordering::Relaxed);
-            },
-        );
+        let settings = PublishSettings { role: Role::Live, compile, origins: vec![Origin::Files] };
+        let count = move |status: &Status| {
+            let counter = if status.error.is_none() { &counters.0 } else { &counters.1 };
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        let clock = Arc::new(ManualClock::new(NOW));
+        let publisher = Publisher::new(settings, Arc::clone(&rules), clock, Box::new(count));
+        let wake = Arc::new(Notify::new());
+        let handle = Handle::new(publisher.status(), vec![Arc::clone(&wake)]);
+        let settings = FileSettings { path: path.to_owned(), role: Role::Live, compile, poll_interval };
+        let provider = FileProvider::load(&settings, publisher, wake);
         let mut running = JoinSet::new();
         running.spawn(provider.run());
         let status = handle.status();
@@ -137,7 +141,7 @@ async fn what_is_loaded_at_start_is_told() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b.yml", &rule("api", "key", 7))]);
     let provider = Provider::start(dir.path());
     assert_eq!((provider.limit("shop", "user"), provider.limit("api", "key")), (Some(5), Some(7)));
-    let expected = Status { domains: 2, rules: 2, loaded_at: Some(NOW), error: None };
+    let expected = Status { domains: 2, rules: 2, loaded_at: Some(NOW), is_partial: false, error: None };
     assert_eq!(*provider.status.borrow(), expected);
     assert_eq!(provider.loads(), (1, 0));
 }

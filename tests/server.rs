@@ -289,7 +289,7 @@ async fn rules_with_thousands_of_errors_are_reported_in_short() {
     service.write_rules("rules.yaml", RULES);
     eventually("the errors are gone", async || detail().await.contains("\"errors\":0")).await;
     let log = service.process.output();
-    assert_eq!(log.matches("rule files are valid again").count(), 1, "{log}");
+    assert_eq!(log.matches("rules are valid again").count(), 1, "{log}");
 }
 
 #[tokio::test]
@@ -299,8 +299,7 @@ async fn rules_that_become_empty_are_logged_once_at_the_default_level() {
     eventually("it is logged", async || service.process.output().contains("no rules in force")).await;
     service.write_rules("rules.yaml", "domain: shop\ndescriptors: [] # still none\n");
     service.write_rules("other.yaml", "domain: other\nrubbish: 1\n");
-    eventually("an error is logged", async || service.process.output().contains("rule files have errors"))
-        .await;
+    eventually("an error is logged", async || service.process.output().contains("rules have errors")).await;
     let log = service.process.output();
     assert_eq!(log.matches("no rules in force").count(), 1, "{log}");
 }

@@ -20,6 +20,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
 use crate::limiter::Limiter;
 use crate::provider::Handle;
+use crate::provider::xds::XdsStatus;
 use crate::server::{
     self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, Listeners, LockoutAdmin, Parts,
     RateLimitService, ServeError,
@@ -78,6 +79,7 @@ pub struct App {
     stores: Stores,
     shared: Shared,
     provider: Handle,
+    xds: Option<Arc<XdsStatus>>,
     supervisor: Supervisor,
     ends: TaskEnds,
 }
@@ -113,14 +115,15 @@ impl App {
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (supervisor, ends) = Supervisor::new();
-        let LiveRules { rules, handle, metrics } = rules::load(&settings, &clock, &supervisor);
+        let LiveRules { rules, handle, metrics, xds } = rules::load(&settings, &clock, &supervisor);
         let candidate = settings
             .candidate
             .as_ref()
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
         let stores = stores::open(&settings, &clock, &metrics, &supervisor).await?;
         let shared = Shared { rules, candidate, clock, metrics };
-        Ok(Self { settings, listeners, addresses, stores, shared, provider: handle, supervisor, ends })
+        let provider = handle;
+        Ok(Self { settings, listeners, addresses, stores, shared, provider, xds, supervisor, ends })
     }
 
     /// Actual addresses of the listeners: port 0 is replaced by the port that was free.
@@ -171,12 +174,13 @@ impl App {
     /// # Errors
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { settings, listeners, mut stores, shared, provider, supervisor, mut ends, .. } = self;
+        let Self { settings, listeners, mut stores, shared, provider, xds, supervisor, mut ends, .. } = self;
         let exporters = Exporters::start(&settings, &shared.metrics, &supervisor);
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),
             rules_status: provider.status(),
+            xds,
             store_reached: stores.reachable.take(),
             metrics: Arc::clone(&shared.metrics),
             lockouts: LockoutAdmin::new(

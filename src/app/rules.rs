@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules};
 use crate::limiter::{Candidate, Sampler};
-use crate::provider::files::FileProvider;
+use crate::provider::files::{FileProvider, FileSettings};
+use crate::provider::origin::Origin;
+use crate::provider::publish::{OnLoad, PublishSettings, Publisher};
+use crate::provider::xds::{XdsProvider, XdsStatus};
 use crate::provider::{Handle, Status};
 use crate::settings::{CandidateSettings, Settings};
 use crate::store::Store;
@@ -19,6 +23,8 @@ pub(super) struct LiveRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
     pub(super) metrics: Arc<Metrics>,
+    /// Connection to the management server, if there is one.
+    pub(super) xds: Option<Arc<XdsStatus>>,
 }
 
 /// Candidate rules.
@@ -39,10 +45,26 @@ pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Sup
         (None, Some(loaded_at)) => counted.record_config_load(loaded_at),
         (Some(_), _) | (None, None) => counted.record_config_error(),
     };
-    let (provider, handle) =
-        FileProvider::load(settings.rules.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
-    supervisor.spawn("rule loader", run(provider));
-    LiveRules { rules, handle, metrics }
+    let origins = settings.reads_rule_files.then_some(Origin::Files);
+    let origins = origins.into_iter().chain(settings.xds.as_ref().map(|_| Origin::Xds)).collect();
+    let publisher = publisher(&settings.rules, origins, &rules, clock, Box::new(on_load));
+    let mut wakes = Vec::new();
+    if settings.reads_rule_files {
+        let wake = Arc::new(Notify::new());
+        let provider = FileProvider::load(&settings.rules, publisher.clone(), Arc::clone(&wake));
+        supervisor.spawn("rule loader", run(provider));
+        wakes.push(wake);
+    }
+    let xds = settings.xds.clone().map(|xds| {
+        let wake = Arc::new(Notify::new());
+        let provider = XdsProvider::load(xds, publisher.clone(), Arc::clone(clock), Arc::clone(&wake));
+        let status = provider.status();
+        supervisor.spawn("xDS client", run_xds(provider));
+        wakes.push(wake);
+        status
+    });
+    let handle = Handle::new(publisher.status(), wakes);
+    LiveRules { rules, handle, metrics, xds }
 }
 
 /// The same for the candidate rules. Their errors are logged and do not prevent the start.
@@ -58,8 +80,10 @@ pub(super) fn load_candidate(
     metrics.show_candidate(&counts);
     let counted = Arc::clone(&counts);
     let on_load = move |status: &Status| counted.record_load(status.error.is_none());
-    let (provider, handle) =
-        FileProvider::load(files.clone(), Arc::clone(&rules), Arc::clone(clock), on_load);
+    let publisher = publisher(files, vec![Origin::Files], &rules, clock, Box::new(on_load));
+    let wake = Arc::new(Notify::new());
+    let handle = Handle::new(publisher.status(), vec![Arc::clone(&wake)]);
+    let provider = FileProvider::load(files, publisher, wake);
     supervisor.spawn("candidate rule loader", run(provider));
     CandidateRules { rules, handle, keys: keys.clone(), metrics: counts, sampler: Arc::default() }
 }
@@ -75,6 +99,23 @@ impl CandidateRules {
             sampler: Arc::clone(&self.sampler),
         }
     }
+}
+
+fn publisher(
+    settings: &FileSettings,
+    origins: Vec<Origin>,
+    rules: &Arc<ArcSwapOption<Rules>>,
+    clock: &Arc<dyn Clock>,
+    on_load: OnLoad,
+) -> Publisher {
+    let FileSettings { role, compile, .. } = settings.clone();
+    Publisher::new(PublishSettings { role, compile, origins }, Arc::clone(rules), Arc::clone(clock), on_load)
+}
+
+/// Receives rules for as long as `provider` can; the supervisor reports the end.
+async fn run_xds(provider: XdsProvider) {
+    let Err(error) = provider.run().await;
+    tracing::error!(%error, "xDS client ended");
 }
 
 /// Reloads rules until `provider` fails; the supervisor reports that end.

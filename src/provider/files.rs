@@ -10,16 +10,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
-use super::publish::{FoundSources, PublishSettings, Publisher};
+use super::Role;
+use super::origin::{FoundSources, Origin, Source};
+use super::publish::Publisher;
 use super::sources::{Sources, read_watched};
 use super::watches::Watches;
-use super::{Handle, Role, Status};
-use crate::clock::Clock;
-use crate::engine::rules::{CompileOptions, RuleError, Rules, SourceFile};
+use crate::engine::rules::{CompileOptions, RuleError, SourceFile};
 
 /// Time without a change after which a load begins: changes come in bursts, and one load serves them all.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -55,28 +54,17 @@ pub struct FileProvider {
 }
 
 impl FileProvider {
-    /// Loads the rules for the first time, blocking the thread while it reads, and puts them into `rules`.
-    /// The status of the handle and `on_load` receive the outcome of this load and of every later one.
-    pub fn load(
-        settings: FileSettings,
-        rules: Arc<ArcSwapOption<Rules>>,
-        clock: Arc<dyn Clock>,
-        on_load: impl Fn(&Status) + Send + 'static,
-    ) -> (Self, Handle) {
-        let wake = Arc::new(Notify::new());
-        let FileSettings { path, role, compile, poll_interval } = settings;
-        let origin = path.display().to_string();
-        let settings = PublishSettings { role, origin, compile };
-        let publisher = Publisher::new(settings, rules, clock, Box::new(on_load));
-        let status = publisher.status();
+    /// Loads the rules for the first time, blocking the thread while it reads. A notification of `wake` has them
+    /// loaded again, unless the files are unchanged.
+    pub fn load(settings: &FileSettings, publisher: Publisher, wake: Arc<Notify>) -> Self {
+        let FileSettings { path, poll_interval, .. } = settings.clone();
         let watches = Watches::new(Arc::clone(&wake));
         let mut loader = Loader { path, publisher, watches, digest: None, ignored: HashSet::new() };
         loader.load();
-        let handle = Handle { status, wake: Arc::clone(&wake) };
-        (Self { loader, wake, poll_interval }, handle)
+        Self { loader, wake, poll_interval }
     }
 
-    /// Loads the rules whenever the files change or [`Handle::reload`] is called.
+    /// Loads the rules whenever the files change or `wake` is notified.
     ///
     /// # Errors
     /// Never returns unless a load panics; the rules in force stay as they are then.
@@ -106,7 +94,7 @@ async fn debounce(wake: &Notify) {
 
 struct Loader {
     path: PathBuf,
-    publisher: Publisher<SourceFile>,
+    publisher: Publisher,
     watches: Watches,
     /// Hash of the last files.
     digest: Option<u64>,
@@ -129,7 +117,13 @@ impl Loader {
         if self.digest.replace(digest) == Some(digest) {
             return tracing::debug!("rule files are unchanged");
         }
-        self.publisher.publish(FoundSources { sources: files, unreadable });
+        let found = FoundSources {
+            place: self.path.display().to_string(),
+            sources: files.into_iter().map(|file| Source::File(Arc::new(file))).collect(),
+            unreadable,
+            has_nameless: false,
+        };
+        self.publisher.publish(Origin::Files, found);
     }
 }
 

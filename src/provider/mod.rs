@@ -5,9 +5,11 @@
 //! callback receives the outcome of each load.
 
 pub mod files;
+pub mod origin;
 pub mod publish;
 pub mod sources;
 mod watches;
+pub mod xds;
 
 use std::sync::Arc;
 
@@ -44,25 +46,33 @@ pub struct Status {
     pub rules: usize,
     /// Time of the latest change of the rules in force; `None` before the first ones.
     pub loaded_at: Option<Timestamp>,
+    /// True until each provider has delivered its first rules, good or bad.
+    pub is_partial: bool,
     /// Errors that keep rules as written out of force; `None` if all are in force.
     pub error: Option<Arc<RuleErrors>>,
 }
 
-/// Handle of a running provider.
+/// Handle of the running providers of a rule set.
 #[derive(Clone, Debug)]
 pub struct Handle {
     status: watch::Receiver<Status>,
-    wake: Arc<Notify>,
+    wakes: Vec<Arc<Notify>>,
 }
 
 impl Handle {
+    /// Handle of the providers that each of `wakes` notifies.
+    pub const fn new(status: watch::Receiver<Status>, wakes: Vec<Arc<Notify>>) -> Self {
+        Self { status, wakes }
+    }
+
     /// Status after every load.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
 
-    /// Requests a load. Unchanged files are not loaded again.
+    /// Requests a load. Unchanged files are not loaded again. A management server that cannot be reached is tried
+    /// at once.
     pub fn reload(&self) {
-        self.wake.notify_one();
+        self.wakes.iter().for_each(|wake| wake.notify_one());
     }
 }

@@ -1,12 +1,14 @@
-//! Publication of rules: compiles what a provider finds, keeps the last good version of whatever has errors,
-//! swaps the rules in force as a whole, and reports the outcome.
+//! Publication of rules: compiles the sources that providers find, keeps the last good version of those with
+//! errors, swaps the rules in force as a whole, and reports the outcome.
 //!
-//! A source that has errors by itself keeps its last good version, so one error delays nobody else's changes.
-//! Sources that have errors only together (two of one domain) change nothing at all. While a *new* source has
-//! errors, sources that went away stay in force, since it may be one of them under a new name.
+//! A source that has errors by itself keeps its last good version, so one error delays no other change. Files
+//! that have errors only together (two of one domain) change nothing at all. A resource of a management server
+//! gives way to a file, and to a resource whose name comes before its own. While a *new* file has errors, files
+//! that are gone stay in force, since one of them may have been renamed.
 //!
-//! Rules that vanish are an error unless `descriptors: []` says so: a half-written file is valid YAML, and an
-//! unmounted directory is an empty one. One of several sources that goes away takes its rules with it.
+//! Rules of files that vanish are an error unless `descriptors: []` says so: a half-written file is valid YAML,
+//! and an unmounted directory is an empty one. One of several files that is removed takes its rules with it. A
+//! management server that sends no rules means it.
 //!
 //! At start there is no last good version: the good sources serve, and without any rule there are none in
 //! force, which health reports as not ready.
@@ -15,61 +17,65 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::origin::{FoundSources, Origin, Source};
 use super::{Role, Status};
 use crate::clock::Clock;
 use crate::engine::rules::{
-    CompileOptions, RuleError, RuleErrors, RuleSource, Rules, SourceSummary, compile,
+    CompileOptions, RuleError, RuleErrors, RuleSource as _, Rules, SourceSummary, compile,
 };
 
 /// Errors that a log line shows. `tollgate check` shows more.
 const LOGGED_ERRORS: usize = 10;
 /// Warnings that a load logs.
 const LOGGED_WARNINGS: usize = 20;
-
-/// Sources that a provider found.
-#[derive(Clone, Debug)]
-pub struct FoundSources<S> {
-    /// Sources in the order of their names.
-    pub sources: Vec<S>,
-    /// Errors of unreadable sources. The name of a directory covers everything in it.
-    pub unreadable: Vec<RuleError>,
-}
+/// Attempts at a set without sources that conflict with others. A source gives way to its last good version,
+/// and then altogether; conflicts beyond the bound on reported errors take further attempts.
+const COMPILE_ATTEMPTS: usize = 8;
 
 /// Callback for every load.
 pub type OnLoad = Box<dyn Fn(&Status) + Send>;
 
-/// Use, origin and compilation of the sources of a publisher.
+/// Use and compilation of rules.
 #[derive(Clone, Debug)]
 pub struct PublishSettings {
     /// Use of the rules, for the log.
     pub role: Role,
-    /// Place that all sources come from, for errors that concern none of them.
-    pub origin: String,
     /// Options of the compiler.
     pub compile: CompileOptions,
+    /// Origins of the rules.
+    pub origins: Vec<Origin>,
 }
 
-/// Keeps rules in force.
-pub struct Publisher<S> {
+/// Keeps rules in force. Clones publish into the same rules.
+#[derive(Clone)]
+pub struct Publisher {
+    state: Arc<Mutex<State>>,
+    status: watch::Receiver<Status>,
+}
+
+struct State {
     settings: PublishSettings,
     rules: Arc<ArcSwapOption<Rules>>,
     clock: Arc<dyn Clock>,
     status: watch::Sender<Status>,
     on_load: OnLoad,
-    /// Sources of the rules in force.
-    in_force: Vec<S>,
+    files: Option<FoundSources>,
+    resources: Option<FoundSources>,
+    /// Sources of the rules in force, in the order of [`Rules::sources`].
+    in_force: Vec<Source>,
 }
 
 /// Result of compiling sources.
-struct Update<S> {
+struct Update {
     /// Rules to put in force and their sources; `None` keeps those in force.
-    good: Option<(Vec<S>, Rules)>,
+    good: Option<(Vec<Source>, Rules)>,
     errors: RuleErrors,
 }
 
-impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
+impl Publisher {
     /// Publisher into `rules`.
     pub fn new(
         settings: PublishSettings,
@@ -77,22 +83,42 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         clock: Arc<dyn Clock>,
         on_load: OnLoad,
     ) -> Self {
-        let (status, in_force) = (watch::Sender::new(Status::default()), Vec::new());
-        Self { settings, rules, clock, status, on_load, in_force }
+        let (status, receiver) = watch::channel(Status { is_partial: true, ..Status::default() });
+        let (files, resources, in_force) = (None, None, Vec::new());
+        let state = State { settings, rules, clock, status, on_load, files, resources, in_force };
+        Self { state: Arc::new(Mutex::new(state)), status: receiver }
     }
 
     /// Status after every load.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+        self.status.clone()
     }
 
-    /// Puts the good part of `found` in force.
-    pub fn publish(&mut self, found: FoundSources<S>) {
+    /// Puts the good part of `found` in force, beside the latest sources of the other origin. Blocks the thread
+    /// while it compiles. Returns the errors of both origins.
+    pub fn publish(&self, origin: Origin, found: FoundSources) -> RuleErrors {
+        let mut state = self.state.lock();
+        match origin {
+            Origin::Files => state.files = Some(found),
+            Origin::Xds => state.resources = Some(found),
+        }
+        state.publish()
+    }
+
+    /// Sources of the rules in force that come from `origin`.
+    pub fn in_force(&self, origin: Origin) -> Vec<Source> {
+        self.state.lock().of_origin(origin).cloned().collect()
+    }
+}
+
+impl State {
+    fn publish(&mut self) -> RuleErrors {
         let previous = self.rules.load_full();
-        let update = self.update(found, previous.as_deref());
+        let update = self.update(previous.as_deref());
         let before = self.status.borrow().clone();
-        let error = (!update.errors.is_empty()).then(|| Arc::new(update.errors));
-        let mut status = Status { error, ..before };
+        let error = (!update.errors.is_empty()).then(|| Arc::new(update.errors.clone()));
+        let is_partial = self.settings.origins.iter().any(|origin| self.found(*origin).is_none());
+        let mut status = Status { error, is_partial, ..before };
         if let Some((sources, rules)) = update.good {
             warn(self.settings.role, &rules.warnings);
             status.domains = rules.domains().count();
@@ -104,91 +130,166 @@ impl<S: RuleSource + Clone + PartialEq> Publisher<S> {
         log(self.settings.role, &before, &status);
         (self.on_load)(&status);
         self.status.send_replace(status);
+        update.errors
     }
 
-    fn update(
-        &self,
-        FoundSources { sources, unreadable }: FoundSources<S>,
-        previous: Option<&Rules>,
-    ) -> Update<S> {
-        if unreadable.is_empty()
+    const fn found(&self, origin: Origin) -> Option<&FoundSources> {
+        match origin {
+            Origin::Files => self.files.as_ref(),
+            Origin::Xds => self.resources.as_ref(),
+        }
+    }
+
+    fn of_origin(&self, origin: Origin) -> impl Iterator<Item = &Source> {
+        self.in_force.iter().filter(move |source| source.origin() == origin)
+    }
+
+    fn update(&self, previous: Option<&Rules>) -> Update {
+        let found: Vec<&FoundSources> = self.files.iter().chain(&self.resources).collect();
+        let sources: Vec<Source> = found.iter().flat_map(|found| found.sources.iter().cloned()).collect();
+        if found.iter().all(|found| found.unreadable.is_empty())
             && let Ok(rules) = compile(&sources, self.settings.compile, previous)
             && vanished(&rules.sources, previous).is_none()
+            && self.without_rules(&files_of(&sources, &rules.sources), previous).is_none()
         {
-            match self.without_rules(&rules, previous) {
-                Some(error) => return Update { good: None, errors: error.into() },
-                None => return Update { good: Some((sources, rules)), errors: RuleErrors::default() },
+            return Update { good: Some((sources, rules)), errors: RuleErrors::default() };
+        }
+        let mut errors = RuleErrors::default();
+        let mut sources = Vec::with_capacity(sources.len());
+        for origin in [Origin::Files, Origin::Xds] {
+            if let Some(found) = self.found(origin) {
+                sources.extend(self.with_last_good(origin, found, previous, &mut errors));
             }
         }
-        let (sources, mut errors) = self.with_last_good(sources, unreadable, previous);
-        if sources.is_empty() || sources == self.in_force {
+        // An origin whose first sources all have errors has no last good version to fall back to.
+        let is_unloaded = previous.is_none() && sources.is_empty() && !errors.is_empty();
+        if is_unloaded || (previous.is_some() && sources == self.in_force) {
             return Update { good: None, errors };
         }
-        match compile(&sources, self.settings.compile, previous) {
-            Ok(rules) => match self.without_rules(&rules, previous) {
-                Some(error) => {
-                    errors.push(error);
-                    Update { good: None, errors }
-                }
-                None => Update { good: Some((sources, rules)), errors },
-            },
-            Err(together) => {
-                errors.extend(together);
-                Update { good: None, errors }
-            }
-        }
+        let good = self.compile_together(sources, previous, &mut errors);
+        Update { good: good.filter(|(sources, _)| *sources != self.in_force || previous.is_none()), errors }
     }
 
-    /// Sources to use in place of those that were found, some of which have errors, and the errors of each
-    /// by itself.
+    /// Sources of `origin` to use in place of those that were found, some of which have errors. Adds the errors
+    /// of each by itself.
     fn with_last_good(
         &self,
-        found: Vec<S>,
-        unreadable: Vec<RuleError>,
+        origin: Origin,
+        found: &FoundSources,
         previous: Option<&Rules>,
-    ) -> (Vec<S>, RuleErrors) {
-        let mut faulty: HashSet<String> = unreadable.iter().map(|error| error.source.clone()).collect();
-        let mut errors = RuleErrors::default();
-        unreadable.into_iter().for_each(|error| errors.push(error));
-        let mut sources = Vec::with_capacity(found.len());
-        for source in found {
-            let compiled = compile(std::slice::from_ref(&source), self.settings.compile, None);
-            let found = match compiled {
-                Ok(rules) => vanished(&rules.sources, previous).map(RuleErrors::from),
-                Err(errors) => Some(errors),
-            };
-            match found {
-                None => sources.push(source),
-                Some(found) => {
-                    faulty.insert(source.name().to_owned());
+        errors: &mut RuleErrors,
+    ) -> Vec<Source> {
+        let mut faulty: HashSet<&str> = found.unreadable.iter().map(|error| error.source.as_str()).collect();
+        found.unreadable.iter().for_each(|error| errors.push(error.clone()));
+        let mut sources = Vec::with_capacity(found.sources.len());
+        let mut summaries = Vec::with_capacity(found.sources.len());
+        for source in &found.sources {
+            let compiled = compile(std::slice::from_ref(source), self.settings.compile, None);
+            let outcome = compiled.and_then(|rules| match vanished(&rules.sources, previous) {
+                Some(error) => Err(error.into()),
+                None => Ok(rules.sources),
+            });
+            match outcome {
+                Ok(summary) => {
+                    summaries.extend(summary);
+                    sources.push(source.clone());
+                }
+                Err(found) => {
+                    faulty.insert(source.name());
                     errors.extend(found);
                 }
             }
         }
+        let known: HashSet<_> = self.of_origin(origin).map(Source::name).collect();
+        let may_be_renamed = match origin {
+            Origin::Files => !faulty.is_subset(&known),
+            Origin::Xds => found.has_nameless,
+        };
         let good: HashSet<_> = sources.iter().map(|source| source.name().to_owned()).collect();
-        let known: HashSet<_> = self.in_force.iter().map(|source| source.name().to_owned()).collect();
-        let has_faulty_new_source = !faulty.is_subset(&known);
-        let is_kept = |name: &str| !good.contains(name) && (has_faulty_new_source || faulty.contains(name));
-        sources.extend(self.in_force.iter().filter(|source| is_kept(source.name())).cloned());
+        let is_kept = |name: &str| !good.contains(name) && (may_be_renamed || faulty.contains(name));
+        let before = previous.map_or(&[][..], |previous| &previous.sources);
+        for (source, summary) in self.in_force.iter().zip(before) {
+            if source.origin() == origin && is_kept(source.name()) {
+                sources.push(source.clone());
+                summaries.push(summary.clone());
+            }
+        }
+        if origin == Origin::Files
+            && let Some(error) = self.without_rules(&summaries, previous)
+        {
+            errors.push(error);
+            return self.of_origin(origin).cloned().collect();
+        }
         sources.sort_by(|a, b| a.name().cmp(b.name()));
-        (sources, errors)
+        sources
     }
 
-    /// Error of a set without any rule, unless every source says `descriptors: []`.
-    fn without_rules(&self, rules: &Rules, previous: Option<&Rules>) -> Option<RuleError> {
-        let is_intended = !rules.sources.is_empty() && rules.sources.iter().all(|source| source.says_none);
-        if written(&rules.sources) > 0 || is_intended {
+    /// Compiles sources of which each is good by itself. Files that conflict with each other are replaced by
+    /// those in force; a resource that conflicts by its last good version, or left out. Adds the errors.
+    fn compile_together(
+        &self,
+        mut sources: Vec<Source>,
+        previous: Option<&Rules>,
+        errors: &mut RuleErrors,
+    ) -> Option<(Vec<Source>, Rules)> {
+        for _ in 0..COMPILE_ATTEMPTS {
+            let together = match compile(&sources, self.settings.compile, previous) {
+                Ok(rules) => return Some((sources, rules)),
+                Err(together) => together,
+            };
+            let names: HashSet<&str> = together.reported.iter().map(|error| error.source.as_str()).collect();
+            let is_wrong = |source: &Source| names.contains(source.name());
+            let files_are_wrong =
+                sources.iter().any(|source| source.origin() == Origin::Files && is_wrong(source));
+            let mut next: Vec<Source> = Vec::with_capacity(sources.len());
+            if files_are_wrong {
+                next.extend(self.of_origin(Origin::Files).cloned());
+            }
+            for source in &sources {
+                match source.origin() {
+                    Origin::Files if files_are_wrong => {}
+                    Origin::Xds if is_wrong(source) => next.extend(self.other_version(source)),
+                    Origin::Files | Origin::Xds => next.push(source.clone()),
+                }
+            }
+            errors.extend(together);
+            if next == sources || next.is_empty() {
+                return None;
+            }
+            sources = next;
+        }
+        None
+    }
+
+    /// The version of `source` that is in force, if that is another one.
+    fn other_version(&self, source: &Source) -> Option<Source> {
+        let known = self.of_origin(source.origin()).find(|known| known.name() == source.name())?;
+        (known != source).then(|| known.clone())
+    }
+
+    /// Error of files without any rule, unless every one of them says `descriptors: []`.
+    fn without_rules(&self, files: &[SourceSummary], previous: Option<&Rules>) -> Option<RuleError> {
+        let place = &self.files.as_ref()?.place;
+        let is_intended = !files.is_empty() && files.iter().all(|file| file.says_none);
+        if written(files) > 0 || is_intended {
             return None;
         }
-        let message = match previous.map_or(0, |previous| written(&previous.sources)) {
+        let before = previous.map_or_else(Vec::new, |rules| files_of(&self.in_force, &rules.sources));
+        let message = match written(&before) {
             0 => "there are no rules: write at least one, or 'descriptors: []' if that is what you want",
             _ => {
                 "every rule is gone, and the last good ones stay in force: write 'descriptors: []' if that is \
                  what you want"
             }
         };
-        Some(RuleError::of_source(&self.settings.origin, message))
+        Some(RuleError::of_source(place, message))
     }
+}
+
+/// Summaries of those of `sources` that are files.
+fn files_of(sources: &[Source], summaries: &[SourceSummary]) -> Vec<SourceSummary> {
+    let pairs = sources.iter().zip(summaries).filter(|(source, _)| source.origin() == Origin::Files);
+    pairs.map(|(_, summary)| summary.clone()).collect()
 }
 
 fn written(sources: &[SourceSummary]) -> usize {
@@ -210,11 +311,11 @@ fn vanished(now: &[SourceSummary], previous: Option<&Rules>) -> Option<RuleError
 fn warn(role: Role, warnings: &RuleErrors) {
     let role = role.name();
     for warning in warnings.reported.iter().take(LOGGED_WARNINGS) {
-        tracing::warn!(role, %warning, "rule file has a probable mistake");
+        tracing::warn!(role, %warning, "rules have a probable mistake");
     }
     let unlogged = warnings.count().saturating_sub(LOGGED_WARNINGS);
     if unlogged > 0 {
-        tracing::warn!(role, unlogged, "rule files have further probable mistakes");
+        tracing::warn!(role, unlogged, "rules have further probable mistakes");
     }
 }
 
@@ -231,11 +332,11 @@ fn log(role: Role, before: &Status, status: &Status) {
                 rules,
                 errors = count,
                 %error,
-                "rule files have errors; keeping the last good version of the affected files"
+                "rules have errors; keeping the last good version of the affected sources"
             );
         }
         None if before.error.is_some() => {
-            tracing::warn!(role, domains, rules, "rule files are valid again; rules in force");
+            tracing::warn!(role, domains, rules, "rules are valid again; rules in force");
         }
         None => tracing::info!(role, domains, rules, "rules in force"),
     }

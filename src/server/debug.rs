@@ -15,6 +15,7 @@ use super::http::{json_response, wants_json};
 use super::local;
 use super::lockouts::{self, LockoutAdmin};
 use crate::engine::Rules;
+use crate::provider::xds::XdsStatus;
 use crate::telemetry::metrics::Metrics;
 
 const INDEX: &str = "\
@@ -34,6 +35,8 @@ pub(super) struct Debug {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     /// Those that they are compared with, where there are to be any.
     pub(super) candidate: Option<Arc<ArcSwapOption<Rules>>>,
+    /// Connection to the management server, if there is one.
+    pub(super) xds: Option<Arc<XdsStatus>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutAdmin,
     pub(super) explainer: Explainer,
@@ -73,7 +76,13 @@ async fn rlconfig(State(debug): State<Debug>, RawQuery(query): RawQuery, headers
     };
     match rules.load_full() {
         None => (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response(),
-        Some(rules) if wants_json(&headers) => json_response(StatusCode::OK, rules.dump_json().to_string()),
+        Some(rules) if wants_json(&headers) => {
+            let mut dump = rules.dump_json();
+            if let Some(xds) = debug.xds.filter(|_| !asks_for_candidate) {
+                dump["xds"] = xds.json();
+            }
+            json_response(StatusCode::OK, dump.to_string())
+        }
         Some(rules) => rules.dump_text().into_response(),
     }
 }

@@ -3,12 +3,15 @@
 //! Unhealthy means that this replica is worse than its peers: it has no rules, or is shutting down. By default
 //! an unreachable store does not make it unhealthy, since all replicas would be taken out of service together.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::provider;
+use crate::provider::xds::XdsStatus;
 
 /// Service names with a health status: the server as a whole, that of envoyproxy/ratelimit, and the gRPC
 /// service.
@@ -26,6 +29,8 @@ pub(super) struct Health {
     draining: watch::Sender<bool>,
     /// Whether a rule set without a domain is unhealthy.
     needs_a_domain: bool,
+    /// Connection to the management server, where there is one.
+    xds: Option<Arc<XdsStatus>>,
     grpc: HealthReporter,
 }
 
@@ -34,9 +39,10 @@ impl Health {
         rules: watch::Receiver<provider::Status>,
         needs_a_domain: bool,
         store: Option<watch::Receiver<bool>>,
+        xds: Option<Arc<XdsStatus>>,
     ) -> Self {
         let draining = watch::Sender::new(false);
-        Self { rules, store, draining, needs_a_domain, grpc: HealthReporter::new() }
+        Self { rules, store, draining, needs_a_domain, xds, grpc: HealthReporter::new() }
     }
 
     /// gRPC health service; [`Health::report`] must run to keep it up to date.
@@ -66,6 +72,7 @@ impl Health {
             "ready": self.is_ready(),
             "draining": *self.draining.borrow(),
             "store": self.store.as_ref().map(|reached| *reached.borrow()),
+            "xds": self.xds.as_ref().map(|xds| xds.json()),
             "rules": {
                 "domains": rules.domains,
                 "rules": rules.rules,

@@ -43,6 +43,7 @@ use self::listen::{Listener, Purpose};
 use self::streams::Streams;
 use crate::engine::Rules;
 use crate::provider;
+use crate::provider::xds::XdsStatus;
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{CONNECTIONS, DISPLACED_CONNECTIONS, INCOMPLETE_REQUEST_BODIES};
@@ -103,6 +104,8 @@ pub struct Parts {
     pub candidate_rules: Option<Arc<ArcSwapOption<Rules>>>,
     /// Status of the last load of rules.
     pub rules_status: watch::Receiver<provider::Status>,
+    /// Connection to the management server, if there is one.
+    pub xds: Option<Arc<XdsStatus>>,
     /// Whether the store is reachable; `None` if health does not depend on it.
     pub store_reached: Option<watch::Receiver<bool>>,
     /// Metrics.
@@ -189,7 +192,8 @@ pub async fn run(
     supervisor: &Supervisor,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached);
+    let xds = parts.xds.clone();
+    let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached, xds);
     // Follows `shutdown` after its delays.
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();
@@ -226,6 +230,7 @@ pub async fn run(
     let debug = Debug {
         rules: parts.rules,
         candidate: parts.candidate_rules,
+        xds: parts.xds,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
         explainer: parts.explainer,

@@ -15,12 +15,13 @@ const PREFIX: &str = "candidate/";
 /// The settings of the candidate, if there is one.
 pub(super) fn read(
     raw: &RawSettings,
+    live_path: Option<&PathBuf>,
     live: &FileSettings,
     store: &StoreSettings,
     reader: &mut Reader,
 ) -> Option<CandidateSettings> {
     let path = PathBuf::from(raw.rules.candidate_config.as_ref()?);
-    if is_read_below(&live.path, &path) {
+    if live_path.is_some_and(|live| is_read_below(live, &path)) {
         let found = Some(path.to_string_lossy());
         reader.error(
             "CANDIDATE_CONFIG",

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, unsupported};
+use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, unsupported, xds};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -43,11 +43,15 @@ pub(super) fn convert(
     let color = environment("NO_COLOR").is_none() && environment("TERM").as_deref() != Some("dumb");
     let store = store(raw, &mut reader);
     let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
+    let xds = xds::read(&raw.rules, &raw.xds, &mut reader);
+    let reads_rule_files = xds.is_none() || raw.rules.rules_path.is_some();
     let settings = Settings {
         listen: listen(raw, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, &mut reader),
-        candidate: candidate::read(raw, &rules, &store, &mut reader),
+        candidate: candidate::read(raw, reads_rule_files.then_some(&rules.path), &rules, &store, &mut reader),
         rules,
+        reads_rule_files,
+        xds,
         answers: answers(&raw.answers, &mut reader),
         modes: modes(&raw.answers, &mut reader),
         keys: keys(&raw.counters, &store, &mut reader),
@@ -144,13 +148,6 @@ fn rules(
     exists: impl Fn(&Path) -> bool,
     reader: &mut Reader,
 ) -> FileSettings {
-    match raw.config_type.to_ascii_uppercase().as_str() {
-        "FILE" => {}
-        "GRPC_XDS_SOTW" => {
-            reader.error("CONFIG_TYPE", "FILE: xDS is not supported yet", Some(&raw.config_type))
-        }
-        _ => reader.error("CONFIG_TYPE", "FILE", Some(&raw.config_type)),
-    }
     let only_if_allowed = reader
         .boolean("STOP_CACHE_KEY_INCREMENT_WHEN_OVERLIMIT", &raw.stop_cache_key_increment_when_overlimit);
     let policies = FailurePolicy::ALL.map(|policy| (policy.name(), policy));

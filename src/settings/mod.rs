@@ -13,6 +13,7 @@ mod redis;
 mod table;
 mod unrecognized;
 mod unsupported;
+mod xds;
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use clap::{Arg, Args as _, Command, FromArgMatches as _};
 
 use crate::engine::{KeyFormat, KeyWriter, Modes, StoreCapabilities};
 use crate::provider::files::FileSettings;
+use crate::provider::xds::XdsSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
 use crate::store::redis::{Deployment, RedisSettings};
@@ -43,8 +45,12 @@ pub struct Settings {
     pub listen: ListenSettings,
     /// Connections, threads and shutdown.
     pub serve: ServeSettings,
-    /// Source of the rules in force.
+    /// Files of the rules in force, and how all of these are compiled.
     pub rules: FileSettings,
+    /// False if all rules come from a management server.
+    pub reads_rule_files: bool,
+    /// Management server; `None` if all rules come from files.
+    pub xds: Option<XdsSettings>,
     /// Candidate rules; `None` if there are none.
     pub candidate: Option<CandidateSettings>,
     /// Headers and metadata beside the decision.

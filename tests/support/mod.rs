@@ -1,5 +1,6 @@
 //! Shared by tests: servers that they start and stop, and waiting for conditions.
 
+pub(crate) mod ads;
 pub(crate) mod bench;
 pub(crate) mod caller;
 pub(crate) mod collector;
@@ -18,6 +19,7 @@ pub(crate) mod service;
 pub(crate) mod statsd;
 pub(crate) mod stores;
 pub(crate) mod tollgate;
+pub(crate) mod xds;
 
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The path of a request with the memory store and the manual clock, which must be the service's own.
     ("lab", &["clock", "engine", "lab", "limiter", "store", "telemetry"]),
     ("limiter", &["clock", "engine", "store", "telemetry"]),
-    ("provider", &["clock", "engine", "provider"]),
+    ("provider", &["clock", "engine", "pb", "provider", "tls"]),
     (
         "server",
         &[

@@ -1,0 +1,370 @@
+//! The client of a management server: one stream after the other, and the rules that they brought.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+use tonic::{Code, Status};
+
+use super::cache::Cache;
+use super::connect::{ConnectTls, connect};
+use super::delta::Delta;
+use super::pace::{Pace, Refusals};
+use super::protocol::{Protocol, Received, Variant, node};
+use super::resource::Resource;
+use super::snapshot::Snapshot;
+use super::sotw::Sotw;
+use super::status::XdsStatus;
+use super::stream::{Responses, open};
+use super::{ServerAddress, XdsSettings};
+use crate::clock::Clock;
+use crate::engine::rules::{RuleErrors, RuleSource};
+use crate::provider::origin::{Origin, Source};
+use crate::provider::publish::Publisher;
+
+/// Longest reason in an answer that refuses a response, in bytes.
+const REASON_BYTES_MAX: usize = 4096;
+
+/// Client of a management server.
+pub(super) struct Client {
+    settings: XdsSettings,
+    publisher: Publisher,
+    clock: Arc<dyn Clock>,
+    status: Arc<XdsStatus>,
+    cache: Option<Cache>,
+    /// Error of the last write to the cache, which is logged once.
+    cache_error: Option<String>,
+    protocol: Box<dyn Protocol>,
+    snapshot: Snapshot,
+    pace: Pace,
+    refusals: Refusals,
+    /// The last content.
+    last: Option<Verdict>,
+    has_connected: bool,
+}
+
+/// Content, and the reason to refuse it, if there is one.
+struct Verdict {
+    digest: u64,
+    refused: Option<String>,
+}
+
+/// End of a stream.
+pub(super) struct End {
+    pub(super) reason: String,
+    pub(super) has_connected: bool,
+    /// True if there was a response.
+    pub(super) has_delivered: bool,
+    pub(super) retry: Retry,
+}
+
+/// Time of the next attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    AtOnce,
+    /// After the back-off.
+    Soon,
+    /// After its longest wait.
+    Later,
+}
+
+/// State of one stream.
+struct Stream {
+    requests: mpsc::Sender<Bytes>,
+    /// An answer that waits, and its time.
+    delayed: Option<(Instant, Bytes)>,
+    /// End of the time for which resources that are gone stay in force; `None` before the first response.
+    grace_until: Option<Instant>,
+}
+
+/// Reason for the end of a stream.
+enum Broken {
+    Closed,
+    Status(Status),
+    Unreadable(super::wire::Unreadable),
+    Load(JoinError),
+}
+
+impl Client {
+    pub(super) fn new(settings: XdsSettings, publisher: Publisher, clock: Arc<dyn Clock>) -> Self {
+        let node = node(&settings.node_id, &settings.node_metadata);
+        let protocol: Box<dyn Protocol> = match settings.variant {
+            Variant::Sotw => Box::new(Sotw::new(node)),
+            Variant::Delta => Box::new(Delta::new(node)),
+        };
+        let cache = settings.cache_file.clone().map(|path| Cache::new(path, settings.node_id.clone()));
+        Self {
+            status: Arc::new(XdsStatus::new(settings.server.to_string(), settings.variant)),
+            settings,
+            publisher,
+            clock,
+            cache,
+            cache_error: None,
+            protocol,
+            snapshot: Snapshot::default(),
+            pace: Pace::default(),
+            refusals: Refusals::default(),
+            last: None,
+            has_connected: false,
+        }
+    }
+
+    pub(super) fn status(&self) -> Arc<XdsStatus> {
+        Arc::clone(&self.status)
+    }
+
+    pub(super) const fn server(&self) -> &ServerAddress {
+        &self.settings.server
+    }
+
+    /// Publishes the rules of an earlier run.
+    pub(super) fn load_cache(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        let path = cache.path().display();
+        match cache.read() {
+            Ok(None) => tracing::info!(%path, "no snapshot of an earlier run"),
+            Ok(Some(resources)) => {
+                tracing::info!(%path, resources = resources.len(), "snapshot of an earlier run read");
+                self.snapshot = Snapshot::of(resources);
+                self.status.set_from_cache();
+                self.publisher.publish(Origin::Xds, self.snapshot.found(&self.place()));
+            }
+            Err(error) => tracing::warn!(%path, %error, "snapshot of an earlier run not used"),
+        }
+    }
+
+    /// Name of the server in errors that concern no resource.
+    fn place(&self) -> String {
+        format!("xds server {}", self.settings.server)
+    }
+
+    /// Opens a stream and follows it to its end.
+    ///
+    /// # Errors
+    /// A load panicked.
+    pub(super) async fn stream(&mut self) -> Result<End, JoinError> {
+        let unconnected =
+            |reason| End { reason, has_connected: false, has_delivered: false, retry: Retry::Soon };
+        let tls = match self.tls().await {
+            Ok(tls) => tls,
+            Err(reason) => return Ok(unconnected(reason)),
+        };
+        let channel = match connect(&self.settings.server, tls, self.settings.ping_interval).await {
+            Ok(channel) => channel,
+            Err(reason) => return Ok(unconnected(reason)),
+        };
+        let XdsSettings { headers, max_message_bytes, .. } = &self.settings;
+        let opened = open(channel, self.protocol.path(), headers, *max_message_bytes).await;
+        let (requests, responses) = match opened {
+            Ok(opened) => opened,
+            Err(status) => return Ok(unconnected(text(&status))),
+        };
+        let in_force = self.publisher.in_force(Origin::Xds);
+        let held: Vec<&Resource> = in_force.iter().filter_map(resource).collect();
+        let first = self.protocol.open(&held);
+        drop(in_force);
+        let mut stream = Stream { requests, delayed: None, grace_until: None };
+        let broken = match stream.requests.send(first).await {
+            Ok(()) => {
+                self.status.set_connected(self.has_connected);
+                self.has_connected = true;
+                tracing::info!(server = %self.settings.server, protocol = self.protocol.variant().name(), "xDS stream opened");
+                self.follow(&mut stream, responses).await
+            }
+            Err(_) => Broken::Closed,
+        };
+        let has_delivered = stream.grace_until.is_some();
+        let (reason, retry) = match broken {
+            Broken::Load(error) => return Err(error),
+            Broken::Closed => ("the server closed the stream".to_owned(), Retry::Soon),
+            Broken::Unreadable(error) => (format!("response not readable: {error}"), Retry::Soon),
+            Broken::Status(status) => self.judge(&status),
+        };
+        Ok(End { reason, has_connected: true, has_delivered, retry })
+    }
+
+    /// Reason and next attempt after a stream that ended with `status`.
+    fn judge(&mut self, status: &Status) -> (String, Retry) {
+        match status.code() {
+            Code::Unimplemented if self.protocol.variant() == Variant::Delta => {
+                self.protocol =
+                    Box::new(Sotw::new(node(&self.settings.node_id, &self.settings.node_metadata)));
+                self.status.set_variant(Variant::Sotw);
+                (
+                    "the server has no incremental discovery; using state of the world".to_owned(),
+                    Retry::AtOnce,
+                )
+            }
+            Code::Unimplemented => {
+                let reason = "the server has no aggregated discovery service (ADS): check \
+                              CONFIG_GRPC_XDS_SERVER_URL";
+                (reason.to_owned(), Retry::Later)
+            }
+            // That of tonic for a message beyond the bound.
+            Code::OutOfRange => {
+                let reason = format!("{}: raise XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", text(status));
+                (reason, Retry::Soon)
+            }
+            _ => (text(status), Retry::Soon),
+        }
+    }
+
+    /// Reads the files of TLS.
+    async fn tls(&self) -> Result<Option<ConnectTls>, String> {
+        let Some(tls) = self.settings.tls.clone() else { return Ok(None) };
+        let read = spawn_blocking(move || tls.client.config()).await.map_err(|error| error.to_string())?;
+        let mut config = read.map_err(|error| error.to_string())?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let server_name = self.settings.tls.as_ref().and_then(|tls| tls.server_name.clone());
+        Ok(Some(ConnectTls { config: Arc::new(config), server_name }))
+    }
+
+    async fn follow(&mut self, stream: &mut Stream, mut responses: Responses) -> Broken {
+        loop {
+            let delayed = stream.delayed.as_ref().map(|(at, _)| *at);
+            let grace = stream.grace_until.filter(|_| self.snapshot.has_lingering());
+            let outcome = tokio::select! {
+                response = responses.next() => match response {
+                    Ok(Some(response)) => self.receive(stream, response).await,
+                    Ok(None) => Err(Broken::Closed),
+                    Err(status) => Err(Broken::Status(status)),
+                },
+                () = due(delayed) => match stream.delayed.take() {
+                    Some((_, answer)) => send(stream, answer).await,
+                    None => Ok(()),
+                },
+                () = due(grace) => {
+                    self.snapshot.drop_lingering();
+                    self.load().await.map(drop)
+                }
+            };
+            if let Err(broken) = outcome {
+                return broken;
+            }
+        }
+    }
+
+    async fn receive(&mut self, stream: &mut Stream, response: Bytes) -> Result<(), Broken> {
+        let Some(received) = self.protocol.receive(response).map_err(Broken::Unreadable)? else {
+            tracing::debug!("xDS response about another type ignored");
+            return Ok(());
+        };
+        let now = Instant::now();
+        let grace = self.settings.removal_grace;
+        let keeps_removed = *stream.grace_until.get_or_insert(now + grace) > now;
+        self.status.record_response(&received.version, self.clock.now());
+        let (version, nonce, digest) = (received.version.clone(), received.nonce.clone(), received.digest());
+        let is_known = self.last.as_ref().is_some_and(|last| last.digest == digest);
+        if !is_known {
+            sleep_until(self.pace.next(now)).await;
+            let refused = self.apply(received, keeps_removed).await?;
+            self.last = Some(Verdict { digest, refused });
+        }
+        let refused = self.last.as_ref().and_then(|last| last.refused.clone());
+        let Some(reason) = refused else {
+            self.refusals.clear();
+            self.status.record_ack();
+            stream.delayed = None;
+            let answer = self.protocol.accept(&version, &nonce);
+            return send(stream, answer).await;
+        };
+        self.status.record_nack(&reason);
+        tracing::debug!(version, nonce, reason, "xDS response refused");
+        let answer = self.protocol.refuse(&nonce, &reason);
+        match &mut stream.delayed {
+            // One answer, for the newest response, is enough for content that comes again and again.
+            Some((_, delayed)) if is_known => *delayed = answer,
+            _ => {
+                let wait = self.refusals.wait(digest, fastrand::f64());
+                if wait.is_zero() {
+                    stream.delayed = None;
+                    return send(stream, answer).await;
+                }
+                stream.delayed = Some((Instant::now() + wait, answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up new content. Returns the reason to refuse it, if there is one.
+    async fn apply(&mut self, received: Received, keeps_removed: bool) -> Result<Option<String>, Broken> {
+        let resources = received.resources.iter().map(|resource| RuleSource::name(resource).to_owned());
+        let unreadable = received.unreadable.iter().map(|error| error.source.clone());
+        let labels: HashSet<String> = resources.chain(unreadable).collect();
+        self.snapshot.apply(received, keeps_removed);
+        let errors = self.load().await?;
+        Ok(reason(errors, |source| labels.contains(source)))
+    }
+
+    /// Publishes the snapshot. Returns the errors of all sources.
+    async fn load(&mut self) -> Result<RuleErrors, Broken> {
+        let (publisher, found, cache) =
+            (self.publisher.clone(), self.snapshot.found(&self.place()), self.cache.clone());
+        let loading = spawn_blocking(move || {
+            let errors = publisher.publish(Origin::Xds, found);
+            let in_force = publisher.in_force(Origin::Xds);
+            // Without a good resource there is no good snapshot yet.
+            let written = match cache.filter(|_| errors.is_empty() || !in_force.is_empty()) {
+                Some(cache) => cache
+                    .write(in_force.iter().filter_map(resource))
+                    .map_err(|error| format!("{}: {error}", cache.path().display())),
+                None => Ok(()),
+            };
+            (errors, written)
+        });
+        let (errors, written) = loading.await.map_err(Broken::Load)?;
+        let error = written.err();
+        if let Some(error) = error.as_ref().filter(|error| self.cache_error.as_ref() != Some(error)) {
+            tracing::warn!(error, "cannot write the snapshot");
+        }
+        self.cache_error = error;
+        Ok(errors)
+    }
+}
+
+fn resource(source: &Source) -> Option<&Resource> {
+    match source {
+        Source::Resource(resource) => Some(resource),
+        Source::File(_) => None,
+    }
+}
+
+/// Those of `errors` that concern a response, as the reason to refuse it.
+fn reason(errors: RuleErrors, is_concerned: impl Fn(&str) -> bool) -> Option<String> {
+    let mut own = RuleErrors { omitted: errors.omitted, ..RuleErrors::default() };
+    errors.reported.into_iter().filter(|error| is_concerned(&error.source)).for_each(|error| own.push(error));
+    if own.is_empty() {
+        return None;
+    }
+    let mut reason = own.to_string();
+    if reason.len() > REASON_BYTES_MAX {
+        let end = (0..=REASON_BYTES_MAX - '…'.len_utf8()).rev().find(|end| reason.is_char_boundary(*end));
+        reason.truncate(end.unwrap_or_default());
+        reason.push('…');
+    }
+    Some(reason)
+}
+
+/// Waits until `at`; for ever if there is no such time.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits while the server does not read its requests: nothing more is read from it meanwhile.
+async fn send(stream: &Stream, request: Bytes) -> Result<(), Broken> {
+    stream.requests.send(request).await.map_err(|_| Broken::Closed)
+}
+
+fn text(status: &Status) -> String {
+    let cause = std::error::Error::source(status).map(super::connect::chain);
+    let cause = cause.filter(|cause| !status.message().contains(cause.as_str()));
+    let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+    let message: String = status.message().chars().take(500).collect();
+    format!("{:?}: {message}{cause}", status.code())
+}

@@ -1,0 +1,146 @@
+//! Rules from a management server, over Envoy's discovery protocol (xDS).
+//!
+//! [`XdsProvider`] keeps a stream open, publishes what arrives, and answers. Rules stay in force while the server
+//! is away. The parts without I/O are apart: the two variants of the protocol (`sotw`, `delta`), the snapshot of
+//! resources, and the bounds on what a server can cause (`wire`, `pace`).
+
+mod backoff;
+mod cache;
+mod client;
+mod connect;
+mod delta;
+mod document;
+mod merge;
+mod pace;
+mod protocol;
+mod resource;
+mod snapshot;
+mod sotw;
+mod status;
+mod stream;
+mod wire;
+
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+
+use self::backoff::Backoff;
+use self::client::{Client, End};
+use super::publish::Publisher;
+use crate::clock::Clock;
+use crate::tls::ClientTls;
+
+pub use self::backoff::BackoffSettings;
+pub use self::connect::ServerAddress;
+pub use self::protocol::Variant;
+pub use self::resource::Resource;
+pub use self::status::XdsStatus;
+
+/// Life of a stream after which the back-off begins again.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// Connection to a management server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct XdsSettings {
+    /// Variant of the protocol.
+    pub variant: Variant,
+    /// Address of the server.
+    pub server: ServerAddress,
+    /// Name of this client, which servers choose its rules by.
+    pub node_id: String,
+    /// Further properties of the client, names and values.
+    pub node_metadata: Vec<(String, String)>,
+    /// Headers of the stream's request.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// TLS; `None` for plain text.
+    pub tls: Option<XdsTls>,
+    /// Waits between attempts to connect.
+    pub backoff: BackoffSettings,
+    /// Largest response, in bytes.
+    pub max_message_bytes: usize,
+    /// Interval of HTTP/2 pings; `None` for none.
+    pub ping_interval: Option<Duration>,
+    /// Time for which resources that a new stream does not have stay in force.
+    pub removal_grace: Duration,
+    /// File for the rules in force; `None` for none.
+    pub cache_file: Option<PathBuf>,
+}
+
+/// TLS to a management server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdsTls {
+    /// Authorities and identity.
+    pub client: ClientTls,
+    /// Name that the server's certificate must have; `None` for the host of the address.
+    pub server_name: Option<String>,
+}
+
+/// Failure that ends the reception of rules.
+#[derive(Debug, thiserror::Error)]
+#[error("loading rules from the management server failed: {0}")]
+pub struct XdsProviderError(#[from] tokio::task::JoinError);
+
+/// Keeps the rules in force up to date with a management server.
+pub struct XdsProvider {
+    client: Client,
+    backoff: Backoff,
+    wake: Arc<Notify>,
+}
+
+impl XdsProvider {
+    /// Publishes the rules of an earlier run, if there is a file of them, blocking the thread while it reads. A
+    /// notification of `wake` ends a wait between attempts.
+    pub fn load(
+        settings: XdsSettings,
+        publisher: Publisher,
+        clock: Arc<dyn Clock>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        let backoff = Backoff::new(settings.backoff);
+        let mut client = Client::new(settings, publisher, clock);
+        client.load_cache();
+        Self { client, backoff, wake }
+    }
+
+    /// State of the connection.
+    pub fn status(&self) -> Arc<XdsStatus> {
+        self.client.status()
+    }
+
+    /// Receives rules.
+    ///
+    /// # Errors
+    /// Never returns unless a load panics; the rules in force stay as they are then.
+    pub async fn run(self) -> Result<Infallible, XdsProviderError> {
+        let Self { mut client, mut backoff, wake } = self;
+        let mut logged = None;
+        loop {
+            let begun = Instant::now();
+            let End { reason, has_connected, has_delivered, retry } = client.stream().await?;
+            client.status().set_disconnected(&reason);
+            if has_delivered || (has_connected && begun.elapsed() >= LONG_LIFE) {
+                backoff.reset();
+                logged = None;
+            }
+            let wait = match retry {
+                client::Retry::AtOnce => Duration::ZERO,
+                client::Retry::Soon => backoff.next(has_connected, fastrand::f64()),
+                client::Retry::Later => backoff.longest(fastrand::f64()),
+            };
+            let server = client.server();
+            if logged.as_ref() == Some(&reason) {
+                tracing::debug!(%server, error = reason, retry_in = ?wait, "xDS stream ended");
+            } else {
+                tracing::warn!(%server, error = reason, retry_in = ?wait, "xDS stream ended; the rules stay in force");
+                logged = Some(reason);
+            }
+            // Either way it is time to connect.
+            timeout(wait, wake.notified()).await.ok();
+        }
+    }
+}

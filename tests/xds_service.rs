@@ -1,0 +1,69 @@
+//! The service with rules from a management server: health, listings, metrics and the log.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::ads::{AdsServer, config, descriptor};
+use crate::support::eventually;
+use crate::support::tollgate::Tollgate;
+
+async fn get_json(url: &str) -> (u16, Value) {
+    let request = reqwest::Client::new().get(url).header("accept", "application/json");
+    let answer = request.send().await.expect("an answer");
+    let status = answer.status().as_u16();
+    (status, answer.json().await.expect("JSON"))
+}
+
+#[tokio::test]
+async fn operators_see_the_connection_and_the_place_of_each_rule() {
+    let mut server = AdsServer::start().await;
+    let address = server.address();
+    let environment = [
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("CONFIG_GRPC_XDS_SERVER_URL", address.as_str()),
+        ("CONFIG_GRPC_XDS_NODE_ID", "envoy-ratelimit"),
+        ("RULES_PATH", ""),
+    ];
+    let service = Tollgate::start_unhealthy(&[], &environment).await;
+    let (_, health) = get_json(&service.url("/healthcheck")).await;
+    assert_eq!((&health["ready"], &health["xds"]["server"]), (&false.into(), &address.as_str().into()));
+
+    let mut stream = server.stream().await;
+    stream.request().await;
+    let mut resource = config("default/eg/http", &[("user", 5)]);
+    resource.descriptors[0].descriptors.push(descriptor("plan", 7));
+    stream.put(&resource).respond("17", "n1");
+    stream.request().await;
+    eventually("healthy", async || get_json(&service.url("/healthcheck")).await.0 == 200).await;
+
+    let (_, dump) = get_json(&service.debug_url("/rlconfig")).await;
+    let inner = &dump["rules"][1];
+    assert_eq!(inner["file"], "xds:default/eg/http");
+    assert_eq!(inner["position"], "descriptors[0 \"user\"].descriptors[0 \"plan\"]");
+    assert_eq!(inner["line"], Value::Null);
+    assert_eq!((&dump["xds"]["version"], &dump["xds"]["connected"]), (&"17".into(), &true.into()));
+    let text =
+        reqwest::get(service.debug_url("/rlconfig")).await.expect("an answer").text().await.expect("text");
+    assert!(text.contains("default/eg/http.user: unit=HOUR requests_per_unit=5"), "{text}");
+
+    // A refused response, sent again and again: one line in the log.
+    let mut bad = config("default/eg/http", &[("user", 5)]);
+    bad.descriptors[0].rate_limit.as_mut().expect("a limit").unit = 99;
+    for number in 0..100 {
+        stream.put(&bad).respond("18", &number.to_string());
+    }
+    let refused = async || get_json(&service.url("/healthcheck")).await.1["xds"]["nacks"] == 100;
+    eventually("all refused", refused).await;
+    sleep(Duration::from_millis(100)).await;
+    let log = service.process.output();
+    assert_eq!(log.matches("rules have errors").count(), 1, "{log}");
+    let (_, health) = get_json(&service.url("/healthcheck")).await;
+    let rejected = health["xds"]["rejected"].as_str().expect("a reason");
+    assert!(
+        rejected.starts_with("xds:default/eg/http: descriptors[0 \"user\"].rate_limit.unit: "),
+        "{rejected}"
+    );
+    assert_eq!(health["ready"], true);
+}
