@@ -34,24 +34,26 @@ pub(super) fn read(rules: &RawRules, raw: &RawXds, reader: &mut Reader) -> Optio
     }
     let headers = headers(raw, reader);
     let tls = tls(raw, reader);
-    let settings = XdsSettings {
-        variant: variant.unwrap_or(Variant::Sotw),
+    let backoff = backoff(raw, reader);
+    let max_message_bytes = reader.number(
+        "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES",
+        &raw.xds_client_max_msg_size_in_bytes,
+        1 << 10..=1 << 30,
+    );
+    let removal_grace = reader.duration("XDS_REMOVAL_GRACE", &raw.xds_removal_grace, Duration::ZERO..=HOUR);
+    Some(XdsSettings {
+        variant: variant?,
         server: server?,
         node_id: raw.config_grpc_xds_node_id.clone(),
         node_metadata: metadata(&raw.config_grpc_xds_node_metadata),
         headers,
-        tls: tls.filter(|_| variant.is_some()),
-        backoff: backoff(raw, reader),
-        max_message_bytes: reader.number(
-            "XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES",
-            &raw.xds_client_max_msg_size_in_bytes,
-            1 << 10..=1 << 30,
-        ),
+        tls,
+        backoff,
+        max_message_bytes,
         ping_interval: (!ping_interval.is_zero()).then_some(ping_interval),
-        removal_grace: reader.duration("XDS_REMOVAL_GRACE", &raw.xds_removal_grace, Duration::ZERO..=HOUR),
+        removal_grace,
         cache_file: raw.xds_cache_file.as_ref().map(Into::into),
-    };
-    variant.map(|_| settings)
+    })
 }
 
 /// `name=value,name=value`. As in envoyproxy/ratelimit, what has no `=` is left out.
