@@ -66,4 +66,15 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
         "{rejected}"
     );
     assert_eq!(health["ready"], true);
+
+    let metrics =
+        reqwest::get(service.debug_url("/metrics")).await.expect("an answer").text().await.expect("text");
+    for line in [
+        "tollgate_xds_connected 1",
+        "tollgate_xds_acks 1",
+        "tollgate_xds_nacks 100",
+        "tollgate_xds_reconnects 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
+    }
 }

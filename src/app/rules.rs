@@ -16,6 +16,7 @@ use crate::provider::{Handle, Status};
 use crate::settings::{CandidateSettings, Settings};
 use crate::store::Store;
 use crate::supervisor::Supervisor;
+use crate::telemetry::metrics::definitions as defined;
 use crate::telemetry::metrics::{CandidateMetrics, Metrics};
 
 /// Rules in force.
@@ -61,6 +62,7 @@ pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Sup
         let status = provider.status();
         supervisor.spawn("xDS client", run_xds(provider));
         wakes.push(wake);
+        register_xds(&metrics, Arc::clone(&status));
         status
     });
     let handle = Handle::new(publisher.status(), wakes);
@@ -110,6 +112,17 @@ fn publisher(
 ) -> Publisher {
     let FileSettings { role, compile, .. } = settings.clone();
     Publisher::new(PublishSettings { role, compile, origins }, Arc::clone(rules), Arc::clone(clock), on_load)
+}
+
+fn register_xds(metrics: &Metrics, status: Arc<XdsStatus>) {
+    metrics.register(move |snapshot| {
+        snapshot.add(&defined::XDS_CONNECTED, [], u64::from(status.is_connected()));
+        snapshot.add(&defined::XDS_LAST_RESPONSE_AT, [], status.last_response_at_secs());
+        snapshot.add(&defined::XDS_ACKS, [], status.acks());
+        snapshot.add(&defined::XDS_NACKS, [], status.nacks());
+        snapshot.add(&defined::XDS_RECONNECTS, [], status.reconnects());
+        snapshot.add(&defined::XDS_STREAM_ERRORS, [], status.stream_errors());
+    });
 }
 
 /// Receives rules for as long as `provider` can; the supervisor reports the end.

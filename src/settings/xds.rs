@@ -89,13 +89,13 @@ fn tls(raw: &RawXds, reader: &mut Reader) -> Option<XdsTls> {
         (Some(certificate), Some(key)) => Some(Identity { certificate: certificate.into(), key: key.into() }),
         (None, None) => None,
         (Some(_), None) => {
-            let expected = "the key of CONFIG_GRPC_XDS_CLIENT_TLS_CERT";
-            reader.error("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", expected, None);
+            let expected = "CONFIG_GRPC_XDS_CLIENT_TLS_KEY beside it";
+            reader.error("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", expected, None);
             None
         }
         (None, Some(_)) => {
-            let expected = "the certificate of CONFIG_GRPC_XDS_CLIENT_TLS_KEY";
-            reader.error("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", expected, None);
+            let expected = "CONFIG_GRPC_XDS_CLIENT_TLS_CERT beside it";
+            reader.error("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", expected, None);
             None
         }
     };

@@ -63,6 +63,18 @@ metrics! {
     Gauge RULES "tollgate_rules" [] Derived;
     /// Unix time at which the rules came into force.
     Gauge CONFIG_LOADED_AT "tollgate_config_loaded_at_seconds" [] Derived;
+    /// 1 while a stream to the management server is open.
+    Gauge XDS_CONNECTED "tollgate_xds_connected" [] Derived;
+    /// Unix time of the last response of the management server; 0 before the first.
+    Gauge XDS_LAST_RESPONSE_AT "tollgate_xds_last_response_timestamp_seconds" [] Derived;
+    /// Responses of the management server that were accepted.
+    Counter XDS_ACKS "tollgate_xds_acks" [] Derived;
+    /// Responses of the management server that were refused, in whole or in part.
+    Counter XDS_NACKS "tollgate_xds_nacks" [] Derived;
+    /// Streams to the management server after the first one.
+    Counter XDS_RECONNECTS "tollgate_xds_reconnects" [] Derived;
+    /// Attempts to connect to the management server that failed, and streams that ended.
+    Counter XDS_STREAM_ERRORS "tollgate_xds_stream_errors" [] Derived;
     /// Counters held in this process.
     Gauge MEMORY_COUNTERS "tollgate_memory_counters" [] Derived;
     /// Bytes that these counters take, about.
