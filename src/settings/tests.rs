@@ -110,6 +110,22 @@ fn rules_are_looked_for_where_the_reference_has_them_then_in_the_working_directo
     }
 }
 
+/// Mistakes in the settings of the management server.
+const WRONG_XDS: [(&str, &str); 12] = [
+    ("CONFIG_GRPC_XDS_SERVER_URL", "https://envoy-gateway:18001"),
+    ("CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", "no colon"),
+    ("CONFIG_GRPC_XDS_SERVER_USE_TLS", "yes"),
+    ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", "tls.key"),
+    ("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", "0s"),
+    ("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", "1ms"),
+    ("XDS_CLIENT_BACKOFF_MAX_INTERVAL", "2h"),
+    ("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", "-1"),
+    ("XDS_CLIENT_BACKOFF_JITTER", "yes"),
+    ("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", "1"),
+    ("XDS_PING_INTERVAL", "10ms"),
+    ("XDS_REMOVAL_GRACE", "2h"),
+];
+
 #[test]
 fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
     let wrong = [
@@ -123,18 +139,6 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("SHUTDOWN_DELAY", "2h"),
         ("SHUTDOWN_TIMEOUT", "soon"),
         ("CONFIG_TYPE", "GRPC_XDS_STREAM"),
-        ("CONFIG_GRPC_XDS_SERVER_URL", "https://envoy-gateway:18001"),
-        ("CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS", "no colon"),
-        ("CONFIG_GRPC_XDS_SERVER_USE_TLS", "yes"),
-        ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", "tls.key"),
-        ("CONFIG_GRPC_XDS_SERVER_CONNECT_RETRY_INTERVAL", "0s"),
-        ("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", "1ms"),
-        ("XDS_CLIENT_BACKOFF_MAX_INTERVAL", "2h"),
-        ("XDS_CLIENT_BACKOFF_RANDOM_FACTOR", "-1"),
-        ("XDS_CLIENT_BACKOFF_JITTER", "yes"),
-        ("XDS_CLIENT_MAX_MSG_SIZE_IN_BYTES", "1"),
-        ("XDS_PING_INTERVAL", "10ms"),
-        ("XDS_REMOVAL_GRACE", "2h"),
         ("MERGE_DOMAIN_CONFIG", "yes"),
         ("HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED", "on"),
         ("SHADOW_MODE", "tRuE"),
@@ -180,6 +184,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
         ("GRPC_SERVER_USE_TLS", "true"),
     ];
+    let wrong = [&wrong[..], &WRONG_XDS].concat();
     let mut expected: Vec<_> = wrong.iter().map(|(name, _)| *name).collect();
     let mut found = refused(&wrong);
     expected.sort_unstable();

@@ -58,7 +58,7 @@ impl Decoder for Encoded {
 pub(super) enum Responses {
     /// A server may send its headers with the first response only.
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<Bytes>, Status>> + Send>>),
-    Open(Streaming<Bytes>),
+    Open(Box<Streaming<Bytes>>),
 }
 
 impl Responses {
@@ -69,7 +69,7 @@ impl Responses {
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         loop {
             match self {
-                Self::Opening(opening) => *self = Self::Open(opening.as_mut().await?),
+                Self::Opening(opening) => *self = Self::Open(Box::new(opening.as_mut().await?)),
                 Self::Open(stream) => return stream.message().await,
             }
         }
