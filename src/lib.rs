@@ -39,6 +39,7 @@
 //! | [`mod@bench`] | the load test |
 //! | [`cli`] | the commands |
 //! | [`supervisor`] | awaits every thread and task that the process needs |
+//! | [`file_watch`] | the kernel's notifications of changed files, for rules and certificates |
 //! | [`clock`] | the only reader of the clock |
 //! | [`pb`] | generated protobuf modules |
 //!
@@ -54,9 +55,9 @@
 //! `tests/tidy` checks those that can be read off the source.
 //!
 //! - Arrows point one way: `main → cli → {app, bench, lab}`, `app → server → {limiter, provider, lab}`, `lab → limiter →
-//!   {store, telemetry, clock, engine}`, `provider → engine`, `store → {engine, tls}`, `{telemetry, clock} → engine`, and
-//!   `{engine, tls} →` no other module. No two files import each other. Each module has its own settings type;
-//!   `settings` fills them, and only `app` and `cli` use `settings`.
+//!   {store, telemetry, clock, engine}`, `{server, provider, store, telemetry} → tls → {engine, file_watch}`,
+//!   `{provider, store, telemetry, clock} → engine`, and `engine →` no other module. No two files import each
+//!   other. Each module has its own settings type; `settings` fills them, and only `app` and `cli` use `settings`.
 //! - The engine uses no tokio, tonic, clock, environment, file or lock.
 //! - One file reads the clock, one folder the environment, one folder connects to Redis, one file names metrics,
 //!   and only `server::wire` reads protobuf requests.
@@ -73,6 +74,7 @@ pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod engine;
+pub mod file_watch;
 pub mod lab;
 pub mod limiter;
 pub mod pb;

@@ -15,7 +15,6 @@ use tollgate::engine::{
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{self, Denials};
 use tollgate::store::{Charge, Store};
-use tollgate::supervisor::Supervisor;
 
 use crate::store::{charge, connected};
 use crate::support::PATIENCE;
@@ -97,7 +96,8 @@ async fn a_counter_in_redis_is_named_after_its_midnight_and_outlives_its_day() {
 #[tokio::test]
 async fn no_calendar_is_counted_where_seconds_are() {
     let (all, second) = (Redis::start().await, Redis::start().await);
-    let store = redis::Redis::watch(all.settings(), Some(second.settings()), None, &Supervisor::detached());
+    let store =
+        redis::Redis::watch(all.settings(), Some(second.settings()), None, &redis::RedisContext::detached());
     let store = store.expect("settings of use").store();
     store.ready(PATIENCE).await.expect("both are there");
     for period in Period::ALL {
@@ -112,8 +112,12 @@ async fn no_calendar_is_counted_where_seconds_are() {
 async fn a_denial_is_known_up_to_local_midnight() {
     let server = Redis::start().await;
     let denials = Arc::new(Denials::new(1 << 20));
-    let redis =
-        redis::Redis::watch(server.settings(), None, Some(Arc::clone(&denials)), &Supervisor::detached());
+    let redis = redis::Redis::watch(
+        server.settings(),
+        None,
+        Some(Arc::clone(&denials)),
+        &redis::RedisContext::detached(),
+    );
     let store = redis.expect("settings of use").store();
     store.ready(PATIENCE).await.expect("Redis answers");
     for (start, length) in DAYS {

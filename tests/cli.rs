@@ -2,7 +2,10 @@
 
 use std::process::{Command, Output};
 
+use crate::support::ports::free_ports;
+use crate::support::process::Process;
 use crate::support::tollgate::Tollgate;
+use crate::support::{PATIENCE, eventually};
 
 /// Runs the program with `args` and nothing but `variables` in its environment.
 fn tollgate(args: &[&str], variables: &[(&str, &str)]) -> Output {
@@ -24,8 +27,9 @@ fn every_wrong_setting_is_reported_by_name_before_the_start() {
     let expected = "\
 error: the settings cannot be used:
   GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"
+  GRPC_SERVER_TLS_CERT (--grpc-server-tls-cert): expected the file of the certificate, since GRPC_SERVER_USE_TLS is true
+  GRPC_SERVER_TLS_KEY (--grpc-server-tls-key): expected the file of the certificate's private key, since GRPC_SERVER_USE_TLS is true
   NEAR_LIMIT_RATIO (--near-limit-ratio): expected a number from 0 to 1, found \"2\"
-  GRPC_SERVER_USE_TLS: expected false: gRPC is not served over TLS yet, found \"true\"
 ";
     assert_eq!(stderr(&output), expected);
 }
@@ -54,6 +58,35 @@ fn wrong_usage_and_failure_have_different_exit_codes() {
         let output = tollgate(args, &[]);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
     }
+}
+
+/// envoyproxy/ratelimit reads no arguments, and Envoy AI Gateway passes one that it does not know.
+#[tokio::test]
+async fn as_ratelimit_it_serves_whatever_the_arguments() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = dir.path().join("ratelimit");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tollgate"), &program).expect("a link");
+    let [http, grpc, debug] = free_ports();
+    let mut command = Command::new(program);
+    command.env_clear().current_dir(dir.path()).args([
+        "--quotaRateLimitServiceAddr=hunter2:1",
+        "serve",
+        "-x",
+    ]);
+    for (name, value) in [("PORT", http), ("GRPC_PORT", grpc), ("DEBUG_PORT", debug)] {
+        command.env(name, value.to_string());
+    }
+    let mut process = Process::start("ratelimit", &mut command, dir.path());
+    let url = format!("http://127.0.0.1:{http}/healthcheck");
+    eventually("it serves", async || reqwest::get(&url).await.is_ok()).await;
+    process.signal("TERM");
+    assert_eq!(process.exit_code(PATIENCE).await, Some(0));
+    let printed = process.output();
+    for argument in ["--quotaRateLimitServiceAddr", "serve", "-x"] {
+        let line = printed.lines().find(|line| line.contains(&format!("argument=\"{argument}\"")));
+        assert!(line.is_some_and(|line| line.contains("unknown argument ignored")), "{argument}: {printed}");
+    }
+    assert!(!printed.contains("hunter2"), "{printed}");
 }
 
 #[test]

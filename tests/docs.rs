@@ -105,7 +105,6 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "DEADLINE_EXCEEDED",
         "RESOURCE_EXHAUSTED",
         "DYNAMIC_METADATA",
-        "GRPC_SERVER_USE_TLS",
         "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
         // Limitador's.

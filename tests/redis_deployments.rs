@@ -11,7 +11,6 @@ use tollgate::engine::{Algorithm, ChargeMode, Hits, KeyFormat, KeyWriter, Limit,
 use tollgate::store::lockouts::Lockouts as _;
 use tollgate::store::redis::{self, Credentials, Deployment, Login, RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
-use tollgate::supervisor::Supervisor;
 use tollgate::tls::ClientTls;
 
 use crate::store::{MIDNIGHT, charge, connected, hit, used};
@@ -171,8 +170,8 @@ async fn a_password_that_changes_in_its_file_is_read_with_the_next_connection() 
 #[tokio::test]
 async fn limits_per_second_are_counted_in_their_own_redis() {
     let (all, mut second) = (Redis::start().await, Redis::start().await);
-    let supervisor = Supervisor::detached();
-    let redis = redis::Redis::watch(all.settings(), Some(second.settings()), None, &supervisor);
+    let redis =
+        redis::Redis::watch(all.settings(), Some(second.settings()), None, &redis::RedisContext::detached());
     let store = redis.expect("settings of use").store();
     store.ready(PATIENCE).await.expect("both are there");
     let of = |key, unit, limit| Charge {

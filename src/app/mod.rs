@@ -22,8 +22,8 @@ use crate::limiter::Limiter;
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
 use crate::server::{
-    self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, Listeners, LockoutAdmin, Parts,
-    RateLimitService, ServeError,
+    self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, ListenerTls, Listeners,
+    LockoutAdmin, Parts, RateLimitService, ServeError,
 };
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -31,7 +31,7 @@ use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::LOG_LINES_DROPPED;
-use crate::tls::TlsError;
+use crate::tls::{Reloader, TlsError};
 
 pub use crate::server::Shutdown;
 
@@ -44,7 +44,7 @@ pub enum StartError {
     /// A socket that was bound has no address.
     #[error("cannot read the address of a socket: {0}")]
     Address(io::Error),
-    /// The TLS files for Redis cannot be used.
+    /// A file of certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// Redis was not reachable within `REDIS_STARTUP_MAX_ELAPSED_TIME`.
@@ -76,6 +76,7 @@ pub struct App {
     settings: Settings,
     listeners: Listeners,
     addresses: ListenSettings,
+    tls: ListenerTls,
     stores: Stores,
     shared: Shared,
     provider: Handle,
@@ -115,15 +116,21 @@ impl App {
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (supervisor, ends) = Supervisor::new();
-        let LiveRules { rules, handle, metrics, xds } = rules::load(&settings, &clock, &supervisor);
+        let certificates = certificates(&clock);
+        let tls = ListenerTls::load(&settings.serve, &certificates)?;
+        let LiveRules { rules, handle, metrics, xds } =
+            rules::load(&settings, &clock, &supervisor, &certificates)?;
         let candidate = settings
             .candidate
             .as_ref()
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
-        let stores = stores::open(&settings, &clock, &metrics, &supervisor).await?;
+        let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
+        if !certificates.is_empty() {
+            supervisor.spawn("certificate reloader", reload(certificates));
+        }
         let shared = Shared { rules, candidate, clock, metrics };
         let provider = handle;
-        Ok(Self { settings, listeners, addresses, stores, shared, provider, xds, supervisor, ends })
+        Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
     }
 
     /// Actual addresses of the listeners: port 0 is replaced by the port that was free.
@@ -174,13 +181,16 @@ impl App {
     /// # Errors
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { settings, listeners, mut stores, shared, provider, xds, supervisor, mut ends, .. } = self;
+        let Self {
+            settings, listeners, tls, mut stores, shared, provider, xds, supervisor, mut ends, ..
+        } = self;
         let exporters = Exporters::start(&settings, &shared.metrics, &supervisor);
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),
             rules_status: provider.status(),
             xds,
+            tls,
             store_reached: stores.reachable.take(),
             metrics: Arc::clone(&shared.metrics),
             lockouts: LockoutAdmin::new(
@@ -218,6 +228,18 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
         modes: settings.modes,
         candidate: None,
     })
+}
+
+/// The reloader of every certificate and key of the process.
+fn certificates(clock: &Arc<dyn Clock>) -> Arc<Reloader> {
+    let clock = Arc::clone(clock);
+    Reloader::new(move || clock.now())
+}
+
+/// Reloads certificates for as long as the service runs; the supervisor reports the end.
+async fn reload(certificates: Arc<Reloader>) {
+    let Err(error) = certificates.run().await;
+    tracing::error!(%error, "certificate reloader ended");
 }
 
 /// The factory of core contexts.

@@ -18,6 +18,7 @@ use crate::store::Store;
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::definitions as defined;
 use crate::telemetry::metrics::{CandidateMetrics, Metrics};
+use crate::tls::{Reloader, TlsError};
 
 /// Rules in force.
 pub(super) struct LiveRules {
@@ -38,7 +39,15 @@ pub(super) struct CandidateRules {
 }
 
 /// Loads the rules in force, and spawns a task in the current runtime that reloads them.
-pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Supervisor) -> LiveRules {
+///
+/// # Errors
+/// [`TlsError`] with the first file for TLS to the management server that cannot be used, and why.
+pub(super) fn load(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    supervisor: &Supervisor,
+    certificates: &Reloader,
+) -> Result<LiveRules, TlsError> {
     let rules = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
     let counted = Arc::clone(&metrics);
@@ -56,17 +65,19 @@ pub(super) fn load(settings: &Settings, clock: &Arc<dyn Clock>, supervisor: &Sup
         supervisor.spawn("rule loader", run(provider));
         wakes.push(wake);
     }
-    let xds = settings.xds.clone().map(|xds| {
+    let mut xds = None;
+    if let Some(settings) = settings.xds.clone() {
         let wake = Arc::new(Notify::new());
-        let provider = XdsProvider::load(xds, publisher.clone(), Arc::clone(clock), Arc::clone(&wake));
+        let (publisher, clock) = (publisher.clone(), Arc::clone(clock));
+        let provider = XdsProvider::load(settings, publisher, clock, Arc::clone(&wake), certificates)?;
         let status = provider.status();
         supervisor.spawn("xDS client", run_xds(provider));
         wakes.push(wake);
         register_xds(&metrics, Arc::clone(&status));
-        status
-    });
+        xds = Some(status);
+    }
     let handle = Handle::new(publisher.status(), wakes);
-    LiveRules { rules, handle, metrics, xds }
+    Ok(LiveRules { rules, handle, metrics, xds })
 }
 
 /// The same for the candidate rules. Their errors are logged and do not prevent the start.

@@ -16,10 +16,11 @@ use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::fallback::Fallback;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
-use crate::store::redis::{Denials, Redis, RedisStore};
+use crate::store::redis::{Denials, Redis, RedisContext, RedisStore};
 use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
+use crate::tls::Reloader;
 
 /// Upper bound on the time that a core waits for its connections to Redis before it accepts calls.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -64,6 +65,7 @@ pub(super) async fn open(
     clock: &Arc<dyn Clock>,
     metrics: &Metrics,
     supervisor: &Supervisor,
+    certificates: &Arc<Reloader>,
 ) -> Result<Stores, StartError> {
     let fallback = Arc::new(Fallback::new(settings.memory, settings.replicas));
     let (swept, now) = (Arc::clone(&fallback), Arc::clone(clock));
@@ -101,25 +103,39 @@ pub(super) async fn open(
         StoreSettings::Redis(redis) => {
             // Separate, so that they displace none of the rules in force. They have no gauge.
             let of_candidate = settings.candidate.as_ref().and_then(|_| denials(redis));
-            open_redis(redis, of_candidate, fallback, metrics, supervisor).await
+            let counted = Arc::clone(&fallback);
+            watch_memory(metrics, move || counted.local().figures());
+            let context =
+                RedisContext { supervisor: supervisor.clone(), certificates: Arc::clone(certificates) };
+            let connected = watch_redis(redis, metrics, &context)?;
+            open_redis(redis, connected, of_candidate, fallback, supervisor).await
         }
     }
 }
 
-async fn open_redis(
+/// The servers of Redis, with their metrics and those of the cache of denials.
+fn watch_redis(
     settings: &RedisStoreSettings,
-    of_candidate: Option<Arc<Denials>>,
-    fallback: Arc<Fallback>,
     metrics: &Metrics,
-    supervisor: &Supervisor,
-) -> Result<Stores, StartError> {
-    let counted = Arc::clone(&fallback);
-    watch_memory(metrics, move || counted.local().figures());
+    context: &RedisContext,
+) -> Result<Arc<Redis>, StartError> {
     let denials = denials(settings);
     if let Some(denials) = &denials {
         watch_denials(denials, metrics);
     }
-    let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials, supervisor)?;
+    let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials, context)?;
+    let redis = Arc::new(redis);
+    watch_nodes(&redis, metrics);
+    Ok(redis)
+}
+
+async fn open_redis(
+    settings: &RedisStoreSettings,
+    redis: Arc<Redis>,
+    of_candidate: Option<Arc<Denials>>,
+    fallback: Arc<Fallback>,
+    supervisor: &Supervisor,
+) -> Result<Stores, StartError> {
     if let Some(timeout) = settings.startup_max {
         redis
             .store()
@@ -132,8 +148,6 @@ async fn open_redis(
         supervisor.spawn("Redis health check", watch_reachability(redis.store(), sender));
         reachable
     });
-    let redis = Arc::new(redis);
-    watch_nodes(&redis, metrics);
     let on_demand = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
     let lockouts = vec![Arc::clone(&on_demand) as _, fallback.lockouts()];
     let make = move || {

@@ -13,6 +13,7 @@ use crate::engine::rules::ExampleRequest;
 use crate::server::{Address, ListenSettings};
 use crate::settings::{Settings, StoreSettings};
 use crate::telemetry::logs::LogFormat;
+use crate::tls::ServerTls;
 
 /// Prints the banner, as one line of JSON where the log is JSON. `program` is what the process was started
 /// as. The same facts are logged at `info`. A stdout that cannot be written to is logged, and holds up
@@ -66,6 +67,8 @@ fn as_json(app: &App, counters: &str, rules: usize) -> Value {
         "grpc": grpc.to_string(),
         "http": http.to_string(),
         "debug": debug.to_string(),
+        "grpc_tls": app.settings().serve.grpc_tls.is_some(),
+        "http_tls": app.settings().serve.http_tls.is_some(),
         "prometheus": prometheus.as_ref().map(|(address, path)| format!("{address}{path}")),
         "rules": rules,
         "rules_path": app.settings().rules.path.display().to_string(),
@@ -78,8 +81,8 @@ fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&
     let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
     let mut lines = vec![
         format!("tollgate {}", env!("CARGO_PKG_VERSION")),
-        format!("  gRPC      {grpc}"),
-        format!("  HTTP      {http}"),
+        format!("  gRPC      {grpc}{}", transport(settings.serve.grpc_tls.as_ref())),
+        format!("  HTTP      {http}{}", transport(settings.serve.http_tls.as_ref())),
         format!("  debug     {debug}"),
     ];
     lines.extend(prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}")));
@@ -88,6 +91,15 @@ fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&
     lines.extend(files.map(|path| format!("  candidate {}", loaded(candidate, path))));
     lines.push(format!("  counters  {counters}"));
     lines.join("\n") + "\n"
+}
+
+/// The protocol below gRPC or HTTP, if it is not plain text.
+const fn transport(tls: Option<&ServerTls>) -> &'static str {
+    match tls {
+        None => "",
+        Some(ServerTls { clients: None, .. }) => " (TLS)",
+        Some(ServerTls { clients: Some(_), .. }) => " (mutual TLS)",
+    }
 }
 
 /// Number of rules, and where they come from.

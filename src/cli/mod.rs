@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod manual;
 mod process;
+mod program_name;
 mod query;
 mod schema;
 mod serve;
@@ -89,8 +90,14 @@ const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
 /// Runs the command line `args`, the first of which is the program's own name. Whatever there is to say
 /// of a failure has been said on stderr when this returns.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
-    let args: Vec<_> = args.into_iter().collect();
+    let mut args: Vec<_> = args.into_iter().collect();
     let program = args.first().cloned().unwrap_or_else(|| env!("CARGO_PKG_NAME").into());
+    let mut ignored_arguments = Vec::new();
+    if program_name::is_ratelimit(&program) {
+        let serve;
+        (serve, ignored_arguments) = program_name::serve_arguments(args.drain(1..));
+        args.extend(serve);
+    }
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(told) => {
@@ -101,7 +108,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         }
     };
     let outcome = match cli.command {
-        Command::Serve(raw) => serve::run(&raw, &program),
+        Command::Serve(raw) => serve::run(&raw, &program, &ignored_arguments),
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Test(args) => test::run(&args),

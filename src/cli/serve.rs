@@ -14,10 +14,13 @@ use crate::telemetry::logs::LogLevel;
 use crate::telemetry::{self, Telemetry};
 
 /// Serves until SIGTERM or SIGINT. SIGHUP reads the rules again, SIGUSR1 logs more, SIGUSR2 logs as
-/// configured. `program` is what the process was started as.
-pub(super) fn run(raw: &RawSettings, program: &OsStr) -> anyhow::Result<Exit> {
+/// configured. `program` is what the process was started as, `ignored_arguments` those that mean nothing.
+pub(super) fn run(raw: &RawSettings, program: &OsStr, ignored_arguments: &[String]) -> anyhow::Result<Exit> {
     let settings = Settings::from_raw(raw, settings::environment, Path::exists)?;
     let mut telemetry = telemetry::install(&settings.logs, settings.traces.as_ref())?;
+    for argument in ignored_arguments {
+        tracing::warn!(argument, "unknown argument ignored");
+    }
     for Ignored { name, instead } in &settings.ignored {
         tracing::warn!(name, instead, "setting has no effect");
     }

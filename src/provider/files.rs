@@ -17,8 +17,8 @@ use super::Role;
 use super::origin::{FoundSources, Origin, Source};
 use super::publish::Publisher;
 use super::sources::{Sources, read_watched};
-use super::watches::Watches;
 use crate::engine::rules::{CompileOptions, RuleError, SourceFile};
+use crate::file_watch::Watches;
 
 /// Time without a change after which a load begins: changes come in bursts, and one load serves them all.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ impl FileProvider {
     /// loaded again, unless the files are unchanged.
     pub fn load(settings: &FileSettings, publisher: Publisher, wake: Arc<Notify>) -> Self {
         let FileSettings { path, poll_interval, .. } = settings.clone();
-        let watches = Watches::new(Arc::clone(&wake));
+        let watches = Watches::new("rule files", Arc::clone(&wake));
         let mut loader = Loader { path, publisher, watches, digest: None, ignored: HashSet::new() };
         loader.load();
         Self { loader, wake, poll_interval }

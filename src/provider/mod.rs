@@ -8,7 +8,6 @@ pub mod files;
 pub mod origin;
 pub mod publish;
 pub mod sources;
-mod watches;
 pub mod xds;
 
 use std::sync::Arc;

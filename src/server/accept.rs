@@ -14,6 +14,7 @@ use super::connections::Slot;
 use super::cores::{Cores, Protocol};
 use super::listen::{Listener, Stream};
 use super::local::LocalPeer;
+use super::transport::Transport;
 
 /// Pause after `accept` failed for lack of a resource, which an immediate retry would not free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -44,7 +45,9 @@ pub(super) async fn serve_operators(listener: Listener, router: axum::Router, co
                 let router = router.clone().layer(Extension(LocalPeer(stream.is_local())));
                 served.spawn(async move {
                     let connection = Arc::clone(slot.connection());
-                    connection::serve_http(stream, connection, router, Shutdown::default()).await;
+                    // Operators are served in plain text, as by envoyproxy/ratelimit.
+                    let transport = Transport { stream, tls: None };
+                    connection::serve_http(transport, connection, router, Shutdown::default()).await;
                     drop(slot);
                 });
             }

@@ -1,7 +1,6 @@
 //! Life of one connection on its core.
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +10,7 @@ use axum::body::Body as AxumBody;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +18,8 @@ use tower::Service as _;
 
 use super::connections::{Closing, Connection};
 use super::grpc::Grpc;
-use super::listen::Stream;
 use super::tracked_body::TrackedBody;
+use super::transport::{Io, Transport, open};
 
 /// Upper bound on concurrent calls per connection. A worker of Envoy has one connection, and 10,000 calls a
 /// second of 20 ms are 200 at a time.
@@ -60,9 +59,9 @@ pub struct Shutdown {
     pub now: CancellationToken,
 }
 
-/// Serves gRPC on `stream`.
+/// Serves gRPC on `transport`.
 pub(super) async fn serve_grpc(
-    stream: Stream,
+    transport: Transport,
     connection: Arc<Connection>,
     grpc: Arc<Grpc>,
     settings: ConnectionSettings,
@@ -76,20 +75,23 @@ pub(super) async fn serve_grpc(
         .auto_date_header(false);
     let service = grpc.on(Arc::clone(&connection));
     let max_age = settings.max_age.map(|age| (jittered(age), settings.max_age_grace));
-    match open(stream, &connection, &shutdown).await {
+    match open(transport, &connection, &shutdown.drain).await {
         Some(Io::Tcp(io)) => {
             finish(http.serve_connection(io, service), &connection, max_age, shutdown).await;
         }
         Some(Io::Unix(io)) => {
             finish(http.serve_connection(io, service), &connection, max_age, shutdown).await;
         }
+        Some(Io::Tls(io)) => {
+            finish(http.serve_connection(io, service), &connection, max_age, shutdown).await;
+        }
         None => {}
     }
 }
 
-/// Serves HTTP/1 or HTTP/2 on `stream`.
+/// Serves HTTP/1 or HTTP/2 on `transport`.
 pub(super) async fn serve_http(
-    stream: Stream,
+    transport: Transport,
     connection: Arc<Connection>,
     router: axum::Router,
     shutdown: Shutdown,
@@ -99,45 +101,11 @@ pub(super) async fn serve_http(
     http.http1().max_buf_size(MAX_HEADER_BYTES as usize);
     http.http2().max_header_list_size(MAX_HEADER_BYTES);
     let service = Http { router, connection: Arc::clone(&connection) };
-    match open(stream, &connection, &shutdown).await {
+    match open(transport, &connection, &shutdown.drain).await {
         Some(Io::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
         Some(Io::Unix(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
+        Some(Io::Tls(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
         None => {}
-    }
-}
-
-enum Io {
-    Tcp(TokioIo<tokio::net::TcpStream>),
-    Unix(TokioIo<tokio::net::UnixStream>),
-}
-
-/// Registers `stream` with the runtime of this core and waits for the first bytes, so that a connection without
-/// requests needs no buffers. `None` if the connection ends first.
-async fn open(stream: Stream, connection: &Connection, shutdown: &Shutdown) -> Option<Io> {
-    let io = async {
-        Ok::<_, io::Error>(match stream {
-            Stream::Tcp(stream, _) => {
-                let stream = tokio::net::TcpStream::from_std(stream)?;
-                stream.readable().await?;
-                Io::Tcp(TokioIo::new(stream))
-            }
-            Stream::Unix(stream) => {
-                let stream = tokio::net::UnixStream::from_std(stream)?;
-                stream.readable().await?;
-                Io::Unix(TokioIo::new(stream))
-            }
-        })
-    };
-    tokio::select! {
-        io = io => match io {
-            Ok(io) => Some(io),
-            Err(error) => {
-                tracing::debug!(%error, "connection lost before its first byte");
-                None
-            }
-        },
-        _ = connection.closing(Closing::No) => None,
-        () = shutdown.drain.cancelled() => None,
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::ListenerTls;
 use super::admission::UnfinishedBodies;
 use super::connection::{ConnectionSettings, Shutdown, serve_grpc, serve_http};
 use super::connections::Slot;
@@ -25,6 +26,7 @@ use super::http;
 use super::listen::Stream;
 use super::placement::{Load, Placement};
 use super::service::RateLimitService;
+use super::transport::Transport;
 use crate::supervisor::Supervisor;
 
 /// Constructor of a core's context, called on that core inside its runtime.
@@ -87,6 +89,7 @@ pub(super) struct CoreParts {
     pub(super) make: Arc<CoreFactory>,
     pub(super) health: Health,
     pub(super) connections: ConnectionSettings,
+    pub(super) tls: ListenerTls,
     pub(super) shutdown: Shutdown,
     pub(super) bodies: Arc<UnfinishedBodies>,
     pub(super) long: LongStreams,
@@ -167,11 +170,18 @@ async fn run(index: usize, mut accepted: UnboundedReceiver<Accepted>, parts: Cor
             next = accepted.recv() => {
                 let Some(Accepted { stream, protocol, open }) = next else { break };
                 let (grpc, router, shutdown) = (Arc::clone(&grpc), router.clone(), parts.shutdown.clone());
+                let tls = match protocol {
+                    Protocol::Grpc => parts.tls.grpc.clone(),
+                    Protocol::Http => parts.tls.http.clone(),
+                };
                 connections.spawn(async move {
                     let connection = Arc::clone(open.slot.connection());
+                    let transport = Transport { stream, tls };
                     match protocol {
-                        Protocol::Grpc => serve_grpc(stream, connection, grpc, parts.connections, shutdown).await,
-                        Protocol::Http => serve_http(stream, connection, router, shutdown).await,
+                        Protocol::Grpc => {
+                            serve_grpc(transport, connection, grpc, parts.connections, shutdown).await;
+                        }
+                        Protocol::Http => serve_http(transport, connection, router, shutdown).await,
                     }
                     drop(open);
                 });

@@ -20,6 +20,7 @@ mod placement;
 mod service;
 mod streams;
 mod tracked_body;
+mod transport;
 pub mod wire;
 
 use std::io;
@@ -47,6 +48,7 @@ use crate::provider::xds::XdsStatus;
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{CONNECTIONS, DISPLACED_CONNECTIONS, INCOMPLETE_REQUEST_BODIES};
+use crate::tls::{LiveServer, Reloader, ServerTls, TlsError};
 
 pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
@@ -87,6 +89,10 @@ pub struct ServeSettings {
     pub connections: ConnectionSettings,
     /// Bounds on request bodies that have not arrived in full.
     pub bodies: BodySettings,
+    /// TLS of the gRPC listener; `None` for plain text.
+    pub grpc_tls: Option<ServerTls>,
+    /// TLS of the HTTP listener; `None` for plain text.
+    pub http_tls: Option<ServerTls>,
     /// Whether a rule set without a domain is unhealthy.
     pub needs_a_domain: bool,
     /// Delay between the shutdown request and the end of accepting connections, during which health checks
@@ -96,8 +102,33 @@ pub struct ServeSettings {
     pub shutdown_timeout: Duration,
 }
 
+/// TLS of the listeners for callers; `None` for plain text.
+#[derive(Clone, Debug, Default)]
+pub struct ListenerTls {
+    grpc: Option<LiveServer>,
+    http: Option<LiveServer>,
+}
+
+impl ListenerTls {
+    /// Reads the files of `settings` and has `certificates` reload them.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the first file that cannot be used, and why.
+    pub fn load(settings: &ServeSettings, certificates: &Reloader) -> Result<Self, TlsError> {
+        let server = |user, tls: &Option<ServerTls>, alpn| {
+            tls.as_ref().map(|tls| certificates.server(user, tls, alpn)).transpose()
+        };
+        Ok(Self {
+            grpc: server("grpc", &settings.grpc_tls, &[b"h2"])?,
+            http: server("http", &settings.http_tls, &[b"h2", b"http/1.1"])?,
+        })
+    }
+}
+
 /// Parts that the server uses.
 pub struct Parts {
+    /// TLS of the listeners.
+    pub tls: ListenerTls,
     /// Rules in force, for the debug port.
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Candidate rules, for the debug port.
@@ -203,6 +234,7 @@ pub async fn run(
         make: parts.core_factory,
         health: health.clone(),
         connections: settings.connections,
+        tls: parts.tls,
         shutdown: connections.clone(),
         bodies: Arc::clone(&bodies),
         long: LongStreams {

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, unsupported, xds};
+use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, tls, unsupported, xds};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -47,7 +47,7 @@ pub(super) fn convert(
     let reads_rule_files = xds.is_none() || raw.rules.rules_path.is_some();
     let settings = Settings {
         listen: listen(raw, &mut reader),
-        serve: serve(&raw.listeners, &raw.rules, &mut reader),
+        serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &mut reader), &mut reader),
         candidate: candidate::read(raw, reads_rule_files.then_some(&rules.path), &rules, &store, &mut reader),
         rules,
         reads_rule_files,
@@ -74,10 +74,7 @@ pub(super) fn convert(
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         traces: traces(&raw.traces, &mut reader),
-        ignored: exporters::mapper(&raw.exporters)
-            .into_iter()
-            .chain(unsupported::read(environment, &mut reader))
-            .collect(),
+        ignored: exporters::mapper(&raw.exporters).into_iter().chain(unsupported::read(environment)).collect(),
     };
     reader.finish(settings)
 }
@@ -94,7 +91,7 @@ fn listen(raw: &RawSettings, reader: &mut Reader) -> ListenSettings {
     ListenSettings { http, grpc, debug, prometheus }
 }
 
-fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSettings {
+fn serve(raw: &RawListeners, rules: &RawRules, tls: tls::ListenerTls, reader: &mut Reader) -> ServeSettings {
     let mut duration = |name, text: &str, max| reader.duration(name, text, Duration::ZERO..=max);
     let age = duration("GRPC_MAX_CONNECTION_AGE", &raw.grpc_max_connection_age, YEAR);
     let max_age_grace = duration("GRPC_MAX_CONNECTION_AGE_GRACE", &raw.grpc_max_connection_age_grace, YEAR);
@@ -103,6 +100,8 @@ fn serve(raw: &RawListeners, rules: &RawRules, reader: &mut Reader) -> ServeSett
     ServeSettings {
         shutdown_delay,
         shutdown_timeout,
+        grpc_tls: tls.grpc,
+        http_tls: tls.http,
         connections: ConnectionSettings {
             max_age: (!age.is_zero()).then_some(age),
             max_age_grace,

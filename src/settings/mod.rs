@@ -11,6 +11,7 @@ mod raw;
 mod reader;
 mod redis;
 mod table;
+mod tls;
 mod unrecognized;
 mod unsupported;
 mod xds;

@@ -10,6 +10,8 @@ use secrecy::SecretString;
 pub struct RawSettings {
     #[command(flatten, next_help_heading = "Listeners")]
     pub(super) listeners: RawListeners,
+    #[command(flatten, next_help_heading = "TLS of the listeners")]
+    pub(super) tls: RawTls,
     #[command(flatten, next_help_heading = "Rules")]
     pub(super) rules: RawRules,
     #[command(flatten, next_help_heading = "Rules over xDS")]
@@ -101,6 +103,32 @@ pub(super) struct RawListeners {
     /// Upper bound on the time that calls in flight have to finish after that delay.
     #[arg(long, env, default_value = "30s", value_name = "DURATION")]
     pub(super) shutdown_timeout: String,
+}
+
+/// TLS of the listeners.
+#[derive(Args, Debug)]
+pub(super) struct RawTls {
+    /// Serve gRPC over TLS, and nothing in plain text at its address.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) grpc_server_use_tls: String,
+    /// File of the certificate, followed by those between it and its authority, in PEM. It is read again when it
+    /// changes, as are all files of certificates and keys.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) grpc_server_tls_cert: Option<String>,
+    /// File of the certificate's private key, in PEM, without a passphrase.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) grpc_server_tls_key: Option<String>,
+    /// File of the CA certificates, in PEM, of which one must have signed the certificate of a gRPC client. Unset:
+    /// clients need no certificate.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) grpc_client_tls_cacert: Option<String>,
+    /// Names of which the certificate of a gRPC client must have one, separated by commas: DNS names, IP addresses
+    /// or URIs such as SPIFFE ids. Unset: any name.
+    #[arg(long, env, value_name = "NAMES")]
+    pub(super) grpc_client_tls_san: Option<String>,
+    /// Serve HTTP over TLS, with the certificate and key above. HTTP clients need no certificate.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) http_server_use_tls: String,
 }
 
 /// Sources of rules.

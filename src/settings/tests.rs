@@ -182,7 +182,8 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "localhost:4317"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
-        ("GRPC_SERVER_USE_TLS", "true"),
+        ("GRPC_SERVER_USE_TLS", "yes"),
+        ("HTTP_SERVER_USE_TLS", "on"),
     ];
     let wrong = [&wrong[..], &WRONG_XDS].concat();
     let mut expected: Vec<_> = wrong.iter().map(|(name, _)| *name).collect();
@@ -198,10 +199,10 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
 #[test]
 fn a_mistake_says_the_name_the_flag_what_was_expected_and_what_was_found() {
     let errors =
-        read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("GRPC_SERVER_USE_TLS", "true")]).unwrap_err();
+        read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("NEAR_LIMIT_RATIO", "2")]).unwrap_err();
     let expected = "the settings cannot be used:\n  \
                     GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"\n  \
-                    GRPC_SERVER_USE_TLS: expected false: gRPC is not served over TLS yet, found \"true\"";
+                    NEAR_LIMIT_RATIO (--near-limit-ratio): expected a number from 0 to 1, found \"2\"";
     assert_eq!(errors.to_string(), expected);
 }
 

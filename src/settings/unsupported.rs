@@ -1,7 +1,6 @@
-//! Variables of envoyproxy/ratelimit that have no effect here. A set one is reported as a warning; one that
-//! would make the operator less safe than expected is an error.
+//! Variables of envoyproxy/ratelimit that have no effect here. A set one is reported as a warning.
 
-use super::reader::{Reader, parse_bool};
+use super::reader::parse_bool;
 
 /// A variable that is set and has no effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +24,24 @@ enum Harmless {
     Texts(&'static [&'static str]),
 }
 
-const IGNORED: [Unsupported; 13] = {
+const IGNORED: &[Unsupported] = {
     use Harmless::{Bool, Texts};
     const PIPELINE: &str = "hits are always batched";
     const POOL: &str = "each thread has one connection to each primary";
     const fn unsupported(name: &'static str, harmless: Harmless, instead: &'static str) -> Unsupported {
         Unsupported { ignored: Ignored { name, instead }, harmless }
     }
-    [
+    &[
         unsupported("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
         unsupported(
             "FORCE_START_WITHOUT_INITIAL_CONFIG",
             Bool(true),
             "the service always starts, and is not ready until there are good rules",
+        ),
+        unsupported(
+            "GRPC_SERVER_TLS_CA_CERT",
+            Texts(&[]),
+            "envoyproxy/ratelimit does not read it; GRPC_CLIENT_TLS_CACERT asks clients for certificates",
         ),
         unsupported("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
         unsupported("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
@@ -57,18 +61,8 @@ const IGNORED: [Unsupported; 13] = {
     ]
 };
 
-/// Asking for one of these and being served without it would be less safe than it looks.
-const UNSAFE_TO_IGNORE: [(&str, &str); 1] =
-    [("GRPC_SERVER_USE_TLS", "false: gRPC is not served over TLS yet")];
-
-/// The variables without effect. Those that would be unsafe to ignore are errors in `reader`.
-pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Reader) -> Vec<Ignored> {
-    for (name, expected) in UNSAFE_TO_IGNORE {
-        match environment(name) {
-            Some(value) if parse_bool(&value) != Some(false) => reader.error(name, expected, Some(&value)),
-            Some(_) | None => {}
-        }
-    }
+/// The variables without effect.
+pub(super) fn read(environment: impl Fn(&str) -> Option<String>) -> Vec<Ignored> {
     let asks = |unsupported: &&Unsupported| {
         environment(unsupported.ignored.name).is_some_and(|value| !unsupported.is_harmless(&value))
     };
@@ -77,8 +71,7 @@ pub(super) fn read(environment: impl Fn(&str) -> Option<String>, reader: &mut Re
 
 /// Names of the variables that are known here and mean nothing.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
-    let ignored = IGNORED.iter().map(|unsupported| unsupported.ignored.name);
-    ignored.chain(UNSAFE_TO_IGNORE.map(|(name, _)| name))
+    IGNORED.iter().map(|unsupported| unsupported.ignored.name)
 }
 
 impl Unsupported {
@@ -94,10 +87,8 @@ impl Unsupported {
 mod tests {
     use super::*;
 
-    fn read_variable(name: &str, value: &str) -> (usize, usize) {
-        let mut reader = Reader::default();
-        let ignored = read(|asked| (asked == name).then(|| value.to_owned()), &mut reader);
-        (ignored.len(), reader.finish(()).err().map_or(0, |errors| errors.0.len()))
+    fn read_variable(name: &str, value: &str) -> usize {
+        read(|asked| (asked == name).then(|| value.to_owned())).len()
     }
 
     #[test]
@@ -115,17 +106,8 @@ mod tests {
             ("REDIS_PERSECOND_PIPELINE_WINDOW", "0", "1ms"),
             ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
         ] {
-            assert_eq!(read_variable(name, silent), (0, 0), "{name}={silent}");
-            assert_eq!(read_variable(name, told), (1, 0), "{name}={told}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_served_without_the_tls_that_was_asked_for() {
-        let name = "GRPC_SERVER_USE_TLS";
-        assert_eq!(read_variable(name, "false"), (0, 0), "{name}=false");
-        for value in ["true", "1", "yes"] {
-            assert_eq!(read_variable(name, value), (0, 1), "{name}={value}");
+            assert_eq!(read_variable(name, silent), 0, "{name}={silent}");
+            assert_eq!(read_variable(name, told), 1, "{name}={told}");
         }
     }
 }

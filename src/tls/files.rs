@@ -1,13 +1,21 @@
-//! Certificates and private keys in files, in PEM.
+//! Files of certificates and private keys, in PEM.
 //!
-//! Errors never contain content of a file: a misconfigured path may point at another secret.
+//! An error never repeats what a file holds: a path to a key may point at the wrong secret.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{Error, RootCertStore};
+use chrono::DateTime;
+use rustix::fs::OFlags;
+use rustls::Error;
+
+use crate::engine::Timestamp;
+
+/// Largest file, in bytes. A bundle of all public authorities takes 250 kB.
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -19,13 +27,13 @@ pub enum TlsError {
         file: TlsFile,
         /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason.
         fault: Fault,
     },
     /// No file of authorities is set, and the system trusts none.
     #[error("the system trusts no certificate authority; name a file of authorities")]
     NoAuthorities,
-    /// The cryptographic provider does not support the configuration.
+    /// The cryptography does not support the configuration.
     #[error("TLS is not supported: {0}")]
     Unsupported(Error),
 }
@@ -41,17 +49,23 @@ pub enum TlsFile {
     Key,
 }
 
-/// Problem of a file.
+/// Reason why a file cannot be used.
 #[derive(Debug)]
 pub enum Fault {
-    /// It is missing or not readable.
-    Unreadable(std::io::Error),
-    /// It contains no PEM block of this kind.
+    /// Missing, or no permission to read it.
+    Unreadable(io::Error),
+    /// Without a PEM block of this kind.
     Missing(&'static str),
-    /// It contains a malformed PEM block of this kind.
+    /// With a PEM block of this kind that cannot be parsed.
     Malformed(&'static str),
-    /// The key does not belong to the certificate.
+    /// A key that needs a passphrase.
+    Encrypted,
+    /// A key of another certificate.
     Mismatch,
+    /// A certificate that was valid until this time.
+    Expired(Timestamp),
+    /// A certificate that is valid from this time on.
+    NotYetValid(Timestamp),
 }
 
 impl fmt::Display for Fault {
@@ -60,7 +74,23 @@ impl fmt::Display for Fault {
             Self::Unreadable(error) => error.fmt(f),
             Self::Missing(what) => write!(f, "no {what} in PEM format found"),
             Self::Malformed(what) => write!(f, "malformed {what}"),
+            Self::Encrypted => write!(f, "the private key is encrypted; remove its passphrase"),
             Self::Mismatch => write!(f, "the private key does not match the certificate"),
+            Self::Expired(at) => write!(f, "the certificate expired at {}", Utc(*at)),
+            Self::NotYetValid(at) => write!(f, "the certificate is not valid before {}", Utc(*at)),
+        }
+    }
+}
+
+/// A time as people read it: `2026-11-27 18:56:34 UTC`.
+pub(super) struct Utc(pub(super) Timestamp);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.0.as_secs();
+        match i64::try_from(secs).ok().and_then(|secs| DateTime::from_timestamp(secs, 0)) {
+            Some(time) => time.fmt(f),
+            None => secs.fmt(f),
         }
     }
 }
@@ -71,68 +101,31 @@ pub(super) const KEY: &str = "private key";
 /// A certificate and its private key, in files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Path of the certificate, followed by intermediate certificates.
+    /// Path of the certificate, followed by those between it and its authority.
     pub certificate: PathBuf,
-    /// Path of its private key.
+    /// Path of its private key: PKCS#1, PKCS#8 or SEC1, without a passphrase.
     pub key: PathBuf,
-}
-
-impl Identity {
-    /// Reads both files. Does not check that they match.
-    ///
-    /// # Errors
-    /// [`TlsError::File`] for the first file that cannot be used.
-    pub fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-        let chain = read_certificates(TlsFile::Certificate, &self.certificate)?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| file_error(TlsFile::Key, &self.key, fault_of(error, KEY)))?;
-        Ok((chain, key))
-    }
-}
-
-/// Trusted authorities: those in `ca`, else those of the system.
-///
-/// # Errors
-/// [`TlsError::File`] if `ca` cannot be used, [`TlsError::NoAuthorities`] if the system has none.
-pub fn trusted_authorities(ca: Option<&Path>) -> Result<RootCertStore, TlsError> {
-    let mut roots = RootCertStore::empty();
-    match ca {
-        Some(path) => {
-            for certificate in read_certificates(TlsFile::Ca, path)? {
-                let added = roots.add(certificate);
-                added.map_err(|_| file_error(TlsFile::Ca, path, Fault::Malformed(CERTIFICATE)))?;
-            }
-        }
-        // Trust stores of systems contain certificates that cannot be parsed; the others are enough.
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    if roots.is_empty() { Err(TlsError::NoAuthorities) } else { Ok(roots) }
-}
-
-/// At least one certificate.
-fn read_certificates(file: TlsFile, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).and_then(|certificates| certificates.collect());
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => {
-            Err(file_error(file, path, Fault::Missing(CERTIFICATE)))
-        }
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(file_error(file, path, fault_of(error, CERTIFICATE))),
-    }
 }
 
 pub(super) fn file_error(file: TlsFile, path: &Path, fault: Fault) -> TlsError {
     TlsError::File { file, path: path.to_owned(), fault }
 }
 
-/// Problem of `error`, without content of the file.
-fn fault_of(error: pem::Error, what: &'static str) -> Fault {
-    match error {
-        pem::Error::Io(error) => Fault::Unreadable(error),
-        pem::Error::NoItemsFound => Fault::Missing(what),
-        _ => Fault::Malformed(what),
+/// The content of the file at `path`.
+pub(super) fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
+    read_bounded(path).map_err(|error| file_error(file, path, Fault::Unreadable(error)))
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Without `NONBLOCK`, opening a FIFO waits for a writer, for ever.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
+    let mut content = Vec::new();
+    if file.take(MAX_FILE_BYTES + 1).read_to_end(&mut content)? as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("the file is larger than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(content)
 }

@@ -1,9 +1,32 @@
-//! TLS for clients and listeners: authorities, certificates and keys from files.
+//! TLS for clients and listeners: authorities, certificates and keys from files, reloaded when they change.
+//!
+//! [`Reloader`] is the one mechanism: a client or a listener registers its files with it and gets a handle whose
+//! handshakes use the latest valid files. Connections that are open keep theirs.
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use tollgate::tls::{ClientTls, Reloader, TlsError};
+//! # fn example(reloader: &Arc<Reloader>) -> Result<(), TlsError> {
+//! let tls = ClientTls { ca: Some("/certs/ca.crt".into()), identity: None, verify_hostname: true };
+//! let client = reloader.client("xds", &tls, &[b"h2"])?;
+//! let connector = tokio_rustls::TlsConnector::from(client.config());
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! The cryptography is ring's, chosen here and not by the process: a dependency may set another default.
 
 mod client;
+mod der;
 mod files;
+mod material;
+mod reload;
+mod server;
 
-pub use self::client::ClientTls;
-pub use self::files::{Fault, Identity, TlsError, TlsFile, trusted_authorities};
+pub use self::client::{ClientTls, LiveClient};
+pub use self::files::{Fault, Identity, TlsError, TlsFile};
+pub use self::reload::{CertificateStatus, Reloader, TlsStatus};
+pub use self::server::{ClientAuth, LiveServer, PeerName, ServerTls};
+
+#[cfg(test)]
+mod tests;

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tollgate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
-use tollgate::store::redis::{Credentials, Denials, Deployment, Endpoint, Redis, RedisSettings};
+use tollgate::store::redis::{
+    Credentials, Denials, Deployment, Endpoint, Redis, RedisContext, RedisSettings,
+};
 use tollgate::store::{Charge, Store as _};
-use tollgate::supervisor::Supervisor;
 
 const THREADS: usize = 2;
 const LASTING: Duration = Duration::from_secs(4);
@@ -203,8 +204,9 @@ fn main() {
     }
     for case in CASES {
         let denials = Some(Arc::new(Denials::new(16 << 20)));
-        let supervisor = Supervisor::detached();
-        let redis = Arc::new(Redis::watch(settings.clone(), None, denials, &supervisor).expect("no files"));
+        let redis = Arc::new(
+            Redis::watch(settings.clone(), None, denials, &RedisContext::detached()).expect("no files"),
+        );
         // Counters that are new cost more: they are made first.
         run(case, &redis, LASTING);
         server.reset_counts();

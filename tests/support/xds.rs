@@ -16,6 +16,7 @@ use tollgate::provider::publish::{PublishSettings, Publisher};
 use tollgate::provider::xds::{XdsProvider, XdsStatus};
 use tollgate::provider::{Handle, Role, Status};
 use tollgate::settings::Settings;
+use tollgate::tls::Reloader;
 
 use super::PATIENCE;
 use super::ads::AdsServer;
@@ -63,7 +64,9 @@ impl Client {
         }
         let status = publisher.status();
         let xds = settings.xds.expect("a management server");
-        let provider = XdsProvider::load(xds, publisher, clock, wake);
+        let certificates = Reloader::new(|| SystemClock.now());
+        let provider = XdsProvider::load(xds, publisher, clock, wake, &certificates).expect("files of use");
+        running.push(AbortOnDropHandle::new(tokio::spawn(async { drop(certificates.run().await) })));
         let xds = provider.status();
         running.push(AbortOnDropHandle::new(tokio::spawn(async { drop(provider.run().await) })));
         Self { rules, xds, handle, status, _running: running }

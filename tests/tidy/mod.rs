@@ -13,7 +13,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The path of a request with the memory store and the manual clock, which must be the service's own.
     ("lab", &["clock", "engine", "lab", "limiter", "store", "telemetry"]),
     ("limiter", &["clock", "engine", "store", "telemetry"]),
-    ("provider", &["clock", "engine", "pb", "provider", "tls"]),
+    ("file_watch", &[]),
+    ("provider", &["clock", "engine", "file_watch", "pb", "provider", "tls"]),
     (
         "server",
         &[
@@ -27,12 +28,13 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
             "supervisor",
             "telemetry",
+            "tls",
         ],
     ),
     ("store", &["clock", "engine", "store", "supervisor", "tls"]),
     ("supervisor", &[]),
-    ("telemetry", &["clock", "engine", "supervisor", "telemetry"]),
-    ("tls", &["tls"]),
+    ("telemetry", &["clock", "engine", "supervisor", "telemetry", "tls"]),
+    ("tls", &["engine", "file_watch", "tls"]),
     ("settings", &["engine", "provider", "server", "settings", "store", "telemetry", "tls"]),
     (
         "app",
@@ -66,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "settings",
             "store",
             "telemetry",
+            "tls",
         ],
     ),
 ];

@@ -31,6 +31,7 @@ const REASON_BYTES_MAX: usize = 4096;
 /// Client of a management server.
 pub(super) struct Client {
     settings: XdsSettings,
+    tls: Option<ConnectTls>,
     publisher: Publisher,
     clock: Arc<dyn Clock>,
     status: Arc<XdsStatus>,
@@ -89,7 +90,12 @@ enum Broken {
 }
 
 impl Client {
-    pub(super) fn new(settings: XdsSettings, publisher: Publisher, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        settings: XdsSettings,
+        publisher: Publisher,
+        clock: Arc<dyn Clock>,
+        tls: Option<ConnectTls>,
+    ) -> Self {
         let node = node(&settings.node_id, &settings.node_metadata);
         let protocol: Box<dyn Protocol> = match settings.variant {
             Variant::Sotw => Box::new(Sotw::new(node)),
@@ -99,6 +105,7 @@ impl Client {
         Self {
             status: Arc::new(XdsStatus::new(settings.server.to_string(), settings.variant)),
             settings,
+            tls,
             publisher,
             clock,
             cache,
@@ -148,11 +155,8 @@ impl Client {
     pub(super) async fn stream(&mut self) -> Result<End, JoinError> {
         let unconnected =
             |reason| End { reason, has_connected: false, has_delivered: false, retry: Retry::Soon };
-        let tls = match self.tls().await {
-            Ok(tls) => tls,
-            Err(reason) => return Ok(unconnected(reason)),
-        };
-        let channel = match connect(&self.settings.server, tls, self.settings.ping_interval).await {
+        let (tls, ping_interval) = (self.tls.as_ref(), self.settings.ping_interval);
+        let channel = match connect(&self.settings.server, tls, ping_interval).await {
             Ok(channel) => channel,
             Err(reason) => return Ok(unconnected(reason)),
         };
@@ -210,16 +214,6 @@ impl Client {
             }
             _ => (text(status), Retry::Soon),
         }
-    }
-
-    /// Reads the files of TLS.
-    async fn tls(&self) -> Result<Option<ConnectTls>, String> {
-        let Some(tls) = self.settings.tls.clone() else { return Ok(None) };
-        let read = spawn_blocking(move || tls.client.config()).await.map_err(|error| error.to_string())?;
-        let mut config = read.map_err(|error| error.to_string())?;
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let server_name = self.settings.tls.as_ref().and_then(|tls| tls.server_name.clone());
-        Ok(Some(ConnectTls { config: Arc::new(config), server_name }))
     }
 
     async fn follow(&mut self, stream: &mut Stream, mut responses: Responses) -> Broken {

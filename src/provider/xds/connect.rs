@@ -5,12 +5,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -18,6 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::tls::LiveClient;
 
 /// Upper bound on connecting to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +98,7 @@ impl fmt::Display for ServerAddress {
 /// TLS of a connection.
 #[derive(Clone)]
 pub(super) struct ConnectTls {
-    pub(super) config: Arc<ClientConfig>,
+    pub(super) client: LiveClient,
     /// Name that the certificate must have in place of the host.
     pub(super) server_name: Option<String>,
 }
@@ -112,10 +112,10 @@ type Io = Either<tokio_rustls::client::TlsStream<Plain>, Plain>;
 /// The reason, for each address that was tried.
 pub(super) async fn connect(
     address: &ServerAddress,
-    tls: Option<ConnectTls>,
+    tls: Option<&ConnectTls>,
     ping_interval: Option<Duration>,
 ) -> Result<Channel, String> {
-    let io = dial(address, tls.as_ref()).await?;
+    let io = dial(address, tls).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let uri =
         |scheme| Uri::builder().scheme(scheme).authority(address.authority()).path_and_query("/").build();
@@ -160,14 +160,17 @@ async fn dial(address: &ServerAddress, tls: Option<&ConnectTls>) -> Result<Io, S
             Either::Right(connected.map_err(|error| format!("{}: {error}", path.display()))?)
         }
     };
-    let Some(ConnectTls { config, server_name }) = tls else { return Ok(Either::Right(stream)) };
+    let Some(ConnectTls { client, server_name }) = tls else { return Ok(Either::Right(stream)) };
     let name = server_name.as_deref().unwrap_or_else(|| address.host());
     let server_name =
         ServerName::try_from(name.to_owned()).map_err(|_| format!("'{name}' is not the name of a server"))?;
-    let handshake = TlsConnector::from(Arc::clone(config)).connect(server_name, stream);
+    let handshake = TlsConnector::from(client.config()).connect(server_name, stream);
     match timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => Ok(Either::Left(stream)),
-        Ok(Err(error)) => Err(format!("{address}: TLS handshake for the name '{name}' failed: {error}")),
+        Ok(Err(error)) => {
+            let error = client.explain(error.to_string());
+            Err(format!("{address}: TLS handshake for the name '{name}' failed: {error}"))
+        }
         Err(_) => Err(format!("{address}: TLS handshake timed out")),
     }
 }

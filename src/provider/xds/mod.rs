@@ -33,9 +33,10 @@ use self::backoff::Backoff;
 use self::client::{Client, End};
 use super::publish::Publisher;
 use crate::clock::Clock;
-use crate::tls::ClientTls;
+use crate::tls::{ClientTls, Reloader, TlsError};
 
 pub use self::backoff::BackoffSettings;
+use self::connect::ConnectTls;
 pub use self::connect::ServerAddress;
 pub use self::protocol::Variant;
 pub use self::resource::Resource;
@@ -94,17 +95,27 @@ pub struct XdsProvider {
 
 impl XdsProvider {
     /// Publishes the rules of an earlier run, if there is a file of them, blocking the thread while it reads. A
-    /// notification of `wake` ends a wait between attempts.
+    /// notification of `wake` ends a wait between attempts. Each connection uses the files of TLS that `certificates`
+    /// read last.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the first file that cannot be used, and why.
     pub fn load(
         settings: XdsSettings,
         publisher: Publisher,
         clock: Arc<dyn Clock>,
         wake: Arc<Notify>,
-    ) -> Self {
+        certificates: &Reloader,
+    ) -> Result<Self, TlsError> {
+        let tls = settings.tls.as_ref().map(|XdsTls { client, server_name }| {
+            let client = certificates.client("xds", client, &[b"h2"])?;
+            Ok(ConnectTls { client, server_name: server_name.clone() })
+        });
+        let tls = tls.transpose()?;
         let backoff = Backoff::new(settings.backoff);
-        let mut client = Client::new(settings, publisher, clock);
+        let mut client = Client::new(settings, publisher, clock, tls);
         client.load_cache();
-        Self { client, backoff, wake }
+        Ok(Self { client, backoff, wake })
     }
 
     /// State of the connection.

@@ -125,8 +125,8 @@ pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
     }
     // The files are the same for both.
     let Some(tls) = both.iter().find_map(|(_, settings)| settings.tls.as_ref()) else { return };
-    match tls.config() {
-        Ok(_) => {}
+    match tls.check() {
+        Ok(()) => {}
         Err(TlsError::File { file, path, fault }) => {
             let (name, expected) = match file {
                 TlsFile::Ca => ("REDIS_TLS_CACERT", "a file of certificates"),

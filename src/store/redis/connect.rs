@@ -15,9 +15,9 @@ use super::reply::Reply;
 use super::settings::ServerClock;
 use super::status::Nodes;
 use super::wire::{Command, FredWire, Wire, in_words};
-use super::{Endpoint, Login, RedisSettings};
+use super::{Endpoint, Login, RedisContext, RedisSettings};
 use crate::supervisor::Supervisor;
-use crate::tls::TlsError;
+use crate::tls::{LiveClient, TlsError};
 
 /// Upper bound on the time from a connection that stands to the reply to its first commands.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(1);
@@ -53,7 +53,7 @@ pub(super) struct ConnectConfig {
     pub(super) supervisor: Supervisor,
     /// State of the nodes, as all cores see it.
     pub(super) nodes: Nodes,
-    tls: Option<TlsConnector>,
+    tls: Option<LiveClient>,
     #[cfg(test)]
     network: Option<Arc<dyn Network>>,
 }
@@ -68,18 +68,18 @@ pub(super) trait Network: Send + Sync {
 }
 
 impl ConnectConfig {
-    /// Reads the files that TLS needs, where it is asked for.
+    /// Reads the files that TLS needs, if it is used, and has them reloaded.
     pub(super) fn new(
         settings: RedisSettings,
         clock: ServerClock,
-        supervisor: &Supervisor,
+        context: &RedisContext,
     ) -> Result<Arc<Self>, TlsError> {
-        let tls = settings.tls.as_ref().map(|tls| tls.config()).transpose()?;
-        let tls = tls.map(TlsConnector::from);
+        let tls = settings.tls.as_ref().map(|tls| context.certificates.client("redis", tls, &[]));
+        let tls = tls.transpose()?;
         Ok(Arc::new(Self {
             settings,
             clock,
-            supervisor: supervisor.clone(),
+            supervisor: context.supervisor.clone(),
             nodes: Nodes::default(),
             tls,
             #[cfg(test)]
@@ -174,7 +174,7 @@ async fn open(
         username,
         password,
         database,
-        tls: config.tls.clone().map(TlsConfig::from),
+        tls: config.tls.as_ref().map(tls_config),
         fail_fast: true,
         ..Config::default()
     };
@@ -189,6 +189,11 @@ async fn open(
     let wire = FredWire::new(client.with_options(&options), client.connect());
     client.wait_for_connect().await.map_err(|error| in_words(&error))?;
     Ok(Box::new(wire))
+}
+
+/// A connection takes the latest certificates at its handshake.
+fn tls_config(tls: &LiveClient) -> TlsConfig {
+    TlsConfig::from(TlsConnector::from(tokio_rustls::TlsConnector::from(tls.config())))
 }
 
 fn server_config(server: &Endpoint) -> ServerConfig {

@@ -52,9 +52,10 @@ pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings
 use self::slot_groups::{Clusters, SlotGroups, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
 use super::{Charge, ChargeFuture, Readings, Store, StoreError, is_group};
+use crate::clock::{Clock as _, SystemClock};
 use crate::engine::{Hits, Timestamp};
 use crate::supervisor::Supervisor;
-use crate::tls::TlsError;
+use crate::tls::{Reloader, TlsError};
 
 /// What every core's store is made from: what is known of the servers is known to all of them.
 #[derive(Debug)]
@@ -65,10 +66,27 @@ pub struct Redis {
     listing: Arc<Mutex<()>>,
 }
 
+/// Services of the process that the store uses.
+#[derive(Clone, Debug)]
+pub struct RedisContext {
+    /// Receives the ends of tasks.
+    pub supervisor: Supervisor,
+    /// Reloads the files of TLS.
+    pub certificates: Arc<Reloader>,
+}
+
+impl RedisContext {
+    /// Without supervision, and with files that are read once.
+    pub fn detached() -> Self {
+        Self { supervisor: Supervisor::detached(), certificates: Reloader::new(|| SystemClock.now()) }
+    }
+}
+
 impl Redis {
     /// Begins to ask where the servers are, in the runtime it is called in, for as long as this or a
     /// store lives. Limits per second are counted in `per_second`, where there is one. What `denials`
-    /// know is not asked about. Tasks are reported to `supervisor` if they end.
+    /// know is not asked about. Tasks are reported to `context`'s supervisor if they end, and new connections use
+    /// the certificates that its reloader read last.
     ///
     /// # Errors
     /// Where TLS is asked for: a file that is of no use, and why.
@@ -76,9 +94,9 @@ impl Redis {
         all: RedisSettings,
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
-        supervisor: &Supervisor,
+        context: &RedisContext,
     ) -> Result<Self, TlsError> {
-        Self::watch_by(ServerClock::Own, all, per_second, denials, supervisor)
+        Self::watch_by(ServerClock::Own, all, per_second, denials, context)
     }
 
     fn watch_by(
@@ -86,10 +104,10 @@ impl Redis {
         all: RedisSettings,
         per_second: Option<RedisSettings>,
         denials: Option<Arc<Denials>>,
-        supervisor: &Supervisor,
+        context: &RedisContext,
     ) -> Result<Self, TlsError> {
         let watch = |settings| {
-            let config = ConnectConfig::new(settings, clock, supervisor)?;
+            let config = ConnectConfig::new(settings, clock, context)?;
             let discovery = Discovery::watch(&config);
             Ok((config, discovery))
         };
@@ -142,7 +160,7 @@ impl RedisStore {
     /// # Errors
     /// As with [`Redis::watch`].
     pub fn connect(settings: &RedisSettings) -> Result<Self, TlsError> {
-        Ok(Redis::watch(settings.clone(), None, None, &Supervisor::detached())?.store())
+        Ok(Redis::watch(settings.clone(), None, None, &RedisContext::detached())?.store())
     }
 
     /// The same, going by the time that callers pass in where production goes by the server's: for tests of
@@ -152,8 +170,8 @@ impl RedisStore {
     /// As with [`Redis::watch`].
     #[doc(hidden)]
     pub fn connect_by_callers_clock(settings: &RedisSettings) -> Result<Self, TlsError> {
-        let supervisor = Supervisor::detached();
-        Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None, &supervisor)?.store())
+        let context = RedisContext::detached();
+        Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None, &context)?.store())
     }
 
     /// The same servers over the same connections, and in the same batches, with other `denials`: for
