@@ -3,6 +3,7 @@
 //! [`run`] assembles the parts and serves until shutdown. The program, the tests and programs that embed
 //! tollgate all use it: it installs no signal handler, logger or other process-wide state.
 
+mod certificates;
 mod exporters;
 mod rules;
 mod stores;
@@ -31,7 +32,7 @@ use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::LOG_LINES_DROPPED;
-use crate::tls::{Reloader, TlsError};
+use crate::tls::TlsError;
 
 pub use crate::server::Shutdown;
 
@@ -116,7 +117,7 @@ impl App {
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (supervisor, ends) = Supervisor::new();
-        let certificates = certificates(&clock);
+        let certificates = certificates::reloader(&clock);
         let tls = ListenerTls::load(&settings.serve, &certificates)?;
         let LiveRules { rules, handle, metrics, xds } =
             rules::load(&settings, &clock, &supervisor, &certificates)?;
@@ -125,9 +126,7 @@ impl App {
             .as_ref()
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
-        if !certificates.is_empty() {
-            supervisor.spawn("certificate reloader", reload(certificates));
-        }
+        certificates::supervise(certificates, &supervisor, &metrics);
         let shared = Shared { rules, candidate, clock, metrics };
         let provider = handle;
         Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
@@ -228,18 +227,6 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
         modes: settings.modes,
         candidate: None,
     })
-}
-
-/// The reloader of every certificate and key of the process.
-fn certificates(clock: &Arc<dyn Clock>) -> Arc<Reloader> {
-    let clock = Arc::clone(clock);
-    Reloader::new(move || clock.now())
-}
-
-/// Reloads certificates for as long as the service runs; the supervisor reports the end.
-async fn reload(certificates: Arc<Reloader>) {
-    let Err(error) = certificates.run().await;
-    tracing::error!(%error, "certificate reloader ended");
 }
 
 /// The factory of core contexts.

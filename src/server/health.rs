@@ -20,6 +20,15 @@ const NAMES: [&str; 3] = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimit
 /// Upper bound on rule errors in the detail, which any client may request at any rate.
 const SHOWN_ERRORS: usize = 10;
 
+/// Rules that a replica needs before it is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthPolicy {
+    /// True if rules without a domain are not enough.
+    pub needs_a_domain: bool,
+    /// True if the first rules may come later; requests fail until then.
+    pub ready_without_rules: bool,
+}
+
 /// Health of this replica.
 #[derive(Clone)]
 pub(super) struct Health {
@@ -27,8 +36,7 @@ pub(super) struct Health {
     /// Whether the store is reachable; `None` if health does not depend on it.
     store: Option<watch::Receiver<bool>>,
     draining: watch::Sender<bool>,
-    /// Whether a rule set without a domain is unhealthy.
-    needs_a_domain: bool,
+    policy: HealthPolicy,
     /// Connection to the management server, where there is one.
     xds: Option<Arc<XdsStatus>>,
     grpc: HealthReporter,
@@ -37,12 +45,12 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(
         rules: watch::Receiver<provider::Status>,
-        needs_a_domain: bool,
+        policy: HealthPolicy,
         store: Option<watch::Receiver<bool>>,
         xds: Option<Arc<XdsStatus>>,
     ) -> Self {
         let draining = watch::Sender::new(false);
-        Self { rules, store, draining, needs_a_domain, xds, grpc: HealthReporter::new() }
+        Self { rules, store, draining, policy, xds, grpc: HealthReporter::new() }
     }
 
     /// gRPC health service; [`Health::report`] must run to keep it up to date.
@@ -57,8 +65,9 @@ impl Health {
 
     pub(super) fn is_ready(&self) -> bool {
         let rules = self.rules.borrow();
-        let has_rules = rules.loaded_at.is_some() && (rules.domains > 0 || !self.needs_a_domain);
-        has_rules && self.has_store() && !*self.draining.borrow()
+        let has_rules = rules.loaded_at.is_some() || self.policy.ready_without_rules;
+        let has_domain = rules.domains > 0 || !self.policy.needs_a_domain;
+        has_rules && has_domain && self.has_store() && !*self.draining.borrow()
     }
 
     fn has_store(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -202,7 +202,29 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
     outcome
 }
 
+/// Listens on `address`. `::` is every address of the machine, which has none of IPv6 if that is switched off.
 fn bind_address(address: SocketAddr) -> io::Result<Listener> {
+    bind_or_fall_back(address, bind_socket)
+}
+
+fn bind_or_fall_back<T>(address: SocketAddr, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind(address) {
+        Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && lacks_ipv6(&error) => {
+            let all_ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            tracing::warn!(%error, %address, instead = %all_ipv4, "IPv6 is not available, listening on IPv4 alone");
+            bind(all_ipv4)
+        }
+        outcome => outcome,
+    }
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].contains(&errno))
+}
+
+fn bind_socket(address: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // `::` accepts IPv4 too.
@@ -237,6 +259,33 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_of_ipv6_include_those_of_ipv4() {
+        let listener = bind_address(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))).unwrap();
+        let Address::Tcp { port, .. } = listener.address().unwrap() else { panic!("it has a port") };
+        let (accepted, peer) =
+            tokio::join!(listener.accept(), tokio::net::TcpStream::connect(("127.0.0.1", port)));
+        assert!(accepted.unwrap().is_local() && peer.is_ok());
+    }
+
+    #[test]
+    fn without_ipv6_all_addresses_are_those_of_ipv4() {
+        let lacks = |errno: rustix::io::Errno| {
+            move |address: SocketAddr| {
+                if address.is_ipv6() { Err(io::Error::from(errno)) } else { Ok(address) }
+            }
+        };
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 8081));
+        for errno in [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL] {
+            let bound = bind_or_fall_back(all, lacks(errno)).unwrap();
+            assert_eq!(bound, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8081)));
+            // An address that was asked for by itself has no substitute.
+            let one = SocketAddr::from((Ipv6Addr::LOCALHOST, 8081));
+            assert!(bind_or_fall_back(one, lacks(errno)).is_err());
+        }
+        assert!(bind_or_fall_back(all, lacks(rustix::io::Errno::ADDRINUSE)).is_err());
+    }
 
     #[tokio::test]
     async fn a_peer_that_is_gone_is_noticed_whether_or_not_it_owes_an_answer() {

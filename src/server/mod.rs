@@ -54,6 +54,7 @@ pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{CoreContext, CoreFactory};
 pub use self::explain::Explainer;
+pub use self::health::HealthPolicy;
 pub use self::listen::{Address, BindError};
 pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
@@ -93,8 +94,8 @@ pub struct ServeSettings {
     pub grpc_tls: Option<ServerTls>,
     /// TLS of the HTTP listener; `None` for plain text.
     pub http_tls: Option<ServerTls>,
-    /// Whether a rule set without a domain is unhealthy.
-    pub needs_a_domain: bool,
+    /// Rules that the service needs before it is ready.
+    pub health: HealthPolicy,
     /// Delay between the shutdown request and the end of accepting connections, during which health checks
     /// fail, so that load balancers drain this replica.
     pub shutdown_delay: Duration,
@@ -224,7 +225,7 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let xds = parts.xds.clone();
-    let health = Health::new(parts.rules_status, settings.needs_a_domain, parts.store_reached, xds);
+    let health = Health::new(parts.rules_status, settings.health, parts.store_reached, xds);
     // Follows `shutdown` after its delays.
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();

@@ -15,8 +15,8 @@ use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
 use crate::provider::files::FileSettings;
 use crate::server::{
-    Address, AnswerSettings, BodySettings, ConnectionSettings, HeaderNames, HeaderStyle, ListenSettings,
-    ServeSettings,
+    Address, AnswerSettings, BodySettings, ConnectionSettings, HeaderNames, HeaderStyle, HealthPolicy,
+    ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{LogFormat, LogSettings};
@@ -128,10 +128,14 @@ fn serve(raw: &RawListeners, rules: &RawRules, tls: tls::ListenerTls, reader: &m
             .as_deref()
             .map(|text| reader.number("MAX_CONNECTIONS_PER_ADDRESS", text, 1..=1_000_000)),
         threads: raw.threads.as_deref().map(|text| reader.number("THREADS", text, 1..=1_024)),
-        needs_a_domain: reader.boolean(
-            "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED",
-            &rules.healthy_with_at_least_one_config_loaded,
-        ),
+        health: HealthPolicy {
+            needs_a_domain: reader.boolean(
+                "HEALTHY_WITH_AT_LEAST_ONE_CONFIG_LOADED",
+                &rules.healthy_with_at_least_one_config_loaded,
+            ),
+            ready_without_rules: reader
+                .boolean("FORCE_START_WITHOUT_INITIAL_CONFIG", &rules.force_start_without_initial_config),
+        },
     }
 }
 

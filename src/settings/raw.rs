@@ -35,7 +35,8 @@ pub struct RawSettings {
 /// Listeners.
 #[derive(Args, Debug)]
 pub(super) struct RawListeners {
-    /// Address of the HTTP listener: `POST /json`, `POST /v1/check` and `GET /healthcheck`.
+    /// Address of the HTTP listener: `POST /json`, `POST /v1/check` and the probes `/healthcheck`, `/livez` and
+    /// `/readyz`. `::` listens on IPv6 and IPv4, or on IPv4 alone if the machine has no IPv6.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) host: String,
     /// Port of the HTTP listener; 0 for a free one.
@@ -163,6 +164,9 @@ pub(super) struct RawRules {
     /// Count nothing for a denied request, unless the rule sets `charge`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) stop_cache_key_increment_when_overlimit: String,
+    /// Report SERVING before the first rules are there; calls fail until then.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) force_start_without_initial_config: String,
     /// Report NOT_SERVING while no domain has rules.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) healthy_with_at_least_one_config_loaded: String,

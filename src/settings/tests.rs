@@ -343,6 +343,20 @@ fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
     let ignored: Vec<_> = settings.ignored.iter().map(|ignored| ignored.name).collect();
     assert_eq!(ignored, ["REDIS_POOL_SIZE"]);
     assert!(settings.statsd.is_none());
+    assert!(settings.serve.health.ready_without_rules);
+}
+
+/// Envoy Gateway has no setting for counters in memory: it always names a Redis, and may name files for TLS to it.
+#[test]
+fn a_backend_that_is_memory_takes_precedence_over_the_address_of_redis() {
+    let settings = read_well(&[
+        ("BACKEND_TYPE", "memory"),
+        ("REDIS_URL", "redis.svc:6379"),
+        ("REDIS_TLS", "true"),
+        ("REDIS_TLS_CLIENT_CERT", "/redis-certs/tls.crt"),
+        ("REDIS_TLS_CLIENT_KEY", "/redis-certs/tls.key"),
+    ]);
+    assert!(matches!(settings.store, StoreSettings::Memory), "{:?}", settings.store);
 }
 
 #[test]

@@ -27,6 +27,7 @@ enum Harmless {
 const IGNORED: &[Unsupported] = {
     use Harmless::{Bool, Texts};
     const PIPELINE: &str = "hits are always batched";
+    const MEMCACHE: &str = "counters are in memory or in Redis";
     const POOL: &str = "each thread has one connection to each primary";
     const fn unsupported(name: &'static str, harmless: Harmless, instead: &'static str) -> Unsupported {
         Unsupported { ignored: Ignored { name, instead }, harmless }
@@ -34,10 +35,20 @@ const IGNORED: &[Unsupported] = {
     &[
         unsupported("RUNTIME_IGNOREDOTFILES", Bool(true), "entries that begin with a dot are always ignored"),
         unsupported(
-            "FORCE_START_WITHOUT_INITIAL_CONFIG",
-            Bool(true),
-            "the service always starts, and is not ready until there are good rules",
+            "RUNTIME_WATCH_ROOT",
+            Texts(&["true", "false"]),
+            "rule files and the links that lead to them are always watched",
         ),
+        unsupported("PROTO", Texts(&["tcp"]), "listeners use TCP, or a Unix socket with GRPC_UDS"),
+        unsupported("MEMCACHE_HOST_PORT", Texts(&[]), MEMCACHE),
+        unsupported("MEMCACHE_MAX_IDLE_CONNS", Texts(&["2"]), MEMCACHE),
+        unsupported("MEMCACHE_SRV", Texts(&[]), MEMCACHE),
+        unsupported("MEMCACHE_SRV_REFRESH", Texts(&["0", "0s"]), MEMCACHE),
+        unsupported("MEMCACHE_TLS", Bool(false), MEMCACHE),
+        unsupported("MEMCACHE_TLS_CLIENT_CERT", Texts(&[]), MEMCACHE),
+        unsupported("MEMCACHE_TLS_CLIENT_KEY", Texts(&[]), MEMCACHE),
+        unsupported("MEMCACHE_TLS_CACERT", Texts(&[]), MEMCACHE),
+        unsupported("MEMCACHE_TLS_SKIP_HOSTNAME_VERIFICATION", Bool(false), MEMCACHE),
         unsupported(
             "GRPC_SERVER_TLS_CA_CERT",
             Texts(&[]),
@@ -95,7 +106,9 @@ mod tests {
     fn what_will_not_happen_is_said_and_what_nobody_asked_for_is_not() {
         for (name, silent, told) in [
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
-            ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true", "false"),
+            ("RUNTIME_WATCH_ROOT", "false", "maybe"),
+            ("MEMCACHE_TLS", "false", "true"),
+            ("MEMCACHE_MAX_IDLE_CONNS", "2", "8"),
             ("REDIS_POOL_SIZE", "10", "20"),
             ("REDIS_PIPELINE_WINDOW", "0s", "150us"),
             ("REDIS_PIPELINE_WINDOW", "0", "1s"),

@@ -45,6 +45,7 @@ impl ClientTls {
 #[derive(Clone, Debug)]
 pub struct LiveClient {
     config: Arc<ClientConfig>,
+    ca: Option<PathBuf>,
     material: watch::Receiver<Arc<ClientMaterial>>,
 }
 
@@ -71,12 +72,23 @@ impl LiveClient {
         // A resumed session would go by the authorities and the certificate of its first handshake.
         config.resumption = Resumption::disabled();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Self { config: Arc::new(config), material })
+        Ok(Self { config: Arc::new(config), ca: settings.ca.clone(), material })
     }
 
     /// Configuration of every connection. Its handshakes use the latest files.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// `error`, of a connection, with the authorities that are trusted if none of them signed the server's certificate.
+    pub fn explain(&self, error: String) -> String {
+        if !error.contains("UnknownIssuer") {
+            return error;
+        }
+        match &self.ca {
+            Some(path) => format!("{error}; the trusted authorities are in {}", path.display()),
+            None => format!("{error}; the trusted authorities are the system's"),
+        }
     }
 
     /// Waits until the files have changed since the last call: long-lived connections are due for renewal. Never

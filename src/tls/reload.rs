@@ -41,7 +41,9 @@ pub struct TlsStatus {
     pub failures: u64,
     /// False while the files are invalid and those before them are in force.
     pub last_reload_successful: bool,
-    /// Number of handshakes of clients that failed; 0 for a client of ours.
+    /// True for a listener, false for a client.
+    pub is_listener: bool,
+    /// Number of handshakes of clients of the listener that failed.
     pub handshake_failures: u64,
     /// Files of certificates that are in force.
     pub certificates: Vec<CertificateStatus>,
@@ -76,7 +78,8 @@ struct Entry {
     /// Puts what the files mean into force.
     apply: Box<dyn Fn(Material) -> Result<(), TlsError> + Send>,
     status: TlsStatus,
-    handshake_failures: Arc<AtomicU64>,
+    /// `None` for a client.
+    handshake_failures: Option<Arc<AtomicU64>>,
     /// Error of the last read.
     error: Option<String>,
     /// Files whose coming expiry was logged, and whether they had expired.
@@ -104,7 +107,7 @@ impl Reloader {
         alpn: &[&[u8]],
     ) -> Result<LiveClient, TlsError> {
         let make = |material| Ok(Arc::new(ClientMaterial::new(material)?));
-        let material = self.register(user, settings.files(), Arc::default(), make)?;
+        let material = self.register(user, settings.files(), None, make)?;
         LiveClient::new(settings, alpn, material)
     }
 
@@ -122,7 +125,7 @@ impl Reloader {
         let ca = files.ca.clone();
         let failures = Arc::default();
         let make = move |material| settings.config(material, alpn);
-        let config = self.register(user, files, Arc::clone(&failures), make)?;
+        let config = self.register(user, files, Some(Arc::clone(&failures)), make)?;
         Ok(LiveServer::new(user, config, ca, failures))
     }
 
@@ -130,7 +133,7 @@ impl Reloader {
         &self,
         user: &'static str,
         files: Files,
-        handshake_failures: Arc<AtomicU64>,
+        handshake_failures: Option<Arc<AtomicU64>>,
         make: impl Fn(Material) -> Result<Arc<T>, TlsError> + Send + 'static,
     ) -> Result<watch::Receiver<Arc<T>>, TlsError> {
         let now = (self.now)();
@@ -143,6 +146,7 @@ impl Reloader {
             reloads: 0,
             failures: 0,
             last_reload_successful: true,
+            is_listener: handshake_failures.is_some(),
             handshake_failures: 0,
             certificates,
         };
@@ -173,7 +177,10 @@ impl Reloader {
     /// State of the files of every client and listener.
     pub fn statuses(&self) -> Vec<TlsStatus> {
         let status = |entry: &Entry| TlsStatus {
-            handshake_failures: entry.handshake_failures.load(Ordering::Relaxed),
+            handshake_failures: entry
+                .handshake_failures
+                .as_ref()
+                .map_or(0, |failures| failures.load(Ordering::Relaxed)),
             ..entry.status.clone()
         };
         self.registered.lock().entries.iter().map(status).collect()

@@ -9,6 +9,7 @@ pub(crate) mod envoy;
 pub(crate) mod held;
 pub(crate) mod http2;
 pub(crate) mod load;
+pub(crate) mod pki;
 pub(crate) mod pod;
 pub(crate) mod ports;
 pub(crate) mod process;

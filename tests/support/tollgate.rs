@@ -64,6 +64,11 @@ impl Tollgate {
         panic!("tollgate ends as soon as it is started: {printed}");
     }
 
+    /// A service that has just been started.
+    pub(crate) fn spawn(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
+        Self::launch("", rules, environment, Output::default())
+    }
+
     /// A healthy service that prints elsewhere.
     pub(crate) async fn start_to(to: Output, rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
         let mut service = Self::launch("", rules, environment, to);

@@ -1,4 +1,4 @@
-//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check` and `/healthcheck`.
+//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check`, `/healthcheck`, `/livez` and `/readyz`.
 
 mod call;
 mod check;
@@ -25,19 +25,31 @@ struct Endpoint {
     own_names: Arc<[String]>,
 }
 
-/// `/json`, `/v1/check` and `/healthcheck`. `own_names` are host names of the listener.
+/// `/json`, `/v1/check`, and the probes `/healthcheck`, `/livez` and `/readyz`. `own_names` are host names of the listener.
 pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: Arc<[String]>) -> Router {
     let endpoint = Endpoint { service, own_names };
     Router::new()
         .route("/json", any(json).with_state(endpoint.clone()))
         .route("/v1/check", any(check).with_state(endpoint))
-        .route("/healthcheck", get(healthcheck).with_state(health))
+        .route("/healthcheck", get(healthcheck).with_state(health.clone()))
+        .route("/readyz", get(readyz).with_state(health))
+        .route("/livez", get(async || "OK"))
 }
 
+/// 500 while the replica is not ready, as from envoyproxy/ratelimit.
 async fn healthcheck(State(health): State<Health>, headers: HeaderMap) -> Response {
+    health_response(&health, &headers, StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// 503 while the replica is not ready.
+async fn readyz(State(health): State<Health>, headers: HeaderMap) -> Response {
+    health_response(&health, &headers, StatusCode::SERVICE_UNAVAILABLE)
+}
+
+fn health_response(health: &Health, headers: &HeaderMap, not_ready: StatusCode) -> Response {
     let is_ready = health.is_ready();
-    let status = if is_ready { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    if wants_json(&headers) {
+    let status = if is_ready { StatusCode::OK } else { not_ready };
+    if wants_json(headers) {
         return json_response(status, health.detail().to_string());
     }
     (status, if is_ready { "OK" } else { "NOT_SERVING" }).into_response()

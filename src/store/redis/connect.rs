@@ -187,7 +187,10 @@ async fn open(
         ..Options::default()
     };
     let wire = FredWire::new(client.with_options(&options), client.connect());
-    client.wait_for_connect().await.map_err(|error| in_words(&error))?;
+    client.wait_for_connect().await.map_err(|error| match &config.tls {
+        Some(tls) => tls.explain(in_words(&error)),
+        None => in_words(&error),
+    })?;
     Ok(Box::new(wire))
 }
 

@@ -90,6 +90,17 @@ metrics! {
     /// Request bodies that were dropped before they had arrived in full, by reason.
     Counter INCOMPLETE_REQUEST_BODIES "tollgate_incomplete_request_bodies" ["reason"] Derived;
 
+    /// Unix time at which a file of certificates expires: with the first of a chain, or the last of several CAs.
+    Gauge TLS_CERTIFICATE_EXPIRY "tollgate_tls_certificate_expiry_timestamp_seconds" ["use", "file"] Derived;
+    /// Reloads of certificates and keys.
+    Counter TLS_RELOADS "tollgate_tls_reloads" ["use"] Derived;
+    /// Changes of certificates and keys that were rejected.
+    Counter TLS_RELOAD_FAILURES "tollgate_tls_reload_failures" ["use"] Derived;
+    /// Clients and listeners that keep earlier certificates, because the files are invalid.
+    Gauge TLS_STALE_FILES "tollgate_tls_stale_files" ["use"] Derived;
+    /// TLS handshakes of clients that failed.
+    Counter TLS_HANDSHAKE_FAILURES "tollgate_tls_handshake_failures" ["listener"] Derived;
+
     /// Connections to a Redis node: one for each core.
     Gauge REDIS_CONNECTIONS "tollgate_redis_connections" ["node"] Derived;
     /// Connections to a Redis node that are up.
