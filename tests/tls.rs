@@ -173,6 +173,55 @@ async fn clients_without_the_right_certificate_are_turned_away_and_reported() {
     );
 }
 
+/// Runs a command of the program to its end.
+async fn command(args: &[&str]) -> (Option<i32>, String) {
+    let args: Vec<_> = args.iter().map(ToString::to_string).collect();
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let output = command.env_clear().args(args).output().expect("the program runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    };
+    tokio::task::spawn_blocking(run).await.expect("it ends")
+}
+
+#[tokio::test]
+async fn query_and_bench_connect_over_mutual_tls() {
+    let pki = Pki::new();
+    let (ours, other) = (pki.authority("ours"), pki.authority("other"));
+    let server = pki.pair(&ours, "server", "limits.example");
+    let client = pki.pair(&ours, "client", "operator.example");
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let ca = text(&ours.path);
+    let service = start(&server, &[("GRPC_CLIENT_TLS_CACERT", &ca)]).await;
+    let address = format!("127.0.0.1:{}", service.grpc);
+    let (certificate, key) = (text(&client.certificate), text(&client.key));
+    let tls = ["--address", &address, "--tls-cacert", &ca, "--tls-cert", &certificate, "--tls-key", &key];
+    let named = ["--tls-server-name", "limits.example"];
+
+    let query = [&["query", "-d", "example", "user=a"][..], &tls].concat();
+    let (code, printed) = command(&[&query[..], &named].concat()).await;
+    assert_eq!(code, Some(0), "{printed}");
+    let (code, printed) = command(&[&query[..], &["--tls-skip-hostname-verification"]].concat()).await;
+    assert_eq!(code, Some(0), "{printed}");
+    let (code, printed) = command(&query).await;
+    assert!(code == Some(1) && printed.contains("not valid for name"), "{printed}");
+
+    let other_ca = text(&other.path);
+    let untrusted = ["query", "-d", "example", "user=a", "--address", &address, "--tls-cacert", &other_ca];
+    let (code, printed) = command(&[&untrusted[..], &named].concat()).await;
+    let expected = format!("UnknownIssuer; the trusted authorities are in {other_ca}");
+    assert!(code == Some(1) && printed.contains(&expected), "{printed}");
+    let (code, printed) = command(&["query", "-d", "example", "user=a", "--address", &address]).await;
+    assert_eq!(code, Some(1), "in plain text: {printed}");
+
+    let bench = ["bench", "--duration", "300ms", "--warmup", "0s", "--connections", "2", "--json"];
+    let (code, printed) = command(&[&bench[..], &tls, &named].concat()).await;
+    assert_eq!(code, Some(0), "{printed}");
+    let failures = metrics(&service).await;
+    assert!(failures.contains("ratelimit_service_rate_limit_total_hits"), "{failures}");
+}
+
 /// Waits until the server closes `stream`; what it sent until then.
 async fn until_closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut received = Vec::new();

@@ -22,6 +22,7 @@ use tonic::Code;
 use super::summary::{CallOutcome, Failure};
 use super::target::Target;
 use crate::pb;
+use crate::tls::TlsClient;
 
 /// Upper bound on connecting, the HTTP/2 preface included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ struct OverallCode {
 /// A connection, for as many requests at a time as the service allows.
 pub(super) struct Connection {
     target: Target,
+    /// `None` for plain text.
+    tls: Option<TlsClient>,
     /// Start of every request: method, path and headers.
     head: Request<()>,
     /// Of the connection that is up.
@@ -59,8 +62,13 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects, and keeps the connection up from then on. Needs a `LocalSet` around it.
-    pub(super) async fn open(target: Target, timeout: Duration) -> anyhow::Result<Rc<Self>> {
-        let uri = format!("http://{}{}", target.authority(), pb::SHOULD_RATE_LIMIT);
+    pub(super) async fn open(
+        target: Target,
+        tls: Option<TlsClient>,
+        timeout: Duration,
+    ) -> anyhow::Result<Rc<Self>> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{}", target.authority(), pb::SHOULD_RATE_LIMIT);
         let head = Request::builder()
             .method(Method::POST)
             .uri(uri)
@@ -72,6 +80,7 @@ impl Connection {
             .body(())?;
         let connection = Rc::new(Self {
             target,
+            tls,
             head,
             sender: RefCell::new(None),
             generation: Cell::new(0),
@@ -88,8 +97,10 @@ impl Connection {
     async fn connect(self: &Rc<Self>) -> anyhow::Result<()> {
         let target = &self.target;
         let no_answer = || format!("no connection to {target} within {CONNECT_TIMEOUT:?}");
-        let socket =
-            timeout(CONNECT_TIMEOUT, target.connect()).await.with_context(no_answer)?.map_err(|error| {
+        let socket = timeout(CONNECT_TIMEOUT, target.connect(self.tls.as_ref()))
+            .await
+            .with_context(no_answer)?
+            .map_err(|error| {
                 anyhow!(
                     "cannot reach a rate-limit service at {target}: {error}\nDoes one run there? `tollgate` \
                  starts one, and --address says where it listens for gRPC."
@@ -122,7 +133,7 @@ impl Connection {
             pong.map_err(|_| {
                 anyhow!(
                     "what listens at {target} does not speak gRPC\n--address says where the service listens \
-                     for gRPC; its port for HTTP is another one."
+                     for gRPC; its port for HTTP is another one. A port with TLS needs --tls."
                 )
             })?;
         }
@@ -361,7 +372,7 @@ mod tests {
     /// The error of connecting to `listener` as the service.
     async fn told(listener: &str) -> String {
         let target = format!("unix:{listener}").parse().expect("a path");
-        let open = Connection::open(target, Duration::from_secs(1));
+        let open = Connection::open(target, None, Duration::from_secs(1));
         let error = LocalSet::new().run_until(open).await.err().expect("it is no service");
         format!("{error:#}")
     }

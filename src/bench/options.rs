@@ -9,6 +9,7 @@ use super::keys::Distribution;
 use super::plan::Template;
 use super::target::Target;
 use crate::engine::duration;
+use crate::tls::TlsFlags;
 
 /// Keys that floats tell apart.
 const KEYS_MAX: u64 = 1 << 53;
@@ -27,6 +28,8 @@ pub struct BenchArgs {
     /// gRPC address of the service: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
     #[arg(long, visible_alias = "target", default_value = "127.0.0.1:8081")]
     pub(super) address: Target,
+    #[command(flatten)]
+    pub(super) tls: TlsFlags,
 
     /// Closed loop: requests in flight at all times, 1 to 100,000.
     #[arg(long, value_name = "COUNT", default_value = "64", conflicts_with = "rate")]

@@ -8,6 +8,8 @@ use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tls::TlsClient;
+
 /// An address as `query` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -52,8 +54,8 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Socket for T {}
 
 impl Target {
-    /// Connects.
-    pub(super) async fn connect(&self) -> io::Result<Box<dyn Socket>> {
+    /// Connects, over `tls` if there is one.
+    pub(super) async fn connect(&self, tls: Option<&TlsClient>) -> io::Result<Box<dyn Socket>> {
         match self {
             Self::Tcp(authority) => {
                 let host = authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -61,9 +63,9 @@ impl Target {
                 let stream = TcpStream::connect((host, port)).await?;
                 // A request that waits for more to be sent with it would be measured as a slow answer.
                 stream.set_nodelay(true)?;
-                Ok(Box::new(stream))
+                over(tls, host, stream).await
             }
-            Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Self::Unix(path) => over(tls, "localhost", UnixStream::connect(path).await?).await,
         }
     }
 
@@ -74,6 +76,17 @@ impl Target {
             Self::Unix(_) => "localhost",
         }
     }
+}
+
+async fn over(
+    tls: Option<&TlsClient>,
+    host: &str,
+    stream: impl Socket + 'static,
+) -> io::Result<Box<dyn Socket>> {
+    Ok(match tls {
+        Some(tls) => Box::new(tls.connect(host, stream).await?),
+        None => Box::new(stream),
+    })
 }
 
 #[cfg(test)]

@@ -139,8 +139,9 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<ThreadResult>> {
 
 /// The connections of this thread, all of them up.
 async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connection>>> {
+    let tls = args.tls.client("")?;
     let open = async |number| {
-        let connection = Connection::open(args.address.clone(), args.timeout).await?;
+        let connection = Connection::open(args.address.clone(), tls.clone(), args.timeout).await?;
         // Once is enough: they all lead to the same service.
         if number == 0 {
             connection.probe(args.timeout).await?;

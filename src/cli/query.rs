@@ -1,16 +1,22 @@
 //! `tollgate query`: sends one request to a running service and prints the answer.
 
+use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use chrono::{DateTime, Datelike as _, Timelike as _};
 use clap::Args;
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code as Status, Request, Response};
 use tonic_prost::ProstCodec;
+use tower::service_fn;
 
 use super::{Exit, print};
 use crate::clock::{Clock as _, SystemClock};
@@ -21,11 +27,14 @@ use crate::pb::{
     Unit,
 };
 use crate::server::wire;
+use crate::tls::{TlsClient, TlsFlags};
 
 /// Upper bound on connecting, and on waiting for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Resets at least this far away are shown with their date, in seconds.
 const DATED_SECS_MIN: u64 = 86_400;
+/// Port of `https://host`.
+const DEFAULT_TLS_PORT: u16 = 443;
 /// Column of the rules' names, which only tollgate reports.
 const RULE_COLUMN: usize = 2;
 
@@ -44,9 +53,11 @@ pub(super) struct QueryArgs {
     /// Give the hits back instead of counting them.
     #[arg(long)]
     refund: bool,
-    /// gRPC address of the service: `host:port`, `http://host:port` or `unix:/path/of/a.sock`.
+    /// gRPC address of the service: `host:port`, `http://host:port`, `https://host:port` or `unix:/path/of/a.sock`.
     #[arg(long, default_value = "127.0.0.1:8081")]
     address: String,
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Print the answer as proto3 JSON.
     #[arg(long)]
     json: bool,
@@ -84,7 +95,7 @@ struct Answer {
 }
 
 async fn send(args: &QueryArgs) -> anyhow::Result<Answer> {
-    let mut client = Grpc::new(connect(&args.address).await?);
+    let mut client = Grpc::new(connect(&args.address, args.tls.client(&args.address)?).await?);
     let call = async {
         match call(&mut client, pb::EXPLAINED_RATE_LIMIT, args).await {
             // Another service than tollgate.
@@ -113,11 +124,16 @@ async fn call(
     client.unary(Request::new(request(args)), PathAndQuery::from_static(path), codec).await
 }
 
-async fn connect(address: &str) -> anyhow::Result<Channel> {
+async fn connect(address: &str, tls: Option<TlsClient>) -> anyhow::Result<Channel> {
     let has_scheme = address.contains("://") || address.starts_with("unix:");
     let uri = if has_scheme { address.to_owned() } else { format!("http://{address}") };
     let endpoint = Endpoint::from_shared(uri).map_err(|_| UsageError(address.to_owned()))?;
-    endpoint.connect_timeout(TIMEOUT).connect().await.map_err(|error| {
+    let endpoint = endpoint.connect_timeout(TIMEOUT);
+    let connected = match tls {
+        None => endpoint.connect().await,
+        Some(tls) => endpoint.connect_with_connector(service_fn(move |uri| dial(tls.clone(), uri))).await,
+    };
+    connected.map_err(|error| {
         let error = anyhow::Error::new(error);
         let cause = error.root_cause();
         anyhow!(
@@ -125,6 +141,12 @@ async fn connect(address: &str) -> anyhow::Result<Channel> {
              --address to the gRPC address of a running one."
         )
     })
+}
+
+async fn dial(tls: TlsClient, uri: Uri) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(DEFAULT_TLS_PORT))).await?;
+    Ok(TokioIo::new(tls.connect(host, stream).await?))
 }
 
 fn request(args: &QueryArgs) -> RateLimitRequest {

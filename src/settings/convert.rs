@@ -74,7 +74,10 @@ pub(super) fn convert(
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         traces: traces(&raw.traces, &mut reader),
-        ignored: exporters::mapper(&raw.exporters).into_iter().chain(unsupported::read(environment)).collect(),
+        ignored: exporters::mapper(&raw.exporters)
+            .into_iter()
+            .chain(unsupported::read(environment))
+            .collect(),
     };
     reader.finish(settings)
 }

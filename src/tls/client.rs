@@ -75,6 +75,16 @@ impl LiveClient {
         Ok(Self { config: Arc::new(config), ca: settings.ca.clone(), material })
     }
 
+    /// A client with files that are read now, and never again.
+    ///
+    /// # Errors
+    /// [`TlsError`] with the first file that cannot be used, and why.
+    pub fn read_once(settings: &ClientTls, alpn: &[&[u8]]) -> Result<Self, TlsError> {
+        let files = settings.files();
+        let material = ClientMaterial::new(files.parse(&files.read()?, None)?)?;
+        Self::new(settings, alpn, watch::channel(Arc::new(material)).1)
+    }
+
     /// Configuration of every connection. Its handshakes use the latest files.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)

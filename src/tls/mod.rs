@@ -19,12 +19,14 @@
 mod client;
 mod der;
 mod files;
+mod flags;
 mod material;
 mod reload;
 mod server;
 
 pub use self::client::{ClientTls, LiveClient};
 pub use self::files::{Fault, Identity, TlsError, TlsFile};
+pub use self::flags::{TlsClient, TlsFlags};
 pub use self::reload::{CertificateStatus, Reloader, TlsStatus};
 pub use self::server::{ClientAuth, LiveServer, PeerName, ServerTls};
 

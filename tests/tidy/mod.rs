@@ -52,7 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("bench", &["bench", "engine", "pb", "server"]),
+    ("bench", &["bench", "engine", "pb", "server", "tls"]),
     (
         "cli",
         &[
