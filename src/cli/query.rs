@@ -274,6 +274,7 @@ mod tests {
 
     fn args(descriptors: &[&str]) -> QueryArgs {
         QueryArgs {
+            tls: TlsFlags::default(),
             domain: "shop".to_owned(),
             descriptors: descriptors
                 .iter()

@@ -62,7 +62,10 @@ pub struct CertificateStatus {
 pub struct Reloader {
     now: Box<dyn Fn() -> Timestamp + Send + Sync>,
     wake: Arc<Notify>,
+    /// Locked while files are read, which can take long.
     registered: Mutex<Registered>,
+    /// Locked for moments only, so that a file system that hangs delays no scrape.
+    statuses: Mutex<Vec<Arc<Shown>>>,
 }
 
 struct Registered {
@@ -77,13 +80,26 @@ struct Entry {
     digest: u64,
     /// Puts what the files mean into force.
     apply: Box<dyn Fn(Material) -> Result<(), TlsError> + Send>,
-    status: TlsStatus,
-    /// `None` for a client.
-    handshake_failures: Option<Arc<AtomicU64>>,
+    shown: Arc<Shown>,
     /// Error of the last read.
     error: Option<String>,
     /// Files whose coming expiry was logged, and whether they had expired.
     noticed: Vec<(PathBuf, bool)>,
+}
+
+/// State of an entry, for metrics.
+struct Shown {
+    status: Mutex<TlsStatus>,
+    /// `None` for a client.
+    handshake_failures: Option<Arc<AtomicU64>>,
+}
+
+impl Shown {
+    fn status(&self) -> TlsStatus {
+        let failures = self.handshake_failures.as_ref();
+        let handshake_failures = failures.map_or(0, |failures| failures.load(Ordering::Relaxed));
+        TlsStatus { handshake_failures, ..self.status.lock().clone() }
+    }
 }
 
 impl Reloader {
@@ -92,7 +108,7 @@ impl Reloader {
         let wake = Arc::new(Notify::new());
         let watches = Watches::new("certificates", Arc::clone(&wake));
         let registered = Mutex::new(Registered { watches, entries: Vec::new() });
-        Arc::new(Self { now: Box::new(now), wake, registered })
+        Arc::new(Self { now: Box::new(now), wake, registered, statuses: Mutex::default() })
     }
 
     /// TLS of a client, which `user` names in logs and metrics: `xds`. `alpn` lists the protocols that it speaks.
@@ -150,6 +166,7 @@ impl Reloader {
             handshake_failures: 0,
             certificates,
         };
+        let shown = Arc::new(Shown { status: Mutex::new(status), handshake_failures });
         let entry = Entry {
             files,
             digest: contents.digest(),
@@ -157,11 +174,11 @@ impl Reloader {
                 sender.send_replace(make(material)?);
                 Ok(())
             }),
-            status,
-            handshake_failures,
+            shown: Arc::clone(&shown),
             error: None,
             noticed: Vec::new(),
         };
+        self.statuses.lock().push(shown);
         let mut registered = self.registered.lock();
         registered.entries.push(entry);
         // Also what changed before the watch began.
@@ -171,19 +188,12 @@ impl Reloader {
 
     /// True if no client or listener uses TLS.
     pub fn is_empty(&self) -> bool {
-        self.registered.lock().entries.is_empty()
+        self.statuses.lock().is_empty()
     }
 
     /// State of the files of every client and listener.
     pub fn statuses(&self) -> Vec<TlsStatus> {
-        let status = |entry: &Entry| TlsStatus {
-            handshake_failures: entry
-                .handshake_failures
-                .as_ref()
-                .map_or(0, |failures| failures.load(Ordering::Relaxed)),
-            ..entry.status.clone()
-        };
-        self.registered.lock().entries.iter().map(status).collect()
+        self.statuses.lock().iter().map(|shown| shown.status()).collect()
     }
 
     /// Reloads files whenever they change. Must run inside a runtime with time enabled.
@@ -228,54 +238,58 @@ impl Registered {
 
 impl Entry {
     fn reload(&mut self, now: Timestamp) {
-        let user = self.status.user;
-        match self.load(now) {
-            Ok(is_changed) => {
-                if is_changed {
-                    self.status.reloads += 1;
-                    tracing::info!(user, "certificates reloaded");
-                } else if self.error.is_some() {
+        let loaded = self.load(now);
+        let mut status = self.shown.status.lock();
+        let user = status.user;
+        match loaded {
+            Ok(Some(certificates)) => {
+                status.certificates = certificates;
+                status.reloads += 1;
+                tracing::info!(user, "certificates reloaded");
+                self.error = None;
+            }
+            Ok(None) => {
+                if self.error.take().is_some() {
                     tracing::info!(user, "certificate files are those in force again");
                 }
-                self.error = None;
             }
             Err(error) => {
                 let error = error.to_string();
                 if self.error.as_ref() != Some(&error) {
-                    self.status.failures += 1;
+                    status.failures += 1;
                     tracing::error!(user, %error, "certificate reload failed, keeping the last good files");
                     self.error = Some(error);
                 }
             }
         }
-        self.status.last_reload_successful = self.error.is_none();
+        status.last_reload_successful = self.error.is_none();
     }
 
-    /// Returns true if other contents came into force.
-    fn load(&mut self, now: Timestamp) -> Result<bool, TlsError> {
+    /// Reads the files. Returns their certificates if other contents came into force.
+    fn load(&mut self, now: Timestamp) -> Result<Option<Vec<CertificateStatus>>, TlsError> {
         let contents = self.files.read()?;
         let digest = contents.digest();
         if digest == self.digest {
-            return Ok(false);
+            return Ok(None);
         }
         let material = self.files.parse(&contents, Some(now))?;
         let certificates = statuses(&material);
         (self.apply)(material)?;
         self.digest = digest;
-        self.status.certificates = certificates;
         self.noticed.clear();
-        Ok(true)
+        Ok(Some(certificates))
     }
 
     /// Logs certificates that expire soon, and once more when they have.
     fn notice_expiry(&mut self, now: Timestamp) {
-        for CertificateStatus { path, not_after } in &self.status.certificates {
-            let has_expired = now > *not_after;
-            let notice = (path.clone(), has_expired);
-            if now.after(EXPIRY_NOTICE) < *not_after || self.noticed.contains(&notice) {
+        let TlsStatus { user, certificates, .. } = self.shown.status();
+        for CertificateStatus { path, not_after } in certificates {
+            let has_expired = now > not_after;
+            let notice = (path, has_expired);
+            if now.after(EXPIRY_NOTICE) < not_after || self.noticed.contains(&notice) {
                 continue;
             }
-            let (user, path, not_after) = (self.status.user, path.display(), Utc(*not_after));
+            let (path, not_after) = (notice.0.display(), Utc(not_after));
             if has_expired {
                 tracing::error!(user, %path, %not_after, "certificate expired");
             } else {
