@@ -151,7 +151,7 @@ async fn answers_that_nobody_reads_are_bounded() {
     let mut honest = Caller::connect(service.grpc).await;
     let mut attackers = Vec::new();
     for _ in 0..8 {
-        let mut attacker = RawClient::connect_without_window(service.grpc).await;
+        let mut attacker = RawClient::connect_with_window(service.grpc, 0).await;
         // An empty message is answered with a status; this one names a domain and a descriptor.
         let message = b"\x0a\x04shop\x12\x0b\x0a\x09\x0a\x04user\x12\x01x";
         let mut framed = vec![0, 0, 0, 0, u8::try_from(message.len()).expect("a short message")];
@@ -167,6 +167,36 @@ async fn answers_that_nobody_reads_are_bounded() {
     for _ in 0..20 {
         honest.ask("user", "ann").await.expect("an answer");
     }
+}
+
+/// So many rules that their listing is long.
+fn many_rules(count: u32) -> String {
+    let rules = (0..count).map(|rule| format!("  - {{key: user, value: u{rule}, rate_limit: 5/minute}}\n"));
+    format!("domain: shop\ndescriptors:\n{}", rules.collect::<String>())
+}
+
+#[tokio::test]
+async fn large_pages_that_nobody_reads_are_bounded_in_bytes() {
+    let rules = many_rules(5_000);
+    let service = Tollgate::start(&[("rules.yaml", &rules)], &[("THREADS", "1")]).await;
+    let page = reqwest::get(service.debug_url("/rlconfig")).await.expect("an answer").bytes().await;
+    let page = page.expect("a page").len();
+    let before = service.process.resident_mib();
+    let mut attackers = Vec::new();
+    // 150 MiB together; a window of one byte lets each begin.
+    let each = (150 << 20) / page / 4;
+    for _ in 0..4 {
+        let mut attacker = RawClient::connect_with_window(service.debug, 1).await;
+        for _ in 0..each {
+            attacker.get("/rlconfig").await;
+        }
+        attackers.push(attacker);
+    }
+    let closed = || attackers.iter().filter(|attacker| attacker.is_closed()).count();
+    eventually("one is closed for the bytes that it holds, or for the time", async || closed() > 0).await;
+    assert_eq!(reqwest::get(service.debug_url("/metrics")).await.expect("an answer").status(), 200);
+    let grown = service.process.peak_mib() - before;
+    assert!(grown < 120, "{grown} MiB");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use tower::Service as _;
 
 use super::connections::{Closing, Connection};
 use super::grpc::Grpc;
-use super::tracked_body::TrackedBody;
+use super::tracked_body::{SEND_BUFFER_BYTES, TrackedBody};
 use super::transport::{Io, Transport, open};
 
 /// Upper bound on concurrent calls per connection. A worker of Envoy has one connection, and 10,000 calls a
@@ -71,6 +71,7 @@ pub(super) async fn serve_grpc(
     http.max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_header_list_size(MAX_HEADER_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
         // Envoy does not use it, and it costs 1.5 % of a request.
         .auto_date_header(false);
     let service = grpc.on(Arc::clone(&connection));
@@ -99,7 +100,7 @@ pub(super) async fn serve_http(
     let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     // Also bounds the head of a request and each read of a body.
     http.http1().max_buf_size(MAX_HEADER_BYTES as usize);
-    http.http2().max_header_list_size(MAX_HEADER_BYTES);
+    http.http2().max_header_list_size(MAX_HEADER_BYTES).max_send_buf_size(SEND_BUFFER_BYTES);
     let service = Http { router, connection: Arc::clone(&connection) };
     match open(transport, &connection, &shutdown.drain).await {
         Some(Io::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
@@ -187,13 +188,17 @@ impl hyper::service::Service<http::Request<Incoming>> for Http {
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let mut open = self.connection.open(Instant::now());
+        if request.body().is_end_stream() {
+            // A page that takes long must not look like a request that does.
+            open.received();
+        }
         let request = request.map(|body| Received { body, connection: Arc::clone(&self.connection) });
         // A router is always ready.
         let response = self.router.clone().call(request);
         Box::pin(async move {
             let response = response.await?;
             open.received();
-            open.answered();
+            open.answered(response.body().size_hint().lower());
             Ok(response.map(|body| TrackedBody::new(body, open)))
         })
     }

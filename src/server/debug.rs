@@ -9,14 +9,19 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use bytes::Bytes;
+use tokio::task::JoinError;
 
 use super::explain::{Explainer, explain_request};
-use super::http::{json_response, wants_json};
+use super::http::wants_json;
 use super::local;
 use super::lockouts::{self, LockoutAdmin};
+use super::page::Page;
 use crate::engine::Rules;
 use crate::provider::xds::XdsStatus;
 use crate::telemetry::metrics::Metrics;
+
+const TEXT: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "\
 /healthcheck is on the HTTP port. Here:
@@ -42,6 +47,18 @@ pub(super) struct Debug {
     pub(super) explainer: Explainer,
     /// Names of this machine that `Host` may have where lockouts are asked for.
     pub(super) host_names: Arc<[String]>,
+    pub(super) pages: Pages,
+}
+
+/// Pages that can take long to write.
+#[derive(Clone, Default)]
+pub(super) struct Pages {
+    rules: Page,
+    rules_json: Page,
+    candidate: Page,
+    candidate_json: Page,
+    stats: Page,
+    metrics: Page,
 }
 
 /// `/`, `/rlconfig`, `/explain`, `/lockouts`, `/stats` and `/metrics`. What changes something, or names clients, is for
@@ -55,7 +72,7 @@ pub(super) fn router(debug: Debug) -> Router {
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))
         .route("/explain", explain)
-        .route("/stats", get(async |State(debug): State<Debug>| debug.metrics.render_stats()))
+        .route("/stats", get(stats))
         .route("/metrics", get(prometheus))
         .with_state(debug)
         .merge(lockouts)
@@ -69,25 +86,46 @@ pub(super) fn metrics_router(debug: Debug, path: &str) -> Router {
 
 async fn rlconfig(State(debug): State<Debug>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     let asks_for_candidate = query.is_some_and(|query| query.split(['&', '=']).next() == Some("candidate"));
-    let rules = match (&debug.candidate, asks_for_candidate) {
-        (_, false) => &debug.rules,
-        (Some(candidate), true) => candidate,
+    let (rules, text, json) = match (&debug.candidate, asks_for_candidate) {
+        (_, false) => (&debug.rules, &debug.pages.rules, &debug.pages.rules_json),
+        (Some(candidate), true) => (candidate, &debug.pages.candidate, &debug.pages.candidate_json),
         (None, true) => return (StatusCode::NOT_FOUND, "CANDIDATE_CONFIG is not set\n").into_response(),
     };
-    match rules.load_full() {
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response(),
-        Some(rules) if wants_json(&headers) => {
-            let mut dump = rules.dump_json();
-            if let Some(xds) = debug.xds.filter(|_| !asks_for_candidate) {
-                dump["xds"] = xds.json();
-            }
-            json_response(StatusCode::OK, dump.to_string())
-        }
-        Some(rules) => rules.dump_text().into_response(),
+    if rules.load().is_none() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response();
     }
+    // Rules in force when the page is written: others who wait for it may have come after a reload.
+    let rules = Arc::clone(rules);
+    if !wants_json(&headers) {
+        let write = move || rules.load().as_deref().map(Rules::dump_text).unwrap_or_default();
+        return written(TEXT, text.get(write).await);
+    }
+    let xds = debug.xds.filter(|_| !asks_for_candidate);
+    let write = move || {
+        let mut dump = rules.load().as_deref().map(Rules::dump_json).unwrap_or_default();
+        if let Some(xds) = xds {
+            dump["xds"] = xds.json();
+        }
+        dump.to_string()
+    };
+    written("application/json", json.get(write).await)
 }
 
-async fn prometheus(State(debug): State<Debug>) -> Response {
-    let format = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (format, debug.metrics.render_prometheus()).into_response()
+async fn stats(State(Debug { metrics, pages, .. }): State<Debug>) -> Response {
+    written(TEXT, pages.stats.get(move || metrics.render_stats()).await)
+}
+
+async fn prometheus(State(Debug { metrics, pages, .. }): State<Debug>) -> Response {
+    let format = "text/plain; version=0.0.4; charset=utf-8";
+    written(format, pages.metrics.get(move || metrics.render_prometheus()).await)
+}
+
+fn written(content_type: &'static str, page: Result<Bytes, JoinError>) -> Response {
+    match page {
+        Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "page not written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }

@@ -128,7 +128,7 @@ impl Grpc {
         &self,
         mut service: Other,
         request: HttpRequest<Incoming>,
-        open: &OpenRequest,
+        open: &mut OpenRequest,
     ) -> Result<http::Response<Body>, Status> {
         let path = request.uri().path();
         let is_watch = path.ends_with("/Watch");
@@ -148,7 +148,10 @@ impl Grpc {
         let Ok(response) = service.call(request).await;
         Ok(match slot {
             Some(slot) => response.map(|body| Body::new(slot.hold(body))),
-            None => response,
+            None => {
+                open.answered(0);
+                response
+            }
         })
     }
 
@@ -190,7 +193,8 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
             let is_explained = path.len() != pb::SHOULD_RATE_LIMIT.len();
             return Box::pin(async move {
                 let answer = grpc.should_rate_limit(request, &open, asked, is_explained).await;
-                open.answered();
+                let bytes = answer.as_ref().map_or(0, |(message, _)| message.len());
+                open.answered(bytes as u64);
                 let (answer, rules) =
                     answer.map_or_else(|status| (Err(status), None), |(message, rules)| (Ok(message), rules));
                 let mut response = respond(answer.map(AnswerBody::Message), open);
@@ -205,7 +209,7 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
                 let status = Status::unimplemented("unknown method");
                 return Ok(respond(Err(status), open));
             };
-            Ok(match grpc.other(service, request, &open).await {
+            Ok(match grpc.other(service, request, &mut open).await {
                 Ok(response) => {
                     open.received();
                     response.map(|body| TrackedBody::new(AnswerBody::Other(body), open))

@@ -16,6 +16,7 @@ mod listen;
 mod local;
 mod lockouts;
 mod origin;
+mod page;
 mod placement;
 mod service;
 mod streams;
@@ -37,7 +38,7 @@ use self::accept::{accept, serve_operators};
 use self::admission::UnfinishedBodies;
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
-use self::debug::Debug;
+use self::debug::{Debug, Pages};
 use self::grpc::LongStreams;
 use self::health::Health;
 use self::listen::{Listener, Purpose};
@@ -268,6 +269,7 @@ pub async fn run(
         lockouts: parts.lockouts,
         explainer: parts.explainer,
         host_names: Arc::clone(&listeners.debug_names),
+        pages: Pages::default(),
     };
     let cores = Arc::new(cores);
     let (accepting, swept) = start_listeners(settings, listeners, debug, &cores, supervisor);

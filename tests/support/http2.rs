@@ -42,11 +42,11 @@ impl RawClient {
         Self::over(TcpStream::connect(("127.0.0.1", port)).await.expect("it listens")).await
     }
 
-    /// Connects likewise, and has the server send no DATA.
-    pub(crate) async fn connect_without_window(port: u16) -> Self {
+    /// Connects likewise, and has the server send so many bytes of DATA on each stream.
+    pub(crate) async fn connect_with_window(port: u16, bytes: u8) -> Self {
         let mut client = Self::connect(port).await;
         // SETTINGS_INITIAL_WINDOW_SIZE is the fourth.
-        client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await;
+        client.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, bytes])).await;
         client
     }
 
@@ -91,6 +91,13 @@ impl RawClient {
         bytes.extend(frame(DATA, END_STREAM, stream, body));
         self.send(&bytes).await;
         stream
+    }
+
+    /// Asks for the page at `path`.
+    pub(crate) async fn get(&mut self, path: &str) {
+        let headers = headers("GET", path, &[]);
+        self.send(&frame(HEADERS, END_HEADERS | END_STREAM, self.next_stream, &headers)).await;
+        self.next_stream += 2;
     }
 
     /// Bytes that the server has sent so far.
@@ -142,17 +149,16 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
-/// The header block of a gRPC call, as literals that no table remembers.
+/// The header block of a gRPC call.
 fn grpc_headers(path: &str) -> Vec<u8> {
+    headers("POST", path, &[("content-type", "application/grpc"), ("te", "trailers")])
+}
+
+/// A header block, as literals that no table remembers.
+fn headers(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
-    for (name, value) in [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "tollgate"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ] {
+    let pseudo = [(":method", method), (":scheme", "http"), (":path", path), (":authority", "tollgate")];
+    for (name, value) in pseudo.iter().chain(more) {
         block.push(0);
         for text in [name, value] {
             block.push(u8::try_from(text.len()).ok().filter(|len| *len < 127).expect("a short header"));

@@ -18,8 +18,10 @@ use tokio::time::{Instant, timeout};
 
 /// Upper bound on the time that a peer leaves answers unread without sending another request.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// Upper bound on unread answers of all peers of a listener, some kilobytes each.
-const MAX_UNSENT: u64 = 10_000;
+/// Upper bound on the bytes of answers that the peers of a listener leave unread together.
+const MAX_UNSENT_BYTES: u64 = 64 << 20;
+/// Bytes that an answer takes beside its body: the state of its stream.
+const ANSWER_BYTES: u64 = 6 << 10;
 /// Part of the time for the first request that is reserved for a GOAWAY: a well-behaved peer may connect early.
 const LEAVE_MARGIN: Duration = Duration::from_millis(500);
 /// Time to wait for a displaced connection before another one is displaced.
@@ -29,9 +31,9 @@ const MAX_VICTIMS: usize = 64;
 /// Connections examined under one lock of the list.
 const SWEEP_CHUNK: usize = 256;
 
-/// One open request, and one whose answer has not been sent, in [`Connection::requests`].
+/// One open request, and one byte of an answer that has not been sent, in [`Connection::requests`].
 const OPEN: u64 = 1;
-const UNSENT: u64 = 1 << 32;
+const UNSENT: u64 = 1 << 24;
 
 /// The bounds of a listener's connections.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +53,7 @@ pub(super) struct Bounds {
 pub(super) struct Connection {
     address: Option<IpAddr>,
     accepted: Instant,
-    /// Open requests in the low half; those among them whose answer has not been sent in the high half.
+    /// Open requests in the low 24 bits; the bytes of their answers that have not been sent above.
     requests: AtomicU64,
     /// Start of the latest request, in microseconds from `accepted`.
     latest_us: AtomicU64,
@@ -122,7 +124,7 @@ impl Connection {
         self.requests.load(Ordering::Relaxed) != 0
     }
 
-    /// Answers that the peer has not read.
+    /// Bytes of answers that the peer has not taken.
     fn unsent(&self) -> u64 {
         self.requests.load(Ordering::Relaxed) / UNSENT
     }
@@ -200,11 +202,12 @@ impl OpenRequest {
         self.connection.received();
     }
 
-    /// Records that the answer is ready and waits for the peer.
-    pub(super) fn answered(&mut self) {
-        if self.counted & UNSENT == 0 {
-            self.connection.requests.fetch_add(UNSENT, Ordering::Relaxed);
-            self.counted += UNSENT;
+    /// Notes that an answer of `bytes` is ready, and that only the peer can delay it now.
+    pub(super) fn answered(&mut self, bytes: u64) {
+        if self.counted == OPEN {
+            let unsent = (ANSWER_BYTES + bytes).min(MAX_UNSENT_BYTES) * UNSENT;
+            self.connection.requests.fetch_add(unsent, Ordering::Relaxed);
+            self.counted += unsent;
         }
     }
 
@@ -325,7 +328,7 @@ impl Connections {
         self.displaced.load(Ordering::Relaxed)
     }
 
-    /// Closes expired connections, and those with the most unsent answers if there are too many.
+    /// Ends the connections whose time is over, and those with the most unsent bytes if these are too many.
     pub(super) fn sweep(&self, now: Instant) {
         let (mut from, mut total, mut unsent) = (0, 0, Vec::new());
         loop {
@@ -336,10 +339,10 @@ impl Connections {
                     Closing::No => {}
                     closing => connection.close(closing),
                 }
-                let count = connection.unsent();
-                if count > 0 {
-                    total += count;
-                    unsent.push((count, Arc::clone(connection)));
+                let bytes = connection.unsent();
+                if bytes > 0 {
+                    total += bytes;
+                    unsent.push((bytes, Arc::clone(connection)));
                 }
             }
             from += SWEEP_CHUNK;
@@ -347,14 +350,14 @@ impl Connections {
                 break;
             }
         }
-        if total > MAX_UNSENT {
-            unsent.sort_by_key(|(count, _)| *count);
+        if total > MAX_UNSENT_BYTES {
+            unsent.sort_by_key(|(bytes, _)| *bytes);
         }
-        while total > MAX_UNSENT
-            && let Some((count, connection)) = unsent.pop()
+        while total > MAX_UNSENT_BYTES
+            && let Some((bytes, connection)) = unsent.pop()
         {
             connection.close(Closing::Cut);
-            total -= count;
+            total -= bytes;
         }
     }
 }

@@ -22,7 +22,7 @@ fn a_connection_ends_when_its_first_request_is_late_or_its_last_one_long_ago() {
     assert_eq!(closing_at(secs(10)), Closing::Cut, "its body has not arrived");
     open.received();
     assert_eq!(closing_at(secs(10_000)), Closing::No, "it is worked on");
-    open.answered();
+    open.answered(0);
     assert_eq!(
         [closing_at(secs(14)), closing_at(secs(15))],
         [Closing::No, Closing::Cut],
@@ -79,4 +79,32 @@ async fn a_newcomer_waits_where_nobody_is_idle_and_comes_in_when_one_leaves() {
     assert!(timeout(secs(10), waiting.as_mut()).await.is_err());
     drop((busy, slots));
     assert!(timeout(secs(10), waiting).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_connection_that_leaves_most_bytes_unread_is_cut() {
+    let connections = Connections::new(BOUNDS);
+    let mut slots = Vec::new();
+    for _ in 0..3 {
+        slots.push(connections.admit(None).await);
+    }
+    let now = Instant::now();
+    let answer = |slot: &Slot, bytes| {
+        let mut open = slot.connection().open(now);
+        open.received();
+        open.answered(bytes);
+        open
+    };
+    let closing = || {
+        connections.sweep(now);
+        slots.iter().map(|slot| slot.connection().closing.load(Ordering::Relaxed)).collect::<Vec<_>>()
+    };
+    let mib = 1 << 20;
+    let _unread = [answer(&slots[0], 20 * mib), answer(&slots[1], 30 * mib), answer(&slots[2], 10 * mib)];
+    assert_eq!(closing(), [0, 0, 0]);
+    // Many small ones weigh as much as a large one.
+    let small: Vec<_> = (0..4_000).map(|_| answer(&slots[2], 100)).collect();
+    assert_eq!(closing(), [0, 0, Closing::Cut as u8]);
+    drop(small);
+    assert_eq!(slots[2].connection().unsent(), 10 * mib + ANSWER_BYTES);
 }
