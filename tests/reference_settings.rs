@@ -146,7 +146,14 @@ fn every_variable_of_the_reference_is_honoured_or_reported() {
     let table = table();
     for (name, value, expected) in REFERENCE {
         let is_setting = table.iter().any(|row| row.variable == *name);
-        let found = match Settings::from_variables(&[(name, value)]) {
+        // A certificate needs its key, and a key its certificate.
+        let other = match name.strip_suffix("_CERT") {
+            Some(name) => format!("{name}_KEY"),
+            None => name.strip_suffix("_KEY").map_or_else(String::new, |name| format!("{name}_CERT")),
+        };
+        let pair = [(*name, *value), (&*other, "/certs/other")];
+        let variables = if other.is_empty() { &pair[..1] } else { &pair };
+        let found = match Settings::from_variables(variables) {
             Err(errors) => {
                 assert!(errors.0.iter().all(|error| error.name == *name), "{name}: {errors}");
                 Treatment::Rejected

@@ -110,7 +110,7 @@ impl LiveClient {
     }
 }
 
-/// What the files of a client mean.
+/// Parsed files of a client.
 #[derive(Debug)]
 pub(super) struct ClientMaterial {
     verifier: Arc<WebPkiServerVerifier>,
