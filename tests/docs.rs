@@ -116,6 +116,7 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "LIMITS_FILE",
         "REDIS_LOCAL_CACHE_ENABLED",
         "NO_COLOR",
+        "OTEL_RESOURCE_ATTRIBUTES",
     ];
     let documents = [
         ("README.md", README),

@@ -32,6 +32,7 @@ mod lockout_access;
 mod lockouts;
 mod logs;
 mod metrics;
+mod otlp;
 mod presets;
 mod protobuf;
 mod provider;

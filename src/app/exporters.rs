@@ -7,9 +7,10 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::supervisor::{Supervisor, Task};
-use crate::telemetry::metrics::{Metrics, statsd};
+use crate::telemetry::metrics::{Metrics, otlp, statsd};
 
 /// Upper bound on sending the last metrics at exit. Shorter than the grace that is left after a full drain in
 /// Kubernetes.
@@ -23,13 +24,22 @@ pub(super) struct Exporters {
 
 impl Exporters {
     /// Starts those that `settings` ask for, in the current runtime.
-    pub(super) fn start(settings: &Settings, metrics: &Arc<Metrics>, supervisor: &Supervisor) -> Self {
+    pub(super) fn start(
+        settings: &Settings,
+        metrics: &Arc<Metrics>,
+        clock: &Arc<dyn Clock>,
+        supervisor: &Supervisor,
+    ) -> Self {
         let stop = CancellationToken::new();
         let statsd = settings.statsd.clone().map(|settings| {
             let exporter = statsd::run(settings, Arc::clone(metrics), stop.clone());
             supervisor.spawn("statsd exporter", exporter)
         });
-        Self { stop, tasks: statsd.into_iter().collect() }
+        let otlp = settings.otlp.clone().map(|settings| {
+            let exporter = otlp::run(settings, Arc::clone(metrics), Arc::clone(clock), stop.clone());
+            supervisor.spawn("OTLP metrics exporter", exporter)
+        });
+        Self { stop, tasks: statsd.into_iter().chain(otlp).collect() }
     }
 
     /// Sends what was counted since the last time.

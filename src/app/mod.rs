@@ -183,7 +183,7 @@ impl App {
         let Self {
             settings, listeners, tls, mut stores, shared, provider, xds, supervisor, mut ends, ..
         } = self;
-        let exporters = Exporters::start(&settings, &shared.metrics, &supervisor);
+        let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),

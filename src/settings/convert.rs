@@ -9,7 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, exporters, redis, tls, unsupported, xds};
+use super::{RawSettings, Settings, StoreSettings, candidate, exporters, otlp, redis, tls, unsupported, xds};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -71,6 +71,7 @@ pub(super) fn convert(
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: exporters::metrics(raw, &mut reader),
+        otlp: otlp::read(raw, &mut reader),
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         traces: traces(&raw.traces, &mut reader),

@@ -7,6 +7,7 @@
 mod candidate;
 mod convert;
 mod exporters;
+mod otlp;
 mod raw;
 mod reader;
 mod redis;
@@ -30,6 +31,7 @@ use crate::store::memory::MemorySettings;
 use crate::store::redis::{Deployment, RedisSettings};
 use crate::telemetry::logs::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
+use crate::telemetry::metrics::otlp::OtlpSettings;
 use crate::telemetry::metrics::statsd::StatsdSettings;
 use crate::telemetry::traces::TraceSettings;
 
@@ -72,6 +74,8 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// statsd or DogStatsD; `None` if neither is sent to.
     pub statsd: Option<StatsdSettings>,
+    /// OTLP collector of metrics; `None` if there is none.
+    pub otlp: Option<OtlpSettings>,
     /// Logs.
     pub logs: LogSettings,
     /// Traces; `None` if they are off.

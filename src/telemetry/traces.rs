@@ -164,7 +164,7 @@ fn exporter(
 }
 
 /// Resource: `OTEL_RESOURCE_ATTRIBUTES`, overridden by the settings.
-fn resource(service: &Service) -> Resource {
+pub(super) fn resource(service: &Service) -> Resource {
     let Service { name, namespace, instance_id } = service;
     let attribute = |name, value: &Option<String>| Some(KeyValue::new(name, value.clone()?));
     Resource::builder()

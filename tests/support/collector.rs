@@ -1,11 +1,19 @@
-//! A small OpenTelemetry collector: takes spans over gRPC and over HTTP, and shows them.
+//! A small OpenTelemetry collector: takes spans and metrics over gRPC and over HTTP, and shows them.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::http::HeaderMap;
 use axum::routing::post;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -18,6 +26,7 @@ use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tonic::service::Routes;
 
 /// Longer than any batch waits.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,6 +38,7 @@ pub(crate) struct Collector {
     /// Address for OTLP over HTTP.
     pub(crate) http: SocketAddr,
     spans: mpsc::UnboundedReceiver<Span>,
+    exports: Arc<Mutex<Vec<Export>>>,
     _servers: JoinSet<()>,
 }
 
@@ -43,24 +53,46 @@ pub(crate) struct Span {
     pub(crate) resource: Vec<String>,
 }
 
+/// Metrics that were sent at one time.
+#[derive(Clone, Debug)]
+pub(crate) struct Export {
+    pub(crate) request: ExportMetricsServiceRequest,
+    /// The header `api-key`.
+    pub(crate) api_key: Option<String>,
+}
+
 impl Collector {
     /// Starts one on free ports of 127.0.0.1.
     pub(crate) async fn start() -> Self {
+        Self::start_at(0).await
+    }
+
+    /// The same with this port for gRPC.
+    pub(crate) async fn start_at(grpc_port: u16) -> Self {
         let (sender, spans) = mpsc::unbounded_channel();
         let mut servers = JoinSet::new();
-        let (grpc, grpc_listener) = listen().await;
-        let (http, http_listener) = listen().await;
-        let service = TraceServiceServer::new(Receiver(sender.clone()));
+        let (grpc, grpc_listener) = listen(grpc_port).await;
+        let (http, http_listener) = listen(0).await;
+        let exports = Arc::<Mutex<Vec<Export>>>::default();
+        let services = Routes::new(TraceServiceServer::new(Receiver(sender.clone())))
+            .add_service(MetricsServiceServer::new(MetricsReceiver(Arc::clone(&exports))));
         // Served by hyper: the library's own transport is not compiled in.
-        servers.spawn(serve_grpc(grpc_listener, service));
+        servers.spawn(serve_grpc(grpc_listener, services.prepare()));
         let take = move |body: Bytes| {
             let request = ExportTraceServiceRequest::decode(body).expect("spans in protobuf");
             send(&sender, request);
             async { ExportTraceServiceResponse::default().encode_to_vec() }
         };
-        let router = Router::new().route("/v1/traces", post(take));
+        let of_http = Arc::clone(&exports);
+        let take_metrics = move |headers: HeaderMap, body: Bytes| {
+            let request = ExportMetricsServiceRequest::decode(body).expect("metrics in protobuf");
+            let api_key = headers.get("api-key").map(|key| key.to_str().expect("text").to_owned());
+            of_http.lock().expect("no panic").push(Export { request, api_key });
+            async { ExportMetricsServiceResponse::default().encode_to_vec() }
+        };
+        let router = Router::new().route("/v1/traces", post(take)).route("/v1/metrics", post(take_metrics));
         servers.spawn(async { axum::serve(http_listener, router).await.expect("serves") });
-        Self { grpc, http, spans, _servers: servers }
+        Self { grpc, http, spans, exports, _servers: servers }
     }
 
     /// The next span of this name; those before it are forgotten.
@@ -76,29 +108,48 @@ impl Collector {
         tokio::time::timeout(PATIENCE, wanted).await.unwrap_or_else(|_| panic!("no span {name:?} came"))
     }
 
+    /// Metrics that came so far.
+    pub(crate) fn exports(&self) -> Vec<Export> {
+        self.exports.lock().expect("no panic").clone()
+    }
+
     /// Spans that came and were not asked for.
     pub(crate) fn rest(&mut self) -> Vec<Span> {
         std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
     }
 }
 
-async fn listen() -> (SocketAddr, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+async fn listen(port: u16) -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free port");
     (listener.local_addr().expect("an address"), listener)
 }
 
-async fn serve_grpc(listener: TcpListener, service: TraceServiceServer<Receiver>) {
+async fn serve_grpc(listener: TcpListener, services: Routes) {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
     use hyper_util::service::TowerToHyperService;
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let service = TowerToHyperService::new(service.clone());
+        let service = TowerToHyperService::new(services.clone());
         connections.spawn(async move {
             let builder = Builder::new(TokioExecutor::new());
             // A client that goes away ends its connection, which is no failure of a test.
             drop(builder.serve_connection(TokioIo::new(stream), service).await);
         });
+    }
+}
+
+struct MetricsReceiver(Arc<Mutex<Vec<Export>>>);
+
+#[tonic::async_trait]
+impl MetricsService for MetricsReceiver {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Result<tonic::Response<ExportMetricsServiceResponse>, tonic::Status> {
+        let api_key = request.metadata().get("api-key").map(|key| key.to_str().expect("text").to_owned());
+        self.0.lock().expect("no panic").push(Export { request: request.into_inner(), api_key });
+        Ok(tonic::Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

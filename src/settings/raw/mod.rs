@@ -2,11 +2,13 @@
 //! environment variable's in lower case, and the flag's with `_` for `-`; its comment is what `--help`
 //! and docs/settings.md say.
 
+mod exporters;
 mod redis;
 
 use clap::Args;
 use secrecy::SecretString;
 
+pub(super) use self::exporters::RawExporters;
 pub(super) use self::redis::{RawPerSecond, RawRedis};
 
 /// Every setting as typed.
@@ -346,45 +348,6 @@ pub(super) struct RawMetrics {
     /// limits in requests. Above it, a domain counts in one series named `other`.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) detailed_metric_max_series: String,
-}
-
-/// Exporters of metrics.
-#[derive(Args, Debug)]
-pub(super) struct RawExporters {
-    /// Switch off every exporter of metrics and the listener at `PROMETHEUS_ADDR`. The debug port keeps
-    /// `/metrics` and `/stats`.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) disable_stats: String,
-    /// Send metrics to statsd. Unset: if `STATSD_HOST` is set and `USE_DOG_STATSD` is not.
-    #[arg(long, env, value_name = "BOOL")]
-    pub(super) use_statsd: Option<String>,
-    /// Send metrics to DogStatsD, over UDP. Excludes `USE_STATSD`.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) use_dog_statsd: String,
-    /// Host of statsd or DogStatsD. Unset: `localhost`.
-    #[arg(long, env, value_name = "HOST")]
-    pub(super) statsd_host: Option<String>,
-    /// Port of statsd or DogStatsD.
-    #[arg(long, env, default_value = "8125", value_name = "PORT")]
-    pub(super) statsd_port: String,
-    /// Transport to statsd: `tcp` or `udp`.
-    #[arg(long, env, default_value = "tcp", value_name = "PROTOCOL")]
-    pub(super) statsd_protocol: String,
-    /// Time between two flushes to statsd or DogStatsD, 100ms to 1h.
-    #[arg(long, env, default_value = "10s", value_name = "DURATION")]
-    pub(super) stats_flush_interval: String,
-    /// Names of mogrifiers, `name,name`, which turn parts of a metric's name into tags of DogStatsD. Each is set
-    /// by `DOG_STATSD_MOGRIFIER_<name>_PATTERN`, `_NAME` and `_TAGS`.
-    #[arg(long, env, default_value = "", value_name = "NAMES")]
-    pub(super) use_dog_statsd_mogrifiers: String,
-    /// Mapping file of statsd_exporter, as envoyproxy/ratelimit takes it. Metrics keep their names; a file that
-    /// asks for others is reported at the start.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) prometheus_mapper_yaml: Option<String>,
-    /// Serve `ratelimit_service_response_time_seconds` in milliseconds, as old versions of envoyproxy/ratelimit
-    /// did.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) prometheus_response_time_as_milliseconds: String,
 }
 
 /// Traces.

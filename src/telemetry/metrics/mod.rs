@@ -13,6 +13,7 @@ mod histogram;
 pub mod model;
 mod name;
 mod named;
+pub mod otlp;
 #[cfg(target_os = "linux")]
 mod process;
 mod prometheus;

@@ -1,0 +1,74 @@
+//! Metrics for an OpenTelemetry collector, over OTLP.
+//!
+//! The SDK's own instruments are not used: its exporters take only what they counted, and what is counted here
+//! is counted once for all exporters.
+
+mod client;
+mod encode;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use self::client::Client;
+use self::encode::Encoder;
+use super::Metrics;
+use crate::clock::Clock;
+use crate::telemetry::traces::{Protocol, Service, resource};
+
+/// Settings of the OTLP exporter of metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OtlpSettings {
+    /// Collector: the whole URL that metrics are posted to, or the server for [`Protocol::Grpc`]. `http` only.
+    pub endpoint: Uri,
+    /// Protocol of the collector.
+    pub protocol: Protocol,
+    /// Headers of each request.
+    pub headers: HeaderMap,
+    /// Time between two exports, above zero.
+    pub interval: Duration,
+    /// Upper bound on one export.
+    pub timeout: Duration,
+    /// Attributes of the service.
+    pub service: Service,
+}
+
+/// Sends metrics until `stop` is cancelled, and once more then. Values are cumulative, so an export that failed is
+/// made good by the next one.
+pub async fn run(
+    settings: OtlpSettings,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    let encoder = Encoder::new(&resource(&settings.service), clock.now());
+    let server = settings.endpoint.authority().map(ToString::to_string).unwrap_or_default();
+    let mut turn = interval_at(Instant::now() + settings.interval, settings.interval);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut client = Client::new(settings);
+    let mut is_failing = false;
+    loop {
+        let is_last = tokio::select! {
+            _ = turn.tick() => false,
+            () = stop.cancelled() => true,
+        };
+        let request = encoder.encode(&metrics.snapshot(), clock.now());
+        match client.export(request).await {
+            Ok(()) if is_failing => {
+                is_failing = false;
+                tracing::warn!(server, "metrics are exported again");
+            }
+            Err(error) if !is_failing => {
+                is_failing = true;
+                tracing::warn!(server, %error, "cannot export metrics");
+            }
+            Ok(()) | Err(_) => {}
+        }
+        if is_last {
+            return;
+        }
+    }
+}
