@@ -234,7 +234,7 @@ async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Command>) -> Re
         let mut replies = Vec::with_capacity(expected);
         while replies.len() < expected {
             let reply = std::future::poll_fn(|context| wire.poll_reply(context)).await;
-            replies.push(reply.map_err(|lost| lost.cause.to_string())?);
+            replies.push(reply.map_err(|cause| cause.to_string())?);
         }
         Ok(replies)
     };

@@ -18,7 +18,7 @@ use super::script::Script;
 use super::settings::ServerClock;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Ttl};
-use super::wire::{Command, Lost, Wire};
+use super::wire::{Command, Wire};
 use crate::store::StoreError;
 use crate::store::line::Rejection;
 
@@ -26,8 +26,6 @@ use crate::store::line::Rejection;
 pub(super) struct Pipeline {
     pub(super) wire: Box<dyn Wire>,
     awaited: VecDeque<Pending>,
-    /// Whether the oldest command may have been written, where its loss was reported.
-    oldest_lost: Option<bool>,
 }
 
 /// A command whose reply is awaited.
@@ -50,7 +48,7 @@ pub(super) enum Pending {
 
 impl Pipeline {
     pub(super) fn new(wire: Box<dyn Wire>) -> Self {
-        Self { wire, awaited: VecDeque::new(), oldest_lost: None }
+        Self { wire, awaited: VecDeque::new() }
     }
 
     /// Whether no reply is awaited.
@@ -85,16 +83,7 @@ impl Pipeline {
     /// written.
     pub(super) fn next_lost(&mut self) -> Option<(Pending, bool)> {
         let command = self.awaited.pop_front()?;
-        let written = self
-            .oldest_lost
-            .take()
-            .unwrap_or_else(|| !matches!(self.wire.reply_now(), Some(Err(Lost { written: false, .. }))));
-        Some((command, written))
-    }
-
-    /// The connection ended before the reply to the oldest command.
-    pub(super) const fn lose_oldest(&mut self, written: bool) {
-        self.oldest_lost = Some(written);
+        Some((command, self.wire.next_lost().unwrap_or(true)))
     }
 }
 

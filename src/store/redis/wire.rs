@@ -55,23 +55,18 @@ impl Command {
     }
 }
 
-/// The connection ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lost {
-    /// Why, in words.
-    pub(super) cause: Arc<str>,
-    /// Whether the command may have been written. If not, it was not carried out.
-    pub(super) written: bool,
-}
-
 /// A connection.
 pub(super) trait Wire: Send {
     /// Sends a command. Its reply follows those of all commands before it.
     fn send(&mut self, command: Command);
 
-    /// The next reply, or the loss of the command that it would have been for. Without a command in flight
-    /// it reports only that the connection ended.
-    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>>;
+    /// The next reply, or the cause of the connection's end. From then on [`Wire::next_lost`] goes through the
+    /// commands in flight; none of them gets a reply.
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Arc<str>>>;
+
+    /// For the oldest command in flight on a connection that has ended: whether it may have been written. If not,
+    /// it was not carried out. `None` if there are no more.
+    fn next_lost(&mut self) -> Option<bool>;
 
     /// Whether some of what was sent has not been written yet.
     fn has_unwritten(&self) -> bool;
@@ -79,7 +74,7 @@ pub(super) trait Wire: Send {
 
 impl dyn Wire {
     /// What [`Wire::poll_reply`] has now.
-    pub(super) fn reply_now(&mut self) -> Option<Result<Reply, Lost>> {
+    pub(super) fn reply_now(&mut self) -> Option<Result<Reply, Arc<str>>> {
         match self.poll_reply(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reply) => Some(reply),
             Poll::Pending => None,
@@ -94,14 +89,15 @@ pub(super) struct FredWire {
     client: Arc<WithOptions<Client>>,
     driver: AbortOnDropHandle<FredResult<()>>,
     in_flight: VecDeque<InFlight>,
-    has_ended: bool,
+    /// Why the connection ended, if it has.
+    ended: Option<Arc<str>>,
 }
 
 impl FredWire {
     /// A client that is connected, and the task that drives it.
     pub(super) fn new(client: WithOptions<Client>, driver: ConnectHandle) -> Self {
         let driver = AbortOnDropHandle::new(driver);
-        Self { client: Arc::new(client), driver, in_flight: VecDeque::new(), has_ended: false }
+        Self { client: Arc::new(client), driver, in_flight: VecDeque::new(), ended: None }
     }
 }
 
@@ -138,29 +134,46 @@ impl Wire for FredWire {
         self.in_flight.push_back(ready);
     }
 
-    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>> {
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Arc<str>>> {
+        if let Some(cause) = &self.ended {
+            return Poll::Ready(Err(Arc::clone(cause)));
+        }
         let Some(oldest) = self.in_flight.front_mut() else {
             return Pin::new(&mut self.driver).poll(context).map(|ended| {
                 let cause = match ended {
                     Ok(Err(error)) => in_words(&error),
                     Ok(Ok(())) | Err(_) => CLOSED.to_owned(),
                 };
-                Err(Lost { cause: cause.into(), written: false })
+                Err(cause.into())
             });
         };
-        let reply = std::task::ready!(oldest.as_mut().poll(context));
-        self.in_flight.pop_front();
-        let error = match reply {
-            Ok(reply) => return Poll::Ready(Ok(reply)),
+        let error = match std::task::ready!(oldest.as_mut().poll(context)) {
+            Ok(reply) => {
+                self.in_flight.pop_front();
+                return Poll::Ready(Ok(reply));
+            }
             Err(error) => error,
         };
-        if !self.has_ended && is_error_reply(&error) {
-            self.has_ended = error.details().starts_with("CLUSTERDOWN");
-            return Poll::Ready(Ok(Reply::error(error.details().as_bytes())));
+        if is_error_reply(&error) {
+            let reply = Reply::error(error.details().as_bytes());
+            self.ended = error.details().starts_with("CLUSTERDOWN").then(|| in_words(&error).into());
+            self.in_flight.pop_front();
+            return Poll::Ready(Ok(reply));
         }
-        self.has_ended = true;
-        let written = *error.kind() != ErrorKind::Canceled;
-        Poll::Ready(Err(Lost { cause: in_words(&error).into(), written }))
+        let cause: Arc<str> = in_words(&error).into();
+        self.ended = Some(Arc::clone(&cause));
+        // Kept for `next_lost`.
+        *oldest = Box::pin(std::future::ready(Err(error)));
+        Poll::Ready(Err(cause))
+    }
+
+    fn next_lost(&mut self) -> Option<bool> {
+        let mut lost = self.in_flight.pop_front()?;
+        let is_unwritten = |error: Error| *error.kind() == ErrorKind::Canceled;
+        match lost.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(error)) => Some(!is_unwritten(error)),
+            Poll::Ready(Ok(_)) | Poll::Pending => Some(true),
+        }
     }
 
     fn has_unwritten(&self) -> bool {
@@ -168,16 +181,23 @@ impl Wire for FredWire {
     }
 }
 
-/// Whether Redis said so. It begins with a word in capitals (`ERR`, `READONLY`), fred with a sentence.
+/// Whether the error is a reply of Redis. fred gives replies the kinds below, and `Unknown` to every code that it
+/// does not know. Its own errors of that kind are sentences; replies begin with a code in capitals.
 fn is_error_reply(error: &Error) -> bool {
-    let code = error.details().split(' ').next().unwrap_or_default();
-    let is_code = code.len() >= 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
-    is_code && !matches!(error.kind(), ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Timeout)
+    match error.kind() {
+        ErrorKind::Auth | ErrorKind::Cluster | ErrorKind::Config | ErrorKind::InvalidArgument => true,
+        ErrorKind::Unknown => {
+            let code = error.details().split(' ').next().unwrap_or_default();
+            code.len() >= 2 && code.bytes().all(|byte| byte.is_ascii_uppercase())
+        }
+        _ => false,
+    }
 }
 
 const CLOSED: &str = "connection closed by the server";
 
-/// The cause in words: fred passes on other libraries' errors as Rust prints them for debugging.
+/// The cause in words. fred keeps no error of other libraries, only their debug output, so the message is cut out
+/// of it.
 pub(super) fn in_words(error: &Error) -> String {
     let details = error.details();
     let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
@@ -200,6 +220,24 @@ pub(super) fn in_words(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replies_are_told_from_errors_of_the_client_by_their_kind() {
+        for (kind, details, expected) in [
+            (ErrorKind::Auth, "NOAUTH Authentication required.", true),
+            (ErrorKind::Cluster, "CLUSTERDOWN Hash slot not served", true),
+            (ErrorKind::Config, "ERR This instance has cluster support disabled", true),
+            (ErrorKind::InvalidArgument, "WRONGTYPE Operation against a key", true),
+            (ErrorKind::Unknown, "READONLY You can't write against a read only replica.", true),
+            (ErrorKind::Unknown, "channel closed", false),
+            (ErrorKind::IO, "READONLY is no reply here", false),
+            (ErrorKind::Canceled, "Canceled.", false),
+            (ErrorKind::Timeout, "Request timed out.", false),
+            (ErrorKind::Protocol, "OOM while decoding", false),
+        ] {
+            assert_eq!(is_error_reply(&Error::new(kind, details)), expected, "{details}");
+        }
+    }
 
     #[test]
     fn causes_are_words() {

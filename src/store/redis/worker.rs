@@ -23,7 +23,7 @@ use super::reply::Reply;
 use super::script::Script;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls};
-use super::wire::{Lost, Wire};
+use super::wire::Wire;
 use crate::store::line::{Breaker, Closed, Due, overslept};
 
 /// Upper bound on the cost of a batch, and on the bound while the server is slow: Redis carries out all of a
@@ -271,7 +271,7 @@ impl Worker {
     fn read(
         &mut self,
         session: &mut Session,
-        first: Option<Result<Reply, Lost>>,
+        first: Option<Result<Reply, Arc<str>>>,
         now: Instant,
     ) -> Result<(), Arc<str>> {
         let Session { pipeline, exchange, breaker, .. } = session;
@@ -281,8 +281,7 @@ impl Worker {
         while let Some(reply) = next {
             let reply = match reply {
                 Ok(reply) => reply,
-                Err(Lost { cause, written }) => {
-                    pipeline.lose_oldest(written);
+                Err(cause) => {
                     ended = Err(cause);
                     break;
                 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 use super::resp;
 use super::world::World;
 use crate::store::redis::reply::Reply;
-use crate::store::redis::wire::{Command, Lost, Wire};
+use crate::store::redis::wire::{Command, Wire};
 
 const READ_BYTES: usize = 1_024;
 
@@ -107,24 +107,27 @@ impl Wire for ScriptedWire {
         self.in_flight.push_back(self.appended);
     }
 
-    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Lost>> {
-        let cause = match self.ended.clone() {
-            Some(cause) => cause,
-            None => match ready!(self.poll_next(context)) {
-                Ok(reply) => {
-                    // As in fred: the connection ends after this reply.
-                    if matches!(&reply, Reply::Error(text) if text.starts_with("CLUSTERDOWN")) {
-                        self.ended = Some("CLUSTERDOWN".into());
-                    }
-                    self.in_flight.pop_front();
-                    return Poll::Ready(Ok(reply));
+    fn poll_reply(&mut self, context: &mut Context<'_>) -> Poll<Result<Reply, Arc<str>>> {
+        if let Some(cause) = &self.ended {
+            return Poll::Ready(Err(Arc::clone(cause)));
+        }
+        let reply = ready!(self.poll_next(context));
+        match &reply {
+            Ok(reply) => {
+                // As in fred: the connection ends after this reply.
+                if matches!(reply, Reply::Error(text) if text.starts_with("CLUSTERDOWN")) {
+                    self.ended = Some("CLUSTERDOWN".into());
                 }
-                Err(cause) => self.ended.insert(cause).clone(),
-            },
-        };
+                self.in_flight.pop_front();
+            }
+            Err(cause) => self.ended = Some(Arc::clone(cause)),
+        }
+        Poll::Ready(reply)
+    }
+
+    fn next_lost(&mut self) -> Option<bool> {
         let written_bytes = self.appended - self.out.len() as u64;
-        let written = self.in_flight.pop_front().is_some_and(|end| end <= written_bytes);
-        Poll::Ready(Err(Lost { cause, written }))
+        self.in_flight.pop_front().map(|end| end <= written_bytes)
     }
 
     fn has_unwritten(&self) -> bool {
