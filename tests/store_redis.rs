@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time;
-use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Timestamp, Unit};
+use tollgate::engine::algorithm::group::ChargeOutcome;
+use tollgate::engine::lockout::{Block, LockoutSchedule};
+use tollgate::engine::{
+    Algorithm, ChargeMode, Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Timestamp, Unit,
+};
 use tollgate::store::redis::{RedisSettings, RedisStore};
-use tollgate::store::{Charge, Store, StoreError};
+use tollgate::store::{Charge, Lockout, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, hit, used};
 use crate::support::eventually;
@@ -110,6 +114,58 @@ async fn a_counter_is_created_with_its_ttl_once() {
     store.settle().await;
     let lives = server.times_to_live();
     assert!(matches!(&lives[..], [(_, 900..=1_000)]), "a refund keeps it: {lives:?}");
+}
+
+/// A counter that somebody ran PERSIST on: every script that touches it sets its TTL again, if it is charged and
+/// if it is denied.
+#[tokio::test]
+async fn a_script_repairs_a_ttl_that_is_missing() {
+    let (server, store) = redis().await;
+    for algorithm in [
+        Algorithm::FixedWindow,
+        Algorithm::SlidingWindow,
+        Algorithm::SlidingLog,
+        Algorithm::TokenBucket { burst: 10 },
+    ] {
+        server.command(["FLUSHALL"]);
+        let limit = Limit { algorithm, ..Limit::per(10, Unit::Day) };
+        let with = |hits| Charge { limit, mode: ChargeMode::IfAllowed, ..charge("a", Unit::Day, hits) };
+        for (hits, outcome) in [
+            (Hits::Add(4), ChargeOutcome::Charged),
+            (Hits::Add(4), ChargeOutcome::Charged),
+            (Hits::Add(4), ChargeOutcome::Denied),
+            (Hits::Refund(1), ChargeOutcome::Charged),
+        ] {
+            let readings = complete(store.charge(&[with(hits)], MIDNIGHT).await).expect("a reading");
+            assert_eq!(readings[0].outcome, outcome, "{algorithm:?}: {hits:?}");
+            let lives = server.times_to_live();
+            assert!(matches!(&lives[..], [(_, 1..)]), "{algorithm:?}: {hits:?}: {lives:?}");
+            server.command(["PERSIST", &lives[0].0]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_script_repairs_the_ttl_of_a_lockout_but_not_of_a_permanent_one() {
+    let (server, store) = redis().await;
+    for (step, expires) in [(Block::Secs(60), true), (Block::Permanent, false)] {
+        server.command(["FLUSHALL"]);
+        let schedule = LockoutSchedule {
+            after: 1,
+            within_secs: 600,
+            steps: [step].into_iter().collect(),
+            forget_secs: 3_600,
+            extend: false,
+        };
+        let lockout = Some(Lockout { key: "lockout".into(), schedule: Arc::new(schedule) });
+        let failure = Charge { lockout, ..charge("a", Unit::Day, Hits::Add(20)) };
+        for _ in 0..3 {
+            complete(store.charge(std::slice::from_ref(&failure), MIDNIGHT).await).expect("a reading");
+            let ttl: i64 = server.command(["TTL", "lockout"]).parse().expect("a number");
+            assert_eq!(ttl > 0, expires, "{ttl} s");
+            server.command(["PERSIST", "lockout"]);
+        }
+    }
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ local MAX_STRUCK = 8
 -- been set back, and counts as now.
 local MAX_SKEW_US = 1000000
 
-local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
+local call, pcall_redis, floor, ceil, max, min = redis.call, redis.pcall, math.floor, math.ceil, math.max, math.min
 
 local now_us = tonumber(ARGV[2])
 if not now_us then
@@ -448,10 +448,19 @@ for _, log in ipairs(logs) do
   end
 end
 
+-- A key that exists without a TTL: somebody has run PERSIST on it. Not an error where the user may not run TTL.
+local function has_no_ttl(key) return pcall_redis('TTL', key) == -1 end
+
 for index, key in ipairs(KEYS) do
   local c, l = counters[index], lockouts[index]
-  if c and not c.unreadable and (c.corrected or c.level ~= (c.before or 0) or c.low ~= c.level) then save(key, c) end
-  if l and l.changed then save_lockout(key, l) end
+  if c and not c.unreadable then
+    local changed = c.corrected or c.level ~= (c.before or 0) or c.low ~= c.level
+    if changed then save(key, c) end
+    -- All writes set the TTL, but for one to a fixed window that exists.
+    local keeps_ttl = not changed or (c.algorithm == FIXED_WINDOW and c.before)
+    if keeps_ttl and has_no_ttl(key) then call('EXPIRE', key, c.lives) end
+  end
+  if l and not l.unreadable and (l.changed or (l.ends ~= NEVER and has_no_ttl(key))) then save_lockout(key, l) end
 end
 
 for _, at in ipairs(ends) do reply[#reply + 1] = at end

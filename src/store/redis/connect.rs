@@ -28,7 +28,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Commands that counting needs, each with arguments that change nothing in any database. Redis checks
 /// permissions before it looks at arguments.
-const PROBES: [(&str, &[&[u8]]); 13] = [
+const PROBES: [(&str, &[&[u8]]); 14] = [
     ("GET", &[b"GET", PROBE_KEY]),
     ("SET", &[b"SET", PROBE_KEY, b"0", b"EX", b"0"]),
     ("INCRBY", &[b"INCRBY", PROBE_KEY, b"none"]),
@@ -41,7 +41,8 @@ const PROBES: [(&str, &[&[u8]]); 13] = [
     ("ZCOUNT", &[b"ZCOUNT", PROBE_KEY, b"none", b"0"]),
     ("ZRANGE", &[b"ZRANGE", PROBE_KEY, b"none", b"0"]),
     ("ZREMRANGEBYRANK", &[b"ZREMRANGEBYRANK", PROBE_KEY, b"none", b"0"]),
-    ("ZPOPMAX", &[b"ZPOPMAX", PROBE_KEY, b"none"]),
+    ("ZREMRANGEBYSCORE", &[b"ZREMRANGEBYSCORE", PROBE_KEY, b"none", b"0"]),
+    ("TTL", &[b"TTL", PROBE_KEY]),
 ];
 /// Never written.
 const PROBE_KEY: &[u8] = b"tollgate:permission-probe";

@@ -257,6 +257,7 @@ fn run_script(state: &mut State, node: usize, keys: &[Bytes], requests: &Bytes) 
             let counter =
                 state.nodes[node].counters.entry(key).or_insert(Counter { value: 0, has_ttl: true });
             counter.value += hits;
+            counter.has_ttl = true;
         }
         let now = used + if charged { hits } else { 0 };
         reply.extend([i64::from(!charged), now, 0, 0].map(Reply::Int));
