@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time;
 use tonic::Request;
 
 use crate::support::eventually;
@@ -138,6 +140,120 @@ async fn what_is_too_much_at_once_is_turned_away_and_not_counted() {
     assert_eq!(answers, HashMap::from(expected));
     let key = redis.command(["KEYS", "*one*"]);
     assert_eq!(redis.command(["GET", &key]), "10");
+}
+
+/// Lines of the log that have `phrase`.
+fn logged(service: &Tollgate, phrase: &str) -> usize {
+    service.process.output().lines().filter(|line| line.contains(phrase)).count()
+}
+
+/// The service on two cores, logging at the default level.
+async fn start_quiet(redis: &Redis) -> (Tollgate, Caller) {
+    start(redis, &[("THREADS", "2"), ("LOG_LEVEL", "warn"), ("REDIS_CALL_TIMEOUT", "100ms")]).await
+}
+
+/// Calls on every core until all answers are `answer`.
+async fn all_answer(caller: &Caller, answer: &str) {
+    eventually(answer, async || {
+        for turn in 0..8 {
+            if caller.ask(turn, request("shop", &[("error", "one")])).await != answer {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_and_its_end_are_logged_once_for_the_process_at_the_default_level() {
+    let mut redis = Redis::start().await;
+    let (service, caller) = start_quiet(&redis).await;
+    all_answer(&caller, "OK").await;
+    assert_eq!(logged(&service, "connected to Redis"), 0, "{}", service.process.output());
+    redis.kill();
+    all_answer(&caller, "Unavailable").await;
+    eventually("it is logged", async || logged(&service, "Redis unreachable") == 1).await;
+    redis.restart().await;
+    all_answer(&caller, "OK").await;
+    eventually("so is its end", async || logged(&service, "connected to Redis again") == 1).await;
+    assert_eq!(logged(&service, "Redis unreachable"), 1, "{}", service.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_health_detail_shows_each_node() {
+    let mut redis = Redis::start().await;
+    let (service, caller) = start_quiet(&redis).await;
+    let store = async || -> serde_json::Value {
+        let detail =
+            reqwest::Client::new().get(service.url("/healthcheck")).header("accept", "application/json");
+        let text = detail.send().await.expect("an answer").text().await.expect("text");
+        serde_json::from_str::<serde_json::Value>(&text).expect("JSON")["store"].take()
+    };
+    all_answer(&caller, "OK").await;
+    let up = store().await;
+    let node = &up["nodes"][0];
+    assert_eq!(
+        (&up["kind"], &node["node"]),
+        (&"redis".into(), &format!("127.0.0.1:{}", redis.port()).into())
+    );
+    assert_eq!(
+        (&node["connections"], &node["connected"], &node["breakers_open"]),
+        (&2.into(), &2.into(), &0.into())
+    );
+    assert!(node["error"].is_null() && node["batch_size"].as_u64() >= Some(1), "{up}");
+
+    // One call is in flight and others wait, for longer than a call to Redis may take.
+    redis.pause();
+    let stop = AtomicBool::new(false);
+    let calls = async {
+        while !stop.load(Ordering::Relaxed) {
+            caller.ask(0, request("shop", &[("error", "one")])).await;
+        }
+    };
+    let watch = async {
+        eventually("the breaker opens", async || store().await["nodes"][0]["breakers_open"] == 1).await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(calls, watch);
+    redis.kill();
+    eventually("it is gone", async || {
+        let down = store().await;
+        down["nodes"][0]["connected"] == 0 && down["nodes"][0]["error"].is_string()
+    })
+    .await;
+}
+
+/// A process that is not scheduled fails no call that Redis answers in time, and does not take its own silence for
+/// that of Redis.
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_of_the_process_fail_no_call() {
+    const PAUSES_MS: [u64; 4] = [15, 60, 120, 200];
+    let redis = Redis::start().await;
+    let (service, caller) = start_quiet(&redis).await;
+    let mut failed = Vec::new();
+    // On a busy machine Redis itself may be late now and then, but not in every round.
+    for _ in 0..5 {
+        let opened = logged(&service, "circuit breaker open");
+        let pauses = async {
+            for pause_ms in PAUSES_MS.repeat(3) {
+                time::sleep(Duration::from_millis(40)).await;
+                service.process.signal("STOP");
+                time::sleep(Duration::from_millis(pause_ms)).await;
+                service.process.signal("CONT");
+            }
+        };
+        let load = caller.load(300, Duration::from_secs(2), |turn| {
+            request("shop", &[("error", &format!("{}", turn % 50))])
+        });
+        let (answers, ()) = tokio::join!(load, pauses);
+        let is_open = logged(&service, "circuit breaker open") > opened;
+        if answers.count("OK") == answers.len() && !is_open {
+            return;
+        }
+        failed.push((answers.counts, is_open));
+    }
+    panic!("calls failed in every round: {failed:?}");
 }
 
 const HOT_RULES: &str = "

@@ -131,6 +131,20 @@ async fn replies_that_are_lost_are_no_answer_and_counted_once() {
     assert!(bed.counted(0) <= told.unanswered);
 }
 
+/// One-way loss that TCP does not see: the bytes of requests are acknowledged. New connections work.
+#[tokio::test]
+async fn a_connection_that_goes_silent_is_replaced() {
+    let bed = Bed::start(Duration::from_millis(50)).await;
+    for silence in [Passage::OneWay, Passage::Shut] {
+        let before = bed.proxy.connections();
+        bed.proxy.set(silence);
+        used(&bed.store, hit("lost")).await.expect_err("nothing arrives");
+        bed.proxy.set(Passage::Open);
+        eventually("a new connection counts", async || used(&bed.store, hit("again")).await.is_ok()).await;
+        assert!(bed.proxy.connections() > before, "{silence:?}");
+    }
+}
+
 #[tokio::test]
 async fn requests_that_are_lost_are_counted_neither_then_nor_later() {
     let bed = Bed::start(Duration::from_millis(200)).await;

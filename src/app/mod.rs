@@ -191,6 +191,7 @@ impl App {
             xds,
             tls,
             store_reached: stores.reachable.take(),
+            store_detail: Arc::clone(&stores.detail),
             metrics: Arc::clone(&shared.metrics),
             lockouts: LockoutAdmin::new(
                 stores.lockouts.clone(),

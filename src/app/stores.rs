@@ -6,17 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time;
 
 use super::StartError;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Timestamp};
+use crate::server::StoreDetail;
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::fallback::Fallback;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
-use crate::store::redis::{Denials, Redis, RedisContext, RedisStore};
+use crate::store::redis::{Denials, NodeSnapshot, Redis, RedisContext, RedisStore};
 use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
@@ -43,6 +45,8 @@ pub(super) struct Stores {
     pub(super) store_timeout: Duration,
     /// Whether the store is reachable; `None` if health does not depend on it.
     pub(super) reachable: Option<watch::Receiver<bool>>,
+    /// Its state, for the detailed health check.
+    pub(super) detail: StoreDetail,
 }
 
 /// Stores of one core.
@@ -82,6 +86,7 @@ pub(super) async fn open(
             }
             let counted = Arc::clone(&store);
             watch_memory(metrics, move || counted.figures());
+            let held = Arc::clone(&store);
             let lockouts = vec![Arc::clone(&store) as _];
             let for_operators: Arc<dyn Store> = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
@@ -98,6 +103,7 @@ pub(super) async fn open(
                 fallback,
                 store_timeout: Duration::ZERO,
                 reachable: None,
+                detail: Arc::new(move || memory_detail(held.figures())),
             })
         }
         StoreSettings::Redis(redis) => {
@@ -148,6 +154,7 @@ async fn open_redis(
         supervisor.spawn("Redis health check", watch_reachability(redis.store(), sender));
         reachable
     });
+    let watched = Arc::clone(&redis);
     let on_demand = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
     let lockouts = vec![Arc::clone(&on_demand) as _, fallback.lockouts()];
     let make = move || {
@@ -166,6 +173,10 @@ async fn open_redis(
         let candidate_store = Arc::new(store.beside(of_candidate.clone()));
         CoreStores { store, candidate_store, ready: ready.boxed(), settle: settle.boxed() }
     };
+    let detail = {
+        let reachable = reachable.clone();
+        Arc::new(move || redis_detail(&watched, reachable.as_ref().map(|reachable| *reachable.borrow())))
+    };
     Ok(Stores {
         make: Box::new(make),
         for_operators: on_demand,
@@ -173,7 +184,33 @@ async fn open_redis(
         fallback,
         store_timeout: settings.all.call_timeout,
         reachable,
+        detail,
     })
+}
+
+fn memory_detail(Figures { counters, bytes, evicted }: Figures) -> Value {
+    json!({"kind": "memory", "counters": counters, "bytes": bytes, "evicted": evicted})
+}
+
+/// `reachable` is set if this replica is ready only while Redis can be reached.
+fn redis_detail(redis: &Redis, reachable: Option<bool>) -> Value {
+    let node = |node: NodeSnapshot| {
+        json!({
+            "node": node.node,
+            "connections": node.connections,
+            "connected": node.connected,
+            "breakers_open": node.breakers_open,
+            "queued": node.queued,
+            "oldest_queued_ms": u64::try_from(node.oldest_queued.as_millis()).unwrap_or(u64::MAX),
+            "in_flight": node.in_flight,
+            "batch_size": node.batch_size,
+            "ttls_not_set": node.ttls_not_set,
+            "denied_commands": node.denied_commands,
+            "error": node.error,
+        })
+    };
+    let nodes: Vec<Value> = redis.nodes().into_iter().map(node).collect();
+    json!({"kind": "redis", "reachable": reachable, "error": redis.discovery_error(), "nodes": nodes})
 }
 
 /// Connections for the debug port, opened on first use.

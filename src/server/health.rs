@@ -29,12 +29,16 @@ pub struct HealthPolicy {
     pub ready_without_rules: bool,
 }
 
+/// State of the store as a JSON object, read for each detailed health check.
+pub type StoreDetail = Arc<dyn Fn() -> Value + Send + Sync>;
+
 /// Health of this replica.
 #[derive(Clone)]
 pub(super) struct Health {
     rules: watch::Receiver<provider::Status>,
     /// Whether the store is reachable; `None` if health does not depend on it.
     store: Option<watch::Receiver<bool>>,
+    store_detail: StoreDetail,
     draining: watch::Sender<bool>,
     policy: HealthPolicy,
     /// Connection to the management server, where there is one.
@@ -47,10 +51,11 @@ impl Health {
         rules: watch::Receiver<provider::Status>,
         policy: HealthPolicy,
         store: Option<watch::Receiver<bool>>,
+        store_detail: StoreDetail,
         xds: Option<Arc<XdsStatus>>,
     ) -> Self {
         let draining = watch::Sender::new(false);
-        Self { rules, store, draining, policy, xds, grpc: HealthReporter::new() }
+        Self { rules, store, store_detail, draining, policy, xds, grpc: HealthReporter::new() }
     }
 
     /// gRPC health service; [`Health::report`] must run to keep it up to date.
@@ -80,7 +85,7 @@ impl Health {
         json!({
             "ready": self.is_ready(),
             "draining": *self.draining.borrow(),
-            "store": self.store.as_ref().map(|reached| *reached.borrow()),
+            "store": (self.store_detail)(),
             "xds": self.xds.as_ref().map(|xds| xds.json()),
             "rules": {
                 "domains": rules.domains,

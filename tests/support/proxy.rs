@@ -54,6 +54,7 @@ pub(crate) struct Proxy {
     passage: watch::Sender<Passage>,
     resets: watch::Sender<()>,
     request_bytes: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -65,9 +66,15 @@ impl Proxy {
         let passage = watch::Sender::new(Passage::Open);
         let resets = watch::Sender::new(());
         let request_bytes = Arc::new(AtomicUsize::new(0));
-        let route = Route { target, passage: passage.subscribe(), request_bytes: Arc::clone(&request_bytes) };
+        let connections = Arc::new(AtomicUsize::new(0));
+        let route = Route {
+            target,
+            passage: passage.subscribe(),
+            request_bytes: Arc::clone(&request_bytes),
+            connections: Arc::clone(&connections),
+        };
         let task = tokio::spawn(accept(listener, route, resets.subscribe()));
-        Self { port, passage, resets, request_bytes, _task: AbortOnDropHandle::new(task) }
+        Self { port, passage, resets, request_bytes, connections, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(crate) const fn port(&self) -> u16 {
@@ -77,6 +84,11 @@ impl Proxy {
     /// Bytes of requests that have arrived so far.
     pub(crate) fn request_bytes(&self) -> usize {
         self.request_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Connections that were accepted so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// From now on, for connections there are and those to come.
@@ -96,6 +108,7 @@ struct Route {
     target: u16,
     passage: watch::Receiver<Passage>,
     request_bytes: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
 }
 
 /// Ends, and every connection with it, when it is aborted.
@@ -104,6 +117,7 @@ async fn accept(listener: TcpListener, route: Route, mut resets: watch::Receiver
     loop {
         let (client, _) = listener.accept().await.expect("a connection");
         resets.mark_unchanged();
+        route.connections.fetch_add(1, Ordering::Relaxed);
         connections.spawn(carry(client, route.clone(), resets.clone()));
         while connections.try_join_next().is_some() {}
     }

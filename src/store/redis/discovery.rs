@@ -89,6 +89,14 @@ impl Discovery {
         self.topology.clone()
     }
 
+    /// The cause while no topology is known.
+    pub(super) fn error(&self) -> Option<String> {
+        match &**self.topology.borrow() {
+            Topology::Unknown(cause) => Some(cause.clone()),
+            Topology::One(_) | Topology::Cluster(_) => None,
+        }
+    }
+
     /// Asks for a refresh soon, after a server was not what the topology says.
     pub(super) fn request_refresh(&self) {
         self.refresh.notify_one();

@@ -125,6 +125,12 @@ impl Redis {
         self.all.0.nodes.snapshot().into_iter().chain(per_second).collect()
     }
 
+    /// Why the servers are not known yet, if they are not: no Sentinel or no node of a Cluster has answered.
+    pub fn discovery_error(&self) -> Option<String> {
+        let error = |(_, discovery): &(_, Discovery)| discovery.error();
+        error(&self.all).or_else(|| self.per_second.as_ref().and_then(error))
+    }
+
     /// A store that begins to connect, and returns at once, whether or not Redis is there. It connects
     /// for as long as it lives, and again whenever a connection is lost.
     ///

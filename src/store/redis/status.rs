@@ -193,8 +193,11 @@ impl Link {
     /// The connection was lost, or could not be made.
     pub(super) fn down(&self, cause: &Arc<str>) {
         self.connected.store(false, Ordering::Relaxed);
-        self.breaker_closed();
         let mut state = self.node.state.lock();
+        if self.breaker_open.swap(false, Ordering::Relaxed) {
+            // Not logged as closed: Redis has not answered, and the log says next that it is unreachable.
+            state.breakers_open -= 1;
+        }
         if !self.down.swap(true, Ordering::Relaxed) {
             state.down += 1;
         }
