@@ -117,6 +117,34 @@ async fn two_of_three(cluster: &mut Cluster, happens: impl FnOnce(&mut Cluster))
     assert_eq!(calls.failed, 0, "of {}", calls.counted);
 }
 
+/// A counter that lost its TTL, whose `EXPIRE` is still to come when its slot moves: the node that has it now sets
+/// the TTL.
+#[tokio::test]
+async fn a_ttl_that_is_pending_when_its_slot_moves_is_set_by_the_new_node() {
+    let cluster = Cluster::start(2, 0).await;
+    let store = connected(&cluster.settings()).await;
+    let name = String::from_utf8(counter("a")).expect("text");
+    let slot = slot(name.as_bytes());
+    let from = cluster.node_of(name.as_bytes());
+    let to = 1 - from;
+    used(&store, hit("a")).await.expect("a reading");
+    // The store knows the counter, so it does not create it again. Redis rejects the `EXPIRE` that follows.
+    cluster.command_on(from, ["ACL", "SETUSER", "default", "-expire"]);
+    cluster.command_on(from, ["DEL", &name]);
+    used(&store, hit("a")).await.expect("a reading");
+    assert_eq!(cluster.command_on(from, ["TTL", &name]), "-1");
+
+    cluster.begin_migration(slot, from, to);
+    cluster.migrate_keys(slot, from, to);
+    cluster.end_migration(slot, from, to).await;
+    assert_eq!(cluster.command_on(to, ["TTL", &name]), "-1");
+    cluster.command_on(from, ["ACL", "SETUSER", "default", "+expire"]);
+    eventually("its TTL is set", async || {
+        cluster.command_on(to, ["TTL", &name]).parse::<i64>().is_ok_and(|secs| secs > 0)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_primary_that_is_killed_keeps_nobody_from_the_others() {
     let mut cluster = Cluster::start(3, 0).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::smallvec;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{self, Instant};
 
 use super::Endpoint;
@@ -16,7 +16,9 @@ use super::connect::ConnectConfig;
 use super::discovery::{Discovery, Topology};
 use super::node_client::NodeClient;
 use super::queue::{Answer, Outcomes, Request};
+use super::reply::Reply;
 use super::slots::Redirection;
+use super::ttl::{Orphans, Ttl, orphans};
 use crate::store::StoreError;
 use crate::supervisor::OwnedTask;
 
@@ -24,6 +26,10 @@ use crate::supervisor::OwnedTask;
 const MAX_REDIRECTIONS: usize = 5;
 /// The pause before counters of a slot on its way are tried again.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(1);
+/// Attempts to set a TTL that a worker left, their timeout, and the delay between them.
+const MAX_TTL_ATTEMPTS: usize = 20;
+const TTL_TIMEOUT: Duration = Duration::from_secs(1);
+const TTL_RETRY_DELAY: Duration = Duration::from_millis(250);
 const READY_POLL: Duration = Duration::from_millis(5);
 
 /// The servers of one deployment.
@@ -40,6 +46,7 @@ struct Router {
     routes: ArcSwap<RoutingTable>,
     /// Nodes that slots are on their way to, and which serve none yet. Forgotten with the next topology.
     importing: Mutex<Vec<Arc<NodeClient>>>,
+    orphans: Orphans,
 }
 
 /// Which server is asked for what.
@@ -57,6 +64,7 @@ pub(super) struct CrossSlot(pub(super) SlotCharges);
 impl Cluster {
     /// Begins to connect to what `discovery` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(config: &Arc<ConnectConfig>, discovery: &Discovery) -> Self {
+        let (sender, orphans) = orphans();
         let mut topology = discovery.topology();
         let first = RoutingTable { topology: Arc::clone(&topology.borrow_and_update()), nodes: Vec::new() };
         let router = Arc::new(Router {
@@ -64,16 +72,18 @@ impl Cluster {
             discovery: discovery.clone(),
             routes: ArcSwap::from_pointee(first),
             importing: Mutex::default(),
+            orphans: sender,
         });
         router.follow(&router.routes.load().topology);
-        let follower =
-            config.supervisor.spawn_owned("Redis slot map follower", follow(Arc::clone(&router), topology));
+        let follower = config
+            .supervisor
+            .spawn_owned("Redis slot map follower", follow(Arc::clone(&router), topology, orphans));
         Self { router, _follower: follower }
     }
 
     /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
     pub(super) fn slot(&self, key: &[u8]) -> u16 {
-        if self.router.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
+        self.router.slot(key)
     }
 
     /// Waits until every server is connected to; no longer than `timeout`, where that is not zero.
@@ -266,8 +276,35 @@ impl Router {
         node
     }
 
+    /// Sets the TTL of a counter whose worker could not.
+    async fn set_ttl(self: Arc<Self>, ttl: Ttl) {
+        let secs = ttl.secs.to_string();
+        let slot = self.slot(&ttl.key);
+        let mut last = None;
+        for _ in 0..MAX_TTL_ATTEMPTS {
+            let node = self.routes.load().node(slot).cloned();
+            if let Ok(node) = node {
+                let reply = node.command(&[b"EXPIRE", &ttl.key, secs.as_bytes()], TTL_TIMEOUT).await;
+                if matches!(reply, Ok(Reply::Int(_))) {
+                    return;
+                }
+                last = Some(node);
+            }
+            self.discovery.request_refresh();
+            time::sleep(TTL_RETRY_DELAY).await;
+        }
+        if let Some(node) = last {
+            node.ttl_lost();
+        }
+    }
+
+    /// Slot of a key in a Redis Cluster, else 0.
+    fn slot(&self, key: &[u8]) -> u16 {
+        if self.is_cluster() { fred::util::redis_keyslot(key) } else { 0 }
+    }
+
     fn connect(&self, server: &Endpoint) -> Arc<NodeClient> {
-        Arc::new(NodeClient::connect(server.clone(), &self.config))
+        Arc::new(NodeClient::connect(server.clone(), &self.config, &self.orphans))
     }
 
     /// Takes up a topology: connects to the servers that are new, and keeps those that stay.
@@ -318,12 +355,36 @@ fn is_together(charges: &SlotCharges) -> bool {
     charges.iter().any(|charge| charges.first().is_some_and(|first| first.key != charge.key))
 }
 
-/// Takes up every new topology. Never ends.
-async fn follow(router: Arc<Router>, mut topology: watch::Receiver<Arc<Topology>>) {
-    while topology.changed().await.is_ok() {
-        let topology = Arc::clone(&topology.borrow_and_update());
-        router.follow(&topology);
+/// Takes up every new topology, and sets the TTLs that workers left. Never ends.
+async fn follow(
+    router: Arc<Router>,
+    mut topology: watch::Receiver<Arc<Topology>>,
+    mut orphans: mpsc::Receiver<Ttl>,
+) {
+    let mut setting = None;
+    // Discovery of a single server has nothing to change.
+    let mut is_fixed = false;
+    loop {
+        tokio::select! {
+            changed = topology.changed(), if !is_fixed => match changed {
+                Ok(()) => {
+                    let topology = Arc::clone(&topology.borrow_and_update());
+                    router.follow(&topology);
+                }
+                Err(_) => is_fixed = true,
+            },
+            Some(ttl) = orphans.recv(), if setting.is_none() => {
+                setting = Some(Box::pin(Arc::clone(&router).set_ttl(ttl)));
+            }
+            () = finished(&mut setting) => setting = None,
+        }
     }
-    // Discovery has ended: the last topology stays.
-    std::future::pending().await
+}
+
+/// Ends when the future does; never without one.
+async fn finished(future: &mut Option<impl Future<Output = ()> + Unpin>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
 }

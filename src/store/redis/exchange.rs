@@ -268,6 +268,18 @@ impl Exchange {
         }
     }
 
+    /// The TTL that may be missing if there is no reply to `command`.
+    pub(super) fn unconfirmed_ttl(&self, command: Pending) -> Option<Ttl> {
+        match command {
+            Pending::Expire(ttl) => Some(ttl),
+            Pending::Count(index) => {
+                let count = self.batch.counts.get(index).filter(|count| count.hits > 0)?;
+                Some(Ttl { key: count.key.clone(), secs: count.ttl_secs })
+            }
+            _ => None,
+        }
+    }
+
     /// Answers every call whose replies are complete.
     pub(super) fn hand_out(&mut self, link: &Link) {
         let Self { batch, replies, in_flight, .. } = self;

@@ -13,6 +13,7 @@ use super::connect::ConnectConfig;
 use super::queue::{Answer, Call, CallQueue, CommandCall, CommandError, Request, failing};
 use super::reply::Reply;
 use super::status::Link;
+use super::ttl::Orphans;
 use super::wire::Command;
 use super::worker::{Connection, Worker};
 use crate::store::StoreError;
@@ -35,12 +36,12 @@ pub(super) struct NodeClient {
 
 impl NodeClient {
     /// Connects from now on, for as long as this lives. Belongs to the runtime it is made in.
-    pub(super) fn connect(server: Endpoint, config: &Arc<ConnectConfig>) -> Self {
+    pub(super) fn connect(server: Endpoint, config: &Arc<ConnectConfig>, orphans: &Orphans) -> Self {
         let queue = Arc::new(CallQueue::default());
         let link = config.nodes.link(&server, &queue);
         let (sender, connection) = watch::channel(Connection::Connecting);
         let worker =
-            Worker::new(server.clone(), Arc::clone(config), Arc::clone(&queue), Arc::clone(&link), sender);
+            Worker::new(server.clone(), Arc::clone(config), Arc::clone(&link), sender, orphans.clone());
         let call_timeout = config.settings.call_timeout;
         let worker = config.supervisor.spawn_owned(format!("Redis worker for {server}"), worker.run());
         Self { server, queue, link, connection, call_timeout, _worker: worker }
@@ -94,6 +95,11 @@ impl NodeClient {
             Ok(Err(_)) => Err(StoreError::Unanswered(self.about("shutting down"))),
             Err(_) => Err(StoreError::Unanswered(self.about("no answer in time"))),
         }
+    }
+
+    /// Logs and counts a counter that may stay without a TTL.
+    pub(super) fn ttl_lost(&self) {
+        self.link.ttl_lost();
     }
 
     /// Waits until every counter that was charged has its TTL, as far as Redis answers.

@@ -83,7 +83,7 @@ struct Logged {
 #[derive(Debug)]
 pub(super) struct Link {
     node: Arc<Node>,
-    queue: Arc<CallQueue>,
+    pub(super) queue: Arc<CallQueue>,
     connected: AtomicBool,
     down: AtomicBool,
     breaker_open: AtomicBool,

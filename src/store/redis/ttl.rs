@@ -3,8 +3,10 @@
 //! A counter is created together with its TTL: `SET key 0 EX secs NX`, in the same write in front of
 //! `INCRBY`. Since most hits are on counters that exist, `SET` is left out where this connection has seen the
 //! counter before. Such a counter can still be gone (evicted, flushed, deleted by hand); then the reply to
-//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write. The one gap: a counter that is
-//! evicted between the `SET` and the `INCRBY` of one write, which Redis carries out microseconds apart.
+//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write. An `EXPIRE` that is still to come
+//! when the node is no longer used, or that is answered MOVED, is left to the cluster, which sends it to the node that
+//! has the counter now. The gaps: a counter that is evicted between the `SET` and the `INCRBY` of one write, which
+//! Redis carries out microseconds apart, and one that somebody runs PERSIST on, unless a script touches it later.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use bytes::Bytes;
 use foldhash::quality::RandomState;
 use hashbrown::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Keys in one generation of [`KnownKeys`]. Two of them take at most some 5 MB.
@@ -87,6 +90,14 @@ pub(super) struct Ttl {
     pub(super) secs: u32,
 }
 
+/// Where a worker leaves TTLs that it can no longer set: its node is no longer used, or another one has the counter.
+pub(super) type Orphans = mpsc::Sender<Ttl>;
+
+/// A channel for orphans of all workers of a cluster.
+pub(super) fn orphans() -> (Orphans, mpsc::Receiver<Ttl>) {
+    mpsc::channel(MAX_PENDING)
+}
+
 /// Counters that may have no TTL yet.
 #[derive(Debug, Default)]
 pub(super) struct MissingTtls {
@@ -122,6 +133,15 @@ impl MissingTtls {
     /// When [`MissingTtls::take`] next returns some.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         (!self.pending.is_empty()).then(|| self.not_before.unwrap_or(now))
+    }
+
+    /// Leaves all of them to `orphans`.
+    pub(super) fn leave(&mut self, orphans: &Orphans) {
+        for ttl in std::mem::take(&mut self.pending) {
+            // Nobody is left to set it when the process ends.
+            drop(orphans.try_send(ttl));
+        }
+        self.bytes = 0;
     }
 
     /// Those that may be sent now, up to the size of a batch.

@@ -19,10 +19,10 @@ use super::Endpoint;
 use super::connect::{ConnectConfig, Connected, connect};
 use super::exchange::{Context, Exchange, Pending, Pipeline, lost};
 use super::queue::{Call, CallQueue};
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use super::script::Script;
 use super::status::Link;
-use super::ttl::{KnownKeys, MissingTtls};
+use super::ttl::{KnownKeys, MissingTtls, Orphans};
 use super::wire::Wire;
 use crate::store::line::{Breaker, Closed, Due, overslept};
 
@@ -40,9 +40,6 @@ const STABLE: Duration = Duration::from_secs(1);
 
 /// Turns of the runtime before a deadline is judged: one for the socket, one for fred's task, one to spare.
 const YIELDS: usize = 3;
-
-/// Errors after which another connection may do better, since the name may lead to another server by now.
-const RECONNECT_CODES: [&str; 4] = ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"];
 
 /// Whether there is a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +62,7 @@ pub(super) struct Worker {
     max_cost: usize,
     known: KnownKeys,
     missing: MissingTtls,
+    orphans: Orphans,
     taken: Vec<Call>,
 }
 
@@ -72,6 +70,7 @@ pub(super) struct Worker {
 struct Session {
     pipeline: Pipeline,
     exchange: Exchange,
+    orphans: Orphans,
     /// When the batch was written.
     begun: Instant,
     breaker: Breaker,
@@ -84,20 +83,21 @@ impl Worker {
     pub(super) fn new(
         server: Endpoint,
         config: Arc<ConnectConfig>,
-        queue: Arc<CallQueue>,
         link: Arc<Link>,
         connection: watch::Sender<Connection>,
+        orphans: Orphans,
     ) -> Self {
         Self {
             server,
             config,
-            queue,
+            queue: Arc::clone(&link.queue),
             link,
             connection,
             script: Script::new(include_str!("charge.lua")),
             max_cost: MAX_COST,
             known: KnownKeys::default(),
             missing: MissingTtls::default(),
+            orphans,
             taken: Vec::new(),
         }
     }
@@ -169,6 +169,7 @@ impl Worker {
         let mut session = Session {
             pipeline: Pipeline::new(wire),
             exchange: Exchange::new(self.config.clock),
+            orphans: self.orphans.clone(),
             begun: now,
             breaker: Breaker::new(call_timeout * MAX_SILENCE),
             since: now,
@@ -290,12 +291,14 @@ impl Worker {
             replied = true;
             match &reply {
                 Reply::Error(text) => {
-                    if session.stale.is_none() && is_stale(text) {
+                    if session.stale.is_none() && reply::calls_for_reconnect(text) {
                         // A server that stays a replica is not reconnected to at once, again and again.
                         session.stale = Some((now.max(session.since + STABLE), text.as_str().into()));
                     }
-                    if matches!(command, Pending::Count(_) | Pending::Script { .. }) {
-                        note_rejection(&self.link, text);
+                    if matches!(command, Pending::Count(_) | Pending::Script { .. })
+                        && reply::is_about_server(text)
+                    {
+                        self.link.rejected(text);
                     }
                 }
                 _ if matches!(command, Pending::Count(_)) => self.link.accepted(),
@@ -304,6 +307,12 @@ impl Worker {
             match command {
                 Pending::Expire(ttl) => {
                     if let Reply::Error(text) = reply {
+                        if reply::is_redirection(&text) {
+                            // The slot of the counter has moved, and the counter with it.
+                            drop(self.orphans.try_send(ttl));
+                            next = if pipeline.is_idle() { None } else { pipeline.wire.reply_now() };
+                            continue;
+                        }
                         self.link.ttl_rejected(&text);
                         if !self.missing.push_rejected(ttl, now) {
                             self.link.ttl_lost();
@@ -398,6 +407,18 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.queue.close(Closed::Ended);
+        self.missing.leave(&self.orphans);
+    }
+}
+
+impl Drop for Session {
+    /// The worker was dropped while commands were in flight.
+    fn drop(&mut self) {
+        while let Some((command, _)) = self.pipeline.next_lost() {
+            if let Some(ttl) = self.exchange.unconfirmed_ttl(command) {
+                drop(self.orphans.try_send(ttl));
+            }
+        }
     }
 }
 
@@ -407,18 +428,5 @@ fn arm(timer: Pin<&mut Sleep>, due: Option<Instant>) {
         && (timer.is_elapsed() || due < timer.deadline())
     {
         timer.reset(due);
-    }
-}
-
-/// Whether to reconnect after this error.
-fn is_stale(error: &str) -> bool {
-    RECONNECT_CODES.contains(&error.split(' ').next().unwrap_or_default())
-}
-
-/// Logs errors that are about the server. Those about one counter, and redirections, are none.
-fn note_rejection(link: &Link, error: &str) {
-    let code = error.split(' ').next().unwrap_or_default();
-    if !["ERR", "WRONGTYPE", "MOVED", "ASK", "TRYAGAIN", "NOSCRIPT"].contains(&code) {
-        link.rejected(error);
     }
 }
