@@ -181,7 +181,7 @@ impl App {
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let Self {
-            settings, listeners, tls, mut stores, shared, provider, xds, supervisor, mut ends, ..
+            settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, ..
         } = self;
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
         let parts = Parts {
@@ -190,8 +190,7 @@ impl App {
             rules_status: provider.status(),
             xds,
             tls,
-            store_reached: stores.reachable.take(),
-            store_detail: Arc::clone(&stores.detail),
+            store: stores.health.clone(),
             metrics: Arc::clone(&shared.metrics),
             lockouts: LockoutAdmin::new(
                 stores.lockouts.clone(),

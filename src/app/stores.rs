@@ -13,7 +13,7 @@ use tokio::time;
 use super::StartError;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Timestamp};
-use crate::server::StoreDetail;
+use crate::server::StoreHealth;
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::fallback::Fallback;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
@@ -43,10 +43,7 @@ pub(super) struct Stores {
     pub(super) fallback: Arc<Fallback>,
     /// Upper bound on a call that the store enforces itself; zero for stores in memory.
     pub(super) store_timeout: Duration,
-    /// Whether the store is reachable; `None` if health does not depend on it.
-    pub(super) reachable: Option<watch::Receiver<bool>>,
-    /// Its state, for the detailed health check.
-    pub(super) detail: StoreDetail,
+    pub(super) health: StoreHealth,
 }
 
 /// Stores of one core.
@@ -102,8 +99,10 @@ pub(super) async fn open(
                 lockouts,
                 fallback,
                 store_timeout: Duration::ZERO,
-                reachable: None,
-                detail: Arc::new(move || memory_detail(held.figures())),
+                health: StoreHealth {
+                    reachable: None,
+                    detail: Arc::new(move || memory_detail(held.figures())),
+                },
             })
         }
         StoreSettings::Redis(redis) => {
@@ -183,8 +182,7 @@ async fn open_redis(
         lockouts,
         fallback,
         store_timeout: settings.all.call_timeout,
-        reachable,
-        detail,
+        health: StoreHealth { reachable, detail },
     })
 }
 

@@ -29,16 +29,20 @@ pub struct HealthPolicy {
     pub ready_without_rules: bool,
 }
 
-/// State of the store as a JSON object, read for each detailed health check.
-pub type StoreDetail = Arc<dyn Fn() -> Value + Send + Sync>;
+/// State of the store.
+#[derive(Clone)]
+pub struct StoreHealth {
+    /// Whether the store is reachable; `None` if health does not depend on it.
+    pub reachable: Option<watch::Receiver<bool>>,
+    /// The state as a JSON object, read for each detailed health check.
+    pub detail: Arc<dyn Fn() -> Value + Send + Sync>,
+}
 
 /// Health of this replica.
 #[derive(Clone)]
 pub(super) struct Health {
     rules: watch::Receiver<provider::Status>,
-    /// Whether the store is reachable; `None` if health does not depend on it.
-    store: Option<watch::Receiver<bool>>,
-    store_detail: StoreDetail,
+    store: StoreHealth,
     draining: watch::Sender<bool>,
     policy: HealthPolicy,
     /// Connection to the management server, where there is one.
@@ -50,12 +54,11 @@ impl Health {
     pub(super) fn new(
         rules: watch::Receiver<provider::Status>,
         policy: HealthPolicy,
-        store: Option<watch::Receiver<bool>>,
-        store_detail: StoreDetail,
+        store: StoreHealth,
         xds: Option<Arc<XdsStatus>>,
     ) -> Self {
         let draining = watch::Sender::new(false);
-        Self { rules, store, store_detail, draining, policy, xds, grpc: HealthReporter::new() }
+        Self { rules, store, draining, policy, xds, grpc: HealthReporter::new() }
     }
 
     /// gRPC health service; [`Health::report`] must run to keep it up to date.
@@ -76,7 +79,7 @@ impl Health {
     }
 
     fn has_store(&self) -> bool {
-        self.store.as_ref().is_none_or(|reached| *reached.borrow())
+        self.store.reachable.as_ref().is_none_or(|reached| *reached.borrow())
     }
 
     /// Details as JSON.
@@ -85,7 +88,7 @@ impl Health {
         json!({
             "ready": self.is_ready(),
             "draining": *self.draining.borrow(),
-            "store": (self.store_detail)(),
+            "store": (self.store.detail)(),
             "xds": self.xds.as_ref().map(|xds| xds.json()),
             "rules": {
                 "domains": rules.domains,
@@ -100,7 +103,7 @@ impl Health {
     /// Updates the gRPC health service on every change. Never returns.
     pub(super) async fn report(self) {
         let (mut rules, mut draining) = (self.rules.clone(), self.draining.subscribe());
-        let mut store = self.store.clone();
+        let mut store = self.store.reachable.clone();
         let store_changed = async |store: &mut Option<watch::Receiver<bool>>| match store {
             Some(reached) => reached.changed().await,
             None => std::future::pending().await,

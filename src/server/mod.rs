@@ -41,7 +41,7 @@ use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::{Debug, Pages};
 use self::grpc::LongStreams;
 use self::health::Health;
-pub use self::health::StoreDetail;
+pub use self::health::StoreHealth;
 use self::listen::{Listener, Purpose};
 use self::streams::Streams;
 use crate::engine::Rules;
@@ -140,10 +140,8 @@ pub struct Parts {
     pub rules_status: watch::Receiver<provider::Status>,
     /// Connection to the management server, if there is one.
     pub xds: Option<Arc<XdsStatus>>,
-    /// Whether the store is reachable; `None` if health does not depend on it.
-    pub store_reached: Option<watch::Receiver<bool>>,
-    /// State of the store, for the detailed health check.
-    pub store_detail: StoreDetail,
+    /// State of the store, for health.
+    pub store: StoreHealth,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Lockouts, for the debug port.
@@ -228,13 +226,8 @@ pub async fn run(
     supervisor: &Supervisor,
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
-    let health = Health::new(
-        parts.rules_status,
-        settings.health,
-        parts.store_reached,
-        parts.store_detail,
-        parts.xds.clone(),
-    );
+    let xds = parts.xds.clone();
+    let health = Health::new(parts.rules_status, settings.health, parts.store, xds);
     // Follows `shutdown` after its delays.
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();
