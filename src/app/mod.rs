@@ -180,9 +180,7 @@ impl App {
     /// # Errors
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self {
-            settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, ..
-        } = self;
+        let Self { settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, .. } = self;
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
