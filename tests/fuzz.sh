@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/fuzz"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request json rules text keys)
+[ ${#targets[@]} -gt 0 ] || targets=(request json rules test_file text keys)
 
 # What cargo-fuzz sets, without a sanitizer: the program has no unsafe code.
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -24,7 +24,7 @@ for target in "${targets[@]}"; do
     printf '\n== %s, %s s\n' "$target" "$seconds"
     mkdir -p "corpus/$target" "artifacts/$target"
     max_len=4096
-    [ "$target" = rules ] || max_len=65536
+    case $target in rules | test_file) ;; *) max_len=65536 ;; esac
     "${CARGO_TARGET_DIR:-target}/$host/release/$target" "corpus/$target" \
         -max_total_time="$seconds" -max_len="$max_len" -timeout=5 -rss_limit_mb=1024 \
         -artifact_prefix="artifacts/$target/" -print_final_stats=1

@@ -61,6 +61,19 @@ fn rule_files() -> Vec<Vec<u8>> {
     .into()
 }
 
+fn test_files() -> Vec<Vec<u8>> {
+    [
+        &include_bytes!("../config/presets/lockout.test.yaml")[..],
+        b"rules: {domain: d, descriptors: [{key: k, rate_limit: 5/minute}]}\nsettings: {replicas: 2}\ntests:\n- name: a\n  \
+          start: 2026-03-29T00:59:30Z\n  steps:\n  - {ask: {k: 'u{n%3}'}, times: 3, every: 1s, expect: '+++'}\n  \
+          - {together: 2, ask: [{k: a}], hits: -1, expect: {allowed: 1..2, wait: 1s..2s}}\n  - {reload: x, expect: {errors: 0}}\n  \
+          - {descriptors: [{entries: [[k, a]], limit: {requests_per_unit: 5, unit: day}}], expect: {counter: 'tg1\xE2\x80\xA6'}}\n",
+        b"rules: |\n  domain: d\ntests: [{name: a, steps: [{store: down}, {wait: 1d}]}]\nnever: [{rule: d.k}]\n",
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
 fn pairs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
     let byte = || prop::sample::select(&b"a_:,*/1{}%#\xff"[..]);
     let text = move || prop_oneof![9 => prop::collection::vec(byte(), 0..5), 1 => prop::collection::vec(byte(), 255..259)];
@@ -87,6 +100,11 @@ proptest! {
     #[test]
     fn rule_files_compile_or_have_bounded_errors(bytes in mutated(rule_files())) {
         properties::rules(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn test_files_can_be_run_or_have_bounded_errors(bytes in mutated(test_files())) {
+        properties::test_file(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{Exit, plural, print, print_error};
@@ -28,9 +28,23 @@ pub(super) struct CheckArgs {
     #[arg(long, visible_alias = "merge-domains", env, default_value = "false")]
     #[arg(value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
-    /// Print errors and warnings as JSON on stdout.
-    #[arg(long)]
+    /// Print errors and warnings as JSON on stdout; short for `--format json`.
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Form of errors and warnings: `github` makes them annotations in GitHub Actions.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+}
+
+/// Form of errors and warnings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// JSON on stdout.
+    Json,
+    /// Workflow commands of GitHub Actions on stdout.
+    Github,
 }
 
 /// Compiles the rules as `serve` would and reports every error and warning.
@@ -46,10 +60,12 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
         errors.extend(found);
         Rules::default()
     });
-    if args.json {
-        return report_json(&rules, &errors);
+    match args.format {
+        _ if args.json => report_json(&rules, &errors),
+        Format::Text => report(&rules, &errors),
+        Format::Json => report_json(&rules, &errors),
+        Format::Github => report_github(&rules, &errors),
     }
-    report(&rules, &errors)
 }
 
 pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Vec<SourceFile>, Vec<RuleError>)> {
@@ -117,4 +133,34 @@ pub(super) fn error_json(error: &RuleError) -> Value {
         "column": number(error.span.column),
         "message": error.message,
     })
+}
+
+/// Annotations of GitHub Actions: `::error file=shop.yaml,line=3,col=5::MESSAGE`.
+fn report_github(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
+    let annotations = |command: &str, found: &RuleErrors| {
+        let annotation = |error: &RuleError| {
+            let place = match error.span.line {
+                0 => String::new(),
+                line => format!(",line={line},col={}", error.span.column),
+            };
+            let (file, message) = (workflow_property(&error.source), workflow_data(&error.message));
+            format!("::{command} file={file}{place}::{message}\n")
+        };
+        found.reported.iter().map(annotation).collect::<String>()
+    };
+    let text = annotations("error", errors)
+        + &annotations("warning", &rules.warnings)
+        + &annotations("notice", &rules.notes());
+    print(&text)?;
+    Ok(if errors.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+/// Text of a workflow command.
+fn workflow_data(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// Property of a workflow command.
+fn workflow_property(text: &str) -> String {
+    workflow_data(text).replace(':', "%3A").replace(',', "%2C")
 }

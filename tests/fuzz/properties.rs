@@ -5,6 +5,7 @@ use prost::Message as _;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::text::{cut, one_line_of_bytes};
 use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Unit};
+use tollgate::lab::suite::TestFile;
 use tollgate::pb::RateLimitRequest;
 use tollgate::server::InvalidRequest;
 use tollgate::server::wire::{decode, decode_check, decode_json};
@@ -58,6 +59,15 @@ pub fn rules(text: &str) {
     if let Err(errors) = compile(&[file], CompileOptions::default(), None) {
         let len = errors.to_string().len();
         assert!(len <= 200_000, "{len} bytes of errors");
+    }
+}
+
+/// A test file can be run or has errors of bounded length. It names rules that are not there.
+pub fn test_file(text: &str) {
+    let file = SourceFile { name: "a.test.yaml".into(), text: text.into() };
+    if let Err(errors) = TestFile::load(&file, &|_| Default::default()) {
+        let text = errors.to_string();
+        assert!(!text.is_empty() && text.len() <= 200_000, "{} bytes of errors", text.len());
     }
 }
 

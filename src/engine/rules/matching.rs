@@ -197,6 +197,33 @@ pub(super) fn normalize(
     if errors.is_empty() { Ok(unreachable_values(descriptors, siblings)) } else { Err(errors) }
 }
 
+/// Anchors in expressions, which match whole values anyway: with one at the start alone, a prefix was probably meant.
+pub(super) fn needless_anchors(descriptors: &[Descriptor]) -> Diagnostics {
+    let mut found = Diagnostics::default();
+    for Located { value, span } in
+        descriptors.iter().filter_map(|descriptor| descriptor.matching.regex.as_ref())
+    {
+        let is_escaped =
+            value.trim_end_matches('$').bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
+        let (start, end) = (value.starts_with('^'), value.ends_with('$') && !is_escaped);
+        // With (?m) they are about lines.
+        if !(start || end) || value.contains("(?") {
+            continue;
+        }
+        let hint = match (start, end) {
+            (true, false) => "; if values may go on, write '.*' at the end",
+            (false, true) => "; if something may come before, write '.*' at the start",
+            _ => "",
+        };
+        let message = format!(
+            "'^' and '$' have no effect in '{}': a regex is matched against the whole value; leave them out{hint}",
+            shortened(value)
+        );
+        found.push(*span, message);
+    }
+    found
+}
+
 /// Warnings for values in rules that no normalized value can equal, and networks that contain none.
 fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagnostics {
     let mut found = Diagnostics::default();

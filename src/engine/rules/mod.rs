@@ -24,6 +24,7 @@ mod span;
 mod text_map;
 mod timezone;
 mod tree;
+mod unreachable;
 mod yaml;
 
 #[cfg(test)]

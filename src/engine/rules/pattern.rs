@@ -148,6 +148,17 @@ impl Expression {
         &self.written
     }
 
+    /// True if it certainly matches every value.
+    pub(super) fn is_universal(&self) -> bool {
+        [".*", "(?s).*", ".*?"].contains(&&*self.written)
+    }
+
+    /// The one value that it matches, if it certainly has one only.
+    pub(super) fn literal(&self) -> Option<&str> {
+        let is_literal = |c: char| c.is_ascii_alphanumeric() || "/_-:@ ".contains(c);
+        self.written.chars().all(is_literal).then_some(&self.written)
+    }
+
     /// `regex(/v[0-9]+)`
     pub fn text(&self) -> &str {
         &self.text

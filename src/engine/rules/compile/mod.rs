@@ -19,6 +19,7 @@ use super::report::{Origin, Report};
 use super::source::Document;
 use super::span::Located;
 use super::tree::Domain;
+use super::unreachable::{Unreachable, unreachable};
 use super::{Layer, Rules};
 use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
@@ -164,6 +165,21 @@ impl<'s> Compiler<'s> {
         Arc::clone(self.layers.entry(key).or_insert_with(layer))
     }
 
+    fn warn_of_unreachable_rules(&mut self) {
+        let mut found = Vec::new();
+        self.domains.values().for_each(|domain| unreachable(&domain.children, &mut found));
+        for Unreachable { node, other, reason } in found {
+            let [here, there] = [node, other].map(|node| self.origins[node.order as usize]);
+            let message = format!(
+                "'{}' can never match: {reason}; see '{}' at {}",
+                shortened(&node.composite()),
+                shortened(&other.composite()),
+                self.report.refer(here, there)
+            );
+            self.report.warn(here, message);
+        }
+    }
+
     fn finish(mut self) -> Result<Rules, RuleErrors> {
         for (domain, Located { value: name, span }, source) in mem::take(&mut self.names.replaced) {
             if self.names.known.get(&domain).is_some_and(|known| known.contains(&*name)) {
@@ -175,6 +191,7 @@ impl<'s> Compiler<'s> {
             );
             self.report.warn(Origin { source, span }, message);
         }
+        self.warn_of_unreachable_rules();
         let (warnings, paths) = self.report.finish()?;
         let domains = self.domains.into_iter().map(|(name, mut domain)| {
             domain.gather_hashed();

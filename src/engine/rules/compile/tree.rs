@@ -27,6 +27,8 @@ struct Inherited<'a> {
     /// Keys of the levels above.
     keys: &'a [&'a str],
     enabled: bool,
+    /// Whether one of them matches certain values only.
+    is_selective: bool,
     layer: Option<&'a str>,
     on_deny: Option<&'a Arc<OnDeny>>,
     headers: RateLimitHeaders,
@@ -100,6 +102,7 @@ impl Compiler<'_> {
             path: &path,
             keys: &[],
             enabled: document.enabled,
+            is_selective: false,
             layer: None,
             on_deny: None,
             headers: RateLimitHeaders::All,
@@ -151,6 +154,10 @@ impl Compiler<'_> {
             path: &path,
             keys: &keys,
             enabled: inherited.enabled && descriptor.enabled,
+            is_selective: inherited.is_selective
+                || !is_sound
+                || node.key.contains('*')
+                || node.pattern != Pattern::Any,
             layer: descriptor.layer.as_deref().or(inherited.layer),
             on_deny: descriptor.on_deny.as_ref().or(inherited.on_deny),
             headers: descriptor.headers.unwrap_or(inherited.headers),
@@ -205,6 +212,9 @@ impl Compiler<'_> {
     fn rule(&mut self, descriptor: &Descriptor, here: Inherited<'_>) -> Option<Rule> {
         let Inherited { path, .. } = here;
         let quota = self.quota(descriptor, here.algorithm, path);
+        if here.enabled && !here.is_selective {
+            self.warn_of_zero(descriptor, path);
+        }
         let limits = match &quota {
             Some(Quota::Limited(limits)) => &**limits,
             Some(Quota::Unlimited) | None => &[],
@@ -239,6 +249,7 @@ impl Compiler<'_> {
 
     /// Sets the normalization of each key, before nodes are inserted into `siblings`.
     fn normalize(&mut self, descriptors: &[Descriptor], siblings: &mut Children, hash_key: Option<HashKey>) {
+        self.report.warnings(self.source, matching::needless_anchors(descriptors));
         match matching::normalize(descriptors, siblings, hash_key.as_ref()) {
             Ok(warnings) => self.report.warnings(self.source, warnings),
             Err(errors) => self.errors(errors),
@@ -335,6 +346,18 @@ impl Compiler<'_> {
                 shortened(&path.to_string())
             );
             self.report.warn(self.origin(rate_limit.span), message);
+        }
+    }
+
+    /// A limit of zero blocks certain values. Without any it blocks everything.
+    fn warn_of_zero(&mut self, descriptor: &Descriptor, path: &StatsPath) {
+        for limit in descriptor.rate_limits.iter().filter(|limit| limit.requests_per_unit == Some(0)) {
+            let message = format!(
+                "'{}' lets nothing pass: it is zero for every value; to block certain values write 'value', \
+                 'one_of', 'cidr' or 'regex', and 'value: \"*\"' if all of them are meant",
+                shortened(&path.to_string())
+            );
+            self.report.warn(self.origin(limit.span), message);
         }
     }
 

@@ -528,7 +528,14 @@ fn a_limit_without_a_count_loads_with_a_warning() {
         "{:?}",
         rules.warnings
     );
-    assert!(load(&with_limit("unit: day, requests_per_unit: 0")).warnings.is_empty());
+    let blocked =
+        "{domain: d, descriptors: [{key: k, value: x, rate_limit: {unit: day, requests_per_unit: 0}}]}";
+    assert!(load(blocked).warnings.is_empty());
+    let all = load(&with_limit("unit: day, requests_per_unit: 0")).warnings;
+    assert!(
+        all.reported[0].message.starts_with("'d.k' lets nothing pass: it is zero for every value"),
+        "{all}"
+    );
     assert!(load(&with_limit("unlimited: true")).warnings.is_empty());
 }
 
@@ -643,4 +650,78 @@ fn a_hundred_thousand_rules_load() {
     assert_eq!(rules.len(), 100_000);
     let domain = rules.domain(b"d").expect("the domain is known");
     assert!(domain.find(&entries("user=u99999")).is_some());
+}
+
+/// The warnings of rules for one key at one level.
+fn warnings(rules: &[&str]) -> Vec<String> {
+    let rules: Vec<_> =
+        rules.iter().map(|rule| format!("  - {{key: k, {rule}, rate_limit: 1/day}}\n")).collect();
+    let rules = load(&format!("domain: d\ndescriptors:\n{}", rules.concat()));
+    rules
+        .warnings
+        .reported
+        .iter()
+        .map(|warning| format!("{}: {}", warning.span.line, warning.message))
+        .collect()
+}
+
+#[test]
+fn rules_that_can_never_match_are_warned_of() {
+    for (rules, expected) in [
+        (
+            &["value: a*", "value: ab*"][..],
+            "4: 'k_ab*' can never match: that pattern takes all of its values, and comes first; see 'k_a*' at line 3",
+        ),
+        (
+            &["value: '*'", "cidr: 10.0.0.0/8"],
+            "4: 'k_cidr(10.0.0.0/8)' can never match: that pattern takes every value",
+        ),
+        (&["layer: x", "value: '**'"], "3: 'k' can never match: that pattern takes every value"),
+        (&["regex: .*", "layer: x"], "4: 'k' can never match: that regex takes every value"),
+        (
+            &["regex: a.*", "regex: abc"],
+            "4: 'k_regex(abc)' can never match: that regex takes all of its values",
+        ),
+        (
+            &["one_of: [a, b]", "value: a", "value: b"],
+            "3: 'k_one_of(a,b)' can never match: each value of the list",
+        ),
+    ] {
+        let found = warnings(rules);
+        assert_eq!(found.len(), 1, "{rules:?}: {found:?}");
+        assert!(found[0].starts_with(expected), "{found:?}");
+    }
+    for rules in [
+        &["value: ab*", "value: a*"][..],
+        &["value: a*", "value: b*", "value: '*a'"],
+        &["value: a*", "regex: a.*", "cidr: 10.0.0.0/8", "layer: x"],
+        &["regex: abc", "regex: a.*"],
+        &["regex: a.c", "regex: a[.]c"],
+        &["one_of: [a, b]", "value: a"],
+    ] {
+        assert_eq!(warnings(rules), Vec::<String>::new(), "{rules:?}");
+    }
+    let keys = "{domain: d, descriptors: [{key: a*, rate_limit: 1/day}, {key: ab, value: '*', rate_limit: 1/day}, \
+                {key: ab*, rate_limit: 2/day}]}";
+    let found = load(keys).warnings;
+    assert_eq!(found.count(), 1, "{found}");
+    assert!(found.to_string().contains("'ab*' can never match"), "{found}");
+}
+
+#[test]
+fn anchors_in_a_regex_are_warned_of() {
+    for (regex, expected) in [
+        (
+            "^/api",
+            "'^' and '$' have no effect in '^/api': a regex is matched against the whole value; leave them out; if values may go on",
+        ),
+        ("[.]php$", "have no effect in '[.]php$'"),
+        ("^a$", "leave them out"),
+    ] {
+        let found = warnings(&[&format!("regex: '{regex}'")]);
+        assert!(found.len() == 1 && found[0].contains(expected), "{regex}: {found:?}");
+    }
+    for regex in ["a.*", r"5\$", "(?m)^a$", "[$^]"] {
+        assert_eq!(warnings(&[&format!("regex: '{regex}'")]), Vec::<String>::new(), "{regex}");
+    }
 }

@@ -256,6 +256,11 @@ impl Children {
         self.by_key.entry(key.as_bytes())
     }
 
+    /// The nodes of each key that is no pattern, in no order.
+    pub(super) fn siblings(&self) -> impl Iterator<Item = &Siblings> {
+        self.by_key.values()
+    }
+
     /// Nodes for `key`, and those whose key is a pattern.
     pub(super) fn candidates(&self, key: &[u8]) -> (Option<&Siblings>, &[(Glob, Node)]) {
         let patterns = self.key_patterns.as_ref().map_or(&[][..], |patterns| &patterns.nodes);
