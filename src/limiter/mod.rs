@@ -16,7 +16,7 @@ use tokio::time::{self, Instant};
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Limited, Plan, plan};
-use crate::engine::{Decision, Enforcement, Hits, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::engine::{ChargeMode, Decision, Enforcement, Hits, KeyWriter, Modes, Request, Rules, Timestamp};
 use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
@@ -97,8 +97,8 @@ impl Limiter {
         Snapshot { limiter: self, rules: self.rules.load() }
     }
 
-    /// Readings of the counters of `request` under `rules`, in the order of its plan. Its hits are taken for 0, so
-    /// that nothing is counted, and nothing is recorded.
+    /// Readings of the counters of `request` under `rules`, in the order of its plan, each denied if one more hit would
+    /// be. Its hits are taken for 0: nothing is counted, and nothing is recorded.
     ///
     /// # Errors
     /// The store's first error.
@@ -110,7 +110,12 @@ impl Limiter {
         let mut request = request.clone();
         request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
         let plan = plan(rules, &request, &self.keys);
-        let charges = charges(&plan, &self.modes);
+        let mut charges = charges(&plan, &self.modes);
+        // Of limits that count denied hits, a peek would ask whether the last hit was one too many.
+        charges
+            .iter_mut()
+            .filter(|charge| charge.mode == ChargeMode::Always)
+            .for_each(|charge| charge.mode = ChargeMode::IfAllowed);
         if charges.is_empty() {
             return Ok(SmallVec::new());
         }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::action::Action;
 use super::expect::{Fact, Why};
-use super::file::{RuleSet, Test};
+use super::file::Test;
 use super::reader::{Placed, Reader, quoted};
-use super::step::Action;
+use super::rules::RuleSet;
 use crate::engine::Rules;
 use crate::engine::rules::{PlacedRule, Rule, SourceSpan};
 use crate::engine::text::nearest;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::action::Action;
 use super::reader::{Placed, Reader};
-use super::step::Action;
 use super::tables::EXPECT;
 use crate::engine::rules::{SourceNode, SourceSpan, SourceValue};
 

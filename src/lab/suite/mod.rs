@@ -1,14 +1,18 @@
 //! Tests of rules: files that say what requests come when, and what becomes of them. Time is virtual; the path of a
 //! request, the algorithms and the store in memory are the service's own.
 
+mod action;
 mod check;
 mod expect;
 mod facts;
 mod file;
+mod load;
 mod order;
+mod outcome;
 mod reader;
 mod record;
 pub mod report;
+mod rules;
 mod run;
 mod seen;
 mod step;
@@ -16,11 +20,14 @@ mod tables;
 mod template;
 mod world;
 
+pub use action::{Action, Ask, Rendered};
 pub use expect::{Expect, Fact, Mark, Requests, Why};
 pub use facts::{Answer, Encode, Mismatch};
-pub use file::{ReadRules, RuleSet, Test, TestFile, TestSettings};
+pub use file::{Test, TestFile, TestSettings};
+pub use outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
 pub use reader::Placed;
-pub use run::{CoveredRule, Failure, FileReport, RunOptions, TestReport, TimelineEntry};
-pub use step::{Action, Ask, Rendered, Step};
+pub use rules::{ReadRules, RuleSet};
+pub use run::RunOptions;
+pub use step::Step;
 pub use tables::TEST_FILE;
 pub use world::Backend;

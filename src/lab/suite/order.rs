@@ -1,7 +1,7 @@
 //! Orders of concurrent requests to try: an expectation must hold in all of them.
 
+use super::action::Action;
 use super::file::Test;
-use super::step::Action;
 use super::world::Backend;
 
 /// Up to so many requests every order is tried.

@@ -1,9 +1,9 @@
 //! Writes actual results into a test file as expectations, where there are none or they do not hold. Everything else
 //! in the file stays as it is, comments included.
 
+use super::action::Action;
 use super::expect::Mark;
-use super::run::FileReport;
-use super::step::{Action, Step};
+use super::step::Step;
 use crate::engine::rules::SourceSpan;
 
 /// More results than this are written as counts.
@@ -43,18 +43,12 @@ fn results(marks: &[Mark], is_ordered: bool) -> String {
     format!("{{allowed: {}, denied: {}{first}}}", count(Mark::Allowed), count(Mark::Denied))
 }
 
-impl FileReport {
-    /// `text`, the file's, with the results that were recorded.
-    pub fn recorded_in(&self, text: &str) -> String {
-        let mut recorded = self.recorded.clone();
-        recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.step));
-        recorded.iter().fold(text.to_owned(), |text, recorded| write(&text, recorded))
-    }
-
-    /// Number of expectations that were recorded.
-    pub fn recorded_count(&self) -> usize {
-        self.recorded.len()
-    }
+/// `text` of the test file with all of `recorded`.
+pub(super) fn write_all(text: &str, recorded: &[Recorded]) -> String {
+    let mut recorded = recorded.to_vec();
+    // From the end to the beginning, so that positions stay as they are.
+    recorded.sort_by_key(|recorded| std::cmp::Reverse(recorded.step));
+    recorded.iter().fold(text.to_owned(), |text, recorded| write(&text, recorded))
 }
 
 /// Writes one expectation into `text`. Those behind it are there already.

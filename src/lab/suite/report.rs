@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::expect::Mark;
 use super::facts::time_text;
-use super::run::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
+use super::outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
 
 /// More results than this are shown by their number.
 const MAX_MARKS: usize = 60;

@@ -6,14 +6,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
+use super::action::{Action, Ask, Rendered};
 use super::check::is_called;
 use super::expect::{Expect, Fact, Mark};
 use super::facts::{Encode, Mismatch, Observed, range_text};
 use super::file::{Test, TestFile};
 use super::order::orders;
+use super::outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
 use super::record::Recorded;
 use super::seen::Seen;
-use super::step::{Action, Ask, Rendered, Step};
+use super::step::Step;
 use super::world::{Backend, World};
 use crate::engine::Request;
 use crate::engine::rules::Rule;
@@ -29,83 +31,6 @@ pub struct RunOptions<'o> {
     pub encode: Encode<'o>,
     /// Records results in place of failing where they are not as expected.
     pub record: bool,
-}
-
-/// Result of the tests of a file.
-#[derive(Debug, Default)]
-pub struct FileReport {
-    /// Name of the file.
-    pub file: String,
-    /// One for each test that ran.
-    pub tests: Vec<TestReport>,
-    /// Rules, and whether a request reached them, in the order of their places.
-    pub coverage: Vec<CoveredRule>,
-    /// Actual results of the steps, for `--record`.
-    pub(super) recorded: Vec<Recorded>,
-}
-
-/// Result of a test.
-#[derive(Debug)]
-pub struct TestReport {
-    /// Name of the test.
-    pub name: String,
-    /// Line of the test.
-    pub line: u32,
-    /// Requests that were decided.
-    pub requests: u64,
-    /// Time that it took.
-    pub took: Duration,
-    /// First failure; `None` if the test passed.
-    pub failure: Option<Failure>,
-}
-
-/// First step of a test that went otherwise than expected.
-#[derive(Debug)]
-pub struct Failure {
-    /// Line of the step.
-    pub line: u32,
-    /// Number of the step, counted from 1.
-    pub step: usize,
-    /// Time of the request since the start of the test.
-    pub at: Duration,
-    /// Number of the first wrong request in its step, counted from 1.
-    pub request: Option<u32>,
-    /// Expectations that do not hold.
-    pub mismatches: Vec<Mismatch>,
-    /// Steps up to this one.
-    pub timeline: Vec<TimelineEntry>,
-    /// Explanation of the first wrong request.
-    pub explanation: Option<Explanation>,
-    /// Order of the concurrent requests, where it is not that of their numbers.
-    pub order: Option<Vec<u32>>,
-}
-
-/// A step and its results.
-#[derive(Clone, Debug)]
-pub struct TimelineEntry {
-    /// Time since the start of the test.
-    pub at: Duration,
-    /// Time between two requests.
-    pub every: Duration,
-    /// The step, on one line.
-    pub text: String,
-    /// Results of its requests.
-    pub marks: Vec<Mark>,
-    /// Expected results, where they are a list.
-    pub expected: Option<Vec<Mark>>,
-}
-
-/// A rule, and whether a request reached it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct CoveredRule {
-    /// Source of the rule.
-    pub source: String,
-    /// Line of the rule.
-    pub line: u32,
-    /// Path of the rule.
-    pub rule: String,
-    /// True if a request reached it.
-    pub is_reached: bool,
 }
 
 /// Rules that requests reached, by address: rules live as long as their file.

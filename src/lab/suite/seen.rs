@@ -1,8 +1,8 @@
 //! Results of the requests of one step, and the facts that are about all of them.
 
+use super::action::Ask;
 use super::expect::{Expect, Fact, Mark, Requests, range_of};
 use super::facts::{Mismatch, range_text, time_text};
-use super::step::Ask;
 use crate::lab::explanation::Explanation;
 
 /// Results of the requests of a step so far.

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
+use super::action::{Action, Ask, AskDescriptor};
 use super::expect::{self, Expect};
 use super::facts::time_text;
-use super::file::Loader;
-use super::reader::{Placed, quoted};
+use super::reader::{Placed, Reader};
+use super::rules::RuleSets;
 use super::tables::{DESCRIPTOR, LIMIT, STEP};
 use super::template::Template;
 use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES};
 use crate::engine::rules::{SourceNode, SourceSpan, SourceValue};
-use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
+use crate::engine::{Hits, Limit, Unit};
 
 /// Upper bound on the requests of one step.
 const MAX_TIMES: u32 = 1_000_000;
@@ -38,115 +37,23 @@ pub struct Step {
     pub expect: Option<Expect>,
 }
 
-/// Action of a step.
-#[derive(Debug)]
-pub enum Action {
-    /// Requests are sent.
-    Ask(Ask),
-    /// The rules of this index take the place of those in force.
-    Reload(usize),
-    /// The store can be reached from here on, or cannot.
-    Store {
-        /// True if it can.
-        up: bool,
-    },
-    /// Time passes.
-    Wait,
-}
-
-/// Requests of a step.
-#[derive(Debug)]
-pub struct Ask {
-    /// Domain.
-    pub domain: String,
-    descriptors: Vec<AskDescriptor>,
-    /// Number of requests; at least 1.
-    pub times: u32,
-    /// Time between two requests.
-    pub every: Duration,
-    /// True if they are concurrent.
-    pub together: bool,
-}
-
-#[derive(Debug)]
-struct AskDescriptor {
-    entries: Vec<(Template, Template)>,
-    hits: Hits,
-    limit: Option<Limit>,
-}
-
-/// The texts of one request.
-#[derive(Debug)]
-pub struct Rendered<'a> {
-    ask: &'a Ask,
-    entries: Vec<Vec<(String, String)>>,
-}
-
-impl Ask {
-    /// True if all requests are the same.
-    pub fn is_constant(&self) -> bool {
-        let mut entries = self.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
-        entries.all(|(key, value)| !key.counts() && !value.counts())
-    }
-
-    /// Texts of request `number`, which counts from 1.
-    pub fn render(&self, number: u32) -> Rendered<'_> {
-        let entry = |(key, value): &(Template, Template)| (key.render(number), value.render(number));
-        let entries = |descriptor: &AskDescriptor| descriptor.entries.iter().map(entry).collect();
-        Rendered { ask: self, entries: self.descriptors.iter().map(entries).collect() }
-    }
-
-    /// The request as it is written, on one line.
-    pub fn text(&self) -> String {
-        let pair = |(key, value): &(Template, Template)| format!("{}={}", key.written(), value.written());
-        let descriptor = |descriptor: &AskDescriptor| {
-            let pairs: Vec<_> = descriptor.entries.iter().map(pair).collect();
-            let hits = match descriptor.hits {
-                Hits::Add(1) => String::new(),
-                Hits::Add(hits) => format!("*{hits}"),
-                Hits::Refund(hits) => format!("*-{hits}"),
-            };
-            pairs.join(",") + &hits
-        };
-        let descriptors: Vec<_> = self.descriptors.iter().map(descriptor).collect();
-        quoted(&descriptors.join("; "))
-    }
-}
-
-impl Rendered<'_> {
-    /// The request.
-    pub fn request(&self) -> Request<'_> {
-        let descriptors = self.ask.descriptors.iter().zip(&self.entries);
-        let descriptors: SmallVec<[Descriptor<'_>; 4]> = descriptors
-            .map(|(descriptor, entries)| Descriptor {
-                entries: entries
-                    .iter()
-                    .map(|(key, value)| Entry { key: key.as_bytes(), value: value.as_bytes() })
-                    .collect(),
-                hits: descriptor.hits,
-                limit_override: descriptor.limit,
-            })
-            .collect();
-        Request { domain: self.ask.domain.as_bytes(), descriptors }
-    }
-}
-
 /// Reads the steps of a test.
 pub(super) fn steps<'f>(
-    loader: &mut Loader<'f>,
+    reader: &mut Reader,
+    rules: &mut RuleSets<'f>,
     nodes: &'f [SourceNode],
     domain: Option<&Placed<String>>,
 ) -> Vec<Step> {
     let mut steps = Vec::with_capacity(nodes.len());
     let mut now = Duration::ZERO;
     for node in nodes {
-        let Some(step) = step(loader, node, domain, now) else { continue };
+        let Some(step) = step((&mut *reader, &mut *rules), node, domain, now) else { continue };
         now = step.at;
         if let Action::Ask(ask) = &step.action {
             now = now.saturating_add(ask.every.saturating_mul(ask.times - 1));
         }
         if now > MAX_TEST_TIME {
-            loader.reader.error(step.span, "the test takes longer than three thousand years");
+            reader.error(step.span, "the test takes longer than three thousand years");
             break;
         }
         steps.push(step);
@@ -164,39 +71,39 @@ impl<'n> Fields<'n> {
 }
 
 fn step<'f>(
-    loader: &mut Loader<'f>,
+    (reader, rules): (&mut Reader, &mut RuleSets<'f>),
     node: &'f SourceNode,
     domain: Option<&Placed<String>>,
     now: Duration,
 ) -> Option<Step> {
-    let fields = Fields(loader.reader.fields(node, "a step", &STEP)?);
-    let at = time(loader, &fields, now);
+    let fields = Fields(reader.fields(node, "a step", &STEP)?);
+    let at = time(reader, &fields, now);
     let actions = ["ask", "descriptors", "reload", "store"];
     let found: Vec<_> = fields.0.iter().filter(|(name, _)| actions.contains(name)).collect();
     if let [(first, _), (second, at), ..] = &found[..] {
-        loader.reader.error(at.span, format!("'{first}' and '{second}' in one step: write two steps"));
+        reader.error(at.span, format!("'{first}' and '{second}' in one step: write two steps"));
     }
     let action = match found.first() {
-        Some(("reload", node)) => Action::Reload(loader.rule_set("reload", node)),
+        Some(("reload", node)) => Action::Reload(rules.rule_set(reader, "reload", node)),
         Some(("store", node)) => {
-            let up = loader.reader.choice("store", node, &[("down", false), ("up", true)]);
+            let up = reader.choice("store", node, &[("down", false), ("up", true)]);
             Action::Store { up: up.unwrap_or(true) }
         }
-        Some((name, request)) => ask(loader, &fields, (name, request), domain)?,
+        Some((name, request)) => ask(reader, &fields, (name, request), domain)?,
         None if fields.get("at").or(fields.get("wait")).is_some() => Action::Wait,
         None => {
-            loader.reader.error(node.span, "the step does nothing: write 'ask', 'reload', 'store' or 'wait'");
+            reader.error(node.span, "the step does nothing: write 'ask', 'reload', 'store' or 'wait'");
             return None;
         }
     };
     if !matches!(action, Action::Ask(_)) {
         for name in ["times", "every", "together", "hits", "domain"] {
             if let Some(field) = fields.get(name) {
-                loader.reader.error(field.span, format!("'{name}' is for steps with 'ask'"));
+                reader.error(field.span, format!("'{name}' is for steps with 'ask'"));
             }
         }
     }
-    let expect = fields.get("expect").and_then(|node| expect::read(&mut loader.reader, node, &action));
+    let expect = fields.get("expect").and_then(|node| expect::read(reader, node, &action));
     let SourceValue::Map(entries) = &node.value else { return None };
     Some(Step {
         span: node.span,
@@ -209,8 +116,7 @@ fn step<'f>(
 }
 
 /// Time of a step that follows `now`.
-fn time(loader: &mut Loader<'_>, fields: &Fields<'_>, now: Duration) -> Duration {
-    let reader = &mut loader.reader;
+fn time(reader: &mut Reader, fields: &Fields<'_>, now: Duration) -> Duration {
     if let (Some(_), Some(wait)) = (fields.get("at"), fields.get("wait")) {
         reader.error(wait.span, "'at' and 'wait' both set the time: write one of them");
     }
@@ -230,12 +136,11 @@ fn time(loader: &mut Loader<'_>, fields: &Fields<'_>, now: Duration) -> Duration
 }
 
 fn ask(
-    loader: &mut Loader<'_>,
+    reader: &mut Reader,
     fields: &Fields<'_>,
     (name, node): (&str, &SourceNode),
     domain: Option<&Placed<String>>,
 ) -> Option<Action> {
-    let reader = &mut loader.reader;
     let own = fields.get("domain").and_then(|node| reader.text("domain", node));
     let domain = own.or_else(|| domain.cloned());
     let domain = domain.filter(|domain| !domain.value.is_empty());
@@ -245,10 +150,9 @@ fn ask(
     }
     let hits = fields.get("hits").and_then(|node| reader.hits("hits", node)).unwrap_or(1);
     let descriptors = match name {
-        "ask" => short_descriptors(loader, node, hits),
-        _ => long_descriptors(loader, node, hits),
+        "ask" => short_descriptors(reader, node, hits),
+        _ => long_descriptors(reader, node, hits),
     };
-    let reader = &mut loader.reader;
     if descriptors.len() > MAX_DESCRIPTORS {
         reader.error(node.span, format!("a request has at most {MAX_DESCRIPTORS} descriptors"));
     }
@@ -271,46 +175,46 @@ fn ask(
 }
 
 /// `{key: value, …}`, or a list of such maps.
-fn short_descriptors(loader: &mut Loader<'_>, node: &SourceNode, hits: i64) -> Vec<AskDescriptor> {
+fn short_descriptors(reader: &mut Reader, node: &SourceNode, hits: i64) -> Vec<AskDescriptor> {
     let items = match &node.value {
         SourceValue::List(items) => &items[..],
         _ => std::slice::from_ref(node),
     };
     if items.is_empty() {
-        loader.reader.error(node.span, "'ask' has no descriptor: write {KEY: VALUE}");
+        reader.error(node.span, "'ask' has no descriptor: write {KEY: VALUE}");
     }
     let mut descriptors = Vec::with_capacity(items.len());
     for item in items {
-        let entries = loader.reader.map("ask", item);
+        let entries = reader.map("ask", item);
         if entries.len() > MAX_ENTRIES {
-            loader.reader.error(item.span, format!("a descriptor has at most {MAX_ENTRIES} entries"));
+            reader.error(item.span, format!("a descriptor has at most {MAX_ENTRIES} entries"));
         }
         let mut pairs = Vec::with_capacity(entries.len());
         for (key, value) in entries {
-            pairs.extend(template(loader, "a key", key).zip(template(loader, "a value", value)));
+            pairs.extend(template(reader, "a key", key).zip(template(reader, "a value", value)));
         }
         descriptors.push(AskDescriptor { entries: pairs, hits: to_hits(hits), limit: None });
     }
     descriptors
 }
 
-fn long_descriptors(loader: &mut Loader<'_>, node: &SourceNode, hits: i64) -> Vec<AskDescriptor> {
+fn long_descriptors(reader: &mut Reader, node: &SourceNode, hits: i64) -> Vec<AskDescriptor> {
     let mut descriptors = Vec::new();
-    let items = loader.reader.list("descriptors", node);
+    let items = reader.list("descriptors", node);
     if items.is_empty() && matches!(node.value, SourceValue::List(_)) {
-        loader.reader.error(node.span, "'descriptors' is empty: write at least one");
+        reader.error(node.span, "'descriptors' is empty: write at least one");
     }
     for item in items {
-        let fields = loader.reader.fields(item, "a descriptor", &DESCRIPTOR).unwrap_or_default();
+        let fields = reader.fields(item, "a descriptor", &DESCRIPTOR).unwrap_or_default();
         let mut descriptor = AskDescriptor { entries: Vec::new(), hits: to_hits(hits), limit: None };
         for (name, value) in fields {
             match name {
-                "entries" => descriptor.entries = long_entries(loader, value),
+                "entries" => descriptor.entries = long_entries(reader, value),
                 "hits" => {
-                    let own = loader.reader.hits(name, value);
+                    let own = reader.hits(name, value);
                     descriptor.hits = to_hits(own.unwrap_or(hits));
                 }
-                "limit" => descriptor.limit = limit(loader, value),
+                "limit" => descriptor.limit = limit(reader, value),
                 _ => {}
             }
         }
@@ -320,42 +224,42 @@ fn long_descriptors(loader: &mut Loader<'_>, node: &SourceNode, hits: i64) -> Ve
 }
 
 /// `[[key, value], …]`.
-fn long_entries(loader: &mut Loader<'_>, node: &SourceNode) -> Vec<(Template, Template)> {
+fn long_entries(reader: &mut Reader, node: &SourceNode) -> Vec<(Template, Template)> {
     let mut pairs = Vec::new();
-    let items = loader.reader.list("entries", node);
+    let items = reader.list("entries", node);
     if items.len() > MAX_ENTRIES {
-        loader.reader.error(node.span, format!("a descriptor has at most {MAX_ENTRIES} entries"));
+        reader.error(node.span, format!("a descriptor has at most {MAX_ENTRIES} entries"));
     }
     for item in items {
         match &item.value {
             SourceValue::List(pair) => match &pair[..] {
                 [key, value] => {
-                    pairs.extend(template(loader, "a key", key).zip(template(loader, "a value", value)));
+                    pairs.extend(template(reader, "a key", key).zip(template(reader, "a value", value)));
                 }
-                _ => loader.reader.error(item.span, "an entry is a list of key and value: [KEY, VALUE]"),
+                _ => reader.error(item.span, "an entry is a list of key and value: [KEY, VALUE]"),
             },
-            _ => loader.reader.error(item.span, "an entry is a list of key and value: [KEY, VALUE]"),
+            _ => reader.error(item.span, "an entry is a list of key and value: [KEY, VALUE]"),
         }
     }
     pairs
 }
 
-fn template(loader: &mut Loader<'_>, name: &str, node: &SourceNode) -> Option<Template> {
+fn template(reader: &mut Reader, name: &str, node: &SourceNode) -> Option<Template> {
     if matches!(node.value, SourceValue::Null) {
         return Some(Template::new(""));
     }
-    loader.reader.text(name, node).map(|text| Template::new(&text.value))
+    reader.text(name, node).map(|text| Template::new(&text.value))
 }
 
-fn limit(loader: &mut Loader<'_>, node: &SourceNode) -> Option<Limit> {
+fn limit(reader: &mut Reader, node: &SourceNode) -> Option<Limit> {
     let (mut requests, mut unit) = (None, None);
-    for (name, value) in loader.reader.fields(node, "'limit'", &LIMIT)? {
+    for (name, value) in reader.fields(node, "'limit'", &LIMIT)? {
         match name {
-            "requests_per_unit" => requests = loader.reader.count(name, value, 0..=u32::MAX),
+            "requests_per_unit" => requests = reader.count(name, value, 0..=u32::MAX),
             "unit" => {
                 let names = Unit::ALL.map(|unit| unit.name().to_ascii_lowercase());
                 let choices: Vec<_> = names.iter().map(String::as_str).zip(Unit::ALL).collect();
-                unit = loader.reader.choice(name, value, &choices);
+                unit = reader.choice(name, value, &choices);
             }
             _ => {}
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use super::file::{RuleSet, TestSettings};
+use super::file::TestSettings;
+use super::rules::RuleSet;
 use crate::clock::ManualClock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
 use crate::lab::explanation::{Explanation, explain};

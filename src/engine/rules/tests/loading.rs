@@ -696,7 +696,7 @@ fn rules_that_can_never_match_are_warned_of() {
         &["value: a*", "value: b*", "value: '*a'"],
         &["value: a*", "regex: a.*", "cidr: 10.0.0.0/8", "layer: x"],
         &["regex: abc", "regex: a.*"],
-        &["regex: a.c", "regex: a[.]c"],
+        &["regex: a.c", "regex: 'a[.]c'"],
         &["one_of: [a, b]", "value: a"],
     ] {
         assert_eq!(warnings(rules), Vec::<String>::new(), "{rules:?}");
