@@ -148,13 +148,17 @@ fn report(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
 }
 
-fn check_expectations(report: &Value) {
+/// In a shared store the order of concurrent requests is up to it.
+fn check_expectations(report: &Value, has_every_order: bool) {
     let tests = report["files"][0]["tests"].as_array().expect("tests");
     assert!(tests.len() > 35, "{}", tests.len());
     for test in tests {
         let name = test["name"].as_str().expect("a name");
         if name.starts_with("ok ") {
             assert_eq!(test["failure"], Value::Null, "{name}: {:#}", test["failure"]);
+            continue;
+        }
+        if name.ends_with("in some order") && !has_every_order {
             continue;
         }
         let field = name.split(' ').next().expect("a field");
@@ -169,7 +173,7 @@ fn check_expectations(report: &Value) {
 #[test]
 fn every_expectation_holds_or_fails_its_test() {
     let dir = dir(&[("rules.yaml", RULES), ("a.test.yaml", EXPECTATIONS)]);
-    check_expectations(&report(dir.path(), &["test", "--json", "a.test.yaml"]));
+    check_expectations(&report(dir.path(), &["test", "--json", "a.test.yaml"]), true);
     assert_eq!(tollgate(dir.path(), &["test", "a.test.yaml"]).status.code(), Some(1));
 }
 
@@ -180,7 +184,7 @@ async fn the_same_tests_run_against_redis() {
     let dir = dir(&[("rules.yaml", RULES), ("a.test.yaml", EXPECTATIONS)]);
     // Twice: the counters of the first run are not those of the second.
     for _ in 0..2 {
-        check_expectations(&report(dir.path(), &["test", "--json", "--redis", &url, "a.test.yaml"]));
+        check_expectations(&report(dir.path(), &["test", "--json", "--redis", &url, "a.test.yaml"]), false);
     }
     let output = tollgate(dir.path(), &["test", "--redis", "redis://127.0.0.1:1", "a.test.yaml"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
@@ -273,14 +277,13 @@ fn a_failure_shows_the_step_the_timeline_and_the_explanation() {
         "  expect: expected allowed, got denied\n",
         "          0s  +  user=bob\n",
         "          2s  +++-  user=ann every 1s\n              ++++-  expected\n",
-        "./rules.yaml:3  user  applies\n",
-        "./rules.yaml:7  user_vip  the value is another one\n",
+        "rules.yaml:3  user  applies\n",
+        "rules.yaml:7  user_vip  the value is another one\n",
         "per-minute: 3 per minute, fixed_window; 4 of 3 used, reset in 55s; counter tg1/f60/",
         "one more hit: denied for 55s\n",
         "1 of 1 test failed, 5 requests\n",
     ] {
-        let part = part.replace("./rules.yaml", "rules.yaml").replace("./a.test", "./a.test");
-        assert!(printed.contains(&part), "{part}\n{printed}");
+        assert!(printed.contains(part), "{part}\n{printed}");
     }
     let xml = fs::read_to_string(dir.path().join("report.xml")).expect("a report");
     for part in [

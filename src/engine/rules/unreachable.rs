@@ -1,8 +1,7 @@
 //! Rules that can never match, because others for the same key have precedence over all of their values.
 
 use super::glob::Glob;
-use super::siblings::Siblings;
-use super::tree::{Children, Node, Pattern};
+use super::tree::{Children, Node, Pattern, Siblings};
 
 /// Upper bound on the patterns of one key that are compared with each other: the comparison takes quadratic time.
 const MAX_COMPARED: usize = 300;
