@@ -8,14 +8,17 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::ads::AdsServer;
 use crate::support::envoy::{Config, Envoy};
 use crate::support::http2::PREFACE;
 use crate::support::pki::{self, Authority, Pair, Pki};
 use crate::support::redis::{Redis, User};
 use crate::support::tollgate::Tollgate;
+use crate::support::xds::Client;
 use crate::support::{PATIENCE, eventually};
 
 const RULES: &str = "
@@ -425,6 +428,48 @@ async fn redis_is_reached_as_soon_as_the_file_has_the_right_authority() {
     eventually("the log names the file of authorities", is_explained).await;
     pki::replace(&certificates.ca(), &used);
     eventually("Redis counts", async || ask().await == 200).await;
+}
+
+#[tokio::test]
+async fn a_management_server_is_reached_with_the_files_as_they_are_now() {
+    let pki = Pki::new();
+    let (before, after) = (pki.authority("before"), pki.authority("after"));
+    let trusted = pki.file("trusted.crt");
+    fs::copy(&after.path, &trusted).expect("a copy");
+    let used = pki.pair(&before, "used", "tollgate");
+    let config = watch::Sender::new(pki::server(&pki.pair(&before, "one", "localhost"), &before));
+    let mut server = AdsServer::start_with(Some(config.subscribe())).await;
+    let text = |path: &std::path::Path| path.display().to_string();
+    let client = Client::start_at(
+        "GRPC_XDS_SOTW",
+        &server.address(),
+        &[
+            ("CONFIG_GRPC_XDS_SERVER_USE_TLS", "true"),
+            ("CONFIG_GRPC_XDS_SERVER_TLS_SAN", "localhost"),
+            ("CONFIG_GRPC_XDS_SERVER_TLS_CACERT", &text(&trusted)),
+            ("CONFIG_GRPC_XDS_CLIENT_TLS_CERT", &text(&used.certificate)),
+            ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", &text(&used.key)),
+        ],
+    );
+    let explained = format!("the trusted authorities are in {}", trusted.display());
+    client
+        .reaches("the error names the file of authorities", |client| {
+            client.stream_error().is_some_and(|error| error.contains(&explained))
+        })
+        .await;
+    pki::replace(&before.path, &trusted);
+    server.stream().await.request().await;
+
+    // The server and its authority are new, and so is the client's certificate.
+    let next = pki.pair(&after, "next", "tollgate");
+    for (from, to) in
+        [(&after.path, &trusted), (&next.certificate, &used.certificate), (&next.key, &used.key)]
+    {
+        pki::replace(from, to);
+    }
+    config.send_replace(pki::server(&pki.pair(&after, "two", "localhost"), &after));
+    server.end_connections(false);
+    server.stream().await.request().await;
 }
 
 #[tokio::test]

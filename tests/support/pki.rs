@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
-use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -79,9 +80,7 @@ pub(crate) fn replace(from: &Path, to: &Path) {
 
 /// A client that trusts `authority`, presents `identity` and speaks `alpn`.
 pub(crate) fn client(authority: &Authority, identity: Option<&Pair>, alpn: &[&[u8]]) -> TlsConnector {
-    let mut roots = rustls::RootCertStore::empty();
-    let certificate = CertificateDer::from_pem_file(&authority.path).expect("a certificate");
-    roots.add(certificate).expect("an authority");
+    let roots = roots(authority);
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
@@ -96,6 +95,30 @@ pub(crate) fn client(authority: &Authority, identity: Option<&Pair>, alpn: &[&[u
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     TlsConnector::from(Arc::new(config))
+}
+
+fn roots(authority: &Authority) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_file(&authority.path).expect("a certificate");
+    roots.add(certificate).expect("an authority");
+    roots
+}
+
+/// A server of HTTP/2 that presents `pair` to clients of `clients`.
+pub(crate) fn server(pair: &Pair, clients: &Authority) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(clients)), Arc::clone(&provider)).build();
+    let chain = vec![CertificateDer::from_pem_file(&pair.certificate).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_file(&pair.key).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier.expect("authorities"))
+        .with_single_cert(chain, key)
+        .expect("a pair");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(config)
 }
 
 /// Connects to `localhost` at this port of 127.0.0.1.
