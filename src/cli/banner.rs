@@ -37,7 +37,7 @@ pub(super) fn show(app: &App, program: &OsStr) {
         LogFormat::Text => {
             let example = rules.as_deref().and_then(Rules::example_request);
             as_text(app, &counters, rules.as_deref(), candidate.as_deref())
-                + &suggestion(addresses, program, example.as_ref())
+                + &suggestion(addresses, has_tls(settings), program, example.as_ref())
         }
     };
     let mut stdout = std::io::stdout().lock();
@@ -113,8 +113,18 @@ fn loaded(rules: Option<&Rules>, path: &Path) -> String {
     }
 }
 
+/// True for each listener with TLS: gRPC and HTTP.
+const fn has_tls(settings: &Settings) -> (bool, bool) {
+    (settings.serve.grpc_tls.is_some(), settings.serve.http_tls.is_some())
+}
+
 /// A first request, for a descriptor that is limited; without one, a first rule.
-fn suggestion(addresses: &ListenSettings, program: &OsStr, example: Option<&ExampleRequest>) -> String {
+fn suggestion(
+    addresses: &ListenSettings,
+    (grpc_tls, http_tls): (bool, bool),
+    program: &OsStr,
+    example: Option<&ExampleRequest>,
+) -> String {
     let Some(ExampleRequest { domain, entries }) = example else {
         return "\nNothing is limited yet. A first rule file, which is read within seconds (docs/rules.md):\n  \
                 domain: example\n  descriptors:\n    - key: user\n      rate_limit: 5/minute\n"
@@ -129,7 +139,9 @@ fn suggestion(addresses: &ListenSettings, program: &OsStr, example: Option<&Exam
     let entries: Vec<_> = entries.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
     let body = json!({ "domain": domain, "descriptors": [{ "entries": entries }] }).to_string();
     format!(
-        "\nTry:\n  {program} query{address} -d {domain} {pairs}\n  curl http://{http}/json -d {body}\n",
+        "\nTry:\n  {program} query{address}{tls} -d {domain} {pairs}\n  curl {scheme}://{http}/json -d {body}\n",
+        tls = if grpc_tls { " --tls" } else { "" },
+        scheme = if http_tls { "https" } else { "http" },
         domain = quoted(domain),
         pairs = quoted(&pairs.join(",")),
         http = local(&addresses.http),
@@ -167,17 +179,21 @@ mod tests {
     fn the_suggestion_is_a_descriptor_of_the_rules_and_the_program_as_it_was_started() {
         let entries = vec![("plan".to_owned(), "it's free".to_owned())];
         let example = ExampleRequest { domain: "shop".to_owned(), entries };
-        let text = suggestion(&addresses(9), OsStr::new("target/debug/tollgate"), Some(&example));
+        let program = OsStr::new("target/debug/tollgate");
+        let text = suggestion(&addresses(9), (false, false), program, Some(&example));
         assert!(
             text.contains(r"  target/debug/tollgate query --address 127.0.0.1:9 -d shop 'plan=it'\''s free'"),
             "{text}"
         );
         assert!(text.contains(r#"curl http://127.0.0.1:8080/json -d '{"domain":"shop","#), "{text}");
+        let text = suggestion(&addresses(9), (true, true), program, Some(&example));
+        assert!(text.contains("query --address 127.0.0.1:9 --tls -d shop"), "{text}");
+        assert!(text.contains("curl https://127.0.0.1:8080/json"), "{text}");
     }
 
     #[test]
     fn without_rules_it_shows_how_to_write_one() {
-        let text = suggestion(&addresses(8081), OsStr::new("tollgate"), None);
+        let text = suggestion(&addresses(8081), (false, false), OsStr::new("tollgate"), None);
         assert!(text.contains("rate_limit: 5/minute"), "{text}");
     }
 }

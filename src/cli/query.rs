@@ -170,6 +170,10 @@ fn explain(status: &tonic::Status) -> anyhow::Error {
         Status::InvalidArgument => anyhow!("the service rejected the request: {said}"),
         Status::Unavailable => anyhow!("the service cannot decide now: {said}"),
         Status::Unimplemented => anyhow!("the server at this address is not a rate-limit service: {said}"),
+        // That of tonic for a connection that is lost before the answer.
+        Status::Unknown if said == "transport error" => {
+            anyhow!("the service closed the connection; if it uses TLS, set --tls")
+        }
         code => anyhow!("the service failed ({code:?}): {said}"),
     }
 }
