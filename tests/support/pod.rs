@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, id};
+use std::sync::OnceLock;
 
 use flate2::read::GzDecoder;
 use ring::digest::{SHA256, digest};
@@ -54,20 +55,32 @@ fn blob(layout: &Path, descriptor: &Value) -> Vec<u8> {
 }
 
 impl Image {
-    /// The image of the program under test, as `deploy/image/build.sh` makes it.
-    pub(crate) fn build() -> Self {
+    /// Writes an archive with the image of the program under test, and its bill of materials beside it.
+    pub(crate) fn write(archive: &Path) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/image/build.sh");
+        let mut build = Command::new(script);
+        build.args(["--binary", env!("CARGO_BIN_EXE_tollgate"), "--level", "1"]).arg(archive);
+        run(&mut build);
+    }
+
+    /// The image of the program under test, unpacked anew.
+    pub(crate) fn unpack() -> Self {
+        // Written once for all tests: the program of a development build is large.
+        static ARCHIVE: OnceLock<PathBuf> = OnceLock::new();
+        let archive = ARCHIVE.get_or_init(|| {
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+            let (ours, archive) = (target.join(format!("image-{}", id())), target.join("image.tar"));
+            Self::write(&ours);
+            fs::rename(ours.with_extension("cdx.json"), target.join("image.tar.cdx.json")).expect("renamed");
+            fs::rename(&ours, &archive).expect("renamed");
+            archive
+        });
         let dir = tempfile::tempdir().expect("a temporary directory");
         // Another user has to reach the files.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("our directory");
-        let archive = dir.path().join("image.tar");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/image/build.sh");
-        let mut build = Command::new(script);
-        build.args(["--binary", env!("CARGO_BIN_EXE_tollgate"), "--level", "1"]).arg(&archive);
-        run(&mut build);
-
         let layout = dir.path().join("layout");
         fs::create_dir(&layout).expect("a directory");
-        run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&layout));
+        run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&layout));
         let index = json(&fs::read(layout.join("index.json")).expect("an index"));
         let manifest = json(&blob(&layout, &index["manifests"][0]));
         let config = json(&blob(&layout, &manifest["config"]));
@@ -81,7 +94,7 @@ impl Image {
         fs::create_dir(&root).expect("a directory");
         fs::write(&tar, layer).expect("a file");
         run(Command::new("tar").arg("-xpf").arg(&tar).arg("-C").arg(&root));
-        Self { config: config["config"].clone(), archive, root, dir }
+        Self { config: config["config"].clone(), archive: archive.clone(), root, dir }
     }
 
     /// A directory for files of a test that its containers read.
