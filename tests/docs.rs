@@ -17,6 +17,9 @@ const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const MIGRATION: &str = include_str!("../docs/migrate.md");
+const KUBERNETES: &str = include_str!("../docs/kubernetes.md");
+const ENVOY_GATEWAY: &str = include_str!("../docs/envoy-gateway.md");
+const ISTIO: &str = include_str!("../docs/istio.md");
 const SECURITY: &str = include_str!("../docs/SECURITY.md");
 const OPERATIONS: &str = include_str!("../docs/operations.md");
 const METRICS: &str = include_str!("../docs/metrics.md");
@@ -107,6 +110,10 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "DYNAMIC_METADATA",
         "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
+        // Of Envoy, Envoy Gateway and Istio.
+        "STRICT_DNS",
+        "GRPC_SERVER_TLS_CA_CERT",
+        "SIDECAR_INBOUND",
         // Limitador's.
         "DRAFT_VERSION_03",
         "ENVOY_RLS_HOST",
@@ -127,6 +134,9 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         ("docs/metrics.md", METRICS),
         ("docs/recipes.md", RECIPES),
         ("docs/migrate.md", MIGRATION),
+        ("docs/kubernetes.md", KUBERNETES),
+        ("docs/envoy-gateway.md", ENVOY_GATEWAY),
+        ("docs/istio.md", ISTIO),
         ("docs/SECURITY.md", SECURITY),
     ];
     for (name, document) in documents {

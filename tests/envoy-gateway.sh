@@ -204,5 +204,8 @@ say "Envoy Gateway is back"
 start_gateway
 eventually 'Envoy passes requests' answers warm-up-2 200
 expect dave 200 200 200 200 200 429
-curl -sf http://127.0.0.1:19002/metrics | grep -E '^(tollgate_xds|ratelimit_service_rate_limit_over_limit|ratelimit_service_config_load)' || true
+metrics=$(curl -sf http://127.0.0.1:19002/metrics)
+for metric in 'tollgate_xds_connected 1' 'tollgate_xds_nacks 0' 'ratelimit_service_config_load_error 0'; do
+    grep -qx "$metric" <<<"$metrics" || fail "the metrics lack $metric" "$metrics"
+done
 say "Envoy Gateway limits requests through tollgate"

@@ -153,7 +153,7 @@ async fn the_image_serves_in_the_pod_of_envoy_gateway() {
     let (status, metrics) = pod.get("http://127.0.0.1:19001/metrics");
     assert_eq!(status, 200);
     assert!(metrics.contains("process_resident_memory_bytes"), "{metrics}");
-    assert_eq!(pod.get("http://127.0.0.1:6070/rlconfig").0, 200);
+    assert_eq!(pod.get("http://127.0.0.1:6070/rlconfig").0, 503, "there are no rules yet");
     // gRPC over TLS, and nothing in plain text.
     let version = ["-sk", "--http2", "--max-time", "10", "-o", "/dev/null", "-w", "%{http_version}"];
     let curl: Vec<_> = std::iter::once("curl").chain(version).collect();
