@@ -88,7 +88,7 @@ if [ -z "${INSIDE-}" ]; then
         fi
     done
     sandbox+=(--ro-bind "$work/hosts" /etc/hosts --ro-bind "$work/certs" /certs)
-    INSIDE=$work ENVOY_GATEWAY=$ENVOY_GATEWAY bwrap "${sandbox[@]}" "$(realpath "${BASH_SOURCE[0]}")"
+    INSIDE=$work ENVOY_GATEWAY=$ENVOY_GATEWAY TOLLGATE=$(realpath "$TOLLGATE") bwrap "${sandbox[@]}" "$(realpath "${BASH_SOURCE[0]}")"
     exit
 fi
 
@@ -190,6 +190,11 @@ say "three an hour for each user"
 expect alice 200 200 200 429 429
 expect bob 200
 redis-cli -p 6379 dbsize | grep -qv '^0$' || fail "no counters in Redis"
+
+say "a query as docs/envoy-gateway.md shows it"
+route=httproute/default/shop/rule/0/match/0/shop_example
+"$TOLLGATE" query --tls-cacert /certs/ca.crt --tls-skip-hostname-verification \
+    -d default/eg/http "$route=$route,rule-0-match-0=bob"
 
 say "the policy changes to five"
 sed -i 's/requests: 3/requests: 5/' "$work/resources/policy.yaml"
