@@ -13,6 +13,9 @@ use super::wire::decode_json;
 use crate::lab::{Explanation, explain};
 use crate::limiter::Limiter;
 
+/// Upper bound on the descriptors of a request that is explained: each lists up to 50 candidates a level.
+const MAX_DESCRIPTORS: usize = 32;
+
 /// Explains requests by the rules in force.
 #[derive(Clone)]
 pub struct Explainer {
@@ -25,6 +28,9 @@ enum ExplainError {
     /// The request cannot be read.
     #[error(transparent)]
     InvalidRequest(#[from] super::wire::InvalidRequest),
+    /// The request is too large to be explained.
+    #[error("at most {} descriptors are explained at once", MAX_DESCRIPTORS)]
+    TooManyDescriptors,
     /// No rules have been loaded yet.
     #[error("no rate limit configuration loaded")]
     NoRules,
@@ -39,6 +45,9 @@ impl Explainer {
     async fn explain(&self, body: &[u8]) -> Result<Explanation, ExplainError> {
         let request = decode_json(body)?;
         let request = request.received()?;
+        if request.descriptors.len() > MAX_DESCRIPTORS {
+            return Err(ExplainError::TooManyDescriptors);
+        }
         let snapshot = self.limiter.snapshot();
         let rules = snapshot.rules().ok_or(ExplainError::NoRules)?;
         let readings = self.limiter.peek(rules, &request).await;
@@ -57,7 +66,7 @@ pub(super) async fn explain_request(State(explainer): State<Explainer>, body: By
             Ok(json) => json_response(StatusCode::OK, json),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
         },
-        Err(error @ ExplainError::InvalidRequest(_)) => {
+        Err(error @ (ExplainError::InvalidRequest(_) | ExplainError::TooManyDescriptors)) => {
             (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response()
         }
         Err(error @ ExplainError::NoRules) => {
