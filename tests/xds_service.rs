@@ -78,3 +78,44 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
 }
+
+async fn status_of_call(service: &Tollgate, domain: &str) -> u16 {
+    let body = format!(r#"{{"domain": "{domain}", "descriptors": [{{"entries": [{{"key": "k"}}]}}]}}"#);
+    let request = reqwest::Client::new().post(service.url("/json")).body(body);
+    request.send().await.expect("an answer").status().as_u16()
+}
+
+#[tokio::test]
+async fn a_service_that_is_forced_to_start_is_healthy_and_calls_fail_until_there_are_rules() {
+    let mut server = AdsServer::start().await;
+    let address = server.address();
+    let environment = [
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("CONFIG_GRPC_XDS_SERVER_URL", address.as_str()),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+        ("RULES_PATH", ""),
+    ];
+    let service = Tollgate::start(&[], &environment).await;
+    assert_eq!(status_of_call(&service, "shop").await, 500);
+    let mut stream = server.stream().await;
+    stream.request().await;
+    stream.put(&config("shop", &[("k", 5)])).respond("1", "n1");
+    stream.request().await;
+    assert_eq!((status_of_call(&service, "shop").await, status_of_call(&service, "other").await), (200, 200));
+}
+
+#[tokio::test]
+async fn domains_that_only_the_server_may_know_fail_until_it_has_answered() {
+    let mut server = AdsServer::start().await;
+    let address = server.address();
+    let environment = [("CONFIG_TYPE", "GRPC_XDS_SOTW"), ("CONFIG_GRPC_XDS_SERVER_URL", address.as_str())];
+    let rules = "domain: files\ndescriptors:\n  - {key: k, rate_limit: 3/hour}\n";
+    let service = Tollgate::start_unhealthy(&[("files.yaml", rules)], &environment).await;
+    assert_eq!((status_of_call(&service, "files").await, status_of_call(&service, "shop").await), (200, 500));
+    let mut stream = server.stream().await;
+    stream.request().await;
+    stream.respond("1", "n1");
+    stream.request().await;
+    assert_eq!((status_of_call(&service, "files").await, status_of_call(&service, "shop").await), (200, 200));
+    eventually("healthy", async || get_json(&service.url("/healthcheck")).await.0 == 200).await;
+}

@@ -81,6 +81,9 @@ impl Snapshot<'_> {
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
         let rules = self.rules().ok_or(DecideError::NoRules)?;
+        if rules.is_partial && rules.domain(request.domain).is_none() {
+            return Err(DecideError::NoRules);
+        }
         let now = self.limiter.clock.now();
         let decision = self.limiter.decide(rules, request, now, deadline).await?;
         if decision.unmatched > 0 {

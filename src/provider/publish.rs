@@ -119,7 +119,8 @@ impl State {
         let error = (!update.errors.is_empty()).then(|| Arc::new(update.errors.clone()));
         let is_partial = self.settings.origins.iter().any(|origin| self.found(*origin).is_none());
         let mut status = Status { error, is_partial, ..before };
-        if let Some((sources, rules)) = update.good {
+        if let Some((sources, mut rules)) = update.good {
+            rules.is_partial = is_partial;
             warn(self.settings.role, &rules.warnings);
             status.domains = rules.domains().count();
             status.rules = rules.len();

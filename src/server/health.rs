@@ -73,7 +73,8 @@ impl Health {
 
     pub(super) fn is_ready(&self) -> bool {
         let rules = self.rules.borrow();
-        let has_rules = rules.loaded_at.is_some() || self.policy.ready_without_rules;
+        let is_loaded = rules.loaded_at.is_some() && !rules.is_partial;
+        let has_rules = is_loaded || self.policy.ready_without_rules;
         let has_domain = rules.domains > 0 || !self.policy.needs_a_domain;
         has_rules && has_domain && self.has_store() && !*self.draining.borrow()
     }

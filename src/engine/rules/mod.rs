@@ -77,6 +77,8 @@ pub struct Rules {
     origins: Box<[report::Origin]>,
     /// Paths of sources that are not text, by the index of the source.
     paths: Vec<Option<NodePaths>>,
+    /// True until each provider has delivered its first rules: the domains of the others are not known yet.
+    pub is_partial: bool,
     /// Sources of the rules, in order.
     pub sources: Vec<SourceSummary>,
     /// Probable mistakes in rules that load.

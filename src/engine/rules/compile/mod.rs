@@ -206,6 +206,7 @@ impl<'s> Compiler<'s> {
             default_on_backend_failure: self.options.on_backend_failure,
             origins: self.origins.into(),
             paths,
+            is_partial: false,
             sources: self.summaries,
             warnings,
         })
