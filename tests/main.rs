@@ -64,3 +64,4 @@ mod traces;
 mod xds;
 mod xds_faults;
 mod xds_service;
+mod xds_tls;

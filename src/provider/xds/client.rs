@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tonic::{Code, Status};
 
 use super::cache::Cache;
@@ -24,7 +26,10 @@ use crate::clock::Clock;
 use crate::engine::rules::{RuleErrors, RuleSource};
 use crate::provider::origin::{Origin, Source};
 use crate::provider::publish::Publisher;
+use crate::tls::LiveClient;
 
+/// Upper bound on the random wait before a connection with replaced certificates takes the place of one without.
+const RENEWAL_JITTER: Duration = Duration::from_secs(5);
 /// Longest reason in an answer that refuses a response, in bytes.
 const REASON_BYTES_MAX: usize = 4096;
 
@@ -84,6 +89,8 @@ struct Stream {
 /// Reason for the end of a stream.
 enum Broken {
     Closed,
+    /// Files of TLS have changed.
+    Renewal,
     Status(Status),
     Unreadable(super::wire::Unreadable),
     Load(JoinError),
@@ -155,6 +162,10 @@ impl Client {
     pub(super) async fn stream(&mut self) -> Result<End, JoinError> {
         let unconnected =
             |reason| End { reason, has_connected: false, has_delivered: false, retry: Retry::Soon };
+        if let Some(tls) = &mut self.tls {
+            // This connection uses the latest files.
+            while tls.client.changed().now_or_never().is_some() {}
+        }
         let (tls, ping_interval) = (self.tls.as_ref(), self.settings.ping_interval);
         let channel = match connect(&self.settings.server, tls, ping_interval).await {
             Ok(channel) => channel,
@@ -184,6 +195,7 @@ impl Client {
         let (reason, retry) = match broken {
             Broken::Load(error) => return Err(error),
             Broken::Closed => ("the server closed the stream".to_owned(), Retry::Soon),
+            Broken::Renewal => ("certificates have changed".to_owned(), Retry::AtOnce),
             Broken::Unreadable(error) => (format!("response not readable: {error}"), Retry::Soon),
             Broken::Status(status) => self.judge(&status),
         };
@@ -217,6 +229,7 @@ impl Client {
     }
 
     async fn follow(&mut self, stream: &mut Stream, mut responses: Responses) -> Broken {
+        let mut renewal = std::pin::pin!(renewal(self.tls.as_ref().map(|tls| tls.client.clone())));
         loop {
             let delayed = stream.delayed.as_ref().map(|(at, _)| *at);
             let grace = stream.grace_until.filter(|_| self.snapshot.has_lingering());
@@ -230,6 +243,7 @@ impl Client {
                     Some((_, answer)) => send(stream, answer).await,
                     None => Ok(()),
                 },
+                () = renewal.as_mut() => Err(Broken::Renewal),
                 () = due(grace) => {
                     self.snapshot.drop_lingering();
                     self.load().await.map(drop)
@@ -340,6 +354,18 @@ fn reason(errors: RuleErrors, is_concerned: impl Fn(&str) -> bool) -> Option<Str
         reason.push('…');
     }
     Some(reason)
+}
+
+/// Waits until the files of `tls` have changed, and a while longer: replicas whose files change together do not
+/// reconnect together.
+async fn renewal(tls: Option<LiveClient>) {
+    match tls {
+        Some(mut tls) => {
+            tls.changed().await;
+            sleep(RENEWAL_JITTER.mul_f64(fastrand::f64())).await;
+        }
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until `at`; for ever if there is no such time.

@@ -42,8 +42,9 @@ pub use self::protocol::Variant;
 pub use self::resource::Resource;
 pub use self::status::XdsStatus;
 
-/// Life of a stream after which the back-off begins again.
-const LONG_LIFE: Duration = Duration::from_secs(60);
+/// Life of a stream after which the back-off begins again: of one with a response, and of any.
+const LIFE_WITH_RESPONSE: Duration = Duration::from_secs(10);
+const LIFE: Duration = Duration::from_secs(60);
 
 /// Connection to a management server.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +135,8 @@ impl XdsProvider {
             let begun = Instant::now();
             let End { reason, has_connected, has_delivered, retry } = client.stream().await?;
             client.status().set_disconnected(&reason);
-            if has_delivered || (has_connected && begun.elapsed() >= LONG_LIFE) {
+            let life = if has_delivered { LIFE_WITH_RESPONSE } else { LIFE };
+            if has_connected && begun.elapsed() >= life {
                 backoff.reset();
                 logged = None;
             }
@@ -144,7 +146,9 @@ impl XdsProvider {
                 client::Retry::Later => backoff.longest(fastrand::f64()),
             };
             let server = client.server();
-            if logged.as_ref() == Some(&reason) {
+            if retry == client::Retry::AtOnce {
+                tracing::info!(%server, reason, "xDS stream renewed");
+            } else if logged.as_ref() == Some(&reason) {
                 tracing::debug!(%server, error = reason, retry_in = ?wait, "xDS stream ended");
             } else {
                 tracing::warn!(%server, error = reason, retry_in = ?wait, "xDS stream ended; the rules stay in force");
