@@ -96,7 +96,7 @@ async fn a_service_that_is_forced_to_start_is_healthy_and_calls_fail_until_there
         ("RULES_PATH", ""),
     ];
     let service = Tollgate::start(&[], &environment).await;
-    assert_eq!(status_of_call(&service, "shop").await, 500);
+    assert_eq!(status_of_call(&service, "shop").await, 503);
     let mut stream = server.stream().await;
     stream.request().await;
     stream.put(&config("shop", &[("k", 5)])).respond("1", "n1");
@@ -111,7 +111,7 @@ async fn domains_that_only_the_server_may_know_fail_until_it_has_answered() {
     let environment = [("CONFIG_TYPE", "GRPC_XDS_SOTW"), ("CONFIG_GRPC_XDS_SERVER_URL", address.as_str())];
     let rules = "domain: files\ndescriptors:\n  - {key: k, rate_limit: 3/hour}\n";
     let service = Tollgate::start_unhealthy(&[("files.yaml", rules)], &environment).await;
-    assert_eq!((status_of_call(&service, "files").await, status_of_call(&service, "shop").await), (200, 500));
+    assert_eq!((status_of_call(&service, "files").await, status_of_call(&service, "shop").await), (200, 503));
     let mut stream = server.stream().await;
     stream.request().await;
     stream.respond("1", "n1");

@@ -1,5 +1,5 @@
-//! TLS to the management server, with certificates as Envoy Gateway makes them: a PKCS#1 key of RSA, no extended
-//! key usage, a wildcard of one label.
+//! TLS to the management server, with certificates as Envoy Gateway makes them: PKCS#1 keys of RSA, no extended key
+//! usage, names of one label for the server, and a wildcard for the client.
 
 use std::fs;
 use std::path::Path;
@@ -16,13 +16,15 @@ use tokio::sync::watch;
 use crate::support::ads::{AdsServer, config};
 use crate::support::xds::{Client, VARIANTS, text};
 
-const CA: &str = include_str!("../src/tls/tests/gateway-ca.crt");
-const CERTIFICATE: &str = include_str!("../src/tls/tests/gateway.crt");
-const KEY: &str = include_str!("../src/tls/tests/gateway.key");
-/// The same key in PKCS#8.
-const SAME_KEY: &str = include_str!("../src/tls/tests/gateway-pkcs8.key");
-/// A name that the wildcard of the certificate takes.
-const NAME: (&str, &str) = ("CONFIG_GRPC_XDS_SERVER_TLS_SAN", "envoy-gateway.envoy-gateway-system");
+const CA: &str = include_str!("support/gateway/ca.crt");
+const SERVER: (&str, &str) =
+    (include_str!("support/gateway/server.crt"), include_str!("support/gateway/server.key"));
+const CLIENT: (&str, &str) =
+    (include_str!("support/gateway/client.crt"), include_str!("support/gateway/client.key"));
+/// The key of the client in PKCS#8.
+const SAME_KEY: &str = include_str!("support/gateway/client-pkcs8.key");
+/// A name of the server.
+const NAME: (&str, &str) = ("CONFIG_GRPC_XDS_SERVER_TLS_SAN", "envoy-gateway");
 
 /// A server like Envoy Gateway's: TLS 1.3, `h2`, and a client certificate of its authority.
 async fn server() -> AdsServer {
@@ -31,8 +33,8 @@ async fn server() -> AdsServer {
     let provider = Arc::new(ring::default_provider());
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
-    let chain = vec![CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).expect("a certificate")];
-    let key = PrivateKeyDer::from_pem_slice(KEY.as_bytes()).expect("a key");
+    let chain = vec![CertificateDer::from_pem_slice(SERVER.0.as_bytes()).expect("a certificate")];
+    let key = PrivateKeyDer::from_pem_slice(SERVER.1.as_bytes()).expect("a key");
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("a version")
@@ -59,7 +61,7 @@ impl Files {
             ("CONFIG_GRPC_XDS_CLIENT_TLS_KEY", path("tls.key")),
         ];
         let files = Self { dir, settings };
-        for (name, content) in [("ca.crt", CA), ("tls.crt", CERTIFICATE), ("tls.key", KEY)] {
+        for (name, content) in [("ca.crt", CA), ("tls.crt", CLIENT.0), ("tls.key", CLIENT.1)] {
             files.write(name, content);
         }
         files
