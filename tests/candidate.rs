@@ -61,6 +61,7 @@ impl World {
             keys: KeyWriter::new(KeyFormat::Native, "p:"),
             modes: Modes::default(),
             candidate: Some(candidate),
+            tap: None,
         };
         Self { limiter, tried, clock, metrics }
     }

@@ -47,7 +47,7 @@ mkdir "$work/rules"
 printf 'domain: h2spec\ndescriptors: [{key: user, rate_limit: 10/second}]\n' >"$work/rules/rules.yaml"
 port=${H2SPEC_PORT:-28080}
 env -i RULES_PATH="$work/rules" HOST=127.0.0.1 GRPC_HOST=127.0.0.1 DEBUG_HOST=127.0.0.1 \
-    PORT="$port" GRPC_PORT="$((port + 1))" DEBUG_PORT="$((port + 2))" \
+    PORT="$port" GRPC_PORT="$((port + 1))" DEBUG_PORT="$((port + 2))" ADMIN_PORT=off \
     "$program" >"$work/tollgate.log" 2>&1 &
 served=$!
 trap 'kill "$served" 2>/dev/null || true; rm -rf "$work"' EXIT

@@ -223,7 +223,13 @@ async fn the_program_waits_for_redis_as_long_as_it_is_told_and_says_what_kept_it
     let url = absent.settings().deployment.to_string();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.env_clear().env("REDIS_URL", &url).env("REDIS_STARTUP_MAX_ELAPSED_TIME", "500ms");
-    command.envs([("PORT", "0"), ("GRPC_PORT", "0"), ("DEBUG_PORT", "0"), ("RULES_PATH", "config")]);
+    command.envs([
+        ("PORT", "0"),
+        ("GRPC_PORT", "0"),
+        ("DEBUG_PORT", "0"),
+        ("ADMIN_PORT", "0"),
+        ("RULES_PATH", "config"),
+    ]);
     let output = command.output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("Connection refused"), "{said}");

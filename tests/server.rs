@@ -508,7 +508,13 @@ async fn a_port_in_use_ends_the_process_with_a_word_about_it() {
     let taken = service.grpc.to_string();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
         .env_clear()
-        .envs([("GRPC_HOST", "127.0.0.1"), ("GRPC_PORT", &*taken), ("PORT", "0"), ("DEBUG_PORT", "0")])
+        .envs([
+            ("GRPC_HOST", "127.0.0.1"),
+            ("GRPC_PORT", &*taken),
+            ("PORT", "0"),
+            ("DEBUG_PORT", "0"),
+            ("ADMIN_PORT", "0"),
+        ])
         .output()
         .expect("it runs");
     assert_eq!(output.status.code(), Some(1));

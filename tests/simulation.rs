@@ -132,6 +132,7 @@ impl World {
             keys: KeyWriter::default(),
             modes: Modes::default(),
             candidate,
+            tap: None,
         };
         let mut model = Model::default();
         let rules = change_rules(&mut random, &mut model, None);

@@ -46,7 +46,7 @@ write_rules() {
 
 write_rules 0
 env -i RULES_PATH="$work/rules" HOST=127.0.0.1 GRPC_HOST=127.0.0.1 DEBUG_HOST=127.0.0.1 \
-    PORT="$port" GRPC_PORT="$((port + 1))" DEBUG_PORT="$((port + 2))" MEMORY_MAX_COUNTERS=200000 \
+    PORT="$port" GRPC_PORT="$((port + 1))" DEBUG_PORT="$((port + 2))" ADMIN_PORT=off MEMORY_MAX_COUNTERS=200000 \
     "$program" >"$work/tollgate.log" 2>&1 &
 served=$!
 trap 'kill "$served" 2>/dev/null || true; rm -rf "$work"' EXIT

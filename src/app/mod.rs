@@ -20,8 +20,10 @@ use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
 use crate::limiter::Limiter;
+use crate::limiter::observe::Observer;
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
+use crate::server::admin::{AdminParts, TokenFileError, Tokens};
 use crate::server::{
     self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, ListenerTls, Listeners,
     LockoutAdmin, Parts, RateLimitService, ServeError,
@@ -45,6 +47,9 @@ pub enum StartError {
     /// A socket that was bound has no address.
     #[error("cannot read the address of a socket: {0}")]
     Address(io::Error),
+    /// The token file of the admin listener cannot be used.
+    #[error(transparent)]
+    AdminTokens(#[from] TokenFileError),
     /// A file of certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,6 +97,10 @@ struct Shared {
     candidate: Option<CandidateRules>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// Reads what the cores observe; `None` where nobody can ask.
+    observer: Option<Arc<Observer>>,
+    /// Tokens of the admin listener, where there are any.
+    admin_tokens: Option<Arc<Tokens>>,
 }
 
 /// Serves as `settings` say until `shutdown` asks it to stop. Logs and traces go wherever the process sends
@@ -113,6 +122,7 @@ impl App {
     /// # Errors
     /// [`StartError`]
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let admin_tokens = settings.admin_token_file.as_deref().map(Tokens::read).transpose()?.map(Arc::new);
         let listeners = Listeners::bind(&settings.listen)?;
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -127,7 +137,8 @@ impl App {
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
         certificates::supervise(certificates, &supervisor, &metrics);
-        let shared = Shared { rules, candidate, clock, metrics };
+        let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
+        let shared = Shared { rules, candidate, clock, metrics, observer, admin_tokens };
         let provider = handle;
         Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
     }
@@ -182,6 +193,20 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let Self { settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, .. } = self;
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
+        let lockouts =
+            LockoutAdmin::new(stores.lockouts.clone(), settings.keys.clone(), Arc::clone(&shared.clock));
+        let candidate_provider = shared.candidate.as_ref().map(|candidate| candidate.handle.clone());
+        let admin = shared.observer.as_ref().map(|observer| AdminParts {
+            rules: Arc::clone(&shared.rules),
+            rules_status: provider.status(),
+            providers: [provider.clone()].into_iter().chain(candidate_provider).collect(),
+            metrics: Arc::clone(&shared.metrics),
+            observer: Arc::clone(observer),
+            lockouts: lockouts.clone(),
+            keys: settings.keys.clone(),
+            clock: Arc::clone(&shared.clock),
+            tokens: shared.admin_tokens.clone(),
+        });
         let parts = Parts {
             rules: Arc::clone(&shared.rules),
             candidate_rules: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.rules)),
@@ -190,12 +215,9 @@ impl App {
             tls,
             store: stores.health.clone(),
             metrics: Arc::clone(&shared.metrics),
-            lockouts: LockoutAdmin::new(
-                stores.lockouts.clone(),
-                settings.keys.clone(),
-                Arc::clone(&shared.clock),
-            ),
             explainer: explainer(&settings, &stores, &shared),
+            lockouts,
+            admin,
             core_factory: core_factory(&settings, stores, shared),
         };
         let outcome = tokio::select! {
@@ -224,6 +246,7 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
         keys: settings.keys.clone(),
         modes: settings.modes,
         candidate: None,
+        tap: None,
     })
 }
 
@@ -233,7 +256,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
         let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
-        let Shared { rules, candidate, clock, metrics } = &shared;
+        let Shared { rules, candidate, clock, metrics, observer, .. } = &shared;
         let limiter = Limiter {
             rules: Arc::clone(rules),
             store,
@@ -244,6 +267,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             keys: keys.clone(),
             modes,
             candidate: candidate.as_ref().map(|candidate| candidate.for_core(candidate_store)),
+            tap: observer.as_ref().map(|observer| observer.tap()),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })
@@ -255,7 +279,8 @@ mod tests {
 
     async fn start() -> App {
         let local = [("HOST", "127.0.0.1"), ("GRPC_HOST", "127.0.0.1"), ("DEBUG_HOST", "127.0.0.1")];
-        let ports = [("PORT", "0"), ("GRPC_PORT", "0"), ("DEBUG_PORT", "0"), ("THREADS", "1")];
+        let ports =
+            [("PORT", "0"), ("GRPC_PORT", "0"), ("DEBUG_PORT", "0"), ("ADMIN_PORT", "0"), ("THREADS", "1")];
         let settings = Settings::from_variables(&[&local[..], &ports, &[("RULES_PATH", "/none")]].concat());
         App::start(settings.unwrap()).await.unwrap()
     }

@@ -60,7 +60,7 @@ fn counters(settings: &Settings) -> String {
 }
 
 fn as_json(app: &App, counters: &str, rules: usize) -> Value {
-    let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
+    let ListenSettings { http, grpc, debug, admin, prometheus } = app.addresses();
     json!({
         "message": "tollgate started",
         "version": env!("CARGO_PKG_VERSION"),
@@ -69,6 +69,7 @@ fn as_json(app: &App, counters: &str, rules: usize) -> Value {
         "debug": debug.to_string(),
         "grpc_tls": app.settings().serve.grpc_tls.is_some(),
         "http_tls": app.settings().serve.http_tls.is_some(),
+        "admin": admin.as_ref().map(ToString::to_string),
         "prometheus": prometheus.as_ref().map(|(address, path)| format!("{address}{path}")),
         "rules": rules,
         "rules_path": app.settings().rules.path.display().to_string(),
@@ -78,13 +79,14 @@ fn as_json(app: &App, counters: &str, rules: usize) -> Value {
 
 fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&Rules>) -> String {
     let settings = app.settings();
-    let ListenSettings { http, grpc, debug, prometheus } = app.addresses();
+    let ListenSettings { http, grpc, debug, admin, prometheus } = app.addresses();
     let mut lines = vec![
         format!("tollgate {}", env!("CARGO_PKG_VERSION")),
         format!("  gRPC      {grpc}{}", transport(settings.serve.grpc_tls.as_ref())),
         format!("  HTTP      {http}{}", transport(settings.serve.http_tls.as_ref())),
         format!("  debug     {debug}"),
     ];
+    lines.extend(admin.as_ref().map(|address| format!("  console   {address}")));
     lines.extend(prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}")));
     lines.push(format!("  rules     {}", loaded(rules, &settings.rules.path)));
     let files = settings.candidate.as_ref().map(|candidate| &candidate.files.path);
@@ -172,7 +174,13 @@ mod tests {
 
     fn addresses(grpc_port: u16) -> ListenSettings {
         let tcp = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
-        ListenSettings { http: tcp(8080), grpc: tcp(grpc_port), debug: tcp(6070), prometheus: None }
+        ListenSettings {
+            http: tcp(8080),
+            grpc: tcp(grpc_port),
+            debug: tcp(6070),
+            admin: None,
+            prometheus: None,
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use tracing::Level;
 
+use super::observe::denying_status;
 use super::redact;
 use super::sampler::Sampler;
 use crate::engine::{Decision, Request, Rules, Status, Timestamp};
@@ -15,14 +16,8 @@ pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>,
     if !tracing::event_enabled!(Level::INFO) {
         return;
     }
-    let shadow = || decision.statuses.iter().find(|status| status.shadowed);
-    let enforced = decision.denial();
-    let Some(status) =
-        enforced.or_else(|| decision.reported_status().filter(|_| decision.shadowed)).or_else(shadow)
-    else {
-        return;
-    };
-    let line = || Line::of(request, rules, status, enforced.is_some());
+    let Some((status, enforced)) = denying_status(decision) else { return };
+    let line = || Line::of(request, rules, status, enforced);
     if tracing::event_enabled!(Level::DEBUG) {
         line().log_at_debug();
     } else if let Some(unlogged) = SAMPLER.admit(now) {

@@ -2,6 +2,7 @@
 
 mod candidate;
 mod denials;
+pub mod observe;
 mod redact;
 mod sampler;
 mod unmatched;
@@ -25,6 +26,7 @@ pub use candidate::Candidate;
 pub use sampler::Sampler;
 
 use candidate::{Evaluation, with_trial};
+use observe::{Observation, Tap};
 
 /// Decides requests.
 pub struct Limiter {
@@ -46,6 +48,8 @@ pub struct Limiter {
     pub modes: Modes,
     /// Candidate rules, if any.
     pub candidate: Option<Candidate>,
+    /// Observes decisions for operators, unless nobody can ask.
+    pub tap: Option<Tap>,
 }
 
 /// Snapshot of the rules in force, for a decision and its answer.
@@ -140,7 +144,7 @@ impl Limiter {
         let charges = charges(&live, &self.modes);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
-            return self.judge(live, &charges, readings, now);
+            return self.judge(rules, request, live, &charges, readings, now);
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
@@ -155,7 +159,7 @@ impl Limiter {
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
-        let decision = self.judge(live, &charges, readings, now);
+        let decision = self.judge(rules, request, live, &charges, readings, now);
         candidate.compare(
             request,
             Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
@@ -168,6 +172,8 @@ impl Limiter {
     /// Decision from the store's readings and, for failed charges, from `on_backend_failure`.
     fn judge<'r>(
         &self,
+        rules: &'r Rules,
+        request: &Request<'_>,
         plan: Plan<'r>,
         charges: &[Charge],
         readings: Readings,
@@ -179,8 +185,13 @@ impl Limiter {
             readings
         };
         let readings = self.fallback.resolve(&*self.store, charges, readings, now)?;
-        let decision = judge(plan, readings, &self.modes);
+        let decision = judge(plan, readings.iter().copied(), &self.modes);
         self.metrics.record_decision(&decision);
+        if let Some(tap) = &self.tap {
+            let observation =
+                Observation { request, rules, charges, readings: &readings, decision: &decision };
+            tap.observe(observation, now);
+        }
         Ok(decision)
     }
 

@@ -14,16 +14,16 @@ const RESERVED_PER_CORE: usize = 16;
 pub(super) struct ConnectionQuota {
     /// Of gRPC and of HTTP, each.
     pub(super) calls: usize,
-    /// Of the debug port and of the metrics port, each.
+    /// Of each port for operators: debug, metrics and admin.
     pub(super) operators: usize,
 }
 
-/// Divides the descriptors that the process may open: `max_connections` for gRPC and for HTTP each, or fewer if
-/// the limit is lower.
-pub(super) fn allot(max_connections: usize, cores: usize, has_metrics_port: bool) -> ConnectionQuota {
+/// Divides the descriptors that the process may open: among `operator_ports` listeners for operators, and
+/// `max_connections` for gRPC and for HTTP each, or fewer if the limit is lower.
+pub(super) fn allot(max_connections: usize, cores: usize, operator_ports: usize) -> ConnectionQuota {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    let quota = divide(limit, max_connections, cores, has_metrics_port);
+    let quota = divide(limit, max_connections, cores, operator_ports);
     if quota.calls < max_connections {
         tracing::warn!(
             limit,
@@ -35,12 +35,11 @@ pub(super) fn allot(max_connections: usize, cores: usize, has_metrics_port: bool
     quota
 }
 
-fn divide(limit: usize, max_connections: usize, cores: usize, has_metrics_port: bool) -> ConnectionQuota {
+fn divide(limit: usize, max_connections: usize, cores: usize, operator_ports: usize) -> ConnectionQuota {
     let reserved = (RESERVED + cores * RESERVED_PER_CORE).min(limit / 2);
     let left = limit - reserved;
     let operators = (left / 8).clamp(1, MAX_OPERATORS);
-    let listeners = if has_metrics_port { 2 } else { 1 };
-    let calls = left.saturating_sub(operators * listeners) / 2;
+    let calls = left.saturating_sub(operators * operator_ports) / 2;
     ConnectionQuota { calls: calls.clamp(1, max_connections.max(1)), operators }
 }
 
@@ -51,13 +50,13 @@ mod tests {
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
         let quota = |calls, operators| ConnectionQuota { calls, operators };
-        assert_eq!(divide(usize::MAX, 10_000, 8, true), quota(10_000, 256));
-        assert_eq!(divide(1_048_576, 10_000, 8, true), quota(10_000, 256));
-        assert_eq!(divide(20_000, 10_000, 2, false), quota(9_824, 256));
-        assert_eq!(divide(1_024, 10_000, 2, false), quota(406, 116));
-        assert_eq!(divide(256, 10_000, 2, true), quota(60, 20));
+        assert_eq!(divide(usize::MAX, 10_000, 8, 2), quota(10_000, 256));
+        assert_eq!(divide(1_048_576, 10_000, 8, 2), quota(10_000, 256));
+        assert_eq!(divide(20_000, 10_000, 2, 1), quota(9_824, 256));
+        assert_eq!(divide(1_024, 10_000, 2, 1), quota(406, 116));
+        assert_eq!(divide(256, 10_000, 2, 2), quota(60, 20));
         for limit in [0, 1, 8, 64, 100] {
-            let ConnectionQuota { calls, operators } = divide(limit, 10_000, 64, true);
+            let ConnectionQuota { calls, operators } = divide(limit, 10_000, 64, 2);
             assert!(calls >= 1 && operators >= 1, "{limit}");
         }
     }

@@ -50,6 +50,7 @@ pub(super) enum Purpose {
     Http,
     Grpc,
     Debug,
+    Admin,
     Prometheus,
 }
 
@@ -59,6 +60,7 @@ impl Purpose {
             Self::Http => "HTTP",
             Self::Grpc => "gRPC",
             Self::Debug => "debug",
+            Self::Admin => "admin",
             Self::Prometheus => "Prometheus",
         }
     }
@@ -70,6 +72,7 @@ impl Purpose {
             (Self::Http, _) => "; set HOST and PORT, or --host and --port",
             (Self::Grpc, _) => "; set GRPC_HOST and GRPC_PORT, or --grpc-host and --grpc-port",
             (Self::Debug, _) => "; set DEBUG_HOST and DEBUG_PORT, or --debug-host and --debug-port",
+            (Self::Admin, _) => "; set ADMIN_HOST and ADMIN_PORT, or --admin-host and --admin-port",
             (Self::Prometheus, _) => "; set PROMETHEUS_ADDR or --prometheus-addr",
         }
     }

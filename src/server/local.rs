@@ -40,9 +40,14 @@ pub(super) async fn local_only(
     if !peer.is_some_and(|Extension(LocalPeer(is_local))| is_local) {
         return (StatusCode::FORBIDDEN, "only clients on this machine may do this\n").into_response();
     }
-    if !host(request.headers(), request.uri()).is_some_and(|host| is_own_name(host, &names)) {
+    if !has_own_host(&request, &names) {
         let message = "the Host header must be an IP address, localhost or DEBUG_HOST\n";
         return (StatusCode::FORBIDDEN, message).into_response();
     }
     next.run(request).await
+}
+
+/// True if the `Host` of `request` is an IP address, `localhost` or one of `names`.
+pub(super) fn has_own_host(request: &Request, names: &[String]) -> bool {
+    host(request.headers(), request.uri()).is_some_and(|host| is_own_name(host, names))
 }

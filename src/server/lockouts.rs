@@ -19,6 +19,8 @@ use tokio::time::Instant;
 
 use super::http::json_response;
 use crate::clock::Clock;
+use crate::engine::key::LockoutParts;
+use crate::engine::text::one_line_of_bytes;
 use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
 use crate::store::lockouts::{ActiveLockout, Lockouts, MAX_LISTED};
@@ -27,6 +29,8 @@ use crate::store::lockouts::{ActiveLockout, Lockouts, MAX_LISTED};
 const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Lockouts on one page, unless `limit` says otherwise.
 const PAGE: usize = 1_000;
+/// Upper bound on a text that the console shows, in bytes.
+const MAX_TEXT: usize = 128;
 
 /// Access to lockouts. Clones share one listing.
 #[derive(Clone)]
@@ -58,7 +62,7 @@ struct Listing {
 
 /// A page of a listing.
 #[derive(Debug, Default, Deserialize)]
-struct Page {
+pub(super) struct Page {
     limit: Option<usize>,
     cursor: Option<String>,
 }
@@ -126,6 +130,86 @@ impl LockoutAdmin {
     }
 }
 
+/// A lockout as the console shows it.
+pub(super) struct LockoutView {
+    pub(super) id: String,
+    pub(super) domain: String,
+    pub(super) name: String,
+    /// Entries: `user=alice,remote_address=10.0.0.1`.
+    pub(super) client: String,
+    pub(super) blocks: u8,
+    /// `None` for a permanent one.
+    pub(super) ends_in_secs: Option<u64>,
+}
+
+/// A lockout that a client names by its id.
+pub(super) struct NamedLockout<'a> {
+    admin: &'a LockoutAdmin,
+    key: Bytes,
+    parts: LockoutParts,
+}
+
+impl LockoutAdmin {
+    /// The first `limit` lockouts to end, and the error of a store that could not be listed.
+    pub(super) async fn first(&self, limit: usize) -> (Vec<LockoutView>, Option<String>) {
+        let listing = self.listing().await;
+        let now = self.clock.now();
+        let blocked = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now));
+        (blocked.take(limit).map(|blocked| LockoutView::of(blocked, now)).collect(), listing.error.clone())
+    }
+
+    /// The lockout with `id`, whether or not there is one; `None` for a text that is no id.
+    pub(super) fn named(&self, id: &str) -> Option<NamedLockout<'_>> {
+        let key = URL_SAFE_NO_PAD.decode(id).ok().map(Bytes::from)?;
+        let parts = self.keys.parse_lockout_key(&key)?;
+        Some(NamedLockout { admin: self, key, parts })
+    }
+}
+
+impl NamedLockout<'_> {
+    /// Lifts it in every store: whether there was one.
+    ///
+    /// # Errors
+    /// That of a store, where no other one had it.
+    pub(super) async fn lift(&self) -> Result<bool, StoreError> {
+        self.admin.lift(&self.key).await
+    }
+
+    /// True if it is listed.
+    pub(super) async fn is_listed(&self) -> bool {
+        let now = self.admin.clock.now();
+        let listing = self.admin.listing().await;
+        listing.lockouts.iter().any(|blocked| blocked.key == self.key && blocked.state.is_blocked(now))
+    }
+
+    /// Domain, name and client, on one line.
+    pub(super) fn description(&self) -> String {
+        let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
+        format!("{} {} {}", text(&self.parts.domain), text(&self.parts.name), client(&self.parts))
+    }
+}
+
+impl LockoutView {
+    fn of(ActiveLockout { key, parts, state }: &ActiveLockout, now: Timestamp) -> Self {
+        let is_permanent = lockout::is_permanent(state.ends_us);
+        Self {
+            id: URL_SAFE_NO_PAD.encode(key),
+            domain: one_line_of_bytes(&parts.domain, MAX_TEXT),
+            name: one_line_of_bytes(&parts.name, MAX_TEXT),
+            client: client(parts),
+            blocks: state.level,
+            ends_in_secs: (!is_permanent).then(|| lockout::remaining(state.ends_us, now).as_secs()),
+        }
+    }
+}
+
+fn client(parts: &LockoutParts) -> String {
+    let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
+    let entries: Vec<_> =
+        parts.entries.iter().map(|(key, value)| format!("{}={}", text(key), text(value))).collect();
+    entries.join(",")
+}
+
 /// Place of a lockout in listings.
 fn position(blocked: &ActiveLockout) -> (u64, &[u8]) {
     (blocked.state.ends_us, &blocked.key)
@@ -136,7 +220,7 @@ pub(super) fn router(admin: LockoutAdmin) -> Router {
     Router::new().route("/lockouts", get(list)).route("/lockouts/{id}", delete(lift)).with_state(admin)
 }
 
-async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {
+pub(super) async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {
     let after = match page.cursor.as_deref().map(read_cursor) {
         None => None,
         Some(Some(position)) => Some(position),

@@ -1,9 +1,11 @@
 //! The server: listeners, serving threads, and graceful shutdown.
 
 mod accept;
+pub mod admin;
 mod admission;
 mod connection;
 mod connections;
+mod console;
 mod cores;
 mod debug;
 mod explain;
@@ -35,6 +37,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::accept::{accept, serve_operators};
+use self::admin::{Admin, AdminParts};
 use self::admission::UnfinishedBodies;
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
@@ -74,6 +77,8 @@ pub struct ListenSettings {
     pub grpc: Address,
     /// `/rlconfig`, `/stats` and `/metrics`.
     pub debug: Address,
+    /// API and console for operators; `None` if they are off.
+    pub admin: Option<Address>,
     /// Additional address of metrics, and their path.
     pub prometheus: Option<(Address, String)>,
 }
@@ -150,6 +155,8 @@ pub struct Parts {
     pub explainer: Explainer,
     /// Makes of each core's context.
     pub core_factory: Arc<CoreFactory>,
+    /// Parts of the admin listener, where there is one.
+    pub admin: Option<AdminParts>,
 }
 
 /// Failure of the server.
@@ -172,6 +179,8 @@ pub struct Listeners {
     /// Hosts that the HTTP and the debug port were configured with, where they are names.
     http_names: Arc<[String]>,
     debug_names: Arc<[String]>,
+    /// The admin listener, and the host that it was configured with, where it is a name.
+    admin: Option<(Listener, Vec<String>)>,
     prometheus: Option<(Listener, String)>,
 }
 
@@ -191,6 +200,10 @@ impl Listeners {
             debug: settings.debug.bind(Purpose::Debug)?,
             http_names: settings.http.name().into_iter().collect(),
             debug_names: settings.debug.name().into_iter().collect(),
+            admin: match &settings.admin {
+                Some(address) => Some((address.bind(Purpose::Admin)?, address.name().into_iter().collect())),
+                None => None,
+            },
             prometheus,
         })
     }
@@ -208,6 +221,7 @@ impl Listeners {
             http: self.http.address()?,
             grpc: self.grpc.address()?,
             debug: self.debug.address()?,
+            admin: self.admin.as_ref().map(|(listener, _)| listener.address()).transpose()?,
             prometheus,
         })
     }
@@ -273,7 +287,7 @@ pub async fn run(
         pages: Pages::default(),
     };
     let cores = Arc::new(cores);
-    let (accepting, swept) = start_listeners(settings, listeners, debug, &cores, supervisor);
+    let (accepting, swept) = start_listeners(settings, listeners, debug, parts.admin, &cores, supervisor);
     supervisor.spawn("connection sweep", sweep(swept, bodies));
     drop(cores);
 
@@ -306,11 +320,13 @@ fn start_listeners(
     settings: &ServeSettings,
     listeners: Listeners,
     debug: Debug,
+    admin: Option<AdminParts>,
     cores: &Arc<Cores>,
     supervisor: &Supervisor,
 ) -> (Vec<Task>, Vec<Arc<Connections>>) {
-    let has_metrics_port = listeners.prometheus.is_some();
-    let quota = file_descriptors::allot(settings.max_connections, cores.heartbeats().len(), has_metrics_port);
+    let operator_ports =
+        1 + usize::from(listeners.prometheus.is_some()) + usize::from(listeners.admin.is_some());
+    let quota = file_descriptors::allot(settings.max_connections, cores.heartbeats().len(), operator_ports);
     let mut swept = Vec::new();
     let metrics = Arc::clone(&debug.metrics);
     let mut list = |listener, bounds| {
@@ -327,6 +343,16 @@ fn start_listeners(
         let served =
             serve_operators(listener, router, list("prometheus", settings.operators(quota.operators)));
         supervisor.spawn("Prometheus listener", served);
+    }
+    if let (Some((listener, names)), Some(parts)) = (listeners.admin, admin) {
+        let admin = Admin::new(parts, names.into());
+        supervisor.spawn("rate sampler", Arc::clone(&admin).sample_rates());
+        let served = serve_operators(
+            listener,
+            admin::router(&admin, console::router(Arc::clone(&admin))),
+            list("admin", settings.operators(quota.operators)),
+        );
+        supervisor.spawn("admin listener", served);
     }
     let router = debug::router(debug);
     let served = serve_operators(listeners.debug, router, list("debug", settings.operators(quota.operators)));

@@ -1,5 +1,6 @@
 //! From what was typed to what it means.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ pub(super) fn convert(
     let settings = Settings {
         listen: listen(raw, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &mut reader), &mut reader),
+        admin_token_file: raw.listeners.admin_token_file.as_ref().map(PathBuf::from),
         candidate: candidate::read(raw, reads_rule_files.then_some(&rules.path), &rules, &store, &mut reader),
         rules,
         reads_rule_files,
@@ -92,7 +94,25 @@ fn listen(raw: &RawSettings, reader: &mut Reader) -> ListenSettings {
     let grpc = tcp(&raw.grpc_host, "GRPC_PORT", &raw.grpc_port);
     let debug = tcp(&raw.debug_host, "DEBUG_PORT", &raw.debug_port);
     let grpc = raw.grpc_uds.as_ref().map_or(grpc, |path| Address::Unix(path.into()));
-    ListenSettings { http, grpc, debug, prometheus }
+    ListenSettings { http, grpc, debug, admin: admin(raw, reader), prometheus }
+}
+
+/// The admin listener. Without tokens it serves clients on this machine alone.
+fn admin(raw: &RawListeners, reader: &mut Reader) -> Option<Address> {
+    if raw.admin_port == "off" {
+        return None;
+    }
+    let host = &raw.admin_host;
+    let is_loopback =
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if !is_loopback && raw.admin_token_file.is_none() {
+        reader.error(
+            "ADMIN_HOST",
+            "a loopback address, or ADMIN_TOKEN_FILE with tokens beside it",
+            Some(host),
+        );
+    }
+    Some(Address::Tcp { host: host.clone(), port: port("ADMIN_PORT", &raw.admin_port, reader) })
 }
 
 fn serve(raw: &RawListeners, rules: &RawRules, tls: tls::ListenerTls, reader: &mut Reader) -> ServeSettings {

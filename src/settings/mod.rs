@@ -17,7 +17,7 @@ mod unrecognized;
 mod unsupported;
 mod xds;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::Resettable;
@@ -46,6 +46,8 @@ pub use unsupported::Ignored;
 pub struct Settings {
     /// Addresses of the listeners.
     pub listen: ListenSettings,
+    /// Tokens of the admin listener; `None` for clients on this machine alone, which may only read.
+    pub admin_token_file: Option<PathBuf>,
     /// Connections, threads and shutdown.
     pub serve: ServeSettings,
     /// Files of the rules in force, and how all of these are compiled.

@@ -29,7 +29,13 @@ pub(super) fn refused(typed: &[(&str, &str)]) -> Vec<&'static str> {
 fn defaults_are_the_reference_s() {
     let settings = read_well(&[]);
     let any = |port| Address::Tcp { host: "0.0.0.0".to_owned(), port };
-    let expected = ListenSettings { http: any(8080), grpc: any(8081), debug: any(6070), prometheus: None };
+    let expected = ListenSettings {
+        http: any(8080),
+        grpc: any(8081),
+        debug: any(6070),
+        admin: Some(Address::Tcp { host: "127.0.0.1".into(), port: 6071 }),
+        prometheus: None,
+    };
     assert_eq!(settings.listen, expected);
     let connections = settings.serve.connections;
     assert_eq!(connections.max_age, Some(Duration::from_secs(24 * 3600)));

@@ -23,6 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("GRPC_PORT", "0"),
         ("DEBUG_HOST", "127.0.0.1"),
         ("DEBUG_PORT", "0"),
+        ("ADMIN_PORT", "off"),
     ])?;
     // `tollgate::app::run(settings, shutdown)` does both steps, where the ports are known beforehand.
     let app = App::start(settings).await?;

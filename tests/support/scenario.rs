@@ -62,6 +62,7 @@ impl World {
             keys,
             modes,
             candidate: None,
+            tap: None,
         };
         Self { limiter, clock }
     }

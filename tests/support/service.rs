@@ -20,6 +20,8 @@ pub(crate) struct Service {
     pub(crate) grpc: u16,
     /// Port for debugging.
     pub(crate) debug: u16,
+    /// Port of the console and its API.
+    pub(crate) admin: u16,
     shutdown: Shutdown,
     thread: Option<JoinHandle<()>>,
     /// The rules, in `rules/`.
@@ -46,7 +48,13 @@ impl Service {
         }
         let path = dir.path().join("rules").display().to_string();
         let mut variables = vec![("RULES_PATH", path.as_str())];
-        for (host, port) in [("HOST", "PORT"), ("GRPC_HOST", "GRPC_PORT"), ("DEBUG_HOST", "DEBUG_PORT")] {
+        let listeners = [
+            ("HOST", "PORT"),
+            ("GRPC_HOST", "GRPC_PORT"),
+            ("DEBUG_HOST", "DEBUG_PORT"),
+            ("ADMIN_HOST", "ADMIN_PORT"),
+        ];
+        for (host, port) in listeners {
             variables.extend([(host, "127.0.0.1"), (port, "0")]);
         }
         variables.retain(|(name, _)| settings.iter().all(|(set, _)| set != name));
@@ -69,12 +77,18 @@ impl Service {
             Address::Unix(_) => 0,
         };
         let (http, grpc, debug) = (port(&addresses.http), port(&addresses.grpc), port(&addresses.debug));
-        Self { http, grpc, debug, shutdown, thread: Some(thread), _dir: dir }
+        let admin = addresses.admin.as_ref().map_or(0, port);
+        Self { http, grpc, debug, admin, shutdown, thread: Some(thread), _dir: dir }
     }
 
     /// A URL of the HTTP port.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.http)
+    }
+
+    /// A URL of the admin port.
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin)
     }
 
     /// A URL of the debug port.

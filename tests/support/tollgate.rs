@@ -87,14 +87,16 @@ impl Tollgate {
         for (name, text) in rules {
             write_rule_file(dir.path(), name, text);
         }
-        let [http, grpc, debug] = free_ports();
+        let [http, grpc, debug, admin] = free_ports();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("{ulimit}\nexec \"$0\""), env!("CARGO_BIN_EXE_tollgate")]);
         command.env_clear().current_dir(dir.path());
         for host in ["HOST", "GRPC_HOST", "DEBUG_HOST"] {
             command.env(host, "127.0.0.1");
         }
-        for (name, port) in [("PORT", http), ("GRPC_PORT", grpc), ("DEBUG_PORT", debug)] {
+        for (name, port) in
+            [("PORT", http), ("GRPC_PORT", grpc), ("DEBUG_PORT", debug), ("ADMIN_PORT", admin)]
+        {
             command.env(name, port.to_string());
         }
         command.env("RULES_PATH", dir.path().join("rules")).env("LOG_LEVEL", "info");

@@ -4,10 +4,12 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+mod counter;
 mod hash;
 mod lockout;
 mod text;
 
+pub use counter::CounterParts;
 pub use hash::DescriptorHash;
 pub use lockout::{LOCKOUT_PREFIX, LockoutName, LockoutParts};
 pub use text::MAX_LITERAL_BYTES;

@@ -235,3 +235,25 @@ fn a_key_is_short_however_long_its_texts_are_and_still_differs() {
     assert_eq!(keys.len(), 10);
     assert!(keys.iter().all(|key| key.len() < 200), "{keys:?}");
 }
+
+proptest! {
+    #[test]
+    fn a_counter_key_reads_back_as_its_descriptor(
+        domain in text().prop_filter("rules have a domain", |domain| !domain.is_empty()),
+        is_tagged in any::<bool>(),
+        pairs in pairs(),
+        window in window(),
+        prefix in prop::sample::select(&["", "p:", "a{b}c"][..]),
+    ) {
+        let writer = KeyWriter::new(KeyFormat::Native, prefix);
+        let domain = if is_tagged { tagged(&domain) } else { untagged(&domain) };
+        let parts = writer.parse_counter_key(&key_in(&writer, domain, &pairs, window)).expect("a counter key");
+        let literal = |text: &[u8]| text.len() <= MAX_LITERAL_BYTES;
+        prop_assert!(parts.domain == domain.name || !literal(domain.name));
+        prop_assert_eq!(parts.entries.len(), pairs.len());
+        for ((key, value), (name, own)) in parts.entries.iter().zip(&pairs) {
+            prop_assert!(key == name || !literal(name));
+            prop_assert!(value == own || (!literal(own) && value.starts_with(b"sha256:")));
+        }
+    }
+}

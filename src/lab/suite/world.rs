@@ -94,6 +94,7 @@ impl World {
             keys: if is_cluster { keys.for_cluster() } else { keys },
             modes: settings.modes,
             candidate: None,
+            tap: None,
         };
         Self { limiter, clock, store, prefix }
     }

@@ -63,6 +63,17 @@ pub(super) struct RawListeners {
     /// Port of the debug listener; 0 for a free one.
     #[arg(long, env, default_value = "6070", value_name = "PORT")]
     pub(super) debug_port: String,
+    /// Address of the admin listener: the console at `/` and its API. Any other than loopback needs
+    /// `ADMIN_TOKEN_FILE`.
+    #[arg(long, env, default_value = "127.0.0.1", value_name = "HOST")]
+    pub(super) admin_host: String,
+    /// Port of the admin listener; 0 for a free one, `off` for none.
+    #[arg(long, env, default_value = "6071", value_name = "PORT")]
+    pub(super) admin_port: String,
+    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, re-read
+    /// when it changes. Unset: clients on this machine may read, and nobody may write.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) admin_token_file: Option<String>,
     /// Age at which a gRPC connection is asked to close, randomised by a tenth either way; 0 for never.
     #[arg(long, env, default_value = "24h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age: String,

@@ -39,6 +39,11 @@ pub(super) struct FlatValue {
 }
 
 impl Snapshot {
+    /// Hits of each rule, and of names with a request's values.
+    pub fn rules(&self) -> &[(StatsPath, HitCounts)] {
+        &self.rules
+    }
+
     /// Adds a value of `metric`, with a value for each of its labels. Values of one series add up.
     pub fn add<const N: usize>(
         &mut self,

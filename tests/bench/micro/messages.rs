@@ -48,6 +48,7 @@ fn limiter(rules: Arc<Rules>) -> Limiter {
         keys: KeyWriter::default(),
         modes: Modes::default(),
         candidate: None,
+        tap: None,
     };
     limiter.rules.store(Some(rules));
     limiter

@@ -1,0 +1,238 @@
+//! Observations of recent decisions: the keys with the most hits and denials, and the last denials.
+//!
+//! Each core observes through a [`Tap`] of its own and shares nothing with the others; [`Observer`] reads
+//! them all when an operator asks. A tap looks at one of 16 requests that pass, and at denials, of which it
+//! also samples beyond 1,000 a second. While its core is read, it skips observations rather than wait. One core
+//! keeps at most some 5 MB.
+
+mod denial;
+mod recent;
+mod space_saving;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+pub(super) use self::denial::denying_status;
+pub use self::denial::{Denial, DenialReason};
+use self::recent::{Observed, Period, Recent};
+use self::space_saving::{Counted, SpaceSaving, merge};
+use super::redact;
+use crate::engine::algorithm::Reading;
+use crate::engine::algorithm::group::is_over;
+use crate::engine::{Decision, Hits, Limit, Request, Rules, Timestamp};
+use crate::store::Charge;
+
+/// One of so many requests is observed where not all are.
+const SAMPLE: u32 = 16;
+/// Denials of one core in one second, all of which are observed.
+const MAX_DENIALS_PER_SEC: u32 = 1_000;
+/// Denials that one core keeps, and how many of one second.
+const KEPT_DENIALS: usize = 1_000;
+const MAX_KEPT_PER_SEC: u32 = 200;
+
+/// Reads what all cores observed.
+#[derive(Debug, Default)]
+pub struct Observer {
+    cores: Mutex<Vec<Arc<Mutex<Core>>>>,
+}
+
+/// Observes the decisions of one core.
+#[derive(Debug)]
+pub struct Tap {
+    core: Arc<Mutex<Core>>,
+    /// Requests so far. Written by its core alone.
+    requests: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+struct Core {
+    recent: Recent,
+    denials: VecDeque<Denial>,
+    second: Second,
+}
+
+/// Denials of the current second.
+#[derive(Debug, Default)]
+struct Second {
+    secs: u64,
+    denials: u32,
+}
+
+/// A decision and its parts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Observation<'o, 'q, 'r> {
+    pub(super) request: &'o Request<'q>,
+    pub(super) rules: &'o Rules,
+    pub(super) charges: &'o [Charge],
+    /// One for each charge.
+    pub(super) readings: &'o [Reading],
+    pub(super) decision: &'o Decision<'r>,
+}
+
+/// Order of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopBy {
+    /// By hits.
+    Hits,
+    /// By hits over the limit.
+    Denied,
+    /// By the share of the limit used.
+    Use,
+}
+
+/// A counter that was observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopKey {
+    /// Key of the counter.
+    pub key: Bytes,
+    /// [`crate::engine::rules::Rule::id`]; 0 for a limit that the caller set.
+    pub rule: u32,
+    /// Limit of the counter.
+    pub limit: Limit,
+    /// Estimated hits in the window; denials, in an order by denials.
+    pub count: u64,
+    /// Upper bound on how far the estimate is too high.
+    pub error: u64,
+    /// Hits used when it was last observed.
+    pub used: u64,
+    /// True if it was over its limit then.
+    pub is_over: bool,
+    /// Time at which it passes again where it was over, else of its reset.
+    pub resets_at: Timestamp,
+    /// Time of the last observation.
+    pub at: Timestamp,
+}
+
+impl Observer {
+    /// A tap for one more core.
+    pub fn tap(&self) -> Tap {
+        let core = Arc::default();
+        self.cores.lock().push(Arc::clone(&core));
+        Tap { core, requests: AtomicU32::new(0) }
+    }
+
+    /// The first `limit` keys of the last `window_secs`, at most an hour, in the order of `by`, and the time
+    /// in seconds since the epoch at which their window begins.
+    pub fn top(&self, by: TopBy, window_secs: u64, limit: usize, now: Timestamp) -> (Vec<TopKey>, u64) {
+        let cores = self.cores.lock().clone();
+        let locked: Vec<_> = cores.iter().map(|core| core.lock()).collect();
+        let periods: Vec<&Period> =
+            locked.iter().flat_map(|core| core.recent.periods(window_secs, now)).collect();
+        let from = periods.iter().map(|period| period.start_secs).min().unwrap_or(now.as_secs());
+        let sketches: Vec<&SpaceSaving<Observed>> = periods
+            .iter()
+            .map(|period| match by {
+                TopBy::Denied => &period.denied,
+                TopBy::Hits | TopBy::Use => &period.hits,
+            })
+            .collect();
+        let newer = |kept: &mut Observed, other: &Observed| {
+            if other.at > kept.at {
+                *kept = *other;
+            }
+        };
+        let mut top = merge(&sketches, newer);
+        drop(locked);
+        if by == TopBy::Use {
+            top.retain(|counted| counted.value.resets_at > now);
+            top.sort_by(|one, other| used_share(&other.value).total_cmp(&used_share(&one.value)));
+        }
+        top.truncate(limit);
+        (top.into_iter().map(TopKey::from).collect(), from)
+    }
+
+    /// The last denials, newest first, at most `limit`.
+    pub fn denials(&self, limit: usize) -> Vec<Denial> {
+        let cores = self.cores.lock().clone();
+        let mut all: Vec<Denial> =
+            cores.iter().flat_map(|core| core.lock().denials.iter().cloned().collect::<Vec<_>>()).collect();
+        all.sort_by_key(|denial| std::cmp::Reverse(denial.at));
+        all.truncate(limit);
+        all
+    }
+}
+
+fn used_share(observed: &Observed) -> f64 {
+    observed.used as f64 / f64::from(observed.limit.capacity().max(1))
+}
+
+impl From<Counted<Observed>> for TopKey {
+    fn from(Counted { key, weight, error, value }: Counted<Observed>) -> Self {
+        let Observed { rule, limit, used, is_over, resets_at, at } = value;
+        Self { key, rule, limit, count: weight, error, used, is_over, resets_at, at }
+    }
+}
+
+impl Tap {
+    /// Observes a decision at `now`, or skips it.
+    pub(super) fn observe(&self, observation: Observation<'_, '_, '_>, now: Timestamp) {
+        // One core writes it: a plain load and store suffice.
+        let requests = self.requests.load(Ordering::Relaxed).wrapping_add(1);
+        self.requests.store(requests, Ordering::Relaxed);
+        let is_sampled = requests % SAMPLE == 0;
+        let denied = denying_status(observation.decision);
+        if denied.is_none() && !is_sampled {
+            return;
+        }
+        let Some(mut core) = self.core.try_lock() else { return };
+        let weight = match denied {
+            None => SAMPLE,
+            Some(_) => match core.second.count(now) {
+                count if count <= MAX_DENIALS_PER_SEC => 1,
+                _ if is_sampled => SAMPLE,
+                _ => return,
+            },
+        };
+        core.observe_keys(observation, u64::from(weight), now);
+        if let Some((status, enforced)) = denied
+            && core.second.denials <= MAX_KEPT_PER_SEC
+        {
+            let denial = Denial::of(observation, status, enforced, now);
+            core.keep(denial);
+        }
+    }
+}
+
+impl Second {
+    /// Counts a denial, and returns the number of denials in this second.
+    fn count(&mut self, now: Timestamp) -> u32 {
+        if self.secs != now.as_secs() {
+            *self = Self { secs: now.as_secs(), denials: 0 };
+        }
+        self.denials = self.denials.saturating_add(1);
+        self.denials
+    }
+}
+
+impl Core {
+    fn observe_keys(&mut self, observation: Observation<'_, '_, '_>, weight: u64, now: Timestamp) {
+        for (charge, reading) in observation.charges.iter().zip(observation.readings) {
+            let Hits::Add(hits @ 1..) = charge.hits else { continue };
+            let capacity = charge.limit.capacity();
+            let is_over = is_over(charge.mode, charge.hits, reading.used, capacity, reading.outcome);
+            let observed = Observed {
+                rule: charge.rule,
+                limit: charge.limit,
+                used: reading.used,
+                is_over,
+                resets_at: now.after(reading.reset),
+                at: now,
+            };
+            self.recent.add(&charge.key, hits.into(), weight, observed);
+        }
+    }
+
+    fn keep(&mut self, denial: Denial) {
+        if self.denials.len() == KEPT_DENIALS {
+            self.denials.pop_front();
+        }
+        self.denials.push_back(denial);
+    }
+}
+
+#[cfg(test)]
+mod tests;

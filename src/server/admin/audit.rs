@@ -1,0 +1,59 @@
+//! The audit log: every write on the admin listener, in the log and in memory.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::access::Actor;
+use crate::engine::Timestamp;
+use crate::engine::text::one_line_of_bytes;
+
+/// Entries that are kept in memory.
+const MAX_ENTRIES: usize = 1_000;
+/// Upper bound on a text from a request, in characters.
+const MAX_TEXT: usize = 200;
+
+/// Writes on the admin listener, newest last.
+#[derive(Debug, Default)]
+pub(super) struct Audit(Mutex<VecDeque<Value>>);
+
+/// A write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry<'e> {
+    pub(super) actor: &'e Actor,
+    pub(super) action: &'static str,
+    /// Object of the action.
+    pub(super) target: &'e str,
+    pub(super) reason: &'e str,
+    pub(super) dry_run: bool,
+    /// `done`, `not_found` or the error.
+    pub(super) result: &'e str,
+}
+
+impl Audit {
+    /// Records `entry`, and logs it under the target `audit`.
+    pub(super) fn record(&self, entry: Entry<'_>, now: Timestamp) {
+        let Entry { actor, action, target, reason, dry_run, result } = entry;
+        let text = |text: &str| one_line_of_bytes(text.as_bytes(), MAX_TEXT);
+        let (target, reason, result) = (text(target), text(reason), text(result));
+        tracing::info!(
+            target: "audit",
+            actor = actor.name, role = actor.role.name(), action, on = target, reason, dry_run, result,
+            "admin action"
+        );
+        let mut entries = self.0.lock();
+        if entries.len() == MAX_ENTRIES {
+            entries.pop_front();
+        }
+        entries.push_back(json!({
+            "at": now.as_secs(), "actor": actor.name, "role": actor.role.name(), "action": action,
+            "target": target, "reason": reason, "dry_run": dry_run, "result": result,
+        }));
+    }
+
+    /// The newest `limit` entries, newest first.
+    pub(super) fn newest(&self, limit: usize) -> Vec<Value> {
+        self.0.lock().iter().rev().take(limit).cloned().collect()
+    }
+}

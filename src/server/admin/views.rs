@@ -1,0 +1,286 @@
+//! Facts that the API and the console show.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::Admin;
+use super::rates::Rate;
+use crate::engine::rules::{PlacedRule, Rule};
+use crate::engine::text::one_line_of_bytes;
+use crate::engine::{HitCounts, Limit, Timestamp};
+use crate::limiter::observe::{Denial, TopBy, TopKey};
+
+/// Upper bound on a key or value from a request, in characters.
+const MAX_TEXT: usize = 128;
+
+/// State of the replica at one glance.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct Summary {
+    pub(in crate::server) version: &'static str,
+    /// Seconds since the epoch.
+    pub(in crate::server) now: u64,
+    pub(in crate::server) uptime_secs: u64,
+    pub(in crate::server) hits_per_sec: f64,
+    pub(in crate::server) over_limit_per_sec: f64,
+    pub(in crate::server) shadow_per_sec: f64,
+    pub(in crate::server) near_limit_per_sec: f64,
+    pub(in crate::server) config: Config,
+}
+
+/// Rules in force, and errors of the latest load.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct Config {
+    pub(in crate::server) domains: usize,
+    pub(in crate::server) rules: usize,
+    /// Seconds since the epoch; `null` before the first rules.
+    pub(in crate::server) loaded_at: Option<u64>,
+    /// Errors that keep rules as written out of force.
+    pub(in crate::server) errors: Vec<String>,
+}
+
+/// A rule with its totals since it was loaded, and its latest rates.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct RuleView {
+    pub(in crate::server) rule: String,
+    /// Its position, such as `shop.yaml:14`; `null` if it is no rule in force: hits are also counted under names
+    /// with a request's values.
+    pub(in crate::server) source: Option<String>,
+    pub(in crate::server) hits: u64,
+    pub(in crate::server) over_limit: u64,
+    pub(in crate::server) near_limit: u64,
+    pub(in crate::server) shadow: u64,
+    pub(in crate::server) hits_per_sec: f64,
+    pub(in crate::server) over_limit_per_sec: f64,
+}
+
+/// A counter.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct TopView {
+    /// Domain; empty where keys are in the format of envoyproxy/ratelimit.
+    pub(in crate::server) domain: String,
+    /// Entries as counted: `user=alice,path=/login`.
+    pub(in crate::server) key: String,
+    /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
+    pub(in crate::server) rule: Option<String>,
+    /// Its position, such as `shop.yaml:14`.
+    pub(in crate::server) source: Option<String>,
+    pub(in crate::server) limit: LimitView,
+    /// Estimate for the window.
+    pub(in crate::server) count: u64,
+    /// Upper bound on how far `count` is too high.
+    pub(in crate::server) error: u64,
+    pub(in crate::server) used: u64,
+    pub(in crate::server) over_limit: bool,
+    /// Seconds until it passes again, or until its reset; 0 if that is past.
+    pub(in crate::server) resets_in_secs: u64,
+}
+
+/// A limit.
+#[derive(Clone, Debug, Serialize)]
+pub(in crate::server) struct LimitView {
+    pub(in crate::server) requests: u32,
+    pub(in crate::server) window_secs: u32,
+    pub(in crate::server) algorithm: &'static str,
+}
+
+/// A denial.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct DenialView {
+    /// Milliseconds since the epoch.
+    pub(in crate::server) at_ms: u64,
+    pub(in crate::server) domain: String,
+    pub(in crate::server) descriptors: String,
+    pub(in crate::server) rule: Option<String>,
+    pub(in crate::server) layer: Option<String>,
+    pub(in crate::server) limit: Option<LimitView>,
+    pub(in crate::server) used: Option<u64>,
+    pub(in crate::server) wait_secs: Option<u64>,
+    pub(in crate::server) reason: &'static str,
+    pub(in crate::server) enforced: bool,
+}
+
+/// Rates at one time.
+#[derive(Debug, Serialize)]
+pub(in crate::server) struct PointView {
+    /// Seconds since the epoch.
+    pub(in crate::server) at: u64,
+    pub(in crate::server) hits_per_sec: f64,
+    pub(in crate::server) over_limit_per_sec: f64,
+    pub(in crate::server) shadow_per_sec: f64,
+}
+
+impl From<Limit> for LimitView {
+    fn from(limit: Limit) -> Self {
+        Self {
+            requests: limit.requests_per_unit,
+            window_secs: limit.nominal_secs(),
+            algorithm: limit.algorithm.name(),
+        }
+    }
+}
+
+/// Names of a rule.
+struct RuleName {
+    path: String,
+    source: String,
+}
+
+impl RuleName {
+    fn of(placed: &PlacedRule<'_>) -> Self {
+        let source = format!("{}:{}", placed.source, placed.span.line);
+        Self { path: placed.rule.path.to_string(), source }
+    }
+}
+
+impl RuleView {
+    fn of((rule, counts, rate): (String, HitCounts, Rate), names: &HashMap<u32, RuleName>) -> Self {
+        Self {
+            source: names.get(&Rule::id_of(&rule)).map(|name| name.source.clone()),
+            rule,
+            hits: counts.total_hits,
+            over_limit: counts.over_limit,
+            near_limit: counts.near_limit,
+            shadow: counts.shadow_mode,
+            hits_per_sec: rate.hits,
+            over_limit_per_sec: rate.over,
+        }
+    }
+}
+
+impl DenialView {
+    fn of(denial: Denial) -> Self {
+        Self {
+            at_ms: denial.at.as_micros() / 1_000,
+            domain: denial.domain,
+            descriptors: denial.descriptors,
+            rule: denial.rule,
+            layer: denial.layer,
+            limit: denial.limit.map(LimitView::from),
+            used: denial.used,
+            wait_secs: denial.wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            reason: denial.reason.name(),
+            enforced: denial.enforced,
+        }
+    }
+}
+
+impl Admin {
+    pub(in crate::server) fn summary(&self) -> Summary {
+        let rate = self.rates.latest();
+        let now = self.clock.now();
+        Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            now: now.as_secs(),
+            uptime_secs: now.since(self.started_at).as_secs(),
+            hits_per_sec: rate.hits,
+            over_limit_per_sec: rate.over,
+            shadow_per_sec: rate.shadow,
+            near_limit_per_sec: rate.near,
+            config: self.config(),
+        }
+    }
+
+    pub(in crate::server) fn config(&self) -> Config {
+        let status = self.rules_status.borrow().clone();
+        let errors = status.error.iter().flat_map(|errors| errors.reported.iter().map(ToString::to_string));
+        Config {
+            domains: status.domains,
+            rules: status.rules,
+            loaded_at: status.loaded_at.map(Timestamp::as_secs),
+            errors: errors.collect(),
+        }
+    }
+
+    /// Rules in the order of their denials, then of their hits.
+    pub(in crate::server) fn rules(&self) -> Vec<RuleView> {
+        let names = self.placed_rules();
+        let rules = self.rates.rules().into_iter();
+        let mut rules: Vec<_> = rules.map(|rule| RuleView::of(rule, &names)).collect();
+        rules.sort_by(|one, other| {
+            let weight = |rule: &RuleView| (rule.over_limit_per_sec, rule.hits_per_sec);
+            let ((over, hits), (other_over, other_hits)) = (weight(one), weight(other));
+            other_over
+                .total_cmp(&over)
+                .then(other_hits.total_cmp(&hits))
+                .then_with(|| one.rule.cmp(&other.rule))
+        });
+        rules
+    }
+
+    /// The first `limit` counters of the last `window_secs`, of one rule where `rule` names one, and the time at
+    /// which their window begins.
+    pub(in crate::server) fn top(
+        &self,
+        by: TopBy,
+        window_secs: u64,
+        rule: Option<&str>,
+        limit: usize,
+    ) -> (Vec<TopView>, u64) {
+        let now = self.clock.now();
+        let wanted = if rule.is_some() { usize::MAX } else { limit };
+        let (top, from) = self.observer.top(by, window_secs, wanted, now);
+        let names = self.placed_rules();
+        let views = top.into_iter().map(|key| self.top_view(key, &names, now));
+        let is_wanted = |view: &TopView| {
+            rule.is_none_or(|rule| view.rule.as_deref() == Some(rule) || view.source.as_deref() == Some(rule))
+        };
+        let views = views.filter(is_wanted);
+        (views.take(limit).collect(), from)
+    }
+
+    /// Rules in force by their id.
+    fn placed_rules(&self) -> HashMap<u32, RuleName> {
+        let rules = self.rules.load();
+        let placed = rules.iter().flat_map(|rules| rules.placed());
+        placed.map(|placed| (placed.rule.id, RuleName::of(&placed))).collect()
+    }
+
+    fn top_view(&self, top: TopKey, names: &HashMap<u32, RuleName>, now: Timestamp) -> TopView {
+        let name = names.get(&top.rule);
+        let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
+        let (domain, key) = match self.keys.parse_counter_key(&top.key) {
+            Some(parts) => {
+                let entry = |(key, value): &(Vec<u8>, Vec<u8>)| format!("{}={}", text(key), text(value));
+                let entries: Vec<_> = parts.entries.iter().map(entry).collect();
+                (text(&parts.domain), entries.join(","))
+            }
+            None => (String::new(), one_line_of_bytes(&top.key, 4 * MAX_TEXT)),
+        };
+        TopView {
+            domain,
+            key,
+            rule: name.map(|name| name.path.clone()),
+            source: name.map(|name| name.source.clone()),
+            limit: top.limit.into(),
+            count: top.count,
+            error: top.error,
+            used: top.used,
+            over_limit: top.is_over && top.resets_at > now,
+            resets_in_secs: top.resets_at.since(now).as_secs(),
+        }
+    }
+
+    /// The last denials that `is_wanted`, newest first.
+    pub(in crate::server) fn denials(
+        &self,
+        is_wanted: impl Fn(&Denial) -> bool,
+        limit: usize,
+    ) -> Vec<DenialView> {
+        let all = self.observer.denials(usize::MAX).into_iter();
+        all.filter(|denial| is_wanted(denial)).take(limit).map(DenialView::of).collect()
+    }
+
+    /// Rates of the last `secs`.
+    pub(in crate::server) fn series(&self, secs: u64) -> Vec<PointView> {
+        let now = self.clock.now().as_secs();
+        let points = self.rates.since(Timestamp::from_secs(now.saturating_sub(secs)));
+        let view = |point: super::rates::Point| PointView {
+            at: point.at.as_secs(),
+            hits_per_sec: point.rate.hits,
+            over_limit_per_sec: point.rate.over,
+            shadow_per_sec: point.rate.shadow,
+        };
+        points.into_iter().map(view).collect()
+    }
+}

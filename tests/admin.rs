@@ -1,0 +1,290 @@
+//! The admin listener: who may read and write, what it shows, and what it records.
+
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tollgate::settings::Settings;
+
+use crate::support::eventually;
+use crate::support::service::Service;
+
+const RULES: &str = "
+domain: shop
+descriptors:
+  - {key: user, layer: user, rate_limit: 2/day}
+  - key: account
+    rate_limit: 1/day
+    penalty: {after: 1, within: 10m, block: [1h], name: account_lockout}
+";
+
+const TOKENS: [(&str, &str); 3] = [
+    ("view", "view-token-view-token"),
+    ("operate", "operate-token-operate"),
+    ("admin", "admin-token-admin-token"),
+];
+
+/// Texts that run a script, break out of an attribute or forge a line wherever they are not escaped.
+const HOSTILE: [&str; 5] = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "' onmouseover='alert(1)",
+    "</table><svg/onload=alert(1)>",
+    "line\nevent: forged\r\ndata: {}",
+];
+
+/// A service with a token for each role.
+async fn start_with_tokens() -> (Service, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let lines: String = TOKENS.iter().map(|(role, token)| format!("{role}:{token}\n")).collect();
+    std::fs::write(file.path(), lines).expect("it is written");
+    let path = file.path().display().to_string();
+    (Service::start(&[("shop.yaml", RULES)], &[("ADMIN_TOKEN_FILE", &path)]).await, file)
+}
+
+async fn ask(service: &Service, key: &str, value: &str) {
+    let descriptors = json!([{"entries": [{"key": key, "value": value}]}]);
+    let body = json!({"domain": "shop", "descriptors": descriptors});
+    Client::new().post(service.url("/json")).body(body.to_string()).send().await.expect("an answer");
+}
+
+fn request(service: &Service, method: Method, path: &str, token: Option<&str>) -> RequestBuilder {
+    let request = Client::new().request(method, service.admin_url(path));
+    match token {
+        Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+        None => request,
+    }
+}
+
+async fn get(service: &Service, path: &str) -> Value {
+    let answer = request(service, Method::GET, path, Some(TOKENS[0].1)).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK, "{path}");
+    answer.json().await.expect("JSON")
+}
+
+async fn page(service: &Service, path: &str) -> String {
+    let answer = request(service, Method::GET, path, Some(TOKENS[0].1)).send().await.expect("an answer");
+    assert_eq!(answer.status(), StatusCode::OK, "{path}");
+    answer.text().await.expect("text")
+}
+
+const READS: [&str; 15] = [
+    "/",
+    "/rules",
+    "/keys",
+    "/denials",
+    "/lockouts",
+    "/config",
+    "/audit",
+    "/api/v1/summary",
+    "/api/v1/rules",
+    "/api/v1/config",
+    "/api/v1/top",
+    "/api/v1/denials",
+    "/api/v1/series",
+    "/api/v1/lockouts",
+    "/api/v1/audit",
+];
+
+#[tokio::test]
+async fn every_endpoint_needs_the_role_that_it_names() {
+    let (service, _file) = start_with_tokens().await;
+    let writes = [
+        (Method::POST, "/api/v1/config:reload", "admin"),
+        (Method::DELETE, "/api/v1/lockouts/AAAA", "operate"),
+    ];
+    let reads = READS.iter().map(|path| (Method::GET, *path, "view"));
+    let rank = |role: &str| TOKENS.iter().position(|(name, _)| *name == role).expect("a role");
+    for (method, path, needed) in reads.chain(writes) {
+        for token in [None, Some("no-such-token-at-all")] {
+            let answer = request(&service, method.clone(), path, token).send().await.expect("an answer");
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path} {token:?}");
+        }
+        for (role, token) in TOKENS {
+            let write =
+                request(&service, method.clone(), path, Some(token)).json(&json!({"reason": "a test"}));
+            let status = write.send().await.expect("an answer").status();
+            let is_allowed = status != StatusCode::FORBIDDEN && status != StatusCode::UNAUTHORIZED;
+            assert_eq!(is_allowed, rank(role) >= rank(needed), "{method} {path} as {role}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_tokens_this_machine_may_read_under_its_own_names_and_nobody_may_write() {
+    let service = Service::start(&[("shop.yaml", RULES)], &[]).await;
+    let read = async |name, value: &str| {
+        let request = request(&service, Method::GET, "/api/v1/summary", None).header(name, value);
+        request.send().await.expect("an answer").status()
+    };
+    assert_eq!(read(HOST, "localhost").await, StatusCode::OK);
+    assert_eq!(read(HOST, "rebound.example").await, StatusCode::FORBIDDEN);
+    assert_eq!(read(ORIGIN, "http://evil.example").await, StatusCode::FORBIDDEN);
+    let write =
+        request(&service, Method::POST, "/api/v1/config:reload", None).json(&json!({"reason": "a test"}));
+    assert_eq!(write.send().await.expect("an answer").status(), StatusCode::FORBIDDEN);
+    assert_eq!(get_without_token(&service, "/api/v1/audit").await["items"], json!([]));
+}
+
+async fn get_without_token(service: &Service, path: &str) -> Value {
+    let answer = request(service, Method::GET, path, None).send().await.expect("an answer");
+    answer.json().await.expect("JSON")
+}
+
+#[test]
+fn an_address_that_others_reach_needs_tokens() {
+    let error = Settings::from_variables(&[("ADMIN_HOST", "0.0.0.0")]).expect_err("no tokens").to_string();
+    assert!(error.contains("ADMIN_HOST") && error.contains("ADMIN_TOKEN_FILE"), "{error}");
+    for host in ["127.0.0.1", "::1", "localhost"] {
+        Settings::from_variables(&[("ADMIN_HOST", host)]).expect("a loopback address");
+    }
+    let off =
+        Settings::from_variables(&[("ADMIN_HOST", "0.0.0.0"), ("ADMIN_PORT", "off")]).expect("it is off");
+    assert!(off.listen.admin.is_none());
+}
+
+#[tokio::test]
+async fn clients_over_a_limit_are_shown_with_their_rule_and_its_place() {
+    let (service, _file) = start_with_tokens().await;
+    for _ in 0..9 {
+        ask(&service, "user", "greedy").await;
+    }
+    let top = get(&service, "/api/v1/top?by=denied&window=5m").await;
+    let first = &top["items"][0];
+    assert_eq!(
+        (&first["key"], &first["count"], &first["used"]),
+        (&json!("user=greedy"), &json!(7), &json!(9))
+    );
+    assert_eq!((&first["rule"], &first["over_limit"]), (&json!("shop.user"), &json!(true)));
+    let source = first["source"].as_str().expect("a place");
+    assert!(source.ends_with("shop.yaml:4"), "{source}");
+    for rule in ["shop.user", source] {
+        let path = format!("/api/v1/top?by=denied&rule={rule}");
+        assert_eq!(get(&service, &path).await["items"].as_array().map(Vec::len), Some(1), "{path}");
+    }
+    let denials = get(&service, "/api/v1/denials?layer=user&q=greedy").await;
+    assert_eq!(denials["items"].as_array().map(Vec::len), Some(7));
+    assert_eq!(denials["items"][0]["reason"], "over_limit");
+    for (path, page_has) in
+        [("/keys?by=denied&window=5m", "user=greedy"), ("/denials", "user=greedy"), ("/", "over limit")]
+    {
+        assert!(page(&service, path).await.contains(page_has), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_lockout_is_lifted_with_a_reason_and_audited() {
+    let (service, _file) = start_with_tokens().await;
+    for _ in 0..3 {
+        ask(&service, "account", "acme").await;
+    }
+    let listed = get(&service, "/api/v1/lockouts").await;
+    let id = listed["lockouts"][0]["id"].as_str().expect("a lockout").to_owned();
+    assert!(page(&service, "/lockouts").await.contains("account=acme"));
+    let path = format!("/api/v1/lockouts/{id}");
+    let lift = async |path: &str, body: &str, content_type: &str| {
+        let request = request(&service, Method::DELETE, path, Some(TOKENS[1].1));
+        let request = request.header(CONTENT_TYPE, content_type).body(body.to_owned());
+        request.send().await.expect("an answer").status()
+    };
+    let good = r#"{"reason": "customer called"}"#;
+    for (body, content_type, status) in [
+        ("{}", "application/json", StatusCode::BAD_REQUEST),
+        (r#"{"reason": " "}"#, "application/json", StatusCode::BAD_REQUEST),
+        (r#"{"reason": "x", "more": 1}"#, "application/json", StatusCode::BAD_REQUEST),
+        ("nonsense", "application/json", StatusCode::BAD_REQUEST),
+        (good, "text/plain", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+    ] {
+        assert_eq!(lift(&path, body, content_type).await, status, "{body}");
+    }
+    assert_eq!(lift(&format!("{path}?dry_run=1"), good, "application/json").await, StatusCode::OK);
+    assert_eq!(get(&service, "/api/v1/lockouts").await["lockouts"].as_array().map(Vec::len), Some(1));
+    assert_eq!(lift(&path, good, "application/json").await, StatusCode::OK);
+    assert_eq!(get(&service, "/api/v1/lockouts").await["lockouts"], json!([]));
+    assert_eq!(lift(&path, good, "application/json").await, StatusCode::NOT_FOUND);
+    let audit = get(&service, "/api/v1/audit").await;
+    let told: Vec<_> =
+        audit["items"].as_array().expect("a list").iter().map(|entry| &entry["result"]).collect();
+    assert_eq!(told, ["not_found", "done", "done"]);
+    let dry_run = &audit["items"][2];
+    assert_eq!((&dry_run["dry_run"], &dry_run["actor"]), (&json!(true), &json!("operate token, line 2")));
+    assert_eq!(dry_run["reason"], "customer called");
+    assert!(page(&service, "/audit").await.contains("customer called"));
+}
+
+#[tokio::test]
+async fn what_clients_send_is_escaped_on_every_page() {
+    let (service, _file) = start_with_tokens().await;
+    for value in HOSTILE {
+        for _ in 0..4 {
+            ask(&service, "user", value).await;
+            ask(&service, "account", value).await;
+        }
+    }
+    let query = "?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E";
+    for path in
+        ["/", "/rules", "/keys?by=denied", "/denials", &format!("/denials{query}"), "/lockouts", "/audit"]
+    {
+        let page = page(&service, path).await;
+        // Attributes are in double quotes everywhere, which a single one does not end.
+        for unescaped in ["<script>", "<img", "<svg/", "</table><svg"] {
+            assert!(!page.contains(unescaped), "{path}: {unescaped}");
+        }
+    }
+    let shown = page(&service, "/keys?by=denied").await;
+    assert!(shown.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{shown}");
+    let policy = request(&service, Method::GET, "/", Some(TOKENS[0].1)).send().await.expect("an answer");
+    let policy = policy.headers()["content-security-policy"].to_str().expect("text").to_owned();
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'self'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+}
+
+#[tokio::test]
+async fn events_report_statistics_and_new_denials_and_streams_are_bounded() {
+    let (service, _file) = start_with_tokens().await;
+    for _ in 0..3 {
+        ask(&service, "user", HOSTILE[4]).await;
+    }
+    let open = async || request(&service, Method::GET, "/api/v1/events", Some(TOKENS[0].1)).send().await;
+    let mut stream = open().await.expect("an answer");
+    let mut text = String::new();
+    while !text.contains("event: denials") {
+        let chunk = stream.chunk().await.expect("an open stream").expect("more events");
+        text += &String::from_utf8_lossy(&chunk);
+    }
+    assert!(text.contains("event: stats") && text.contains("retry: 2000"), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("event: forged")), "{text}");
+    let mut streams = Vec::new();
+    for _ in 0..31 {
+        let stream = open().await.expect("an answer");
+        assert_eq!(stream.status(), StatusCode::OK);
+        streams.push(stream);
+    }
+    assert_eq!(open().await.expect("an answer").status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(streams);
+    eventually("a stream that ended makes room", async || {
+        open().await.is_ok_and(|stream| stream.status() == StatusCode::OK)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn wrong_parameters_are_named() {
+    let (service, _file) = start_with_tokens().await;
+    for (path, named) in [
+        ("/api/v1/top?by=size", "by"),
+        ("/api/v1/top?window=soon", "window"),
+        ("/api/v1/top?windw=5m", "windw"),
+        ("/api/v1/series?from=yesterday", "from"),
+        ("/api/v1/denials?limit=many", "limit"),
+    ] {
+        let answer = request(&service, Method::GET, path, Some(TOKENS[0].1)).send().await.expect("an answer");
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{path}");
+        let text = answer.text().await.expect("text");
+        assert!(text.contains(named) || named == "limit", "{path}: {text}");
+    }
+    let missing =
+        request(&service, Method::GET, "/nowhere", Some(TOKENS[0].1)).send().await.expect("an answer");
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+}
