@@ -144,7 +144,7 @@ impl Limiter {
         let charges = charges(&live, &self.modes);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
-            return self.judge(rules, request, live, &charges, readings, now);
+            return self.judge(Asked { rules, request, now }, live, &charges, readings);
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
@@ -159,7 +159,7 @@ impl Limiter {
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
-        let decision = self.judge(rules, request, live, &charges, readings, now);
+        let decision = self.judge(Asked { rules, request, now }, live, &charges, readings);
         candidate.compare(
             request,
             Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
@@ -172,12 +172,10 @@ impl Limiter {
     /// Decision from the store's readings and, for failed charges, from `on_backend_failure`.
     fn judge<'r>(
         &self,
-        rules: &'r Rules,
-        request: &Request<'_>,
+        Asked { rules, request, now }: Asked<'_, '_, 'r>,
         plan: Plan<'r>,
         charges: &[Charge],
         readings: Readings,
-        now: Timestamp,
     ) -> Result<Decision<'r>, StoreError> {
         let readings = if plan.denied_by_size && !self.modes.shadow_mode {
             without_errors(charges, readings)
@@ -213,6 +211,14 @@ impl Limiter {
         }
         readings
     }
+}
+
+/// A request, its rules and its time.
+#[derive(Clone, Copy)]
+struct Asked<'a, 'q, 'r> {
+    rules: &'r Rules,
+    request: &'a Request<'q>,
+    now: Timestamp,
 }
 
 /// Charges of `plan`.

@@ -287,7 +287,8 @@ pub async fn run(
         pages: Pages::default(),
     };
     let cores = Arc::new(cores);
-    let (accepting, swept) = start_listeners(settings, listeners, debug, parts.admin, &cores, supervisor);
+    let (accepting, swept) =
+        start_listeners(settings, listeners, Operators { debug, admin: parts.admin }, &cores, supervisor);
     supervisor.spawn("connection sweep", sweep(swept, bodies));
     drop(cores);
 
@@ -314,13 +315,18 @@ pub async fn run(
     all_ended.await
 }
 
+/// Parts of the listeners for operators.
+struct Operators {
+    debug: Debug,
+    admin: Option<AdminParts>,
+}
+
 /// Starts accepting connections. Returns the accept loops of the cores, and the connections of each listener
 /// for the sweep.
 fn start_listeners(
     settings: &ServeSettings,
     listeners: Listeners,
-    debug: Debug,
-    admin: Option<AdminParts>,
+    Operators { debug, admin }: Operators,
     cores: &Arc<Cores>,
     supervisor: &Supervisor,
 ) -> (Vec<Task>, Vec<Arc<Connections>>) {

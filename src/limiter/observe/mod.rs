@@ -173,7 +173,7 @@ impl Tap {
         // One core writes it: a plain load and store suffice.
         let requests = self.requests.load(Ordering::Relaxed).wrapping_add(1);
         self.requests.store(requests, Ordering::Relaxed);
-        let is_sampled = requests % SAMPLE == 0;
+        let is_sampled = requests.is_multiple_of(SAMPLE);
         let denied = denying_status(observation.decision);
         if denied.is_none() && !is_sampled {
             return;

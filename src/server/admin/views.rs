@@ -221,7 +221,7 @@ impl Admin {
         let wanted = if rule.is_some() { usize::MAX } else { limit };
         let (top, from) = self.observer.top(by, window_secs, wanted, now);
         let names = self.placed_rules();
-        let views = top.into_iter().map(|key| self.top_view(key, &names, now));
+        let views = top.into_iter().map(|key| self.top_view(&key, &names, now));
         let is_wanted = |view: &TopView| {
             rule.is_none_or(|rule| view.rule.as_deref() == Some(rule) || view.source.as_deref() == Some(rule))
         };
@@ -236,7 +236,7 @@ impl Admin {
         placed.map(|placed| (placed.rule.id, RuleName::of(&placed))).collect()
     }
 
-    fn top_view(&self, top: TopKey, names: &HashMap<u32, RuleName>, now: Timestamp) -> TopView {
+    fn top_view(&self, top: &TopKey, names: &HashMap<u32, RuleName>, now: Timestamp) -> TopView {
         let name = names.get(&top.rule);
         let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
         let (domain, key) = match self.keys.parse_counter_key(&top.key) {
