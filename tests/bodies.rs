@@ -88,12 +88,18 @@ async fn bytes_of_unfinished_bodies_are_bounded_for_the_process() {
 }
 
 #[tokio::test]
-async fn the_time_of_bodies_is_a_setting() {
+async fn the_time_of_bodies_is_a_setting_for_every_port() {
     // The connection is cut before the usual five seconds are over.
     let service = start(&[("BODY_TIMEOUT", "100ms"), ("FIRST_REQUEST_TIMEOUT", "4s")]).await;
-    let mut attacker = RawClient::connect(service.grpc).await;
-    attacker.open(3, SHOULD_RATE_LIMIT, LARGE_PREFIX).await;
-    eventually("they are given up", async || service.metric(TIMED_OUT).await == 3).await;
+    let mut attackers = Vec::new();
+    for (port, path) in
+        [(service.grpc, SHOULD_RATE_LIMIT), (service.http, "/json"), (service.debug, "/explain")]
+    {
+        let mut attacker = RawClient::connect(port).await;
+        attacker.open(3, path, LARGE_PREFIX).await;
+        attackers.push(attacker);
+    }
+    eventually("they are given up", async || service.metric(TIMED_OUT).await == 9).await;
     assert_eq!(service.metric(DISPLACED).await, 0);
 }
 

@@ -12,6 +12,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use tokio::task::JoinError;
 
+use super::admission::Admission;
 use super::explain::{Explainer, explain_request};
 use super::http::wants_json;
 use super::local;
@@ -45,6 +46,8 @@ pub(super) struct Debug {
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutAdmin,
     pub(super) explainer: Explainer,
+    /// Admission of requests with a body.
+    pub(super) admission: Arc<Admission>,
     /// Names of this machine that `Host` may have where lockouts are asked for.
     pub(super) host_names: Arc<[String]>,
     pub(super) pages: Pages,
@@ -66,7 +69,7 @@ pub(super) struct Pages {
 pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
     let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
-    let explain = post(explain_request).with_state(debug.explainer.clone());
+    let explain = post(explain_request).with_state((debug.explainer.clone(), Arc::clone(&debug.admission)));
     let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))

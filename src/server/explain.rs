@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 
-use super::http::json_response;
+use super::admission::Admission;
+use super::http::{MAX_BODY_BYTES, json_response, status_of};
+use super::service::CallError;
 use super::wire::decode_json;
 use crate::lab::{Explanation, explain};
 use crate::limiter::Limiter;
@@ -59,8 +61,21 @@ impl Explainer {
     }
 }
 
-/// Takes a request in the form of `/json`.
-pub(super) async fn explain_request(State(explainer): State<Explainer>, body: Bytes) -> Response {
+/// Takes a request in the form of `/json`, whose body has the bounds that it has there.
+pub(super) async fn explain_request(
+    State((explainer, admission)): State<(Explainer, Arc<Admission>)>,
+    mut body: Body,
+) -> Response {
+    let Ok(_in_flight) = admission.admit() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many requests in flight\n").into_response();
+    };
+    let body = match admission.receive(&mut body, MAX_BODY_BYTES, |_| true).await {
+        Ok(body) => body,
+        Err(error) => {
+            let error = CallError::from(error);
+            return (status_of(&error), format!("{error}\n")).into_response();
+        }
+    };
     match explainer.explain(&body).await {
         Ok(explanation) => match serde_json::to_string(&explanation) {
             Ok(json) => json_response(StatusCode::OK, json),

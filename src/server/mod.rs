@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept::{accept, serve_operators};
 use self::admin::{Admin, AdminParts};
-use self::admission::UnfinishedBodies;
+use self::admission::{Admission, UnfinishedBodies};
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::{Debug, Pages};
@@ -65,6 +65,8 @@ pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
+/// Upper bound on requests with a body in flight on the debug port.
+const MAX_OPERATOR_REQUESTS: usize = 64;
 /// Interval of the sweep for expired connections and bodies.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -246,7 +248,8 @@ pub async fn run(
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();
     let threads = settings.threads.unwrap_or_else(available_cores);
-    let bodies = Arc::new(UnfinishedBodies::new(threads, settings.bodies));
+    // The last one is for the debug port.
+    let bodies = Arc::new(UnfinishedBodies::new(threads + 1, settings.bodies));
     let core_parts = CoreParts {
         make: parts.core_factory,
         health: health.clone(),
@@ -283,6 +286,7 @@ pub async fn run(
         metrics: parts.metrics,
         lockouts: parts.lockouts,
         explainer: parts.explainer,
+        admission: Arc::new(Admission::new(Arc::clone(&bodies), threads, MAX_OPERATOR_REQUESTS)),
         host_names: Arc::clone(&listeners.debug_names),
         pages: Pages::default(),
     };
