@@ -65,17 +65,16 @@ impl Metric {
     }
 
     /// Flat name of the series with these label values.
-    pub(super) fn flat_name<'a>(&self, labels: impl Iterator<Item = &'a str>) -> Option<String> {
-        let (template, labels) = match self.flat {
-            Flat::None => return None,
-            Flat::Of(template) | Flat::GaugeOf(template) => (template.to_owned(), labels),
-            Flat::Derived => (self.name.replacen('_', ".", 1), labels),
-        };
-        let add = |name: String, label: &str| match name.contains("{}") {
-            true => name.replacen("{}", label, 1),
-            false => name + "." + label,
-        };
-        Some(labels.fold(template, add))
+    pub(super) fn flat_name<'a>(&self, mut labels: impl Iterator<Item = &'a str>) -> Option<String> {
+        match self.flat {
+            Flat::None => None,
+            Flat::Derived => {
+                Some(labels.fold(self.name.replacen('_', ".", 1), |name, label| name + "." + label))
+            }
+            Flat::Of(template) | Flat::GaugeOf(template) => {
+                Some(labels.next().map_or(template.to_owned(), |label| template.replacen("{}", label, 1)))
+            }
+        }
     }
 
     pub(super) const fn flat_kind(&self) -> Kind {

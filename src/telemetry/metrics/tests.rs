@@ -291,3 +291,21 @@ fn a_name_from_a_request_begins_no_line_of_its_own() {
     );
     assert!(samples(&stats, "fake").is_empty() && samples(&metrics.render_prometheus(), "fake").is_empty());
 }
+
+#[test]
+fn a_label_value_stays_out_of_the_places_of_others() {
+    let metrics = metrics();
+    metrics.register(|snapshot| snapshot.add(&defined::LAYER_DENIED_REQUESTS, ["a{}b", "user"], 1_u64));
+    let stats = metrics.render_stats();
+    assert_eq!(samples(&stats, "tollgate.layer"), ["tollgate.layer_denied_requests.a{}b.user: 1"]);
+}
+
+#[test]
+fn values_of_one_series_add_up() {
+    let metrics = metrics();
+    for connections in [2_usize, 3] {
+        metrics.register(move |snapshot| snapshot.add(&defined::CONNECTIONS, ["0"], connections));
+    }
+    let text = metrics.render_prometheus();
+    assert_eq!(samples(&text, "tollgate_connections"), [r#"tollgate_connections{core="0"} 5"#]);
+}
