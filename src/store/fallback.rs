@@ -83,7 +83,7 @@ impl Fallback {
         answers.into_iter().map(reading).collect()
     }
 
-    /// What is known of each charge: from the store, from this process, or from the rule.
+    /// Answer to each charge: the reading of the store, a local one, or the result that the rule sets.
     fn answers<'c>(&self, charges: &'c [Charge], readings: Readings, now: Timestamp) -> Answers<'c> {
         let is_here = |(charge, reading): &(&Charge, &Result<_, _>)| {
             charge.on_failure == FailurePolicy::Local && reading.is_err()
@@ -145,7 +145,7 @@ impl Fallback {
     }
 }
 
-/// What is known of one charge.
+/// Answer to one charge.
 struct Answer<'c> {
     charge: &'c Charge,
     source: Source,
@@ -158,7 +158,7 @@ struct Answer<'c> {
 
 type Answers<'c> = SmallVec<[Answer<'c>; 2]>;
 
-/// Where a charge was carried out.
+/// Place that carried out a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Store,
@@ -183,7 +183,7 @@ impl Answer<'_> {
     }
 }
 
-/// Whether the request is denied by what is known of it. A charge that failed denies nothing by that.
+/// True if the request is denied by what is known of it. A charge that failed denies nothing by that.
 fn is_denied(answers: &[Answer<'_>]) -> bool {
     let mut combined = CombinedEnforcement::default();
     for answer in answers {
@@ -272,7 +272,7 @@ mod tests {
         fallback.resolve(&Refunds::default(), charges, failing, NOON).map(|readings| readings[0])
     }
 
-    /// How many of ten hits pass.
+    /// Hits out of ten that pass.
     fn passing(fallback: &Fallback, charge: &Charge) -> usize {
         let quota = u64::from(charge.limit.requests_per_unit);
         let passes = |reading: Reading| reading.outcome == ChargeOutcome::Charged && reading.used <= quota;

@@ -8,20 +8,20 @@ use super::StoreError;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, LockoutParts, Timestamp};
 
-/// Lockouts that are told at once, at the most.
+/// Upper bound on the lockouts in one listing.
 pub const MAX_LISTED: usize = 10_000;
 
-/// A question under way.
+/// Future of a query about lockouts.
 pub type LockoutFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// Somebody who is locked out.
+/// A lockout that blocks its client.
 #[derive(Clone, Debug)]
 pub struct ActiveLockout {
     /// The lockout's key.
     pub key: Bytes,
-    /// What it says.
+    /// Domain and entries that it names.
     pub parts: LockoutParts,
-    /// How long it lasts.
+    /// Block and strikes.
     pub state: LockoutState,
 }
 
@@ -35,8 +35,7 @@ impl ActiveLockout {
 
 /// A store that keeps lockouts.
 pub trait Lockouts: Send + Sync {
-    /// Who is blocked at `now` under keys that `keys` writes: [`MAX_LISTED`] of them at the most, in no
-    /// order.
+    /// Lockouts that block at `now`, under keys that `keys` writes: at most [`MAX_LISTED`], in no order.
     ///
     /// # Errors
     /// [`StoreError`] where a part of the store cannot be asked.

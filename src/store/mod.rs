@@ -1,7 +1,7 @@
 //! Counter stores.
 //!
-//! A store counts; it does not judge. Whether a reading is over its limit, what metrics say of it and
-//! what the caller is told is decided in `engine::judge`, once, for every store.
+//! A store counts; it does not judge. Whether a reading is over its limit, how metrics count it and
+//! which answer the caller gets is decided in `engine::judge`, once, for every store.
 
 pub mod fallback;
 mod line;
@@ -30,9 +30,9 @@ pub struct Charge {
     pub limit: Limit,
     /// [`crate::engine::rules::Rule::id`] of its rule; 0 for a limit that the request brings.
     pub rule: u32,
-    /// What to count.
+    /// Hits to count.
     pub hits: Hits,
-    /// Whether it counts when it is denied.
+    /// True if it counts when it is denied.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
     pub enforcement: Enforcement,
@@ -57,7 +57,7 @@ impl Charge {
     }
 }
 
-/// What became of each charge, in the same order: stores may fail in part.
+/// Result of each charge, in the same order: stores may fail in part.
 pub type Readings = SmallVec<[Result<Reading, StoreError>; 2]>;
 
 /// Charges under way. Dropping it does not undo what was already sent.
@@ -89,7 +89,7 @@ pub enum StoreError {
     Rejected(String),
 }
 
-/// Whether `charges` must be decided together: one of them counts only if all of them pass, or whoever asks
+/// True if `charges` must be decided together: one of them counts only if all of them pass, or the client
 /// may be locked out.
 fn is_group(charges: &[Charge]) -> bool {
     charges.iter().any(|charge| charge.mode != ChargeMode::Always || charge.lockout.is_some())

@@ -32,7 +32,7 @@ struct Probing {
     next: Instant,
 }
 
-/// What is to be done now.
+/// Action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Due {
     /// Fail calls at once: the breaker has just opened.
@@ -78,7 +78,7 @@ impl Breaker {
         }
     }
 
-    /// What is due at `now`.
+    /// Action due at `now`, if any.
     pub(in crate::store) fn due(&mut self, now: Instant) -> Option<Due> {
         if self.next().is_none_or(|next| now < next) {
             return None;
@@ -104,7 +104,7 @@ mod tests {
 
     const MAX_SILENCE: Duration = Duration::from_millis(30);
 
-    /// What is due, each as soon as it is, and how long after `begun`.
+    /// Actions, each as soon as it is due, and the time since `begun`.
     fn events(breaker: &mut Breaker, begun: Instant, len: usize) -> Vec<(Due, Duration)> {
         let mut events = Vec::new();
         while let Some(now) = breaker.next().filter(|_| events.len() < len) {

@@ -19,7 +19,7 @@ pub(in crate::store) trait Job {
     fn set_deadline(&mut self, deadline: Instant);
     /// Share of a batch that it takes up; at least 1.
     fn cost(&self) -> usize;
-    /// Whether its caller stopped waiting.
+    /// True if its caller stopped waiting.
     fn is_abandoned(&self) -> bool;
     /// Answers the caller: it was not sent.
     fn reject(self, rejection: &Rejection);

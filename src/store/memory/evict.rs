@@ -1,4 +1,4 @@
-//! What gives way when a store is full.
+//! Eviction from a store that is full.
 //!
 //! Refusing new counters would let every new client pass unlimited, so a counter is evicted instead: its
 //! client begins anew, which admits at most what its limit allows once more. The choice is made among a few
@@ -13,14 +13,14 @@ const SAMPLE: usize = 8;
 /// Upper bound on the buckets looked at for them.
 const MAX_VISITED: usize = 96;
 
-/// What there is too much of.
+/// Bound that was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Measure {
     Counters,
     Bytes,
 }
 
-/// How much worse it is to lose a counter than others, best first.
+/// Order of eviction: counters of the first class go first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     /// It says nothing any more.

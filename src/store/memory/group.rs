@@ -74,7 +74,7 @@ impl<'a> Suspect<'a> {
         stripe.lockouts.find_mut(self.hash, |counter| *counter.key == *self.lockout.key)
     }
 
-    /// What is known of it, as of `now`.
+    /// Its state at `now`.
     fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> Locked<'a> {
         let state = self.find(stripes).map_or_else(lockout::LockoutState::default, |counter| counter.state);
         Locked::new(&self.lockout.schedule, state, now)

@@ -26,7 +26,7 @@ use super::{Charge, ChargeFuture, Reading, Readings, Store, is_group};
 use crate::engine::algorithm::{CounterState, group as engine};
 use crate::engine::{Hits, Limit, Timestamp};
 
-/// How long one round of [`MemoryStore::sweep`] over all stripes takes.
+/// Time for one round of [`MemoryStore::sweep`] over all stripes.
 const SWEEP_ROUND: Duration = Duration::from_secs(10);
 /// Counters in each stripe of a full store, about: this bounds how long a sweep locks one.
 const COUNTERS_PER_STRIPE: usize = 4096;
@@ -86,12 +86,12 @@ impl MemoryStore {
         self.figures().counters
     }
 
-    /// Whether nothing is held.
+    /// True if nothing is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What is held and what was evicted.
+    /// Counters held and evicted.
     pub fn figures(&self) -> Figures {
         self.room.figures()
     }
@@ -211,7 +211,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// What a peek at `state` says. It does not bring it up to now.
+/// Reading of a peek at `state`. It does not bring it up to now.
 fn peek(mut state: CounterState, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
     let outcome = engine::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);

@@ -1,4 +1,4 @@
-//! How much a memory store holds, and the room that is made when it is full.
+//! Room of a memory store: what it holds, and evictions when it is full.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,12 +18,12 @@ const MAX_OTHER_STRIPES: usize = 8;
 /// At most one log line about evictions in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What a memory store holds, and has evicted since it began.
+/// Content of a memory store, and its evictions since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Figures {
     /// Counters and lockouts held.
     pub counters: usize,
-    /// What they take, in bytes, about.
+    /// Bytes that they take, about.
     pub bytes: usize,
     /// Counters and lockouts that gave way to others before they were over.
     pub evicted: u64,
@@ -75,7 +75,7 @@ impl Room {
         }
     }
 
-    /// What there is too much of, if anything.
+    /// Bound that is exceeded, if any.
     fn exceeded(&self) -> Option<Measure> {
         let Figures { counters, bytes, .. } = self.figures();
         if counters > self.settings.max_counters {

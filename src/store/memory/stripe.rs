@@ -20,21 +20,21 @@ pub(super) struct Stripe {
     /// Boxed: a table that has just grown is half empty, and then only places for pointers are.
     pub(super) counters: HashTable<Box<Counter>>,
     pub(super) lockouts: HashTable<LockoutCounter>,
-    /// What the counters of each rule take, by [`Counter::rule`].
+    /// Usage of the counters of each rule, by [`Counter::rule`].
     pub(super) held: HashMap<u32, Held, foldhash::fast::RandomState>,
     pub(super) usage: Usage,
     /// Earliest expiry in this stripe, in seconds since the epoch. Sweeping before it is a no-op.
     pub(super) first_end_secs: u64,
 }
 
-/// What counters take.
+/// Number and bytes of counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) len: usize,
     pub(super) bytes: usize,
 }
 
-/// What a stripe takes.
+/// Usage of a stripe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) counters: Held,
@@ -53,7 +53,7 @@ pub(super) struct Counter {
     pub(super) state: CounterState,
 }
 
-/// What tells a counter from the others.
+/// Identity of a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CounterName {
     pub(super) key: Box<[u8]>,
@@ -257,7 +257,7 @@ impl LockoutCounter {
     }
 }
 
-/// What the hits that a state remembers one by one take.
+/// Bytes of the hits that a state remembers one by one.
 pub(super) fn log_bytes(state: &CounterState) -> usize {
     match state {
         CounterState::SlidingLog(log) => LOG_BYTES + RUN_BYTES * log.capacity(),
@@ -265,7 +265,7 @@ pub(super) fn log_bytes(state: &CounterState) -> usize {
     }
 }
 
-/// What the allocator hands out for so many bytes.
+/// Bytes that the allocator hands out for so many.
 const fn allocated(len: usize) -> usize {
     len.next_multiple_of(16)
 }

@@ -105,7 +105,7 @@ fn what_is_expired_goes_first_then_what_is_least_used_and_what_is_over_its_limit
     let held = newer(10..12);
     assert_eq!((&held[..2], held.len()), (&[0, 1][..], 6), "those over their limit stay");
     (6..10).for_each(|key| drop(store.carry_out(&[hits(key, 9)], later(1))));
-    // Whoever is over its limit gives way only where all others are, too.
+    // A client over its limit gives way only where all others are over theirs.
     let length = |key| Charge { limit: Limit::per(10, Unit::Week), ..hits(key, 11) };
     (20..40).for_each(|key| assert_eq!(count(length(key), later(1)), 11));
     assert_eq!(store.len(), 6);
@@ -149,7 +149,7 @@ fn lockouts_stay_under_a_flood_of_counters_and_have_at_most_half_the_room() {
     assert!(store.len() <= 1_000);
 }
 
-/// What is held, reckoned from everything that is there.
+/// Usage, computed from everything that is held.
 fn recounted(store: &MemoryStore) -> (usize, usize) {
     store.stripes.iter().map(|stripe| stripe.lock()).fold((0, 0), |(len, bytes), stripe| {
         let of_counters: usize = stripe.counters.iter().map(|counter| counter.bytes()).sum();
@@ -249,7 +249,11 @@ fn a_clock_that_steps_back_forgets_no_hits() {
     assert_eq!(used(&store, &hit, NOON), Some(2));
     sweep_round(&store, NOON);
     assert_eq!(used(&store, &hit, later(59)), Some(3));
-    assert_eq!(used(&store, &hit, later(60)), Some(1), "whoever was over is in again after one window");
+    assert_eq!(
+        used(&store, &hit, later(60)),
+        Some(1),
+        "a client that was over passes again after one window"
+    );
 }
 
 #[test]

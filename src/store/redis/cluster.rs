@@ -22,7 +22,7 @@ use super::ttl::{Orphans, Ttl, orphans};
 use crate::store::StoreError;
 use crate::supervisor::OwnedTask;
 
-/// How often one charge is sent on. A slot that moves takes two, and Redis' own clients give up after five.
+/// Upper bound on redirections of one charge. A slot that moves takes two, and Redis' own clients give up after five.
 const MAX_REDIRECTIONS: usize = 5;
 /// The pause before counters of a slot on its way are tried again.
 const TRY_AGAIN_PAUSE: Duration = Duration::from_millis(1);
@@ -81,7 +81,7 @@ impl Cluster {
         Self { router, _follower: follower }
     }
 
-    /// Where the counter of this key lies in a Cluster; elsewhere all lie in one place.
+    /// Slot of the counter with this key in a Redis Cluster, else 0.
     pub(super) fn slot(&self, key: &[u8]) -> u16 {
         self.router.slot(key)
     }
@@ -110,7 +110,7 @@ impl Cluster {
         }
     }
 
-    /// Whether every server answers, and if not, what the first one says.
+    /// Pings every server. Returns the first error.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let routes = self.router.routes.load_full();
         if let Topology::Unknown(cause) = &*routes.topology {
@@ -120,7 +120,7 @@ impl Cluster {
         futures_util::future::join_all(pings).await.into_iter().collect()
     }
 
-    /// Waits until every server was told how long new counters are to live.
+    /// Waits until the TTLs of new counters are set on every server.
     pub(super) async fn settle(&self) {
         let routes = self.router.routes.load_full();
         futures_util::future::join_all(routes.nodes.iter().map(|node| node.settle())).await;
@@ -237,7 +237,7 @@ impl Router {
         Ok(answer.outcomes)
     }
 
-    /// What a failure charges for. Where it says that things are not as they should be, they are looked at.
+    /// Redirection that an error asks for. Requests a refresh of the topology if the error shows that it is stale.
     fn redirection(&self, error: &StoreError, node: &NodeClient) -> Option<Redirection> {
         let cause = match error {
             StoreError::Rejected(cause) => cause,
@@ -340,7 +340,7 @@ impl RoutingTable {
     }
 }
 
-/// Whether all charges were refused in the same words, and so none was counted.
+/// True if all charges were refused in the same words, and so none was counted.
 fn is_one_refusal(outcomes: &Outcomes) -> bool {
     let refusal = |outcome: &Result<_, StoreError>| match outcome {
         Err(StoreError::Rejected(cause)) => Some(cause.clone()),
@@ -350,7 +350,7 @@ fn is_one_refusal(outcomes: &Outcomes) -> bool {
     first.is_some() && outcomes.iter().all(|outcome| refusal(outcome) == first)
 }
 
-/// Whether the charges have several counters that must be asked in one call.
+/// True if the charges have several counters that must be asked in one call.
 fn is_together(charges: &SlotCharges) -> bool {
     charges.iter().any(|charge| charges.first().is_some_and(|first| first.key != charge.key))
 }

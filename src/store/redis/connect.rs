@@ -47,7 +47,7 @@ const PROBES: [(&str, &[&[u8]]); 14] = [
 /// Never written.
 const PROBE_KEY: &[u8] = b"tollgate:permission-probe";
 
-/// What it takes to reach the servers of one deployment, shared by all cores.
+/// Configuration of connections to the servers of one deployment, shared by all cores.
 pub(super) struct ConnectConfig {
     pub(super) settings: RedisSettings,
     pub(super) clock: ServerClock,
@@ -244,7 +244,7 @@ async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Command>) -> Re
         .unwrap_or_else(|_| Err("no reply to the greeting".to_owned()))
 }
 
-/// Whether the user may not run the command, whatever its key.
+/// True if the user may not run the command, whatever its key.
 fn is_denied(reply: &Reply) -> bool {
     matches!(reply, Reply::Error(text) if text.starts_with("NOPERM") && text.contains("to run the"))
 }

@@ -17,7 +17,7 @@ use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
 use crate::store::{Charge, Reading};
 
-/// What an entry takes besides its key, about.
+/// Bytes of an entry besides its key, about.
 const OVERHEAD_BYTES: u64 = 112;
 /// Keys are about so long, which sizes the cache's own tables.
 const USUAL_KEY_BYTES: u64 = 64;
@@ -40,7 +40,7 @@ struct Denial {
     min_hits: u32,
     /// When they might, if nobody gives anything back, by the clock that counts.
     fits: Timestamp,
-    /// How long that was from the charge on.
+    /// Time from the charge until then.
     reset: Duration,
     /// Until when this is taken for true: no clock that is set can put it off.
     until: Instant,
@@ -68,25 +68,25 @@ impl Denials {
         }
     }
 
-    /// How often a denial was known, and how often none was.
+    /// Hits and misses of the cache.
     pub fn lookups(&self) -> (u64, u64) {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    /// How many are held.
+    /// Denials held.
     pub fn len(&self) -> usize {
         self.cache.len()
     }
 
-    /// Whether none is held.
+    /// True if none is held.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether `charge` is known to be denied at `now`, and denies its request.
+    /// True if `charge` is known to be denied at `now`, and denies its request.
     pub(super) fn know(&self, charge: &Charge, now: Timestamp, instant: Instant) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
-        // Whoever may be locked out strikes with every denied request, and may be let in at any time.
+        // A client that may be locked out strikes with every denied request, and may be let in at any time.
         if charge.enforcement != Enforcement::Enforced || charge.lockout.is_some() {
             return false;
         }
@@ -101,7 +101,7 @@ impl Denials {
         known
     }
 
-    /// What there is to say of a charge that is known to be denied.
+    /// Reading of a charge that is known to be denied.
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
         let wait = |denial: Denial| denial.fits.since(now).min(denial.reset);
         let reset = self.cache.get(&charge.key).map_or(Duration::ZERO, wait);

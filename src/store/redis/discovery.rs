@@ -132,7 +132,7 @@ async fn keep_fresh(config: Arc<ConnectConfig>, mut publisher: Publisher, refres
 /// Publishes what was found. A known topology is kept where nothing was.
 struct Publisher {
     topology: watch::Sender<Arc<Topology>>,
-    /// Whether nothing was found the last time.
+    /// True if nothing was found the last time.
     in_trouble: bool,
 }
 
@@ -230,7 +230,7 @@ async fn ask_sentinel(
     found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
 }
 
-/// Whether `server` says of itself that it is a primary. `HELLO` needs no permission; servers before Redis 6
+/// True if `server` says of itself that it is a primary. `HELLO` needs no permission; servers before Redis 6
 /// do not know it.
 async fn confirm_primary(config: &ConnectConfig, server: &Endpoint) -> Result<(), String> {
     let login = &config.settings.credentials.server;

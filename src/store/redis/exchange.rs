@@ -51,7 +51,7 @@ impl Pipeline {
         Self { wire, awaited: VecDeque::new() }
     }
 
-    /// Whether no reply is awaited.
+    /// True if no reply is awaited.
     pub(super) fn is_idle(&self) -> bool {
         self.awaited.is_empty()
     }
@@ -165,7 +165,7 @@ impl Exchange {
         }
         for (index, call) in batch.calls.iter().enumerate() {
             if call.asking {
-                // The server forgets that it was told with the next command, which so must be ours.
+                // ASKING holds for the next command only, which so must be ours.
                 pipeline.send(Pending::Asking, Command::new("ASKING", Vec::new()));
             }
             run(pipeline, script, index, call, !call.asking);
@@ -230,7 +230,7 @@ impl Exchange {
         put(&mut self.replies.counts, index, counted);
     }
 
-    /// Whether a caller waits for this call.
+    /// True if a caller waits for this call.
     fn is_awaited(&self, call: usize) -> bool {
         let mut open = self.in_flight.iter().skip(self.first_open).filter(|sent| sent.is_awaited());
         open.any(|sent| sent.indexes.clone().any(|index| self.batch.is_of_call(index, call)))
@@ -370,7 +370,7 @@ fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {
     }
 }
 
-/// Whether a script had begun when it failed, and may have written before: Redis names the script then.
+/// True if a script had begun when it failed, and may have written before: Redis names the script then.
 /// For some causes it lets no script begin to write.
 fn may_have_counted(error: &str) -> bool {
     let before_writing = ["OOM ", "READONLY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN "];

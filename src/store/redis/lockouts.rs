@@ -30,7 +30,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 const LIFT: &str = include_str!("lift.lua");
 
-/// How long one question may take. Nobody's request waits for it.
+/// Timeout of one query. Nobody's request waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Lockouts for RedisStore {

@@ -1,4 +1,4 @@
-//! How a login is written, and how one is read that lies in a file.
+//! Logins: their text form, and those that are read from a file.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -27,13 +27,13 @@ pub enum LoginError {
 }
 
 impl Login {
-    /// What `password`, `:password` or `user:password` stands for. The user ends at the first colon.
+    /// Login for `password`, `:password` or `user:password`. The user ends at the first colon.
     pub fn parse(text: &str) -> Self {
         let (username, password) = split(text);
         Self::Password { username, password: SecretString::from(password) }
     }
 
-    /// Whether somebody could log in by it now.
+    /// True if somebody could log in by it now.
     ///
     /// # Errors
     /// As with a login that cannot be read: its file is missing, empty or no UTF-8.
@@ -57,7 +57,7 @@ impl Login {
     }
 }
 
-/// What the file holds, without the line's end.
+/// Content of the file, without the line's end.
 fn read_line(path: &Path) -> Result<SecretString, LoginError> {
     let text = fs::read_to_string(path)
         .map(SecretString::from)

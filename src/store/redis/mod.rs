@@ -57,7 +57,7 @@ use crate::engine::{Hits, Timestamp};
 use crate::supervisor::Supervisor;
 use crate::tls::{Reloader, TlsError};
 
-/// What every core's store is made from: what is known of the servers is known to all of them.
+/// Source of the stores of all cores, which share the topology and the state of the nodes.
 #[derive(Debug)]
 pub struct Redis {
     all: (Arc<ConnectConfig>, Discovery),
@@ -154,7 +154,7 @@ impl Redis {
 pub struct RedisStore {
     clusters: Arc<Clusters>,
     denials: Option<Arc<Denials>>,
-    /// What goes on though its caller may have gone.
+    /// Tasks that go on without their caller.
     tasks: TaskTracker,
     /// Held by the listing of lockouts that is under way.
     listing: Arc<Mutex<()>>,

@@ -72,7 +72,7 @@ impl NodeClient {
         Err(StoreError::Unreachable(self.about(&cause)))
     }
 
-    /// Whether the node answers.
+    /// True if the node answers.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         match self.command(&[b"PING"], self.call_timeout).await? {
             Reply::Error(text) => Err(StoreError::Rejected(text)),

@@ -36,7 +36,7 @@ pub(super) struct Answer {
 /// One for each charge, in order.
 pub(super) type Outcomes = SmallVec<[Result<Reading, StoreError>; 2]>;
 
-/// Where the answer goes: a call that was not sent returns its charges.
+/// Sender of the answer: a call that was not sent returns its charges.
 pub(super) type AnswerSender = oneshot::Sender<Result<Answer, (SlotCharges, Rejection)>>;
 
 /// A call that waits.

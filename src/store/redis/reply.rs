@@ -89,17 +89,17 @@ fn code(error: &str) -> &str {
     error.split(' ').next().unwrap_or_default()
 }
 
-/// Whether another connection may do better, since the name may lead to another server by now.
+/// True if another connection may do better, since the name may lead to another server by now.
 pub(super) fn calls_for_reconnect(error: &str) -> bool {
     ["READONLY", "LOADING", "MASTERDOWN", "NOAUTH"].contains(&code(error))
 }
 
-/// Whether the error is about the server, not about one counter or the place of its slot.
+/// True if the error is about the server, not about one counter or the place of its slot.
 pub(super) fn is_about_server(error: &str) -> bool {
     !["ERR", "WRONGTYPE", "MOVED", "ASK", "TRYAGAIN", "NOSCRIPT"].contains(&code(error))
 }
 
-/// Whether another node has the key.
+/// True if another node has the key.
 pub(super) fn is_redirection(error: &str) -> bool {
     ["MOVED", "ASK"].contains(&code(error))
 }

@@ -1,4 +1,4 @@
-//! `charge.lua`, and how Redis is told to run it.
+//! `charge.lua`, and the command that runs it.
 
 use bytes::Bytes;
 use fred::types::Value;

@@ -1,4 +1,4 @@
-//! What the operator sets for Redis.
+//! Settings of the Redis store.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,21 +8,20 @@ use secrecy::SecretString;
 
 use crate::tls::ClientTls;
 
-/// How to reach Redis, and how long to wait for it.
+/// Deployment, logins and timeouts of Redis.
 #[derive(Clone, Debug)]
 pub struct RedisSettings {
-    /// Where its servers are.
+    /// Addresses of its servers.
     pub deployment: Deployment,
-    /// Who counts there.
+    /// Logins to its servers.
     pub credentials: Credentials,
     /// The number of the database to count in; `None` for the server's first.
     pub database: Option<u8>,
-    /// What to expect of the servers' certificates, those of Sentinels included; `None` to speak in the
-    /// clear.
+    /// TLS to all servers, Sentinels included; `None` for connections without it.
     pub tls: Option<ClientTls>,
-    /// How long a connection may take to come up.
+    /// Timeout of opening a connection.
     pub connect_timeout: Duration,
-    /// How long one charge may take. Below Envoy's own timeout (20 ms by default).
+    /// Timeout of one charge. Below Envoy's own timeout (20 ms by default).
     pub call_timeout: Duration,
     /// Counters outlive their window by a random time below this many seconds, so that they do not all
     /// expire at once. 0 for none.
@@ -59,7 +58,7 @@ pub enum Deployment {
     },
 }
 
-/// Who connects.
+/// Logins.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     /// To the servers that count.
@@ -68,7 +67,7 @@ pub struct Credentials {
     pub sentinel: Login,
 }
 
-/// How one kind of server lets somebody in.
+/// Login to one kind of server.
 #[derive(Clone, Default)]
 pub enum Login {
     /// Without being asked.
@@ -96,7 +95,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// Where Redis listens.
+/// Address of a Redis server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// A host name or address, and a port.

@@ -19,7 +19,7 @@ use crate::store::{Charge, Reading, Readings, StoreError};
 /// Room for the digits of any window's beginning.
 const MAX_DIGITS: usize = 20;
 
-/// Where a store counts.
+/// Clusters that a store counts in.
 #[derive(Debug)]
 pub(super) struct Clusters {
     pub(super) all: Cluster,
@@ -158,7 +158,7 @@ impl Clusters {
     }
 }
 
-/// Whether a charge is over its limit, or will be taken for it.
+/// True if a charge is over its limit, or will be taken for it.
 fn is_denied(charge: &SlotCharge, reading: &Result<Reading, StoreError>) -> bool {
     match (reading, charge.on_failure) {
         (Ok(Reading { used, outcome, .. }), _) => {

@@ -7,7 +7,7 @@ use std::fmt;
 
 use super::Endpoint;
 
-/// How many slots a Cluster has.
+/// Slots of a Redis Cluster.
 pub(super) const SLOTS: usize = 16_384;
 /// No primary serves the slot.
 pub(super) const UNASSIGNED: u16 = u16::MAX;
@@ -59,7 +59,7 @@ pub(super) fn named(host: &str, port: u16, node: &Endpoint) -> Endpoint {
     }
 }
 
-/// Where Redis says that something is.
+/// Redirection by an error reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Redirection {
     /// Another server serves the slot.
@@ -72,7 +72,7 @@ pub(super) enum Redirection {
 }
 
 impl Redirection {
-    /// What an error reply of `node` says: `MOVED 3999 127.0.0.1:6381`, `ASK …`, `TRYAGAIN …`.
+    /// Redirection in an error reply of `node`: `MOVED 3999 127.0.0.1:6381`, `ASK …`, `TRYAGAIN …`.
     pub(super) fn read(error: &str, node: &Endpoint) -> Option<Self> {
         let mut words = error.split(' ');
         let kind = words.next()?;

@@ -32,7 +32,7 @@ pub struct NodeSnapshot {
     pub breakers_open: usize,
     /// Calls that wait for a batch.
     pub queued: usize,
-    /// How long the oldest of them has waited.
+    /// Age of the oldest of them.
     pub oldest_queued: Duration,
     /// Calls that were sent and are not answered yet.
     pub in_flight: usize,
@@ -69,7 +69,7 @@ struct State {
     logged: Logged,
 }
 
-/// What the log says at the moment.
+/// Last state that was logged.
 #[derive(Debug, Default)]
 struct Logged {
     connected: bool,

@@ -90,7 +90,7 @@ pub(super) struct Ttl {
     pub(super) secs: u32,
 }
 
-/// Where a worker leaves TTLs that it can no longer set: its node is no longer used, or another one has the counter.
+/// Channel for TTLs that a worker can no longer set: its node is no longer used, or another one has the counter.
 pub(super) type Orphans = mpsc::Sender<Ttl>;
 
 /// A channel for orphans of all workers of a cluster.
@@ -112,7 +112,7 @@ impl MissingTtls {
         self.pending.len()
     }
 
-    /// Whether there was room for it.
+    /// True if there was room for it.
     #[must_use]
     pub(super) fn push(&mut self, ttl: Ttl) -> bool {
         if self.pending.len() >= MAX_PENDING || self.bytes + ttl.key.len() > MAX_PENDING_BYTES {

@@ -68,12 +68,12 @@ pub(super) trait Wire: Send {
     /// it was not carried out. `None` if there are no more.
     fn next_lost(&mut self) -> Option<bool>;
 
-    /// Whether some of what was sent has not been written yet.
+    /// True if some of what was sent has not been written yet.
     fn has_unwritten(&self) -> bool;
 }
 
 impl dyn Wire {
-    /// What [`Wire::poll_reply`] has now.
+    /// Result of [`Wire::poll_reply`], if it is ready now.
     pub(super) fn reply_now(&mut self) -> Option<Result<Reply, Arc<str>>> {
         match self.poll_reply(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(reply) => Some(reply),
@@ -181,7 +181,7 @@ impl Wire for FredWire {
     }
 }
 
-/// Whether the error is a reply of Redis. fred gives replies the kinds below, and `Unknown` to every code that it
+/// True if the error is a reply of Redis. fred gives replies the kinds below, and `Unknown` to every code that it
 /// does not know. Its own errors of that kind are sentences; replies begin with a code in capitals.
 fn is_error_reply(error: &Error) -> bool {
     match error.kind() {

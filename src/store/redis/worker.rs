@@ -41,7 +41,7 @@ const STABLE: Duration = Duration::from_secs(1);
 /// Turns of the runtime before a deadline is judged: one for the socket, one for fred's task, one to spare.
 const YIELDS: usize = 3;
 
-/// Whether there is a connection.
+/// State of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Connection {
     /// The first attempt is under way.

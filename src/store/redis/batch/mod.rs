@@ -1,4 +1,4 @@
-//! What requests that wait together charge of one server, in as few commands as will do.
+//! Batch: charges of queued requests to one server, in as few commands as possible.
 //!
 //! Hits on one counter become one `INCRBY`, and the answer is handed out in the order in which they
 //! came: the same that each would have got by itself. What must be decided together, and what gives
@@ -23,7 +23,7 @@ use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Lim
 use crate::store::positions::Positions;
 use crate::store::{Lockout, StoreError};
 
-/// Charges of one request, at the most: they are told in fifteen bits.
+/// Upper bound on the charges of one request: their number has fifteen bits in the script.
 const MAX_CHARGES: u16 = u16::MAX >> 1;
 
 /// A charge, and the counter it is for in Redis.
@@ -43,7 +43,7 @@ pub(super) struct SlotCharge {
     pub(super) now: Timestamp,
 }
 
-/// What a server says of a charge. What the numbers mean depends on its algorithm: see `charge.lua`.
+/// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RawReading {
     /// `None` where a counter of its request holds what somebody else wrote.
@@ -57,7 +57,7 @@ pub(super) struct RawReading {
 }
 
 impl SlotCharge {
-    /// Whether it takes the script to carry it out.
+    /// True if it takes the script to carry it out.
     pub(super) fn needs_script(&self) -> bool {
         self.lockout.is_some()
             || self.limit.algorithm != Algorithm::FixedWindow
@@ -67,7 +67,7 @@ impl SlotCharge {
             }
     }
 
-    /// What `seen` means.
+    /// Reading that `seen` stands for.
     ///
     /// # Errors
     /// [`StoreError::Rejected`] where somebody else wrote into a counter of its request.
@@ -120,14 +120,14 @@ impl SlotCharge {
     }
 }
 
-/// How a request goes to its server.
+/// Form in which a request is sent to its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dispatch {
     /// With whatever else is for its slot.
     Batched,
     /// By itself: what else is for its slot cannot be carried out with it.
     Alone,
-    /// By itself, and the server is told that the slot is on its way to it.
+    /// By itself, after `ASKING`: the server is importing the slot.
     Asking,
 }
 
@@ -140,11 +140,11 @@ pub(super) struct CounterCommand {
     pub(super) key: Bytes,
     pub(super) hits: u64,
     pub(super) ttl_secs: u32,
-    /// How its TTL is seen to. Set when it is sent.
+    /// Source of its TTL. Set when it is sent.
     pub(super) creation: Creation,
 }
 
-/// How a counter gets its TTL.
+/// Source of the TTL of a counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Creation {
     /// It is only read.
@@ -164,10 +164,10 @@ pub(super) struct ScriptCall {
     pub(super) keys: Vec<Bytes>,
     /// As the script reads them.
     pub(super) requests: BytesMut,
-    /// How many charges there are in `requests`, and how many of them have a lockout.
+    /// Charges in `requests`, and those of them with a lockout.
     charges: usize,
     lockouts: usize,
-    /// Whether the server must be told that the slot is on its way to it.
+    /// True if the server must be told that the slot is on its way to it.
     pub(super) asking: bool,
     /// The time to go by; `None` for the server's own.
     pub(super) now: Option<Timestamp>,
@@ -185,7 +185,7 @@ pub(super) struct Batch {
     call_of_slot: HashMap<u16, usize, RandomState>,
 }
 
-/// What became of the commands; `None` for one that was not answered.
+/// Replies to the commands; `None` for one that was not answered.
 #[derive(Debug)]
 pub(super) struct Replies<E> {
     pub(super) counts: Vec<Option<Result<i64, E>>>,
@@ -308,12 +308,12 @@ impl Batch {
         self.reply_indexes.len()
     }
 
-    /// Whether the charge at `index` is part of this call.
+    /// True if the charge at `index` is part of this call.
     pub(super) fn is_of_call(&self, index: usize, of: usize) -> bool {
         matches!(self.reply_indexes.get(index), Some(ReplyIndex::Call { call, .. }) if *call == of)
     }
 
-    /// Whether Redis has replied to the charge at `index`, in the order in which they were added.
+    /// True if Redis has replied to the charge at `index`, in the order in which they were added.
     pub(super) fn is_answered<E>(&self, index: usize, replies: &Replies<E>) -> bool {
         match self.reply_indexes.get(index) {
             Some(ReplyIndex::Count { count, .. }) => replies.counts.get(*count).is_some_and(Option::is_some),

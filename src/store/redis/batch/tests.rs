@@ -8,7 +8,7 @@ use crate::engine::algorithm::{Meter, group};
 
 type Counters = HashMap<Bytes, u64>;
 
-/// What one request alone would come to.
+/// Readings of one request alone.
 fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
     let mut keys: Vec<&Bytes> = charges.iter().map(|charge| &charge.key).collect();
     keys.sort();
@@ -41,7 +41,7 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
         .collect()
 }
 
-/// What `charge.lua` does with a call.
+/// Effect of `charge.lua` on a call.
 fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
     let mut requests = call.requests.clone().freeze();
     let mut reply = Vec::new();

@@ -37,13 +37,13 @@ use crate::supervisor::Supervisor;
 const SEEDS: u64 = 150;
 const NODES: usize = 3;
 const CALL_TIMEOUT: Duration = Duration::from_millis(10);
-/// How long the world misbehaves.
+/// Time for which the world misbehaves.
 const TROUBLE: Duration = Duration::from_secs(2);
 /// Within this, everything works again.
 const RECOVERY: Duration = Duration::from_secs(3);
 const NOW: Timestamp = Timestamp::from_secs(1_699_920_000);
 
-/// Hits of a key that callers were told of.
+/// Hits of a key by the answers that callers got.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     counted: u64,
@@ -183,7 +183,7 @@ fn counter(key: &str) -> Bytes {
     Bytes::from(format!("{key}{}", NOW.as_secs()))
 }
 
-/// Calls at random times while there is trouble. Returns what the callers were told.
+/// Calls at random times while there is trouble. Returns the answers by key.
 async fn call(store: &Arc<RedisStore>, world: &World, random: &mut fastrand::Rng) -> HashMap<Bytes, Told> {
     let mut callers = JoinSet::new();
     for number in 0..random.u32(50..400) {

@@ -9,7 +9,7 @@ use super::resp;
 use super::world::{Counter, Kind, SENTINEL, SLOTS, State, World, endpoint, port};
 use crate::store::redis::reply::Reply;
 
-/// What becomes of a connection at a command.
+/// Fault of a connection at a command.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     /// It ends, and the command is not carried out.
@@ -22,7 +22,7 @@ enum Fault {
     Silence,
     /// The same, and nothing is read or carried out any more.
     Freeze,
-    /// What follows is no reply.
+    /// Bytes that are no reply follow.
     Garbage,
     /// The framing of the replies is broken: an endless string.
     Endless,
@@ -238,7 +238,7 @@ fn execute(state: &mut State, node: usize, words: &[Bytes], asking: &mut bool) -
     }
 }
 
-/// What `charge.lua` does with requests of one charge each, in fixed windows and without lockouts.
+/// Effect of `charge.lua` on requests of one charge each, in fixed windows and without lockouts.
 fn run_script(state: &mut State, node: usize, keys: &[Bytes], requests: &Bytes) -> Reply {
     let mut requests = requests.clone();
     let mut reply = Vec::new();

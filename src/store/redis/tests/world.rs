@@ -19,7 +19,7 @@ use crate::store::redis::wire::Wire;
 const PIPE_BYTES: usize = 4 * 1024;
 pub(super) const SLOTS: u16 = 16_384;
 
-/// How the servers are set up.
+/// Deployment of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Single,
@@ -56,7 +56,7 @@ pub(super) struct State {
     /// In a Cluster, the node of each range of 1,024 slots, and the config epochs of the nodes.
     pub(super) owners: Vec<usize>,
     pub(super) epochs: Vec<u64>,
-    /// How often connections misbehave, in one of so many commands; 0 for never.
+    /// Commands for each fault of a connection, on average; 0 for no faults.
     pub(super) fault_one_in: u32,
     /// Hits that were carried out, by key.
     pub(super) executed: HashMap<Bytes, u64>,
@@ -64,7 +64,7 @@ pub(super) struct State {
     pub(super) answered: HashMap<Bytes, bool>,
     /// Counters that were without a TTL at any time, though nothing had removed them.
     pub(super) born_without_ttl: Vec<Bytes>,
-    /// What the client did that it must not do.
+    /// Violations by the client.
     pub(super) violations: Vec<String>,
 }
 
