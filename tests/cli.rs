@@ -25,7 +25,7 @@ fn every_wrong_setting_is_reported_by_name_before_the_start() {
     );
     assert_eq!(output.status.code(), Some(2));
     let expected = "\
-error: the settings cannot be used:
+error: invalid settings:
   GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"
   GRPC_SERVER_TLS_CERT (--grpc-server-tls-cert): expected the file of the certificate, since GRPC_SERVER_USE_TLS is true
   GRPC_SERVER_TLS_KEY (--grpc-server-tls-key): expected the file of the certificate's private key, since GRPC_SERVER_USE_TLS is true
@@ -142,7 +142,7 @@ fn check_reports_every_error_in_every_file_with_its_position() {
         &format!("{path}/b.yaml:3:"),
         "     3 |   - kye: user\n",
         "/no/such/file: cannot be read",
-        "error: errors found: ",
+        "error: found ",
     ] {
         assert!(told.contains(part), "{part}\nin\n{told}");
     }

@@ -101,7 +101,10 @@ async fn with_json_every_line_on_stdout_and_stderr_is_json() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{output}")))
         .collect();
     let has = |key: &str, value: &str| lines.iter().any(|line| line[key] == value);
-    assert!(has("message", "tollgate started") && has("counters", "in this process' memory"), "{output}");
+    assert!(
+        has("message", "tollgate started") && has("counters", "in the memory of this process"),
+        "{output}"
+    );
     assert!(has("name", "REDIS_URI") && has("nearest", "REDIS_URL"), "{output}");
 }
 

@@ -1,5 +1,6 @@
 //! Construction of stores from settings.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -156,11 +157,16 @@ async fn open_redis(
     let watched = Arc::clone(&redis);
     let on_demand = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
     let lockouts = vec![Arc::clone(&on_demand) as _, fallback.lockouts()];
+    // Once for the process, not once for each core.
+    let has_warned = Arc::new(AtomicBool::new(false));
     let make = move || {
+        let has_warned = Arc::clone(&has_warned);
         let store = Arc::new(redis.store());
         let (connected, settled) = (Arc::clone(&store), Arc::clone(&store));
         let ready = async move {
-            if let Err(error) = connected.ready(CONNECT_TIMEOUT).await {
+            if let Err(error) = connected.ready(CONNECT_TIMEOUT).await
+                && !has_warned.swap(true, Ordering::Relaxed)
+            {
                 tracing::warn!(%error, "Redis is not reachable yet; accepting calls without it");
             }
         };

@@ -1,6 +1,6 @@
-//! One connection: HTTP/2 that is spoken without a gRPC client on top, set up anew when it is lost.
+//! Connection with gRPC over plain HTTP/2, which reconnects when it is lost.
 //!
-//! It never sends a request twice: each one may have been counted.
+//! It never sends a request twice: the service may have counted the first one.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,42 +26,42 @@ use crate::tls::TlsClient;
 
 /// Upper bound on connecting, the HTTP/2 preface included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Delay before a lost connection is set up again.
+/// Delay before reconnecting.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
-/// Bytes of answers that may be on their way, so that acknowledging them costs little.
+/// Flow-control window, in bytes. Large, so that window updates are rare.
 const WINDOW_BYTES: u32 = 16 << 20;
-/// Bytes of an answer that are read: one that is longer is an error.
+/// Upper bound, in bytes, on an answer.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// The part of an answer that is looked at; what else there is in it is passed over.
+/// Part of an answer that is decoded.
 #[derive(Clone, PartialEq, prost::Message)]
 struct OverallCode {
     #[prost(int32, tag = "1")]
     overall_code: i32,
 }
 
-/// A connection, for as many requests at a time as the service allows.
+/// Connection that sends as many concurrent requests as the service allows.
 pub(super) struct Connection {
     target: Target,
     /// `None` for plain text.
     tls: Option<TlsClient>,
     /// Start of every request: method, path and headers.
     head: Request<()>,
-    /// Of the connection that is up.
+    /// Sender while the connection is up.
     sender: RefCell<Option<SendRequest<Bytes>>>,
-    /// Which connection that is: what an earlier one still has to tell does not concern this one.
+    /// Number of the current connection, so that late errors of an earlier one are ignored.
     generation: Cell<u64>,
     lost: Cell<u64>,
-    /// Places that are taken.
+    /// Requests in flight.
     in_flight: Cell<usize>,
-    /// Told when there may be a place again.
+    /// Notified when a permit may be available.
     permit_released: Notify,
-    /// Told when it is down.
+    /// Notified when the connection is lost.
     down: Notify,
 }
 
 impl Connection {
-    /// Connects, and keeps the connection up from then on. Needs a `LocalSet` around it.
+    /// Connects, and reconnects from then on. Must run in a `LocalSet`.
     pub(super) async fn open(
         target: Target,
         tls: Option<TlsClient>,
@@ -121,7 +121,7 @@ impl Connection {
             drop(http.await);
             this.mark_lost(generation);
         });
-        // The handshake is over before the other side has said a word: what is there may speak HTTP/1.
+        // The client's handshake does not wait for the server, which may speak HTTP/1: send a ping.
         if let Some(mut ping) = ping {
             let silent = || {
                 format!(
@@ -142,7 +142,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Connects again whenever the connection was lost.
+    /// Reconnects whenever the connection is lost. Never returns.
     async fn reconnect(self: Rc<Self>) {
         loop {
             self.down.notified().await;
@@ -152,7 +152,7 @@ impl Connection {
         }
     }
 
-    /// Takes note that the connection of this turn is no more.
+    /// Records that the connection with this number is lost.
     fn mark_lost(&self, generation: u64) {
         if self.generation.get() == generation && self.sender.borrow_mut().take().is_some() {
             self.lost.set(self.lost.get() + 1);
@@ -160,7 +160,7 @@ impl Connection {
         }
     }
 
-    /// A place for one request, where one can be sent now.
+    /// Permit for one request, if it can be sent now.
     pub(super) fn try_acquire(self: &Rc<Self>) -> Result<StreamPermit, NoPermit> {
         let sender = self.sender.borrow();
         let most = sender.as_ref().ok_or(NoPermit::Down)?.current_max_send_streams();
@@ -171,13 +171,13 @@ impl Connection {
         Ok(StreamPermit(Rc::clone(self)))
     }
 
-    /// Waits until there may be a place again. There may be none when this returns.
+    /// Waits until a permit may be available.
     pub(super) async fn wait_for_permit(&self) {
         self.permit_released.notified().await;
     }
 
-    /// Fails where what listens there is no rate-limit service. It is asked for nothing in no domain,
-    /// which counts nothing, and which services refuse in their own ways.
+    /// Fails if the server is not a rate-limit service. Sends an empty request, which counts nothing; any error
+    /// of a rate-limit service is accepted.
     pub(super) async fn probe(&self, limit: Duration) -> anyhow::Result<()> {
         let nothing = Bytes::from_static(&[0; 5]);
         match timeout(limit, self.ask(nothing)).await {
@@ -186,17 +186,17 @@ impl Connection {
                  listens for gRPC; its port for HTTP is another one.",
                 self.target
             )),
-            // Every other error is counted in the report.
+            // Other errors appear in the report.
             Ok(CallOutcome::Admitted | CallOutcome::Denied | CallOutcome::Failed(_)) | Err(_) => Ok(()),
         }
     }
 
-    /// Number of times it was lost.
+    /// Number of lost connections.
     pub(super) fn lost(&self) -> u64 {
         self.lost.get()
     }
 
-    /// Sends a request in gRPC's frame, and reads the answer.
+    /// Sends a framed request and reads the answer.
     async fn ask(&self, request: Bytes) -> CallOutcome {
         match self.exchange(request).await {
             Ok(overall_code) if overall_code == pb::Code::Ok as i32 => CallOutcome::Admitted,
@@ -226,9 +226,9 @@ impl Connection {
         decode(message).ok_or_else(|| Failure::new(Code::Internal, "the answer cannot be read"))
     }
 
-    /// The failure of a request that HTTP/2 failed. A closed connection is set up again.
+    /// Failure of a request by an HTTP/2 error. Reconnects if the connection is closed.
     fn broken(&self, error: &h2::Error, generation: u64) -> Failure {
-        // The end of a stream alone is not that of its connection.
+        // A reset stream does not close the connection.
         if !error.is_reset() {
             self.mark_lost(generation);
         }
@@ -241,24 +241,24 @@ impl Connection {
     }
 }
 
-/// Room for one request. The service says how many may be in flight on a connection, and HTTP/2 would keep
-/// those beyond it to itself without a word: the time that they wait here would be measured as the service's.
+/// Permit for one request. The service bounds the requests in flight on a connection, and the HTTP/2 library
+/// would queue further ones silently: their waiting time would count as latency of the service.
 pub(super) struct StreamPermit(Rc<Connection>);
 
-/// Why there is no place on a connection.
+/// Reason for having no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoPermit {
-    /// It is not up.
+    /// The connection is down.
     Down,
     /// As many requests are in flight as the service allows on one connection.
     Full {
-        /// Number of requests that the peer allows at a time.
+        /// Bound of the service on requests in flight.
         most: usize,
     },
 }
 
 impl StreamPermit {
-    /// Sends a request in gRPC's frame, and reads the answer.
+    /// Sends a framed request and reads the answer.
     pub(super) async fn ask(self, request: Bytes) -> CallOutcome {
         self.0.ask(request).await
     }
@@ -271,7 +271,7 @@ impl Drop for StreamPermit {
     }
 }
 
-/// A body, up to its bound, and its trailers.
+/// Reads a body, up to its bound, and its trailers.
 async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Error> {
     let mut message = Bytes::new();
     while let Some(data) = body.data().await {
@@ -285,7 +285,7 @@ async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Er
     Ok((message, body.trailers().await?))
 }
 
-/// The answer's overall code, where there is one message and it is not compressed.
+/// Overall code of an answer; `None` unless the body is one uncompressed message.
 fn decode(mut message: Bytes) -> Option<i32> {
     let is_plain = message.len() >= 5 && message.get_u8() == 0;
     let is_whole = is_plain && message.get_u32() as usize == message.len();
@@ -303,7 +303,7 @@ fn status(headers: &HeaderMap) -> Option<Result<(), Failure>> {
     Some(Err(Failure::new(Code::from_bytes(status.as_bytes()), message)))
 }
 
-/// gRPC's code for an answer that is none of gRPC.
+/// gRPC code for an HTTP status without a gRPC status.
 fn of_http(status: StatusCode) -> Code {
     match status.as_u16() {
         400 => Code::Internal,

@@ -1,5 +1,5 @@
-//! Which key a request is for: numbers below a bound, all alike or a few of them often. No I/O, no clock;
-//! the same seed draws the same numbers.
+//! Random key numbers with a uniform or Zipf distribution. No I/O, no clock; the same seed draws the same
+//! numbers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,12 +9,12 @@ use fastrand::Rng;
 /// Frequency of each key.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Distribution {
-    /// All keys alike.
+    /// All keys are equally frequent.
     Uniform,
     /// Key `k`, counted from 0, in proportion to `1 / (k + 1)^exponent`. The exponent is above 0 and at
     /// most 10.
     Zipf {
-        /// Exponent by which the frequencies fall off.
+        /// Exponent of the distribution.
         exponent: f64,
     },
 }
@@ -30,7 +30,7 @@ impl FromStr for Distribution {
             "zipf" => 1.0,
             text => text.strip_prefix("zipf:").and_then(|text| text.parse().ok()).ok_or(EXPECTED)?,
         };
-        // A NaN is refused too.
+        // This also rejects NaN.
         if exponent > 0.0 && exponent <= 10.0 { Ok(Self::Zipf { exponent }) } else { Err(EXPECTED.into()) }
     }
 }
@@ -44,7 +44,7 @@ impl fmt::Display for Distribution {
     }
 }
 
-/// Draws key numbers from 0 up to, and without, the number of keys.
+/// Draws key numbers below the number of keys.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     rng: Rng,
@@ -58,7 +58,7 @@ enum KeySampler {
 }
 
 impl Keys {
-    /// `keys` is at least 1, and at most 2^53, so that floats tell all of them apart.
+    /// Generator for `keys` keys, 1 to 2^53, the range in which floats are exact.
     pub(super) fn new(keys: u64, distribution: Distribution, seed: u64) -> Self {
         debug_assert!((1..=1 << 53).contains(&keys));
         let sampler = match distribution {
@@ -68,7 +68,7 @@ impl Keys {
         Self { rng: Rng::with_seed(seed), sampler }
     }
 
-    /// The next key's number.
+    /// Number of the next key.
     pub(super) fn draw(&mut self) -> u64 {
         match &self.sampler {
             KeySampler::Uniform { keys } => self.rng.u64(0..*keys),
@@ -77,14 +77,14 @@ impl Keys {
     }
 }
 
-/// Zipf's law without a table: rejection-inversion (Hörmann and Derflinger, 1996). The steps of the law
-/// lie below the curve `x^-exponent`, whose integral can be inverted; a point below the curve is drawn,
-/// and taken where it lies below a step too, which is at least every second time.
+/// Zipf distribution without a table, by rejection-inversion (Hörmann and Derflinger, 1996). The steps of the
+/// distribution lie below the curve `x^-exponent`, whose integral can be inverted. A point below the curve is
+/// drawn and accepted if it lies below a step, which happens at least every second time.
 #[derive(Clone, Debug)]
 struct Zipf {
     keys: f64,
     exponent: f64,
-    /// The curve's integral at the first step's left end, and at the last one's right end.
+    /// Integral of the curve at the left end of the first step, and at the right end of the last one.
     least: f64,
     most: f64,
 }
@@ -93,7 +93,7 @@ impl Zipf {
     fn new(keys: u64, exponent: f64) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
         let keys = keys as f64;
-        // The first step is as wide as it is high: what lies above it could only be rejected.
+        // The first step has width 1: points above it could only be rejected.
         Self { keys, exponent, least: integral(1.5, exponent) - 1.0, most: integral(keys + 0.5, exponent) }
     }
 
@@ -118,11 +118,11 @@ impl Zipf {
 fn integral(x: f64, exponent: f64) -> f64 {
     let log = x.ln();
     let power = (1.0 - exponent) * log;
-    // At an exponent of 1 it is the logarithm, and near 1 the closed form would lose its digits.
+    // At an exponent of 1 the integral is the logarithm; near 1 the closed form loses precision.
     if power.abs() < 1e-8 { log * (1.0 + power / 2.0) } else { power.exp_m1() / (1.0 - exponent) }
 }
 
-/// The `x` up to which the integral is `area`.
+/// Inverse of [`integral`].
 fn inverse(area: f64, exponent: f64) -> f64 {
     let power = (area * (1.0 - exponent)).max(-1.0);
     if power.abs() < 1e-8 {

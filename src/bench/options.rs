@@ -11,7 +11,7 @@ use super::target::Target;
 use crate::engine::duration;
 use crate::tls::TlsFlags;
 
-/// Keys that floats tell apart.
+/// Upper bound on keys: the range in which floats are exact.
 const KEYS_MAX: u64 = 1 << 53;
 
 /// Options of `bench`.
@@ -71,15 +71,15 @@ pub struct BenchArgs {
     #[arg(long, value_name = "COUNT", default_value = "100000")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=KEYS_MAX))]
     pub(super) keys: u64,
-    /// Frequency of each key: `uniform`, or `zipf:EXPONENT`, where the first ones are asked for
-    /// most. `zipf` alone has the exponent 1.
+    /// Frequency of each key: `uniform`, or `zipf:EXPONENT`, where the first keys are the most frequent. `zipf`
+    /// alone has the exponent 1.
     #[arg(long, value_name = "LAW", default_value = "uniform")]
     pub(super) distribution: Distribution,
     /// Descriptors in each request, up to 10,000: those given, and then the same again for another key.
     /// Unset: those given.
     #[arg(long, value_name = "COUNT", value_parser = count(1..=10_000))]
     pub(super) descriptors: Option<usize>,
-    /// Hits of each request; 0 looks without counting, where the service knows of that.
+    /// Hits of each request; 0 checks without counting, if the service supports it.
     #[arg(long, value_name = "COUNT", default_value_t = 1)]
     pub(super) hits: u32,
     /// Seed of the sequence of keys: the same seed draws the same keys.
@@ -97,7 +97,7 @@ pub struct BenchArgs {
 /// Options that contradict each other.
 #[derive(Debug, thiserror::Error)]
 pub enum UsageError {
-    /// Some descriptors would be in no request.
+    /// `--descriptors` is smaller than the number of given descriptors.
     #[error("--descriptors: expected {given} or more, as many as are given, found {found}")]
     FewDescriptors {
         /// Descriptors given.
@@ -133,7 +133,7 @@ impl BenchArgs {
         }
     }
 
-    /// Descriptors in each request, if that many can be.
+    /// Descriptors in each request.
     pub(super) fn descriptors_per_request(&self) -> Result<usize, UsageError> {
         let given = self.templates.len();
         match self.descriptors {
@@ -142,7 +142,7 @@ impl BenchArgs {
         }
     }
 
-    /// Connections: none that could have nothing to do.
+    /// Connections, at most one for each request in flight.
     pub(super) fn connections(&self) -> usize {
         let most = match self.loop_kind() {
             Loop::Closed { concurrency } => concurrency,
@@ -151,7 +151,7 @@ impl BenchArgs {
         self.connections.min(most)
     }
 
-    /// Threads: none without a connection.
+    /// Threads, at most one for each connection.
     pub(super) fn threads(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         self.threads.unwrap_or_else(cores).min(self.connections())

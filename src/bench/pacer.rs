@@ -1,5 +1,5 @@
-//! Waiting for a moment, more closely than tokio's timers do: those count in milliseconds, which is longer
-//! than many a service takes to answer.
+//! Precise timers. Those of tokio have a resolution of a millisecond, which is longer than the latency of many
+//! services.
 
 #[cfg(target_os = "linux")]
 pub(super) use linux::Pacer;
@@ -18,11 +18,11 @@ mod linux {
     use tokio::io::unix::AsyncFd;
     use tokio::time::Instant;
 
-    /// One of the kernel's timers.
+    /// Timer of the kernel.
     pub(in crate::bench) struct Pacer(AsyncFd<OwnedFd>);
 
     impl Pacer {
-        /// A timer of the runtime that this is called in.
+        /// Timer that is driven by the current runtime.
         pub(in crate::bench) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer: OwnedFd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -37,7 +37,7 @@ mod linux {
         /// Waits for `moment`.
         pub(in crate::bench) async fn wait_until(&self, moment: Instant) -> io::Result<()> {
             let wait = moment.saturating_duration_since(Instant::now());
-            // The kernel would take zero for never.
+            // Zero would disarm the timer.
             if wait.is_zero() {
                 return Ok(());
             }
@@ -46,7 +46,7 @@ mod linux {
             timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &timer)?;
             loop {
                 let mut ready = self.0.readable().await?;
-                // What is read is how often it went off: once.
+                // Reads the number of expirations: one.
                 match ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut [0_u8; 8])?)) {
                     Ok(read) => return read.map(|_| ()),
                     Err(_would_block) => {}
@@ -62,11 +62,11 @@ mod portable {
 
     use tokio::time::{Instant, sleep_until};
 
-    /// tokio's timers: requests may be sent a millisecond late, which the report shows.
+    /// Timers of tokio: requests may be sent a millisecond late, which the report shows.
     pub(in crate::bench) struct Pacer;
 
     impl Pacer {
-        /// It does not fail; better timers may.
+        /// Never fails; the kernel's timers may.
         pub(in crate::bench) fn new() -> io::Result<Self> {
             Ok(Self)
         }

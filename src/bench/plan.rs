@@ -1,7 +1,7 @@
-//! Requests: descriptors as typed, and their encoded form. No I/O.
+//! Encoding of requests from descriptors as typed. No I/O.
 //!
-//! A request is written into one buffer from parts that were encoded before; one in which no value holds a
-//! key number is written once and shared.
+//! A request is assembled from parts that were encoded at the start. A request without key numbers is encoded
+//! once and shared.
 
 use std::str::FromStr;
 
@@ -14,10 +14,10 @@ use crate::server::wire::fields::{bytes_len, put_bytes, put_head, put_uint};
 /// Placeholders for a key's number in a value.
 const PLACES: [&str; 2] = ["{n}", "{}"];
 
-/// gRPC's prefix of a message: whether it is compressed, and its length.
+/// Bytes of gRPC's message prefix: compression flag and length.
 const PREFIX_BYTES: usize = 5;
 
-/// The fields' numbers in Envoy's messages.
+/// Field numbers of Envoy's messages.
 mod field {
     pub(super) const DOMAIN: u32 = 1;
     pub(super) const DESCRIPTORS: u32 = 2;
@@ -28,7 +28,7 @@ mod field {
     pub(super) const VALUE: u32 = 2;
 }
 
-/// One descriptor as typed: `key=value[,key=value…]`, where a value may hold `{n}` or `{}`.
+/// Descriptor as typed: `key=value[,key=value…]`, where a value may contain `{n}` or `{}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
     /// The text as typed.
@@ -40,7 +40,7 @@ pub(super) struct Template {
 struct Entry {
     /// The key, as an encoded field.
     key: Vec<u8>,
-    /// The value's texts, between each two of which the key's number stands.
+    /// Pieces of the value; the number of the key goes between them.
     value: Vec<String>,
 }
 
@@ -69,7 +69,7 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// True if the descriptor differs from key to key.
+    /// Whether the descriptor contains the number of the key.
     pub(super) fn has_number(&self) -> bool {
         self.entries.iter().any(|entry| entry.value.len() > 1)
     }
@@ -103,22 +103,21 @@ pub(super) struct Plan {
     descriptors: usize,
     /// The encoded domain.
     head: Vec<u8>,
-    /// The encoded hits, where the request has them.
+    /// Encoded hits of the request, if any.
     tail: Vec<u8>,
     own_hits: Option<u32>,
-    /// Of a request in which nothing changes: the whole of it.
+    /// Complete request, if it is always the same.
     fixed: Option<Bytes>,
-    /// A descriptor in the making; kept so as to be allocated once.
+    /// Buffer for a descriptor, reused.
     scratch: Vec<u8>,
 }
 
 impl Plan {
-    /// Requests of `descriptors` descriptors each: those of `templates`, again from the first one where
-    /// there are more than templates. `templates` is not empty.
+    /// Requests of `descriptors` descriptors each, from `templates` in rotation. `templates` must not be empty.
     pub(super) fn new(domain: &str, templates: &[Template], descriptors: usize, hits: u32) -> Self {
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         put_bytes(&mut head, field::DOMAIN, domain.as_bytes());
-        // The request's own addend is what every service knows. It cannot say 0, which means 1 there.
+        // Every service supports the addend of the request, but 0 there means 1.
         if hits > 1 {
             put_uint(&mut tail, field::HITS_ADDEND, hits.into());
         }
@@ -137,8 +136,7 @@ impl Plan {
         plan
     }
 
-    /// The next request, in gRPC's frame. All of the descriptors that were given are for one key; those
-    /// of a further round through them are for another.
+    /// Next request, framed. One rotation through the templates uses one key, the next rotation another one.
     pub(super) fn next(&mut self, keys: &mut Keys) -> Bytes {
         match &self.fixed {
             Some(request) => request.clone(),

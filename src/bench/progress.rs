@@ -1,4 +1,4 @@
-//! A line on stderr that says how it goes.
+//! Progress on stderr.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ impl Progress {
     /// Interval between two lines.
     pub(super) const EVERY: Duration = Duration::from_secs(1);
 
-    /// Of what these threads publish.
+    /// Progress of each thread.
     pub(super) fn new(args: &BenchArgs, threads: Vec<Arc<CachePadded<ThreadProgress>>>) -> Self {
         let is_terminal = stderr().is_terminal();
         Self {
@@ -37,12 +37,12 @@ impl Progress {
         }
     }
 
-    /// Reports that connecting takes this long already.
+    /// Shows for how long the threads have been connecting.
     pub(super) fn show_connecting(&self, elapsed: Duration) {
         self.write_line(&format!("connecting for {:.0} s", elapsed.as_secs_f64()));
     }
 
-    /// Reports the state this long after the beginning. To be called every [`Self::EVERY`].
+    /// Shows the progress at this time after the start. Must be called every [`Self::EVERY`].
     pub(super) fn show(&mut self, elapsed: Duration) {
         let sum =
             |count: fn(&ThreadProgress) -> u64| self.threads.iter().map(|thread| count(thread)).sum::<u64>();

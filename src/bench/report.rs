@@ -8,16 +8,16 @@ use serde::Serialize;
 use super::options::{BenchArgs, Loop};
 use super::summary::{Failures, Summary, Times, code_name};
 
-/// Busy share from which the generator counts as saturated. It never reaches 1: some time passes between two
-/// polls of the sockets.
+/// Busy share from which the generator counts as saturated. It never reaches 1, because some time passes
+/// between two polls of the sockets.
 const SATURATED_BUSY: f64 = 0.9;
-/// Schedule lag from which the generator counts as saturated, if it matters beside the latencies.
+/// Schedule lag from which the generator counts as saturated, if it is significant compared with the latencies.
 const SATURATED_LAG_US: f64 = 1_000.0;
-/// ThreadResult of the requested rate below which decisions count as falling behind. Requests in flight at both ends
-/// of the window make up for a part of the difference.
+/// Share of the requested rate below which decisions count as falling behind. Requests in flight at the ends of
+/// the window explain small differences.
 const KEPT_RATE: f64 = 0.9;
 
-/// The measurements of all threads.
+/// Combined measurements of all threads.
 #[derive(Debug)]
 pub(super) struct Measured {
     /// Outcomes.
@@ -30,7 +30,7 @@ pub(super) struct Measured {
     pub(super) stopped_early: bool,
 }
 
-/// The report. Its JSON is documented: fields may be added, and keep their names and meanings.
+/// Report. Its JSON is documented: fields may be added, but keep their names and meanings.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
@@ -76,7 +76,7 @@ pub(super) struct ErrorsOfCode {
     pub(super) example: String,
 }
 
-/// In microseconds; `null` where nothing was measured.
+/// Latencies in microseconds; `null` if nothing was measured.
 #[derive(Debug, Serialize)]
 pub(super) struct Percentiles {
     pub(super) mean: Option<f64>,
@@ -102,7 +102,7 @@ impl Percentiles {
 }
 
 impl Report {
-    /// The report of a run with these options; `args` have been found to make sense.
+    /// Report of a run with valid options.
     pub(super) fn new(args: &BenchArgs, descriptors_per_request: usize, measured: &Measured) -> Self {
         let Measured { summary, length, busy, stopped_early } = measured;
         let (concurrency, rate, max_in_flight) = match args.loop_kind() {
@@ -156,13 +156,13 @@ impl Report {
         }
     }
 
-    /// The rate asked for, where there was one and decisions fell clearly below it.
+    /// Requested rate, if decisions fell clearly below it.
     pub(super) fn missed_rate(&self) -> Option<u32> {
         let is_missed = |rate: &u32| self.decisions_per_second < KEPT_RATE * f64::from(*rate);
         self.rate_per_second.filter(is_missed)
     }
 
-    /// The error if the run is a failure: no request was decided.
+    /// Error if no request was decided.
     pub(super) fn failure(&self) -> Option<String> {
         if self.admitted + self.denied > 0 {
             return None;
@@ -176,19 +176,19 @@ impl Report {
     }
 }
 
-/// True if requests were sent so late that it distorts the latencies.
+/// Whether requests were sent so late that latencies are distorted.
 fn keeps_no_schedule(lag: &Percentiles, latency: &Percentiles) -> bool {
     let (lag, latency) = (lag.p99.unwrap_or_default(), latency.p99.unwrap_or_default());
     lag > SATURATED_LAG_US && lag > latency / 10.0
 }
 
-/// A count, to be divided by.
+/// Count as a float.
 #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
 pub(super) fn as_float(count: u64) -> f64 {
     count as f64
 }
 
-/// The ratio, or the rate per second; 0 if the denominator is.
+/// Ratio; 0 if the denominator is 0.
 pub(super) fn ratio(count: u64, of: f64) -> f64 {
     if of > 0.0 { as_float(count) / of } else { 0.0 }
 }

@@ -1,10 +1,9 @@
-//! Due times of requests at a fixed rate, independent of the answers. No I/O, no clock: times
-//! are lengths since the run began.
+//! Due times of requests at a fixed rate, independent of the answers. No I/O, no clock: times are relative to
+//! the start of the run.
 
 use std::time::Duration;
 
-/// The share of one thread in requests that are due at equal distances: of all of them, those with its
-/// own number, and then each that is as many further as there are threads.
+/// Due times of one thread: every n-th of evenly spaced requests, for n threads.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     per_second: u32,
@@ -14,22 +13,22 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// The share of thread `index` of `threads`, in a run of `length` with `per_second` requests each
-    /// second, at least 1.
+    /// Schedule of thread `index` of `threads`, in a run of `length` with `per_second` requests per second, at
+    /// least 1.
     pub(super) fn new(per_second: u32, index: usize, threads: usize, length: Duration) -> Self {
         debug_assert!(per_second > 0 && index < threads);
         Self { per_second, next: index as u64, stride: threads as u64, length }
     }
 
-    /// When the next request is due; `None` where the run is over before.
+    /// Due time of the next request; `None` at the end of the run.
     pub(super) fn peek(&self) -> Option<Duration> {
         let nanos = u128::from(self.next) * 1_000_000_000 / u128::from(self.per_second);
-        // What does not fit is after five centuries.
+        // An overflow is more than five centuries away.
         let due = Duration::from_nanos(u64::try_from(nanos).ok()?);
         (due < self.length).then_some(due)
     }
 
-    /// Goes on to the one after.
+    /// Advances to the next request.
     pub(super) fn advance(&mut self) {
         self.next += self.stride;
     }

@@ -9,14 +9,14 @@ use tonic::Code;
 
 use super::window::Window;
 
-/// The answer to one request.
+/// Outcome of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CallOutcome {
-    /// It may pass.
+    /// Admitted.
     Admitted,
-    /// It is over a limit.
+    /// Denied.
     Denied,
-    /// There was no decision.
+    /// No decision.
     Failed(Failure),
 }
 
@@ -26,23 +26,23 @@ impl CallOutcome {
     }
 }
 
-/// Why there was no decision.
+/// Error of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// gRPC's word for it.
+    /// gRPC code.
     pub(super) code: Code,
     /// The answer of the service, or the error.
     pub(super) message: String,
 }
 
 impl Failure {
-    /// A failure that is not the service's own word.
+    /// Failure on the client's side.
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
 }
 
-/// Requests that failed in one way.
+/// Requests that failed with one code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failures {
     /// Number of failures.
@@ -60,15 +60,15 @@ pub(super) struct Summary {
     pub(super) denied: u64,
     /// Requests without a decision, by gRPC's code.
     pub(super) failures: BTreeMap<i32, Failures>,
-    /// Requests that ended while it was measured, whenever they began: what there is a rate of. Those that
-    /// are counted above began then, and may have ended long after.
+    /// Requests that ended within the measurement, whenever they began; the rate is computed from these.
+    /// Requests counted above began within the measurement and may have ended later.
     pub(super) ended: u64,
     /// Those of them that were admitted or denied.
     pub(super) decided: u64,
-    /// Requests that were due and could not be sent: too many were in flight, no connection was up, or the
-    /// time in which an answer would have been waited for was over before they could be.
+    /// Requests that were due and not sent: too many were in flight, no connection was up, or their deadline
+    /// passed first.
     pub(super) unsent: u64,
-    /// The least number of requests that the service allowed on a connection where one had to wait for that.
+    /// Smallest bound of the service on requests in flight per connection, if requests had to wait for it.
     pub(super) connection_bound: Option<usize>,
     /// Connections that were lost.
     pub(super) lost_connections: u64,
@@ -95,7 +95,7 @@ impl Summary {
         }
     }
 
-    /// Counts a request that was due at `since` and ends at `now`, for what it is to what is measured.
+    /// Counts a request that was due at `since` and ended at `now`.
     pub(super) fn end(&mut self, window: Window, since: Instant, now: Instant, outcome: CallOutcome) {
         if window.contains(now) {
             self.ended += 1;
@@ -106,7 +106,7 @@ impl Summary {
         }
     }
 
-    /// Counts what became of a request in the time that `took`.
+    /// Counts an outcome after the time `took`.
     pub(super) fn record(&mut self, outcome: CallOutcome, took: Duration) {
         match outcome {
             CallOutcome::Admitted => self.admitted += 1,
@@ -114,7 +114,7 @@ impl Summary {
             CallOutcome::Failed(Failure { code, message }) => {
                 let first = || Failures { count: 0, example: message };
                 self.failures.entry(code as i32).or_insert_with(first).count += 1;
-                // A refusal may take no time at all, and would make the service look fast.
+                // An error may be immediate and would make the service look fast.
                 if code != Code::DeadlineExceeded {
                     return;
                 }
@@ -123,7 +123,7 @@ impl Summary {
         self.latency.record(took);
     }
 
-    /// Takes note that a request had to wait, since the service allows no more than these on a connection.
+    /// Records that a request had to wait, because the service allows at most `most` on a connection.
     pub(super) fn record_wait(&mut self, most: usize) {
         self.connection_bound = Some(self.connection_bound.map_or(most, |least| least.min(most)));
     }
@@ -138,7 +138,7 @@ impl Summary {
         self.failures.values().map(|failures| failures.count).sum()
     }
 
-    /// Takes in what another thread counted.
+    /// Adds the summary of another thread.
     pub(super) fn join(&mut self, other: Self) {
         self.admitted += other.admitted;
         self.denied += other.denied;
@@ -155,7 +155,7 @@ impl Summary {
     }
 }
 
-/// Lengths of time, each within a thousandth of what it was, or a tenth of a microsecond.
+/// Histogram of times, with a relative error of a thousandth, or of a tenth of a microsecond.
 #[derive(Clone, Debug)]
 pub(super) struct Times(Histogram<u64>);
 
@@ -164,13 +164,13 @@ const LEAST_NS: u64 = 100;
 const MOST_NS: u64 = 3_600_000_000_000;
 
 impl Times {
-    /// None yet.
+    /// Empty histogram.
     pub(super) fn new() -> Self {
         #[expect(clippy::expect_used, reason = "the bounds are constants, and a test makes one")]
         Self(Histogram::new_with_bounds(LEAST_NS, MOST_NS, 3).expect("constants in order"))
     }
 
-    /// Counts one more.
+    /// Adds a time.
     pub(super) fn record(&mut self, time: Duration) {
         self.0.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(MOST_NS));
     }
@@ -185,12 +185,12 @@ impl Times {
         (!self.0.is_empty()).then(|| micros(self.0.value_at_quantile(percentile / 100.0)))
     }
 
-    /// The mean, in microseconds; `None` of none.
+    /// Mean in microseconds; `None` if nothing was recorded.
     pub(super) fn mean_us(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| self.0.mean() / 1_000.0)
     }
 
-    /// The longest, in microseconds; `None` of none.
+    /// Maximum in microseconds; `None` if nothing was recorded.
     pub(super) fn max_us(&self) -> Option<f64> {
         (!self.0.is_empty()).then(|| micros(self.0.max()))
     }
@@ -201,7 +201,7 @@ fn micros(nanos: u64) -> f64 {
     nanos as f64 / 1_000.0
 }
 
-/// gRPC's name of a code, as it is written in its specification.
+/// Name of a code in the gRPC specification.
 pub(super) fn code_name(code: i32) -> &'static str {
     match Code::from_i32(code) {
         Code::Ok => "OK",

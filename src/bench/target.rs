@@ -1,4 +1,4 @@
-//! The address of the service: parsing and connecting.
+//! Address of the service: parsing and connecting.
 
 use std::fmt;
 use std::io;
@@ -10,10 +10,10 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::tls::TlsClient;
 
-/// An address as `query` takes it.
+/// Address in the format of `query`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// A host and a port, the host resolved anew for each connection.
+    /// Host and port; the host is resolved for each connection.
     Tcp(Authority),
     /// The path of a unix socket.
     Unix(String),
@@ -32,7 +32,7 @@ impl FromStr for Target {
         }
         let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
         let authority: Authority = authority.parse().map_err(|_| expected)?;
-        // A port that is no number reads as none.
+        // A port that is not a number is treated as missing.
         let is_whole = authority.as_str() == authority.host() || authority.port_u16().is_some();
         let is_plain = is_whole && !authority.host().is_empty() && !authority.as_str().contains('@');
         if is_plain { Ok(Self::Tcp(authority)) } else { Err(expected.into()) }
@@ -61,7 +61,7 @@ impl Target {
                 let host = authority.host().trim_start_matches('[').trim_end_matches(']');
                 let port = authority.port_u16().unwrap_or(DEFAULT_PORT);
                 let stream = TcpStream::connect((host, port)).await?;
-                // A request that waits for more to be sent with it would be measured as a slow answer.
+                // Delayed sending would be measured as latency.
                 stream.set_nodelay(true)?;
                 over(tls, host, stream).await
             }

@@ -1,8 +1,8 @@
-//! The report as people read it. No I/O, no clock.
+//! Report as text. No I/O, no clock.
 
 use super::report::{ErrorsOfCode, Percentiles, Report, as_float, ratio};
 
-/// A table, and what is to be known when reading it.
+/// Table and remarks.
 pub(super) fn show(report: &Report) -> String {
     let mut text = heading(report);
     let result = |count: u64| format!("{:.1} %", 100.0 * ratio(count, as_float(report.requests)));
@@ -111,7 +111,7 @@ fn remarks(report: &Report) -> Vec<String> {
     remarks
 }
 
-/// A time in microseconds, in the unit that suits it.
+/// Time in a suitable unit, from microseconds.
 fn time(us: Option<f64>) -> String {
     match us {
         None => "-".to_owned(),
@@ -121,7 +121,7 @@ fn time(us: Option<f64>) -> String {
     }
 }
 
-/// Rows in columns: the first one and texts of more than a number to the left, numbers to the right.
+/// Rows in aligned columns: numbers to the right, other cells to the left.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; N] = std::array::from_fn(width);
@@ -129,7 +129,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     for row in rows {
         let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| match column {
             0 => format!("{cell:width$}"),
-            // The last column of counts says what they are.
+            // The last column of counts is their description.
             2 if N == 3 => cell.clone(),
             _ => format!("{cell:>width$}"),
         });

@@ -1,4 +1,4 @@
-//! The threads of a run: started, told when to begin and to stop, and heard in the end.
+//! Threads of a run: their start, the common begin, and their results.
 
 use std::sync::Arc;
 use std::thread;
@@ -20,7 +20,7 @@ use super::report::Measured;
 use super::summary::Summary;
 use super::worker::{self, Job, ThreadProgress, ThreadResult};
 
-/// One thread, as the main one sees it.
+/// Handle of a sending thread.
 struct BenchThread {
     ready: oneshot::Receiver<anyhow::Result<()>>,
     begin: oneshot::Sender<Instant>,
@@ -28,7 +28,7 @@ struct BenchThread {
     progress: Arc<CachePadded<ThreadProgress>>,
 }
 
-/// All threads.
+/// Sending threads of a run.
 pub(super) struct SendingThreads {
     threads: Vec<BenchThread>,
     stop: CancellationToken,
@@ -41,14 +41,14 @@ struct Signals {
     terminate: Signal,
 }
 
-/// A thread that is connected: when to begin is to be told, and what it has to say will be.
+/// Thread that is connected and waits for the start.
 struct ConnectedThread {
     begin: oneshot::Sender<Instant>,
     result: oneshot::Receiver<anyhow::Result<Option<ThreadResult>>>,
 }
 
 impl SendingThreads {
-    /// Starts them; they connect. From here on a signal ends the run with a report.
+    /// Starts the threads, which connect. From here on a signal ends the run with a report.
     pub(super) fn start(args: &Arc<BenchArgs>, plan: &Plan) -> anyhow::Result<Self> {
         let signals = Signals {
             interrupt: signal(SignalKind::interrupt())?,
@@ -81,7 +81,7 @@ impl SendingThreads {
         Ok(Self { threads, stop, signals })
     }
 
-    /// Lets them work until the time is up, or until SIGINT or SIGTERM.
+    /// Runs the load until its end, or until SIGINT or SIGTERM.
     pub(super) async fn work(self, args: &BenchArgs) -> anyhow::Result<Measured> {
         let Self { threads, stop, mut signals } = self;
         let counters = threads.iter().map(|thread| Arc::clone(&thread.progress)).collect();
@@ -124,7 +124,7 @@ impl SendingThreads {
 }
 
 impl Signals {
-    /// Waits for one of them.
+    /// Waits for one of the signals.
     async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -133,7 +133,7 @@ impl Signals {
     }
 }
 
-const THREAD_PANICKED: &str = "a thread ended in a bug";
+const THREAD_PANICKED: &str = "a sending thread panicked";
 
 /// Waits until every thread is connected.
 async fn connect(threads: Vec<BenchThread>) -> anyhow::Result<Vec<ConnectedThread>> {
@@ -145,11 +145,11 @@ async fn connect(threads: Vec<BenchThread>) -> anyhow::Result<Vec<ConnectedThrea
     Ok(connected)
 }
 
-/// Lets all begin at once, and waits for what they have to say.
+/// Starts all threads at once and waits for their results.
 async fn run_all(connected: Vec<ConnectedThread>, now: Instant) -> anyhow::Result<Vec<ThreadResult>> {
     let mut ended = Vec::new();
     for ConnectedThread { begin, result } in connected {
-        // One that has ended meanwhile says why below, and hands the moment back.
+        // A thread that has already ended reports its error below.
         begin.send(now).err();
         ended.push(result);
     }
@@ -160,8 +160,7 @@ async fn run_all(connected: Vec<ConnectedThread>, now: Instant) -> anyhow::Resul
     Ok(results)
 }
 
-/// Ticks that say when they were due, the first one a second from `begun`; those that are missed are left
-/// out.
+/// Ticks every second from `begun`; missed ticks are skipped.
 fn every_second(begun: Instant) -> Interval {
     let mut ticks = interval_at(begun + Progress::EVERY, Progress::EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

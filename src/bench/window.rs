@@ -1,10 +1,10 @@
-//! The time that is measured: from the end of the warm-up to the end of the run. No I/O, no clock.
+//! The measured window: from the end of the warm-up to the end of the run. No I/O, no clock.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// From one moment to before another.
+/// Half-open interval of time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Window {
     from: Instant,
@@ -12,32 +12,32 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window that starts at a moment and has a length.
+    /// Window of this start and length.
     pub(super) fn new(from: Instant, length: Duration) -> Self {
         Self { from, until: from + length }
     }
 
-    /// When it begins.
+    /// Start.
     pub(super) fn from(&self) -> Instant {
         self.from
     }
 
-    /// When it ends.
+    /// End.
     pub(super) fn until(&self) -> Instant {
         self.until
     }
 
-    /// True if no further request may start.
+    /// Whether no further request may start.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now >= self.until
     }
 
-    /// True if a request that is due at this moment counts, whenever it ends: not in the warm-up.
+    /// Whether a request that is due at this time counts, whenever it ends. Requests of the warm-up do not.
     pub(super) fn counts(&self, begun: Instant) -> bool {
         begun >= self.from
     }
 
-    /// True if a moment lies in the window.
+    /// Whether the window contains this time.
     pub(super) fn contains(&self, moment: Instant) -> bool {
         self.from <= moment && !self.is_over(moment)
     }

@@ -26,17 +26,17 @@ use super::window::Window;
 
 /// Interval between two progress reports of a thread.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// Connections that one thread sets up at a time.
+/// Upper bound on connections that a thread opens concurrently.
 const CONNECTING: usize = 32;
-/// Requests that are sent in one go where many are due, before answers are looked at.
+/// Overdue requests that are sent before answers are read again.
 const BURST: u32 = 64;
 
 /// Progress of a thread while it runs.
 #[derive(Debug, Default)]
 pub(super) struct ThreadProgress {
-    /// Requests that have ended, those of the warm-up not among them.
+    /// Requests that have ended, without those of the warm-up.
     pub(super) requests: AtomicU64,
-    /// Those of them that had no decision.
+    /// Those of them without a decision.
     pub(super) errors: AtomicU64,
 }
 
@@ -46,9 +46,9 @@ pub(super) struct Job {
     pub(super) args: Arc<BenchArgs>,
     /// The requests to send.
     pub(super) plan: Plan,
-    /// Which of the threads it is, below their number.
+    /// Index of the thread.
     pub(super) index: usize,
-    /// Told when all connections are up, or why not.
+    /// Receives the result of connecting.
     pub(super) ready: oneshot::Sender<anyhow::Result<()>>,
     /// Signals the start.
     pub(super) begin: oneshot::Receiver<Instant>,
@@ -65,23 +65,23 @@ pub(super) struct ThreadResult {
     pub(super) summary: Summary,
     /// Measured time: shorter than requested if the run was stopped.
     pub(super) length: Duration,
-    /// NoPermit share of that time.
+    /// Busy part of that time.
     pub(super) busy: Duration,
 }
 
 struct Worker {
     summary: RefCell<Summary>,
-    /// The requests, and the key of each.
+    /// Requests and their keys.
     requests: RefCell<(Plan, Keys)>,
     timeout: Duration,
     /// The measured window.
     window: Cell<Window>,
     in_flight: Cell<usize>,
-    /// Told when a request has ended.
+    /// Notified when a request has ended.
     ended: Notify,
 }
 
-/// Does the job. Needs a `LocalSet` around it. `None` where there was nothing to begin with.
+/// Runs the job. Must run in a `LocalSet`. `None` if the run was cancelled before its start.
 pub(super) async fn run(job: Job) -> anyhow::Result<Option<ThreadResult>> {
     let Job { args, plan, index, ready, begin, stop, progress } = job;
     let threads = args.threads();
@@ -137,12 +137,12 @@ pub(super) async fn run(job: Job) -> anyhow::Result<Option<ThreadResult>> {
     Ok(Some(ThreadResult { summary, length, busy }))
 }
 
-/// The connections of this thread, all of them up.
+/// Opens the connections of this thread.
 async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connection>>> {
     let tls = args.tls.client("")?;
     let open = async |number| {
         let connection = Connection::open(args.address.clone(), tls.clone(), args.timeout).await?;
-        // Once is enough: they all lead to the same service.
+        // Probe once: all connections lead to the same service.
         if number == 0 {
             connection.probe(args.timeout).await?;
         }
@@ -152,13 +152,13 @@ async fn connect(args: &BenchArgs, index: usize) -> anyhow::Result<Vec<Rc<Connec
     stream::iter(mine).map(open).buffer_unordered(CONNECTING).try_collect().await
 }
 
-/// Another sequence for each thread, and the same one each time.
+/// Seed of a thread: different for each thread, and reproducible.
 fn seed_of(seed: u64, index: usize) -> u64 {
     seed ^ (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Worker {
-    /// Waits for the end, and says how long it was measured and how much of that this thread was busy.
+    /// Waits for the end of the window. Returns the measured time and the busy part of it.
     async fn measure(&self, stop: &CancellationToken) -> (Duration, Duration) {
         let busy = || Handle::current().metrics().worker_total_busy_duration(0);
         let end = async |moment| {
@@ -176,14 +176,14 @@ impl Worker {
         (window.length(), busy().saturating_sub(busy_before))
     }
 
-    /// Waits for what is still in flight: no longer than one timeout.
+    /// Waits for requests in flight, for at most one timeout.
     async fn finish(&self) {
         while self.in_flight.get() > 0 {
             self.ended.notified().await;
         }
     }
 
-    /// The closed loop: a request, and when it has ended the next one.
+    /// Closed loop: sends the next request when the last one has ended.
     async fn closed_loop(self: Rc<Self>, connection: Rc<Connection>) {
         loop {
             let permit = self.acquire_permit(&connection).await;
@@ -207,7 +207,7 @@ impl Worker {
         }
     }
 
-    /// The open loop: requests when they are due.
+    /// Open loop: sends requests when they are due.
     async fn open_loop(
         self: &Rc<Self>,
         mut schedule: Schedule,
@@ -248,8 +248,8 @@ impl Worker {
         Ok(())
     }
 
-    /// A place for a request that is due: at once, or when one in flight has ended. `None` if too many are
-    /// in flight, if no connection is up, or after the request's deadline.
+    /// Permit for a request that was due at `due`, now or when another request has ended. `None` if too many
+    /// are in flight, if no connection is up, or after the request's deadline.
     async fn acquire_before_deadline(
         &self,
         due: Instant,
@@ -263,13 +263,13 @@ impl Worker {
                 Err(NoPermit::Down) => return None,
                 Err(NoPermit::Full { most: bound }) => self.record_wait(due, bound),
             }
-            // Where it comes too late, that is seen above.
+            // The loop condition checks the deadline.
             timeout_at(given_up, self.ended.notified()).await.ok();
         }
         None
     }
 
-    /// Takes note that a request that was due then waits for room on a connection.
+    /// Records that a request that was due at `due` waits for a permit.
     fn record_wait(&self, due: Instant, most: usize) {
         if self.window.get().counts(due) {
             self.summary.borrow_mut().record_wait(most);
@@ -305,7 +305,7 @@ impl Worker {
     }
 }
 
-/// A place on the first of the connections that has one.
+/// Permit of the first connection that has one.
 fn any_permit<'a>(connections: impl Iterator<Item = &'a Rc<Connection>>) -> Result<StreamPermit, NoPermit> {
     let mut busy = NoPermit::Down;
     for connection in connections {

@@ -1,4 +1,4 @@
-//! The banner of `serve` on stdout: where it listens, what is in force, and a first request to try.
+//! Banner of `serve` on stdout: addresses, rules in force, and a first request to try.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -15,9 +15,8 @@ use crate::settings::{Settings, StoreSettings};
 use crate::telemetry::logs::LogFormat;
 use crate::tls::ServerTls;
 
-/// Prints the banner, as one line of JSON where the log is JSON. `program` is what the process was started
-/// as. The same facts are logged at `info`. A stdout that cannot be written to is logged, and holds up
-/// nothing.
+/// Prints the banner, as one line of JSON if the log is JSON, and logs the same facts at `info`. `program` is
+/// the name that the process was started with. An unwritable stdout is only logged.
 pub(super) fn show(app: &App, program: &OsStr) {
     let settings = app.settings();
     let addresses = app.addresses();
@@ -46,10 +45,10 @@ pub(super) fn show(app: &App, program: &OsStr) {
     }
 }
 
-/// Place where counters live.
+/// Location of the counters.
 fn counters(settings: &Settings) -> String {
     match &settings.store {
-        StoreSettings::Memory => "in this process' memory".to_owned(),
+        StoreSettings::Memory => "in the memory of this process".to_owned(),
         StoreSettings::Redis(redis) => match &redis.per_second {
             None => format!("in Redis at {}", redis.all.deployment),
             Some(second) => {

@@ -1,4 +1,4 @@
-//! `tollgate check`: every error in rule files, before they are in force.
+//! `tollgate check`: reports every error in rule files.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::engine::rules::{CompileOptions, HashKey, RuleError, RuleErrors, Sourc
 use crate::provider::sources::{self, Sources};
 use crate::settings;
 
-/// Longest text on stdin, in bytes; that of a file.
+/// Upper bound on stdin, in bytes; the same as for a file.
 const MAX_STDIN_BYTES: u64 = 16 << 20;
 /// Name of stdin in errors.
 const STDIN: &str = "<stdin>";
@@ -52,7 +52,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Exit> {
     let (files, unread) = read(&args.paths)?;
     let mut errors = RuleErrors::default();
     unread.into_iter().for_each(|error| errors.push(error));
-    // Whether rules are right does not depend on the secret, and nobody should need it to see that.
+    // The validity of rules does not depend on the secret, so `check` must not require it.
     let hash_key = Some(HashKey::new(b"any will do"));
     let options =
         CompileOptions { merge_domains: args.merge_domain_config, hash_key, ..CompileOptions::default() };
@@ -101,7 +101,7 @@ fn report(rules: &Rules, errors: &RuleErrors) -> anyhow::Result<Exit> {
     }
     if !errors.is_empty() {
         print_error(&errors.to_string());
-        bail!("errors found: {}", errors.count());
+        bail!("found {}", plural(errors.count(), "error"));
     }
     rules.notes().reported.iter().for_each(|note| print_error(&format!("note: {note}")));
     let (rules, domains) = (rules.len(), rules.domains().count());

@@ -87,8 +87,7 @@ const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
     values are 1, t, true, 0, f or false; durations are written as 300ms, 10s or 1m30s. SIGHUP reads the \
     rules again.";
 
-/// Runs the command line `args`, the first of which is the program's own name. Whatever there is to say
-/// of a failure has been said on stderr when this returns.
+/// Runs the command line `args`, which begins with the name of the program. Failures are printed to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let mut args: Vec<_> = args.into_iter().collect();
     let program = args.first().cloned().unwrap_or_else(|| env!("CARGO_PKG_NAME").into());
@@ -140,8 +139,8 @@ fn command() -> clap::Command {
         .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare))
 }
 
-/// `serve` is understood where no command is named: nothing follows the program's name, or a flag that
-/// is none of the program's own.
+/// Inserts `serve` if the command line has no command: nothing follows the program's name, or a flag of
+/// `serve`.
 fn with_default_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<_> = args.into_iter().collect();
     let is_own_flag = |arg: &OsString| ["-h", "--help", "-V", "--version"].iter().any(|own| arg == own);
@@ -168,7 +167,7 @@ fn plural(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Writes `text` and the end of its line to stderr.
+/// Writes `text` and a line break to stderr.
 #[expect(clippy::print_stderr, reason = "errors of commands go to the terminal")]
 fn print_error(text: &str) {
     eprintln!("{text}");

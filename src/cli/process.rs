@@ -1,4 +1,4 @@
-//! Settings of the process that the operating system keeps, and memory that goes back to it.
+//! Process settings of the operating system, and return of freed memory.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -6,12 +6,13 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Time between two chances for the allocator to return memory.
+/// Interval at which the allocator gets a chance to return memory.
 const RETURN_INTERVAL: Duration = Duration::from_secs(1);
-/// An allocation that gets pages of its own, whatever the allocator has free: more than 512 KiB in mimalloc.
+/// Size of an allocation with pages of its own, which mimalloc does not serve from free memory: more than 512
+/// KiB.
 const OWN_PAGES_BYTES: usize = 1024 * 1024;
 
-/// Raises the soft limit on open files to the hard one, and turns transparent huge pages off, with which each
+/// Raises the soft limit on open files to the hard one, and disables transparent huge pages, with which each
 /// small buffer can take 2 MiB. The service works without either, so failures are only logged.
 pub(super) fn prepare() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -26,8 +27,9 @@ pub(super) fn prepare() {
     }
 }
 
-/// Has the allocator return freed memory to the system, for ever. mimalloc does so a second after pages became
-/// free, but only when some thread frees further ones: after a burst, none might for long.
+/// Makes the allocator return freed memory to the system. mimalloc returns pages a second after they became
+/// free, but only when a thread frees further ones, which may not happen for a long time after a burst. Never
+/// returns.
 pub(super) async fn return_memory() {
     let mut ticks = interval(RETURN_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

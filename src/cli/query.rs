@@ -152,7 +152,7 @@ async fn dial(tls: TlsClient, uri: Uri) -> io::Result<TokioIo<TlsStream<TcpStrea
 fn request(args: &QueryArgs) -> RateLimitRequest {
     let descriptor = |descriptor: &Descriptor| RateLimitDescriptor {
         entries: descriptor.entries.clone(),
-        // On the descriptor, since 0 on the request means 1.
+        // Set it on the descriptor: 0 on the request means 1.
         hits_addend: Some(args.hits.into()),
         is_negative_hits: args.refund,
         ..RateLimitDescriptor::default()
@@ -188,7 +188,7 @@ pub(super) fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
     Ok(Descriptor { text: text.to_owned(), entries: text.split(',').map(entry).collect::<Result<_, _>>()? })
 }
 
-/// The overall answer, a line for each descriptor in columns, and notes on descriptors without a limit.
+/// Report with the overall answer, a line for each descriptor, and notes on descriptors without a limit.
 fn text_report(
     args: &QueryArgs,
     answer: &RateLimitResponse,
@@ -227,7 +227,7 @@ fn text_report(
     text
 }
 
-/// True if no limit applied. An unlimited rule answers with the largest number as what remains.
+/// Whether no limit applied. An unlimited rule reports the largest number as remaining.
 fn is_unmatched(status: &DescriptorStatus) -> bool {
     status.current_limit.is_none() && status.limit_remaining == 0 && status.code() == Code::Ok
 }

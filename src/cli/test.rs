@@ -343,7 +343,7 @@ fn report_all(args: &TestArgs, results: &Results) -> anyhow::Result<Exit> {
     }
     if !errors.is_empty() {
         print_error(&errors.to_string());
-        print_error(&format!("error: errors found: {}", errors.count()));
+        print_error(&format!("error: found {}", plural(errors.count(), "error")));
         return Ok(Exit::Usage);
     }
     if let (Some(filter), 0) = (&args.filter, tests().count()) {

@@ -48,7 +48,7 @@ pub(super) struct Debug {
     pub(super) explainer: Explainer,
     /// Admission of requests with a body.
     pub(super) admission: Arc<Admission>,
-    /// Names of this machine that `Host` may have where lockouts are asked for.
+    /// Names of this machine that `Host` may have in requests for local callers.
     pub(super) host_names: Arc<[String]>,
     pub(super) pages: Pages,
 }
@@ -82,7 +82,7 @@ pub(super) fn router(debug: Debug) -> Router {
         .layer(same_site_only)
 }
 
-/// Metrics at `path`, and nothing else.
+/// Router with only metrics at `path`.
 pub(super) fn metrics_router(debug: Debug, path: &str) -> Router {
     Router::new().route(path, get(prometheus)).with_state(debug)
 }

@@ -1,8 +1,9 @@
-//! Requests that only a program on this machine may make, and no web page that somebody on it has open.
+//! Access checks for requests that only programs on this machine may send, but not web pages in a browser on
+//! it.
 //!
-//! The address of the peer keeps other machines out. A page in a browser on this machine has that address
-//! too, which [`super::origin`] finds; and since a page can read without an `Origin`, `Host` must be a name of
-//! this machine.
+//! The address of the peer excludes other machines. A page in a local browser has a local address too:
+//! [`super::origin`] detects its requests. A page can also read without sending an `Origin`, so `Host` must be
+//! a name of this machine.
 
 use std::sync::Arc;
 
@@ -13,11 +14,11 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::origin::{host, is_cross_site, is_own_name};
 
-/// Locality of a connection's peer: true if it is on this machine.
+/// Whether the peer of a connection is on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalPeer(pub(super) bool);
 
-/// Rejects requests that a page of another site has a browser send.
+/// Rejects requests that a browser sends for a page of another site.
 pub(super) async fn same_site_only(
     State(names): State<Arc<[String]>>,
     request: Request,
@@ -29,8 +30,8 @@ pub(super) async fn same_site_only(
     next.run(request).await
 }
 
-/// Rejects requests from other machines, and those whose `Host` is no name of this one: an IP address,
-/// `localhost` or `names`.
+/// Rejects requests from other machines, and those whose `Host` is not an IP address, `localhost` or one of
+/// `names`.
 pub(super) async fn local_only(
     State(names): State<Arc<[String]>>,
     peer: Option<Extension<LocalPeer>>,

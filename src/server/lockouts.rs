@@ -1,4 +1,4 @@
-//! Lockouts for operators: a listing, and a way to lift one.
+//! Lockouts on the debug port: listing and lifting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,9 +25,9 @@ use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
 use crate::store::lockouts::{ActiveLockout, Lockouts, MAX_LISTED};
 
-/// Time that a listing is kept and shown to everybody who asks.
+/// Time that a listing is cached.
 const KEPT_FOR: Duration = Duration::from_secs(1);
-/// Lockouts on one page, unless `limit` says otherwise.
+/// Default number of lockouts on a page.
 const PAGE: usize = 1_000;
 /// Upper bound on a text that the console shows, in bytes.
 const MAX_TEXT: usize = 128;
@@ -55,7 +55,7 @@ struct Kept {
 #[derive(Default)]
 struct Listing {
     lockouts: Vec<ActiveLockout>,
-    /// Why it lacks those of a store.
+    /// Error of a store whose lockouts are missing.
     error: Option<String>,
     truncated: bool,
 }
@@ -68,13 +68,12 @@ pub(super) struct Page {
 }
 
 impl LockoutAdmin {
-    /// Access to the lockouts of `stores`, whose keys `keys` writes: where counters live, and where they
-    /// live while that fails.
+    /// Access to the lockouts of `stores`, the main store and the local fallback, with keys written by `keys`.
     pub fn new(stores: Vec<Arc<dyn Lockouts>>, keys: KeyWriter, clock: Arc<dyn Clock>) -> Self {
         Self { stores: stores.into(), keys, clock, listing: Arc::default(), lifted: Arc::default() }
     }
 
-    /// The listing: one that is fresh, or that of a scan, which goes on though its caller leaves.
+    /// Cached listing if it is fresh, else that of a scan, which continues if its caller disconnects.
     async fn listing(&self) -> Arc<Listing> {
         let mut kept = Arc::clone(&self.listing).lock_owned().await;
         let lifted = self.lifted.load(Ordering::Relaxed);
@@ -103,17 +102,17 @@ impl LockoutAdmin {
                 Err(error) => listing.error = Some(error.to_string()),
             }
         }
-        // One that two stores hold is listed as long as the longer one lasts.
+        // Of a lockout in two stores, list the one that lasts longer.
         listing.lockouts.sort_by(|a, b| (&a.key, b.state.ends_us).cmp(&(&b.key, a.state.ends_us)));
         listing.lockouts.dedup_by(|a, b| a.key == b.key);
         listing.lockouts.sort_by(|a, b| position(a).cmp(&position(b)));
         listing
     }
 
-    /// Lifts the lockout of `key` in every store: whether there was one.
+    /// Lifts the lockout of `key` in every store. Returns whether there was one.
     ///
     /// # Errors
-    /// That of a store, where no other one had it.
+    /// Error of a store, if no other store had the lockout.
     async fn lift(&self, key: &Bytes) -> Result<bool, StoreError> {
         let (mut lifted, mut failed) = (false, None);
         for store in &*self.stores {

@@ -1,5 +1,5 @@
-//! The rate-limit service of one core, which gRPC and HTTP share: a transport begins a call, decodes its
-//! request, has it decided, and encodes the decision.
+//! Rate-limit service of one core, shared by gRPC and HTTP. A transport begins a call, decodes its request,
+//! calls [`Call::decide`] and encodes the decision.
 
 use std::sync::Arc;
 
@@ -14,27 +14,27 @@ use crate::engine::{Decision, Hits, Request};
 use crate::limiter::{DecideError, Limiter, Snapshot};
 use crate::store::StoreError;
 
-/// The rate-limit service of one core.
+/// Rate-limit service of one core.
 pub struct RateLimitService {
     limiter: Limiter,
     settings: AnswerSettings,
     admission: Admission,
 }
 
-/// One call, from the arrival of its headers to its answer. Dropping it records how long it took.
+/// Call, from the arrival of its headers to its answer. Dropping it records its duration.
 pub struct Call<'s> {
     service: &'s RateLimitService,
     arrived: Instant,
     _in_flight: InFlight<'s>,
 }
 
-/// Why a call has no decision. Messages are for callers: they name nothing internal.
+/// Call without a decision. Messages are for callers and contain no internals.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The caller is not configured correctly.
     #[error(transparent)]
     InvalidRequest(#[from] InvalidRequest),
-    /// `MAX_REQUESTS_IN_FLIGHT` calls are being worked on. Nothing was counted.
+    /// `MAX_REQUESTS_IN_FLIGHT` calls are in flight. Nothing was counted.
     #[error("too many requests in flight; nothing was counted")]
     Overloaded,
     /// The body of the request was not received.
@@ -46,12 +46,12 @@ pub enum CallError {
     /// `HTTP_REFUNDS` is off.
     #[error("refunds over HTTP are disabled")]
     RefundsDisabled,
-    /// The store failed, and a rule says to fail then.
+    /// The store failed, and a rule has `on_backend_failure: error`.
     #[error("{}", reported_failure(.0))]
     Store(StoreError),
 }
 
-/// The message for a caller: the error itself names servers and causes, which are for the operator's log.
+/// Message for callers. The error itself names servers and causes and belongs in the log.
 const fn reported_failure(error: &StoreError) -> &'static str {
     match error {
         StoreError::Unreachable(_) => "counter store unavailable; nothing was counted",
@@ -61,14 +61,14 @@ const fn reported_failure(error: &StoreError) -> &'static str {
 }
 
 impl RateLimitService {
-    /// A service that decides with `limiter`, works on at most `max_in_flight` calls at a time, and answers as
-    /// `settings` say.
+    /// Service that decides with `limiter`, with at most `max_in_flight` concurrent calls and answers by
+    /// `settings`.
     pub fn new(limiter: Limiter, settings: AnswerSettings, max_in_flight: usize) -> Self {
         let bodies = Arc::new(UnfinishedBodies::new(1, BodySettings::default()));
         Self { limiter, settings, admission: Admission::new(bodies, 0, max_in_flight) }
     }
 
-    /// The same on the core of this index, which shares the bounds of `bodies` with the others.
+    /// The same service on the core with this index, which shares the bounds of `bodies` with the others.
     pub(super) fn on_core(self, core: usize, bodies: Arc<UnfinishedBodies>) -> Self {
         Self { admission: self.admission.on_core(core, bodies), ..self }
     }
@@ -125,7 +125,7 @@ impl RateLimitService {
 }
 
 impl Call<'_> {
-    /// Hands on what was decoded. A request that makes no sense is counted.
+    /// Returns the decoded request. Counts invalid requests.
     ///
     /// # Errors
     /// [`CallError::InvalidRequest`].
@@ -136,7 +136,7 @@ impl Call<'_> {
         })
     }
 
-    /// Refuses `request` where it gives hits back.
+    /// Rejects `request` if it is a refund.
     ///
     /// # Errors
     /// [`CallError::RefundsDisabled`].
@@ -147,7 +147,7 @@ impl Call<'_> {
         Err(self.service.refused(CallError::RefundsDisabled))
     }
 
-    /// The rules in force now, for this call's decision and its answer.
+    /// Snapshot of the rules for the decision and the answer of this call.
     pub fn snapshot(&self) -> Snapshot<'_> {
         self.service.limiter.snapshot()
     }
@@ -180,7 +180,7 @@ impl Drop for Call<'_> {
 }
 
 impl From<CallError> for Status {
-    /// UNAVAILABLE, after which callers may ask again, only where nothing can have been counted.
+    /// Status of an error. UNAVAILABLE, which callers may retry, only if nothing can have been counted.
     fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {

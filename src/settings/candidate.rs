@@ -1,4 +1,4 @@
-//! Settings of the candidate rules, which must not be in force already.
+//! Conversion of the settings of candidate rules, which must not be in force already.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::provider::files::FileSettings;
 /// Prefix of the keys of a candidate's counters, after `CACHE_KEY_PREFIX`.
 const PREFIX: &str = "candidate/";
 
-/// The settings of the candidate, if there is one.
+/// Settings of the candidate, if there is one.
 pub(super) fn read(
     raw: &RawSettings,
     live_path: Option<&PathBuf>,
@@ -36,8 +36,8 @@ pub(super) fn read(
     })
 }
 
-/// True if the files at `path` are read with the rules of `live`: some ancestor of `path` lies below them.
-/// Links are followed, as the reader does; names that begin with a dot are skipped.
+/// Whether the files at `path` are among the rules of `live`: some ancestor of `path` is below their path.
+/// Links are followed and names that begin with a dot are skipped, as when rules are read.
 fn is_read_below(live: &Path, path: &Path) -> bool {
     let (live, path) = (real(live), absolute(path));
     let is_passed_over = |part: &OsStr| part.as_encoded_bytes().starts_with(b".");

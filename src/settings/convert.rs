@@ -1,4 +1,4 @@
-//! From what was typed to what it means.
+//! Conversion of settings as typed to valid settings.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
 const RUNTIME_APPDIRECTORY: &str = "config";
 /// Path of the rules in a checkout.
 const LOCAL_RULES: &str = "config";
-/// Shorter secrets can be guessed, and with them what was hashed.
+/// Shortest secret: a shorter one could be guessed, and hashed values with it.
 const HASH_KEY_BYTES_MIN: usize = 16;
 /// Interval at which rule files are polled, in case the watch missed a change.
 const RULES_POLL_INTERVAL: Duration = Duration::from_secs(5);
@@ -196,7 +196,7 @@ fn rules(
 fn hash_key(raw: &RawCounters, reader: &mut Reader) -> Option<HashKey> {
     let secret = raw.hash_key.as_ref()?.expose_secret();
     if secret.len() < HASH_KEY_BYTES_MIN {
-        // What was found is a secret.
+        // Do not repeat the secret.
         reader.error("HASH_KEY", format!("a secret of {HASH_KEY_BYTES_MIN} bytes or more"), None);
     }
     Some(HashKey::new(secret.as_bytes()))
@@ -297,7 +297,7 @@ fn store(raw: &RawSettings, reader: &mut Reader) -> StoreSettings {
 }
 
 fn logs(raw: &RawMetrics, color: bool, reader: &mut Reader) -> LogSettings {
-    // What the reference calls fatal or panic ends it; here nothing is graver than an error.
+    // The levels fatal and panic of the reference mean an error here.
     let levels = [
         ("trace", LevelFilter::TRACE),
         ("debug", LevelFilter::DEBUG),
@@ -351,7 +351,7 @@ fn protocol(raw: &RawTraces, reader: &mut Reader) -> Protocol {
     candidates.into_iter().flatten().next().unwrap_or(Protocol::Http)
 }
 
-/// The collector's whole URL, as the OpenTelemetry specification finds it.
+/// Complete URL of the collector, as the OpenTelemetry specification defines it.
 fn collector(raw: &RawTraces, protocol: Protocol, reader: &mut Reader) -> String {
     let mut read = |name, text: &Option<String>| {
         let expected = "a URL that begins with http://: traces are not sent over TLS yet";

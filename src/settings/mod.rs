@@ -1,8 +1,8 @@
 //! Settings: what the operator typed, in flags and the environment, and what it means.
 //!
-//! Two types for two facts. [`RawSettings`] is text as typed; [`Settings`] is valid, and made of the
-//! settings of each module. Between them every error is collected, so that all are reported at once.
-//! Nothing else reads the environment, and nothing that may hold a secret can be printed.
+//! [`RawSettings`] are texts as typed; [`Settings`] are valid, and contain the settings of each module. The
+//! conversion collects every error, so that all are reported at once. Only this module reads the environment,
+//! and secrets cannot be printed.
 
 mod candidate;
 mod convert;
@@ -86,7 +86,7 @@ pub struct Settings {
     pub ignored: Vec<Ignored>,
 }
 
-/// Rules to try out.
+/// Candidate rules.
 #[derive(Debug)]
 pub struct CandidateSettings {
     /// Source of the candidate rules.
@@ -136,7 +136,7 @@ pub struct RedisStoreSettings {
     pub all: RedisSettings,
     /// Redis of limits per second; `None` if `all` counts them too.
     pub per_second: Option<RedisSettings>,
-    /// Memory for what is known to be denied, in bytes; 0 for none.
+    /// Memory for the cache of denials, in bytes; 0 disables it.
     pub local_cache_bytes: u64,
     /// Upper bound on waiting for Redis at the start; `None` to serve at once.
     pub startup_max: Option<Duration>,
@@ -145,12 +145,12 @@ pub struct RedisStoreSettings {
 }
 
 impl Settings {
-    /// Converts `raw`. `environment` gives a variable's value, for those of envoyproxy/ratelimit that
-    /// mean nothing here; `exists` says whether there is something at a path, since the default of
-    /// the rules' path depends on it.
+    /// Converts `raw`. `environment` returns the value of a variable, for those of envoyproxy/ratelimit that
+    /// have no effect here. `exists` returns whether a path exists, which the default of the rules path depends
+    /// on.
     ///
     /// # Errors
-    /// Every mistake.
+    /// Every error in the settings.
     pub fn from_raw(
         raw: &RawSettings,
         environment: impl Fn(&str) -> Option<String>,
@@ -159,11 +159,10 @@ impl Settings {
         convert::convert(raw, environment, exists)
     }
 
-    /// Settings of a service that is embedded: `variables`, names and values, take the place of the
-    /// environment, of which nothing is read.
+    /// Settings of an embedded service, from names and values instead of the environment, which is not read.
     ///
     /// # Errors
-    /// Every mistake.
+    /// Every error in the settings.
     pub fn from_variables(variables: &[(&str, &str)]) -> Result<Self, SettingErrors> {
         Self::from_variables_where(variables, Path::exists)
     }
@@ -176,7 +175,7 @@ impl Settings {
         let command = RawSettings::augment_args(Command::new(env!("CARGO_PKG_NAME"))).no_binary_name(true);
         let command = command.mut_args(|arg| arg.env(Resettable::Reset));
         let raw = command.try_get_matches_from(flags).and_then(|flags| RawSettings::from_arg_matches(&flags));
-        // Every field is a text, so only a variable that is named twice comes here.
+        // Every field is text, so the only possible error is a duplicate variable.
         let raw = raw.map_err(|error| {
             SettingErrors(vec![SettingError { name: "variables", expected: error.to_string(), found: None }])
         })?;
@@ -188,7 +187,7 @@ impl Settings {
     }
 }
 
-/// The value of an environment variable; `None` where it is unset, empty or no UTF-8.
+/// Value of an environment variable; `None` if it is unset, empty or not UTF-8.
 pub fn environment(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -199,16 +198,16 @@ pub fn environment_names() -> impl Iterator<Item = String> {
     std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())
 }
 
-/// A truth value, as flags of other commands take it.
+/// Parses a boolean, for flags of other commands.
 ///
 /// # Errors
-/// What was expected.
+/// Expected form.
 pub fn boolean(text: &str) -> Result<bool, String> {
     reader::parse_bool(text).ok_or_else(|| "expected true or false".to_owned())
 }
 
-/// Settles how `command` takes settings: a variable that is set to nothing counts as unset, a lone flag
-/// means true where a truth value is wanted, and `--help` shows nothing of the environment.
+/// Prepares `command` for settings: an empty variable counts as unset, a boolean flag without a value means
+/// true, and `--help` does not show values of the environment.
 pub fn prepare(command: Command) -> Command {
     command.mut_args(|arg| {
         let arg = if is_set_to_nothing(&arg) { arg.env(Resettable::Reset) } else { arg };
@@ -226,7 +225,7 @@ fn is_boolean(arg: &Arg) -> bool {
     arg.get_value_names().is_some_and(|names| names.iter().any(|name| name == "BOOL"))
 }
 
-/// The flag that stands for the environment variable `name`, without its dashes.
+/// Flag of the environment variable `name`, without its dashes.
 fn flag(name: &str) -> Option<String> {
     let command = RawSettings::augment_args(Command::new(""));
     let arg = command.get_arguments().find(|arg| arg.get_env().is_some_and(|env| env == name))?;

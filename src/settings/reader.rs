@@ -10,7 +10,7 @@ use crate::engine::duration::{self, GoForm};
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
-/// One setting that cannot be what it is.
+/// Invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingError {
     /// The environment variable's name.
@@ -21,7 +21,7 @@ pub struct SettingError {
     pub found: Option<String>,
 }
 
-/// Every mistake found.
+/// Invalid settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingErrors(pub Vec<SettingError>);
 
@@ -32,7 +32,7 @@ impl fmt::Display for SettingError {
         if let Some(flag) = super::flag(self.name) {
             write!(f, " (--{flag})")?;
         }
-        // What is known by its own sentence keeps it.
+        // Some errors are sentences of their own.
         let verb = if self.expected.starts_with("Expected ") { "" } else { "expected " };
         write!(f, ": {verb}{}", self.expected)?;
         match &self.found {
@@ -44,14 +44,15 @@ impl fmt::Display for SettingError {
 
 impl fmt::Display for SettingErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the settings cannot be used:")?;
+        write!(f, "invalid settings:")?;
         self.0.iter().try_for_each(|mistake| write!(f, "\n  {mistake}"))
     }
 }
 
 impl std::error::Error for SettingErrors {}
 
-/// Reads texts. What it returns for a mistake is of no use: [`Reader::finish`] refuses.
+/// Parses texts and collects errors. After an error the returned values are meaningless, and [`Reader::finish`]
+/// fails.
 #[derive(Default)]
 pub(super) struct Reader {
     errors: Vec<SettingError>,
@@ -63,7 +64,7 @@ impl Reader {
         if self.errors.is_empty() { Ok(settings) } else { Err(SettingErrors(self.errors)) }
     }
 
-    /// Takes note of a mistake.
+    /// Adds an error.
     pub(super) fn error(&mut self, name: &'static str, expected: impl Into<String>, found: Option<&str>) {
         self.errors.push(SettingError { name, expected: expected.into(), found: found.map(str::to_owned) });
     }
@@ -83,12 +84,12 @@ impl Reader {
         value
     }
 
-    /// A truth value, as Go's `strconv.ParseBool` takes it.
+    /// Parses a boolean like Go's `strconv.ParseBool`.
     pub(super) fn boolean(&mut self, name: &'static str, text: &str) -> bool {
         self.read(name, text, "true or false", parse_bool).unwrap_or_default()
     }
 
-    /// A number within `range`.
+    /// Parses a number within `range`.
     pub(super) fn number<T>(&mut self, name: &'static str, text: &str, range: RangeInclusive<T>) -> T
     where
         T: std::str::FromStr + PartialOrd + fmt::Display + Copy,
@@ -98,7 +99,7 @@ impl Reader {
         self.read(name, text, &expected, parse).unwrap_or(*range.start())
     }
 
-    /// A length of time within `range`, as Go writes it: `1m30s`.
+    /// Parses a duration within `range`, in Go's format: `1m30s`.
     pub(super) fn duration(
         &mut self,
         name: &'static str,
@@ -111,7 +112,7 @@ impl Reader {
         self.read(name, text, &expected, parse).unwrap_or_default()
     }
 
-    /// One of `choices`, in upper, lower or mixed case.
+    /// Parses one of `choices`, ignoring case.
     pub(super) fn choice<T: Copy>(
         &mut self,
         name: &'static str,
@@ -124,7 +125,7 @@ impl Reader {
     }
 }
 
-/// Exactly the texts that Go's `strconv.ParseBool` takes.
+/// Parses exactly the texts that Go's `strconv.ParseBool` accepts.
 pub(super) fn parse_bool(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

@@ -206,7 +206,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
 fn a_mistake_says_the_name_the_flag_what_was_expected_and_what_was_found() {
     let errors =
         read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("NEAR_LIMIT_RATIO", "2")]).unwrap_err();
-    let expected = "the settings cannot be used:\n  \
+    let expected = "invalid settings:\n  \
                     GRPC_PORT (--grpc-port): expected a number from 0 to 65535, found \"70000\"\n  \
                     NEAR_LIMIT_RATIO (--near-limit-ratio): expected a number from 0 to 1, found \"2\"";
     assert_eq!(errors.to_string(), expected);

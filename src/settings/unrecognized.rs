@@ -1,23 +1,23 @@
-//! Variables that look like settings and are none: `REDIS_URI` for `REDIS_URL`. The service would start
-//! without what they ask for, and say nothing.
+//! Detection of misspelt settings, such as `REDIS_URI` for `REDIS_URL`, which the service would silently
+//! ignore.
 
 use clap::{Args as _, Command};
 
 use super::{RawSettings, unsupported};
 
-/// Prefixes of variables that nothing but a rate-limit service has.
+/// Prefixes of variables that only a rate-limit service has.
 const FAMILIES: [&str; 3] = ["REDIS_", "REDIS_PERSECOND_", "TOLLGATE_"];
 
-/// A variable that looks like a setting and is none.
+/// Variable that looks like a setting and is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrecognized {
     /// Its name.
     pub name: String,
-    /// The setting whose name is nearest.
+    /// Setting with the most similar name.
     pub nearest: String,
 }
 
-/// Those of `names`, names of variables in the environment, that look like settings and are none.
+/// Variables among `names` that look like settings and are none.
 pub fn unrecognized(names: impl IntoIterator<Item = String>) -> Vec<Unrecognized> {
     let command = RawSettings::augment_args(Command::new(""));
     let settings = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());
@@ -40,7 +40,7 @@ pub fn unrecognized(names: impl IntoIterator<Item = String>) -> Vec<Unrecognized
     found
 }
 
-/// Letters that a typo changes. Short names are near each other by chance: `HOME` and `HOST`.
+/// Upper bound on the edits of a typo. Short names are similar by chance: `HOME` and `HOST`.
 const fn distance_max(length: usize) -> usize {
     match length {
         0..=5 => 0,
@@ -49,7 +49,7 @@ const fn distance_max(length: usize) -> usize {
     }
 }
 
-/// True for variables that Kubernetes sets in every container for a service named `redis`: `REDIS_SERVICE_HOST`,
+/// Whether Kubernetes sets the variable in every container for a service named `redis`: `REDIS_SERVICE_HOST`,
 /// `REDIS_PORT_6379_TCP_ADDR`.
 fn is_of_kubernetes(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")

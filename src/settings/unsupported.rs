@@ -7,7 +7,7 @@ use super::reader::parse_bool;
 pub struct Ignored {
     /// Its name.
     pub name: &'static str,
-    /// The behaviour in its place.
+    /// Behaviour instead.
     pub instead: &'static str,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn read(environment: impl Fn(&str) -> Option<String>) -> Vec<Ignored>
     IGNORED.iter().filter(asks).map(|unsupported| unsupported.ignored).collect()
 }
 
-/// Names of the variables that are known here and mean nothing.
+/// Names of the variables that are known and have no effect.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     IGNORED.iter().map(|unsupported| unsupported.ignored.name)
 }

@@ -19,6 +19,15 @@ const IDIOMS: &[(&str, &str)] = &[
     ("whoever", "the client, the caller, the peer"),
     ("goes on with", "keeps"),
     ("go on with", "keep"),
+    ("of no use", "cannot be used"),
+    ("says nobody", "is empty"),
+    ("who asks", "the client, the caller"),
+    ("those whom", "the clients that"),
+    ("to tell of", "to report"),
+    ("takes note", "records, adds"),
+    ("makes no sense", "is invalid"),
+    ("make no sense", "are invalid"),
+    ("in the making", "under construction"),
 ];
 
 /// First words of doc comments that put off the noun.

@@ -61,8 +61,8 @@ impl<'a> Locked<'a> {
         self.state
     }
 
-    /// Whether the state is to be written: it was corrected, or there was a strike, or a block began anew. Forgetting
-    /// writes nothing.
+    /// Whether the state must be written: it was corrected, there was a strike, or a block was restarted. Expiry alone
+    /// needs no write.
     pub const fn has_changed(&self) -> bool {
         self.has_changed
     }
@@ -72,7 +72,7 @@ impl<'a> Locked<'a> {
         self.strike.as_ref()
     }
 
-    /// Takes note of a charge of hits to `counter`: one strike if any charge of the request was denied.
+    /// Records a charge of hits to `counter`: one strike if any charge of the request was denied.
     fn note(&mut self, counter: usize, is_over: bool) {
         if self.was_blocked {
             self.state.extend_block(self.schedule, self.now);

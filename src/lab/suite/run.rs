@@ -257,7 +257,7 @@ impl<'r> Run<'r> {
         })
     }
 
-    /// Takes note of a request, and returns the mismatches that fail the test.
+    /// Records a request, and returns the mismatches that fail the test.
     fn take(&mut self, look: Look, turn: u32, seen: &mut Seen) -> Vec<Mismatch> {
         self.reached.extend(look.reached);
         self.requests += 1;
@@ -283,7 +283,7 @@ impl<'r> Run<'r> {
         reached.map(mismatch).collect()
     }
 
-    /// Holds the counts of a step against its expectation, and takes note of what was seen.
+    /// Holds the counts of a step against its expectation, and records the result.
     fn finish(&mut self, index: usize, step: &Step, ask: &Ask, mut seen: Seen) -> Stepped {
         self.mark(&seen);
         let facts = step.expect.iter().flat_map(|expect| &expect.facts);

@@ -1,4 +1,4 @@
-//! Steps that both endpoints for requests share.
+//! Request handling that both endpoints share.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use super::super::wire::{InvalidRequest, JsonRequest, ReceivedRequest};
 use crate::engine::Decision;
 use crate::telemetry::traces;
 
-/// Upper bound, in bytes, on the body of a request; more is 413. A core does nothing else while it reads one.
+/// Upper bound, in bytes, on the body of a request; larger ones get 413. Decoding blocks the core.
 pub(in crate::server) const MAX_BODY_BYTES: usize = 256 * 1024;
-/// Bytes of a body beyond that which are read and thrown away, and the time for it.
+/// Bytes of a too large body that are read and discarded, and the time for it.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -52,16 +52,16 @@ pub(super) async fn decide<T>(
 async fn receive(service: &RateLimitService, mut body: Body) -> Result<Bytes, CallError> {
     let received = service.receive(&mut body, MAX_BODY_BYTES, |_| true).await;
     if matches!(received, Err(CallError::Body(BodyError::TooLarge(_)))) {
-        // Over HTTP/1 a client that is still sending would meet a reset in place of the answer.
+        // Over HTTP/1 a client that is still sending would get a reset instead of the answer.
         let rest = Limited::new(body, MAX_DISCARDED_BYTES);
         let discard = async { rest.into_data_stream().for_each(async |_| ()).await };
-        // What is left after that may be lost with the connection.
+        // A client that sends even more may lose the answer.
         drop(timeout(DISCARD_TIMEOUT, discard).await);
     }
     received
 }
 
-/// The status of an answer without a decision.
+/// Status of an answer without a decision.
 pub(in crate::server) const fn status_of(error: &CallError) -> StatusCode {
     match error {
         CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable) => StatusCode::BAD_REQUEST,
@@ -75,13 +75,13 @@ pub(in crate::server) const fn status_of(error: &CallError) -> StatusCode {
     }
 }
 
-/// True where the client accepts JSON in place of text.
+/// Whether the client accepts JSON.
 pub(in crate::server) fn wants_json(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("application/json"))
 }
 
-/// A response with a body of JSON.
+/// Response with a JSON body.
 pub(in crate::server) fn json_response(status: StatusCode, json: String) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], json).into_response()
 }

@@ -13,7 +13,7 @@ use super::super::wire::{CheckAnswer, decode_check, encode_check};
 use super::Endpoint;
 use super::call::{decide, json_response, status_of};
 
-/// 200 where the request may pass, else 429. Errors are JSON too: a stable code and a sentence.
+/// Answers 200 if the request passes, else 429. Errors are JSON too: a stable code and a message.
 pub(super) async fn check(
     State(Endpoint { service, own_names }): State<Endpoint>,
     method: Method,

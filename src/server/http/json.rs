@@ -11,7 +11,8 @@ use super::Endpoint;
 use super::call::{decide, json_response, status_of};
 use crate::engine::Code;
 
-/// 200, or 429 over the limit. Errors are plain text. Any method will do, as in the reference.
+/// Answers 200, or 429 over the limit. Errors are plain text. Any method is accepted, as in
+/// envoyproxy/ratelimit.
 pub(super) async fn json(
     State(Endpoint { service, own_names }): State<Endpoint>,
     uri: Uri,

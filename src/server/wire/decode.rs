@@ -1,4 +1,4 @@
-//! Envoy's request to the engine's, which borrows from the bytes of the message.
+//! Decoder: from Envoy's request to a request of the engine, which borrows from the message.
 
 use std::fmt::Display;
 use std::ops::Deref;
@@ -11,13 +11,13 @@ use crate::engine::text::{MAX_MESSAGE_BYTES, one_line};
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 use crate::pb;
 
-/// A request that makes no sense: a mistake in the configuration of the caller. Nothing was counted.
+/// Invalid request, caused by the configuration of the caller. Nothing was counted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidRequest(Box<str>);
 
 impl InvalidRequest {
-    /// The request is wrong as `message` says, which may hold text of the request.
+    /// Error with `message`, which may contain text of the request.
     pub(super) fn new(message: impl Display) -> Self {
         Self(one_line(&message.to_string(), MAX_MESSAGE_BYTES).into())
     }
@@ -29,13 +29,13 @@ impl From<Malformed> for InvalidRequest {
     }
 }
 
-/// A request as it was received: the engine's, and what only answers repeat of it.
+/// Received request: that of the engine, and parts that only answers repeat.
 #[derive(Clone, Debug)]
 pub struct ReceivedRequest<'a> {
     request: Request<'a>,
-    /// `hits_addend` of the request, which is for descriptors that have none of their own.
+    /// `hits_addend` of the request, the default of its descriptors.
     pub(super) hits_addend: u32,
-    /// For each descriptor, true if it has a `hits_addend` of its own.
+    /// Whether each descriptor has a `hits_addend` of its own.
     pub(super) own_hits: SmallVec<[bool; 4]>,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Deref for ReceivedRequest<'a> {
     }
 }
 
-/// A limit in a request, as it was written.
+/// Limit in a request, as received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Override {
     pub(super) requests_per_unit: u64,
@@ -55,10 +55,10 @@ pub(super) struct Override {
 }
 
 impl<'a> ReceivedRequest<'a> {
-    /// A request without its descriptors, of which `count` are to follow.
+    /// Request without its descriptors, of which `count` will follow.
     ///
     /// # Errors
-    /// The domain or `count` make no sense.
+    /// Invalid domain or `count`.
     pub(super) fn new(domain: &'a [u8], count: usize, hits_addend: u32) -> Result<Self, InvalidRequest> {
         if domain.is_empty() {
             return invalid("rate limit domain must not be empty");
@@ -75,8 +75,8 @@ impl<'a> ReceivedRequest<'a> {
         Ok(Self { request, hits_addend, own_hits: SmallVec::with_capacity(count) })
     }
 
-    /// Adds the next descriptor. Its own addend takes the place of the request's, and may be 0; the request's
-    /// 0 is 1.
+    /// Adds the next descriptor. Its own addend overrides that of the request. 0 of a descriptor is a peek; 0
+    /// of the request means 1.
     ///
     /// # Errors
     /// Its limit is invalid.
@@ -100,11 +100,11 @@ impl<'a> ReceivedRequest<'a> {
     }
 }
 
-/// Reads `message`, a `RateLimitRequest` as protobuf writes it. As every reader of protobuf does, it passes
-/// over fields it does not know, and of a field that should be there once takes the last.
+/// Decodes `message`, a `RateLimitRequest` in protobuf. Like every decoder of protobuf, it skips unknown fields
+/// and takes the last value of a repeated singular field.
 ///
 /// # Errors
-/// [`InvalidRequest`] where it is none, or has more descriptors or entries than the engine takes.
+/// [`InvalidRequest`] if the message is malformed or has more descriptors or entries than the engine accepts.
 pub fn decode(message: &[u8]) -> Result<ReceivedRequest<'_>, InvalidRequest> {
     let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
     for field in Fields(message) {
@@ -167,7 +167,7 @@ fn decode_entry(message: &[u8]) -> Result<Entry<'_>, Malformed> {
     Ok(entry)
 }
 
-/// A message that is there twice is one: what stands in the second replaces what stood in the first.
+/// Merges a message field that occurs twice: values of the second occurrence replace those of the first.
 fn merge_override(mut limit: Override, message: &[u8]) -> Result<Override, Malformed> {
     for field in Fields(message) {
         match field? {
@@ -180,7 +180,7 @@ fn merge_override(mut limit: Override, message: &[u8]) -> Result<Override, Malfo
     Ok(limit)
 }
 
-/// The same of a `UInt64Value`.
+/// Merges a `UInt64Value` that occurs twice.
 fn merge_value(mut own: u64, message: &[u8]) -> Result<u64, Malformed> {
     for field in Fields(message) {
         match field? {
@@ -217,7 +217,7 @@ fn decode_override(index: usize, limit: Override) -> Result<Limit, InvalidReques
     }
 }
 
-/// Value of a field of 32 bits: higher bits are cut off
+/// Value of a 32-bit field. Higher bits are truncated
 /// (<https://protobuf.dev/programming-guides/proto3/#updating>).
 #[expect(clippy::cast_possible_truncation, reason = "that is the rule")]
 const fn uint32(varint: u64) -> u32 {

@@ -1,5 +1,5 @@
-//! Facts about a denial, shared by all answers: the rule, the kind of its limit, the wait, and the body that
-//! the rule sets.
+//! Properties of a denial that all answers share: the rule, the kind of its limit, the wait, and the body of
+//! `on_deny`.
 
 use std::borrow::Cow;
 
@@ -12,8 +12,7 @@ use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
 use crate::engine::{Code, Decision, Status};
 
-/// The problem type for a quota that is used up, as registered with IANA
-/// (draft-ietf-httpapi-ratelimit-headers).
+/// Problem type for an exceeded quota, as registered with IANA (draft-ietf-httpapi-ratelimit-headers).
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
 
 /// Denial of a request.
@@ -30,7 +29,7 @@ pub(super) struct Body {
 }
 
 impl<'d, 'r> Denial<'d, 'r> {
-    /// Denial in `decision`; `None` where the request passes.
+    /// Denial in `decision`; `None` if the request passes.
     pub(super) fn of(decision: &'d Decision<'r>) -> Option<Self> {
         decision.denial().map(|status| Self { decision, status })
     }
@@ -53,18 +52,18 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
-    /// True unless its rule keeps its limit out of headers.
+    /// Whether headers may show the limit.
     pub(super) fn is_shown(&self) -> bool {
         self.status.rule.is_none_or(|rule| rule.headers == RateLimitHeaders::All)
     }
 
-    /// True for a request of more hits than the limit ever lets pass.
+    /// Whether the limit never admits a request of this size.
     pub(super) fn is_larger_than_limit(&self) -> bool {
         self.status.larger_than_limit
     }
 
-    /// Whole seconds until the request would pass, at least 1: the longest wait of all limits that are over,
-    /// so that a client that waits as long is not denied by another of them.
+    /// Whole seconds until the request would pass, at least 1: the longest wait of all exceeded limits, so that
+    /// no other limit denies the request after the wait.
     pub(super) fn retry_after_secs(&self) -> u64 {
         let over = self.decision.statuses.iter().filter(|status| status.code == Code::OverLimit);
         over.filter_map(|status| status.reset).map(whole_secs).max().unwrap_or_default().max(1)
@@ -75,7 +74,7 @@ impl<'d, 'r> Denial<'d, 'r> {
         self.status.rule?.on_deny.as_deref()
     }
 
-    /// Body that `on_deny` sets.
+    /// Body of `on_deny`.
     pub(super) fn body(&self) -> Option<Body> {
         match self.on_deny()?.body.as_ref()? {
             DenialBody::Problem => {
@@ -96,7 +95,7 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
-    /// A sentence for people.
+    /// Message for people.
     pub(super) fn sentence(&self) -> String {
         let of_layer = self.layer().map(|layer| format!(" of layer '{layer}'")).unwrap_or_default();
         if self.status.locked_out {
@@ -117,7 +116,7 @@ impl<'d, 'r> Denial<'d, 'r> {
         )
     }
 
-    /// A problem document (RFC 9457).
+    /// Problem document (RFC 9457).
     fn problem(&self) -> String {
         let names = policy_names(self.decision);
         let over =

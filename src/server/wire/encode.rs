@@ -1,4 +1,4 @@
-//! The engine's decision to Envoy's answer.
+//! Encoder: from a decision of the engine to Envoy's answer.
 
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
@@ -18,11 +18,11 @@ use super::{AnswerSettings, whole_secs};
 use crate::engine::{Code, Decision, Status};
 use crate::pb;
 
-/// Room for a status with a limit that has no name, and for what is around it.
+/// Estimated size, in bytes, of a status whose limit has no name.
 const USUAL_STATUS_BYTES: usize = 40;
 
-/// The answer to `request` with `decision`, a `RateLimitResponse` as protobuf writes it: exactly one status for
-/// each descriptor, in order.
+/// Encodes `decision` on `request` as a `RateLimitResponse` with exactly one status for each descriptor, in
+/// order.
 pub fn encode(request: &ReceivedRequest<'_>, decision: &Decision<'_>, settings: &AnswerSettings) -> Bytes {
     let mut answer = BytesMut::with_capacity(decision.statuses.len() * USUAL_STATUS_BYTES + 8);
     put_uint(&mut answer, 1, code(decision.code));
@@ -54,7 +54,7 @@ fn put_status(to: &mut BytesMut, status: &Status<'_>) {
     let (code, remaining) = (code(status.code), u64::from(status.remaining));
     let secs = status.reset.map(whole_secs);
     let name = status.name.unwrap_or_default();
-    // Envoy makes headers of the limit with the least remaining, and passes over statuses without one.
+    // Envoy derives its headers from the limit with the least remaining, and ignores statuses without a limit.
     let limit = shown_limit(status).map(|limit| (u64::from(limit.requests_per_unit), unit(limit) as u64));
     let limit_len = |(requests, unit)| {
         let name_len = if name.is_empty() { 0 } else { bytes_len(3, name.len()) };
@@ -91,7 +91,7 @@ fn put_header(to: &mut BytesMut, (name, value): (HeaderName, HeaderValue)) {
 fn put_message(to: &mut BytesMut, number: u32, message: &impl Message) {
     put_head(to, number, message.encoded_len());
     to.reserve(message.encoded_len());
-    // It fails only without room in the buffer.
+    // Encoding fails only without capacity in the buffer.
     let written = message.encode(to);
     debug_assert!(written.is_ok());
 }

@@ -16,7 +16,7 @@ const TYPE: HeaderName = HeaderName::from_static("x-ratelimit-type");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// `RateLimit-Limit` and so on: what drafts 00 to 06 of the IETF had, and the reference's default names.
+/// `RateLimit-Limit` and so on: names of the IETF drafts 00 to 06, and defaults of envoyproxy/ratelimit.
 const DRAFT06: HeaderNames = HeaderNames {
     limit: HeaderName::from_static("ratelimit-limit"),
     remaining: HeaderName::from_static("ratelimit-remaining"),
@@ -30,8 +30,8 @@ const X: HeaderNames = HeaderNames {
 
 pub(super) type Headers = Vec<(HeaderName, HeaderValue)>;
 
-/// Headers of `decision`: the limit, as `settings` say, then those of a denial. A header in `on_deny` replaces
-/// ours of the same name.
+/// Headers of `decision`: the limit in the style of `settings`, then those of a denial. A header of `on_deny`
+/// replaces one of the same name.
 pub(super) fn headers(decision: &Decision<'_>, settings: &AnswerSettings) -> Headers {
     let mut headers = match (&settings.custom_names, settings.style) {
         (Some(names), _) => three(names, decision),
@@ -62,7 +62,7 @@ pub(super) fn shown_limit(status: &Status<'_>) -> Option<Limit> {
     status.limit.filter(|_| status.rule.is_none_or(is_shown))
 }
 
-/// Limit, remaining hits and seconds of the binding status; none where no limit applied.
+/// Limit, remaining hits and seconds of the binding status; empty if no limit applied.
 fn three(names: &HeaderNames, decision: &Decision<'_>) -> Headers {
     let binding = decision.binding.and_then(|index| decision.statuses.get(index));
     let is_shown = |status: &&Status<'_>| shown_limit(status).is_some();
@@ -79,8 +79,8 @@ fn three(names: &HeaderNames, decision: &Decision<'_>) -> Headers {
     ]
 }
 
-/// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers, lists of structured fields
-/// (RFC 9651): an item for each descriptor that a limit applied to. None where none did.
+/// `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers, lists of structured fields (RFC
+/// 9651) with an item for each descriptor with a limit.
 fn ietf(decision: &Decision<'_>) -> Headers {
     let (mut policies, mut limits) = (String::new(), String::new());
     for (status, name) in decision.statuses.iter().zip(policy_names(decision)) {
@@ -91,7 +91,7 @@ fn ietf(decision: &Decision<'_>) -> Headers {
         let name = quoted(&name);
         let (quota, window) = (limit.requests_per_unit, limit.nominal_secs());
         let (left, secs) = (status.remaining, whole_secs(reset));
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let written = write!(policies, "{separator}{name};q={quota};w={window}")
             .and_then(|()| write!(limits, "{separator}{name};r={left};t={secs}"));
         debug_assert!(written.is_ok(), "{name}");
@@ -101,7 +101,7 @@ fn ietf(decision: &Decision<'_>) -> Headers {
     [header(RATELIMIT_POLICY, &policies), header(RATELIMIT, &limits)].into_iter().flatten().collect()
 }
 
-/// A string of structured fields, of printable ASCII.
+/// String of structured fields, for printable ASCII.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

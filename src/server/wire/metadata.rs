@@ -1,5 +1,5 @@
-//! Dynamic metadata of an answer: the request, and what the rules that passed it have to say, as
-//! envoyproxy/ratelimit has them; of a denial also the layer and the rule.
+//! Dynamic metadata of an answer: the request and the metadata of rules that let it pass, as in
+//! envoyproxy/ratelimit; for a denial also the layer and the rule.
 
 use serde_json::{Map, Value, json};
 
@@ -9,11 +9,11 @@ use super::names::unit;
 use crate::engine::text::cut;
 use crate::engine::{Code, Decision, Descriptor, Hits};
 
-/// Upper bound, in bytes, on a key or a value that is repeated. An answer must not be larger than Envoy
-/// accepts, however long a client's values are.
+/// Upper bound, in bytes, on a repeated key or value, so that Envoy accepts the answer however long a client's
+/// values are.
 const MAX_TEXT_BYTES: usize = 4_096;
 
-/// The metadata of the answer to `request`.
+/// Metadata of the answer to `request`.
 pub(super) fn metadata(request: &ReceivedRequest<'_>, decision: &Decision<'_>) -> Map<String, Value> {
     let descriptors = request.descriptors.iter().zip(&request.own_hits);
     let descriptors: Vec<_> = descriptors.map(|(descriptor, own)| of_descriptor(descriptor, *own)).collect();
@@ -54,7 +54,7 @@ fn of_descriptor(descriptor: &Descriptor<'_>, own_hits: bool) -> Value {
     fields
 }
 
-/// Adds what `into` does not have yet; maps that both have are merged in turn.
+/// Adds members that `into` lacks; maps that both have are merged recursively.
 fn merge(into: &mut Map<String, Value>, from: &Map<String, Value>) {
     for (key, value) in from {
         match (into.get_mut(key), value) {

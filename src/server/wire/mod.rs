@@ -1,4 +1,5 @@
-//! Between messages, in protobuf and JSON, and the engine's types: the only place that knows both. Pure.
+//! Conversion between messages, in protobuf and JSON, and the engine's types. The only module that knows both;
+//! pure.
 
 mod decode;
 mod denial;
@@ -23,8 +24,8 @@ pub use names::rule_names;
 pub struct AnswerSettings {
     /// Style of the response headers. None by default: Envoy can add its own, and appends these.
     pub style: HeaderStyle,
-    /// Names of the three headers with the limit, the remaining hits and the seconds, in place of those of the
-    /// style. It adds nothing else, so that answers without a style are those of envoyproxy/ratelimit.
+    /// Names of the headers with the limit, the remaining hits and the seconds, in place of those of the style.
+    /// They add no other header, so that answers without a style equal those of envoyproxy/ratelimit.
     pub custom_names: Option<HeaderNames>,
     /// Adds the request, and the metadata of the rules that passed it, as dynamic metadata.
     pub dynamic_metadata: bool,
@@ -53,11 +54,12 @@ pub struct HeaderNames {
     pub limit: http::HeaderName,
     /// Remaining hits.
     pub remaining: http::HeaderName,
-    /// Seconds until the limit is whole again.
+    /// Seconds until the limit resets.
     pub reset: http::HeaderName,
 }
 
-/// Whole seconds, rounded up: Envoy drops the fraction, and a client that waits as long must not be early.
+/// Whole seconds, rounded up: Envoy drops the fraction, and a client that waits this long must not be too
+/// early.
 const fn whole_secs(duration: Duration) -> u64 {
     duration.as_secs() + (duration.subsec_nanos() > 0) as u64
 }

@@ -1,4 +1,4 @@
-//! Names of what applied to a descriptor: layer, rule, unit and policy.
+//! Names of the layer, rule, unit and policy of a descriptor.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use crate::engine::{Decision, Limit, Status, Unit};
 use crate::pb;
 
-/// Name of policies that have none of their own.
+/// Name of unnamed policies.
 const UNNAMED_POLICY: &str = "default";
 
 /// Name of the layer that applied to a descriptor, if it has one.
@@ -16,7 +16,7 @@ pub(super) fn layer<'d>(status: &'d Status<'_>) -> Option<&'d str> {
     status.rule?.layer.as_deref().map(|layer| layer.name())
 }
 
-/// Name of the limit that applied to a descriptor, else the path of its rule. `None` where no rule applied.
+/// Name of the limit that applied to a descriptor, else the path of its rule. `None` if no rule applied.
 pub(super) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
     let path = status.rule.map(|rule| &*rule.path);
     status.name.or(path).map(Cow::Borrowed)
@@ -42,9 +42,9 @@ pub(super) fn unit(limit: Limit) -> pb::Unit {
     }
 }
 
-/// Policy names of a decision, one for each status: `None` where no limit applied. A limit has its own name,
-/// else that of its layer, else `default`; of several with one name the second is `name-2`, since items of a
-/// list are identified by their names alone. All of it is printable ASCII.
+/// Policy names of a decision, one for each status; `None` if no limit applied. The name is that of the limit,
+/// else of its layer, else `default`. Further policies with the same name become `name-2` and so on, since
+/// names identify the items of a list. Names are printable ASCII.
 pub(super) fn policy_names(decision: &Decision<'_>) -> Vec<Option<String>> {
     let written = |status: &Status<'_>| {
         let name = || status.name.or(layer(status)).unwrap_or(UNNAMED_POLICY);

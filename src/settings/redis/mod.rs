@@ -1,4 +1,4 @@
-//! Redis, out of what was typed: the first one, and the second one for limits per second.
+//! Conversion of the settings of Redis, and of the second Redis for limits per second.
 
 mod url;
 
@@ -24,7 +24,7 @@ const KINDS: [(&str, Kind); 3] = {
     [named(Kind::Single), named(Kind::Sentinel), named(Kind::Cluster)]
 };
 
-/// The variables that say where one Redis is and who connects.
+/// Names of the variables with address and login of one Redis.
 struct RedisVariables {
     url: &'static str,
     kind: &'static str,
@@ -58,7 +58,7 @@ const PER_SECOND: RedisVariables = RedisVariables {
     tls: "REDIS_PERSECOND_TLS",
 };
 
-/// The texts of these variables.
+/// Values of these variables.
 struct RedisValues<'a> {
     names: &'static RedisVariables,
     url: Option<&'a SecretString>,
@@ -79,8 +79,8 @@ struct SharedSettings {
     expiration_jitter_max_secs: u32,
 }
 
-/// Reads every setting of Redis; `None` where it is not said where Redis is, or there is a mistake. No
-/// mistake repeats a URL or a password.
+/// Converts all settings of Redis; `None` without an address, or after an error. Errors never contain a URL or
+/// a password.
 pub(super) fn read(
     raw: &RawRedis,
     raw_per_second: &RawPerSecond,
@@ -110,12 +110,12 @@ pub(super) fn read(
     Some(RedisStoreSettings { all: all?, per_second, local_cache_bytes, startup_max, ready_only_connected })
 }
 
-/// Takes note that Redis was asked for, and not said where it is.
+/// Adds an error if the address of a required Redis is missing.
 pub(super) fn error_if_missing(reader: &mut Reader) {
     reader.error(ALL.url, format!("{}, since BACKEND_TYPE is redis", url::FORMS), None);
 }
 
-/// Takes note of every file that cannot be used as it is now.
+/// Adds an error for every TLS file that cannot be used.
 pub(super) fn check_files(settings: &RedisStoreSettings, reader: &mut Reader) {
     let both = [(&ALL, Some(&settings.all)), (&PER_SECOND, settings.per_second.as_ref())];
     let both: Vec<_> = both.into_iter().filter_map(|(names, settings)| Some((names, settings?))).collect();
@@ -200,7 +200,7 @@ fn read_redis(
         (names.sentinel_auth_file, values.sentinel_auth_file),
         reader,
     );
-    // Of a type that makes no sense enough was said.
+    // An invalid type is reported already.
     let kind = match kind {
         Some(kind) => Some(kind?),
         None => None,
@@ -246,7 +246,7 @@ fn address_error(wrong: UrlError, values: &RedisValues<'_>, reader: &mut Reader)
     }
 }
 
-/// The login that is set by itself, and not in a URL.
+/// Login from its own settings, not from the URL.
 fn read_login(
     (text_name, text): (&'static str, Option<&SecretString>),
     (file_name, file): (&'static str, Option<&str>),
@@ -280,7 +280,7 @@ fn check_socket_type(values: &RedisValues<'_>, deployment: &Deployment, reader: 
     }
 }
 
-/// True if the setting or the URL asks for TLS.
+/// Whether the setting or the URL requires TLS.
 fn speaks_tls(values: &RedisValues<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
     let RedisVariables { url, tls: name, .. } = values.names;
     let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));

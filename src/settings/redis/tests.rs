@@ -52,7 +52,7 @@ fn a_list_needs_a_type() {
         let found = redis(&[("REDIS_URL", url), ("REDIS_TYPE", kind)]).all.deployment;
         assert_eq!(found, expected, "{url}");
     }
-    // Of a type that makes no sense enough is said.
+    // An invalid type is the only error.
     assert_eq!(refused(&[("REDIS_URL", "a:1,b:2"), ("REDIS_TYPE", "TWIN")]), ["REDIS_TYPE"]);
 }
 

@@ -11,8 +11,8 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 pub use self::writer::LogWriter;
 
-/// Libraries that are silent unless the level is `debug` or `trace`: a peer can make them warn as often as it
-/// likes.
+/// Libraries that are silent unless the level is `debug` or `trace`, since peers can cause their warnings at
+/// any rate.
 const SILENT: [&str; 4] = ["h2", "hyper", "hyper_util", "tonic"];
 
 /// Level and format of the log.
@@ -42,7 +42,7 @@ impl Default for LogSettings {
     }
 }
 
-/// The log of a process. Dropping it writes the lines that are queued.
+/// Log of the process. Dropping it writes the queued lines.
 #[derive(Debug)]
 pub struct Logs {
     /// Writes the lines.
@@ -60,7 +60,7 @@ pub struct LogLevel {
 }
 
 impl LogLevel {
-    /// Logs one level more: `debug` after `info`. At `trace` it changes nothing.
+    /// Raises the level by one step, such as from `info` to `debug`. Has no effect at `trace`.
     pub fn raise(&self) {
         let next = match self.current.lock().into_level() {
             None => LevelFilter::ERROR,
@@ -86,8 +86,8 @@ impl LogLevel {
     }
 }
 
-/// Writes events to stderr, through a thread that nobody waits for. Spans are not for logs: unless traces
-/// want them, none is ever made.
+/// Layer that writes events to stderr through a thread, without blocking. It enables no spans, so that none is
+/// created without traces.
 pub(super) fn layer(settings: &LogSettings) -> io::Result<(impl Layer<Registry> + use<>, Logs)> {
     let writer = LogWriter::start(io::stderr())?;
     let (filter, handle) = reload::Layer::new(levels(settings.level));
@@ -104,7 +104,7 @@ pub(super) fn layer(settings: &LogSettings) -> io::Result<(impl Layer<Registry> 
     Ok((lines.with_filter(filter.and(events)), Logs { writer, level }))
 }
 
-/// Has panics logged as one line each, in the log's format.
+/// Logs each panic as one line in the format of the log.
 pub(super) fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
@@ -114,7 +114,7 @@ pub(super) fn log_panics() {
     }));
 }
 
-/// Libraries are logged at `WARN` and above, [`SILENT`] ones only where the service itself is debugged.
+/// Filter: libraries log at `WARN` and above, [`SILENT`] ones only if the level is `debug` or `trace`.
 fn levels(level: LevelFilter) -> Targets {
     let libraries = level.min(LevelFilter::WARN);
     let silent = if level >= LevelFilter::DEBUG { libraries } else { LevelFilter::OFF };

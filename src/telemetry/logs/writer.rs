@@ -1,7 +1,7 @@
-//! The log writer: a thread that writes finished lines to stderr, and a bounded queue before it.
+//! Log writer: a thread that writes lines to stderr from a bounded queue.
 //!
-//! A line that finds the queue full is dropped and counted. So nothing that logs waits for the reader of
-//! stderr, and a peer that makes the service log cannot make it stop.
+//! A line is dropped and counted if the queue is full. So logging never waits for the reader of stderr, and a
+//! peer that causes log lines cannot stall the service.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 const MAX_LINES: usize = 8_192;
 /// Upper bound on the bytes of queued lines.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Time that the last lines have at exit.
+/// Upper bound on writing the last lines at exit.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 enum Message {
@@ -77,9 +77,9 @@ impl LogWriter {
     /// Starts the thread, which writes to `out`.
     ///
     /// # Errors
-    /// The operating system's, where it gives no thread.
+    /// Error of the operating system if the thread cannot be started.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        // One place more than lines, for the message at exit.
+        // One more than the bound on lines, for the message at exit.
         let (messages, queued) = mpsc::sync_channel(MAX_LINES + 1);
         let queue = LogQueue { messages, counts: Arc::default() };
         let counts = Arc::clone(&queue.counts);
@@ -149,7 +149,7 @@ fn write(queued: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
 }
 
 impl Write for LogQueue {
-    /// Takes a whole line, or drops it.
+    /// Queues a whole line, or drops it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let fits = self.counts.add(line);
         if !fits || self.messages.try_send(Message::Line(line.to_vec())).is_err() {
@@ -178,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that is stuck until it may write.
+    /// Output that blocks until it may write.
     struct Stuck(Receiver<()>, Sender<Vec<u8>>);
 
     impl Write for Stuck {
@@ -202,7 +202,7 @@ mod tests {
         for _ in 0..200 {
             writer.queue().write_all(&line).unwrap();
         }
-        // One may be with the writer already.
+        // The writer may hold one line already.
         let dropped = writer.dropped()();
         assert!((135..=136).contains(&dropped), "{dropped}");
         drop(go);

@@ -193,7 +193,7 @@ impl Cluster {
     }
 
     /// The first step of a slot's way from one primary to another: `from` answers for the keys that it
-    /// has, and sends who asks for others to `to`.
+    /// has, and redirects requests for others to `to`.
     pub(crate) fn begin_migration(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
         self.nodes[to].tell(["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);

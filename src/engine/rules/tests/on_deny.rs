@@ -1,4 +1,4 @@
-//! What rules have told to those whom they deny, and layers, which denials name.
+//! Response bodies and headers of denials, and layers.
 
 use serde_json::json;
 

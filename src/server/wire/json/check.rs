@@ -1,4 +1,4 @@
-//! Request and answer of `POST /v1/check`, for applications: JSON for people and front ends.
+//! Request and answer of `POST /v1/check`.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ use crate::engine::{Code, Decision, Status};
 
 /// Stable error code of a denial.
 const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
-/// Reason of a denial that waiting does not help.
+/// Reason of a denial that no wait can change.
 const LARGER_THAN_LIMIT: &str = "larger_than_limit";
 
 /// Answer to an application.
@@ -52,11 +52,11 @@ struct CheckMembers<'b> {
 /// Keys and values in the order of the text, each key once.
 struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
 
-/// Reads the request in `body`: that of `/json`, or the short form, which has `entries` in place of
-/// `descriptors`. In the short form `hitsAddend` is each descriptor's own, so 0 is a peek.
+/// Parses the body of a request in the form of `/json`, or in the short form with `entries` in place of
+/// `descriptors`. In the short form `hitsAddend` applies to each descriptor, so 0 is a peek.
 ///
 /// # Errors
-/// The first mistake, with its line and column.
+/// First syntax error, with line and column.
 pub fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     let Object(CheckMembers { domain, entries, descriptors, hits_addend }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
@@ -77,7 +77,7 @@ pub fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     Ok(JsonRequest { domain: domain.0, descriptors, hits_addend: 0 })
 }
 
-/// The answer with `decision`. There is no Envoy in between, so it always has headers.
+/// Answer with `decision`. It always has headers, since no Envoy adds them.
 pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &AnswerSettings) -> CheckAnswer {
     let style = match settings.style {
         HeaderStyle::None => HeaderStyle::Draft06,
@@ -107,7 +107,7 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     }
 }
 
-/// Numbers of a descriptor; `None` where no limit applied.
+/// Numbers of a descriptor; `None` if no limit applied.
 #[derive(Default)]
 struct Standing {
     limit: Option<u32>,

@@ -1,5 +1,5 @@
-//! JSON for callers over HTTP, straight from and to the engine's types: `POST /json`, which is proto3 JSON, and
-//! `POST /v1/check`.
+//! JSON messages, decoded to and encoded from the engine's types: proto3 JSON for `POST /json`, and `POST
+//! /v1/check`.
 
 mod check;
 mod request;

@@ -1,8 +1,8 @@
 //! Requests in proto3 JSON (<https://protobuf.dev/programming-guides/json/>): members in lowerCamelCase or as
-//! in the proto file, `null` for what is left out, integers as numbers (`1`, `1.0`, `1e2`) or strings, enums
-//! by name or number.
+//! in the proto file, `null` for what is left out, integers as numbers (`1`, `1.0`, `1e2`) or strings, enums by
+//! name or number.
 //!
-//! Bounds hold while the text is read, so that no more is built than may be asked.
+//! Bounds are enforced while parsing, so that a request cannot allocate more than they allow.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::values::{Flag, List, Object, Text, Uint, Unit};
 use crate::engine::Entry;
 use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES};
 
-/// A request as it was read, which a [`ReceivedRequest`] borrows from.
+/// Parsed request, from which a [`ReceivedRequest`] borrows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct JsonRequest<'b> {
     pub(super) domain: Cow<'b, str>,
@@ -74,10 +74,10 @@ struct LimitMembers {
     unit: Unit,
 }
 
-/// Reads the request in `body`, that of `POST /json`.
+/// Parses the body of `POST /json`.
 ///
 /// # Errors
-/// The first mistake, with its line and column.
+/// First syntax error, with line and column.
 pub fn decode_json(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     let Object(RequestMembers { domain, descriptors, hits_addend }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
@@ -104,10 +104,10 @@ impl<'b> From<Object<DescriptorMembers<'b>>> for Descriptor<'b> {
 }
 
 impl JsonRequest<'_> {
-    /// The engine's request.
+    /// Request of the engine.
     ///
     /// # Errors
-    /// The first field that makes no sense, as over gRPC.
+    /// First invalid field, as over gRPC.
     pub fn received(&self) -> Result<ReceivedRequest<'_>, InvalidRequest> {
         let of_request = u32::try_from(self.hits_addend).unwrap_or(u32::MAX);
         let mut received = ReceivedRequest::new(self.domain.as_bytes(), self.descriptors.len(), of_request)?;

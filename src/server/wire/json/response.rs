@@ -1,4 +1,4 @@
-//! Answers in proto3 JSON: zeros, empty texts and empty lists are left out.
+//! Answers in proto3 JSON, without zeros, empty strings and empty lists.
 
 use std::borrow::Cow;
 
@@ -97,11 +97,11 @@ pub(in crate::server) fn encode_json(
         raw_body,
         dynamic_metadata: settings.dynamic_metadata.then(|| metadata(request, decision)),
     };
-    // It fails for maps whose keys are no texts; there are none.
+    // Serialization fails only for maps with keys that are not strings; there are none.
     serde_json::to_string(&response).unwrap_or_default()
 }
 
-/// The same of a response that was received: what a client shows.
+/// JSON of a response that a client received.
 pub fn json_of_response(response: &pb::RateLimitResponse) -> Value {
     fn headers(headers: &[pb::HeaderValue]) -> Vec<Header<'_>> {
         headers
@@ -150,7 +150,7 @@ fn of_value(value: &prost_types::Value) -> Value {
     }
 }
 
-/// Whole numbers without a fraction, as others write them.
+/// Number as JSON; whole numbers have no fraction, as in other implementations.
 fn number_of(number: f64) -> Value {
     #[expect(clippy::cast_possible_truncation, reason = "exact below 2^53")]
     if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 {

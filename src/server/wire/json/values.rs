@@ -1,4 +1,4 @@
-//! Values of proto3 JSON, as serde reads them. `null` is each one's default.
+//! Values of proto3 JSON for serde. `null` means the default.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,12 +10,12 @@ use serde_json::Number;
 
 use crate::pb;
 
-/// A string, borrowed where it has no escapes.
+/// String, borrowed if it has no escapes.
 #[derive(Default)]
 pub(super) struct Text<'b>(pub(super) Cow<'b, str>);
 
-/// An unsigned integer. What is larger than 64 bits saturates: a cost of any size is over the limit, and no
-/// error that lets the request pass.
+/// Unsigned integer. Numbers above 64 bits saturate: a huge cost must be over the limit, not an error that lets
+/// the request pass.
 #[derive(Default)]
 pub(super) struct Uint(pub(super) Option<u64>);
 
@@ -27,10 +27,10 @@ pub(super) struct Flag(pub(super) bool);
 #[derive(Default)]
 pub(super) struct Unit(pub(super) i64);
 
-/// At most `MAX` items. Reading ends at the first one more.
+/// List of at most `MAX` items. Parsing stops at the first item beyond.
 pub(super) struct List<T, const MAX: usize>(pub(super) Vec<T>);
 
-/// An object, and never an array, which derived code would accept too.
+/// Object. Derived code would accept an array as well.
 pub(super) struct Object<T>(pub(super) T);
 
 impl<T, const MAX: usize> Default for List<T, MAX> {
@@ -102,7 +102,7 @@ impl Visitor<'_> for UintVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Uint, E> {
         let invalid = || E::invalid_value(Unexpected::Str(text), &self);
-        // White space around a number is for JSON's own numbers.
+        // The JSON parser would accept white space around a number.
         let number = Some(text).filter(|text| text.trim() == *text);
         let number: Number = number.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(invalid)?;
         match (number.as_u64(), number.as_f64()) {

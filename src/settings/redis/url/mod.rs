@@ -15,7 +15,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// As it is typed.
+    /// Name in settings.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Single => "SINGLE",
@@ -25,27 +25,27 @@ impl Kind {
     }
 }
 
-/// The address of Redis, and what else its text says.
+/// Address of Redis and further parts of the URL.
 #[derive(Debug)]
 pub(super) struct Address {
     pub(super) deployment: Deployment,
     pub(super) database: Option<u8>,
-    /// To the servers that count.
+    /// Login to Redis servers.
     pub(super) login: Login,
-    /// To Sentinels.
+    /// Login to Sentinels.
     pub(super) sentinel_login: Login,
-    /// True if the scheme asks for TLS.
+    /// Whether the scheme requires TLS.
     pub(super) wants_tls: bool,
 }
 
-/// Why an address cannot be used.
+/// Error in an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UrlError {
-    /// It is not what was expected.
+    /// Unexpected form.
     Address(&'static str),
-    /// It is a list, and one server was asked for.
+    /// List of servers in place of one.
     List,
-    /// It says by itself that Redis is run so, and something else was asked for.
+    /// The URL contradicts the deployment in the settings.
     Kind(Kind),
 }
 
@@ -72,10 +72,10 @@ const PARAMETERS: &str = "of parameters only node (of a cluster or Sentinels) an
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Reads `text`; `kind` is how Redis was said to be run, `None` where nothing was said.
+/// Parses `text`; `kind` is the deployment in the settings, if it is set.
 ///
 /// # Errors
-/// What is wrong with it.
+/// [`UrlError`]
 pub(super) fn parse(text: &str, kind: Option<Kind>) -> Result<Address> {
     let expect = |found: Kind| match kind {
         Some(kind) if kind != found => Err(UrlError::Kind(found)),
@@ -103,7 +103,7 @@ pub(super) fn parse(text: &str, kind: Option<Kind>) -> Result<Address> {
     parse_list(text, kind)
 }
 
-/// A list as `kind` has it, each item `host:port` or a URL of a single server.
+/// Parses a list of `host:port` or URLs of single servers, as `kind` requires.
 fn parse_list(text: &str, kind: Option<Kind>) -> Result<Address> {
     match kind.unwrap_or(Kind::Single) {
         Kind::Single if text.contains(',') => Err(UrlError::List),
@@ -186,10 +186,10 @@ fn parse_item<'a>(text: &'a str, expected: &'static str) -> Result<Item<'a>> {
     Ok(Item { endpoint, login: userinfo, database: parse_database(path)?, wants_tls })
 }
 
-/// `[user:password@]host[:port],host[:port]…[/…][?…]`, what the path says depending on `kind`.
+/// Parses `[user:password@]host[:port],host[:port]…[/…][?…]`. The meaning of the path depends on `kind`.
 fn parse_several(rest: &str, kind: Kind, wants_tls: bool) -> Result<Address> {
     let Parts { userinfo, hosts, path, query } = Parts::split(rest);
-    // Users and passwords before each of the hosts: only the last `@` would be taken for one.
+    // Reject logins before each host: only the last `@` would be recognised.
     if userinfo.is_some_and(|userinfo| userinfo.contains('@')) {
         return Err(UrlError::Address(USERINFO));
     }
@@ -280,7 +280,7 @@ fn check_cluster_database(database: u8) -> Result<()> {
     if database == 0 { Ok(()) } else { Err(UrlError::Address(CLUSTER_DATABASE)) }
 }
 
-/// The name of a primary, in the characters that Sentinels take. It is shown, and so must be nothing else.
+/// Name of a primary, in the characters that Sentinel accepts. Others are rejected, since the name is shown.
 fn parse_primary(text: &str) -> Option<String> {
     let text = text.trim();
     let is_name = text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c));
@@ -315,7 +315,7 @@ fn decode(text: &str) -> Option<String> {
     percent_encoding::percent_decode_str(text).decode_utf8().ok().map(String::from)
 }
 
-/// `user:password` of a URL, where a lone name is the user's, who has no password.
+/// Parses `user:password` of a URL; a single name is a user without a password.
 fn decode_userinfo(userinfo: &str) -> Result<Login> {
     let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
     let (username, password) = decode(username).zip(decode(password)).ok_or(UrlError::Address(USERINFO))?;
