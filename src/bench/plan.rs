@@ -69,7 +69,7 @@ impl FromStr for Template {
 }
 
 impl Template {
-    /// Whether the descriptor contains the number of the key.
+    /// True if the descriptor contains the number of the key.
     pub(super) fn has_number(&self) -> bool {
         self.entries.iter().any(|entry| entry.value.len() > 1)
     }

@@ -176,7 +176,7 @@ impl Report {
     }
 }
 
-/// Whether requests were sent so late that latencies are distorted.
+/// True if requests were sent so late that latencies are distorted.
 fn keeps_no_schedule(lag: &Percentiles, latency: &Percentiles) -> bool {
     let (lag, latency) = (lag.p99.unwrap_or_default(), latency.p99.unwrap_or_default());
     lag > SATURATED_LAG_US && lag > latency / 10.0

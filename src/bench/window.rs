@@ -27,17 +27,17 @@ impl Window {
         self.until
     }
 
-    /// Whether no further request may start.
+    /// True if no further request may start.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         now >= self.until
     }
 
-    /// Whether a request that is due at this time counts, whenever it ends. Requests of the warm-up do not.
+    /// True if a request that is due at this time counts, whenever it ends. Requests of the warm-up do not.
     pub(super) fn counts(&self, begun: Instant) -> bool {
         begun >= self.from
     }
 
-    /// Whether the window contains this time.
+    /// True if the window contains this time.
     pub(super) fn contains(&self, moment: Instant) -> bool {
         self.from <= moment && !self.is_over(moment)
     }

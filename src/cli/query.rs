@@ -227,7 +227,7 @@ fn text_report(
     text
 }
 
-/// Whether no limit applied. An unlimited rule reports the largest number as remaining.
+/// True if no limit applied. An unlimited rule reports the largest number as remaining.
 fn is_unmatched(status: &DescriptorStatus) -> bool {
     status.current_limit.is_none() && status.limit_remaining == 0 && status.code() == Code::Ok
 }

@@ -10,9 +10,9 @@ pub struct StoreCapabilities {
     pub name: &'static str,
     /// Largest limit of a sliding log; 0 for a store without sliding logs.
     pub sliding_log_max: u32,
-    /// Whether it counts sliding windows and token buckets.
+    /// True if it counts sliding windows and token buckets.
     pub meters: bool,
-    /// Whether it keeps lockouts.
+    /// True if it keeps lockouts.
     pub lockouts: bool,
 }
 

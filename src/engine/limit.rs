@@ -45,7 +45,7 @@ impl Limit {
         }
     }
 
-    /// Whether both limits are counted by the same counter: same algorithm and window, whatever the amount.
+    /// True if both limits are counted by the same counter: same algorithm and window, whatever the amount.
     pub fn shares_counter_with(self, other: Self) -> bool {
         let same_kind = match (self.algorithm, other.algorithm) {
             (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
@@ -124,7 +124,7 @@ impl Algorithm {
     }
 }
 
-/// Whether and when denied hits count.
+/// Mode of counting denied hits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChargeMode {
     /// Denied hits count too.
@@ -234,7 +234,7 @@ impl CombinedEnforcement {
         }
     }
 
-    /// Whether the request is denied: by one enforced limit, or by all of its quotas.
+    /// True if the request is denied: by one enforced limit, or by all of its quotas.
     pub const fn is_denied(self) -> bool {
         self.enforced_over || (self.quotas > 0 && self.quotas_over == self.quotas)
     }

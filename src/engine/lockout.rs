@@ -31,7 +31,7 @@ pub struct LockoutSchedule {
     pub steps: SmallVec<[Block; 4]>,
     /// Time after the end of a block, in seconds, after which the schedule starts over.
     pub forget_secs: u32,
-    /// Whether a request during a block restarts the block.
+    /// True if a request during a block restarts the block.
     pub extend: bool,
 }
 
@@ -106,7 +106,7 @@ impl LockoutState {
         })
     }
 
-    /// Whether requests are denied at `now`.
+    /// True if requests are denied at `now`.
     pub const fn is_blocked(&self, now: Timestamp) -> bool {
         now.as_micros() < self.ends_us
     }
@@ -133,7 +133,7 @@ impl LockoutState {
         }
     }
 
-    /// Whether there is nothing to remember.
+    /// True if there is nothing to remember.
     pub const fn is_empty(&self) -> bool {
         self.level == 0 && self.strikes == 0
     }
@@ -161,7 +161,7 @@ pub fn remaining(ends_us: u64, now: Timestamp) -> Duration {
     }
 }
 
-/// Whether a block with this end is permanent.
+/// True if a block with this end is permanent.
 pub const fn is_permanent(ends_us: u64) -> bool {
     ends_us >= NEVER
 }

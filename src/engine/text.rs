@@ -53,7 +53,7 @@ pub fn cut(bytes: &[u8], max_bytes: usize) -> Cow<'_, str> {
     }
 }
 
-/// Whether `c` could end a line, move the cursor, or make a terminal reorder the text.
+/// True if `c` could end a line, move the cursor, or make a terminal reorder the text.
 fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')

@@ -109,7 +109,7 @@ impl Failures {
         }
     }
 
-    /// Whether to log a failure at `now`; otherwise it is counted as suppressed.
+    /// True if to log a failure at `now`; otherwise it is counted as suppressed.
     fn is_due(&mut self, now: Instant) -> bool {
         if self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL) {
             self.suppressed += 1;
@@ -120,7 +120,7 @@ impl Failures {
     }
 }
 
-/// Whether `accept` failed because of one connection, so that the next one can be accepted at once. Linux also
+/// True if `accept` failed because of one connection, so that the next one can be accepted at once. Linux also
 /// reports pending network errors of the new socket (<https://man7.org/linux/man-pages/man2/accept.2.html>).
 fn concerns_one_peer(error: &io::Error) -> bool {
     use rustix::io::Errno;

@@ -61,7 +61,7 @@ impl Heartbeat {
         }
     }
 
-    /// Whether the core missed its beats for a second.
+    /// True if the core missed its beats for a second.
     pub(super) fn is_stalled(&self) -> bool {
         self.0.stalled.load(Ordering::Relaxed)
     }

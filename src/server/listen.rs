@@ -139,7 +139,7 @@ fn reason(error: &io::Error) -> String {
 }
 
 impl Stream {
-    /// Whether the peer is on this machine.
+    /// True if the peer is on this machine.
     pub(super) fn is_local(&self) -> bool {
         // On a dual-stack socket an IPv4 peer has the address `::ffff:127.0.0.1`.
         self.peer_address().is_none_or(|address| address.to_canonical().is_loopback())

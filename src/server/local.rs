@@ -14,7 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::origin::{host, is_cross_site, is_own_name};
 
-/// Whether the peer of a connection is on this machine.
+/// True if the peer of a connection is on this machine.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalPeer(pub(super) bool);
 

@@ -20,7 +20,7 @@ pub(super) struct Load {
     pub(super) open: usize,
     /// Busy time since its start.
     pub(super) busy: Duration,
-    /// Whether it missed its heartbeats. It gets no connection while another core is not stalled.
+    /// True if it missed its heartbeats. It gets no connection while another core is not stalled.
     pub(super) stalled: bool,
 }
 

@@ -36,7 +36,7 @@ pub(super) fn read(
     })
 }
 
-/// Whether the files at `path` are among the rules of `live`: some ancestor of `path` is below their path.
+/// True if the files at `path` are among the rules of `live`: some ancestor of `path` is below their path.
 /// Links are followed and names that begin with a dot are skipped, as when rules are read.
 fn is_read_below(live: &Path, path: &Path) -> bool {
     let (live, path) = (real(live), absolute(path));

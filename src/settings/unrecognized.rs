@@ -49,7 +49,7 @@ const fn distance_max(length: usize) -> usize {
     }
 }
 
-/// Whether Kubernetes sets the variable in every container for a service named `redis`: `REDIS_SERVICE_HOST`,
+/// True if Kubernetes sets the variable in every container for a service named `redis`: `REDIS_SERVICE_HOST`,
 /// `REDIS_PORT_6379_TCP_ADDR`.
 fn is_of_kubernetes(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")

@@ -53,7 +53,7 @@ fn texts() -> Vec<(PathBuf, String)> {
     relative.filter(|path| !is_exempt(path)).map(read).collect()
 }
 
-/// Whether `line` has `words` as words of their own.
+/// True if `line` has `words` as words of their own.
 fn has(line: &str, words: &str) -> bool {
     let is_letter = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(words)

@@ -16,7 +16,7 @@ pub struct GroupCharge {
     pub capacity: u32,
     /// Hits to count.
     pub hits: Hits,
-    /// Whether it counts when it is denied.
+    /// True if it counts when it is denied.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
     pub enforcement: Enforcement,
@@ -38,7 +38,7 @@ pub struct Locked<'a> {
 /// A denied request that counts towards a lockout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strike {
-    /// Whether it is the first one since the last block, or since earlier strikes expired.
+    /// True if it is the first one since the last block, or since earlier strikes expired.
     pub is_first: bool,
     /// The counters of the group that were over their limit.
     pub counters: SmallVec<[usize; 2]>,
@@ -61,7 +61,7 @@ impl<'a> Locked<'a> {
         self.state
     }
 
-    /// Whether the state must be written: it was corrected, there was a strike, or a block was restarted. Expiry alone
+    /// True if the state must be written: it was corrected, there was a strike, or a block was restarted. Expiry alone
     /// needs no write.
     pub const fn has_changed(&self) -> bool {
         self.has_changed
@@ -89,7 +89,7 @@ impl<'a> Locked<'a> {
         }
     }
 
-    /// Whether the strike of this group began a block.
+    /// True if the strike of this group began a block.
     const fn has_begun_block(&self) -> bool {
         self.strike.is_some() && self.state.is_blocked(self.now)
     }
@@ -191,7 +191,7 @@ pub fn charge_alone(mode: ChargeMode, hits: Hits, capacity: u32, meter: &mut Met
     ChargeOutcome::Charged
 }
 
-/// Whether a charge with this `outcome`, and `used` hits afterwards, exceeds its limit.
+/// True if a charge with this `outcome`, and `used` hits afterwards, exceeds its limit.
 pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: ChargeOutcome) -> bool {
     match outcome {
         ChargeOutcome::Charged => {
@@ -204,7 +204,7 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
     }
 }
 
-/// Whether a charge is counted only if its request passes.
+/// True if a charge is counted only if its request passes.
 pub const fn counts_only_if_allowed(mode: ChargeMode, hits: Hits) -> bool {
     matches!((mode, hits), (ChargeMode::IfAllowed | ChargeMode::Overdraft, Hits::Add(_)))
 }

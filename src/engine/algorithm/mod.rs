@@ -61,7 +61,7 @@ impl Meter {
         self.base.saturating_add(self.level).div_ceil(self.parts)
     }
 
-    /// Whether `hits` more would fit into `capacity`.
+    /// True if `hits` more would fit into `capacity`.
     pub const fn fits(self, hits: u32, capacity: u32) -> bool {
         self.used().saturating_add(hits as u64) <= capacity as u64
     }

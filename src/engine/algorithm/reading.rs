@@ -13,7 +13,7 @@ pub struct ChargeContext {
     pub limit: Limit,
     /// Hits to count.
     pub hits: Hits,
-    /// Whether denied hits are counted.
+    /// True if denied hits are counted.
     pub mode: ChargeMode,
     /// Time of the charge.
     pub now: Timestamp,

@@ -68,7 +68,7 @@ fn some_steps() -> impl Strategy<Value = Vec<(u64, u64, u32)>> {
     prop::collection::vec((pause, 0..3_u64, prop_oneof![6 => 1..4_u32, 1 => Just(0), 1 => 4..40_u32]), 400)
 }
 
-/// Whether `hits` would pass `later_us` after `now_us`, if nobody else came.
+/// True if `hits` would pass `later_us` after `now_us`, if nobody else came.
 fn passes(state: &CounterState, limit: Limit, now_us: u64, later_us: u64, hits: u32) -> bool {
     state.clone().load(limit, Timestamp::from_micros(now_us + later_us)).fits(hits.max(1), limit.capacity())
 }

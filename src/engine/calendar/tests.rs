@@ -135,7 +135,7 @@ fn instant() -> impl Strategy<Value = (Zone, u64)> {
     })
 }
 
-/// Whether `at` is the first second at which the clocks have come to its date, or to a later one.
+/// True if `at` is the first second at which the clocks have come to its date, or to a later one.
 fn begins_its_date(zone: Zone, at: u64) -> bool {
     let date = clock(zone, at).date();
     // What a clock that is set back shows twice is longer than this everywhere.

@@ -28,9 +28,9 @@ pub enum Code {
 pub struct Decision<'r> {
     /// Result of the request.
     pub code: Code,
-    /// Whether only the global shadow mode lets the request pass.
+    /// True if only the global shadow mode lets the request pass.
     pub shadowed: bool,
-    /// Whether the request's domain has rules.
+    /// True if the request's domain has rules.
     pub domain_known: bool,
     /// Descriptors without a rule, in a domain that has rules.
     pub unmatched: u32,
@@ -73,11 +73,11 @@ pub struct Status<'r> {
     pub limit: Option<Limit>,
     /// Name of that limit, or of the lockout.
     pub name: Option<&'r str>,
-    /// Whether it is over because the client is locked out.
+    /// True if it is over because the client is locked out.
     pub locked_out: bool,
-    /// Whether it is over its limit and passes because its rule is not enforced.
+    /// True if it is over its limit and passes because its rule is not enforced.
     pub shadowed: bool,
-    /// Whether it is over because the limit never admits a request of this size.
+    /// True if it is over because the limit never admits a request of this size.
     pub larger_than_limit: bool,
     /// Remaining hits. `u32::MAX` for an unlimited rule, 0 if no limit applied.
     pub remaining: u32,
@@ -203,7 +203,7 @@ impl Verdict {
         }
     }
 
-    /// Whether this one is binding rather than `other`.
+    /// True if this one is binding rather than `other`.
     fn binds_more_than(&self, other: &Self) -> bool {
         match (self.over, other.over) {
             (true, true) => self.reset > other.reset,

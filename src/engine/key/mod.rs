@@ -38,7 +38,7 @@ pub struct KeyDomain<'a> {
     pub name: &'a [u8],
     /// Part of the key that decides the slot in a Redis Cluster; `None` for the whole key.
     pub hash_tag: Option<HashTag>,
-    /// Whether the limit is the only one of its rule. In keys of envoyproxy/ratelimit, several would collide.
+    /// True if the limit is the only one of its rule. In keys of envoyproxy/ratelimit, several would collide.
     pub only_limit: bool,
 }
 

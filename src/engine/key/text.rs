@@ -66,7 +66,7 @@ pub(super) fn read(texts: &mut &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Whether `text`, written literally, could determine the slot of a key.
+/// True if `text`, written literally, could determine the slot of a key.
 pub(super) fn has_brace(text: &[u8]) -> bool {
     memchr2(b'{', b'}', text).is_some()
 }

@@ -17,11 +17,11 @@ use crate::engine::request::Entry;
 /// Plan of a request.
 #[derive(Debug)]
 pub struct Plan<'r> {
-    /// Whether the request's domain has rules.
+    /// True if the request's domain has rules.
     pub domain_known: bool,
     /// Item of each descriptor, in order.
     pub items: SmallVec<[Item<'r>; 4]>,
-    /// Whether a descriptor exceeds its rule's `max_hits`, which denies the request whatever its counters hold.
+    /// True if a descriptor exceeds its rule's `max_hits`, which denies the request whatever its counters hold.
     pub denied_by_size: bool,
 }
 
@@ -47,11 +47,11 @@ pub struct Limited<'r> {
     pub counters: SmallVec<[Counter<'r>; 1]>,
     /// Lockout that its denials count towards.
     pub lockout: Option<Lockout<'r>>,
-    /// Whether `enforce_percent` includes the descriptor.
+    /// True if `enforce_percent` includes the descriptor.
     pub enforced: bool,
     /// Hits to count.
     pub hits: Hits,
-    /// Whether it counts when it is denied.
+    /// True if it counts when it is denied.
     pub mode: ChargeMode,
     /// Result if the store fails.
     pub on_failure: FailurePolicy,
@@ -80,20 +80,20 @@ pub struct Counter<'r> {
 }
 
 impl Limited<'_> {
-    /// Whether it has more hits than its rule allows in one request.
+    /// True if it has more hits than its rule allows in one request.
     pub fn is_too_large(&self) -> bool {
         let max_hits = self.rule.and_then(|rule| rule.max_hits);
         matches!((self.hits, max_hits), (Hits::Add(hits), Some(max)) if hits > max)
     }
 
-    /// Whether its hits are not charged because the size of a descriptor decides: they count only if the
+    /// True if its hits are not charged because the size of a descriptor decides: they count only if the
     /// request passes, and this one does not. `denied_by_size` is the plan's.
     pub fn is_withheld(&self, denied_by_size: bool) -> bool {
         let is_denied = self.is_too_large() || denied_by_size;
         is_denied && counts_only_if_allowed(self.mode, self.hits) && self.hits != Hits::Add(0)
     }
 
-    /// Whether it denies nothing and is only counted and reported.
+    /// True if it denies nothing and is only counted and reported.
     pub fn is_shadow(&self) -> bool {
         !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode)
     }
@@ -243,7 +243,7 @@ impl<'r> ReplacedNames<'r> {
         Self(names)
     }
 
-    /// Whether `rule` is replaced. Unlimited rules and rules without a name never are.
+    /// True if `rule` is replaced. Unlimited rules and rules without a name never are.
     fn contains(&self, rule: &Rule) -> bool {
         let mut names = rule.limits().iter().filter_map(|limit| limit.name.as_deref());
         !self.0.is_empty() && names.any(|name| self.0.binary_search(&name).is_ok())

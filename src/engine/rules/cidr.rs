@@ -55,12 +55,12 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
     }
 }
 
-/// Whether `value` is an address or a network in `network`.
+/// True if `value` is an address or a network in `network`.
 pub(super) fn matches(network: &IpNet, value: &[u8]) -> bool {
     of_value(value).is_some_and(|value| network.contains(&value))
 }
 
-/// Whether `value` is an address or a network.
+/// True if `value` is an address or a network.
 pub(super) fn is_address(value: &[u8]) -> bool {
     of_value(value).is_some()
 }

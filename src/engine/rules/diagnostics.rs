@@ -53,7 +53,7 @@ impl Diagnostics {
         }
     }
 
-    /// Whether there is no problem.
+    /// True if there is no problem.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }

@@ -26,12 +26,12 @@ impl EnforcePercent {
         f64::from(self.hundredths) / 100.0
     }
 
-    /// Whether all keys are enforced.
+    /// True if all keys are enforced.
     pub fn is_all(self) -> bool {
         self == Self::ALL
     }
 
-    /// Whether the key with this hash is enforced.
+    /// True if the key with this hash is enforced.
     pub const fn includes(self, hash: u64) -> bool {
         hash % 10_000 < self.hundredths as u64
     }

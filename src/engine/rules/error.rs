@@ -85,7 +85,7 @@ impl RuleErrors {
         self.reported.len() + self.omitted
     }
 
-    /// Whether there is no error.
+    /// True if there is no error.
     pub fn is_empty(&self) -> bool {
         self.reported.is_empty()
     }

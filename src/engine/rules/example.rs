@@ -42,7 +42,7 @@ fn collect(
     }
 }
 
-/// Whether the rule of `node` limits a request with these entries: another pattern may match first.
+/// True if the rule of `node` limits a request with these entries: another pattern may match first.
 fn is_limited(domain: &Domain, node: &Node, entries: &[(String, String)]) -> bool {
     let Some(rule) = node.rule.as_deref().filter(|rule| !rule.limits().is_empty()) else { return false };
     let as_entry = |(key, value): &(String, String)| (key.clone().into_bytes(), value.clone().into_bytes());

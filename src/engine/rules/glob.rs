@@ -20,7 +20,7 @@ impl Glob {
         &self.text
     }
 
-    /// Whether the pattern matches the whole `text`.
+    /// True if the pattern matches the whole `text`.
     pub fn matches(&self, text: &[u8]) -> bool {
         let Some((head, rest)) = self.text.split_once('*') else { return text == self.text.as_bytes() };
         let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));

@@ -47,7 +47,7 @@ pub(super) fn pattern(
     errors.or(patterns.pop().unwrap_or(Pattern::Any))
 }
 
-/// Whether a field of the pattern of `descriptor` could not be parsed, which is reported.
+/// True if a field of the pattern of `descriptor` could not be parsed, which is reported.
 pub(super) fn is_unreadable(descriptor: &Descriptor) -> bool {
     ["value", "one_of", "cidr", "regex"].iter().any(|field| descriptor.unreadable.has(field))
 }

@@ -123,7 +123,7 @@ impl Rules {
         self.len
     }
 
-    /// Whether there is no rule.
+    /// True if there is no rule.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -153,11 +153,11 @@ pub struct Rule {
     pub quota: Quota,
     /// Names of limits whose rules do not apply if this one matches in the same request.
     pub replaces: Box<[Box<str>]>,
-    /// Whether denied hits count.
+    /// True if denied hits count.
     pub charge: ChargeMode,
     /// Result of its descriptors if the store fails.
     pub on_backend_failure: FailurePolicy,
-    /// Whether it is counted and reported, but not enforced.
+    /// True if it is counted and reported, but not enforced.
     pub shadow_mode: bool,
     /// Share of its keys that is enforced; the others are counted and reported.
     pub enforce_percent: EnforcePercent,
@@ -169,9 +169,9 @@ pub struct Rule {
     pub on_deny: Option<Arc<OnDeny>>,
     /// Upper bound on the hits of one request; `None` for no bound.
     pub max_hits: Option<u32>,
-    /// Whether its limits appear in response headers.
+    /// True if its limits appear in response headers.
     pub headers: RateLimitHeaders,
-    /// Whether it denies only together with all other quotas of the request.
+    /// True if it denies only together with all other quotas of the request.
     pub quota_mode: bool,
     /// Dynamic metadata of the answer if the descriptor passes.
     pub metadata: Option<Map<String, Value>>,
@@ -193,7 +193,7 @@ pub struct Penalty {
     pub id: Box<str>,
 }
 
-/// Whether the limits of a rule appear in response headers.
+/// True if the limits of a rule appear in response headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RateLimitHeaders {
     /// They appear, in the style of the service.

@@ -129,7 +129,7 @@ impl Normalize {
         Ok(Self { steps, key: key.map(|HashKey(key)| hmac::Key::new(hmac::HMAC_SHA256, key)) })
     }
 
-    /// Whether values are counted by their hash.
+    /// True if values are counted by their hash.
     pub const fn hashes(&self) -> bool {
         self.key.is_some()
     }

@@ -164,7 +164,7 @@ impl Expression {
         &self.text
     }
 
-    /// Whether it matches the whole `value`.
+    /// True if it matches the whole `value`.
     pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
     }

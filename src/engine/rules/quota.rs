@@ -76,7 +76,7 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
     errors
 }
 
-/// Whether `descriptor` has a limit, valid or not.
+/// True if `descriptor` has a limit, valid or not.
 pub(super) fn has_limits(descriptor: &Descriptor) -> bool {
     let is_unreadable = ["rate_limit", "rate_limits"].iter().any(|field| descriptor.unreadable.has(field));
     is_unreadable || !descriptor.rate_limits.is_empty()

@@ -35,10 +35,10 @@ pub(super) struct Document {
     pub(super) domain: Located<String>,
     pub(super) hash_tag: bool,
     pub(super) defaults: Defaults,
-    /// Whether its rules are in force.
+    /// True if its rules are in force.
     pub(super) enabled: bool,
     pub(super) descriptors: Vec<Descriptor>,
-    /// Whether it has `descriptors: []`.
+    /// True if it has `descriptors: []`.
     pub(super) says_none: bool,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Descriptor {
     pub(super) layer: Option<String>,
     pub(super) penalty: Option<Penalty>,
     pub(super) on_deny: Option<Arc<OnDeny>>,
-    /// Whether it and what is below it are in force.
+    /// True if it and what is below it are in force.
     pub(super) enabled: bool,
     pub(super) enforce_percent: Option<Located<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,

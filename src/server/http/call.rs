@@ -75,7 +75,7 @@ pub(in crate::server) const fn status_of(error: &CallError) -> StatusCode {
     }
 }
 
-/// Whether the client accepts JSON.
+/// True if the client accepts JSON.
 pub(in crate::server) fn wants_json(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     accepted.is_some_and(|accepted| accepted.contains("application/json"))

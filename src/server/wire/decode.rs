@@ -35,7 +35,7 @@ pub struct ReceivedRequest<'a> {
     request: Request<'a>,
     /// `hits_addend` of the request, the default of its descriptors.
     pub(super) hits_addend: u32,
-    /// Whether each descriptor has a `hits_addend` of its own.
+    /// True if each descriptor has a `hits_addend` of its own.
     pub(super) own_hits: SmallVec<[bool; 4]>,
 }
 

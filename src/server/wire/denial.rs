@@ -52,12 +52,12 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
     }
 
-    /// Whether headers may show the limit.
+    /// True if headers may show the limit.
     pub(super) fn is_shown(&self) -> bool {
         self.status.rule.is_none_or(|rule| rule.headers == RateLimitHeaders::All)
     }
 
-    /// Whether the limit never admits a request of this size.
+    /// True if the limit never admits a request of this size.
     pub(super) fn is_larger_than_limit(&self) -> bool {
         self.status.larger_than_limit
     }

@@ -280,7 +280,7 @@ fn check_socket_type(values: &RedisValues<'_>, deployment: &Deployment, reader: 
     }
 }
 
-/// Whether the setting or the URL requires TLS.
+/// True if the setting or the URL requires TLS.
 fn speaks_tls(values: &RedisValues<'_>, set: Option<bool>, address: &Address, reader: &mut Reader) -> bool {
     let RedisVariables { url, tls: name, .. } = values.names;
     let is_unix = matches!(address.deployment, Deployment::Single(Endpoint::Unix(_)));

@@ -28,7 +28,7 @@ use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
 /// Options that apply to every rule of a load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompileOptions {
-    /// Whether the documents of one domain are joined; otherwise the second one is an error.
+    /// True if the documents of one domain are joined; otherwise the second one is an error.
     pub merge_domains: bool,
     /// Charge mode of rules that name none and of limits in requests; `None` for the algorithm's own
     /// ([`Algorithm::default_charge`](crate::engine::Algorithm::default_charge)).
@@ -77,7 +77,7 @@ pub struct SourceSummary {
     pub name: Box<str>,
     /// Rules, in force or switched off.
     pub rules: usize,
-    /// Whether every document without rules says so, with `descriptors: []`, or need not.
+    /// True if every document without rules says so, with `descriptors: []`, or need not.
     pub says_none: bool,
 }
 

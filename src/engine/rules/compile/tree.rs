@@ -32,7 +32,7 @@ struct Inherited<'a> {
     layer: Option<&'a str>,
     on_deny: Option<&'a Arc<OnDeny>>,
     headers: RateLimitHeaders,
-    /// Whether a level above has `value_to_metric`.
+    /// True if a level above has `value_to_metric`.
     value_to_metric: bool,
     algorithm: DefaultAlgorithm,
     charge: Option<ChargeMode>,

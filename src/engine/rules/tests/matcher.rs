@@ -68,7 +68,7 @@ fn levels(depth: u32) -> BoxedStrategy<Vec<Level>> {
         .boxed()
 }
 
-/// Whether there is no mistake in `takes` after `kept`.
+/// True if there is no mistake in `takes` after `kept`.
 fn may_stand_beside(kept: &[Level], key: &str, pattern: &LevelPattern) -> bool {
     let overlap = |a: &[&str], b: &[&str]| a.iter().any(|item| b.contains(item));
     let clash = |level: &Level| match (&level.pattern, pattern) {

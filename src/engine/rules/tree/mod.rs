@@ -59,11 +59,11 @@ pub struct Node {
     pub pattern: Pattern,
     /// Hash of the pattern's text, for names, if values are hashed.
     pub(super) hash: Option<Box<str>>,
-    /// Whether all values that match the pattern share a counter.
+    /// True if all values that match the pattern share a counter.
     pub share_threshold: bool,
-    /// Whether metrics contain the request's value at this level.
+    /// True if metrics contain the request's value at this level.
     pub value_to_metric: bool,
-    /// Whether metrics of the rule that ends here contain the request's value at every level.
+    /// True if metrics of the rule that ends here contain the request's value at every level.
     pub detailed_metric: bool,
     /// Rule for descriptors that end here. Boxed, so that nodes on the way are small and close together.
     pub rule: Option<Box<Rule>>,
@@ -156,7 +156,7 @@ impl Domain {
         &self.name
     }
 
-    /// Whether all of its counters have the same hash tag, and so are in one slot of a Redis Cluster.
+    /// True if all of its counters have the same hash tag, and so are in one slot of a Redis Cluster.
     pub fn hash_tag(&self) -> bool {
         self.hash_tag
     }

@@ -34,7 +34,7 @@ pub(super) struct Address {
     pub(super) login: Login,
     /// Login to Sentinels.
     pub(super) sentinel_login: Login,
-    /// Whether the scheme requires TLS.
+    /// True if the scheme requires TLS.
     pub(super) wants_tls: bool,
 }
 
