@@ -8,8 +8,7 @@ use crossbeam_utils::CachePadded;
 
 use super::Entry;
 
-/// What one status adds to the counts of its rule, in hits. Names and meanings are
-/// envoyproxy/ratelimit's.
+/// Hits that one status adds to the counts of its rule. Names and meanings are envoyproxy/ratelimit's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HitCounts {
     /// Hits asked for.
@@ -65,7 +64,7 @@ impl Counts {
         add(&self.0.denied_requests, hit_counts.denied_requests);
     }
 
-    /// What was added so far.
+    /// Counts so far.
     pub fn sum(&self) -> HitCounts {
         let sum = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
         HitCounts {

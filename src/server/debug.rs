@@ -35,7 +35,7 @@ const INDEX: &str = "\
 /metrics   the same for Prometheus
 ";
 
-/// What operators look at.
+/// State of the debug port.
 #[derive(Clone)]
 pub(super) struct Debug {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,

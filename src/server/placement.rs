@@ -77,8 +77,8 @@ impl Placement {
 mod tests {
     use super::*;
 
-    /// Where connections go that come one after the other, where each core has so many open and was so many
-    /// tenths of the last ten seconds busy.
+    /// Cores of consecutive connections, for cores with these numbers of open connections that were busy for so
+    /// many tenths of the last ten seconds busy.
     fn places<const N: usize>(cores: [(usize, u64); N], connections: usize) -> Vec<usize> {
         let began = Instant::now();
         let mut placement = Placement::new(N, began);

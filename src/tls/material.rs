@@ -110,7 +110,7 @@ fn certificates(file: TlsFile, path: &Path, pem: &[u8]) -> Result<Vec<Certificat
     }
 }
 
-/// The time at which the first certificate of `chain` expires: the chain is of no use from then on.
+/// The time at which the first certificate of `chain` expires: the chain is unusable from then on.
 fn check_chain(
     files: &Identity,
     chain: &[CertificateDer<'_>],

@@ -36,13 +36,13 @@ fn utc(text: &str) -> u64 {
     u64::try_from(time.and_utc().timestamp()).expect("after the epoch")
 }
 
-/// What the clocks of `zone` show, found out from UTC alone.
+/// Local time in `zone`, derived from UTC only.
 fn clock(zone: Zone, at: u64) -> NaiveDateTime {
     let utc = DateTime::from_timestamp(i64::try_from(at).expect("soon"), 0).expect("a time").naive_utc();
     utc + zone.tz().offset_from_utc_datetime(&utc).fix()
 }
 
-/// How far the clocks of `zone` are ahead of UTC, in seconds.
+/// Offset of `zone` from UTC, in seconds.
 fn ahead(zone: Zone, at: u64) -> i64 {
     clock(zone, at).and_utc().timestamp() - i64::try_from(at).expect("soon")
 }

@@ -9,7 +9,7 @@ use crate::engine::hit_counts::Counts;
 use crate::engine::rules::{EnforcePercent, NamedLimit, Quota};
 use crate::engine::{ChargeMode, FailurePolicy, Unit};
 
-/// What a store says at 1234 s of a limit per minute.
+/// Reading of a limit per minute at 1234 s.
 const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
     Reading { used, outcome, reset: Duration::from_secs(26) }
 }

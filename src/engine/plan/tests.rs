@@ -22,7 +22,7 @@ fn request<'a>(domain: &'a str, descriptors: &[Descriptor<'a>]) -> Request<'a> {
     Request { domain: domain.as_bytes(), descriptors: descriptors.iter().cloned().collect() }
 }
 
-/// What each item comes down to: `-`, `unlimited`, or the rule's name and its counter's key.
+/// Items as text: `-`, `unlimited`, or the name of the rule and the key of its counter.
 fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
     let keys = KeyWriter::new(KeyFormat::Envoyproxy, "");
     let name = |limited: &Limited<'_>| match limited.rule {

@@ -44,7 +44,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Takes note of refused content. Returns the wait before the answer: none for content that is new.
+    /// Records refused content. Returns the wait before the answer: none for content that is new.
     pub(super) fn wait(&mut self, digest: u64, random: f64) -> Duration {
         if !self.digests.contains(&digest) {
             self.digests.truncate(REFUSED_MAX - 1);

@@ -1,4 +1,4 @@
-//! What a file says for all of its rules, and what becomes of it below.
+//! Fields of a file that apply to all of its rules, and their inheritance.
 
 use super::file;
 use super::loading::{check, with_fields, with_limit};

@@ -1,4 +1,4 @@
-//! What rules are called whose values are counted by their hash: the values are in no name.
+//! Names of rules with hashed values, which must not contain the values.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! What envoyproxy/ratelimit's rules mean, item by item of the project's compatibility list.
+//! Meaning of rules, with compatibility to envoyproxy/ratelimit.
 
 mod bounds;
 mod documents;

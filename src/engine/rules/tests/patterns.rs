@@ -19,7 +19,7 @@ fn load_with_secret(text: &str) -> Rules {
     compile(&[file("rules.yaml", text)], options, None).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// How many requests pass, which names the rule; 0 where none applies.
+/// Requests per unit of the rule that applies, which identifies it; 0 without a rule.
 fn found(rules: &Rules, request: &str) -> u32 {
     let entries = entries(request);
     let found = rules.domain(b"d").and_then(|domain| domain.find(&entries));
@@ -499,7 +499,7 @@ descriptors:
     assert_eq!(hash.map(str::len), Some(32), "{path}");
 }
 
-/// What a level counts one value under.
+/// Text that a level counts a value under.
 #[derive(Clone, Debug, PartialEq)]
 enum Counted {
     Own(String),

@@ -92,7 +92,7 @@ impl Siblings {
         self.nodes.get(index as usize)
     }
 
-    /// What is done to values first.
+    /// Normalization of values.
     pub(in crate::engine::rules) fn normalize(&self) -> Option<&Normalize> {
         self.normalize.as_deref()
     }
