@@ -49,7 +49,7 @@ pub(super) trait Protocol: Send + Sync {
     /// Content of a response; `None` for a response about another type.
     ///
     /// # Errors
-    /// [`Unreadable`]: the stream is unusable any more.
+    /// [`Unreadable`]: the stream cannot be used any more.
     fn receive(&mut self, response: Bytes) -> Result<Option<Received>, Unreadable>;
 
     /// Request that accepts a response.
