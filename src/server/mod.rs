@@ -264,18 +264,8 @@ pub async fn run(
         http_names: Arc::clone(&listeners.http_names),
     };
     let (cores, ended) = Cores::start(threads, &core_parts, supervisor).map_err(ServeError::Threads)?;
-    let open = cores.open_connections();
-    parts.metrics.register(move |snapshot| {
-        for (core, open) in open.iter().enumerate() {
-            snapshot.add(&CONNECTIONS, [&core.to_string()], open.load(Ordering::Relaxed));
-        }
-    });
     drop(core_parts);
-    let counted = Arc::clone(&bodies);
-    parts.metrics.register(move |snapshot| {
-        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["displaced"], counted.displaced());
-        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["timed_out"], counted.timed_out());
-    });
+    register_metrics(&parts.metrics, &cores, Arc::clone(&bodies));
 
     supervisor.spawn("heartbeat monitor", heartbeat::monitor(cores.heartbeats(), supervisor.clone()));
     supervisor.spawn("health reporter", health.clone().report());
@@ -317,6 +307,20 @@ pub async fn run(
     tracing::warn!("shutdown timeout exceeded; cutting off calls in flight");
     connections.now.cancel();
     all_ended.await
+}
+
+/// Shows the connections of each core and what became of request bodies in `metrics`.
+fn register_metrics(metrics: &Metrics, cores: &Cores, bodies: Arc<UnfinishedBodies>) {
+    let open = cores.open_connections();
+    metrics.register(move |snapshot| {
+        for (core, open) in open.iter().enumerate() {
+            snapshot.add(&CONNECTIONS, [&core.to_string()], open.load(Ordering::Relaxed));
+        }
+    });
+    metrics.register(move |snapshot| {
+        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["displaced"], bodies.displaced());
+        snapshot.add(&INCOMPLETE_REQUEST_BODIES, ["timed_out"], bodies.timed_out());
+    });
 }
 
 /// Parts of the listeners for operators.
