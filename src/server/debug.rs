@@ -46,6 +46,8 @@ pub(super) struct Debug {
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutAdmin,
     pub(super) explainer: Explainer,
+    /// False if lifting a lockout takes a token, on the admin listener.
+    pub(super) may_lift_lockouts: bool,
     /// Admission of requests with a body.
     pub(super) admission: Arc<Admission>,
     /// Names of this machine that `Host` may have in requests for local callers.
@@ -70,7 +72,7 @@ pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
     let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
     let explain = post(explain_request).with_state((debug.explainer.clone(), Arc::clone(&debug.admission)));
-    let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
+    let lockouts = lockouts::router(debug.lockouts.clone(), debug.may_lift_lockouts).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))

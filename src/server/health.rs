@@ -32,7 +32,7 @@ pub struct HealthPolicy {
 /// State of the store.
 #[derive(Clone)]
 pub struct StoreHealth {
-    /// Whether the store is reachable; `None` if health does not depend on it.
+    /// Reachability of the store; `None` if health does not depend on it.
     pub reachable: Option<watch::Receiver<bool>>,
     /// The state as a JSON object, read for each detailed health check.
     pub detail: Arc<dyn Fn() -> Value + Send + Sync>,

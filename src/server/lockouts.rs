@@ -142,8 +142,8 @@ pub(super) struct LockoutView {
 }
 
 /// A lockout that a client names by its id.
-pub(super) struct NamedLockout<'a> {
-    admin: &'a LockoutAdmin,
+pub(super) struct NamedLockout {
+    admin: LockoutAdmin,
     key: Bytes,
     parts: LockoutParts,
 }
@@ -158,14 +158,14 @@ impl LockoutAdmin {
     }
 
     /// The lockout with `id`, whether or not there is one; `None` for a text that is no id.
-    pub(super) fn named(&self, id: &str) -> Option<NamedLockout<'_>> {
+    pub(super) fn named(&self, id: &str) -> Option<NamedLockout> {
         let key = URL_SAFE_NO_PAD.decode(id).ok().map(Bytes::from)?;
         let parts = self.keys.parse_lockout_key(&key)?;
-        Some(NamedLockout { admin: self, key, parts })
+        Some(NamedLockout { admin: self.clone(), key, parts })
     }
 }
 
-impl NamedLockout<'_> {
+impl NamedLockout {
     /// Lifts it in every store: whether there was one.
     ///
     /// # Errors
@@ -215,8 +215,10 @@ fn position(blocked: &ActiveLockout) -> (u64, &[u8]) {
 }
 
 /// `/lockouts` and `/lockouts/ID`.
-pub(super) fn router(admin: LockoutAdmin) -> Router {
-    Router::new().route("/lockouts", get(list)).route("/lockouts/{id}", delete(lift)).with_state(admin)
+pub(super) fn router(admin: LockoutAdmin, may_lift: bool) -> Router {
+    let list = Router::new().route("/lockouts", get(list));
+    let router = if may_lift { list.route("/lockouts/{id}", delete(lift)) } else { list };
+    router.with_state(admin)
 }
 
 pub(super) async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {

@@ -275,6 +275,7 @@ pub async fn run(
         xds: parts.xds,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
+        may_lift_lockouts: parts.admin.as_ref().is_none_or(|admin| admin.tokens.is_none()),
         explainer: parts.explainer,
         admission: Arc::new(Admission::new(Arc::clone(&bodies), threads, MAX_OPERATOR_REQUESTS)),
         host_names: Arc::clone(&listeners.debug_names),

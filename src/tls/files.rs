@@ -116,7 +116,8 @@ pub(super) fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
     read_bounded(path).map_err(|error| file_error(file, path, Fault::Unreadable(error)))
 }
 
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// Content of the regular file at `path`, up to a bound. Never waits for a writer.
+pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     // Without `NONBLOCK`, opening a FIFO waits for a writer, for ever.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;

@@ -25,6 +25,7 @@ mod reload;
 mod server;
 
 pub use self::client::{ClientTls, LiveClient};
+pub(crate) use self::files::read_bounded;
 pub use self::files::{Fault, Identity, TlsError, TlsFile};
 pub use self::flags::{TlsClient, TlsFlags};
 pub use self::reload::{CertificateStatus, Reloader, TlsStatus};

@@ -1,9 +1,9 @@
 //! Observations of recent decisions: the keys with the most hits and denials, and the last denials.
 //!
 //! Each core observes through a [`Tap`] of its own and shares nothing with the others; [`Observer`] reads
-//! them all when an operator asks. A tap looks at one of 16 requests that pass, and at denials, of which it
-//! also samples beyond 1,000 a second. While its core is read, it skips observations rather than wait. One core
-//! keeps at most some 5 MB.
+//! them all when an operator asks. A tap looks at one of 16 requests that pass, chosen at random, and at denials,
+//! of which it also samples beyond 1,000 a second. While its core is read, it skips observations rather than wait.
+//! What a core keeps is bounded: 13 periods of two sketches with 512 keys each, and 1,000 denials.
 
 mod denial;
 mod recent;
@@ -44,8 +44,8 @@ pub struct Observer {
 #[derive(Debug)]
 pub struct Tap {
     core: Arc<Mutex<Core>>,
-    /// Requests so far. Written by its core alone.
-    requests: AtomicU32,
+    /// Requests until the next sampled one. Written by its core alone.
+    until_sample: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ impl Observer {
     pub fn tap(&self) -> Tap {
         let core = Arc::default();
         self.cores.lock().push(Arc::clone(&core));
-        Tap { core, requests: AtomicU32::new(0) }
+        Tap { core, until_sample: AtomicU32::new(1) }
     }
 
     /// The first `limit` keys of the last `window_secs`, at most an hour, in the order of `by`, and the time
@@ -145,11 +145,20 @@ impl Observer {
         (top.into_iter().map(TopKey::from).collect(), from)
     }
 
-    /// The last denials, newest first, at most `limit`.
-    pub fn denials(&self, limit: usize) -> Vec<Denial> {
+    /// The last denials after `after` that are wanted, newest first, at most `limit`.
+    pub fn denials(
+        &self,
+        after: Timestamp,
+        is_wanted: impl Fn(&Denial) -> bool,
+        limit: usize,
+    ) -> Vec<Denial> {
         let cores = self.cores.lock().clone();
-        let mut all: Vec<Denial> =
-            cores.iter().flat_map(|core| core.lock().denials.iter().cloned().collect::<Vec<_>>()).collect();
+        let mut all = Vec::new();
+        for core in cores {
+            let core = core.lock();
+            let newer = core.denials.iter().rev().take_while(|denial| denial.at > after);
+            all.extend(newer.filter(|denial| is_wanted(denial)).take(limit).cloned());
+        }
         all.sort_by_key(|denial| std::cmp::Reverse(denial.at));
         all.truncate(limit);
         all
@@ -171,9 +180,11 @@ impl Tap {
     /// Observes a decision at `now`, or skips it.
     pub(super) fn observe(&self, observation: Observation<'_, '_, '_>, now: Timestamp) {
         // One core writes it: a plain load and store suffice.
-        let requests = self.requests.load(Ordering::Relaxed).wrapping_add(1);
-        self.requests.store(requests, Ordering::Relaxed);
-        let is_sampled = requests.is_multiple_of(SAMPLE);
+        let until_sample = self.until_sample.load(Ordering::Relaxed).saturating_sub(1);
+        let is_sampled = until_sample == 0;
+        // At random, with a mean of `SAMPLE`: traffic that repeats itself must not always miss the same requests.
+        let next = if is_sampled { fastrand::u32(1..2 * SAMPLE) } else { until_sample };
+        self.until_sample.store(next, Ordering::Relaxed);
         let denied = denying_status(observation.decision);
         if denied.is_none() && !is_sampled {
             return;

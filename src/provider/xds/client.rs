@@ -178,6 +178,11 @@ impl Client {
             Err(status) => return Ok(unconnected(text(&status))),
         };
         let in_force = self.publisher.in_force(Origin::Xds);
+        if self.protocol.variant() == Variant::Delta {
+            // The server reports changes to what the first request names, and that is what is in force.
+            self.snapshot.retain_in_force(in_force.iter().filter_map(shared_resource));
+            self.last = None;
+        }
         let held: Vec<&Resource> = in_force.iter().filter_map(resource).collect();
         let first = self.protocol.open(&held);
         drop(in_force);
@@ -334,6 +339,10 @@ impl Client {
 }
 
 fn resource(source: &Source) -> Option<&Resource> {
+    shared_resource(source).map(|resource| &**resource)
+}
+
+const fn shared_resource(source: &Source) -> Option<&Arc<Resource>> {
     match source {
         Source::Resource(resource) => Some(resource),
         Source::File(_) => None,

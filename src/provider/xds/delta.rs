@@ -38,7 +38,7 @@ impl Protocol for Delta {
     /// version of a whole response, they go by the content.
     fn open(&mut self, resources: &[&Resource]) -> Bytes {
         let versions = resources.iter().map(|held| (held.name().to_owned(), held.version().to_owned()));
-        let initial_resource_versions = versions.filter(|(_, version)| !version.is_empty()).collect();
+        let initial_resource_versions = versions.collect();
         DeltaDiscoveryRequest { initial_resource_versions, ..self.request() }.encode_to_vec().into()
     }
 

@@ -30,6 +30,15 @@ impl Snapshot {
         Self { resources: resources.collect(), ..Self::default() }
     }
 
+    /// Forgets resources that are not in force, and errors: a server that is told what is in force sends the rest
+    /// again.
+    pub(super) fn retain_in_force<'r>(&mut self, in_force: impl Iterator<Item = &'r Arc<Resource>>) {
+        let named = in_force.map(|resource| (resource.name_in_rules(), Arc::clone(resource)));
+        self.resources = named.filter(|(name, _)| !self.lingering.contains_key(name)).collect();
+        self.unreadable.clear();
+        self.has_nameless = false;
+    }
+
     /// Takes up a response. Resources that are gone linger if `keeps_removed`.
     pub(super) fn apply(&mut self, received: Received, keeps_removed: bool) {
         let Received { is_complete, resources, removed, unreadable, has_nameless, .. } = received;

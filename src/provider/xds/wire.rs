@@ -122,6 +122,8 @@ fn count(bytes: &[u8], message: Message, depth: usize, left: &mut usize) -> Resu
     if depth > DEPTH_MAX {
         return Err(Unreadable::TooDeep);
     }
+    // The value of another type is not decoded. Looked up once: an `Any` may have a million fields.
+    let is_decoded = !matches!(message, Message::Any) || is_config(bytes);
     for field in Fields(bytes) {
         let field = match field {
             Ok(field) => field,
@@ -131,8 +133,7 @@ fn count(bytes: &[u8], message: Message, depth: usize, left: &mut usize) -> Resu
         };
         let Some(child) = message.child(field.number) else { continue };
         *left = left.checked_sub(1).ok_or(Unreadable::TooMany)?;
-        // The value of another type is not decoded.
-        if !matches!(message, Message::Any) || is_config(bytes) {
+        if is_decoded {
             count(field.bytes, child, depth + 1, left)?;
         }
     }
@@ -163,6 +164,16 @@ mod tests {
     fn response(value: Vec<u8>) -> Vec<u8> {
         let resources = vec![Any { type_url: TYPE_URL.to_owned(), value }];
         DiscoveryResponse { resources, ..DiscoveryResponse::default() }.encode_to_vec()
+    }
+
+    #[test]
+    fn a_resource_of_many_fields_is_read_once() {
+        let resource = [0x12, 0].repeat(900_000);
+        let mut bytes = vec![0x12];
+        prost::encoding::encode_varint(resource.len() as u64, &mut bytes);
+        bytes.extend(resource);
+        // Reading it anew for each field would take hours.
+        assert_eq!(check(&bytes, Message::Sotw), Ok(()));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Access to the admin listener: tokens and roles, and clients on this machine where there are no tokens.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,10 +12,10 @@ use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
+use crate::tls::read_bounded;
+
 /// Time between two looks at the token file.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Upper bound on the size of a token file, in bytes.
-const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Shortest token. A shorter one could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
 
@@ -64,7 +63,7 @@ pub(super) struct Rejected {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {
     /// The file cannot be read.
-    #[error("cannot read the token file {}: {source}", path.display())]
+    #[error("cannot read the token file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -154,10 +153,8 @@ impl Tokens {
 
 fn read(path: &Path) -> Result<String, TokenFileError> {
     let failed = |source| TokenFileError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > MAX_FILE_BYTES {
-        return Err(failed(io::Error::other("it has more than 64 KiB")));
-    }
-    fs::read_to_string(path).map_err(failed)
+    let content = read_bounded(path).map_err(failed)?;
+    String::from_utf8(content).map_err(|_| failed(io::Error::other("it is not UTF-8")))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Arc<[Token]>, TokenFileError> {
@@ -226,6 +223,7 @@ pub(super) fn authenticate(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::Write as _;
 
     use axum::http::HeaderValue;

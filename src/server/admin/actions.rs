@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::RequestExt as _;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -13,9 +13,10 @@ use serde_json::json;
 
 use super::Admin;
 use super::access::Actor;
-use super::api::{json_of, problem};
+use super::api::{Params, json_of, problem};
 use super::audit::Entry;
 
+const NO_LOCKOUT: &str = "no such lockout any more";
 /// Upper bound on a reason, in bytes.
 const MAX_REASON: usize = 1_000;
 
@@ -45,7 +46,7 @@ impl<S: Send + Sync> FromRequest<S> for Write {
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
         let Extension(actor) = request.extract_parts::<Extension<Actor>>().await.map_err(rejection)?;
-        let Query(query) = request.extract_parts::<Query<WriteQuery>>().await.map_err(rejection)?;
+        let Params(query) = request.extract_parts::<Params<WriteQuery>>().await?;
         let dry_run = match query.dry_run.as_deref() {
             None | Some("0" | "false") => false,
             Some("1" | "true" | "") => true,
@@ -109,15 +110,30 @@ pub(super) async fn lift(State(admin): State<Arc<Admin>>, Path(id): Path<String>
     let Some(lockout) = admin.lockouts.named(&id) else {
         return problem(StatusCode::BAD_REQUEST, "not the id of a lockout: GET /api/v1/lockouts lists them");
     };
-    let outcome = if write.dry_run { Ok(lockout.is_listed().await) } else { lockout.lift().await };
-    let (result, answer) = match &outcome {
-        Ok(true) => {
-            let done = json!({ "dry_run": write.dry_run, "lifted": !write.dry_run });
-            ("done".to_owned(), json_of(&done))
-        }
-        Ok(false) => ("not_found".to_owned(), problem(StatusCode::NOT_FOUND, "no such lockout any more")),
-        Err(error) => (error.to_string(), problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
-    };
-    write.audit(&admin, "lockouts:lift", &lockout.description(), &result);
-    answer
+    let target = lockout.description();
+    if write.dry_run {
+        let is_listed = lockout.is_listed().await;
+        write.audit(&admin, "lockouts:lift", &target, if is_listed { "done" } else { "not_found" });
+        return match is_listed {
+            true => json_of(&json!({ "dry_run": true, "would_lift": target })),
+            false => problem(StatusCode::NOT_FOUND, NO_LOCKOUT),
+        };
+    }
+    // In a task of its own: a client that leaves must not keep the action out of the audit log.
+    let lifting = tokio::spawn(async move {
+        let outcome = lockout.lift().await;
+        let result = match &outcome {
+            Ok(true) => "done".to_owned(),
+            Ok(false) => "not_found".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        write.audit(&admin, "lockouts:lift", &target, &result);
+        outcome
+    });
+    match lifting.await {
+        Ok(Ok(true)) => json_of(&json!({ "dry_run": false, "lifted": true })),
+        Ok(Ok(false)) => problem(StatusCode::NOT_FOUND, NO_LOCKOUT),
+        Ok(Err(error)) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the lockout was not lifted: internal error"),
+    }
 }

@@ -5,16 +5,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequestParts, Query, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
 use super::views::DenialView;
+use crate::engine::Timestamp;
 use crate::limiter::observe::{Denial, TopBy};
 use crate::server::http::json_response;
 
@@ -29,6 +33,19 @@ const SERIES_SECS: u64 = 900;
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Denials in one event.
 const MAX_EVENT_DENIALS: usize = 20;
+
+/// Parameters of a request; mistakes in them are reported as JSON.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let read = Query::from_request_parts(parts, state).await;
+        let wrong = |error: QueryRejection| problem(StatusCode::BAD_REQUEST, &error.body_text());
+        read.map(|Query(params)| Self(params)).map_err(wrong)
+    }
+}
 
 pub(super) fn json_of(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
@@ -50,8 +67,16 @@ pub(super) async fn summary(State(admin): State<Arc<Admin>>) -> Response {
     json_of(&admin.summary())
 }
 
-pub(super) async fn rules(State(admin): State<Arc<Admin>>) -> Response {
-    list(&admin.rules())
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    limit: Option<usize>,
+}
+
+pub(super) async fn rules(State(admin): State<Arc<Admin>>, Params(query): Params<ListQuery>) -> Response {
+    let mut rules = admin.rules();
+    rules.truncate(page(query.limit));
+    list(&rules)
 }
 
 pub(super) async fn config(State(admin): State<Arc<Admin>>) -> Response {
@@ -83,12 +108,13 @@ impl TopQuery {
     }
 }
 
-pub(super) async fn top(State(admin): State<Arc<Admin>>, Query(query): Query<TopQuery>) -> Response {
+pub(super) async fn top(State(admin): State<Arc<Admin>>, Params(query): Params<TopQuery>) -> Response {
     let (by, window_secs, limit) = match query.read() {
         Ok(read) => read,
         Err(message) => return problem(StatusCode::BAD_REQUEST, &message),
     };
-    let (items, from) = admin.top(by, window_secs, query.rule.as_deref(), limit);
+    let (items, from) =
+        admin.top(by, window_secs, query.rule.as_deref().filter(|rule| !rule.is_empty()), limit);
     json_of(&json!({ "from": from, "items": items }))
 }
 
@@ -104,7 +130,9 @@ pub(in crate::server) struct DenialQuery {
 
 impl DenialQuery {
     pub(in crate::server) fn is_wanted(&self, denial: &Denial) -> bool {
-        let is = |wanted: &Option<String>, text: &Option<String>| wanted.is_none() || wanted == text;
+        let is = |wanted: &Option<String>, text: &Option<String>| {
+            wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || Some(wanted) == text.as_ref())
+        };
         is(&self.rule, &denial.rule)
             && is(&self.layer, &denial.layer)
             && self.q.as_ref().is_none_or(|q| denial.descriptors.contains(q.as_str()))
@@ -115,8 +143,9 @@ impl DenialQuery {
     }
 }
 
-pub(super) async fn denials(State(admin): State<Arc<Admin>>, Query(query): Query<DenialQuery>) -> Response {
-    list(&admin.denials(|denial| query.is_wanted(denial), page(query.limit)))
+pub(super) async fn denials(State(admin): State<Arc<Admin>>, Params(query): Params<DenialQuery>) -> Response {
+    let is_wanted = |denial: &Denial| query.is_wanted(denial);
+    list(&admin.denials(Timestamp::from_secs(0), is_wanted, page(query.limit)))
 }
 
 #[derive(Debug, Deserialize)]
@@ -126,7 +155,7 @@ pub(super) struct SeriesQuery {
     from: Option<String>,
 }
 
-pub(super) async fn series(State(admin): State<Arc<Admin>>, Query(query): Query<SeriesQuery>) -> Response {
+pub(super) async fn series(State(admin): State<Arc<Admin>>, Params(query): Params<SeriesQuery>) -> Response {
     let from = query.from.as_deref().map(|from| from.trim_start_matches('-'));
     match seconds("from", from, SERIES_SECS) {
         Ok(secs) => json_of(&json!({ "step_secs": super::rates::STEP_SECS, "items": admin.series(secs) })),
@@ -134,13 +163,7 @@ pub(super) async fn series(State(admin): State<Arc<Admin>>, Query(query): Query<
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct AuditQuery {
-    limit: Option<usize>,
-}
-
-pub(super) async fn audit(State(admin): State<Arc<Admin>>, Query(query): Query<AuditQuery>) -> Response {
+pub(super) async fn audit(State(admin): State<Arc<Admin>>, Params(query): Params<ListQuery>) -> Response {
     list(&admin.audit.newest(page(query.limit)))
 }
 
@@ -182,9 +205,9 @@ impl EventSource {
 
     fn fill(&mut self) {
         self.queue.push_back(event("stats", &self.admin.summary()));
-        let after = self.denials_after_ms;
-        let is_new = |denial: &Denial| denial.at.as_micros() / 1_000 > after;
-        let denials: Vec<DenialView> = self.admin.denials(is_new, MAX_EVENT_DENIALS);
+        // The end of the millisecond of the newest denial that was sent.
+        let after = Timestamp::from_micros(self.denials_after_ms * 1_000 + 999);
+        let denials: Vec<DenialView> = self.admin.denials(after, |_| true, MAX_EVENT_DENIALS);
         if let Some(newest) = denials.first() {
             self.denials_after_ms = newest.at_ms;
             self.queue.push_back(event("denials", &denials));

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::access::Actor;
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
+use crate::telemetry::logs::AUDIT;
 
 /// Entries that are kept in memory.
 const MAX_ENTRIES: usize = 1_000;
@@ -38,7 +39,7 @@ impl Audit {
         let text = |text: &str| one_line_of_bytes(text.as_bytes(), MAX_TEXT);
         let (target, reason, result) = (text(target), text(reason), text(result));
         tracing::info!(
-            target: "audit",
+            target: AUDIT,
             actor = actor.name, role = actor.role.name(), action, on = target, reason, dry_run, result,
             "admin action"
         );

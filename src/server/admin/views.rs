@@ -261,14 +261,14 @@ impl Admin {
         }
     }
 
-    /// The last denials that `is_wanted`, newest first.
+    /// The last denials after `after` that `is_wanted`, newest first.
     pub(in crate::server) fn denials(
         &self,
+        after: Timestamp,
         is_wanted: impl Fn(&Denial) -> bool,
         limit: usize,
     ) -> Vec<DenialView> {
-        let all = self.observer.denials(usize::MAX).into_iter();
-        all.filter(|denial| is_wanted(denial)).take(limit).map(DenialView::of).collect()
+        self.observer.denials(after, is_wanted, limit).into_iter().map(DenialView::of).collect()
     }
 
     /// Rates of the last `secs`.

@@ -41,7 +41,7 @@ async function write(method, path, question) {
   const answer = await fetch(path, {
     method, headers: { "content-type": "application/json" }, body: JSON.stringify({ reason }),
   });
-  if (!answer.ok) alert((await answer.json()).error);
+  if (!answer.ok) alert((await answer.json().catch(() => ({ error: answer.statusText }))).error);
   document.activeElement?.blur();
   refresh();
 }

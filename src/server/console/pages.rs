@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 
 use super::chart;
+use crate::engine::Timestamp;
 use crate::limiter::observe::TopBy;
 use crate::server::admin::{Admin, DenialQuery, DenialView, RuleView, Summary, TopQuery, TopView};
 
@@ -71,10 +72,12 @@ fn errors(summary: &Summary) -> Markup {
 }
 
 pub(super) fn rules(admin: &Admin) -> Markup {
+    let mut rules = admin.rules();
+    rules.truncate(MANY);
     html! {
         h1 { "Rules" }
-        p .note { "Totals since the rules were first loaded; rates over the last 10 seconds." }
-        (rules_table(&admin.rules()))
+        p .note { "The 100 with the most denials. Totals since the rules were first loaded; rates over the last 10 seconds." }
+        (rules_table(&rules))
     }
 }
 
@@ -156,7 +159,7 @@ fn keys_table(keys: &[TopView], counted: &str, none: &str) -> Markup {
 }
 
 pub(super) fn denials(admin: &Admin, query: &DenialQuery) -> Markup {
-    let denials = admin.denials(|denial| query.is_wanted(denial), MANY);
+    let denials = admin.denials(Timestamp::from_secs(0), |denial| query.is_wanted(denial), MANY);
     html! {
         h1 { "Denials" }
         form method="get" action="/denials" role="search" {

@@ -61,7 +61,7 @@ impl Room {
         }
     }
 
-    /// Takes note that a stripe, which took `before`, takes `after`.
+    /// Records that a stripe, which took `before`, takes `after`.
     pub(super) fn account(&self, before: Usage, after: Usage) {
         for (sum, before, after) in [
             (&self.counters, before.counters.len, after.counters.len),

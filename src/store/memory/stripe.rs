@@ -144,7 +144,7 @@ impl Stripe {
         }
     }
 
-    /// Takes note that a counter of `rule` has grown from `before` bytes to `after`.
+    /// Records that a counter of `rule` has grown from `before` bytes to `after`.
     pub(super) fn resize(&mut self, rule: u32, before: usize, after: usize) {
         if before != after {
             let held = self.held.entry(rule).or_default();

@@ -108,7 +108,7 @@ impl Denials {
         Reading { used: charge.limit.capacity().into(), outcome: ChargeOutcome::Known, reset }
     }
 
-    /// Takes note of what a charge came to at `now`, that was sent at `sent`.
+    /// Records the reading at `now` of a charge that was sent at `sent`.
     pub(super) fn learn(&self, charge: &Charge, reading: &Reading, now: Timestamp, sent: Instant) {
         let capacity = u64::from(charge.limit.capacity());
         let min_hits = match (charge.hits, charge.mode, reading.outcome) {

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Login;
 
-/// A login's file is of no use. Says nothing of what it holds.
+/// A file with logins that cannot be used. Never quotes its content.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// It cannot be read, or is no UTF-8.

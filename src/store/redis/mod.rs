@@ -89,7 +89,7 @@ impl Redis {
     /// the certificates that its reloader read last.
     ///
     /// # Errors
-    /// Where TLS is asked for: a file that is of no use, and why.
+    /// A TLS file that cannot be used, and why.
     pub fn watch(
         all: RedisSettings,
         per_second: Option<RedisSettings>,

@@ -114,6 +114,9 @@ pub(super) fn log_panics() {
     }));
 }
 
+/// Target of admin actions, which are logged whatever the level is.
+pub const AUDIT: &str = "audit";
+
 /// Filter: libraries log at `WARN` and above, [`SILENT`] ones only if the level is `debug` or `trace`.
 fn levels(level: LevelFilter) -> Targets {
     let libraries = level.min(LevelFilter::WARN);
@@ -122,6 +125,7 @@ fn levels(level: LevelFilter) -> Targets {
         .with_default(libraries)
         .with_targets(SILENT.map(|library| (library, silent)))
         .with_target(env!("CARGO_PKG_NAME"), level)
+        .with_target(AUDIT, level.max(LevelFilter::INFO))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ struct Inherited<'a> {
     /// Keys of the levels above.
     keys: &'a [&'a str],
     enabled: bool,
-    /// Whether one of them matches certain values only.
+    /// True if one of them matches certain values only.
     is_selective: bool,
     layer: Option<&'a str>,
     on_deny: Option<&'a Arc<OnDeny>>,
