@@ -269,6 +269,8 @@ async fn a_candidate_does_what_its_own_model_does_and_changes_no_decision() {
             store: Arc::clone(&beside) as _,
             keys: KeyWriter::new(KeyFormat::Native, "candidate/"),
             metrics: Arc::default(),
+            // A busy machine must not decide what the test sees.
+            grace: Duration::from_secs(10),
             sampler: Arc::default(),
         };
         let mut world = World::new(seed, Some(candidate), beside);

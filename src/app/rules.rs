@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules};
-use crate::limiter::{Candidate, Sampler};
+use crate::limiter::{CANDIDATE_GRACE, Candidate, Sampler};
 use crate::provider::files::{FileProvider, FileSettings};
 use crate::provider::origin::Origin;
 use crate::provider::publish::{OnLoad, PublishSettings, Publisher};
@@ -109,6 +109,7 @@ impl CandidateRules {
             store,
             keys: self.keys.clone(),
             metrics: Arc::clone(&self.metrics),
+            grace: CANDIDATE_GRACE,
             sampler: Arc::clone(&self.sampler),
         }
     }

@@ -23,7 +23,7 @@ const OVERRIDE: &str = "override";
 
 /// Upper bound on the delay of an answer by the candidate. Charges in one batch end together, without a delay;
 /// otherwise it is the time of a round trip on a network nearby.
-const GRACE: Duration = Duration::from_millis(1);
+pub const CANDIDATE_GRACE: Duration = Duration::from_millis(1);
 
 /// Candidate rules.
 pub struct Candidate {
@@ -37,6 +37,8 @@ pub struct Candidate {
     pub metrics: Arc<CandidateMetrics>,
     /// Sampler of the log of differences.
     pub sampler: Arc<Sampler>,
+    /// Upper bound on the delay of an answer by the candidate: [`CANDIDATE_GRACE`].
+    pub grace: Duration,
 }
 
 /// Rules and their decision, as one side of a comparison.
@@ -86,11 +88,12 @@ impl Candidate {
     }
 }
 
-/// Result of `live`, and that of `trial` if it is ready at the same time or within [`GRACE`], and before
+/// Result of `live`, and that of `trial` if it is ready at the same time or within `grace`, and before
 /// `deadline`. A slower trial is dropped, which stores tolerate at any time.
 pub(super) async fn with_trial<L, T>(
     live: impl Future<Output = L>,
     trial: impl Future<Output = Option<T>>,
+    grace: Duration,
     deadline: Option<Instant>,
 ) -> (L, Option<T>) {
     let trial = pin!(trial);
@@ -98,7 +101,7 @@ pub(super) async fn with_trial<L, T>(
         Either::Left(ready) => ready,
         Either::Right((trial, live)) => return (live.await, trial),
     };
-    let grace = Instant::now() + GRACE;
+    let grace = Instant::now() + grace;
     let until = deadline.map_or(grace, |deadline| grace.min(deadline));
     // Poll the trial first: the timer is needed only if it is not ready.
     (live, time::timeout_at(until, trial).await.ok().flatten())

@@ -22,7 +22,7 @@ use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
-pub use candidate::Candidate;
+pub use candidate::{CANDIDATE_GRACE, Candidate};
 pub use sampler::Sampler;
 
 use candidate::{Evaluation, with_trial};
@@ -155,7 +155,8 @@ impl Limiter {
             Some(judge(trial, readings, &self.modes))
         };
         // Boxed, so that the future is small without a candidate.
-        let both = Box::pin(with_trial(self.charge(&charges, now, deadline), trial, deadline));
+        let both =
+            Box::pin(with_trial(self.charge(&charges, now, deadline), trial, candidate.grace, deadline));
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);

@@ -30,7 +30,7 @@ impl Snapshot {
         Self { resources: resources.collect(), ..Self::default() }
     }
 
-    /// Forgets resources that are not in force, and errors: a server that is told what is in force sends the rest
+    /// Forgets resources that are not in force, and errors: the server sends what the first request does not name
     /// again.
     pub(super) fn retain_in_force<'r>(&mut self, in_force: impl Iterator<Item = &'r Arc<Resource>>) {
         let named = in_force.map(|resource| (resource.name_in_rules(), Arc::clone(resource)));
