@@ -13,7 +13,7 @@ use tollgate::engine::{
     Code, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit,
     Window,
 };
-use tollgate::limiter::{Candidate, DecideError, Limiter};
+use tollgate::limiter::{CANDIDATE_GRACE, Candidate, DecideError, Limiter};
 use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 use tollgate::telemetry::metrics::Metrics;
 
@@ -269,8 +269,7 @@ async fn a_candidate_does_what_its_own_model_does_and_changes_no_decision() {
             store: Arc::clone(&beside) as _,
             keys: KeyWriter::new(KeyFormat::Native, "candidate/"),
             metrics: Arc::default(),
-            // A busy machine must not decide what the test sees.
-            grace: Duration::from_secs(10),
+            grace: CANDIDATE_GRACE,
             sampler: Arc::default(),
         };
         let mut world = World::new(seed, Some(candidate), beside);
