@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tollgate::clock::SystemClock;
 use tollgate::engine::{KeyWriter, Modes, Rules};
 use tollgate::limiter::Limiter;
+use tollgate::limiter::observe::Observer;
 use tollgate::pb;
 use tollgate::server::{AnswerSettings, RateLimitService, wire};
 use tollgate::store::fallback::Fallback;
@@ -83,23 +84,29 @@ pub(crate) fn encode(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// All of it, with counters in memory: what a request costs without HTTP/2 and sockets.
+/// All of it, with counters in memory: what a request costs without HTTP/2 and sockets; and with the observation of
+/// top keys and denials, which the admin listener switches on.
 pub(crate) fn answer(criterion: &mut Criterion) {
-    let limiter = limiter(Arc::new(load(LAYERS)));
-    let service = RateLimitService::new(limiter, AnswerSettings::default(), 1_000);
+    let rules = Arc::new(load(LAYERS));
+    let observer = Observer::default();
     let mut group = criterion.benchmark_group("bytes in, bytes out");
-    for (name, descriptors) in SHAPES {
-        let sent = sent(descriptors);
-        group.bench_with_input(BenchmarkId::from_parameter(name), &sent, |bencher, sent| {
-            bencher.iter(|| {
-                let call = service.begin(Instant::now()).expect("nothing else is in flight");
-                let request = call.accept(wire::decode(black_box(sent))).expect("it makes sense");
-                let rules = call.snapshot();
-                let decision =
-                    call.decide(&rules, &request, None).now_or_never().expect("memory never waits");
-                wire::encode(&request, &decision.expect("there is room"), service.settings())
+    for (observed, tap) in [("", None), (", observed", Some(observer.tap()))] {
+        let limiter = Limiter { tap, ..limiter(Arc::clone(&rules)) };
+        let service = RateLimitService::new(limiter, AnswerSettings::default(), 1_000);
+        for (name, descriptors) in SHAPES {
+            let (name, sent) = (format!("{name}{observed}"), sent(descriptors));
+            group.bench_with_input(BenchmarkId::from_parameter(name), &sent, |bencher, sent| {
+                bencher.iter(|| answer_one(&service, sent));
             });
-        });
+        }
     }
     group.finish();
+}
+
+fn answer_one(service: &RateLimitService, sent: &Bytes) -> impl Sized {
+    let call = service.begin(Instant::now()).expect("nothing else is in flight");
+    let request = call.accept(wire::decode(black_box(sent))).expect("it makes sense");
+    let rules = call.snapshot();
+    let decision = call.decide(&rules, &request, None).now_or_never().expect("memory never waits");
+    wire::encode(&request, &decision.expect("there is room"), service.settings())
 }
