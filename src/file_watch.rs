@@ -1,7 +1,7 @@
-//! Notifications of the kernel about changes in a set of directories.
+//! Kernel notifications of changes in directories.
 //!
-//! They make reloads prompt, not certain: network file systems send none, and kernels have limits. Users poll as
-//! well.
+//! They make reloads prompt, but are not reliable: network file systems send none, and kernels have limits.
+//! Users of this module poll as well.
 
 use std::collections::HashSet;
 use std::fs;
@@ -26,7 +26,7 @@ pub struct Watches {
 }
 
 impl Watches {
-    /// Notifies `wake` of changes in the directories to come. `what` names the files in the log: "rule files".
+    /// Watches that notify `wake` of changes. `what` names the files in the log: "rule files".
     pub fn new(what: &'static str, wake: Arc<Notify>) -> Self {
         let on_event = move |event: notify::Result<Event>| {
             // An error means that changes were lost.
@@ -43,17 +43,17 @@ impl Watches {
         watches
     }
 
-    /// Watches what `look` names and nothing else from now on. A directory is named before it is looked
-    /// into, so that no change falls between.
+    /// Calls `look` and from then on watches exactly the directories that it names. A directory must be named
+    /// before it is read, so that no change is missed.
     pub fn during<T>(&mut self, look: impl FnOnce(&mut dyn FnMut(&Path)) -> T) -> T {
         let mut named = HashSet::new();
         let found = look(&mut |dir| {
-            // Again even if it is watched: another directory may have taken the name.
+            // Watch it again even if it is watched: another directory may have taken its name.
             self.watch(dir);
             named.insert(dir.to_owned());
         });
         for gone in self.watched.difference(&named) {
-            // It fails if the directory is gone too, and its watch with it.
+            // This fails if the directory is gone, and its watch with it.
             self.watcher.as_mut().map(|watcher| watcher.unwatch(gone).ok());
         }
         self.watched = named;
@@ -95,7 +95,7 @@ pub fn name_path_of(path: &Path, mut name: impl FnMut(&Path)) {
     }
 }
 
-/// Opening and reading are events too, and reading the files must not be a reason to read them.
+/// True if an event is a change. Opening and reading are events too, and a load must not cause another one.
 const fn is_change(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
