@@ -39,6 +39,7 @@
 //! | [`mod@bench`] | the load test |
 //! | [`cli`] | the commands |
 //! | [`supervisor`] | awaits every thread and task that the process needs |
+//! | [`tcp`] | options of TCP connections |
 //! | [`file_watch`] | the kernel's notifications of changed files, for rules and certificates |
 //! | [`clock`] | the only reader of the clock |
 //! | [`pb`] | generated protobuf modules |
@@ -48,7 +49,7 @@
 //! One thread per core, each with a single-threaded tokio runtime and its own connections to the store. An accept
 //! loop hands every new connection to the least busy core; from then on nothing of that connection crosses to
 //! another core. Shared state is read only: the rules, swapped as a whole. A further runtime on the main thread
-//! watches the rules, accepts connections and serves the debug port.
+//! watches the rules, accepts connections and serves operators.
 //!
 //! # Invariants
 //!
@@ -83,5 +84,6 @@ pub mod server;
 pub mod settings;
 pub mod store;
 pub mod supervisor;
+pub mod tcp;
 pub mod telemetry;
 pub mod tls;

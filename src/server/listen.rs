@@ -7,19 +7,17 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::tcp::{self, KeepAlive};
 
 /// Upper bound on connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 
 /// TCP keep-alive detects peers that vanished. HTTP/2 pings would also detect peers that hang, but hyper would
 /// then account for every frame; a hanging peer costs only its slot.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_RETRIES: u32 = 3;
-/// Upper bound on the time that sent data stays unacknowledged, when the kernel sends no keep-alive.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(90);
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { idle: Duration::from_secs(60), unacknowledged: Duration::from_secs(90) };
 
 /// Address of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,25 +169,12 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                set_options(&stream)?;
+                tcp::set_options(&stream, KEEP_ALIVE)?;
                 stream.into_std().map(|stream| Stream::Tcp(stream, peer.ip()))
             }
             Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),
         }
     }
-}
-
-fn set_options(stream: &tokio::net::TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE_IDLE)
-        .with_interval(KEEP_ALIVE_INTERVAL)
-        .with_retries(KEEP_ALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keep_alive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
-    Ok(())
 }
 
 fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
@@ -296,10 +281,10 @@ mod tests {
         let Address::Tcp { host, port } = listener.address().unwrap() else { panic!("it has a port") };
         let (accepted, _peer) = tokio::join!(listener.accept(), tokio::net::TcpStream::connect((host, port)));
         let Stream::Tcp(stream, _) = accepted.unwrap() else { panic!("it has a port") };
-        let socket = SockRef::from(&stream);
+        let socket = socket2::SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE.idle);
         #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(KEEP_ALIVE.unacknowledged));
     }
 }

@@ -14,7 +14,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("lab", &["clock", "engine", "lab", "limiter", "store", "telemetry"]),
     ("limiter", &["clock", "engine", "store", "telemetry"]),
     ("file_watch", &[]),
-    ("provider", &["clock", "engine", "file_watch", "pb", "provider", "tls"]),
+    ("tcp", &[]),
+    ("provider", &["clock", "engine", "file_watch", "pb", "provider", "tcp", "tls"]),
     (
         "server",
         &[
@@ -27,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "server",
             "store",
             "supervisor",
+            "tcp",
             "telemetry",
             "tls",
         ],

@@ -10,13 +10,13 @@ use std::time::Duration;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::tcp::{self, KeepAlive};
 use crate::tls::LiveClient;
 
 /// Upper bound on connecting to one address.
@@ -25,11 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Keep-alive of TCP: a peer that is gone is noticed within a minute. It costs the server nothing, while many
 /// servers close connections with frequent pings of HTTP/2.
-const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_RETRIES: u32 = 3;
-/// Time within which sent data must be acknowledged.
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { idle: Duration::from_secs(30), unacknowledged: Duration::from_secs(30) };
 /// Time within which the server must answer a ping of HTTP/2, unless their interval is shorter.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Flow-control window: a large snapshot takes few round trips.
@@ -180,7 +177,7 @@ async fn dial_first(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
     let mut errors = Vec::new();
     for address in addresses {
         let error = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => match set_options(&stream) {
+            Ok(Ok(stream)) => match tcp::set_options(&stream, KEEP_ALIVE) {
                 Ok(()) => return Ok(stream),
                 Err(error) => error.to_string(),
             },
@@ -190,19 +187,6 @@ async fn dial_first(addresses: &[SocketAddr]) -> Result<TcpStream, String> {
         errors.push(format!("{address}: {error}"));
     }
     Err(if errors.is_empty() { "the name has no address".to_owned() } else { errors.join("; ") })
-}
-
-fn set_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let keep_alive = TcpKeepalive::new()
-        .with_time(KEEP_ALIVE_IDLE)
-        .with_interval(KEEP_ALIVE_INTERVAL)
-        .with_retries(KEEP_ALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keep_alive)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
-    Ok(())
 }
 
 /// An error with its causes: the outermost alone says `transport error`.
@@ -255,11 +239,11 @@ mod tests {
         let alive = listener.local_addr().unwrap();
         let stream = dial_first(&[dead, alive]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), alive);
-        let socket = SockRef::from(&stream);
+        let socket = socket2::SockRef::from(&stream);
         assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE_IDLE);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE.idle);
         #[cfg(target_os = "linux")]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_TIMEOUT));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(KEEP_ALIVE.unacknowledged));
 
         let error = dial_first(&[dead]).await.unwrap_err();
         assert!(error.starts_with(&format!("{dead}: ")), "{error}");
