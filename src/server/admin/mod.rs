@@ -10,20 +10,22 @@ mod audit;
 mod rates;
 mod views;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, delete, get, post};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 pub use self::access::{Role, TokenFileError, Tokens};
 pub(super) use self::api::{DenialQuery, TopQuery};
+use self::views::RuleNames;
 pub(super) use self::views::{DenialView, PointView, RuleView, Summary, TopView};
 
 use self::access::Actor;
@@ -77,6 +79,8 @@ pub(super) struct Admin {
     rates: Rates,
     audit: Audit,
     event_streams: Arc<Semaphore>,
+    /// Names of the rules in force, for as long as they are.
+    rule_names: Mutex<(Weak<Rules>, Arc<RuleNames>)>,
     started_at: Timestamp,
 }
 
@@ -99,6 +103,7 @@ impl Admin {
             host_names,
             rates: Rates::default(),
             audit: Audit::default(),
+            rule_names: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         })
     }
@@ -125,16 +130,16 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router) -> Router {
     let needs = |role: Role, route: MethodRouter<Arc<Admin>>| {
         route.route_layer(middleware::from_fn(move |request, next| needs_role(role, request, next)))
     };
-    let view = |route| needs(Role::View, route);
+    // Every actor has the role `view`.
     let api = Router::new()
-        .route("/api/v1/summary", view(get(api::summary)))
-        .route("/api/v1/rules", view(get(api::rules)))
-        .route("/api/v1/config", view(get(api::config)))
-        .route("/api/v1/top", view(get(api::top)))
-        .route("/api/v1/denials", view(get(api::denials)))
-        .route("/api/v1/series", view(get(api::series)))
-        .route("/api/v1/audit", view(get(api::audit)))
-        .route("/api/v1/events", view(get(api::events)))
+        .route("/api/v1/summary", get(api::summary))
+        .route("/api/v1/rules", get(api::rules))
+        .route("/api/v1/config", get(api::config))
+        .route("/api/v1/top", get(api::top))
+        .route("/api/v1/denials", get(api::denials))
+        .route("/api/v1/series", get(api::series))
+        .route("/api/v1/audit", get(api::audit))
+        .route("/api/v1/events", get(api::events))
         .route("/api/v1/config:reload", needs(Role::Admin, post(actions::reload)))
         .route("/api/v1/lockouts/{id}", needs(Role::Operate, delete(actions::lift)))
         .with_state(Arc::clone(admin))
@@ -182,11 +187,10 @@ async fn authenticated(
 async fn needs_role(role: Role, request: Request, next: Next) -> Response {
     match request.extensions().get::<Actor>() {
         Some(actor) if actor.role >= role => next.run(request).await,
-        Some(_) if request.method() != Method::GET => {
+        Some(_) | None => {
             let message = format!("this needs a token with the role {}", role.name());
             api::problem(StatusCode::FORBIDDEN, &message)
         }
-        Some(_) | None => StatusCode::FORBIDDEN.into_response(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Facts that the API and the console show.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
 use serde::Serialize;
 
@@ -120,8 +121,12 @@ impl From<Limit> for LimitView {
     }
 }
 
+/// Names of rules by [`Rule::id`].
+pub(super) type RuleNames = HashMap<u32, RuleName>;
+
 /// Names of a rule.
-struct RuleName {
+#[derive(Debug)]
+pub(super) struct RuleName {
     path: String,
     source: String,
 }
@@ -134,7 +139,7 @@ impl RuleName {
 }
 
 impl RuleView {
-    fn of((rule, counts, rate): (String, HitCounts, Rate), names: &HashMap<u32, RuleName>) -> Self {
+    fn of((rule, counts, rate): (String, HitCounts, Rate), names: &RuleNames) -> Self {
         Self {
             source: names.get(&Rule::id_of(&rule)).map(|name| name.source.clone()),
             rule,
@@ -194,7 +199,7 @@ impl Admin {
 
     /// Rules in the order of their denials, then of their hits.
     pub(in crate::server) fn rules(&self) -> Vec<RuleView> {
-        let names = self.placed_rules();
+        let names = self.rule_names();
         let rules = self.rates.rules().into_iter();
         let mut rules: Vec<_> = rules.map(|rule| RuleView::of(rule, &names)).collect();
         rules.sort_by(|one, other| {
@@ -220,7 +225,7 @@ impl Admin {
         let now = self.clock.now();
         let wanted = if rule.is_some() { usize::MAX } else { limit };
         let (top, from) = self.observer.top(by, window_secs, wanted, now);
-        let names = self.placed_rules();
+        let names = self.rule_names();
         let views = top.into_iter().map(|key| self.top_view(&key, &names, now));
         let is_wanted = |view: &TopView| {
             rule.is_none_or(|rule| view.rule.as_deref() == Some(rule) || view.source.as_deref() == Some(rule))
@@ -229,14 +234,20 @@ impl Admin {
         (views.take(limit).collect(), from)
     }
 
-    /// Rules in force by their id.
-    fn placed_rules(&self) -> HashMap<u32, RuleName> {
-        let rules = self.rules.load();
-        let placed = rules.iter().flat_map(|rules| rules.placed());
-        placed.map(|placed| (placed.rule.id, RuleName::of(&placed))).collect()
+    /// Names of the rules in force. They are collected once for each set of rules.
+    fn rule_names(&self) -> Arc<RuleNames> {
+        let rules = self.rules.load_full();
+        let current = rules.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let mut known = self.rule_names.lock();
+        if !Weak::ptr_eq(&known.0, &current) {
+            let placed = rules.iter().flat_map(|rules| rules.placed());
+            let names = placed.map(|placed| (placed.rule.id, RuleName::of(&placed))).collect();
+            *known = (current, Arc::new(names));
+        }
+        Arc::clone(&known.1)
     }
 
-    fn top_view(&self, top: &TopKey, names: &HashMap<u32, RuleName>, now: Timestamp) -> TopView {
+    fn top_view(&self, top: &TopKey, names: &RuleNames, now: Timestamp) -> TopView {
         let name = names.get(&top.rule);
         let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
         let (domain, key) = match self.keys.parse_counter_key(&top.key) {
