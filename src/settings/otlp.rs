@@ -100,7 +100,7 @@ fn headers(raw: &RawExporters, reader: &mut Reader) -> HeaderMap {
     ] {
         match text.as_ref().map(parse_headers) {
             Some(Some(read)) => headers.extend(read),
-            // What was found may be a secret.
+            // The text may contain a secret.
             Some(None) => reader.error(name, "name=value,name=value, values percent-encoded", None),
             None => {}
         }

@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_will_not_happen_is_said_and_what_nobody_asked_for_is_not() {
-        for (name, silent, told) in [
+        for (name, silent, reported) in [
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
             ("RUNTIME_WATCH_ROOT", "false", "maybe"),
             ("MEMCACHE_TLS", "false", "true"),
@@ -120,7 +120,7 @@ mod tests {
             ("REDIS_PERSECOND_PIPELINE_LIMIT", "0", "8"),
         ] {
             assert_eq!(read_variable(name, silent), 0, "{name}={silent}");
-            assert_eq!(read_variable(name, told), 1, "{name}={told}");
+            assert_eq!(read_variable(name, reported), 1, "{name}={reported}");
         }
     }
 }

@@ -71,7 +71,7 @@ fn headers(raw: &RawXds, reader: &mut Reader) -> Vec<(HeaderName, HeaderValue)> 
     let pairs = text.expose_secret().split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let headers: Option<Vec<_>> = pairs.map(parse).collect();
     if headers.is_none() {
-        // What was found may hold a token.
+        // The text may contain a token.
         reader.error(
             "CONFIG_GRPC_XDS_CLIENT_ADDITIONAL_HEADERS",
             "name:value,name:value, names and values of HTTP headers",

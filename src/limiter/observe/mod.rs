@@ -3,7 +3,7 @@
 //! Each core observes through a [`Tap`] of its own and shares nothing with the others; [`Observer`] reads
 //! them all when an operator asks. A tap looks at one of 16 requests that pass, chosen at random, and at denials,
 //! of which it also samples beyond 1,000 a second. While its core is read, it skips observations rather than wait.
-//! What a core keeps is bounded: 13 periods of two sketches with 512 keys each, and 1,000 denials.
+//! Each core keeps at most 13 periods, with two sketches of 512 keys each, and 1,000 denials.
 
 mod denial;
 mod recent;

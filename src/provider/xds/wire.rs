@@ -127,7 +127,7 @@ fn count(bytes: &[u8], message: Message, depth: usize, left: &mut usize) -> Resu
     for field in Fields(bytes) {
         let field = match field {
             Ok(field) => field,
-            // What comes before it is counted; decoding stops here too.
+            // Fields before the broken one are counted; decoding stops at it too.
             Err(_) if depth > 0 => return Ok(()),
             Err(error) => return Err(error),
         };

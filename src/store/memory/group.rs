@@ -201,7 +201,7 @@ impl MemoryStore {
         locked: &Locked<'_>,
         members: &[Member<'_>],
     ) {
-        // What changes nothing writes nothing, as in Redis: a clock that is set back finds the same strikes.
+        // As in Redis, only a change is written: after a clock is set back, the strikes are the same.
         if !locked.has_changed() {
             return;
         }

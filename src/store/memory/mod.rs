@@ -167,8 +167,8 @@ impl MemoryStore {
                 counter.limit = limit;
             }
             let reading = Reading::of(charge.context(now), &counter.state, meter.used(), outcome);
-            // What counts nothing writes nothing, as in Redis: a rule that gets another rate, or a clock that is
-            // set, finds the same hits.
+            // As in Redis, only a charge that counts is written: after a change of the rate or of the clock, the
+            // hits are the same.
             if let Some(state) = held.filter(|_| !has_counted) {
                 counter.state = state;
             }

@@ -271,7 +271,7 @@ impl Router {
             })
         };
         let timeout = deadline.saturating_duration_since(Instant::now()).max(TRY_AGAIN_PAUSE);
-        // Where it is not there in time, what is sent to it says so.
+        // If it is not ready in time, the charge fails with the reason.
         drop(node.ready(timeout).await);
         node
     }

@@ -216,7 +216,7 @@ fn connection_config(settings: &RedisSettings) -> ConnectionConfig {
     ConnectionConfig {
         connection_timeout: settings.connect_timeout,
         internal_command_timeout: GREETING_TIMEOUT,
-        // What a command was rejected with is its own reply; when to reconnect is the worker's decision.
+        // An error is the reply of its command; the worker decides when to reconnect.
         reconnect_on_auth_error: false,
         tcp: TcpConfig {
             nodelay: Some(true),

@@ -54,7 +54,7 @@ impl Clusters {
         let (mut groups, mut locations) = (SlotGroups::new(), Positions::default());
         for (index, charge) in charges.iter().enumerate() {
             let slot_charge = SlotCharge { denied, ..self.slot_charge(charge, now) };
-            // What may be locked out is decided in one slot, whatever its window.
+            // A charge with a lockout is decided in one slot, whatever its window.
             let per_second = self.per_second.is_some()
                 && charge.limit.window == Unit::Second.window()
                 && charge.lockout.is_none();
@@ -130,7 +130,7 @@ impl Clusters {
     /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied all the same.
     pub(super) async fn decide_across_slots(&self, groups: &mut SlotGroups) -> (Readings, SlotGroups) {
         let charges: Vec<(Location, usize, SlotCharge)> = groups.iter().flat_map(SlotGroup::each).collect();
-        // Whether the request's quotas are used up together is not for one slot to say.
+        // A single slot cannot see whether all quotas of the request are used up.
         for charge in groups.iter_mut().flat_map(|group| &mut group.charges) {
             if matches!(charge.enforcement, Enforcement::Quota | Enforcement::ShadowQuota) {
                 charge.enforcement = Enforcement::Shadow;

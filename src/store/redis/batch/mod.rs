@@ -167,7 +167,7 @@ pub(super) struct ScriptCall {
     /// Charges in `requests`, and those of them with a lockout.
     charges: usize,
     lockouts: usize,
-    /// True if the server must be told that the slot is on its way to it.
+    /// True if ASKING must precede the call, since its slot is being imported.
     pub(super) asking: bool,
     /// The time to go by; `None` for the server's own.
     pub(super) now: Option<Timestamp>,
