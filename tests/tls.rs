@@ -216,7 +216,16 @@ async fn query_and_bench_connect_over_mutual_tls() {
     let expected = format!("UnknownIssuer; the trusted authorities are in {other_ca}");
     assert!(code == Some(1) && printed.contains(&expected), "{printed}");
     let (code, printed) = command(&["query", "-d", "example", "user=a", "--address", &address]).await;
-    assert!(code == Some(1) && printed.contains("if it uses TLS, set --tls"), "in plain text: {printed}");
+    assert!(
+        code == Some(1) && printed.contains("If the service uses TLS, set --tls."),
+        "in plain text: {printed}"
+    );
+    let anonymous = ["query", "-d", "example", "user=a", "--address", &address, "--tls-cacert", &ca];
+    let (code, printed) = command(&[&anonymous[..], &named].concat()).await;
+    assert!(
+        code == Some(1) && printed.contains("set --tls-cert and --tls-key."),
+        "no certificate: {printed}"
+    );
 
     let bench = ["bench", "--duration", "300ms", "--warmup", "0s", "--connections", "2", "--json"];
     let (code, printed) = command(&[&bench[..], &tls, &named].concat()).await;

@@ -1,5 +1,6 @@
 //! `tollgate query`: sends one request to a running service and prints the answer.
 
+use std::error::Error;
 use std::io;
 use std::time::Duration;
 
@@ -108,7 +109,7 @@ async fn send(args: &QueryArgs) -> anyhow::Result<Answer> {
     let answer = tokio::time::timeout(TIMEOUT, call)
         .await
         .with_context(|| format!("no answer from {} within {TIMEOUT:?}", args.address))?;
-    let answer = answer.map_err(|status| explain(&status))?;
+    let answer = answer.map_err(|status| explain(&status, args))?;
     let rules = answer.metadata().get(pb::RULES_HEADER);
     let rules = rules.and_then(|rules| serde_json::from_slice(rules.as_bytes()).ok());
     Ok(Answer { response: answer.into_inner(), rules })
@@ -119,7 +120,7 @@ async fn call(
     path: &'static str,
     args: &QueryArgs,
 ) -> Result<Response<RateLimitResponse>, tonic::Status> {
-    client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+    client.ready().await.map_err(|error| tonic::Status::from_error(error.into()))?;
     let codec = ProstCodec::<RateLimitRequest, RateLimitResponse>::default();
     client.unary(Request::new(request(args)), PathAndQuery::from_static(path), codec).await
 }
@@ -164,18 +165,27 @@ fn request(args: &QueryArgs) -> RateLimitRequest {
     }
 }
 
-fn explain(status: &tonic::Status) -> anyhow::Error {
+fn explain(status: &tonic::Status, args: &QueryArgs) -> anyhow::Error {
     let said = status.message();
+    // Only tonic's own statuses have a source: the connection failed, and the service sent no status. Which
+    // code and message it is depends on whether the peer's alert or the end of the connection is read first.
+    if let Some(source) = status.source() {
+        let (cause, advice) = (root_cause(source), args.tls.advice_on_lost_connection(&args.address));
+        return anyhow!("the connection was lost before the answer: {cause}{advice}");
+    }
     match status.code() {
         Status::InvalidArgument => anyhow!("the service rejected the request: {said}"),
         Status::Unavailable => anyhow!("the service cannot decide now: {said}"),
         Status::Unimplemented => anyhow!("the server at this address is not a rate-limit service: {said}"),
-        // That of tonic for a connection that is lost before the answer.
-        Status::Unknown if said == "transport error" => {
-            anyhow!("the service closed the connection; if it uses TLS, set --tls")
-        }
         code => anyhow!("the service failed ({code:?}): {said}"),
     }
+}
+
+fn root_cause<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error
 }
 
 pub(super) fn parse_descriptor(text: &str) -> Result<Descriptor, String> {

@@ -52,13 +52,7 @@ impl TlsFlags {
     /// # Errors
     /// [`TlsError`] with the first file that cannot be used, and why.
     pub fn client(&self, address: &str) -> Result<Option<TlsClient>, TlsError> {
-        let is_used = self.tls
-            || address.starts_with("https://")
-            || self.tls_cacert.is_some()
-            || self.tls_cert.is_some()
-            || self.tls_server_name.is_some()
-            || self.tls_skip_hostname_verification;
-        if !is_used {
+        if !self.is_used(address) {
             return Ok(None);
         }
         let pair = self.tls_cert.clone().zip(self.tls_key.clone());
@@ -69,6 +63,27 @@ impl TlsFlags {
         };
         let client = LiveClient::read_once(&settings, &[b"h2"])?;
         Ok(Some(TlsClient { client, server_name: self.tls_server_name.clone() }))
+    }
+
+    /// Flags that may be missing if the service at `address` closes the connection without an answer: a line
+    /// break and a sentence, or empty.
+    pub fn advice_on_lost_connection(&self, address: &str) -> &'static str {
+        if !self.is_used(address) {
+            "\nIf the service uses TLS, set --tls."
+        } else if self.tls_cert.is_none() {
+            "\nIf the service asks for a client certificate, set --tls-cert and --tls-key."
+        } else {
+            ""
+        }
+    }
+
+    fn is_used(&self, address: &str) -> bool {
+        self.tls
+            || address.starts_with("https://")
+            || self.tls_cacert.is_some()
+            || self.tls_cert.is_some()
+            || self.tls_server_name.is_some()
+            || self.tls_skip_hostname_verification
     }
 }
 
