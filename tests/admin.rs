@@ -67,7 +67,7 @@ async fn page(service: &Service, path: &str) -> String {
     answer.text().await.expect("text")
 }
 
-const READS: [&str; 15] = [
+const READS: [&str; 16] = [
     "/",
     "/rules",
     "/keys",
@@ -83,6 +83,7 @@ const READS: [&str; 15] = [
     "/api/v1/series",
     "/api/v1/lockouts",
     "/api/v1/audit",
+    "/api/v1/openapi.json",
 ];
 
 #[tokio::test]
@@ -287,4 +288,72 @@ async fn wrong_parameters_are_named() {
     let missing =
         request(&service, Method::GET, "/nowhere", Some(TOKENS[0].1)).send().await.expect("an answer");
     assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+}
+
+/// Path, method and description of each operation of the OpenAPI document.
+fn operations(document: &Value) -> Vec<(&String, &String, &Value)> {
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            operations.push((path, method, operation));
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn the_openapi_document_is_what_the_router_serves() {
+    let (service, _file) = start_with_tokens().await;
+    let document = get(&service, "/api/v1/openapi.json").await;
+    let operations = operations(&document);
+    for read in READS.iter().filter(|path| path.starts_with("/api/")) {
+        assert!(operations.iter().any(|(path, method, _)| path == read && *method == "get"), "{read}");
+    }
+    for (path, method, operation) in operations {
+        let url = path.replace("{id}", "nonsense");
+        let method: Method = method.to_uppercase().parse().expect("a method");
+        let ask = |method| request(&service, method, &url, Some(TOKENS[2].1)).send();
+        let status = ask(method).await.expect("an answer").status();
+        let documented = &operation["responses"][status.as_str()];
+        assert!(documented.is_object() && status != StatusCode::NOT_FOUND, "{path}: {status}");
+        let wrong = ask(Method::PATCH).await.expect("an answer");
+        assert_eq!(wrong.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        let allowed = wrong.headers()["allow"].to_str().expect("text").to_lowercase();
+        let mut allowed: Vec<_> = allowed.split(',').filter(|method| *method != "head").collect();
+        let mut described: Vec<_> = document["paths"][path].as_object().expect("methods").keys().collect();
+        allowed.sort_unstable();
+        described.sort();
+        assert_eq!(allowed, described, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn answers_have_the_fields_that_the_openapi_document_describes() {
+    let (service, _file) = start_with_tokens().await;
+    let document = get(&service, "/api/v1/openapi.json").await;
+    for _ in 0..3 {
+        ask(&service, "user", "alice").await;
+        ask(&service, "account", "acme").await;
+    }
+    for (path, method, operation) in operations(&document) {
+        let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+        if method == "get" && !path.contains('{') && schema["$ref"].is_string() {
+            conforms(&document, schema, &get(&service, path).await, path);
+        }
+    }
+}
+
+/// Fails unless objects in `value` have exactly the fields that `schema` describes.
+fn conforms(document: &Value, schema: &Value, value: &Value, place: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#'));
+        return conforms(document, target.expect("a schema"), value, place);
+    }
+    if let (Some(items), Some(values)) = (schema.get("items"), value.as_array()) {
+        values.iter().for_each(|value| conforms(document, items, value, place));
+    }
+    if let (Some(properties), Some(fields)) = (schema["properties"].as_object(), value.as_object()) {
+        assert_eq!(fields.keys().collect::<Vec<_>>(), properties.keys().collect::<Vec<_>>(), "{place}");
+        properties.iter().for_each(|(name, schema)| conforms(document, schema, &fields[name], name));
+    }
 }

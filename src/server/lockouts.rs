@@ -12,12 +12,12 @@ use axum::routing::{delete, get};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::http::json_response;
+use super::schema::{replies, requests};
 use crate::clock::Clock;
 use crate::engine::key::LockoutParts;
 use crate::engine::text::one_line_of_bytes;
@@ -60,11 +60,49 @@ struct Listing {
     truncated: bool,
 }
 
-/// A page of a listing.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Page {
-    limit: Option<usize>,
-    cursor: Option<String>,
+requests! {
+    /// Parameters of a page of lockouts.
+    struct Page {
+        /// Upper bound on the lockouts; 1,000 by default.
+        limit: Option<usize>,
+        /// `next_cursor` of the page before this one.
+        cursor: Option<String>,
+    }
+}
+
+replies! {
+    /// A page of lockouts.
+    struct LockoutPage {
+        /// Lockouts: those that end first come first.
+        lockouts: Vec<LockoutItem>,
+        /// Cursor of the next page; `null` on the last one.
+        next_cursor: Option<String>,
+        /// True if a store has more lockouts than it lists.
+        truncated: bool,
+        /// False if the lockouts of a store are missing.
+        complete: bool,
+        /// Cause of missing lockouts.
+        error: Option<String>,
+    }
+    /// A lockout.
+    struct LockoutItem {
+        /// Id, for lifting it.
+        id: String,
+        /// Domain.
+        domain: String,
+        /// Name of the penalty.
+        name: String,
+        /// Entries of the descriptor: key and value.
+        entries: Map<String, Value>,
+        /// Blocks so far.
+        blocks: u8,
+        /// True if it lasts until it is lifted.
+        permanent: bool,
+        /// End of the block, in seconds since the epoch; `null` if it is permanent.
+        ends_at: Option<u64>,
+        /// Seconds until the end of the block; `null` if it is permanent.
+        ends_in_secs: Option<u64>,
+    }
 }
 
 impl LockoutAdmin {
@@ -221,32 +259,41 @@ pub(super) fn router(admin: LockoutAdmin, may_lift: bool) -> Router {
     router.with_state(admin)
 }
 
-pub(super) async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {
-    let after = match page.cursor.as_deref().map(read_cursor) {
-        None => None,
-        Some(Some(position)) => Some(position),
-        Some(None) => return error(StatusCode::BAD_REQUEST, "cursor: expected next_cursor of another page"),
-    };
-    let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED);
-    let listing = admin.listing().await;
-    let now = admin.clock.now();
-    let is_after = |blocked: &&ActiveLockout| {
-        after.as_ref().is_none_or(|(ends_us, key)| position(blocked) > (*ends_us, &**key))
-    };
-    let mut rest = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now)).filter(is_after);
-    let shown: Vec<_> = rest.by_ref().take(limit).collect();
-    let next_cursor = rest.next().and(shown.last()).map(|last| write_cursor(last));
-    let lockouts: Vec<_> = shown.iter().map(|blocked| describe(blocked, now)).collect();
-    let mut body = json!({
-        "lockouts": lockouts,
-        "next_cursor": next_cursor,
-        "truncated": listing.truncated,
-        "complete": listing.error.is_none(),
-    });
-    if let Some(error) = &listing.error {
-        body["error"] = json!(error);
+impl LockoutAdmin {
+    /// A page of the lockouts.
+    ///
+    /// # Errors
+    /// A message if the cursor is not one of ours.
+    pub(super) async fn page(&self, page: &Page) -> Result<LockoutPage, &'static str> {
+        let after = match page.cursor.as_deref() {
+            None => None,
+            Some(cursor) => Some(read_cursor(cursor).ok_or("cursor: expected next_cursor of another page")?),
+        };
+        let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED);
+        let listing = self.listing().await;
+        let now = self.clock.now();
+        let is_after = |blocked: &&ActiveLockout| {
+            after.as_ref().is_none_or(|(ends_us, key)| position(blocked) > (*ends_us, &**key))
+        };
+        let mut rest =
+            listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now)).filter(is_after);
+        let shown: Vec<_> = rest.by_ref().take(limit).collect();
+        let next_cursor = rest.next().and(shown.last()).map(|last| write_cursor(last));
+        Ok(LockoutPage {
+            lockouts: shown.iter().map(|blocked| describe(blocked, now)).collect(),
+            next_cursor,
+            truncated: listing.truncated,
+            complete: listing.error.is_none(),
+            error: listing.error.clone(),
+        })
     }
-    json_response(StatusCode::OK, body.to_string())
+}
+
+async fn list(State(admin): State<LockoutAdmin>, Query(page): Query<Page>) -> Response {
+    match admin.page(&page).await {
+        Ok(page) => json_response(StatusCode::OK, json!(page).to_string()),
+        Err(message) => error(StatusCode::BAD_REQUEST, message),
+    }
 }
 
 fn write_cursor(blocked: &ActiveLockout) -> String {
@@ -260,21 +307,21 @@ fn read_cursor(cursor: &str) -> Option<(u64, Vec<u8>)> {
     Some((u64::from_be_bytes(*ends_us), key.to_vec()))
 }
 
-fn describe(ActiveLockout { key, parts, state }: &ActiveLockout, now: Timestamp) -> Value {
+fn describe(ActiveLockout { key, parts, state }: &ActiveLockout, now: Timestamp) -> LockoutItem {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let is_permanent = lockout::is_permanent(state.ends_us);
     let entries: Map<_, _> =
         parts.entries.iter().map(|(key, value)| (text(key), Value::String(text(value)))).collect();
-    json!({
-        "id": URL_SAFE_NO_PAD.encode(key),
-        "domain": text(&parts.domain),
-        "name": text(&parts.name),
-        "entries": entries,
-        "blocks": state.level,
-        "permanent": is_permanent,
-        "ends_at": (!is_permanent).then_some(state.ends_us / 1_000_000),
-        "ends_in_secs": (!is_permanent).then(|| lockout::remaining(state.ends_us, now).as_secs()),
-    })
+    LockoutItem {
+        id: URL_SAFE_NO_PAD.encode(key),
+        domain: text(&parts.domain),
+        name: text(&parts.name),
+        entries,
+        blocks: state.level,
+        permanent: is_permanent,
+        ends_at: (!is_permanent).then_some(state.ends_us / 1_000_000),
+        ends_in_secs: (!is_permanent).then(|| lockout::remaining(state.ends_us, now).as_secs()),
+    }
 }
 
 async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Response {

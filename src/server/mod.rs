@@ -20,6 +20,7 @@ mod lockouts;
 mod origin;
 mod page;
 mod placement;
+mod schema;
 mod service;
 mod streams;
 mod tracked_body;

@@ -5,43 +5,79 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::RequestExt as _;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Path, Request, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
 
 use super::Admin;
 use super::access::Actor;
-use super::api::{Params, json_of, problem};
+use super::api::{Answer, Params, PathParams, Reply, problem};
 use super::audit::Entry;
+use crate::server::schema::{replies, requests};
 
 const NO_LOCKOUT: &str = "no such lockout any more";
-/// Upper bound on a reason, in bytes.
+/// Upper bound on a reason, in characters.
 const MAX_REASON: usize = 1_000;
 
 /// A write: its actor, and what every write has.
-pub(super) struct Write {
+pub(super) struct Write<B> {
     actor: Actor,
-    /// Reason, for the audit log.
-    reason: String,
     /// True to report what the write would do, and do nothing.
     dry_run: bool,
+    body: B,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WriteQuery {
-    dry_run: Option<String>,
+/// Body of a write.
+pub(super) trait WriteBody: DeserializeOwned {
+    /// Reason, for the audit log.
+    fn reason(&self) -> &str;
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReasonBody {
-    reason: String,
+requests! {
+    /// Parameters of every write.
+    struct WriteQuery {
+        /// `1` to report what the write would do, and do nothing.
+        dry_run: Option<String> = { "enum": ["0", "1", "true", "false"] },
+    }
+    /// Body of a write that needs nothing but a reason.
+    struct Reason {
+        /// Reason, for the audit log.
+        reason: String = { "minLength": 1, "maxLength": 1000, "pattern": "\\S" },
+    }
+    /// Id of a lockout.
+    struct LockoutId {
+        /// `id` of the lockout in the list.
+        id: String,
+    }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Write {
+replies! {
+    /// Outcome of a reload request.
+    struct Reloaded {
+        /// True if nothing was done, by request.
+        dry_run: bool,
+        /// True if the rules are being read again.
+        reloading: bool,
+    }
+    /// Outcome of lifting a lockout.
+    struct Lifted {
+        /// True if nothing was done, by request.
+        dry_run: bool,
+        /// True if the lockout was lifted.
+        lifted: bool,
+        /// Domain, name and client of the lockout.
+        target: String,
+    }
+}
+
+impl WriteBody for Reason {
+    fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl<B: WriteBody, S: Send + Sync> FromRequest<S> for Write<B> {
     type Rejection = Response;
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
@@ -60,8 +96,8 @@ impl<S: Send + Sync> FromRequest<S> for Write {
             return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let body = Bytes::from_request(request, state).await.map_err(rejection)?;
-        let reason = read_reason(&body).map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
-        Ok(Self { actor, reason, dry_run })
+        let body = read_body(&body).map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
+        Ok(Self { actor, dry_run, body })
     }
 }
 
@@ -75,65 +111,66 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn read_reason(body: &[u8]) -> Result<String, String> {
-    match serde_json::from_slice::<ReasonBody>(body) {
-        Ok(ReasonBody { reason }) if reason.trim().is_empty() => Err("reason: must not be empty".to_owned()),
-        Ok(ReasonBody { reason }) if reason.len() > MAX_REASON => {
-            Err(format!("reason: at most {MAX_REASON} bytes"))
+fn read_body<B: WriteBody>(body: &[u8]) -> Result<B, String> {
+    let body: B = serde_json::from_slice(body).map_err(|error| format!("the body is invalid: {error}"))?;
+    match body.reason() {
+        reason if reason.trim().is_empty() => Err("reason: must not be empty".to_owned()),
+        reason if reason.chars().count() > MAX_REASON => {
+            Err(format!("reason: at most {MAX_REASON} characters"))
         }
-        Ok(ReasonBody { reason }) => Ok(reason),
-        Err(error) => Err(format!("expected {{\"reason\": \"…\"}}: {error}")),
+        _ => Ok(body),
     }
 }
 
-impl Write {
+impl<B: WriteBody> Write<B> {
     fn audit(&self, admin: &Admin, action: &'static str, target: &str, result: &str) {
-        let Self { actor, reason, dry_run } = self;
-        let entry = Entry { actor, action, target, reason, dry_run: *dry_run, result };
+        let Self { actor, dry_run, body } = self;
+        let entry = Entry { actor, action, target, reason: body.reason(), dry_run: *dry_run, result };
         admin.audit.record(entry, admin.clock.now());
     }
 }
 
 /// Has the rules read again.
-pub(super) async fn reload(State(admin): State<Arc<Admin>>, write: Write) -> Response {
+pub(super) async fn reload(State(admin): State<Arc<Admin>>, write: Write<Reason>) -> Answer<Reloaded> {
     if !write.dry_run {
         for provider in &admin.providers {
             provider.reload();
         }
     }
     write.audit(&admin, "config:reload", "rules", "done");
-    json_of(&json!({ "dry_run": write.dry_run, "reloading": !write.dry_run }))
+    Ok(Reply(Reloaded { dry_run: write.dry_run, reloading: !write.dry_run }))
 }
 
 /// Lifts a lockout.
-pub(super) async fn lift(State(admin): State<Arc<Admin>>, Path(id): Path<String>, write: Write) -> Response {
+pub(super) async fn lift(
+    State(admin): State<Arc<Admin>>,
+    PathParams(LockoutId { id }): PathParams<LockoutId>,
+    write: Write<Reason>,
+) -> Answer<Lifted> {
     let Some(lockout) = admin.lockouts.named(&id) else {
-        return problem(StatusCode::BAD_REQUEST, "not the id of a lockout: GET /api/v1/lockouts lists them");
+        let message = "not the id of a lockout: GET /api/v1/lockouts lists them";
+        return Err(problem(StatusCode::BAD_REQUEST, message));
     };
-    let target = lockout.description();
-    if write.dry_run {
-        let is_listed = lockout.is_listed().await;
-        write.audit(&admin, "lockouts:lift", &target, if is_listed { "done" } else { "not_found" });
-        return match is_listed {
-            true => json_of(&json!({ "dry_run": true, "would_lift": target })),
-            false => problem(StatusCode::NOT_FOUND, NO_LOCKOUT),
-        };
-    }
+    let (target, dry_run) = (lockout.description(), write.dry_run);
     // In a task of its own: a client that leaves must not keep the action out of the audit log.
+    let audited = target.clone();
     let lifting = tokio::spawn(async move {
-        let outcome = lockout.lift().await;
+        let outcome = if dry_run { Ok(lockout.is_listed().await) } else { lockout.lift().await };
         let result = match &outcome {
             Ok(true) => "done".to_owned(),
             Ok(false) => "not_found".to_owned(),
             Err(error) => error.to_string(),
         };
-        write.audit(&admin, "lockouts:lift", &target, &result);
+        write.audit(&admin, "lockouts:lift", &audited, &result);
         outcome
     });
     match lifting.await {
-        Ok(Ok(true)) => json_of(&json!({ "dry_run": false, "lifted": true })),
-        Ok(Ok(false)) => problem(StatusCode::NOT_FOUND, NO_LOCKOUT),
-        Ok(Err(error)) => problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the lockout was not lifted: internal error"),
+        Ok(Ok(true)) => Ok(Reply(Lifted { dry_run, lifted: !dry_run, target })),
+        Ok(Ok(false)) => Err(problem(StatusCode::NOT_FOUND, NO_LOCKOUT)),
+        Ok(Err(error)) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
+        Err(_) => {
+            let message = "the lockout was not lifted: internal error";
+            Err(problem(StatusCode::INTERNAL_SERVER_ERROR, message))
+        }
     }
 }

@@ -5,22 +5,25 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{FromRequestParts, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Admin;
-use super::views::DenialView;
+use super::audit::AuditEntry;
+use super::views::{Config, DenialView, PointView, RuleView, Summary, TopView};
 use crate::engine::Timestamp;
 use crate::limiter::observe::{Denial, TopBy};
 use crate::server::http::json_response;
+use crate::server::lockouts::{LockoutPage, Page};
+use crate::server::schema::{replies, requests};
 
 /// Items of a list, unless `limit` says otherwise; and at most.
 const LIST: usize = 100;
@@ -47,10 +50,108 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-pub(super) fn json_of(value: &impl Serialize) -> Response {
+/// Parameters in the path of a request; mistakes in them are reported as JSON.
+pub(super) struct PathParams<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let read = Path::from_request_parts(parts, state).await;
+        read.map(|Path(params)| Self(params)).map_err(|error: PathRejection| bad_request(&error.body_text()))
+    }
+}
+
+fn json_of(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => json_response(StatusCode::OK, text),
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+/// An answer of type `R`, or an error as JSON.
+pub(super) type Answer<R> = Result<Reply<R>, Response>;
+
+/// An answer as JSON.
+pub(super) struct Reply<R>(pub(super) R);
+
+impl<R: Serialize> IntoResponse for Reply<R> {
+    fn into_response(self) -> Response {
+        json_of(&self.0)
+    }
+}
+
+replies! {
+    /// An error.
+    struct Problem {
+        /// Problem, and what to do about it if that is known.
+        error: String,
+    }
+    /// Rules.
+    struct RuleList {
+        /// Rules: those with the most denials first, then those with the most hits.
+        items: Vec<RuleView>,
+    }
+    /// Counters.
+    struct TopList {
+        /// Begin of the window, in seconds since the epoch.
+        from: u64,
+        /// Counters: those that come first in the order first.
+        items: Vec<TopView>,
+    }
+    /// Denials.
+    struct DenialList {
+        /// Denials, newest first.
+        items: Vec<DenialView>,
+    }
+    /// Rates over time.
+    struct Series {
+        /// Seconds between two points.
+        step_secs: u64,
+        /// Points, oldest first.
+        items: Vec<PointView>,
+    }
+    /// Admin actions.
+    struct AuditList {
+        /// Actions since the start of the replica, newest first.
+        items: Vec<AuditEntry>,
+    }
+}
+
+requests! {
+    /// No parameters.
+    struct NoParameters {}
+    /// Parameters of a list.
+    struct ListQuery {
+        /// Upper bound on the items; 100 by default, at most 1,000.
+        limit: Option<usize>,
+    }
+    /// Parameters of the top counters.
+    struct TopQuery {
+        /// Order; `hits` by default. `use` is the share of the limit that is used.
+        by: Option<String> = { "enum": ["hits", "denied", "use"] },
+        /// Length of the window; `5m` by default.
+        window: Option<String> = { "examples": ["90s", "15m", "1h"] },
+        /// Path or position of a rule: `shop.user`, or `shop.yaml:14`.
+        rule: Option<String>,
+        /// Upper bound on the items; 100 by default, at most 1,000.
+        limit: Option<usize>,
+    }
+    /// Parameters of the denials.
+    struct DenialQuery {
+        /// Path of a rule: `shop.user`.
+        rule: Option<String>,
+        /// Layer.
+        layer: Option<String>,
+        /// Text within the descriptors.
+        q: Option<String>,
+        /// Upper bound on the items; 100 by default, at most 1,000.
+        limit: Option<usize>,
+    }
+    /// Parameters of the rates.
+    struct SeriesQuery {
+        /// Time before now at which they begin; `15m` by default.
+        from: Option<String> = { "examples": ["15m", "-1h"] },
     }
 }
 
@@ -59,37 +160,32 @@ pub(super) fn problem(status: StatusCode, message: &str) -> Response {
     json_response(status, json!({ "error": message }).to_string())
 }
 
-fn list<T: Serialize>(items: &[T]) -> Response {
-    json_of(&json!({ "items": items }))
+fn bad_request(message: &str) -> Response {
+    problem(StatusCode::BAD_REQUEST, message)
 }
 
-pub(super) async fn summary(State(admin): State<Arc<Admin>>) -> Response {
-    json_of(&admin.summary())
+pub(super) async fn summary(State(admin): State<Arc<Admin>>, _: Params<NoParameters>) -> Answer<Summary> {
+    Ok(Reply(admin.summary()))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    limit: Option<usize>,
+pub(super) async fn rules(
+    State(admin): State<Arc<Admin>>,
+    Params(query): Params<ListQuery>,
+) -> Answer<RuleList> {
+    let mut items = admin.rules();
+    items.truncate(page(query.limit));
+    Ok(Reply(RuleList { items }))
 }
 
-pub(super) async fn rules(State(admin): State<Arc<Admin>>, Params(query): Params<ListQuery>) -> Response {
-    let mut rules = admin.rules();
-    rules.truncate(page(query.limit));
-    list(&rules)
+pub(super) async fn config(State(admin): State<Arc<Admin>>, _: Params<NoParameters>) -> Answer<Config> {
+    Ok(Reply(admin.config()))
 }
 
-pub(super) async fn config(State(admin): State<Arc<Admin>>) -> Response {
-    json_of(&admin.config())
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct TopQuery {
-    by: Option<String>,
-    window: Option<String>,
-    rule: Option<String>,
-    limit: Option<usize>,
+pub(super) async fn lockouts(
+    State(admin): State<Arc<Admin>>,
+    Params(page): Params<Page>,
+) -> Answer<LockoutPage> {
+    admin.lockouts.page(&page).await.map(Reply).map_err(bad_request)
 }
 
 impl TopQuery {
@@ -108,24 +204,11 @@ impl TopQuery {
     }
 }
 
-pub(super) async fn top(State(admin): State<Arc<Admin>>, Params(query): Params<TopQuery>) -> Response {
-    let (by, window_secs, limit) = match query.read() {
-        Ok(read) => read,
-        Err(message) => return problem(StatusCode::BAD_REQUEST, &message),
-    };
-    let (items, from) =
-        admin.top(by, window_secs, query.rule.as_deref().filter(|rule| !rule.is_empty()), limit);
-    json_of(&json!({ "from": from, "items": items }))
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in crate::server) struct DenialQuery {
-    rule: Option<String>,
-    layer: Option<String>,
-    /// Text within the descriptors.
-    q: Option<String>,
-    limit: Option<usize>,
+pub(super) async fn top(State(admin): State<Arc<Admin>>, Params(query): Params<TopQuery>) -> Answer<TopList> {
+    let (by, window_secs, limit) = query.read().map_err(|message| bad_request(&message))?;
+    let rule = query.rule.as_deref().filter(|rule| !rule.is_empty());
+    let (items, from) = admin.top(by, window_secs, rule, limit);
+    Ok(Reply(TopList { from, items }))
 }
 
 impl DenialQuery {
@@ -143,28 +226,29 @@ impl DenialQuery {
     }
 }
 
-pub(super) async fn denials(State(admin): State<Arc<Admin>>, Params(query): Params<DenialQuery>) -> Response {
+pub(super) async fn denials(
+    State(admin): State<Arc<Admin>>,
+    Params(query): Params<DenialQuery>,
+) -> Answer<DenialList> {
     let is_wanted = |denial: &Denial| query.is_wanted(denial);
-    list(&admin.denials(Timestamp::from_secs(0), is_wanted, page(query.limit)))
+    let items = admin.denials(Timestamp::from_secs(0), is_wanted, page(query.limit));
+    Ok(Reply(DenialList { items }))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct SeriesQuery {
-    /// Time before now: `15m`, or `-15m`.
-    from: Option<String>,
-}
-
-pub(super) async fn series(State(admin): State<Arc<Admin>>, Params(query): Params<SeriesQuery>) -> Response {
+pub(super) async fn series(
+    State(admin): State<Arc<Admin>>,
+    Params(query): Params<SeriesQuery>,
+) -> Answer<Series> {
     let from = query.from.as_deref().map(|from| from.trim_start_matches('-'));
-    match seconds("from", from, SERIES_SECS) {
-        Ok(secs) => json_of(&json!({ "step_secs": super::rates::STEP_SECS, "items": admin.series(secs) })),
-        Err(message) => problem(StatusCode::BAD_REQUEST, &message),
-    }
+    let secs = seconds("from", from, SERIES_SECS).map_err(|message| bad_request(&message))?;
+    Ok(Reply(Series { step_secs: super::rates::STEP_SECS, items: admin.series(secs) }))
 }
 
-pub(super) async fn audit(State(admin): State<Arc<Admin>>, Params(query): Params<ListQuery>) -> Response {
-    list(&admin.audit.newest(page(query.limit)))
+pub(super) async fn audit(
+    State(admin): State<Arc<Admin>>,
+    Params(query): Params<ListQuery>,
+) -> Answer<AuditList> {
+    Ok(Reply(AuditList { items: admin.audit.newest(page(query.limit)) }))
 }
 
 /// Server-sent events: `stats` once a second, and `denials` where there are new ones. A client that reads slowly

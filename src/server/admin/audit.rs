@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 
 use super::access::Actor;
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
+use crate::server::schema::replies;
 use crate::telemetry::logs::AUDIT;
 
 /// Entries that are kept in memory.
@@ -17,7 +17,29 @@ const MAX_TEXT: usize = 200;
 
 /// Writes on the admin listener, newest last.
 #[derive(Debug, Default)]
-pub(super) struct Audit(Mutex<VecDeque<Value>>);
+pub(super) struct Audit(Mutex<VecDeque<AuditEntry>>);
+
+replies! {
+    /// An admin action.
+    struct AuditEntry {
+        /// Seconds since the epoch.
+        at: u64,
+        /// Name of the actor: `loopback`, or the role and line of the token.
+        actor: String,
+        /// Role of the actor.
+        role: &'static str = { "enum": ["view", "operate", "admin"] },
+        /// Action, such as `lockouts:lift`.
+        action: &'static str,
+        /// Object of the action.
+        target: String,
+        /// Reason that the actor gave.
+        reason: String,
+        /// True if nothing was done, by request.
+        dry_run: bool,
+        /// `done`, `not_found` or the error.
+        result: String,
+    }
+}
 
 /// A write.
 #[derive(Clone, Copy, Debug)]
@@ -47,14 +69,20 @@ impl Audit {
         if entries.len() == MAX_ENTRIES {
             entries.pop_front();
         }
-        entries.push_back(json!({
-            "at": now.as_secs(), "actor": actor.name, "role": actor.role.name(), "action": action,
-            "target": target, "reason": reason, "dry_run": dry_run, "result": result,
-        }));
+        entries.push_back(AuditEntry {
+            at: now.as_secs(),
+            actor: actor.name.clone(),
+            role: actor.role.name(),
+            action,
+            target,
+            reason,
+            dry_run,
+            result,
+        });
     }
 
     /// The newest `limit` entries, newest first.
-    pub(super) fn newest(&self, limit: usize) -> Vec<Value> {
+    pub(super) fn newest(&self, limit: usize) -> Vec<AuditEntry> {
         self.0.lock().iter().rev().take(limit).cloned().collect()
     }
 }

@@ -7,6 +7,8 @@ mod access;
 mod actions;
 mod api;
 mod audit;
+mod endpoints;
+mod openapi;
 mod rates;
 mod views;
 
@@ -19,7 +21,6 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, post};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -32,7 +33,7 @@ use self::access::Actor;
 use self::audit::Audit;
 use self::rates::Rates;
 use super::local::{self, LocalPeer};
-use super::lockouts::{self, LockoutAdmin};
+use super::lockouts::LockoutAdmin;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
 use crate::limiter::observe::Observer;
@@ -120,33 +121,24 @@ impl Admin {
         }
     }
 
-    pub(super) fn audit_entries(&self, limit: usize) -> Vec<serde_json::Value> {
+    pub(super) fn audit_entries(&self, limit: usize) -> Vec<audit::AuditEntry> {
         self.audit.newest(limit)
     }
 }
 
 /// The API under `/api/v1/`, and `pages` everywhere else.
 pub(super) fn router(admin: &Arc<Admin>, pages: Router) -> Router {
-    let needs = |role: Role, route: MethodRouter<Arc<Admin>>| {
-        route.route_layer(middleware::from_fn(move |request, next| needs_role(role, request, next)))
-    };
-    // Every actor has the role `view`.
-    let api = Router::new()
-        .route("/api/v1/summary", get(api::summary))
-        .route("/api/v1/rules", get(api::rules))
-        .route("/api/v1/config", get(api::config))
-        .route("/api/v1/top", get(api::top))
-        .route("/api/v1/denials", get(api::denials))
-        .route("/api/v1/series", get(api::series))
-        .route("/api/v1/audit", get(api::audit))
-        .route("/api/v1/events", get(api::events))
-        .route("/api/v1/config:reload", needs(Role::Admin, post(actions::reload)))
-        .route("/api/v1/lockouts/{id}", needs(Role::Operate, delete(actions::lift)))
-        .with_state(Arc::clone(admin))
-        .route("/api/v1/lockouts", get(lockouts::list).with_state(admin.lockouts.clone()));
+    let api = endpoints::endpoints().into_iter().fold(Router::new(), |api, endpoint| {
+        let (path, route) = endpoint.into_route();
+        api.route(path, route)
+    });
+    let api = api.with_state(Arc::clone(admin));
     Router::new()
         .merge(api)
         .merge(pages)
+        .method_not_allowed_fallback(async || {
+            api::problem(StatusCode::METHOD_NOT_ALLOWED, "no such method here; see the Allow header")
+        })
         .fallback(async || api::problem(StatusCode::NOT_FOUND, "no such page or endpoint; see docs/admin.md"))
         .layer(middleware::from_fn_with_state(Arc::clone(admin), authenticated))
         .layer(middleware::from_fn_with_state(Arc::clone(&admin.host_names), local::same_site_only))

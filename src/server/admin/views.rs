@@ -3,112 +3,134 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use serde::Serialize;
-
 use super::Admin;
 use super::rates::Rate;
 use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{HitCounts, Limit, Timestamp};
 use crate::limiter::observe::{Denial, TopBy, TopKey};
+use crate::server::schema::replies;
 
 /// Upper bound on a key or value from a request, in characters.
 const MAX_TEXT: usize = 128;
 
-/// State of the replica at one glance.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct Summary {
-    pub(in crate::server) version: &'static str,
-    /// Seconds since the epoch.
-    pub(in crate::server) now: u64,
-    pub(in crate::server) uptime_secs: u64,
-    pub(in crate::server) hits_per_sec: f64,
-    pub(in crate::server) over_limit_per_sec: f64,
-    pub(in crate::server) shadow_per_sec: f64,
-    pub(in crate::server) near_limit_per_sec: f64,
-    pub(in crate::server) config: Config,
-}
-
-/// Rules in force, and errors of the latest load.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct Config {
-    pub(in crate::server) domains: usize,
-    pub(in crate::server) rules: usize,
-    /// Seconds since the epoch; `null` before the first rules.
-    pub(in crate::server) loaded_at: Option<u64>,
-    /// Errors that keep rules as written out of force.
-    pub(in crate::server) errors: Vec<String>,
-}
-
-/// A rule with its totals since it was loaded, and its latest rates.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct RuleView {
-    pub(in crate::server) rule: String,
-    /// Its position, such as `shop.yaml:14`; `null` if it is no rule in force: hits are also counted under names
-    /// with a request's values.
-    pub(in crate::server) source: Option<String>,
-    pub(in crate::server) hits: u64,
-    pub(in crate::server) over_limit: u64,
-    pub(in crate::server) near_limit: u64,
-    pub(in crate::server) shadow: u64,
-    pub(in crate::server) hits_per_sec: f64,
-    pub(in crate::server) over_limit_per_sec: f64,
-}
-
-/// A counter.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct TopView {
-    /// Domain; empty where keys are in the format of envoyproxy/ratelimit.
-    pub(in crate::server) domain: String,
-    /// Entries as counted: `user=alice,path=/login`.
-    pub(in crate::server) key: String,
-    /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
-    pub(in crate::server) rule: Option<String>,
-    /// Its position, such as `shop.yaml:14`.
-    pub(in crate::server) source: Option<String>,
-    pub(in crate::server) limit: LimitView,
-    /// Estimate for the window.
-    pub(in crate::server) count: u64,
-    /// Upper bound on how far `count` is too high.
-    pub(in crate::server) error: u64,
-    pub(in crate::server) used: u64,
-    pub(in crate::server) over_limit: bool,
-    /// Seconds until it passes again, or until its reset; 0 if that is past.
-    pub(in crate::server) resets_in_secs: u64,
-}
-
-/// A limit.
-#[derive(Clone, Debug, Serialize)]
-pub(in crate::server) struct LimitView {
-    pub(in crate::server) requests: u32,
-    pub(in crate::server) window_secs: u32,
-    pub(in crate::server) algorithm: &'static str,
-}
-
-/// A denial.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct DenialView {
-    /// Milliseconds since the epoch.
-    pub(in crate::server) at_ms: u64,
-    pub(in crate::server) domain: String,
-    pub(in crate::server) descriptors: String,
-    pub(in crate::server) rule: Option<String>,
-    pub(in crate::server) layer: Option<String>,
-    pub(in crate::server) limit: Option<LimitView>,
-    pub(in crate::server) used: Option<u64>,
-    pub(in crate::server) wait_secs: Option<u64>,
-    pub(in crate::server) reason: &'static str,
-    pub(in crate::server) enforced: bool,
-}
-
-/// Rates at one time.
-#[derive(Debug, Serialize)]
-pub(in crate::server) struct PointView {
-    /// Seconds since the epoch.
-    pub(in crate::server) at: u64,
-    pub(in crate::server) hits_per_sec: f64,
-    pub(in crate::server) over_limit_per_sec: f64,
-    pub(in crate::server) shadow_per_sec: f64,
+replies! {
+    /// State of the replica at one glance.
+    struct Summary {
+        /// Version of the program.
+        version: &'static str,
+        /// Seconds since the epoch.
+        now: u64,
+        /// Seconds since the start of the replica.
+        uptime_secs: u64,
+        /// Hits per second, over the last 10 seconds.
+        hits_per_sec: f64,
+        /// Hits over a limit per second.
+        over_limit_per_sec: f64,
+        /// Hits over a limit per second that passed because of shadow mode.
+        shadow_per_sec: f64,
+        /// Hits per second within their limit and past its near-limit mark.
+        near_limit_per_sec: f64,
+        /// Rules in force, and errors of the latest load.
+        config: Config,
+    }
+    /// Rules in force, and errors of the latest load.
+    struct Config {
+        /// Domains in force.
+        domains: usize,
+        /// Rules in force.
+        rules: usize,
+        /// Seconds since the epoch; `null` before the first rules.
+        loaded_at: Option<u64>,
+        /// Errors that keep rules as written out of force.
+        errors: Vec<String>,
+    }
+    /// A rule with its totals since it was loaded, and its latest rates.
+    struct RuleView {
+        /// Path of the rule, such as `shop.user`.
+        rule: String,
+        /// Its position, such as `shop.yaml:14`; `null` if it is no rule in force: hits are also counted under names
+        /// with a request's values.
+        source: Option<String>,
+        /// Hits since the rule was loaded.
+        hits: u64,
+        /// Of these, hits over the limit.
+        over_limit: u64,
+        /// Hits within the limit and past its near-limit mark.
+        near_limit: u64,
+        /// Hits over the limit that passed because of shadow mode.
+        shadow: u64,
+        /// Hits per second, over the last 10 seconds.
+        hits_per_sec: f64,
+        /// Hits over the limit per second.
+        over_limit_per_sec: f64,
+    }
+    /// A counter.
+    struct TopView {
+        /// Domain; empty where keys are in the format of envoyproxy/ratelimit.
+        domain: String,
+        /// Entries as counted: `user=alice,path=/login`.
+        key: String,
+        /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
+        rule: Option<String>,
+        /// Its position, such as `shop.yaml:14`.
+        source: Option<String>,
+        /// Limit of the counter.
+        limit: LimitView,
+        /// Estimate for the window.
+        count: u64,
+        /// Upper bound on how far `count` is too high.
+        error: u64,
+        /// Hits that count towards the limit, when it was last observed.
+        used: u64,
+        /// True while it is over its limit.
+        over_limit: bool,
+        /// Seconds until it passes again, or until its reset; 0 if that is past.
+        resets_in_secs: u64,
+    }
+    /// A limit.
+    struct LimitView {
+        /// Requests per window.
+        requests: u32,
+        /// Length of the window in seconds.
+        window_secs: u32,
+        /// Algorithm.
+        algorithm: &'static str,
+    }
+    /// A denial.
+    struct DenialView {
+        /// Milliseconds since the epoch.
+        at_ms: u64,
+        /// Domain.
+        domain: String,
+        /// Descriptors of the request.
+        descriptors: String,
+        /// Path of the rule that denied; `null` for a limit that the caller set.
+        rule: Option<String>,
+        /// Layer of that rule.
+        layer: Option<String>,
+        /// Limit that was exceeded.
+        limit: Option<LimitView>,
+        /// Hits that counted towards the limit.
+        used: Option<u64>,
+        /// Seconds until the request would pass.
+        wait_secs: Option<u64>,
+        /// Reason, such as `over_limit`.
+        reason: &'static str,
+        /// False if the request passed, because of shadow mode.
+        enforced: bool,
+    }
+    /// Rates at one time.
+    struct PointView {
+        /// Seconds since the epoch.
+        at: u64,
+        /// Hits per second.
+        hits_per_sec: f64,
+        /// Hits over a limit per second.
+        over_limit_per_sec: f64,
+        /// Hits over a limit per second that passed because of shadow mode.
+        shadow_per_sec: f64,
+    }
 }
 
 impl From<Limit> for LimitView {

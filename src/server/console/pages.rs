@@ -251,10 +251,6 @@ pub(super) fn config(admin: &Admin) -> Markup {
 
 pub(super) fn audit(admin: &Admin) -> Markup {
     let entries = admin.audit_entries(MANY);
-    let text = |entry: &serde_json::Value, name: &str| match &entry[name] {
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     html! {
         h1 { "Audit" }
         @if entries.is_empty() { p .none { "No admin action since the start." } } @else {
@@ -266,13 +262,10 @@ pub(super) fn audit(admin: &Admin) -> Markup {
                 tbody {
                     @for entry in &entries {
                         tr {
-                            td { (chart::clock(entry["at"].as_u64().unwrap_or(0))) }
-                            td { (text(entry, "actor")) } td { (text(entry, "action")) }
-                            td { code { (text(entry, "target")) } } td { (text(entry, "reason")) }
-                            td {
-                                (text(entry, "result"))
-                                @if entry["dry_run"] == true { " (dry run)" }
-                            }
+                            td { (chart::clock(entry.at)) }
+                            td { (entry.actor) } td { (entry.action) }
+                            td { code { (entry.target) } } td { (entry.reason) }
+                            td { (entry.result) @if entry.dry_run { " (dry run)" } }
                         }
                     }
                 }
