@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Checks the subjects of the commits since a base: `area: verb …`, at most 72 characters.
 #
-#   tests/commit-subjects.sh [BASE]     BASE is a commit or branch, main unless given
+#   tests/commit-subjects.sh [BASE]     BASE is a commit or branch, main unless given; main.. means the same
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 base=${1:-main}
+base=${base%..}
 git rev-parse --quiet --verify "$base^{commit}" >/dev/null || {
     printf 'error: no such commit: %s\n' "$base" >&2
     exit 2
