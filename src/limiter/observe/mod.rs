@@ -18,8 +18,8 @@ use parking_lot::Mutex;
 
 pub(super) use self::denial::denying_status;
 pub use self::denial::{Denial, DenialReason};
-use self::recent::{Observed, Period, Recent};
-use self::space_saving::{Counted, SpaceSaving, merge};
+use self::recent::{Observed, Recent};
+use self::space_saving::{Counted, merge};
 use super::redact;
 use crate::engine::algorithm::Reading;
 use crate::engine::algorithm::group::is_over;
@@ -33,6 +33,9 @@ const MAX_DENIALS_PER_SEC: u32 = 1_000;
 /// Denials that one core keeps, and how many of one second.
 const KEPT_DENIALS: usize = 1_000;
 const MAX_KEPT_PER_SEC: u32 = 200;
+
+/// Longest window of [`Observer::top`], in seconds.
+pub const MAX_WINDOW_SECS: u64 = 3_600;
 
 /// Reads what all cores observed.
 #[derive(Debug, Default)]
@@ -115,28 +118,25 @@ impl Observer {
         Tap { core, until_sample: AtomicU32::new(1) }
     }
 
-    /// The first `limit` keys of the last `window_secs`, at most an hour, in the order of `by`, and the time
+    /// The first `limit` keys of the last `window_secs`, at most [`MAX_WINDOW_SECS`], in the order of `by`, and the time
     /// in seconds since the epoch at which their window begins.
     pub fn top(&self, by: TopBy, window_secs: u64, limit: usize, now: Timestamp) -> (Vec<TopKey>, u64) {
         let cores = self.cores.lock().clone();
-        let locked: Vec<_> = cores.iter().map(|core| core.lock()).collect();
-        let periods: Vec<&Period> =
-            locked.iter().flat_map(|core| core.recent.periods(window_secs, now)).collect();
-        let from = periods.iter().map(|period| period.start_secs).min().unwrap_or(now.as_secs());
-        let sketches: Vec<&SpaceSaving<Observed>> = periods
-            .iter()
-            .map(|period| match by {
-                TopBy::Denied => &period.denied,
-                TopBy::Hits | TopBy::Use => &period.hits,
-            })
-            .collect();
+        let (mut sketches, mut from) = (Vec::new(), now.as_secs());
+        for core in cores {
+            // The core observes nothing meanwhile: copy, and merge without the lock.
+            let core = core.lock();
+            for period in core.recent.periods(window_secs, now) {
+                from = from.min(period.start_secs);
+                sketches.push(period.sketch(by).copy());
+            }
+        }
         let newer = |kept: &mut Observed, other: &Observed| {
             if other.at > kept.at {
                 *kept = *other;
             }
         };
         let mut top = merge(&sketches, newer);
-        drop(locked);
         if by == TopBy::Use {
             top.retain(|counted| counted.value.resets_at > now);
             top.sort_by(|one, other| used_share(&other.value).total_cmp(&used_share(&one.value)));

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::space_saving::SpaceSaving;
+use super::{MAX_WINDOW_SECS, TopBy};
 use crate::engine::{Limit, Timestamp};
 
 /// Keys that a sketch holds. The counts of a key are off by at most 1/512 of all hits in its window.
@@ -41,8 +42,8 @@ struct Ring {
 #[derive(Debug)]
 pub(super) struct Period {
     pub(super) start_secs: u64,
-    pub(super) hits: SpaceSaving<Observed>,
-    pub(super) denied: SpaceSaving<Observed>,
+    hits: SpaceSaving<Observed>,
+    denied: SpaceSaving<Observed>,
 }
 
 impl Default for Recent {
@@ -69,7 +70,7 @@ impl Recent {
     /// minutes. They cover at most an hour.
     pub(super) fn periods(&self, window_secs: u64, now: Timestamp) -> impl Iterator<Item = &Period> {
         let ring = if window_secs <= 5 * MINUTE_SECS { &self.minutes } else { &self.tens };
-        let from = now.as_secs().saturating_sub(window_secs.min(6 * TEN_MINUTES_SECS));
+        let from = now.as_secs().saturating_sub(window_secs.min(MAX_WINDOW_SECS));
         let covers = move |period: &&Period| {
             period.start_secs <= now.as_secs() && period.start_secs + ring.unit_secs > from
         };
@@ -97,6 +98,14 @@ impl Ring {
 }
 
 impl Period {
+    /// The sketch for an order by `by`.
+    pub(super) const fn sketch(&self, by: TopBy) -> &SpaceSaving<Observed> {
+        match by {
+            TopBy::Denied => &self.denied,
+            TopBy::Hits | TopBy::Use => &self.hits,
+        }
+    }
+
     fn new(start_secs: u64) -> Self {
         Self { start_secs, hits: SpaceSaving::new(SKETCH_KEYS), denied: SpaceSaving::new(SKETCH_KEYS) }
     }

@@ -102,6 +102,20 @@ impl<V> SpaceSaving<V> {
         }
     }
 
+    /// The keys and weights, without the index.
+    pub(super) fn copy(&self) -> SketchCopy<V>
+    where
+        V: Clone,
+    {
+        let entries = self.entries.iter().map(|Entry { key, weight, error, value, .. }| Counted {
+            key: key.clone(),
+            weight: *weight,
+            error: *error,
+            value: value.clone(),
+        });
+        SketchCopy { entries: entries.collect(), missing_weight: self.missing_weight() }
+    }
+
     fn sink(&mut self, mut position: usize) {
         loop {
             let children = [2 * position + 1, 2 * position + 2];
@@ -139,25 +153,32 @@ impl<V> SpaceSaving<V> {
     }
 }
 
+/// Keys and weights of a sketch at one time.
+#[derive(Debug)]
+pub(super) struct SketchCopy<V> {
+    entries: Vec<Counted<V>>,
+    /// [`SpaceSaving::missing_weight`]
+    missing_weight: u64,
+}
+
 /// Union of `sketches`, heaviest key first. A key that a full sketch does not hold may have had as much there
 /// as its lightest key: that much is added to its weight and to its error.
 pub(super) fn merge<V: Clone>(
-    sketches: &[&SpaceSaving<V>],
+    sketches: &[SketchCopy<V>],
     mut newer: impl FnMut(&mut V, &V),
 ) -> Vec<Counted<V>> {
-    let missing: u64 = sketches.iter().map(|sketch| sketch.missing_weight()).fold(0, u64::saturating_add);
+    let missing: u64 = sketches.iter().map(|sketch| sketch.missing_weight).fold(0, u64::saturating_add);
     let mut merged: hashbrown::HashMap<&Bytes, Counted<V>, RandomState> = hashbrown::HashMap::default();
-    for sketch in sketches {
-        for Entry { key, weight, error, value, .. } in &sketch.entries {
+    for SketchCopy { entries, missing_weight } in sketches {
+        for Counted { key, weight, error, value } in entries {
             let counted = merged.entry(key).or_insert_with(|| Counted {
                 key: key.clone(),
                 weight: missing,
                 error: missing,
                 value: value.clone(),
             });
-            let missing_here = sketch.missing_weight();
-            counted.weight = counted.weight.saturating_add(*weight).saturating_sub(missing_here);
-            counted.error = counted.error.saturating_add(*error).saturating_sub(missing_here);
+            counted.weight = counted.weight.saturating_add(*weight).saturating_sub(*missing_weight);
+            counted.error = counted.error.saturating_add(*error).saturating_sub(*missing_weight);
             newer(&mut counted.value, value);
         }
     }
@@ -190,7 +211,7 @@ mod tests {
     #[test]
     fn a_stream_of_fewer_keys_than_entries_is_counted_exactly() {
         let sketch = sketch(3, &[(1, 5), (2, 1), (1, 1), (3, 9)]);
-        let merged = merge(&[&sketch], |(), ()| {});
+        let merged = merge(&[sketch.copy()], |(), ()| {});
         let weights: Vec<_> = merged.iter().map(|counted| (counted.key[0], counted.weight)).collect();
         assert_eq!(weights, [(3, 9), (1, 6), (2, 1)]);
         assert!(merged.iter().all(|counted| counted.error == 0));
@@ -203,8 +224,7 @@ mod tests {
             streams in vec(vec((0..40_u8, 1..20_u64), 0..300), 1..4),
             capacity in 1..16_usize,
         ) {
-            let sketches: Vec<_> = streams.iter().map(|stream| sketch(capacity, stream)).collect();
-            let sketches: Vec<_> = sketches.iter().collect();
+            let sketches: Vec<_> = streams.iter().map(|stream| sketch(capacity, stream).copy()).collect();
             let mut truth: HashMap<u8, u64> = HashMap::new();
             for (number, weight) in streams.iter().flatten() {
                 *truth.entry(*number).or_default() += weight;

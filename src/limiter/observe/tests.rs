@@ -136,7 +136,8 @@ async fn a_flood_of_denials_is_sampled_and_its_memory_bounded() {
     let counted: u64 = {
         let core = world.observer.cores.lock()[0].clone();
         let core = core.lock();
-        let periods: Vec<_> = core.recent.periods(60, START).map(|period| &period.denied).collect();
+        let periods: Vec<_> =
+            core.recent.periods(60, START).map(|period| period.sketch(TopBy::Denied).copy()).collect();
         let all = merge(&periods, |_, _| {});
         assert_eq!(all.len(), recent::SKETCH_KEYS);
         all.iter().map(|counted| counted.weight).sum()

@@ -29,7 +29,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::engine::hit_counts::{HitCounts, StatsRef};
-use crate::engine::{Code, Decision, Rules, Timestamp};
+use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use definitions as defined;
 use histogram::Histogram;
 use named::NamedCounts;
@@ -191,7 +191,7 @@ impl Metrics {
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
         snapshot.extra_tags.clone_from(&self.extra_tags);
-        snapshot.rules = self.named.all();
+        snapshot.rules = self.rule_totals();
         self.collect(&mut snapshot);
         self.collect_rules(&mut snapshot);
         snapshot.add(&defined::BUILD_INFO, [env!("CARGO_PKG_VERSION"), env!("TOLLGATE_REVISION")], true);
@@ -200,6 +200,15 @@ impl Metrics {
         let sources = self.sources.lock().clone();
         sources.iter().for_each(|source| source(&mut snapshot));
         snapshot
+    }
+
+    /// Hits of each rule, and of names with a request's values, without the other metrics.
+    pub fn rule_totals(&self) -> Vec<(StatsPath, HitCounts)> {
+        let mut totals = self.named.all();
+        if let Some(rules) = &*self.rules.load() {
+            totals.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
+        }
+        totals
     }
 
     /// Counts of calls and of loads.
@@ -229,7 +238,6 @@ impl Metrics {
         let rules = self.rules.load();
         snapshot.add(&defined::RULES, [], rules.as_ref().map_or(0, |rules| rules.len()));
         let Some(rules) = &*rules else { return };
-        snapshot.rules.extend(rules.counts().map(|(path, counts)| (path.clone(), counts.sum())));
         for (domain, layer) in rules.layers() {
             snapshot.add(&defined::LAYER_DENIED_REQUESTS, [domain, layer.name()], layer.denied());
         }
