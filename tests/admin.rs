@@ -8,7 +8,7 @@ use tollgate::settings::Settings;
 use crate::support::eventually;
 use crate::support::service::Service;
 
-const RULES: &str = "
+pub(crate) const RULES: &str = "
 domain: shop
 descriptors:
   - {key: user, layer: user, rate_limit: 2/day}
@@ -17,7 +17,7 @@ descriptors:
     penalty: {after: 1, within: 10m, block: [1h], name: account_lockout}
 ";
 
-const TOKENS: [(&str, &str); 3] = [
+pub(crate) const TOKENS: [(&str, &str); 3] = [
     ("view", "view-token-view-token"),
     ("operate", "operate-token-operate"),
     ("admin", "admin-token-admin-token"),
@@ -33,7 +33,7 @@ const HOSTILE: [&str; 5] = [
 ];
 
 /// A service with a token for each role.
-async fn start_with_tokens() -> (Service, tempfile::NamedTempFile) {
+pub(crate) async fn start_with_tokens() -> (Service, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let lines: String = TOKENS.iter().map(|(role, token)| format!("{role}:{token}\n")).collect();
     std::fs::write(file.path(), lines).expect("it is written");
@@ -41,7 +41,7 @@ async fn start_with_tokens() -> (Service, tempfile::NamedTempFile) {
     (Service::start(&[("shop.yaml", RULES)], &[("ADMIN_TOKEN_FILE", &path)]).await, file)
 }
 
-async fn ask(service: &Service, key: &str, value: &str) {
+pub(crate) async fn ask(service: &Service, key: &str, value: &str) {
     let descriptors = json!([{"entries": [{"key": key, "value": value}]}]);
     let body = json!({"domain": "shop", "descriptors": descriptors});
     Client::new().post(service.url("/json")).body(body.to_string()).send().await.expect("an answer");
@@ -61,7 +61,7 @@ async fn get(service: &Service, path: &str) -> Value {
     answer.json().await.expect("JSON")
 }
 
-async fn page(service: &Service, path: &str) -> String {
+pub(crate) async fn page(service: &Service, path: &str) -> String {
     let answer = request(service, Method::GET, path, Some(TOKENS[0].1)).send().await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK, "{path}");
     answer.text().await.expect("text")
@@ -276,6 +276,9 @@ async fn wrong_parameters_are_named() {
     for (path, named) in [
         ("/api/v1/top?by=size", "by"),
         ("/api/v1/top?window=soon", "window"),
+        ("/api/v1/top?window=2h", "window"),
+        ("/api/v1/top?window=1ms", "window"),
+        ("/api/v1/series?from=-61m", "from"),
         ("/api/v1/top?windw=5m", "windw"),
         ("/api/v1/series?from=yesterday", "from"),
         ("/api/v1/denials?limit=many", "limit"),

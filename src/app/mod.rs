@@ -23,7 +23,7 @@ use crate::limiter::Limiter;
 use crate::limiter::observe::Observer;
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
-use crate::server::admin::{AdminParts, TokenFileError, Tokens};
+use crate::server::admin::{Access, AdminParts, TokenFileError};
 use crate::server::{
     self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, ListenerTls, Listeners,
     LockoutAdmin, Parts, RateLimitService, ServeError,
@@ -99,8 +99,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Reads what the cores observe; `None` where nobody can ask.
     observer: Option<Arc<Observer>>,
-    /// Tokens of the admin listener, where there are any.
-    admin_tokens: Option<Arc<Tokens>>,
+    /// Access to the admin listener.
+    admin_access: Arc<Access>,
 }
 
 /// Serves as `settings` say until `shutdown` asks it to stop. Logs and traces go wherever the process sends
@@ -122,7 +122,7 @@ impl App {
     /// # Errors
     /// [`StartError`]
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let admin_tokens = settings.admin_token_file.as_deref().map(Tokens::read).transpose()?.map(Arc::new);
+        let admin_access = Arc::new(Access::load(&settings.admin_access)?);
         let listeners = Listeners::bind(&settings.listen)?;
         let addresses = listeners.addresses().map_err(StartError::Address)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -138,7 +138,7 @@ impl App {
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
-        let shared = Shared { rules, candidate, clock, metrics, observer, admin_tokens };
+        let shared = Shared { rules, candidate, clock, metrics, observer, admin_access };
         let provider = handle;
         Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
     }
@@ -205,7 +205,7 @@ impl App {
             lockouts: lockouts.clone(),
             keys: settings.keys.clone(),
             clock: Arc::clone(&shared.clock),
-            tokens: shared.admin_tokens.clone(),
+            access: Arc::clone(&shared.admin_access),
         });
         let parts = Parts {
             rules: Arc::clone(&shared.rules),

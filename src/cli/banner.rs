@@ -68,6 +68,7 @@ fn as_json(app: &App, counters: &str, rules: usize) -> Value {
         "debug": debug.to_string(),
         "grpc_tls": app.settings().serve.grpc_tls.is_some(),
         "http_tls": app.settings().serve.http_tls.is_some(),
+        "admin_tls": app.settings().serve.admin_tls.is_some(),
         "admin": admin.as_ref().map(ToString::to_string),
         "prometheus": prometheus.as_ref().map(|(address, path)| format!("{address}{path}")),
         "rules": rules,
@@ -85,7 +86,8 @@ fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&
         format!("  HTTP      {http}{}", transport(settings.serve.http_tls.as_ref())),
         format!("  debug     {debug}"),
     ];
-    lines.extend(admin.as_ref().map(|address| format!("  console   {address}")));
+    let admin_tls = transport(settings.serve.admin_tls.as_ref());
+    lines.extend(admin.as_ref().map(|address| format!("  console   {address}{admin_tls}")));
     lines.extend(prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}")));
     lines.push(format!("  rules     {}", loaded(rules, &settings.rules.path)));
     let files = settings.candidate.as_ref().map(|candidate| &candidate.files.path);

@@ -13,11 +13,14 @@ use super::connections::Connections;
 use super::connections::Slot;
 use super::cores::{Cores, Protocol};
 use super::listen::{Listener, Stream};
-use super::local::LocalPeer;
+use super::local::Peer;
 use super::transport::Transport;
+use crate::tls::LiveServer;
 
 /// Pause after `accept` failed for lack of a resource, which an immediate retry would not free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes that the kernel may keep for an operator, so that one who stops reading is noticed soon.
+const OPERATOR_SEND_BUFFER: usize = 64 * 1024;
 /// Time between two log lines of one listener.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -36,17 +39,22 @@ pub(super) async fn accept(
 }
 
 /// Serves operators' pages on the main runtime, apart from the cores. Never returns.
-pub(super) async fn serve_operators(listener: Listener, router: axum::Router, connections: Arc<Connections>) {
+pub(super) async fn serve_operators(
+    listener: Listener,
+    tls: Option<LiveServer>,
+    router: axum::Router,
+    connections: Arc<Connections>,
+) {
     let mut acceptor = Acceptor::new(listener, connections);
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
             (stream, slot) = acceptor.accept() => {
-                let router = router.clone().layer(Extension(LocalPeer(stream.is_local())));
+                let router = router.clone().layer(Extension(Peer { address: stream.peer_address() }));
+                stream.bound_send_buffer(OPERATOR_SEND_BUFFER);
+                let transport = Transport { stream, tls: tls.clone() };
                 served.spawn(async move {
                     let connection = Arc::clone(slot.connection());
-                    // Operators are served in plain text, as by envoyproxy/ratelimit.
-                    let transport = Transport { stream, tls: None };
                     connection::serve_http(transport, connection, router, Shutdown::default()).await;
                     drop(slot);
                 });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body as AxumBody;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -18,8 +19,9 @@ use tower::Service as _;
 
 use super::connections::{Closing, Connection};
 use super::grpc::Grpc;
-use super::tracked_body::{SEND_BUFFER_BYTES, TrackedBody};
+use super::tracked_body::{EventStream, SEND_BUFFER_BYTES, TrackedBody};
 use super::transport::{Io, Transport, open};
+use crate::tls::ClientCertificate;
 
 /// Upper bound on concurrent calls per connection. A worker of Envoy has one connection, and 10,000 calls a
 /// second of 20 ms are 200 at a time.
@@ -105,7 +107,14 @@ pub(super) async fn serve_http(
     match open(transport, &connection, &shutdown.drain).await {
         Some(Io::Tcp(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
         Some(Io::Unix(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
-        Some(Io::Tls(io)) => finish(http.serve_connection(io, service), &connection, None, shutdown).await,
+        Some(Io::Tls(io)) => {
+            let certificate = ClientCertificate::of(io.inner());
+            let service = match certificate {
+                None => service,
+                Some(certificate) => service.with(certificate),
+            };
+            finish(http.serve_connection(io, service), &connection, None, shutdown).await;
+        }
         None => {}
     }
 }
@@ -181,6 +190,12 @@ struct Http {
     connection: Arc<Connection>,
 }
 
+impl Http {
+    fn with(self, certificate: ClientCertificate) -> Self {
+        Self { router: self.router.layer(Extension(certificate)), ..self }
+    }
+}
+
 impl hyper::service::Service<http::Request<Incoming>> for Http {
     type Response = http::Response<TrackedBody<AxumBody>>;
     type Error = Infallible;
@@ -199,7 +214,9 @@ impl hyper::service::Service<http::Request<Incoming>> for Http {
             let response = response.await?;
             open.received();
             open.answered(response.body().size_hint().lower());
-            Ok(response.map(|body| TrackedBody::new(body, open)))
+            let is_event_stream = response.extensions().get::<EventStream>().is_some();
+            let body = if is_event_stream { TrackedBody::of_events } else { TrackedBody::new };
+            Ok(response.map(|response| body(response, open)))
         })
     }
 }

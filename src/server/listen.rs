@@ -137,10 +137,13 @@ fn reason(error: &io::Error) -> String {
 }
 
 impl Stream {
-    /// True if the peer is on this machine.
-    pub(super) fn is_local(&self) -> bool {
-        // On a dual-stack socket an IPv4 peer has the address `::ffff:127.0.0.1`.
-        self.peer_address().is_none_or(|address| address.to_canonical().is_loopback())
+    /// Bounds the bytes that the kernel keeps for the peer to `bytes`.
+    pub(super) fn bound_send_buffer(&self, bytes: usize) {
+        if let Self::Tcp(stream, _) = self
+            && let Err(error) = socket2::SockRef::from(stream).set_send_buffer_size(bytes)
+        {
+            tracing::debug!(%error, "send buffer not bounded");
+        }
     }
 
     /// Address of the peer; `None` for unix sockets.
@@ -247,6 +250,7 @@ impl Drop for SocketFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::local::Peer;
 
     #[tokio::test]
     async fn all_addresses_of_ipv6_include_those_of_ipv4() {
@@ -254,7 +258,8 @@ mod tests {
         let Address::Tcp { port, .. } = listener.address().unwrap() else { panic!("it has a port") };
         let (accepted, peer) =
             tokio::join!(listener.accept(), tokio::net::TcpStream::connect(("127.0.0.1", port)));
-        assert!(accepted.unwrap().is_local() && peer.is_ok());
+        let peer_address = accepted.unwrap().peer_address();
+        assert!(Peer { address: peer_address }.is_local() && peer.is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! [`super::origin`] detects its requests. A page can also read without sending an `Origin`, so `Host` must be
 //! a name of this machine.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Extension, Request, State};
@@ -14,9 +15,20 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::origin::{host, is_cross_site, is_own_name};
 
-/// True if the peer of a connection is on this machine.
+/// The peer of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LocalPeer(pub(super) bool);
+pub(super) struct Peer {
+    /// Its address; `None` on a Unix socket.
+    pub(super) address: Option<IpAddr>,
+}
+
+impl Peer {
+    /// True if it is on this machine.
+    pub(super) fn is_local(self) -> bool {
+        // On a dual-stack socket an IPv4 peer has the address `::ffff:127.0.0.1`.
+        self.address.is_none_or(|address| address.to_canonical().is_loopback())
+    }
+}
 
 /// Rejects requests that a browser sends for a page of another site.
 pub(super) async fn same_site_only(
@@ -34,11 +46,11 @@ pub(super) async fn same_site_only(
 /// `names`.
 pub(super) async fn local_only(
     State(names): State<Arc<[String]>>,
-    peer: Option<Extension<LocalPeer>>,
+    peer: Option<Extension<Peer>>,
     request: Request,
     next: Next,
 ) -> Response {
-    if !peer.is_some_and(|Extension(LocalPeer(is_local))| is_local) {
+    if !peer.is_some_and(|Extension(peer)| peer.is_local()) {
         return (StatusCode::FORBIDDEN, "only clients on this machine may do this\n").into_response();
     }
     if !has_own_host(&request, &names) {

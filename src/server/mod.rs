@@ -104,6 +104,8 @@ pub struct ServeSettings {
     pub grpc_tls: Option<ServerTls>,
     /// TLS of the HTTP listener; `None` for plain text.
     pub http_tls: Option<ServerTls>,
+    /// TLS of the admin listener; `None` for plain text.
+    pub admin_tls: Option<ServerTls>,
     /// Rules that the service needs before it is ready.
     pub health: HealthPolicy,
     /// Delay between the shutdown request and the end of accepting connections, during which health checks
@@ -113,11 +115,12 @@ pub struct ServeSettings {
     pub shutdown_timeout: Duration,
 }
 
-/// TLS of the listeners for callers; `None` for plain text.
+/// TLS of the listeners; `None` for plain text.
 #[derive(Clone, Debug, Default)]
 pub struct ListenerTls {
     grpc: Option<LiveServer>,
     http: Option<LiveServer>,
+    admin: Option<LiveServer>,
 }
 
 impl ListenerTls {
@@ -132,6 +135,7 @@ impl ListenerTls {
         Ok(Self {
             grpc: server("grpc", &settings.grpc_tls, &[b"h2"])?,
             http: server("http", &settings.http_tls, &[b"h2", b"http/1.1"])?,
+            admin: server("admin", &settings.admin_tls, &[b"h2", b"http/1.1"])?,
         })
     }
 }
@@ -249,6 +253,7 @@ pub async fn run(
     let connections = Shutdown::default();
     let _cut = connections.now.clone().drop_guard();
     let threads = settings.threads.unwrap_or_else(available_cores);
+    let admin_tls = parts.tls.admin.clone();
     // The last one is for the debug port.
     let bodies = Arc::new(UnfinishedBodies::new(threads + 1, settings.bodies));
     let core_parts = CoreParts {
@@ -276,15 +281,20 @@ pub async fn run(
         xds: parts.xds,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
-        may_lift_lockouts: parts.admin.as_ref().is_none_or(|admin| admin.tokens.is_none()),
+        may_lift_lockouts: parts.admin.as_ref().is_none_or(|admin| !admin.access.is_configured()),
         explainer: parts.explainer,
         admission: Arc::new(Admission::new(Arc::clone(&bodies), threads, MAX_OPERATOR_REQUESTS)),
         host_names: Arc::clone(&listeners.debug_names),
         pages: Pages::default(),
     };
     let cores = Arc::new(cores);
-    let (accepting, swept) =
-        start_listeners(settings, listeners, Operators { debug, admin: parts.admin }, &cores, supervisor);
+    let (accepting, swept) = start_listeners(
+        settings,
+        listeners,
+        Operators { debug, admin: parts.admin, admin_tls },
+        &cores,
+        supervisor,
+    );
     supervisor.spawn("connection sweep", sweep(swept, bodies));
     drop(cores);
 
@@ -329,6 +339,7 @@ fn register_metrics(metrics: &Metrics, cores: &Cores, bodies: Arc<UnfinishedBodi
 struct Operators {
     debug: Debug,
     admin: Option<AdminParts>,
+    admin_tls: Option<LiveServer>,
 }
 
 /// Starts accepting connections. Returns the accept loops of the cores, and the connections of each listener
@@ -336,7 +347,7 @@ struct Operators {
 fn start_listeners(
     settings: &ServeSettings,
     listeners: Listeners,
-    Operators { debug, admin }: Operators,
+    Operators { debug, admin, admin_tls }: Operators,
     cores: &Arc<Cores>,
     supervisor: &Supervisor,
 ) -> (Vec<Task>, Vec<Arc<Connections>>) {
@@ -357,21 +368,23 @@ fn start_listeners(
     if let Some((listener, path)) = listeners.prometheus {
         let router = debug::metrics_router(debug.clone(), &path);
         let served =
-            serve_operators(listener, router, list("prometheus", settings.operators(quota.operators)));
+            serve_operators(listener, None, router, list("prometheus", settings.operators(quota.operators)));
         supervisor.spawn("Prometheus listener", served);
     }
     if let (Some((listener, names)), Some(parts)) = (listeners.admin, admin) {
-        let admin = Admin::new(parts, names.into());
+        let admin = Admin::new(parts, names.into(), admin_tls.is_some());
         supervisor.spawn("rate sampler", Arc::clone(&admin).sample_rates());
         let served = serve_operators(
             listener,
-            admin::router(&admin, console::router(Arc::clone(&admin))),
+            admin_tls,
+            admin::router(&admin, console::router(Arc::clone(&admin)), console::public_router()),
             list("admin", settings.operators(quota.operators)),
         );
         supervisor.spawn("admin listener", served);
     }
     let router = debug::router(debug);
-    let served = serve_operators(listeners.debug, router, list("debug", settings.operators(quota.operators)));
+    let served =
+        serve_operators(listeners.debug, None, router, list("debug", settings.operators(quota.operators)));
     supervisor.spawn("debug listener", served);
 
     let mut accepting = Vec::new();

@@ -44,13 +44,18 @@ pub(super) fn host<'r>(headers: &'r HeaderMap, uri: &'r Uri) -> Option<&'r str> 
 /// True if no DNS record leads a browser here under the name of `host`: an IP address, `localhost` or one of
 /// `own_names`.
 pub(super) fn is_own_name(host: &str, own_names: &[String]) -> bool {
-    let host = match host.strip_prefix('[') {
-        Some(ipv6) => ipv6.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
+    let host = without_port(host);
     host.parse::<IpAddr>().is_ok()
         || host.eq_ignore_ascii_case("localhost")
         || own_names.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+/// The name or address of `host`, without its port.
+pub(super) fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(ipv6) => ipv6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]

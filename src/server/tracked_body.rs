@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
 
 use super::connections::OpenRequest;
 
@@ -20,12 +21,23 @@ pub(super) const SEND_BUFFER_BYTES: usize = 16 * 1024;
 pub(super) struct TrackedBody<B> {
     body: B,
     last_byte: Bytes,
-    _open: OpenRequest,
+    open: OpenRequest,
+    is_event_stream: bool,
 }
+
+/// Extension of responses that never end and send something every few seconds. Such a response may take any time as
+/// long as the peer reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EventStream;
 
 impl<B> TrackedBody<B> {
     pub(super) const fn new(body: B, open: OpenRequest) -> Self {
-        Self { body, last_byte: Bytes::new(), _open: open }
+        Self { body, last_byte: Bytes::new(), open, is_event_stream: false }
+    }
+
+    /// The body of an [`EventStream`].
+    pub(super) const fn of_events(body: B, open: OpenRequest) -> Self {
+        Self { body, last_byte: Bytes::new(), open, is_event_stream: true }
     }
 }
 
@@ -41,6 +53,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.last_byte)))));
         }
         let mut frame = Pin::new(&mut self.body).poll_frame(cx);
+        // The HTTP library asks for more while its buffer has room, which is as long as the peer reads.
+        if self.is_event_stream && frame.is_ready() {
+            self.open.progressed(Instant::now());
+        }
         if let Poll::Ready(Some(Ok(frame))) = &mut frame
             && let Some(data) = frame.data_mut()
             && data.len() > SEND_BUFFER_BYTES

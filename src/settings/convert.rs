@@ -1,6 +1,5 @@
 //! Conversion of settings as typed to valid settings.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
-use super::{RawSettings, Settings, StoreSettings, candidate, exporters, otlp, redis, tls, unsupported, xds};
+use super::{
+    RawSettings, Settings, StoreSettings, admin, candidate, exporters, otlp, redis, tls, unsupported, xds,
+};
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
 use crate::provider::Role;
@@ -48,8 +49,8 @@ pub(super) fn convert(
     let reads_rule_files = xds.is_none() || raw.rules.rules_path.is_some();
     let settings = Settings {
         listen: listen(raw, &mut reader),
-        serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &mut reader), &mut reader),
-        admin_token_file: raw.listeners.admin_token_file.as_ref().map(PathBuf::from),
+        serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &raw.admin, &mut reader), &mut reader),
+        admin_access: admin::access(&raw.admin, &mut reader),
         candidate: candidate::read(raw, reads_rule_files.then_some(&rules.path), &rules, &store, &mut reader),
         rules,
         reads_rule_files,
@@ -87,32 +88,15 @@ pub(super) fn convert(
 
 fn listen(raw: &RawSettings, reader: &mut Reader) -> ListenSettings {
     let prometheus = exporters::prometheus(raw, reader);
+    let admin = admin::listen(&raw.admin, reader);
     let raw = &raw.listeners;
     let mut tcp =
-        |host: &str, name, text| Address::Tcp { host: host.to_owned(), port: port(name, text, reader) };
+        |host: &str, name, text| Address::Tcp { host: host.to_owned(), port: reader.port(name, text) };
     let http = tcp(&raw.host, "PORT", &raw.port);
     let grpc = tcp(&raw.grpc_host, "GRPC_PORT", &raw.grpc_port);
     let debug = tcp(&raw.debug_host, "DEBUG_PORT", &raw.debug_port);
     let grpc = raw.grpc_uds.as_ref().map_or(grpc, |path| Address::Unix(path.into()));
-    ListenSettings { http, grpc, debug, admin: admin(raw, reader), prometheus }
-}
-
-/// The admin listener. Without tokens it serves clients on this machine alone.
-fn admin(raw: &RawListeners, reader: &mut Reader) -> Option<Address> {
-    if raw.admin_port == "off" {
-        return None;
-    }
-    let host = &raw.admin_host;
-    let is_loopback =
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if !is_loopback && raw.admin_token_file.is_none() {
-        reader.error(
-            "ADMIN_HOST",
-            "a loopback address, or ADMIN_TOKEN_FILE with tokens beside it",
-            Some(host),
-        );
-    }
-    Some(Address::Tcp { host: host.clone(), port: port("ADMIN_PORT", &raw.admin_port, reader) })
+    ListenSettings { http, grpc, debug, admin, prometheus }
 }
 
 fn serve(raw: &RawListeners, rules: &RawRules, tls: tls::ListenerTls, reader: &mut Reader) -> ServeSettings {
@@ -126,6 +110,7 @@ fn serve(raw: &RawListeners, rules: &RawRules, tls: tls::ListenerTls, reader: &m
         shutdown_timeout,
         grpc_tls: tls.grpc,
         http_tls: tls.http,
+        admin_tls: tls.admin,
         connections: ConnectionSettings {
             max_age: (!age.is_zero()).then_some(age),
             max_age_grace,
@@ -370,8 +355,4 @@ fn collector(raw: &RawTraces, protocol: Protocol, reader: &mut Reader) -> String
         (None, None, Protocol::Grpc) => "http://localhost:4317".to_owned(),
         (None, None, Protocol::Http) => below("http://localhost:4318"),
     }
-}
-
-fn port(name: &'static str, text: &str, reader: &mut Reader) -> u16 {
-    reader.number(name, text, 0..=u16::MAX)
 }

@@ -4,6 +4,7 @@
 //! conversion collects every error, so that all are reported at once. Only this module reads the environment,
 //! and secrets cannot be printed.
 
+mod admin;
 mod candidate;
 mod convert;
 mod exporters;
@@ -17,7 +18,7 @@ mod unrecognized;
 mod unsupported;
 mod xds;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::builder::Resettable;
@@ -26,6 +27,7 @@ use clap::{Arg, Args as _, Command, FromArgMatches as _};
 use crate::engine::{KeyFormat, KeyWriter, Modes, StoreCapabilities};
 use crate::provider::files::FileSettings;
 use crate::provider::xds::XdsSettings;
+use crate::server::admin::AccessSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
 use crate::store::redis::{Deployment, RedisSettings};
@@ -46,8 +48,8 @@ pub use unsupported::Ignored;
 pub struct Settings {
     /// Addresses of the listeners.
     pub listen: ListenSettings,
-    /// Tokens of the admin listener; `None` for clients on this machine alone, which may only read.
-    pub admin_token_file: Option<PathBuf>,
+    /// Authentication of the admin listener.
+    pub admin_access: AccessSettings,
     /// Connections, threads and shutdown.
     pub serve: ServeSettings,
     /// Files of the rules in force, and how all of these are compiled.

@@ -99,6 +99,11 @@ impl Reader {
         self.read(name, text, &expected, parse).unwrap_or(*range.start())
     }
 
+    /// Parses a port; 0 is a free one.
+    pub(super) fn port(&mut self, name: &'static str, text: &str) -> u16 {
+        self.number(name, text, 0..=u16::MAX)
+    }
+
     /// Parses a duration within `range`, in Go's format: `1m30s`.
     pub(super) fn duration(
         &mut self,

@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use super::client::{ClientTls, LiveClient};
 use super::files::{Identity, TlsError};
 
-/// TLS of a command that calls a service over gRPC.
+/// TLS of a command that calls a service.
 #[derive(Args, Clone, Debug, Default)]
 pub struct TlsFlags {
     /// Connect over TLS. Implied by the other flags of TLS.
@@ -52,6 +52,18 @@ impl TlsFlags {
     /// # Errors
     /// [`TlsError`] with the first file that cannot be used, and why.
     pub fn client(&self, address: &str) -> Result<Option<TlsClient>, TlsError> {
+        self.client_speaking(address, b"h2")
+    }
+
+    /// The same for HTTP/1.1.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub fn http_client(&self, address: &str) -> Result<Option<TlsClient>, TlsError> {
+        self.client_speaking(address, b"http/1.1")
+    }
+
+    fn client_speaking(&self, address: &str, protocol: &[u8]) -> Result<Option<TlsClient>, TlsError> {
         if !self.is_used(address) {
             return Ok(None);
         }
@@ -61,7 +73,7 @@ impl TlsFlags {
             identity: pair.map(|(certificate, key)| Identity { certificate, key }),
             verify_hostname: !self.tls_skip_hostname_verification,
         };
-        let client = LiveClient::read_once(&settings, &[b"h2"])?;
+        let client = LiveClient::read_once(&settings, &[protocol])?;
         Ok(Some(TlsClient { client, server_name: self.tls_server_name.clone() }))
     }
 

@@ -21,6 +21,7 @@ mod der;
 mod files;
 mod flags;
 mod material;
+mod peer;
 mod reload;
 mod server;
 
@@ -28,8 +29,9 @@ pub use self::client::{ClientTls, LiveClient};
 pub(crate) use self::files::read_bounded;
 pub use self::files::{Fault, Identity, TlsError, TlsFile};
 pub use self::flags::{TlsClient, TlsFlags};
+pub use self::peer::{ClientCertificate, PeerName};
 pub use self::reload::{CertificateStatus, Reloader, TlsStatus};
-pub use self::server::{ClientAuth, LiveServer, PeerName, ServerTls};
+pub use self::server::{ClientAuth, LiveServer, ServerTls};
 
 #[cfg(test)]
 mod tests;

@@ -2,17 +2,15 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustls::client::verify_server_name;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, ServerConfig,
@@ -27,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use super::der::names;
 use super::files::{Identity, TlsError};
 use super::material::{Files, Material};
+use super::peer::PeerName;
 
 /// Names of a rejected client's certificate that an error shows.
 const SHOWN_NAMES: usize = 5;
@@ -53,36 +52,8 @@ pub struct ClientAuth {
     pub ca: PathBuf,
     /// Names of which the client's certificate must have one; empty for any.
     pub names: Vec<PeerName>,
-}
-
-/// A name in a certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PeerName {
-    /// A DNS name, which a wildcard in the certificate may match, or an IP address.
-    Host(ServerName<'static>),
-    /// A URI, such as a SPIFFE id, compared byte by byte.
-    Uri(String),
-}
-
-impl FromStr for PeerName {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.contains("://") {
-            return Ok(Self::Uri(text.to_owned()));
-        }
-        let name = ServerName::try_from(text.to_owned());
-        name.map(Self::Host).map_err(|_| "expected a DNS name, an IP address or a URI")
-    }
-}
-
-impl fmt::Display for PeerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host(name) => f.write_str(&name.to_str()),
-            Self::Uri(uri) => f.write_str(uri),
-        }
-    }
+    /// True if clients without a certificate may connect.
+    pub is_optional: bool,
 }
 
 impl ServerTls {
@@ -111,9 +82,10 @@ impl ServerTls {
         let identity = SingleCertAndKey::from(identity);
         let mut config = match &self.clients {
             None => builder.with_no_client_auth().with_cert_resolver(Arc::new(identity)),
-            Some(ClientAuth { names, .. }) => {
+            Some(ClientAuth { names, is_optional, .. }) => {
                 let roots = Arc::new(material.authorities.ok_or(TlsError::NoAuthorities)?);
-                let inner = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+                let inner = WebPkiClientVerifier::builder_with_provider(roots, provider);
+                let inner = if *is_optional { inner.allow_unauthenticated() } else { inner }.build();
                 // Without revocation lists, the only error is that there are no roots.
                 let inner = inner.map_err(|_| TlsError::NoAuthorities)?;
                 let verifier = Arc::new(ClientVerifier { inner, names: names.clone() });
@@ -238,16 +210,8 @@ impl ClientVerifier {
         if self.names.is_empty() {
             return Ok(());
         }
-        let parsed = ParsedCertificate::try_from(certificate)?;
         let names = names(certificate).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let matches = |wanted: &PeerName| match wanted {
-            PeerName::Host(name) => {
-                verify_server_name(&parsed, name).is_ok()
-                    || names.dns.iter().any(|found| is_below_label(&name.to_str(), found))
-            }
-            PeerName::Uri(uri) => names.uris.iter().any(|found| found == uri),
-        };
-        if self.names.iter().any(matches) {
+        if self.names.iter().any(|wanted| wanted.is_in(certificate)) {
             return Ok(());
         }
         let presented = names.dns.iter().chain(&names.uris).take(SHOWN_NAMES);
@@ -255,16 +219,6 @@ impl ClientVerifier {
         let error = WrongName { presented, wanted: self.names.clone() };
         Err(Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))
     }
-}
-
-/// True if `pattern` is a wildcard for the names below a single label, and `name` is one of them: `envoy.prod` and
-/// `*.prod`. Envoy Gateway makes such certificates, for its namespace; webpki wants two labels after the wildcard, as
-/// in public certificates.
-fn is_below_label(name: &str, pattern: &str) -> bool {
-    let parts = name.split_once('.').zip(pattern.strip_prefix("*."));
-    parts.is_some_and(|((first, rest), label)| {
-        !first.is_empty() && !label.contains('.') && rest.eq_ignore_ascii_case(label)
-    })
 }
 
 /// A certificate of a client without a name that is wanted.
@@ -284,6 +238,10 @@ impl fmt::Display for WrongName {
 impl std::error::Error for WrongName {}
 
 impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.inner.root_hint_subjects()
     }
@@ -319,26 +277,5 @@ impl ClientCertVerifier for ClientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wildcard_matches_one_label() {
-        for (name, pattern, expected) in [
-            ("envoy.prod", "*.prod", true),
-            ("Envoy.PROD", "*.prod", true),
-            ("a.envoy.prod", "*.prod", false),
-            ("prod", "*.prod", false),
-            (".prod", "*.prod", false),
-            ("envoy.prod", "prod", false),
-            ("envoy.prod", "*", false),
-            ("envoy.prod.example", "*.prod.example", false),
-        ] {
-            assert_eq!(is_below_label(name, pattern), expected, "{name} {pattern}");
-        }
     }
 }

@@ -58,9 +58,18 @@ impl Pki {
 
     /// The same, valid until the beginning of `year`.
     pub(crate) fn pair_until(&self, authority: &Authority, file: &str, host: &str, year: i32) -> Pair {
+        self.pair_named(authority, file, SanType::DnsName(host.try_into().expect("a name")), year)
+    }
+
+    /// A certificate for a URI, such as a SPIFFE id.
+    pub(crate) fn pair_for_uri(&self, authority: &Authority, file: &str, uri: &str) -> Pair {
+        self.pair_named(authority, file, SanType::URI(uri.try_into().expect("a URI")), 2100)
+    }
+
+    fn pair_named(&self, authority: &Authority, file: &str, name: SanType, year: i32) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::DnsName(host.try_into().expect("a name"))];
+        params.subject_alt_names = vec![name];
         params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &authority.issuer).expect("a certificate");
         let pair =

@@ -100,6 +100,14 @@ const FOREIGN_TO_THE_ENGINE: &[&str] = &[
     "RwLock",
 ];
 
+/// Files of the server that route methods which write, and why.
+const WRITES: &[(&str, &str)] = &[
+    ("server/admin/", "every write is authenticated and audited there"),
+    ("server/http/", "the service itself"),
+    ("server/debug.rs", "explains, which counts nothing"),
+    ("server/lockouts.rs", "lifts lockouts on the debug port where nothing is authenticated"),
+];
+
 const FILE_LINES_MAX: usize = 450;
 
 struct Source {
@@ -212,6 +220,40 @@ fn the_engine_has_no_io() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn writes_are_routed_where_they_are_authenticated() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let may =
+            WRITES.iter().any(|(place, _)| source.path.starts_with(place) || source.path == Path::new(place));
+        let routes = source.code.contains("axum::routing");
+        for method in ["post(", "put(", "delete(", "patch("] {
+            if routes && !may && source.code.contains(method) {
+                wrong.push(format!("{}: {method}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "route them in server/admin: {wrong:?}");
+}
+
+#[test]
+fn pages_escape_every_value() {
+    let unescaped: Vec<_> =
+        sources().into_iter().filter(|source| source.code.contains("PreEscaped")).collect();
+    assert!(unescaped.is_empty(), "{:?}", unescaped.iter().map(|source| &source.path).collect::<Vec<_>>());
+    let scripts = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "js");
+    assert!(!scripts.is_empty(), "the console has one");
+    for script in scripts {
+        let code = fs::read_to_string(&script).expect("a script");
+        for sink in ["outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", ".html("] {
+            assert!(!code.contains(sink), "{}: {sink}", script.display());
+        }
+        // A page as the server rendered it.
+        let html: Vec<_> = code.lines().filter(|line| line.contains("innerHTML")).map(str::trim).collect();
+        assert!(html.iter().all(|line| *line == "main.innerHTML = content;"), "{html:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
@@ -20,10 +21,11 @@ use super::Admin;
 use super::audit::AuditEntry;
 use super::views::{Config, DenialView, PointView, RuleView, Summary, TopView};
 use crate::engine::Timestamp;
-use crate::limiter::observe::{Denial, TopBy};
+use crate::limiter::observe::{Denial, MAX_WINDOW_SECS, TopBy};
 use crate::server::http::json_response;
 use crate::server::lockouts::{LockoutPage, Page};
 use crate::server::schema::{replies, requests};
+use crate::server::tracked_body::EventStream;
 
 /// Items of a list, unless `limit` says otherwise; and at most.
 const LIST: usize = 100;
@@ -252,7 +254,7 @@ pub(super) async fn audit(
 }
 
 /// Server-sent events: `stats` once a second, and `denials` where there are new ones. A client that reads slowly
-/// gets fewer events; nothing queues for it.
+/// gets fewer events; nothing queues for it. A client that stops reading is disconnected.
 pub(super) async fn events(State(admin): State<Arc<Admin>>) -> Response {
     let Ok(permit) = Arc::clone(&admin.event_streams).try_acquire_owned() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too many event streams are open; try again later");
@@ -262,7 +264,8 @@ pub(super) async fn events(State(admin): State<Arc<Admin>>) -> Response {
         let event = source.next().await;
         Some((Ok::<_, Infallible>(event), source))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15))).into_response()
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(Duration::from_secs(15)));
+    (Extension(EventStream), events).into_response()
 }
 
 struct EventSource {
@@ -308,11 +311,12 @@ fn page(limit: Option<usize>) -> usize {
     limit.unwrap_or(LIST).clamp(1, MAX_LIST)
 }
 
-/// Seconds of a duration such as `90s`, `15m` or `1h`.
+/// Seconds of a duration such as `90s`, `15m` or `1h`, at most [`MAX_WINDOW_SECS`]: nothing older is kept.
 fn seconds(name: &str, text: Option<&str>, default: u64) -> Result<u64, String> {
     let Some(text) = text else { return Ok(default) };
-    match crate::engine::duration::parse(text) {
-        Some(duration) if !duration.is_zero() => Ok(duration.as_secs().max(1)),
-        _ => Err(format!("{name}: expected a duration such as 90s, 15m or 1h, not {text:?}")),
+    let duration = crate::engine::duration::parse(text).map(|duration| duration.as_secs());
+    match duration {
+        Some(secs @ 1..=MAX_WINDOW_SECS) => Ok(secs),
+        _ => Err(format!("{name}: expected a duration such as 90s, 15m or 1h, from 1s to 1h, not {text:?}")),
     }
 }

@@ -1,4 +1,4 @@
-//! The admin listener: an API and a console for operators, on loopback unless tokens are configured.
+//! The admin listener: an API and a console for operators, on loopback unless authentication is configured.
 //!
 //! Reading needs the role `view`; every write needs a higher one, a JSON body with a reason, and no other site
 //! behind it, and is recorded in the audit log.
@@ -8,6 +8,7 @@ mod actions;
 mod api;
 mod audit;
 mod endpoints;
+mod login;
 mod openapi;
 mod rates;
 mod views;
@@ -18,27 +19,32 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
+use axum::routing::post;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
-pub use self::access::{Role, TokenFileError, Tokens};
+pub(super) use self::access::Actor;
+pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies};
 pub(super) use self::api::{DenialQuery, TopQuery};
 use self::views::RuleNames;
 pub(super) use self::views::{DenialView, PointView, RuleView, Summary, TopView};
 
-use self::access::Actor;
+use self::access::Client;
 use self::audit::Audit;
+pub(super) use self::login::LOGIN_PAGE;
 use self::rates::Rates;
-use super::local::{self, LocalPeer};
+use super::local::{self, Peer};
 use super::lockouts::LockoutAdmin;
+use super::origin;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
 use crate::limiter::observe::Observer;
 use crate::provider;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::ClientCertificate;
 
 /// Event streams that may be open.
 const MAX_EVENT_STREAMS: usize = 32;
@@ -61,8 +67,8 @@ pub struct AdminParts {
     pub keys: KeyWriter,
     /// Clock of decisions.
     pub clock: Arc<dyn Clock>,
-    /// Tokens; `None` for clients on this machine alone, which may read.
-    pub tokens: Option<Arc<Tokens>>,
+    /// Access to all of it.
+    pub access: Arc<Access>,
 }
 
 /// State of the admin listener.
@@ -75,8 +81,10 @@ pub(super) struct Admin {
     pub(super) lockouts: LockoutAdmin,
     keys: KeyWriter,
     clock: Arc<dyn Clock>,
-    tokens: Option<Arc<Tokens>>,
+    pub(super) access: Arc<Access>,
     host_names: Arc<[String]>,
+    /// True if the listener speaks TLS.
+    is_tls: bool,
     rates: Rates,
     audit: Audit,
     event_streams: Arc<Semaphore>,
@@ -86,9 +94,9 @@ pub(super) struct Admin {
 }
 
 impl Admin {
-    /// `host_names` are names of this machine that `Host` may have where there are no tokens.
-    pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>) -> Arc<Self> {
-        let AdminParts { rules, rules_status, providers, metrics, observer, lockouts, keys, clock, tokens } =
+    /// `host_names` are names of this machine that `Host` may have without authentication.
+    pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>, is_tls: bool) -> Arc<Self> {
+        let AdminParts { rules, rules_status, providers, metrics, observer, lockouts, keys, clock, access } =
             parts;
         Arc::new(Self {
             started_at: clock.now(),
@@ -100,8 +108,9 @@ impl Admin {
             lockouts,
             keys,
             clock,
-            tokens,
+            access,
             host_names,
+            is_tls,
             rates: Rates::default(),
             audit: Audit::default(),
             rule_names: Mutex::default(),
@@ -115,8 +124,8 @@ impl Admin {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let snapshot = self.metrics.snapshot();
-            let totals = snapshot.rules().iter().map(|(path, counts)| (path.to_string(), *counts));
+            let totals = self.metrics.rule_totals();
+            let totals = totals.into_iter().map(|(path, counts)| (path.to_string(), counts));
             self.rates.tick(self.clock.now(), totals);
         }
     }
@@ -126,13 +135,18 @@ impl Admin {
     }
 }
 
-/// The API under `/api/v1/`, and `pages` everywhere else.
-pub(super) fn router(admin: &Arc<Admin>, pages: Router) -> Router {
+/// The API under `/api/v1/`, and `pages` everywhere else. Those of `public` need no authentication.
+pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Router {
     let api = endpoints::endpoints().into_iter().fold(Router::new(), |api, endpoint| {
         let (path, route) = endpoint.into_route();
         api.route(path, route)
     });
     let api = api.with_state(Arc::clone(admin));
+    // A session is of one's own making: neither needs authentication.
+    let sessions = Router::new()
+        .route("/session", post(login::log_in))
+        .route("/session:end", post(login::log_out))
+        .with_state(Arc::clone(admin));
     Router::new()
         .merge(api)
         .merge(pages)
@@ -141,21 +155,43 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router) -> Router {
         })
         .fallback(async || api::problem(StatusCode::NOT_FOUND, "no such page or endpoint; see docs/admin.md"))
         .layer(middleware::from_fn_with_state(Arc::clone(admin), authenticated))
-        .layer(middleware::from_fn_with_state(Arc::clone(&admin.host_names), local::same_site_only))
+        .merge(sessions)
+        .merge(public)
+        .layer(middleware::from_fn_with_state(Arc::clone(admin), same_site_only))
         .layer(middleware::map_response(secure_headers))
 }
 
-/// Rejects requests without a token, or without tokens those of other machines and foreign `Host` names.
+/// Rejects requests that a browser sends for a page of another site.
+async fn same_site_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    // Authentication is bound to the name in the address bar, so that a foreign name which was made to resolve to this
+    // server gains nothing by it: any name is its own.
+    let host = origin::host(request.headers(), request.uri());
+    let own_name =
+        admin.access.is_configured().then(|| origin::without_port(host.unwrap_or_default()).to_owned());
+    let names: Vec<_> = admin.host_names.iter().cloned().chain(own_name).collect();
+    if origin::is_cross_site(request.headers(), request.uri(), &names) {
+        return api::problem(StatusCode::FORBIDDEN, "requests from pages of other sites are rejected");
+    }
+    next.run(request).await
+}
+
+/// Rejects requests without authentication; where none is configured, those of other machines and with foreign
+/// `Host` names.
 async fn authenticated(
     State(admin): State<Arc<Admin>>,
-    peer: Option<Extension<LocalPeer>>,
+    peer: Option<Extension<Peer>>,
+    certificate: Option<Extension<ClientCertificate>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let is_local = peer.is_some_and(|Extension(LocalPeer(is_local))| is_local);
-    let tokens = admin.tokens.as_deref();
-    let is_own_host = tokens.is_some() || local::has_own_host(&request, &admin.host_names);
-    match access::authenticate(tokens, request.headers(), is_local) {
+    let peer = peer.map(|Extension(peer)| peer);
+    let client = Client {
+        is_local: peer.is_some_and(|peer| peer.is_local()),
+        address: peer.and_then(|peer| peer.address),
+        certificate: certificate.as_ref().map(|Extension(certificate)| certificate),
+    };
+    let is_own_host = admin.access.is_configured() || local::has_own_host(&request, &admin.host_names);
+    match admin.access.authenticate(request.method(), request.headers(), client, admin.clock.now()) {
         Ok(_) if !is_own_host => {
             let message = "the Host header must be an IP address, localhost or ADMIN_HOST";
             api::problem(StatusCode::FORBIDDEN, message)
@@ -164,15 +200,17 @@ async fn authenticated(
             request.extensions_mut().insert(actor);
             next.run(request).await
         }
-        Err(access::Rejected { status, message }) => {
-            let mut answer = api::problem(status, &message);
-            if status == StatusCode::UNAUTHORIZED {
-                let scheme =
-                    HeaderValue::from_static("Basic realm=\"tollgate: any name, token as password\"");
-                answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
-            }
-            answer
+        Err(access::Rejected { status: StatusCode::UNAUTHORIZED, message }) => {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            let is_page = request.method() == Method::GET && admin.access.has_tokens();
+            let redirect = is_page.then(|| login::login_redirect(request.headers(), path)).flatten();
+            redirect.unwrap_or_else(|| {
+                let mut answer = api::problem(StatusCode::UNAUTHORIZED, &message);
+                answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                answer
+            })
         }
+        Err(access::Rejected { status, message }) => api::problem(status, &message),
     }
 }
 
@@ -196,7 +234,8 @@ async fn secure_headers(mut answer: Response) -> Response {
              base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
+        // `no-referrer` would make the origin of a form `null`.
+        (header::REFERRER_POLICY, "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));

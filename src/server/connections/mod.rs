@@ -55,7 +55,7 @@ pub(super) struct Connection {
     accepted: Instant,
     /// Open requests in the low 24 bits; the bytes of their answers that have not been sent above.
     requests: AtomicU64,
-    /// Start of the latest request, in microseconds from `accepted`.
+    /// Start of the latest request, or latest progress of an event stream, in microseconds from `accepted`.
     latest_us: AtomicU64,
     has_received: AtomicBool,
     closing: AtomicU8,
@@ -103,9 +103,13 @@ impl Connection {
     /// Opens a request whose headers arrived at `now`.
     pub(super) fn open(self: &Arc<Self>, now: Instant) -> OpenRequest {
         self.requests.fetch_add(OPEN, Ordering::Relaxed);
+        self.touch(now);
+        OpenRequest { connection: Arc::clone(self), counted: OPEN }
+    }
+
+    fn touch(&self, now: Instant) {
         let latest = now.saturating_duration_since(self.accepted).as_micros();
         self.latest_us.store(u64::try_from(latest).unwrap_or(u64::MAX), Ordering::Relaxed);
-        OpenRequest { connection: Arc::clone(self), counted: OPEN }
     }
 
     /// Records that a request has arrived in full.
@@ -209,6 +213,11 @@ impl OpenRequest {
             self.connection.requests.fetch_add(unsent, Ordering::Relaxed);
             self.counted += unsent;
         }
+    }
+
+    /// Notes that the peer reads a response that never ends.
+    pub(super) fn progressed(&self, now: Instant) {
+        self.connection.touch(now);
     }
 
     pub(super) const fn connection(&self) -> &Arc<Connection> {

@@ -34,6 +34,20 @@ fn a_connection_ends_when_its_first_request_is_late_or_its_last_one_long_ago() {
     assert_eq!(connection.closing_at(start + secs(1_000_000), &for_ever), Closing::No);
 }
 
+#[test]
+fn an_event_stream_lasts_for_as_long_as_its_peer_reads() {
+    let start = Instant::now();
+    let connection = Arc::new(Connection::new(None, start));
+    let mut open = connection.open(start);
+    open.received();
+    open.answered(0);
+    for second in 1..100 {
+        open.progressed(start + secs(second));
+    }
+    let closing_at = |after: Duration| connection.closing_at(start + after, &BOUNDS);
+    assert_eq!([closing_at(secs(108)), closing_at(secs(109))], [Closing::No, Closing::Cut]);
+}
+
 /// Which connections give way, by their index. Each is an address and, where idle, since which second.
 fn displaced(open: &[(u8, Option<u64>)], newcomer: u8, share: usize) -> Vec<usize> {
     let start = Instant::now();

@@ -1,21 +1,37 @@
-// Keeps the page up to date, and sends the few actions that it offers.
+// Keeps the page up to date, and sends the actions that it offers.
 "use strict";
 
 const main = document.querySelector("main");
 const live = document.querySelector("#live");
 const pause = document.querySelector("#pause");
+const dialog = document.querySelector("#action");
+const csrf = document.querySelector("meta[name=csrf]")?.content;
 let paused = false;
 let loading = false;
 
+// What an operator reads with the keyboard, selects or fills in must not move.
+function isInUse() {
+  const focused = document.activeElement;
+  return (focused !== main && main.contains(focused)) || dialog.open || !getSelection().isCollapsed;
+}
+
 async function refresh() {
-  // What an operator reads with the keyboard must not move.
-  if (paused || loading || document.hidden || main.contains(document.activeElement)) return;
+  if (paused || loading || document.hidden || isInUse()) return;
   loading = true;
   try {
     const answer = await fetch(location.href, { headers: { "x-tollgate-part": "main" } });
+    if (answer.redirected) return location.reload();
     if (!answer.ok) throw new Error(answer.status);
     const open = [...main.querySelectorAll("details[open]")].map((details) => details.id);
-    main.innerHTML = await answer.text();
+    const fields = [...main.querySelectorAll(".fields [name]")].map(({ id, value }) => [id, value]);
+    const content = await answer.text();
+    // The operator may have begun meanwhile.
+    if (isInUse()) return;
+    main.innerHTML = content;
+    for (const [id, value] of fields) {
+      const field = document.getElementById(id);
+      if (field) field.value = value;
+    }
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
     live.textContent = "live";
   } catch {
@@ -25,40 +41,92 @@ async function refresh() {
   }
 }
 
-const events = new EventSource("/api/v1/events");
-events.addEventListener("stats", refresh);
-events.onerror = () => { live.textContent = "reconnecting"; };
+if (live) {
+  const events = new EventSource("/api/v1/events");
+  events.addEventListener("stats", () => {
+    if (live.textContent !== "paused") live.textContent = "live";
+    refresh();
+  });
+  events.onerror = () => { live.textContent = "reconnecting"; };
+}
 
-pause.addEventListener("click", () => {
+pause?.addEventListener("click", () => {
   paused = !paused;
   pause.setAttribute("aria-pressed", String(paused));
   live.textContent = paused ? "paused" : "live";
 });
 
-async function write(method, path, question) {
-  const reason = prompt(question + "\nReason, for the audit log:");
-  if (!reason) return;
-  const answer = await fetch(path, {
-    method, headers: { "content-type": "application/json" }, body: JSON.stringify({ reason }),
-  });
-  if (!answer.ok) alert((await answer.json().catch(() => ({ error: answer.statusText }))).error);
+async function send(method, path, body) {
+  const headers = { "content-type": "application/json" };
+  if (csrf) headers["x-csrf-token"] = csrf;
+  const answer = await fetch("/api/v1" + path, { method, headers, body: JSON.stringify(body) });
+  if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? answer.statusText);
+}
+
+// A button names a call of the API; the form asks for the reason.
+let action;
+
+main?.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-path]");
+  if (!button) return;
+  action = { ...button.dataset };
+  dialog.querySelector("h2").textContent = button.textContent;
+  dialog.querySelector("#action-object").textContent = action.object;
+  dialog.querySelector("#action-error").textContent = "";
+  dialog.querySelector("form").reset();
+  dialog.showModal();
+});
+
+function done() {
   document.activeElement?.blur();
   refresh();
 }
 
-main.addEventListener("click", (event) => {
-  const button = event.target.closest("button");
-  if (button?.dataset.unlock) {
-    write("DELETE", "/api/v1/lockouts/" + encodeURIComponent(button.dataset.unlock), button.getAttribute("aria-label") + "?");
-  } else if (button && "reload" in button.dataset) {
-    write("POST", "/api/v1/config:reload", "Reload the rules?");
+dialog?.querySelector("#action-cancel").addEventListener("click", () => dialog.close());
+dialog?.querySelector("form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const reason = dialog.querySelector("#action-reason").value;
+  try {
+    await send(action.method, action.path, { ...JSON.parse(action.body ?? "{}"), reason });
+    dialog.close();
+    done();
+  } catch (error) {
+    dialog.querySelector("#action-error").textContent = error.message;
   }
 });
 
-// `/` goes to the search field; `g` and the first letter of a page go there.
+// `user=alice,path=/login`, or a JSON list of entries.
+function entries(text) {
+  if (text.trim().startsWith("[")) return JSON.parse(text);
+  return text.split(",").map((pair) => {
+    const at = pair.indexOf("=");
+    if (at < 0) throw new Error("descriptor: expected key=value[,key=value…]");
+    return { key: pair.slice(0, at), value: pair.slice(at + 1) };
+  });
+}
+
+main?.addEventListener("submit", async (event) => {
+  const form = event.target;
+  if (!("override" in form.dataset)) return;
+  event.preventDefault();
+  const { domain, descriptor, kind, limit, ttl, reason } = Object.fromEntries(new FormData(form));
+  const error = form.querySelector("[role=alert]");
+  error.textContent = "";
+  try {
+    const effect = kind === "limit" ? { limit } : { [kind]: true };
+    await send("PUT", "/overrides", { domain, descriptor: entries(descriptor), ttl, reason, ...effect });
+    form.reset();
+    if (location.pathname === "/overrides") done();
+    else location.assign("/overrides");
+  } catch (failure) {
+    error.textContent = failure.message;
+  }
+});
+
+// `/` goes to the search field; `g` and the key of a page go there.
 let goes = false;
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest("input") || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "/" && document.querySelector("#q")) {
     event.preventDefault();
     document.querySelector("#q").focus();

@@ -3,9 +3,10 @@
 use maud::{Markup, html};
 
 use super::chart;
+use super::layout::{Action, View};
 use crate::engine::Timestamp;
 use crate::limiter::observe::TopBy;
-use crate::server::admin::{Admin, DenialQuery, DenialView, RuleView, Summary, TopQuery, TopView};
+use crate::server::admin::{Admin, DenialQuery, DenialView, Role, RuleView, Summary, TopQuery, TopView};
 
 /// Rows of a table on the first page, and on others.
 const FEW: usize = 10;
@@ -202,16 +203,17 @@ fn denials_table(denials: &[DenialView]) -> Markup {
     }
 }
 
-pub(super) async fn lockouts(admin: &Admin) -> Markup {
+pub(super) async fn lockouts(admin: &Admin, view: &View<'_>) -> Markup {
     let (lockouts, error) = admin.lockouts.first(MANY).await;
     html! {
         h1 { "Lockouts" }
+        (view.read_only_note(Role::Operate, "unlock clients"))
         @if let Some(error) = error { p .bad role="alert" { "Some lockouts are not listed: " (error) } }
         @if lockouts.is_empty() { p .none { "No client is locked out." } } @else {
             table {
                 thead { tr {
                     th scope="col" { "Client" } th scope="col" { "Domain" } th scope="col" { "Name" }
-                    th scope="col" .n { "Blocks" } th scope="col" .n { "Ends in" } th scope="col" { "" }
+                    th scope="col" .n { "Blocks" } th scope="col" .n { "Ends in" } th scope="col" { span .skip { "Actions" } }
                 } }
                 tbody {
                     @for lockout in &lockouts {
@@ -222,8 +224,14 @@ pub(super) async fn lockouts(admin: &Admin) -> Markup {
                                 @match lockout.ends_in_secs { Some(secs) => (duration(secs)), None => "never" }
                             }
                             td {
-                                button type="button" data-unlock=(lockout.id)
-                                    aria-label=(format!("Unlock {}", lockout.client)) { "Unlock" }
+                                (view.button(&Action {
+                                    role: Role::Operate,
+                                    label: "Unlock",
+                                    object: &lockout.client,
+                                    method: "DELETE",
+                                    path: &format!("/lockouts/{}", lockout.id),
+                                    body: None,
+                                }))
                             }
                         }
                     }
@@ -233,7 +241,7 @@ pub(super) async fn lockouts(admin: &Admin) -> Markup {
     }
 }
 
-pub(super) fn config(admin: &Admin) -> Markup {
+pub(super) fn config(admin: &Admin, view: &View<'_>) -> Markup {
     let config = admin.config();
     html! {
         h1 { "Config" }
@@ -242,7 +250,17 @@ pub(super) fn config(admin: &Admin) -> Markup {
             div { dt { "Rules" } dd { (config.rules) } }
             div { dt { "Changed (UTC)" } dd { (config.loaded_at.map_or("never".to_owned(), chart::clock)) } }
         }
-        p { button type="button" data-reload="" { "Reload the rules" } }
+        p {
+            (view.button(&Action {
+                role: Role::Admin,
+                label: "Reload",
+                object: "the rules",
+                method: "POST",
+                path: "/config:reload",
+                body: None,
+            }))
+        }
+        (view.read_only_note(Role::Admin, "reload the rules"))
         h2 { "Errors" }
         @if config.errors.is_empty() { p .none { "All rules as written are in force." } }
         @for error in &config.errors { pre .bad { (error) } }

@@ -18,6 +18,8 @@ pub struct RawSettings {
     pub(super) listeners: RawListeners,
     #[command(flatten, next_help_heading = "TLS of the listeners")]
     pub(super) tls: RawTls,
+    #[command(flatten, next_help_heading = "Admin listener")]
+    pub(super) admin: RawAdmin,
     #[command(flatten, next_help_heading = "Rules")]
     pub(super) rules: RawRules,
     #[command(flatten, next_help_heading = "Rules over xDS")]
@@ -63,17 +65,6 @@ pub(super) struct RawListeners {
     /// Port of the debug listener; 0 for a free one.
     #[arg(long, env, default_value = "6070", value_name = "PORT")]
     pub(super) debug_port: String,
-    /// Address of the admin listener: the console at `/` and its API. Any other than loopback needs
-    /// `ADMIN_TOKEN_FILE`.
-    #[arg(long, env, default_value = "127.0.0.1", value_name = "HOST")]
-    pub(super) admin_host: String,
-    /// Port of the admin listener; 0 for a free one, `off` for none.
-    #[arg(long, env, default_value = "6071", value_name = "PORT")]
-    pub(super) admin_port: String,
-    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, re-read
-    /// when it changes. Unset: clients on this machine may read, and nobody may write.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) admin_token_file: Option<String>,
     /// Age at which a gRPC connection is asked to close, randomised by a tenth either way; 0 for never.
     #[arg(long, env, default_value = "24h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age: String,
@@ -147,6 +138,48 @@ pub(super) struct RawTls {
     /// Serve HTTP over TLS, with the certificate and key above. HTTP clients need no certificate.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) http_server_use_tls: String,
+}
+
+/// The admin listener.
+#[derive(Args, Debug)]
+pub(super) struct RawAdmin {
+    /// Address of the admin listener: the console at `/` and its API. Any other than loopback needs
+    /// authentication.
+    #[arg(long, env, default_value = "127.0.0.1", value_name = "HOST")]
+    pub(super) admin_host: String,
+    /// Port of the admin listener; 0 for a free one, `off` for none.
+    #[arg(long, env, default_value = "6071", value_name = "PORT")]
+    pub(super) admin_port: String,
+    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, re-read
+    /// when it changes. Without any authentication, clients on this machine may read, and nobody may write.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) admin_token_file: Option<String>,
+    /// Addresses or networks of proxies that authenticate users, separated by commas. Their headers name the
+    /// user; those of other peers are ignored.
+    #[arg(long, env, value_name = "NETWORKS")]
+    pub(super) admin_trusted_proxies: Option<String>,
+    /// Header in which these proxies send the name of the user. They must remove it from the requests of clients.
+    #[arg(long, env, default_value = "x-forwarded-user", value_name = "HEADER")]
+    pub(super) admin_user_header: String,
+    /// Header in which these proxies send the groups of the user, separated by commas. They must remove it from
+    /// the requests of clients.
+    #[arg(long, env, default_value = "x-forwarded-groups", value_name = "HEADER")]
+    pub(super) admin_groups_header: String,
+    /// Roles of groups as `GROUP=ROLE`, separated by commas; the group `*` has every user. A user has the highest
+    /// role of its groups.
+    #[arg(long, env, value_name = "ROLES")]
+    pub(super) admin_group_roles: Option<String>,
+    /// Serve the admin listener over TLS, with `GRPC_SERVER_TLS_CERT` and `GRPC_SERVER_TLS_KEY`.
+    #[arg(long, env, default_value = "false", value_name = "BOOL")]
+    pub(super) admin_server_use_tls: String,
+    /// File of the CA certificates, in PEM, that sign the certificates of admin clients. Clients without a
+    /// certificate can still authenticate otherwise.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) admin_client_tls_cacert: Option<String>,
+    /// Roles of clients by a name in their certificate as `NAME=ROLE`, separated by commas: DNS names, IP
+    /// addresses or URIs such as SPIFFE ids. The first name that matches decides.
+    #[arg(long, env, value_name = "ROLES")]
+    pub(super) admin_client_roles: Option<String>,
 }
 
 /// Sources of rules.

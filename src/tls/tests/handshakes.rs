@@ -87,8 +87,10 @@ async fn certificates_of_envoy_gateway_work_in_both_directions() {
     for key in ["gateway.key", "gateway-pkcs8.key"] {
         let identity = Identity { certificate: fixture("gateway.crt"), key: fixture(key) };
         let names = vec!["envoy.envoy-gateway-system".parse().unwrap()];
-        let server =
-            ServerTls { identity: identity.clone(), clients: Some(ClientAuth { ca: ca.clone(), names }) };
+        let server = ServerTls {
+            identity: identity.clone(),
+            clients: Some(ClientAuth { ca: ca.clone(), names, is_optional: false }),
+        };
         // Envoy does not compare the name either.
         let client = ClientTls { ca: Some(ca.clone()), identity: Some(identity), verify_hostname: false };
         assert_eq!(outcome(&client, &server).await, Ok(()), "{key}");

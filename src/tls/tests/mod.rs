@@ -56,7 +56,10 @@ impl Authority {
     /// A listener with `identity` to which the clients of this authority may connect.
     fn server(&self, identity: Identity, names: &[&str]) -> ServerTls {
         let names = names.iter().map(|name| name.parse().unwrap()).collect();
-        ServerTls { identity, clients: Some(ClientAuth { ca: self.certificate.clone(), names }) }
+        ServerTls {
+            identity,
+            clients: Some(ClientAuth { ca: self.certificate.clone(), names, is_optional: false }),
+        }
     }
 }
 

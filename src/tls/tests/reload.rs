@@ -116,7 +116,7 @@ async fn a_swapped_secret_is_used_by_the_next_handshake_of_clients_and_servers()
         identity: Some(secret.identity()),
         verify_hostname: true,
     };
-    let clients = Some(ClientAuth { ca: secret.path("ca.crt"), names: Vec::new() });
+    let clients = Some(ClientAuth { ca: secret.path("ca.crt"), names: Vec::new(), is_optional: false });
     let server = ServerTls { identity: secret.identity(), clients };
     let (mut client, server) = live(&reloader, &client, &server);
     tokio::spawn(Arc::clone(&reloader).run());

@@ -1,63 +1,21 @@
-//! Access to the admin listener: tokens and roles, and clients on this machine where there are no tokens.
+//! Tokens and their roles, from a file.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode, header};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
+use super::{Actor, Role};
 use crate::tls::read_bounded;
 
 /// Time between two looks at the token file.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest token. A shorter one could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
-
-/// Role of a client. Each includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Reads.
-    View,
-    /// Lifts lockouts, resets counters, sets overrides.
-    Operate,
-    /// Reloads rules and changes what they enforce.
-    Admin,
-}
-
-impl Role {
-    const ALL: [Self; 3] = [Self::View, Self::Operate, Self::Admin];
-
-    /// Name in token files and answers.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::View => "view",
-            Self::Operate => "operate",
-            Self::Admin => "admin",
-        }
-    }
-}
-
-/// An authenticated client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Actor {
-    /// Name for the audit log: `loopback`, or the token's role and line.
-    pub name: String,
-    /// Role.
-    pub role: Role,
-}
-
-/// Reason why a request is rejected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Rejected {
-    pub(super) status: StatusCode,
-    pub(super) message: String,
-}
 
 /// A token file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,15 +45,22 @@ pub enum TokenFileError {
 
 /// A token, as its digest: comparing digests takes the same time whatever was sent.
 #[derive(Debug)]
-struct Token {
-    digest: [u8; 32],
+pub(super) struct Token {
+    pub(super) digest: [u8; 32],
     role: Role,
     line: usize,
 }
 
+impl Token {
+    /// Its bearer.
+    pub(super) fn actor(&self) -> Actor {
+        Actor { name: format!("{} token, line {}", self.role.name(), self.line), role: self.role, csrf: None }
+    }
+}
+
 /// Tokens of a file, re-read when it changes.
 #[derive(Debug)]
-pub struct Tokens {
+pub(super) struct Tokens {
     path: PathBuf,
     current: Mutex<Current>,
 }
@@ -114,22 +79,23 @@ impl Tokens {
     ///
     /// # Errors
     /// [`TokenFileError`]
-    pub fn read(path: &Path) -> Result<Self, TokenFileError> {
+    pub(super) fn read(path: &Path) -> Result<Self, TokenFileError> {
         let text = read(path)?;
         let tokens = parse(path, &text)?;
         let current = Current { tokens, digest: sha256(text.as_bytes()), checked_at: Instant::now() };
         Ok(Self { path: path.to_owned(), current: Mutex::new(current) })
     }
 
-    /// Actor with `token`.
-    fn actor(&self, token: &[u8]) -> Option<Actor> {
-        let sent = sha256(token);
+    /// The token that is `sent`.
+    pub(super) fn find(&self, sent: &[u8]) -> Option<(Arc<[Token]>, usize)> {
+        let digest = sha256(sent);
         let tokens = self.tokens();
-        let token = tokens.iter().find(|token| token.digest == sent)?;
-        Some(Actor { name: format!("{} token, line {}", token.role.name(), token.line), role: token.role })
+        let index = tokens.iter().position(|token| token.digest == digest)?;
+        Some((tokens, index))
     }
 
-    fn tokens(&self) -> Arc<[Token]> {
+    /// Tokens of the file as it is now.
+    pub(super) fn tokens(&self) -> Arc<[Token]> {
         let mut current = self.current.lock();
         if current.checked_at.elapsed() < RECHECK_INTERVAL {
             return Arc::clone(&current.tokens);
@@ -186,47 +152,10 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     digest_of
 }
 
-/// The client that sent `headers`.
-///
-/// # Errors
-/// 401 where a token is missing or unknown; 403 without tokens, unless the client is on this machine.
-pub(super) fn authenticate(
-    tokens: Option<&Tokens>,
-    headers: &HeaderMap,
-    is_local: bool,
-) -> Result<Actor, Rejected> {
-    let Some(tokens) = tokens else {
-        if is_local {
-            return Ok(Actor { name: "loopback".to_owned(), role: Role::View });
-        }
-        let message = "without ADMIN_TOKEN_FILE only clients on this machine are served".to_owned();
-        return Err(Rejected { status: StatusCode::FORBIDDEN, message });
-    };
-    let actor = headers.get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
-        match scheme.to_ascii_lowercase().as_str() {
-            "bearer" => tokens.actor(credentials.trim().as_bytes()),
-            // Browsers ask for a name and a password: the password is the token.
-            "basic" => {
-                let decoded = STANDARD.decode(credentials.trim()).ok()?;
-                let colon = memchr::memchr(b':', &decoded)?;
-                tokens.actor(&decoded[colon + 1..])
-            }
-            _ => None,
-        }
-    });
-    actor.ok_or_else(|| Rejected {
-        status: StatusCode::UNAUTHORIZED,
-        message: "send 'Authorization: Bearer TOKEN' with a token of ADMIN_TOKEN_FILE".to_owned(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::io::Write as _;
-
-    use axum::http::HeaderValue;
 
     use super::*;
 
@@ -236,34 +165,21 @@ mod tests {
         file
     }
 
-    fn authorization(value: &str) -> HeaderMap {
-        [(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())].into_iter().collect()
+    fn role(tokens: &Tokens, sent: &str) -> Option<Role> {
+        tokens.find(sent.as_bytes()).map(|(tokens, index)| tokens[index].role)
     }
 
     const VIEW: &str = "view-view-view-view";
-    const ADMIN: &str = "admin:with:colons:in:it";
 
     #[tokio::test]
-    async fn a_token_gives_its_role_by_bearer_and_as_a_browsers_password() {
-        let file = file(&format!("# tokens\n\nview:{VIEW}\nadmin: {ADMIN} \n"));
+    async fn a_line_gives_a_token_its_role() {
+        let file = file(&format!("# tokens\n\nview:{VIEW}\nadmin: admin:with:colons:in:it \n"));
         let tokens = Tokens::read(file.path()).unwrap();
-        let role =
-            |value: &str| authenticate(Some(&tokens), &authorization(value), false).map(|actor| actor.role);
-        let basic = |token: &str| format!("Basic {}", STANDARD.encode(format!("me:{token}")));
-        assert_eq!(role(&format!("Bearer {VIEW}")), Ok(Role::View));
-        assert_eq!(role(&basic(ADMIN)), Ok(Role::Admin));
-        for wrong in ["Bearer nonsense", "Bearer ", "Basic !", "Digest a", &basic("nonsense"), "Bearer"] {
-            let status = role(wrong).map_err(|rejected| rejected.status);
-            assert_eq!(status, Err(StatusCode::UNAUTHORIZED), "{wrong}");
+        assert_eq!(role(&tokens, VIEW), Some(Role::View));
+        assert_eq!(role(&tokens, "admin:with:colons:in:it"), Some(Role::Admin));
+        for unknown in ["", "nonsense", "admin:admin:with:colons:in:it", "view-view-view-vie"] {
+            assert_eq!(role(&tokens, unknown), None, "{unknown}");
         }
-    }
-
-    #[test]
-    fn without_tokens_only_clients_on_this_machine_may_read() {
-        let actor = authenticate(None, &HeaderMap::new(), true).unwrap();
-        assert_eq!(actor.role, Role::View);
-        let rejected = authenticate(None, &HeaderMap::new(), false).unwrap_err();
-        assert_eq!(rejected.status, StatusCode::FORBIDDEN);
     }
 
     #[tokio::test(start_paused = true)]
@@ -272,13 +188,13 @@ mod tests {
         let tokens = Tokens::read(file.path()).unwrap();
         let other = "another-token-of-an-operator";
         fs::write(file.path(), format!("operate:{other}\n")).unwrap();
-        assert!(tokens.actor(VIEW.as_bytes()).is_some(), "not looked at yet");
+        assert!(role(&tokens, VIEW).is_some(), "not looked at yet");
         tokio::time::advance(RECHECK_INTERVAL).await;
-        assert!(tokens.actor(VIEW.as_bytes()).is_none());
-        assert_eq!(tokens.actor(other.as_bytes()).unwrap().role, Role::Operate);
+        assert!(role(&tokens, VIEW).is_none());
+        assert_eq!(role(&tokens, other), Some(Role::Operate));
         fs::write(file.path(), "operate:short\n").unwrap();
         tokio::time::advance(RECHECK_INTERVAL).await;
-        assert!(tokens.actor(other.as_bytes()).is_some());
+        assert!(role(&tokens, other).is_some());
     }
 
     #[tokio::test]
