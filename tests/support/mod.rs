@@ -2,6 +2,7 @@
 
 pub(crate) mod ads;
 pub(crate) mod bench;
+pub(crate) mod browser;
 pub(crate) mod caller;
 pub(crate) mod collector;
 pub(crate) mod console;

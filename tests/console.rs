@@ -1,0 +1,145 @@
+//! The console in a real browser, on live data.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{TOKENS, ask, start_with_tokens};
+use crate::support::browser::{Browser, axe};
+use crate::support::service::Service;
+
+/// Values that run a script wherever they are not escaped, and long ones.
+const HOSTILE: [&str; 8] = [
+    "<script>alert(1)</script>",
+    "\"><img src=x onerror=alert(1)>",
+    "' onmouseover='alert(1)",
+    "</table><svg/onload=alert(1)>",
+    "javascript:alert(1)",
+    "{{constructor.constructor('alert(1)')()}}",
+    "</script><script>alert(1)</script>",
+    "line\nevent: forged\r\ndata: {}",
+];
+
+const PAGES: [&str; 8] = [
+    "/",
+    "/rules",
+    "/keys?by=denied&window=5m",
+    "/denials",
+    "/lockouts",
+    "/config",
+    "/audit",
+    "/denials?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
+];
+
+/// Traffic of all kinds, until `over`.
+async fn load(service: &Service, over: &CancellationToken) {
+    let long = "long-value-".repeat(500);
+    let mut round = 0_u32;
+    while !over.is_cancelled() {
+        for value in HOSTILE.iter().copied().chain(["ann", "bob", &long]) {
+            ask(service, "user", value).await;
+        }
+        if round < 3 {
+            ask(service, "account", HOSTILE[1]).await;
+            ask(service, "account", "acme").await;
+        }
+        ask(service, "user", &format!("visitor-{round}")).await;
+        round += 1;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Folder of screenshots.
+fn screenshots() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/console");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn file_name(page: &str) -> String {
+    let name: String = page.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "now".to_owned() } else { name.chars().take(24).collect() }
+}
+
+async fn log_in(browser: &Browser, service: &Service, token: &str) {
+    browser.open(&service.admin_url("/")).await;
+    browser.wait_for("location.pathname === '/login'").await;
+    let fill = format!("document.querySelector('#token').value = {}", json!(token));
+    browser.eval(&fill).await;
+    browser.eval("document.querySelector('form').requestSubmit()").await;
+    browser.wait_for("location.pathname === '/' && document.readyState === 'complete'").await;
+}
+
+/// Opens `page` in both themes and two widths, and looks for what a visitor would stumble over.
+async fn examine(browser: &Browser, service: &Service, page: &str, axe: &str) {
+    browser.open(&service.admin_url(page)).await;
+    browser.wait_for("document.querySelector('#live')?.textContent === 'live'").await;
+    for (width, height, scheme) in
+        [(1_280, 900, "light"), (390, 844, "dark"), (1_280, 900, "dark"), (390, 844, "light")]
+    {
+        browser.show(width, height, scheme).await;
+        let wide = browser.eval("document.documentElement.scrollWidth - window.innerWidth").await;
+        assert!(
+            wide.as_i64().is_some_and(|wide| wide <= 0),
+            "{page} scrolls sideways at {width} pixels by {wide}"
+        );
+        let path = screenshots().join(format!("{}-{width}-{scheme}.png", file_name(page)));
+        browser.screenshot(&path).await;
+        // Colours are checked in each theme, the structure is the same in all.
+        if width == 1_280 {
+            browser.eval(&format!("window.axe || ({{}}, (() => {{ {axe} }})()); 0")).await;
+            let violations = "axe.run(document).then((found) => found.violations.map((violation) => \
+                violation.id + ': ' + violation.nodes.map((node) => node.html + ' ' + node.failureSummary).join(' | ')))";
+            assert_eq!(browser.eval(violations).await, json!([]), "{page} {scheme}");
+        }
+    }
+}
+
+/// Presses the button with this label, fills in a reason and confirms.
+async fn act(browser: &Browser, label: &str) {
+    let button = format!("document.querySelector('main button[aria-label={}]')", json!(label));
+    browser.wait_for(&format!("{button} !== null")).await;
+    browser.eval(&format!("{button}.click()")).await;
+    browser.wait_for("document.querySelector('#action').open").await;
+    browser.eval("document.querySelector('#action-reason').value = 'customer called'").await;
+    browser.eval("document.querySelector('#action form').requestSubmit()").await;
+    browser.wait_for("!document.querySelector('#action').open").await;
+}
+
+#[tokio::test]
+async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
+    let (service, _file) = start_with_tokens().await;
+    let (browser, axe) = (Browser::start().await, axe());
+    let over = CancellationToken::new();
+    let visit = async {
+        log_in(&browser, &service, TOKENS[2].1).await;
+        for page in PAGES {
+            examine(&browser, &service, page, &axe).await;
+        }
+        browser.show(1_280, 900, "light").await;
+        browser.open(&service.admin_url("/lockouts")).await;
+        act(&browser, "Unlock account=acme").await;
+        browser.wait_for("!document.querySelector('main').textContent.includes('account=acme')").await;
+        // The keyboard goes to pages too.
+        browser.press("g").await;
+        browser.press("a").await;
+        browser
+            .wait_for(
+                "location.pathname === '/audit' && document.body.textContent.includes('customer called')",
+            )
+            .await;
+        over.cancel();
+    };
+    tokio::join!(load(&service, &over), visit);
+    assert_eq!(browser.problems(), Vec::<String>::new());
+    let own = service.admin_url("/");
+    let foreign: Vec<_> = browser.requests().into_iter().filter(|url| !url.starts_with(&own)).collect();
+    assert_eq!(foreign, ["about:blank"; 0]);
+    // Such violations would have been noticed.
+    browser
+        .eval("document.body.append(Object.assign(document.createElement('script'), {textContent: '1'}))")
+        .await;
+    crate::support::eventually("a violation is noticed", async || !browser.problems().is_empty()).await;
+}
