@@ -109,7 +109,7 @@ impl Browser {
     pub(crate) async fn eval(&self, expression: &str) -> Value {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let answer = self.call("Runtime.evaluate", params).await;
-        assert!(answer.get("exceptionDetails").is_none(), "{:.300}: {answer}", expression);
+        assert!(answer.get("exceptionDetails").is_none(), "{expression:.300}: {answer}");
         answer["result"]["value"].clone()
     }
 

@@ -132,7 +132,7 @@ requests! {
     struct TopQuery {
         /// Order; `hits` by default. `use` is the share of the limit that is used.
         by: Option<String> = { "enum": ["hits", "denied", "use"] },
-        /// Length of the window; `5m` by default.
+        /// Length of the window, at most `1h`; `5m` by default.
         window: Option<String> = { "examples": ["90s", "15m", "1h"] },
         /// Path or position of a rule: `shop.user`, or `shop.yaml:14`.
         rule: Option<String>,

@@ -195,7 +195,7 @@ pub(super) fn document(endpoints: &[Endpoint]) -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
-        "security": [{ "bearer": [] }, { "basic": [] }],
+        "security": [{ "bearer": [] }, { "session": [] }],
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -205,10 +205,11 @@ pub(super) fn document(endpoints: &[Endpoint]) -> Value {
                     "scheme": "bearer",
                     "description": "A token of ADMIN_TOKEN_FILE.",
                 },
-                "basic": {
-                    "type": "http",
-                    "scheme": "basic",
-                    "description": "Any name, and a token of ADMIN_TOKEN_FILE as the password: for browsers.",
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "tollgate_session",
+                    "description": "The session of a browser. Its writes also need the header x-csrf-token.",
                 },
             },
         },
