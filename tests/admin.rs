@@ -360,3 +360,42 @@ fn conforms(document: &Value, schema: &Value, value: &Value, place: &str) {
         properties.iter().for_each(|(name, schema)| conforms(document, schema, &fields[name], name));
     }
 }
+
+/// Value of a series, as `/metrics` shows it.
+async fn metric(service: &Service, series: &str) -> Option<f64> {
+    let shown = Client::new().get(service.debug_url("/metrics")).send().await.expect("an answer");
+    let shown = shown.text().await.expect("text");
+    shown.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[tokio::test]
+async fn metrics_have_the_extremes_of_keys_and_lockouts_and_no_key() {
+    let service = Service::start(&[("shop.yaml", RULES)], &[]).await;
+    for _ in 0..9 {
+        ask(&service, "user", "greedy").await;
+        ask(&service, "account", "acme").await;
+    }
+    ask(&service, "user", "modest").await;
+    eventually("the denials of the most denied key are shown", async || {
+        metric(&service, "tollgate_most_denied_key_requests{rule=\"shop.user\"}").await == Some(7.0)
+    })
+    .await;
+    let used = metric(&service, "tollgate_highest_key_use_ratio{rule=\"shop.user\"}").await;
+    assert_eq!(used, Some(4.5));
+    // From the second one on, which is the strike.
+    assert_eq!(metric(&service, "tollgate_locked_out_requests").await, Some(8.0));
+    let shown = Client::new().get(service.debug_url("/metrics")).send().await.expect("an answer");
+    assert!(!shown.text().await.expect("text").contains("greedy"));
+}
+
+#[tokio::test]
+async fn replicas_have_the_same_hash_only_if_they_have_the_same_rules() {
+    let hash = async |rules: &str| {
+        let service = Service::start(&[("shop.yaml", rules)], &[]).await;
+        assert_eq!(metric(&service, "tollgate_config_wrong").await, Some(0.0));
+        metric(&service, "tollgate_rules_hash").await.expect("a hash")
+    };
+    let (one, other) = (hash(RULES).await, hash(&RULES.replace("2/day", "3/day")).await);
+    assert!(one != other && one > 0.0, "{one} {other}");
+    assert_eq!(hash(RULES).await, one);
+}

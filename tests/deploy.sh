@@ -105,8 +105,7 @@ check_chart() {
         valid "$values" <"$work/chart.yaml"
         if [ "$(basename "$values")" = redis-values.yaml ]; then
             run promtool check rules "$work/alerts.yaml"
-            cp tests/data/alerts.yaml "$work/alerts-test.yaml"
-            run promtool test rules "$work/alerts-test.yaml"
+            "$python/python" tests/deploy_checks.py same_rules "$work/alerts.yaml" deploy/prometheus
         fi
     done
     say "values that the chart rejects"
@@ -123,6 +122,16 @@ check_chart() {
     rejected '/redis/url' --set redis.url=redis://user:secret@redis:6379
     rejected 'logLevel' --set settings.logLevel=info
     rejected '/rules/files' --set-string 'rules.files.notes\.txt=text'
+}
+
+check_prometheus() {
+    cp deploy/prometheus/*.yaml "$work"
+    cp tests/data/alerts.yaml "$work/alerts-test.yaml"
+    run promtool check rules "$work/rules.yaml" "$work/alerts.yaml"
+    run promtool test rules "$work/alerts-test.yaml"
+    run promtool check config deploy/prometheus/prometheus.yml
+    "$python/python" tests/deploy_checks.py expressions "$work/expressions.yaml" deploy/grafana/*.json
+    run promtool check rules "$work/expressions.yaml"
 }
 
 check_manifests() {
@@ -189,6 +198,7 @@ fi
 run shellcheck tests/*.sh deploy/image/*.sh
 check_image
 check_chart
+check_prometheus
 check_manifests
 check_guide
 check_systemd

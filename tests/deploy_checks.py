@@ -1,5 +1,6 @@
 """Checks of tests/deploy.sh that need a YAML parser: deploy_checks.py CHECK FILE…"""
 
+import json
 import pathlib
 import re
 import sys
@@ -116,6 +117,39 @@ def extract(path, rules, alerts):
             pathlib.Path(alerts).write_text(yaml.safe_dump({"groups": item["spec"]["groups"]}))
 
 
+def same_rules(rendered, folder):
+    """The chart renders the rules of deploy/prometheus, with labels of its own in the selectors."""
+    groups = objects(rendered)[0]["groups"]
+    selectors = set(re.findall(r'namespace="[^"]*",service="[^"]*"', yaml.safe_dump(groups, width=10**6)))
+    if len(selectors) != 1:
+        fail(f"the chart's rules have the selectors {selectors}")
+    text = yaml.safe_dump([group["rules"] for group in groups], width=10**6)
+    text = text.replace(selectors.pop(), 'job="tollgate"')
+    expected = [
+        group["rules"]
+        for name in ("rules", "alerts")
+        for group in objects(pathlib.Path(folder) / f"{name}.yaml")[0]["groups"]
+    ]
+    if yaml.safe_load(text) != expected:
+        fail("the chart's rules differ from those in deploy/prometheus")
+
+
+def expressions(path, *boards):
+    """Writes every expression of dashboards into a file of rules, for promtool to parse."""
+    found = []
+    for board in boards:
+        content = json.loads(pathlib.Path(board).read_text())
+        found += [note["expr"] for note in content["annotations"]["list"] if "expr" in note]
+        found += [target["expr"] for panel in content["panels"] for target in panel.get("targets", [])]
+    if len(found) < 20:
+        fail(f"{boards} have {len(found)} expressions")
+    rules = [
+        {"record": f"expression:{number}", "expr": text.replace("$__rate_interval", "5m")}
+        for number, text in enumerate(found)
+    ]
+    pathlib.Path(path).write_text(yaml.safe_dump({"groups": [{"name": "boards", "rules": rules}]}))
+
+
 def blocks(path, language, folder):
     """Writes the code blocks of a document in this language into a folder, in their order."""
     shown = re.findall(rf"^```{language}\n(.*?)^```", pathlib.Path(path).read_text(), re.MULTILINE | re.DOTALL)
@@ -193,6 +227,8 @@ def sbom(path):
 CHECKS = {
     "objects": check_objects,
     "extract": extract,
+    "same_rules": same_rules,
+    "expressions": expressions,
     "blocks": blocks,
     "envoyfilter": envoyfilter,
     "compose": compose,

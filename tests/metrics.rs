@@ -142,8 +142,8 @@ async fn metrics_are_also_where_use_prometheus_puts_them() {
     let metrics = reqwest::get(format!("http://{}", place.trim())).await.expect("an answer");
     assert_eq!(metrics.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
     let metrics = metrics.text().await.expect("a text");
-    assert_eq!(lines(&metrics, "tollgate_rules"), ["tollgate_rules 6"]);
-    assert_eq!(lines(&read(&service, "/metrics").await, "tollgate_rules"), ["tollgate_rules 6"]);
+    assert_eq!(lines(&metrics, "tollgate_rules "), ["tollgate_rules 6"]);
+    assert_eq!(lines(&read(&service, "/metrics").await, "tollgate_rules "), ["tollgate_rules 6"]);
 }
 
 #[tokio::test]

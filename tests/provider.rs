@@ -141,8 +141,12 @@ async fn what_is_loaded_at_start_is_told() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b.yml", &rule("api", "key", 7))]);
     let provider = Provider::start(dir.path());
     assert_eq!((provider.limit("shop", "user"), provider.limit("api", "key")), (Some(5), Some(7)));
-    let expected = Status { domains: 2, rules: 2, loaded_at: Some(NOW), is_partial: false, error: None };
-    assert_eq!(*provider.status.borrow(), expected);
+    let status = provider.status.borrow().clone();
+    let rules_hash = status.rules_hash;
+    let expected =
+        Status { domains: 2, rules: 2, loaded_at: Some(NOW), rules_hash, is_partial: false, error: None };
+    assert_eq!(status, expected);
+    assert!(rules_hash > 0 && rules_hash < 1 << 48, "{rules_hash}");
     assert_eq!(provider.loads(), (1, 0));
 }
 

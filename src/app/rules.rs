@@ -51,9 +51,12 @@ pub(super) fn load(
     let rules = Arc::new(ArcSwapOption::empty());
     let metrics = Arc::new(Metrics::new(settings.metrics.clone(), Arc::clone(&rules)));
     let counted = Arc::clone(&metrics);
-    let on_load = move |status: &Status| match (&status.error, status.loaded_at) {
-        (None, Some(loaded_at)) => counted.record_config_load(loaded_at),
-        (Some(_), _) | (None, None) => counted.record_config_error(),
+    let on_load = move |status: &Status| {
+        counted.set_rules_hash(status.rules_hash);
+        match (&status.error, status.loaded_at) {
+            (None, Some(loaded_at)) => counted.record_config_load(loaded_at),
+            (Some(_), _) | (None, None) => counted.record_config_error(),
+        }
     };
     let origins = settings.reads_rule_files.then_some(Origin::Files);
     let origins = origins.into_iter().chain(settings.xds.as_ref().map(|_| Origin::Xds)).collect();

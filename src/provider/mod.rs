@@ -45,6 +45,8 @@ pub struct Status {
     pub rules: usize,
     /// Time of the latest change of the rules in force; `None` before the first ones.
     pub loaded_at: Option<Timestamp>,
+    /// Hash of the rules in force, 48 bits: the same wherever the same rules are; 0 before the first ones.
+    pub rules_hash: u64,
     /// True until each provider has delivered its first rules, good or bad.
     pub is_partial: bool,
     /// Errors that keep rules as written out of force; `None` if all are in force.

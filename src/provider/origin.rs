@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::xds::Resource;
 use crate::engine::rules::{Documents, RuleError, RuleSource, SourceFile};
 
@@ -45,12 +47,27 @@ impl Source {
         }
     }
 
+    /// Rules as they came.
+    fn content(&self) -> &[u8] {
+        match self {
+            Self::File(file) => file.text.as_bytes(),
+            Self::Resource(resource) => resource.config(),
+        }
+    }
+
     fn as_rule_source(&self) -> &dyn RuleSource {
         match self {
             Self::File(file) => &**file,
             Self::Resource(resource) => &**resource,
         }
     }
+}
+
+/// Hash of the contents of `sources`. Their names have no part in it: replicas may keep files in different folders. It
+/// has 48 bits, which a number of JSON or Prometheus holds exactly.
+pub(super) fn hash(sources: &[Source]) -> u64 {
+    let each = sources.iter().flat_map(|source| xxh3_64(source.content()).to_be_bytes());
+    xxh3_64(&each.collect::<Vec<_>>()) >> 16
 }
 
 impl RuleSource for Source {

@@ -20,7 +20,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::origin::{FoundSources, Origin, Source};
+use super::origin::{self, FoundSources, Origin, Source};
 use super::{Role, Status};
 use crate::clock::Clock;
 use crate::engine::rules::{
@@ -125,6 +125,7 @@ impl State {
             status.domains = rules.domains().count();
             status.rules = rules.len();
             status.loaded_at = Some(self.clock.now());
+            status.rules_hash = origin::hash(&sources);
             self.rules.store(Some(Arc::new(rules)));
             self.in_force = sources;
         }

@@ -43,7 +43,7 @@ impl Resource {
     }
 
     /// Encoded `RateLimitConfig`.
-    pub(super) const fn config(&self) -> &Bytes {
+    pub(in crate::provider) const fn config(&self) -> &Bytes {
         &self.config
     }
 

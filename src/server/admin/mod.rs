@@ -8,6 +8,7 @@ mod actions;
 mod api;
 mod audit;
 mod endpoints;
+mod key_gauges;
 mod login;
 mod openapi;
 mod rates;
@@ -34,6 +35,7 @@ pub(super) use self::views::{DenialView, PointView, RuleView, Summary, TopView};
 
 use self::access::Client;
 use self::audit::Audit;
+use self::key_gauges::KeyGauges;
 pub(super) use self::login::LOGIN_PAGE;
 use self::rates::Rates;
 use super::local::{self, Peer};
@@ -86,6 +88,7 @@ pub(super) struct Admin {
     /// True if the listener speaks TLS.
     is_tls: bool,
     rates: Rates,
+    key_gauges: KeyGauges,
     audit: Audit,
     event_streams: Arc<Semaphore>,
     /// Names of the rules in force, for as long as they are.
@@ -98,7 +101,7 @@ impl Admin {
     pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>, is_tls: bool) -> Arc<Self> {
         let AdminParts { rules, rules_status, providers, metrics, observer, lockouts, keys, clock, access } =
             parts;
-        Arc::new(Self {
+        let admin = Arc::new(Self {
             started_at: clock.now(),
             rules,
             rules_status,
@@ -112,10 +115,18 @@ impl Admin {
             host_names,
             is_tls,
             rates: Rates::default(),
+            key_gauges: KeyGauges::default(),
             audit: Audit::default(),
             rule_names: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
-        })
+        });
+        let observed = Arc::downgrade(&admin);
+        admin.metrics.register(move |snapshot| {
+            if let Some(admin) = observed.upgrade() {
+                admin.key_gauges.add_to(snapshot, &admin.observer, || admin.rule_names(), admin.clock.now());
+            }
+        });
+        admin
     }
 
     /// Samples rates, for ever.

@@ -154,6 +154,11 @@ pub(super) struct RuleName {
 }
 
 impl RuleName {
+    /// Path of the rule: `shop.user`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     fn of(placed: &PlacedRule<'_>) -> Self {
         let source = format!("{}:{}", placed.source, placed.span.line);
         Self { path: placed.rule.path.to_string(), source }
@@ -257,7 +262,7 @@ impl Admin {
     }
 
     /// Names of the rules in force. They are collected once for each set of rules.
-    fn rule_names(&self) -> Arc<RuleNames> {
+    pub(super) fn rule_names(&self) -> Arc<RuleNames> {
         let rules = self.rules.load_full();
         let current = rules.as_ref().map(Arc::downgrade).unwrap_or_default();
         let mut known = self.rule_names.lock();

@@ -63,6 +63,16 @@ metrics! {
     Gauge RULES "tollgate_rules" [] Derived;
     /// Unix time at which the rules came into force.
     Gauge CONFIG_LOADED_AT "tollgate_config_loaded_at_seconds" [] Derived;
+    /// 1 while rules as written have errors that keep them out of force.
+    Gauge CONFIG_WRONG "tollgate_config_wrong" [] Derived;
+    /// Hash of the rules in force, as a number of 48 bits: the same on replicas with the same rules.
+    Gauge RULES_HASH "tollgate_rules_hash" [] Derived;
+    /// Requests denied because their client is locked out.
+    Counter LOCKED_OUT_REQUESTS "tollgate_locked_out_requests" [] Derived;
+    /// Denials within 5 minutes of the key that each rule denies the most, estimated.
+    Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
+    /// Largest share of its limit that a key of each rule has used within 5 minutes, estimated.
+    Gauge HIGHEST_KEY_USE "tollgate_highest_key_use_ratio" ["rule"] Derived;
     /// 1 while a stream to the management server is open.
     Gauge XDS_CONNECTED "tollgate_xds_connected" [] Derived;
     /// Unix time of the last response of the management server; 0 before the first.

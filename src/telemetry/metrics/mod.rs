@@ -22,7 +22,7 @@ mod stats;
 pub mod statsd;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -74,6 +74,9 @@ pub struct Metrics {
     config_loads: AtomicU64,
     config_errors: AtomicU64,
     config_loaded_at_secs: AtomicU64,
+    config_wrong: AtomicBool,
+    rules_hash: AtomicU64,
+    locked_out_requests: AtomicU64,
     /// A lock that only start-up and snapshots take.
     sources: Mutex<Vec<Source>>,
 }
@@ -141,6 +144,9 @@ impl Metrics {
         if let Some(layer) = layer {
             layer.add_denied();
         }
+        if decision.denial().is_some_and(|status| status.locked_out) {
+            add_one(&self.locked_out_requests);
+        }
         for status in &decision.statuses {
             let Some((stats, hit_counts)) = &status.counted else { continue };
             let denies = decision.code == Code::OverLimit && status.code == Code::OverLimit;
@@ -169,12 +175,19 @@ impl Metrics {
     /// Counts rules that came into force at `now`.
     pub fn record_config_load(&self, now: Timestamp) {
         add_one(&self.config_loads);
+        self.config_wrong.store(false, Ordering::Relaxed);
         self.config_loaded_at_secs.store(now.as_secs(), Ordering::Relaxed);
     }
 
     /// Counts rules that were refused; those before them stay in force.
     pub fn record_config_error(&self) {
         add_one(&self.config_errors);
+        self.config_wrong.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets the hash of the rules in force.
+    pub fn set_rules_hash(&self, hash: u64) {
+        self.rules_hash.store(hash, Ordering::Relaxed);
     }
 
     /// Everything in Prometheus' text form, to be sent as `text/plain; version=0.0.4`.
@@ -227,6 +240,9 @@ impl Metrics {
         snapshot.add(&defined::CONFIG_LOADS, [], read(&self.config_loads));
         snapshot.add(&defined::CONFIG_ERRORS, [], read(&self.config_errors));
         snapshot.add(&defined::CONFIG_LOADED_AT, [], read(&self.config_loaded_at_secs));
+        snapshot.add(&defined::CONFIG_WRONG, [], self.config_wrong.load(Ordering::Relaxed));
+        snapshot.add(&defined::RULES_HASH, [], read(&self.rules_hash));
+        snapshot.add(&defined::LOCKED_OUT_REQUESTS, [], read(&self.locked_out_requests));
         snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
         snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));
         snapshot.add(&defined::RESPONSE_TIME, [METHOD], self.calls.distribution());

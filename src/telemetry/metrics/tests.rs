@@ -136,6 +136,7 @@ fn the_service_s_own_counts_have_their_flat_names() {
         "tollgate.store_errors.unreachable: 1",
         "tollgate.store_errors.unanswered: 0",
         "tollgate.config_loaded_at_seconds: 1700000000",
+        "tollgate.config_wrong: 1",
     ] {
         assert!(stats.lines().any(|found| found == line), "{line}\nin\n{stats}");
     }
