@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
+    fn contradictory_options_are_rejected_by_name() {
         for (args, told) in [
             (&["--rate", "0"][..], "--rate"),
             (&["--rate", "10", "--concurrency", "2"], "--concurrency"),

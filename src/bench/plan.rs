@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_descriptor_is_refused_with_its_text() {
+    fn invalid_descriptors_are_rejected_with_their_text() {
         for (text, told) in [
             ("user", "found \"user\""),
             ("", "found \"\""),

@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stopped_is_shorter_and_never_longer() {
+    fn a_stopped_window_is_never_longer() {
         let from = Instant::now() + SECOND;
         let window = Window::new(from, 4 * SECOND);
         for (now, length) in

@@ -15,6 +15,7 @@ mod health;
 mod heartbeat;
 mod http;
 mod listen;
+mod listeners;
 mod local;
 mod lockouts;
 mod origin;
@@ -46,7 +47,6 @@ use self::debug::{Debug, Pages};
 use self::grpc::LongStreams;
 use self::health::Health;
 pub use self::health::StoreHealth;
-use self::listen::{Listener, Purpose};
 use self::streams::Streams;
 use crate::engine::Rules;
 use crate::provider;
@@ -54,7 +54,7 @@ use crate::provider::xds::XdsStatus;
 use crate::supervisor::{Supervisor, Task};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{CONNECTIONS, DISPLACED_CONNECTIONS, INCOMPLETE_REQUEST_BODIES};
-use crate::tls::{LiveServer, Reloader, ServerTls, TlsError};
+use crate::tls::{LiveServer, ServerTls};
 
 pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
@@ -62,6 +62,7 @@ pub use self::cores::{CoreContext, CoreFactory};
 pub use self::explain::Explainer;
 pub use self::health::HealthPolicy;
 pub use self::listen::{Address, BindError};
+pub use self::listeners::{ListenSettings, ListenerTls, Listeners};
 pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
@@ -70,21 +71,6 @@ pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 const MAX_OPERATOR_REQUESTS: usize = 64;
 /// Interval of the sweep for expired connections and bodies.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
-
-/// Addresses of the listeners.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenSettings {
-    /// `/json`, `/v1/check` and `/healthcheck`.
-    pub http: Address,
-    /// Envoy's protocol.
-    pub grpc: Address,
-    /// `/rlconfig`, `/stats` and `/metrics`.
-    pub debug: Address,
-    /// API and console for operators; `None` if they are off.
-    pub admin: Option<Address>,
-    /// Additional address of metrics, and their path.
-    pub prometheus: Option<(Address, String)>,
-}
 
 /// Threads, connections and shutdown.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,31 +99,6 @@ pub struct ServeSettings {
     pub shutdown_delay: Duration,
     /// Upper bound on the time after that delay until calls in flight are cut off.
     pub shutdown_timeout: Duration,
-}
-
-/// TLS of the listeners; `None` for plain text.
-#[derive(Clone, Debug, Default)]
-pub struct ListenerTls {
-    grpc: Option<LiveServer>,
-    http: Option<LiveServer>,
-    admin: Option<LiveServer>,
-}
-
-impl ListenerTls {
-    /// Reads the files of `settings` and has `certificates` reload them.
-    ///
-    /// # Errors
-    /// [`TlsError`] with the first file that cannot be used, and why.
-    pub fn load(settings: &ServeSettings, certificates: &Reloader) -> Result<Self, TlsError> {
-        let server = |user, tls: &Option<ServerTls>, alpn| {
-            tls.as_ref().map(|tls| certificates.server(user, tls, alpn)).transpose()
-        };
-        Ok(Self {
-            grpc: server("grpc", &settings.grpc_tls, &[b"h2"])?,
-            http: server("http", &settings.http_tls, &[b"h2", b"http/1.1"])?,
-            admin: server("admin", &settings.admin_tls, &[b"h2", b"http/1.1"])?,
-        })
-    }
 }
 
 /// Parts that the server uses.
@@ -175,63 +136,6 @@ pub enum ServeError {
     /// A serving thread has ended.
     #[error("a serving thread has ended unexpectedly")]
     CoreEnded,
-}
-
-/// Bound listeners.
-#[derive(Debug)]
-pub struct Listeners {
-    http: Listener,
-    grpc: Listener,
-    debug: Listener,
-    /// Hosts that the HTTP and the debug port were configured with, where they are names.
-    http_names: Arc<[String]>,
-    debug_names: Arc<[String]>,
-    /// The admin listener, and the host that it was configured with, where it is a name.
-    admin: Option<(Listener, Vec<String>)>,
-    prometheus: Option<(Listener, String)>,
-}
-
-impl Listeners {
-    /// Binds all addresses. Must be called inside a runtime.
-    ///
-    /// # Errors
-    /// [`BindError`] of the first address that cannot be bound.
-    pub fn bind(settings: &ListenSettings) -> Result<Self, BindError> {
-        let prometheus = match &settings.prometheus {
-            Some((address, path)) => Some((address.bind(Purpose::Prometheus)?, path.clone())),
-            None => None,
-        };
-        Ok(Self {
-            http: settings.http.bind(Purpose::Http)?,
-            grpc: settings.grpc.bind(Purpose::Grpc)?,
-            debug: settings.debug.bind(Purpose::Debug)?,
-            http_names: settings.http.name().into_iter().collect(),
-            debug_names: settings.debug.name().into_iter().collect(),
-            admin: match &settings.admin {
-                Some(address) => Some((address.bind(Purpose::Admin)?, address.name().into_iter().collect())),
-                None => None,
-            },
-            prometheus,
-        })
-    }
-
-    /// Actual addresses: port 0 is replaced by the port that was free.
-    ///
-    /// # Errors
-    /// Error of the operating system if a socket has no address.
-    pub fn addresses(&self) -> io::Result<ListenSettings> {
-        let prometheus = match &self.prometheus {
-            Some((listener, path)) => Some((listener.address()?, path.clone())),
-            None => None,
-        };
-        Ok(ListenSettings {
-            http: self.http.address()?,
-            grpc: self.grpc.address()?,
-            debug: self.debug.address()?,
-            admin: self.admin.as_ref().map(|(listener, _)| listener.address()).transpose()?,
-            prometheus,
-        })
-    }
 }
 
 /// Serves until `shutdown`, then drains: health checks fail, after a delay no connection is accepted, and calls

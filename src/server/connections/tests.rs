@@ -120,5 +120,5 @@ async fn the_connection_that_leaves_most_bytes_unread_is_cut() {
     let small: Vec<_> = (0..4_000).map(|_| answer(&slots[2], 100)).collect();
     assert_eq!(closing(), [0, 0, Closing::Cut as u8]);
     drop(small);
-    assert_eq!(slots[2].connection().unsent(), 10 * mib + ANSWER_BYTES);
+    assert_eq!(slots[2].connection().unsent(), 10 * mib + connection::ANSWER_BYTES);
 }

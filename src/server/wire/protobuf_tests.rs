@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[test]
-fn what_has_a_known_number_and_another_type_is_refused() {
+fn known_fields_of_another_wire_type_are_rejected() {
     for (bytes, expected) in [
         (&b"\x08\x01"[..], "not a protobuf message"),
         (b"\x0a\x05shop", "not a protobuf message"),

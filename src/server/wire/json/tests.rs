@@ -71,7 +71,7 @@ fn values_are_those_of_proto3_json() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_with_the_reason() {
+fn invalid_requests_are_rejected_with_the_reason() {
     let of_hits = |hits: &str| format!(r#"{{"hitsAddend": {hits}}}"#);
     let of_limit = |limit: &str| format!(r#"{{"descriptors": [{{"limit": {limit}}}]}}"#);
     for (body, expected) in [

@@ -5,23 +5,20 @@
 //! back, goes into one script call for each slot, and with it whatever comes later to its counters. The
 //! commands for counts are sent first, so that every counter sees its requests in their order.
 
-use std::time::Duration;
+mod protocol;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+pub(super) use self::protocol::RawReading;
+use self::protocol::{pack, seen};
 use super::settings::ServerClock;
-use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed, is_over};
-use crate::engine::algorithm::{
-    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, sliding_log, sliding_window,
-    token_bucket,
-};
-use crate::engine::lockout::Block;
+use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed};
 use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
+use crate::store::Lockout;
 use crate::store::positions::Positions;
-use crate::store::{Lockout, StoreError};
 
 /// Upper bound on the charges of one request: their number has fifteen bits in the script.
 const MAX_CHARGES: u16 = u16::MAX >> 1;
@@ -43,19 +40,6 @@ pub(super) struct SlotCharge {
     pub(super) now: Timestamp,
 }
 
-/// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RawReading {
-    /// `None` where a counter of its request holds what somebody else wrote.
-    outcome: Option<ChargeOutcome>,
-    level: u64,
-    more: [i64; 2],
-    /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
-    ends_us: u64,
-    /// When the script ran.
-    now: Timestamp,
-}
-
 impl SlotCharge {
     /// True if it takes the script to carry it out.
     pub(super) fn needs_script(&self) -> bool {
@@ -65,58 +49,6 @@ impl SlotCharge {
                 Hits::Refund(hits) => hits > 0,
                 Hits::Add(_) => counts_only_if_allowed(self.mode, self.hits),
             }
-    }
-
-    /// Reading that `seen` stands for.
-    ///
-    /// # Errors
-    /// [`StoreError::Rejected`] where somebody else wrote into a counter of its request.
-    pub(super) fn reading(&self, seen: RawReading) -> Result<Reading, StoreError> {
-        let unreadable = || StoreError::Rejected("a counter holds what tollgate did not write".to_owned());
-        let outcome = seen.outcome.ok_or_else(unreadable)?;
-        Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
-    }
-
-    fn reading_of_limit(&self, seen: RawReading, outcome: ChargeOutcome) -> Reading {
-        let Self { limit, hits, mode, .. } = *self;
-        let RawReading { level, more: [one, other], .. } = seen;
-        // Which window it is was decided here, and how much time has passed there.
-        let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
-        let whole = |number: i64| u64::try_from(number).unwrap_or(0);
-        let state = match limit.algorithm {
-            Algorithm::FixedWindow => {
-                let window_start_secs = limit.window.start_secs(now);
-                CounterState::FixedWindow(fixed_window::State { window_start_secs, used: level })
-            }
-            Algorithm::SlidingWindow => CounterState::SlidingWindow(sliding_window::State {
-                window: whole(other),
-                current: level,
-                previous: whole(one),
-            }),
-            Algorithm::TokenBucket { .. } => {
-                CounterState::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
-            }
-            Algorithm::SlidingLog => {
-                let over = is_over(mode, hits, level, limit.capacity(), outcome);
-                if let Hits::Add(hits) = hits
-                    && over
-                    && mode.hits_to_fit(hits) > limit.capacity()
-                {
-                    // It never fits: nothing that leaves would change that.
-                    let reset = Duration::from_secs(limit.window.secs().into());
-                    return Reading { outcome, used: level, reset };
-                }
-                let last = if over { one } else { other };
-                let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
-                return Reading { outcome, used: level, reset: reset.unwrap_or_default() };
-            }
-        };
-        let used = match &state {
-            CounterState::SlidingWindow(state) => state.meter(limit, now).used(),
-            CounterState::TokenBucket(state) => state.meter(limit, now).used(),
-            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) => level,
-        };
-        Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
     }
 }
 
@@ -359,72 +291,6 @@ impl Batch {
 /// Redis counts from 1 in `KEYS`.
 fn number(index: usize) -> u16 {
     u16::try_from(index + 1).unwrap_or(u16::MAX)
-}
-
-fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, lockout: Option<u16>) {
-    let algorithm = match charge.limit.algorithm {
-        Algorithm::FixedWindow => 0,
-        Algorithm::SlidingWindow => 1,
-        Algorithm::SlidingLog => 2,
-        Algorithm::TokenBucket { .. } => 3,
-    };
-    let (kind, hits) = match (charge.hits, charge.mode) {
-        (Hits::Add(hits), ChargeMode::Always) => (0, hits),
-        (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
-        (Hits::Refund(hits), _) => (2, hits),
-        (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
-    };
-    let enforcement = match charge.enforcement {
-        Enforcement::Enforced => 0,
-        Enforcement::Quota => 1,
-        Enforcement::Shadow => 2,
-        Enforcement::ShadowQuota => 3,
-    };
-    requests.put_u16(counter);
-    requests.put_slice(&[algorithm, kind, enforcement]);
-    requests.put_u32(hits);
-    requests.put_u32(charge.limit.capacity());
-    requests.put_u32(charge.ttl_secs);
-    requests.put_u16(lockout.unwrap_or(0));
-    if charge.limit.algorithm != Algorithm::FixedWindow {
-        let ticks = Ticks::of(charge.limit, charge.now);
-        requests.put_u32(charge.limit.requests_per_unit);
-        requests.put_f64(exact(ticks.window));
-        requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
-    }
-    if let Some(Lockout { schedule, .. }) = &charge.lockout {
-        for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
-            requests.put_u32(secs);
-        }
-        requests.put_u8(schedule.extend.into());
-        requests.put_u8(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
-        for step in &schedule.steps {
-            requests.put_u32(match step {
-                Block::Secs(secs) => *secs,
-                Block::Permanent => 0,
-            });
-        }
-    }
-}
-
-/// Numbers that Lua counts with are exact as far as they go here.
-#[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
-fn exact(number: u64) -> f64 {
-    number.min(MAX_EXACT) as f64
-}
-
-fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawReading> {
-    let [outcome, level, one, other] = *numbers else { return None };
-    let outcome = match outcome {
-        0 => Some(ChargeOutcome::Charged),
-        1 => Some(ChargeOutcome::Denied),
-        2 => Some(ChargeOutcome::Withheld),
-        3 => Some(ChargeOutcome::Blocked),
-        4 => None,
-        _ => return None,
-    };
-    let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
-    Some(RawReading { outcome, level, more: [one, other], ends_us, now })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use proptest::test_runner::TestCaseError;
 
 use super::*;
 use crate::engine::Unit;
-use crate::engine::algorithm::{Meter, group};
+use crate::engine::algorithm::{Meter, fixed_window, group};
 
 type Counters = HashMap<Bytes, u64>;
 

@@ -1,0 +1,150 @@
+//! Protocol of `charge.lua`: charges as it reads them, and the numbers that it returns.
+
+use std::time::Duration;
+
+use bytes::{BufMut as _, BytesMut};
+
+use super::SlotCharge;
+use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::algorithm::{
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, sliding_log, sliding_window,
+    token_bucket,
+};
+use crate::engine::lockout::Block;
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Timestamp};
+use crate::store::{Lockout, StoreError};
+
+/// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store::redis) struct RawReading {
+    /// `None` where a counter of its request holds what somebody else wrote.
+    pub(super) outcome: Option<ChargeOutcome>,
+    pub(super) level: u64,
+    pub(super) more: [i64; 2],
+    /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
+    pub(super) ends_us: u64,
+    /// When the script ran.
+    pub(super) now: Timestamp,
+}
+
+impl SlotCharge {
+    /// Reading that `seen` stands for.
+    ///
+    /// # Errors
+    /// [`StoreError::Rejected`] where somebody else wrote into a counter of its request.
+    pub(in crate::store::redis) fn reading(&self, seen: RawReading) -> Result<Reading, StoreError> {
+        let unreadable = || StoreError::Rejected("a counter holds what tollgate did not write".to_owned());
+        let outcome = seen.outcome.ok_or_else(unreadable)?;
+        Ok(self.reading_of_limit(seen, outcome).locked_until(seen.ends_us, seen.now))
+    }
+
+    fn reading_of_limit(&self, seen: RawReading, outcome: ChargeOutcome) -> Reading {
+        let Self { limit, hits, mode, .. } = *self;
+        let RawReading { level, more: [one, other], .. } = seen;
+        // Which window it is was decided here, and how much time has passed there.
+        let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
+        let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+        let state = match limit.algorithm {
+            Algorithm::FixedWindow => {
+                let window_start_secs = limit.window.start_secs(now);
+                CounterState::FixedWindow(fixed_window::State { window_start_secs, used: level })
+            }
+            Algorithm::SlidingWindow => CounterState::SlidingWindow(sliding_window::State {
+                window: whole(other),
+                current: level,
+                previous: whole(one),
+            }),
+            Algorithm::TokenBucket { .. } => {
+                CounterState::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
+            }
+            Algorithm::SlidingLog => {
+                let over = is_over(mode, hits, level, limit.capacity(), outcome);
+                if let Hits::Add(hits) = hits
+                    && over
+                    && mode.hits_to_fit(hits) > limit.capacity()
+                {
+                    // It never fits: nothing that leaves would change that.
+                    let reset = Duration::from_secs(limit.window.secs().into());
+                    return Reading { outcome, used: level, reset };
+                }
+                let last = if over { one } else { other };
+                let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
+                return Reading { outcome, used: level, reset: reset.unwrap_or_default() };
+            }
+        };
+        let used = match &state {
+            CounterState::SlidingWindow(state) => state.meter(limit, now).used(),
+            CounterState::TokenBucket(state) => state.meter(limit, now).used(),
+            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) => level,
+        };
+        Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
+    }
+}
+
+/// Appends `charge` as `charge.lua` reads it: the counter and the lockout by their places in `KEYS`.
+pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, lockout: Option<u16>) {
+    let algorithm = match charge.limit.algorithm {
+        Algorithm::FixedWindow => 0,
+        Algorithm::SlidingWindow => 1,
+        Algorithm::SlidingLog => 2,
+        Algorithm::TokenBucket { .. } => 3,
+    };
+    let (kind, hits) = match (charge.hits, charge.mode) {
+        (Hits::Add(hits), ChargeMode::Always) => (0, hits),
+        (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
+        (Hits::Refund(hits), _) => (2, hits),
+        (Hits::Add(hits), ChargeMode::Overdraft) => (3, hits),
+    };
+    let enforcement = match charge.enforcement {
+        Enforcement::Enforced => 0,
+        Enforcement::Quota => 1,
+        Enforcement::Shadow => 2,
+        Enforcement::ShadowQuota => 3,
+    };
+    requests.put_u16(counter);
+    requests.put_slice(&[algorithm, kind, enforcement]);
+    requests.put_u32(hits);
+    requests.put_u32(charge.limit.capacity());
+    requests.put_u32(charge.ttl_secs);
+    requests.put_u16(lockout.unwrap_or(0));
+    if charge.limit.algorithm != Algorithm::FixedWindow {
+        let ticks = Ticks::of(charge.limit, charge.now);
+        requests.put_u32(charge.limit.requests_per_unit);
+        requests.put_f64(exact(ticks.window));
+        requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
+    }
+    if let Some(Lockout { schedule, .. }) = &charge.lockout {
+        for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
+            requests.put_u32(secs);
+        }
+        requests.put_u8(schedule.extend.into());
+        requests.put_u8(u8::try_from(schedule.steps.len()).unwrap_or(u8::MAX));
+        for step in &schedule.steps {
+            requests.put_u32(match step {
+                Block::Secs(secs) => *secs,
+                Block::Permanent => 0,
+            });
+        }
+    }
+}
+
+/// Numbers that Lua counts with are exact as far as they go here.
+#[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
+fn exact(number: u64) -> f64 {
+    number.min(MAX_EXACT) as f64
+}
+
+/// The reading in the four numbers that `charge.lua` returns for a charge; `None` if they are not one.
+pub(super) fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawReading> {
+    let [outcome, level, one, other] = *numbers else { return None };
+    let outcome = match outcome {
+        0 => Some(ChargeOutcome::Charged),
+        1 => Some(ChargeOutcome::Denied),
+        2 => Some(ChargeOutcome::Withheld),
+        3 => Some(ChargeOutcome::Blocked),
+        4 => None,
+        _ => return None,
+    };
+    let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
+    Some(RawReading { outcome, level, more: [one, other], ends_us, now })
+}
