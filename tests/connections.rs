@@ -67,7 +67,7 @@ async fn get_health(stream: &mut TcpStream) -> String {
 }
 
 #[tokio::test]
-async fn one_byte_keeps_nobody_out_on_any_port() {
+async fn clients_that_send_one_byte_block_no_port() {
     let service = start(&[("MAX_CONNECTIONS", "50"), ("FIRST_REQUEST_TIMEOUT", "3s")]).await;
     let mut attackers = Vec::new();
     for (port, count) in [(service.grpc, 50), (service.http, 50), (service.debug, 256)] {
@@ -196,7 +196,7 @@ async fn a_flood_of_connections_leaves_descriptors_for_health_metrics_and_redis(
         assert_eq!(reqwest::get(url).await.expect("an answer").status(), 200);
     }
     let printed = service.process.output();
-    assert!(printed.contains("open file limit is too low for MAX_CONNECTIONS"), "{printed}");
+    assert!(printed.contains("open file limit is too low, accepting fewer connections"), "{printed}");
     assert!(!printed.contains("accept failed"), "{printed}");
 }
 

@@ -383,11 +383,16 @@ async fn an_explanation_online_has_the_levels_and_counts_nothing() {
         assert_eq!(login["next"]["locked_out"], false, "looking strikes nobody");
         assert_eq!((&user["limits"][0]["used"], &user["next"]["remaining"]), (&0.into(), &3.into()));
     }
-    let text =
-        text(&tollgate(dir.path(), &["explain", "--address", &debug, "-d", "shop", "user=vip"]).stdout);
-    assert!(text.contains("unlimited by shop.user_vip"), "{text}");
-    let wrong = tollgate(dir.path(), &["explain", "--address", "127.0.0.1:1", "-d", "shop", "user=vip"]);
-    assert_eq!(wrong.status.code(), Some(1));
+    let explain =
+        |address: &str| tollgate(dir.path(), &["explain", "--address", address, "-d", "shop", "user=vip"]);
+    let shown = text(&explain(&format!("http://{debug}/")).stdout);
+    assert!(shown.contains("unlimited by shop.user_vip"), "{shown}");
+    for address in ["127.0.0.1:1", &grpc] {
+        let wrong = explain(address);
+        assert_eq!(wrong.status.code(), Some(1));
+        let error = text(&wrong.stderr);
+        assert!(error.contains("debug port") && error.contains("set --address"), "{error}");
+    }
 }
 
 #[test]

@@ -117,6 +117,16 @@ async fn without_traces_no_call_logs_an_error_of_tracing() {
 }
 
 #[tokio::test]
+async fn requests_to_a_domain_without_rules_are_logged_at_debug_level() {
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "debug")]).await;
+    let body = BODY.replace("shop", "no-shop\\nfake");
+    let answer = Client::new().post(service.url("/json")).body(body).send().await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    let logged = r#"no rules for domain domain="no-shop\\nfake""#;
+    eventually(logged, async || service.process.output().contains(logged)).await;
+}
+
+#[tokio::test]
 async fn the_level_changes_with_signals() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "warn")]).await;
     let count = |text: &str| service.process.output().matches(text).count();

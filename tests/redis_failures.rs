@@ -116,7 +116,7 @@ async fn an_answer_leaves_before_its_caller_gives_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_much_at_once_is_turned_away_and_not_counted() {
+async fn excess_requests_are_rejected_and_not_counted() {
     let redis = Redis::start().await;
     let environment = [("REDIS_CALL_TIMEOUT", "20s"), ("THREADS", "1"), ("MAX_REQUESTS_IN_FLIGHT", "10")];
     let (_service, caller) = start(&redis, &environment).await;
@@ -178,6 +178,7 @@ async fn an_outage_and_its_end_are_logged_once_for_the_process_at_the_default_le
     all_answer(&caller, "OK").await;
     eventually("so is its end", async || logged(&service, "connected to Redis again") == 1).await;
     assert_eq!(logged(&service, "Redis unreachable"), 1, "{}", service.process.output());
+    assert_eq!(logged(&service, "fred"), 0, "its library logs nothing beside: {}", service.process.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -403,7 +404,7 @@ async fn a_key_that_is_over_its_limit_is_not_asked_about() {
 }
 
 #[tokio::test]
-async fn what_is_given_back_is_no_longer_known_to_be_over() {
+async fn a_refund_clears_the_cached_denial() {
     let (_redis, service, caller) = cached("1000000").await;
     let ask = async || caller.ask(0, request("shop", &[("user", "a")])).await;
     while ask().await == "OK" {}

@@ -1,5 +1,6 @@
 //! `tollgate explain`: which rule applies to a request and why, from rule files or from a running service.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,8 +39,9 @@ pub(super) struct ExplainArgs {
     /// Rule file, or a directory of them.
     #[arg(long, value_name = "PATH", default_value = "config", conflicts_with = "address")]
     rules: PathBuf,
-    /// Ask the debug port of a running service, at `host:port`, which knows the levels of the counters too.
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Debug port of a running service to ask, `host:port` or `http://host:port`: it knows the levels of the
+    /// counters too.
+    #[arg(long)]
     address: Option<String>,
     /// Join the rules of files that have one domain.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
@@ -108,13 +110,14 @@ async fn online(args: &ExplainArgs, address: &str) -> anyhow::Result<Explanation
         json!({ "entries": entries.collect::<Vec<_>>() })
     });
     let body = json!({ "domain": args.domain, "descriptors": descriptors.collect::<Vec<_>>() }).to_string();
-    let connected = TcpStream::connect(address).await;
-    let stream = connected.map_err(|error| {
+    let address = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+    let failed = |error: &dyn Display| {
         anyhow!(
-            "cannot connect to the debug port of a service at {address}: {error}\nIt listens on port 6070 by \
-             default; set --address to it."
+            "no answer from the debug port of a service at {address}: {error}\nIt listens on port 6070 by default; \
+             set --address to it."
         )
-    })?;
+    };
+    let stream = TcpStream::connect(address).await.map_err(|error| failed(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = http::Request::builder()
@@ -123,7 +126,7 @@ async fn online(args: &ExplainArgs, address: &str) -> anyhow::Result<Explanation
         .header(header::HOST, address)
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
-    let answer = sender.send_request(request).await?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
     let body = body.map_err(|error| anyhow!("the answer of {address} cannot be read: {error}"))?.to_bytes();

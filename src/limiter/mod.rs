@@ -90,7 +90,7 @@ impl Snapshot<'_> {
         }
         let now = self.limiter.clock.now();
         let decision = self.limiter.decide(rules, request, now, deadline).await?;
-        if decision.unmatched > 0 {
+        if decision.unmatched > 0 || !decision.domain_known {
             unmatched::record(request, rules, &decision);
         }
         denials::log(request, rules, &decision, now);

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_either_rules_count_by_its_hash_is_shown_by_it_at_every_level_and_without_a_match() {
+    fn values_that_either_rule_set_hashes_are_shown_hashed() {
         let open = rules("domain: shop\ndescriptors: [{key: user, rate_limit: 1/day}]");
         let secret = rules(
             "domain: shop\ndescriptors:\n  - key: path\n    descriptors:\n      \

@@ -29,14 +29,21 @@ pub(super) fn allot(max_connections: usize, cores: usize, operator_ports: usize)
             limit,
             max_connections,
             accepted = quota.calls,
-            "open file limit is too low for MAX_CONNECTIONS; fewer connections are accepted"
+            needed = reserved(cores) + MAX_OPERATORS * operator_ports + 2 * max_connections,
+            "open file limit is too low, accepting fewer connections; raise it (ulimit -n, LimitNOFILE) or lower \
+             MAX_CONNECTIONS"
         );
     }
     quota
 }
 
+/// Descriptors kept for everything but connections of clients and operators.
+const fn reserved(cores: usize) -> usize {
+    RESERVED + cores * RESERVED_PER_CORE
+}
+
 fn divide(limit: usize, max_connections: usize, cores: usize, operator_ports: usize) -> ConnectionQuota {
-    let reserved = (RESERVED + cores * RESERVED_PER_CORE).min(limit / 2);
+    let reserved = reserved(cores).min(limit / 2);
     let left = limit - reserved;
     let operators = (left / 8).clamp(1, MAX_OPERATORS);
     let calls = left.saturating_sub(operators * operator_ports) / 2;

@@ -14,6 +14,14 @@ use tokio::sync::watch;
 use super::files::{Identity, TlsError};
 use super::material::{Files, Material, system_authorities};
 
+/// Name in webpki's errors, which rustls passes on as they are, of an authority's certificate that a server or a
+/// client presents as its own: often one that was signed by itself.
+pub(crate) const CA_AS_END_ENTITY: &str = "CaUsedAsEndEntity";
+
+/// The fault [`CA_AS_END_ENTITY`], and what to do.
+pub(crate) const CA_AS_END_ENTITY_IN_WORDS: &str =
+    "it is the certificate of an authority (CA:TRUE); present one that the authority signed";
+
 /// TLS of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTls {
@@ -90,8 +98,12 @@ impl LiveClient {
         Arc::clone(&self.config)
     }
 
-    /// `error`, of a connection, with the authorities that are trusted if none of them signed the server's certificate.
+    /// `error`, of a connection, in words, with the authorities that are trusted if none of them signed the server's
+    /// certificate.
     pub fn explain(&self, error: String) -> String {
+        if error.contains(CA_AS_END_ENTITY) {
+            return format!("invalid peer certificate: {CA_AS_END_ENTITY_IN_WORDS}");
+        }
         if !error.contains("UnknownIssuer") {
             return error;
         }

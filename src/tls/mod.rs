@@ -25,6 +25,7 @@ mod peer;
 mod reload;
 mod server;
 
+pub(crate) use self::client::{CA_AS_END_ENTITY, CA_AS_END_ENTITY_IN_WORDS};
 pub use self::client::{ClientTls, LiveClient};
 pub(crate) use self::files::read_bounded;
 pub use self::files::{Fault, Identity, TlsError, TlsFile};

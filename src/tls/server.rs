@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::client::{CA_AS_END_ENTITY, CA_AS_END_ENTITY_IN_WORDS};
 use super::der::names;
 use super::files::{Identity, TlsError};
 use super::material::{Files, Material};
@@ -183,7 +184,12 @@ impl HandshakeFailures {
 fn explain(error: &Error, ca: Option<&Path>) -> String {
     let ca = || ca.map_or_else(String::new, |path| format!(" in {}", path.display()));
     match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => cause.to_string(),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(cause))) => match cause.to_string() {
+            cause if cause == CA_AS_END_ENTITY => {
+                format!("client certificate rejected: {CA_AS_END_ENTITY_IN_WORDS}")
+            }
+            cause => cause,
+        },
         Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             format!("client certificate not signed by an authority{}", ca())
         }

@@ -59,7 +59,8 @@ pub(super) struct RawListeners {
     /// Unix socket of the gRPC listener, in place of address and port.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_uds: Option<String>,
-    /// Address of the debug listener: `/rlconfig`, `/stats` and `/metrics`.
+    /// Address of the debug listener: `/metrics`, `/stats`, `/rlconfig`, `/explain` and `/lockouts`. It has no
+    /// access control: keep it private.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) debug_host: String,
     /// Port of the debug listener; 0 for a free one.
@@ -370,7 +371,8 @@ pub(super) struct RawCounters {
 /// Logs and metrics.
 #[derive(Args, Debug)]
 pub(super) struct RawMetrics {
-    /// Lowest level to log: `trace`, `debug`, `info`, `warn` or `error`.
+    /// Least severe messages to log: `error`, `warn`, `info`, `debug` or `trace`. `info` adds denials, at most one
+    /// a second; `debug` adds requests without a rule.
     #[arg(long, env, default_value = "WARN", value_name = "LEVEL")]
     pub(super) log_level: String,
     /// Format of the log: `text` or `json`.
@@ -385,7 +387,7 @@ pub(super) struct RawMetrics {
     /// Path of the metrics.
     #[arg(long, env, default_value = "/metrics", value_name = "PATH")]
     pub(super) prometheus_path: String,
-    /// Labels for every series of a rule: `name:value,name:value`.
+    /// Labels added to the metrics of rules, `name:value,name:value`, such as `cluster:eu,env:prod`.
     #[arg(long, env, default_value = "", value_name = "TAGS")]
     pub(super) extra_tags: String,
     /// Upper bound on series, 0 to 1,000,000, of rules with `detailed_metric` or `value_to_metric` and of

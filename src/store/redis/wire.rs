@@ -24,6 +24,7 @@ use fred::types::{ConnectHandle, CustomCommand, Expiration, SetOptions, Value};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reply::Reply;
+use crate::tls::{CA_AS_END_ENTITY, CA_AS_END_ENTITY_IN_WORDS};
 
 /// A command.
 #[derive(Debug)]
@@ -204,6 +205,9 @@ pub(super) fn in_words(error: &Error) -> String {
     if let Some((message, _)) = quoted {
         return message.to_owned();
     }
+    if details.contains(CA_AS_END_ENTITY) {
+        return format!("invalid peer certificate: {CA_AS_END_ENTITY_IN_WORDS}");
+    }
     if let Some((_, cause)) = details.split_once("InvalidCertificate(") {
         let name = |byte: char| byte.is_ascii_alphanumeric();
         let cause: String = cause.chars().take_while(|byte| name(*byte)).collect();
@@ -247,6 +251,12 @@ mod tests {
         for (kind, details, expected) in [
             (ErrorKind::IO, refused, "Connection refused"),
             (ErrorKind::IO, certificate, "invalid peer certificate: NotValidForName"),
+            (
+                ErrorKind::IO,
+                "InvalidCertificate(Other(OtherError(CaUsedAsEndEntity)))",
+                "invalid peer certificate: it is the certificate of an authority (CA:TRUE); present one that the \
+                 authority signed",
+            ),
             (ErrorKind::IO, "Connection closed.", CLOSED),
             (ErrorKind::Canceled, "Canceled.", CLOSED),
             (ErrorKind::Timeout, "Request timed out.", "connection timed out"),

@@ -11,9 +11,9 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 pub use self::writer::LogWriter;
 
-/// Libraries that are silent unless the level is `debug` or `trace`, since peers can cause their warnings at
-/// any rate.
-const SILENT: [&str; 4] = ["h2", "hyper", "hyper_util", "tonic"];
+/// Libraries that are silent unless the level is `debug` or `trace`: peers can cause the warnings of the HTTP
+/// stack at any rate, and fred repeats for each connection what `store::redis` logs once.
+const SILENT: [&str; 5] = ["fred", "h2", "hyper", "hyper_util", "tonic"];
 
 /// Level and format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,7 @@ mod tests {
             (LevelFilter::OFF, "tollgate", None, Some(Level::ERROR)),
             (LevelFilter::INFO, "h2::proto::connection", None, Some(Level::ERROR)),
             (LevelFilter::WARN, "hyper_util::server", None, Some(Level::ERROR)),
+            (LevelFilter::WARN, "fred::router::responses", None, Some(Level::WARN)),
         ] {
             let levels = levels(level);
             let enables = |level: Option<Level>| level.map(|level| levels.would_enable(target, &level));

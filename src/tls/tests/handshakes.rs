@@ -35,6 +35,21 @@ async fn a_server_is_accepted_if_a_trusted_authority_signed_its_certificate_for_
 }
 
 #[tokio::test]
+async fn an_authority_that_presents_its_own_certificate_is_rejected_in_words() {
+    let dir = dir();
+    let ours = Authority::new(dir.path(), "ours");
+    let authority = |params: &mut CertificateParams| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.subject_alt_names = vec![dns("localhost")];
+    };
+    let identity = ours.sign_with(dir.path(), "localhost", authority);
+    let (client, server) = live(&reloader(), &ours.client(None), &plain(identity));
+    let (error, _) = shake_hands(&client, &server).await.unwrap_err();
+    let error = client.explain(error);
+    assert!(error.contains("certificate of an authority") && !error.contains("Other"), "{error}");
+}
+
+#[tokio::test]
 async fn with_mutual_tls_a_client_needs_a_certificate_of_the_authority() {
     let dir = dir();
     let (ours, other) = (Authority::new(dir.path(), "ours"), Authority::new(dir.path(), "other"));
