@@ -213,7 +213,7 @@ async fn a_lockout_is_lifted_with_a_reason_and_audited() {
 }
 
 #[tokio::test]
-async fn what_clients_send_is_escaped_on_every_page() {
+async fn client_text_is_escaped_on_every_page() {
     let (service, _file) = start_with_tokens().await;
     for value in HOSTILE {
         for _ in 0..4 {

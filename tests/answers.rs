@@ -227,7 +227,7 @@ async fn an_application_is_told_whether_its_request_may_pass_and_why_not() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_is_refused_in_json_and_nothing_is_counted_for_it() {
+async fn invalid_requests_get_a_json_error_and_count_nothing() {
     let service = start(&[]).await;
     let of_user = |more: &str| format!(r#"{{"domain": "shop", "entries": {{"user": "careful"}}{more}}}"#);
     let refused = async |answer: Response| {

@@ -291,7 +291,7 @@ async fn rules_that_are_the_same_decide_the_same_whatever_holds_for_all_of_them(
 }
 
 #[tokio::test]
-async fn whoever_is_in_a_share_that_is_enforced_is_in_it_on_both_sides() {
+async fn enforced_shares_are_the_same_on_both_sides() {
     let share = |percent: u32| format!("  - {{key: user, rate_limit: 0/day, enforce_percent: {percent}}}");
     for (live, tried, outcome, users) in [
         (50, 50, "same", 400..=400),

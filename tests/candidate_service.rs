@@ -152,7 +152,7 @@ async fn differences_are_counted_and_logged_and_answers_are_those_of_a_service_w
 }
 
 #[tokio::test]
-async fn what_one_of_the_two_hashes_is_never_logged_and_a_value_breaks_no_line() {
+async fn hashed_values_are_never_logged_and_no_value_breaks_a_line() {
     let dir = candidate(&[("next.yaml", STRICTER_FOR_USERS)]);
     let service = start(Some(dir.path()), &[("LOG_FORMAT", "text")]).await;
     ask(&service, "email=Ann@example.com").await;

@@ -95,7 +95,7 @@ impl Store for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_ready_waits_for_the_candidate_a_millisecond_and_what_is_not_takes_it_along() {
+async fn a_ready_answer_waits_a_millisecond_for_the_candidate() {
     let both = "  - {key: user, rate_limit: 1/minute}";
     for (live, tried, told, took) in [
         (0, 0, "OK same", 0),
@@ -121,7 +121,7 @@ async fn what_is_ready_waits_for_the_candidate_a_millisecond_and_what_is_not_tak
 }
 
 #[tokio::test]
-async fn what_is_decided_without_the_store_is_compared_with_nothing() {
+async fn decisions_without_the_store_are_not_compared() {
     for (policy, expected) in
         [("error", "error failed"), ("allow", "OK failed"), ("deny", "OVER failed"), ("local", "OK failed")]
     {

@@ -154,7 +154,7 @@ async fn the_largest_message_is_answered_in_linear_time() {
 }
 
 #[tokio::test]
-async fn what_is_no_grpc_is_refused_by_its_content_type() {
+async fn other_content_types_than_grpc_are_rejected() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
     let stream = TcpStream::connect(("127.0.0.1", service.grpc)).await.expect("it listens");
     let (mut client, connection) = h2::client::handshake(stream).await.expect("HTTP/2");

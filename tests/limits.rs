@@ -100,7 +100,7 @@ path=p,method=GET -> OVER by reads | OVER 0
 }
 
 #[tokio::test]
-async fn what_is_switched_off_is_as_if_it_were_not_written() {
+async fn disabled_limits_have_no_effect() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -119,7 +119,7 @@ ip=i -> OK | OK -
 }
 
 #[tokio::test]
-async fn what_is_not_enforced_yet_is_counted_and_passes() {
+async fn limits_not_yet_enforced_count_and_pass() {
     let rules = |percent: &str| {
         format!(
             "
@@ -149,7 +149,7 @@ descriptors:
 ";
 
 #[tokio::test]
-async fn whoever_is_denied_is_blocked_longer_each_time() {
+async fn repeated_denials_block_for_longer() {
     let script = "
 @1200
 login=,account=a*2 -> OK | OK 0 in 60

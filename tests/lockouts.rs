@@ -55,7 +55,7 @@ async fn lift(service: &Service, id: &str) -> Response {
     request.send().await.expect("an answer")
 }
 
-async fn who_is_locked_out_is_listed_and_let_in_again(environment: &[(&str, &str)]) {
+async fn lockouts_are_listed_and_lifted(environment: &[(&str, &str)]) {
     let service = Service::start(&[("rules.yaml", RULES)], environment).await;
     assert!(lockouts(&service).await.is_empty());
     for account in ["ann", "bob *?[x]"] {
@@ -90,8 +90,8 @@ async fn who_is_locked_out_is_listed_and_let_in_again(environment: &[(&str, &str
 }
 
 #[tokio::test]
-async fn who_is_locked_out_in_memory_is_listed_and_let_in_again() {
-    who_is_locked_out_is_listed_and_let_in_again(&[]).await;
+async fn lockouts_in_memory_are_listed_and_lifted() {
+    lockouts_are_listed_and_lifted(&[]).await;
 }
 
 #[tokio::test]
@@ -115,20 +115,20 @@ async fn ids_are_as_the_documentation_shows_them_but_in_a_cluster() {
 }
 
 #[tokio::test]
-async fn who_is_locked_out_in_redis_is_listed_and_let_in_again() {
+async fn lockouts_in_redis_are_listed_and_lifted() {
     let redis = Redis::start().await;
     let url = redis.settings().deployment.to_string();
     let environment = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s"), ("CACHE_KEY_PREFIX", "a*[b]:")];
-    who_is_locked_out_is_listed_and_let_in_again(&environment).await;
+    lockouts_are_listed_and_lifted(&environment).await;
 }
 
 #[tokio::test]
-async fn who_is_locked_out_in_a_cluster_is_listed_and_let_in_again() {
+async fn lockouts_in_a_cluster_are_listed_and_lifted() {
     let cluster = Cluster::start(3, 0).await;
     let nodes: Vec<_> = (0..3).map(|node| format!("127.0.0.1:{}", cluster.port(node))).collect();
     let url = nodes.join(",");
     let environment = [("REDIS_URL", &*url), ("REDIS_TYPE", "CLUSTER"), ("REDIS_CALL_TIMEOUT", "5s")];
-    who_is_locked_out_is_listed_and_let_in_again(&environment).await;
+    lockouts_are_listed_and_lifted(&environment).await;
 }
 
 #[tokio::test]

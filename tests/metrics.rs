@@ -115,7 +115,7 @@ async fn every_rule_has_the_reference_s_series() {
 }
 
 #[tokio::test]
-async fn what_requests_have_a_part_in_is_bounded() {
+async fn labels_that_requests_influence_are_bounded() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("DETAILED_METRIC_MAX_SERIES", "2")]).await;
     for value in ["a", "b", "c", "d", "a"] {
         ask(&service, "shop", &format!("shown={value}")).await;

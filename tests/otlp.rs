@@ -172,7 +172,7 @@ async fn a_collector_that_comes_late_gets_everything_and_one_that_is_gone_delays
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_is_exported_at_the_end() {
+async fn remaining_metrics_are_exported_at_shutdown() {
     let collector = Collector::start().await;
     let endpoint = format!("http://{}/v1/metrics", collector.http);
     let environment = [("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &*endpoint)];

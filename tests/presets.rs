@@ -88,7 +88,7 @@ fn every_ready_file_loads_alone_and_together_with_the_others() {
 }
 
 #[test]
-fn what_a_comment_says_to_ask_is_limited() {
+fn requests_in_preset_comments_are_limited() {
     let rules = load(&files());
     for (domain, preset) in ALL_PRESETS {
         let told = comment(preset);
@@ -297,7 +297,7 @@ async fn protection_has_the_numbers_it_says_for_each_side() {
 }
 
 #[tokio::test]
-async fn who_is_denied_on_one_side_uses_up_nothing_on_the_others() {
+async fn a_denied_request_uses_up_no_other_limit() {
     let script = "
 domain protection
 @3600
@@ -356,7 +356,7 @@ fn route_shown() -> &'static str {
 }
 
 #[tokio::test]
-async fn what_a_comment_tells_envoy_to_send_is_what_the_preset_limits() {
+async fn envoy_actions_in_preset_comments_match_the_rules() {
     let files = files();
     let texts: Vec<_> =
         files.iter().enumerate().map(|(n, file)| (format!("{n}.yaml"), &*file.text)).collect();
@@ -405,7 +405,7 @@ async fn what_a_comment_tells_envoy_to_send_is_what_the_preset_limits() {
 }
 
 #[tokio::test]
-async fn what_a_comment_says_to_post_is_answered_with_both_limits() {
+async fn posts_in_preset_comments_return_both_limits() {
     let tollgate = Service::start(&[("authentication.yaml", AUTHENTICATION)], &[]).await;
     let lines = comment(AUTHENTICATION).join("\n");
     let (_, body) = lines.split_once("/json -d '").expect("the comment shows how to ask");

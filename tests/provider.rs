@@ -137,7 +137,7 @@ fn config_map(dir: &Path, text: &str) {
 }
 
 #[tokio::test]
-async fn what_is_loaded_at_start_is_told() {
+async fn rules_loaded_at_start_are_reported() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 5)), ("below/b.yml", &rule("api", "key", 7))]);
     let provider = Provider::start(dir.path());
     assert_eq!((provider.limit("shop", "user"), provider.limit("api", "key")), (Some(5), Some(7)));
@@ -352,7 +352,7 @@ async fn at_start_good_files_serve_and_without_any_there_are_no_rules_until_one_
 }
 
 #[tokio::test]
-async fn what_is_no_text_or_too_long_is_told_and_held_against_that_file_alone() {
+async fn binary_and_oversized_files_are_errors_of_those_files_alone() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     fs::write(dir.path().join("a.yaml"), b"domain: \xff").expect("a file");
@@ -379,7 +379,7 @@ async fn no_load_comes_of_files_that_are_as_they_were() {
 }
 
 #[tokio::test]
-async fn what_the_kernel_does_not_tell_is_found_by_asking_or_in_time() {
+async fn changes_without_kernel_events_are_found_by_polling() {
     let hidden = dir_with(&[("1.yaml", &rule("shop", "user", 1)), ("2.yaml", &rule("shop", "user", 2))]);
     let links = tempfile::tempdir().expect("a temporary directory");
     let link = links.path().join("link");

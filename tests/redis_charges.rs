@@ -15,7 +15,7 @@ use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
 #[tokio::test]
-async fn what_others_wrote_fails_its_own_request_alone() {
+async fn a_foreign_value_fails_only_its_own_request() {
     let server = Redis::start().await;
     let store = connected(&server.settings()).await;
     let limit = |key: &'static str| {

@@ -290,7 +290,7 @@ fn passes(readings: &[Reading]) -> bool {
 
 /// Eight clients, ten thousand requests, and callers that leave at any time.
 #[tokio::test]
-async fn what_counts_only_if_all_of_it_passes_never_passes_a_limit_and_leaks_nothing() {
+async fn all_or_nothing_requests_never_exceed_a_limit_and_leak_nothing() {
     let cluster = Cluster::start(3, 0).await;
     let mut clients = JoinSet::new();
     for seed in 0..8 {
@@ -343,7 +343,7 @@ async fn what_counts_only_if_all_of_it_passes_never_passes_a_limit_and_leaks_not
 }
 
 #[tokio::test]
-async fn what_another_slot_denied_is_given_back_and_what_always_counts_stays() {
+async fn hits_denied_by_another_slot_are_refunded_unless_unconditional() {
     let cluster = Cluster::start(3, 0).await;
     let store = connected(&cluster.settings()).await;
     let [a, b, c] = [0, 1, 2].map(|node| keys_of(&cluster, node, 1).remove(0));
@@ -406,7 +406,7 @@ async fn a_cluster_that_is_down_says_so_and_is_found_again() {
 /// A counter and the lockout beside it are read in one step, which a Cluster refuses while one of the two is
 /// missing: until the slot has moved, or both are on one side.
 #[tokio::test]
-async fn who_may_be_locked_out_is_for_the_rule_s_failure_policy_while_the_slot_moves() {
+async fn unknown_lockouts_follow_the_failure_policy_while_a_slot_moves() {
     let cluster = Cluster::start(3, 0).await;
     let settings = RedisSettings { call_timeout: Duration::from_secs(5), ..cluster.settings() };
     let store = connected(&settings).await;

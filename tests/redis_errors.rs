@@ -44,7 +44,7 @@ async fn server_that_says(error: &'static str) -> RedisSettings {
 }
 
 #[tokio::test]
-async fn what_redis_says_is_passed_on_and_it_is_asked_again() {
+async fn redis_errors_are_reported_and_the_next_charge_is_sent() {
     for error in [
         "LOADING Redis is loading the dataset in memory",
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",

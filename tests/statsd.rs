@@ -130,7 +130,7 @@ async fn dogstatsd_receives_tags_and_the_names_that_mogrifiers_make() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_is_sent_at_the_end() {
+async fn remaining_metrics_are_sent_at_shutdown() {
     let statsd = Statsd::tcp().await;
     let mut service = start(&statsd, &[("STATS_FLUSH_INTERVAL", "1h")]).await;
     load(&service).await;

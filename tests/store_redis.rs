@@ -309,7 +309,7 @@ async fn a_server_that_does_not_know_the_script_is_told() {
 }
 
 #[tokio::test]
-async fn what_others_wrote_into_a_counter_is_no_worse_than_an_error() {
+async fn foreign_values_in_a_counter_are_errors() {
     let (server, store) = redis().await;
     let key = format!("a/{}", MIDNIGHT.as_secs());
     let (add, look, refund) = (Hits::Add(1), Hits::Add(0), Hits::Refund(1));

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_rules_say_is_compared_and_the_side_that_denies_is_told() {
+    fn differing_decisions_are_reported_with_the_side_that_denies() {
         let passes = || decision(Code::Ok, false, 3);
         let denies = || decision(Code::OverLimit, false, 0);
         let shadowed = || decision(Code::Ok, true, 0);

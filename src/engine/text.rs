@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_forge_a_line_is_escaped() {
+    fn characters_that_could_forge_a_line_are_escaped() {
         for (text, expected) in [
             ("", ""),
             ("größe \\n", "größe \\n"),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut_between_characters() {
+    fn long_text_is_cut_between_characters() {
         assert_eq!(one_line("abcdef", 5), "abcde…");
         assert_eq!(one_line("äää", 5), "ää…");
         assert_eq!(one_line("ab\n\n", 5), "ab\\n…");

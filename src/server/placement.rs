@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_asked_cores_get_the_same_number() {
+    fn connections_even_out_among_idle_cores() {
         assert_eq!(places([(0, 0), (0, 0)], 5), [0, 1, 0, 1, 0]);
         assert_eq!(places([(3, 0), (1, 0), (2, 0)], 6), [1, 1, 2, 0, 1, 2]);
     }

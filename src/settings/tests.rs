@@ -69,7 +69,7 @@ fn without_settings_counters_are_in_memory_and_with_a_redis_url_in_redis() {
 }
 
 #[test]
-fn what_happens_when_the_store_fails_is_set_for_all_rules_at_once() {
+fn on_backend_failure_is_the_default_of_all_rules() {
     for (text, expected) in [
         ("error", FailurePolicy::Error),
         ("allow", FailurePolicy::Allow),
@@ -334,7 +334,7 @@ fn a_prometheus_address_may_leave_out_the_host() {
 }
 
 #[test]
-fn what_a_gateway_sets_is_taken_and_what_will_not_happen_is_told() {
+fn settings_of_envoy_gateway_are_read_or_reported_as_unsupported() {
     let settings = read_well(&[
         ("USE_STATSD", "false"),
         ("REDIS_SOCKET_TYPE", "tcp"),

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_will_not_happen_is_said_and_what_nobody_asked_for_is_not() {
+    fn unsupported_settings_are_reported_only_if_set() {
         for (name, silent, reported) in [
             ("RUNTIME_IGNOREDOTFILES", "true", "false"),
             ("RUNTIME_WATCH_ROOT", "false", "maybe"),

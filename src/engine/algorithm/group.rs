@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_always_counts_counts_and_denies_the_rest() {
+    fn unconditional_charges_count_and_deny_the_rest() {
         let both = [always(0, 1, 1), if_allowed(1, 5, 1)];
         check(&both, &[0, 0], &[(1, Charged), (1, Charged)], &[1, 1]);
         check(&both, &[1, 1], &[(2, Charged), (1, Withheld)], &[2, 1]);

@@ -124,7 +124,7 @@ proptest! {
     #![proptest_config(ProptestConfig { max_global_rejects: 100_000, ..ProptestConfig::with_cases(300) })]
 
     #[test]
-    fn what_counts_and_when_it_fits_again_is_what_the_list_of_hits_says(
+    fn charges_and_waits_match_a_list_of_hits(
         limit in some_limit(),
         steps in some_steps(),
     ) {
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_given_back_leaves_things_as_if_it_had_not_been_taken_or_a_little_fuller(
+    fn a_refund_restores_the_counter_or_leaves_it_slightly_fuller(
         limit in some_limit(),
         steps in prop::collection::vec((0..400_u64, 1..3_u32, any::<bool>()), 50),
     ) {
@@ -334,7 +334,7 @@ fn a_bucket_keeps_its_level_in_whatever_ticks_it_is_counted() {
 }
 
 #[test]
-fn what_never_fits_waits_as_long_as_the_algorithm_ever_makes_wait() {
+fn a_charge_above_the_limit_reports_the_longest_wait() {
     let now = Timestamp::from_secs(1_700_000_001);
     for (algorithm, secs) in [
         (Algorithm::FixedWindow, 39),

@@ -150,7 +150,7 @@ fn a_refund_is_never_denied_and_counts_apart() {
 }
 
 #[test]
-fn what_was_not_counted_is_over_where_it_does_not_fit_and_passes_where_it_does() {
+fn uncounted_hits_are_judged_by_whether_they_fit() {
     let counts = Counts::default();
     for (outcome, mode, code, remaining, expected) in [
         (ChargeOutcome::Denied, Mode::Enforced, Code::OverLimit, 0, hit_counts(3, 3, 0, 0)),

@@ -193,7 +193,7 @@ fn every_counter_of_a_domain_with_a_hash_tag_carries_it() {
 }
 
 #[test]
-fn who_is_enforced_while_a_rule_is_rolled_out_is_the_same_for_ever() {
+fn enforced_values_stay_the_same_during_a_rollout() {
     let rules = rules(
         "{domain: d, descriptors: [{key: user, enforce_percent: 10, rate_limit: {unit: minute, requests_per_unit: 1}}]}",
     );

@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_enforced_stays_so_while_the_share_grows() {
+    fn enforced_values_stay_enforced_while_the_share_grows() {
         for hash in 0..20_000 {
             let shares =
                 [1.0, 10.0, 50.0, 100.0].map(|percent| EnforcePercent::new(percent).expect("a share"));

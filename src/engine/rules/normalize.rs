@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_the_first_half_of_hmac_sha256() {
+    fn hashed_values_are_the_first_half_of_hmac_sha256() {
         let hashed = |secret: &[u8], value: &[u8]| {
             let steps = [NormalizeStep::Lowercase, NormalizeStep::Hash]
                 .map(|value| Located { value, span: SourceSpan::default() });
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_as_it_is_is_borrowed_and_what_is_short_is_made_in_place() {
+    fn unchanged_values_are_borrowed_and_short_ones_built_in_place() {
         let all = normalize(&[
             NormalizeStep::Trim,
             NormalizeStep::ForwardedFor { trusted_hops: 1 },

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused_with_what_would_be_one() {
+    fn invalid_templates_are_rejected_with_a_suggestion() {
         for (text, expected) in [
             (
                 "{user}",

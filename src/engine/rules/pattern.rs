@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_told_why() {
+    fn invalid_expressions_are_rejected_with_the_reason() {
         for (written, expected) in [
             ("(", "is not a regular expression: unclosed group"),
             ("a)|(b", "is not a regular expression: unopened group"),

@@ -86,7 +86,7 @@ fn a_flood_of_new_keys_evicts_counters_of_its_own_rule_and_nobody_is_refused() {
 }
 
 #[test]
-fn what_is_expired_goes_first_then_what_is_least_used_and_what_is_over_its_limit_last() {
+fn eviction_takes_expired_counters_then_rarely_used_then_exceeded_ones() {
     // So few that all of them are candidates.
     let store = store(6);
     let hits = |key, hits| Charge { hits: Hits::Add(hits), ..of_rule(1, key, 10, ChargeMode::Always) };

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_always_counts_is_denied_for_a_second_looks_included() {
+    fn unconditional_charges_are_denied_for_a_second_peeks_included() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
         denials.learn(&hit, &reading(10, ChargeOutcome::Charged), NOON, begun());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_weighs_time_counts_denied_hits_and_what_another_charge_took_may_come_back() {
+    fn sliding_windows_count_denied_hits_and_refunds_reopen_them() {
         let denials = Denials::new(1 << 20);
         for algorithm in
             [Algorithm::SlidingWindow, Algorithm::SlidingLog, Algorithm::TokenBucket { burst: 10 }]
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_only_if_allowed_is_denied_for_as_many_hits_or_more() {
+    fn conditional_charges_are_denied_for_as_many_hits_or_more() {
         let denials = Denials::new(1 << 20);
         let ask = |hits| charge(ChargeMode::IfAllowed, Hits::Add(hits));
         denials.learn(&ask(5), &reading(6, ChargeOutcome::Denied), NOON, begun());

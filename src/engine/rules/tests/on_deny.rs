@@ -82,7 +82,7 @@ descriptors:
 }
 
 #[test]
-fn what_cannot_be_told_is_refused_where_it_stands() {
+fn responses_that_cannot_be_sent_are_rejected_with_their_position() {
     let many: Vec<_> = (0..=MAX_HEADERS).map(|number| format!("x-{number}: a")).collect();
     for (fields, expected) in [
         ("problem_json".to_owned(), "5:14 config error, yaml file contains list of type other than map"),

@@ -117,7 +117,7 @@ descriptors:
 ";
 
 #[test]
-fn what_a_shared_pattern_takes_counts_together_and_all_else_by_itself() {
+fn values_of_a_shared_pattern_share_a_counter() {
     let rules = load(SHARED);
     for (request, native, compatible, metric) in [
         (
@@ -383,7 +383,7 @@ fn steps_are_known_and_their_numbers_make_sense() {
 }
 
 #[test]
-fn one_key_is_normalized_in_one_way() {
+fn different_normalizations_of_a_key_are_an_error() {
     let two = |first: &str, second: &str| {
         format!("domain: d\ndescriptors:\n  - key: k\n    value: a\n{first}  - key: k\n{second}")
     };

@@ -129,7 +129,7 @@ fn a_database_is_the_first_unless_it_is_named() {
 }
 
 #[test]
-fn what_makes_no_sense_as_an_address_is_refused() {
+fn invalid_addresses_are_rejected() {
     use Kind::{Cluster, Sentinel, Single};
     for (url, kind, expected) in [
         ("", None, "host:port"),

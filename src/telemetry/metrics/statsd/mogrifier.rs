@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_match_is_an_error() {
+    fn patterns_that_never_match_are_errors() {
         let error = Mogrifier::new("(", "b", &[]).unwrap_err();
         assert!(error.to_string().starts_with("not a regular expression: "), "{error}");
         let error = Mogrifier::new("(a)", "b", &tag("$2")).unwrap_err();
