@@ -284,7 +284,15 @@ impl Router {
         for _ in 0..MAX_TTL_ATTEMPTS {
             let node = self.routes.load().node(slot).cloned();
             if let Ok(node) = node {
-                let reply = node.command(&[b"EXPIRE", &ttl.key, secs.as_bytes()], TTL_TIMEOUT).await;
+                let command: [&[u8]; 3] = [b"EXPIRE", &ttl.key, secs.as_bytes()];
+                let mut reply = node.command(&command, TTL_TIMEOUT).await;
+                // The counter is gone, or on the node that imports its slot.
+                if let Ok(Reply::Error(text)) = &reply
+                    && let Some(Redirection::Ask(server)) = Redirection::read(text, node.server())
+                {
+                    let importing = self.client_of(&server, Instant::now() + TTL_TIMEOUT).await;
+                    reply = importing.command_asking(&command, TTL_TIMEOUT).await;
+                }
                 if matches!(reply, Ok(Reply::Int(_))) {
                     return;
                 }

@@ -44,6 +44,8 @@ const PROBES: [(&str, &[&[u8]]); 14] = [
     ("ZREMRANGEBYSCORE", &[b"ZREMRANGEBYSCORE", PROBE_KEY, b"none", b"0"]),
     ("TTL", &[b"TTL", PROBE_KEY]),
 ];
+/// Reports whether the server evicts. A user that may not run it counts all the same.
+const MEMORY: &[&[u8]] = &[b"INFO", b"memory"];
 /// Never written.
 const PROBE_KEY: &[u8] = b"tollgate:permission-probe";
 
@@ -114,10 +116,13 @@ impl std::fmt::Debug for ConnectConfig {
     }
 }
 
-/// A connection that has greeted, and the commands that its user may not run.
+/// A connection that has greeted.
 pub(super) struct Connected {
     pub(super) wire: Box<dyn Wire>,
+    /// Commands that its user may not run.
     pub(super) denied: Vec<&'static str>,
+    /// True if the server may evict counters.
+    pub(super) may_evict: bool,
 }
 
 /// Opens a connection to a server that counts.
@@ -127,10 +132,11 @@ pub(super) struct Connected {
 pub(super) async fn connect(config: &ConnectConfig, server: &Endpoint) -> Result<Connected, String> {
     let settings = &config.settings;
     let mut wire = open(config, server, &settings.credentials.server, settings.database).await?;
-    let probes = PROBES.iter().map(|(_, command)| Command::from_slices(command));
+    let probes = PROBES.iter().map(|(_, command)| *command).chain([MEMORY]).map(Command::from_slices);
     let replies = ask(&mut *wire, probes).await?;
+    let may_evict = replies.last().is_none_or(may_evict);
     let denied = PROBES.iter().zip(&replies).filter(|(_, reply)| is_denied(reply));
-    Ok(Connected { denied: denied.map(|((name, _), _)| *name).collect(), wire })
+    Ok(Connected { denied: denied.map(|((name, _), _)| *name).collect(), may_evict, wire })
 }
 
 /// Connects to `server`, sends `commands`, and disconnects. A command that the server rejects does not keep
@@ -247,4 +253,30 @@ async fn ask(wire: &mut dyn Wire, commands: impl Iterator<Item = Command>) -> Re
 /// True if the user may not run the command, whatever its key.
 fn is_denied(reply: &Reply) -> bool {
     matches!(reply, Reply::Error(text) if text.starts_with("NOPERM") && text.contains("to run the"))
+}
+
+/// True unless `INFO memory` says that the server has no memory limit, or rejects writes at the limit.
+fn may_evict(info: &Reply) -> bool {
+    let lines = info.text().into_iter().flat_map(str::lines);
+    let mut is_safe = lines.filter(|line| ["maxmemory:0", "maxmemory_policy:noeviction"].contains(line));
+    is_safe.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_say_otherwise_may_evict() {
+        for (info, expected) in [
+            (Reply::from("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"), false),
+            (Reply::from("maxmemory:100\r\nmaxmemory_policy:noeviction\r\n"), false),
+            (Reply::from("maxmemory:100\r\nmaxmemory_policy:volatile-ttl\r\n"), true),
+            (Reply::from("maxmemory:01"), true),
+            (Reply::Error("NOPERM this user has no permissions to run the 'info' command".to_owned()), true),
+            (Reply::Nil, true),
+        ] {
+            assert_eq!(may_evict(&info), expected, "{info:?}");
+        }
+    }
 }

@@ -65,7 +65,15 @@ impl Pipeline {
         self.send(Pending::Probe, Command::new("PING", Vec::new()));
     }
 
-    pub(super) fn command(&mut self, command: Command, reply: oneshot::Sender<Result<Reply, CommandError>>) {
+    pub(super) fn command(
+        &mut self,
+        command: Command,
+        asking: bool,
+        reply: oneshot::Sender<Result<Reply, CommandError>>,
+    ) {
+        if asking {
+            self.send(Pending::Asking, Command::new("ASKING", Vec::new()));
+        }
         self.send(Pending::Other(reply), command);
     }
 
@@ -102,6 +110,8 @@ struct InFlight {
 pub(super) struct Context<'a> {
     pub(super) known: &'a mut KnownKeys,
     pub(super) missing: &'a mut MissingTtls,
+    /// True if the server may evict counters.
+    pub(super) may_evict: bool,
     pub(super) script: &'a Script,
     pub(super) link: &'a Link,
 }
@@ -182,8 +192,11 @@ impl Exchange {
     ) {
         match *command {
             Pending::Create(index) => {
-                if let (Reply::Error(_), Some(count)) = (reply, self.batch.counts.get_mut(index)) {
-                    count.creation = Creation::Failed;
+                let Some(count) = self.batch.counts.get_mut(index) else { return };
+                match (reply, count.creation) {
+                    (Reply::Error(_), _) => count.creation = Creation::Failed,
+                    (Reply::Nil, Creation::Created(hash)) => count.creation = Creation::Existed(hash),
+                    _ => {}
                 }
             }
             Pending::Count(index) => self.counted(index, reply, context),
@@ -207,15 +220,18 @@ impl Exchange {
             return;
         };
         let is_new = matches!(reply, Reply::Int(after) if u64::try_from(after) == Ok(*hits));
-        match (&reply, *creation) {
-            (Reply::Int(_), Creation::Created(hash)) => context.known.insert(hash),
-            (Reply::Int(_), Creation::Known | Creation::Failed) if is_new => {
-                let ttl = Ttl { key: key.clone(), secs: *ttl_secs };
-                if !context.missing.push(ttl) {
-                    context.link.ttl_lost();
-                }
-            }
-            _ => {}
+        if let (Reply::Int(_), Creation::Created(hash) | Creation::Existed(hash)) = (&reply, *creation) {
+            context.known.insert(hash);
+        }
+        let may_lack_ttl = is_new
+            && match *creation {
+                Creation::Known | Creation::Existed(_) | Creation::Failed => true,
+                // It may have been evicted between the two commands: the reply is the same.
+                Creation::Created(_) => context.may_evict,
+                Creation::None => false,
+            };
+        if may_lack_ttl && !context.missing.push(Ttl { key: key.clone(), secs: *ttl_secs }) {
+            context.link.ttl_lost();
         }
         let counted = match reply {
             Reply::Int(after) => Ok(after),

@@ -82,9 +82,28 @@ impl NodeClient {
 
     /// Carries out a command that is no charge. An error reply is a reply.
     pub(super) async fn command(&self, arguments: &[&[u8]], timeout: Duration) -> Result<Reply, StoreError> {
+        self.command_after(false, arguments, timeout).await
+    }
+
+    /// The same for a key whose slot this node is importing.
+    pub(super) async fn command_asking(
+        &self,
+        arguments: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Reply, StoreError> {
+        self.command_after(true, arguments, timeout).await
+    }
+
+    async fn command_after(
+        &self,
+        asking: bool,
+        arguments: &[&[u8]],
+        timeout: Duration,
+    ) -> Result<Reply, StoreError> {
         let (reply, wait) = oneshot::channel();
         let now = Instant::now();
-        let call = CommandCall { command: Command::from_slices(arguments), deadline: now + timeout, reply };
+        let command = Command::from_slices(arguments);
+        let call = CommandCall { command, asking, deadline: now + timeout, reply };
         if let Err((_, rejection)) = self.queue.push(Call::Command(Box::new(call)), now) {
             return Err(self.rejected(&rejection));
         }

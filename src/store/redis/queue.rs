@@ -54,6 +54,8 @@ pub(super) enum Call {
 #[derive(Debug)]
 pub(super) struct CommandCall {
     pub(super) command: Command,
+    /// True if `ASKING` must precede it, since the slot of its key is being imported.
+    pub(super) asking: bool,
     pub(super) deadline: Instant,
     pub(super) reply: oneshot::Sender<Result<Reply, CommandError>>,
 }

@@ -2,11 +2,14 @@
 //!
 //! A counter is created together with its TTL: `SET key 0 EX secs NX`, in the same write in front of
 //! `INCRBY`. Since most hits are on counters that exist, `SET` is left out where this connection has seen the
-//! counter before. Such a counter can still be gone (evicted, flushed, deleted by hand); then the reply to
-//! `INCRBY` equals the hits, and the TTL is set by an `EXPIRE` in the next write. An `EXPIRE` that is still to come
-//! when the node is no longer used, or that is answered MOVED, is left to the cluster, which sends it to the node that
-//! has the counter now. The gaps: a counter that is evicted between the `SET` and the `INCRBY` of one write, which
-//! Redis carries out microseconds apart, and one that somebody runs PERSIST on, unless a script touches it later.
+//! counter before. A counter may be gone when `INCRBY` comes: evicted, expired, flushed, or deleted by hand. The
+//! reply then equals the hits, and the TTL is set by an `EXPIRE` in the next write. Where `SET` has just created the
+//! counter, the reply does not show whether it was evicted in between, so it gets an `EXPIRE` whenever the server may
+//! evict ([`super::connect::Connected`]). An `EXPIRE` that is still to come when the node is no longer used, or that is
+//! answered MOVED or ASK, is left to the cluster, which sends it to the node that has the counter now.
+//!
+//! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins to
+//! evict while the connection stands, and a counter that somebody runs PERSIST on, unless a script touches it later.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -62,6 +62,8 @@ pub(super) struct Worker {
     max_cost: usize,
     known: KnownKeys,
     missing: MissingTtls,
+    /// True if the server may evict counters.
+    may_evict: bool,
     orphans: Orphans,
     taken: Vec<Call>,
 }
@@ -97,6 +99,7 @@ impl Worker {
             max_cost: MAX_COST,
             known: KnownKeys::default(),
             missing: MissingTtls::default(),
+            may_evict: false,
             orphans,
             taken: Vec::new(),
         }
@@ -111,8 +114,9 @@ impl Worker {
             }
             delay_ms = (delay_ms * 2).clamp(MIN_RECONNECT_DELAY_MS, MAX_RECONNECT_DELAY_MS);
             let cause = match self.connect().await {
-                Ok(Connected { wire, denied }) => {
+                Ok(Connected { wire, denied, may_evict }) => {
                     self.link.set_denied(&denied);
+                    self.may_evict = may_evict;
                     let since = Instant::now();
                     let cause = self.serve(wire).await;
                     if since.elapsed() >= STABLE {
@@ -261,7 +265,7 @@ impl Worker {
             }
         }
         exchange.write(pipeline, &self.known, &self.script);
-        commands.into_iter().for_each(|call| pipeline.command(call.command, call.reply));
+        commands.into_iter().for_each(|call| pipeline.command(call.command, call.asking, call.reply));
         session.begun = now;
         session.breaker.awaits(now);
         self.link.in_flight.store(exchange.len(), Ordering::Relaxed);
@@ -326,6 +330,7 @@ impl Worker {
                     let mut context = Context {
                         known: &mut self.known,
                         missing: &mut self.missing,
+                        may_evict: self.may_evict,
                         script: &self.script,
                         link: &self.link,
                     };
@@ -383,6 +388,7 @@ impl Worker {
         let mut context = Context {
             known: &mut self.known,
             missing: &mut self.missing,
+            may_evict: self.may_evict,
             script: &self.script,
             link: &self.link,
         };

@@ -86,6 +86,8 @@ pub(super) enum Creation {
     Known,
     /// It is created with its TTL, unless it exists. Its hash, to be known from then on.
     Created(u64),
+    /// The same for one that existed.
+    Existed(u64),
     /// The command that creates it failed.
     Failed,
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
+use super::commands::execute;
 use super::resp;
-use super::world::{Counter, Kind, SENTINEL, SLOTS, State, World, endpoint, port};
+use super::world::{SENTINEL, State, World};
 use crate::store::redis::reply::Reply;
 
 /// Fault of a connection at a command.
@@ -56,7 +57,12 @@ async fn sleep(duration: Duration) {
 
 /// Serves one connection until it ends.
 #[expect(clippy::too_many_lines, reason = "one fault after the other")]
-pub(super) async fn serve(world: World, node: usize, generation: u64, mut stream: DuplexStream) {
+pub(super) async fn serve(
+    world: World,
+    node: usize,
+    generation: u64,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+) {
     let mut inbox = BytesMut::new();
     let mut asking = false;
     loop {
@@ -137,7 +143,7 @@ pub(super) async fn serve(world: World, node: usize, generation: u64, mut stream
 }
 
 /// Carries out commands, and never replies.
-async fn swallow(mut stream: DuplexStream, world: &World, node: usize, mut inbox: BytesMut) {
+async fn swallow(mut stream: impl AsyncRead + Unpin, world: &World, node: usize, mut inbox: BytesMut) {
     loop {
         while let Ok(Some((command, len))) = resp::decode(&inbox) {
             drop(inbox.split_to(len));
@@ -164,138 +170,5 @@ fn write(out: &mut BytesMut, reply: &Reply) {
             resp::begin(out, items.len());
             items.iter().for_each(|item| write(out, item));
         }
-    }
-}
-
-fn text(text: &str) -> Reply {
-    Reply::Text(Bytes::copy_from_slice(text.as_bytes()))
-}
-
-fn error(text: &str) -> Reply {
-    Reply::Error(text.to_owned())
-}
-
-fn execute(state: &mut State, node: usize, words: &[Bytes], asking: &mut bool) -> Reply {
-    let word = |index: usize| words.get(index).and_then(|word| std::str::from_utf8(word).ok()).unwrap_or("");
-    let was_asking = std::mem::take(asking);
-    if node >= SENTINEL {
-        let address = || Reply::Array(vec![text("node"), text(&port(state.primary).to_string())]);
-        return if word(0) == "SENTINEL" { address() } else { text("OK") };
-    }
-    let key = match word(0) {
-        "SET" | "GET" | "INCRBY" | "EXPIRE" => &words[1],
-        "EVALSHA" | "EVAL" if word(2) != "0" => &words[3],
-        _ => return about_itself(state, node, &[word(0), word(1)], asking),
-    };
-    if key.starts_with(b"tollgate:") {
-        return error("ERR value is not an integer or out of range");
-    }
-    let owner = state.owner(key);
-    if state.kind == Kind::Cluster && owner != node && !was_asking {
-        let slot = redis_protocol::redis_keyslot(key);
-        return error(&format!("MOVED {slot} node:{}", port(owner)));
-    }
-    if state.kind == Kind::Sentinel && node != state.primary && word(0) != "GET" {
-        return error("READONLY You can't write against a read only replica.");
-    }
-    let key = key.clone();
-    match word(0) {
-        "GET" => match state.nodes[node].counters.get(&key) {
-            Some(counter) => text(&counter.value.to_string()),
-            None => Reply::Nil,
-        },
-        "SET" if state.nodes[node].counters.contains_key(&key) => Reply::Nil,
-        "SET" => {
-            assert_eq!((word(2), word(3), word(5)), ("0", "EX", "NX"));
-            state.nodes[node].counters.insert(key, Counter { value: 0, has_ttl: true });
-            text("OK")
-        }
-        "EXPIRE" => match state.nodes[node].counters.get_mut(&key) {
-            Some(counter) => {
-                counter.has_ttl = true;
-                Reply::Int(1)
-            }
-            None => Reply::Int(0),
-        },
-        "INCRBY" => {
-            let hits: i64 = word(2).parse().expect("hits");
-            *state.executed.entry(key.clone()).or_default() += u64::try_from(hits).expect("hits");
-            let is_new = !state.nodes[node].counters.contains_key(&key);
-            if is_new {
-                state.born_without_ttl.push(key.clone());
-            }
-            let counter =
-                state.nodes[node].counters.entry(key).or_insert(Counter { value: 0, has_ttl: false });
-            counter.value += hits;
-            Reply::Int(counter.value)
-        }
-        "EVALSHA" if !state.nodes[node].knows_script => error("NOSCRIPT No matching script."),
-        _ => {
-            state.nodes[node].knows_script = true;
-            let count: usize = word(2).parse().expect("the number of keys");
-            run_script(state, node, &words[3..3 + count], &words[3 + count])
-        }
-    }
-}
-
-/// Effect of `charge.lua` on requests of one charge each, in fixed windows and without lockouts.
-fn run_script(state: &mut State, node: usize, keys: &[Bytes], requests: &Bytes) -> Reply {
-    let mut requests = requests.clone();
-    let mut reply = Vec::new();
-    while requests.has_remaining() {
-        assert_eq!(requests.get_u16(), 1, "one charge");
-        let key = keys[usize::from(requests.get_u16()) - 1].clone();
-        let (algorithm, kind) = (requests.get_u8(), requests.get_u8());
-        requests.advance(1);
-        let (hits, capacity) = (i64::from(requests.get_u32()), i64::from(requests.get_u32()));
-        requests.advance(6);
-        assert_eq!(algorithm, 0, "a fixed window");
-        let used = state.nodes[node].counters.get(&key).map_or(0, |counter| counter.value);
-        let charged = kind == 0 || used + hits.max(1) <= capacity;
-        if charged && hits > 0 {
-            *state.executed.entry(key.clone()).or_default() += u64::try_from(hits).expect("hits");
-            let counter =
-                state.nodes[node].counters.entry(key).or_insert(Counter { value: 0, has_ttl: true });
-            counter.value += hits;
-            counter.has_ttl = true;
-        }
-        let now = used + if charged { hits } else { 0 };
-        reply.extend([i64::from(!charged), now, 0, 0].map(Reply::Int));
-    }
-    reply.push(Reply::Int(1));
-    Reply::Array(reply)
-}
-
-/// Commands that no key is part of.
-fn about_itself(state: &State, node: usize, words: &[&str; 2], asking: &mut bool) -> Reply {
-    match *words {
-        ["PING" | "SELECT" | "AUTH", _] => text("OK"),
-        ["ASKING", _] => {
-            *asking = true;
-            text("OK")
-        }
-        ["HELLO", _] => error("ERR unknown command 'HELLO'"),
-        ["ROLE", _] => Reply::Array(vec![text(if state.primary == node { "master" } else { "slave" })]),
-        ["CLUSTER", "SLOTS"] => {
-            let range = |(index, owner): (usize, &usize)| {
-                let first = i64::try_from(index).expect("few") * 1_024;
-                let id = format!("id{owner}");
-                let primary = Reply::Array(vec![text("node"), Reply::Int(port(*owner).into()), text(&id)]);
-                Reply::Array(vec![Reply::Int(first), Reply::Int(first + 1_023), primary])
-            };
-            assert_eq!(state.owners.len(), usize::from(SLOTS / 1_024));
-            Reply::Array(state.owners.iter().enumerate().map(range).collect())
-        }
-        ["CLUSTER", "NODES"] => {
-            let line = |(index, epoch): (usize, &u64)| {
-                let flags = if index == node { "myself,master" } else { "master" };
-                let crate::store::redis::Endpoint::Tcp { host, port } = endpoint(index) else {
-                    unreachable!()
-                };
-                format!("id{index} {host}:{port}@1 {flags} - 0 0 {epoch} connected\n")
-            };
-            text(&state.epochs.iter().enumerate().map(line).collect::<String>())
-        }
-        _ => error("ERR wrong arguments"),
     }
 }

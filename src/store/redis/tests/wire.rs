@@ -9,8 +9,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use fred::types::Value;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, DuplexStream, ReadBuf};
 
-use super::resp;
 use super::world::World;
+use super::{resp, script};
 use crate::store::redis::reply::Reply;
 use crate::store::redis::wire::{Command, Wire};
 
@@ -80,14 +80,19 @@ impl ScriptedWire {
     fn check(&mut self) {
         while let Ok(Some((command, len))) = resp::decode(&self.written) {
             self.written.advance(len);
-            let words = command.into_items();
-            let is_charge =
-                matches!(words.first().and_then(Reply::text), Some("INCRBY" | "EVALSHA" | "EVAL"));
+            let words: Vec<Bytes> = command.into_items().into_iter().filter_map(text).collect();
+            let keys: Vec<Bytes> = match words.first().map(|name| &name[..]) {
+                Some(b"INCRBY") => vec![words[1].clone()],
+                // A refund is sent when the caller has its answer.
+                Some(b"EVALSHA" | b"EVAL") => {
+                    let charges = script::charges(&words).filter(|charge| !charge.is_refund());
+                    charges.map(|charge| charge.key).collect()
+                }
+                _ => continue,
+            };
             let mut state = self.world.lock();
-            for word in words.iter().skip(1).filter(|_| is_charge) {
-                if let Reply::Text(key) = word
-                    && state.answered.get(key) == Some(&true)
-                {
+            for key in keys {
+                if state.answered.get(&key) == Some(&true) {
                     state.violations.push(format!("{key:?} was sent after its caller was answered"));
                 }
             }
@@ -133,6 +138,10 @@ impl Wire for ScriptedWire {
     fn has_unwritten(&self) -> bool {
         !self.out.is_empty()
     }
+}
+
+fn text(reply: Reply) -> Option<Bytes> {
+    if let Reply::Text(text) = reply { Some(text) } else { None }
 }
 
 fn words(command: Command) -> Vec<Bytes> {

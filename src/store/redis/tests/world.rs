@@ -1,6 +1,6 @@
 //! A model of Redis in memory: nodes that count, fail over, move slots and break connections, all by a seed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use crate::store::redis::wire::Wire;
 /// Bytes that a connection holds in each direction. Small, so that writes are torn apart.
 const PIPE_BYTES: usize = 4 * 1024;
 pub(super) const SLOTS: u16 = 16_384;
+/// Slots that have one owner in the model.
+const SLOTS_PER_RANGE: u16 = 1_024;
 
 /// Deployment of the servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +58,16 @@ pub(super) struct State {
     /// In a Cluster, the node of each range of 1,024 slots, and the config epochs of the nodes.
     pub(super) owners: Vec<usize>,
     pub(super) epochs: Vec<u64>,
+    /// Ranges of slots on their way, and the nodes that they go to.
+    pub(super) migrating: HashMap<usize, usize>,
+    /// True if a counter may be evicted in front of any write.
+    pub(super) evicts: bool,
     /// Commands for each fault of a connection, on average; 0 for no faults.
     pub(super) fault_one_in: u32,
     /// Hits that were carried out, by key.
     pub(super) executed: HashMap<Bytes, u64>,
+    /// Counters that lost hits: evicted, or on a node that lost all it had.
+    pub(super) lost: HashSet<Bytes>,
     /// Keys of one charge each whose caller was answered.
     pub(super) answered: HashMap<Bytes, bool>,
     /// Counters that were without a TTL at any time, though nothing had removed them.
@@ -71,11 +79,46 @@ pub(super) struct State {
 pub(super) type World = Arc<Mutex<State>>;
 
 impl State {
-    pub(super) fn owner(&self, key: &[u8]) -> usize {
-        match self.kind {
-            Kind::Cluster => self.owners[usize::from(redis_protocol::redis_keyslot(key) / 1_024)],
-            Kind::Single | Kind::Sentinel => self.primary,
+    /// Removes the counters of a node that `goes` is true for.
+    pub(super) fn lose(&mut self, node: usize, goes: impl Fn(&Bytes, &Counter) -> bool) {
+        let lost = self.nodes[node].counters.extract_if(|key, counter| goes(key, counter));
+        self.lost.extend(lost.map(|(key, _)| key));
+    }
+
+    /// Makes room for a write to `key`, as Redis does, perhaps by evicting that counter itself.
+    pub(super) fn evict_before_write(&mut self, node: usize, key: &Bytes) {
+        if self.evicts && self.random.u8(0..8) == 0 {
+            self.lose(node, |held, counter| held == key && counter.has_ttl);
         }
+    }
+
+    /// Begins to move a range of slots to another node, moves some of its counters, or moves the rest.
+    pub(super) fn migrate(&mut self, random: &mut fastrand::Rng) {
+        let held: Vec<u16> =
+            self.nodes.iter().flat_map(|node| node.counters.keys()).map(|key| slot(key)).collect();
+        let Some(slot) = random.choice(held) else { return };
+        let range = usize::from(slot / SLOTS_PER_RANGE);
+        let owner = self.owners[range];
+        let target = match self.migrating.get(&range) {
+            Some(target) => *target,
+            None => random.usize(0..self.nodes.len()),
+        };
+        if target == owner {
+            return;
+        }
+        self.migrating.insert(range, target);
+        let is_last = random.u8(0..4) == 0;
+        self.move_counters(owner, target, |key| range_of(key) == range && (is_last || random.bool()));
+        if is_last {
+            self.migrating.remove(&range);
+            self.owners[range] = target;
+            self.epochs[target] = self.epochs.iter().max().expect("nodes") + 1;
+        }
+    }
+
+    pub(super) fn move_counters(&mut self, from: usize, to: usize, mut moves: impl FnMut(&Bytes) -> bool) {
+        let moved: Vec<_> = self.nodes[from].counters.extract_if(|key, _| moves(key)).collect();
+        self.nodes[to].counters.extend(moved);
     }
 
     pub(super) fn is_fault(&mut self) -> bool {
@@ -91,6 +134,15 @@ impl State {
         };
         Duration::from_micros(us)
     }
+}
+
+fn slot(key: &Bytes) -> u16 {
+    redis_protocol::redis_keyslot(key)
+}
+
+/// Range of slots that a key is in.
+pub(super) fn range_of(key: &Bytes) -> usize {
+    usize::from(slot(key) / SLOTS_PER_RANGE)
 }
 
 pub(super) fn port(node: usize) -> u16 {
