@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::Message as _;
 use prost_types::Any;
 use tokio::time::{Instant, sleep};
-use tollgate::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
+use tollgate::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 use tollgate::pb::ratelimit::config::ratelimit::v3::{RateLimitConfig, RateLimitDescriptor, RateLimitPolicy};
 use tonic::Status;
 
@@ -213,6 +213,40 @@ async fn another_type_in_a_resource_is_refused_and_in_a_response_ignored() {
             "{reason}"
         );
         assert_eq!(client.limit("shop", "user"), Some(5));
+    }
+}
+
+/// The next response, with another resource of the name `shop`.
+fn with_another_shop(stream: &mut AdsStream, other: &RateLimitConfig) -> Vec<u8> {
+    let any = Any { type_url: TYPE_URL.to_owned(), value: other.encode_to_vec() };
+    let message = stream.message("2", "n2");
+    if stream.is_delta() {
+        let mut response = DeltaDiscoveryResponse::decode(message).expect("a response");
+        let again = Resource { name: "shop".to_owned(), resource: Some(any), ..Resource::default() };
+        response.resources.push(again);
+        response.encode_to_vec()
+    } else {
+        let mut response = DiscoveryResponse::decode(message).expect("a response");
+        response.resources.push(any);
+        response.encode_to_vec()
+    }
+}
+
+#[tokio::test]
+async fn two_resources_of_one_name_are_refused_and_the_last_good_version_stays() {
+    for variant in VARIANTS {
+        let (_server, client, mut stream) = connected(variant, &[]).await;
+        stream.put(&config("shop", &[("user", 5)])).respond("1", "n1");
+        accepts(&mut stream, "1", "n1").await;
+        stream.put(&config("shop", &[("user", 6)])).put(&config("api", &[("key", 7)]));
+        let message = with_another_shop(&mut stream, &config("shop", &[("user", 8)]));
+        stream.send(message);
+        let reason = refuses(&mut stream, "1", "n2").await;
+        assert_eq!(reason, "xds:shop: more than one resource of the response has this name");
+        assert_eq!((client.limit("shop", "user"), client.limit("api", "key")), (Some(5), Some(7)));
+        stream.put(&config("shop", &[("user", 9)])).respond("3", "n3");
+        accepts(&mut stream, "3", "n3").await;
+        assert_eq!(client.limit("shop", "user"), Some(9));
     }
 }
 

@@ -267,6 +267,100 @@ async fn files_and_a_server_have_domains_of_their_own() {
 }
 
 #[tokio::test]
+async fn content_is_judged_by_the_rule_files_as_they_are_when_it_is_sent_again() {
+    let rules =
+        |domain: &str| format!("domain: {domain}\ndescriptors:\n  - {{key: k, rate_limit: 3/hour}}\n");
+    for variant in VARIANTS {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("files.yaml");
+        fs::write(&file, rules("files")).expect("a file");
+        let path = text(dir.path());
+        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &path)]).await;
+        let respond = |stream: &mut AdsStream, nonce| {
+            stream
+                .put(&config("shop", &[("user", 5)]))
+                .put(&config("files", &[("k", 9)]))
+                .respond("2", nonce);
+        };
+        let refused = |client: &Client| client.xds.json()["rejected"].as_str().map(str::to_owned);
+        respond(&mut stream, "n2");
+        assert!(stream.request().await.refusal.is_some());
+        assert!(refused(&client).is_some_and(|reason| reason.contains("duplicate domain 'files'")));
+
+        // The file gives the domain up.
+        fs::write(&file, rules("others")).expect("a file");
+        client.reaches("the resource is in force", |client| client.limit("files", "k") == Some(9)).await;
+        client.reaches("it is reported", |client| refused(client).is_none()).await;
+        respond(&mut stream, "n3");
+        let answer = stream.request().await;
+        assert_eq!((&*answer.nonce, answer.refusal), ("n3", None));
+
+        // And takes it again.
+        fs::write(&file, rules("files")).expect("a file");
+        client.reaches("the file is in force", |client| client.limit("files", "k") == Some(3)).await;
+        client.reaches("it is reported", |client| refused(client).is_some()).await;
+        respond(&mut stream, "n4");
+        let answer = stream.request().await;
+        assert_eq!((&*answer.nonce, answer.refusal.is_some()), ("n4", true));
+    }
+}
+
+#[tokio::test]
+async fn a_resource_is_refused_however_many_errors_files_have() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let good = "domain: files\ndescriptors:\n  - {key: k, rate_limit: 3/hour}\n";
+    fs::write(dir.path().join("good.yaml"), good).expect("a file");
+    let wrong: String =
+        (0..150).map(|number| format!("  - {{key: k{number}, rate_limit: 3/fortnight}}\n")).collect();
+    fs::write(dir.path().join("wrong.yaml"), format!("domain: wrong\ndescriptors:\n{wrong}"))
+        .expect("a file");
+    let path = text(dir.path());
+    for variant in VARIANTS {
+        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &path)]).await;
+        let mut bad = config("shop", &[("user", 6)]);
+        bad.descriptors[0].rate_limit.as_mut().expect("a limit").unit = 99;
+        stream.put(&bad).respond("2", "n2");
+        let (_, reason) = stream.request().await.refusal.expect("a refusal");
+        assert!(reason.starts_with("xds:shop: ") && !reason.contains("wrong.yaml"), "{reason}");
+        assert_eq!((client.limit("shop", "user"), client.limit("files", "k")), (Some(5), Some(3)));
+        stream.put(&config("shop", &[("user", 6)])).respond("3", "n3");
+        assert_eq!(stream.request().await.refusal, None);
+        assert_eq!(client.limit("shop", "user"), Some(6));
+    }
+}
+
+#[tokio::test]
+async fn more_conflicts_than_are_reported_hold_up_no_other_resource() {
+    let (_server, client, mut stream) = loaded("GRPC_XDS_SOTW", &[]).await;
+    for number in 0..1_000 {
+        let mut other = config("shop", &[("user", 6)]);
+        other.name = format!("shop-{number}");
+        stream.put(&other);
+    }
+    stream.put(&config("api", &[("key", 7)])).respond("2", "n2");
+    let (_, reason) = stream.request().await.refusal.expect("a refusal");
+    assert!(reason.starts_with("xds:shop-0: domain: duplicate domain 'shop'"), "{reason}");
+    assert_eq!((client.limit("shop", "user"), client.limit("api", "key")), (Some(5), Some(7)));
+}
+
+/// A response is read beside the thread that serves health, and not on it.
+#[test]
+fn responses_are_read_on_a_thread_of_their_own() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.expect("a runtime").block_on(async {
+        let (_server, client, stream) = loaded("GRPC_XDS_SOTW", &[]).await;
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || drop(wait.recv()));
+        stream.send(&b"\xff\xff\xff\xff"[..]);
+        sleep(Duration::from_millis(200)).await;
+        assert!(client.xds.is_connected(), "it is not read while the thread is busy");
+        drop(release);
+        busy.await.expect("no panic");
+        client.reaches("the stream ends", |client| client.xds.stream_errors() > 0).await;
+    });
+}
+
+#[tokio::test]
 async fn resources_of_one_domain_are_merged_where_that_is_asked_for() {
     let mut other = config("shop", &[("plan", 6)]);
     other.name = "shop-2".to_owned();

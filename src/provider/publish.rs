@@ -32,7 +32,7 @@ const LOGGED_ERRORS: usize = 10;
 /// Warnings that a load logs.
 const LOGGED_WARNINGS: usize = 20;
 /// Attempts at a set without sources that conflict with others. A source gives way to its last good version,
-/// and then altogether; conflicts beyond the bound on reported errors take further attempts.
+/// and then altogether.
 const COMPILE_ATTEMPTS: usize = 8;
 
 /// Callback for every load.
@@ -239,7 +239,7 @@ impl State {
                 Ok(rules) => return Some((sources, rules)),
                 Err(together) => together,
             };
-            let names: HashSet<&str> = together.reported.iter().map(|error| error.source.as_str()).collect();
+            let names: HashSet<&str> = together.sources().collect();
             let is_wrong = |source: &Source| names.contains(source.name());
             let files_are_wrong =
                 sources.iter().any(|source| source.origin() == Origin::Files && is_wrong(source));

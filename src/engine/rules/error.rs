@@ -1,5 +1,6 @@
 //! Errors in rules, with source, position and excerpt.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::span::SourceSpan;
@@ -38,6 +39,8 @@ pub struct RuleErrors {
     pub reported: Vec<RuleError>,
     /// Number of errors that are not.
     pub omitted: usize,
+    /// Names of the sources of those.
+    pub omitted_sources: BTreeSet<String>,
 }
 
 impl RuleError {
@@ -90,9 +93,16 @@ impl RuleErrors {
         self.reported.is_empty()
     }
 
+    /// Names of the sources that have errors, whether they are reported or not.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        let reported = self.reported.iter().map(|error| error.source.as_str());
+        reported.chain(self.omitted_sources.iter().map(String::as_str))
+    }
+
     /// Adds the errors of another load, up to the bound.
     pub fn extend(&mut self, other: Self) {
         self.omitted += other.omitted;
+        self.omitted_sources.extend(other.omitted_sources);
         for error in other.reported {
             self.push(error);
         }
@@ -104,19 +114,25 @@ impl RuleErrors {
             self.reported.push(error);
         } else {
             self.omitted += 1;
+            self.omitted_sources.insert(error.source);
         }
     }
 
     /// The first `max` errors and the number of the others.
     pub fn first(&self, max: usize) -> Self {
-        let reported: Vec<_> = self.reported.iter().take(max).cloned().collect();
-        Self { omitted: self.count() - reported.len(), reported }
+        let (reported, others) = self.reported.split_at(max.min(self.reported.len()));
+        let omitted_sources = others.iter().map(|error| &error.source).chain(&self.omitted_sources);
+        Self {
+            reported: reported.to_vec(),
+            omitted: others.len() + self.omitted,
+            omitted_sources: omitted_sources.cloned().collect(),
+        }
     }
 }
 
 impl From<RuleError> for RuleErrors {
     fn from(error: RuleError) -> Self {
-        Self { reported: vec![error], omitted: 0 }
+        Self { reported: vec![error], ..Self::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Errors and warnings of one load, collected over all of its sources.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 
 use super::diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED, shortened};
 use super::document::RuleSource;
@@ -35,6 +36,8 @@ pub(super) struct Report<'s> {
 struct Located {
     kept: Vec<(Origin, String)>,
     omitted: usize,
+    /// Indexes of the sources of those.
+    omitted_sources: BTreeSet<usize>,
 }
 
 /// Byte offsets at which the lines of a text begin: without it each error would search from the top.
@@ -121,11 +124,13 @@ impl<'s> Report<'s> {
         Ok((self.render(warnings), self.paths))
     }
 
-    fn render(&self, Located { mut kept, omitted }: Located) -> RuleErrors {
+    fn render(&self, Located { mut kept, omitted, omitted_sources }: Located) -> RuleErrors {
         // The parser reports before the compiler does; sort by position.
         kept.sort_by_key(|(origin, _)| (origin.source, origin.span));
         let reported = kept.into_iter().map(|(origin, message)| self.located(origin, message));
-        RuleErrors { reported: reported.collect(), omitted }
+        let sources = omitted_sources.into_iter().filter_map(|index| self.sources.get(index));
+        let omitted_sources = sources.map(|(source, _)| source.name().to_owned()).collect();
+        RuleErrors { reported: reported.collect(), omitted, omitted_sources }
     }
 
     fn located(&self, origin: Origin, message: String) -> RuleError {
@@ -143,12 +148,16 @@ impl<'s> Report<'s> {
 
 impl Located {
     fn add(&mut self, source: usize, found: Diagnostics) {
-        self.omitted += found.omitted();
+        if found.omitted() > 0 {
+            self.omitted += found.omitted();
+            self.omitted_sources.insert(source);
+        }
         for Diagnostic { span, message } in found.into_kept() {
             if self.kept.len() < MAX_REPORTED {
                 self.kept.push((Origin { source, span }, message));
             } else {
                 self.omitted += 1;
+                self.omitted_sources.insert(source);
             }
         }
     }

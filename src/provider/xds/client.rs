@@ -15,7 +15,7 @@ use super::cache::Cache;
 use super::connect::{ConnectTls, connect};
 use super::delta::Delta;
 use super::pace::{Pace, Refusals};
-use super::protocol::{Protocol, Received, Variant, node};
+use super::protocol::{Protocol, Variant, node};
 use super::resource::Resource;
 use super::snapshot::Snapshot;
 use super::sotw::Sotw;
@@ -23,7 +23,7 @@ use super::status::XdsStatus;
 use super::stream::{Responses, open};
 use super::{ServerAddress, XdsSettings};
 use crate::clock::Clock;
-use crate::engine::rules::{RuleErrors, RuleSource};
+use crate::engine::rules::{MAX_REPORTED, RuleError, RuleErrors};
 use crate::provider::origin::{Origin, Source};
 use crate::provider::publish::Publisher;
 use crate::tls::LiveClient;
@@ -48,14 +48,14 @@ pub(super) struct Client {
     pace: Pace,
     refusals: Refusals,
     /// The last content.
-    last: Option<Verdict>,
+    last: Option<Content>,
     has_connected: bool,
 }
 
-/// Content, and the reason to refuse it, if there is one.
-struct Verdict {
+/// Content, and the names of its resources in errors.
+struct Content {
     digest: u64,
-    refused: Option<String>,
+    labels: HashSet<String>,
 }
 
 /// End of a stream.
@@ -235,6 +235,7 @@ impl Client {
 
     async fn follow(&mut self, stream: &mut Stream, mut responses: Responses) -> Broken {
         let mut renewal = std::pin::pin!(renewal(self.tls.as_ref().map(|tls| tls.client.clone())));
+        let mut loads = self.publisher.status();
         loop {
             let delayed = stream.delayed.as_ref().map(|(at, _)| *at);
             let grace = stream.grace_until.filter(|_| self.snapshot.has_lingering());
@@ -249,9 +250,14 @@ impl Client {
                     None => Ok(()),
                 },
                 () = renewal.as_mut() => Err(Broken::Renewal),
+                Ok(()) = loads.changed() => {
+                    // A file may have taken or given up a domain.
+                    self.status.set_refused(self.refusal());
+                    Ok(())
+                }
                 () = due(grace) => {
                     self.snapshot.drop_lingering();
-                    self.load().await.map(drop)
+                    self.load().await
                 }
             };
             if let Err(broken) = outcome {
@@ -261,7 +267,13 @@ impl Client {
     }
 
     async fn receive(&mut self, stream: &mut Stream, response: Bytes) -> Result<(), Broken> {
-        let Some(received) = self.protocol.receive(response).map_err(Broken::Unreadable)? else {
+        let variant = self.protocol.variant();
+        let reading = spawn_blocking(move || {
+            let received = variant.read(response)?;
+            Ok(received.map(|received| (received.digest(), received)))
+        });
+        let read = reading.await.map_err(Broken::Load)?.map_err(Broken::Unreadable)?;
+        let Some((digest, received)) = read else {
             tracing::debug!("xDS response about another type ignored");
             return Ok(());
         };
@@ -269,15 +281,16 @@ impl Client {
         let grace = self.settings.removal_grace;
         let keeps_removed = *stream.grace_until.get_or_insert(now + grace) > now;
         self.status.record_response(&received.version, self.clock.now());
-        let (version, nonce, digest) = (received.version.clone(), received.nonce.clone(), received.digest());
+        let (version, nonce) = (received.version.clone(), received.nonce.clone());
         let is_known = self.last.as_ref().is_some_and(|last| last.digest == digest);
         if !is_known {
             sleep_until(self.pace.next(now)).await;
-            let refused = self.apply(received, keeps_removed).await?;
-            self.last = Some(Verdict { digest, refused });
+            let labels = received.labels();
+            self.snapshot.apply(received, keeps_removed);
+            self.load().await?;
+            self.last = Some(Content { digest, labels });
         }
-        let refused = self.last.as_ref().and_then(|last| last.refused.clone());
-        let Some(reason) = refused else {
+        let Some(reason) = self.refusal() else {
             self.refusals.clear();
             self.status.record_ack();
             stream.delayed = None;
@@ -302,39 +315,34 @@ impl Client {
         Ok(())
     }
 
-    /// Takes up new content. Returns the reason to refuse it, if there is one.
-    async fn apply(&mut self, received: Received, keeps_removed: bool) -> Result<Option<String>, Broken> {
-        let resources = received.resources.iter().map(|resource| RuleSource::name(resource).to_owned());
-        let unreadable = received.unreadable.iter().map(|error| error.source.clone());
-        let labels: HashSet<String> = resources.chain(unreadable).collect();
-        self.snapshot.apply(received, keeps_removed);
-        let errors = self.load().await?;
-        Ok(reason(errors, |source| labels.contains(source)))
+    /// Reason to refuse the last content, if there is one. It may change with the rule files.
+    fn refusal(&self) -> Option<String> {
+        let Content { labels, .. } = self.last.as_ref()?;
+        let errors = self.publisher.status().borrow().error.clone()?;
+        reason(&errors, |source| labels.contains(source))
     }
 
-    /// Publishes the snapshot. Returns the errors of all sources.
-    async fn load(&mut self) -> Result<RuleErrors, Broken> {
+    /// Publishes the snapshot.
+    async fn load(&mut self) -> Result<(), Broken> {
         let (publisher, found, cache) =
             (self.publisher.clone(), self.snapshot.found(&self.place()), self.cache.clone());
         let loading = spawn_blocking(move || {
             let errors = publisher.publish(Origin::Xds, found);
             let in_force = publisher.in_force(Origin::Xds);
             // Without a good resource there is no good snapshot yet.
-            let written = match cache.filter(|_| errors.is_empty() || !in_force.is_empty()) {
+            match cache.filter(|_| errors.is_empty() || !in_force.is_empty()) {
                 Some(cache) => cache
                     .write(in_force.iter().filter_map(resource))
                     .map_err(|error| format!("{}: {error}", cache.path().display())),
                 None => Ok(()),
-            };
-            (errors, written)
+            }
         });
-        let (errors, written) = loading.await.map_err(Broken::Load)?;
-        let error = written.err();
+        let error = loading.await.map_err(Broken::Load)?.err();
         if let Some(error) = error.as_ref().filter(|error| self.cache_error.as_ref() != Some(error)) {
             tracing::warn!(error, "cannot write the snapshot");
         }
         self.cache_error = error;
-        Ok(errors)
+        Ok(())
     }
 }
 
@@ -350,9 +358,16 @@ const fn shared_resource(source: &Source) -> Option<&Arc<Resource>> {
 }
 
 /// Those of `errors` that concern a response, as the reason to refuse it.
-fn reason(errors: RuleErrors, is_concerned: impl Fn(&str) -> bool) -> Option<String> {
-    let mut own = RuleErrors { omitted: errors.omitted, ..RuleErrors::default() };
-    errors.reported.into_iter().filter(|error| is_concerned(&error.source)).for_each(|error| own.push(error));
+fn reason(errors: &RuleErrors, is_concerned: impl Fn(&str) -> bool) -> Option<String> {
+    let mut own = RuleErrors::default();
+    let reported = errors.reported.iter().filter(|error| is_concerned(&error.source));
+    reported.for_each(|error| own.push(error.clone()));
+    // Their errors are beyond the bound, which other sources may have used up.
+    let unreported = errors.omitted_sources.iter().filter(|source| is_concerned(source));
+    for source in unreported {
+        let message = format!("errors beyond the {MAX_REPORTED} that are shown: correct those first");
+        own.push(RuleError::of_source(source, message));
+    }
     if own.is_empty() {
         return None;
     }

@@ -42,25 +42,6 @@ impl Protocol for Delta {
         DeltaDiscoveryRequest { initial_resource_versions, ..self.request() }.encode_to_vec().into()
     }
 
-    fn receive(&mut self, response: Bytes) -> Result<Option<Received>, Unreadable> {
-        let response: DeltaDiscoveryResponse = decode(response, Message::Delta)?;
-        if !is_about_rules(&response.type_url) {
-            return Ok(None);
-        }
-        let DeltaDiscoveryResponse { system_version_info, nonce, resources, removed_resources, .. } =
-            response;
-        let mut received = Received {
-            version: system_version_info,
-            nonce,
-            removed: removed_resources,
-            ..Received::default()
-        };
-        for (index, found) in resources.into_iter().enumerate() {
-            received.add(index, Some(found.name), found.version, found.resource.unwrap_or_default());
-        }
-        Ok(Some(received))
-    }
-
     fn accept(&mut self, _version: &str, nonce: &str) -> Bytes {
         DeltaDiscoveryRequest { response_nonce: nonce.to_owned(), ..self.request() }.encode_to_vec().into()
     }
@@ -69,4 +50,22 @@ impl Protocol for Delta {
         let (response_nonce, error_detail) = (nonce.to_owned(), Some(refusal(reason)));
         DeltaDiscoveryRequest { response_nonce, error_detail, ..self.request() }.encode_to_vec().into()
     }
+}
+
+/// Content of a response; `None` for a response about another type.
+///
+/// # Errors
+/// [`Unreadable`]: the stream cannot be used any more.
+pub(super) fn read(response: Bytes) -> Result<Option<Received>, Unreadable> {
+    let response: DeltaDiscoveryResponse = decode(response, Message::Delta)?;
+    if !is_about_rules(&response.type_url) {
+        return Ok(None);
+    }
+    let DeltaDiscoveryResponse { system_version_info, nonce, resources, removed_resources, .. } = response;
+    let mut received =
+        Received { version: system_version_info, nonce, removed: removed_resources, ..Received::default() };
+    for (index, found) in resources.into_iter().enumerate() {
+        received.add(index, Some(found.name), found.version, found.resource.unwrap_or_default());
+    }
+    Ok(Some(received))
 }

@@ -1,5 +1,7 @@
 //! The two variants of the discovery protocol, each a state machine without I/O: messages in, messages out.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use bytes::Bytes;
 use prost::Message;
 use prost_types::{Any, Struct, Value, value};
@@ -7,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::resource::{Resource, label};
 use super::wire::{self, TYPE_URL, Unreadable};
-use crate::engine::rules::RuleError;
+use crate::engine::rules::{RuleError, RuleSource};
 use crate::pb::envoy::config::core::v3::Node;
 use crate::pb::google::rpc::Status;
 
@@ -46,17 +48,25 @@ pub(super) trait Protocol: Send + Sync {
     /// First request of a stream, for a client that holds `resources`.
     fn open(&mut self, resources: &[&Resource]) -> Bytes;
 
-    /// Content of a response; `None` for a response about another type.
-    ///
-    /// # Errors
-    /// [`Unreadable`]: the stream cannot be used any more.
-    fn receive(&mut self, response: Bytes) -> Result<Option<Received>, Unreadable>;
-
     /// Request that accepts a response.
     fn accept(&mut self, version: &str, nonce: &str) -> Bytes;
 
     /// Request that refuses a response.
     fn refuse(&mut self, nonce: &str, reason: &str) -> Bytes;
+}
+
+impl Variant {
+    /// Content of a response; `None` for a response about another type. Takes long where a response is large.
+    ///
+    /// # Errors
+    /// [`Unreadable`]: the stream cannot be used any more.
+    pub(super) fn read(self, response: Bytes) -> Result<Option<Received>, Unreadable> {
+        let received = match self {
+            Self::Sotw => super::sotw::read(response),
+            Self::Delta => super::delta::read(response),
+        };
+        Ok(received?.map(Received::without_duplicates))
+    }
 }
 
 /// Content of a response.
@@ -99,6 +109,29 @@ impl Received {
         self.has_nameless |= name.is_none();
         let source = name.map_or_else(|| label(&format!("#{index}")), |name| label(&name));
         self.unreadable.push(RuleError::of_source(&source, message));
+    }
+
+    /// Makes an error of each name that several resources have: which of them is meant cannot be known.
+    fn without_duplicates(mut self) -> Self {
+        let mut names = HashMap::<&str, usize>::with_capacity(self.resources.len());
+        for resource in &self.resources {
+            *names.entry(resource.name()).or_default() += 1;
+        }
+        let is_duplicate = |(name, count): (&str, usize)| (count > 1).then(|| name.to_owned());
+        let duplicates: BTreeSet<String> = names.into_iter().filter_map(is_duplicate).collect();
+        self.resources.retain(|resource| !duplicates.contains(resource.name()));
+        let error = |name| {
+            let message = "more than one resource of the response has this name";
+            RuleError::of_source(&label(name), message)
+        };
+        self.unreadable.extend(duplicates.iter().map(|name| error(name)));
+        self
+    }
+
+    /// Names of its resources in errors.
+    pub(super) fn labels(&self) -> HashSet<String> {
+        let resources = self.resources.iter().map(|resource| RuleSource::name(resource).to_owned());
+        resources.chain(self.unreadable.iter().map(|error| error.source.clone())).collect()
     }
 
     /// Digest of the content. The order of resources, the version and the nonce make no difference.

@@ -51,19 +51,6 @@ impl Protocol for Sotw {
         self.request("", None)
     }
 
-    fn receive(&mut self, response: Bytes) -> Result<Option<Received>, Unreadable> {
-        let response: DiscoveryResponse = decode(response, Message::Sotw)?;
-        if !is_about_rules(&response.type_url) {
-            return Ok(None);
-        }
-        let DiscoveryResponse { version_info: version, nonce, resources, .. } = response;
-        let mut received = Received { version, nonce, is_complete: true, ..Received::default() };
-        for (index, resource) in resources.into_iter().enumerate() {
-            received.add(index, None, String::new(), resource);
-        }
-        Ok(Some(received))
-    }
-
     fn accept(&mut self, version: &str, nonce: &str) -> Bytes {
         version.clone_into(&mut self.accepted);
         self.request(nonce, None)
@@ -72,4 +59,21 @@ impl Protocol for Sotw {
     fn refuse(&mut self, nonce: &str, reason: &str) -> Bytes {
         self.request(nonce, Some(refusal(reason)))
     }
+}
+
+/// Content of a response; `None` for a response about another type.
+///
+/// # Errors
+/// [`Unreadable`]: the stream cannot be used any more.
+pub(super) fn read(response: Bytes) -> Result<Option<Received>, Unreadable> {
+    let response: DiscoveryResponse = decode(response, Message::Sotw)?;
+    if !is_about_rules(&response.type_url) {
+        return Ok(None);
+    }
+    let DiscoveryResponse { version_info: version, nonce, resources, .. } = response;
+    let mut received = Received { version, nonce, is_complete: true, ..Received::default() };
+    for (index, resource) in resources.into_iter().enumerate() {
+        received.add(index, None, String::new(), resource);
+    }
+    Ok(Some(received))
 }

@@ -139,6 +139,11 @@ impl XdsStatus {
         self.text.lock().refused = None;
     }
 
+    /// Sets the reason for refusing the last response, which rule files may have changed since.
+    pub(super) fn set_refused(&self, reason: Option<String>) {
+        self.text.lock().refused = reason.map(|reason| reason.chars().take(ERROR_CHARS_MAX).collect());
+    }
+
     /// Counts each refused response, also those whose answer is delayed or left out.
     pub(super) fn record_nack(&self, reason: &str) {
         self.nacks.fetch_add(1, Ordering::Relaxed);
