@@ -44,6 +44,12 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
     assert_eq!(inner["position"], "descriptors[0 \"user\"].descriptors[0 \"plan\"]");
     assert_eq!(inner["line"], Value::Null);
     assert_eq!((&dump["xds"]["version"], &dump["xds"]["connected"]), (&"17".into(), &true.into()));
+    let asked = serde_json::json!({"domain": "default/eg/http", "descriptors": [{"entries": [
+        {"key": "user", "value": "a"}, {"key": "plan", "value": "b"}]}]});
+    let explained = reqwest::Client::new().post(service.debug_url("/explain")).json(&asked).send().await;
+    let explained: Value = explained.expect("an answer").json().await.expect("JSON");
+    let rule = &explained["descriptors"][0]["rule"];
+    assert_eq!((&rule["file"], &rule["position"]), (&inner["file"], &inner["position"]), "{explained}");
     let text =
         reqwest::get(service.debug_url("/rlconfig")).await.expect("an answer").text().await.expect("text");
     assert!(text.contains("default/eg/http.user: unit=HOUR requests_per_unit=5"), "{text}");

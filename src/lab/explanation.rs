@@ -82,8 +82,11 @@ pub struct ExplainedCandidate {
     pub name: String,
     /// Source of the node.
     pub file: String,
-    /// Line of the node.
+    /// Line of the node; 0 in a source that is not text.
     pub line: u32,
+    /// Path of the node in a source that is not text: a resource of a management server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
     /// True if it applies.
     pub applies: bool,
     /// Reason that it does not; `None` if it does.
@@ -97,8 +100,11 @@ pub struct ExplainedRule {
     pub name: String,
     /// Source of the rule.
     pub file: String,
-    /// Line of the rule.
+    /// Line of the rule; 0 in a source that is not text.
     pub line: u32,
+    /// Path of the rule in a source that is not text: a resource of a management server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
     /// Layer of the rule.
     pub layer: Option<String>,
     /// Charge mode: `always`, `if_allowed` or `overdraft`.
@@ -219,6 +225,7 @@ fn explained_level(level: &Level<'_>) -> ExplainedLevel {
         name: candidate.node.composite().into_owned(),
         file: candidate.source.to_owned(),
         line: candidate.span.line,
+        position: candidate.path.clone(),
         applies: candidate.fit == Fit::Applies,
         reason: match candidate.fit {
             Fit::Applies => None,
@@ -268,6 +275,7 @@ fn explained_rule(walk: &DescriptorWalk<'_>, item: &Item<'_>, modes: &Modes) -> 
         name: rule.path.to_string(),
         file: node.source.to_owned(),
         line: node.span.line,
+        position: node.path.clone(),
         layer: rule.layer.as_ref().map(|layer| layer.name().to_owned()),
         charge: rule.charge.name().to_owned(),
         enforced: !is_shadow,
@@ -320,6 +328,14 @@ pub(super) fn seconds_text(secs: f64) -> String {
     ShortForm(Duration::try_from_secs_f64(secs.ceil()).unwrap_or_default().as_secs()).to_string()
 }
 
+/// Place of a rule in its source.
+fn place(file: &str, line: u32, position: &Option<String>) -> String {
+    match position {
+        Some(position) => format!("{file}: {position}"),
+        None => format!("{file}:{line}"),
+    }
+}
+
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "domain {}", one_line_of_bytes(self.domain.as_bytes(), MAX_TEXT_BYTES))?;
@@ -346,9 +362,10 @@ impl fmt::Display for ExplainedDescriptor {
             if level.counted != level.normalized {
                 write!(f, "  counted as {}", line(&level.counted))?;
             }
-            for ExplainedCandidate { name, file, line: number, reason, .. } in &level.candidates {
-                let reason = reason.as_deref().unwrap_or("applies");
-                write!(f, "\n    {file}:{number}  {}  {reason}", line(name))?;
+            for ExplainedCandidate { name, file, line: number, position, reason, .. } in &level.candidates {
+                let (place, reason) =
+                    (place(file, *number, position), reason.as_deref().unwrap_or("applies"));
+                write!(f, "\n    {}  {}  {reason}", line(&place), line(name))?;
             }
             if level.omitted > 0 {
                 write!(f, "\n    and {} more", level.omitted)?;
@@ -356,7 +373,7 @@ impl fmt::Display for ExplainedDescriptor {
         }
         write!(f, "\n  {}", line(&self.outcome))?;
         if let Some(rule) = &self.rule {
-            write!(f, " ({}:{})", rule.file, rule.line)?;
+            write!(f, " ({})", line(&place(&rule.file, rule.line, &rule.position)))?;
             rule.layer.iter().try_for_each(|layer| write!(f, ", layer {layer}"))?;
             if !self.limits.is_empty() {
                 write!(f, ", charge {}", rule.charge)?;

@@ -25,7 +25,7 @@ struct Listed<'r> {
 }
 
 /// A rule and its position.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PlacedRule<'r> {
     /// The rule.
     pub rule: &'r Rule,
@@ -33,6 +33,8 @@ pub struct PlacedRule<'r> {
     pub source: &'r str,
     /// Position in its source.
     pub span: SourceSpan,
+    /// The position as a path, in a source that is not text.
+    pub path: Option<String>,
 }
 
 impl Rules {
@@ -79,7 +81,7 @@ impl Rules {
             .into_iter()
             .filter_map(|listed| {
                 let (source, span) = self.origin(listed.node)?;
-                Some(PlacedRule { rule: listed.rule, source, span })
+                Some(PlacedRule { rule: listed.rule, source, span, path: self.path_of(listed.node) })
             })
             .collect()
     }

@@ -61,6 +61,8 @@ pub struct Candidate<'r> {
     pub source: &'r str,
     /// Position of the node in its source.
     pub span: SourceSpan,
+    /// The position as a path, in a source that is not text.
+    pub path: Option<String>,
     /// Result for the entry.
     pub fit: Fit,
 }
@@ -183,7 +185,7 @@ fn level<'r>(rules: &'r Rules, children: &'r Children, entry: Entry<'_>) -> Leve
             (Err(why), _) => Fit::Differs { why },
         };
         let (source, span) = rules.origin(node).unwrap_or_default();
-        Candidate { node, source, span, fit }
+        Candidate { node, source, span, path: rules.path_of(node), fit }
     };
     let omitted = found.len().saturating_sub(MAX_CANDIDATES);
     let counted = counted(siblings, normalized.clone());

@@ -160,7 +160,10 @@ impl RuleName {
     }
 
     fn of(placed: &PlacedRule<'_>) -> Self {
-        let source = format!("{}:{}", placed.source, placed.span.line);
+        let source = match &placed.path {
+            Some(path) => format!("{}: {path}", placed.source),
+            None => format!("{}:{}", placed.source, placed.span.line),
+        };
         Self { path: placed.rule.path.to_string(), source }
     }
 }
