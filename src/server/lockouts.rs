@@ -150,8 +150,8 @@ impl LockoutAdmin {
     /// Lifts the lockout of `key` in every store. Returns whether there was one.
     ///
     /// # Errors
-    /// Error of a store, if no other store had the lockout.
-    async fn lift(&self, key: &Bytes) -> Result<bool, StoreError> {
+    /// [`LiftError`] of a store, which may have the lockout still.
+    async fn lift(&self, key: &Bytes) -> Result<bool, LiftError> {
         let (mut lifted, mut failed) = (false, None);
         for store in &*self.stores {
             match store.lift(key).await {
@@ -161,10 +161,19 @@ impl LockoutAdmin {
         }
         self.lifted.fetch_add(1, Ordering::Relaxed);
         match failed {
-            Some(error) if !lifted => Err(error),
-            Some(_) | None => Ok(lifted),
+            Some(cause) => Err(LiftError { cause, in_part: lifted }),
+            None => Ok(lifted),
         }
     }
+}
+
+/// A lockout that may still be in force.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}; the lockout may still be in force{}", if *.in_part { ", but was lifted in another store" } else { "" })]
+pub(super) struct LiftError {
+    cause: StoreError,
+    /// True if another store had it, and has lifted it.
+    in_part: bool,
 }
 
 /// A lockout as the console shows it.
@@ -207,8 +216,8 @@ impl NamedLockout {
     /// Lifts it in every store: whether there was one.
     ///
     /// # Errors
-    /// That of a store, where no other one had it.
-    pub(super) async fn lift(&self) -> Result<bool, StoreError> {
+    /// [`LiftError`] of a store, which may have it still.
+    pub(super) async fn lift(&self) -> Result<bool, LiftError> {
         self.admin.lift(&self.key).await
     }
 
@@ -392,6 +401,42 @@ mod tests {
         tokio::time::advance(KEPT_FOR).await;
         admin.listing().await;
         assert_eq!(store.0.load(Ordering::Relaxed), 2);
+    }
+
+    /// A store that has the lockout, or fails.
+    struct Lifts(Result<bool, StoreError>);
+
+    impl Lockouts for Lifts {
+        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn lift<'a>(&'a self, _: &'a Bytes) -> LockoutFuture<'a, bool> {
+            Box::pin(async { self.0.clone() })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lift_that_one_store_failed_is_no_success() {
+        let gone = || Err(StoreError::Unreachable("gone".to_owned()));
+        let part = ", but was lifted in another store";
+        for (first, second, expected) in [
+            (Ok(true), Ok(false), Ok(true)),
+            (Ok(false), Ok(true), Ok(true)),
+            (Ok(false), Ok(false), Ok(false)),
+            (gone(), Ok(false), Err("")),
+            (gone(), Ok(true), Err(part)),
+            (Ok(true), gone(), Err(part)),
+        ] {
+            let stores = [first, second].map(|outcome| Arc::new(Lifts(outcome)) as _);
+            let keys = KeyWriter::new(KeyFormat::Native, "");
+            let admin = LockoutAdmin::new(stores.into(), keys, Arc::new(SystemClock));
+            let lifted = admin.lift(&Bytes::from_static(b"key")).await.map_err(|error| error.to_string());
+            let error = |end: &str| {
+                format!("the counter store cannot be reached: gone; the lockout may still be in force{end}")
+            };
+            assert_eq!(lifted, expected.map_err(error));
+        }
     }
 
     #[test]
