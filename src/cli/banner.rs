@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -14,6 +13,10 @@ use crate::server::{Address, ListenSettings};
 use crate::settings::{Settings, StoreSettings};
 use crate::telemetry::logs::LogFormat;
 use crate::tls::ServerTls;
+
+/// In place of a first request, where no file can have a first rule.
+const NO_RULES_FROM_SERVER: &str =
+    "\nNothing is limited yet: the management server has sent no rules for this node (docs/xds.md).\n";
 
 /// Prints the banner, as one line of JSON if the log is JSON, and logs the same facts at `info`. `program` is
 /// the name that the process was started with. An unwritable stdout is only logged.
@@ -36,7 +39,10 @@ pub(super) fn show(app: &App, program: &OsStr) {
         LogFormat::Text => {
             let example = rules.as_deref().and_then(Rules::example_request);
             as_text(app, &counters, rules.as_deref(), candidate.as_deref())
-                + &suggestion(addresses, has_tls(settings), program, example.as_ref())
+                + &match example {
+                    None if !settings.reads_rule_files => NO_RULES_FROM_SERVER.to_owned(),
+                    example => suggestion(addresses, has_tls(settings), program, example.as_ref()),
+                }
         }
     };
     let mut stdout = std::io::stdout().lock();
@@ -89,9 +95,9 @@ fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&
     let admin_tls = transport(settings.serve.admin_tls.as_ref());
     lines.extend(admin.as_ref().map(|address| format!("  console   {address}{admin_tls}")));
     lines.extend(prometheus.as_ref().map(|(address, path)| format!("  metrics   {address}{path}")));
-    lines.push(format!("  rules     {}", loaded(rules, &settings.rules.path)));
-    let files = settings.candidate.as_ref().map(|candidate| &candidate.files.path);
-    lines.extend(files.map(|path| format!("  candidate {}", loaded(candidate, path))));
+    lines.push(format!("  rules     {}", loaded(rules, &rules_place(settings))));
+    let files = settings.candidate.as_ref().map(|candidate| candidate.files.path.display().to_string());
+    lines.extend(files.map(|place| format!("  candidate {}", loaded(candidate, &place))));
     lines.push(format!("  counters  {counters}"));
     lines.join("\n") + "\n"
 }
@@ -105,14 +111,20 @@ const fn transport(tls: Option<&ServerTls>) -> &'static str {
     }
 }
 
+/// Files and management server that rules come from.
+fn rules_place(settings: &Settings) -> String {
+    let files = settings.reads_rule_files.then(|| settings.rules.path.display().to_string());
+    let server = settings.xds.as_ref().map(|xds| format!("the management server {}", xds.server));
+    files.into_iter().chain(server).collect::<Vec<_>>().join(" and ")
+}
+
 /// Number of rules, and where they come from.
-fn loaded(rules: Option<&Rules>, path: &Path) -> String {
-    let path = path.display();
+fn loaded(rules: Option<&Rules>, place: &str) -> String {
     match rules {
         Some(rules) => {
-            format!("{} in {}, from {path}", rules.len(), plural(rules.domains().count(), "domain"))
+            format!("{} in {}, from {place}", rules.len(), plural(rules.domains().count(), "domain"))
         }
-        None => format!("none yet, from {path}"),
+        None => format!("none yet, from {place}"),
     }
 }
 
