@@ -42,8 +42,15 @@ enum Class {
 type Rank = (Class, u64, u64);
 
 impl Stripe {
-    /// Evicts a counter that is not to be kept. Returns whether there was one.
-    pub(super) fn evict(&mut self, by: Measure, now: Timestamp, keep: impl Fn(&Counter) -> bool) -> bool {
+    /// Evicts a counter that is not to be kept; a small rule's, or one that is at its limit, only as a last resort.
+    /// Returns whether there was one.
+    pub(super) fn evict(
+        &mut self,
+        by: Measure,
+        now: Timestamp,
+        is_last_resort: bool,
+        keep: impl Fn(&Counter) -> bool,
+    ) -> bool {
         let amount = |len: usize, bytes: usize| if by == Measure::Counters { len } else { bytes };
         let largest = self.held.iter().max_by_key(|(_, held)| amount(held.len, held.bytes));
         let Some(largest) = largest.map(|(rule, _)| *rule) else { return false };
@@ -83,7 +90,8 @@ impl Stripe {
                 break;
             }
         }
-        let Some((_, index)) = best else { return false };
+        let may_go = |class| is_last_resort || class <= Class::AtLimitOfLargestRule;
+        let Some((_, index)) = best.filter(|((class, ..), _)| may_go(*class)) else { return false };
         self.remove_bucket(index);
         true
     }

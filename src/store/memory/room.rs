@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::evict::Measure;
@@ -108,34 +109,42 @@ impl Room {
 }
 
 impl MemoryStore {
-    /// Evicts counters while the store is over its bounds: from `locked` stripes, else from others. Counters
-    /// to `keep` are those of the call.
+    /// Evicts counters while the store is over its bounds: from `locked` stripes, else from others. A stripe may
+    /// have little else than a counter that is over its limit: it goes only if the others have none to give
+    /// way either. Counters to `keep` are those of the call.
     pub(super) fn make_room<'s>(
         &self,
         locked: impl IntoIterator<Item = &'s mut Stripe>,
         now: Timestamp,
         keep: impl Fn(&Counter) -> bool,
     ) {
-        let mut left = MAX_EVICTIONS;
-        for stripe in locked {
-            while let Some(by) = self.room.exceeded() {
-                if left == 0 || !self.room.evict(stripe, |stripe| stripe.evict(by, now, &keep)) {
-                    break;
-                }
-                left -= 1;
-            }
+        if self.room.exceeded().is_none() {
+            return;
         }
+        let mut left = MAX_EVICTIONS;
+        let mut locked: SmallVec<[&mut Stripe; 2]> = locked.into_iter().collect();
+        let mut evict_locked = |left: &mut usize, is_last_resort| {
+            for stripe in &mut locked {
+                while let Some(by) = self.room.exceeded().filter(|_| *left > 0) {
+                    if !self.room.evict(stripe, |stripe| stripe.evict(by, now, is_last_resort, &keep)) {
+                        break;
+                    }
+                    *left -= 1;
+                }
+            }
+        };
+        evict_locked(&mut left, false);
         let first = fastrand::usize(..self.stripes.len());
         for other in 0..MAX_OTHER_STRIPES {
             let Some(by) = self.room.exceeded().filter(|_| left > 0) else { return };
             // Never waits: another thread may hold that one and want ours.
             let stripe = self.stripes[(first + other) % self.stripes.len()].try_lock();
-            if stripe
-                .is_some_and(|mut stripe| self.room.evict(&mut stripe, |stripe| stripe.evict(by, now, &keep)))
-            {
+            let evict = |stripe: &mut Stripe| stripe.evict(by, now, false, &keep);
+            if stripe.is_some_and(|mut stripe| self.room.evict(&mut stripe, evict)) {
                 left -= 1;
             }
         }
+        evict_locked(&mut left, true);
     }
 
     /// Evicts a lockout other than that of `key` from `stripe`, if there are too many of them.
