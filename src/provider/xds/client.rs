@@ -13,14 +13,15 @@ use tonic::{Code, Status};
 
 use super::cache::Cache;
 use super::connect::{ConnectTls, connect};
-use super::delta::Delta;
+use super::delta::{self, Delta};
 use super::pace::{Pace, Refusals};
-use super::protocol::{Protocol, Variant, node};
+use super::protocol::{Protocol, Received, Variant, node};
 use super::resource::Resource;
 use super::snapshot::Snapshot;
-use super::sotw::Sotw;
+use super::sotw::{self, Sotw};
 use super::status::XdsStatus;
 use super::stream::{Responses, open};
+use super::wire::Unreadable;
 use super::{ServerAddress, XdsSettings};
 use crate::clock::Clock;
 use crate::engine::rules::{MAX_REPORTED, RuleError, RuleErrors};
@@ -92,7 +93,7 @@ enum Broken {
     /// Files of TLS have changed.
     Renewal,
     Status(Status),
-    Unreadable(super::wire::Unreadable),
+    Unreadable(Unreadable),
     Load(JoinError),
 }
 
@@ -268,10 +269,7 @@ impl Client {
 
     async fn receive(&mut self, stream: &mut Stream, response: Bytes) -> Result<(), Broken> {
         let variant = self.protocol.variant();
-        let reading = spawn_blocking(move || {
-            let received = variant.read(response)?;
-            Ok(received.map(|received| (received.digest(), received)))
-        });
+        let reading = spawn_blocking(move || read(variant, response));
         let read = reading.await.map_err(Broken::Load)?.map_err(Broken::Unreadable)?;
         let Some((digest, received)) = read else {
             tracing::debug!("xDS response about another type ignored");
@@ -344,6 +342,16 @@ impl Client {
         self.cache_error = error;
         Ok(())
     }
+}
+
+/// Content of a response and its digest; `None` for a response about another type. Takes long for a large one.
+fn read(variant: Variant, response: Bytes) -> Result<Option<(u64, Received)>, Unreadable> {
+    let received = match variant {
+        Variant::Sotw => sotw::read(response),
+        Variant::Delta => delta::read(response),
+    };
+    let received = received?.map(Received::without_duplicates);
+    Ok(received.map(|received| (received.digest(), received)))
 }
 
 fn resource(source: &Source) -> Option<&Resource> {

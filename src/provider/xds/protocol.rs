@@ -55,20 +55,6 @@ pub(super) trait Protocol: Send + Sync {
     fn refuse(&mut self, nonce: &str, reason: &str) -> Bytes;
 }
 
-impl Variant {
-    /// Content of a response; `None` for a response about another type. Takes long where a response is large.
-    ///
-    /// # Errors
-    /// [`Unreadable`]: the stream cannot be used any more.
-    pub(super) fn read(self, response: Bytes) -> Result<Option<Received>, Unreadable> {
-        let received = match self {
-            Self::Sotw => super::sotw::read(response),
-            Self::Delta => super::delta::read(response),
-        };
-        Ok(received?.map(Received::without_duplicates))
-    }
-}
-
 /// Content of a response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Received {
@@ -112,7 +98,7 @@ impl Received {
     }
 
     /// Makes an error of each name that several resources have: which of them is meant cannot be known.
-    fn without_duplicates(mut self) -> Self {
+    pub(super) fn without_duplicates(mut self) -> Self {
         let mut names = HashMap::<&str, usize>::with_capacity(self.resources.len());
         for resource in &self.resources {
             *names.entry(resource.name()).or_default() += 1;
