@@ -1,6 +1,6 @@
 //! A model of Redis in memory: nodes that count, fail over, move slots and break connections, all by a seed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub(super) struct Counter {
 /// One node.
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    pub(super) counters: HashMap<Bytes, Counter>,
+    /// Ordered, so that a seed always has one outcome.
+    pub(super) counters: BTreeMap<Bytes, Counter>,
     pub(super) knows_script: bool,
     /// Nobody is let in until it is up again.
     pub(super) down: bool,
@@ -81,8 +82,14 @@ pub(super) type World = Arc<Mutex<State>>;
 impl State {
     /// Removes the counters of a node that `goes` is true for.
     pub(super) fn lose(&mut self, node: usize, goes: impl Fn(&Bytes, &Counter) -> bool) {
-        let lost = self.nodes[node].counters.extract_if(|key, counter| goes(key, counter));
-        self.lost.extend(lost.map(|(key, _)| key));
+        let lost = &mut self.lost;
+        self.nodes[node].counters.retain(|key, counter| {
+            let goes = goes(key, counter);
+            if goes {
+                lost.insert(key.clone());
+            }
+            !goes
+        });
     }
 
     /// Makes room for a write to `key`, as Redis does, perhaps by evicting that counter itself.
@@ -117,7 +124,12 @@ impl State {
     }
 
     pub(super) fn move_counters(&mut self, from: usize, to: usize, mut moves: impl FnMut(&Bytes) -> bool) {
-        let moved: Vec<_> = self.nodes[from].counters.extract_if(|key, _| moves(key)).collect();
+        if from == to {
+            return;
+        }
+        let held = std::mem::take(&mut self.nodes[from].counters);
+        let (moved, stay): (Vec<_>, Vec<_>) = held.into_iter().partition(|(key, _)| moves(key));
+        self.nodes[from].counters.extend(stay);
         self.nodes[to].counters.extend(moved);
     }
 
