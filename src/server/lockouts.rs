@@ -147,11 +147,11 @@ impl LockoutAdmin {
         listing
     }
 
-    /// Lifts the lockout of `key` in every store. Returns whether there was one.
+    /// Lifts the lockout of `key` in every store.
     ///
     /// # Errors
-    /// [`LiftError`] of a store, which may have the lockout still.
-    async fn lift(&self, key: &Bytes) -> Result<bool, LiftError> {
+    /// Error of a store, if no other store had the lockout.
+    async fn lift(&self, key: &Bytes) -> Result<Lift, StoreError> {
         let (mut lifted, mut failed) = (false, None);
         for store in &*self.stores {
             match store.lift(key).await {
@@ -160,20 +160,36 @@ impl LockoutAdmin {
             }
         }
         self.lifted.fetch_add(1, Ordering::Relaxed);
-        match failed {
-            Some(cause) => Err(LiftError { cause, in_part: lifted }),
-            None => Ok(lifted),
+        match (lifted, failed) {
+            (true, None) => Ok(Lift::Done),
+            (true, Some(error)) => Ok(Lift::Partial(error)),
+            (false, None) => Ok(Lift::NotFound),
+            (false, Some(error)) => Err(error),
         }
     }
 }
 
-/// A lockout that may still be in force.
-#[derive(Debug, thiserror::Error)]
-#[error("{cause}; the lockout may still be in force{}", if *.in_part { ", but was lifted in another store" } else { "" })]
-pub(super) struct LiftError {
-    cause: StoreError,
-    /// True if another store had it, and has lifted it.
-    in_part: bool,
+/// Result of lifting a lockout.
+#[derive(Debug)]
+pub(super) enum Lift {
+    /// There was one, and there is none any more.
+    Done,
+    /// One store had it; another, which failed, may have it still.
+    Partial(StoreError),
+    /// There was none.
+    NotFound,
+}
+
+impl Lift {
+    /// Error of a store that may still have the lockout.
+    pub(super) fn error(&self) -> Option<String> {
+        match self {
+            Self::Partial(error) => {
+                Some(format!("{error}; the lockout may be in force there: lift it again"))
+            }
+            Self::Done | Self::NotFound => None,
+        }
+    }
 }
 
 /// A lockout as the console shows it.
@@ -213,11 +229,11 @@ impl LockoutAdmin {
 }
 
 impl NamedLockout {
-    /// Lifts it in every store: whether there was one.
+    /// Lifts it in every store.
     ///
     /// # Errors
-    /// [`LiftError`] of a store, which may have it still.
-    pub(super) async fn lift(&self) -> Result<bool, LiftError> {
+    /// That of a store, where no other one had it.
+    pub(super) async fn lift(&self) -> Result<Lift, StoreError> {
         self.admin.lift(&self.key).await
     }
 
@@ -340,13 +356,20 @@ async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Resp
         return error(StatusCode::BAD_REQUEST, "not the id of a lockout: /lockouts lists them");
     };
     match admin.lift(&key).await {
-        Ok(true) => {
+        Ok(Lift::NotFound) => error(StatusCode::NOT_FOUND, "no lockout with this id any more"),
+        Ok(lift) => {
             let (domain, name) =
                 (String::from_utf8_lossy(&parts.domain), String::from_utf8_lossy(&parts.name));
-            tracing::info!(%domain, %name, id, "lockout lifted");
-            json_response(StatusCode::OK, json!({ "lifted": true }).to_string())
+            match &lift {
+                Lift::Partial(error) => tracing::warn!(%domain, %name, id, %error, "lockout lifted in part"),
+                _ => tracing::info!(%domain, %name, id, "lockout lifted"),
+            }
+            let mut body = json!({ "lifted": true });
+            if let Some(error) = lift.error() {
+                body["error"] = error.into();
+            }
+            json_response(StatusCode::OK, body.to_string())
         }
-        Ok(false) => error(StatusCode::NOT_FOUND, "no lockout with this id any more"),
         Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed.to_string()),
     }
 }
@@ -356,93 +379,4 @@ fn error(status: StatusCode, message: &str) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::clock::SystemClock;
-    use crate::engine::KeyFormat;
-    use crate::store::lockouts::LockoutFuture;
-
-    /// A store whose listing takes a second, and that counts how often it is read.
-    #[derive(Default)]
-    struct Slow(AtomicUsize);
-
-    impl Lockouts for Slow {
-        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
-            Box::pin(async {
-                self.0.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                Err(StoreError::Unreachable("gone".to_owned()))
-            })
-        }
-
-        fn lift<'a>(&'a self, _: &'a Bytes) -> LockoutFuture<'a, bool> {
-            Box::pin(async { Ok(false) })
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn everybody_who_asks_at_once_shares_one_scan_even_when_the_first_leaves() {
-        let store = Arc::new(Slow::default());
-        let admin = LockoutAdmin::new(
-            vec![Arc::clone(&store) as _],
-            KeyWriter::new(KeyFormat::Native, ""),
-            Arc::new(SystemClock),
-        );
-        let first = tokio::time::timeout(Duration::from_millis(100), admin.listing()).await;
-        assert!(first.is_err(), "it left");
-        let asked: Vec<_> = (0..100).map(|_| admin.clone()).collect();
-        let asked = asked.iter().map(LockoutAdmin::listing);
-        for listing in futures_util::future::join_all(asked).await {
-            assert!(listing.error.as_deref().is_some_and(|error| error.contains("gone")));
-        }
-        assert_eq!(store.0.load(Ordering::Relaxed), 1);
-        tokio::time::advance(KEPT_FOR).await;
-        admin.listing().await;
-        assert_eq!(store.0.load(Ordering::Relaxed), 2);
-    }
-
-    /// A store that has the lockout, or fails.
-    struct Lifts(Result<bool, StoreError>);
-
-    impl Lockouts for Lifts {
-        fn list<'a>(&'a self, _: &'a KeyWriter, _: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
-            Box::pin(async { Ok(Vec::new()) })
-        }
-
-        fn lift<'a>(&'a self, _: &'a Bytes) -> LockoutFuture<'a, bool> {
-            Box::pin(async { self.0.clone() })
-        }
-    }
-
-    #[tokio::test]
-    async fn a_lift_that_one_store_failed_is_no_success() {
-        let gone = || Err(StoreError::Unreachable("gone".to_owned()));
-        let part = ", but was lifted in another store";
-        for (first, second, expected) in [
-            (Ok(true), Ok(false), Ok(true)),
-            (Ok(false), Ok(true), Ok(true)),
-            (Ok(false), Ok(false), Ok(false)),
-            (gone(), Ok(false), Err("")),
-            (gone(), Ok(true), Err(part)),
-            (Ok(true), gone(), Err(part)),
-        ] {
-            let stores = [first, second].map(|outcome| Arc::new(Lifts(outcome)) as _);
-            let keys = KeyWriter::new(KeyFormat::Native, "");
-            let admin = LockoutAdmin::new(stores.into(), keys, Arc::new(SystemClock));
-            let lifted = admin.lift(&Bytes::from_static(b"key")).await.map_err(|error| error.to_string());
-            let error = |end: &str| {
-                format!("the counter store cannot be reached: gone; the lockout may still be in force{end}")
-            };
-            assert_eq!(lifted, expected.map_err(error));
-        }
-    }
-
-    #[test]
-    fn a_cursor_is_read_as_it_was_written() {
-        let cursor = URL_SAFE_NO_PAD.encode([&7_u64.to_be_bytes()[..], b"key"].concat());
-        assert_eq!(read_cursor(&cursor), Some((7, b"key".to_vec())));
-        assert_eq!((read_cursor("AAAA"), read_cursor("!")), (None, None));
-    }
-}
+mod tests;

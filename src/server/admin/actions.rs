@@ -14,6 +14,7 @@ use super::Admin;
 use super::access::Actor;
 use super::api::{Answer, Params, PathParams, Reply, problem};
 use super::audit::Entry;
+use crate::server::lockouts::Lift;
 use crate::server::schema::{replies, requests};
 
 const NO_LOCKOUT: &str = "no such lockout any more";
@@ -68,6 +69,8 @@ replies! {
         lifted: bool,
         /// Domain, name and client of the lockout.
         target: String,
+        /// Error of a store that may still have it.
+        error: Option<String>,
     }
 }
 
@@ -155,18 +158,23 @@ pub(super) async fn lift(
     // In a task of its own: a client that leaves must not keep the action out of the audit log.
     let audited = target.clone();
     let lifting = tokio::spawn(async move {
-        let outcome = if dry_run { Ok(lockout.is_listed().await) } else { lockout.lift().await };
+        let outcome = match dry_run {
+            true if lockout.is_listed().await => Ok(Lift::Done),
+            true => Ok(Lift::NotFound),
+            false => lockout.lift().await,
+        };
         let result = match &outcome {
-            Ok(true) => "done".to_owned(),
-            Ok(false) => "not_found".to_owned(),
+            Ok(Lift::Done) => "done".to_owned(),
+            Ok(Lift::Partial(error)) => format!("done in part: {error}"),
+            Ok(Lift::NotFound) => "not_found".to_owned(),
             Err(error) => error.to_string(),
         };
         write.audit(&admin, "lockouts:lift", &audited, &result);
         outcome
     });
     match lifting.await {
-        Ok(Ok(true)) => Ok(Reply(Lifted { dry_run, lifted: !dry_run, target })),
-        Ok(Ok(false)) => Err(problem(StatusCode::NOT_FOUND, NO_LOCKOUT)),
+        Ok(Ok(Lift::NotFound)) => Err(problem(StatusCode::NOT_FOUND, NO_LOCKOUT)),
+        Ok(Ok(lift)) => Ok(Reply(Lifted { dry_run, lifted: !dry_run, target, error: lift.error() })),
         Ok(Err(error)) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
         Err(_) => {
             let message = "the lockout was not lifted: internal error";
