@@ -53,7 +53,7 @@ impl Call {
                 // Each caller has one mode for a counter.
                 false => {
                     let shared = random.u8(0..5);
-                    (format!("{tag}shared{shared}/"), shared % 2 == 0)
+                    (format!("{tag}shared{shared}/"), shared.is_multiple_of(2))
                 }
             };
             let mode = if mode { ChargeMode::Always } else { ChargeMode::IfAllowed };

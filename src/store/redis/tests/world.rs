@@ -101,8 +101,7 @@ impl State {
 
     /// Begins to move a range of slots to another node, moves some of its counters, or moves the rest.
     pub(super) fn migrate(&mut self, random: &mut fastrand::Rng) {
-        let held: Vec<u16> =
-            self.nodes.iter().flat_map(|node| node.counters.keys()).map(|key| slot(key)).collect();
+        let held: Vec<u16> = self.nodes.iter().flat_map(|node| node.counters.keys()).map(slot).collect();
         let Some(slot) = random.choice(held) else { return };
         let range = usize::from(slot / SLOTS_PER_RANGE);
         let owner = self.owners[range];
