@@ -108,6 +108,12 @@ check_chart() {
             "$python/python" tests/deploy_checks.py same_rules "$work/alerts.yaml" deploy/prometheus
         fi
     done
+    say "an upgrade to other values, and back"
+    helm template check "$chart" --namespace limits --values "$chart/ci/memory-values.yaml" >"$work/before.yaml"
+    helm template check "$chart" --namespace limits --values "$chart/ci/redis-values.yaml" \
+        --set image.tag=9.9.9,podLabels.team=edge,service.grpcPort=9081 >"$work/after.yaml"
+    "$python/python" tests/deploy_checks.py upgrade "$work/before.yaml" "$work/after.yaml"
+    "$python/python" tests/deploy_checks.py upgrade "$work/after.yaml" "$work/before.yaml"
     say "values that the chart rejects"
     rejected 'several replicas without Redis' --set replicaCount=2
     rejected 'several replicas without Redis' --set autoscaling.enabled=true
@@ -202,4 +208,6 @@ check_prometheus
 check_manifests
 check_guide
 check_systemd
+say "the admin API and its OpenAPI document"
+TOLLGATE=$TOLLGATE tests/schemathesis.sh
 say "everything in deploy/ is valid"

@@ -117,6 +117,26 @@ def extract(path, rules, alerts):
             pathlib.Path(alerts).write_text(yaml.safe_dump({"groups": item["spec"]["groups"]}))
 
 
+def upgrade(before, after):
+    """Nothing that Kubernetes forbids to change differs between two renderings of the chart."""
+    old = {(item["kind"], item["metadata"]["name"]): item for item in objects(before)}
+    common = 0
+    for item in objects(after):
+        name = (item["kind"], item["metadata"]["name"])
+        known = old.get(name)
+        if not known:
+            continue
+        common += 1
+        if known["apiVersion"] != item["apiVersion"]:
+            fail(f"{name} changes its apiVersion")
+        if item["kind"] == "Deployment" and known["spec"]["selector"] != item["spec"]["selector"]:
+            fail(f"{name} changes its selector")
+        if item["kind"] == "Service" and known["spec"].get("clusterIP") != item["spec"].get("clusterIP"):
+            fail(f"{name} changes its clusterIP")
+    if common < 4:
+        fail(f"{before} and {after} have only {common} objects in common")
+
+
 def same_rules(rendered, folder):
     """The chart renders the rules of deploy/prometheus, with labels of its own in the selectors."""
     groups = objects(rendered)[0]["groups"]
@@ -227,6 +247,7 @@ def sbom(path):
 CHECKS = {
     "objects": check_objects,
     "extract": extract,
+    "upgrade": upgrade,
     "same_rules": same_rules,
     "expressions": expressions,
     "blocks": blocks,

@@ -9,6 +9,7 @@
 mod admin;
 mod admin_access;
 mod admin_load;
+mod admin_state;
 mod answers;
 mod bodies;
 mod calendar;

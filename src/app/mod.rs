@@ -195,14 +195,18 @@ impl App {
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
         let lockouts =
             LockoutAdmin::new(stores.lockouts.clone(), settings.keys.clone(), Arc::clone(&shared.clock));
+        let candidate_status = shared.candidate.as_ref().map(|candidate| candidate.handle.status());
         let candidate_provider = shared.candidate.as_ref().map(|candidate| candidate.handle.clone());
         let admin = shared.observer.as_ref().map(|observer| AdminParts {
             rules: Arc::clone(&shared.rules),
             rules_status: provider.status(),
+            candidate_status,
             providers: [provider.clone()].into_iter().chain(candidate_provider).collect(),
             metrics: Arc::clone(&shared.metrics),
             observer: Arc::clone(observer),
             lockouts: lockouts.clone(),
+            store: Arc::clone(&stores.inspect),
+            fleet: stores.fleet.clone(),
             keys: settings.keys.clone(),
             clock: Arc::clone(&shared.clock),
             access: Arc::clone(&shared.admin_access),

@@ -17,6 +17,8 @@ use crate::engine::{KeyWriter, Timestamp};
 use crate::server::StoreHealth;
 use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::fallback::Fallback;
+use crate::store::fleet::{Announcement, Fleet, FleetFuture};
+use crate::store::inspect::{Inspect, InspectFuture};
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::redis::{Denials, NodeSnapshot, Redis, RedisContext, RedisStore};
@@ -38,6 +40,10 @@ pub(super) struct Stores {
     pub(super) make: Box<dyn Fn() -> CoreStores + Send + Sync>,
     /// Store for operators, who only read.
     pub(super) for_operators: Arc<dyn Store>,
+    /// Store as operators inspect it.
+    pub(super) inspect: Arc<dyn Inspect>,
+    /// Store that replicas share; `None` for counters in memory.
+    pub(super) fleet: Option<Arc<dyn Fleet>>,
     /// Stores with lockouts: the main store and the local fallback.
     pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
     /// Policies and local counters for failures of the store.
@@ -87,6 +93,7 @@ pub(super) async fn open(
             let held = Arc::clone(&store);
             let lockouts = vec![Arc::clone(&store) as _];
             let for_operators: Arc<dyn Store> = Arc::clone(&store) as _;
+            let inspect: Arc<dyn Inspect> = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
             let make = move || CoreStores {
                 store: Arc::clone(&store) as _,
@@ -97,6 +104,8 @@ pub(super) async fn open(
             Ok(Stores {
                 make: Box::new(make),
                 for_operators,
+                inspect,
+                fleet: None,
                 lockouts,
                 fallback,
                 store_timeout: Duration::ZERO,
@@ -184,6 +193,8 @@ async fn open_redis(
     };
     Ok(Stores {
         make: Box::new(make),
+        inspect: Arc::clone(&on_demand) as _,
+        fleet: Some(Arc::clone(&on_demand) as _),
         for_operators: on_demand,
         lockouts,
         fallback,
@@ -240,6 +251,18 @@ impl Store for OnDemand {
 
     /// Operators only read.
     fn refund(&self, _: &[Charge], _: Timestamp) {}
+}
+
+impl Inspect for OnDemand {
+    fn inspect(&self) -> InspectFuture<'_> {
+        Box::pin(self.redis.inspect())
+    }
+}
+
+impl Fleet for OnDemand {
+    fn announce<'a>(&'a self, announcement: Announcement<'a>) -> FleetFuture<'a> {
+        Box::pin(async move { self.redis.announce(announcement).await })
+    }
 }
 
 impl Lockouts for OnDemand {

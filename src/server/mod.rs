@@ -278,6 +278,8 @@ fn start_listeners(
     if let (Some((listener, names)), Some(parts)) = (listeners.admin, admin) {
         let admin = Admin::new(parts, names.into(), admin_tls.is_some());
         supervisor.spawn("rate sampler", Arc::clone(&admin).sample_rates());
+        supervisor.spawn("recorder of loads", Arc::clone(&admin).record_loads());
+        supervisor.spawn("fleet announcer", Arc::clone(&admin).announce());
         let served = serve_operators(
             listener,
             admin_tls,

@@ -4,6 +4,8 @@
 //! which answer the caller gets is decided in `engine::judge`, once, for every store.
 
 pub mod fallback;
+pub mod fleet;
+pub mod inspect;
 mod line;
 pub mod lockouts;
 pub mod memory;

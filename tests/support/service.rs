@@ -25,7 +25,7 @@ pub(crate) struct Service {
     shutdown: Shutdown,
     thread: Option<JoinHandle<()>>,
     /// The rules, in `rules/`.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Service {
@@ -78,7 +78,12 @@ impl Service {
         };
         let (http, grpc, debug) = (port(&addresses.http), port(&addresses.grpc), port(&addresses.debug));
         let admin = addresses.admin.as_ref().map_or(0, port);
-        Self { http, grpc, debug, admin, shutdown, thread: Some(thread), _dir: dir }
+        Self { http, grpc, debug, admin, shutdown, thread: Some(thread), dir }
+    }
+
+    /// Replaces a rule file in one step.
+    pub(crate) fn write_rules(&self, name: &str, text: &str) {
+        write_rule_file(self.dir.path(), name, text);
     }
 
     /// A URL of the HTTP port.

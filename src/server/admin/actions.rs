@@ -152,7 +152,7 @@ pub(super) async fn lift(
 ) -> Answer<Lifted> {
     let Some(lockout) = admin.lockouts.named(&id) else {
         let message = "not the id of a lockout: GET /api/v1/lockouts lists them";
-        return Err(problem(StatusCode::BAD_REQUEST, message));
+        return Err(problem(StatusCode::NOT_FOUND, message));
     };
     let (target, dry_run) = (lockout.description(), write.dry_run);
     // In a task of its own: a client that leaves must not keep the action out of the audit log.

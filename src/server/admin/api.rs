@@ -19,6 +19,10 @@ use serde_json::json;
 
 use super::Admin;
 use super::audit::AuditEntry;
+use super::candidate::CandidateView;
+use super::fleet::FleetView;
+use super::loads::ConfigLoad;
+use super::store_view::StoreView;
 use super::views::{Config, DenialView, PointView, RuleView, Summary, TopView};
 use crate::engine::Timestamp;
 use crate::limiter::observe::{Denial, MAX_WINDOW_SECS, TopBy};
@@ -113,6 +117,11 @@ replies! {
         /// Points, oldest first.
         items: Vec<PointView>,
     }
+    /// Loads of the rules.
+    struct LoadList {
+        /// Loads since the start of the replica, newest first; at most 100.
+        items: Vec<ConfigLoad>,
+    }
     /// Admin actions.
     struct AuditList {
         /// Actions since the start of the replica, newest first.
@@ -120,24 +129,29 @@ replies! {
     }
 }
 
+/// Form of a duration from a second to an hour.
+const DURATION: &str = "^(([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$";
+/// The same, with a sign or without.
+const TIME_AGO: &str = "^-?(([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$";
+
 requests! {
     /// No parameters.
     struct NoParameters {}
     /// Parameters of a list.
     struct ListQuery {
         /// Upper bound on the items; 100 by default, at most 1,000.
-        limit: Option<usize>,
+        limit: Option<u32>,
     }
     /// Parameters of the top counters.
     struct TopQuery {
         /// Order; `hits` by default. `use` is the share of the limit that is used.
         by: Option<String> = { "enum": ["hits", "denied", "use"] },
         /// Length of the window, at most `1h`; `5m` by default.
-        window: Option<String> = { "examples": ["90s", "15m", "1h"] },
+        window: Option<String> = { "pattern": DURATION, "examples": ["90s", "15m", "1h"] },
         /// Path or position of a rule: `shop.user`, or `shop.yaml:14`.
         rule: Option<String>,
         /// Upper bound on the items; 100 by default, at most 1,000.
-        limit: Option<usize>,
+        limit: Option<u32>,
     }
     /// Parameters of the denials.
     struct DenialQuery {
@@ -148,12 +162,12 @@ requests! {
         /// Text within the descriptors.
         q: Option<String>,
         /// Upper bound on the items; 100 by default, at most 1,000.
-        limit: Option<usize>,
+        limit: Option<u32>,
     }
     /// Parameters of the rates.
     struct SeriesQuery {
         /// Time before now at which they begin; `15m` by default.
-        from: Option<String> = { "examples": ["15m", "-1h"] },
+        from: Option<String> = { "pattern": TIME_AGO, "examples": ["15m", "-1h"] },
     }
 }
 
@@ -181,6 +195,28 @@ pub(super) async fn rules(
 
 pub(super) async fn config(State(admin): State<Arc<Admin>>, _: Params<NoParameters>) -> Answer<Config> {
     Ok(Reply(admin.config()))
+}
+
+pub(super) async fn config_loads(
+    State(admin): State<Arc<Admin>>,
+    Params(query): Params<ListQuery>,
+) -> Answer<LoadList> {
+    Ok(Reply(LoadList { items: admin.loads.newest(page(query.limit)) }))
+}
+
+pub(super) async fn candidate(
+    State(admin): State<Arc<Admin>>,
+    _: Params<NoParameters>,
+) -> Answer<CandidateView> {
+    Ok(Reply(admin.candidate()))
+}
+
+pub(super) async fn store(State(admin): State<Arc<Admin>>, _: Params<NoParameters>) -> Answer<StoreView> {
+    Ok(Reply(admin.store().await))
+}
+
+pub(super) async fn fleet(State(admin): State<Arc<Admin>>, _: Params<NoParameters>) -> Answer<FleetView> {
+    Ok(Reply(admin.fleet()))
 }
 
 pub(super) async fn lockouts(
@@ -241,7 +277,7 @@ pub(super) async fn series(
     State(admin): State<Arc<Admin>>,
     Params(query): Params<SeriesQuery>,
 ) -> Answer<Series> {
-    let from = query.from.as_deref().map(|from| from.trim_start_matches('-'));
+    let from = query.from.as_deref().map(|from| from.strip_prefix('-').unwrap_or(from));
     let secs = seconds("from", from, SERIES_SECS).map_err(|message| bad_request(&message))?;
     Ok(Reply(Series { step_secs: super::rates::STEP_SECS, items: admin.series(secs) }))
 }
@@ -307,16 +343,23 @@ fn event(name: &str, value: &impl Serialize) -> Event {
     Event::default().event(name).retry(Duration::from_secs(2)).data(data)
 }
 
-fn page(limit: Option<usize>) -> usize {
-    limit.unwrap_or(LIST).clamp(1, MAX_LIST)
+fn page(limit: Option<u32>) -> usize {
+    limit.map_or(LIST, |limit| limit as usize).clamp(1, MAX_LIST)
 }
 
 /// Seconds of a duration such as `90s`, `15m` or `1h`, at most [`MAX_WINDOW_SECS`]: nothing older is kept.
 fn seconds(name: &str, text: Option<&str>, default: u64) -> Result<u64, String> {
     let Some(text) = text else { return Ok(default) };
-    let duration = crate::engine::duration::parse(text).map(|duration| duration.as_secs());
-    match duration {
-        Some(secs @ 1..=MAX_WINDOW_SECS) => Ok(secs),
+    let unit = match text.as_bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3_600,
+        _ => 0,
+    };
+    let number = text.get(..text.len().saturating_sub(1)).unwrap_or_default();
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.starts_with('0');
+    match number.parse::<u64>().unwrap_or_default().saturating_mul(unit) {
+        secs @ 1..=MAX_WINDOW_SECS if is_number => Ok(secs),
         _ => Err(format!("{name}: expected a duration such as 90s, 15m or 1h, from 1s to 1h, not {text:?}")),
     }
 }

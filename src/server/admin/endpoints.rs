@@ -27,6 +27,10 @@ fn reads() -> Vec<Endpoint> {
         Endpoint::get("/api/v1/summary", "Rates, version, uptime, and state of the rules.", api::summary),
         Endpoint::get("/api/v1/rules", "Totals and rates of rules.", api::rules),
         Endpoint::get("/api/v1/config", "Rules in force, and errors of the latest load.", api::config),
+        Endpoint::get("/api/v1/config/loads", "Loads of the rules, with their errors.", api::config_loads),
+        Endpoint::get("/api/v1/candidate", "Candidate rules, compared with those in force.", api::candidate),
+        Endpoint::get("/api/v1/store", "State of the store, node by node. Servers are queried.", api::store),
+        Endpoint::get("/api/v1/fleet", "Replicas that share the store, and their rules.", api::fleet),
         Endpoint::get("/api/v1/top", "Counters with the most hits, denials, or use.", api::top),
         Endpoint::get("/api/v1/denials", "The last denials.", api::denials),
         Endpoint::get("/api/v1/series", "Rates of the last hour.", api::series),
@@ -73,7 +77,7 @@ fn writes() -> Vec<Endpoint> {
         .query::<WriteQuery>()
         .body::<Reason>()
         .returns::<Lifted>()
-        .error(StatusCode::NOT_FOUND, "There is no such lockout any more.")
+        .error(StatusCode::NOT_FOUND, "There is no such lockout, or no longer.")
         .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
     ]
 }

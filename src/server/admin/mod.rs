@@ -7,11 +7,16 @@ mod access;
 mod actions;
 mod api;
 mod audit;
+mod candidate;
 mod endpoints;
+mod fleet;
 mod key_gauges;
+mod latency;
+mod loads;
 mod login;
 mod openapi;
 mod rates;
+mod store_view;
 mod views;
 
 use std::sync::{Arc, Weak};
@@ -35,9 +40,13 @@ pub(super) use self::views::{DenialView, PointView, RuleView, Summary, TopView};
 
 use self::access::Client;
 use self::audit::Audit;
+use self::fleet::FleetState;
 use self::key_gauges::KeyGauges;
+use self::latency::Latency;
+use self::loads::Loads;
 pub(super) use self::login::LOGIN_PAGE;
 use self::rates::Rates;
+use self::store_view::KeptReport;
 use super::local::{self, Peer};
 use super::lockouts::LockoutAdmin;
 use super::origin;
@@ -45,6 +54,8 @@ use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
 use crate::limiter::observe::Observer;
 use crate::provider;
+use crate::store::fleet::Fleet;
+use crate::store::inspect::Inspect;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ClientCertificate;
 
@@ -57,6 +68,8 @@ pub struct AdminParts {
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Outcome of the latest load of rules.
     pub rules_status: watch::Receiver<provider::Status>,
+    /// Outcome of the latest load of candidate rules, where there are any.
+    pub candidate_status: Option<watch::Receiver<provider::Status>>,
     /// Providers, which a reload wakes.
     pub providers: Vec<provider::Handle>,
     /// Metrics.
@@ -65,6 +78,10 @@ pub struct AdminParts {
     pub observer: Arc<Observer>,
     /// Lockouts.
     pub lockouts: LockoutAdmin,
+    /// Store.
+    pub store: Arc<dyn Inspect>,
+    /// Store that replicas share; `None` for counters in memory.
+    pub fleet: Option<Arc<dyn Fleet>>,
     /// Keys of counters.
     pub keys: KeyWriter,
     /// Clock of decisions.
@@ -77,10 +94,14 @@ pub struct AdminParts {
 pub(super) struct Admin {
     rules: Arc<ArcSwapOption<Rules>>,
     rules_status: watch::Receiver<provider::Status>,
+    candidate_status: Option<watch::Receiver<provider::Status>>,
     providers: Vec<provider::Handle>,
     metrics: Arc<Metrics>,
     observer: Arc<Observer>,
     pub(super) lockouts: LockoutAdmin,
+    store: Arc<dyn Inspect>,
+    store_report: KeptReport,
+    fleet: FleetState,
     keys: KeyWriter,
     clock: Arc<dyn Clock>,
     pub(super) access: Arc<Access>,
@@ -88,7 +109,10 @@ pub(super) struct Admin {
     /// True if the listener speaks TLS.
     is_tls: bool,
     rates: Rates,
+    response_time: Latency,
+    store_latency: Latency,
     key_gauges: KeyGauges,
+    loads: Loads,
     audit: Audit,
     event_streams: Arc<Semaphore>,
     /// Names of the rules in force, for as long as they are.
@@ -99,23 +123,28 @@ pub(super) struct Admin {
 impl Admin {
     /// `host_names` are names of this machine that `Host` may have without authentication.
     pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>, is_tls: bool) -> Arc<Self> {
-        let AdminParts { rules, rules_status, providers, metrics, observer, lockouts, keys, clock, access } =
-            parts;
         let admin = Arc::new(Self {
-            started_at: clock.now(),
-            rules,
-            rules_status,
-            providers,
-            metrics,
-            observer,
-            lockouts,
-            keys,
-            clock,
-            access,
+            started_at: parts.clock.now(),
+            fleet: FleetState::new(parts.fleet, parts.keys.prefix()),
+            rules: parts.rules,
+            rules_status: parts.rules_status,
+            candidate_status: parts.candidate_status,
+            providers: parts.providers,
+            metrics: parts.metrics,
+            observer: parts.observer,
+            lockouts: parts.lockouts,
+            store: parts.store,
+            store_report: KeptReport::default(),
+            keys: parts.keys,
+            clock: parts.clock,
+            access: parts.access,
             host_names,
             is_tls,
             rates: Rates::default(),
+            response_time: Latency::default(),
+            store_latency: Latency::default(),
             key_gauges: KeyGauges::default(),
+            loads: Loads::default(),
             audit: Audit::default(),
             rule_names: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
@@ -138,6 +167,8 @@ impl Admin {
             let totals = self.metrics.rule_totals();
             let totals = totals.into_iter().map(|(path, counts)| (path.to_string(), counts));
             self.rates.tick(self.clock.now(), totals);
+            self.response_time.tick(self.metrics.response_time());
+            self.store_latency.tick(self.metrics.store_latency());
         }
     }
 

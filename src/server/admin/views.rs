@@ -4,11 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use super::Admin;
+use super::latency::LatencyView;
+use super::loads::hash_text;
 use super::rates::Rate;
 use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{HitCounts, Limit, Timestamp};
 use crate::limiter::observe::{Denial, TopBy, TopKey};
+use crate::provider;
 use crate::server::schema::replies;
 
 /// Upper bound on a key or value from a request, in characters.
@@ -31,6 +34,14 @@ replies! {
         shadow_per_sec: f64,
         /// Hits per second within their limit and past its near-limit mark.
         near_limit_per_sec: f64,
+        /// Time from a call to its answer; `null` if there were no calls.
+        response_time: Option<LatencyView>,
+        /// Time from a charge to the store's answer; `null` if there were no charges.
+        store_latency: Option<LatencyView>,
+        /// Replicas that share the store.
+        replicas: usize,
+        /// True if all of them have the same rules in force.
+        same_rules: bool,
         /// Rules in force, and errors of the latest load.
         config: Config,
     }
@@ -40,6 +51,8 @@ replies! {
         domains: usize,
         /// Rules in force.
         rules: usize,
+        /// Hash of these rules: the same on replicas with the same rules.
+        rules_hash: String,
         /// Seconds since the epoch; `null` before the first rules.
         loaded_at: Option<u64>,
         /// Errors that keep rules as written out of force.
@@ -200,10 +213,23 @@ impl DenialView {
     }
 }
 
+impl Config {
+    pub(super) fn of(status: &provider::Status) -> Self {
+        let errors = status.error.iter().flat_map(|errors| errors.reported.iter().map(ToString::to_string));
+        Self {
+            domains: status.domains,
+            rules: status.rules,
+            rules_hash: hash_text(status.rules_hash),
+            loaded_at: status.loaded_at.map(Timestamp::as_secs),
+            errors: errors.collect(),
+        }
+    }
+}
+
 impl Admin {
     pub(in crate::server) fn summary(&self) -> Summary {
         let rate = self.rates.latest();
-        let now = self.clock.now();
+        let (now, fleet) = (self.clock.now(), self.fleet());
         Summary {
             version: env!("CARGO_PKG_VERSION"),
             now: now.as_secs(),
@@ -212,19 +238,16 @@ impl Admin {
             over_limit_per_sec: rate.over,
             shadow_per_sec: rate.shadow,
             near_limit_per_sec: rate.near,
+            response_time: self.response_time.latest(),
+            store_latency: self.store_latency.latest(),
+            replicas: fleet.replicas.len(),
+            same_rules: fleet.same_rules,
             config: self.config(),
         }
     }
 
     pub(in crate::server) fn config(&self) -> Config {
-        let status = self.rules_status.borrow().clone();
-        let errors = status.error.iter().flat_map(|errors| errors.reported.iter().map(ToString::to_string));
-        Config {
-            domains: status.domains,
-            rules: status.rules,
-            loaded_at: status.loaded_at.map(Timestamp::as_secs),
-            errors: errors.collect(),
-        }
+        Config::of(&self.rules_status.borrow())
     }
 
     /// Rules in the order of their denials, then of their hits.

@@ -32,6 +32,9 @@ const PAGE: usize = 1_000;
 /// Upper bound on a text that the console shows, in bytes.
 const MAX_TEXT: usize = 128;
 
+/// Form of a cursor: base64 of 8 bytes or more, without bits that mean nothing.
+const CURSOR: &str = "^([A-Za-z0-9_-]{4}){2}([A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|([A-Za-z0-9_-]{4})+([A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?)$";
+
 /// Access to lockouts. Clones share one listing.
 #[derive(Clone)]
 pub struct LockoutAdmin {
@@ -64,9 +67,9 @@ requests! {
     /// Parameters of a page of lockouts.
     struct Page {
         /// Upper bound on the lockouts; 1,000 by default.
-        limit: Option<usize>,
+        limit: Option<u32>,
         /// `next_cursor` of the page before this one.
-        cursor: Option<String>,
+        cursor: Option<String> = { "pattern": CURSOR },
     }
 }
 
@@ -294,7 +297,7 @@ impl LockoutAdmin {
             None => None,
             Some(cursor) => Some(read_cursor(cursor).ok_or("cursor: expected next_cursor of another page")?),
         };
-        let limit = page.limit.unwrap_or(PAGE).clamp(1, MAX_LISTED);
+        let limit = page.limit.map_or(PAGE, |limit| limit as usize).clamp(1, MAX_LISTED);
         let listing = self.listing().await;
         let now = self.clock.now();
         let is_after = |blocked: &&ActiveLockout| {

@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 pub use self::room::Figures;
 use self::room::Room;
 use self::stripe::{Counter, Stripe, log_bytes};
+use super::inspect::{Inspect, InspectFuture, StoreReport};
 use super::{Charge, ChargeFuture, Reading, Readings, Store, is_group};
 use crate::engine::algorithm::{CounterState, group as engine};
 use crate::engine::{Hits, Limit, Timestamp};
@@ -198,6 +199,12 @@ impl MemoryStore {
     fn stripe_index(&self, hash: u64) -> usize {
         let [_, b1, b2, ..] = hash.to_be_bytes();
         usize::from(u16::from_be_bytes([b1, b2])) % self.stripes.len()
+    }
+}
+
+impl Inspect for MemoryStore {
+    fn inspect(&self) -> InspectFuture<'_> {
+        Box::pin(future::ready(StoreReport::Memory(self.figures())))
     }
 }
 

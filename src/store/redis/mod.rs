@@ -17,6 +17,7 @@ mod connect;
 mod denials;
 mod discovery;
 mod exchange;
+mod inspect;
 mod lockouts;
 mod login;
 mod node_client;

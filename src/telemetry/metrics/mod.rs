@@ -32,6 +32,7 @@ use crate::engine::hit_counts::{HitCounts, StatsRef};
 use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use definitions as defined;
 use histogram::Histogram;
+use model::Distribution;
 use named::NamedCounts;
 use snapshot::Snapshot;
 
@@ -161,6 +162,16 @@ impl Metrics {
     /// Counts how long the store took to answer, with readings or with an error.
     pub fn record_store_latency(&self, elapsed: Duration) {
         self.store_latency.record(elapsed);
+    }
+
+    /// Times from calls to their answers, since the start.
+    pub fn response_time(&self) -> Distribution {
+        self.calls.distribution()
+    }
+
+    /// Times from charges to the store's answers, since the start.
+    pub fn store_latency(&self) -> Distribution {
+        self.store_latency.distribution()
     }
 
     /// Counts a store that did not count.

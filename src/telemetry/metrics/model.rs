@@ -164,8 +164,35 @@ pub struct Distribution {
 }
 
 impl Distribution {
+    /// Values that were added since `older`, a distribution of the same histogram.
+    #[must_use]
+    pub fn since(&self, older: &Self) -> Self {
+        let counts = self.counts.iter().zip(&older.counts);
+        Self {
+            bounds: self.bounds,
+            counts: counts.map(|(count, older)| count.saturating_sub(*older)).collect(),
+            sum_secs: self.sum_secs - older.sum_secs,
+        }
+    }
+
+    /// Value in seconds that a share `q` of all values does not exceed, interpolated within its bucket; `None`
+    /// without values. Values above every bound count as the last bound.
+    pub fn quantile(&self, q: f64) -> Option<f64> {
+        let count = self.count();
+        let rank = q * count as f64;
+        let (mut below, mut lower) = (0.0, 0.0);
+        for (bound, in_bucket) in self.bounds.iter().zip(&self.counts) {
+            let in_bucket = *in_bucket as f64;
+            if in_bucket > 0.0 && below + in_bucket >= rank {
+                return Some(lower + (bound - lower) * ((rank - below) / in_bucket));
+            }
+            (below, lower) = (below + in_bucket, *bound);
+        }
+        (count > 0).then_some(lower)
+    }
+
     /// Number of values.
-    pub(super) fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
@@ -174,5 +201,26 @@ impl Distribution {
             *sum += count;
         }
         self.sum_secs += other.sum_secs;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_within_their_buckets_and_leave_out_what_was_before() {
+        let of = |counts: &[u64]| Distribution {
+            bounds: &[1.0, 2.0, 4.0],
+            counts: counts.to_vec(),
+            sum_secs: 0.0,
+        };
+        assert_eq!(of(&[0, 0, 0, 0]).quantile(0.5), None);
+        assert_eq!(of(&[10, 10, 0, 0]).quantile(0.5), Some(1.0));
+        assert_eq!(of(&[10, 10, 0, 0]).quantile(0.75), Some(1.5));
+        assert_eq!(of(&[0, 0, 4, 0]).quantile(0.25), Some(2.5));
+        assert_eq!(of(&[1, 0, 0, 9]).quantile(0.99), Some(4.0));
+        let recent = of(&[100, 4, 0, 0]).since(&of(&[100, 0, 0, 0]));
+        assert_eq!((recent.count(), recent.quantile(0.5)), (4, Some(1.5)));
     }
 }

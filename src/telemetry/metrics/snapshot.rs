@@ -44,6 +44,18 @@ impl Snapshot {
         &self.rules
     }
 
+    /// Label values and value of each series of `metric` that is a whole number.
+    pub fn integers(&self, metric: &Metric) -> Vec<(&[String], u64)> {
+        let series = self.series.get(metric.name).into_iter().flatten();
+        let mut integers = Vec::new();
+        for (labels, value) in series {
+            if let Value::Integer(value) = value {
+                integers.push((labels.as_slice(), *value));
+            }
+        }
+        integers
+    }
+
     /// Adds a value of `metric`, with a value for each of its labels. Values of one series add up.
     pub fn add<const N: usize>(
         &mut self,
