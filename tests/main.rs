@@ -54,6 +54,7 @@ mod redis_lockouts;
 mod redis_servers;
 mod redis_topology;
 mod reference_settings;
+mod replay;
 mod server;
 mod signals;
 mod simulation;

@@ -8,6 +8,7 @@ mod manual;
 mod process;
 mod program_name;
 mod query;
+mod replay;
 mod schema;
 mod serve;
 mod test;
@@ -18,6 +19,7 @@ use std::io::Write as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::bench::{BenchArgs, READING, UsageError as BenchUsageError};
+use crate::lab::replay::ReplayError;
 use crate::settings::{self, RawSettings, SettingErrors};
 
 /// Result of a command: the exit code of the process.
@@ -37,7 +39,7 @@ pub enum Exit {
 const EXIT_CODES: &str = "Exit codes:\n  \
     0  done; for `query`, the request may pass\n  \
     1  failed; for `check`, there are errors; for `test`, a test failed\n  \
-    2  wrong usage or settings; for `test`, an invalid file\n  \
+    2  wrong usage or settings; for `test`, an invalid file; for `replay`, too many bad lines\n  \
     3  for `query`, the request is over a limit";
 
 /// Rate-limit service for Envoy, and for applications over gRPC or HTTP.
@@ -64,6 +66,9 @@ enum Command {
     Test(test::TestArgs),
     /// Explain which rule applies to a request, and why.
     Explain(explain::ExplainArgs),
+    /// Replay a log: what rules would have done with the requests in it.
+    #[command(after_long_help = replay::AFTER_HELP)]
+    Replay(Box<replay::ReplayArgs>),
     /// Print the JSON Schema of rule files or test files, for editors.
     Schema(schema::SchemaArgs),
     /// Load-test a running service.
@@ -112,6 +117,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Query(args) => query::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Man(args) => manual::man(&args, command()),
@@ -123,6 +129,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         let is_usage_error = error.is::<SettingErrors>()
             || error.is::<query::UsageError>()
             || error.is::<test::UsageError>()
+            || error.is::<replay::UsageError>()
+            || error.is::<ReplayError>()
             || error.is::<BenchUsageError>();
         if is_usage_error { Exit::Usage } else { Exit::Failed }
     })
@@ -134,7 +142,7 @@ fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
 
 /// The command line, with its settings prepared.
 fn command() -> clap::Command {
-    ["serve", "check", "explain"]
+    ["serve", "check", "explain", "replay"]
         .into_iter()
         .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare))
 }

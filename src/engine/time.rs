@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use chrono::{DateTime, Datelike as _};
+
 use super::Calendar;
 
 const MICROS_PER_SECOND: u64 = 1_000_000;
@@ -40,6 +42,19 @@ impl Timestamp {
     /// Time from `earlier` to this one; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// RFC 3339 in UTC, with microseconds: `2026-11-16T12:34:56.000789Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secs = self.as_secs();
+        let date =
+            i64::try_from(secs).ok().and_then(|secs| DateTime::from_timestamp(secs, 0)).unwrap_or_default();
+        let (year, month, day) = (date.year(), date.month(), date.day());
+        let (hour, minute, second) = (secs / 3_600 % 24, secs / 60 % 60, secs % 60);
+        let micros = self.0 % MICROS_PER_SECOND;
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
     }
 }
 
@@ -150,6 +165,18 @@ mod tests {
             assert_eq!(window.start_secs(now), start, "{secs} s at {now_us}");
             assert_eq!(window.remaining(now), Duration::from_micros(remaining_us), "{secs} s at {now_us}");
         }
+    }
+
+    #[test]
+    fn a_time_is_written_as_rfc_3339() {
+        for (micros, expected) in [
+            (0, "1970-01-01T00:00:00.000000Z"),
+            (1_794_832_496_000_789, "2026-11-16T12:34:56.000789Z"),
+            (1_709_251_199_999_999, "2024-02-29T23:59:59.999999Z"),
+        ] {
+            assert_eq!(Timestamp::from_micros(micros).to_string(), expected);
+        }
+        assert!(!Timestamp::from_micros(u64::MAX).to_string().is_empty());
     }
 
     #[test]

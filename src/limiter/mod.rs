@@ -222,8 +222,8 @@ struct Asked<'a, 'q, 'r> {
     now: Timestamp,
 }
 
-/// Charges of `plan`.
-fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
+/// Charges of `plan`, in the order of its descriptors and their counters.
+pub fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
     let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
     plan.limited().flat_map(|limited| charges_of(limited, modes, denied_by_size)).collect()
 }

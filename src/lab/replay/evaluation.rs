@@ -1,0 +1,125 @@
+//! One set of rules, and what it decides: the path of a request in the service, with the time of the log.
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::stats::{LimitStats, Stats, Touch};
+use crate::engine::algorithm::group::is_over;
+use crate::engine::judge::judge;
+use crate::engine::plan::{Item, Plan, plan};
+use crate::engine::text::one_line_of_bytes;
+use crate::engine::{Code, Hits, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::limiter::charges;
+use crate::store::Charge;
+use crate::store::memory::{MemorySettings, MemoryStore};
+
+/// Upper bound on the counters of one set of rules.
+const MAX_COUNTERS: usize = 50_000_000;
+/// Requests after which one of the store's stripes is swept.
+const SWEEP_INTERVAL: u64 = 1_024;
+/// Longest name of a key in reports, in bytes.
+const MAX_LABEL_BYTES: usize = 200;
+/// Name of limits that a request brings.
+const OVERRIDE: &str = "override";
+
+/// Rules under evaluation.
+pub(super) struct Evaluation {
+    pub(super) rules: Arc<Rules>,
+    store: MemoryStore,
+    keys: KeyWriter,
+    modes: Modes,
+    pub(super) stats: Stats,
+    pub(super) requests: u64,
+    pub(super) denied: u64,
+    /// Requests that no rule applied to.
+    pub(super) unmatched: u64,
+}
+
+/// Position of a charge: its descriptor, and the limit among those of the rule.
+#[derive(Clone, Copy)]
+struct Spot {
+    item: usize,
+    limit: usize,
+}
+
+impl Evaluation {
+    pub(super) fn new(rules: Arc<Rules>, modes: Modes, max_bytes: usize) -> Self {
+        Self {
+            rules,
+            store: MemoryStore::new(MemorySettings { max_counters: MAX_COUNTERS, max_bytes }),
+            keys: KeyWriter::new(KeyFormat::Native, ""),
+            modes,
+            stats: Stats::default(),
+            requests: 0,
+            denied: 0,
+            unmatched: 0,
+        }
+    }
+
+    /// Decides `request` at `now`, and returns whether it is denied.
+    pub(super) fn decide(&mut self, request: &Request<'_>, now: Timestamp) -> bool {
+        let Self { rules, store, keys, modes, stats, .. } = self;
+        self.requests += 1;
+        if self.requests.is_multiple_of(SWEEP_INTERVAL) {
+            store.sweep_next(now);
+        }
+        let plan = plan(rules, request, keys);
+        let charges = charges(&plan, modes);
+        let spots = spots(&plan);
+        let readings = store.carry_out(&charges, now);
+        let readings: SmallVec<[_; 2]> = readings.into_iter().flatten().collect();
+        let decision = judge(plan, readings.iter().copied(), modes);
+        for ((charge, reading), spot) in charges.iter().zip(&readings).zip(&spots) {
+            let (Hits::Add(hits @ 1..), Some(status)) = (charge.hits, decision.statuses.get(spot.item))
+            else {
+                continue;
+            };
+            let is_over = status.larger_than_limit
+                || is_over(charge.mode, charge.hits, reading.used, charge.limit.capacity(), reading.outcome);
+            let is_denied = status.code == Code::OverLimit;
+            let touch = Touch {
+                key: xxh3_64(&charge.key),
+                hits: hits.into(),
+                denied: is_denied && is_over,
+                rule_denied: is_denied,
+                shadowed: status.shadowed && is_over,
+            };
+            let index = stats.limit(charge.rule, spot.limit, || {
+                let rule = status.rule;
+                let limit = rule.and_then(|rule| rule.limits().get(spot.limit));
+                let name = limit.and_then(|limit| limit.name.as_deref());
+                LimitStats::new(rule.map_or(OVERRIDE, |rule| &rule.path), name, charge.limit, spot.limit)
+            });
+            stats.count(index, touch, now, || label(keys, charge));
+        }
+        self.unmatched += u64::from(charges.is_empty());
+        let is_denied = decision.code == Code::OverLimit;
+        self.denied += u64::from(is_denied);
+        is_denied
+    }
+
+    /// Counters that gave way to others because the memory was full.
+    pub(super) fn evicted(&self) -> u64 {
+        self.store.figures().evicted
+    }
+}
+
+/// Positions of the charges of `plan`, in their order.
+fn spots(plan: &Plan<'_>) -> SmallVec<[Spot; 4]> {
+    let limited = plan.items.iter().enumerate().filter_map(|(item, planned)| match planned {
+        Item::Limited(limited) => Some((item, limited.counters.len())),
+        Item::NoLimit | Item::Replaced | Item::Unlimited(_) => None,
+    });
+    limited.flat_map(|(item, counters)| (0..counters).map(move |limit| Spot { item, limit })).collect()
+}
+
+/// Name of a counter: the entries that it counts, as they are counted.
+fn label(keys: &KeyWriter, charge: &Charge) -> Box<str> {
+    let Some(parts) = keys.parse_counter_key(&charge.key) else {
+        return one_line_of_bytes(&charge.key, MAX_LABEL_BYTES).into();
+    };
+    let entries = parts.entries.iter().map(|(key, value)| [&key[..], b"=", value].concat());
+    one_line_of_bytes(&entries.collect::<Vec<_>>().join(&b','), MAX_LABEL_BYTES).into()
+}
