@@ -63,6 +63,7 @@ impl World {
             modes: Modes::default(),
             candidate: Some(candidate),
             tap: None,
+            decision_log: None,
         };
         Self { limiter, tried, clock, metrics }
     }

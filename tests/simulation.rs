@@ -133,6 +133,7 @@ impl World {
             modes: Modes::default(),
             candidate,
             tap: None,
+            decision_log: None,
         };
         let mut model = Model::default();
         let rules = change_rules(&mut random, &mut model, None);

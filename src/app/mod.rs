@@ -19,8 +19,8 @@ use self::rules::{CandidateRules, LiveRules};
 use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
-use crate::limiter::Limiter;
 use crate::limiter::observe::Observer;
+use crate::limiter::{DecisionLog, Limiter};
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
 use crate::server::admin::{Access, AdminParts, TokenFileError};
@@ -32,8 +32,9 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::Telemetry;
+use crate::telemetry::logs::{DecisionLogSettings, LogWriter, decision_writer};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::metrics::definitions::LOG_LINES_DROPPED;
+use crate::telemetry::metrics::definitions::{DECISION_LOG_LINES_DROPPED, LOG_LINES_DROPPED};
 use crate::tls::TlsError;
 
 pub use crate::server::Shutdown;
@@ -53,6 +54,9 @@ pub enum StartError {
     /// A file of certificates or keys cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The decision log cannot be opened.
+    #[error("DECISION_LOG cannot be opened: {0}")]
+    DecisionLog(io::Error),
     /// Redis was not reachable within `REDIS_STARTUP_MAX_ELAPSED_TIME`.
     #[error("Redis was not reachable within {timeout:?}: {source}")]
     RedisUnreachable {
@@ -101,6 +105,8 @@ struct Shared {
     observer: Option<Arc<Observer>>,
     /// Access to the admin listener.
     admin_access: Arc<Access>,
+    /// Log of decisions and its writer; `None` if it is off.
+    decision_log: Option<(DecisionLog, Arc<LogWriter>)>,
 }
 
 /// Serves as `settings` say until `shutdown` asks it to stop. Logs and traces go wherever the process sends
@@ -138,7 +144,8 @@ impl App {
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
-        let shared = Shared { rules, candidate, clock, metrics, observer, admin_access };
+        let decision_log = decision_log(&settings, &metrics, &supervisor)?;
+        let shared = Shared { rules, candidate, clock, metrics, observer, admin_access, decision_log };
         let provider = handle;
         Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
     }
@@ -192,6 +199,8 @@ impl App {
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let Self { settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, .. } = self;
+        // The writer must not end before the service does.
+        let decision_log = shared.decision_log.clone();
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
         let lockouts =
             LockoutAdmin::new(stores.lockouts.clone(), settings.keys.clone(), Arc::clone(&shared.clock));
@@ -234,8 +243,23 @@ impl App {
             }
         };
         exporters.finish().await;
+        drop(decision_log);
         outcome
     }
+}
+
+/// The decision log, if it is on, and the thread that writes it.
+fn decision_log(
+    settings: &Settings,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<Option<(DecisionLog, Arc<LogWriter>)>, StartError> {
+    let Some(DecisionLogSettings { target, sample }) = &settings.decision_log else { return Ok(None) };
+    let mut writer = decision_writer(target).map_err(StartError::DecisionLog)?;
+    supervisor.spawn("decision log writer", writer.ended());
+    let dropped = writer.dropped();
+    metrics.register(move |snapshot| snapshot.add(&DECISION_LOG_LINES_DROPPED, [], dropped()));
+    Ok(Some((DecisionLog::new(writer.queue(), *sample), Arc::new(writer))))
 }
 
 /// Explains requests on the debug port. It only reads, with connections of its own.
@@ -251,6 +275,7 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
         modes: settings.modes,
         candidate: None,
         tap: None,
+        decision_log: None,
     })
 }
 
@@ -260,7 +285,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
         let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
-        let Shared { rules, candidate, clock, metrics, observer, .. } = &shared;
+        let Shared { rules, candidate, clock, metrics, observer, decision_log, .. } = &shared;
         let limiter = Limiter {
             rules: Arc::clone(rules),
             store,
@@ -272,6 +297,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             modes,
             candidate: candidate.as_ref().map(|candidate| candidate.for_core(candidate_store)),
             tap: observer.as_ref().map(|observer| observer.tap()),
+            decision_log: decision_log.as_ref().map(|(log, _)| log.clone()),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })

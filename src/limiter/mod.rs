@@ -1,6 +1,7 @@
 //! Decisions with I/O: combines the pure core with the rules in force, the store, the clock and the metrics.
 
 mod candidate;
+mod decision_log;
 mod denials;
 pub mod observe;
 mod redact;
@@ -23,6 +24,7 @@ use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 pub use candidate::{CANDIDATE_GRACE, Candidate};
+pub use decision_log::DecisionLog;
 pub use sampler::Sampler;
 
 use candidate::{Evaluation, with_trial};
@@ -50,6 +52,8 @@ pub struct Limiter {
     pub candidate: Option<Candidate>,
     /// Observes decisions for operators, unless nobody can ask.
     pub tap: Option<Tap>,
+    /// Log of every decision, if it is on.
+    pub decision_log: Option<DecisionLog>,
 }
 
 /// Snapshot of the rules in force, for a decision and its answer.
@@ -186,10 +190,12 @@ impl Limiter {
         let readings = self.fallback.resolve(&*self.store, charges, readings, now)?;
         let decision = judge(plan, readings.iter().copied(), &self.modes);
         self.metrics.record_decision(&decision);
+        let observation = Observation { request, rules, charges, readings: &readings, decision: &decision };
         if let Some(tap) = &self.tap {
-            let observation =
-                Observation { request, rules, charges, readings: &readings, decision: &decision };
             tap.observe(observation, now);
+        }
+        if let Some(log) = &self.decision_log {
+            log.log(observation, now);
         }
         Ok(decision)
     }

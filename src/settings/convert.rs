@@ -21,7 +21,7 @@ use crate::server::{
     ListenSettings, ServeSettings,
 };
 use crate::store::memory::MemorySettings;
-use crate::telemetry::logs::{LogFormat, LogSettings};
+use crate::telemetry::logs::{DecisionLogSettings, DecisionLogTarget, LogFormat, LogSettings};
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
 
 /// Path of the rules in the image of envoyproxy/ratelimit.
@@ -77,6 +77,7 @@ pub(super) fn convert(
         otlp: otlp::read(raw, &mut reader),
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
+        decision_log: decision_log(&raw.metrics, &mut reader),
         traces: traces(&raw.traces, &mut reader),
         ignored: exporters::mapper(&raw.exporters)
             .into_iter()
@@ -299,6 +300,15 @@ fn logs(raw: &RawMetrics, color: bool, reader: &mut Reader) -> LogSettings {
         format: reader.choice("LOG_FORMAT", &raw.log_format, &formats).unwrap_or_default(),
         color,
     }
+}
+
+fn decision_log(raw: &RawMetrics, reader: &mut Reader) -> Option<DecisionLogSettings> {
+    let sample = reader.number("DECISION_LOG_SAMPLE", &raw.decision_log_sample, 0.0..=1.0);
+    let target = match raw.decision_log.as_deref()? {
+        "stdout" => DecisionLogTarget::Stdout,
+        path => DecisionLogTarget::File(path.into()),
+    };
+    Some(DecisionLogSettings { target, sample })
 }
 
 fn traces(raw: &RawTraces, reader: &mut Reader) -> Option<TraceSettings> {

@@ -31,7 +31,7 @@ use crate::server::admin::AccessSettings;
 use crate::server::{AnswerSettings, ListenSettings, ServeSettings};
 use crate::store::memory::MemorySettings;
 use crate::store::redis::{Deployment, RedisSettings};
-use crate::telemetry::logs::LogSettings;
+use crate::telemetry::logs::{DecisionLogSettings, LogSettings};
 use crate::telemetry::metrics::MetricsSettings;
 use crate::telemetry::metrics::otlp::OtlpSettings;
 use crate::telemetry::metrics::statsd::StatsdSettings;
@@ -82,6 +82,8 @@ pub struct Settings {
     pub otlp: Option<OtlpSettings>,
     /// Logs.
     pub logs: LogSettings,
+    /// Log of decisions; `None` if it is off.
+    pub decision_log: Option<DecisionLogSettings>,
     /// Traces; `None` if they are off.
     pub traces: Option<TraceSettings>,
     /// Variables that are set and have no effect.

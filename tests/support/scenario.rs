@@ -63,6 +63,7 @@ impl World {
             modes,
             candidate: None,
             tap: None,
+            decision_log: None,
         };
         Self { limiter, clock }
     }

@@ -95,6 +95,7 @@ impl World {
             modes: settings.modes,
             candidate: None,
             tap: None,
+            decision_log: None,
         };
         Self { limiter, clock, store, prefix }
     }

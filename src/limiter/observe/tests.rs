@@ -38,6 +38,7 @@ impl World {
             modes: Modes::default(),
             candidate: None,
             tap: Some(observer.tap()),
+            decision_log: None,
         };
         Self { observer, limiter, clock }
     }

@@ -378,6 +378,13 @@ pub(super) struct RawMetrics {
     /// Format of the log: `text` or `json`.
     #[arg(long, env, default_value = "text", value_name = "FORMAT")]
     pub(super) log_format: String,
+    /// File of the decision log, or `stdout`: one JSON object a line for each decision, with the request, for `tollgate
+    /// replay`. After it was renamed, a new file is begun. Unset: off.
+    #[arg(long, env, value_name = "PATH")]
+    pub(super) decision_log: Option<String>,
+    /// Share of keys, 0 to 1, whose decisions are logged: of a key that is sampled, all of them.
+    #[arg(long, env, default_value = "1", value_name = "SHARE")]
+    pub(super) decision_log_sample: String,
     /// Serve metrics at `PROMETHEUS_ADDR` too; the debug port always serves them at `/metrics`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) use_prometheus: String,

@@ -1,5 +1,6 @@
 //! Logs: lines on stderr, as text for people or as JSON for machines.
 
+mod decisions;
 mod writer;
 
 use std::io::{self, IsTerminal as _};
@@ -9,7 +10,10 @@ use parking_lot::Mutex;
 use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::{Layer, Registry, reload};
 
-pub use self::writer::LogWriter;
+pub use self::decisions::{DecisionLogSettings, DecisionLogTarget, decision_writer};
+pub use self::writer::{LogQueue, LogWriter};
+
+use self::writer::LOG_BOUNDS;
 
 /// Libraries that are silent unless the level is `debug` or `trace`: peers can cause the warnings of the HTTP
 /// stack at any rate, and fred repeats for each connection what `store::redis` logs once.
@@ -89,7 +93,7 @@ impl LogLevel {
 /// Layer that writes events to stderr through a thread, without blocking. It enables no spans, so that none is
 /// created without traces.
 pub(super) fn layer(settings: &LogSettings) -> io::Result<(impl Layer<Registry> + use<>, Logs)> {
-    let writer = LogWriter::start(io::stderr())?;
+    let writer = LogWriter::start(io::stderr(), LOG_BOUNDS)?;
     let (filter, handle) = reload::Layer::new(levels(settings.level));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer.queue());
     let lines = match settings.format {

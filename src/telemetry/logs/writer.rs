@@ -1,22 +1,20 @@
-//! Log writer: a thread that writes lines to stderr from a bounded queue.
+//! Log writer: a thread that writes lines to stderr, or to another output, from a bounded queue.
 //!
-//! A line is dropped and counted if the queue is full. So logging never waits for the reader of stderr, and a
-//! peer that causes log lines cannot stall the service.
+//! A line is dropped and counted if the queue is full. So logging never waits for the reader of stderr or for a disk,
+//! and a peer that causes log lines cannot stall the service.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Upper bound on queued lines.
-const MAX_LINES: usize = 8_192;
-/// Upper bound on the bytes of queued lines.
-const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// Bounds of the queue of the process' own log.
+pub(super) const LOG_BOUNDS: QueueBounds = QueueBounds { lines: 8_192, bytes: 4 << 20 };
 /// Upper bound on writing the last lines at exit.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -26,9 +24,18 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
+/// Upper bounds on the lines that are queued.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct QueueBounds {
+    /// Number of lines.
+    pub(super) lines: usize,
+    /// Bytes of lines.
+    pub(super) bytes: usize,
+}
+
 /// Queues lines. Clones share the queue.
 #[derive(Clone)]
-pub(super) struct LogQueue {
+pub struct LogQueue {
     messages: SyncSender<Message>,
     counts: Arc<Counts>,
 }
@@ -36,6 +43,7 @@ pub(super) struct LogQueue {
 /// Sizes of the queue, and the number of lines that were not written.
 #[derive(Debug, Default)]
 struct Counts {
+    bounds: QueueBounds,
     lines: AtomicUsize,
     bytes: AtomicUsize,
     dropped: AtomicU64,
@@ -45,7 +53,7 @@ impl Counts {
     fn add(&self, line: &[u8]) -> bool {
         let lines = self.lines.fetch_add(1, Ordering::Relaxed);
         let bytes = self.bytes.fetch_add(line.len(), Ordering::Relaxed);
-        lines < MAX_LINES && bytes.saturating_add(line.len()) <= MAX_BYTES
+        lines < self.bounds.lines && bytes.saturating_add(line.len()) <= self.bounds.bytes
     }
 
     fn remove(&self, line: &[u8]) {
@@ -62,8 +70,8 @@ impl Counts {
     }
 
     fn is_half_empty(&self) -> bool {
-        self.lines.load(Ordering::Relaxed) <= MAX_LINES / 2
-            && self.bytes.load(Ordering::Relaxed) <= MAX_BYTES / 2
+        self.lines.load(Ordering::Relaxed) <= self.bounds.lines / 2
+            && self.bytes.load(Ordering::Relaxed) <= self.bounds.bytes / 2
     }
 }
 
@@ -74,14 +82,15 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the thread, which writes to `out`.
+    /// Starts the thread, which writes to `out` and flushes it whenever the queue is empty.
     ///
     /// # Errors
     /// Error of the operating system if the thread cannot be started.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(out: impl Write + Send + 'static, bounds: QueueBounds) -> io::Result<Self> {
         // One more than the bound on lines, for the message at exit.
-        let (messages, queued) = mpsc::sync_channel(MAX_LINES + 1);
-        let queue = LogQueue { messages, counts: Arc::default() };
+        let (messages, queued) = mpsc::sync_channel(bounds.lines + 1);
+        let counts = Arc::new(Counts { bounds, ..Counts::default() });
+        let queue = LogQueue { messages, counts };
         let counts = Arc::clone(&queue.counts);
         let (done, ended) = oneshot::channel();
         thread::Builder::new().name("tollgate-log".to_owned()).spawn(move || {
@@ -91,7 +100,8 @@ impl LogWriter {
         Ok(Self { queue, ended: Some(ended) })
     }
 
-    pub(super) fn queue(&self) -> LogQueue {
+    /// The queue of the lines.
+    pub fn queue(&self) -> LogQueue {
         self.queue.clone()
     }
 
@@ -130,32 +140,72 @@ impl std::fmt::Debug for LogWriter {
 
 fn write(queued: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
     let mut reported = 0;
-    while let Ok(message) = queued.recv() {
+    let mut next = queued.recv().ok();
+    while let Some(message) = next {
+        let mut outcome = Ok(());
+        let mut flushed = None;
         match message {
             Message::Line(line) => {
-                if out.write_all(&line).and_then(|()| out.flush()).is_err() {
-                    counts.drop_one();
-                }
+                outcome = out.write_all(&line);
                 counts.remove(&line);
             }
-            Message::Flush(done) => done.try_send(()).unwrap_or_default(),
+            Message::Flush(done) => flushed = Some(done),
+        }
+        next = queued.try_recv().ok();
+        if next.is_none() || flushed.is_some() {
+            outcome = outcome.and(out.flush());
+        }
+        if outcome.is_err() {
+            counts.drop_one();
+        }
+        if let Some(done) = flushed {
+            done.try_send(()).unwrap_or_default();
         }
         let dropped = counts.dropped();
         if dropped > reported && counts.is_half_empty() {
             tracing::warn!(lines = dropped - reported, "log lines dropped");
             reported = dropped;
         }
+        next = next.or_else(|| queued.recv().ok());
+    }
+}
+
+impl LogQueue {
+    /// Queues a whole line with its end, or drops it.
+    pub fn push(&self, line: Vec<u8>) {
+        let fits = self.counts.add(&line);
+        if fits {
+            match self.messages.try_send(Message::Line(line)) {
+                Ok(()) => return,
+                Err(
+                    TrySendError::Full(Message::Line(line)) | TrySendError::Disconnected(Message::Line(line)),
+                ) => {
+                    self.counts.remove(&line);
+                }
+                Err(_) => {}
+            }
+        } else {
+            self.counts.remove(&line);
+        }
+        self.counts.drop_one();
+    }
+
+    /// Counts a line that was dropped elsewhere.
+    pub fn drop_line(&self) {
+        self.counts.drop_one();
+    }
+}
+
+impl std::fmt::Debug for LogQueue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogQueue").finish_non_exhaustive()
     }
 }
 
 impl Write for LogQueue {
     /// Queues a whole line, or drops it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let fits = self.counts.add(line);
-        if !fits || self.messages.try_send(Message::Line(line.to_vec())).is_err() {
-            self.counts.remove(line);
-            self.counts.drop_one();
-        }
+        self.push(line.to_vec());
         Ok(line.len())
     }
 
@@ -197,8 +247,8 @@ mod tests {
     fn lines_past_the_bound_are_dropped_and_counted_and_nobody_waits() {
         let (go, stuck) = mpsc::channel();
         let (written, lines) = mpsc::channel();
-        let writer = LogWriter::start(Stuck(stuck, written)).unwrap();
-        let line = vec![b'x'; MAX_BYTES / 64];
+        let writer = LogWriter::start(Stuck(stuck, written), LOG_BOUNDS).unwrap();
+        let line = vec![b'x'; LOG_BOUNDS.bytes / 64];
         for _ in 0..200 {
             writer.queue().write_all(&line).unwrap();
         }
@@ -214,8 +264,8 @@ mod tests {
     fn the_number_of_short_lines_is_bounded_too() {
         let (_go, stuck) = mpsc::channel();
         let (written, _lines) = mpsc::channel();
-        let writer = LogWriter::start(Stuck(stuck, written)).unwrap();
-        for _ in 0..MAX_LINES + 100 {
+        let writer = LogWriter::start(Stuck(stuck, written), LOG_BOUNDS).unwrap();
+        for _ in 0..LOG_BOUNDS.lines + 100 {
             writer.queue().write_all(b"x").unwrap();
         }
         assert!(writer.dropped()() >= 99);

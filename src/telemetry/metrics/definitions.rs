@@ -93,6 +93,8 @@ metrics! {
     Counter MEMORY_EVICTED_COUNTERS "tollgate_memory_evicted_counters" [] Derived;
     /// Log lines that were not written, because stderr was not read in time.
     Counter LOG_LINES_DROPPED "tollgate_log_lines_dropped" [] Derived;
+    /// Decisions that are missing in the decision log, because it was not written in time.
+    Counter DECISION_LOG_LINES_DROPPED "tollgate_decision_log_lines_dropped" [] Derived;
     /// Open connections, by the core that serves them.
     Gauge CONNECTIONS "tollgate_connections" ["core"] Derived;
     /// Idle connections that were closed to make room for new ones, by listener.

@@ -50,6 +50,7 @@ fn limiter(rules: Arc<Rules>) -> Limiter {
         modes: Modes::default(),
         candidate: None,
         tap: None,
+        decision_log: None,
     };
     limiter.rules.store(Some(rules));
     limiter
