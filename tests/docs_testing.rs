@@ -25,7 +25,7 @@ fn blocks() -> Vec<Block<'static>> {
     for part in GUIDE.split("\n```").skip(1).step_by(2) {
         let (info, body) = part.split_once('\n').expect("a block has lines");
         match info.split_once(' ') {
-            Some(("yaml", name)) => found.push(Block::File(name, body)),
+            Some(("yaml" | "text", name)) => found.push(Block::File(name, body)),
             _ if info == "console" => {
                 for command in body.strip_prefix("$ ").expect("a command").split("\n$ ") {
                     let (command, output) = command.split_once('\n').unwrap_or((command, ""));

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/fuzz"
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(request json rules test_file text keys)
+[ ${#targets[@]} -gt 0 ] || targets=(request json rules test_file log text keys)
 
 # What cargo-fuzz sets, without a sanitizer: the program has no unsafe code.
 export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -74,6 +74,21 @@ fn test_files() -> Vec<Vec<u8>> {
     .into()
 }
 
+fn logs() -> Vec<Vec<u8>> {
+    let gzip = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0x33, 0xe4, 2, 0, 0x53, 0xfc, 0x51, 0x67, 2, 0, 0, 0];
+    [
+        &b"[2026-11-16T12:34:56.789Z] \"GET /a?b HTTP/1.1\" 200 RL 0 25 3 - \"-\" \"x?a=B\" \"5f\" \"h\" \"-\"\n\xff\n"[..],
+        br#"10.0.0.1 - ann [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.0" 200 2326 "-" "a \" b?a=1""#,
+        br#"{"time":1794832496.5,"a":{"b":"x\u00e9\ud83d\ude00"},"path":["/"],"c":1e99,"d":null}"#,
+        b"1794832496,\"a \"\"b\"\"\",\n1794832490,b,c\n99999999999999999,d,",
+        br#"{"t":"2026-11-16T12:34:56Z","domain":"d","descriptors":[{"entries":[["k","v"],["l",{"base64":"/w=="}]],"hits":-4294967296,"limit":{"requests_per_unit":3,"unit":"YEAR"}}],"verdict":"ok"}"#,
+        &gzip,
+        &[0x28, 0xb5, 0x2f, 0xfd, 4, 0, 0x11, 0, 0, b'1', b'\n', 0xff, 0xff, 0xff, 0xff],
+    ]
+    .map(<[u8]>::to_vec)
+    .into()
+}
+
 fn pairs() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u8>)>> {
     let byte = || prop::sample::select(&b"a_:,*/1{}%#\xff"[..]);
     let text = move || prop_oneof![9 => prop::collection::vec(byte(), 0..5), 1 => prop::collection::vec(byte(), 255..259)];
@@ -105,6 +120,11 @@ proptest! {
     #[test]
     fn test_files_can_be_run_or_have_bounded_errors(bytes in mutated(test_files())) {
         properties::test_file(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn logs_are_replayed_whatever_is_in_them(bytes in mutated(logs())) {
+        properties::log(&bytes);
     }
 
     #[test]

@@ -481,3 +481,25 @@ fn the_presets_pass_their_tests_which_reach_every_rule() {
         assert!(test.is_none_or(|test| Path::new(&test).exists()), "{name} has no tests");
     }
 }
+
+#[test]
+fn annotations_for_github_are_one_line_each_and_escaped() {
+    let good = "domain: shop\ndescriptors:\n- {key: user, rate_limit: 0/minute}\n- {key: plan, rate_limit: 1/month}\n";
+    let bad = "domain: 100%\ndescriptors:\n  - kye: user\n";
+    let dir = dir(&[("good.yaml", good), ("a,b/bad.yaml", bad)]);
+    let check = |path: &str| {
+        let output = tollgate(dir.path(), &["check", "--format", "github", path]);
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, annotations, stderr) = check("good.yaml");
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let lines: Vec<_> = annotations.lines().collect();
+    assert_eq!(lines.len(), 2, "{annotations}");
+    assert!(lines[0].starts_with("::warning file=good.yaml,line=3,col="), "{annotations}");
+    assert!(lines[1].starts_with("::notice file=good.yaml,line=4,col="), "{annotations}");
+    let (code, annotations, _) = check("a,b/bad.yaml");
+    assert_eq!(code, Some(1), "{annotations}");
+    let first = annotations.lines().next().expect("an error");
+    assert!(first.starts_with("::error file=a%2Cb/bad.yaml,line=3,col=5::"), "{annotations}");
+    assert!(annotations.lines().all(|line| line.starts_with("::error ")), "{annotations}");
+}

@@ -1,10 +1,15 @@
 //! Properties of every input. The fuzz targets look for a counterexample with coverage, and the test suite
 //! (`tests/fuzzing.rs`) with random inputs.
 
+use std::io::Cursor;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
 use prost::Message as _;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::text::{cut, one_line_of_bytes};
-use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Unit};
+use tollgate::engine::{Entry, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Modes, Unit};
+use tollgate::lab::replay::{LogFormat, LogSource, ReplayOptions, RulesToReplay, csv_files, html, replay};
 use tollgate::lab::suite::TestFile;
 use tollgate::pb::RateLimitRequest;
 use tollgate::server::InvalidRequest;
@@ -98,4 +103,52 @@ fn key(writer: &KeyWriter, domain: &[u8], pairs: &Pairs<'_>) -> Vec<u8> {
     let entries: Vec<_> = pairs.iter().map(|(key, value)| Entry { key, value }).collect();
     let domain = KeyDomain { name: domain, hash_tag: None, only_limit: true };
     writer.key(domain, &entries, None, Limit::per(1, Unit::Minute)).to_vec()
+}
+
+/// Log formats, each of which a log is read as.
+static LOG_FORMATS: LazyLock<Vec<LogFormat>> = LazyLock::new(|| {
+    let map = "requests:\n- domain: d\n  where: {path: '/*'}\n  descriptors: [{k: '%path% | before(?)'}, {l: '%user_agent% | \
+               query(a) | lower'}]\n  hits: '%status%'\n";
+    let named = |format| LogFormat::from_map(map, Some(format)).expect("a format");
+    let json =
+        "format: json\nrequests: [{domain: d, descriptors: [{k: '%a.b%', l: '%path%'}], hits: '%c%'}]\n";
+    let columns = "columns: [time, path, x]\nrequests: [{domain: d, descriptors: [{k: '%path%'}]}]\n";
+    vec![
+        named("envoy"),
+        named("combined"),
+        LogFormat::from_map(json, None).expect("a format"),
+        LogFormat::from_map(columns, None).expect("a format"),
+        LogFormat::decision_log(),
+    ]
+});
+
+/// Rules with a limit of each kind.
+static LOG_RULES: LazyLock<RulesToReplay> = LazyLock::new(|| {
+    let text = "domain: d\ndescriptors:\n- {key: k, rate_limits: [1/second, {unit: day, requests_per_unit: 2, algorithm: \
+                token_bucket}]}\n- {key: l, rate_limit: {unit: hour, requests_per_unit: 1, algorithm: sliding_log}}\n";
+    let file = SourceFile { name: "rules.yaml".into(), text: text.into() };
+    let rules = compile(&[file], CompileOptions::default(), None).expect("good rules");
+    RulesToReplay { name: "rules.yaml".into(), rules: Arc::new(rules) }
+});
+
+/// A log is replayed, whatever is in it: each line is counted once, and nothing of it leaves its place in a report.
+pub fn log(bytes: &[u8]) {
+    let options = ReplayOptions {
+        reorder: Duration::from_secs(1),
+        max_bad_percent: 100.0,
+        top: 5,
+        denied_percent: 0.1,
+        modes: Modes::default(),
+        max_counter_bytes: 1 << 20,
+    };
+    for format in &*LOG_FORMATS {
+        let source = LogSource { name: "log".into(), reader: Box::new(Cursor::new(bytes.to_vec())) };
+        let report =
+            replay(&LOG_RULES, None, (format, vec![source]), options, &mut |_| {}).expect("no bound");
+        assert!(report.bad <= report.lines && report.late <= report.requests);
+        assert!(report.bad_lines.len() as u64 == report.bad.min(5));
+        let is_shown = |c: char| !c.is_control() || c == '\n';
+        assert!(report.to_string().chars().all(is_shown) && html(&report).chars().all(is_shown));
+        assert!(csv_files(&report).iter().all(|(_, text)| text.chars().all(is_shown)));
+    }
 }

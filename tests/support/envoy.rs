@@ -79,7 +79,9 @@ impl Envoy {
             let path = dir.path().join("envoy.yaml");
             fs::write(&path, text).expect("a file");
             let mut command = Command::new(binary());
-            command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning", "-c"]);
+            command.args(["--use-dynamic-base-id", "--concurrency", "2", "--log-level", "warning"]);
+            // Access logs are written at once, not every ten seconds.
+            command.args(["--file-flush-interval-msec", "50", "-c"]);
             let mut process = Process::start("envoy", command.arg(&path), dir.path());
             if is_ready_in_time(&mut process, admin).await {
                 let client = Client::builder().timeout(ANSWER_TIMEOUT).build().expect("a client");

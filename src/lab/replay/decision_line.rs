@@ -67,7 +67,7 @@ pub(super) fn read(line: &[u8], times: &mut TimeFormat, record: &mut Vec<u8>) ->
     let line: DecisionLine<'_> = serde_json::from_slice(line).ok()?;
     let at = times.read(line.t.as_bytes())?;
     let logged = match &*line.verdict {
-        "over_limit" => Logged::Denied,
+        "over_limit" | "shadow" => Logged::Denied,
         "ok" => Logged::Passed,
         _ => Logged::Unknown,
     };

@@ -70,7 +70,7 @@ impl LogFormat {
     /// The format and the requests of a map file. `format` replaces the format in it.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The mistake in them.
     pub fn from_map(text: &str, format: Option<&str>) -> Result<Self, String> {
         let file = MapFile::parse(text)?;
         let format = match (format, &file.format, &file.columns) {
@@ -96,7 +96,7 @@ impl LogFormat {
     /// The format and the requests of an Envoy's configuration. `format` replaces the format of its access log.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// The mistake in them.
     pub fn from_envoy_config(text: &str, format: Option<&str>) -> Result<Self, String> {
         let format = format.map(Format::parse).transpose()?;
         let super::envoy::EnvoyLog { format, mapping, notes } = super::envoy::read(text, format)?;

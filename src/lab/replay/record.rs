@@ -9,7 +9,7 @@ const ADD: u8 = 0;
 const REFUND: u8 = 1;
 const NO_LIMIT: u8 = u8::MAX;
 
-/// What the log says became of a request.
+/// Verdict on a request in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Logged {
     /// The log does not say.

@@ -46,7 +46,7 @@ pub struct ReplayOptions {
     pub max_counter_bytes: usize,
 }
 
-/// How far a replay is.
+/// Progress of a replay.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     /// Bytes read, after decompression.
@@ -77,7 +77,7 @@ pub enum ReplayError {
     Format {
         /// Name of the file.
         file: String,
-        /// What is wrong.
+        /// Mistake.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What became of each rule and key. Memory is that of the live counters, and of a bounded number of others.
+//! Figures of each rule and key. Their memory is that of the live counters, and of a bounded number of others.
 
 use hashbrown::{HashMap, HashTable};
 

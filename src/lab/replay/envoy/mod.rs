@@ -19,7 +19,7 @@ use super::mapping::{Expression, Mapping};
 /// Deepest part of a configuration that is searched.
 const MAX_DEPTH: usize = 64;
 
-/// What an Envoy logs and asks.
+/// Log of an Envoy, and the requests that it makes.
 pub(super) struct EnvoyLog {
     pub(super) format: Format,
     pub(super) mapping: Mapping,
@@ -27,7 +27,7 @@ pub(super) struct EnvoyLog {
     pub(super) notes: Vec<String>,
 }
 
-/// What a configuration is compiled with.
+/// State of a compilation.
 struct Context {
     format: Format,
     /// Operators that are needed and not logged, and what for.

@@ -72,7 +72,7 @@ impl Format {
     /// Format of this name, or the format string `text`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake in it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         match text {
             "envoy" => Self::envoy(ENVOY_DEFAULT),
@@ -94,7 +94,7 @@ impl Format {
     /// Text after a format string of Envoy.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake in it.
     pub(super) fn envoy(text: &str) -> Result<Self, String> {
         TextFormat::parse(text).map(Self::Text)
     }

@@ -20,7 +20,7 @@ impl TextFormat {
     /// Compiles `format`.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake in it.
     pub(super) fn parse(format: &str) -> Result<Self, String> {
         let mut literals = vec![String::new()];
         let mut names = Vec::new();

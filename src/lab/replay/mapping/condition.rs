@@ -18,7 +18,7 @@ pub(in crate::lab::replay) enum Condition {
     Is(Expression, Matcher),
 }
 
-/// What a value must be.
+/// Test of a value.
 #[derive(Clone, Debug)]
 pub(in crate::lab::replay) enum Matcher {
     /// Present.

@@ -6,7 +6,7 @@ use memchr::{memchr, memmem};
 use percent_encoding::percent_decode;
 
 use super::Line;
-use crate::lab::replay::format::{Format, Source};
+use crate::lab::replay::format::{Format, Source, canonical};
 
 /// A value.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ impl Expression {
     /// Reads `text`. A name that the format has no field for is added to `missing`, and its value is absent.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The mistake in it.
     pub(in crate::lab::replay) fn parse(
         text: &str,
         format: &mut Format,
@@ -69,7 +69,7 @@ impl Expression {
                     }
                     let source = format.source(&name);
                     if source.is_none() {
-                        missing.push(name);
+                        missing.push(canonical(&name));
                     }
                     // No line has this many fields.
                     let absent = Source { index: usize::MAX, without_port: false };

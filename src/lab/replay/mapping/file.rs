@@ -47,7 +47,7 @@ impl MapFile {
     /// Reads `text`.
     ///
     /// # Errors
-    /// What is wrong, with line and column.
+    /// The mistake, with line and column.
     pub(in crate::lab::replay) fn parse(text: &str) -> Result<Self, String> {
         serde_yaml::from_str(text).map_err(|error| error.to_string())
     }
@@ -55,7 +55,7 @@ impl MapFile {
     /// The mapping for lines of `format`.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The mistake.
     pub(in crate::lab::replay) fn mapping(&self, format: &mut Format) -> Result<Mapping, String> {
         if self.requests.is_empty() {
             return Err(

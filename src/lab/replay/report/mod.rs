@@ -59,7 +59,7 @@ pub struct BadLine {
     pub file: String,
     /// Number, from 1.
     pub line: u64,
-    /// What is wrong with it.
+    /// Mistake in it.
     pub reason: String,
     /// Its beginning, on one line.
     pub text: String,

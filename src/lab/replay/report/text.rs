@@ -7,9 +7,9 @@ use super::{Differences, Identity, Report, grouped, percent};
 
 /// Offenders named on the line of their rule.
 const OFFENDERS_OF_A_RULE: usize = 3;
-/// What no log can show.
-pub(super) const CAVEATS: &str = "A log cannot show how clients would have reacted: denied ones might have tried again, or stayed \
-    away. Requests that never reached the proxy are missing, and clocks of several proxies differ.";
+/// Limits of every replay.
+pub(super) const CAVEATS: &str = "A log cannot show how clients would have reacted: denied ones might have tried again, or \
+    stayed away.\nRequests that never reached the proxy are missing, and clocks of several proxies differ.";
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,6 +44,7 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         rules.write(f, self.denied_percent)?;
+        writeln!(f)?;
         write!(f, "{CAVEATS}")
     }
 }
