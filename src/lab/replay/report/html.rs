@@ -1,6 +1,6 @@
 //! The report as one page, without scripts and without anything from elsewhere. Texts of requests are escaped.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
+use maud::{DOCTYPE, Markup, html as markup};
 
 use super::rules::{LimitReport, RulesReport};
 use super::{Report, grouped, percent, rfc3339};
@@ -40,7 +40,7 @@ pub fn html(report: &Report) -> String {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width,initial-scale=1";
                 title { "Replay of " (rules.name) }
-                style { (PreEscaped(STYLE)) }
+                style { (STYLE) }
             }
             body {
                 h1 { "Replay of " (rules.name) @if let Some(against) = against { " against " (against.name) } }

@@ -85,7 +85,7 @@ impl RulesReport {
             "denied",
             "%",
             "keys",
-            "denied",
+            "keys denied",
             "p99 use",
             "busiest second",
             &suggested,
