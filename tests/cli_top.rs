@@ -29,7 +29,9 @@ async fn once_prints_who_is_limited_as_text_and_as_json() {
     let printed = top(&service, &["--once", "--token-file", &path]).await;
     assert!(printed.status.success(), "{}", text(&printed.stderr));
     let printed = text(&printed.stdout);
-    for expected in ["NOW\n", "KEYS\n", "user=greedy", "over limit", "2/24h", "LOCKOUTS\n", "account=acme", "shop.user"] {
+    for expected in
+        ["NOW\n", "KEYS\n", "user=greedy", "over limit", "2/24h", "LOCKOUTS\n", "account=acme", "shop.user"]
+    {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
     assert!(!printed.contains('\u{1b}'), "{printed:?}");

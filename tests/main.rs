@@ -19,6 +19,7 @@ mod candidate_stores;
 mod cli;
 mod cli_bench;
 mod cli_bench_slow;
+mod cli_top;
 mod clocks;
 mod conformance;
 mod connections;

@@ -1,5 +1,6 @@
 //! The commands, one file or folder each.
 
+mod admin_client;
 mod banner;
 mod bench;
 mod check;
@@ -12,6 +13,7 @@ mod replay;
 mod schema;
 mod serve;
 mod test;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -62,6 +64,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Send a request to a running service and print the answer.
     Query(query::QueryArgs),
+    /// Show who is limited, in a terminal.
+    Top(top::TopArgs),
     /// Test rules: requests in virtual time, and what must become of them.
     Test(test::TestArgs),
     /// Explain which rule applies to a request, and why.
@@ -115,6 +119,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(raw) => serve::run(&raw, &program, &ignored_arguments),
         Command::Check(args) => check::run(&args),
         Command::Query(args) => query::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),

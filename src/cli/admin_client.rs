@@ -1,0 +1,211 @@
+//! Calls of the admin API, for the commands that use it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use bytes::Bytes;
+use clap::Args;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::server::admin::Role;
+use crate::tls::{TlsClient, TlsFlags};
+
+/// Upper bound on one call.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Upper bound on an answer.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// The service, and what authenticates the command.
+#[derive(Args, Debug)]
+pub(super) struct AdminFlags {
+    /// Admin listener of the service: `host:port`, `http://host:port` or `https://host:port`.
+    #[arg(long, default_value = "127.0.0.1:6071", value_name = "ADDRESS")]
+    address: String,
+    /// File with a token: the token alone, or a token file of the service, of which the highest role is used.
+    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "PATH")]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFlags,
+}
+
+/// Calls the admin API of one service.
+pub(super) struct AdminClient {
+    /// `host:port`
+    authority: String,
+    authorization: Option<SecretString>,
+    tls: Option<TlsClient>,
+    advice: &'static str,
+}
+
+impl AdminFlags {
+    /// A client with the files read.
+    ///
+    /// # Errors
+    /// The file that cannot be used, and why.
+    pub(super) fn client(&self) -> anyhow::Result<AdminClient> {
+        let address = self.address.as_str();
+        let authority =
+            address.strip_prefix("http://").or(address.strip_prefix("https://")).unwrap_or(address);
+        let authority = authority.trim_end_matches('/').to_owned();
+        if authority.parse::<http::uri::Authority>().ok().and_then(|parsed| parsed.port_u16()).is_none() {
+            bail!("--address: expected host:port, http://host:port or https://host:port, found {address:?}");
+        }
+        let token = match &self.token_file {
+            None => None,
+            Some(path) => {
+                let text = fs::read_to_string(path);
+                let text = text.with_context(|| format!("cannot read the token file {}", path.display()))?;
+                let token = token_in(&text);
+                Some(
+                    token
+                        .ok_or_else(|| anyhow!("the token file {} has no token", path.display()))?
+                        .to_owned(),
+                )
+            }
+        };
+        Ok(AdminClient {
+            authority,
+            authorization: token.map(|token| format!("Bearer {token}").into()),
+            tls: self.tls.http_client(address)?,
+            advice: self.tls.advice_on_lost_connection(address),
+        })
+    }
+}
+
+/// The token in a file: that of the highest role where lines have roles, else the first line.
+fn token_in(text: &str) -> Option<&str> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let with_role = |line: &'_ str| -> Option<(Role, usize)> {
+        let (role, _) = line.split_once(':')?;
+        Some((Role::named(role.trim())?, role.len() + 1))
+    };
+    let best =
+        lines.clone().filter_map(|line| Some((with_role(line)?, line))).max_by_key(|((role, _), _)| *role);
+    match best {
+        Some(((_, start), line)) => Some(line[start..].trim()),
+        None => lines.into_iter().next(),
+    }
+}
+
+impl AdminClient {
+    /// Address of the service, `host:port`.
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Answer to a read of `path` below `/api/v1`.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Answer to a call of `path` below `/api/v1`.
+    ///
+    /// # Errors
+    /// The service cannot be reached, does not answer within ten seconds, or answers with an error, which is quoted.
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<Value> {
+        let call = self.exchange(method, path, body);
+        let (status, answer) = tokio::time::timeout(TIMEOUT, call)
+            .await
+            .map_err(|_| anyhow!("{} did not answer within {TIMEOUT:?}", self.authority))??;
+        if status.is_success() {
+            return serde_json::from_slice(&answer).with_context(|| {
+                format!("{} did not answer with JSON; is it an admin listener?", self.authority)
+            });
+        }
+        let error = serde_json::from_slice::<Value>(&answer).unwrap_or_default();
+        let error = error["error"].as_str().unwrap_or_default().to_owned();
+        let advice = match status {
+            StatusCode::UNAUTHORIZED => "\nSet --token-file, or --tls-cert and --tls-key.",
+            _ => "",
+        };
+        Err(anyhow!("{} answered {status}: {error}{advice}", self.authority))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header(header::HOST, &self.authority)
+            .header(header::CONNECTION, "close");
+        if let Some(authorization) = &self.authorization {
+            let mut value = HeaderValue::from_str(authorization.expose_secret())
+                .context("the token has characters that no header may have")?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        let stream = TcpStream::connect(&self.authority)
+            .await
+            .with_context(|| format!("cannot connect to {}", self.authority))?;
+        match &self.tls {
+            None => self.over(stream, request).await,
+            Some(tls) => {
+                let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                let stream = tls.connect(host, stream).await;
+                self.over(stream.with_context(|| format!("no TLS with {}", self.authority))?, request).await
+            }
+        }
+    }
+
+    async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        request: Request<Full<Bytes>>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let lost = || format!("{} closed the connection without an answer{}", self.authority, self.advice);
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(lost)?;
+        let driven = tokio::spawn(connection);
+        let answer = sender.send_request(request).await.with_context(lost)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body =
+            body.map_err(|error| anyhow!("the answer of {} cannot be read: {error}", self.authority))?;
+        driven.abort();
+        Ok((status, body.to_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_token_of_the_highest_role_is_used() {
+        for (text, expected) in [
+            ("view:aaaa\n# note\nadmin: bbbb\noperate:cccc\n", Some("bbbb")),
+            ("\nsome:other:token\n", Some("some:other:token")),
+            ("plain-token", Some("plain-token")),
+            ("# nothing\n\n", None),
+        ] {
+            assert_eq!(token_in(text), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! `tollgate top`: the console in a terminal, or printed once.
+
+mod screen;
+mod terminal;
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use http::Method;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+
+use self::screen::{Command, Screen, Tab};
+use self::terminal::Terminal;
+use super::admin_client::{AdminClient, AdminFlags};
+use super::{Exit, print};
+
+/// Rows of each list.
+const ROWS: usize = 200;
+const PLAIN_WIDTH: usize = 160;
+
+/// Arguments of `top`.
+#[derive(Args, Debug)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    admin: AdminFlags,
+    /// Order of the keys.
+    #[arg(long, value_enum, default_value = "denied")]
+    by: By,
+    /// Time between two updates, in seconds, 1 to 60.
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    interval: u64,
+    /// Print everything once, and exit.
+    #[arg(long)]
+    once: bool,
+    /// Print JSON. Needs --once.
+    #[arg(long, requires = "once")]
+    json: bool,
+}
+
+/// Order of the keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum By {
+    /// Most denials first.
+    Denied,
+    /// Most hits first.
+    Hits,
+    /// Largest share of their limit first.
+    Use,
+}
+
+impl By {
+    const ALL: [Self; 3] = [Self::Denied, Self::Hits, Self::Use];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Hits => "hits",
+            Self::Use => "use",
+        }
+    }
+}
+
+/// Answers of the service.
+#[derive(Debug, Default)]
+struct Data {
+    summary: Value,
+    rules: Value,
+    keys: Value,
+    denials: Value,
+    lockouts: Value,
+}
+
+impl Data {
+    async fn fetch(client: &AdminClient, by: By) -> anyhow::Result<Self> {
+        let top = format!("/top?by={}&limit={ROWS}", by.name());
+        let rules = format!("/rules?limit={ROWS}");
+        let denials = format!("/denials?limit={ROWS}");
+        let lockouts = format!("/lockouts?limit={ROWS}");
+        let (summary, rules, keys, denials, lockouts) = tokio::try_join!(
+            client.get("/summary"),
+            client.get(&rules),
+            client.get(&top),
+            client.get(&denials),
+            client.get(&lockouts),
+        )?;
+        Ok(Self { summary, rules, keys, denials, lockouts })
+    }
+
+    fn json(&self, by: By) -> Value {
+        json!({
+            "summary": self.summary,
+            "rules": self.rules["items"],
+            "keys": { "by": by.name(), "from": self.keys["from"], "items": self.keys["items"] },
+            "denials": self.denials["items"],
+            "lockouts": self.lockouts["lockouts"],
+        })
+    }
+}
+
+/// Shows the service until the user quits, or prints it once.
+pub(super) fn run(args: &TopArgs) -> anyhow::Result<Exit> {
+    let client = args.admin.client()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if args.once {
+        let data = runtime.block_on(Data::fetch(&client, args.by))?;
+        return print(&if args.json { format!("{:#}\n", data.json(args.by)) } else { plain(&data, args.by) });
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        bail!("top needs a terminal; print once with --once, or with --once --json");
+    }
+    runtime.block_on(watch(&client, args))?;
+    Ok(Exit::Done)
+}
+
+/// Every tab, one below the other.
+fn plain(data: &Data, by: By) -> String {
+    let mut text = String::new();
+    for tab in Tab::ALL {
+        let screen = Screen::new(tab, by);
+        text += &format!("{}\n", tab.title().to_uppercase());
+        let lines = screen.body(data);
+        text.extend(lines.iter().map(|line| format!("{}\n", screen::cut(line, PLAIN_WIDTH).trim_end())));
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text + "\n"
+}
+
+async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
+    let mut screen = Screen::new(Tab::Now, args.by);
+    // An error of the first answer is printed on the terminal as it was.
+    let mut data = Data::fetch(client, screen.by).await?;
+    let mut terminal = Terminal::open()?;
+    let interval = Duration::from_secs(args.interval);
+    let mut next = Instant::now() + interval;
+    loop {
+        terminal.draw(&|width, height| screen.render(&data, client.authority(), width, height))?;
+        let command = tokio::select! {
+            key = terminal.key() => key.map_or(Command::Quit, |key| screen.press(key, &data)),
+            () = sleep_until(next), if !screen.is_paused => Command::Refresh,
+        };
+        match command {
+            Command::None => {}
+            Command::Quit => return Ok(()),
+            Command::Refresh => {
+                next = Instant::now() + interval;
+                match Data::fetch(client, screen.by).await {
+                    Ok(new) => {
+                        data = new;
+                        screen.error = None;
+                    }
+                    Err(error) => screen.error = Some(format!("{error:#}")),
+                }
+            }
+            Command::Unlock { id, reason } => {
+                let path = format!("/lockouts/{id}");
+                let lifted = client.call(Method::DELETE, &path, Some(&json!({ "reason": reason }))).await;
+                screen.error = lifted.err().map(|error| format!("{error:#}"));
+                next = Instant::now();
+            }
+        }
+    }
+}
