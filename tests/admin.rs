@@ -160,6 +160,11 @@ async fn clients_over_a_limit_are_shown_with_their_rule_and_its_place() {
         (&json!("user=greedy"), &json!(7), &json!(9))
     );
     assert_eq!((&first["rule"], &first["over_limit"]), (&json!("shop.user"), &json!(true)));
+    assert_eq!(first["descriptor"], json!([{"key": "user", "value": "greedy"}]));
+    let rules = get(&service, "/api/v1/rules").await;
+    let rule = rules["items"].as_array().expect("a list").iter().find(|rule| rule["rule"] == "shop.user");
+    let rule = rule.expect("a rule in force");
+    assert_eq!((&rule["highest_use"], &rule["limits"][0]["requests"]), (&json!(4.5), &json!(2)));
     let source = first["source"].as_str().expect("a place");
     assert!(source.ends_with("shop.yaml:4"), "{source}");
     for rule in ["shop.user", source] {
@@ -169,9 +174,13 @@ async fn clients_over_a_limit_are_shown_with_their_rule_and_its_place() {
     let denials = get(&service, "/api/v1/denials?layer=user&q=greedy").await;
     assert_eq!(denials["items"].as_array().map(Vec::len), Some(7));
     assert_eq!(denials["items"][0]["reason"], "over_limit");
-    for (path, page_has) in
-        [("/keys?by=denied&window=5m", "user=greedy"), ("/denials", "user=greedy"), ("/", "over limit")]
-    {
+    for (path, page_has) in [
+        ("/keys?by=denied&window=5m", "user=greedy"),
+        ("/denials", "user=greedy"),
+        ("/", "over limit"),
+        ("/rules", "450 %"),
+        ("/rule?rule=shop.user", "user=greedy"),
+    ] {
         assert!(page(&service, path).await.contains(page_has), "{path}");
     }
 }

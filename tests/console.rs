@@ -1,6 +1,7 @@
 //! The console in a real browser, on live data.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -21,13 +22,17 @@ const HOSTILE: [&str; 8] = [
     "line\nevent: forged\r\ndata: {}",
 ];
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 12] = [
     "/",
     "/rules",
+    "/rule?rule=shop.user",
     "/keys?by=denied&window=5m",
     "/denials",
     "/lockouts",
+    "/candidate",
+    "/store",
     "/config",
+    "/fleet",
     "/audit",
     "/denials?q=%22%3E%3Cscript%3Ealert(1)%3C/script%3E",
 ];
@@ -46,7 +51,40 @@ async fn load(service: &Service, over: &CancellationToken) {
         }
         ask(service, "user", &format!("visitor-{round}")).await;
         round += 1;
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Rules and clients of the picture in the README.
+const SHOWN: &str = "
+domain: shop
+descriptors:
+  - {key: user, layer: user, rate_limit: 200/hour}
+  - {key: remote_address, layer: ip, rate_limit: 60/minute}
+  - {key: api_key, rate_limits: [20/minute, 500/day]}
+  - {key: export, rate_limit: 2/hour}
+";
+
+/// Traffic of clients with names, until `over`.
+async fn showcase(service: &Service, over: &CancellationToken) {
+    let mut round = 0_u32;
+    while !over.is_cancelled() {
+        for (key, value, every) in [
+            ("user", "alice", 2),
+            ("user", "bob", 5),
+            ("user", "carol", 11),
+            ("remote_address", "198.51.100.7", 2),
+            ("remote_address", "203.0.113.20", 9),
+            ("api_key", "build-robot", 3),
+            ("api_key", "partner-eu", 17),
+            ("export", "orders", 23),
+        ] {
+            if round.is_multiple_of(every) {
+                ask(service, key, value).await;
+            }
+        }
+        round += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -111,6 +149,7 @@ async fn act(browser: &Browser, label: &str) {
 #[tokio::test]
 async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
     let (service, _file) = start_with_tokens().await;
+    let shown = Service::start(&[("shop.yaml", SHOWN)], &[]).await;
     let (browser, axe) = (Browser::start().await, axe());
     let over = CancellationToken::new();
     let visit = async {
@@ -130,12 +169,17 @@ async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
                 "location.pathname === '/audit' && document.body.textContent.includes('customer called')",
             )
             .await;
+        // A chart has a point every ten seconds.
+        browser.open(&shown.admin_url("/")).await;
+        browser.wait_for("document.querySelectorAll('#rates-table tbody tr').length > 1").await;
+        browser.screenshot(&screenshots().join("readme.png")).await;
         over.cancel();
     };
-    tokio::join!(load(&service, &over), visit);
+    tokio::join!(load(&service, &over), showcase(&shown, &over), visit);
     assert_eq!(browser.problems(), Vec::<String>::new());
-    let own = service.admin_url("/");
-    let foreign: Vec<_> = browser.requests().into_iter().filter(|url| !url.starts_with(&own)).collect();
+    let own = [service.admin_url("/"), shown.admin_url("/")];
+    let is_own = |url: &String| own.iter().any(|own| url.starts_with(own));
+    let foreign: Vec<_> = browser.requests().into_iter().filter(|url| !is_own(url)).collect();
     assert_eq!(foreign, ["about:blank"; 0]);
     // Such violations would have been noticed.
     browser

@@ -34,11 +34,23 @@ pub fn one_line(text: &str, max_bytes: usize) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// [`one_line()`] of bytes that may not be UTF-8.
+/// [`one_line()`] of bytes. Those that are not UTF-8 are shown as `\xff`.
 pub fn one_line_of_bytes(bytes: &[u8], max_bytes: usize) -> String {
     // A character has at most four bytes, so nothing that fits is lost.
     let head = bytes.get(..max_bytes.saturating_add(4)).unwrap_or(bytes);
-    one_line(&String::from_utf8_lossy(head), max_bytes).into_owned()
+    one_line(&with_byte_escapes(head), max_bytes).into_owned()
+}
+
+fn with_byte_escapes(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::new();
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    Cow::Owned(text)
 }
 
 /// `bytes` as text without escapes, cut at `max_bytes` with an ellipsis, for formats that escape by themselves.
@@ -90,7 +102,7 @@ mod tests {
         ] {
             assert_eq!(one_line(text, 200), expected);
         }
-        assert_eq!(one_line_of_bytes(b"a\xff\n", 200), "a\u{fffd}\\n");
+        assert_eq!(one_line_of_bytes(b"a\xff\n", 200), "a\\xff\\n");
     }
 
     #[test]

@@ -227,6 +227,11 @@ pub(super) async fn lockouts(
 }
 
 impl TopQuery {
+    /// Path or position of the rule whose counters are wanted; `None` for all.
+    pub(in crate::server) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref().filter(|rule| !rule.is_empty())
+    }
+
     /// Order, window in seconds, and number of keys.
     ///
     /// # Errors
@@ -244,8 +249,7 @@ impl TopQuery {
 
 pub(super) async fn top(State(admin): State<Arc<Admin>>, Params(query): Params<TopQuery>) -> Answer<TopList> {
     let (by, window_secs, limit) = query.read().map_err(|message| bad_request(&message))?;
-    let rule = query.rule.as_deref().filter(|rule| !rule.is_empty());
-    let (items, from) = admin.top(by, window_secs, rule, limit);
+    let (items, from) = admin.top(by, window_secs, query.rule(), limit);
     Ok(Reply(TopList { from, items }))
 }
 

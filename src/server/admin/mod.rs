@@ -35,8 +35,11 @@ use tokio::sync::{Semaphore, watch};
 pub(super) use self::access::Actor;
 pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies};
 pub(super) use self::api::{DenialQuery, TopQuery};
+pub(super) use self::audit::AuditEntry;
+pub(super) use self::loads::ConfigLoad;
+pub(super) use self::store_view::NodeView;
 use self::views::RuleNames;
-pub(super) use self::views::{DenialView, PointView, RuleView, Summary, TopView};
+pub(super) use self::views::{DenialView, LimitView, PointView, RuleView, Summary, TopView};
 
 use self::access::Client;
 use self::audit::Audit;
@@ -172,7 +175,12 @@ impl Admin {
         }
     }
 
-    pub(super) fn audit_entries(&self, limit: usize) -> Vec<audit::AuditEntry> {
+    /// The newest `limit` loads of rules, newest first.
+    pub(super) fn config_loads(&self, limit: usize) -> Vec<ConfigLoad> {
+        self.loads.newest(limit)
+    }
+
+    pub(super) fn audit_entries(&self, limit: usize) -> Vec<AuditEntry> {
         self.audit.newest(limit)
     }
 }

@@ -77,6 +77,13 @@ replies! {
         hits_per_sec: f64,
         /// Hits over the limit per second.
         over_limit_per_sec: f64,
+        /// Its limits; none for a rule that is not in force, or without a limit.
+        limits: Vec<LimitView>,
+        /// True if it is counted and not enforced.
+        shadow_mode: bool,
+        /// Largest share of its limit that one counter has used, of those that were observed in the last 5 minutes and
+        /// have not been reset since.
+        highest_use: Option<f64>,
     }
     /// A counter.
     struct TopView {
@@ -84,6 +91,8 @@ replies! {
         domain: String,
         /// Entries as counted: `user=alice,path=/login`.
         key: String,
+        /// The same for the bodies of other calls; `null` if they are not known exactly, or not UTF-8.
+        descriptor: Option<Vec<EntryView>>,
         /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
         rule: Option<String>,
         /// Its position, such as `shop.yaml:14`.
@@ -100,6 +109,13 @@ replies! {
         over_limit: bool,
         /// Seconds until it passes again, or until its reset; 0 if that is past.
         resets_in_secs: u64,
+    }
+    /// An entry of a descriptor.
+    struct EntryView {
+        /// Key.
+        key: String,
+        /// Value.
+        value: String,
     }
     /// A limit.
     struct LimitView {
@@ -156,6 +172,15 @@ impl From<Limit> for LimitView {
     }
 }
 
+/// Begin of a text that is represented by its digest in names of counters.
+const DIGEST: &str = "sha256:";
+
+/// Window of the highest use, in seconds.
+const USE_WINDOW_SECS: u64 = 300;
+
+/// Largest share of its limit that a counter of each rule has used, by [`Rule::id`].
+type HighestUse = HashMap<u32, f64>;
+
 /// Names of rules by [`Rule::id`].
 pub(super) type RuleNames = HashMap<u32, RuleName>;
 
@@ -164,6 +189,8 @@ pub(super) type RuleNames = HashMap<u32, RuleName>;
 pub(super) struct RuleName {
     path: String,
     source: String,
+    limits: Vec<LimitView>,
+    shadow_mode: bool,
 }
 
 impl RuleName {
@@ -177,14 +204,30 @@ impl RuleName {
             Some(path) => format!("{}: {path}", placed.source),
             None => format!("{}:{}", placed.source, placed.span.line),
         };
-        Self { path: placed.rule.path.to_string(), source }
+        let limits = placed.rule.limits().iter().map(|limit| limit.limit.into()).collect();
+        Self { path: placed.rule.path.to_string(), source, limits, shadow_mode: placed.rule.shadow_mode }
     }
 }
 
+/// Entries of a counter; `None` if they are not UTF-8, or if a long text is represented by its digest.
+fn descriptor(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Option<Vec<EntryView>> {
+    let text = |bytes| String::from_utf8(bytes).ok().filter(|text| !text.starts_with(DIGEST));
+    entries.into_iter().map(|(key, value)| Some(EntryView { key: text(key)?, value: text(value)? })).collect()
+}
+
 impl RuleView {
-    fn of((rule, counts, rate): (String, HitCounts, Rate), names: &RuleNames) -> Self {
+    fn of(
+        (rule, counts, rate): (String, HitCounts, Rate),
+        names: &RuleNames,
+        highest_use: &HighestUse,
+    ) -> Self {
+        let id = Rule::id_of(&rule);
+        let name = names.get(&id);
         Self {
-            source: names.get(&Rule::id_of(&rule)).map(|name| name.source.clone()),
+            source: name.map(|name| name.source.clone()),
+            limits: name.map(|name| name.limits.clone()).unwrap_or_default(),
+            shadow_mode: name.is_some_and(|name| name.shadow_mode),
+            highest_use: highest_use.get(&id).copied(),
             rule,
             hits: counts.total_hits,
             over_limit: counts.over_limit,
@@ -254,7 +297,8 @@ impl Admin {
     pub(in crate::server) fn rules(&self) -> Vec<RuleView> {
         let names = self.rule_names();
         let rules = self.rates.rules().into_iter();
-        let mut rules: Vec<_> = rules.map(|rule| RuleView::of(rule, &names)).collect();
+        let highest_use = self.highest_use();
+        let mut rules: Vec<_> = rules.map(|rule| RuleView::of(rule, &names, &highest_use)).collect();
         rules.sort_by(|one, other| {
             let weight = |rule: &RuleView| (rule.over_limit_per_sec, rule.hits_per_sec);
             let ((over, hits), (other_over, other_hits)) = (weight(one), weight(other));
@@ -264,6 +308,16 @@ impl Admin {
                 .then_with(|| one.rule.cmp(&other.rule))
         });
         rules
+    }
+
+    fn highest_use(&self) -> HighestUse {
+        let (used, _) = self.observer.top(TopBy::Use, USE_WINDOW_SECS, usize::MAX, self.clock.now());
+        let mut highest = HighestUse::new();
+        for key in used {
+            // Highest first.
+            highest.entry(key.rule).or_insert(key.used as f64 / f64::from(key.limit.capacity().max(1)));
+        }
+        highest
     }
 
     /// The first `limit` counters of the last `window_secs`, of one rule where `rule` names one, and the time at
@@ -303,17 +357,18 @@ impl Admin {
     fn top_view(&self, top: &TopKey, names: &RuleNames, now: Timestamp) -> TopView {
         let name = names.get(&top.rule);
         let text = |bytes: &[u8]| one_line_of_bytes(bytes, MAX_TEXT);
-        let (domain, key) = match self.keys.parse_counter_key(&top.key) {
+        let (domain, key, descriptor) = match self.keys.parse_counter_key(&top.key) {
             Some(parts) => {
                 let entry = |(key, value): &(Vec<u8>, Vec<u8>)| format!("{}={}", text(key), text(value));
                 let entries: Vec<_> = parts.entries.iter().map(entry).collect();
-                (text(&parts.domain), entries.join(","))
+                (text(&parts.domain), entries.join(","), descriptor(parts.entries))
             }
-            None => (String::new(), one_line_of_bytes(&top.key, 4 * MAX_TEXT)),
+            None => (String::new(), one_line_of_bytes(&top.key, 4 * MAX_TEXT), None),
         };
         TopView {
             domain,
             key,
+            descriptor,
             rule: name.map(|name| name.path.clone()),
             source: name.map(|name| name.source.clone()),
             limit: top.limit.into(),

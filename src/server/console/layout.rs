@@ -10,13 +10,16 @@ use crate::server::admin::{Actor, Role};
 const PART_HEADER: &str = "x-tollgate-part";
 
 /// Path, title and key of each page.
-const PAGES: [(&str, &str, char); 7] = [
+const PAGES: [(&str, &str, char); 10] = [
     ("/", "Now", 'n'),
     ("/rules", "Rules", 'r'),
     ("/keys", "Keys", 'k'),
     ("/denials", "Denials", 'd'),
     ("/lockouts", "Lockouts", 'l'),
+    ("/candidate", "Candidate", 't'),
+    ("/store", "Store", 's'),
     ("/config", "Config", 'c'),
+    ("/fleet", "Fleet", 'f'),
     ("/audit", "Audit", 'a'),
 ];
 

@@ -14,6 +14,7 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use self::layout::View;
+use self::pages::RuleQuery;
 use super::admin::{Actor, Admin, DenialQuery, LOGIN_PAGE, TopQuery};
 
 /// Pages.
@@ -21,10 +22,14 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/", get(now))
         .route("/rules", get(rules))
+        .route("/rule", get(rule))
         .route("/keys", get(keys))
         .route("/denials", get(denials))
         .route("/lockouts", get(lockouts))
+        .route("/candidate", get(candidate))
+        .route("/store", get(store))
         .route("/config", get(config))
+        .route("/fleet", get(fleet))
         .route("/audit", get(audit))
         .with_state(admin)
 }
@@ -67,6 +72,16 @@ async fn rules(State(admin): State<Arc<Admin>>, Extension(actor): Visitor, heade
     view.page(&pages::rules(&admin))
 }
 
+async fn rule(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Visitor,
+    Query(query): Query<RuleQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/rules" };
+    view.page(&pages::rule(&admin, &query))
+}
+
 async fn keys(
     State(admin): State<Arc<Admin>>,
     Extension(actor): Visitor,
@@ -94,6 +109,25 @@ async fn lockouts(
 ) -> Response {
     let view = View { actor: &actor, headers: &headers, path: "/lockouts" };
     view.page(&pages::lockouts(&admin, &view).await)
+}
+
+async fn candidate(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Visitor,
+    headers: HeaderMap,
+) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/candidate" };
+    view.page(&pages::candidate(&admin))
+}
+
+async fn store(State(admin): State<Arc<Admin>>, Extension(actor): Visitor, headers: HeaderMap) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/store" };
+    view.page(&pages::store(&admin).await)
+}
+
+async fn fleet(State(admin): State<Arc<Admin>>, Extension(actor): Visitor, headers: HeaderMap) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/fleet" };
+    view.page(&pages::fleet(&admin))
 }
 
 async fn config(State(admin): State<Arc<Admin>>, Extension(actor): Visitor, headers: HeaderMap) -> Response {

@@ -1,0 +1,46 @@
+//! The last denials.
+
+use maud::{Markup, html};
+
+use super::{MANY, column, duration, limit_text, numbers, table};
+use crate::engine::Timestamp;
+use crate::server::admin::{Admin, DenialQuery, DenialView};
+use crate::server::console::chart;
+
+pub(in super::super) fn denials(admin: &Admin, query: &DenialQuery) -> Markup {
+    let denials = admin.denials(Timestamp::from_secs(0), |denial| query.is_wanted(denial), MANY);
+    html! {
+        h1 { "Denials" }
+        form method="get" action="/denials" role="search" {
+            label for="q" { "Descriptors contain" } " "
+            input #q name="q" type="search" value=(query.text());
+        }
+        p .note { "The newest; at most 200 a second are kept on each core. Values that rules hash are hashed." }
+        (denials_table("Denials", &denials))
+    }
+}
+
+pub(super) fn denials_table(label: &str, denials: &[DenialView]) -> Markup {
+    let head = html! {
+        (column("Time (UTC)")) (column("Domain")) (column("Descriptors")) (column("Rule")) (column("Layer"))
+        (numbers("Used")) (numbers("Limit")) (numbers("Wait")) (column("Reason"))
+    };
+    let rows = html! { @for denial in denials { (row(denial)) } };
+    html! { @if denials.is_empty() { p .none { "No denials." } } @else { (table(label, &head, &rows)) } }
+}
+
+fn row(denial: &DenialView) -> Markup {
+    html! {
+        tr {
+            td { (chart::clock(denial.at_ms / 1_000)) }
+            td { (denial.domain) }
+            th scope="row" { code { (denial.descriptors) } }
+            td { code { (denial.rule.as_deref().unwrap_or("(set by the caller)")) } }
+            td { (denial.layer.as_deref().unwrap_or("")) }
+            td .n { @if let Some(used) = denial.used { (used) } }
+            td .n { @if let Some(limit) = &denial.limit { (limit_text(limit.requests, limit.window_secs)) } }
+            td .n { @if let Some(wait) = denial.wait_secs { (duration(wait)) } }
+            td { (denial.reason.replace('_', " ")) @if !denial.enforced { " (shadow)" } }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Rules: totals, rates and headroom; one rule with its keys and denials.
+
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{FEW, MANY, column, limits_text, numbers, share_bar, table};
+use crate::engine::Timestamp;
+use crate::limiter::observe::TopBy;
+use crate::server::admin::{Admin, RuleView};
+
+/// Window of the keys of a rule, in seconds.
+const WINDOW_SECS: u64 = 300;
+
+/// A rule to show.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in super::super) struct RuleQuery {
+    /// Path, such as `shop.user`.
+    rule: String,
+}
+
+pub(in super::super) fn rules(admin: &Admin) -> Markup {
+    let mut rules = admin.rules();
+    rules.truncate(MANY);
+    html! {
+        h1 { "Rules" }
+        p .note {
+            "The 100 with the most denials. Totals since the rules were first loaded; rates over the last 10 seconds. "
+            "Highest use is the largest share of its limit that one key has used in the last 5 minutes."
+        }
+        (rules_table("Rules", &rules))
+    }
+}
+
+pub(super) fn rules_table(label: &str, rules: &[RuleView]) -> Markup {
+    let head = html! {
+        (column("Rule")) (column("Limits")) (numbers("Hits/s")) (numbers("Over/s")) (numbers("Highest use"))
+        (numbers("Hits")) (numbers("Over limit")) (numbers("Near limit")) (numbers("Shadow")) (column("State"))
+        (column("Source"))
+    };
+    let rows = html! { @for rule in rules { (row(rule)) } };
+    html! {
+        @if rules.is_empty() { p .none { "No rule has been used yet." } } @else { (table(label, &head, &rows)) }
+    }
+}
+
+fn row(rule: &RuleView) -> Markup {
+    let path = percent_encoding::utf8_percent_encode(&rule.rule, percent_encoding::NON_ALPHANUMERIC);
+    html! {
+        tr {
+            th scope="row" { a href=(format!("/rule?rule={path}")) { code { (rule.rule) } } }
+            td { (limits_text(&rule.limits)) }
+            td .n { (format!("{:.1}", rule.hits_per_sec)) }
+            td .n { (format!("{:.1}", rule.over_limit_per_sec)) }
+            td .n { @if let Some(use_share) = rule.highest_use { (share_bar(use_share)) } }
+            td .n { (rule.hits) } td .n { (rule.over_limit) }
+            td .n { (rule.near_limit) } td .n { (rule.shadow) }
+            td { (state(rule)) }
+            td { small { (rule.source.as_deref().unwrap_or("")) } }
+        }
+    }
+}
+
+/// State that deserves a look; empty for most.
+fn state(rule: &RuleView) -> &'static str {
+    match rule {
+        RuleView { shadow_mode: true, .. } => "shadow mode",
+        RuleView { hits: 0, .. } => "never used",
+        RuleView { hits, over_limit, .. } if hits == over_limit => "denies all",
+        _ => "",
+    }
+}
+
+pub(in super::super) fn rule(admin: &Admin, query: &RuleQuery) -> Markup {
+    let path = query.rule.as_str();
+    let found: Vec<_> = admin.rules().into_iter().filter(|rule| rule.rule == path).collect();
+    let (keys, _) = admin.top(TopBy::Denied, WINDOW_SECS, Some(path), FEW);
+    let (used, _) = admin.top(TopBy::Use, WINDOW_SECS, Some(path), FEW);
+    let is_wanted = |denial: &crate::limiter::observe::Denial| denial.rule.as_deref() == Some(path);
+    let denials = admin.denials(Timestamp::from_secs(0), is_wanted, FEW);
+    html! {
+        h1 { "Rule " code { (path) } }
+        @if found.is_empty() { p .none { "No such rule is in force or has been used." } } @else {
+            (rules_table("Rule", &found))
+        }
+        section {
+            h2 { "Keys by denials, last 5 minutes" }
+            (super::keys::keys_table("Keys by denials", &keys, "Denials", "No denials in the last 5 minutes."))
+        }
+        section {
+            h2 { "Keys by use of the limit" }
+            (super::keys::keys_table("Keys by use", &used, "Hits", "No key has used any of its limit."))
+        }
+        section {
+            h2 { "Last denials" }
+            (super::denials::denials_table("Last denials", &denials))
+        }
+    }
+}
