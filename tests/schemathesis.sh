@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
 
 examples=10
-tools=target/schemathesis
+tools=$PWD/target/schemathesis
 
 fail() {
     printf 'error: %s\n' "$@" >&2
@@ -73,7 +73,8 @@ cat >"$work/schemathesis.toml" <<CONFIG
 [auth.openapi.bearer]
 bearer = "$token"
 CONFIG
-# /events never ends.
+# It keeps what failed in the current folder. /events never ends.
+cd "$work"
 "$tools/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$document" --url "http://$address" \
     --exclude-path /api/v1/events --phases examples,coverage,fuzzing --max-examples "$examples" --seed 1 \
     --continue-on-failure --generation-database none --no-color
