@@ -53,6 +53,7 @@ impl World {
             sampler: Arc::default(),
         };
         let limiter = Limiter {
+            overrides: Arc::default(),
             rules: Arc::clone(&live),
             store: Arc::clone(store),
             fallback: stores::fallback(),

@@ -71,6 +71,7 @@ async fn simulate(path: &Path, sample: f64) -> usize {
     let writer = decision_writer(&DecisionLogTarget::File(path.to_owned())).expect("it can be opened");
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_794_787_200)));
     let limiter = Limiter {
+        overrides: Arc::default(),
         rules: Arc::default(),
         store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000_000))),
         fallback: stores::fallback(),

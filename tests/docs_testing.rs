@@ -72,7 +72,7 @@ impl Story {
             return String::new();
         }
         let (program, arguments) = command.split_once(' ').expect("a command with arguments");
-        let debug = self.service.as_ref().map(|service| format!("127.0.0.1:{}", service.debug));
+        let admin = self.service.as_ref().map(|service| format!("127.0.0.1:{}", service.admin));
         if program == "curl" {
             let (_, series) = arguments.split_once(" | grep ").expect("a series");
             let url = self.service.as_ref().expect("it runs").debug_url("/metrics");
@@ -81,7 +81,7 @@ impl Story {
             return lines.map(|line| format!("{line}\n")).collect();
         }
         assert_eq!(program, "tollgate", "{command}");
-        let arguments = arguments.replace("127.0.0.1:6070", debug.as_deref().unwrap_or_default());
+        let arguments = arguments.replace("127.0.0.1:6071", admin.as_deref().unwrap_or_default());
         let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"));
         process.current_dir(self.dir.path()).args(arguments.split(' '));
         if arguments.starts_with("query") {

@@ -364,7 +364,7 @@ async fn a_watched_test_runs_again_when_its_rules_change() {
 #[tokio::test]
 async fn an_explanation_online_has_the_levels_and_counts_nothing() {
     let service = Service::start(&[("rules.yaml", RULES)], &[]).await;
-    let (grpc, debug) = (format!("127.0.0.1:{}", service.grpc), format!("127.0.0.1:{}", service.debug));
+    let (grpc, admin) = (format!("127.0.0.1:{}", service.grpc), format!("127.0.0.1:{}", service.admin));
     let dir = dir(&[("rules.yaml", RULES)]);
     let query = |hits: &str| {
         tollgate(dir.path(), &["query", "--address", &grpc, "-d", "shop", "login=ann", "--hits", hits])
@@ -373,7 +373,7 @@ async fn an_explanation_online_has_the_levels_and_counts_nothing() {
     for _ in 0..3 {
         let explained = report(
             dir.path(),
-            &["explain", "--json", "--address", &debug, "-d", "shop", "login=ann", "user=x"],
+            &["explain", "--json", "--address", &admin, "-d", "shop", "login=ann", "user=x"],
         );
         let [login, user] = [0, 1].map(|index| &explained["descriptors"][index]);
         assert_eq!(explained["next"], "denied");
@@ -385,13 +385,13 @@ async fn an_explanation_online_has_the_levels_and_counts_nothing() {
     }
     let explain =
         |address: &str| tollgate(dir.path(), &["explain", "--address", address, "-d", "shop", "user=vip"]);
-    let shown = text(&explain(&format!("http://{debug}/")).stdout);
+    let shown = text(&explain(&format!("http://{admin}/")).stdout);
     assert!(shown.contains("unlimited by shop.user_vip"), "{shown}");
     for address in ["127.0.0.1:1", &grpc] {
         let wrong = explain(address);
         assert_eq!(wrong.status.code(), Some(1));
         let error = text(&wrong.stderr);
-        assert!(error.contains("debug port") && error.contains("set --address"), "{error}");
+        assert!(error.contains("admin listener") && error.contains("set --address"), "{error}");
     }
 }
 

@@ -3,10 +3,11 @@
 
 use std::process::Command;
 
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tollgate::engine::Modes;
 
+use crate::support::admin;
 use crate::support::envoy::{self, Config, Envoy};
 use crate::support::eventually;
 use crate::support::redis::Redis;
@@ -50,13 +51,16 @@ async fn listed(service: &Service, count: usize) -> Vec<Value> {
     lockouts(service).await
 }
 
-async fn lift(service: &Service, id: &str) -> Response {
-    let request = Client::new().delete(service.debug_url(&format!("/lockouts/{id}")));
-    request.send().await.expect("an answer")
+async fn lift(service: &Service, id: &str) -> StatusCode {
+    let reason = json!({"reason": "a test"});
+    admin::call(service, Method::DELETE, &format!("/lockouts/{id}"), Some(reason)).await.0
 }
 
 async fn lockouts_are_listed_and_lifted(environment: &[(&str, &str)]) {
-    let service = Service::start(&[("rules.yaml", RULES)], environment).await;
+    let file = admin::token_file();
+    let path = file.path().display().to_string();
+    let environment = [environment, &[("ADMIN_TOKEN_FILE", &*path)]].concat();
+    let service = Service::start(&[("rules.yaml", RULES)], &environment).await;
     assert!(lockouts(&service).await.is_empty());
     for account in ["ann", "bob *?[x]"] {
         assert_eq!(fails(&service, account).await, 200);
@@ -76,9 +80,9 @@ async fn lockouts_are_listed_and_lifted(environment: &[(&str, &str)]) {
     assert!((3_500..=3_600).contains(&ends_in), "{ends_in}");
 
     let id = ann["id"].as_str().expect("text");
-    assert_eq!(lift(&service, id).await.status(), StatusCode::OK);
-    assert_eq!(lift(&service, id).await.status(), StatusCode::NOT_FOUND);
-    assert_eq!(lift(&service, "nobody").await.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(lift(&service, id).await, StatusCode::OK);
+    assert_eq!(lift(&service, id).await, StatusCode::NOT_FOUND);
+    assert_eq!(lift(&service, "nobody").await, StatusCode::BAD_REQUEST);
     assert_eq!(lockouts(&service).await.len(), 1);
     // The limit is for a year: lifting made it whole again, so that the next failure brings nothing back.
     assert_eq!(fails(&service, "ann").await, 200);
@@ -109,7 +113,7 @@ async fn ids_are_as_the_documentation_shows_them_but_in_a_cluster() {
         let found = listed(&service, 1).await;
         let id = found[0]["id"].as_str().expect("text");
         let shown = DOCUMENTATION.contains(&format!("\"id\":\"{id}\""))
-            && DOCUMENTATION.contains(&format!("/lockouts/{id}\n"));
+            && DOCUMENTATION.contains(&format!("admin unlock {id} "));
         assert_eq!((shown, id.starts_with('e')), (!is_cluster, is_cluster), "{id}");
     }
 }
@@ -197,7 +201,10 @@ async fn failed_logins_behind_envoy_lead_to_longer_blocks() {
         .replace("rate_limit: 4/minute", "rate_limit: {unit: second, requests_per_unit: 4}")
         .replace("block: [1m, 5m, 15m, 1d]", "block: [1s, 1h]")
         .replace("rate_limit: 20/minute", "rate_limit: 2000/minute");
-    let service = Service::start(&[("rules.yaml", &rules)], &[("RESPONSE_HEADERS", "x")]).await;
+    let file = admin::token_file();
+    let path = file.path().display().to_string();
+    let settings = [("RESPONSE_HEADERS", "x"), ("ADMIN_TOKEN_FILE", &*path)];
+    let service = Service::start(&[("rules.yaml", &rules)], &settings).await;
     let envoy = Envoy::start(&Config::of(ENVOY, &[service.grpc])).await;
     let locked = async |account: &str| {
         let listed = lockouts(&service).await;
@@ -230,6 +237,6 @@ async fn failed_logins_behind_envoy_lead_to_longer_blocks() {
     let wait: u64 = denied.headers()["retry-after"].to_str().expect("text").parse().expect("a number");
     assert!(wait > 3_000, "{wait}");
 
-    assert_eq!(lift(&service, ann["id"].as_str().expect("text")).await.status(), 200);
+    assert_eq!(lift(&service, ann["id"].as_str().expect("text")).await, StatusCode::OK);
     eventually("she is let in again", async || log_in(&envoy, "ann", "right").await.status() == 200).await;
 }

@@ -42,6 +42,7 @@ mod lockouts;
 mod logs;
 mod metrics;
 mod otlp;
+mod overrides;
 mod presets;
 mod protobuf;
 mod provider;

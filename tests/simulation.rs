@@ -123,6 +123,7 @@ impl World {
             metrics.show_candidate(&candidate.metrics);
         }
         let limiter = Limiter {
+            overrides: Arc::default(),
             rules: Arc::default(),
             store: Arc::clone(&store) as _,
             fallback: stores::fallback(),

@@ -20,13 +20,14 @@ use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
 use crate::engine::Rules;
 use crate::limiter::observe::Observer;
+use crate::limiter::overrides::{LiveOverrides, OverrideBook};
 use crate::limiter::{DecisionLog, Limiter};
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
 use crate::server::admin::{Access, AdminParts, TokenFileError};
 use crate::server::{
-    self, BindError, CoreContext, CoreFactory, Explainer, ListenSettings, ListenerTls, Listeners,
-    LockoutAdmin, Parts, RateLimitService, ServeError,
+    self, BindError, CoreContext, CoreFactory, ListenSettings, ListenerTls, Listeners, LockoutAdmin, Parts,
+    RateLimitService, ServeError,
 };
 use crate::settings::Settings;
 use crate::store::StoreError;
@@ -103,6 +104,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Reads what the cores observe; `None` where nobody can ask.
     observer: Option<Arc<Observer>>,
+    /// Overrides in force.
+    overrides: Arc<LiveOverrides>,
     /// Access to the admin listener.
     admin_access: Arc<Access>,
     /// Log of decisions and its writer; `None` if it is off.
@@ -145,7 +148,9 @@ impl App {
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
         let decision_log = decision_log(&settings, &metrics, &supervisor)?;
-        let shared = Shared { rules, candidate, clock, metrics, observer, admin_access, decision_log };
+        let overrides = Arc::default();
+        let shared =
+            Shared { rules, candidate, clock, metrics, observer, overrides, admin_access, decision_log };
         let provider = handle;
         Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
     }
@@ -202,6 +207,7 @@ impl App {
         // The writer must not end before the service does.
         let decision_log = shared.decision_log.clone();
         let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
+        let overrides = follow_overrides(&settings, &stores, &shared, &supervisor);
         let lockouts =
             LockoutAdmin::new(stores.lockouts.clone(), settings.keys.clone(), Arc::clone(&shared.clock));
         let candidate_status = shared.candidate.as_ref().map(|candidate| candidate.handle.status());
@@ -217,6 +223,9 @@ impl App {
             store: Arc::clone(&stores.inspect),
             fleet: stores.fleet.clone(),
             keys: settings.keys.clone(),
+            limiter: operators_limiter(&settings, &stores, &shared),
+            overrides: Arc::clone(&overrides),
+            counters: stores.counters.clone(),
             clock: Arc::clone(&shared.clock),
             access: Arc::clone(&shared.admin_access),
         });
@@ -228,7 +237,6 @@ impl App {
             tls,
             store: stores.health.clone(),
             metrics: Arc::clone(&shared.metrics),
-            explainer: explainer(&settings, &stores, &shared),
             lockouts,
             admin,
             core_factory: core_factory(&settings, stores, shared),
@@ -262,9 +270,23 @@ fn decision_log(
     Ok(Some((DecisionLog::new(writer.queue(), *sample), Arc::new(writer))))
 }
 
-/// Explains requests on the debug port. It only reads, with connections of its own.
-fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer {
-    Explainer::new(Limiter {
+/// Follows the overrides in the store, and shows them in the metrics.
+fn follow_overrides(
+    settings: &Settings,
+    stores: &Stores,
+    shared: &Shared,
+    supervisor: &Supervisor,
+) -> Arc<OverrideBook> {
+    let (store, live) = (Arc::clone(&stores.overrides), Arc::clone(&shared.overrides));
+    let book = Arc::new(OverrideBook::new(store, settings.keys.clone(), Arc::clone(&shared.clock), live));
+    book.register(&shared.metrics);
+    supervisor.spawn("override follower", Arc::clone(&book).follow());
+    book
+}
+
+/// Reads counters for operators, with connections of its own.
+fn operators_limiter(settings: &Settings, stores: &Stores, shared: &Shared) -> Limiter {
+    Limiter {
         rules: Arc::clone(&shared.rules),
         store: Arc::clone(&stores.for_operators),
         fallback: Arc::clone(&stores.fallback),
@@ -275,8 +297,9 @@ fn explainer(settings: &Settings, stores: &Stores, shared: &Shared) -> Explainer
         modes: settings.modes,
         candidate: None,
         tap: None,
+        overrides: Arc::clone(&shared.overrides),
         decision_log: None,
-    })
+    }
 }
 
 /// The factory of core contexts.
@@ -285,7 +308,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
     let max_in_flight = settings.max_in_flight;
     Arc::new(move || {
         let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
-        let Shared { rules, candidate, clock, metrics, observer, decision_log, .. } = &shared;
+        let Shared { rules, candidate, clock, metrics, observer, overrides, decision_log, .. } = &shared;
         let limiter = Limiter {
             rules: Arc::clone(rules),
             store,
@@ -298,6 +321,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             candidate: candidate.as_ref().map(|candidate| candidate.for_core(candidate_store)),
             tap: observer.as_ref().map(|observer| observer.tap()),
             decision_log: decision_log.as_ref().map(|(log, _)| log.clone()),
+            overrides: Arc::clone(overrides),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })

@@ -21,7 +21,9 @@ use crate::store::fleet::{Announcement, Fleet, FleetFuture};
 use crate::store::inspect::{Inspect, InspectFuture};
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
+use crate::store::overrides::{DocumentFuture, DocumentStore, MemoryDocument, Replacement, StoredDocument};
 use crate::store::redis::{Denials, NodeSnapshot, Redis, RedisContext, RedisStore};
+use crate::store::reset::{CounterReset, ResetFuture};
 use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
 use crate::telemetry::metrics::{Metrics, definitions as defined};
@@ -46,6 +48,10 @@ pub(super) struct Stores {
     pub(super) fleet: Option<Arc<dyn Fleet>>,
     /// Stores with lockouts: the main store and the local fallback.
     pub(super) lockouts: Vec<Arc<dyn Lockouts>>,
+    /// Stores with counters: the main store and the local fallback.
+    pub(super) counters: Vec<Arc<dyn CounterReset>>,
+    /// Keeps the overrides of operators.
+    pub(super) overrides: Arc<dyn DocumentStore>,
     /// Policies and local counters for failures of the store.
     pub(super) fallback: Arc<Fallback>,
     /// Upper bound on a call that the store enforces itself; zero for stores in memory.
@@ -92,6 +98,7 @@ pub(super) async fn open(
             watch_memory(metrics, move || counted.figures());
             let held = Arc::clone(&store);
             let lockouts = vec![Arc::clone(&store) as _];
+            let counters = vec![Arc::clone(&store) as _];
             let for_operators: Arc<dyn Store> = Arc::clone(&store) as _;
             let inspect: Arc<dyn Inspect> = Arc::clone(&store) as _;
             let nothing = || std::future::ready(()).boxed();
@@ -107,6 +114,8 @@ pub(super) async fn open(
                 inspect,
                 fleet: None,
                 lockouts,
+                counters,
+                overrides: Arc::new(MemoryDocument::default()),
                 fallback,
                 store_timeout: Duration::ZERO,
                 health: StoreHealth {
@@ -166,6 +175,8 @@ async fn open_redis(
     let watched = Arc::clone(&redis);
     let on_demand = Arc::new(OnDemand { redis: Arc::clone(&redis), store: OnceLock::new() });
     let lockouts = vec![Arc::clone(&on_demand) as _, fallback.lockouts()];
+    let counters = vec![Arc::clone(&on_demand) as _, fallback.counters()];
+    let overrides = Arc::clone(&on_demand) as _;
     // Once for the process, not once for each core.
     let has_warned = Arc::new(AtomicBool::new(false));
     let make = move || {
@@ -197,6 +208,8 @@ async fn open_redis(
         fleet: Some(Arc::clone(&on_demand) as _),
         for_operators: on_demand,
         lockouts,
+        counters,
+        overrides,
         fallback,
         store_timeout: settings.all.call_timeout,
         health: StoreHealth { reachable, detail },
@@ -228,7 +241,7 @@ fn redis_detail(redis: &Redis, reachable: Option<bool>) -> Value {
     json!({"kind": "redis", "reachable": reachable, "error": redis.discovery_error(), "nodes": nodes})
 }
 
-/// Connections for the debug port, opened on first use.
+/// Connections for operators and for overrides, opened on first use.
 struct OnDemand {
     redis: Arc<Redis>,
     store: OnceLock<RedisStore>,
@@ -272,6 +285,26 @@ impl Lockouts for OnDemand {
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {
         Box::pin(async move { self.store().await.lift(key).await })
+    }
+}
+
+impl CounterReset for OnDemand {
+    fn reset<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ResetFuture<'a> {
+        Box::pin(async move { self.store().await.reset(charges, now).await })
+    }
+}
+
+impl DocumentStore for OnDemand {
+    fn version<'a>(&'a self, keys: &'a KeyWriter) -> DocumentFuture<'a, Bytes> {
+        Box::pin(async move { self.store().await.version(keys).await })
+    }
+
+    fn read<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> DocumentFuture<'a, StoredDocument> {
+        Box::pin(async move { self.store().await.read(keys, now).await })
+    }
+
+    fn replace<'a>(&'a self, keys: &'a KeyWriter, by: Replacement) -> DocumentFuture<'a, bool> {
+        Box::pin(async move { self.store().await.replace(keys, by).await })
     }
 }
 

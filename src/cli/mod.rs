@@ -1,5 +1,6 @@
 //! The commands, one file or folder each.
 
+mod admin;
 mod admin_client;
 mod banner;
 mod bench;
@@ -73,6 +74,8 @@ enum Command {
     /// Replay a log: what rules would have done with the requests in it.
     #[command(after_long_help = replay::AFTER_HELP)]
     Replay(Box<replay::ReplayArgs>),
+    /// Show and change what a running service does: overrides, counters, lockouts.
+    Admin(admin::AdminCommandArgs),
     /// Print the JSON Schema of rule files or test files, for editors.
     Schema(schema::SchemaArgs),
     /// Load-test a running service.
@@ -123,6 +126,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Test(args) => test::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Admin(args) => admin::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Bench(args) => bench::run(*args),
         Command::Man(args) => manual::man(&args, command()),

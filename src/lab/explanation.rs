@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::duration::ShortForm;
 use crate::engine::judge::judge;
-use crate::engine::plan::{Counter, Item, Limited, plan};
+use crate::engine::plan::{Counter, Item, Limited, plan_with};
 use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
 use crate::engine::text::{cut, one_line_of_bytes};
-use crate::engine::{Algorithm, Code, Descriptor, Hits, KeyWriter, Modes, Request, Rules, Status};
+use crate::engine::{
+    Algorithm, Code, Descriptor, Hits, KeyWriter, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
+};
 use crate::store::Reading;
 
 /// Upper bound, in bytes, on a text of the request that is shown.
@@ -54,6 +56,9 @@ pub struct ExplainedDescriptor {
     pub rule: Option<ExplainedRule>,
     /// The limits that apply.
     pub limits: Vec<ExplainedLimit>,
+    /// Override of an operator in place of the rule: `block`, `exempt` or `limit`.
+    #[serde(default)]
+    pub overridden: Option<String>,
     /// Result of one more hit; `None` if no limit applies or no store was asked.
     pub next: Option<ExplainedStatus>,
 }
@@ -151,18 +156,29 @@ pub struct ExplainedStatus {
     pub shadowed: bool,
 }
 
+/// Everything that a decision depends on besides the request and its counters.
+#[derive(Clone, Copy, Debug)]
+pub struct ExplainContext<'a> {
+    /// Rules.
+    pub rules: &'a Rules,
+    /// Overrides in force.
+    pub overrides: Option<OverridesAt<'a>>,
+    /// Names of counters.
+    pub keys: &'a KeyWriter,
+    /// Modes that apply to every rule.
+    pub modes: &'a Modes,
+}
+
 /// Explains the decision on `request`. `readings` are those of a peek at its counters, in the order of the plan;
 /// `None` without a store.
 pub fn explain(
-    rules: &Rules,
+    ExplainContext { rules, overrides, keys, modes }: ExplainContext<'_>,
     request: &Request<'_>,
-    keys: &KeyWriter,
-    modes: &Modes,
     readings: Option<&[Reading]>,
 ) -> Explanation {
     let request = peek_of(request);
     let Walk { domain, descriptors: walks } = walk(rules, &request);
-    let plan = plan(rules, &request, keys);
+    let plan = plan_with(rules, overrides, &request, keys);
     let mut unread = readings.map(<[Reading]>::iter);
     let mut descriptors: Vec<_> = request
         .descriptors
@@ -172,7 +188,9 @@ pub fn explain(
         .map(|((descriptor, walk), item)| {
             let limits = match item {
                 Item::Limited(limited) => limited.counters.as_slice(),
-                Item::NoLimit | Item::Replaced | Item::Unlimited(_) => &[],
+                Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Exempt(_) | Item::Blocked(_) => {
+                    &[]
+                }
             };
             let mut limit = |counter: &Counter<'_>| {
                 explained_limit(counter, unread.as_mut().and_then(Iterator::next).copied())
@@ -187,6 +205,7 @@ pub fn explain(
                 outcome: outcome(walk, item),
                 rule: explained_rule(walk, item, modes),
                 limits: limits.iter().map(&mut limit).collect(),
+                overridden: overridden(item).map(|kind| kind.name().to_owned()),
                 next: None,
             }
         })
@@ -220,6 +239,16 @@ const fn verdict(code: Code) -> Verdict {
     }
 }
 
+/// Override that applies to a descriptor.
+const fn overridden(item: &Item<'_>) -> Option<OverrideKind> {
+    match item {
+        Item::Blocked(_) => Some(OverrideKind::Block),
+        Item::Exempt(_) => Some(OverrideKind::Exempt),
+        Item::Limited(Limited { overridden: true, .. }) => Some(OverrideKind::Limit),
+        Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Limited(_) => None,
+    }
+}
+
 fn explained_level(level: &Level<'_>) -> ExplainedLevel {
     let candidates = level.candidates.iter().map(|candidate| ExplainedCandidate {
         name: candidate.node.composite().into_owned(),
@@ -245,7 +274,17 @@ fn explained_level(level: &Level<'_>) -> ExplainedLevel {
 
 fn outcome(walk: &DescriptorWalk<'_>, item: &Item<'_>) -> String {
     let last = || walk.levels.last().map(|level| one_line_of_bytes(&level.key, 64)).unwrap_or_default();
+    let in_place = match walk.end {
+        WalkEnd::Rule(rule) => format!(", in place of {}", rule.path),
+        _ => String::new(),
+    };
     match (walk.end, item) {
+        (_, Item::Blocked(blocked)) => {
+            let ends_in = ShortForm(blocked.wait.as_secs().max(1));
+            format!("blocked by an override for {ends_in}{in_place}")
+        }
+        (_, Item::Exempt(_)) => format!("exempted by an override{in_place}"),
+        (_, Item::Limited(Limited { overridden: true, .. })) => format!("limited by an override{in_place}"),
         (WalkEnd::NoDomain, _) => "no limit: the rules do not know the domain".to_owned(),
         (WalkEnd::NoEntries, _) => "no limit: the descriptor has no entries".to_owned(),
         (WalkEnd::Override, _) => "the limit in the request applies, in place of the rules".to_owned(),
@@ -298,7 +337,8 @@ fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> Explained
 }
 
 fn explained_status(status: &Status<'_>) -> Option<ExplainedStatus> {
-    status.limit.map(|_| ExplainedStatus {
+    let is_limited = status.limit.is_some() || status.overridden == Some(OverrideKind::Block);
+    is_limited.then(|| ExplainedStatus {
         verdict: verdict(status.code),
         remaining: status.remaining,
         reset_secs: status.reset.unwrap_or_default().as_secs_f64(),

@@ -6,6 +6,6 @@ pub mod replay;
 pub mod suite;
 
 pub use explanation::{
-    ExplainedCandidate, ExplainedDescriptor, ExplainedLevel, ExplainedLimit, ExplainedRule, ExplainedStatus,
-    Explanation, Verdict, explain, peek_of,
+    ExplainContext, ExplainedCandidate, ExplainedDescriptor, ExplainedLevel, ExplainedLimit, ExplainedRule,
+    ExplainedStatus, Explanation, Verdict, explain, peek_of,
 };

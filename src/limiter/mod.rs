@@ -4,6 +4,7 @@ mod candidate;
 mod decision_log;
 mod denials;
 pub mod observe;
+pub mod overrides;
 mod redact;
 mod sampler;
 mod unmatched;
@@ -17,8 +18,11 @@ use tokio::time::{self, Instant};
 
 use crate::clock::Clock;
 use crate::engine::judge::judge;
-use crate::engine::plan::{Limited, Plan, plan};
-use crate::engine::{ChargeMode, Decision, Enforcement, Hits, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::engine::plan::{Limited, Plan, plan_with};
+use crate::engine::{
+    ChargeMode, Decision, Enforcement, Hits, KeyWriter, Modes, Overrides, OverridesAt, Request, Rules,
+    Timestamp,
+};
 use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
@@ -29,6 +33,7 @@ pub use sampler::Sampler;
 
 use candidate::{Evaluation, with_trial};
 use observe::{Observation, Tap};
+use overrides::LiveOverrides;
 
 /// Decides requests.
 pub struct Limiter {
@@ -54,12 +59,16 @@ pub struct Limiter {
     pub tap: Option<Tap>,
     /// Log of every decision, if it is on.
     pub decision_log: Option<DecisionLog>,
+    /// Overrides in force.
+    pub overrides: Arc<LiveOverrides>,
 }
 
 /// Snapshot of the rules in force, for a decision and its answer.
 pub struct Snapshot<'l> {
     limiter: &'l Limiter,
     rules: Guard<Option<Arc<Rules>>>,
+    /// `None` without any.
+    overrides: Option<Guard<Arc<Overrides>>>,
 }
 
 /// Failure to decide.
@@ -79,6 +88,11 @@ impl Snapshot<'_> {
         self.rules.as_deref()
     }
 
+    /// Overrides in force at `now`; `None` without any.
+    pub fn overrides(&self, now: Timestamp) -> Option<OverridesAt<'_>> {
+        self.overrides.as_ref().map(|overrides| overrides.at(now))
+    }
+
     /// Decides `request`: plans, charges and judges. Waits for the store until `deadline` at most.
     ///
     /// # Errors
@@ -93,7 +107,8 @@ impl Snapshot<'_> {
             return Err(DecideError::NoRules);
         }
         let now = self.limiter.clock.now();
-        let decision = self.limiter.decide(rules, request, now, deadline).await?;
+        let asked = Asked { rules, overrides: self.overrides(now), request, now };
+        let decision = self.limiter.decide(asked, deadline).await?;
         if decision.unmatched > 0 || !decision.domain_known {
             unmatched::record(request, rules, &decision);
         }
@@ -105,55 +120,61 @@ impl Snapshot<'_> {
 impl Limiter {
     /// Snapshot of the current rules.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot { limiter: self, rules: self.rules.load() }
+        Snapshot { limiter: self, rules: self.rules.load(), overrides: self.overrides.load() }
     }
 
-    /// Readings of the counters of `request` under `rules`, in the order of its plan, each denied if one more hit would
-    /// be. Its hits are taken for 0: nothing is counted, and nothing is recorded.
-    ///
-    /// # Errors
-    /// The store's first error.
-    pub async fn peek(
+    /// Charges of a peek at the counters of `request` under `rules` and `overrides`, in the order of its plan. Its
+    /// hits are taken for 0.
+    pub fn peek_charges(
         &self,
         rules: &Rules,
+        overrides: Option<OverridesAt<'_>>,
         request: &Request<'_>,
-    ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
+    ) -> SmallVec<[Charge; 2]> {
         let mut request = request.clone();
         request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
-        let plan = plan(rules, &request, &self.keys);
+        let plan = plan_with(rules, overrides, &request, &self.keys);
         let mut charges = charges(&plan, &self.modes);
         // Of limits that count denied hits, a peek would ask whether the last hit was one too many.
         charges
             .iter_mut()
             .filter(|charge| charge.mode == ChargeMode::Always)
             .for_each(|charge| charge.mode = ChargeMode::IfAllowed);
+        charges
+    }
+
+    /// Readings of [`Self::peek_charges`], each denied if one more hit would be. Nothing is counted, and nothing is
+    /// recorded.
+    ///
+    /// # Errors
+    /// The store's first error.
+    pub async fn peek(&self, charges: &[Charge]) -> Result<SmallVec<[Reading; 2]>, StoreError> {
         if charges.is_empty() {
             return Ok(SmallVec::new());
         }
-        self.store.charge(&charges, self.clock.now()).await.into_iter().collect()
+        self.store.charge(charges, self.clock.now()).await.into_iter().collect()
     }
 
-    /// Decides `request` under `rules`.
+    /// Decides a request.
     ///
     /// A candidate is evaluated at the same time, so that one batch may carry the charges of both. Its decision
     /// is only compared with this one, if it is ready in time.
     async fn decide<'r>(
         &self,
-        rules: &'r Rules,
-        request: &Request<'_>,
-        now: Timestamp,
+        asked: Asked<'_, '_, 'r>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
-        let live = plan(rules, request, &self.keys);
+        let Asked { rules, overrides, request, now } = asked;
+        let live = plan_with(rules, overrides, request, &self.keys);
         let charges = charges(&live, &self.modes);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
-            return self.judge(Asked { rules, request, now }, live, &charges, readings);
+            return self.judge(asked, live, &charges, readings);
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
         let trial = async {
-            let trial = plan(others?, request, &candidate.keys);
+            let trial = plan_with(others?, overrides, request, &candidate.keys);
             let charges = self::charges(&trial, &self.modes);
             let readings = candidate.charge(&charges, now).await?;
             Some(judge(trial, readings, &self.modes))
@@ -164,7 +185,7 @@ impl Limiter {
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
-        let decision = self.judge(Asked { rules, request, now }, live, &charges, readings);
+        let decision = self.judge(asked, live, &charges, readings);
         candidate.compare(
             request,
             Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
@@ -177,12 +198,12 @@ impl Limiter {
     /// Decision from the store's readings and, for failed charges, from `on_backend_failure`.
     fn judge<'r>(
         &self,
-        Asked { rules, request, now }: Asked<'_, '_, 'r>,
+        Asked { rules, request, now, .. }: Asked<'_, '_, 'r>,
         plan: Plan<'r>,
         charges: &[Charge],
         readings: Readings,
     ) -> Result<Decision<'r>, StoreError> {
-        let readings = if plan.denied_by_size && !self.modes.shadow_mode {
+        let readings = if plan.denied_outright && !self.modes.shadow_mode {
             without_errors(charges, readings)
         } else {
             readings
@@ -224,20 +245,21 @@ impl Limiter {
 #[derive(Clone, Copy)]
 struct Asked<'a, 'q, 'r> {
     rules: &'r Rules,
+    overrides: Option<OverridesAt<'r>>,
     request: &'a Request<'q>,
     now: Timestamp,
 }
 
 /// Charges of `plan`, in the order of its descriptors and their counters.
 pub fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
-    let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
-    plan.limited().flat_map(|limited| charges_of(limited, modes, denied_by_size)).collect()
+    let denied_outright = plan.denied_outright && !modes.shadow_mode;
+    plan.limited().flat_map(|limited| charges_of(limited, modes, denied_outright)).collect()
 }
 
 fn charges_of<'l>(
     limited: &'l Limited<'_>,
     modes: &Modes,
-    denied_by_size: bool,
+    denied_outright: bool,
 ) -> impl Iterator<Item = Charge> + use<'l> {
     // In global shadow mode no limit keeps another one from counting, and no client is blocked.
     let enforcement = if modes.shadow_mode { Enforcement::Shadow } else { limited.enforcement(modes) };
@@ -246,7 +268,7 @@ fn charges_of<'l>(
     let lockout =
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), schedule: Arc::clone(lockout.schedule) });
     // A peek: the counters are read and not charged.
-    let hits = if limited.is_withheld(denied_by_size) { Hits::Add(0) } else { *hits };
+    let hits = if limited.is_withheld(denied_outright) { Hits::Add(0) } else { *hits };
     counters.iter().map(move |counter| Charge {
         key: counter.key.clone(),
         limit: counter.limit,

@@ -8,12 +8,10 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use bytes::Bytes;
 use tokio::task::JoinError;
 
-use super::admission::Admission;
-use super::explain::{Explainer, explain_request};
 use super::http::wants_json;
 use super::local;
 use super::lockouts::{self, LockoutAdmin};
@@ -29,8 +27,7 @@ const INDEX: &str = "\
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
 /rlconfig?candidate  those of CANDIDATE_CONFIG, in the same way
-/explain   'POST' a request as to /json: the rule that applies, why, and the levels of its counters
-/lockouts  clients that are locked out, for callers on this machine; 'DELETE /lockouts/ID' lifts one
+/lockouts  clients that are locked out, for callers on this machine
 /stats     every counter, a line each
 /metrics   the same for Prometheus
 ";
@@ -45,11 +42,6 @@ pub(super) struct Debug {
     pub(super) xds: Option<Arc<XdsStatus>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) lockouts: LockoutAdmin,
-    pub(super) explainer: Explainer,
-    /// False if lifting a lockout takes a token, on the admin listener.
-    pub(super) may_lift_lockouts: bool,
-    /// Admission of requests with a body.
-    pub(super) admission: Arc<Admission>,
     /// Names of this machine that `Host` may have in requests for local callers.
     pub(super) host_names: Arc<[String]>,
     pub(super) pages: Pages,
@@ -66,17 +58,15 @@ pub(super) struct Pages {
     metrics: Page,
 }
 
-/// `/`, `/rlconfig`, `/explain`, `/lockouts`, `/stats` and `/metrics`. What changes something, or names clients, is for
-/// callers on this machine.
+/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`: nothing here changes anything. Pages that name clients are
+/// for callers on this machine.
 pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
     let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
-    let explain = post(explain_request).with_state((debug.explainer.clone(), Arc::clone(&debug.admission)));
-    let lockouts = lockouts::router(debug.lockouts.clone(), debug.may_lift_lockouts).route_layer(local_only);
+    let lockouts = lockouts::router(debug.lockouts.clone()).route_layer(local_only);
     Router::new()
         .route("/", get(async || INDEX))
         .route("/rlconfig", get(rlconfig))
-        .route("/explain", explain)
         .route("/stats", get(stats))
         .route("/metrics", get(prometheus))
         .with_state(debug)

@@ -8,7 +8,6 @@ mod connections;
 mod console;
 mod cores;
 mod debug;
-mod explain;
 mod file_descriptors;
 mod grpc;
 mod health;
@@ -40,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::accept::{accept, serve_operators};
 use self::admin::{Admin, AdminParts};
-use self::admission::{Admission, UnfinishedBodies};
+use self::admission::UnfinishedBodies;
 use self::connections::{Bounds, Connections};
 use self::cores::{CoreParts, Cores, Protocol};
 use self::debug::{Debug, Pages};
@@ -59,7 +58,6 @@ use crate::tls::{LiveServer, ServerTls};
 pub use self::admission::{BodyError, BodySettings};
 pub use self::connection::{ConnectionSettings, Shutdown};
 pub use self::cores::{CoreContext, CoreFactory};
-pub use self::explain::Explainer;
 pub use self::health::HealthPolicy;
 pub use self::listen::{Address, BindError};
 pub use self::listeners::{ListenSettings, ListenerTls, Listeners};
@@ -67,8 +65,6 @@ pub use self::lockouts::LockoutAdmin;
 pub use self::service::{Call, CallError, RateLimitService};
 pub use self::wire::{AnswerSettings, HeaderNames, HeaderStyle, InvalidRequest};
 
-/// Upper bound on requests with a body in flight on the debug port.
-const MAX_OPERATOR_REQUESTS: usize = 64;
 /// Interval of the sweep for expired connections and bodies.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -119,8 +115,6 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Lockouts, for the debug port.
     pub lockouts: LockoutAdmin,
-    /// Explains requests.
-    pub explainer: Explainer,
     /// Makes of each core's context.
     pub core_factory: Arc<CoreFactory>,
     /// Parts of the admin listener, where there is one.
@@ -158,8 +152,7 @@ pub async fn run(
     let _cut = connections.now.clone().drop_guard();
     let threads = settings.threads.unwrap_or_else(available_cores);
     let admin_tls = parts.tls.admin.clone();
-    // The last one is for the debug port.
-    let bodies = Arc::new(UnfinishedBodies::new(threads + 1, settings.bodies));
+    let bodies = Arc::new(UnfinishedBodies::new(threads, settings.bodies));
     let core_parts = CoreParts {
         make: parts.core_factory,
         health: health.clone(),
@@ -185,9 +178,6 @@ pub async fn run(
         xds: parts.xds,
         metrics: parts.metrics,
         lockouts: parts.lockouts,
-        may_lift_lockouts: parts.admin.as_ref().is_none_or(|admin| !admin.access.is_configured()),
-        explainer: parts.explainer,
-        admission: Arc::new(Admission::new(Arc::clone(&bodies), threads, MAX_OPERATOR_REQUESTS)),
         host_names: Arc::clone(&listeners.debug_names),
         pages: Pages::default(),
     };

@@ -9,8 +9,10 @@ pub mod inspect;
 mod line;
 pub mod lockouts;
 pub mod memory;
+pub mod overrides;
 mod positions;
 pub mod redis;
+pub mod reset;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Shared by tests: servers that they start and stop, and waiting for conditions.
 
+pub(crate) mod admin;
 pub(crate) mod ads;
 pub(crate) mod bench;
 pub(crate) mod browser;

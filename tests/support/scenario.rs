@@ -53,6 +53,7 @@ impl World {
     fn new(store: Arc<dyn Store>, keys: KeyWriter, modes: Modes) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_200)));
         let limiter = Limiter {
+            overrides: Arc::default(),
             rules: Arc::default(),
             store,
             fallback: stores::fallback(),

@@ -7,7 +7,8 @@ use smallvec::SmallVec;
 use super::algorithm::Reading;
 use super::algorithm::group::{ChargeOutcome, is_over};
 use super::hit_counts::{HitCounts, StatsRef};
-use super::plan::{Counter, Item, Limited, Plan};
+use super::overrides::{self, OverrideKind};
+use super::plan::{Blocked, Counter, Item, Limited, Plan};
 use super::rules::Rule;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit, Modes};
 
@@ -79,10 +80,12 @@ pub struct Status<'r> {
     pub shadowed: bool,
     /// True if it is over because the limit never admits a request of this size.
     pub larger_than_limit: bool,
+    /// Override that applied in place of the rule.
+    pub overridden: Option<OverrideKind>,
     /// Remaining hits. `u32::MAX` for an unlimited rule, 0 if no limit applied.
     pub remaining: u32,
-    /// Time until the descriptor would pass, if it is over its limit; else until its counter resets. `None` if
-    /// no limit applied.
+    /// Time until the descriptor would pass, if it is over its limit or blocked; else until its counter resets.
+    /// `None` if no limit applied.
     pub reset: Option<Duration>,
     /// Hits to add to metrics, and the counts to add them to.
     pub counted: Option<(StatsRef<'r>, HitCounts)>,
@@ -95,7 +98,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
     let mut readings = readings.into_iter();
     let mut combined = CombinedEnforcement::default();
     let mut binding = Binding::default();
-    let denied_by_size = plan.denied_by_size && !modes.shadow_mode;
+    let denied_outright = plan.denied_outright && !modes.shadow_mode;
     let mut statuses = SmallVec::with_capacity(plan.items.len());
     let mut unmatched = 0;
     for (index, item) in plan.items.into_iter().enumerate() {
@@ -105,14 +108,22 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
                 no_limit()
             }
             Item::Replaced => no_limit(),
-            Item::Unlimited(rule) => unlimited(rule),
+            Item::Unlimited(rule) => unlimited(Some(rule)),
+            Item::Exempt(rule) => Status { overridden: Some(OverrideKind::Exempt), ..unlimited(rule) },
+            Item::Blocked(blocked) => {
+                let status = judge_blocked(blocked);
+                let over = status.code == Code::OverLimit;
+                combined.add(Enforcement::Enforced, over);
+                binding.add(index, status.remaining, Enforcement::Enforced, over);
+                status
+            }
             Item::Limited(limited) => {
                 let enforcement = match limited.enforcement(modes) {
                     // Its size alone denies the request, whatever other quotas have left.
                     Enforcement::Quota if limited.is_too_large() => Enforcement::Enforced,
                     enforcement => enforcement,
                 };
-                let status = judge_limited(limited, &mut readings, modes, denied_by_size);
+                let status = judge_limited(limited, &mut readings, modes, denied_outright);
                 let over = status.code == Code::OverLimit;
                 combined.add(enforcement, over);
                 binding.add(index, status.remaining, enforcement, over);
@@ -169,14 +180,36 @@ const fn no_limit<'r>() -> Status<'r> {
         locked_out: false,
         shadowed: false,
         larger_than_limit: false,
+        overridden: None,
         remaining: 0,
         reset: None,
         counted: None,
     }
 }
 
-fn unlimited(rule: &Rule) -> Status<'_> {
-    Status { rule: Some(rule), remaining: u32::MAX, ..no_limit() }
+fn judge_blocked(Blocked { rule, wait, hits, stats }: Blocked<'_>) -> Status<'_> {
+    let (code, hit_counts) = match hits {
+        Hits::Add(hits) => {
+            let hits = u64::from(hits);
+            (Code::OverLimit, HitCounts { total_hits: hits, over_limit: hits, ..HitCounts::default() })
+        }
+        Hits::Refund(hits) => {
+            (Code::Ok, HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() })
+        }
+    };
+    Status {
+        code,
+        rule,
+        name: Some(overrides::NAME),
+        overridden: Some(OverrideKind::Block),
+        reset: Some(wait),
+        counted: Some((stats, hit_counts)),
+        ..no_limit()
+    }
+}
+
+fn unlimited(rule: Option<&Rule>) -> Status<'_> {
+    Status { rule, remaining: u32::MAX, ..no_limit() }
 }
 
 /// Judgement on one counter of a descriptor.
@@ -217,11 +250,11 @@ fn judge_limited<'r>(
     limited: Limited<'r>,
     readings: &mut impl Iterator<Item = Reading>,
     modes: &Modes,
-    denied_by_size: bool,
+    denied_outright: bool,
 ) -> Status<'r> {
     let is_shadow = limited.is_shadow();
-    let (is_too_large, is_withheld) = (limited.is_too_large(), limited.is_withheld(denied_by_size));
-    let Limited { rule, counters, hits, mode, stats, .. } = limited;
+    let (is_too_large, is_withheld) = (limited.is_too_large(), limited.is_withheld(denied_outright));
+    let Limited { rule, counters, hits, mode, stats, overridden, .. } = limited;
     let mut binding: Option<(Verdict, Counter<'r>)> = None;
     for counter in counters {
         let reading = readings.next().unwrap_or(UNCHARGED);
@@ -250,6 +283,7 @@ fn judge_limited<'r>(
         locked_out,
         shadowed: over && is_shadow,
         larger_than_limit: larger_than_limit && !is_shadow,
+        overridden: overridden.then_some(OverrideKind::Limit),
         remaining,
         reset: Some(reset),
         counted: Some((stats, hit_counts)),

@@ -58,6 +58,7 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
         mode: rule.charge,
         on_failure: rule.on_backend_failure,
         stats: StatsRef::Rule(counts),
+        overridden: false,
     })
 }
 
@@ -67,7 +68,7 @@ fn check_one(requests_per_unit: u32, mode: Mode, hits: Hits, after: u64, expect:
     let plan = Plan {
         domain_known: true,
         items: [limited(&rule, &counts, hits)].into_iter().collect(),
-        denied_by_size: false,
+        denied_outright: false,
     };
     let decision = judge(plan, [reading(after, ChargeOutcome::Charged)], &Modes::default());
     let status = &decision.statuses[0];
@@ -96,7 +97,7 @@ fn over_the_limit_is_strictly_more_than_it() {
         let (rule, counts) = (rule(limit, Mode::Enforced), Counts::default());
         let items = [limited(&rule, &counts, Hits::Add(hits))].into_iter().collect();
         let decision = judge(
-            Plan { domain_known: true, items, denied_by_size: false },
+            Plan { domain_known: true, items, denied_outright: false },
             [reading(after, ChargeOutcome::Charged)],
             &Modes::default(),
         );
@@ -166,7 +167,7 @@ fn uncounted_hits_are_judged_by_whether_they_fit() {
         let rule = rule(10, mode);
         let items = [limited(&rule, &counts, Hits::Add(3))].into_iter().collect();
         let decision = judge(
-            Plan { domain_known: true, items, denied_by_size: false },
+            Plan { domain_known: true, items, denied_outright: false },
             [reading(8, outcome)],
             &Modes::default(),
         );
@@ -203,7 +204,7 @@ fn overall(descriptors: &[D], modes: Modes) -> (Code, bool, Vec<Code>, Option<us
             limited(rule, &counts, Hits::Add(1))
         })
         .collect();
-    let decision = judge(Plan { domain_known: true, items, denied_by_size: false }, used, &modes);
+    let decision = judge(Plan { domain_known: true, items, denied_outright: false }, used, &modes);
     let codes = decision.statuses.iter().map(|status| status.code).collect();
     (decision.code, decision.shadowed, codes, decision.binding)
 }
@@ -232,7 +233,7 @@ fn an_unlimited_rule_passes_with_everything_remaining_and_counts_nothing() {
     let plan = Plan {
         domain_known: true,
         items: [Item::Unlimited(&rule)].into_iter().collect(),
-        denied_by_size: false,
+        denied_outright: false,
     };
     let decision = judge(plan, [], &Modes::default());
     let status = &decision.statuses[0];

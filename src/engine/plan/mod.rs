@@ -1,12 +1,14 @@
 //! Planning: matches the descriptors of a request against the rules and names the counters to charge.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 
 use super::algorithm::group::counts_only_if_allowed;
 use super::hit_counts::{StatsPath, StatsRef};
 use super::lockout::LockoutSchedule;
+use super::overrides::{self, DomainOverrides, Effect, OverridesAt};
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::{
     ChargeMode, Descriptor, DescriptorHash, Enforcement, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter,
@@ -21,8 +23,9 @@ pub struct Plan<'r> {
     pub domain_known: bool,
     /// Item of each descriptor, in order.
     pub items: SmallVec<[Item<'r>; 4]>,
-    /// True if a descriptor exceeds its rule's `max_hits`, which denies the request whatever its counters hold.
-    pub denied_by_size: bool,
+    /// True if the request is denied whatever its counters hold: a descriptor exceeds its rule's `max_hits`, or an
+    /// operator has blocked it.
+    pub denied_outright: bool,
 }
 
 /// Plan of one descriptor.
@@ -36,6 +39,23 @@ pub enum Item<'r> {
     Unlimited(&'r Rule),
     /// A limit applies.
     Limited(Limited<'r>),
+    /// An operator has exempted the descriptor from the rule, if one matches.
+    Exempt(Option<&'r Rule>),
+    /// An operator has blocked the descriptor.
+    Blocked(Blocked<'r>),
+}
+
+/// Descriptor that an operator has blocked.
+#[derive(Debug)]
+pub struct Blocked<'r> {
+    /// Rule, if one matches.
+    pub rule: Option<&'r Rule>,
+    /// Time until the block ends.
+    pub wait: Duration,
+    /// Hits to count.
+    pub hits: Hits,
+    /// Counts for metrics.
+    pub stats: StatsRef<'r>,
 }
 
 /// Descriptor with a limit.
@@ -57,6 +77,8 @@ pub struct Limited<'r> {
     pub on_failure: FailurePolicy,
     /// Counts for metrics.
     pub stats: StatsRef<'r>,
+    /// True for the limit of an override, in place of everything that the rule says about limits.
+    pub overridden: bool,
 }
 
 /// Lockout of a descriptor.
@@ -82,26 +104,26 @@ pub struct Counter<'r> {
 impl Limited<'_> {
     /// True if it has more hits than its rule allows in one request.
     pub fn is_too_large(&self) -> bool {
-        let max_hits = self.rule.and_then(|rule| rule.max_hits);
+        let max_hits = self.rule.filter(|_| !self.overridden).and_then(|rule| rule.max_hits);
         matches!((self.hits, max_hits), (Hits::Add(hits), Some(max)) if hits > max)
     }
 
-    /// True if its hits are not charged because the size of a descriptor decides: they count only if the
-    /// request passes, and this one does not. `denied_by_size` is the plan's.
-    pub fn is_withheld(&self, denied_by_size: bool) -> bool {
-        let is_denied = self.is_too_large() || denied_by_size;
+    /// True if its hits are not charged because the request is denied without them: they count only if it passes.
+    /// `denied_outright` is the plan's.
+    pub fn is_withheld(&self, denied_outright: bool) -> bool {
+        let is_denied = self.is_too_large() || denied_outright;
         is_denied && counts_only_if_allowed(self.mode, self.hits) && self.hits != Hits::Add(0)
     }
 
     /// True if it denies nothing and is only counted and reported.
     pub fn is_shadow(&self) -> bool {
-        !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode)
+        !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode && !self.overridden)
     }
 
     /// Effect on the request if one of the limits is exceeded.
     pub fn enforcement(&self, modes: &Modes) -> Enforcement {
         // A rule with several limits cannot be a quota, not even with QUOTA_MODE.
-        let may_be_quota = self.counters.len() == 1;
+        let may_be_quota = self.counters.len() == 1 && !self.overridden;
         let is_quota = may_be_quota && (modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode));
         match (self.is_shadow(), is_quota) {
             (false, false) => Enforcement::Enforced,
@@ -112,12 +134,19 @@ impl Limited<'_> {
     }
 }
 
+impl Item<'_> {
+    /// True if it denies the request by itself.
+    const fn is_blocked(&self) -> bool {
+        matches!(self, Self::Blocked(Blocked { hits: Hits::Add(_), .. }))
+    }
+}
+
 impl<'r> Plan<'r> {
     /// Descriptors with a limit, in order.
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
         self.items.iter().filter_map(|item| match item {
             Item::Limited(limited) => Some(limited),
-            Item::NoLimit | Item::Replaced | Item::Unlimited(_) => None,
+            Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Exempt(_) | Item::Blocked(_) => None,
         })
     }
 }
@@ -125,22 +154,59 @@ impl<'r> Plan<'r> {
 /// Matches every descriptor of `request`, drops the rules that others replace, and names the counters of the
 /// rest.
 pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Plan<'r> {
+    plan_with(rules, None, request, keys)
+}
+
+/// [`plan()`] with the overrides in force.
+pub fn plan_with<'r, 'a>(
+    rules: &'r Rules,
+    overrides: Option<OverridesAt<'r>>,
+    request: &Request<'a>,
+    keys: &KeyWriter,
+) -> Plan<'r> {
     let Some(domain) = rules.domain(request.domain) else {
         let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
-        return Plan { domain_known: false, items, denied_by_size: false };
+        return Plan { domain_known: false, items, denied_outright: false };
     };
-    let found: SmallVec<[Lookup<'r, '_>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
+    let found: SmallVec<[Lookup<'r, 'a>; 4]> = request.descriptors.iter().map(|d| find(domain, d)).collect();
     let replaced = ReplacedNames::by(&found);
-    let items = request
-        .descriptors
-        .iter()
-        .zip(&found)
-        .map(|(descriptor, own)| match own {
+    let context = Context { rules, domain, overrides, keys };
+    let of_domain = overrides.and_then(|overrides| overrides.domain(request.domain));
+    let item = |(descriptor, own): (&Descriptor<'a>, &Lookup<'r, 'a>)| {
+        let overridden = of_domain.and_then(|overrides| context.overridden(overrides, descriptor, own));
+        overridden.unwrap_or_else(|| context.item(descriptor, own, &replaced))
+    };
+    let items: SmallVec<_> = request.descriptors.iter().zip(&found).map(item).collect();
+    let mut plan = Plan { domain_known: true, items, denied_outright: false };
+    let is_too_large = plan.limited().any(|limited| limited.is_too_large() && !limited.is_shadow());
+    plan.denied_outright = is_too_large || plan.items.iter().any(Item::is_blocked);
+    plan
+}
+
+/// Arguments of a plan that all descriptors have in common.
+#[derive(Clone, Copy)]
+struct Context<'r, 'k> {
+    rules: &'r Rules,
+    domain: &'r Domain,
+    overrides: Option<OverridesAt<'r>>,
+    keys: &'k KeyWriter,
+}
+
+impl<'r> Context<'r, '_> {
+    /// Item of a descriptor without an override.
+    fn item(
+        &self,
+        descriptor: &Descriptor<'_>,
+        own: &Lookup<'r, '_>,
+        replaced: &ReplacedNames<'r>,
+    ) -> Item<'r> {
+        let Self { rules, domain, keys, .. } = *self;
+        match own {
             Lookup::NoMatch => Item::NoLimit,
             Lookup::Rule(matched) if replaced.contains(matched.rule) => Item::Replaced,
             Lookup::Rule(matched) => match &matched.rule.quota {
                 Quota::Unlimited => Item::Unlimited(matched.rule),
-                Quota::Limited(limits) => Item::Limited(limited(domain, matched, limits, descriptor, keys)),
+                Quota::Limited(limits) => Item::Limited(self.limited(matched, limits, descriptor)),
             },
             Lookup::Override(limit) => Item::Limited(Limited {
                 rule: None,
@@ -155,61 +221,113 @@ pub fn plan<'r>(rules: &'r Rules, request: &Request<'_>, keys: &KeyWriter) -> Pl
                 mode: rules.default_charge(),
                 on_failure: rules.default_on_backend_failure(),
                 stats: StatsRef::Named(Box::new(StatsPath::of_values(domain.name(), &descriptor.entries))),
+                overridden: false,
+            }),
+        }
+    }
+
+    /// Item of a descriptor that one of `overrides` is for.
+    fn overridden<'a>(
+        &self,
+        overrides: DomainOverrides<'r>,
+        descriptor: &Descriptor<'a>,
+        own: &Lookup<'r, 'a>,
+    ) -> Option<Item<'r>> {
+        let Self { rules, domain, keys, .. } = *self;
+        let Descriptor { entries, hits, .. } = descriptor;
+        let beside_limit;
+        let matched = match own {
+            Lookup::NoMatch => None,
+            Lookup::Rule(matched) => Some(matched),
+            Lookup::Override(_) => {
+                beside_limit = domain.find(entries);
+                beside_limit.as_ref()
+            }
+        };
+        let found = overrides.find(entries, matched)?;
+        let rule = matched.map(|matched| matched.rule);
+        let stats = || match matched {
+            Some(matched) => rule_stats(domain, matched, entries),
+            None => StatsRef::Named(Box::new(StatsPath {
+                domain: domain.name().into(),
+                parts: vec![overrides::NAME.into()],
+            })),
+        };
+        let (hits, ends_at) = (*hits, found.ends_at);
+        Some(match found.effect {
+            Effect::Exempt => Item::Exempt(rule),
+            Effect::Block => {
+                let wait = overrides.ends_in(ends_at);
+                Item::Blocked(Blocked { rule, wait, hits, stats: stats() })
+            }
+            Effect::Limit(limit) => Item::Limited(Limited {
+                rule,
+                counters: smallvec![Counter {
+                    limit,
+                    name: Some(overrides::NAME),
+                    key: keys.key(key_domain(domain), &found.as_entries(), None, limit),
+                }],
+                lockout: None,
+                enforced: true,
+                hits,
+                mode: rule.map_or(rules.default_charge(), |rule| rule.charge),
+                on_failure: rule.map_or(rules.default_on_backend_failure(), |rule| rule.on_backend_failure),
+                stats: stats(),
+                overridden: true,
             }),
         })
-        .collect();
-    let mut plan = Plan { domain_known: true, items, denied_by_size: false };
-    let denied_by_size = plan.limited().any(|limited| limited.is_too_large() && !limited.is_shadow());
-    plan.denied_by_size = denied_by_size;
-    plan
+    }
+
+    fn limited(
+        &self,
+        matched: &Match<'r, '_>,
+        limits: &'r [NamedLimit],
+        descriptor: &Descriptor<'_>,
+    ) -> Limited<'r> {
+        let Self { domain, overrides, keys, .. } = *self;
+        let Match { rule, .. } = *matched;
+        let entries = &descriptor.entries;
+        let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
+        let is_shadowed = overrides.is_some_and(|overrides| overrides.shadows(rule));
+        let enforced =
+            !is_shadowed && (rule.enforce_percent.is_all() || rule.enforce_percent.includes(hash().as_u64()));
+        let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
+        let lockout_name = rule.penalty.as_ref().map(|penalty| {
+            LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)
+        });
+        if keys.is_for_cluster() && key_domain.hash_tag.is_none() {
+            key_domain.hash_tag = match &lockout_name {
+                Some(lockout_name) => Some(HashTag::Descriptor(lockout_name.hash())),
+                None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
+                None => None,
+            };
+        }
+        let lockout = rule.penalty.as_ref().zip(lockout_name).map(|(penalty, lockout_name)| Lockout {
+            schedule: &penalty.schedule,
+            key: keys.lockout_key(key_domain, &lockout_name),
+        });
+        let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
+            limit: *limit,
+            name: name.as_deref(),
+            key: keys.key(key_domain, entries, Some(matched), *limit),
+        };
+        Limited {
+            rule: Some(rule),
+            counters: limits.iter().map(counter).collect(),
+            lockout,
+            enforced,
+            hits: descriptor.hits,
+            mode: rule.charge,
+            on_failure: rule.on_backend_failure,
+            stats: rule_stats(domain, matched, entries),
+            overridden: false,
+        }
+    }
 }
 
 fn key_domain(domain: &Domain) -> KeyDomain<'_> {
     let hash_tag = domain.hash_tag().then_some(HashTag::Domain);
     KeyDomain { name: domain.name().as_bytes(), hash_tag, only_limit: true }
-}
-
-fn limited<'r>(
-    domain: &Domain,
-    matched: &Match<'r, '_>,
-    limits: &'r [NamedLimit],
-    descriptor: &Descriptor<'_>,
-    keys: &KeyWriter,
-) -> Limited<'r> {
-    let Match { rule, .. } = *matched;
-    let entries = &descriptor.entries;
-    let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
-    let enforced = rule.enforce_percent.is_all() || rule.enforce_percent.includes(hash().as_u64());
-    let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
-    let lockout_name = rule.penalty.as_ref().map(|penalty| {
-        LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)
-    });
-    if keys.is_for_cluster() && key_domain.hash_tag.is_none() {
-        key_domain.hash_tag = match &lockout_name {
-            Some(lockout_name) => Some(HashTag::Descriptor(lockout_name.hash())),
-            None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
-            None => None,
-        };
-    }
-    let lockout = rule.penalty.as_ref().zip(lockout_name).map(|(penalty, lockout_name)| Lockout {
-        schedule: &penalty.schedule,
-        key: keys.lockout_key(key_domain, &lockout_name),
-    });
-    let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
-        limit: *limit,
-        name: name.as_deref(),
-        key: keys.key(key_domain, entries, Some(matched), *limit),
-    };
-    Limited {
-        rule: Some(rule),
-        counters: limits.iter().map(counter).collect(),
-        lockout,
-        enforced,
-        hits: descriptor.hits,
-        mode: rule.charge,
-        on_failure: rule.on_backend_failure,
-        stats: rule_stats(domain, matched, entries),
-    }
 }
 
 #[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]

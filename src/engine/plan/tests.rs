@@ -34,7 +34,8 @@ fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
         .iter()
         .map(|item| match item {
             Item::NoLimit | Item::Replaced => "-".to_owned(),
-            Item::Unlimited(_) => "unlimited".to_owned(),
+            Item::Unlimited(_) | Item::Exempt(_) => "unlimited".to_owned(),
+            Item::Blocked(_) => "blocked".to_owned(),
             Item::Limited(limited) => {
                 format!("{} {}", name(limited), String::from_utf8_lossy(&limited.counters[0].key))
             }

@@ -27,6 +27,8 @@ struct Listed<'r> {
 /// A rule and its position.
 #[derive(Clone, Debug)]
 pub struct PlacedRule<'r> {
+    /// Domain of the rule.
+    pub domain: &'r str,
     /// The rule.
     pub rule: &'r Rule,
     /// Source of the rule.
@@ -81,7 +83,8 @@ impl Rules {
             .into_iter()
             .filter_map(|listed| {
                 let (source, span) = self.origin(listed.node)?;
-                Some(PlacedRule { rule: listed.rule, source, span, path: self.path_of(listed.node) })
+                let path = self.path_of(listed.node);
+                Some(PlacedRule { domain: listed.domain, rule: listed.rule, source, span, path })
             })
             .collect()
     }

@@ -224,18 +224,25 @@ fn algorithm(
     }
 }
 
-/// Checks that the algorithm and the stores can count a limit of this size.
-fn check_size(rate_limit: &RateLimit, limit: Limit, stores: StoreCapabilities, errors: &mut Diagnostics) {
-    let Limit { requests_per_unit, algorithm, .. } = limit;
-    let name = algorithm.name();
-    if let Err(reason) = stores.can_count(limit) {
-        errors.push(rate_limit.span, reason);
-    } else if algorithm != Algorithm::FixedWindow && tick_us(limit).is_none() {
-        let requests = limit.capacity().max(requests_per_unit);
-        let message = format!(
+/// Checks that the algorithm and the stores can count `limit` exactly.
+///
+/// # Errors
+/// Reason and remedy.
+pub(super) fn can_count(limit: Limit, stores: StoreCapabilities) -> Result<(), String> {
+    stores.can_count(limit)?;
+    if limit.algorithm != Algorithm::FixedWindow && tick_us(limit).is_none() {
+        let (name, requests) = (limit.algorithm.name(), limit.capacity().max(limit.requests_per_unit));
+        return Err(format!(
             "a {name} cannot count {requests} requests in so long a window exactly: use a shorter window or a \
              fixed_window"
-        );
-        errors.push(rate_limit.span, message);
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that the algorithm and the stores can count a limit of this size.
+fn check_size(rate_limit: &RateLimit, limit: Limit, stores: StoreCapabilities, errors: &mut Diagnostics) {
+    if let Err(reason) = can_count(limit, stores) {
+        errors.push(rate_limit.span, reason);
     }
 }

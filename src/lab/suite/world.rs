@@ -10,7 +10,7 @@ use super::file::TestSettings;
 use super::rules::RuleSet;
 use crate::clock::ManualClock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
-use crate::lab::explanation::{Explanation, explain};
+use crate::lab::explanation::{ExplainContext, Explanation, explain};
 use crate::limiter::Limiter;
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
@@ -96,6 +96,7 @@ impl World {
             candidate: None,
             tap: None,
             decision_log: None,
+            overrides: Arc::default(),
         };
         Self { limiter, clock, store, prefix }
     }
@@ -130,8 +131,9 @@ impl World {
     /// Explains the decision on `request`, with the levels that the counters have now.
     pub(super) async fn explain(&self, request: &crate::engine::Request<'_>) -> Option<Explanation> {
         let rules = self.rules()?;
-        let readings = self.limiter.peek(&rules, request).await.ok();
+        let readings = self.limiter.peek(&self.limiter.peek_charges(&rules, None, request)).await.ok();
         let Limiter { keys, modes, .. } = &self.limiter;
-        Some(explain(&rules, request, keys, modes, readings.as_deref()))
+        let context = ExplainContext { rules: &rules, overrides: None, keys, modes };
+        Some(explain(context, request, readings.as_deref()))
     }
 }

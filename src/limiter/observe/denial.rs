@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Observation, redact};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
-use crate::engine::{Decision, Limit, Status, Timestamp};
+use crate::engine::{Decision, Limit, OverrideKind, Status, Timestamp};
 
 /// A request that was denied, or would have been if its rule were enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum DenialReason {
     LockedOut,
     /// The request has more hits than the limit ever lets pass.
     LargerThanLimit,
+    /// An operator has blocked the descriptor.
+    Blocked,
     /// The store failed, and the rule denies in that case.
     StoreFailed,
 }
@@ -55,6 +57,7 @@ impl DenialReason {
             Self::DenyCache => "deny_cache",
             Self::LockedOut => "locked_out",
             Self::LargerThanLimit => "larger_than_limit",
+            Self::Blocked => "blocked_by_override",
             Self::StoreFailed => "store_failed",
         }
     }
@@ -86,6 +89,7 @@ impl Denial {
                 && is_over(charge.mode, charge.hits, reading.used, charge.limit.capacity(), reading.outcome)
         });
         let reason = match over.map(|(_, reading)| reading.outcome) {
+            _ if status.overridden == Some(OverrideKind::Block) => DenialReason::Blocked,
             _ if status.locked_out => DenialReason::LockedOut,
             _ if status.larger_than_limit => DenialReason::LargerThanLimit,
             Some(ChargeOutcome::FailClosed) => DenialReason::StoreFailed,

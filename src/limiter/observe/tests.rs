@@ -28,6 +28,7 @@ impl World {
         let rules = compile(&[file], CompileOptions::default(), None).unwrap();
         let clock = Arc::new(ManualClock::new(START));
         let limiter = Limiter {
+            overrides: Arc::default(),
             rules: Arc::new(ArcSwapOption::from_pointee(rules)),
             store: Arc::new(MemoryStore::new(MemorySettings::of_counters(10_000))),
             fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),

@@ -1,6 +1,7 @@
 //! Writes: each needs a role, a JSON body with a reason, and leaves an entry in the audit log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::RequestExt as _;
@@ -9,6 +10,7 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
+use tokio::time;
 
 use super::Admin;
 use super::access::Actor;
@@ -18,15 +20,17 @@ use crate::server::lockouts::Lift;
 use crate::server::schema::{replies, requests};
 
 const NO_LOCKOUT: &str = "no such lockout any more";
+/// Upper bound on the time in which a body arrives.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on a reason, in characters.
 const MAX_REASON: usize = 1_000;
 
 /// A write: its actor, and what every write has.
 pub(super) struct Write<B> {
-    actor: Actor,
+    pub(super) actor: Actor,
     /// True to report what the write would do, and do nothing.
-    dry_run: bool,
-    body: B,
+    pub(super) dry_run: bool,
+    pub(super) body: B,
 }
 
 /// Body of a write.
@@ -94,13 +98,35 @@ impl<B: WriteBody, S: Send + Sync> FromRequest<S> for Write<B> {
                 return Err(problem(StatusCode::BAD_REQUEST, &message));
             }
         };
+        let JsonBody(body): JsonBody<B> = JsonBody::from_request(request, state).await?;
+        let wrong = |message: &str| problem(StatusCode::BAD_REQUEST, message);
+        match body.reason() {
+            reason if reason.trim().is_empty() => Err(wrong("reason: must not be empty")),
+            reason if reason.chars().count() > MAX_REASON => {
+                Err(wrong(&format!("reason: at most {MAX_REASON} characters")))
+            }
+            _ => Ok(Self { actor, dry_run, body }),
+        }
+    }
+}
+
+/// Body of a request, as JSON; mistakes in it are reported as JSON.
+pub(super) struct JsonBody<B>(pub(super) B);
+
+impl<B: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<B> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         if !is_json(request.headers()) {
             let message = "send 'content-type: application/json'";
             return Err(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
-        let body = Bytes::from_request(request, state).await.map_err(rejection)?;
-        let body = read_body(&body).map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
-        Ok(Self { actor, dry_run, body })
+        let body = time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state)).await;
+        let body =
+            body.map_err(|_| problem(StatusCode::REQUEST_TIMEOUT, "the body was not received in time"))?;
+        let body = body.map_err(|error| problem(error.status(), &error.body_text()))?;
+        let wrong = |error| problem(StatusCode::BAD_REQUEST, &format!("the body is invalid: {error}"));
+        serde_json::from_slice(&body).map(Self).map_err(wrong)
     }
 }
 
@@ -114,19 +140,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn read_body<B: WriteBody>(body: &[u8]) -> Result<B, String> {
-    let body: B = serde_json::from_slice(body).map_err(|error| format!("the body is invalid: {error}"))?;
-    match body.reason() {
-        reason if reason.trim().is_empty() => Err("reason: must not be empty".to_owned()),
-        reason if reason.chars().count() > MAX_REASON => {
-            Err(format!("reason: at most {MAX_REASON} characters"))
-        }
-        _ => Ok(body),
-    }
-}
-
 impl<B: WriteBody> Write<B> {
-    fn audit(&self, admin: &Admin, action: &'static str, target: &str, result: &str) {
+    /// Records the write and its result in the audit log.
+    pub(super) fn audit(&self, admin: &Admin, action: &'static str, target: &str, result: &str) {
         let Self { actor, dry_run, body } = self;
         let entry = Entry { actor, action, target, reason: body.reason(), dry_run: *dry_run, result };
         admin.audit.record(entry, admin.clock.now());
@@ -155,30 +171,21 @@ pub(super) async fn lift(
         return Err(problem(StatusCode::NOT_FOUND, message));
     };
     let (target, dry_run) = (lockout.description(), write.dry_run);
-    // In a task of its own: a client that leaves must not keep the action out of the audit log.
-    let audited = target.clone();
-    let lifting = tokio::spawn(async move {
-        let outcome = match dry_run {
-            true if lockout.is_listed().await => Ok(Lift::Done),
-            true => Ok(Lift::NotFound),
-            false => lockout.lift().await,
-        };
-        let result = match &outcome {
-            Ok(Lift::Done) => "done".to_owned(),
-            Ok(Lift::Partial(error)) => format!("done in part: {error}"),
-            Ok(Lift::NotFound) => "not_found".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        write.audit(&admin, "lockouts:lift", &audited, &result);
-        outcome
-    });
-    match lifting.await {
-        Ok(Ok(Lift::NotFound)) => Err(problem(StatusCode::NOT_FOUND, NO_LOCKOUT)),
-        Ok(Ok(lift)) => Ok(Reply(Lifted { dry_run, lifted: !dry_run, target, error: lift.error() })),
-        Ok(Err(error)) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
-        Err(_) => {
-            let message = "the lockout was not lifted: internal error";
-            Err(problem(StatusCode::INTERNAL_SERVER_ERROR, message))
-        }
+    let outcome = match dry_run {
+        true if lockout.is_listed().await => Ok(Lift::Done),
+        true => Ok(Lift::NotFound),
+        false => lockout.lift().await,
+    };
+    let result = match &outcome {
+        Ok(Lift::Done) => "done".to_owned(),
+        Ok(Lift::Partial(error)) => format!("done in part: {error}"),
+        Ok(Lift::NotFound) => "not_found".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    write.audit(&admin, "lockouts:lift", &target, &result);
+    match outcome {
+        Ok(Lift::NotFound) => Err(problem(StatusCode::NOT_FOUND, NO_LOCKOUT)),
+        Ok(lift) => Ok(Reply(Lifted { dry_run, lifted: !dry_run, target, error: lift.error() })),
+        Err(error) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())),
     }
 }

@@ -7,14 +7,19 @@ use axum::response::Response;
 use serde_json::{Map, Value};
 
 use super::access::Role;
-use super::actions::{self, Lifted, LockoutId, Reason, Reloaded, WriteQuery};
+use super::actions::{self, Lifted, LockoutId, Reason, Reloaded};
 use super::api::{self, NoParameters, Params};
+use super::explain::{self, ExplainBody};
+use super::keys::{self, ResetBody, ResetResult};
 use super::openapi::{Endpoint, document};
+use super::overrides::{self, OverrideBody, OverrideChange, OverrideDeletion, OverrideId, ShadowBody};
+use crate::lab::Explanation;
 use crate::server::http::json_response;
 
 /// The OpenAPI document.
 pub(super) static DOCUMENT: LazyLock<String> = LazyLock::new(|| document(&endpoints()).to_string());
 
+const NOT_READ: &str = "There are no rules yet, or too many requests read counters.";
 const STORE_FAILED: &str = "The store cannot be reached or has failed.";
 
 /// Every endpoint below `/api/v1`.
@@ -36,6 +41,19 @@ fn reads() -> Vec<Endpoint> {
         Endpoint::get("/api/v1/series", "Rates of the last hour.", api::series),
         Endpoint::get("/api/v1/lockouts", "Clients that are locked out.", api::lockouts),
         Endpoint::get("/api/v1/audit", "Admin actions.", api::audit),
+        Endpoint::get("/api/v1/overrides", "Overrides in force.", overrides::list),
+        Endpoint::get("/api/v1/keys", "Limits that apply to a descriptor, and their levels.", keys::levels)
+            .error(StatusCode::SERVICE_UNAVAILABLE, NOT_READ),
+        Endpoint::of(
+            Method::POST,
+            "/api/v1/explain",
+            Role::View,
+            "Explains which rules apply to a request, with the levels of its counters. It counts nothing.",
+            explain::explain_request,
+        )
+        .body::<ExplainBody>()
+        .returns::<Explanation>()
+        .error(StatusCode::SERVICE_UNAVAILABLE, NOT_READ),
         Endpoint::of(
             Method::GET,
             "/api/v1/events",
@@ -63,9 +81,53 @@ fn writes() -> Vec<Endpoint> {
             "Reads the rules again. It answers before they are read.",
             actions::reload,
         )
-        .query::<WriteQuery>()
-        .body::<Reason>()
+        .write::<Reason>()
         .returns::<Reloaded>(),
+        Endpoint::of(
+            Method::POST,
+            "/api/v1/rules:shadow",
+            Role::Admin,
+            "Puts a rule into shadow mode until a given time.",
+            overrides::shadow,
+        )
+        .write::<ShadowBody>()
+        .returns::<OverrideChange>()
+        .error(StatusCode::NOT_FOUND, "There is no such rule.")
+        .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+        Endpoint::of(
+            Method::PUT,
+            "/api/v1/overrides",
+            Role::Operate,
+            "Sets another limit, a block or an exemption for a descriptor until a given time.",
+            overrides::set,
+        )
+        .write::<OverrideBody>()
+        .returns::<OverrideChange>()
+        .error(StatusCode::NOT_FOUND, "The domain has no rules.")
+        .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+        Endpoint::of(
+            Method::DELETE,
+            "/api/v1/overrides/{id}",
+            Role::Operate,
+            "Deletes an override. For a rule in shadow mode it takes the role `admin`.",
+            overrides::remove,
+        )
+        .path_parameters::<OverrideId>()
+        .write::<Reason>()
+        .returns::<OverrideDeletion>()
+        .error(StatusCode::NOT_FOUND, "There is no such override any more.")
+        .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
+        Endpoint::of(
+            Method::POST,
+            "/api/v1/keys:reset",
+            Role::Operate,
+            "Removes the counters of every limit that applies to a descriptor.",
+            keys::reset,
+        )
+        .write::<ResetBody>()
+        .returns::<ResetResult>()
+        .error(StatusCode::NOT_FOUND, "No limit applies to the descriptor.")
+        .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
         Endpoint::of(
             Method::DELETE,
             "/api/v1/lockouts/{id}",
@@ -74,8 +136,7 @@ fn writes() -> Vec<Endpoint> {
             actions::lift,
         )
         .path_parameters::<LockoutId>()
-        .query::<WriteQuery>()
-        .body::<Reason>()
+        .write::<Reason>()
         .returns::<Lifted>()
         .error(StatusCode::NOT_FOUND, "There is no such lockout, or no longer.")
         .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),

@@ -9,12 +9,16 @@ mod api;
 mod audit;
 mod candidate;
 mod endpoints;
+mod explain;
 mod fleet;
+mod idempotency;
 mod key_gauges;
+mod keys;
 mod latency;
 mod loads;
 mod login;
 mod openapi;
+mod overrides;
 mod rates;
 mod store_view;
 mod views;
@@ -24,7 +28,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
@@ -44,6 +48,7 @@ pub(super) use self::views::{DenialView, LimitView, PointView, RuleView, Summary
 use self::access::Client;
 use self::audit::Audit;
 use self::fleet::FleetState;
+use self::idempotency::Replays;
 use self::key_gauges::KeyGauges;
 use self::latency::Latency;
 use self::loads::Loads;
@@ -55,13 +60,20 @@ use super::lockouts::LockoutAdmin;
 use super::origin;
 use crate::clock::Clock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
+use crate::limiter::Limiter;
 use crate::limiter::observe::Observer;
+use crate::limiter::overrides::OverrideBook;
 use crate::provider;
 use crate::store::fleet::Fleet;
 use crate::store::inspect::Inspect;
+use crate::store::reset::CounterReset;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::ClientCertificate;
 
+/// Upper bound on the body of a request.
+const MAX_BODY_BYTES: usize = 256 << 10;
+/// Requests that may read counters at a time.
+const MAX_PEEKS: usize = 16;
 /// Event streams that may be open.
 const MAX_EVENT_STREAMS: usize = 32;
 
@@ -87,6 +99,12 @@ pub struct AdminParts {
     pub fleet: Option<Arc<dyn Fleet>>,
     /// Keys of counters.
     pub keys: KeyWriter,
+    /// Decides and reads for operators, with connections of its own.
+    pub limiter: Limiter,
+    /// Overrides.
+    pub overrides: Arc<OverrideBook>,
+    /// Stores with counters: the main store and the local fallback.
+    pub counters: Vec<Arc<dyn CounterReset>>,
     /// Clock of decisions.
     pub clock: Arc<dyn Clock>,
     /// Access to all of it.
@@ -106,6 +124,12 @@ pub(super) struct Admin {
     store_report: KeptReport,
     fleet: FleetState,
     keys: KeyWriter,
+    limiter: Limiter,
+    overrides: Arc<OverrideBook>,
+    counters: Vec<Arc<dyn CounterReset>>,
+    /// Bounds the requests that read counters.
+    peeks: Arc<Semaphore>,
+    replays: Replays,
     clock: Arc<dyn Clock>,
     pub(super) access: Arc<Access>,
     host_names: Arc<[String]>,
@@ -139,6 +163,11 @@ impl Admin {
             store: parts.store,
             store_report: KeptReport::default(),
             keys: parts.keys,
+            limiter: parts.limiter,
+            overrides: parts.overrides,
+            counters: parts.counters,
+            peeks: Arc::new(Semaphore::new(MAX_PEEKS)),
+            replays: Replays::default(),
             clock: parts.clock,
             access: parts.access,
             host_names,
@@ -191,7 +220,8 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Route
         let (path, route) = endpoint.into_route();
         api.route(path, route)
     });
-    let api = api.with_state(Arc::clone(admin));
+    let replayed = middleware::from_fn_with_state(Arc::clone(admin), idempotency::replayed);
+    let api = api.layer(replayed).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(Arc::clone(admin));
     // A session is of one's own making: neither needs authentication.
     let sessions = Router::new()
         .route("/session", post(login::log_in))

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::access::Role;
+use super::actions::WriteQuery;
 use super::api::{Answer, Params, Problem};
 use super::{Admin, needs_role};
 use crate::server::schema::{Described, Schemas};
@@ -114,6 +115,21 @@ impl Endpoint {
     pub(super) fn body<B: Described>(mut self) -> Self {
         self.body = Some(B::schema(&mut self.schemas));
         self.error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON.")
+    }
+
+    /// Declares the parameters and errors that every write has.
+    pub(super) fn write<B: Described>(mut self) -> Self {
+        self.parameters.push(json!({
+            "name": "idempotency-key",
+            "in": "header",
+            "description": "Key with which a write that is sent again is not done again.",
+            "required": false,
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
+        }));
+        self.query::<WriteQuery>()
+            .body::<B>()
+            .error(StatusCode::CONFLICT, "A write with this Idempotency-Key is under way.")
+            .error(StatusCode::UNPROCESSABLE_ENTITY, "The Idempotency-Key belongs to another write.")
     }
 
     /// Sets the type of the answer.

@@ -193,6 +193,14 @@ pub(super) struct RuleName {
     shadow_mode: bool,
 }
 
+/// Position of a rule: `shop.yaml:14`, or its path within a source that is not text.
+pub(super) fn position(placed: &PlacedRule<'_>) -> String {
+    match &placed.path {
+        Some(path) => format!("{}: {path}", placed.source),
+        None => format!("{}:{}", placed.source, placed.span.line),
+    }
+}
+
 impl RuleName {
     /// Path of the rule: `shop.user`.
     pub(super) fn path(&self) -> &str {
@@ -200,12 +208,9 @@ impl RuleName {
     }
 
     fn of(placed: &PlacedRule<'_>) -> Self {
-        let source = match &placed.path {
-            Some(path) => format!("{}: {path}", placed.source),
-            None => format!("{}:{}", placed.source, placed.span.line),
-        };
         let limits = placed.rule.limits().iter().map(|limit| limit.limit.into()).collect();
-        Self { path: placed.rule.path.to_string(), source, limits, shadow_mode: placed.rule.shadow_mode }
+        let (path, source) = (placed.rule.path.to_string(), position(placed));
+        Self { path, source, limits, shadow_mode: placed.rule.shadow_mode }
     }
 }
 

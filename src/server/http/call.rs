@@ -18,7 +18,7 @@ use crate::engine::Decision;
 use crate::telemetry::traces;
 
 /// Upper bound, in bytes, on the body of a request; larger ones get 413. Decoding blocks the core.
-pub(in crate::server) const MAX_BODY_BYTES: usize = 256 * 1024;
+pub(super) const MAX_BODY_BYTES: usize = 256 * 1024;
 /// Bytes of a too large body that are read and discarded, and the time for it.
 const MAX_DISCARDED_BYTES: usize = 16 * 1024 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ async fn receive(service: &RateLimitService, mut body: Body) -> Result<Bytes, Ca
 }
 
 /// Status of an answer without a decision.
-pub(in crate::server) const fn status_of(error: &CallError) -> StatusCode {
+pub(super) const fn status_of(error: &CallError) -> StatusCode {
     match error {
         CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable) => StatusCode::BAD_REQUEST,
         CallError::Body(BodyError::TooLarge(_)) => StatusCode::PAYLOAD_TOO_LARGE,

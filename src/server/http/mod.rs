@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 
-pub(super) use self::call::{MAX_BODY_BYTES, json_response, status_of, wants_json};
+pub(super) use self::call::{json_response, wants_json};
 use self::check::check;
 use self::json::json;
 use super::health::Health;

@@ -1,14 +1,14 @@
-//! Lockouts on the debug port: listing and lifting.
+//! Lockouts: listed on the debug port and the admin listener, and lifted on the latter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{delete, get};
+use axum::routing::get;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -280,11 +280,9 @@ fn position(blocked: &ActiveLockout) -> (u64, &[u8]) {
     (blocked.state.ends_us, &blocked.key)
 }
 
-/// `/lockouts` and `/lockouts/ID`.
-pub(super) fn router(admin: LockoutAdmin, may_lift: bool) -> Router {
-    let list = Router::new().route("/lockouts", get(list));
-    let router = if may_lift { list.route("/lockouts/{id}", delete(lift)) } else { list };
-    router.with_state(admin)
+/// `/lockouts`
+pub(super) fn router(admin: LockoutAdmin) -> Router {
+    Router::new().route("/lockouts", get(list)).with_state(admin)
 }
 
 impl LockoutAdmin {
@@ -349,31 +347,6 @@ fn describe(ActiveLockout { key, parts, state }: &ActiveLockout, now: Timestamp)
         permanent: is_permanent,
         ends_at: (!is_permanent).then_some(state.ends_us / 1_000_000),
         ends_in_secs: (!is_permanent).then(|| lockout::remaining(state.ends_us, now).as_secs()),
-    }
-}
-
-async fn lift(State(admin): State<LockoutAdmin>, Path(id): Path<String>) -> Response {
-    let key = URL_SAFE_NO_PAD.decode(&id).map(Bytes::from).ok();
-    let Some((key, parts)) = key.and_then(|key| admin.keys.parse_lockout_key(&key).map(|parts| (key, parts)))
-    else {
-        return error(StatusCode::BAD_REQUEST, "not the id of a lockout: /lockouts lists them");
-    };
-    match admin.lift(&key).await {
-        Ok(Lift::NotFound) => error(StatusCode::NOT_FOUND, "no lockout with this id any more"),
-        Ok(lift) => {
-            let (domain, name) =
-                (String::from_utf8_lossy(&parts.domain), String::from_utf8_lossy(&parts.name));
-            match &lift {
-                Lift::Partial(error) => tracing::warn!(%domain, %name, id, %error, "lockout lifted in part"),
-                _ => tracing::info!(%domain, %name, id, "lockout lifted"),
-            }
-            let mut body = json!({ "lifted": true });
-            if let Some(error) = lift.error() {
-                body["error"] = error.into();
-            }
-            json_response(StatusCode::OK, body.to_string())
-        }
-        Err(failed) => error(StatusCode::SERVICE_UNAVAILABLE, &failed.to_string()),
     }
 }
 

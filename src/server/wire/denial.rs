@@ -10,7 +10,7 @@ use super::names::{layer, policy_names, rule};
 use super::whole_secs;
 use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
-use crate::engine::{Code, Decision, Status};
+use crate::engine::{Code, Decision, OverrideKind, Status, overrides};
 
 /// Problem type for an exceeded quota, as registered with IANA (draft-ietf-httpapi-ratelimit-headers).
 const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
@@ -44,10 +44,11 @@ impl<'d, 'r> Denial<'d, 'r> {
         rule(self.status)
     }
 
-    /// Kind of limit that denies: the name of its algorithm, or `lockout`.
+    /// Kind of limit that denies: the name of its algorithm, `lockout`, or `override` for a block by an operator.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self.status.locked_out {
             true => Some("lockout"),
+            false if self.is_blocked() => Some(overrides::NAME),
             false => self.status.limit.map(|limit| limit.algorithm.name()),
         }
     }
@@ -55,6 +56,11 @@ impl<'d, 'r> Denial<'d, 'r> {
     /// True if headers may show the limit.
     pub(super) fn is_shown(&self) -> bool {
         self.status.rule.is_none_or(|rule| rule.headers == RateLimitHeaders::All)
+    }
+
+    /// True if an operator has blocked the descriptor.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.status.overridden == Some(OverrideKind::Block)
     }
 
     /// True if the limit never admits a request of this size.
@@ -104,6 +110,9 @@ impl<'d, 'r> Denial<'d, 'r> {
         }
         if self.status.larger_than_limit {
             return format!("The request is larger than the limit{of_layer}, and can never pass.");
+        }
+        if self.is_blocked() {
+            return format!("Blocked by an operator. Try again in {} s.", self.retry_after_secs());
         }
         let Some(limit) = self.status.limit else {
             return format!("The request is denied. Try again in {} s.", self.retry_after_secs());

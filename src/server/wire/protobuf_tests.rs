@@ -165,6 +165,7 @@ proptest! {
                 locked_out: false,
  shadowed: false,
                 larger_than_limit: false,
+                overridden: None,
                 remaining: *remaining,
                 reset: limited.map(|_| Duration::from_secs((*secs).into())),
                 counted: None,

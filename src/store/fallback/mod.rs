@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::lockouts::Lockouts;
 use super::memory::{MemorySettings, MemoryStore};
+use super::reset::CounterReset;
 use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
 use crate::engine::{Algorithm, CombinedEnforcement, FailurePolicy, Hits, Limit, Timestamp};
@@ -38,6 +39,11 @@ impl Fallback {
 
     /// Lockouts that were struck here while the store failed. They hold whenever it fails again.
     pub fn lockouts(&self) -> Arc<dyn Lockouts> {
+        Arc::clone(&self.local) as _
+    }
+
+    /// Local counters, for operators to remove.
+    pub fn counters(&self) -> Arc<dyn CounterReset> {
         Arc::clone(&self.local) as _
     }
 

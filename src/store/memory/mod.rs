@@ -7,6 +7,7 @@
 mod evict;
 mod group;
 mod lockouts;
+mod reset;
 mod room;
 mod stripe;
 

@@ -134,6 +134,11 @@ impl Cluster {
         self.router.routes.load().node(slot).cloned()
     }
 
+    /// Requests a look at where the servers are, after one of them has failed or named another.
+    pub(super) fn request_refresh(&self) {
+        self.router.discovery.request_refresh();
+    }
+
     /// Every server that counts.
     ///
     /// # Errors

@@ -51,7 +51,8 @@ impl Lockouts for RedisStore {
     }
 }
 
-async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> {
+/// Reply to a command that is no charge.
+pub(super) async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, StoreError> {
     node.ready(ANSWER_TIMEOUT).await?;
     match node.command(command, ANSWER_TIMEOUT).await? {
         Reply::Error(text) => Err(StoreError::Rejected(text)),

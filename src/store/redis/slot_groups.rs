@@ -69,6 +69,18 @@ impl Clusters {
         groups
     }
 
+    /// Keys of the counters of `charges`, each with its cluster and slot.
+    pub(super) fn counters(&self, charges: &[Charge], now: Timestamp) -> Vec<(&Cluster, u16, Bytes)> {
+        let groups = self.groups(charges, now, false);
+        let of_group = |group: &SlotGroup| {
+            let (cluster, slot) = (self.of(group.location), group.location.slot);
+            let keys: Vec<_> =
+                group.charges.iter().map(|charge| (cluster, slot, charge.key.clone())).collect();
+            keys
+        };
+        groups.iter().flat_map(of_group).collect()
+    }
+
     fn slot_charge(&self, charge: &Charge, now: Timestamp) -> SlotCharge {
         let jitter_secs = match self.expiration_jitter_max_secs {
             0 => 0,

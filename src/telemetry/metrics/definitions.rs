@@ -59,6 +59,10 @@ metrics! {
     Counter LAYER_DENIED_REQUESTS "tollgate_layer_denied_requests" ["domain", "layer"] Derived;
     /// Descriptors that no rule matched, in domains that have rules.
     Counter UNMATCHED_DESCRIPTORS "tollgate_unmatched_descriptors" ["domain"] Derived;
+    /// Overrides of operators in force, by kind: block, exempt, limit or shadow.
+    Gauge OVERRIDES "tollgate_overrides" ["kind"] Derived;
+    /// Looks at the store for overrides that failed.
+    Counter OVERRIDE_READ_ERRORS "tollgate_override_read_errors" [] Derived;
     /// Rules in force.
     Gauge RULES "tollgate_rules" [] Derived;
     /// Unix time at which the rules came into force.

@@ -40,6 +40,7 @@ fn sent(descriptors: usize) -> Bytes {
 
 fn limiter(rules: Arc<Rules>) -> Limiter {
     let limiter = Limiter {
+        overrides: Arc::default(),
         rules: Arc::default(),
         store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
         fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),

@@ -9,6 +9,7 @@ mod penalty;
 mod rate_limit;
 mod tables;
 
+pub(super) use self::rate_limit::parse_short_form;
 pub use self::tables::RULE_FILE;
 use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT};
 use super::diagnostics::Diagnostics;

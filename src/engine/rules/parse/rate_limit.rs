@@ -110,7 +110,7 @@ impl Parser {
 ///
 /// # Errors
 /// Expected form.
-fn parse_short_form(text: &str) -> Result<(u32, String), String> {
+pub(in crate::engine::rules) fn parse_short_form(text: &str) -> Result<(u32, String), String> {
     let expected = || "write REQUESTS/TIME such as 10/s, 60/minute or 100/15m".to_owned();
     let (requests, window) = text.split_once('/').ok_or_else(expected)?;
     let (requests, window) = (requests.trim(), window.trim());

@@ -25,6 +25,9 @@ const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
 /// Reason of a denial that no wait can change.
 const LARGER_THAN_LIMIT: &str = "larger_than_limit";
 
+/// Reason of a denial by an operator.
+const BLOCKED: &str = "blocked_by_override";
+
 /// Answer to an application.
 pub(in crate::server) struct CheckAnswer {
     /// The request passes.
@@ -97,13 +100,22 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
         "retryAfter": denial.as_ref().map(Denial::retry_after_secs),
         "layers": decision.statuses.iter().map(encode_layer).collect::<Vec<_>>(),
     });
-    if denial.as_ref().is_some_and(Denial::is_larger_than_limit) {
-        body["reason"] = LARGER_THAN_LIMIT.into();
+    if let Some(reason) = denial.as_ref().and_then(reason) {
+        body["reason"] = reason.into();
     }
     CheckAnswer {
         allowed: denial.is_none(),
         headers: headers(decision, &AnswerSettings { style, ..settings.clone() }),
         body: body.to_string(),
+    }
+}
+
+/// Reason of a denial, if it is a particular one.
+fn reason(denial: &Denial<'_, '_>) -> Option<&'static str> {
+    if denial.is_blocked() {
+        Some(BLOCKED)
+    } else {
+        denial.is_larger_than_limit().then_some(LARGER_THAN_LIMIT)
     }
 }
 

@@ -1,0 +1,279 @@
+//! `tollgate admin`: the actions of the admin API, for terminals and scripts.
+
+mod client;
+mod text;
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Value, json};
+
+pub(super) use self::client::{AdminArgs, encoded};
+use super::query::{Descriptor, parse_descriptor};
+use super::{Exit, print};
+use crate::lab::Explanation;
+
+/// Arguments of `admin`.
+#[derive(Args, Debug)]
+pub(super) struct AdminCommandArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Set, list or delete overrides of single descriptors.
+    #[command(subcommand)]
+    Overrides(Overrides),
+    /// Remove the counters of every limit that applies to a descriptor.
+    Reset {
+        #[command(flatten)]
+        key: KeyArgs,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Show every limit that applies to a descriptor, and how much of it is used.
+    Key(KeyArgs),
+    /// List clients that are locked out.
+    Lockouts,
+    /// Lift a lockout.
+    Unlock {
+        /// Id of the lockout, as `tollgate admin lockouts` shows it.
+        id: String,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Count and report a rule without enforcing it, until a given time.
+    Shadow {
+        /// Position such as `shop.yaml:14`, or path such as `shop.user`.
+        rule: String,
+        #[command(flatten)]
+        write: WriteArgs,
+        /// Time until its end, such as `30m` or `1h`.
+        #[arg(long, value_name = "TIME")]
+        ttl: String,
+    },
+    /// Read the rules again.
+    Reload {
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Explain which rules apply to a request, and why.
+    Explain {
+        /// Domain of the rules.
+        #[arg(short, long)]
+        domain: String,
+        /// Descriptors, each one `key=value[,key=value…]`.
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
+        descriptors: Vec<Descriptor>,
+    },
+    /// Show the counters with the most hits, denials, or use of their limit.
+    Top {
+        /// Order: `hits`, `denied` or `use`.
+        #[arg(long, default_value = "denied", value_name = "ORDER")]
+        by: String,
+        /// Window, such as `1m`, `5m` or `1h`.
+        #[arg(long, default_value = "5m", value_name = "TIME")]
+        window: String,
+        /// Number of counters.
+        #[arg(long, default_value_t = 20, value_name = "COUNT")]
+        limit: usize,
+    },
+    /// Show the admin actions since the start of the replica.
+    Audit,
+}
+
+#[derive(Subcommand, Debug)]
+enum Overrides {
+    /// Set an override for a descriptor, in place of the one that it has.
+    Set {
+        #[command(flatten)]
+        key: KeyArgs,
+        #[command(flatten)]
+        effect: Effect,
+        #[command(flatten)]
+        write: WriteArgs,
+        /// Time until its end, such as `30m` or `1h`.
+        #[arg(long, value_name = "TIME")]
+        ttl: String,
+    },
+    /// List overrides in force.
+    List,
+    /// Delete an override, or end the shadow mode of a rule.
+    Delete {
+        /// Id of the override, as `tollgate admin overrides list` shows it.
+        id: String,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+}
+
+/// Effect of an override.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct Effect {
+    /// Deny the descriptor.
+    #[arg(long)]
+    block: bool,
+    /// Apply no limit to the descriptor.
+    #[arg(long)]
+    exempt: bool,
+    /// Apply this limit, such as `10/minute`.
+    #[arg(long, value_name = "LIMIT")]
+    limit: Option<String>,
+}
+
+/// A descriptor of a domain.
+#[derive(Args, Debug)]
+struct KeyArgs {
+    /// Domain of the rules.
+    #[arg(short, long)]
+    domain: String,
+    /// Descriptor: `key=value[,key=value…]`.
+    #[arg(value_name = "KEY=VALUE", value_parser = parse_descriptor)]
+    descriptor: Descriptor,
+}
+
+/// Arguments of every change.
+#[derive(Args, Debug)]
+struct WriteArgs {
+    /// Reason, for the audit log.
+    #[arg(long, short)]
+    reason: String,
+    /// Report what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Key with which a change that is sent again is not made again.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+/// A request to the API, and the text for its answer.
+struct Call {
+    method: Method,
+    path: String,
+    body: Option<Value>,
+    idempotency_key: Option<String>,
+    show: fn(&Value) -> String,
+}
+
+impl Call {
+    fn get(path: impl Into<String>, show: fn(&Value) -> String) -> Self {
+        Self { method: Method::GET, path: path.into(), body: None, idempotency_key: None, show }
+    }
+
+    fn post(path: impl Into<String>, body: Value, show: fn(&Value) -> String) -> Self {
+        Self { method: Method::POST, body: Some(body), ..Self::get(path, show) }
+    }
+
+    /// A change with its reason in the body.
+    fn change(
+        method: Method,
+        path: &str,
+        mut body: Value,
+        write: &WriteArgs,
+        show: fn(&Value) -> String,
+    ) -> Self {
+        body["reason"] = write.reason.as_str().into();
+        let path = if write.dry_run { format!("{path}?dry_run=1") } else { path.to_owned() };
+        let idempotency_key = write.idempotency_key.clone();
+        Self { method, body: Some(body), idempotency_key, ..Self::get(path, show) }
+    }
+}
+
+/// Carries out an action and prints its outcome.
+pub(super) fn run(args: &AdminCommandArgs) -> anyhow::Result<Exit> {
+    let Call { method, path, body, idempotency_key, show } = call(&args.command);
+    let answer = args.admin.call(method, &path, body.as_ref(), idempotency_key.as_deref())?;
+    if args.json { print(&format!("{answer:#}\n")) } else { print(&show(&answer)) }
+}
+
+fn call(command: &Command) -> Call {
+    match command {
+        Command::Overrides(command) => overrides(command),
+        Command::Reset { key, write } => {
+            Call::change(Method::POST, "/api/v1/keys:reset", key.body(), write, text::reset)
+        }
+        Command::Key(KeyArgs { domain, descriptor }) => {
+            let descriptor = encoded(&entries(descriptor).to_string());
+            let path = format!("/api/v1/keys?domain={}&descriptor={descriptor}", encoded(domain));
+            Call::get(path, text::key)
+        }
+        Command::Lockouts => Call::get("/api/v1/lockouts", text::lockouts),
+        Command::Unlock { id, write } => {
+            let path = format!("/api/v1/lockouts/{}", encoded(id));
+            Call::change(Method::DELETE, &path, json!({}), write, text::unlock)
+        }
+        Command::Shadow { rule, write, ttl } => {
+            let body = json!({ "rule": rule, "ttl": ttl });
+            Call::change(Method::POST, "/api/v1/rules:shadow", body, write, text::override_set)
+        }
+        Command::Reload { write } => {
+            Call::change(Method::POST, "/api/v1/config:reload", json!({}), write, text::reload)
+        }
+        Command::Explain { domain, descriptors } => {
+            Call::post("/api/v1/explain", explain_body(domain, descriptors), text::explanation)
+        }
+        Command::Top { by, window, limit } => {
+            let path = format!("/api/v1/top?by={}&window={}&limit={limit}", encoded(by), encoded(window));
+            Call::get(path, text::top)
+        }
+        Command::Audit => Call::get("/api/v1/audit", text::audit),
+    }
+}
+
+fn overrides(command: &Overrides) -> Call {
+    match command {
+        Overrides::List => Call::get("/api/v1/overrides", text::overrides),
+        Overrides::Delete { id, write } => {
+            let path = format!("/api/v1/overrides/{}", encoded(id));
+            Call::change(Method::DELETE, &path, json!({}), write, text::override_deleted)
+        }
+        Overrides::Set { key, effect, write, ttl } => {
+            let mut body = key.body();
+            body["ttl"] = ttl.as_str().into();
+            match effect {
+                Effect { limit: Some(limit), .. } => body["limit"] = limit.as_str().into(),
+                Effect { block: true, .. } => body["block"] = true.into(),
+                Effect { .. } => body["exempt"] = true.into(),
+            }
+            Call::change(Method::PUT, "/api/v1/overrides", body, write, text::override_set)
+        }
+    }
+}
+
+impl KeyArgs {
+    fn body(&self) -> Value {
+        json!({ "domain": self.domain, "descriptor": entries(&self.descriptor) })
+    }
+}
+
+fn entries(descriptor: &Descriptor) -> Value {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let entries = descriptor.entries.iter();
+    entries.map(|entry| json!({ "key": text(&entry.key), "value": text(&entry.value) })).collect()
+}
+
+fn explain_body(domain: &str, descriptors: &[Descriptor]) -> Value {
+    let descriptors = descriptors.iter().map(|of| json!({ "entries": entries(of) }));
+    json!({ "domain": domain, "descriptors": descriptors.collect::<Vec<_>>() })
+}
+
+/// The explanation of a running service.
+///
+/// # Errors
+/// As for every call, and an answer that is no explanation.
+pub(super) fn explain(
+    admin: &AdminArgs,
+    domain: &str,
+    descriptors: &[Descriptor],
+) -> anyhow::Result<Explanation> {
+    let body = explain_body(domain, descriptors);
+    let answer = admin.call(Method::POST, "/api/v1/explain", Some(&body), None)?;
+    serde_json::from_value(answer)
+        .map_err(|error| anyhow::anyhow!("the answer of {} is not an explanation: {error}", admin.address))
+}

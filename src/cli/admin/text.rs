@@ -1,0 +1,234 @@
+//! Answers of the admin API as text for people.
+
+use std::time::Duration;
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::engine::duration::ShortForm;
+use crate::engine::text::one_line;
+use crate::lab::Explanation;
+
+/// Upper bound on a text of an answer, in bytes.
+const MAX_TEXT: usize = 200;
+
+/// Text of a member, on one line; empty for `null`.
+fn text(of: &Value, name: &str) -> String {
+    match &of[name] {
+        Value::Null => String::new(),
+        Value::String(text) => one_line(text, MAX_TEXT).into_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Time as people read it.
+fn time(of: &Value, name: &str) -> String {
+    let secs = of[name]
+        .as_u64()
+        .or_else(|| Some(Duration::try_from_secs_f64(of[name].as_f64()?.ceil()).ok()?.as_secs()));
+    secs.map(|secs| ShortForm(secs).to_string()).unwrap_or_default()
+}
+
+/// Items of a list.
+fn items<'v>(of: &'v Value, name: &str) -> &'v [Value] {
+    of[name].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// `user=42,path=/login`
+fn descriptor(of: &Value) -> String {
+    let pairs = items(of, "descriptor")
+        .iter()
+        .map(|entry| format!("{}={}", text(entry, "key"), text(entry, "value")));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+/// `10 per 1m`
+fn limit(of: &Value) -> String {
+    match &of["limit"] {
+        Value::Null => String::new(),
+        limit => format!("{} per {}", text(limit, "requests"), time(limit, "window_secs")),
+    }
+}
+
+/// Rows in aligned columns, the first one as heading; `none` without any other.
+fn table(heading: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
+    if rows.is_empty() {
+        return format!("{none}\n");
+    }
+    let heading: Vec<String> = heading.iter().map(|title| (*title).to_owned()).collect();
+    let rows: Vec<_> = std::iter::once(heading).chain(rows).collect();
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate();
+        let cells =
+            cells.map(|(column, cell)| format!("{cell:width$}", width = width(column).unwrap_or_default()));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Prefix of a dry run.
+fn would(answer: &Value) -> &'static str {
+    if answer["dry_run"] == true { "dry run: " } else { "" }
+}
+
+pub(super) fn overrides(answer: &Value) -> String {
+    let row = |item: &Value| {
+        let on = if item["rule"].is_null() { descriptor(item) } else { text(item, "rule") };
+        let ends_in = time(item, "ends_in_secs");
+        let (id, kind, domain) = (text(item, "id"), text(item, "kind"), text(item, "domain"));
+        vec![id, kind, domain, on, limit(item), ends_in, text(item, "actor"), text(item, "reason")]
+    };
+    let rows = items(answer, "items").iter().map(row).collect();
+    let heading = ["ID", "KIND", "DOMAIN", "ON", "LIMIT", "ENDS IN", "ACTOR", "REASON"];
+    let list = table(&heading, rows, "no overrides are in force");
+    match &answer["error"] {
+        Value::Null => list,
+        _ => format!("{list}\nThe list may be out of date: {}\n", text(answer, "error")),
+    }
+}
+
+pub(super) fn override_set(answer: &Value) -> String {
+    let (of, rule) = (&answer["applied"], text(answer, "rule"));
+    let on = if of["rule"].is_null() { descriptor(of) } else { text(of, "rule") };
+    let effect = match &*text(of, "kind") {
+        "limit" => format!("limit {}", limit(of)),
+        kind => kind.to_owned(),
+    };
+    let place = match of["rule"].is_null() {
+        true if rule.is_empty() => ", which no rule matches".to_owned(),
+        true => format!(", in place of {rule}"),
+        false => String::new(),
+    };
+    let (would, domain) = (would(answer), text(of, "domain"));
+    format!(
+        "{would}{effect} for {on} in {domain}{place}, for {}\nid {}\n",
+        time(of, "ends_in_secs"),
+        text(of, "id")
+    )
+}
+
+pub(super) fn override_deleted(answer: &Value) -> String {
+    let of = &answer["applied"];
+    let on = if of["rule"].is_null() { descriptor(of) } else { text(of, "rule") };
+    format!("{}deleted: {} for {on}\n", would(answer), text(of, "kind"))
+}
+
+fn levels(of: &Value, name: &str) -> String {
+    let row = |level: &Value| {
+        let (name, used) = (text(level, "name"), text(level, "used"));
+        vec![
+            limit(level),
+            name,
+            used,
+            text(level, "remaining"),
+            time(level, "resets_in_secs"),
+            text(level, "counter"),
+        ]
+    };
+    let rows = items(of, name).iter().map(row).collect();
+    table(&["LIMIT", "NAME", "USED", "REMAINING", "RESETS IN", "COUNTER"], rows, "no limit applies")
+}
+
+pub(super) fn key(answer: &Value) -> String {
+    let source = match text(answer, "source") {
+        source if source.is_empty() => source,
+        source => format!(" ({source})"),
+    };
+    let next = match (&answer["denied"], &answer["locked_out"]) {
+        (_, Value::Bool(true)) => "one more hit: denied, the client is locked out\n",
+        (Value::Bool(true), _) if answer["enforced"] == false => {
+            "one more hit: over the limit, and not enforced\n"
+        }
+        (Value::Bool(true), _) => "one more hit: denied\n",
+        (Value::Bool(false), _) => "one more hit: allowed\n",
+        _ => "",
+    };
+    format!("{}{source}\n\n{}\n{next}", text(answer, "outcome"), levels(answer, "limits"))
+}
+
+pub(super) fn reset(answer: &Value) -> String {
+    let locked_out = match &answer["locked_out"] {
+        Value::Bool(true) => {
+            "\nThe client stays locked out: `tollgate admin lockouts` shows the id for `unlock`.\n"
+        }
+        _ => "",
+    };
+    let removed = match answer["dry_run"] == true {
+        true => "dry run: these counters would be removed".to_owned(),
+        false => format!("removed {} of these counters", text(answer, "removed")),
+    };
+    format!("{removed}\n\n{}{locked_out}", levels(answer, "counters"))
+}
+
+pub(super) fn lockouts(answer: &Value) -> String {
+    let row = |item: &Value| {
+        let entries = item["entries"].as_object().into_iter().flatten();
+        let entries: Vec<_> = entries
+            .map(|(key, value)| {
+                let value = value.as_str().unwrap_or_default();
+                format!("{}={}", one_line(key, MAX_TEXT), one_line(value, MAX_TEXT))
+            })
+            .collect();
+        let ends_in = if item["permanent"] == true { "never".to_owned() } else { time(item, "ends_in_secs") };
+        vec![entries.join(","), text(item, "domain"), text(item, "name"), ends_in, text(item, "id")]
+    };
+    let rows = items(answer, "lockouts").iter().map(row).collect();
+    table(&["CLIENT", "DOMAIN", "NAME", "ENDS IN", "ID"], rows, "no client is locked out")
+}
+
+pub(super) fn unlock(answer: &Value) -> String {
+    format!("{}lifted: {}\n", would(answer), text(answer, "target"))
+}
+
+pub(super) fn reload(answer: &Value) -> String {
+    format!("{}the rules are read again; the log and /api/v1/config show the outcome\n", would(answer))
+}
+
+pub(super) fn explanation(answer: &Value) -> String {
+    match Explanation::deserialize(answer) {
+        Ok(explanation) => format!("{explanation}\n"),
+        Err(_) => format!("{answer:#}\n"),
+    }
+}
+
+pub(super) fn top(answer: &Value) -> String {
+    let row = |item: &Value| {
+        let count = match item["error"].as_u64() {
+            None | Some(0) => text(item, "count"),
+            Some(error) => format!("{} ±{error}", text(item, "count")),
+        };
+        let state = if item["over_limit"] == true { "over limit" } else { "" }.to_owned();
+        let rule = text(item, "rule");
+        vec![
+            text(item, "key"),
+            rule,
+            count,
+            text(item, "used"),
+            limit(item),
+            state,
+            time(item, "resets_in_secs"),
+        ]
+    };
+    let rows = items(answer, "items").iter().map(row).collect();
+    let heading = ["KEY", "RULE", "COUNT", "USED", "LIMIT", "STATE", "RESETS IN"];
+    table(&heading, rows, "no request in this window")
+}
+
+pub(super) fn audit(answer: &Value) -> String {
+    let row = |item: &Value| {
+        let dry_run = if item["dry_run"] == true { " (dry run)" } else { "" };
+        let result = text(item, "result") + dry_run;
+        vec![
+            text(item, "at"),
+            text(item, "actor"),
+            text(item, "action"),
+            text(item, "target"),
+            result,
+            text(item, "reason"),
+        ]
+    };
+    let rows = items(answer, "items").iter().map(row).collect();
+    table(&["AT", "ACTOR", "ACTION", "TARGET", "RESULT", "REASON"], rows, "no admin action since the start")
+}

@@ -1,0 +1,342 @@
+//! Keeps the overrides of this replica up to date with the store, and changes those in the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::Mutex;
+use tokio::time::{self, MissedTickBehavior};
+
+use super::LiveOverrides;
+use super::record::{Document, OverrideRecord, Subject};
+use crate::clock::Clock;
+use crate::engine::text::one_line;
+use crate::engine::{KeyWriter, Overrides, Timestamp};
+use crate::store::StoreError;
+use crate::store::overrides::{DocumentStore, Replacement, StoredDocument};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::definitions::{OVERRIDE_READ_ERRORS, OVERRIDES};
+
+/// Interval of polls: a change is in force on every replica within it and a round trip.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Upper bound on the overrides of one domain.
+pub const MAX_IN_DOMAIN: usize = 1_000;
+/// Upper bound on all overrides, which bounds the document that replicas read.
+pub const MAX_OVERRIDES: usize = 4_000;
+/// Attempts to change the document while others change it too.
+const MAX_ATTEMPTS: usize = 16;
+/// Time for which a store keeps the document after its last override has ended.
+const GRACE: Duration = Duration::from_secs(60);
+/// Upper bound on a text in the log, in bytes.
+const MAX_LOGGED: usize = 200;
+
+/// Overrides of a replica.
+pub struct OverrideBook {
+    store: Arc<dyn DocumentStore>,
+    keys: KeyWriter,
+    clock: Arc<dyn Clock>,
+    live: Arc<LiveOverrides>,
+    /// Held while the store is asked: a replica reads and writes in one order.
+    known: Mutex<Known>,
+    shown: RwLock<Shown>,
+}
+
+/// Document as this replica last read it.
+#[derive(Default)]
+struct Known {
+    version: Bytes,
+    overrides: Vec<ActiveOverride>,
+    is_failing: bool,
+}
+
+/// Facts for operators.
+#[derive(Default)]
+struct Shown {
+    overrides: Arc<[ActiveOverride]>,
+    error: Option<String>,
+    failed_reads: u64,
+}
+
+/// An override in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveOverride {
+    /// The override.
+    pub record: OverrideRecord,
+    /// Time of its end, by the clock of this replica.
+    pub ends_at: Timestamp,
+}
+
+/// An override to set.
+#[derive(Clone, Debug)]
+pub struct NewOverride {
+    /// Domain.
+    pub domain: String,
+    /// Subject and effect.
+    pub subject: Subject,
+    /// Time until its end.
+    pub ttl: Duration,
+    /// Actor.
+    pub actor: String,
+    /// Reason that the actor gave.
+    pub reason: String,
+}
+
+/// Failure to change overrides.
+#[derive(Debug, thiserror::Error)]
+pub enum OverrideError {
+    /// The store cannot be asked, or did not answer: then the change may have been made.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There are too many.
+    #[error("{0}; delete some first")]
+    TooMany(String),
+    /// Others changed them at the same time, again and again.
+    #[error("other operators change the overrides at the same time; try again")]
+    Contended,
+    /// The document is not one.
+    #[error("the document with the overrides in the store cannot be read; delete its key, {0}")]
+    Unreadable(String),
+}
+
+impl OverrideBook {
+    /// Overrides in `store`, under keys that `keys` writes, put in force in `live`.
+    pub fn new(
+        store: Arc<dyn DocumentStore>,
+        keys: KeyWriter,
+        clock: Arc<dyn Clock>,
+        live: Arc<LiveOverrides>,
+    ) -> Self {
+        Self { store, keys, clock, live, known: Mutex::default(), shown: RwLock::default() }
+    }
+
+    /// Shows the overrides in `metrics`.
+    pub fn register(self: &Arc<Self>, metrics: &Metrics) {
+        let book = Arc::clone(self);
+        metrics.register(move |snapshot| {
+            let overrides = book.active();
+            for kind in ["block", "exempt", "limit", "shadow"] {
+                let count = overrides.iter().filter(|active| active.record.subject.kind() == kind).count();
+                snapshot.add(&OVERRIDES, [kind], count);
+            }
+            snapshot.add(&OVERRIDE_READ_ERRORS, [], book.shown.read().failed_reads);
+        });
+    }
+
+    /// Follows the store, for ever.
+    pub async fn follow(self: Arc<Self>) {
+        let mut turn = time::interval(POLL_INTERVAL);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            self.refresh().await;
+        }
+    }
+
+    /// Takes up the overrides in the store, if they have changed. While it cannot be asked, the last known ones stay
+    /// in force until they end.
+    pub async fn refresh(&self) {
+        let mut known = self.known.lock().await;
+        self.drop_ended(&mut known);
+        let outcome = self.read_if_changed(&mut known).await;
+        let error = outcome.err().map(|error| error.to_string());
+        match (&error, known.is_failing) {
+            (Some(error), false) => {
+                tracing::warn!(%error, "overrides cannot be read; keeping the last known ones");
+            }
+            (None, true) => tracing::info!("overrides can be read again"),
+            _ => {}
+        }
+        known.is_failing = error.is_some();
+        let mut shown = self.shown.write();
+        shown.failed_reads += u64::from(error.is_some());
+        shown.error = error;
+    }
+
+    async fn read_if_changed(&self, known: &mut Known) -> Result<(), OverrideError> {
+        if self.store.version(&self.keys).await? == known.version {
+            return Ok(());
+        }
+        let (stored, document) = self.read().await?;
+        self.adopt(known, stored, &document);
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<(StoredDocument, Document), OverrideError> {
+        let stored = self.store.read(&self.keys, self.clock.now()).await?;
+        let prefix = String::from_utf8_lossy(self.keys.prefix());
+        let unreadable = || OverrideError::Unreadable(format!("{prefix}tgo1/{{overrides}}/content"));
+        let document = Document::parse(&stored.content).ok_or_else(unreadable)?;
+        Ok((stored, document))
+    }
+
+    /// Puts the overrides of a document in force.
+    fn adopt(&self, known: &mut Known, stored: StoredDocument, document: &Document) {
+        let (now, unreadable) = (self.clock.now(), document.unreadable());
+        if unreadable > 0 {
+            tracing::warn!(unreadable, "overrides of another version are not in force");
+        }
+        let active = |record: OverrideRecord| {
+            let left = Timestamp::from_micros(record.ends_us).since(stored.now);
+            let is_countable = record.subject.descriptor().is_none() || record.subject.compile(now).is_some();
+            (!left.is_zero() && is_countable).then(|| ActiveOverride { record, ends_at: now.after(left) })
+        };
+        let overrides: Vec<_> = document.records().filter_map(active).collect();
+        log_changes(&known.overrides, &overrides, now);
+        (known.version, known.overrides) = (stored.version, overrides);
+        self.put_in_force(known);
+    }
+
+    /// Drops overrides that have ended, which decisions ignore already.
+    fn drop_ended(&self, known: &mut Known) {
+        let now = self.clock.now();
+        if known.overrides.iter().all(|active| active.ends_at > now) {
+            return;
+        }
+        let (left, ended) = known.overrides.drain(..).partition(|active| active.ends_at > now);
+        known.overrides = left;
+        log_changes(&ended, &[], now);
+        self.put_in_force(known);
+    }
+
+    fn put_in_force(&self, known: &Known) {
+        let mut overrides = Overrides::default();
+        for ActiveOverride { record, ends_at } in &known.overrides {
+            match &record.subject {
+                Subject::Shadow { rule, .. } => overrides.shadow(rule, *ends_at),
+                subject => {
+                    if let Some(compiled) = subject.compile(*ends_at) {
+                        overrides.insert(record.domain.as_bytes(), compiled);
+                    }
+                }
+            }
+        }
+        self.live.store(overrides);
+        self.shown.write().overrides = known.overrides.clone().into();
+    }
+
+    /// Overrides in force, those that end first at the front.
+    pub fn active(&self) -> Vec<ActiveOverride> {
+        let (now, shown) = (self.clock.now(), Arc::clone(&self.shown.read().overrides));
+        let mut active: Vec<_> = shown.iter().filter(|active| active.ends_at > now).cloned().collect();
+        active.sort_by(|one, other| (one.ends_at, &one.record.id).cmp(&(other.ends_at, &other.record.id)));
+        active
+    }
+
+    /// Error of the last look at the store; `None` if it succeeded.
+    pub fn error(&self) -> Option<String> {
+        self.shown.read().error.clone()
+    }
+
+    /// Sets an override, in place of one for the same descriptor or rule. It is in force here when this returns, and
+    /// on every replica within [`POLL_INTERVAL`] and a round trip.
+    ///
+    /// # Errors
+    /// [`OverrideError`]
+    pub async fn set(&self, new: NewOverride) -> Result<ActiveOverride, OverrideError> {
+        let NewOverride { domain, subject, ttl, actor, reason } = new;
+        let id = subject.id(&domain);
+        let (set_id, domain_of) = (id.clone(), domain.clone());
+        self.change(move |document, now| {
+            check_room(document, &set_id, &domain_of)?;
+            document.put(&OverrideRecord {
+                id: set_id.clone(),
+                domain: domain_of.clone(),
+                subject: subject.clone(),
+                ends_us: now.after(ttl).as_micros(),
+                set_us: now.as_micros(),
+                actor: actor.clone(),
+                reason: reason.clone(),
+            });
+            Ok(true)
+        })
+        .await?;
+        let active = self.active().into_iter().find(|active| active.record.id == id);
+        active.ok_or(OverrideError::Contended)
+    }
+
+    /// Deletes an override. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`OverrideError`]
+    pub async fn delete(&self, id: &str) -> Result<bool, OverrideError> {
+        self.change(|document, _| Ok(document.remove(id))).await
+    }
+
+    /// Changes the document, unless `change` returns false. Returns what it returned.
+    async fn change(
+        &self,
+        change: impl Fn(&mut Document, Timestamp) -> Result<bool, OverrideError>,
+    ) -> Result<bool, OverrideError> {
+        let mut known = self.known.lock().await;
+        for _ in 0..MAX_ATTEMPTS {
+            let (stored, mut document) = self.read().await?;
+            document.drop_ended(stored.now);
+            if !change(&mut document, stored.now)? {
+                self.adopt(&mut known, stored, &document);
+                return Ok(false);
+            }
+            let content = Bytes::from(document.write());
+            // Two replicas that take one version for two documents would never notice.
+            let version = Bytes::from(format!("{:032x}", fastrand::u128(..)));
+            let last_end = Timestamp::from_micros(document.last_end_us());
+            let replacement = Replacement {
+                expected: stored.version.clone(),
+                version: if content.is_empty() { Bytes::new() } else { version },
+                content,
+                ttl: last_end.since(stored.now) + GRACE,
+            };
+            let version = replacement.version.clone();
+            if self.store.replace(&self.keys, replacement).await? {
+                self.adopt(&mut known, StoredDocument { version, ..stored }, &document);
+                return Ok(true);
+            }
+        }
+        Err(OverrideError::Contended)
+    }
+}
+
+/// Checks that there is room for an override of `domain` with this id.
+fn check_room(document: &Document, id: &str, domain: &str) -> Result<(), OverrideError> {
+    let others: Vec<_> = document.records().filter(|record| record.id != id).collect();
+    let in_domain = others.iter().filter(|record| record.domain == domain).count();
+    if in_domain >= MAX_IN_DOMAIN {
+        let domain = one_line(domain, MAX_LOGGED);
+        return Err(OverrideError::TooMany(format!(
+            "domain {domain} has {MAX_IN_DOMAIN} overrides, the maximum"
+        )));
+    }
+    if others.len() + document.unreadable() >= MAX_OVERRIDES {
+        return Err(OverrideError::TooMany(format!("there are {MAX_OVERRIDES} overrides, the maximum")));
+    }
+    Ok(())
+}
+
+/// Logs overrides that were set, deleted, or have ended.
+fn log_changes(before: &[ActiveOverride], after: &[ActiveOverride], now: Timestamp) {
+    let known: HashMap<&str, &ActiveOverride> =
+        before.iter().map(|active| (&*active.record.id, active)).collect();
+    let kept: HashMap<&str, &ActiveOverride> =
+        after.iter().map(|active| (&*active.record.id, active)).collect();
+    for active in after
+        .iter()
+        .filter(|active| known.get(&*active.record.id).is_none_or(|known| known.record != active.record))
+    {
+        let ActiveOverride { record, ends_at } = active;
+        let (id, kind, on) = (&record.id, record.subject.kind(), record.subject.description());
+        let (domain, actor) = (one_line(&record.domain, MAX_LOGGED), one_line(&record.actor, MAX_LOGGED));
+        let (reason, ends_in_secs) = (one_line(&record.reason, MAX_LOGGED), ends_at.since(now).as_secs());
+        tracing::info!(id, kind, %domain, on, ends_in_secs, %actor, %reason, "override set");
+    }
+    for ActiveOverride { record, ends_at } in
+        before.iter().filter(|active| !kept.contains_key(&*active.record.id))
+    {
+        let (id, kind, on) = (&record.id, record.subject.kind(), record.subject.description());
+        let domain = one_line(&record.domain, MAX_LOGGED);
+        match *ends_at > now {
+            true => tracing::info!(id, kind, %domain, on, "override deleted"),
+            false => tracing::info!(id, kind, %domain, on, "override ended"),
+        }
+    }
+}

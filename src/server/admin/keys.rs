@@ -1,0 +1,244 @@
+//! `/api/v1/keys`: the levels of one descriptor's counters, and their reset.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::{Value, json};
+use smallvec::smallvec;
+
+use super::Admin;
+use super::actions::{Write, WriteBody};
+use super::api::{Answer, Params, Reply, problem};
+use super::explain::{check_entries, descriptor, no_rules};
+use crate::engine::Request;
+use crate::lab::{ExplainedDescriptor, ExplainedLimit, Explanation, Verdict};
+use crate::limiter::overrides::{EntryText, LimitRecord, describe};
+use crate::server::schema::{Described, Schemas, field, object, replies, requests};
+
+requests! {
+    /// A descriptor in a query.
+    struct KeyQuery {
+        /// Domain.
+        domain: String,
+        /// `user=42,path=/login`, or as JSON `[{"key": "user", "value": "42"}]`.
+        descriptor: String,
+    }
+    /// A reset to carry out.
+    struct ResetBody {
+        /// Domain.
+        domain: String,
+        /// Entries of the descriptor, outermost first.
+        descriptor: Vec<EntryText> = { "minItems": 1, "maxItems": 32 },
+        /// Reason, for the audit log.
+        reason: String = { "minLength": 1, "maxLength": 1000, "pattern": "\\S" },
+    }
+}
+
+replies! {
+    /// The limits that apply to a descriptor, and how much of them is used.
+    struct KeyLevels {
+        /// Domain.
+        domain: String,
+        /// Entries.
+        descriptor: Vec<EntryText>,
+        /// Rule or override that applies, in a sentence.
+        outcome: String,
+        /// Path of the rule that matches.
+        rule: Option<String>,
+        /// Its position, such as `shop.yaml:14`.
+        source: Option<String>,
+        /// Override of an operator in place of the rule: `block`, `exempt` or `limit`.
+        overridden: Option<String>,
+        /// True if a denial is enforced; `null` if no rule matches.
+        enforced: Option<bool>,
+        /// Limits.
+        limits: Vec<LevelView>,
+        /// True if one more hit would be over a limit; `null` if none applies or the store did not answer.
+        denied: Option<bool>,
+        /// True if the client is locked out.
+        locked_out: bool,
+    }
+    /// A limit and the level of its counter.
+    struct LevelView {
+        /// Name of the limit.
+        name: Option<String>,
+        /// Limit.
+        limit: LimitRecord,
+        /// Key of the counter.
+        counter: String,
+        /// Hits that count now; `null` if the store did not answer.
+        used: Option<u64>,
+        /// Hits left.
+        remaining: Option<u64>,
+        /// Seconds until one more hit would pass, or else until the counter is reset.
+        resets_in_secs: Option<f64>,
+    }
+    /// Result of a reset.
+    struct ResetResult {
+        /// True if nothing was done, by request.
+        dry_run: bool,
+        /// Counters of the limits that apply, as they were before.
+        counters: Vec<LevelView>,
+        /// Number of counters that existed and were removed; 0 in a dry run.
+        removed: usize,
+        /// True if the client is locked out, and stays so: `DELETE /api/v1/lockouts/ID` lifts a lockout.
+        locked_out: bool,
+    }
+}
+
+impl Described for LimitRecord {
+    fn schema(schemas: &mut Schemas) -> Value {
+        object("OverrideLimit", "A limit.", schemas, |schemas| {
+            vec![
+                field::<u32>("requests", "Requests per window.", &json!([]), true, schemas),
+                field::<u32>("window_secs", "Length of the window in seconds.", &json!([]), true, schemas),
+                field::<String>("algorithm", "Algorithm.", &json!([]), true, schemas),
+            ]
+        })
+    }
+}
+
+impl WriteBody for ResetBody {
+    fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
+impl From<ExplainedLimit> for LevelView {
+    fn from(limit: ExplainedLimit) -> Self {
+        let ExplainedLimit {
+            name,
+            requests_per_unit,
+            window_secs,
+            algorithm,
+            capacity,
+            counter,
+            used,
+            reset_secs,
+        } = limit;
+        Self {
+            name,
+            limit: LimitRecord { requests: requests_per_unit, window_secs, algorithm },
+            counter,
+            used,
+            remaining: used.map(|used| u64::from(capacity).saturating_sub(used)),
+            resets_in_secs: reset_secs,
+        }
+    }
+}
+
+impl KeyLevels {
+    fn of(domain: String, descriptor: Vec<EntryText>, explanation: Explanation) -> Option<Self> {
+        let ExplainedDescriptor { outcome, rule, limits, overridden, next, .. } =
+            explanation.descriptors.into_iter().next()?;
+        Some(Self {
+            domain,
+            descriptor,
+            outcome,
+            source: rule.as_ref().map(|rule| format!("{}:{}", rule.file, rule.line)),
+            enforced: rule.as_ref().map(|rule| rule.enforced),
+            rule: rule.map(|rule| rule.name),
+            overridden,
+            limits: limits.into_iter().map(LevelView::from).collect(),
+            denied: next.as_ref().map(|next| next.verdict == Verdict::Denied || next.shadowed),
+            locked_out: next.is_some_and(|next| next.locked_out),
+        })
+    }
+}
+
+/// Parses `user=42,path=/login`, or a JSON list of entries.
+fn parse_descriptor(text: &str) -> Result<Vec<EntryText>, String> {
+    if text.trim_start().starts_with('[') {
+        return serde_json::from_str(text).map_err(|error| format!("descriptor: {error}"));
+    }
+    let entry = |pair: &str| {
+        let (key, value) = pair
+            .split_once('=')
+            .ok_or_else(|| format!("descriptor: expected key=value[,key=value…], found {pair:?}"))?;
+        Ok(EntryText { key: key.to_owned(), value: value.to_owned() })
+    };
+    text.split(',').map(entry).collect()
+}
+
+impl Admin {
+    async fn levels(&self, domain: String, entries: Vec<EntryText>) -> Result<KeyLevels, Response> {
+        check_entries(&entries).map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
+        let explanation = {
+            let descriptors = smallvec![descriptor(&entries, 0)];
+            self.explain(&Request { domain: domain.as_bytes(), descriptors }).await?
+        };
+        KeyLevels::of(domain, entries, explanation).ok_or_else(no_rules)
+    }
+}
+
+pub(super) async fn levels(
+    State(admin): State<Arc<Admin>>,
+    Params(KeyQuery { domain, descriptor }): Params<KeyQuery>,
+) -> Answer<KeyLevels> {
+    let entries = parse_descriptor(&descriptor);
+    let entries = entries.map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
+    admin.levels(domain, entries).await.map(Reply)
+}
+
+/// Removes the counters of every limit that applies to a descriptor.
+pub(super) async fn reset(State(admin): State<Arc<Admin>>, write: Write<ResetBody>) -> Answer<ResetResult> {
+    let ResetBody { domain, descriptor: entries, .. } = &write.body;
+    let levels = admin.levels(domain.clone(), entries.clone()).await?;
+    let target = format!("{domain} {}", describe(entries));
+    if levels.limits.is_empty() {
+        write.audit(&admin, "keys:reset", &target, "not_found");
+        return Err(problem(StatusCode::NOT_FOUND, &levels.outcome));
+    }
+    let removed = match write.dry_run {
+        true => Ok(0),
+        false => admin.reset(&write.body).await,
+    };
+    let result = removed.as_ref().map_or_else(Clone::clone, |_| "done".to_owned());
+    write.audit(&admin, "keys:reset", &target, &result);
+    let removed = removed.map_err(|message| problem(StatusCode::SERVICE_UNAVAILABLE, &message))?;
+    let KeyLevels { limits: counters, locked_out, .. } = levels;
+    Ok(Reply(ResetResult { dry_run: write.dry_run, counters, removed, locked_out }))
+}
+
+impl Admin {
+    /// Removes counters from every store. Returns how many there were.
+    async fn reset(
+        &self,
+        ResetBody { domain, descriptor: entries, .. }: &ResetBody,
+    ) -> Result<usize, String> {
+        let (snapshot, now) = (self.limiter.snapshot(), self.clock.now());
+        let rules = snapshot.rules().ok_or("no rate limit configuration loaded")?;
+        let request = Request { domain: domain.as_bytes(), descriptors: smallvec![descriptor(entries, 0)] };
+        let charges = self.limiter.peek_charges(rules, snapshot.overrides(now), &request);
+        let (mut removed, mut failed) = (0, None);
+        for store in &self.counters {
+            match store.reset(&charges, now).await {
+                Ok(count) => removed += count,
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        failed.map_or(Ok(removed), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_in_queries_are_pairs_or_json() {
+        let entry = |key: &str, value: &str| EntryText { key: key.to_owned(), value: value.to_owned() };
+        for (text, expected) in [
+            ("user=42,path=/a=b", vec![entry("user", "42"), entry("path", "/a=b")]),
+            ("user=", vec![entry("user", "")]),
+            (r#"[{"key": "list", "value": "a,b=c"}]"#, vec![entry("list", "a,b=c")]),
+        ] {
+            assert_eq!(parse_descriptor(text), Ok(expected), "{text}");
+        }
+        for text in ["", "user", "user=1,path", "[", r#"[{"kye": "a", "value": "b"}]"#] {
+            assert!(parse_descriptor(text).unwrap_err().starts_with("descriptor: "), "{text}");
+        }
+    }
+}
