@@ -22,13 +22,16 @@ const HOSTILE: [&str; 8] = [
     "line\nevent: forged\r\ndata: {}",
 ];
 
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 15] = [
     "/",
     "/rules",
     "/rule?rule=shop.user",
     "/keys?by=denied&window=5m",
     "/denials",
+    "/explain?domain=shop&descriptors=user%3Dann%0Aaccount%3D%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+    "/key?domain=shop&descriptor=user%3Dann",
     "/lockouts",
+    "/overrides",
     "/candidate",
     "/store",
     "/config",
@@ -146,6 +149,37 @@ async fn act(browser: &Browser, label: &str) {
     browser.wait_for("!document.querySelector('#action').open").await;
 }
 
+/// Explains a request that is denied, by the form.
+async fn explain(browser: &Browser, service: &Service) {
+    browser.open(&service.admin_url("/explain")).await;
+    browser.eval("document.querySelector('#domain').value = 'shop'").await;
+    browser.eval("document.querySelector('#descriptors').value = 'user=ann'").await;
+    browser.eval("document.querySelector('main form').requestSubmit()").await;
+    browser.wait_for("document.querySelector('main [role=status]')?.textContent.includes('denied')").await;
+    let shown = browser.eval("document.querySelector('main').textContent").await;
+    assert!(shown.as_str().is_some_and(|shown| shown.contains("shop.yaml:4")), "{shown}");
+}
+
+/// Exempts a client that is over its limit, and ends that again.
+async fn override_life(browser: &Browser, service: &Service) {
+    browser.open(&service.admin_url("/key?domain=shop&descriptor=user%3Dann")).await;
+    browser.wait_for("document.querySelector('main').textContent.includes('denied')").await;
+    for (field, value) in [("kind", "exempt"), ("ttl", "10m"), ("reason", "a big customer")] {
+        browser.eval(&format!("document.querySelector('#override-{field}').value = '{value}'")).await;
+    }
+    browser.eval("document.querySelector('#override').requestSubmit()").await;
+    browser
+        .wait_for(
+            "location.pathname === '/overrides' && document.body.textContent.includes('a big customer')",
+        )
+        .await;
+    browser.open(&service.admin_url("/explain?domain=shop&descriptors=user%3Dann")).await;
+    browser.wait_for("document.querySelector('main [role=status]')?.textContent.includes('allowed')").await;
+    browser.open(&service.admin_url("/overrides")).await;
+    act(browser, "End user=ann").await;
+    browser.wait_for("document.querySelector('main').textContent.includes('No override is in force')").await;
+}
+
 #[tokio::test]
 async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
     let (service, _file) = start_with_tokens().await;
@@ -161,6 +195,9 @@ async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
         browser.open(&service.admin_url("/lockouts")).await;
         act(&browser, "Unlock account=acme").await;
         browser.wait_for("!document.querySelector('main').textContent.includes('account=acme')").await;
+        explain(&browser, &service).await;
+        override_life(&browser, &service).await;
+        browser.open(&service.admin_url("/lockouts")).await;
         // The keyboard goes to pages too.
         browser.press("g").await;
         browser.press("a").await;

@@ -84,7 +84,7 @@ impl Admin {
     ///
     /// # Errors
     /// An answer: no rules have been loaded yet, or too many requests are under way.
-    pub(super) async fn explain(&self, request: &Request<'_>) -> Result<Explanation, Response> {
+    pub(in crate::server) async fn explain(&self, request: &Request<'_>) -> Result<Explanation, Response> {
         let Ok(_permit) = self.peeks.try_acquire() else {
             let message = "too many requests read counters; try again later";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, message));

@@ -149,7 +149,7 @@ impl KeyLevels {
 }
 
 /// Parses `user=42,path=/login`, or a JSON list of entries.
-fn parse_descriptor(text: &str) -> Result<Vec<EntryText>, String> {
+pub(in crate::server) fn parse_descriptor(text: &str) -> Result<Vec<EntryText>, String> {
     if text.trim_start().starts_with('[') {
         return serde_json::from_str(text).map_err(|error| format!("descriptor: {error}"));
     }

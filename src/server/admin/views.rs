@@ -11,6 +11,7 @@ use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{HitCounts, Limit, Timestamp};
 use crate::limiter::observe::{Denial, TopBy, TopKey};
+use crate::limiter::overrides::EntryText;
 use crate::provider;
 use crate::server::schema::replies;
 
@@ -92,7 +93,7 @@ replies! {
         /// Entries as counted: `user=alice,path=/login`.
         key: String,
         /// The same for the bodies of other calls; `null` if they are not known exactly, or not UTF-8.
-        descriptor: Option<Vec<EntryView>>,
+        descriptor: Option<Vec<EntryText>>,
         /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
         rule: Option<String>,
         /// Its position, such as `shop.yaml:14`.
@@ -109,13 +110,6 @@ replies! {
         over_limit: bool,
         /// Seconds until it passes again, or until its reset; 0 if that is past.
         resets_in_secs: u64,
-    }
-    /// An entry of a descriptor.
-    struct EntryView {
-        /// Key.
-        key: String,
-        /// Value.
-        value: String,
     }
     /// A limit.
     struct LimitView {
@@ -215,9 +209,9 @@ impl RuleName {
 }
 
 /// Entries of a counter; `None` if they are not UTF-8, or if a long text is represented by its digest.
-fn descriptor(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Option<Vec<EntryView>> {
+fn descriptor(entries: Vec<(Vec<u8>, Vec<u8>)>) -> Option<Vec<EntryText>> {
     let text = |bytes| String::from_utf8(bytes).ok().filter(|text| !text.starts_with(DIGEST));
-    entries.into_iter().map(|(key, value)| Some(EntryView { key: text(key)?, value: text(value)? })).collect()
+    entries.into_iter().map(|(key, value)| Some(EntryText { key: text(key)?, value: text(value)? })).collect()
 }
 
 impl RuleView {

@@ -10,12 +10,14 @@ use crate::server::admin::{Actor, Role};
 const PART_HEADER: &str = "x-tollgate-part";
 
 /// Path, title and key of each page.
-const PAGES: [(&str, &str, char); 10] = [
+const PAGES: [(&str, &str, char); 12] = [
     ("/", "Now", 'n'),
     ("/rules", "Rules", 'r'),
     ("/keys", "Keys", 'k'),
     ("/denials", "Denials", 'd'),
+    ("/explain", "Explain", 'e'),
     ("/lockouts", "Lockouts", 'l'),
+    ("/overrides", "Overrides", 'o'),
     ("/candidate", "Candidate", 't'),
     ("/store", "Store", 's'),
     ("/config", "Config", 'c'),

@@ -14,7 +14,7 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use self::layout::View;
-use self::pages::RuleQuery;
+use self::pages::{ExplainQuery, KeyQuery, RuleQuery};
 use super::admin::{Actor, Admin, DenialQuery, LOGIN_PAGE, TopQuery};
 
 /// Pages.
@@ -25,7 +25,10 @@ pub(super) fn router(admin: Arc<Admin>) -> Router {
         .route("/rule", get(rule))
         .route("/keys", get(keys))
         .route("/denials", get(denials))
+        .route("/explain", get(explain))
+        .route("/key", get(key))
         .route("/lockouts", get(lockouts))
+        .route("/overrides", get(overrides))
         .route("/candidate", get(candidate))
         .route("/store", get(store))
         .route("/config", get(config))
@@ -100,6 +103,35 @@ async fn denials(
 ) -> Response {
     let view = View { actor: &actor, headers: &headers, path: "/denials" };
     view.page(&pages::denials(&admin, &query))
+}
+
+async fn explain(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Visitor,
+    Query(query): Query<ExplainQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/explain" };
+    view.page(&pages::explain(&admin, &query).await)
+}
+
+async fn key(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Visitor,
+    Query(query): Query<KeyQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/keys" };
+    view.page(&pages::key(&admin, &query, &view).await)
+}
+
+async fn overrides(
+    State(admin): State<Arc<Admin>>,
+    Extension(actor): Visitor,
+    headers: HeaderMap,
+) -> Response {
+    let view = View { actor: &actor, headers: &headers, path: "/overrides" };
+    view.page(&pages::overrides(&admin, &view))
 }
 
 async fn lockouts(

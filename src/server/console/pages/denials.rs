@@ -1,6 +1,7 @@
 //! The last denials.
 
 use maud::{Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{MANY, column, duration, limit_text, numbers, table};
 use crate::engine::Timestamp;
@@ -34,7 +35,12 @@ fn row(denial: &DenialView) -> Markup {
         tr {
             td { (chart::clock(denial.at_ms / 1_000)) }
             td { (denial.domain) }
-            th scope="row" { code { (denial.descriptors) } }
+            th scope="row" {
+                @match explain_link(denial) {
+                    Some(link) => a href=(link) { code { (denial.descriptors) } },
+                    None => code { (denial.descriptors) },
+                }
+            }
             td { code { (denial.rule.as_deref().unwrap_or("(set by the caller)")) } }
             td { (denial.layer.as_deref().unwrap_or("")) }
             td .n { @if let Some(used) = denial.used { (used) } }
@@ -43,4 +49,14 @@ fn row(denial: &DenialView) -> Markup {
             td { (denial.reason.replace('_', " ")) @if !denial.enforced { " (shadow)" } }
         }
     }
+}
+
+/// The explanation of the request; `None` if its text was cut.
+fn explain_link(denial: &DenialView) -> Option<String> {
+    if denial.descriptors.contains('…') {
+        return None;
+    }
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let (domain, descriptors) = (encoded(&denial.domain), encoded(&denial.descriptors));
+    Some(format!("/explain?domain={domain}&descriptors={descriptors}"))
 }

@@ -1,6 +1,8 @@
 //! Counters with the most hits, denials or use.
 
 use maud::{Markup, html};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::json;
 
 use super::{MANY, column, duration, limit_text, numbers, share_bar, share_of, table};
 use crate::limiter::observe::TopBy;
@@ -61,7 +63,12 @@ pub(super) fn keys_table(label: &str, keys: &[TopView], counted: &str, none: &st
 fn row(key: &TopView) -> Markup {
     html! {
         tr {
-            th scope="row" { code { (key.key) } }
+            th scope="row" {
+                @match link(key) {
+                    Some(link) => a href=(link) { code { (key.key) } },
+                    None => code { (key.key) },
+                }
+            }
             td { code { (key.rule.as_deref().unwrap_or(&key.domain)) } }
             td .n { (key.count) @if key.error > 0 { small { " ±" (key.error) } } }
             td .n { (key.used) }
@@ -71,4 +78,11 @@ fn row(key: &TopView) -> Markup {
             td .n { (duration(key.resets_in_secs)) }
         }
     }
+}
+
+/// The page of a key; `None` if its entries are not known exactly.
+fn link(key: &TopView) -> Option<String> {
+    let entries = json!(key.descriptor.as_ref()?).to_string();
+    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    Some(format!("/key?domain={}&descriptor={}", encoded(&key.domain), encoded(&entries)))
 }

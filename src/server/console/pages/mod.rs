@@ -3,9 +3,11 @@
 mod candidate;
 mod config;
 mod denials;
+mod explain;
 mod keys;
 mod lockouts;
 mod now;
+mod overrides;
 mod rules;
 mod store;
 
@@ -14,9 +16,11 @@ use maud::{Markup, html};
 pub(super) use self::candidate::candidate;
 pub(super) use self::config::{audit, config};
 pub(super) use self::denials::denials;
+pub(super) use self::explain::{ExplainQuery, KeyQuery, explain, key};
 pub(super) use self::keys::keys;
 pub(super) use self::lockouts::lockouts;
 pub(super) use self::now::now;
+pub(super) use self::overrides::overrides;
 pub(super) use self::rules::{RuleQuery, rule, rules};
 pub(super) use self::store::{fleet, store};
 
