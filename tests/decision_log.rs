@@ -55,6 +55,8 @@ const KEYS: [&str; 14] = [
     "no_rule",
 ];
 const REQUESTS: usize = 10_000;
+/// Requests of the test of sampling.
+const SAMPLED: usize = 1_500;
 /// Requests that follow each other closely, most of them for one key.
 const BURST: usize = 25;
 
@@ -67,7 +69,7 @@ fn rules() -> Arc<Rules> {
 }
 
 /// Decides the requests of a day with a decision log at `path`, and returns how many were denied.
-async fn simulate(path: &Path, sample: f64) -> usize {
+async fn simulate(path: &Path, sample: f64, requests: usize) -> usize {
     let writer = decision_writer(&DecisionLogTarget::File(path.to_owned())).expect("it can be opened");
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_794_787_200)));
     let limiter = Limiter {
@@ -87,7 +89,7 @@ async fn simulate(path: &Path, sample: f64) -> usize {
     limiter.rules.store(Some(rules()));
     let mut random = fastrand::Rng::with_seed(7);
     let (mut denied, mut busy) = (0, ("", 0));
-    for number in 0..REQUESTS {
+    for number in 0..requests {
         let mut pause_us = random.u64(..900_000);
         if number % BURST == 0 {
             // Some 400 bursts make a day.
@@ -146,7 +148,7 @@ fn replayed(path: &Path) -> Report {
 async fn a_simulated_day_equals_the_replay_of_its_decision_log() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("decisions.ndjson");
-    let denied = simulate(&path, 1.0).await;
+    let denied = simulate(&path, 1.0, REQUESTS).await;
     let report = serde_json::to_value(replayed(&path)).expect("JSON");
     assert_eq!((&report["requests"], &report["denied"]), (&json!(REQUESTS), &json!(denied)));
     let identity = json!({"compared": REQUESTS, "denied_in_log": denied, "only_log": 0, "only_rules": 0});
@@ -167,8 +169,8 @@ async fn a_simulated_day_equals_the_replay_of_its_decision_log() {
 async fn of_a_sampled_key_every_decision_is_logged() {
     let dir = tempfile::tempdir().expect("a directory");
     let (all, sampled) = (dir.path().join("all"), dir.path().join("sampled"));
-    simulate(&all, 1.0).await;
-    simulate(&sampled, 0.3).await;
+    simulate(&all, 1.0, SAMPLED).await;
+    simulate(&sampled, 0.3, SAMPLED).await;
     let read = |path: &Path| -> Vec<(Value, String)> {
         let text = fs::read_to_string(path).expect("a log");
         let line = |line: &str| {
@@ -183,7 +185,7 @@ async fn of_a_sampled_key_every_decision_is_logged() {
     let expected: Vec<_> =
         all.iter().filter(|(key, _)| sampled.iter().any(|(found, _)| found == key)).collect();
     assert!(sampled.iter().eq(expected), "a key is logged in part");
-    assert!(sampled.len() > REQUESTS / 50 && sampled.len() < REQUESTS * 3 / 4, "{}", sampled.len());
+    assert!(sampled.len() > SAMPLED / 50 && sampled.len() < SAMPLED * 3 / 4, "{}", sampled.len());
 }
 
 #[tokio::test]

@@ -123,11 +123,6 @@ proptest! {
     }
 
     #[test]
-    fn logs_are_replayed_whatever_is_in_them(bytes in mutated(logs())) {
-        properties::log(&bytes);
-    }
-
-    #[test]
     fn text_stays_on_its_line(bytes in prop::collection::vec(any::<u8>(), 0..100), max in 0..120_usize) {
         properties::text(&bytes, max);
     }
@@ -136,5 +131,15 @@ proptest! {
     fn keys_differ_and_choose_no_slot(a in pairs(), b in pairs()) {
         properties::keys((b"d", borrowed(&a)), (b"d", borrowed(&b)));
         properties::keys((b"d", borrowed(&a)), (b"d", borrowed(&a)));
+    }
+}
+
+proptest! {
+    // Each case is five replays.
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) })]
+
+    #[test]
+    fn logs_are_replayed_whatever_is_in_them(bytes in mutated(logs())) {
+        properties::log(&bytes);
     }
 }
