@@ -225,6 +225,7 @@ impl Router {
             let (next, dispatch) = match redirection {
                 Redirection::Moved(server) => (self.client_of(&server, deadline).await, Dispatch::Batched),
                 Redirection::Ask(server) => (self.client_of(&server, deadline).await, Dispatch::Asking),
+                Redirection::Repeat => (node, Dispatch::Batched),
                 Redirection::TryAgain if is_together(&answer.charges) => {
                     return Err(CrossSlot(answer.charges));
                 }
@@ -254,7 +255,8 @@ impl Router {
         if cause.starts_with("READONLY") || cause.starts_with("CLUSTERDOWN") {
             self.discovery.request_refresh();
         }
-        let redirection = Redirection::read(cause, node.server()).filter(|_| self.is_cluster())?;
+        let redirection = Redirection::read(cause, node.server())
+            .filter(|redirection| *redirection == Redirection::Repeat || self.is_cluster())?;
         if let Redirection::Moved(_) = redirection {
             self.discovery.request_refresh();
         }

@@ -202,7 +202,8 @@ impl Exchange {
             Pending::Count(index) => self.counted(index, reply, context),
             Pending::Script { call, by_name } => {
                 let forgotten = matches!(&reply, Reply::Error(text) if text.starts_with("NOSCRIPT"));
-                if forgotten && by_name && self.is_awaited(call) {
+                // Otherwise those who wait are sent again, without the others: nothing was counted.
+                if forgotten && by_name && self.is_awaited_by_all(call) {
                     // A server that is new to the script is sent the text in a second round trip.
                     if let Some(of) = self.batch.calls.get(call) {
                         run(pipeline, context.script, call, of, false);
@@ -246,10 +247,10 @@ impl Exchange {
         put(&mut self.replies.counts, index, counted);
     }
 
-    /// True if a caller waits for this call.
-    fn is_awaited(&self, call: usize) -> bool {
-        let mut open = self.in_flight.iter().skip(self.first_open).filter(|sent| sent.is_awaited());
-        open.any(|sent| sent.indexes.clone().any(|index| self.batch.is_of_call(index, call)))
+    /// True if every caller of this call waits for it still.
+    fn is_awaited_by_all(&self, call: usize) -> bool {
+        let is_part = |sent: &InFlight| sent.indexes.clone().any(|index| self.batch.is_of_call(index, call));
+        self.in_flight.iter().all(|sent| sent.is_awaited() || !is_part(sent))
     }
 
     /// Takes a command of this batch that will get no reply.

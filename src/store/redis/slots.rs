@@ -59,7 +59,7 @@ pub(super) fn named(host: &str, port: u16, node: &Endpoint) -> Endpoint {
     }
 }
 
-/// Redirection by an error reply.
+/// Where, or when, to send a call again that an error reply refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Redirection {
     /// Another server serves the slot.
@@ -69,15 +69,19 @@ pub(super) enum Redirection {
     Ask(Endpoint),
     /// The slot is on its way, and these counters are not all on one side.
     TryAgain,
+    /// The server has forgotten the script.
+    Repeat,
 }
 
 impl Redirection {
-    /// Redirection in an error reply of `node`: `MOVED 3999 127.0.0.1:6381`, `ASK …`, `TRYAGAIN …`.
+    /// Redirection in an error reply of `node`: `MOVED 3999 127.0.0.1:6381`, `ASK …`, `TRYAGAIN …`, `NOSCRIPT …`.
     pub(super) fn read(error: &str, node: &Endpoint) -> Option<Self> {
         let mut words = error.split(' ');
         let kind = words.next()?;
-        if kind == "TRYAGAIN" {
-            return Some(Self::TryAgain);
+        match kind {
+            "TRYAGAIN" => return Some(Self::TryAgain),
+            "NOSCRIPT" => return Some(Self::Repeat),
+            _ => {}
         }
         let (host, port) = words.nth(1)?.rsplit_once(':')?;
         let server = named(host, port.parse().ok()?, node);
@@ -105,6 +109,7 @@ mod tests {
             ("MOVED 3999 ::1:6381", Some(Redirection::Moved(tcp("::1", 6381)))),
             ("ASK 1 redis-2.example:1", Some(Redirection::Ask(tcp("redis-2.example", 1)))),
             ("TRYAGAIN Multiple keys request during rehashing of slot", Some(Redirection::TryAgain)),
+            ("NOSCRIPT No matching script.", Some(Redirection::Repeat)),
             ("MOVED", None),
             ("MOVED 3999", None),
             ("MOVED 3999 host", None),
