@@ -234,6 +234,51 @@ async fn query_and_bench_connect_over_mutual_tls() {
     assert!(failures.contains("ratelimit_service_rate_limit_total_hits"), "{failures}");
 }
 
+/// Files shaped like those of Envoy Gateway: PKCS#1 keys of RSA, no extended key usage, and a wildcard name. A
+/// wildcard of two labels is no name of a server for the client here, but for Envoy it is.
+#[tokio::test]
+async fn certificates_of_envoy_gateway_identify_clients_and_the_service() {
+    let pki = Pki::new();
+    let file = |name: &str, content: &str| {
+        let path = pki.file(name);
+        fs::write(&path, content).expect("a file");
+        path
+    };
+    let text = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let ca = text(&file("ca.crt", include_str!("support/gateway/ca.crt")));
+    let wildcard = Pair {
+        certificate: file("wildcard.crt", include_str!("support/gateway/client.crt")),
+        key: file("wildcard.key", include_str!("support/gateway/client.key")),
+    };
+    let other = Pair {
+        certificate: file("other.crt", include_str!("support/gateway/server.crt")),
+        key: file("other.key", include_str!("support/gateway/server.key")),
+    };
+    let names = ("GRPC_CLIENT_TLS_SAN", "envoy.envoy-gateway-system");
+    let service = start(&wildcard, &[("GRPC_CLIENT_TLS_CACERT", &ca), names]).await;
+    let address = format!("127.0.0.1:{}", service.grpc);
+    for (client, expected) in [(&wildcard, Some(0)), (&other, Some(1))] {
+        let (certificate, key) = (text(&client.certificate), text(&client.key));
+        let (code, printed) = command(&[
+            "query",
+            "--address",
+            &address,
+            "--tls-cacert",
+            &ca,
+            "--tls-cert",
+            &certificate,
+            "--tls-key",
+            &key,
+            "--tls-skip-hostname-verification",
+            "-d",
+            "example",
+            "user=a",
+        ])
+        .await;
+        assert_eq!(code, expected, "{printed}");
+    }
+}
+
 /// Waits until the server closes `stream`; what it sent until then.
 async fn until_closed(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
     let mut received = Vec::new();
