@@ -1,5 +1,7 @@
 //! An OpenTelemetry collector receives what the service counts.
 
+use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -11,6 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::support::collector::{Collector, Export};
+use crate::support::eventually;
+use crate::support::pki::{self, Pki};
 use crate::support::ports::free_ports;
 use crate::support::process::POLL;
 use crate::support::tollgate::Tollgate;
@@ -181,4 +185,55 @@ async fn remaining_metrics_are_exported_at_shutdown() {
     service.process.signal("TERM");
     assert_eq!(service.process.exit_code(TIMEOUT).await, Some(0));
     wait_for_load(&collector).await;
+}
+
+/// A collector that asks for a certificate gets metrics and traces as soon as the file has the right authority.
+async fn reaches_a_collector_with_tls(protocol: &str) {
+    let pki = Pki::new();
+    let (ours, other) = (pki.authority("ours"), pki.authority("other"));
+    let server = pki.pair(&ours, "server", "localhost");
+    let client = pki.pair(&ours, "client", "tollgate.example");
+    let mut config = (*pki::server(&server, &ours)).clone();
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    let mut collector = Collector::start_tls(Arc::new(config)).await;
+    let port = if protocol == "grpc" { collector.grpc } else { collector.http }.port();
+    let endpoint = format!("https://localhost:{port}");
+    let trusted = pki.file("trusted.crt");
+    fs::copy(&other.path, &trusted).expect("a copy");
+    let [trusted_text, certificate, key] =
+        [&trusted, &client.certificate, &client.key].map(|path| path.display().to_string());
+    let environment = [
+        ("TRACING_ENABLED", "true"),
+        ("OTEL_METRICS_EXPORTER", "otlp"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "100"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &*trusted_text),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &*certificate),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &*key),
+    ];
+    let mut service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+    let reason = format!("UnknownIssuer; the trusted authorities are in {trusted_text}");
+    eventually("the log names the file", async || service.process.output().contains(&reason)).await;
+
+    pki::replace(&ours.path, &trusted);
+    for user in ["otlp_metrics", "otlp_traces"] {
+        let series = format!("tollgate_tls_reloads{{use=\"{user}\"}}");
+        eventually("the file is read again", async || service.metric(&series).await == 1).await;
+    }
+    load(&service).await;
+    wait_for_load(&collector).await;
+    service.process.signal("TERM");
+    assert_eq!(service.process.exit_code(TIMEOUT).await, Some(0));
+    collector.next("ShouldRateLimit Execution").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_reached_over_grpc_with_tls() {
+    reaches_a_collector_with_tls("grpc").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_is_reached_over_http_with_tls() {
+    reaches_a_collector_with_tls("http/protobuf").await;
 }

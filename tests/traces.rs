@@ -25,6 +25,7 @@ fn settings(collector: &Collector, protocol: Protocol) -> TraceSettings {
             Protocol::Http => format!("http://{}/v1/traces", collector.http),
         },
         protocol,
+        tls: None,
         sampling_rate: 1.0,
         service: Service {
             name: "limits".to_owned(),

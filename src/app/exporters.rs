@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::settings::Settings;
 use crate::supervisor::{Supervisor, Task};
+use crate::telemetry::collector::Connector;
 use crate::telemetry::metrics::{Metrics, otlp, statsd};
 
 /// Upper bound on sending the last metrics at exit. Shorter than the grace that is left after a full drain in
@@ -23,9 +24,10 @@ pub(super) struct Exporters {
 }
 
 impl Exporters {
-    /// Starts those that `settings` ask for, in the current runtime.
+    /// Starts those that `settings` ask for, in the current runtime. `collector` connects to that of metrics.
     pub(super) fn start(
         settings: &Settings,
+        collector: Connector,
         metrics: &Arc<Metrics>,
         clock: &Arc<dyn Clock>,
         supervisor: &Supervisor,
@@ -36,7 +38,8 @@ impl Exporters {
             supervisor.spawn("statsd exporter", exporter)
         });
         let otlp = settings.otlp.clone().map(|settings| {
-            let exporter = otlp::run(settings, Arc::clone(metrics), Arc::clone(clock), stop.clone());
+            let exporter =
+                otlp::run(settings, collector, Arc::clone(metrics), Arc::clone(clock), stop.clone());
             supervisor.spawn("OTLP metrics exporter", exporter)
         });
         Self { stop, tasks: statsd.into_iter().chain(otlp).collect() }

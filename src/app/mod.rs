@@ -33,9 +33,11 @@ use crate::settings::Settings;
 use crate::store::StoreError;
 use crate::supervisor::{Supervisor, TaskEnd, TaskEnds};
 use crate::telemetry::Telemetry;
+use crate::telemetry::collector::Connector;
 use crate::telemetry::logs::{DecisionLogSettings, LogWriter, decision_writer};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{DECISION_LOG_LINES_DROPPED, LOG_LINES_DROPPED};
+use crate::telemetry::traces::Protocol;
 use crate::tls::TlsError;
 
 pub use crate::server::Shutdown;
@@ -88,6 +90,8 @@ pub struct App {
     listeners: Listeners,
     addresses: ListenSettings,
     tls: ListenerTls,
+    /// Connects to the collector of metrics.
+    collector: Connector,
     stores: Stores,
     shared: Shared,
     provider: Handle,
@@ -145,6 +149,9 @@ impl App {
             .as_ref()
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
+        let (tls_to_collector, protocol) =
+            settings.otlp.as_ref().map_or((None, Protocol::Http), |otlp| (otlp.tls.as_ref(), otlp.protocol));
+        let collector = Connector::new(tls_to_collector, protocol, "otlp_metrics", &certificates)?;
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
         let decision_log = decision_log(&settings, &metrics, &supervisor)?;
@@ -152,7 +159,19 @@ impl App {
         let shared =
             Shared { rules, candidate, clock, metrics, observer, overrides, admin_access, decision_log };
         let provider = handle;
-        Ok(Self { settings, listeners, addresses, tls, stores, shared, provider, xds, supervisor, ends })
+        Ok(Self {
+            settings,
+            listeners,
+            addresses,
+            tls,
+            collector,
+            stores,
+            shared,
+            provider,
+            xds,
+            supervisor,
+            ends,
+        })
     }
 
     /// Actual addresses of the listeners: port 0 is replaced by the port that was free.
@@ -192,6 +211,7 @@ impl App {
         self.supervise("log writer", telemetry.logs.writer.ended());
         if let Some(traces) = &mut telemetry.traces {
             self.supervise("trace exporter", traces.ended());
+            certificates::supervise(traces.certificates(), &self.supervisor, &self.shared.metrics);
         }
         let dropped = telemetry.logs.writer.dropped();
         self.shared.metrics.register(move |snapshot| snapshot.add(&LOG_LINES_DROPPED, [], dropped()));
@@ -203,10 +223,22 @@ impl App {
     /// # Errors
     /// [`RunError::Serve`] and [`RunError::Ended`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let Self { settings, listeners, tls, stores, shared, provider, xds, supervisor, mut ends, .. } = self;
+        let Self {
+            settings,
+            listeners,
+            tls,
+            collector,
+            stores,
+            shared,
+            provider,
+            xds,
+            supervisor,
+            mut ends,
+            ..
+        } = self;
         // The writer must not end before the service does.
         let decision_log = shared.decision_log.clone();
-        let exporters = Exporters::start(&settings, &shared.metrics, &shared.clock, &supervisor);
+        let exporters = Exporters::start(&settings, collector, &shared.metrics, &shared.clock, &supervisor);
         let overrides = follow_overrides(&settings, &stores, &shared, &supervisor);
         let lockouts =
             LockoutAdmin::new(stores.lockouts.clone(), settings.keys.clone(), Arc::clone(&shared.clock));

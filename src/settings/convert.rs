@@ -7,10 +7,12 @@ use http::HeaderName;
 use secrecy::ExposeSecret as _;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::collectors::CollectorTls;
 use super::raw::{RawAnswers, RawCounters, RawListeners, RawMetrics, RawRules, RawTraces};
 use super::reader::{HOUR, Reader, SettingErrors, YEAR};
 use super::{
-    RawSettings, Settings, StoreSettings, admin, candidate, exporters, otlp, redis, tls, unsupported, xds,
+    RawSettings, Settings, StoreSettings, admin, candidate, collectors, exporters, otlp, redis, tls,
+    unsupported, xds,
 };
 use crate::engine::rules::{CompileOptions, HashKey};
 use crate::engine::{ChargeMode, FailurePolicy, KeyFormat, KeyWriter, Modes};
@@ -23,6 +25,7 @@ use crate::server::{
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{DecisionLogSettings, DecisionLogTarget, LogFormat, LogSettings};
 use crate::telemetry::traces::{Protocol, Service, TraceSettings};
+use crate::tls::ClientTls;
 
 /// Path of the rules in the image of envoyproxy/ratelimit.
 const RUNTIME_ROOT: &str = "/srv/runtime_data/current";
@@ -47,6 +50,8 @@ pub(super) fn convert(
     let rules = rules(&raw.rules, &raw.counters, &store, exists, &mut reader);
     let xds = xds::read(&raw.rules, &raw.xds, &mut reader);
     let reads_rule_files = xds.is_none() || raw.rules.rules_path.is_some();
+    let CollectorTls { metrics: metrics_tls, traces: traces_tls } =
+        collectors::read(&raw.collector_tls, &mut reader);
     let settings = Settings {
         listen: listen(raw, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &raw.admin, &mut reader), &mut reader),
@@ -74,11 +79,11 @@ pub(super) fn convert(
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: exporters::metrics(raw, &mut reader),
-        otlp: otlp::read(raw, &mut reader),
+        otlp: otlp::read(raw, metrics_tls, &mut reader),
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         decision_log: decision_log(&raw.metrics, &mut reader),
-        traces: traces(&raw.traces, &mut reader),
+        traces: traces(&raw.traces, traces_tls, &mut reader),
         ignored: exporters::mapper(&raw.exporters)
             .into_iter()
             .chain(unsupported::read(environment))
@@ -311,7 +316,7 @@ fn decision_log(raw: &RawMetrics, reader: &mut Reader) -> Option<DecisionLogSett
     Some(DecisionLogSettings { target, sample })
 }
 
-fn traces(raw: &RawTraces, reader: &mut Reader) -> Option<TraceSettings> {
+fn traces(raw: &RawTraces, tls: ClientTls, reader: &mut Reader) -> Option<TraceSettings> {
     let endpoint =
         raw.otel_exporter_otlp_traces_endpoint.as_ref().or(raw.otel_exporter_otlp_endpoint.as_ref());
     let enabled = match raw.tracing_enabled.as_deref() {
@@ -323,6 +328,7 @@ fn traces(raw: &RawTraces, reader: &mut Reader) -> Option<TraceSettings> {
     let endpoint = collector(raw, protocol, reader);
     let name = raw.tracing_service_name.as_ref().or(raw.otel_service_name.as_ref());
     enabled.then(|| TraceSettings {
+        tls: endpoint.starts_with("https:").then_some(tls),
         endpoint,
         protocol,
         sampling_rate,
@@ -349,11 +355,8 @@ fn protocol(raw: &RawTraces, reader: &mut Reader) -> Protocol {
 /// Complete URL of the collector, as the OpenTelemetry specification defines it.
 fn collector(raw: &RawTraces, protocol: Protocol, reader: &mut Reader) -> String {
     let mut read = |name, text: &Option<String>| {
-        let expected = "a URL that begins with http://: traces are not sent over TLS yet";
-        reader.read(name, text.as_ref()?, expected, |text| {
-            let url: http::Uri = text.parse().ok()?;
-            (url.scheme_str() == Some("http")).then(|| text.to_owned())
-        })
+        reader
+            .read(name, text.as_ref()?, otlp::URL, |text| otlp::collector_url(text).map(|_| text.to_owned()))
     };
     let of_traces = read("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &raw.otel_exporter_otlp_traces_endpoint);
     let of_all = read("OTEL_EXPORTER_OTLP_ENDPOINT", &raw.otel_exporter_otlp_endpoint);

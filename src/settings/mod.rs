@@ -6,6 +6,7 @@
 
 mod admin;
 mod candidate;
+mod collectors;
 mod convert;
 mod exporters;
 mod otlp;

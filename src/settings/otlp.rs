@@ -11,10 +11,11 @@ use super::raw::{RawExporters, RawTraces};
 use super::reader::{Reader, parse_bool};
 use crate::telemetry::metrics::otlp::OtlpSettings;
 use crate::telemetry::traces::{Protocol, Service};
+use crate::tls::ClientTls;
 
 /// The exporter, where it is asked for. The endpoint for all signals does not ask for it: it may be there for traces,
 /// and a collector without a pipeline for metrics rejects them.
-pub(super) fn read(raw: &RawSettings, reader: &mut Reader) -> Option<OtlpSettings> {
+pub(super) fn read(raw: &RawSettings, tls: ClientTls, reader: &mut Reader) -> Option<OtlpSettings> {
     let RawSettings { exporters: raw, traces, .. } = raw;
     let of_metrics = raw.otel_exporter_otlp_metrics_endpoint.is_some();
     let is_used = match raw.otel_metrics_exporter.as_deref() {
@@ -35,8 +36,10 @@ pub(super) fn read(raw: &RawSettings, reader: &mut Reader) -> Option<OtlpSetting
     let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     reader.choice(name, temporality, &[("cumulative", ())]);
     let protocol = protocol(raw, traces, reader);
+    let endpoint = endpoint(raw, traces, protocol, reader)?;
     let settings = OtlpSettings {
-        endpoint: endpoint(raw, traces, protocol, reader)?,
+        tls: (endpoint.scheme_str() == Some("https")).then_some(tls),
+        endpoint,
         protocol,
         headers: headers(raw, reader),
         interval: Duration::from_millis(interval),
@@ -83,13 +86,20 @@ fn endpoint(raw: &RawExporters, traces: &RawTraces, protocol: Protocol, reader: 
     };
     let default = if protocol == Protocol::Grpc { "http://localhost:4317" } else { "http://localhost:4318" };
     let name = "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT";
-    let expected = "a URL that begins with http://: metrics are not sent over TLS yet";
-    let parse = |text: &str| text.parse().ok().filter(|url: &Uri| url.scheme_str() == Some("http"));
     if let Some(whole) = &raw.otel_exporter_otlp_metrics_endpoint {
-        return reader.read(name, whole, expected, parse);
+        return reader.read(name, whole, URL, collector_url);
     }
     // Traces report the endpoint for all signals where it is wrong.
-    parse(&below(traces.otel_exporter_otlp_endpoint.as_deref().unwrap_or(default)))
+    collector_url(&below(traces.otel_exporter_otlp_endpoint.as_deref().unwrap_or(default)))
+}
+
+/// Expected form of a collector's URL.
+pub(super) const URL: &str = "a URL that begins with http:// or https://";
+
+/// URL of a collector.
+pub(super) fn collector_url(text: &str) -> Option<Uri> {
+    let is_known = text.starts_with("http://") || text.starts_with("https://");
+    text.parse().ok().filter(|_| is_known)
 }
 
 fn headers(raw: &RawExporters, reader: &mut Reader) -> HeaderMap {
@@ -181,7 +191,7 @@ mod tests {
         for (name, value) in [
             ("OTEL_METRICS_EXPORTER", "console"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
-            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "https://collector"),
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "grpc://collector"),
             ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json"),
             ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "secret"),

@@ -187,7 +187,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "localhost:4317"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
         ("GRPC_SERVER_USE_TLS", "yes"),
         ("HTTP_SERVER_USE_TLS", "on"),
     ];

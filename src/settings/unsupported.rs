@@ -68,7 +68,6 @@ const IGNORED: &[Unsupported] = {
         unsupported("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
         unsupported("REDIS_PERSECOND_PIPELINE_WINDOW", Texts(&["0", "0s"]), PIPELINE),
         unsupported("REDIS_PERSECOND_PIPELINE_LIMIT", Texts(&["0", "0s"]), PIPELINE),
-        unsupported("OTEL_EXPORTER_OTLP_CERTIFICATE", Texts(&[]), "traces are not sent over TLS yet"),
     ]
 };
 

@@ -1,5 +1,6 @@
 //! Telemetry: logs, traces and metrics.
 
+pub mod collector;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
@@ -11,12 +12,17 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use logs::{LogSettings, Logs};
 use traces::{TraceSettings, Traces};
 
+use crate::tls::TlsError;
+
 /// Failure to set up logs and traces.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The trace exporter rejects its settings.
     #[error("cannot export traces: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// A file of TLS to the collector cannot be used.
+    #[error("cannot export traces: {0}")]
+    Tls(#[from] TlsError),
     /// A thread cannot be started.
     #[error("cannot start a thread for logs or traces: {0}")]
     Thread(#[from] std::io::Error),

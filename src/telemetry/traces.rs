@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use http::uri::InvalidUri;
 use opentelemetry::KeyValue;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_http::HeaderExtractor;
-use opentelemetry_otlp::{ExporterBuildError, WithExportConfig as _};
+use opentelemetry_otlp::{
+    ExporterBuildError, WithExportConfig as _, WithHttpConfig as _, WithTonicConfig as _,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -25,7 +28,13 @@ use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
+pub use super::collector::Protocol;
+use super::collector::{CollectorClient, Connector};
+use crate::clock::{Clock as _, SystemClock};
+use crate::tls::{ClientTls, Reloader};
 
+/// Upper bound on one export.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on the export of the last spans at exit. It fits into the grace period that remains after a full
 /// drain in Kubernetes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,10 +42,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Collector and sampling of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceSettings {
-    /// URL of the collector: complete for HTTP, the server for [`Protocol::Grpc`]. `http` only.
+    /// URL of the collector: complete for HTTP, the server for [`Protocol::Grpc`].
     pub endpoint: String,
     /// Protocol of the collector.
     pub protocol: Protocol,
+    /// TLS to the collector; `None` for plain text.
+    pub tls: Option<ClientTls>,
     /// Share of traces without a parent that is exported, 0 to 1. Others follow the caller's sampling decision.
     pub sampling_rate: f64,
     /// Identity of the service in spans.
@@ -54,21 +65,14 @@ pub struct Service {
     pub instance_id: Option<String>,
 }
 
-/// Protocol of a collector.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// OTLP over gRPC.
-    Grpc,
-    /// OTLP as protobuf over HTTP.
-    Http,
-}
-
 /// Exporter of spans. Dropping it exports the remaining ones.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
     /// Resolves when the SDK's thread that sends batches has ended.
     ended: Option<oneshot::Receiver<()>>,
+    /// Files of TLS to the collector.
+    certificates: Arc<Reloader>,
     /// Runtime with a thread of its own, so that the cores do not export.
     runtime: Option<Runtime>,
 }
@@ -81,9 +85,12 @@ impl Traces {
             .thread_name("tollgate-traces")
             .enable_all()
             .build()?;
+        let certificates = Reloader::new(|| SystemClock.now());
+        let TraceSettings { tls, protocol, .. } = settings;
+        let connector = Connector::new(tls.as_ref(), *protocol, "otlp_traces", &certificates)?;
         let (alive, ended) = oneshot::channel();
         let exporter = InRuntime {
-            exporter: Arc::new(exporter(settings, &runtime)?),
+            exporter: Arc::new(exporter(settings, connector, &runtime)?),
             runtime: runtime.handle().clone(),
             _alive: alive,
         };
@@ -92,7 +99,7 @@ impl Traces {
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sampling_rate))))
             .with_resource(resource(&settings.service))
             .build();
-        Ok(Self { provider, ended: Some(ended), runtime: Some(runtime) })
+        Ok(Self { provider, ended: Some(ended), certificates, runtime: Some(runtime) })
     }
 
     /// Waits for the end of the thread that sends batches, which is unexpected: it runs until this is dropped.
@@ -104,6 +111,11 @@ impl Traces {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Reloader of the files of TLS to the collector, which must be run.
+    pub fn certificates(&self) -> Arc<Reloader> {
+        Arc::clone(&self.certificates)
     }
 
     /// Layer that exports the spans of this crate only.
@@ -148,15 +160,21 @@ pub fn set_parent(span: &Span, headers: &HeaderMap) {
 
 fn exporter(
     settings: &TraceSettings,
+    connector: Connector,
     runtime: &Runtime,
 ) -> Result<opentelemetry_otlp::SpanExporter, ExporterBuildError> {
     // A gRPC channel must be created inside the runtime that drives it.
     let _entered = runtime.enter();
     let exporter = opentelemetry_otlp::SpanExporter::builder();
     match settings.protocol {
-        Protocol::Grpc => exporter.with_tonic().with_endpoint(&settings.endpoint).build(),
+        Protocol::Grpc => {
+            let invalid = |error: InvalidUri| ExporterBuildError::InvalidConfiguration(error.to_string());
+            let collector = settings.endpoint.parse().map_err(invalid)?;
+            exporter.with_tonic().with_channel(connector.channel(&collector, EXPORT_TIMEOUT)).build()
+        }
         Protocol::Http => exporter
             .with_http()
+            .with_http_client(CollectorClient::new(connector, EXPORT_TIMEOUT))
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
             .with_endpoint(&settings.endpoint)
             .build(),
@@ -221,6 +239,7 @@ mod tests {
         let settings = TraceSettings {
             endpoint: "http://127.0.0.1:1".to_owned(),
             protocol: Protocol::Http,
+            tls: None,
             sampling_rate: 1.0,
             service: Service { name: "limits".to_owned(), namespace: None, instance_id: None },
         };

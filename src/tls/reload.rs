@@ -33,7 +33,7 @@ const EXPIRY_NOTICE: Duration = Duration::from_secs(7 * 86_400);
 /// State of the files of one client or listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsStatus {
-    /// Use of the files: `grpc`, `http`, `redis`, `xds`, `otlp`.
+    /// Use of the files: `grpc`, `http`, `redis`, `xds`, `otlp_metrics`, `otlp_traces`.
     pub user: &'static str,
     /// Number of times that changed files came into force.
     pub reloads: u64,

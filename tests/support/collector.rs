@@ -23,9 +23,12 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use prost::Message as _;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either;
 use tonic::service::Routes;
 
 /// Longer than any batch waits.
@@ -69,6 +72,15 @@ impl Collector {
 
     /// The same with this port for gRPC.
     pub(crate) async fn start_at(grpc_port: u16) -> Self {
+        Self::start_with(grpc_port, None).await
+    }
+
+    /// The same with TLS on both ports.
+    pub(crate) async fn start_tls(tls: Arc<ServerConfig>) -> Self {
+        Self::start_with(0, Some(TlsAcceptor::from(tls))).await
+    }
+
+    async fn start_with(grpc_port: u16, tls: Option<TlsAcceptor>) -> Self {
         let (sender, spans) = mpsc::unbounded_channel();
         let mut servers = JoinSet::new();
         let (grpc, grpc_listener) = listen(grpc_port).await;
@@ -77,7 +89,7 @@ impl Collector {
         let services = Routes::new(TraceServiceServer::new(Receiver(sender.clone())))
             .add_service(MetricsServiceServer::new(MetricsReceiver(Arc::clone(&exports))));
         // Served by hyper: the library's own transport is not compiled in.
-        servers.spawn(serve_grpc(grpc_listener, services.prepare()));
+        servers.spawn(serve(grpc_listener, tls.clone(), services.prepare().into_axum_router()));
         let take = move |body: Bytes| {
             let request = ExportTraceServiceRequest::decode(body).expect("spans in protobuf");
             send(&sender, request);
@@ -91,7 +103,7 @@ impl Collector {
             async { ExportMetricsServiceResponse::default().encode_to_vec() }
         };
         let router = Router::new().route("/v1/traces", post(take)).route("/v1/metrics", post(take_metrics));
-        servers.spawn(async { axum::serve(http_listener, router).await.expect("serves") });
+        servers.spawn(serve(http_listener, tls, router));
         Self { grpc, http, spans, exports, _servers: servers }
     }
 
@@ -124,14 +136,21 @@ async fn listen(port: u16) -> (SocketAddr, TcpListener) {
     (listener.local_addr().expect("an address"), listener)
 }
 
-async fn serve_grpc(listener: TcpListener, services: Routes) {
+async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, services: Router) {
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use hyper_util::server::conn::auto::Builder;
     use hyper_util::service::TowerToHyperService;
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        let service = TowerToHyperService::new(services.clone());
+        let (service, tls) = (TowerToHyperService::new(services.clone()), tls.clone());
         connections.spawn(async move {
+            let stream = match tls {
+                None => Either::Right(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(stream) => Either::Left(stream),
+                    Err(_) => return,
+                },
+            };
             let builder = Builder::new(TokioExecutor::new());
             // A client that goes away ends its connection, which is no failure of a test.
             drop(builder.serve_connection(TokioIo::new(stream), service).await);

@@ -2,12 +2,14 @@
 //! environment variable's in lower case, and the flag's with `_` for `-`; its comment is what `--help`
 //! and docs/settings.md say.
 
+mod collectors;
 mod exporters;
 mod redis;
 
 use clap::Args;
 use secrecy::SecretString;
 
+pub(super) use self::collectors::RawCollectorTls;
 pub(super) use self::exporters::RawExporters;
 pub(super) use self::redis::{RawPerSecond, RawRedis};
 
@@ -38,6 +40,8 @@ pub struct RawSettings {
     pub(super) exporters: RawExporters,
     #[command(flatten, next_help_heading = "Traces")]
     pub(super) traces: RawTraces,
+    #[command(flatten, next_help_heading = "TLS to collectors")]
+    pub(super) collector_tls: RawCollectorTls,
 }
 
 /// Listeners.

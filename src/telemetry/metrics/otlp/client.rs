@@ -1,12 +1,12 @@
 //! Requests to a collector, over gRPC or HTTP.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Request, StatusCode, Uri};
 use opentelemetry_http::HttpClient as _;
-use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
@@ -14,10 +14,11 @@ use opentelemetry_proto::tonic::collector::metrics::v1::{
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::OtlpSettings;
 use crate::engine::text::one_line;
+use crate::telemetry::collector::{CollectorClient, Connector};
 use crate::telemetry::traces::Protocol;
 
 /// Bytes of a collector's message that are logged.
@@ -32,7 +33,7 @@ pub(super) struct Client {
 
 enum Transport {
     Grpc(MetricsServiceClient<Channel>),
-    Http { client: Box<HyperClient>, endpoint: Uri },
+    Http { client: CollectorClient, endpoint: Uri },
 }
 
 /// Why metrics did not arrive.
@@ -40,7 +41,7 @@ enum Transport {
 pub(super) enum ExportError {
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("{}: {}", .0.code(), one_line(.0.message(), MESSAGE_BYTES_MAX))]
+    #[error("{}: {}", .0.code(), one_line(&cause(.0), MESSAGE_BYTES_MAX))]
     Status(#[from] tonic::Status),
     #[error("{0}")]
     Http(opentelemetry_http::HttpError),
@@ -52,17 +53,13 @@ pub(super) enum ExportError {
 
 impl Client {
     /// A client that connects with the first export. Belongs to the runtime that it is called in.
-    pub(super) fn new(settings: OtlpSettings) -> Self {
+    pub(super) fn new(settings: OtlpSettings, connector: Connector) -> Self {
         let OtlpSettings { endpoint, protocol, headers, timeout, .. } = settings;
         let transport = match protocol {
             Protocol::Grpc => {
-                let channel = Endpoint::from(endpoint).connect_timeout(timeout).connect_lazy();
-                Transport::Grpc(MetricsServiceClient::new(channel))
+                Transport::Grpc(MetricsServiceClient::new(connector.channel(&endpoint, timeout)))
             }
-            Protocol::Http => Transport::Http {
-                client: Box::new(HyperClient::with_default_connector(timeout, None)),
-                endpoint,
-            },
+            Protocol::Http => Transport::Http { client: CollectorClient::new(connector, timeout), endpoint },
         };
         Self { transport, headers, timeout }
     }
@@ -101,7 +98,7 @@ async fn export_grpc(
 }
 
 async fn export_http(
-    client: &HyperClient,
+    client: &CollectorClient,
     endpoint: Uri,
     request: &ExportMetricsServiceRequest,
     headers: HeaderMap,
@@ -115,6 +112,17 @@ async fn export_http(
     }
     // Some servers answer with nothing, or with JSON: they have the metrics all the same.
     Ok(ExportMetricsServiceResponse::decode(response.into_body()).unwrap_or_default())
+}
+
+/// Message of a status, with the innermost cause: of a connection that failed the message says only that it did.
+fn cause(status: &tonic::Status) -> String {
+    let mut innermost: &dyn Error = status;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    let (message, cause) = (status.message(), innermost.to_string());
+    let is_known = status.source().is_none() || message.contains(&cause);
+    if is_known { message.to_owned() } else { format!("{message}: {cause}") }
 }
 
 fn boxed(error: http::Error) -> ExportError {

@@ -17,15 +17,19 @@ use self::client::Client;
 use self::encode::Encoder;
 use super::Metrics;
 use crate::clock::Clock;
+use crate::telemetry::collector::Connector;
 use crate::telemetry::traces::{Protocol, Service, resource};
+use crate::tls::ClientTls;
 
 /// Settings of the OTLP exporter of metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OtlpSettings {
-    /// Collector: the whole URL that metrics are posted to, or the server for [`Protocol::Grpc`]. `http` only.
+    /// Collector: the whole URL that metrics are posted to, or the server for [`Protocol::Grpc`].
     pub endpoint: Uri,
     /// Protocol of the collector.
     pub protocol: Protocol,
+    /// TLS to the collector; `None` for plain text.
+    pub tls: Option<ClientTls>,
     /// Headers of each request.
     pub headers: HeaderMap,
     /// Time between two exports, above zero.
@@ -36,10 +40,11 @@ pub struct OtlpSettings {
     pub service: Service,
 }
 
-/// Sends metrics until `stop` is cancelled, and once more then. Values are cumulative, so an export that failed is
+/// Sends metrics over connections of `connector` until `stop` is cancelled, and once more then. Values are cumulative, so an export that failed is
 /// made good by the next one.
 pub async fn run(
     settings: OtlpSettings,
+    connector: Connector,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -48,7 +53,7 @@ pub async fn run(
     let server = settings.endpoint.authority().map(ToString::to_string).unwrap_or_default();
     let mut turn = interval_at(Instant::now() + settings.interval, settings.interval);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut client = Client::new(settings);
+    let mut client = Client::new(settings, connector);
     let mut is_failing = false;
     loop {
         let is_last = tokio::select! {
