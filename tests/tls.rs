@@ -321,8 +321,8 @@ async fn a_listener_with_tls_serves_nothing_in_plain_text() {
             assert!(received.is_empty() || received[0] == 21, "{received:?}");
         }
     }
-    let output = service.process.output();
-    assert!(output.contains("client does not speak TLS"), "{output}");
+    let is_logged = async || service.process.output().contains("client does not speak TLS");
+    eventually("it is logged", is_logged).await;
 }
 
 /// A service whose health is asked for over TLS.
