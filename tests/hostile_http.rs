@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::tollgate::Tollgate;
-use tollgate::store::redis::{Deployment, Endpoint};
 
 const RULES: &str = "
 domain: shop
@@ -110,10 +109,7 @@ async fn a_body_of_empty_descriptors_is_refused_before_they_are_built() {
 #[tokio::test]
 async fn errors_name_no_server_and_no_cause() {
     let redis = Redis::absent();
-    let Deployment::Single(Endpoint::Tcp { port, .. }) = redis.settings().deployment else {
-        panic!("a TCP port")
-    };
-    let url = format!("redis://127.0.0.1:{port}");
+    let url = format!("redis://127.0.0.1:{}", redis.port());
     let service = start(&[("REDIS_URL", &url)]).await;
     let told = "counter store unavailable; nothing was counted";
     let (status, answer) = post(&service, "/json", JSON, &[]).await;

@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 envoy_version=1.40.0
 # Where tests/support/envoy.rs looks, whatever CARGO_TARGET_DIR says.
@@ -19,20 +21,6 @@ axe_dir=target/axe
 
 deny_version=0.20.2
 deny_dir=target/cargo-deny
-
-say() { printf '\n== %s\n' "$*"; }
-
-fail() {
-    printf '\nerror: %s\n' "$@" >&2
-    exit 1
-}
-
-run() {
-    say "$*"
-    "$@"
-}
-
-has() { command -v "$1" >/dev/null 2>&1; }
 
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi

@@ -10,6 +10,25 @@ use crate::engine::{Decision, Request, Rules, Status, Timestamp};
 /// Sampler of the process: a flood of denials is one line a second over all cores.
 static SAMPLER: Sampler = Sampler::new();
 
+/// Logs a [`Line`], with more fields behind its own. A macro, since the level of an event is a constant.
+macro_rules! log_line {
+    ($level:ident, $line:expr $(, $more:ident)*) => {{
+        let Line { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = $line;
+        tracing::$level!(
+            domain,
+            descriptors,
+            layer,
+            rule,
+            limit,
+            window_secs,
+            locked_out,
+            enforced,
+            $($more,)*
+            "request denied"
+        );
+    }};
+}
+
 /// Logs that `decision` denies `request`, or would if its rule were enforced: always at debug level, at most
 /// once a second at info level. At other levels it costs one comparison.
 pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>, now: Timestamp) {
@@ -19,9 +38,10 @@ pub(super) fn log(request: &Request<'_>, rules: &Rules, decision: &Decision<'_>,
     let Some((status, enforced)) = denying_status(decision) else { return };
     let line = || Line::of(request, rules, status, enforced);
     if tracing::event_enabled!(Level::DEBUG) {
-        line().log_at_debug();
+        log_line!(debug, line());
     } else if let Some(unlogged) = SAMPLER.admit(now) {
-        line().log_at_info(unlogged);
+        // Denials since the last line, which had none.
+        log_line!(info, line(), unlogged);
     }
 }
 
@@ -50,37 +70,5 @@ impl<'d> Line<'d> {
             locked_out: status.locked_out,
             enforced,
         }
-    }
-
-    fn log_at_debug(&self) {
-        let Self { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = self;
-        tracing::debug!(
-            domain,
-            descriptors,
-            layer,
-            rule,
-            limit,
-            window_secs,
-            locked_out,
-            enforced,
-            "request denied"
-        );
-    }
-
-    /// Logs at info level; `unlogged` is the number of denials without a line since the last one.
-    fn log_at_info(&self, unlogged: u64) {
-        let Self { domain, descriptors, layer, rule, limit, window_secs, locked_out, enforced } = self;
-        tracing::info!(
-            domain,
-            descriptors,
-            layer,
-            rule,
-            limit,
-            window_secs,
-            locked_out,
-            enforced,
-            unlogged,
-            "request denied"
-        );
     }
 }

@@ -31,6 +31,7 @@ use super::TelemetryError;
 pub use super::collector::Protocol;
 use super::collector::{CollectorClient, Connector};
 use crate::clock::{Clock as _, SystemClock};
+use crate::supervisor;
 use crate::tls::{ClientTls, Reloader};
 
 /// Upper bound on one export.
@@ -104,13 +105,7 @@ impl Traces {
 
     /// Waits for the end of the thread that sends batches, which is unexpected: it runs until this is dropped.
     pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        let ended = self.ended.take();
-        async move {
-            match ended {
-                Some(ended) => ended.await.unwrap_or_default(),
-                None => std::future::pending().await,
-            }
-        }
+        supervisor::wait_for_drop(self.ended.take())
     }
 
     /// Reloader of the files of TLS to the collector, which must be run.

@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::supervisor;
+
 /// Bounds of the queue of the process' own log.
 pub(super) const LOG_BOUNDS: QueueBounds = QueueBounds { lines: 8_192, bytes: 4 << 20 };
 /// Upper bound on writing the last lines at exit.
@@ -113,13 +115,7 @@ impl LogWriter {
 
     /// Waits for the end of the thread, which is unexpected: it writes for as long as the process lives.
     pub fn ended(&mut self) -> impl Future<Output = ()> + Send + use<> {
-        let ended = self.ended.take();
-        async move {
-            match ended {
-                Some(ended) => ended.await.unwrap_or_default(),
-                None => std::future::pending().await,
-            }
-        }
+        supervisor::wait_for_drop(self.ended.take())
     }
 }
 
