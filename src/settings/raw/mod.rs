@@ -5,6 +5,8 @@
 mod collectors;
 mod exporters;
 mod redis;
+mod traces;
+mod xds;
 
 use clap::Args;
 use secrecy::SecretString;
@@ -12,6 +14,8 @@ use secrecy::SecretString;
 pub(super) use self::collectors::RawCollectorTls;
 pub(super) use self::exporters::RawExporters;
 pub(super) use self::redis::{RawPerSecond, RawRedis};
+pub(super) use self::traces::RawTraces;
+pub(super) use self::xds::RawXds;
 
 /// Every setting as typed.
 #[derive(Args, Debug)]
@@ -227,69 +231,6 @@ pub(super) struct RawRules {
     pub(super) healthy_with_at_least_one_config_loaded: String,
 }
 
-/// Rules from a management server.
-#[derive(Args, Debug)]
-pub(super) struct RawXds {
-    /// Address of the management server: `host:port` or `unix:path`. The name is resolved for each connection.
-    #[arg(long, env, default_value = "localhost:18000", value_name = "ADDRESS")]
-    pub(super) config_grpc_xds_server_url: String,
-    /// Name of this client, which management servers choose its rules by.
-    #[arg(long, env, default_value = "default", value_name = "TEXT")]
-    pub(super) config_grpc_xds_node_id: String,
-    /// Further properties of this client for the management server: `name=value,name=value`.
-    #[arg(long, env, default_value = "", value_name = "PAIRS")]
-    pub(super) config_grpc_xds_node_metadata: String,
-    /// Headers for the management server: `name:value,name:value`.
-    #[arg(long, env, value_name = "HEADERS")]
-    pub(super) config_grpc_xds_client_additional_headers: Option<SecretString>,
-    /// Use TLS to the management server.
-    #[arg(long, env, default_value = "false", value_name = "BOOL")]
-    pub(super) config_grpc_xds_server_use_tls: String,
-    /// File of trusted CA certificates, in PEM. Unset: those of the system.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) config_grpc_xds_server_tls_cacert: Option<String>,
-    /// Name that the server's certificate must have. Unset: the host of the address.
-    #[arg(long, env, value_name = "NAME")]
-    pub(super) config_grpc_xds_server_tls_san: Option<String>,
-    /// File of the client certificate, in PEM. Needs the key.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) config_grpc_xds_client_tls_cert: Option<String>,
-    /// File of the client certificate's private key, in PEM.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) config_grpc_xds_client_tls_key: Option<String>,
-    /// First wait after a failed attempt to connect, 10ms to 1h. Unset: `XDS_CLIENT_BACKOFF_INITIAL_INTERVAL`.
-    #[arg(long, env, value_name = "DURATION")]
-    pub(super) config_grpc_xds_server_connect_retry_interval: Option<String>,
-    /// First wait after a stream has ended, 10ms to 1h.
-    #[arg(long, env, default_value = "500ms", value_name = "DURATION")]
-    pub(super) xds_client_backoff_initial_interval: String,
-    /// Upper bound on the wait, 10ms to 1h.
-    #[arg(long, env, default_value = "30s", value_name = "DURATION")]
-    pub(super) xds_client_backoff_max_interval: String,
-    /// Growth of each wait over the one before, up to 100. Below 1, as envoyproxy/ratelimit has it, it is 2: that
-    /// would never grow.
-    #[arg(long, env, default_value = "2", value_name = "FACTOR")]
-    pub(super) xds_client_backoff_random_factor: String,
-    /// Shorten each wait by a random part of up to half of it.
-    #[arg(long, env, default_value = "true", value_name = "BOOL")]
-    pub(super) xds_client_backoff_jitter: String,
-    /// Upper bound on a response, in bytes, 1,024 to 1,073,741,824.
-    #[arg(long, env, default_value = "67108864", value_name = "BYTES")]
-    pub(super) xds_client_max_msg_size_in_bytes: String,
-    /// Interval of HTTP/2 pings to the management server, 1s to 24h; 0 for none. Servers in Go close connections
-    /// with more than one in 5m.
-    #[arg(long, env, default_value = "10m", value_name = "DURATION")]
-    pub(super) xds_ping_interval: String,
-    /// Keep resources that the first responses of a new stream do not have in force for this long, up to 1h: a
-    /// server that has just started may not know them yet.
-    #[arg(long, env, default_value = "0s", value_name = "DURATION")]
-    pub(super) xds_removal_grace: String,
-    /// File for the rules in force, which is written when they change and read at the start, so that a restart
-    /// while the management server is away keeps limits. Unset: none.
-    #[arg(long, env, value_name = "PATH")]
-    pub(super) xds_cache_file: Option<String>,
-}
-
 /// Decisions and answers.
 #[derive(Args, Debug)]
 pub(super) struct RawAnswers {
@@ -405,44 +346,4 @@ pub(super) struct RawMetrics {
     /// limits in requests. Above it, a domain counts in one series named `other`.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) detailed_metric_max_series: String,
-}
-
-/// Traces.
-#[derive(Args, Debug)]
-pub(super) struct RawTraces {
-    /// Export traces over OTLP. Unset: if an `OTEL_EXPORTER_OTLP_` endpoint is set.
-    #[arg(long, env, value_name = "BOOL")]
-    pub(super) tracing_enabled: Option<String>,
-    /// Name of the service in traces. Unset: `OTEL_SERVICE_NAME`, else `RateLimit`.
-    #[arg(long, env, value_name = "TEXT")]
-    pub(super) tracing_service_name: Option<String>,
-    /// Namespace of the service in traces.
-    #[arg(long, env, value_name = "TEXT")]
-    pub(super) tracing_service_namespace: Option<String>,
-    /// Name of the replica in traces.
-    #[arg(long, env, value_name = "TEXT")]
-    pub(super) tracing_service_instance_id: Option<String>,
-    /// Share of new traces that is exported, 0 to 1.
-    #[arg(long, env, default_value = "1", value_name = "RATIO")]
-    pub(super) tracing_sampling_rate: String,
-    /// Protocol of the collector: `grpc` or `http`. Unset: `OTEL_EXPORTER_OTLP_TRACES_PROTOCOL`, else
-    /// `OTEL_EXPORTER_OTLP_PROTOCOL`, else `http`.
-    #[arg(long, env, value_name = "PROTOCOL")]
-    pub(super) tracing_exporter_protocol: Option<String>,
-    /// Protocol for traces only: `grpc` or `http/protobuf`.
-    #[arg(long, env, value_name = "PROTOCOL")]
-    pub(super) otel_exporter_otlp_traces_protocol: Option<String>,
-    /// Protocol for all signals: `grpc` or `http/protobuf`.
-    #[arg(long, env, value_name = "PROTOCOL")]
-    pub(super) otel_exporter_otlp_protocol: Option<String>,
-    /// Collector for traces only: the complete URL.
-    #[arg(long, env, value_name = "URL")]
-    pub(super) otel_exporter_otlp_traces_endpoint: Option<String>,
-    /// Collector for all signals; over HTTP, traces go to `/v1/traces` below it. Unset:
-    /// `http://localhost:4318`, or port 4317 over gRPC.
-    #[arg(long, env, value_name = "URL")]
-    pub(super) otel_exporter_otlp_endpoint: Option<String>,
-    /// Name of the service in traces, if `TRACING_SERVICE_NAME` is unset.
-    #[arg(long, env, value_name = "TEXT")]
-    pub(super) otel_service_name: Option<String>,
 }
