@@ -110,6 +110,8 @@ fn documented_settings_exist_and_the_redis_guide_has_all_of_its_own() {
         "DYNAMIC_METADATA",
         "GRPC_XDS_SOTW",
         "CARGO_TARGET_DIR",
+        // Of envoyproxy/ratelimit, not supported.
+        "USE_CALENDAR_MONTH_RATE_LIMIT",
         // Of Envoy, Envoy Gateway and Istio.
         "STRICT_DNS",
         "GRPC_SERVER_TLS_CA_CERT",

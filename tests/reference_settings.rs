@@ -7,6 +7,7 @@ const REFERENCE: &[(&str, &str, Treatment)] = {
     use Treatment::{Accepted, Elsewhere, Honoured, Rejected};
     &[
         ("PROTO", "udp", Accepted),
+        ("USE_CALENDAR_MONTH_RATE_LIMIT", "true", Accepted),
         ("HOST", "::", Honoured),
         ("PORT", "1", Honoured),
         ("DEBUG_HOST", "::", Honoured),

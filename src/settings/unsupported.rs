@@ -39,6 +39,11 @@ const IGNORED: &[Unsupported] = {
             Texts(&["true", "false"]),
             "rule files and the links that lead to them are always watched",
         ),
+        unsupported(
+            "USE_CALENDAR_MONTH_RATE_LIMIT",
+            Bool(false),
+            "a month is 30 days; `timezone: UTC` in a rule makes it a calendar month",
+        ),
         unsupported("PROTO", Texts(&["tcp"]), "listeners use TCP, or a Unix socket with GRPC_UDS"),
         unsupported("MEMCACHE_HOST_PORT", Texts(&[]), MEMCACHE),
         unsupported("MEMCACHE_MAX_IDLE_CONNS", Texts(&["2"]), MEMCACHE),
