@@ -45,7 +45,7 @@ impl Exporters {
         Self { stop, tasks: statsd.into_iter().chain(otlp).collect() }
     }
 
-    /// Sends what was counted since the last time.
+    /// Sends the counts since the last export.
     pub(super) async fn finish(self) {
         self.stop.cancel();
         let ended = join_all(self.tasks.into_iter().map(Task::ended));

@@ -106,7 +106,7 @@ struct Shared {
     candidate: Option<CandidateRules>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    /// Reads what the cores observe; `None` where nobody can ask.
+    /// Reads the observations of the cores; `None` without an admin listener.
     observer: Option<Arc<Observer>>,
     /// Overrides in force.
     overrides: Arc<LiveOverrides>,

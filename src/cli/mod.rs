@@ -67,7 +67,7 @@ enum Command {
     Query(query::QueryArgs),
     /// Show who is limited, in a terminal.
     Top(top::TopArgs),
-    /// Test rules: requests in virtual time, and what must become of them.
+    /// Run tests of rules in virtual time.
     Test(test::TestArgs),
     /// Explain which rule applies to a request, and why.
     Explain(explain::ExplainArgs),
@@ -112,8 +112,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let cli = match parse(args) {
         Ok(cli) => cli,
         Err(told) => {
-            // What clap has to tell may be the help that was asked for. Where even that cannot be
-            // printed there is no way to report it.
+            // clap's error may be the help that was asked for. If even that cannot be
+            // printed, it cannot be reported.
             drop(told.print());
             return if told.use_stderr() { Exit::Usage } else { Exit::Done };
         }

@@ -10,7 +10,7 @@ use crate::settings;
 
 /// Name of the program of envoyproxy/ratelimit.
 const RATELIMIT: &str = "ratelimit";
-/// Arguments that are no settings and keep their meaning.
+/// Arguments other than settings, which keep their meaning.
 const COMMON: [&str; 4] = ["-h", "--help", "-V", "--version"];
 
 /// True if the program was started as `ratelimit`, through a link or a copy.

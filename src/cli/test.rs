@@ -83,7 +83,7 @@ pub(super) fn run(args: &TestArgs) -> anyhow::Result<Exit> {
     })
 }
 
-/// Runs the tests again after each change, for ever.
+/// Runs the tests again after each change. Never returns.
 async fn watch(
     args: &TestArgs,
     backend: &Backends,

@@ -48,7 +48,7 @@ pub enum Verdict {
 pub struct ExplainedDescriptor {
     /// Keys and values of its entries.
     pub entries: Vec<(String, String)>,
-    /// One for each entry, as far as the rules lead.
+    /// One for each entry, up to the first without a matching rule.
     pub levels: Vec<ExplainedLevel>,
     /// Outcome, in a sentence.
     pub outcome: String,

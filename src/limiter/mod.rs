@@ -55,7 +55,7 @@ pub struct Limiter {
     pub modes: Modes,
     /// Candidate rules, if any.
     pub candidate: Option<Candidate>,
-    /// Observes decisions for operators, unless nobody can ask.
+    /// Observes decisions for operators; `None` without an admin listener.
     pub tap: Option<Tap>,
     /// Log of every decision, if it is on.
     pub decision_log: Option<DecisionLog>,

@@ -48,7 +48,7 @@ pub(super) fn read_watched(path: &Path, watch: impl FnMut(&Path)) -> Sources {
 
 struct Reader<W> {
     watch: W,
-    /// Real paths of what was read.
+    /// Real paths of the files that were read.
     seen: HashSet<PathBuf>,
     sources: Sources,
 }

@@ -36,7 +36,7 @@ const INDEX: &str = "\
 #[derive(Clone)]
 pub(super) struct Debug {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
-    /// Those that they are compared with, where there are to be any.
+    /// Candidate rules, which the rules in force are compared with; `None` if none are configured.
     pub(super) candidate: Option<Arc<ArcSwapOption<Rules>>>,
     /// Connection to the management server, if there is one.
     pub(super) xds: Option<Arc<XdsStatus>>,

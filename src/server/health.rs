@@ -45,7 +45,7 @@ pub(super) struct Health {
     store: StoreHealth,
     draining: watch::Sender<bool>,
     policy: HealthPolicy,
-    /// Connection to the management server, where there is one.
+    /// Connection to the management server; `None` without xDS.
     xds: Option<Arc<XdsStatus>>,
     grpc: HealthReporter,
 }

@@ -231,7 +231,7 @@ fn bind_socket(address: SocketAddr) -> io::Result<Listener> {
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
     let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
-    // A killed process leaves its file behind. Connecting tells whether a process still listens.
+    // A killed process leaves its file behind. If connecting succeeds, a process still listens.
     if is_socket && std::os::unix::net::UnixStream::connect(path).is_err() {
         std::fs::remove_file(path)?;
     }

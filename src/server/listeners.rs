@@ -28,10 +28,10 @@ pub struct Listeners {
     pub(super) http: Listener,
     pub(super) grpc: Listener,
     pub(super) debug: Listener,
-    /// Hosts that the HTTP and the debug port were configured with, where they are names.
+    /// Configured hosts of the HTTP and the debug port; empty if they are addresses.
     pub(super) http_names: Arc<[String]>,
     pub(super) debug_names: Arc<[String]>,
-    /// The admin listener, and the host that it was configured with, where it is a name.
+    /// The admin listener and its configured host; empty if that is an address.
     pub(super) admin: Option<(Listener, Vec<String>)>,
     pub(super) prometheus: Option<(Listener, String)>,
 }

@@ -117,7 +117,7 @@ pub struct Parts {
     pub lockouts: LockoutAdmin,
     /// Makes of each core's context.
     pub core_factory: Arc<CoreFactory>,
-    /// Parts of the admin listener, where there is one.
+    /// Parts of the admin listener; `None` if it is off.
     pub admin: Option<AdminParts>,
 }
 
@@ -215,7 +215,7 @@ pub async fn run(
     all_ended.await
 }
 
-/// Shows the connections of each core and what became of request bodies in `metrics`.
+/// Registers metrics of the connections of each core and of incomplete request bodies.
 fn register_metrics(metrics: &Metrics, cores: &Cores, bodies: Arc<UnfinishedBodies>) {
     let open = cores.open_connections();
     metrics.register(move |snapshot| {

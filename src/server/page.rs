@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 use tokio::task::{JoinError, spawn_blocking};
 
-/// One page. Clones share what is written.
+/// One page. Clones share its text.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Page {
     /// Requests so far.

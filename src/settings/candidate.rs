@@ -52,7 +52,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// `path` with links and `..` resolved, as far as it exists.
+/// `path` with links and `..` resolved in its existing part.
 fn real(path: &Path) -> PathBuf {
     let path = absolute(path);
     let there = path.ancestors().find_map(|part| Some((part, part.canonicalize().ok()?)));

@@ -16,7 +16,7 @@ use crate::telemetry::metrics::{MetricsSettings, definitions};
 /// Labels that per-rule series have anyway.
 const OWN_LABELS: [&str; 3] = ["domain", "key1", "key2"];
 
-/// Form of `PROMETHEUS_MAPPER_YAML`, as far as it decides about names.
+/// Members of `PROMETHEUS_MAPPER_YAML` that affect names.
 #[derive(Deserialize)]
 struct Mapper {
     #[serde(default)]
@@ -139,7 +139,7 @@ fn mogrifiers(
     names.filter_map(&mut read).collect()
 }
 
-/// The mogrifier of this name, else what it lacks.
+/// The mogrifier of this name, or the variable that it lacks.
 fn mogrifier(name: &str, environment: impl Fn(&str) -> Option<String>) -> Result<Mogrifier, String> {
     // The code of envoyproxy/ratelimit has the singular, its README the plural too.
     let read = |part: &str| {

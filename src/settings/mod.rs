@@ -1,4 +1,4 @@
-//! Settings: what the operator typed, in flags and the environment, and what it means.
+//! Settings: flags and environment variables, parsed into the types of the modules that use them.
 //!
 //! [`RawSettings`] are texts as typed; [`Settings`] are valid, and contain the settings of each module. The
 //! conversion collects every error, so that all are reported at once. Only this module reads the environment,

@@ -72,7 +72,7 @@ fn protocol(raw: &RawExporters, traces: &RawTraces, reader: &mut Reader) -> Prot
     let choices = [("http/protobuf", Protocol::Http), ("grpc", Protocol::Grpc)];
     let own = raw.otel_exporter_otlp_metrics_protocol.as_ref();
     let own = own.and_then(|text| reader.choice("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", text, &choices));
-    // Traces report it where it is wrong.
+    // An invalid value is reported with the settings of traces.
     let of_all = traces.otel_exporter_otlp_protocol.as_ref();
     let of_all = of_all.and_then(|text| choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)));
     own.or(of_all.map(|(_, protocol)| *protocol)).unwrap_or(Protocol::Http)
@@ -89,7 +89,7 @@ fn endpoint(raw: &RawExporters, traces: &RawTraces, protocol: Protocol, reader: 
     if let Some(whole) = &raw.otel_exporter_otlp_metrics_endpoint {
         return reader.read(name, whole, URL, collector_url);
     }
-    // Traces report the endpoint for all signals where it is wrong.
+    // An invalid endpoint for all signals is reported with the settings of traces.
     collector_url(&below(traces.otel_exporter_otlp_endpoint.as_deref().unwrap_or(default)))
 }
 

@@ -118,7 +118,7 @@ pub(super) fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
 
 /// Content of the regular file at `path`, up to a bound. Never waits for a writer.
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
-    // Without `NONBLOCK`, opening a FIFO waits for a writer, for ever.
+    // Without `NONBLOCK`, opening a FIFO blocks until a writer opens it too.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !file.metadata()?.is_file() {

@@ -28,7 +28,7 @@ pub struct Walk<'r> {
 /// The walk of one descriptor.
 #[derive(Debug)]
 pub struct DescriptorWalk<'r> {
-    /// One for each entry, as far as the walk came.
+    /// One for each entry, up to the first without a matching rule.
     pub levels: Vec<Level<'r>>,
     /// End of the walk.
     pub end: WalkEnd<'r>,

@@ -64,7 +64,7 @@ pub(super) struct Descriptor {
     pub(super) layer: Option<String>,
     pub(super) penalty: Option<Penalty>,
     pub(super) on_deny: Option<Arc<OnDeny>>,
-    /// True if it and what is below it are in force.
+    /// True if the rule and those below it are in force.
     pub(super) enabled: bool,
     pub(super) enforce_percent: Option<Located<EnforcePercent>>,
     pub(super) charge: Option<ChargeMode>,

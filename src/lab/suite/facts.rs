@@ -30,7 +30,7 @@ pub type Encode<'e> = &'e dyn Fn(&Request<'_>, &Decision<'_>, &str) -> Answer;
 pub(super) struct Observed<'o, 'q, 'r> {
     pub(super) rules: &'o Rules,
     pub(super) request: &'o Request<'q>,
-    /// `None` where there is none, because the store failed.
+    /// `None` if the store failed.
     pub(super) decision: Option<&'o Decision<'r>>,
     pub(super) keys: &'o KeyWriter,
     /// Beginning of counter keys that is not the test's.

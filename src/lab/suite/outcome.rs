@@ -52,7 +52,7 @@ pub struct Failure {
     pub timeline: Vec<TimelineEntry>,
     /// Explanation of the first wrong request.
     pub explanation: Option<Explanation>,
-    /// Order of the concurrent requests, where it is not that of their numbers.
+    /// Order of the concurrent requests; `None` if it is that of their numbers.
     pub order: Option<Vec<u32>>,
 }
 
@@ -67,7 +67,7 @@ pub struct TimelineEntry {
     pub text: String,
     /// Results of its requests.
     pub marks: Vec<Mark>,
-    /// Expected results, where they are a list.
+    /// Expected results; `None` if they are not a list.
     pub expected: Option<Vec<Mark>>,
 }
 

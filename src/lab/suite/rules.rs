@@ -71,7 +71,7 @@ impl RuleSource for Source<'_> {
     }
 }
 
-/// The rules of a test file, as far as they have been read.
+/// Rules of a test file that have been read so far.
 pub(super) struct RuleSets<'f> {
     pub(super) file: &'f SourceFile,
     pub(super) read: ReadRules<'f>,

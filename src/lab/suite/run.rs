@@ -29,7 +29,7 @@ pub struct RunOptions<'o> {
     pub backend: &'o Backend,
     /// Encodes answers.
     pub encode: Encode<'o>,
-    /// Records results in place of failing where they are not as expected.
+    /// Records unexpected results instead of failing.
     pub record: bool,
 }
 

@@ -104,7 +104,7 @@ pub struct TopKey {
     pub used: u64,
     /// True if it was over its limit then.
     pub is_over: bool,
-    /// Time at which it passes again where it was over, else of its reset.
+    /// Time at which it passes again if it was over its limit, else of its reset.
     pub resets_at: Timestamp,
     /// Time of the last observation.
     pub at: Timestamp,

@@ -20,7 +20,7 @@ pub(super) struct Observed {
     pub(super) limit: Limit,
     pub(super) used: u64,
     pub(super) is_over: bool,
-    /// Time at which it passes again where it is over, else of its reset.
+    /// Time at which it passes again if it is over its limit, else of its reset.
     pub(super) resets_at: Timestamp,
     pub(super) at: Timestamp,
 }

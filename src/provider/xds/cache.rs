@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::resource::Resource;
 
-/// First bytes of the file: what it is, and the version of its format.
+/// First bytes of the file: its kind, and the version of its format.
 const MAGIC: &[u8] = b"tollgate-xds-1\n";
 /// Largest file, in bytes: a snapshot of the greatest size and its names.
 const MAX_BYTES: u64 = 256 << 20;

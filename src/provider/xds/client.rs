@@ -400,7 +400,7 @@ async fn renewal(tls: Option<LiveClient>) {
     }
 }
 
-/// Waits until `at`; for ever if there is no such time.
+/// Waits until `at`, without end if there is no such time.
 async fn due(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,

@@ -14,7 +14,7 @@ use super::audit::Entry;
 /// Page with the form, and where to go after it.
 pub(in crate::server) const LOGIN_PAGE: &str = "/login";
 
-/// Starts a session for the form field `token`, and goes on to the path in `next`.
+/// Starts a session for the form field `token`, and redirects to the path in `next`.
 pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
     let field = |name: &str| form_field(&body, name).unwrap_or_default();
     let next = local_path(&field("next"));

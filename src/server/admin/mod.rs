@@ -192,7 +192,7 @@ impl Admin {
         admin
     }
 
-    /// Samples rates, for ever.
+    /// Samples rates. Never returns.
     pub(super) async fn sample_rates(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(Duration::from_secs(rates::STEP_SECS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

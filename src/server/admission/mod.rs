@@ -324,7 +324,7 @@ impl Admission {
     }
 }
 
-/// A body as far as it has arrived.
+/// The part of a body that has arrived.
 enum Received {
     /// One chunk, where the connection read it.
     Chunk(Bytes),

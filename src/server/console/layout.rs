@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::server::admin::{Actor, Role};
 
-/// Request header of the script, which wants the content of a page without what is around it.
+/// Request header of the script, which asks for the content of a page without head and navigation.
 const PART_HEADER: &str = "x-tollgate-part";
 
 /// Path, title and key of each page.

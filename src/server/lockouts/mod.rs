@@ -223,7 +223,7 @@ impl LockoutAdmin {
         (blocked.take(limit).map(|blocked| LockoutView::of(blocked, now)).collect(), listing.error.clone())
     }
 
-    /// The lockout with `id`, whether or not there is one; `None` for a text that is no id.
+    /// The lockout that `id` names, which may not exist; `None` for an invalid id.
     pub(super) fn named(&self, id: &str) -> Option<NamedLockout> {
         let key = URL_SAFE_NO_PAD.decode(id).ok().map(Bytes::from)?;
         let parts = self.keys.parse_lockout_key(&key)?;

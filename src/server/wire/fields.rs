@@ -11,7 +11,7 @@ use prost::encoding::{
 #[error("not a protobuf message")]
 pub(super) struct Malformed;
 
-/// Value of a field, as far as the wire format shows its type.
+/// Value of a field, by its wire type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'m> {
     /// `uint32`, `uint64`, `bool` or an enum.

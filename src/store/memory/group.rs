@@ -212,7 +212,7 @@ impl MemoryStore {
     }
 }
 
-/// Makes the counter of a lockout hold what became of it, and which of `members` struck.
+/// Stores the new state of a lockout, and marks those of `members` that struck.
 fn change_lockout(counter: &mut LockoutCounter, locked: &Locked<'_>, members: &[Member<'_>]) {
     let end_us = locked.state().expires_us(locked.schedule()).unwrap_or(u64::MAX);
     (counter.state, counter.end_secs) = (locked.state(), end_us.div_ceil(1_000_000));

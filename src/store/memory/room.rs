@@ -155,7 +155,7 @@ impl MemoryStore {
     }
 }
 
-/// Warns when a store begins to evict, while it goes on at most once a minute, and when it has stopped.
+/// Warns when a store starts to evict, once a minute while it evicts, and when it has stopped.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// Evictions that were reported.

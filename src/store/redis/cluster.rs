@@ -86,7 +86,7 @@ impl Cluster {
         self.router.slot(key)
     }
 
-    /// Waits until every server is connected to; no longer than `timeout`, where that is not zero.
+    /// Waits until every server is connected, for at most `timeout`; zero is no bound.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] when `timeout` has run out, with the cause of the last failure.
@@ -155,7 +155,7 @@ impl Cluster {
     /// server that one names.
     ///
     /// # Errors
-    /// The charges, unchanged, where they would have to be carried out together and cannot be.
+    /// The unchanged charges, if they must be carried out together and cannot be.
     pub(super) async fn charge(
         &self,
         charges: SlotCharges,
@@ -185,7 +185,7 @@ impl Router {
         matches!(*self.routes.load().topology, Topology::Cluster(_))
     }
 
-    /// Looks after what was not carried out: sends on what another server is to do.
+    /// Forwards the charges that another server must carry out.
     async fn reroute(
         &self,
         answer: Answer,

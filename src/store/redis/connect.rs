@@ -1,4 +1,4 @@
-//! Connections to Redis: how they are opened, and what is said before the first call.
+//! Connections to Redis: opening, authentication, and checks before the first call.
 
 use std::sync::Arc;
 use std::time::Duration;

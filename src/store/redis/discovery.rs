@@ -65,7 +65,7 @@ impl fmt::Display for Topology {
 }
 
 impl Discovery {
-    /// Starts to discover, where there is anything to discover, in the runtime it is called in.
+    /// Starts discovery in the current runtime, if the settings need any.
     pub(super) fn watch(config: &Arc<ConnectConfig>) -> Self {
         let (known, discovers) = match &config.settings.deployment {
             Deployment::Single(server) => (Topology::One(server.clone()), false),
@@ -129,7 +129,7 @@ async fn keep_fresh(config: Arc<ConnectConfig>, mut publisher: Publisher, refres
     }
 }
 
-/// Publishes what was found. A known topology is kept where nothing was.
+/// Publishes the topology that was found. Without one, the known topology stays.
 struct Publisher {
     topology: watch::Sender<Arc<Topology>>,
     /// True if nothing was found the last time.

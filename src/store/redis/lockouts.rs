@@ -22,9 +22,9 @@ use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
 use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts, MAX_LISTED};
 
-/// Keys that a node goes through in one step, during which it serves nobody else: some 0.2 ms.
+/// Keys that one SCAN step examines. Redis serves no other client meanwhile, for about 0.2 ms.
 const KEYS_PER_STEP: &[u8] = b"500";
-/// Pause after each step, as a multiple of the time that it took: what is busy is asked less often.
+/// Pause after each step, as a multiple of the step's duration, so that a busy server has less to do.
 const PAUSE_FACTOR: u32 = 4;
 const MIN_PAUSE: Duration = Duration::from_millis(1);
 

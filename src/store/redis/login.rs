@@ -10,7 +10,7 @@ use super::Login;
 /// A file with logins that cannot be used. Never quotes its content.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// It cannot be read, or is no UTF-8.
+    /// The file cannot be read, or is not UTF-8.
     #[error("{}: {source}", path.display())]
     Unreadable {
         /// The file.
@@ -33,7 +33,7 @@ impl Login {
         Self::Password { username, password: SecretString::from(password) }
     }
 
-    /// True if somebody could log in by it now.
+    /// True if the credentials could be used now.
     ///
     /// # Errors
     /// As with a login that cannot be read: its file is missing, empty or no UTF-8.

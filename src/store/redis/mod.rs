@@ -194,7 +194,7 @@ impl RedisStore {
         }
     }
 
-    /// Waits until Redis can be reached: for ever where `timeout` is zero, else no longer than it.
+    /// Waits until Redis can be reached, for at most `timeout`; zero is no bound.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] when `timeout` has run out, with the cause of the last failure:
@@ -294,7 +294,7 @@ impl RedisStore {
     }
 }
 
-/// Carries out refunds, which nobody waits for.
+/// Carries out refunds in the background: no request waits for one.
 async fn refund(clusters: &Clusters, groups: &mut SlotGroups) {
     for (_, outcome) in clusters.charge_each(groups).await {
         if let Err(error) = outcome {

@@ -23,7 +23,7 @@ use crate::supervisor::OwnedTask;
 /// Upper bound on the time for which the TTLs of the last counters are waited for.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One node: a queue, and a task with a connection that carries out what is in it.
+/// One node: a queue, and a task whose connection carries out its calls.
 #[derive(Debug)]
 pub(super) struct NodeClient {
     server: Endpoint,
@@ -51,7 +51,7 @@ impl NodeClient {
         &self.server
     }
 
-    /// Waits until the connection is up; no longer than `timeout`, where that is not zero.
+    /// Waits until the connection is up, for at most `timeout`; zero is no bound.
     ///
     /// # Errors
     /// [`StoreError::Unreachable`] with the cause of the last failure, after `timeout`.
@@ -80,7 +80,7 @@ impl NodeClient {
         }
     }
 
-    /// Carries out a command that is no charge. An error reply is a reply.
+    /// Carries out a command other than a charge. An error reply is a reply, not an error.
     pub(super) async fn command(&self, arguments: &[&[u8]], timeout: Duration) -> Result<Reply, StoreError> {
         self.command_after(false, arguments, timeout).await
     }
@@ -121,7 +121,7 @@ impl NodeClient {
         self.link.ttl_lost();
     }
 
-    /// Waits until every counter that was charged has its TTL, as far as Redis answers.
+    /// Waits until every counter that was charged has its TTL, or Redis does not answer.
     pub(super) async fn settle(&self) {
         let end = Instant::now() + SETTLE_TIMEOUT;
         let mut pending = usize::MAX;

@@ -1,4 +1,4 @@
-//! The calls to one node.
+//! Calls that wait for a node, and the answers to them.
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -10,9 +10,9 @@ use super::wire::Command;
 use crate::store::line::{Job, Queue, Rejection};
 use crate::store::{Reading, StoreError};
 
-/// Share of a batch that a charge takes up which needs the script. One by command takes up 1.
+/// Cost of a charge by script, in a batch with an upper bound on cost. A charge by command costs 1.
 const SCRIPT_COST: usize = 4;
-/// Bytes of a key that take up as much as one command.
+/// Bytes of keys that cost as much as one command.
 const BYTES_PER_COST: usize = 256;
 
 pub(super) type CallQueue = Queue<Call>;
@@ -26,7 +26,7 @@ pub(super) struct Request {
     pub(super) dispatch: Dispatch,
 }
 
-/// A request's charges back, and what became of each.
+/// Charges of a request, returned to it with their outcomes.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) charges: SlotCharges,
@@ -50,7 +50,7 @@ pub(super) enum Call {
     Command(Box<CommandCall>),
 }
 
-/// A command that is no charge.
+/// A command other than a charge, such as lifting a lockout.
 #[derive(Debug)]
 pub(super) struct CommandCall {
     pub(super) command: Command,

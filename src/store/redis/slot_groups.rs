@@ -110,7 +110,7 @@ impl Clusters {
             .await
     }
 
-    /// The same, one counter after the other where they cannot be carried out together.
+    /// The same, one counter after the other if they cannot be carried out together.
     async fn carry_out(&self, group: &mut SlotGroup) -> Outcomes {
         let charges = match self.charge(group).await {
             Ok(outcomes) => return outcomes,
@@ -127,7 +127,7 @@ impl Clusters {
         in_order(outcomes, len).into_iter().collect()
     }
 
-    /// Carries out every group at once, each whatever becomes of the others.
+    /// Carries out every group at once. The failure of one does not affect the others.
     pub(super) async fn charge_each(
         &self,
         groups: &mut [SlotGroup],

@@ -1,4 +1,4 @@
-//! Times to live. No counter lives for ever.
+//! TTLs: every counter in Redis has one.
 //!
 //! A counter is created together with its TTL: `SET key 0 EX secs NX`, in the same write in front of
 //! `INCRBY`. Since most hits are on counters that exist, `SET` is left out where this connection has seen the

@@ -69,7 +69,7 @@ pub(super) trait Wire: Send {
     /// it was not carried out. `None` if there are no more.
     fn next_lost(&mut self) -> Option<bool>;
 
-    /// True if some of what was sent has not been written yet.
+    /// True if sent commands have not been written to the socket yet.
     fn has_unwritten(&self) -> bool;
 }
 

@@ -155,7 +155,7 @@ impl Worker {
                 return connecting.await;
             }
             if now >= max_wait {
-                // Before the first attempt has come to something, every call may wait for it.
+                // Until the first attempt to connect has succeeded or failed, every call may wait for it.
                 tokio::select! {
                     biased;
                     connected = &mut connecting => return connected,
@@ -375,7 +375,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Sends less at once to a server that is slow: what is answered too late is counted in vain.
+    /// Adapts the batch to the server's speed: a charge that is answered too late was counted in vain.
     fn adapt(&mut self, took: Duration) {
         self.max_cost = match took * 2 > self.config.settings.call_timeout {
             true => (self.max_cost / 2).max(MIN_COST),

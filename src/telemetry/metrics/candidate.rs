@@ -63,7 +63,7 @@ impl hashbrown::Equivalent<Differing> for DifferingRef<'_> {
 }
 
 impl CandidateMetrics {
-    /// Instruments that count whatever `rules` there are when somebody asks.
+    /// Instruments that read the counts of the `rules` at the time of a scrape.
     pub fn new(rules: Arc<ArcSwapOption<Rules>>) -> Self {
         Self { rules, ..Self::default() }
     }
@@ -73,7 +73,7 @@ impl CandidateMetrics {
         add_one(self.outcome(outcome));
     }
 
-    /// Counts a request that was not: there are no candidate rules, or a store did not count.
+    /// Counts a request that was not compared: without candidate rules, or after a store failure.
     pub fn record_failure(&self) {
         add_one(&self.failed);
     }

@@ -17,7 +17,7 @@ const BOUNDS_SECS: [f64; 22] = [
 /// Histogram of durations.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    /// One for each bound, and one for what is above them all; not cumulative.
+    /// One bucket for each bound, and one above all bounds; not cumulative.
     counts: [AtomicU64; BOUNDS_SECS.len() + 1],
     sum_ns: AtomicU64,
 }

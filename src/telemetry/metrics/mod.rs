@@ -104,7 +104,7 @@ pub enum StoreFailure {
 }
 
 impl Metrics {
-    /// Instruments that read the hits of whatever `rules` are in force when somebody asks.
+    /// Instruments that read the hits of the `rules` in force at the time of a scrape.
     pub fn new(settings: MetricsSettings, rules: Arc<ArcSwapOption<Rules>>) -> Self {
         let MetricsSettings { extra_tags, max_named_series, response_time_as_millis } = settings;
         let named = NamedCounts::new(max_named_series);
@@ -133,7 +133,7 @@ impl Metrics {
         add_one(&self.service_errors);
     }
 
-    /// Counts what was decided.
+    /// Counts a decision.
     pub fn record_decision(&self, decision: &Decision<'_>) {
         if !decision.domain_known {
             add_one(&self.unknown_domain_requests);

@@ -9,7 +9,7 @@ use parking_lot::RwLock;
 use crate::engine::StatsPath;
 use crate::engine::hit_counts::{Counts, HitCounts};
 
-/// The level under which a domain counts what has no room under its own name.
+/// Last level of a domain's shared series, for names above the bound.
 const OTHER: &str = "other";
 
 /// Counts by name; never forgets one.

@@ -123,7 +123,7 @@ impl Access {
         })
     }
 
-    /// False if clients on this machine may read, and nobody else may do anything.
+    /// False if only clients on this machine have access, and may only read.
     pub(in crate::server) const fn is_configured(&self) -> bool {
         self.tokens.is_some() || self.proxies.is_some() || !self.certificates.is_empty()
     }

@@ -24,7 +24,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(30);
 /// One node's account of its Cluster.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Node ID of the node that answered; `None` where it may not be asked for it.
+    /// Node ID of the node that answered; `None` if the user may not run the command for it.
     myself: Option<String>,
     primaries: Vec<Primary>,
     /// For each slot the index of its primary in `primaries`, or [`UNASSIGNED`].
@@ -35,7 +35,7 @@ pub(super) struct View {
 struct Primary {
     id: String,
     endpoint: Endpoint,
-    /// Config epoch; 0 where it is not known.
+    /// Config epoch; 0 if unknown.
     epoch: u64,
 }
 
@@ -94,7 +94,7 @@ fn read_nodes(text: &str) -> (Option<String>, HashMap<String, u64>) {
     (myself, epochs)
 }
 
-/// The primary of each slot, as far as the nodes agree.
+/// The primary of each slot on which the nodes agree.
 #[derive(Debug, Default)]
 pub(super) struct Agreement {
     primaries: Vec<KnownPrimary>,

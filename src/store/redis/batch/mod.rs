@@ -33,7 +33,7 @@ pub(super) struct SlotCharge {
     pub(super) enforcement: Enforcement,
     pub(super) on_failure: FailurePolicy,
     pub(super) lockout: Option<Lockout>,
-    /// Its request is denied already, by what was not asked here.
+    /// True if a counter elsewhere has denied its request already.
     pub(super) denied: bool,
     /// TTL of the counter, in seconds: for a fixed window from its first hit on, else from the last.
     pub(super) ttl_secs: u32,
@@ -41,7 +41,7 @@ pub(super) struct SlotCharge {
 }
 
 impl SlotCharge {
-    /// True if it takes the script to carry it out.
+    /// True if only the script can carry it out.
     pub(super) fn needs_script(&self) -> bool {
         self.lockout.is_some()
             || self.limit.algorithm != Algorithm::FixedWindow
@@ -55,9 +55,9 @@ impl SlotCharge {
 /// Form in which a request is sent to its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dispatch {
-    /// With whatever else is for its slot.
+    /// Together with other requests to its slot.
     Batched,
-    /// By itself: what else is for its slot cannot be carried out with it.
+    /// By itself: it cannot share a script call with other requests to its slot.
     Alone,
     /// By itself, after `ASKING`: the server is importing the slot.
     Asking,
@@ -66,7 +66,7 @@ pub(super) enum Dispatch {
 /// The charges of one request that one server carries out.
 pub(super) type SlotCharges = SmallVec<[SlotCharge; 2]>;
 
-/// Hits on one counter: `INCRBY`, or `GET` where there are none.
+/// Hits on one counter: `INCRBY`, or `GET` for a peek.
 #[derive(Debug)]
 pub(super) struct CounterCommand {
     pub(super) key: Bytes,

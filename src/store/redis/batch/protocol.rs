@@ -17,7 +17,7 @@ use crate::store::{Lockout, StoreError};
 /// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::redis) struct RawReading {
-    /// `None` where a counter of its request holds what somebody else wrote.
+    /// `None` if a counter of its request contains a value that tollgate did not write.
     pub(super) outcome: Option<ChargeOutcome>,
     pub(super) level: u64,
     pub(super) more: [i64; 2],
@@ -28,10 +28,10 @@ pub(in crate::store::redis) struct RawReading {
 }
 
 impl SlotCharge {
-    /// Reading that `seen` stands for.
+    /// Reading of a reply.
     ///
     /// # Errors
-    /// [`StoreError::Rejected`] where somebody else wrote into a counter of its request.
+    /// [`StoreError::Rejected`] if a counter of its request contains a value that tollgate did not write.
     pub(in crate::store::redis) fn reading(&self, seen: RawReading) -> Result<Reading, StoreError> {
         let unreadable = || StoreError::Rejected("a counter holds what tollgate did not write".to_owned());
         let outcome = seen.outcome.ok_or_else(unreadable)?;
@@ -41,7 +41,7 @@ impl SlotCharge {
     fn reading_of_limit(&self, seen: RawReading, outcome: ChargeOutcome) -> Reading {
         let Self { limit, hits, mode, .. } = *self;
         let RawReading { level, more: [one, other], .. } = seen;
-        // Which window it is was decided here, and how much time has passed there.
+        // The window of a fixed window is chosen by this replica's clock; the server's clock measures the rest.
         let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
         let whole = |number: i64| u64::try_from(number).unwrap_or(0);
         let state = match limit.algorithm {
@@ -63,7 +63,7 @@ impl SlotCharge {
                     && over
                     && mode.hits_to_fit(hits) > limit.capacity()
                 {
-                    // It never fits: nothing that leaves would change that.
+                    // It never fits, whichever hits leave the log.
                     let reset = Duration::from_secs(limit.window.secs().into());
                     return Reading { outcome, used: level, reset };
                 }
@@ -128,7 +128,7 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
     }
 }
 
-/// Numbers that Lua counts with are exact as far as they go here.
+/// The number as a Lua number, which is exact up to [`MAX_EXACT`].
 #[expect(clippy::cast_precision_loss, reason = "at most 2^53")]
 fn exact(number: u64) -> f64 {
     number.min(MAX_EXACT) as f64

@@ -52,7 +52,7 @@ pub(super) enum ExportError {
 }
 
 impl Client {
-    /// A client that connects with the first export. Belongs to the runtime that it is called in.
+    /// A client that connects with the first export. Must be called inside a runtime, which owns the connection.
     pub(super) fn new(settings: OtlpSettings, connector: Connector) -> Self {
         let OtlpSettings { endpoint, protocol, headers, timeout, .. } = settings;
         let transport = match protocol {

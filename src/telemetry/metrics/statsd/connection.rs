@@ -17,7 +17,7 @@ const DATAGRAMS_AT_ONCE: usize = 32;
 const PAUSE: Duration = Duration::from_millis(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Nothing tells a sender of datagrams that the name has moved.
+/// A sender of datagrams gets no error when the name moves to another address.
 const UDP_MAX_AGE: Duration = Duration::from_secs(60);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);

@@ -64,7 +64,7 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// Growth of a counter; all of it where it began anew. None if it did not grow.
+/// Growth of a counter, all of it after a restart at zero; `None` if it did not grow.
 fn difference(value: &Value, last: Option<&Value>) -> Option<String> {
     match (value, last) {
         (Value::Integer(now), last) => {

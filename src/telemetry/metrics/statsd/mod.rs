@@ -53,7 +53,7 @@ pub enum StatsdDialect {
     DogStatsd(Vec<Mogrifier>),
 }
 
-/// Sends metrics until `stop` is cancelled, and what is left then.
+/// Sends metrics until `stop` is cancelled, then the remaining ones.
 pub async fn run(settings: StatsdSettings, metrics: Arc<Metrics>, stop: CancellationToken) {
     let StatsdSettings { host, port, transport, dialect, flush_interval } = settings;
     let mut connection = Connection::new(host, port, transport);

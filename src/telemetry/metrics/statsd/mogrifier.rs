@@ -14,7 +14,7 @@ pub struct Mogrifier {
 /// Why a mogrifier cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MogrifierError {
-    /// The pattern is no regular expression.
+    /// The pattern is not a regular expression.
     #[error("not a regular expression: {0}")]
     Pattern(String),
     /// A template names a group that the pattern does not have.
