@@ -2,6 +2,7 @@
 //! own: the path of a request, the engine and the memory store, with the time passed in.
 
 mod explanation;
+mod explanation_text;
 pub mod replay;
 pub mod suite;
 
