@@ -106,7 +106,7 @@ fn walk(descriptor: &ExplainedDescriptor) -> Markup {
             h2 { code { (entries_text(&descriptor.entries)) } }
             p { (descriptor.outcome) }
             ol .walk { @for level in &descriptor.levels { li { (level_of(level)) } } }
-            (levels(&descriptor.limits))
+            (levels(&entries_text(&descriptor.entries), &descriptor.limits))
         }
     }
 }
@@ -136,7 +136,7 @@ fn level_of(level: &ExplainedLevel) -> Markup {
     }
 }
 
-fn levels(limits: &[ExplainedLimit]) -> Markup {
+fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
     let head = html! {
         (column("Limit")) (column("Algorithm")) (numbers("Used")) (numbers("Remaining")) (numbers("Resets in"))
         (column("Counter"))
@@ -156,7 +156,7 @@ fn levels(limits: &[ExplainedLimit]) -> Markup {
             }
         }
     };
-    html! { @if !limits.is_empty() { (table("Limits and levels", &head, &rows)) } }
+    html! { @if !limits.is_empty() { (table(&format!("Limits of {descriptor}"), &head, &rows)) } }
 }
 
 /// Seconds, rounded up.
