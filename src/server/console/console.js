@@ -22,11 +22,11 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { "x-tollgate-part": "main" } });
     if (answer.redirected) return location.reload();
     if (!answer.ok) throw new Error(answer.status);
+    const content = await answer.text();
+    // From here on nothing waits: what the operator has begun meanwhile counts.
+    if (isInUse()) return;
     const open = [...main.querySelectorAll("details[open]")].map((details) => details.id);
     const fields = [...main.querySelectorAll(".fields [name]")].map(({ id, value }) => [id, value]);
-    const content = await answer.text();
-    // The operator may have begun meanwhile.
-    if (isInUse()) return;
     main.innerHTML = content;
     for (const [id, value] of fields) {
       const field = document.getElementById(id);
