@@ -189,11 +189,12 @@ async fn each_redis_node_has_its_state() {
     let environment = [("REDIS_URL", &*url), ("THREADS", "2")];
     let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
     let node = format!("127.0.0.1:{}", redis.port());
-    wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 2")).await;
+    // Those of two cores, and that of operators.
+    wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 3")).await;
     ask(&service, "shop", "user=a").await;
     let metrics = read(&service, "/metrics").await;
     for (name, value) in [
-        ("connections", "2"),
+        ("connections", "3"),
         ("breakers_open", "0"),
         ("queued_calls", "0"),
         ("oldest_queued_seconds", "0"),
@@ -205,7 +206,7 @@ async fn each_redis_node_has_its_state() {
         let line = format!("tollgate_redis_{name}{{node=\"{node}\"}} {value}");
         assert_eq!(lines(&metrics, &line), [line.as_str()], "{metrics}");
     }
-    assert_eq!(lines(&metrics, "ratelimit_redis_pool_cx_active"), ["ratelimit_redis_pool_cx_active 2"]);
+    assert_eq!(lines(&metrics, "ratelimit_redis_pool_cx_active"), ["ratelimit_redis_pool_cx_active 3"]);
     drop(redis);
     wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 0")).await;
 }
