@@ -174,13 +174,16 @@ async fn of_a_sampled_key_every_decision_is_logged() {
     let read = |path: &Path| -> Vec<(Value, String)> {
         let text = fs::read_to_string(path).expect("a log");
         let line = |line: &str| {
-            let value: Value = serde_json::from_str(line).expect("JSON");
+            let mut value: Value = serde_json::from_str(line).expect("JSON");
+            value.as_object_mut().expect("an object").remove("sample");
             // The key of the first descriptor; a limit in the request counts apart.
             let first = &value["descriptors"][0];
-            (json!([first["entries"], first["limit"]]), line.to_owned())
+            (json!([first["entries"], first["limit"]]), value.to_string())
         };
         text.lines().map(line).collect()
     };
+    let report = serde_json::to_value(replayed(&sampled)).expect("JSON");
+    assert!(report["notes"].to_string().contains("a sample of 30.00 % of the keys"), "{report:#}");
     let (all, sampled) = (read(&all), read(&sampled));
     let expected: Vec<_> =
         all.iter().filter(|(key, _)| sampled.iter().any(|(found, _)| found == key)).collect();
@@ -211,9 +214,9 @@ async fn the_service_logs_decisions_begins_a_new_file_after_a_rename_and_hashes_
     assert_eq!(statuses, [200, 200, 429]);
     eventually("three lines are written", async || lines(&path) == 3).await;
     fs::rename(&path, &rotated).expect("renamed");
-    // The line that is written next is the last one of the old file; from then on the new one is there.
     ask(json!({"token": "s3cret"})).await;
-    eventually("a new file is begun", async || path.exists()).await;
+    eventually("a new file is begun", async || lines(&path) == 1).await;
+    assert_eq!(lines(&rotated), 3);
     ask(json!({"token": "s3cret"})).await;
     eventually("five lines are written", async || lines(&path) + lines(&rotated) == 5).await;
     let text = fs::read_to_string(&rotated).expect("text") + &fs::read_to_string(&path).expect("text");

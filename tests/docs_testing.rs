@@ -10,6 +10,7 @@ use crate::support::console;
 use crate::support::service::Service;
 
 const GUIDE: &str = include_str!("../docs/testing-rules.md");
+const REPLAY: &str = include_str!("../docs/replay.md");
 const README: &str = include_str!("../README.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 const START: &str = "RULES_PATH=rules CANDIDATE_CONFIG=next tollgate";
@@ -139,4 +140,22 @@ fn the_test_in_the_readme_passes() {
     let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     let output = process.current_dir(dir.path()).args(["test", "."]).output().expect("the program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_replay_in_its_guide_prints_what_the_guide_shows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for part in REPLAY.split("\n```").skip(1).step_by(2) {
+        let (info, body) = part.split_once('\n').expect("a block has lines");
+        if let Some((_, name)) = info.split_once(' ') {
+            fs::write(dir.path().join(name), format!("{body}\n")).expect("it can be written");
+        }
+    }
+    let shown = console::blocks(REPLAY, "console");
+    let (command, output) = shown[0].split_once('\n').expect("a command with output");
+    let arguments = command.strip_prefix("$ tollgate ").expect("a command").split(' ');
+    let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let printed = process.current_dir(dir.path()).args(arguments).output().expect("the program runs");
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert_eq!(String::from_utf8_lossy(&printed.stdout).trim_end(), output.trim_end());
 }

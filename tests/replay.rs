@@ -250,9 +250,52 @@ fn a_truncated_file_is_replayed_up_to_its_end() {
     let lines = found["lines"].as_u64().expect("a number");
     assert!((2_000..4_000).contains(&lines), "{lines}");
     assert!(found["bad"].as_u64().is_some_and(|bad| (1..=2).contains(&bad)), "{found:#}");
+    let last = found["bad_lines"].as_array().and_then(|bad| bad.last()).expect("a bad line");
+    assert!(last["reason"].to_string().contains("cannot be read beyond this line"), "{found:#}");
+    assert!(last["line"].as_u64().is_some_and(|number| lines.abs_diff(number) <= 1), "{found:#}");
+}
+
+#[test]
+fn a_line_far_in_the_future_is_bad_and_a_gap_is_not() {
+    let map = "format: '%START_TIME% %REQ(X-USER)%'\nrequests: [{domain: shop, descriptors: [{user: '%REQ(X-USER)%'}]}]\n";
+    let dir = dir(&[("map.yaml", map)]);
+    let line = |day: u32, year: u32| format!("{year}-11-{day:02}T12:00:00Z ann\n");
+    // The second line and the first one are years ahead of their successors; five days pass before the last two.
+    let log =
+        line(1, 2046) + &line(1, 2026) + &line(1, 2036) + &line(1, 2026) + &line(6, 2026) + &line(6, 2026);
+    let found = report(&dir, &["--map", "map.yaml", "--max-bad", "50"], log.as_bytes());
+    let figures = ["lines", "bad", "late", "requests"].map(|name| found[name].as_u64());
+    assert_eq!(figures, [Some(6), Some(2), Some(0), Some(4)], "{found:#}");
+    let shown = ["line", "reason"].map(|name| found["bad_lines"][1][name].clone());
+    assert_eq!(shown, [json!(3), json!("has a time far ahead of the lines around it")]);
+    assert_eq!(found["until"], "2026-11-06T12:00:00Z");
+}
+
+#[test]
+fn the_verdict_of_a_line_is_compared_once_with_those_on_its_requests() {
+    let request = |user: &str| format!("- {{domain: shop, descriptors: [{{user: '{user}'}}]}}\n");
+    let map = format!("format: '%START_TIME% %RESPONSE_CODE%'\nrequests:\n{}{}", request("a"), request("b"))
+        .replace("'b'}]", "'b'}, {legacy: x}]");
+    let dir = dir(&[("map.yaml", &map)]);
+    // The limit of the second request is one a day.
+    let log = "2026-11-16T12:00:00Z 200\n2026-11-16T12:00:00Z 429\n2026-11-16T12:00:01Z 429\n";
+    let found = report(&dir, &["--map", "map.yaml"], log.as_bytes());
+    assert_eq!((&found["requests"], &found["denied"]), (&json!(6), &json!(2)), "{found:#}");
+    let expected = json!({"compared": 3, "denied_in_log": 2, "only_log": 0, "only_rules": 0});
+    assert_eq!(found["identity"], expected);
+}
+
+#[test]
+fn rules_for_values_that_the_decision_log_hashes_are_noted() {
+    let dir = dir(&[]);
+    let rules = "domain: shop\ndescriptors:\n- {key: token, normalize: [hash], rate_limit: 1/day}\n\
+        - {key: token, value: vip, rate_limit: 9/day}\n- {key: user, value: ann, rate_limit: 9/day}\n";
+    write(&dir, "rules.yaml", rules);
+    let found = report(&dir, &[], b"");
+    let notes = found["notes"].as_array().expect("a list");
     assert!(
-        found["bad_lines"][0]["reason"].to_string().contains("cannot be read beyond this line"),
-        "{found:#}"
+        notes.len() == 1 && notes[0].to_string().contains("values of 'token' in domain shop"),
+        "{notes:?}"
     );
 }
 
@@ -262,6 +305,10 @@ fn mistakes_are_errors_with_exit_code_2() {
     let dir = dir(&[
         ("map.yaml", map),
         ("bad.yaml", "requsts: []\n"),
+        (
+            "time.yaml",
+            "time: time\ntime_format: '%F %Q'\nrequests: [{domain: shop, descriptors: [{user: x}]}]\n",
+        ),
         ("wrong.yaml", "domain: a\ndescriptors: [{kee: a}]\n"),
     ]);
     for (arguments, expected) in [
@@ -272,6 +319,10 @@ fn mistakes_are_errors_with_exit_code_2() {
         (&["--rules", "rules.yaml", "--map", "bad.yaml"], "requsts"),
         (&["--rules", "wrong.yaml"], "wrong.yaml:2:"),
         (&["--rules", "rules.yaml", "--format", "combined"], "needs --map FILE or --envoy-config FILE"),
+        (&["--rules", "rules.yaml", "--map", "absent.yaml"], "absent.yaml cannot be read"),
+        (&["--rules", "rules.yaml", "--html", "absent/report.html"], "absent/report.html cannot be written"),
+        (&["--rules", "rules.yaml", "--csv", "map.yaml"], "map.yaml cannot be created"),
+        (&["--rules", "rules.yaml", "--map", "time.yaml"], "unknown directive '%Q'"),
         (&["--rules", "rules.yaml", "absent.log"], "absent.log cannot be read"),
         (&["--rules", "rules.yaml", "."], ". cannot be read"),
         (&["--rules", "rules.yaml", "--max-bad", "101"], "not a number from 0 to 100"),

@@ -253,3 +253,23 @@ fn the_first_route_of_the_closest_virtual_host_applies() {
         assert_eq!(one(line), expected, "{line}");
     }
 }
+
+#[test]
+fn each_of_two_filters_makes_the_request_of_the_first_route_that_matches() {
+    let limit = |name: &str| {
+        format!(
+            "rate_limits: [{{actions: [{{generic_key: {{descriptor_value: {name}}}}}, {{source_cluster: {{}}}}]}}, {{actions: [{{generic_key: {{descriptor_value: {name}}}}}]}}]"
+        )
+    };
+    let hosts = format!(
+        "  - name: all\n    domains: ['*']\n    routes:\n    - {{match: {{prefix: /a}}, route: {{cluster: c, {}}}}}\n    \
+         - {{match: {{prefix: /}}, route: {{cluster: c, {}}}}}\n",
+        limit("first"),
+        limit("second")
+    );
+    let second = "}\n- name: second\n  typed_config: {'@type': \
+        type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit, domain: example";
+    let (keys, notes) = counted(&hosts, second, &["shop.test /a"]);
+    assert_eq!(keys, ["generic_key=first*2"]);
+    assert_eq!(notes, ["a log does not show the action source_cluster: its descriptors are left out"]);
+}

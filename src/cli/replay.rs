@@ -121,20 +121,22 @@ pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<Exit> {
         max_counter_bytes: usize::try_from(u64::from(args.max_memory) << 20).unwrap_or(usize::MAX),
     };
     let sources = sources(&args.logs)?;
+    create_files(args)?;
     let mut meter = Meter::new(!args.quiet && io::stderr().is_terminal());
     let report = replay(&rules, against.as_ref(), (&log, sources), options, &mut |now| meter.show(now))?;
     meter.finish();
-    write_files(args, &report)?;
     if args.identity
         && let Some(warning) = report.identity_warning()
     {
         print_error(&format!("warning: {warning}"));
     }
-    if args.json {
+    let exit = if args.json {
         print(&format!("{:#}\n", serde_json::to_value(&report)?))
     } else {
         print(&format!("{report}\n"))
-    }
+    };
+    write_files(args, &report)?;
+    exit
 }
 
 /// The rules at `path`.
@@ -164,8 +166,10 @@ fn rules(args: &ReplayArgs, path: &Path) -> anyhow::Result<RulesToReplay> {
 
 fn log_format(args: &ReplayArgs) -> anyhow::Result<LogFormat> {
     let format = args.format.as_deref();
-    let read =
-        |path: &Path| fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+    let read = |path: &Path| {
+        fs::read_to_string(path)
+            .map_err(|error| UsageError(format!("{} cannot be read: {error}", path.display())))
+    };
     let (path, log) = match (&args.map, &args.envoy_config) {
         (Some(path), _) => (path, LogFormat::from_map(&read(path)?, format)),
         (None, Some(path)) => (path, LogFormat::from_envoy_config(&read(path)?, format)),
@@ -199,6 +203,23 @@ fn sources(logs: &[PathBuf]) -> anyhow::Result<Vec<LogSource>> {
     logs.iter().map(source).collect()
 }
 
+/// Creates the files of the report, so that a replay does not end with one that cannot be written.
+fn create_files(args: &ReplayArgs) -> anyhow::Result<()> {
+    let create = |path: &Path| {
+        let opened = File::options().create(true).append(true).open(path);
+        opened.map_err(|error| UsageError(format!("{} cannot be written: {error}", path.display())))
+    };
+    if let Some(path) = &args.html {
+        create(path)?;
+    }
+    if let Some(dir) = &args.csv {
+        fs::create_dir_all(dir)
+            .map_err(|error| UsageError(format!("{} cannot be created: {error}", dir.display())))?;
+        create(&dir.join("timeline.csv"))?;
+    }
+    Ok(())
+}
+
 fn write_files(args: &ReplayArgs, report: &Report) -> anyhow::Result<()> {
     let write = |path: &Path, text: &str| {
         fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
@@ -207,7 +228,6 @@ fn write_files(args: &ReplayArgs, report: &Report) -> anyhow::Result<()> {
         write(path, &html(report))?;
     }
     if let Some(dir) = &args.csv {
-        fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
         csv_files(report).iter().try_for_each(|(name, text)| write(&dir.join(name), text))?;
     }
     Ok(())

@@ -19,6 +19,8 @@ pub struct DecisionLog {
     queue: LogQueue,
     /// Hashes of keys up to this one are logged; `None` for all.
     max_hash: Option<u64>,
+    /// Share of keys that are logged; `None` for all.
+    sample: Option<f64>,
 }
 
 /// A line.
@@ -30,6 +32,8 @@ struct Line<'l> {
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'l str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -82,7 +86,7 @@ impl DecisionLog {
             reason = "a cast from float saturates"
         )]
         let max_hash = (sample < 1.0).then_some((sample * u64::MAX as f64) as u64);
-        Self { queue, max_hash }
+        Self { queue, max_hash, sample: max_hash.map(|_| sample) }
     }
 
     /// Logs a decision, unless its key is not among those that are logged. Never waits: a line that the writer has no
@@ -103,6 +107,7 @@ impl DecisionLog {
                 .collect(),
             verdict: verdict(decision),
             rule: rule(decision),
+            sample: self.sample,
         };
         let Ok(mut line) = serde_json::to_vec(&line) else { return };
         line.push(b'\n');
@@ -113,8 +118,8 @@ impl DecisionLog {
         }
     }
 
-    /// True if the key of the first descriptor is sampled: its counter, or if no limit applies its entries. Requests that
-    /// count in it are logged all or none, so that its replay is exact.
+    /// True if the key of the first descriptor is sampled: its counter, or if no limit applies its entries. Requests
+    /// whose first descriptor counts in it are logged all or none. Counters of other descriptors are logged in part.
     fn is_logged(&self, Observation { request, charges, decision, .. }: &Observation<'_, '_, '_>) -> bool {
         let Some(max_hash) = self.max_hash else { return true };
         let is_limited = decision.statuses.first().is_some_and(|first| first.limit.is_some());

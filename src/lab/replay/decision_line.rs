@@ -21,6 +21,8 @@ struct DecisionLine<'l> {
     descriptors: Vec<DescriptorLine<'l>>,
     #[serde(borrow)]
     verdict: Cow<'l, str>,
+    /// Share of keys that are logged, if not all are.
+    sample: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -62,8 +64,8 @@ impl Text<'_> {
     }
 }
 
-/// Writes the request of `line` to `record` and returns its time. `None` if it is no line of a decision log.
-pub(super) fn read(line: &[u8], times: &mut TimeFormat, record: &mut Vec<u8>) -> Option<Timestamp> {
+/// Writes the request of `line` to `record`, and returns its time and the share of keys that are logged. `None` if it is no line of a decision log.
+pub(super) fn read(line: &[u8], times: &mut TimeFormat, record: &mut Vec<u8>) -> Option<(Timestamp, f64)> {
     let line: DecisionLine<'_> = serde_json::from_slice(line).ok()?;
     let at = times.read(line.t.as_bytes())?;
     let logged = match &*line.verdict {
@@ -89,5 +91,5 @@ pub(super) fn read(line: &[u8], times: &mut TimeFormat, record: &mut Vec<u8>) ->
         }
         writer.keep_descriptor();
     }
-    writer.finish().then_some(at)
+    writer.finish().then_some((at, line.sample.unwrap_or(1.0)))
 }

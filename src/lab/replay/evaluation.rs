@@ -33,7 +33,7 @@ pub(super) struct Evaluation {
     pub(super) stats: Stats,
     pub(super) requests: u64,
     pub(super) denied: u64,
-    /// Requests that no rule applied to.
+    /// Requests that no limit applied to.
     pub(super) unmatched: u64,
 }
 

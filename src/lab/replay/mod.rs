@@ -15,6 +15,7 @@ mod envoy;
 mod evaluation;
 mod format;
 mod input;
+mod line_counts;
 mod mapping;
 mod parser;
 mod record;

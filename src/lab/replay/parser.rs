@@ -38,6 +38,8 @@ pub(super) struct Parser {
     fields: Fields,
     scratch: Scratch,
     record: Vec<u8>,
+    /// Smallest share of keys in a decision log; 1 if all are logged.
+    sample: f64,
 }
 
 #[derive(Clone)]
@@ -130,11 +132,14 @@ impl LogFormat {
         if sources.is_empty() && !self.is_decision_log() {
             return Err(format!("the format of the log has no time: it needs one of {}", names.join(", ")));
         }
-        let times = sources.into_iter().map(|source| match &self.time_format {
-            Some(written) => (source, TimeFormat::parse(written)),
-            None => (source, format.time_format(source)),
+        let times = sources.into_iter().map(|source| {
+            let time_format = match &self.time_format {
+                Some(written) => TimeFormat::parse(written),
+                None => format.time_format(source),
+            };
+            Ok((source, time_format?))
         });
-        let times = if self.is_decision_log() { Vec::new() } else { times.collect() };
+        let times = if self.is_decision_log() { Vec::new() } else { times.collect::<Result<_, String>>()? };
         Ok((format, Compiled { mapping, times }))
     }
 }
@@ -147,7 +152,13 @@ impl Parser {
             fields: Fields::default(),
             scratch: Scratch::default(),
             record: Vec::new(),
+            sample: 1.0,
         }
+    }
+
+    /// Smallest share of keys in the lines of a decision log; 1 if all are logged.
+    pub(super) const fn sample(&self) -> f64 {
+        self.sample
     }
 
     /// Reads `line`, calls `each` with its requests, and returns its time. `None` for a line that is part of the
@@ -157,7 +168,7 @@ impl Parser {
         line: &[u8],
         mut each: impl FnMut(Timestamp, &[u8]),
     ) -> Result<Option<Timestamp>, LineError> {
-        let Self { log, compiled, fields, scratch, record } = self;
+        let Self { log, compiled, fields, scratch, record, sample } = self;
         if compiled.is_none() {
             let has_header = log.format.has_header();
             if has_header {
@@ -178,7 +189,8 @@ impl Parser {
             }
             let Some((_, time)) = times.first_mut() else { return Ok(None) };
             let read = decision_line::read(line, time, record);
-            let at = read.ok_or(LineError::Bad("not a line of a decision log"))?;
+            let (at, share) = read.ok_or(LineError::Bad("not a line of a decision log"))?;
+            *sample = sample.min(share);
             each(at, record);
             return Ok(Some(at));
         }

@@ -8,6 +8,8 @@ use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Unit};
 const ADD: u8 = 0;
 const REFUND: u8 = 1;
 const NO_LIMIT: u8 = u8::MAX;
+/// Mark of a request whose line has the request before it too, beside its verdict.
+const SAME_LINE: u8 = 0x80;
 
 /// Verdict on a request in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,10 +113,28 @@ fn push_text(bytes: &mut Vec<u8>, text: &[u8]) {
     bytes.extend_from_slice(text);
 }
 
+/// Marks the request in `bytes` as one of the same line as the request before it.
+pub(super) fn mark_same_line(bytes: &mut [u8]) {
+    if let Some(first) = bytes.first_mut() {
+        *first |= SAME_LINE;
+    }
+}
+
+/// A request, and the verdict in the log.
+#[derive(Debug)]
+pub(super) struct Record<'r> {
+    pub(super) request: Request<'r>,
+    pub(super) logged: Logged,
+    /// True if the request before it is of the same line.
+    pub(super) is_same_line: bool,
+}
+
 /// The request in `bytes`, which a [`RecordWriter`] wrote.
-pub(super) fn read(bytes: &[u8]) -> Option<(Request<'_>, Logged)> {
+pub(super) fn read(bytes: &[u8]) -> Option<Record<'_>> {
     let mut reader = Reader { bytes };
-    let logged = match reader.number::<1>()? {
+    let first = reader.number::<1>()?;
+    let is_same_line = first & u32::from(SAME_LINE) != 0;
+    let logged = match first & !u32::from(SAME_LINE) {
         1 => Logged::Passed,
         2 => Logged::Denied,
         _ => Logged::Unknown,
@@ -122,7 +142,7 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Request<'_>, Logged)> {
     let count = reader.number::<2>()?;
     let domain = reader.text()?;
     let descriptors: Option<SmallVec<_>> = (0..count).map(|_| reader.descriptor()).collect();
-    Some((Request { domain, descriptors: descriptors? }, logged))
+    Some(Record { request: Request { domain, descriptors: descriptors? }, logged, is_same_line })
 }
 
 struct Reader<'r> {
@@ -180,13 +200,18 @@ mod tests {
         assert_eq!(writer.entries(), 0);
         writer.drop_descriptor();
         assert!(writer.finish());
-        let (request, logged) = read(&bytes[6..]).expect("a request");
+        let Record { request, logged, is_same_line } = read(&bytes[6..]).expect("a request");
+        assert!(!is_same_line);
         assert_eq!((request.domain, logged, request.descriptors.len()), (&b"shop"[..], Logged::Denied, 1));
         let descriptor = &request.descriptors[0];
         assert_eq!(descriptor.entries[..], [Entry { key: b"user", value: b"\xff\0" }]);
         assert_eq!(descriptor.hits, Hits::Refund(7));
         assert_eq!(descriptor.limit_override, Some(Limit::per(3, Unit::Hour)));
         assert!((6..bytes.len()).all(|end| read(&bytes[6..end]).is_none()));
+        let mut marked = bytes.clone();
+        mark_same_line(&mut marked[6..]);
+        let marked = read(&marked[6..]).expect("a request");
+        assert!(marked.is_same_line && marked.logged == Logged::Denied);
     }
 
     #[test]

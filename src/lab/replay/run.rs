@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use super::evaluation::Evaluation;
 use super::input::{Lines, LogSource, NextLine};
+use super::line_counts::LineCounts;
 use super::parser::{LineError, LogFormat, Parser};
-use super::record::{self, Logged};
+use super::record::{self, Logged, Record};
 use super::reorder::Reorder;
 use super::report::{BadLine, Differences, Identity, Report, RulesReport, rfc3339};
 use super::timeline::Timeline;
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{Modes, Rules, Timestamp};
 
-/// Bad lines that a report shows.
-const SHOWN_BAD_LINES: usize = 5;
 /// Longest part of a bad line that is shown, in bytes.
 const SHOWN_LINE_BYTES: usize = 160;
 /// Lines from which on a replay stops before its end because too many are bad.
 const MIN_LINES_TO_STOP: u64 = 10_000;
+/// Longest time, beside that of `--reorder`, between a line and the next one, unless later lines confirm it.
+const MAX_JUMP: Duration = Duration::from_secs(86_400);
 
 /// Rules to replay a log with.
 #[derive(Clone, Debug)]
@@ -98,12 +99,13 @@ pub fn replay(
     options: ReplayOptions,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Report, ReplayError> {
-    let mut inputs: Vec<_> = sources.into_iter().map(|source| Input::new(source, log)).collect();
+    let max_jump = options.reorder.saturating_add(MAX_JUMP);
+    let mut inputs: Vec<_> = sources.into_iter().map(|source| Input::new(source, log, max_jump)).collect();
     let mut sides = Sides::new(rules, against, options);
     let mut counts = LineCounts::default();
     let mut reorder = Reorder::new(options.reorder);
     let mut read_bytes = 0;
-    // Always on with the file that is furthest behind.
+    // Reads the file that is furthest behind.
     while let Some(index) = (0..inputs.len()).min_by_key(|index| inputs[*index].seen) {
         let before = inputs[index].lines.bytes();
         if !inputs[index].read_block(&mut counts, &mut reorder)? {
@@ -114,14 +116,23 @@ pub fn replay(
         let seen = inputs.iter().map(|input| input.seen).min().unwrap_or_default();
         reorder.replay(seen, |at, request| sides.decide(at, request));
         if counts.lines >= MIN_LINES_TO_STOP {
-            counts.check(options)?;
+            check(&counts, options)?;
         }
         progress(Progress { bytes: read_bytes, lines: counts.lines, at: seen });
     }
     reorder.finish(|at, request| sides.decide(at, request));
-    counts.check(options)?;
+    check(&counts, options)?;
     counts.late = reorder.late();
     Ok(sides.report([Some(rules), against], counts, log, options))
+}
+
+fn check(counts: &LineCounts, options: ReplayOptions) -> Result<(), ReplayError> {
+    let LineCounts { lines, bad, shown, .. } = counts;
+    let (lines, bad, max_percent) = (*lines, *bad, options.max_bad_percent);
+    if bad as f64 * 100.0 / lines.max(1) as f64 <= max_percent {
+        return Ok(());
+    }
+    Err(ReplayError::TooManyBad { bad, lines, max_percent, shown: shown.clone() })
 }
 
 /// A file that is read.
@@ -130,63 +141,61 @@ struct Input {
     parser: Parser,
     /// Latest time in it.
     seen: Timestamp,
+    /// Line far ahead of those before it, until the next line shows whether its time is right.
+    ahead: Option<LineAhead>,
+    max_jump: Duration,
 }
 
-/// Lines of all files.
+/// A line whose time may be wrong.
 #[derive(Default)]
-struct LineCounts {
-    lines: u64,
-    bad: u64,
-    late: u64,
-    shown: Vec<BadLine>,
-}
-
-impl LineCounts {
-    fn bad(&mut self, file: &str, number: u64, reason: String, text: String) {
-        self.bad += 1;
-        if self.shown.len() < SHOWN_BAD_LINES {
-            self.shown.push(BadLine { file: file.to_owned(), line: number, reason, text });
-        }
-    }
-
-    fn check(&self, options: ReplayOptions) -> Result<(), ReplayError> {
-        let share = self.bad as f64 * 100.0 / self.lines.max(1) as f64;
-        if share <= options.max_bad_percent {
-            return Ok(());
-        }
-        let Self { lines, bad, shown, .. } = self;
-        let max_percent = options.max_bad_percent;
-        Err(ReplayError::TooManyBad { bad: *bad, lines: *lines, max_percent, shown: shown.clone() })
-    }
+struct LineAhead {
+    at: Timestamp,
+    number: u64,
+    /// Its beginning, to be shown.
+    text: String,
+    requests: Vec<Vec<u8>>,
 }
 
 impl Input {
-    fn new(source: LogSource, log: &LogFormat) -> Self {
-        Self { lines: source.into_lines(), parser: Parser::new(log), seen: Timestamp::default() }
+    fn new(source: LogSource, log: &LogFormat, max_jump: Duration) -> Self {
+        Self {
+            lines: source.into_lines(),
+            parser: Parser::new(log),
+            seen: Timestamp::default(),
+            ahead: None,
+            max_jump,
+        }
     }
 
     /// Reads a block of lines; false at the end.
     fn read_block(&mut self, counts: &mut LineCounts, reorder: &mut Reorder) -> Result<bool, ReplayError> {
         let has_more = self.lines.read_block();
-        let (name, number) = (self.lines.name().to_owned(), self.lines.number());
-        let mut has_lines = true;
-        match has_more {
-            Ok(has_more) => has_lines = has_more,
-            Err(error) => {
-                counts.lines += 1;
-                let reason = format!("cannot be read beyond this line: {error}");
-                counts.bad(&name, number + 1, reason, String::new());
-            }
-        }
-        for number in number + 1.. {
+        let name = self.lines.name().to_owned();
+        for number in self.lines.number() + 1.. {
             let (text, reason) = match self.lines.next_line() {
                 NextLine::NeedsBlock => break,
                 NextLine::Line(line) if line.trim_ascii().is_empty() => continue,
                 NextLine::Line(line) => {
-                    match self.parser.read(line, |at, request| reorder.add(at, request)) {
-                        Ok(at) => {
-                            counts.lines += u64::from(at.is_some());
-                            self.seen = self.seen.max(at.unwrap_or_default());
+                    let latest = self.seen.after(self.max_jump);
+                    let mut held = Vec::new();
+                    let outcome = self.parser.read(line, |at, request| {
+                        if at > latest {
+                            held.push(request.to_vec());
+                        } else {
+                            reorder.add(at, request);
+                        }
+                    });
+                    match outcome {
+                        Ok(None) => continue,
+                        Ok(Some(at)) => {
+                            counts.lines += 1;
+                            if at > latest || self.ahead.is_some() {
+                                let text = one_line_of_bytes(line, SHOWN_LINE_BYTES);
+                                let line = LineAhead { at, number, text, requests: held };
+                                self.settle(line, counts, reorder);
+                            } else {
+                                self.seen = self.seen.max(at);
+                            }
                             continue;
                         }
                         Err(LineError::Bad(reason)) => (line, reason),
@@ -201,7 +210,42 @@ impl Input {
             let shown = one_line_of_bytes(text, SHOWN_LINE_BYTES);
             counts.bad(&name, number, reason.to_owned(), shown);
         }
+        if let Err(error) = &has_more {
+            counts.lines += 1;
+            let reason = format!("cannot be read beyond this line: {error}");
+            counts.bad(&name, self.lines.number().max(1), reason, String::new());
+        }
+        let has_lines = has_more.unwrap_or(true);
+        if !has_lines {
+            // No line contradicts the last one.
+            if let Some(ahead) = self.ahead.take() {
+                self.accept(ahead, reorder);
+            }
+            counts.sampled(self.parser.sample());
+        }
         Ok(has_lines)
+    }
+
+    /// Takes or refuses the line that was far ahead, now that `line` follows it.
+    fn settle(&mut self, line: LineAhead, counts: &mut LineCounts, reorder: &mut Reorder) {
+        if let Some(ahead) = self.ahead.take() {
+            if line.at.after(self.max_jump) >= ahead.at {
+                self.accept(ahead, reorder);
+            } else {
+                let reason = "has a time far ahead of the lines around it".to_owned();
+                counts.bad(self.lines.name(), ahead.number, reason, ahead.text);
+            }
+        }
+        if line.at > self.seen.after(self.max_jump) {
+            self.ahead = Some(line);
+        } else {
+            self.accept(line, reorder);
+        }
+    }
+
+    fn accept(&mut self, line: LineAhead, reorder: &mut Reorder) {
+        self.seen = self.seen.max(line.at);
+        line.requests.iter().for_each(|request| reorder.add(line.at, request));
     }
 }
 
@@ -213,6 +257,8 @@ struct Sides {
     requests: u64,
     differences: Differences,
     identity: Identity,
+    /// Verdicts on the requests of the last line: that of the log, and that of the rules.
+    line: Option<[bool; 2]>,
     first: Option<Timestamp>,
     last: Timestamp,
 }
@@ -229,13 +275,14 @@ impl Sides {
             requests: 0,
             differences: Differences::default(),
             identity: Identity::default(),
+            line: None,
             first: None,
             last: Timestamp::default(),
         }
     }
 
     fn decide(&mut self, at: Timestamp, request: &[u8]) {
-        let Some((request, logged)) = record::read(request) else { return };
+        let Some(Record { request, logged, is_same_line }) = record::read(request) else { return };
         self.requests += 1;
         self.first.get_or_insert(at);
         self.last = at;
@@ -248,18 +295,33 @@ impl Sides {
         if let Some(against) = against {
             self.differences.count(denied, against);
         }
+        if !is_same_line {
+            self.end_line();
+        }
         if logged != Logged::Unknown {
-            self.identity.count(logged == Logged::Denied, against.unwrap_or(denied));
+            // The log has one verdict for a line: denied, if one of its requests was.
+            let [in_log, by_rules] = self.line.unwrap_or_default();
+            self.line = Some([in_log || logged == Logged::Denied, by_rules || against.unwrap_or(denied)]);
+        }
+    }
+
+    fn end_line(&mut self) {
+        if let Some([in_log, by_rules]) = self.line.take() {
+            self.identity.count(in_log, by_rules);
         }
     }
 
     fn report(
-        self,
+        mut self,
         names: [Option<&RulesToReplay>; 2],
         counts: LineCounts,
         log: &LogFormat,
         options: ReplayOptions,
     ) -> Report {
+        self.end_line();
+        let notes =
+            log.notes().iter().cloned().chain(counts.notes(self.requests)).chain(hashed_notes(log, names));
+        let notes = notes.collect();
         let [name, against_name] =
             names.map(|rules| rules.map(|rules| rules.name.clone()).unwrap_or_default());
         let evicted = self.rules.evicted() + self.against.as_ref().map_or(0, Evaluation::evicted);
@@ -278,10 +340,31 @@ impl Sides {
             against,
             identity: (self.identity.compared > 0).then_some(self.identity),
             bad_lines: counts.shown,
-            notes: log.notes().to_vec(),
+            notes,
             evicted,
             denied_percent: options.denied_percent,
             timeline: self.timeline,
         }
     }
+}
+
+/// Notes on rules that a decision log cannot show to match.
+fn hashed_notes(log: &LogFormat, names: [Option<&RulesToReplay>; 2]) -> Vec<String> {
+    if !log.is_decision_log() {
+        return Vec::new();
+    }
+    let mut notes = Vec::new();
+    for domain in names.iter().flatten().flat_map(|rules| rules.rules.domains()) {
+        for key in domain.hashed_keys_with_values() {
+            let note = format!(
+                "the decision log has hashes in place of the values of '{key}' in domain {}: rules for some of its values do \
+                 not match them",
+                domain.name()
+            );
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+    notes
 }

@@ -324,10 +324,11 @@ pub(super) struct RawMetrics {
     #[arg(long, env, default_value = "text", value_name = "FORMAT")]
     pub(super) log_format: String,
     /// File of the decision log, or `stdout`: one JSON object a line for each decision, with the request, for `tollgate
-    /// replay`. After it was renamed, a new file is begun. Unset: off.
+    /// replay`. After it is renamed or removed, the next line begins a new file. Unset: off.
     #[arg(long, env, value_name = "PATH")]
     pub(super) decision_log: Option<String>,
-    /// Share of keys, 0 to 1, whose decisions are logged: of a key that is sampled, all of them.
+    /// Share of keys, 0 to 1, whose decisions are logged: for a sampled key of the first descriptor, all of them. Limits
+    /// of other descriptors see only some of their requests.
     #[arg(long, env, default_value = "1", value_name = "SHARE")]
     pub(super) decision_log_sample: String,
     /// Serve metrics at `PROMETHEUS_ADDR` too; the debug port always serves them at `/metrics`.

@@ -93,7 +93,7 @@ impl LogLevel {
 /// Layer that writes events to stderr through a thread, without blocking. It enables no spans, so that none is
 /// created without traces.
 pub(super) fn layer(settings: &LogSettings) -> io::Result<(impl Layer<Registry> + use<>, Logs)> {
-    let writer = LogWriter::start(io::stderr(), LOG_BOUNDS)?;
+    let writer = LogWriter::start("log", io::stderr(), LOG_BOUNDS)?;
     let (filter, handle) = reload::Layer::new(levels(settings.level));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer.queue());
     let lines = match settings.format {

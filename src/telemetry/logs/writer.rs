@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
@@ -19,11 +19,35 @@ use crate::supervisor;
 pub(super) const LOG_BOUNDS: QueueBounds = QueueBounds { lines: 8_192, bytes: 4 << 20 };
 /// Upper bound on writing the last lines at exit.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time between two warnings about lines that were dropped.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 enum Message {
     Line(Vec<u8>),
     /// Answered when every line before it is written.
     Flush(SyncSender<()>),
+}
+
+/// Failure of an output that has a buffer of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct LostLines {
+    /// Lines that are lost. Others wait in the buffer.
+    pub(super) lines: u64,
+    pub(super) error: io::Error,
+}
+
+impl LostLines {
+    /// Lines that a failure costs: one, unless the output says otherwise.
+    pub(super) fn count(error: &io::Error) -> u64 {
+        error.get_ref().and_then(|error| error.downcast_ref::<Self>()).map_or(1, |lost| lost.lines)
+    }
+}
+
+impl From<LostLines> for io::Error {
+    fn from(lost: LostLines) -> Self {
+        Self::new(lost.error.kind(), lost)
+    }
 }
 
 /// Upper bounds on the lines that are queued.
@@ -63,8 +87,8 @@ impl Counts {
         self.bytes.fetch_sub(line.len(), Ordering::Relaxed);
     }
 
-    fn drop_one(&self) {
-        self.dropped.fetch_add(1, Ordering::Relaxed);
+    fn drop_lines(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
     fn dropped(&self) -> u64 {
@@ -84,11 +108,15 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the thread, which writes to `out` and flushes it whenever the queue is empty.
+    /// Starts the thread, which writes the log called `name` to `out` and flushes it whenever the queue is empty.
     ///
     /// # Errors
     /// Error of the operating system if the thread cannot be started.
-    pub(super) fn start(out: impl Write + Send + 'static, bounds: QueueBounds) -> io::Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        out: impl Write + Send + 'static,
+        bounds: QueueBounds,
+    ) -> io::Result<Self> {
         // One more than the bound on lines, for the message at exit.
         let (messages, queued) = mpsc::sync_channel(bounds.lines + 1);
         let counts = Arc::new(Counts { bounds, ..Counts::default() });
@@ -96,7 +124,7 @@ impl LogWriter {
         let counts = Arc::clone(&queue.counts);
         let (done, ended) = oneshot::channel();
         thread::Builder::new().name("tollgate-log".to_owned()).spawn(move || {
-            write(&queued, &counts, out);
+            write(name, &queued, &counts, out);
             drop(done);
         })?;
         Ok(Self { queue, ended: Some(ended) })
@@ -134,8 +162,9 @@ impl std::fmt::Debug for LogWriter {
     }
 }
 
-fn write(queued: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
-    let mut reported = 0;
+fn write(name: &'static str, queued: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
+    let mut warning = Warning::default();
+    let mut failure = None;
     let mut next = queued.recv().ok();
     while let Some(message) = next {
         let mut outcome = Ok(());
@@ -149,20 +178,47 @@ fn write(queued: &Receiver<Message>, counts: &Counts, mut out: impl Write) {
         }
         next = queued.try_recv().ok();
         if next.is_none() || flushed.is_some() {
-            outcome = outcome.and(out.flush());
+            let flushed = out.flush();
+            outcome = outcome.and(flushed);
         }
-        if outcome.is_err() {
-            counts.drop_one();
+        if let Err(error) = outcome {
+            counts.drop_lines(LostLines::count(&error));
+            failure = Some(error);
         }
         if let Some(done) = flushed {
             done.try_send(()).unwrap_or_default();
         }
-        let dropped = counts.dropped();
-        if dropped > reported && counts.is_half_empty() {
-            tracing::warn!(lines = dropped - reported, "log lines dropped");
-            reported = dropped;
+        if counts.is_half_empty()
+            && let Some(lines) = warning.due(counts.dropped(), Instant::now)
+        {
+            let error =
+                failure.take().map_or_else(|| "the queue was full".to_owned(), |error| error.to_string());
+            tracing::warn!(log = name, lines, error, "log lines dropped");
         }
         next = next.or_else(|| queued.recv().ok());
+    }
+}
+
+/// Warnings about lines that were dropped.
+#[derive(Default)]
+struct Warning {
+    /// Lines that were reported.
+    reported: u64,
+    last: Option<Instant>,
+}
+
+impl Warning {
+    /// Lines to report, if any were dropped since the last warning and that is long enough ago.
+    fn due(&mut self, dropped: u64, now: impl Fn() -> Instant) -> Option<u64> {
+        if dropped <= self.reported {
+            return None;
+        }
+        let now = now();
+        if self.last.is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL) {
+            return None;
+        }
+        self.last = Some(now);
+        Some(dropped - std::mem::replace(&mut self.reported, dropped))
     }
 }
 
@@ -183,12 +239,12 @@ impl LogQueue {
         } else {
             self.counts.remove(&line);
         }
-        self.counts.drop_one();
+        self.counts.drop_lines(1);
     }
 
     /// Counts a line that was dropped elsewhere.
     pub fn drop_line(&self) {
-        self.counts.drop_one();
+        self.counts.drop_lines(1);
     }
 }
 
@@ -243,7 +299,7 @@ mod tests {
     fn lines_past_the_bound_are_dropped_and_counted_and_nobody_waits() {
         let (go, stuck) = mpsc::channel();
         let (written, lines) = mpsc::channel();
-        let writer = LogWriter::start(Stuck(stuck, written), LOG_BOUNDS).unwrap();
+        let writer = LogWriter::start("log", Stuck(stuck, written), LOG_BOUNDS).unwrap();
         let line = vec![b'x'; LOG_BOUNDS.bytes / 64];
         for _ in 0..200 {
             writer.queue().write_all(&line).unwrap();
@@ -257,10 +313,19 @@ mod tests {
     }
 
     #[test]
+    fn dropped_lines_are_reported_once_a_minute() {
+        let start = Instant::now();
+        let mut warning = Warning::default();
+        let found = [(0, 0), (1, 3), (2, 5), (60, 5), (61, 7), (200, 7)]
+            .map(|(secs, dropped)| warning.due(dropped, || start + Duration::from_secs(secs)));
+        assert_eq!(found, [None, Some(3), None, None, Some(4), None]);
+    }
+
+    #[test]
     fn the_number_of_short_lines_is_bounded_too() {
         let (_go, stuck) = mpsc::channel();
         let (written, _lines) = mpsc::channel();
-        let writer = LogWriter::start(Stuck(stuck, written), LOG_BOUNDS).unwrap();
+        let writer = LogWriter::start("log", Stuck(stuck, written), LOG_BOUNDS).unwrap();
         for _ in 0..LOG_BOUNDS.lines + 100 {
             writer.queue().write_all(b"x").unwrap();
         }

@@ -166,6 +166,16 @@ impl Domain {
         self.hashed.get(key)
     }
 
+    /// Keys for [`Domain::hashed`] that have rules for some of their values, in alphabetical order.
+    pub fn hashed_keys_with_values(&self) -> Vec<&str> {
+        let mut keys = Vec::new();
+        self.children.add_keys_with_values(&mut keys);
+        keys.retain(|key| self.hashed.contains_key(key.as_bytes()));
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
     /// Collects the keys for [`Domain::hashed`], once all rules are inserted.
     pub(super) fn gather_hashed(&mut self) {
         self.children.add_hashed(&mut self.hashed);
@@ -249,6 +259,15 @@ impl Children {
                 hashed.insert(node.key.as_bytes().into(), normalize.clone());
             }
             node.children.add_hashed(hashed);
+        }
+    }
+
+    fn add_keys_with_values<'r>(&'r self, keys: &mut Vec<&'r str>) {
+        for node in self.nodes() {
+            if !matches!(node.pattern, Pattern::Any) {
+                keys.push(&node.key);
+            }
+            node.children.add_keys_with_values(keys);
         }
     }
 

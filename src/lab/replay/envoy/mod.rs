@@ -8,6 +8,8 @@ mod actions;
 mod matcher;
 mod routes;
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 pub(super) use self::access_log::json_fields;
@@ -58,14 +60,16 @@ pub(super) fn read(text: &str, format: Option<Format>) -> Result<EnvoyLog, Strin
     };
     let routes = routes::of(manager, &config)?;
     let mut context = Context { format, missing: Vec::new(), notes };
-    let requests = filters.iter().flat_map(|filter| routes::requests(filter, routes, &mut context)).collect();
+    let lists = filters.iter().map(|filter| routes::requests(filter, routes, &mut context)).collect();
     let Context { format, mut missing, mut notes } = context;
     missing.sort();
     missing.dedup();
     notes.extend(
         missing.into_iter().map(|(name, what)| format!("the log has no %{name}%, which {what} needs")),
     );
-    Ok(EnvoyLog { format, mapping: Mapping { requests, is_exclusive: filters.len() == 1 }, notes })
+    let mut seen = HashSet::new();
+    notes.retain(|note| seen.insert(note.clone()));
+    Ok(EnvoyLog { format, mapping: Mapping { lists, is_exclusive: true }, notes })
 }
 
 /// Every message of a type, by the end of its name.

@@ -142,7 +142,10 @@ impl Format {
     }
 
     /// Format of the time in a field: the argument of its `START_TIME`, else recognized by its form.
-    pub(super) fn time_format(&self, source: Source) -> TimeFormat {
+    ///
+    /// # Errors
+    /// The mistake in it.
+    pub(super) fn time_format(&self, source: Source) -> Result<TimeFormat, String> {
         let name = match self {
             Self::Text(format) => format.names().get(source.index).map(String::as_str),
             Self::Json(format) => format.operator(source.index),
@@ -150,7 +153,7 @@ impl Format {
         };
         match name.and_then(strftime_argument) {
             Some(argument) => TimeFormat::parse(argument),
-            None => TimeFormat::detected(),
+            None => Ok(TimeFormat::detected()),
         }
     }
 

@@ -6,6 +6,10 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// Numbers from here on are milliseconds; the same in seconds would be in the year 5138.
 const MIN_MILLIS: f64 = 1e11;
 const MIN_MICROS: f64 = 1e14;
+/// Digits of a number of microseconds, up to the year 2286.
+const MAX_NUMBER_DIGITS: usize = 16;
+/// Digits of a number of seconds, up to the year 5138.
+const MAX_EPOCH_DIGITS: usize = 11;
 const MONTHS: [&[u8; 3]; 12] =
     [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
 
@@ -32,7 +36,7 @@ enum Item {
     Fraction,
     /// Seconds since the epoch.
     Epoch,
-    /// `+0200`, `+02:00`, `Z`, or a name, which is taken for UTC.
+    /// `+0200`, `+02:00`, `Z`, `UTC` or `GMT`.
     Offset,
     Space,
 }
@@ -52,9 +56,33 @@ impl TimeFormat {
         Self { items: Vec::new(), last: None }
     }
 
-    /// Format in the notation of strftime, with Envoy's `%f`, `%3f` and `%E3S`. An unknown directive stands for any
-    /// text without a space.
-    pub(in crate::lab::replay) fn parse(format: &str) -> Self {
+    /// Format in the notation of strftime, with Envoy's `%f`, `%3f` and `%E3S`. Times without an offset are in UTC.
+    ///
+    /// # Errors
+    /// A directive that is unknown or cannot be read, or a format without a full date.
+    pub(in crate::lab::replay) fn parse(format: &str) -> Result<Self, String> {
+        let items = Self::items(format)?;
+        let has = |wanted: &[Item]| items.iter().any(|item| wanted.contains(item));
+        let has_date = has(&[Item::Number(4, 0)])
+            && has(&[Item::Number(2, 1), Item::MonthName])
+            && has(&[Item::Number(2, 2)]);
+        if !has_date && !has(&[Item::Epoch]) {
+            return Err(format!(
+                "the time format '{format}' has no full date: it needs %Y, %m or %b, and %d; or %s"
+            ));
+        }
+        if items
+            .windows(2)
+            .any(|pair| matches!(pair, [Item::Epoch, Item::Fraction | Item::Number(..) | Item::Seconds(_)]))
+        {
+            return Err(format!(
+                "the time format '{format}' has no text that ends %s, such as the point in '%s.%3f'"
+            ));
+        }
+        Ok(Self { items, last: None })
+    }
+
+    fn items(format: &str) -> Result<Vec<Item>, String> {
         let mut items = Vec::new();
         let mut bytes = format.bytes().peekable();
         while let Some(byte) = bytes.next() {
@@ -76,11 +104,17 @@ impl TimeFormat {
                 Some(b's') => items.push(Item::Epoch),
                 Some(b'b' | b'B' | b'h') => items.push(Item::MonthName),
                 Some(b'z' | b'Z') => items.push(Item::Offset),
-                Some(b'F') => items.extend(Self::parse("%Y-%m-%d").items),
-                Some(b'T') => items.extend(Self::parse("%H:%M:%S").items),
+                Some(b'F') => items.extend(Self::items("%Y-%m-%d")?),
+                Some(b'T') => items.extend(Self::items("%H:%M:%S")?),
                 Some(b'%') => items.push(Item::Literal(b'%')),
-                Some(_) => items.push(Item::WeekdayName),
-                None => items.push(Item::Literal(b'%')),
+                Some(b'a' | b'A') => items.push(Item::WeekdayName),
+                Some(other) => {
+                    let directive = char::from(other);
+                    return Err(format!(
+                        "the time format '{format}' has an unknown directive '%{directive}'"
+                    ));
+                }
+                None => return Err(format!("the time format '{format}' ends with an unfinished directive")),
             }
         }
         for at in 1..items.len() {
@@ -90,7 +124,7 @@ impl TimeFormat {
                 items[at - 1] = Item::Seconds(false);
             }
         }
-        Self { items, last: None }
+        Ok(items)
     }
 
     /// The time that `text` is.
@@ -124,7 +158,10 @@ impl TimeFormat {
             }
         };
         let (micros, offset) = fraction(rest);
-        let offset_secs = if offset == b"Z" || offset.is_empty() { 0 } else { offset_of(offset)?.0 };
+        let offset_secs = match offset {
+            [] => 0,
+            offset => offset_of(offset).filter(|(_, length)| *length == offset.len())?.0,
+        };
         let secs = secs.checked_add_signed(-offset_secs)?;
         Some(Timestamp::from_micros(secs.checked_mul(1_000_000)?.checked_add(micros)?))
     }
@@ -138,6 +175,9 @@ fn number(text: &[u8]) -> Option<Timestamp> {
         None => (text, (0, &b""[..])),
     };
     if !micros.1.is_empty() {
+        return None;
+    }
+    if whole.len() > MAX_NUMBER_DIGITS {
         return None;
     }
     let whole = u64::try_from(digits(whole)?).ok()?;
@@ -158,6 +198,9 @@ fn fraction(text: &[u8]) -> (u64, &[u8]) {
         factor /= 10;
         length += 1;
     }
+    if length == 0 {
+        return (0, text);
+    }
     (micros, after.get(length..).unwrap_or_default())
 }
 
@@ -171,8 +214,14 @@ fn digits(text: &[u8]) -> Option<i64> {
 
 /// Seconds since the epoch of a date in UTC.
 fn seconds_of([year, month, day, hour, minute, second]: [i64; 6]) -> Option<i64> {
-    let is_date = (1..=12).contains(&month) && (1..=31).contains(&day) && (1970..=9999).contains(&year);
-    if !is_date || hour > 24 || minute > 59 || second > 60 {
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last_day = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    let is_date = (1..=12).contains(&month) && (1..=last_day).contains(&day) && (1970..=9999).contains(&year);
+    if !is_date || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
     // Howard Hinnant's days_from_civil: the year begins in March, so that leap days are its last.
@@ -190,12 +239,17 @@ fn offset_of(text: &[u8]) -> Option<(i64, usize)> {
         b'-' => -1,
         _ => {
             let length = text.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-            return (length > 0).then_some((0, length));
+            let name = text.get(..length)?;
+            let is_utc = [&b"Z"[..], b"UTC", b"GMT"].iter().any(|utc| utc.eq_ignore_ascii_case(name));
+            return is_utc.then_some((0, length));
         }
     };
     let hours = digits(text.get(1..3)?)?;
     let colon = usize::from(text.get(3) == Some(&b':'));
     let minutes = digits(text.get(3 + colon..5 + colon)?)?;
+    if hours > 23 || minutes > 59 {
+        return None;
+    }
     Some((sign * (hours * 3_600 + minutes * 60), 5 + colon))
 }
 
@@ -241,10 +295,10 @@ impl Parts {
                 let padded =
                     (0..6).map(|place| text.get(place).filter(|_| place < length).copied().unwrap_or(b'0'));
                 self.micros = padded.fold(0, |micros, byte| micros * 10 + u64::from(byte - b'0'));
-                Some(length)
+                (length > 0).then_some(length)
             }
             Item::Epoch => {
-                let length = digits_at(18);
+                let length = digits_at(MAX_EPOCH_DIGITS);
                 self.epoch_secs = Some(digits(&text[..length])?);
                 Some(length)
             }
@@ -254,7 +308,7 @@ impl Parts {
                 self.date[1] = i64::try_from(month).ok()? + 1;
                 Some(word())
             }
-            Item::WeekdayName => Some(text.iter().take_while(|byte| !matches!(byte, b' ' | b',')).count()),
+            Item::WeekdayName => Some(word()).filter(|length| *length > 0),
             Item::Offset => {
                 let (secs, length) = offset_of(text)?;
                 self.offset_secs = secs;
@@ -286,6 +340,15 @@ mod tests {
             ("1794832496x", None),
             ("", None),
             ("99999999999999999999", None),
+            ("99999999999999999", None),
+            ("2026-02-31T00:00:00Z", None),
+            ("2026-02-29T00:00:00Z", None),
+            ("2026-11-16T24:59:00Z", None),
+            ("2026-11-16T12:34:56Zjunk", None),
+            ("2026-11-16T12:34:56+02:00x", None),
+            ("2026-11-16T12:34:56+99:00", None),
+            ("2026-11-16T12:34:56.Z", None),
+            ("2026-11-16T12:34:56 CET", None),
         ] {
             assert_eq!(format.read(text.as_bytes()).map(Timestamp::as_micros), micros, "{text}");
         }
@@ -301,10 +364,26 @@ mod tests {
             ("%a, %d %B %Y %T %Z", "Mon, 16 November 2026 12:34:56 GMT", Some(1_794_832_496_000_000)),
             ("%Y-%m-%d %E3S", "2026-11-16 56.7", Some(1_794_787_256_700_000)),
             ("%s", "1794832496 ", None),
+            ("%s", "1794832496789", None),
+            ("%F %T %Z", "2026-11-16 12:34:56 CET", None),
+            ("%F %T", "2026-02-31 12:34:56", None),
             ("%d/%b/%Y", "10/Foo/2000", None),
         ] {
-            let found = TimeFormat::parse(format).read(text.as_bytes());
+            let found = TimeFormat::parse(format).expect(format).read(text.as_bytes());
             assert_eq!(found.map(Timestamp::as_micros), micros, "{format}: {text}");
+        }
+    }
+    #[test]
+    fn formats_that_cannot_be_read_are_errors() {
+        for (format, expected) in [
+            ("%s%3f", "no text that ends %s"),
+            ("%Y-%m-%d %Q", "unknown directive '%Q'"),
+            ("%H:%M:%S", "no full date"),
+            ("%Y-%m %T", "no full date"),
+            ("%F %T %", "unfinished directive"),
+        ] {
+            let error = TimeFormat::parse(format).expect_err(format);
+            assert!(error.contains(expected), "{error}");
         }
     }
 }

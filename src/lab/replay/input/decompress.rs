@@ -29,7 +29,12 @@ pub(super) struct Zstd {
     decoder: FrameDecoder,
     /// True inside of a frame.
     is_started: bool,
+    /// Error that ends the stream, reported after the data before it.
+    error: Option<io::Error>,
 }
+
+/// The last block of a frame, without data, and a checksum, which the decoder does not verify.
+const EMPTY_LAST_BLOCK: &[u8] = &[1, 0, 0, 0, 0, 0, 0];
 
 impl Decompressed {
     pub(super) fn new(reader: Box<dyn Read>) -> Self {
@@ -47,7 +52,7 @@ impl Decompressed {
             Self::Gzip(Box::new(MultiGzDecoder::new(buffered(head))))
         } else if is_zstd {
             let decoder = FrameDecoder::new();
-            Self::Zstd(Box::new(Zstd { source: buffered(head), decoder, is_started: false }))
+            Self::Zstd(Box::new(Zstd { source: buffered(head), decoder, is_started: false, error: None }))
         } else {
             Self::Plain(head)
         })
@@ -77,10 +82,17 @@ impl Zstd {
             }
             if self.decoder.is_finished() {
                 self.is_started = false;
+                if let Some(error) = self.error.take() {
+                    return Err(error);
+                }
                 continue;
             }
-            let some = BlockDecodingStrategy::UptoBytes(BUFFER_BYTES);
-            self.decoder.decode_blocks(&mut self.source, some).map_err(io::Error::other)?;
+            let some = || BlockDecodingStrategy::UptoBytes(BUFFER_BYTES);
+            if let Err(error) = self.decoder.decode_blocks(&mut self.source, some()) {
+                self.error = Some(io::Error::other(error));
+                // The decoder keeps a window of data until its frame ends.
+                self.decoder.decode_blocks(EMPTY_LAST_BLOCK, some()).map_err(io::Error::other)?;
+            }
         }
         Ok(0)
     }
@@ -156,8 +168,12 @@ mod tests {
         gzip.truncate(gzip.len() / 2);
         let (text, error) = read(gzip);
         assert!(text.len() > 50_000 && error.is_some(), "{} bytes, {error:?}", text.len());
-        let mut zstd = compress_to_vec(&[b'a'; 200][..], CompressionLevel::Fastest);
-        zstd.truncate(zstd.len() / 2);
-        assert!(read(zstd).1.is_some());
+        let text: String = (0..60_000).map(|line| format!("line {line}\n")).collect();
+        let mut zstd = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
+        zstd.truncate(zstd.len() * 2 / 3);
+        let (found, error) = read(zstd);
+        // The data of every whole block, all of which are shorter than the window.
+        assert!(found.len() > text.len() / 4, "{} bytes of {}", found.len(), text.len());
+        assert!(text.as_bytes().starts_with(&found) && error.is_some(), "{error:?}");
     }
 }

@@ -71,7 +71,7 @@ impl MapFile {
         if let Some(name) = missing.first() {
             return Err(format!("the format of the log has no field '{name}'"));
         }
-        Ok(Mapping { requests, is_exclusive: false })
+        Ok(Mapping { lists: vec![requests], is_exclusive: false })
     }
 }
 

@@ -9,15 +9,15 @@ pub(super) use self::expression::{Expression, Filter};
 pub(super) use self::file::{FormatSpec, MapFile, default_denied};
 
 use super::format::Fields;
-use super::record::{Logged, RecordWriter};
+use super::record::{self, Logged, RecordWriter};
 use crate::engine::Hits;
 
 /// The requests of a line.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mapping {
-    /// Each one whose condition holds is made.
-    pub(super) requests: Vec<RequestMap>,
-    /// True if only the first of them is.
+    /// Lists of requests, such as one for each filter of a proxy.
+    pub(super) lists: Vec<Vec<RequestMap>>,
+    /// True if only the first request of each list whose condition holds is made; otherwise every such request is.
     pub(super) is_exclusive: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct Mapping {
 #[derive(Clone, Debug)]
 pub(super) struct RequestMap {
     pub(super) domain: Box<[u8]>,
-    /// Lines that it is made for.
+    /// Condition on the lines that cause the request.
     pub(super) condition: Condition,
     pub(super) descriptors: Vec<DescriptorMap>,
     /// Hits of its descriptors; 1 if it is absent.
@@ -74,13 +74,22 @@ impl Mapping {
         record: &mut Vec<u8>,
         mut done: impl FnMut(&mut Vec<u8>),
     ) {
-        for request in &self.requests {
-            if request.condition.holds(line, &mut scratch.value) {
+        let mut has_request = false;
+        for requests in &self.lists {
+            for request in requests {
+                if !request.condition.holds(line, &mut scratch.value) {
+                    continue;
+                }
+                let start = record.len();
                 if request.write(line, scratch, record) {
+                    if has_request {
+                        record::mark_same_line(&mut record[start..]);
+                    }
+                    has_request = true;
                     done(record);
                 }
                 if self.is_exclusive {
-                    return;
+                    break;
                 }
             }
         }

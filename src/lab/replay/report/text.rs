@@ -26,7 +26,7 @@ impl fmt::Display for Report {
             let evicted = grouped(self.evicted);
             writeln!(
                 f,
-                "warning: {evicted} counters did not fit into memory, so that limits held less than they should"
+                "warning: {evicted} counters did not fit into memory, so limits denied less than they should"
             )?;
         }
         writeln!(f)?;
