@@ -219,7 +219,7 @@ impl Input {
         if !has_lines {
             // No line contradicts the last one.
             if let Some(ahead) = self.ahead.take() {
-                self.accept(ahead, reorder);
+                self.accept(&ahead, reorder);
             }
             counts.sampled(self.parser.sample());
         }
@@ -230,7 +230,7 @@ impl Input {
     fn settle(&mut self, line: LineAhead, counts: &mut LineCounts, reorder: &mut Reorder) {
         if let Some(ahead) = self.ahead.take() {
             if line.at.after(self.max_jump) >= ahead.at {
-                self.accept(ahead, reorder);
+                self.accept(&ahead, reorder);
             } else {
                 let reason = "has a time far ahead of the lines around it".to_owned();
                 counts.bad(self.lines.name(), ahead.number, reason, ahead.text);
@@ -239,11 +239,11 @@ impl Input {
         if line.at > self.seen.after(self.max_jump) {
             self.ahead = Some(line);
         } else {
-            self.accept(line, reorder);
+            self.accept(&line, reorder);
         }
     }
 
-    fn accept(&mut self, line: LineAhead, reorder: &mut Reorder) {
+    fn accept(&mut self, line: &LineAhead, reorder: &mut Reorder) {
         self.seen = self.seen.max(line.at);
         line.requests.iter().for_each(|request| reorder.add(line.at, request));
     }

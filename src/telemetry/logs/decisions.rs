@@ -4,9 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::writer::{LogWriter, LostLines, QueueBounds};
+use crate::clock::{Clock as _, SystemClock};
+use crate::engine::Timestamp;
 
 /// Bounds of the queue: some tenths of a second at full load.
 const BOUNDS: QueueBounds = QueueBounds { lines: 65_536, bytes: 32 << 20 };
@@ -54,7 +56,7 @@ struct RotatedFile {
     /// Device and inode.
     identity: (u64, u64),
     /// Time of the last warning that it cannot be opened again.
-    warned: Option<Instant>,
+    warned: Option<Timestamp>,
 }
 
 impl RotatedFile {
@@ -88,10 +90,11 @@ impl RotatedFile {
             }
             // Lines go to the old file until there is a new one.
             Err(error) => {
-                if self.warned.is_none_or(|warned| warned.elapsed() >= WARNING_INTERVAL) {
+                let now = SystemClock.now();
+                if self.warned.is_none_or(|warned| now.since(warned) >= WARNING_INTERVAL) {
                     let path = self.path.display();
                     tracing::warn!(%error, %path, "decision log cannot be reopened");
-                    self.warned = Some(Instant::now());
+                    self.warned = Some(now);
                 }
                 0
             }

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::clock::{Clock as _, SystemClock};
+use crate::engine::Timestamp;
 use crate::supervisor;
 
 /// Bounds of the queue of the process' own log.
@@ -189,7 +191,7 @@ fn write(name: &'static str, queued: &Receiver<Message>, counts: &Counts, mut ou
             done.try_send(()).unwrap_or_default();
         }
         if counts.is_half_empty()
-            && let Some(lines) = warning.due(counts.dropped(), Instant::now)
+            && let Some(lines) = warning.due(counts.dropped(), || SystemClock.now())
         {
             let error =
                 failure.take().map_or_else(|| "the queue was full".to_owned(), |error| error.to_string());
@@ -204,17 +206,17 @@ fn write(name: &'static str, queued: &Receiver<Message>, counts: &Counts, mut ou
 struct Warning {
     /// Lines that were reported.
     reported: u64,
-    last: Option<Instant>,
+    last: Option<Timestamp>,
 }
 
 impl Warning {
     /// Lines to report, if any were dropped since the last warning and that is long enough ago.
-    fn due(&mut self, dropped: u64, now: impl Fn() -> Instant) -> Option<u64> {
+    fn due(&mut self, dropped: u64, now: impl Fn() -> Timestamp) -> Option<u64> {
         if dropped <= self.reported {
             return None;
         }
         let now = now();
-        if self.last.is_some_and(|last| now.duration_since(last) < WARNING_INTERVAL) {
+        if self.last.is_some_and(|last| now.since(last) < WARNING_INTERVAL) {
             return None;
         }
         self.last = Some(now);
@@ -314,10 +316,9 @@ mod tests {
 
     #[test]
     fn dropped_lines_are_reported_once_a_minute() {
-        let start = Instant::now();
         let mut warning = Warning::default();
         let found = [(0, 0), (1, 3), (2, 5), (60, 5), (61, 7), (200, 7)]
-            .map(|(secs, dropped)| warning.due(dropped, || start + Duration::from_secs(secs)));
+            .map(|(secs, dropped)| warning.due(dropped, || Timestamp::from_secs(1_000 + secs)));
         assert_eq!(found, [None, Some(3), None, None, Some(4), None]);
     }
 
