@@ -98,8 +98,8 @@ impl MemoryStore {
         self.room.figures()
     }
 
-    /// Drops what is over, for ever, every stripe once in ten seconds, and warns of evictions. The process
-    /// spawns this once; `now` tells the time.
+    /// Drops expired counters, every stripe once in ten seconds, and warns of evictions. Never ends. The process
+    /// spawns this once; `now` returns the time.
     pub async fn sweep(&self, now: impl Fn() -> Timestamp) {
         let stripes = u32::try_from(self.stripes.len()).unwrap_or(u32::MAX);
         let mut turn = tokio::time::interval(SWEEP_ROUND / stripes);

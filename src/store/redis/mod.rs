@@ -207,10 +207,10 @@ impl RedisStore {
         }
     }
 
-    /// SlotCharges every server whether it is there.
+    /// Sends PING to every server.
     ///
     /// # Errors
-    /// What the first one says that is not. Who waits for one that hangs waits for ever.
+    /// Error of the first server that does not answer. It has no timeout: a server that hangs never fails.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.clusters.all.ping().await?;
         match &self.clusters.per_second {

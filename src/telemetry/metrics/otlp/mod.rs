@@ -40,8 +40,8 @@ pub struct OtlpSettings {
     pub service: Service,
 }
 
-/// Sends metrics over connections of `connector` until `stop` is cancelled, and once more then. Values are cumulative, so an export that failed is
-/// made good by the next one.
+/// Sends metrics over connections of `connector` until `stop` is cancelled, and once more then. Values are
+/// cumulative, so the next export makes up for one that failed.
 pub async fn run(
     settings: OtlpSettings,
     connector: Connector,
