@@ -35,6 +35,8 @@ async fn once_prints_who_is_limited_as_text_and_as_json() {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
     assert!(!printed.contains('\u{1b}'), "{printed:?}");
+    let lockouts = printed.split("LOCKOUTS\n").nth(1).expect("a list of lockouts");
+    assert!(lockouts.contains("account=acme"), "{lockouts}");
 
     let printed = top(&service, &["--once", "--json", "--by", "hits", "--token-file", &path]).await;
     let printed: Value = serde_json::from_slice(&printed.stdout).expect("JSON");

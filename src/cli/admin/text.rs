@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize as _;
 use serde_json::Value;
 
+use crate::engine::Timestamp;
 use crate::engine::duration::ShortForm;
 use crate::engine::text::one_line;
 use crate::lab::Explanation;
@@ -27,6 +28,12 @@ fn time(of: &Value, name: &str) -> String {
         .as_u64()
         .or_else(|| Some(Duration::try_from_secs_f64(of[name].as_f64()?.ceil()).ok()?.as_secs()));
     secs.map(|secs| ShortForm(secs).to_string()).unwrap_or_default()
+}
+
+/// Point in time as RFC 3339 in UTC, to the second.
+fn point_in_time(of: &Value, name: &str) -> String {
+    let at = of[name].as_u64().map(|secs| Timestamp::from_secs(secs).to_string());
+    at.map(|at| at.replace(".000000Z", "Z")).unwrap_or_default()
 }
 
 /// Items of a list.
@@ -221,7 +228,7 @@ pub(super) fn audit(answer: &Value) -> String {
         let dry_run = if item["dry_run"] == true { " (dry run)" } else { "" };
         let result = text(item, "result") + dry_run;
         vec![
-            text(item, "at"),
+            point_in_time(item, "at"),
             text(item, "actor"),
             text(item, "action"),
             text(item, "target"),
@@ -231,4 +238,18 @@ pub(super) fn audit(answer: &Value) -> String {
     };
     let rows = items(answer, "items").iter().map(row).collect();
     table(&["AT", "ACTOR", "ACTION", "TARGET", "RESULT", "REASON"], rows, "no admin action since the start")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_audit_log_shows_when_in_utc() {
+        let shown = audit(&json!({"items": [{"at": 1_795_774_087, "actor": "user ann"}]}));
+        assert!(shown.contains("\n2026-11-27T"), "{shown}");
+        assert!(shown.contains("Z  user ann"), "{shown}");
+    }
 }

@@ -114,9 +114,9 @@ impl Screen {
                 return Command::Refresh;
             }
             Key::Char('u') if self.tab == Tab::Lockouts => {
-                let rows = self.wanted(&data.lockouts["lockouts"], "client");
-                if let Some(row) = rows.get(self.selected.min(rows.len().saturating_sub(1))) {
-                    let (id, client) = (text(row, "id"), text(row, "client"));
+                let rows = self.locked_out(data);
+                if let Some((client, row)) = rows.get(self.selected.min(rows.len().saturating_sub(1))) {
+                    let (id, client) = (text(row, "id"), client.clone());
                     self.typing = Typing::Reason { id, client, text: String::new() };
                 }
             }
@@ -284,27 +284,45 @@ impl Screen {
             .collect()
     }
 
+    /// Lockouts whose client contains the filter, each with its client.
+    fn locked_out<'d>(&self, data: &'d Data) -> Vec<(String, &'d Value)> {
+        let rows = data.lockouts["lockouts"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let rows = rows.iter().map(|row| (client(row), row));
+        rows.filter(|(client, _)| client.contains(&self.filter)).collect()
+    }
+
     fn lockouts(&self, data: &Data) -> Vec<String> {
-        let row = |row: &&Value| {
+        let row = |(client, row): &(String, &Value)| {
+            let is_permanent = row["permanent"] == true;
             format!(
                 "{:<48} {:<16} {:<20} {:>7} {:>8}",
-                cut(&text(row, "client"), 48),
+                cut(client, 48),
                 cut(&text(row, "domain"), 16),
                 cut(&text(row, "name"), 20),
                 number(row, "blocks"),
-                secs(row["ends_in_secs"].as_u64()),
+                if is_permanent { "never".to_owned() } else { secs(row["ends_in_secs"].as_u64()) },
             )
         };
         let head =
             format!("{:<48} {:<16} {:<20} {:>7} {:>8}", "CLIENT", "DOMAIN", "NAME", "BLOCKS", "ENDS IN");
-        let rows = self.wanted(&data.lockouts["lockouts"], "client");
-        std::iter::once(head).chain(rows.iter().map(row)).collect()
+        std::iter::once(head).chain(self.locked_out(data).iter().map(row)).collect()
     }
 }
 
-/// A text of a row. Control characters, which would steer the terminal, are replaced.
+/// Entries of a lockout: `user=alice,path=/login`.
+fn client(lockout: &Value) -> String {
+    let entries = lockout["entries"].as_object().into_iter().flatten();
+    let entries = entries.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    harmless(&entries.collect::<Vec<_>>().join(","))
+}
+
+/// A text of a row.
 fn text(row: &Value, field: &str) -> String {
-    let text = row[field].as_str().unwrap_or_default();
+    harmless(row[field].as_str().unwrap_or_default())
+}
+
+/// `text` with its control characters, which would steer the terminal, replaced.
+fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
@@ -349,7 +367,7 @@ mod tests {
         Data {
             summary: json!({"version": "1.0", "hits_per_sec": 12.34, "config": {"rules": 2, "errors": []}}),
             keys: json!({"items": [keys("user=greedy"), keys("user=\u{1b}[2Jevil\n")]}),
-            lockouts: json!({"lockouts": [{"id": "a", "client": "account=acme"}, {"id": "b", "client": "account=other"}]}),
+            lockouts: json!({"lockouts": [{"id": "a", "entries": {"account": "acme"}}, {"id": "b", "entries": {"account": "other"}}]}),
             ..Data::default()
         }
     }

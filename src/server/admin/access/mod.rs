@@ -153,8 +153,10 @@ impl Access {
                 "without authentication only clients on this machine are served; see docs/admin.md",
             ));
         }
-        if let Some(sent) = headers.get(header::AUTHORIZATION) {
-            return self.bearer(sent.as_bytes()).ok_or_else(|| self.unauthorized());
+        // Without a token that is known it may be meant for another: proxies pass on those of their users.
+        let sent = headers.get(header::AUTHORIZATION);
+        if let Some(actor) = sent.and_then(|sent| self.bearer(sent.as_bytes())) {
+            return Ok(actor);
         }
         let session = self.tokens.as_ref().and_then(|tokens| session::actor(tokens, headers, now));
         if let Some(actor) = session {
@@ -191,9 +193,12 @@ impl Access {
             // A second one may be the client's own.
             _ => return Err(forbidden(&format!("expected one header {} with a name", proxies.user_header))),
         };
-        let groups = headers.get_all(&proxies.groups_header).iter().filter_map(|groups| groups.to_str().ok());
-        let mut groups = groups.flat_map(|groups| groups.split(',').map(str::trim));
-        let groups: Vec<_> = groups.by_ref().collect();
+        let mut groups = headers.get_all(&proxies.groups_header).iter();
+        let (groups, None) = (groups.next(), groups.next()) else {
+            return Err(forbidden(&format!("expected at most one header {}", proxies.groups_header)));
+        };
+        let groups = groups.and_then(|groups| groups.to_str().ok()).unwrap_or_default();
+        let groups: Vec<_> = groups.split(',').map(str::trim).collect();
         let is_member = |group: &str| group == EVERYONE || groups.contains(&group);
         let role = proxies.roles.iter().filter(|(group, _)| is_member(group)).map(|(_, role)| *role).max();
         match role {

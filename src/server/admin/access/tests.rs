@@ -76,10 +76,9 @@ async fn a_user_has_the_highest_role_of_its_groups_if_the_proxy_is_trusted() {
     };
     let ann = |role| Ok(("user ann".to_owned(), role));
     assert_eq!(from("10.1.2.3", &[(user, "ann"), (groups, "dev, oncall")]), ann(Role::Operate));
-    assert_eq!(
-        from("::ffff:10.1.2.3", &[(user, "ann"), (groups, "oncall"), (groups, "sre")]),
-        ann(Role::Admin)
-    );
+    assert_eq!(from("::ffff:10.1.2.3", &[(user, "ann"), (groups, "oncall,sre")]), ann(Role::Admin));
+    let twice = from("10.1.2.3", &[(user, "ann"), (groups, "oncall"), (groups, "sre")]);
+    assert_eq!(twice, Err(StatusCode::FORBIDDEN), "the second one may be the client's own");
     assert_eq!(from("10.1.2.3", &[(user, "ann"), (groups, "dev")]), Err(StatusCode::FORBIDDEN));
     assert_eq!(from("10.1.2.3", &[(user, "ann"), (groups, "*")]), Err(StatusCode::FORBIDDEN));
     assert_eq!(
@@ -91,5 +90,20 @@ async fn a_user_has_the_highest_role_of_its_groups_if_the_proxy_is_trusted() {
     for untrusted in ["192.0.2.1", "127.0.0.1", "fd00::1"] {
         let forged = from(untrusted, &[(user, "ann"), (groups, "sre")]);
         assert_eq!(forged, Err(StatusCode::UNAUTHORIZED), "{untrusted}");
+    }
+}
+
+#[tokio::test]
+async fn an_authorization_that_is_no_known_token_leaves_the_user_of_the_proxy() {
+    let with_tokens = access();
+    let without_tokens = Access { tokens: None, ..access() };
+    let user = [("x-forwarded-user", "ann"), ("x-forwarded-groups", "oncall")];
+    for access in [with_tokens, without_tokens] {
+        for value in ["Basic YW5uOnNlY3JldA==", "Bearer an-access-token-of-the-proxy", ""] {
+            let sent = [&user[..], &[("authorization", value)]].concat();
+            let role = |address| authenticate(&access, address, &sent).map(|actor| actor.role);
+            assert_eq!(role("10.1.2.3"), Ok(Role::Operate), "{value}");
+            assert_eq!(role("192.0.2.1"), Err(StatusCode::UNAUTHORIZED), "{value}");
+        }
     }
 }

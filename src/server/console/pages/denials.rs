@@ -41,7 +41,8 @@ fn row(denial: &DenialView) -> Markup {
                     None => code { (denial.descriptors) },
                 }
             }
-            td { code { (denial.rule.as_deref().unwrap_or("(set by the caller)")) } }
+            @let rule = denial.rule.as_deref().unwrap_or("(set by the caller)");
+            td .rule { code title=(rule) { (rule) } }
             td { (denial.layer.as_deref().unwrap_or("")) }
             td .n { @if let Some(used) = denial.used { (used) } }
             td .n { @if let Some(limit) = &denial.limit { (limit_text(limit.requests, limit.window_secs)) } }

@@ -69,7 +69,8 @@ fn row(key: &TopView) -> Markup {
                     None => code { (key.key) },
                 }
             }
-            td { code { (key.rule.as_deref().unwrap_or(&key.domain)) } }
+            @let rule = key.rule.as_deref().unwrap_or(&key.domain);
+            td .rule { code title=(rule) { (rule) } }
             td .n { (key.count) @if key.error > 0 { small { " ±" (key.error) } } }
             td .n { (key.used) }
             td .n { (limit_text(key.limit.requests, key.limit.window_secs)) }
