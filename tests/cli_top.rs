@@ -66,3 +66,26 @@ async fn errors_say_what_to_do() {
     let open = Service::start(&[("shop.yaml", RULES)], &[]).await;
     assert!(top(&open, &["--once"]).await.status.success(), "without authentication none is needed");
 }
+
+#[tokio::test]
+async fn admin_finds_its_token_in_the_environment_and_takes_flags_after_the_action() {
+    let (service, file) = start_with_tokens().await;
+    let admin = |variables: Vec<(&'static str, String)>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let reload =
+            ["admin", "reload", "--dry-run", "-r", "a test", "--idempotency-key", "one", "--address"];
+        command.env_clear().envs(variables).args(reload).arg(format!("127.0.0.1:{}", service.admin));
+        async {
+            tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends")
+        }
+    };
+    let path = file.path().display().to_string();
+    let token = |index: usize| ("TOLLGATE_ADMIN_TOKEN", TOKENS[index].1.to_owned());
+    let file = || ("ADMIN_TOKEN_FILE", path.clone());
+    for (variables, is_allowed) in
+        [(vec![file()], true), (vec![token(2)], true), (vec![token(0), file()], false), (vec![], false)]
+    {
+        let printed = admin(variables.clone()).await;
+        assert_eq!(printed.status.success(), is_allowed, "{variables:?}: {}", text(&printed.stderr));
+    }
+}

@@ -1,7 +1,7 @@
 //! Calls of the admin API, for the commands that use it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -11,12 +11,15 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::engine::text::one_line_of_bytes;
 use crate::server::admin::Role;
+use crate::settings;
 use crate::tls::{TlsClient, TlsFlags};
 
 /// Upper bound on one call.
@@ -25,14 +28,31 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on an answer.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
+/// Upper bound on an answer without an error text that is shown, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// Variable with a token.
+const TOKEN: &str = "TOLLGATE_ADMIN_TOKEN";
+
+/// Variable with the token file of the service.
+const TOKEN_FILE: &str = "ADMIN_TOKEN_FILE";
+
+/// Where the listener is.
+const PLACE: &str = "The admin listener is on port 6071 of the service's own machine by default; set --address, or \
+                     forward the port: kubectl port-forward deploy/tollgate 6071";
+
+/// Characters that a query takes as they are.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// The service, and what authenticates the command.
 #[derive(Args, Debug)]
 pub(super) struct AdminFlags {
     /// Admin listener of the service: `host:port`, `http://host:port` or `https://host:port`.
     #[arg(long, default_value = "127.0.0.1:6071", value_name = "ADDRESS")]
     address: String,
-    /// File with a token: the token alone, or a token file of the service, of which the highest role is used.
-    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "PATH")]
+    /// File with a token: the token alone, or a token file of the service, of which the highest role is used. Unset:
+    /// the token in the variable `TOLLGATE_ADMIN_TOKEN`, or else the file that `ADMIN_TOKEN_FILE` names.
+    #[arg(long, value_name = "PATH")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     tls: TlsFlags,
@@ -53,33 +73,28 @@ impl AdminFlags {
     /// # Errors
     /// The file that cannot be used, and why.
     pub(super) fn client(&self) -> anyhow::Result<AdminClient> {
-        let address = self.address.as_str();
-        let authority =
-            address.strip_prefix("http://").or(address.strip_prefix("https://")).unwrap_or(address);
-        let authority = authority.trim_end_matches('/').to_owned();
-        if authority.parse::<http::uri::Authority>().ok().and_then(|parsed| parsed.port_u16()).is_none() {
-            bail!("--address: expected host:port, http://host:port or https://host:port, found {address:?}");
-        }
-        let token = match &self.token_file {
-            None => None,
-            Some(path) => {
-                let text = fs::read_to_string(path);
-                let text = text.with_context(|| format!("cannot read the token file {}", path.display()))?;
-                let token = token_in(&text);
-                Some(
-                    token
-                        .ok_or_else(|| anyhow!("the token file {} has no token", path.display()))?
-                        .to_owned(),
-                )
-            }
-        };
-        Ok(AdminClient {
-            authority,
-            authorization: token.map(|token| format!("Bearer {token}").into()),
-            tls: self.tls.http_client(address)?,
-            advice: self.tls.advice_on_lost_connection(address),
-        })
+        AdminClient::new(&self.address, self.token_file.as_deref(), &self.tls)
     }
+}
+
+/// `text` for a query or a path.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, QUERY).to_string()
+}
+
+/// The token of the file, or else of the environment.
+fn token(file: Option<&Path>) -> anyhow::Result<Option<String>> {
+    let file = match file {
+        Some(file) => file.to_owned(),
+        None => match (settings::environment(TOKEN), settings::environment(TOKEN_FILE)) {
+            (None, Some(file)) => file.into(),
+            (token, _) => return Ok(token),
+        },
+    };
+    let text = fs::read_to_string(&file);
+    let text = text.with_context(|| format!("cannot read the token file {}", file.display()))?;
+    let token = token_in(&text).with_context(|| format!("the token file {} has no token", file.display()))?;
+    Ok(Some(token.to_owned()))
 }
 
 /// The token in a file: that of the highest role where lines have roles, else the first line.
@@ -98,6 +113,25 @@ fn token_in(text: &str) -> Option<&str> {
 }
 
 impl AdminClient {
+    /// A client of the admin listener at `address`, with the files read.
+    ///
+    /// # Errors
+    /// The file that cannot be used, and why.
+    pub(super) fn new(address: &str, token_file: Option<&Path>, tls: &TlsFlags) -> anyhow::Result<Self> {
+        let authority =
+            address.strip_prefix("http://").or(address.strip_prefix("https://")).unwrap_or(address);
+        let authority = authority.trim_end_matches('/').to_owned();
+        if authority.parse::<http::uri::Authority>().ok().and_then(|parsed| parsed.port_u16()).is_none() {
+            bail!("--address: expected host:port, http://host:port or https://host:port, found {address:?}");
+        }
+        Ok(Self {
+            authority,
+            authorization: token(token_file)?.map(|token| format!("Bearer {token}").into()),
+            tls: tls.http_client(address)?,
+            advice: tls.advice_on_lost_connection(address),
+        })
+    }
+
     /// Address of the service, `host:port`.
     pub(super) fn authority(&self) -> &str {
         &self.authority
@@ -108,7 +142,7 @@ impl AdminClient {
     /// # Errors
     /// As [`Self::call`].
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.call(Method::GET, path, None).await
+        self.call(Method::GET, path, None, None).await
     }
 
     /// Answer to a call of `path` below `/api/v1`.
@@ -120,8 +154,9 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: Option<&Value>,
+        idempotency_key: Option<&str>,
     ) -> anyhow::Result<Value> {
-        let call = self.exchange(method, path, body);
+        let call = self.exchange(method, path, body, idempotency_key);
         let (status, answer) = tokio::time::timeout(TIMEOUT, call)
             .await
             .map_err(|_| anyhow!("{} did not answer within {TIMEOUT:?}", self.authority))??;
@@ -131,10 +166,23 @@ impl AdminClient {
             });
         }
         let error = serde_json::from_slice::<Value>(&answer).unwrap_or_default();
-        let error = error["error"].as_str().unwrap_or_default().to_owned();
-        let advice = match status {
-            StatusCode::UNAUTHORIZED => "\nSet --token-file, or --tls-cert and --tls-key.",
+        let error = error["error"].as_str().unwrap_or_default();
+        let advice = match (status, &self.authorization) {
+            (StatusCode::UNAUTHORIZED, _) => {
+                "\nSet --token-file or TOLLGATE_ADMIN_TOKEN, or --tls-cert and --tls-key."
+            }
+            (StatusCode::FORBIDDEN, None) => {
+                "\nChanges need a role: set ADMIN_TOKEN_FILE for the service, and pass a token with --token-file or \
+                 TOLLGATE_ADMIN_TOKEN."
+            }
+            (StatusCode::NOT_FOUND, _) if error.is_empty() => {
+                "\nIs it the admin listener, port 6071 by default?"
+            }
             _ => "",
+        };
+        let error = match error {
+            "" => one_line_of_bytes(&answer, MAX_SHOWN),
+            error => error.to_owned(),
         };
         Err(anyhow!("{} answered {status}: {error}{advice}", self.authority))
     }
@@ -144,6 +192,7 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: Option<&Value>,
+        idempotency_key: Option<&str>,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let mut request = Request::builder()
             .method(method)
@@ -156,6 +205,9 @@ impl AdminClient {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
+        if let Some(key) = idempotency_key {
+            request = request.header("idempotency-key", key);
+        }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -163,7 +215,7 @@ impl AdminClient {
         let request = request.body(Full::new(Bytes::from(body)))?;
         let stream = TcpStream::connect(&self.authority)
             .await
-            .with_context(|| format!("cannot connect to {}", self.authority))?;
+            .map_err(|error| anyhow!("cannot connect to {}: {error}\n{PLACE}", self.authority))?;
         match &self.tls {
             None => self.over(stream, request).await,
             Some(tls) => {
@@ -180,10 +232,13 @@ impl AdminClient {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let lost = || format!("{} closed the connection without an answer{}", self.authority, self.advice);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(lost)?;
+        let lost = |error: hyper::Error| {
+            let (authority, advice) = (&self.authority, self.advice);
+            anyhow!("{authority} closed the connection without an answer: {error}{advice}\n{PLACE}")
+        };
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let driven = tokio::spawn(connection);
-        let answer = sender.send_request(request).await.with_context(lost)?;
+        let answer = sender.send_request(request).await.map_err(lost)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
         let body =

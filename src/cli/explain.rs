@@ -7,13 +7,15 @@ use clap::Args;
 use serde_json::json;
 use smallvec::SmallVec;
 
-use super::admin::{self, AdminArgs};
+use super::admin;
+use super::admin_client::AdminClient;
 use super::query::{Descriptor as Typed, parse_descriptor};
 use super::{Exit, check, print, print_error};
 use crate::engine::rules::{CompileOptions, HashKey, RuleErrors, compile};
 use crate::engine::{Descriptor, Entry, Hits, KeyFormat, KeyWriter, Modes, Request};
 use crate::lab::{ExplainContext, Explanation, explain};
 use crate::settings;
+use crate::tls::TlsFlags;
 
 /// Arguments of `explain`.
 #[derive(Args, Debug)]
@@ -27,13 +29,16 @@ pub(super) struct ExplainArgs {
     /// Rule file, or a directory of them.
     #[arg(long, value_name = "PATH", default_value = "config", conflicts_with = "address")]
     rules: PathBuf,
-    /// Admin listener of a running service to ask, `host:port` or `http://host:port`: it knows the levels of the
-    /// counters too.
+    /// Admin listener of a running service to ask, `host:port`, `http://host:port` or `https://host:port`: it
+    /// knows the levels of the counters too.
     #[arg(long)]
     address: Option<String>,
-    /// File with a token for that listener; or set `TOLLGATE_ADMIN_TOKEN`.
+    /// File with a token for that listener, as for `tollgate admin`. Unset: that of the variable
+    /// `TOLLGATE_ADMIN_TOKEN`, or of the file `ADMIN_TOKEN_FILE`.
     #[arg(long, value_name = "PATH", requires = "address")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Join the rules of files that have one domain.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
@@ -47,8 +52,8 @@ pub(super) fn run(args: &ExplainArgs) -> anyhow::Result<Exit> {
     let explanation = match &args.address {
         None => offline(args)?,
         Some(address) => {
-            let admin = AdminArgs { address: address.clone(), token_file: args.token_file.clone() };
-            admin::explain(&admin, &args.domain, &args.descriptors)?
+            let client = AdminClient::new(address, args.token_file.as_deref(), &args.tls)?;
+            admin::explain(&client, &args.domain, &args.descriptors)?
         }
     };
     if args.json { print(&format!("{:#}\n", json!(explanation))) } else { print(&format!("{explanation}\n")) }

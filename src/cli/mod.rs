@@ -154,6 +154,8 @@ fn command() -> clap::Command {
     ["serve", "check", "explain", "replay"]
         .into_iter()
         .fold(Cli::command(), |command, name| command.mut_subcommand(name, settings::prepare))
+        // Before and after the action.
+        .mut_subcommand("admin", |admin| admin.mut_args(|arg| arg.global(true)))
 }
 
 /// Inserts `serve` if the command line has no command: nothing follows the program's name, or a flag of

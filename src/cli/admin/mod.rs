@@ -1,13 +1,12 @@
 //! `tollgate admin`: the actions of the admin API, for terminals and scripts.
 
-mod client;
 mod text;
 
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-pub(super) use self::client::{AdminArgs, encoded};
+use super::admin_client::{AdminClient, AdminFlags, encoded};
 use super::query::{Descriptor, parse_descriptor};
 use super::{Exit, print};
 use crate::lab::Explanation;
@@ -16,9 +15,9 @@ use crate::lab::Explanation;
 #[derive(Args, Debug)]
 pub(super) struct AdminCommandArgs {
     #[command(flatten)]
-    admin: AdminArgs,
+    admin: AdminFlags,
     /// Print the answer as JSON.
-    #[arg(long, global = true)]
+    #[arg(long)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -170,6 +169,13 @@ impl Call {
         Self { method: Method::POST, body: Some(body), ..Self::get(path, show) }
     }
 
+    /// The answer.
+    fn send(&self, client: &AdminClient) -> anyhow::Result<Value> {
+        let (method, key) = (self.method.clone(), self.idempotency_key.as_deref());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(client.call(method, &self.path, self.body.as_ref(), key))
+    }
+
     /// A change with its reason in the body.
     fn change(
         method: Method,
@@ -187,50 +193,50 @@ impl Call {
 
 /// Carries out an action and prints its outcome.
 pub(super) fn run(args: &AdminCommandArgs) -> anyhow::Result<Exit> {
-    let Call { method, path, body, idempotency_key, show } = call(&args.command);
-    let answer = args.admin.call(method, &path, body.as_ref(), idempotency_key.as_deref())?;
-    if args.json { print(&format!("{answer:#}\n")) } else { print(&show(&answer)) }
+    let call = call(&args.command);
+    let answer = call.send(&args.admin.client()?)?;
+    if args.json { print(&format!("{answer:#}\n")) } else { print(&(call.show)(&answer)) }
 }
 
 fn call(command: &Command) -> Call {
     match command {
         Command::Overrides(command) => overrides(command),
         Command::Reset { key, write } => {
-            Call::change(Method::POST, "/api/v1/keys:reset", key.body(), write, text::reset)
+            Call::change(Method::POST, "/keys:reset", key.body(), write, text::reset)
         }
         Command::Key(KeyArgs { domain, descriptor }) => {
             let descriptor = encoded(&entries(descriptor).to_string());
-            let path = format!("/api/v1/keys?domain={}&descriptor={descriptor}", encoded(domain));
+            let path = format!("/keys?domain={}&descriptor={descriptor}", encoded(domain));
             Call::get(path, text::key)
         }
-        Command::Lockouts => Call::get("/api/v1/lockouts", text::lockouts),
+        Command::Lockouts => Call::get("/lockouts", text::lockouts),
         Command::Unlock { id, write } => {
-            let path = format!("/api/v1/lockouts/{}", encoded(id));
+            let path = format!("/lockouts/{}", encoded(id));
             Call::change(Method::DELETE, &path, json!({}), write, text::unlock)
         }
         Command::Shadow { rule, write, ttl } => {
             let body = json!({ "rule": rule, "ttl": ttl });
-            Call::change(Method::POST, "/api/v1/rules:shadow", body, write, text::override_set)
+            Call::change(Method::POST, "/rules:shadow", body, write, text::override_set)
         }
         Command::Reload { write } => {
-            Call::change(Method::POST, "/api/v1/config:reload", json!({}), write, text::reload)
+            Call::change(Method::POST, "/config:reload", json!({}), write, text::reload)
         }
         Command::Explain { domain, descriptors } => {
-            Call::post("/api/v1/explain", explain_body(domain, descriptors), text::explanation)
+            Call::post("/explain", explain_body(domain, descriptors), text::explanation)
         }
         Command::Top { by, window, limit } => {
-            let path = format!("/api/v1/top?by={}&window={}&limit={limit}", encoded(by), encoded(window));
+            let path = format!("/top?by={}&window={}&limit={limit}", encoded(by), encoded(window));
             Call::get(path, text::top)
         }
-        Command::Audit => Call::get("/api/v1/audit", text::audit),
+        Command::Audit => Call::get("/audit", text::audit),
     }
 }
 
 fn overrides(command: &Overrides) -> Call {
     match command {
-        Overrides::List => Call::get("/api/v1/overrides", text::overrides),
+        Overrides::List => Call::get("/overrides", text::overrides),
         Overrides::Delete { id, write } => {
-            let path = format!("/api/v1/overrides/{}", encoded(id));
+            let path = format!("/overrides/{}", encoded(id));
             Call::change(Method::DELETE, &path, json!({}), write, text::override_deleted)
         }
         Overrides::Set { key, effect, write, ttl } => {
@@ -241,7 +247,7 @@ fn overrides(command: &Overrides) -> Call {
                 Effect { block: true, .. } => body["block"] = true.into(),
                 Effect { .. } => body["exempt"] = true.into(),
             }
-            Call::change(Method::PUT, "/api/v1/overrides", body, write, text::override_set)
+            Call::change(Method::PUT, "/overrides", body, write, text::override_set)
         }
     }
 }
@@ -268,12 +274,12 @@ fn explain_body(domain: &str, descriptors: &[Descriptor]) -> Value {
 /// # Errors
 /// As for every call, and an answer that is no explanation.
 pub(super) fn explain(
-    admin: &AdminArgs,
+    client: &AdminClient,
     domain: &str,
     descriptors: &[Descriptor],
 ) -> anyhow::Result<Explanation> {
-    let body = explain_body(domain, descriptors);
-    let answer = admin.call(Method::POST, "/api/v1/explain", Some(&body), None)?;
-    serde_json::from_value(answer)
-        .map_err(|error| anyhow::anyhow!("the answer of {} is not an explanation: {error}", admin.address))
+    let call = Call::post("/explain", explain_body(domain, descriptors), text::explanation);
+    serde_json::from_value(call.send(client)?).map_err(|error| {
+        anyhow::anyhow!("the answer of {} is not an explanation: {error}", client.authority())
+    })
 }

@@ -157,7 +157,8 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
             }
             Command::Unlock { id, reason } => {
                 let path = format!("/lockouts/{id}");
-                let lifted = client.call(Method::DELETE, &path, Some(&json!({ "reason": reason }))).await;
+                let lifted =
+                    client.call(Method::DELETE, &path, Some(&json!({ "reason": reason })), None).await;
                 screen.error = lifted.err().map(|error| format!("{error:#}"));
                 next = Instant::now();
             }
