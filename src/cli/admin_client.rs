@@ -37,7 +37,7 @@ const TOKEN: &str = "TOLLGATE_ADMIN_TOKEN";
 /// Variable with the token file of the service.
 const TOKEN_FILE: &str = "ADMIN_TOKEN_FILE";
 
-/// Where the listener is.
+/// Place of the listener, for errors of connections.
 const PLACE: &str = "The admin listener is on port 6071 of the service's own machine by default; set --address, or \
                      forward the port: kubectl port-forward deploy/tollgate 6071";
 
