@@ -20,6 +20,10 @@ descriptors:
   - {key: user, layer: user, normalize: [lowercase], rate_limit: 2/year}
   - {key: path, rate_limit: {unit: year, requests_per_unit: 3, algorithm: token_bucket}}
   - {key: account, normalize: [hash], rate_limit: 1/year}
+  - {key: plan, rate_limit: {unit: month, requests_per_unit: 3, timezone: UTC}}
+  - {key: bucket, rate_limit: {unit: year, requests_per_unit: 60, algorithm: token_bucket, burst: 2}}
+  - {key: twin, value: a, rate_limit: 1/year}
+  - {key: twin_a, rate_limit: 1/year}
 ";
 
 /// A service whose admin API takes writes.
@@ -180,13 +184,54 @@ async fn an_exemption_and_another_limit_replace_the_rule_and_each_other() {
 }
 
 #[tokio::test]
+async fn a_limit_keeps_the_calendar_and_the_burst_of_the_rule() {
+    let replica = Replica::start(&[]).await;
+    let (_, answer) = replica.put("plan", "gold", json!({"limit": "5/month"})).await;
+    assert_eq!(
+        answer["applied"]["limit"],
+        json!({"requests": 5, "window_secs": 2_592_000, "algorithm": "fixed_window", "timezone": "UTC"})
+    );
+    let counter = async |value: &str| {
+        let levels = replica.get(&format!("/keys?domain=shop&descriptor=plan%3D{value}")).await;
+        levels["limits"][0]["counter"].as_str().expect("a key").replace(value, "")
+    };
+    assert_eq!(counter("gold").await, counter("iron").await, "the window is the rule's");
+    replica.set("bucket", "x", json!({"limit": "90/year"})).await;
+    let mut passed = 0;
+    while replica.allows("bucket", "x").await {
+        passed += 1;
+    }
+    assert_eq!(passed, 2);
+}
+
+#[tokio::test]
+async fn shadow_mode_of_one_of_two_rules_with_one_name_is_refused() {
+    let replica = Replica::start(&[]).await;
+    for rule in ["shop.yaml:9", "shop.yaml:10", "shop.twin_a"] {
+        let (status, answer) =
+            replica.post("/rules:shadow", json!({"rule": rule, "ttl": "1h", "reason": "x"})).await;
+        let error = answer["error"].as_str().expect("an error");
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{rule}: {answer}");
+        assert!(error.contains("shop.yaml:9 and ") && error.contains("all named 'shop.twin_a'"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn values_that_rules_hash_are_stored_shown_and_logged_hashed() {
     let replica = Replica::start(&[]).await;
     replica.set("account", "secret-name", json!({"block": true})).await;
     assert!(!replica.allows("account", "secret-name").await);
     assert!(replica.allows("account", "other").await);
-    for path in ["/overrides", "/audit"] {
-        let text = replica.get(path).await.to_string();
+    let id = replica.set("account", "secret-name", json!({"limit": "5/year"})).await;
+    let body = json!({
+        "domain": "shop", "descriptor": [{"key": "account", "value": "secret-name"}], "reason": "a test",
+    });
+    assert_eq!(replica.post("/keys:reset", body).await.0, StatusCode::OK);
+    let text = replica.get("/overrides").await.to_string();
+    assert!(text.contains("account") && !text.contains("secret-name"), "{text}");
+    assert_eq!(replica.delete(&id).await, StatusCode::OK);
+    {
+        let (path, text) = ("/audit", replica.get("/audit").await.to_string());
         assert!(text.contains("account") && !text.contains("secret-name"), "{path}: {text}");
     }
 }

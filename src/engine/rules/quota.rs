@@ -178,7 +178,7 @@ pub(super) fn parse_window(text: &str) -> Result<Window, &'static str> {
 }
 
 /// Unit by name, in singular or plural, or by abbreviation. `m` is a minute; `M` is not a unit.
-fn time_unit(name: &str) -> Option<Unit> {
+pub(super) fn time_unit(name: &str) -> Option<Unit> {
     let lowercase = name.to_ascii_lowercase();
     match (name, &*lowercase) {
         ("s" | "S", _) | (_, "sec" | "secs" | "second" | "seconds") => Some(Unit::Second),

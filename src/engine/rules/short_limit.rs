@@ -1,28 +1,41 @@
 //! Limits in short form, such as `10/minute`, outside of rule files.
 
+use super::NamedLimit;
 use super::parse::parse_short_form;
-use super::quota::{can_count, parse_window};
+use super::quota::{can_count, parse_window, time_unit};
 use crate::engine::{Algorithm, Limit, StoreCapabilities, Window};
 
-/// The limit `text`, such as `10/s`, `60/minute` or `100/15m`, counted by `algorithm`. A bucket holds the requests of
-/// one window.
+/// The limit `text`, such as `10/s`, `60/minute` or `100/15m`, in place of `replaced`. It is counted as the one with
+/// the same window, in the same calendar, or else by the algorithm of the first. A bucket keeps its burst; one that
+/// holds the requests of a window still does.
 ///
 /// # Errors
 /// Expected form, or the reason that it cannot be counted.
-pub fn parse_limit(text: &str, algorithm: Algorithm) -> Result<Limit, String> {
-    let (requests, window) = parse_short_form(text)?;
-    limit_of(requests, parse_window(&window)?, algorithm)
+pub fn parse_limit(text: &str, replaced: &[NamedLimit]) -> Result<Limit, String> {
+    let (requests, written) = parse_short_form(text)?;
+    let mut window = parse_window(&written)?;
+    let unit = time_unit(written.trim().strip_prefix('1').unwrap_or(&written).trim());
+    let is_same = |limit: &&NamedLimit| match limit.limit.window.calendar() {
+        Some(calendar) => Some(calendar.period.unit()) == unit,
+        None => limit.limit.window == window,
+    };
+    let mut algorithm = replaced.first().map_or(Algorithm::FixedWindow, |first| first.limit.algorithm);
+    let like = replaced.iter().find(is_same).or(replaced.first()).map(|like| like.limit);
+    if let Some(same) = replaced.iter().find(is_same) {
+        (window, algorithm) = (same.limit.window, same.limit.algorithm);
+    }
+    if let (Algorithm::TokenBucket { .. }, Some(like)) = (algorithm, like) {
+        let holds_a_window = requests == 0 || like.capacity() == like.requests_per_unit;
+        algorithm = Algorithm::TokenBucket { burst: if holds_a_window { requests } else { like.capacity() } };
+    }
+    limit_of(requests, window, algorithm)
 }
 
-/// The limit of `requests` per `window`, counted by `algorithm`. A bucket holds the requests of one window.
+/// The limit of `requests` per `window`, counted by `algorithm`.
 ///
 /// # Errors
 /// Reason that it cannot be counted.
 pub fn limit_of(requests: u32, window: Window, algorithm: Algorithm) -> Result<Limit, String> {
-    let algorithm = match algorithm {
-        Algorithm::TokenBucket { .. } => Algorithm::TokenBucket { burst: requests },
-        algorithm => algorithm,
-    };
     let limit = Limit { requests_per_unit: requests, window, algorithm };
     can_count(limit, StoreCapabilities::default())?;
     Ok(limit)
@@ -31,13 +44,33 @@ pub fn limit_of(requests: u32, window: Window, algorithm: Algorithm) -> Result<L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::calendar::Zone;
+    use crate::engine::{Calendar, Period};
 
     #[test]
     fn a_short_limit_takes_the_algorithm_and_names_its_mistakes() {
-        let bucket = parse_limit("10/minute", Algorithm::TokenBucket { burst: 3 }).unwrap();
-        assert_eq!((bucket.requests_per_unit, bucket.window.secs(), bucket.capacity()), (10, 60, 10));
-        let window = parse_limit("100/15m", Algorithm::SlidingWindow).unwrap();
+        let limit = |requests, window, algorithm| NamedLimit {
+            limit: limit_of(requests, window, algorithm).unwrap(),
+            name: None,
+        };
+        let minute = Window::of_secs(60);
+        for (burst, text, expected) in
+            [(3, "10/minute", 3), (3, "1/hour", 3), (3, "0/minute", 0), (60, "90/minute", 90)]
+        {
+            let rule = [limit(60, minute, Algorithm::TokenBucket { burst })];
+            assert_eq!(parse_limit(text, &rule).unwrap().capacity(), expected, "{burst}: {text}");
+        }
+        let sliding = [limit(1, minute, Algorithm::SlidingWindow)];
+        let window = parse_limit("100/15m", &sliding).unwrap();
         assert_eq!((window.window.secs(), window.algorithm), (900, Algorithm::SlidingWindow));
+        let calendar = Calendar { period: Period::Month, zone: Zone::from_name("Europe/Berlin").unwrap() };
+        let month = Window::of_calendar(calendar);
+        let several = [sliding[0].clone(), limit(3, month, Algorithm::FixedWindow)];
+        for text in ["5/month", "5/1 month"] {
+            let same = parse_limit(text, &several).unwrap();
+            assert_eq!((same.window, same.algorithm), (month, Algorithm::FixedWindow), "{text}");
+        }
+        assert_eq!(parse_limit("5/30d", &several).unwrap().window, Window::of_secs(30 * 86_400));
         for (text, expected) in [
             ("10", "write REQUESTS/TIME"),
             ("-1/minute", "write REQUESTS/TIME"),
@@ -45,10 +78,11 @@ mod tests {
             ("4294967296/s", "at most 4294967295"),
             ("10/0s", "at least a second"),
         ] {
-            let error = parse_limit(text, Algorithm::FixedWindow).unwrap_err();
+            let error = parse_limit(text, &[]).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
-        let error = parse_limit("4000000000/year", Algorithm::SlidingLog).unwrap_err();
+        let log = [limit(1, minute, Algorithm::SlidingLog)];
+        let error = parse_limit("4000000000/year", &log).unwrap_err();
         assert!(error.contains("sliding_log"), "{error}");
     }
 }

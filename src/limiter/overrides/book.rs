@@ -16,6 +16,7 @@ use crate::engine::text::one_line;
 use crate::engine::{KeyWriter, Overrides, Timestamp};
 use crate::store::StoreError;
 use crate::store::overrides::{DocumentStore, Replacement, StoredDocument};
+use crate::telemetry::logs::AUDIT;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{OVERRIDE_READ_ERRORS, OVERRIDES};
 
@@ -166,7 +167,7 @@ impl OverrideBook {
     async fn read(&self) -> Result<(StoredDocument, Document), OverrideError> {
         let stored = self.store.read(&self.keys, self.clock.now()).await?;
         let prefix = String::from_utf8_lossy(self.keys.prefix());
-        let unreadable = || OverrideError::Unreadable(format!("{prefix}tgo1/{{overrides}}/content"));
+        let unreadable = || OverrideError::Unreadable(format!("{prefix}tgo1/overrides"));
         let document = Document::parse(&stored.content).ok_or_else(unreadable)?;
         Ok((stored, document))
     }
@@ -313,7 +314,7 @@ fn check_room(document: &Document, id: &str, domain: &str) -> Result<(), Overrid
     Ok(())
 }
 
-/// Logs overrides that were set, deleted, or have ended.
+/// Logs overrides that were set, deleted, or have ended, whatever the level of the log is.
 fn log_changes(before: &[ActiveOverride], after: &[ActiveOverride], now: Timestamp) {
     let known: HashMap<&str, &ActiveOverride> =
         before.iter().map(|active| (&*active.record.id, active)).collect();
@@ -327,7 +328,7 @@ fn log_changes(before: &[ActiveOverride], after: &[ActiveOverride], now: Timesta
         let (id, kind, on) = (&record.id, record.subject.kind(), record.subject.description());
         let (domain, actor) = (one_line(&record.domain, MAX_LOGGED), one_line(&record.actor, MAX_LOGGED));
         let (reason, ends_in_secs) = (one_line(&record.reason, MAX_LOGGED), ends_at.since(now).as_secs());
-        tracing::info!(id, kind, %domain, on, ends_in_secs, %actor, %reason, "override set");
+        tracing::info!(target: AUDIT, id, kind, %domain, on, ends_in_secs, %actor, %reason, "override set");
     }
     for ActiveOverride { record, ends_at } in
         before.iter().filter(|active| !kept.contains_key(&*active.record.id))
@@ -335,8 +336,8 @@ fn log_changes(before: &[ActiveOverride], after: &[ActiveOverride], now: Timesta
         let (id, kind, on) = (&record.id, record.subject.kind(), record.subject.description());
         let domain = one_line(&record.domain, MAX_LOGGED);
         match *ends_at > now {
-            true => tracing::info!(id, kind, %domain, on, "override deleted"),
-            false => tracing::info!(id, kind, %domain, on, "override ended"),
+            true => tracing::info!(target: AUDIT, id, kind, %domain, on, "override deleted"),
+            false => tracing::info!(target: AUDIT, id, kind, %domain, on, "override ended"),
         }
     }
 }

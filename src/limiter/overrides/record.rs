@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::engine::calendar::Zone;
 use crate::engine::overrides::{Effect, Override};
 use crate::engine::rules::limit_of;
 use crate::engine::text::one_line;
-use crate::engine::{Algorithm, Limit, Timestamp, Window};
+use crate::engine::{Algorithm, Calendar, Limit, Period, Timestamp, Window};
 
 /// Upper bound on a text in a description, in bytes.
 const MAX_TEXT: usize = 128;
@@ -77,26 +78,50 @@ pub enum Subject {
 pub struct LimitRecord {
     /// Requests in a window.
     pub requests: u32,
-    /// Length of the window, in seconds.
+    /// Length of the window, in seconds; 30 days for a month and 365 for a year of a calendar.
     pub window_secs: u32,
     /// Name of the algorithm.
     pub algorithm: String,
+    /// Requests that a token bucket holds; `None` for those of a window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Time zone of the calendar whose day, week, month or year the window is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
 }
 
 impl From<Limit> for LimitRecord {
     fn from(limit: Limit) -> Self {
         Self {
             requests: limit.requests_per_unit,
-            window_secs: limit.window.secs(),
+            window_secs: limit.nominal_secs(),
             algorithm: limit.algorithm.name().to_owned(),
+            burst: match limit.algorithm {
+                Algorithm::TokenBucket { burst } => Some(burst),
+                Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => None,
+            },
+            timezone: limit.window.calendar().map(|calendar| calendar.zone.name().to_owned()),
         }
     }
 }
 
 impl LimitRecord {
     fn limit(&self) -> Option<Limit> {
-        limit_of(self.requests, Window::of_secs(self.window_secs), Algorithm::from_name(&self.algorithm)?)
-            .ok()
+        let algorithm = match Algorithm::from_name(&self.algorithm)? {
+            Algorithm::TokenBucket { .. } => {
+                Algorithm::TokenBucket { burst: self.burst.unwrap_or(self.requests) }
+            }
+            algorithm => algorithm,
+        };
+        let window = match &self.timezone {
+            Some(timezone) => {
+                let mut periods = Period::ALL.into_iter();
+                let period = periods.find(|period| period.unit().window().secs() == self.window_secs)?;
+                Window::of_calendar(Calendar { period, zone: Zone::from_name(timezone)? })
+            }
+            None => Window::of_secs(self.window_secs),
+        };
+        limit_of(self.requests, window, algorithm).ok()
     }
 }
 

@@ -13,6 +13,7 @@ use super::actions::{Write, WriteBody};
 use super::api::{Answer, Params, Reply, problem};
 use super::explain::{check_entries, descriptor, no_rules};
 use crate::engine::Request;
+use crate::engine::overrides::{CountedEntry, counted_entries};
 use crate::lab::{ExplainedDescriptor, ExplainedLimit, Explanation, Verdict};
 use crate::limiter::overrides::{EntryText, LimitRecord, describe};
 use crate::server::schema::{Described, Schemas, field, object, replies, requests};
@@ -95,6 +96,8 @@ impl Described for LimitRecord {
                 field::<u32>("requests", "Requests per window.", &json!([]), true, schemas),
                 field::<u32>("window_secs", "Length of the window in seconds.", &json!([]), true, schemas),
                 field::<String>("algorithm", "Algorithm.", &json!([]), true, schemas),
+                field::<u32>("burst", "Requests that a bucket holds.", &json!([]), false, schemas),
+                field::<String>("timezone", "Time zone of a calendar.", &json!([]), false, schemas),
             ]
         })
     }
@@ -120,7 +123,13 @@ impl From<ExplainedLimit> for LevelView {
         } = limit;
         Self {
             name,
-            limit: LimitRecord { requests: requests_per_unit, window_secs, algorithm },
+            limit: LimitRecord {
+                requests: requests_per_unit,
+                window_secs,
+                algorithm,
+                burst: None,
+                timezone: None,
+            },
             counter,
             used,
             remaining: used.map(|used| u64::from(capacity).saturating_sub(used)),
@@ -186,7 +195,7 @@ pub(super) async fn levels(
 pub(super) async fn reset(State(admin): State<Arc<Admin>>, write: Write<ResetBody>) -> Answer<ResetResult> {
     let ResetBody { domain, descriptor: entries, .. } = &write.body;
     let levels = admin.levels(domain.clone(), entries.clone()).await?;
-    let target = format!("{domain} {}", describe(entries));
+    let target = admin.counted_target(domain, entries);
     if levels.limits.is_empty() {
         write.audit(&admin, "keys:reset", &target, "not_found");
         return Err(problem(StatusCode::NOT_FOUND, &levels.outcome));
@@ -203,6 +212,21 @@ pub(super) async fn reset(State(admin): State<Arc<Admin>>, write: Write<ResetBod
 }
 
 impl Admin {
+    /// Domain and descriptor as the rules count it: values that they hash do not appear in the log. Only the domain if
+    /// no rule matches.
+    fn counted_target(&self, domain: &str, entries: &[EntryText]) -> String {
+        let rules = self.rules.load_full();
+        let requested = descriptor(entries, 0).entries;
+        let of_domain = rules.as_ref().and_then(|rules| rules.domain(domain.as_bytes()));
+        let Some(matched) = of_domain.and_then(|of_domain| of_domain.find(&requested)) else {
+            return format!("{domain} (no rule)");
+        };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let entry = |(key, value): &CountedEntry| EntryText { key: text(key), value: text(value) };
+        let counted: Vec<_> = counted_entries(&requested, Some(&matched)).iter().map(entry).collect();
+        format!("{domain} {}", describe(&counted))
+    }
+
     /// Removes counters from every store. Returns how many there were.
     async fn reset(
         &self,

@@ -14,9 +14,9 @@ use super::api::{Answer, NoParameters, Params, PathParams, Reply, problem};
 use super::explain::{check_entries, descriptor, no_rules};
 use super::views::position;
 use crate::engine::overrides::counted_entries;
-use crate::engine::rules::{PlacedRule, Rules, parse_limit};
+use crate::engine::rules::{PlacedRule, Rule, Rules, parse_limit};
 use crate::engine::text::one_line;
-use crate::engine::{Algorithm, Timestamp, duration};
+use crate::engine::{Timestamp, duration};
 use crate::limiter::overrides::{
     ActiveOverride, EntryText, LimitRecord, NewOverride, OverrideError, OverrideRecord, Subject, describe,
 };
@@ -191,8 +191,7 @@ fn subject(body: &OverrideBody, rules: &Rules) -> Result<(Subject, Option<String
         (Some(true), None | Some(false), None) => Subject::Block { descriptor },
         (None | Some(false), Some(true), None) => Subject::Exempt { descriptor },
         (None | Some(false), None | Some(false), Some(text)) => {
-            let algorithm = rule.and_then(|rule| rule.limits().first()).map(|limit| limit.limit.algorithm);
-            let limit = parse_limit(text, algorithm.unwrap_or(Algorithm::FixedWindow));
+            let limit = parse_limit(text, rule.map_or(&[], Rule::limits));
             let limit = limit.map_err(|error| wrong(format!("limit: {error}")))?;
             Subject::Limit { descriptor, limit: limit.into() }
         }
@@ -222,7 +221,18 @@ fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Wrong> 
             || position.strip_suffix(name).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
     };
     let found: Vec<_> = placed.iter().filter(is_named).collect();
+    let has_path_of = |rule: &&PlacedRule<'_>| found.iter().all(|found| *found.rule.path == *rule.rule.path);
+    let namesakes: Vec<_> = match &found[..] {
+        [] => Vec::new(),
+        [..] => placed.iter().filter(has_path_of).take(MAX_NAMED).map(position).collect(),
+    };
     match &found[..] {
+        // Shadow mode is kept by path: it would be that of all of them.
+        [first, ..] if namesakes.len() > 1 => Err(wrong(format!(
+            "rule: {} are all named '{}': rename a key or a value to put one of them into shadow mode",
+            namesakes.join(" and "),
+            one_line(&first.rule.path, 128)
+        ))),
         [only] => Ok((*only).clone()),
         [] => {
             let message = format!(

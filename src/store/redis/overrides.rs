@@ -1,4 +1,5 @@
-//! The document with the overrides of operators in Redis: two keys in one slot, its version and its content.
+//! The document with the overrides of operators in Redis: one hash with its version and its content, so that
+//! an eviction takes both.
 
 use bytes::Bytes;
 
@@ -9,9 +10,8 @@ use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
 use crate::store::overrides::{DocumentFuture, DocumentStore, Replacement, StoredDocument};
 
-/// Names of the keys, after the key prefix. The hash tag puts both into one slot of a Cluster.
-const VERSION: &[u8] = b"tgo1/{overrides}/version";
-const CONTENT: &[u8] = b"tgo1/{overrides}/content";
+/// Name of the key, after the key prefix.
+const DOCUMENT: &[u8] = b"tgo1/overrides";
 
 const READ: &str = include_str!("overrides_read.lua");
 const REPLACE: &str = include_str!("overrides_replace.lua");
@@ -21,7 +21,7 @@ impl RedisStore {
     async fn ask_about_overrides(&self, keys: &KeyWriter, command: &[&[u8]]) -> Result<Reply, StoreError> {
         let cluster = &self.clusters.all;
         let answer = async {
-            let node = cluster.node_of(cluster.slot(&key(keys, VERSION)))?;
+            let node = cluster.node_of(cluster.slot(&key(keys)))?;
             ask(&node, command).await
         };
         answer.await.inspect_err(|_| cluster.request_refresh())
@@ -31,14 +31,14 @@ impl RedisStore {
 impl DocumentStore for RedisStore {
     fn version<'a>(&'a self, keys: &'a KeyWriter) -> DocumentFuture<'a, Bytes> {
         Box::pin(async move {
-            self.ask_about_overrides(keys, &[b"GET", &key(keys, VERSION)]).await.and_then(bytes)
+            self.ask_about_overrides(keys, &[b"HGET", &key(keys), b"version"]).await.and_then(bytes)
         })
     }
 
     fn read<'a>(&'a self, keys: &'a KeyWriter, _: Timestamp) -> DocumentFuture<'a, StoredDocument> {
         Box::pin(async move {
-            let (version, content) = (key(keys, VERSION), key(keys, CONTENT));
-            let command: [&[u8]; 5] = [b"EVAL", READ.as_bytes(), b"2", &version, &content];
+            let key = key(keys);
+            let command: [&[u8]; 4] = [b"EVAL", READ.as_bytes(), b"1", &key];
             let mut items = self.ask_about_overrides(keys, &command).await?.into_items().into_iter();
             let mut next = || items.next().unwrap_or(Reply::Nil);
             let (secs, micros): (Option<u64>, Option<u64>) = (next().number(), next().number());
@@ -52,8 +52,8 @@ impl DocumentStore for RedisStore {
         Box::pin(async move {
             let Replacement { expected, version, content, ttl } = by;
             let ttl = ttl.as_secs().max(1).to_string();
-            let (version_key, content_key) = (key(keys, VERSION), key(keys, CONTENT));
-            let names: [&[u8]; 5] = [b"EVAL", REPLACE.as_bytes(), b"2", &version_key, &content_key];
+            let key = key(keys);
+            let names: [&[u8]; 4] = [b"EVAL", REPLACE.as_bytes(), b"1", &key];
             let values: [&[u8]; 4] = [&expected, &version, &content, ttl.as_bytes()];
             let reply = self.ask_about_overrides(keys, &[&names[..], &values].concat()).await?;
             Ok(reply == Reply::Int(1))
@@ -61,11 +61,11 @@ impl DocumentStore for RedisStore {
     }
 }
 
-fn key(keys: &KeyWriter, name: &[u8]) -> Vec<u8> {
-    [keys.prefix(), name].concat()
+fn key(keys: &KeyWriter) -> Vec<u8> {
+    [keys.prefix(), DOCUMENT].concat()
 }
 
-/// Content of a key; empty without one.
+/// Content of a field; empty without one.
 fn bytes(reply: Reply) -> Result<Bytes, StoreError> {
     match reply {
         Reply::Text(text) => Ok(text),
