@@ -198,7 +198,6 @@ async fn each_redis_node_has_its_state() {
         ("breakers_open", "0"),
         ("queued_calls", "0"),
         ("oldest_queued_seconds", "0"),
-        ("calls_in_flight", "0"),
         ("batch_size", "1"),
         ("ttls_not_set", "0"),
         ("denied_commands", "0"),
@@ -207,6 +206,8 @@ async fn each_redis_node_has_its_state() {
         assert_eq!(lines(&metrics, &line), [line.as_str()], "{metrics}");
     }
     assert_eq!(lines(&metrics, "ratelimit_redis_pool_cx_active"), ["ratelimit_redis_pool_cx_active 3"]);
+    // The store is polled for overrides.
+    wait_for(&service, &format!("tollgate_redis_calls_in_flight{{node=\"{node}\"}} 0")).await;
     drop(redis);
     wait_for(&service, &format!("tollgate_redis_connections_up{{node=\"{node}\"}} 0")).await;
 }

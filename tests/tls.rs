@@ -125,7 +125,7 @@ async fn envoy_over_mutual_tls_fails_no_call_while_certificates_are_replaced() {
         over.cancel();
     };
     let (calls, ()) = tokio::join!(traffic, replacements);
-    assert!(calls > 50, "{calls} calls");
+    assert!(calls > 10, "{calls} calls");
     assert_eq!(envoy.stat("cluster.upstream.ratelimit.error").await, 0);
     let handshakes = envoy.stat("cluster.tollgate.ssl.handshake").await;
     assert!(handshakes >= 4, "{handshakes} handshakes");

@@ -82,11 +82,11 @@ pub struct LimitRecord {
     pub window_secs: u32,
     /// Name of the algorithm.
     pub algorithm: String,
-    /// Requests that a token bucket holds; `None` for those of a window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Requests that a token bucket holds; `None` for a window.
+    #[serde(default)]
     pub burst: Option<u32>,
     /// Time zone of the calendar whose day, week, month or year the window is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub timezone: Option<String>,
 }
 

@@ -96,8 +96,8 @@ impl Described for LimitRecord {
                 field::<u32>("requests", "Requests per window.", &json!([]), true, schemas),
                 field::<u32>("window_secs", "Length of the window in seconds.", &json!([]), true, schemas),
                 field::<String>("algorithm", "Algorithm.", &json!([]), true, schemas),
-                field::<u32>("burst", "Requests that a bucket holds.", &json!([]), false, schemas),
-                field::<String>("timezone", "Time zone of a calendar.", &json!([]), false, schemas),
+                field::<Option<u32>>("burst", "Requests that a bucket holds.", &json!([]), true, schemas),
+                field::<Option<String>>("timezone", "Time zone of a calendar.", &json!([]), true, schemas),
             ]
         })
     }

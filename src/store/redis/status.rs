@@ -24,7 +24,7 @@ const MAX_NODES: usize = 256;
 pub struct NodeSnapshot {
     /// `host:port`, or the path of the socket.
     pub node: String,
-    /// Connections that this process keeps to the node: one for each core.
+    /// Connections that this process keeps to the node: one for each core, and one for operators.
     pub connections: usize,
     /// Those that are up.
     pub connected: usize,

@@ -117,7 +117,7 @@ metrics! {
     /// TLS handshakes of clients that failed.
     Counter TLS_HANDSHAKE_FAILURES "tollgate_tls_handshake_failures" ["listener"] Derived;
 
-    /// Connections to a Redis node: one for each core.
+    /// Connections to a Redis node: one for each core, and one for operators.
     Gauge REDIS_CONNECTIONS "tollgate_redis_connections" ["node"] Derived;
     /// Connections to a Redis node that are up.
     Gauge REDIS_CONNECTIONS_UP "tollgate_redis_connections_up" ["node"] Derived;
