@@ -73,8 +73,9 @@ cat >"$work/schemathesis.toml" <<CONFIG
 [auth.openapi.bearer]
 bearer = "$token"
 CONFIG
-# It keeps what failed in the current folder. /events never ends.
+# It keeps what failed in the current folder. /events never ends. Requests that fit the schema may be rejected: no
+# schema can say which domains and rules there are, and which Idempotency-Key belongs to another body.
 cd "$work"
 "$tools/bin/schemathesis" --config-file "$work/schemathesis.toml" run "$document" --url "http://$address" \
-    --exclude-path /api/v1/events --phases examples,coverage,fuzzing --max-examples "$examples" --seed 1 \
+    --exclude-path /api/v1/events --exclude-checks positive_data_acceptance --phases examples,coverage,fuzzing --max-examples "$examples" --seed 1 \
     --continue-on-failure --generation-database none --no-color

@@ -46,7 +46,8 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
     assert_eq!((&dump["xds"]["version"], &dump["xds"]["connected"]), (&"17".into(), &true.into()));
     let asked = serde_json::json!({"domain": "default/eg/http", "descriptors": [{"entries": [
         {"key": "user", "value": "a"}, {"key": "plan", "value": "b"}]}]});
-    let explained = reqwest::Client::new().post(service.debug_url("/explain")).json(&asked).send().await;
+    let explained =
+        reqwest::Client::new().post(service.admin_url("/api/v1/explain")).json(&asked).send().await;
     let explained: Value = explained.expect("an answer").json().await.expect("JSON");
     let rule = &explained["descriptors"][0]["rule"];
     assert_eq!((&rule["file"], &rule["position"]), (&inner["file"], &inner["position"]), "{explained}");

@@ -21,6 +21,8 @@ pub(crate) struct Tollgate {
     pub(crate) grpc: u16,
     /// Port for debugging.
     pub(crate) debug: u16,
+    /// Port of the admin API.
+    admin: u16,
     /// The process, to be signalled and waited for.
     pub(crate) process: Process,
     /// The rules, in `rules/`.
@@ -102,7 +104,7 @@ impl Tollgate {
         command.env("RULES_PATH", dir.path().join("rules")).env("LOG_LEVEL", "info");
         command.envs(environment.iter().copied());
         let process = Process::start_to("tollgate", &mut command, dir.path(), to);
-        Self { http, grpc, debug, process, dir }
+        Self { http, grpc, debug, admin, process, dir }
     }
 
     /// True once its health check answers so; false if the process ends first.
@@ -126,6 +128,11 @@ impl Tollgate {
     /// A URL of the HTTP port.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.http)
+    }
+
+    /// A URL of the admin port.
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.admin)
     }
 
     /// A URL of the debug port.
