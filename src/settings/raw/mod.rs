@@ -67,8 +67,8 @@ pub(super) struct RawListeners {
     /// Unix socket of the gRPC listener, in place of address and port.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_uds: Option<String>,
-    /// Address of the debug listener: `/metrics`, `/stats`, `/rlconfig`, `/explain` and `/lockouts`. It has no
-    /// access control: keep it private.
+    /// Address of the debug listener: `/metrics`, `/stats`, `/rlconfig` and `/lockouts`. It has no access control:
+    /// keep it private.
     #[arg(long, env, default_value = "0.0.0.0", value_name = "HOST")]
     pub(super) debug_host: String,
     /// Port of the debug listener; 0 for a free one.
