@@ -27,6 +27,7 @@ fn settings(collector: &Collector, protocol: Protocol) -> TraceSettings {
         protocol,
         tls: None,
         sampling_rate: 1.0,
+        timeout: Duration::from_secs(10),
         service: Service {
             name: "limits".to_owned(),
             namespace: Some("shop".to_owned()),

@@ -287,27 +287,26 @@ async fn units_are_known_ones_or_unlimited() {
         config.descriptors[0].rate_limit = Some(policy);
         config
     };
-    let (_server, client, mut stream) = connected("GRPC_XDS_SOTW", &[]).await;
-    for (number, (unit, unlimited, error)) in [
+    let cases = [
         (99, false, Some("'99'")),
         (0, true, None),
         (0, false, Some("'UNKNOWN'")),
         (1, true, Some("unlimited")),
         (7, false, None),
         (5, false, None),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let nonce = number.to_string();
-        stream.put(&with(unit, unlimited)).respond("v", &nonce);
-        let refusal = stream.request().await.refusal.map(|(_, reason)| reason);
-        match error {
-            None => assert_eq!(refusal, None, "{unit} {unlimited}"),
-            Some(error) => assert!(refusal.expect("a refusal").contains(error), "{unit} {unlimited}"),
+    ];
+    for variant in VARIANTS {
+        let (_server, client, mut stream) = connected(variant, &[]).await;
+        for (number, (unit, unlimited, error)) in cases.into_iter().enumerate() {
+            stream.put(&with(unit, unlimited)).respond("v", &number.to_string());
+            let refusal = stream.request().await.refusal.map(|(_, reason)| reason);
+            match error {
+                None => assert_eq!(refusal, None, "{unit} {unlimited}"),
+                Some(error) => assert!(refusal.expect("a refusal").contains(error), "{unit} {unlimited}"),
+            }
         }
+        assert_eq!(client.limit("shop", "user"), Some(4));
     }
-    assert_eq!(client.limit("shop", "user"), Some(4));
 }
 
 #[tokio::test]

@@ -33,10 +33,14 @@ async fn load(server: &mut AdsServer) -> AdsStream {
 
 #[tokio::test]
 async fn attempts_become_rare_while_the_server_closes_connections() {
+    futures_util::future::join_all(VARIANTS.map(attempts_become_rare)).await;
+}
+
+async fn attempts_become_rare(variant: &str) {
     let server = AdsServer::start().await;
     server.set_mode(Mode::Hang);
     let settings = [("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", "200ms")];
-    let client = Client::start("GRPC_XDS_SOTW", &server, &settings);
+    let client = Client::start(variant, &server, &settings);
     client.reaches("attempts", |_| server.dials() > 1).await;
     // Waits of at least 100, 200, 400, 800 and 1,600 ms: five attempts take 1.5 s, six more than 3 s.
     sleep(Duration::from_secs(2)).await;
@@ -79,10 +83,14 @@ async fn a_goaway_while_idle_loses_nothing() {
 
 #[tokio::test]
 async fn a_connection_that_is_dead_without_a_word_is_noticed() {
+    futures_util::future::join_all(VARIANTS.map(a_dead_connection_is_noticed)).await;
+}
+
+async fn a_dead_connection_is_noticed(variant: &str) {
     let mut server = AdsServer::start().await;
     let proxy = Proxy::start(server.port).await;
     let address = format!("127.0.0.1:{}", proxy.port());
-    let client = Client::start_at("GRPC_XDS_SOTW", &address, &[("XDS_PING_INTERVAL", "1s")]);
+    let client = Client::start_at(variant, &address, &[("XDS_PING_INTERVAL", "1s")]);
     load(&mut server).await;
     proxy.set(Passage::Shut);
     client.reaches("the end is noticed", |client| !client.xds.is_connected()).await;
@@ -302,6 +310,34 @@ async fn content_is_judged_by_the_rule_files_as_they_are_when_it_is_sent_again()
         respond(&mut stream, "n4");
         let answer = stream.request().await;
         assert_eq!((&*answer.nonce, answer.refusal.is_some()), ("n4", true));
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_waits_becomes_an_acceptance_if_files_make_way() {
+    let rules =
+        |domain: &str| format!("domain: {domain}\ndescriptors:\n  - {{key: k, rate_limit: 3/hour}}\n");
+    for variant in VARIANTS {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("files.yaml");
+        fs::write(&file, rules("files")).expect("a file");
+        let path = text(dir.path());
+        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &path)]).await;
+        let respond = |stream: &mut AdsStream, nonce| {
+            stream
+                .put(&config("shop", &[("user", 5)]))
+                .put(&config("files", &[("k", 9)]))
+                .respond("2", nonce);
+        };
+        respond(&mut stream, "n2");
+        assert!(stream.request().await.refusal.is_some());
+        // Half a second passes before the same content is refused again. The file gives the domain up meanwhile.
+        respond(&mut stream, "n3");
+        client.reaches("it is judged", |client| client.xds.nacks() == 2).await;
+        fs::write(&file, rules("others")).expect("a file");
+        client.reaches("the resource is in force", |client| client.limit("files", "k") == Some(9)).await;
+        let answer = stream.request().await;
+        assert_eq!((&*answer.nonce, answer.refusal), ("n3", None));
     }
 }
 

@@ -148,10 +148,10 @@ impl App {
             .candidate
             .as_ref()
             .map(|candidate| rules::load_candidate(candidate, &clock, &metrics, &supervisor));
-        let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
         let (tls_to_collector, protocol) =
             settings.otlp.as_ref().map_or((None, Protocol::Http), |otlp| (otlp.tls.as_ref(), otlp.protocol));
         let collector = Connector::new(tls_to_collector, protocol, "otlp_metrics", &certificates)?;
+        let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
         let decision_log = decision_log(&settings, &metrics, &supervisor)?;

@@ -52,6 +52,7 @@ pub(super) fn convert(
     let reads_rule_files = xds.is_none() || raw.rules.rules_path.is_some();
     let CollectorTls { metrics: metrics_tls, traces: traces_tls } =
         collectors::read(&raw.collector_tls, &mut reader);
+    let otlp_timeout = otlp::timeout(&raw.exporters, &mut reader);
     let settings = Settings {
         listen: listen(raw, &mut reader),
         serve: serve(&raw.listeners, &raw.rules, tls::read(&raw.tls, &raw.admin, &mut reader), &mut reader),
@@ -79,11 +80,11 @@ pub(super) fn convert(
         },
         replicas: reader.number("REPLICAS", &raw.counters.replicas, 1..=100_000),
         metrics: exporters::metrics(raw, &mut reader),
-        otlp: otlp::read(raw, metrics_tls, &mut reader),
+        otlp: otlp::read(raw, metrics_tls, otlp_timeout, &mut reader),
         statsd: exporters::statsd(&raw.exporters, &environment, &mut reader),
         logs: logs(&raw.metrics, color, &mut reader),
         decision_log: decision_log(&raw.metrics, &mut reader),
-        traces: traces(&raw.traces, traces_tls, &mut reader),
+        traces: traces(raw, traces_tls, otlp_timeout, &mut reader),
         ignored: exporters::mapper(&raw.exporters)
             .into_iter()
             .chain(unsupported::read(environment))
@@ -316,7 +317,14 @@ fn decision_log(raw: &RawMetrics, reader: &mut Reader) -> Option<DecisionLogSett
     Some(DecisionLogSettings { target, sample })
 }
 
-fn traces(raw: &RawTraces, tls: ClientTls, reader: &mut Reader) -> Option<TraceSettings> {
+fn traces(
+    raw: &RawSettings,
+    tls: ClientTls,
+    timeout: Duration,
+    reader: &mut Reader,
+) -> Option<TraceSettings> {
+    let timeout = otlp::trace_timeout(&raw.exporters, timeout, reader);
+    let raw = &raw.traces;
     let endpoint =
         raw.otel_exporter_otlp_traces_endpoint.as_ref().or(raw.otel_exporter_otlp_endpoint.as_ref());
     let enabled = match raw.tracing_enabled.as_deref() {
@@ -332,6 +340,7 @@ fn traces(raw: &RawTraces, tls: ClientTls, reader: &mut Reader) -> Option<TraceS
         endpoint,
         protocol,
         sampling_rate,
+        timeout,
         service: Service {
             name: name.map_or("RateLimit", String::as_str).to_owned(),
             namespace: raw.tracing_service_namespace.clone(),

@@ -15,23 +15,25 @@ use crate::tls::ClientTls;
 
 /// The exporter, where it is asked for. The endpoint for all signals does not ask for it: it may be there for traces,
 /// and a collector without a pipeline for metrics rejects them.
-pub(super) fn read(raw: &RawSettings, tls: ClientTls, reader: &mut Reader) -> Option<OtlpSettings> {
+///
+/// `timeout` is that of all signals.
+pub(super) fn read(
+    raw: &RawSettings,
+    tls: ClientTls,
+    timeout: Duration,
+    reader: &mut Reader,
+) -> Option<OtlpSettings> {
     let RawSettings { exporters: raw, traces, .. } = raw;
     let of_metrics = raw.otel_exporter_otlp_metrics_endpoint.is_some();
     let is_used = match raw.otel_metrics_exporter.as_deref() {
         None => of_metrics,
         Some(text) => exporters(text, reader),
     };
-    let millis = 1..=86_400_000_u64;
-    let timeout = raw
-        .otel_exporter_otlp_metrics_timeout
-        .as_ref()
-        .map(|text| reader.number("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", text, millis.clone()));
-    let timeout_of_all =
-        reader.number("OTEL_EXPORTER_OTLP_TIMEOUT", &raw.otel_exporter_otlp_timeout, millis.clone());
+    let own = raw.otel_exporter_otlp_metrics_timeout.as_deref();
+    let timeout = own.map_or(timeout, |text| millis("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", text, reader));
     let interval =
         reader.number("OTEL_METRIC_EXPORT_INTERVAL", &raw.otel_metric_export_interval, 100..=86_400_000);
-    let longest = reader.number("OTEL_METRIC_EXPORT_TIMEOUT", &raw.otel_metric_export_timeout, millis);
+    let longest = millis("OTEL_METRIC_EXPORT_TIMEOUT", &raw.otel_metric_export_timeout, reader);
     let temporality = &raw.otel_exporter_otlp_metrics_temporality_preference;
     let name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE";
     reader.choice(name, temporality, &[("cumulative", ())]);
@@ -43,11 +45,26 @@ pub(super) fn read(raw: &RawSettings, tls: ClientTls, reader: &mut Reader) -> Op
         protocol,
         headers: headers(raw, reader),
         interval: Duration::from_millis(interval),
-        timeout: Duration::from_millis(timeout.unwrap_or(timeout_of_all).min(longest)),
+        timeout: timeout.min(longest),
         service: service(traces),
     };
     let is_disabled = parse_bool(&raw.disable_stats).unwrap_or_default();
     (is_used && !is_disabled).then_some(settings)
+}
+
+/// Upper bound on one request to the collector, for all signals.
+pub(super) fn timeout(raw: &RawExporters, reader: &mut Reader) -> Duration {
+    millis("OTEL_EXPORTER_OTLP_TIMEOUT", &raw.otel_exporter_otlp_timeout, reader)
+}
+
+/// The same for traces, given that for all signals.
+pub(super) fn trace_timeout(raw: &RawExporters, timeout: Duration, reader: &mut Reader) -> Duration {
+    let own = raw.otel_exporter_otlp_traces_timeout.as_deref();
+    own.map_or(timeout, |text| millis("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", text, reader))
+}
+
+fn millis(name: &'static str, text: &str, reader: &mut Reader) -> Duration {
+    Duration::from_millis(reader.number(name, text, 1..=86_400_000))
 }
 
 /// True if `otlp` is among the exporters. `prometheus` is always there, and served rather than sent.
@@ -184,6 +201,19 @@ mod tests {
         );
         assert_eq!(settings.service.name, "limits");
         assert!(!format!("{settings:?}").contains("one two"), "a secret is not printed");
+    }
+
+    #[test]
+    fn a_timeout_for_one_signal_takes_precedence() {
+        let all = ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000");
+        let both = [("OTEL_METRICS_EXPORTER", "otlp"), ("TRACING_ENABLED", "true"), all];
+        let of = |more: &[_]| {
+            let settings = Settings::from_variables(&[&both[..], more].concat()).unwrap();
+            (settings.otlp.unwrap().timeout.as_secs(), settings.traces.unwrap().timeout.as_secs())
+        };
+        assert_eq!(of(&[]), (2, 2));
+        assert_eq!(of(&[("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "3000")]), (3, 2));
+        assert_eq!(of(&[("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "4000")]), (2, 4));
     }
 
     #[test]

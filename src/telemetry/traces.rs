@@ -34,8 +34,6 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::supervisor;
 use crate::tls::{ClientTls, Reloader};
 
-/// Upper bound on one export.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on the export of the last spans at exit. It fits into the grace period that remains after a full
 /// drain in Kubernetes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -51,6 +49,8 @@ pub struct TraceSettings {
     pub tls: Option<ClientTls>,
     /// Share of traces without a parent that is exported, 0 to 1. Others follow the caller's sampling decision.
     pub sampling_rate: f64,
+    /// Upper bound on one export.
+    pub timeout: Duration,
     /// Identity of the service in spans.
     pub service: Service,
 }
@@ -165,11 +165,11 @@ fn exporter(
         Protocol::Grpc => {
             let invalid = |error: InvalidUri| ExporterBuildError::InvalidConfiguration(error.to_string());
             let collector = settings.endpoint.parse().map_err(invalid)?;
-            exporter.with_tonic().with_channel(connector.channel(&collector, EXPORT_TIMEOUT)).build()
+            exporter.with_tonic().with_channel(connector.channel(&collector, settings.timeout)).build()
         }
         Protocol::Http => exporter
             .with_http()
-            .with_http_client(CollectorClient::new(connector, EXPORT_TIMEOUT))
+            .with_http_client(CollectorClient::new(connector, settings.timeout))
             .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
             .with_endpoint(&settings.endpoint)
             .build(),
@@ -236,6 +236,7 @@ mod tests {
             protocol: Protocol::Http,
             tls: None,
             sampling_rate: 1.0,
+            timeout: Duration::from_secs(1),
             service: Service { name: "limits".to_owned(), namespace: None, instance_id: None },
         };
         let mut traces = Traces::start(&settings).unwrap();

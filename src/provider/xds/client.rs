@@ -81,10 +81,17 @@ pub(super) enum Retry {
 /// State of one stream.
 struct Stream {
     requests: mpsc::Sender<Bytes>,
-    /// An answer that waits, and its time.
-    delayed: Option<(Instant, Bytes)>,
+    /// The newest response, if its refusal waits.
+    delayed: Option<Delayed>,
     /// End of the time for which resources that are gone stay in force; `None` before the first response.
     grace_until: Option<Instant>,
+}
+
+/// Response that will be answered later.
+struct Delayed {
+    due: Instant,
+    version: String,
+    nonce: String,
 }
 
 /// Reason for the end of a stream.
@@ -238,7 +245,7 @@ impl Client {
         let mut renewal = std::pin::pin!(renewal(self.tls.as_ref().map(|tls| tls.client.clone())));
         let mut loads = self.publisher.status();
         loop {
-            let delayed = stream.delayed.as_ref().map(|(at, _)| *at);
+            let delayed = stream.delayed.as_ref().map(|delayed| delayed.due);
             let grace = stream.grace_until.filter(|_| self.snapshot.has_lingering());
             let outcome = tokio::select! {
                 response = responses.next() => match response {
@@ -247,7 +254,11 @@ impl Client {
                     Err(status) => Err(Broken::Status(status)),
                 },
                 () = due(delayed) => match stream.delayed.take() {
-                    Some((_, answer)) => send(stream, answer).await,
+                    Some(Delayed { version, nonce, .. }) => {
+                        // Files may have changed what is said of it.
+                        let answer = self.answer(&version, &nonce, self.refusal());
+                        send(stream, answer).await
+                    }
                     None => Ok(()),
                 },
                 () = renewal.as_mut() => Err(Broken::Renewal),
@@ -288,29 +299,35 @@ impl Client {
             self.load().await?;
             self.last = Some(Content { digest, labels });
         }
-        let Some(reason) = self.refusal() else {
-            self.refusals.clear();
-            self.status.record_ack();
-            stream.delayed = None;
-            let answer = self.protocol.accept(&version, &nonce);
-            return send(stream, answer).await;
-        };
-        self.status.record_nack(&reason);
-        tracing::debug!(version, nonce, reason, "xDS response refused");
-        let answer = self.protocol.refuse(&nonce, &reason);
-        match &mut stream.delayed {
+        let delayed = stream.delayed.take();
+        let refusal = self.refusal();
+        if let Some(reason) = &refusal {
+            self.status.record_nack(reason);
+            tracing::debug!(version, nonce, reason, "xDS response refused");
             // One answer, for the newest response, is enough for content that comes again and again.
-            Some((_, delayed)) if is_known => *delayed = answer,
-            _ => {
-                let wait = self.refusals.wait(digest, fastrand::f64());
-                if wait.is_zero() {
-                    stream.delayed = None;
-                    return send(stream, answer).await;
-                }
-                stream.delayed = Some((Instant::now() + wait, answer));
+            let due = match delayed {
+                Some(delayed) if is_known => delayed.due,
+                _ => Instant::now() + self.refusals.wait(digest, fastrand::f64()),
+            };
+            if due > Instant::now() {
+                stream.delayed = Some(Delayed { due, version, nonce });
+                return Ok(());
             }
         }
-        Ok(())
+        let answer = self.answer(&version, &nonce, refusal);
+        send(stream, answer).await
+    }
+
+    /// Request that accepts a response, or refuses it for a reason.
+    fn answer(&mut self, version: &str, nonce: &str, refusal: Option<String>) -> Bytes {
+        match refusal {
+            Some(reason) => self.protocol.refuse(nonce, &reason),
+            None => {
+                self.refusals.clear();
+                self.status.record_ack();
+                self.protocol.accept(version, nonce)
+            }
+        }
     }
 
     /// Reason to refuse the last content, if there is one. It may change with the rule files.

@@ -63,6 +63,9 @@ pub(in crate::settings) struct RawExporters {
     /// The same for metrics only. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
     #[arg(long, env, value_name = "MILLISECONDS")]
     pub(in crate::settings) otel_exporter_otlp_metrics_timeout: Option<String>,
+    /// The same for traces only. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    #[arg(long, env, value_name = "MILLISECONDS")]
+    pub(in crate::settings) otel_exporter_otlp_traces_timeout: Option<String>,
     /// Kind of the exported sums: `cumulative` is the only one so far.
     #[arg(long, env, default_value = "cumulative", value_name = "KIND")]
     pub(in crate::settings) otel_exporter_otlp_metrics_temporality_preference: String,
