@@ -209,11 +209,27 @@ fn actions_make_the_descriptors_that_envoy_makes() {
         let (keys, notes) = counted(&host(&format!("    - {item}\n")), "", &["shop.test /a?page=x%2Fy"]);
         assert_eq!((keys, notes), (expected.iter().map(|&key| key.to_owned()).collect(), vec![]), "{limit}");
     }
+    // Hits belong to their descriptor.
+    let both = "    - {actions: [{generic_key: {descriptor_value: cost}}], hits_addend: {number: 3}}\n    - {actions: [{generic_key: {descriptor_value: plain}}]}\n";
+    let (mut keys, _) = counted(&host(both), "", &["shop.test /"]);
+    keys.sort();
+    assert_eq!(keys, ["generic_key=cost*3", "generic_key=plain*1"]);
     let absent = "    - {actions: [{request_headers: {header_name: x-org, descriptor_key: org}}]}\n    - {actions: [{source_cluster: {}}]}\n";
     let (keys, notes) = counted(&host(absent), "", &["shop.test /"]);
     assert_eq!(keys, [] as [&str; 0]);
     assert_eq!(notes[0], "a log does not show the action source_cluster: its descriptors are left out");
     assert_eq!(notes[1], "the log has no %REQ(X-ORG)%, which request_headers needs");
+}
+
+#[test]
+fn a_condition_that_no_log_shows_is_noted() {
+    let hosts = "  - {name: any, domains: ['*'], routes: [{match: {prefix: /, grpc: {}, tls_context: {presented: true}}, \
+                 route: {cluster: c, rate_limits: [{actions: [{generic_key: {descriptor_value: a}}]}]}}]}\n";
+    let (keys, notes) = counted(hosts, "", &["shop.test /"]);
+    assert_eq!(keys, ["generic_key=a*1"]);
+    let noted =
+        |condition| format!("a log does not show the condition {condition} of a route: it is taken to hold");
+    assert_eq!(notes, [noted("grpc"), noted("tls_context")]);
 }
 
 #[test]

@@ -12,11 +12,11 @@ pub(super) fn descriptor(limit: &Value, context: &mut Context) -> Option<Descrip
     if field(limit, "limit").is_some() {
         context.notes.push("limits in requests are not logged: those of the rules apply".to_owned());
     }
-    Some(DescriptorMap { condition: Condition::default(), entries })
+    Some(DescriptorMap { condition: Condition::default(), entries, hits: hits(limit, context) })
 }
 
 /// Hits of an item of `rate_limits`; `None` for one.
-pub(super) fn hits(limit: &Value, context: &mut Context) -> Option<Expression> {
+fn hits(limit: &Value, context: &mut Context) -> Option<Expression> {
     let addend = field(limit, "hits_addend")?;
     match field(addend, "format").and_then(Value::as_str) {
         Some(format) => Some(context.template(format, "hits_addend")),

@@ -6,6 +6,9 @@ use super::{Context, field, flag, list, text};
 use crate::engine::rules::Expression as Regex;
 use crate::lab::replay::mapping::{Condition, Expression, Filter, Matcher};
 
+/// Conditions of a `RouteMatch` on what no log shows.
+const UNLOGGED: [&str; 4] = ["grpc", "tls_context", "dynamic_metadata", "filter_state"];
+
 /// All of the headers match.
 pub(super) fn headers(matchers: &[Value], what: &str, context: &mut Context) -> Condition {
     Condition::All(matchers.iter().map(|matcher| header(matcher, what, context)).collect())
@@ -132,6 +135,13 @@ pub(super) fn route(matched: &Value, context: &mut Context) -> Condition {
     }
     if !list(matched, "query_parameters").is_empty() {
         all.push(query_parameters(list(matched, "query_parameters"), what, context));
+    }
+    for condition in UNLOGGED {
+        if field(matched, condition).is_some() {
+            context.notes.push(format!(
+                "a log does not show the condition {condition} of a route: it is taken to hold"
+            ));
+        }
     }
     if field(matched, "runtime_fraction").is_some() {
         context.notes.push(

@@ -96,7 +96,7 @@ fn host_condition(domain: &str, context: &mut Context) -> Condition {
 }
 
 fn empty(condition: Condition) -> RequestMap {
-    RequestMap { domain: Box::default(), condition, descriptors: Vec::new(), hits: None, denied: None }
+    RequestMap { domain: Box::default(), condition, descriptors: Vec::new(), denied: None }
 }
 
 /// The request on one route.
@@ -123,7 +123,6 @@ fn request(
     let limits = limits(filter, host, action, per_route);
     let stage = filter.stage();
     let mut descriptors = Vec::new();
-    let mut hits = None;
     for limit in limits {
         let is_of_stage = matcher::integer(field(limit, "stage")).unwrap_or_default() == stage;
         // Those are settled when the response ends, with hits of their own.
@@ -132,7 +131,6 @@ fn request(
             context.notes.push("rate limits that apply when a stream is done are left out".to_owned());
         }
         if is_of_stage && !is_on_end {
-            hits = hits.or_else(|| actions::hits(limit, context));
             descriptors.extend(actions::descriptor(limit, context));
         }
     }
@@ -140,7 +138,6 @@ fn request(
         domain: domain.unwrap_or_else(|| text(filter.config, "domain")).as_bytes().into(),
         condition,
         descriptors,
-        hits,
         denied: default_denied(&mut context.format),
     }
 }

@@ -80,6 +80,11 @@ impl RequestSpec {
         if self.domain.is_empty() || self.descriptors.is_empty() {
             return Err("it needs a domain and descriptors".to_owned());
         }
+        let hits = self.hits.as_ref().map(|hits| {
+            let text = scalar(hits).ok_or("hits must be a number or a text")?;
+            Expression::parse(&text, format, missing)
+        });
+        let hits = hits.transpose()?;
         let descriptors = self.descriptors.iter().map(|entries| {
             let entries = entries.iter().map(|(key, value)| {
                 let value = scalar(value).ok_or_else(|| format!("the value of '{key}' must be a text"))?;
@@ -91,20 +96,15 @@ impl RequestSpec {
                 })
             });
             let entries: Vec<_> = entries.collect::<Result<_, String>>()?;
-            Ok(DescriptorMap { condition: Condition::default(), entries })
+            Ok(DescriptorMap { condition: Condition::default(), entries, hits: hits.clone() })
         });
         let descriptors = descriptors.collect::<Result<_, String>>()?;
-        let hits = self.hits.as_ref().map(|hits| {
-            let text = scalar(hits).ok_or("hits must be a number or a text")?;
-            Expression::parse(&text, format, missing)
-        });
-        let hits = hits.transpose()?;
         let condition = condition(&self.condition, format, missing)?;
         let denied = match &self.denied {
             Some(denied) => Some(any(denied, format, missing)?),
             None => default_denied(format),
         };
-        Ok(RequestMap { domain: self.domain.as_bytes().into(), condition, descriptors, hits, denied })
+        Ok(RequestMap { domain: self.domain.as_bytes().into(), condition, descriptors, denied })
     }
 }
 

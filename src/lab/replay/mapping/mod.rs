@@ -28,8 +28,6 @@ pub(super) struct RequestMap {
     /// Condition on the lines that cause the request.
     pub(super) condition: Condition,
     pub(super) descriptors: Vec<DescriptorMap>,
-    /// Hits of its descriptors; 1 if it is absent.
-    pub(super) hits: Option<Expression>,
     /// Lines whose request was denied when they were logged; `None` if the log does not say.
     pub(super) denied: Option<Condition>,
 }
@@ -39,6 +37,8 @@ pub(super) struct RequestMap {
 pub(super) struct DescriptorMap {
     pub(super) condition: Condition,
     pub(super) entries: Vec<EntryMap>,
+    /// Its hits; 1 if it is absent.
+    pub(super) hits: Option<Expression>,
 }
 
 /// An entry.
@@ -103,15 +103,15 @@ impl RequestMap {
             Some(denied) if denied.holds(line, &mut scratch.value) => Logged::Denied,
             Some(_) => Logged::Passed,
         };
-        let hits = match &self.hits {
-            None => 1,
-            // As in Envoy, a request whose cost is not known costs one hit.
-            Some(hits) => hits.text(line, &mut scratch.value).and_then(number).unwrap_or(1),
-        };
         let mut writer = RecordWriter::begin(record, &self.domain, logged);
         for descriptor in &self.descriptors {
             if descriptor.condition.holds(line, &mut scratch.value) {
-                writer.descriptor(Hits::Add(hits), None);
+                let hits = descriptor
+                    .hits
+                    .as_ref()
+                    .map_or(Some(1), |hits| number(hits.text(line, &mut scratch.value)?));
+                // As in Envoy, a request whose cost is not known costs one hit.
+                writer.descriptor(Hits::Add(hits.unwrap_or(1)), None);
                 if descriptor.write(line, scratch, &mut writer) {
                     writer.keep_descriptor();
                 } else {
