@@ -34,7 +34,7 @@ pub struct Replacement {
     pub expected: Bytes,
     /// Its version, which no other document has.
     pub version: Bytes,
-    /// Its content; empty to remove the document.
+    /// Its content.
     pub content: Bytes,
     /// Time after which the store may forget it, at least a second.
     pub ttl: Duration,
@@ -79,7 +79,6 @@ impl DocumentStore for MemoryDocument {
         let is_expected = held.version == by.expected;
         if is_expected {
             let Replacement { version, content, .. } = by;
-            let version = if content.is_empty() { Bytes::new() } else { version };
             *held = StoredDocument { version, content, now: Timestamp::default() };
         }
         Box::pin(future::ready(Ok(is_expected)))

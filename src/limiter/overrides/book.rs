@@ -9,8 +9,8 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::{self, MissedTickBehavior};
 
-use super::LiveOverrides;
 use super::record::{Document, OverrideRecord, Subject};
+use super::{LiveOverrides, version};
 use crate::clock::Clock;
 use crate::engine::text::one_line;
 use crate::engine::{KeyWriter, Overrides, Timestamp};
@@ -26,10 +26,15 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub const MAX_IN_DOMAIN: usize = 1_000;
 /// Upper bound on all overrides, which bounds the document that replicas read.
 pub const MAX_OVERRIDES: usize = 4_000;
+/// Upper bound on the document, in bytes: room for some 4,000 overrides with short texts.
+pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+/// Upper bound on the time that an override lasts.
+pub const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
+/// Time for which a store keeps the document, longer than any override lasts. So a store without a document that a
+/// replica knows has lost it, and a replica that was cut off never takes a deleted override for a lost one.
+const KEPT_FOR: Duration = Duration::from_secs(31 * 86_400);
 /// Attempts to change the document while others change it too.
 const MAX_ATTEMPTS: usize = 16;
-/// Time for which a store keeps the document after its last override has ended.
-const GRACE: Duration = Duration::from_secs(60);
 /// Upper bound on a text in the log, in bytes.
 const MAX_LOGGED: usize = 200;
 
@@ -48,6 +53,8 @@ pub struct OverrideBook {
 #[derive(Default)]
 struct Known {
     version: Bytes,
+    /// All of it, to write it back if the store loses it.
+    document: Document,
     overrides: Vec<ActiveOverride>,
     is_failing: bool,
 }
@@ -93,6 +100,14 @@ pub enum OverrideError {
     /// There are too many.
     #[error("{0}; delete some first")]
     TooMany(String),
+    /// The document would be too large.
+    #[error(
+        "the overrides would take {bytes} bytes of at most {MAX_DOCUMENT_BYTES}; delete some first, or shorten reasons"
+    )]
+    TooLarge {
+        /// Size of the document.
+        bytes: usize,
+    },
     /// Others changed them at the same time, again and again.
     #[error("other operators change the overrides at the same time; try again")]
     Contended,
@@ -156,11 +171,35 @@ impl OverrideBook {
     }
 
     async fn read_if_changed(&self, known: &mut Known) -> Result<(), OverrideError> {
-        if self.store.version(&self.keys).await? == known.version {
+        let version = self.store.version(&self.keys).await?;
+        if version == known.version {
             return Ok(());
         }
+        if version < known.version {
+            return self.write_back(known, version).await;
+        }
         let (stored, document) = self.read().await?;
-        self.adopt(known, stored, &document);
+        // Lost since then: the next look writes it back.
+        if stored.version > known.version {
+            self.adopt(known, stored.version, stored.now, document);
+        }
+        Ok(())
+    }
+
+    /// Writes the known document over an older one, or none: Redis was flushed, evicted it, or failed over to a
+    /// replica that lagged behind. Every change has a greater version, a deletion too, so none is undone.
+    async fn write_back(&self, known: &Known, found: Bytes) -> Result<(), OverrideError> {
+        let replacement = Replacement {
+            expected: found,
+            version: known.version.clone(),
+            content: known.document.write().into(),
+            ttl: KEPT_FOR,
+        };
+        let is_written = self.store.replace(&self.keys, replacement).await?;
+        if is_written && !known.overrides.is_empty() {
+            let overrides = known.overrides.len();
+            tracing::warn!(target: AUDIT, overrides, "the store had lost overrides; written back");
+        }
         Ok(())
     }
 
@@ -173,19 +212,19 @@ impl OverrideBook {
     }
 
     /// Puts the overrides of a document in force.
-    fn adopt(&self, known: &mut Known, stored: StoredDocument, document: &Document) {
+    fn adopt(&self, known: &mut Known, version: Bytes, store_now: Timestamp, document: Document) {
         let (now, unreadable) = (self.clock.now(), document.unreadable());
         if unreadable > 0 {
             tracing::warn!(unreadable, "overrides of another version are not in force");
         }
         let active = |record: OverrideRecord| {
-            let left = Timestamp::from_micros(record.ends_us).since(stored.now);
+            let left = Timestamp::from_micros(record.ends_us).since(store_now);
             let is_countable = record.subject.descriptor().is_none() || record.subject.compile(now).is_some();
             (!left.is_zero() && is_countable).then(|| ActiveOverride { record, ends_at: now.after(left) })
         };
         let overrides: Vec<_> = document.records().filter_map(active).collect();
         log_changes(&known.overrides, &overrides, now);
-        (known.version, known.overrides) = (stored.version, overrides);
+        (known.version, known.document, known.overrides) = (version, document, overrides);
         self.put_in_force(known);
     }
 
@@ -272,25 +311,27 @@ impl OverrideBook {
     ) -> Result<bool, OverrideError> {
         let mut known = self.known.lock().await;
         for _ in 0..MAX_ATTEMPTS {
-            let (stored, mut document) = self.read().await?;
+            let (stored, found) = self.read().await?;
+            // What the store has lost is changed as this replica knows it.
+            let is_lost = stored.version < known.version;
+            let mut document = if is_lost { known.document.clone() } else { found };
             document.drop_ended(stored.now);
             if !change(&mut document, stored.now)? {
-                self.adopt(&mut known, stored, &document);
+                if !is_lost {
+                    self.adopt(&mut known, stored.version, stored.now, document);
+                }
                 return Ok(false);
             }
+            let version = version::after((&stored.version).max(&known.version), stored.now);
             let content = Bytes::from(document.write());
-            // Two replicas that take one version for two documents would never notice.
-            let version = Bytes::from(format!("{:032x}", fastrand::u128(..)));
-            let last_end = Timestamp::from_micros(document.last_end_us());
-            let replacement = Replacement {
-                expected: stored.version.clone(),
-                version: if content.is_empty() { Bytes::new() } else { version },
-                content,
-                ttl: last_end.since(stored.now) + GRACE,
-            };
-            let version = replacement.version.clone();
+            // A document that is too large already may get smaller.
+            if content.len() > MAX_DOCUMENT_BYTES && content.len() > stored.content.len() {
+                return Err(OverrideError::TooLarge { bytes: content.len() });
+            }
+            let replacement =
+                Replacement { expected: stored.version, version: version.clone(), content, ttl: KEPT_FOR };
             if self.store.replace(&self.keys, replacement).await? {
-                self.adopt(&mut known, StoredDocument { version, ..stored }, &document);
+                self.adopt(&mut known, version, stored.now, document);
                 return Ok(true);
             }
         }

@@ -202,9 +202,9 @@ impl Document {
         }
     }
 
-    /// Text of the document; empty without items.
+    /// Text of the document.
     pub(super) fn write(&self) -> String {
-        if self.0.is_empty() { String::new() } else { Value::from(self.0.clone()).to_string() }
+        serde_json::to_string(&self.0).unwrap_or_default()
     }
 
     /// Overrides that can be read.
@@ -215,11 +215,6 @@ impl Document {
     /// Number of items that cannot be read.
     pub(super) fn unreadable(&self) -> usize {
         self.0.len() - self.records().count()
-    }
-
-    /// Time of the last end, in microseconds since the epoch.
-    pub(super) fn last_end_us(&self) -> u64 {
-        self.0.iter().filter_map(|item| item["ends_us"].as_u64()).max().unwrap_or_default()
     }
 
     /// Drops overrides that have ended at `now`.

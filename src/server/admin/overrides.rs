@@ -18,13 +18,13 @@ use crate::engine::rules::{PlacedRule, Rule, Rules, parse_limit};
 use crate::engine::text::one_line;
 use crate::engine::{Timestamp, duration};
 use crate::limiter::overrides::{
-    ActiveOverride, EntryText, LimitRecord, NewOverride, OverrideError, OverrideRecord, Subject, describe,
+    ActiveOverride, EntryText, LimitRecord, MAX_TTL, NewOverride, OverrideError, OverrideRecord, Subject,
+    describe,
 };
 use crate::server::schema::{replies, requests};
 
 /// Bounds on the time that an override lasts.
 const MIN_TTL: Duration = Duration::from_secs(1);
-const MAX_TTL: Duration = Duration::from_secs(30 * 86_400);
 /// Upper bound on the bytes of a descriptor.
 const MAX_DESCRIPTOR_BYTES: usize = 4_096;
 /// Rules that are named where a position fits several.
@@ -253,7 +253,7 @@ fn failed(error: &OverrideError) -> Wrong {
         OverrideError::Store(_) | OverrideError::Contended | OverrideError::Unreadable(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        OverrideError::TooMany(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        OverrideError::TooMany(_) | OverrideError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
     };
     (status, error.to_string())
 }
@@ -302,7 +302,7 @@ pub(super) async fn set(
     State(admin): State<Arc<Admin>>,
     write: Write<OverrideBody>,
 ) -> Answer<OverrideChange> {
-    let Write { actor, body, dry_run } = &write;
+    let Write { actor, body, dry_run, .. } = &write;
     let Some(rules) = admin.rules.load_full() else { return Err(no_rules()) };
     let outcome = async {
         let (subject, rule) = subject(body, &rules)?;
@@ -333,7 +333,7 @@ pub(super) async fn shadow(
     State(admin): State<Arc<Admin>>,
     write: Write<ShadowBody>,
 ) -> Answer<OverrideChange> {
-    let Write { actor, body, dry_run } = &write;
+    let Write { actor, body, dry_run, .. } = &write;
     let Some(rules) = admin.rules.load_full() else { return Err(no_rules()) };
     let outcome = async {
         let placed = find_rule(&rules, &body.rule)?;
