@@ -10,11 +10,12 @@ use super::hit_counts::{StatsPath, StatsRef};
 use super::lockout::LockoutSchedule;
 use super::overrides::{self, DomainOverrides, Effect, OverridesAt};
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
-use super::{
-    ChargeMode, Descriptor, DescriptorHash, Enforcement, FailurePolicy, HashTag, Hits, KeyDomain, KeyWriter,
-    Limit, LockoutName, Modes, Request,
-};
+use super::{ChargeMode, Descriptor, Enforcement, FailurePolicy, Hits, KeyWriter, Limit, Modes, Request};
 use crate::engine::request::Entry;
+
+mod names;
+
+use self::names::key_domain;
 
 /// Plan of a request.
 #[derive(Debug)]
@@ -265,7 +266,12 @@ impl<'r> Context<'r, '_> {
                 counters: smallvec![Counter {
                     limit,
                     name: Some(overrides::NAME),
-                    key: keys.key(key_domain(domain), &found.as_entries(), None, limit),
+                    key: keys.key(
+                        self.override_domain(matched, entries, limit),
+                        &found.as_entries(),
+                        None,
+                        limit
+                    ),
                 }],
                 lockout: None,
                 enforced: true,
@@ -284,24 +290,12 @@ impl<'r> Context<'r, '_> {
         limits: &'r [NamedLimit],
         descriptor: &Descriptor<'_>,
     ) -> Limited<'r> {
-        let Self { domain, overrides, keys, .. } = *self;
+        let Self { domain, keys, .. } = *self;
         let Match { rule, .. } = *matched;
         let entries = &descriptor.entries;
-        let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
-        let is_shadowed = overrides.is_some_and(|overrides| overrides.shadows(rule));
-        let enforced =
-            !is_shadowed && (rule.enforce_percent.is_all() || rule.enforce_percent.includes(hash().as_u64()));
-        let mut key_domain = KeyDomain { only_limit: limits.len() == 1, ..key_domain(domain) };
-        let lockout_name = rule.penalty.as_ref().map(|penalty| {
-            LockoutName::of(domain.name(), entries, matched, penalty, enforced && !rule.shadow_mode)
-        });
-        if keys.is_for_cluster() && key_domain.hash_tag.is_none() {
-            key_domain.hash_tag = match &lockout_name {
-                Some(lockout_name) => Some(HashTag::Descriptor(lockout_name.hash())),
-                None if limits.len() > 1 => Some(HashTag::Descriptor(hash())),
-                None => None,
-            };
-        }
+        let enforced = self.is_enforced(matched, entries);
+        let lockout_name = self.lockout_name(matched, entries, enforced);
+        let key_domain = self.key_domain(matched, entries, lockout_name.as_ref());
         let lockout = rule.penalty.as_ref().zip(lockout_name).map(|(penalty, lockout_name)| Lockout {
             schedule: &penalty.schedule,
             key: keys.lockout_key(key_domain, &lockout_name),
@@ -323,11 +317,6 @@ impl<'r> Context<'r, '_> {
             overridden: false,
         }
     }
-}
-
-fn key_domain(domain: &Domain) -> KeyDomain<'_> {
-    let hash_tag = domain.hash_tag().then_some(HashTag::Domain);
-    KeyDomain { name: domain.name().as_bytes(), hash_tag, only_limit: true }
 }
 
 #[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]

@@ -1,6 +1,7 @@
 use super::*;
+use crate::engine::overrides::{Override, Overrides};
 use crate::engine::rules::{CompileOptions, SourceFile, compile};
-use crate::engine::{KeyFormat, Unit};
+use crate::engine::{KeyFormat, Timestamp, Unit};
 
 fn rules(text: &str) -> Rules {
     let file = SourceFile { name: "test.yaml".into(), text: text.into() };
@@ -290,4 +291,80 @@ descriptors:
     assert_eq!(parts.name, b"p");
     assert_eq!(parts.entries, [(b"path".to_vec(), b"regex(/v[0-9]+)".to_vec())]);
     assert_eq!(keys.parse_lockout_key(&lockout("f=,user=u")), None, "nobody to let in");
+}
+
+/// Keys of the counters of the only descriptor of `request`.
+fn counter_keys(rules: &Rules, overrides: Option<&Overrides>, text: &str, keys: &KeyWriter) -> Vec<String> {
+    let overrides = overrides.map(|overrides| overrides.at(Timestamp::default()));
+    let request = request("d", &[descriptor(text)]);
+    let plan = plan_with(rules, overrides, &request, keys);
+    let limited = plan.limited().next().expect("a limit");
+    limited.counters.iter().map(|counter| String::from_utf8_lossy(&counter.key).into_owned()).collect()
+}
+
+#[test]
+fn a_limit_of_an_override_counts_on_from_the_rules_in_every_format_of_keys() {
+    let rules = rules(
+        "
+domain: d
+descriptors:
+  - {key: one, rate_limit: 5/minute}
+  - {key: several, rate_limits: [5/minute, 50/hour]}
+  - {key: lockout, rate_limit: 5/minute, penalty: {after: 1, within: 10m, block: 1m}}
+  - {key: staged, enforce_percent: 50, rate_limit: 5/minute, penalty: {after: 1, within: 10m, block: 1m}}
+  - {key: free, rate_limit: {unlimited: true}}
+",
+    );
+    let native = || KeyWriter::new(KeyFormat::Native, "p:");
+    let writers = [
+        native(),
+        native().for_cluster(),
+        KeyWriter::new(KeyFormat::Envoyproxy, "p:"),
+        KeyWriter::new(KeyFormat::Envoyproxy, "p:").for_cluster(),
+    ];
+    let overridden = |text: &str, unit| {
+        let (key, value) = text.split_once('=').expect("an entry");
+        let mut overrides = Overrides::default();
+        overrides.insert(
+            b"d",
+            Override {
+                entries: [(key.as_bytes().into(), value.as_bytes().into())].into(),
+                effect: Effect::Limit(Limit::per(9, unit)),
+                ends_at: Timestamp::from_secs(60),
+            },
+        );
+        overrides
+    };
+    for keys in &writers {
+        for text in ["one=a", "several=a", "lockout=a", "staged=a", "staged=b", "staged=c"] {
+            let own = counter_keys(&rules, None, text, keys);
+            let other = counter_keys(&rules, Some(&overridden(text, Unit::Minute)), text, keys);
+            assert_eq!(other, own[..1], "{text}");
+            let of_day = counter_keys(&rules, Some(&overridden(text, Unit::Day)), text, keys);
+            assert!(!own.contains(&of_day[0]), "{text}: another window is another counter: {of_day:?}");
+        }
+        let unlimited = counter_keys(&rules, Some(&overridden("free=a", Unit::Day)), "free=a", keys);
+        assert_eq!(unlimited.len(), 1);
+    }
+}
+
+#[test]
+fn a_limit_of_an_override_counts_its_own_hits_where_the_values_of_a_rule_share_a_counter() {
+    let rules = rules(
+        "domain: d\ndescriptors: [{key: path, value: /a*, share_threshold: true, rate_limit: 5/minute}]",
+    );
+    let keys = KeyWriter::new(KeyFormat::Native, "");
+    let mut overrides = Overrides::default();
+    overrides.insert(
+        b"d",
+        Override {
+            entries: [(b"path"[..].into(), b"/ab"[..].into())].into(),
+            effect: Effect::Limit(Limit::per(9, Unit::Minute)),
+            ends_at: Timestamp::from_secs(60),
+        },
+    );
+    assert_ne!(
+        counter_keys(&rules, Some(&overrides), "path=/ab", &keys),
+        counter_keys(&rules, None, "path=/ab", &keys)
+    );
 }
