@@ -136,8 +136,16 @@ impl<'o> OverridesAt<'o> {
 
     /// True if an operator has put `rule` into shadow mode.
     pub fn shadows(self, rule: &Rule) -> bool {
-        !self.set.shadows.is_empty()
-            && self.set.shadows.get(&*rule.path).is_some_and(|ends_at| self.now < *ends_at)
+        self.shadow_ends_in(rule).is_some()
+    }
+
+    /// Time until the end of the shadow mode into which an operator has put `rule`; `None` if none has.
+    pub fn shadow_ends_in(self, rule: &Rule) -> Option<Duration> {
+        if self.set.shadows.is_empty() {
+            return None;
+        }
+        let ends_at = self.set.shadows.get(&*rule.path)?;
+        (self.now < *ends_at).then(|| ends_at.since(self.now))
     }
 }
 

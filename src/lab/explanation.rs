@@ -2,15 +2,17 @@
 //! was asked, their levels and the result of one more hit. As text ([`super::explanation_text`]) and as JSON, the same
 //! offline, online and in the report of a failed test.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::engine::duration::ShortForm;
-use crate::engine::judge::judge;
-use crate::engine::plan::{Counter, Item, Limited, plan_with};
+use crate::engine::judge::{judge, withheld};
+use crate::engine::plan::{Counter, Item, Limited, Plan, plan_with};
 use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
 use crate::engine::text::{cut, one_line_of_bytes};
 use crate::engine::{
-    Code, Descriptor, Hits, KeyWriter, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
+    Code, Descriptor, Hits, KeyWriter, Limit, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
 };
 use crate::store::Reading;
 
@@ -24,7 +26,7 @@ pub struct Explanation {
     pub domain: String,
     /// True if the rules know the domain.
     pub domain_known: bool,
-    /// Result of the request with one more hit; `None` if no store was asked.
+    /// Result of the request, with one more hit where it has none; `None` if no store was asked.
     pub next: Option<Verdict>,
     /// One for each descriptor, in order.
     pub descriptors: Vec<ExplainedDescriptor>,
@@ -53,10 +55,10 @@ pub struct ExplainedDescriptor {
     pub rule: Option<ExplainedRule>,
     /// The limits that apply.
     pub limits: Vec<ExplainedLimit>,
-    /// Override of an operator in place of the rule: `block`, `exempt` or `limit`.
+    /// Override of an operator: `block`, `exempt` or `limit` in place of the rule, or `shadow` of the rule.
     #[serde(default)]
     pub overridden: Option<String>,
-    /// Result of one more hit; `None` if no limit applies or no store was asked.
+    /// Result of its hits, or else of one more; `None` if no limit applies or no store was asked.
     pub next: Option<ExplainedStatus>,
 }
 
@@ -138,14 +140,17 @@ pub struct ExplainedLimit {
     pub reset_secs: Option<f64>,
 }
 
-/// Result of one more hit for a descriptor.
+/// Result of more hits for a descriptor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedStatus {
+    /// Hits.
+    #[serde(default = "one_hit")]
+    pub hits: u32,
     /// Result.
     pub verdict: Verdict,
     /// Hits left.
     pub remaining: u32,
-    /// Seconds until it would pass, if it is denied; else until the counter is reset.
+    /// Seconds until one hit would pass, if that is denied; else until the counter is reset.
     pub reset_secs: f64,
     /// True if it is denied because of a lockout.
     pub locked_out: bool,
@@ -166,6 +171,10 @@ pub struct ExplainContext<'a> {
     pub modes: &'a Modes,
 }
 
+const fn one_hit() -> u32 {
+    1
+}
+
 /// Explains the decision on `request`. `readings` are those of a peek at its counters, in the order of the plan;
 /// `None` without a store.
 pub fn explain(
@@ -173,9 +182,8 @@ pub fn explain(
     request: &Request<'_>,
     readings: Option<&[Reading]>,
 ) -> Explanation {
-    let request = peek_of(request);
-    let Walk { domain, descriptors: walks } = walk(rules, &request);
-    let plan = plan_with(rules, overrides, &request, keys);
+    let Walk { domain, descriptors: walks } = walk(rules, request);
+    let plan = plan_with(rules, overrides, request, keys);
     let mut unread = readings.map(<[Reading]>::iter);
     let mut descriptors: Vec<_> = request
         .descriptors
@@ -199,17 +207,21 @@ pub fn explain(
                     .map(|entry| (text(entry.key), text(entry.value)))
                     .collect(),
                 levels: walk.levels.iter().map(explained_level).collect(),
-                outcome: outcome(walk, item),
+                outcome: outcome(walk, item) + &shadowed(walk, item, overrides),
                 rule: explained_rule(walk, item, modes),
                 limits: limits.iter().map(&mut limit).collect(),
-                overridden: overridden(item).map(|kind| kind.name().to_owned()),
+                overridden: overridden(walk, item, overrides).map(str::to_owned),
                 next: None,
             }
         })
         .collect();
-    let decision = readings.map(|readings| judge(plan, readings.iter().copied(), modes));
-    for (descriptor, status) in descriptors.iter_mut().zip(decision.iter().flat_map(|d| &d.statuses)) {
-        descriptor.next = explained_status(status);
+    let decision = readings.map(|peeks| {
+        let readings = uncharged(&plan, peeks);
+        judge(plan, readings, modes)
+    });
+    let statuses = decision.iter().flat_map(|decision| &decision.statuses);
+    for ((explained, status), descriptor) in descriptors.iter_mut().zip(statuses).zip(&request.descriptors) {
+        explained.next = explained_status(status, descriptor.hits);
     }
     Explanation {
         domain: text(request.domain),
@@ -217,6 +229,17 @@ pub fn explain(
         next: decision.map(|decision| verdict(decision.code)),
         descriptors,
     }
+}
+
+/// Readings that the hits of `plan` would get from counters with these peeks, were they charged.
+fn uncharged(plan: &Plan<'_>, peeks: &[Reading]) -> Vec<Reading> {
+    let counters =
+        plan.limited().flat_map(|limited| limited.counters.iter().map(move |of| (limited, of.limit)));
+    let reading = |(peek, (limited, limit)): (&Reading, (&Limited<'_>, Limit))| match limited.hits {
+        Hits::Add(0) | Hits::Refund(_) => *peek,
+        Hits::Add(_) => withheld(*peek, limited.hits, limited.mode, limit),
+    };
+    peeks.iter().zip(counters).map(reading).collect()
 }
 
 /// `request` with no hits: it reads the counters and changes nothing.
@@ -236,13 +259,35 @@ const fn verdict(code: Code) -> Verdict {
     }
 }
 
-/// Override that applies to a descriptor.
-const fn overridden(item: &Item<'_>) -> Option<OverrideKind> {
+/// Override that applies to a descriptor, or to its rule.
+fn overridden(
+    walk: &DescriptorWalk<'_>,
+    item: &Item<'_>,
+    overrides: Option<OverridesAt<'_>>,
+) -> Option<&'static str> {
     match item {
-        Item::Blocked(_) => Some(OverrideKind::Block),
-        Item::Exempt(_) => Some(OverrideKind::Exempt),
-        Item::Limited(Limited { overridden: true, .. }) => Some(OverrideKind::Limit),
-        Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Limited(_) => None,
+        Item::Blocked(_) => Some(OverrideKind::Block.name()),
+        Item::Exempt(_) => Some(OverrideKind::Exempt.name()),
+        Item::Limited(Limited { overridden: true, .. }) => Some(OverrideKind::Limit.name()),
+        Item::Limited(_) => shadow_ends_in(walk, overrides).map(|_| "shadow"),
+        Item::NoLimit | Item::Replaced | Item::Unlimited(_) => None,
+    }
+}
+
+/// Time for which an operator has put the rule into shadow mode.
+fn shadow_ends_in(walk: &DescriptorWalk<'_>, overrides: Option<OverridesAt<'_>>) -> Option<Duration> {
+    let WalkEnd::Rule(rule) = walk.end else { return None };
+    overrides?.shadow_ends_in(rule)
+}
+
+/// The shadow mode of the rule, to follow the outcome.
+fn shadowed(walk: &DescriptorWalk<'_>, item: &Item<'_>, overrides: Option<OverridesAt<'_>>) -> String {
+    match (item, shadow_ends_in(walk, overrides)) {
+        (Item::Limited(Limited { overridden: false, .. }), Some(ends_in)) => {
+            let ends_in = ShortForm(ends_in.as_secs().max(1));
+            format!(", which an override has put into shadow mode for {ends_in}")
+        }
+        _ => String::new(),
     }
 }
 
@@ -333,9 +378,14 @@ fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> Explained
     }
 }
 
-fn explained_status(status: &Status<'_>) -> Option<ExplainedStatus> {
+fn explained_status(status: &Status<'_>, hits: Hits) -> Option<ExplainedStatus> {
     let is_limited = status.limit.is_some() || status.overridden == Some(OverrideKind::Block);
+    let hits = match hits {
+        Hits::Add(hits) => hits.max(1),
+        Hits::Refund(_) => 1,
+    };
     is_limited.then(|| ExplainedStatus {
+        hits,
         verdict: verdict(status.code),
         remaining: status.remaining,
         reset_secs: status.reset.unwrap_or_default().as_secs_f64(),

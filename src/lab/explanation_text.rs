@@ -32,6 +32,11 @@ fn seconds_text(secs: f64) -> String {
     ShortForm(Duration::try_from_secs_f64(secs.ceil()).unwrap_or_default().as_secs()).to_string()
 }
 
+/// `one more hit`, `5 more hits`.
+fn hits_text(hits: u32) -> String {
+    if hits > 1 { format!("{hits} more hits") } else { "one more hit".to_owned() }
+}
+
 /// Place of a rule in its source.
 fn place(file: &str, line: u32, position: &Option<String>) -> String {
     match position {
@@ -46,8 +51,13 @@ impl fmt::Display for Explanation {
         self.descriptors.iter().try_for_each(|descriptor| write!(f, "\n{descriptor}"))?;
         match self.next {
             None => Ok(()),
-            Some(Verdict::Allowed) => write!(f, "\none more hit: allowed"),
-            Some(Verdict::Denied) => write!(f, "\none more hit: denied"),
+            Some(verdict) => {
+                let hits =
+                    self.descriptors.iter().filter_map(|of| of.next.as_ref()).map(|next| next.hits).max();
+                let request = if hits > Some(1) { "the request".to_owned() } else { hits_text(1) };
+                let denied = if verdict == Verdict::Denied { "denied" } else { "allowed" };
+                write!(f, "\n{request}: {denied}")
+            }
         }
     }
 }
@@ -108,11 +118,15 @@ impl fmt::Display for ExplainedLimit {
 impl fmt::Display for ExplainedStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reset = seconds_text(self.reset_secs);
+        write!(f, "{}: ", hits_text(self.hits))?;
         match self.verdict {
-            Verdict::Denied if self.locked_out => write!(f, "one more hit: denied, locked out for {reset}"),
-            Verdict::Denied => write!(f, "one more hit: denied for {reset}"),
-            Verdict::Allowed if self.shadowed => write!(f, "one more hit: over the limit, and not enforced"),
-            Verdict::Allowed => write!(f, "one more hit: allowed, {} left before it", self.remaining),
+            Verdict::Denied if self.locked_out => write!(f, "denied, locked out for {reset}"),
+            // A smaller request may pass sooner than at the reset.
+            Verdict::Denied if self.hits > 1 => write!(f, "denied"),
+            Verdict::Denied => write!(f, "denied for {reset}"),
+            Verdict::Allowed if self.shadowed => write!(f, "over the limit, and not enforced"),
+            Verdict::Allowed if self.hits > 1 => write!(f, "allowed, {} left before them", self.remaining),
+            Verdict::Allowed => write!(f, "allowed, {} left before it", self.remaining),
         }
     }
 }

@@ -325,7 +325,7 @@ fn judge_counter(
 }
 
 /// Reading of hits that are not charged, from a peek at their counter.
-fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
+pub fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Reading {
     let Hits::Add(add) = hits else { return peek };
     match peek.outcome {
         ChargeOutcome::Charged | ChargeOutcome::Withheld => {

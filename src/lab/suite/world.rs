@@ -10,7 +10,7 @@ use super::file::TestSettings;
 use super::rules::RuleSet;
 use crate::clock::ManualClock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
-use crate::lab::explanation::{ExplainContext, Explanation, explain};
+use crate::lab::explanation::{ExplainContext, Explanation, explain, peek_of};
 use crate::limiter::Limiter;
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
@@ -134,6 +134,7 @@ impl World {
         let readings = self.limiter.peek(&self.limiter.peek_charges(&rules, None, request)).await.ok();
         let Limiter { keys, modes, .. } = &self.limiter;
         let context = ExplainContext { rules: &rules, overrides: None, keys, modes };
-        Some(explain(context, request, readings.as_deref()))
+        // After the request of a step: the result of one more hit.
+        Some(explain(context, &peek_of(request), readings.as_deref()))
     }
 }
