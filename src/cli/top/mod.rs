@@ -1,6 +1,8 @@
 //! `tollgate top`: the console in a terminal, or printed once.
 
+mod content;
 mod screen;
+mod table;
 mod terminal;
 
 use std::io::IsTerminal as _;
@@ -8,12 +10,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::Method;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use self::screen::{Command, Screen, Tab};
-use self::terminal::Terminal;
+use self::terminal::{Input, Terminal};
 use super::admin_client::{AdminClient, AdminFlags};
 use super::{Exit, print};
 
@@ -96,6 +100,7 @@ impl Data {
             "keys": { "by": by.name(), "from": self.keys["from"], "items": self.keys["items"] },
             "denials": self.denials["items"],
             "lockouts": self.lockouts["lockouts"],
+            "lockouts_complete": self.lockouts["complete"] == true && self.lockouts["next_cursor"].is_null(),
         })
     }
 }
@@ -121,12 +126,20 @@ fn plain(data: &Data, by: By) -> String {
     for tab in Tab::ALL {
         let screen = Screen::new(tab, by);
         text += &format!("{}\n", tab.title().to_uppercase());
-        let lines = screen.body(data);
-        text.extend(lines.iter().map(|line| format!("{}\n", screen::cut(line, PLAIN_WIDTH).trim_end())));
+        let lines = screen.body(data, PLAIN_WIDTH);
+        text.extend(lines.iter().map(|line| format!("{}\n", line.trim_end())));
         text.push('\n');
     }
     text.truncate(text.trim_end().len());
     text + "\n"
+}
+
+/// Answer to a call that was made while the screen was in use.
+enum Answer {
+    /// Data, with keys in this order.
+    Data(By, anyhow::Result<Box<Data>>),
+    /// Outcome of lifting a lockout.
+    Lifted(anyhow::Result<Value>),
 }
 
 async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
@@ -136,31 +149,45 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
     let mut terminal = Terminal::open()?;
     let interval = Duration::from_secs(args.interval);
     let mut next = Instant::now() + interval;
+    // Calls under way, so that keys work while the service is slow.
+    let mut calls: FuturesUnordered<LocalBoxFuture<'_, Answer>> = FuturesUnordered::new();
+    let fetch =
+        |by| async move { Answer::Data(by, Data::fetch(client, by).await.map(Box::new)) }.boxed_local();
     loop {
         terminal.draw(&|width, height| screen.render(&data, client.authority(), width, height))?;
         let command = tokio::select! {
-            key = terminal.key() => key.map_or(Command::Quit, |key| screen.press(key, &data)),
-            () = sleep_until(next), if !screen.is_paused => Command::Refresh,
+            input = terminal.input() => match input {
+                Some(Input::Key(key)) => screen.press(key, &data),
+                Some(Input::Resized) => Command::None,
+                None => Command::Quit,
+            },
+            Some(answer) = calls.next(), if !calls.is_empty() => {
+                match answer {
+                    Answer::Data(by, Ok(new)) if by == screen.by => (data, screen.error) = (*new, None),
+                    // The order has changed since.
+                    Answer::Data(_, Ok(_)) => {}
+                    Answer::Data(_, Err(error)) | Answer::Lifted(Err(error)) => {
+                        screen.error = Some(format!("{error:#}"));
+                    }
+                    Answer::Lifted(Ok(_)) => next = Instant::now(),
+                }
+                Command::None
+            }
+            () = sleep_until(next), if !screen.is_paused && calls.is_empty() => Command::Refresh,
         };
         match command {
             Command::None => {}
             Command::Quit => return Ok(()),
             Command::Refresh => {
                 next = Instant::now() + interval;
-                match Data::fetch(client, screen.by).await {
-                    Ok(new) => {
-                        data = new;
-                        screen.error = None;
-                    }
-                    Err(error) => screen.error = Some(format!("{error:#}")),
-                }
+                calls.push(fetch(screen.by));
             }
             Command::Unlock { id, reason } => {
-                let path = format!("/lockouts/{id}");
-                let lifted =
-                    client.call(Method::DELETE, &path, Some(&json!({ "reason": reason })), None).await;
-                screen.error = lifted.err().map(|error| format!("{error:#}"));
-                next = Instant::now();
+                let lift = async move {
+                    let (path, body) = (format!("/lockouts/{id}"), json!({ "reason": reason }));
+                    Answer::Lifted(client.call(Method::DELETE, &path, Some(&body), None).await)
+                };
+                calls.push(lift.boxed_local());
             }
         }
     }

@@ -1,7 +1,6 @@
 //! Content of the screen of `top`, and the effect of its keys. No input or output.
 
-use serde_json::Value;
-
+use super::table::{cut, text};
 use super::terminal::Key;
 use super::{By, Data};
 
@@ -71,7 +70,8 @@ pub(super) struct Screen {
     pub(super) is_paused: bool,
     /// Last failure.
     pub(super) error: Option<String>,
-    filter: String,
+    /// Text that the rows contain.
+    pub(super) filter: String,
     typing: Typing,
     selected: usize,
 }
@@ -92,6 +92,9 @@ impl Screen {
 
     /// Takes a key.
     pub(super) fn press(&mut self, key: Key, data: &Data) -> Command {
+        if key == Key::Interrupt {
+            return Command::Quit;
+        }
         if self.typing != Typing::Nothing {
             return self.type_key(key);
         }
@@ -121,7 +124,7 @@ impl Screen {
                 }
             }
             Key::Escape => self.filter.clear(),
-            Key::Char(_) | Key::Enter | Key::Backspace | Key::Other => {}
+            Key::Char(_) | Key::Enter | Key::Backspace | Key::Interrupt | Key::Other => {}
         }
         Command::None
     }
@@ -132,6 +135,7 @@ impl Screen {
             Typing::Filter | Typing::Nothing => &mut self.filter,
         };
         match key {
+            Key::Char('\t') => {}
             Key::Char(c) => typed.push(c),
             Key::Backspace => drop(typed.pop()),
             Key::Escape => self.typing = Typing::Nothing,
@@ -143,21 +147,16 @@ impl Screen {
                     return Command::Unlock { id, reason: text };
                 }
             }
-            Key::Up | Key::Down | Key::Left | Key::Right | Key::Other => {}
+            Key::Up | Key::Down | Key::Left | Key::Right | Key::Interrupt | Key::Other => {}
         }
         Command::None
     }
 
     /// The screen as lines of at most `width` characters, at most `height` of them.
     pub(super) fn render(&self, data: &Data, authority: &str, width: usize, height: usize) -> Vec<String> {
-        let tabs = Tab::ALL.iter().enumerate().map(|(at, tab)| {
-            let title = format!(" {} {} ", at + 1, tab.title());
-            if *tab == self.tab { format!("{REVERSE}{title}{PLAIN}") } else { title }
-        });
         let state = if self.is_paused { "paused" } else { "live" };
-        let mut lines = vec![cut(&format!("tollgate {authority}  {state}"), width), tabs.collect()];
-        let body = self.body(data);
-        let mut body = body.iter().map(|line| cut(line, width));
+        let mut lines = vec![cut(&format!("tollgate {authority}  {state}"), width), tabs(self.tab, width)];
+        let mut body = self.body(data, width).into_iter();
         lines.extend(body.next().map(|head| format!("{BOLD}{head}{PLAIN}")));
         let rows: Vec<_> = body.collect();
         let room = height.saturating_sub(lines.len() + 1);
@@ -181,176 +180,27 @@ impl Screen {
         lines
     }
 
-    /// Head and rows of the current tab.
-    pub(super) fn body(&self, data: &Data) -> Vec<String> {
+    /// Head and rows of the current tab, in at most `width` columns.
+    pub(super) fn body(&self, data: &Data, width: usize) -> Vec<String> {
         match self.tab {
-            Tab::Now => self.now(data),
-            Tab::Rules => self.rules(data),
-            Tab::Keys => self.keys(&data.keys),
-            Tab::Denials => self.denials(data),
-            Tab::Lockouts => self.lockouts(data),
+            Tab::Now => self.now(data, width),
+            Tab::Rules => self.rules(data, width),
+            Tab::Keys => self.keys(&data.keys, width),
+            Tab::Denials => self.denials(data, width),
+            Tab::Lockouts => self.lockouts(data, width),
         }
     }
-
-    /// Rows whose `field` contains the filter.
-    fn wanted<'d>(&self, rows: &'d Value, field: &str) -> Vec<&'d Value> {
-        let rows = rows.as_array().map(Vec::as_slice).unwrap_or_default();
-        rows.iter().filter(|row| text(row, field).contains(&self.filter)).collect()
-    }
-
-    fn now(&self, data: &Data) -> Vec<String> {
-        let summary = &data.summary;
-        let config = &summary["config"];
-        let errors = config["errors"].as_array().map_or(0, Vec::len);
-        let mut lines = vec![format!(
-            "{:>10} hits/s   {:>10} over/s   {:>10} shadow/s   {:>10} near/s",
-            rate(summary, "hits_per_sec"),
-            rate(summary, "over_limit_per_sec"),
-            rate(summary, "shadow_per_sec"),
-            rate(summary, "near_limit_per_sec"),
-        )];
-        lines.push(format!(
-            "version {}, up {}, {} rules, {errors} errors in rule files",
-            text(summary, "version"),
-            secs(summary["uptime_secs"].as_u64()),
-            config["rules"],
-        ));
-        lines.push(String::new());
-        lines.extend(self.keys(&data.keys));
-        lines
-    }
-
-    fn rules(&self, data: &Data) -> Vec<String> {
-        let row = |row: &&Value| {
-            format!(
-                "{:<48} {:>10} {:>10} {:>12} {:>12}",
-                cut(&text(row, "rule"), 48),
-                rate(row, "hits_per_sec"),
-                rate(row, "over_limit_per_sec"),
-                number(row, "hits"),
-                number(row, "over_limit"),
-            )
-        };
-        let head =
-            format!("{:<48} {:>10} {:>10} {:>12} {:>12}", "RULE", "HITS/S", "OVER/S", "HITS", "OVER LIMIT");
-        std::iter::once(head).chain(self.wanted(&data.rules["items"], "rule").iter().map(row)).collect()
-    }
-
-    fn keys(&self, keys: &Value) -> Vec<String> {
-        let counted = if self.by == By::Denied { "DENIALS" } else { "HITS" };
-        let row = |row: &&Value| {
-            let limit = &row["limit"];
-            format!(
-                "{:<40} {:<28} {:>10} {:>10} {:>10} {:<10} {:>8}",
-                cut(&text(row, "key"), 40),
-                cut(&text(row, "rule"), 28),
-                number(row, "count"),
-                number(row, "used"),
-                format!("{}/{}", limit["requests"], secs(limit["window_secs"].as_u64())),
-                if row["over_limit"] == true { "over limit" } else { "" },
-                secs(row["resets_in_secs"].as_u64()),
-            )
-        };
-        let head = format!(
-            "{:<40} {:<28} {counted:>10} {:>10} {:>10} {:<10} {:>8}",
-            format!("KEY (by {})", self.by.name()),
-            "RULE",
-            "USED",
-            "LIMIT",
-            "STATE",
-            "RESET"
-        );
-        std::iter::once(head).chain(self.wanted(&keys["items"], "key").iter().map(row)).collect()
-    }
-
-    fn denials(&self, data: &Data) -> Vec<String> {
-        let row = |row: &&Value| {
-            let at = row["at_ms"].as_u64().unwrap_or_default() / 1_000 % 86_400;
-            format!(
-                "{:02}:{:02}:{:02} {:<48} {:<28} {:<18} {:>8}",
-                at / 3_600,
-                at / 60 % 60,
-                at % 60,
-                cut(&text(row, "descriptors"), 48),
-                cut(&text(row, "rule"), 28),
-                text(row, "reason"),
-                secs(row["wait_secs"].as_u64()),
-            )
-        };
-        let head =
-            format!("{:<8} {:<48} {:<28} {:<18} {:>8}", "UTC", "DESCRIPTORS", "RULE", "REASON", "WAIT");
-        std::iter::once(head)
-            .chain(self.wanted(&data.denials["items"], "descriptors").iter().map(row))
-            .collect()
-    }
-
-    /// Lockouts whose client contains the filter, each with its client.
-    fn locked_out<'d>(&self, data: &'d Data) -> Vec<(String, &'d Value)> {
-        let rows = data.lockouts["lockouts"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let rows = rows.iter().map(|row| (client(row), row));
-        rows.filter(|(client, _)| client.contains(&self.filter)).collect()
-    }
-
-    fn lockouts(&self, data: &Data) -> Vec<String> {
-        let row = |(client, row): &(String, &Value)| {
-            let is_permanent = row["permanent"] == true;
-            format!(
-                "{:<48} {:<16} {:<20} {:>7} {:>8}",
-                cut(client, 48),
-                cut(&text(row, "domain"), 16),
-                cut(&text(row, "name"), 20),
-                number(row, "blocks"),
-                if is_permanent { "never".to_owned() } else { secs(row["ends_in_secs"].as_u64()) },
-            )
-        };
-        let head =
-            format!("{:<48} {:<16} {:<20} {:>7} {:>8}", "CLIENT", "DOMAIN", "NAME", "BLOCKS", "ENDS IN");
-        std::iter::once(head).chain(self.locked_out(data).iter().map(row)).collect()
-    }
 }
 
-/// Entries of a lockout: `user=alice,path=/login`.
-fn client(lockout: &Value) -> String {
-    let entries = lockout["entries"].as_object().into_iter().flatten();
-    let entries = entries.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-    harmless(&entries.collect::<Vec<_>>().join(","))
-}
-
-/// A text of a row.
-fn text(row: &Value, field: &str) -> String {
-    harmless(row[field].as_str().unwrap_or_default())
-}
-
-/// `text` with its control characters, which would steer the terminal, replaced.
-fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
-fn number(row: &Value, field: &str) -> String {
-    row[field].as_u64().map(|number| number.to_string()).unwrap_or_default()
-}
-
-fn rate(row: &Value, field: &str) -> String {
-    format!("{:.1}", row[field].as_f64().unwrap_or_default())
-}
-
-/// A duration in its largest unit: `90s`, `15m`, `2h`, `3d`. Empty without one.
-fn secs(secs: Option<u64>) -> String {
-    match secs {
-        None => String::new(),
-        Some(secs @ 0..=119) => format!("{secs}s"),
-        Some(secs @ 120..=7_199) => format!("{}m", secs / 60),
-        Some(secs @ 7_200..=172_799) => format!("{}h", secs / 3_600),
-        Some(secs) => format!("{}d", secs / 86_400),
-    }
-}
-
-/// The first `width` characters of `text`; a cut is marked.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+/// Titles of the tabs that fit in `width`.
+fn tabs(current: Tab, width: usize) -> String {
+    let mut left = width;
+    let title = |(at, tab): (usize, &Tab)| {
+        let title = format!(" {} {} ", at + 1, tab.title());
+        left = left.checked_sub(title.len())?;
+        Some(if *tab == current { format!("{REVERSE}{title}{PLAIN}") } else { title })
+    };
+    Tab::ALL.iter().enumerate().map_while(title).collect()
 }
 
 #[cfg(test)]
@@ -384,6 +234,11 @@ mod tests {
         assert!(lines.iter().all(|line| shown(line).chars().count() <= 60), "{lines:#?}");
         let all = lines.join("\n");
         assert!(all.contains("12.3 hits/s") && all.contains("user=greedy"), "{all}");
+        for (width, height) in [(20, 5), (40, 8), (200, 60)] {
+            let lines = Screen::new(Tab::Lockouts, By::Use).render(&data(), "127.0.0.1:6071", width, height);
+            assert_eq!(lines.len(), height);
+            assert!(lines.iter().all(|line| shown(line).chars().count() <= width), "{width}: {lines:#?}");
+        }
     }
 
     #[test]
@@ -407,19 +262,10 @@ mod tests {
         for key in [Key::Char('/'), Key::Char('a'), Key::Char('c'), Key::Char('m'), Key::Enter] {
             screen.press(key, &data);
         }
-        assert_eq!(screen.body(&data).len(), 2);
+        assert_eq!(screen.body(&data, 100).len(), 2);
         screen.press(Key::Escape, &data);
-        assert_eq!(screen.body(&data).len(), 3);
+        assert_eq!(screen.body(&data, 100).len(), 3);
         assert_eq!(screen.press(Key::Char('>'), &data), Command::Refresh);
         assert_eq!(screen.by, By::Hits);
-    }
-
-    #[test]
-    fn durations_and_texts_are_short() {
-        assert_eq!(
-            [Some(90), Some(900), Some(7_200), Some(259_200), None].map(secs),
-            ["90s", "15m", "2h", "3d", ""]
-        );
-        assert_eq!((cut("abcdef", 4), cut("äöüß", 4)), ("abc…".to_owned(), "äöüß".to_owned()));
     }
 }
