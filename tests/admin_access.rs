@@ -68,6 +68,63 @@ async fn a_session_has_the_role_of_its_token_and_writes_need_its_secret() {
 }
 
 #[tokio::test]
+async fn a_cookie_is_worth_nothing_after_the_log_out() {
+    let (service, _file) = start_with_tokens().await;
+    let (cookie, _) = log_in(&service, TOKENS[2].1).await;
+    let (other, _) = log_in(&service, TOKENS[2].1).await;
+    let status = async |cookie: &str| {
+        let page = request(&service, Method::GET, "/rules").header(COOKIE, cookie);
+        page.send().await.expect("an answer").status()
+    };
+    assert_eq!([status(&cookie).await, status(&other).await], [StatusCode::OK; 2]);
+    let out = request(&service, Method::POST, "/session:end").header(COOKIE, &cookie);
+    assert_eq!(out.send().await.expect("an answer").status(), StatusCode::SEE_OTHER);
+    assert_eq!([status(&cookie).await, status(&other).await], [StatusCode::UNAUTHORIZED, StatusCode::OK]);
+}
+
+#[tokio::test]
+async fn rejected_writes_are_audited() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let lines = format!("view:{} # ann\nadmin:{}\n", TOKENS[0].1, TOKENS[2].1);
+    std::fs::write(file.path(), lines).expect("it is written");
+    let path = file.path().display().to_string();
+    let service = Service::start(&[("shop.yaml", RULES)], &[("ADMIN_TOKEN_FILE", &*path)]).await;
+    let send = async |method: Method, path: &str, token: Option<&str>, body: &str| {
+        let request = request(&service, method, path).header("content-type", "application/json");
+        let request = token.into_iter().fold(request, RequestBuilder::bearer_auth);
+        request.body(body.to_owned()).send().await.expect("an answer").status()
+    };
+    let (reload, id) = ("/api/v1/config:reload", "/api/v1/lockouts/none");
+    let (view, admin) = (Some(TOKENS[0].1), Some(TOKENS[2].1));
+    assert_eq!(send(Method::POST, reload, None, "{}").await, StatusCode::UNAUTHORIZED);
+    assert_eq!(send(Method::POST, reload, view, "{}").await, StatusCode::FORBIDDEN);
+    assert_eq!(send(Method::POST, reload, admin, "{}").await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(Method::DELETE, id, admin, "{\"reason\": \"x\"}").await, StatusCode::NOT_FOUND);
+    // Neither reads nor explanations change anything.
+    assert_eq!(send(Method::POST, "/api/v1/explain", admin, "{}").await, StatusCode::BAD_REQUEST);
+    assert_eq!(send(Method::POST, reload, admin, "{\"reason\": \"x\"}").await, StatusCode::OK);
+    let audit = request(&service, Method::GET, "/api/v1/audit").bearer_auth(TOKENS[2].1).send().await;
+    let audit: serde_json::Value = audit.expect("an answer").json().await.expect("JSON");
+    let entries = audit["items"].as_array().expect("a list").iter().map(|entry| {
+        let text = |name: &str| entry[name].as_str().expect("text").to_owned();
+        let result = text("result").chars().take(4).collect::<String>();
+        [text("actor"), text("role"), text("action"), text("target"), result].join("|")
+    });
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort();
+    assert_eq!(
+        entries,
+        [
+            "admin token, line 2|admin|config:reload|rules|done",
+            "admin token, line 2|admin|rejected|DELETE /api/v1/lockouts/none|404:",
+            "admin token, line 2|admin|rejected|POST /api/v1/config:reload|400:",
+            "token ann|view|rejected|POST /api/v1/config:reload|403:",
+            "unknown|none|rejected|POST /api/v1/config:reload|401:",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn browsers_are_sent_to_the_form_and_other_clients_get_the_error() {
     let (service, _file) = start_with_tokens().await;
     let page = |accept: &'static str| request(&service, Method::GET, "/keys?by=use").header(ACCEPT, accept);

@@ -180,6 +180,19 @@ async fn override_life(browser: &Browser, service: &Service) {
     browser.wait_for("document.querySelector('main').textContent.includes('No override is in force')").await;
 }
 
+/// Puts a rule into shadow mode, and ends that again.
+async fn shadow_life(browser: &Browser, service: &Service) {
+    browser.open(&service.admin_url("/rule?rule=shop.user")).await;
+    for (field, value) in [("ttl", "10m"), ("reason", "it denies too much")] {
+        browser.eval(&format!("document.querySelector('#shadow-{field}').value = '{value}'")).await;
+    }
+    browser.eval("document.querySelector('#shadow').requestSubmit()").await;
+    browser.wait_for("document.querySelector('main').textContent.includes('it denies too much')").await;
+    browser.wait_for("document.querySelector('main').textContent.includes('shadow mode until')").await;
+    act(browser, "End shop.user").await;
+    browser.wait_for("!document.querySelector('main').textContent.includes('shadow mode until')").await;
+}
+
 #[tokio::test]
 async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
     let (service, _file) = start_with_tokens().await;
@@ -197,6 +210,7 @@ async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
         browser.wait_for("!document.querySelector('main').textContent.includes('account=acme')").await;
         explain(&browser, &service).await;
         override_life(&browser, &service).await;
+        shadow_life(&browser, &service).await;
         browser.open(&service.admin_url("/lockouts")).await;
         // The keyboard goes to pages too.
         browser.press("g").await;

@@ -270,8 +270,12 @@ async fn mistakes_are_named_and_hostile_values_are_values() {
         replica.set("user", value, json!({"block": true})).await;
         assert!(!replica.allows("user", value).await, "{value:?}");
         let body = json!({"domain": "shop", "descriptor": [{"key": "user", "value": value}], "reason": value.to_owned() + "x"});
-        let (status, _) = replica.post("/keys:reset", body).await;
-        assert_eq!(status, StatusCode::NOT_FOUND, "{value:?}: a block has no counters");
+        let (status, answer) = replica.post("/keys:reset", body).await;
+        assert_eq!(
+            (status, &answer["removed"]),
+            (StatusCode::OK, &json!(0)),
+            "{value:?}: nothing was counted"
+        );
     }
     assert!(replica.allows("user", "ann").await);
 }
@@ -314,6 +318,24 @@ async fn a_rule_in_shadow_mode_counts_and_denies_nobody_until_it_ends() {
     assert!(source.ends_with("/shop.yaml:4"), "{source}");
     let levels = replica.get("/keys?domain=shop&descriptor=user%3Dann").await;
     assert_eq!((&levels["enforced"], &levels["denied"]), (&json!(false), &json!(true)));
+    assert_eq!(levels["overridden"], "shadow");
+    assert!(
+        levels["outcome"].as_str().is_some_and(|text| text.contains("into shadow mode for 5")),
+        "{levels}"
+    );
+    let rules = replica.get("/rules").await;
+    let rule = |path: &str| {
+        let mut items = rules["items"].as_array().expect("a list").iter();
+        items.find(|item| item["rule"] == path).cloned().expect("the rule")
+    };
+    let [user, path] = [rule("shop.user"), rule("shop.path")];
+    assert_eq!(
+        (&user["shadow_mode"], &user["shadow_ends_at"]),
+        (&json!(true), &listed["items"][0]["ends_at"])
+    );
+    assert_eq!((&path["shadow_mode"], &path["shadow_ends_at"]), (&json!(false), &json!(null)));
+    // Three until it was denied, and one in each mode: totals are those of now.
+    assert_eq!(user["hits"], 5);
     for (rule, named) in [("shop.yaml:99", "no rule"), ("yaml:4", "no rule"), ("", "no rule")] {
         let (status, answer) =
             replica.post("/rules:shadow", json!({"rule": rule, "ttl": "1h", "reason": "x"})).await;
@@ -350,6 +372,39 @@ async fn a_write_with_an_idempotency_key_is_done_once() {
     assert_eq!(reset("one", "bob").await, (other, false, json!(null)));
     assert_eq!(reset("two", "ann").await, (ok, false, json!(1)));
     assert_eq!(reset("", "ann").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_reset_under_an_override_resets_the_counter_of_the_rule_too() {
+    let replica = Replica::start(&[]).await;
+    let spent = async || while replica.allows("user", "ann").await {};
+    spent().await;
+    let id = replica.set("user", "ann", json!({"limit": "1/hour"})).await;
+    spent().await;
+    let body = json!({"domain": "shop", "descriptor": [{"key": "user", "value": "ann"}], "reason": "a test"});
+    let (status, answer) = replica.post("/keys:reset", body).await;
+    assert_eq!((status, &answer["removed"]), (StatusCode::OK, &json!(2)), "{answer}");
+    assert_eq!(answer["counters"].as_array().map(Vec::len), Some(2));
+    assert_eq!([replica.allows("user", "ann").await, replica.allows("user", "ann").await], [true, false]);
+    assert_eq!(replica.delete(&id).await, StatusCode::OK);
+    assert_eq!([replica.allows("user", "ann").await, replica.allows("user", "ann").await], [true, true]);
+}
+
+#[tokio::test]
+async fn explain_answers_for_the_hits_of_the_request() {
+    let replica = Replica::start(&[]).await;
+    let next = async |hits: Option<u32>| {
+        let descriptors = json!([{"entries": [{"key": "user", "value": "ann"}]}]);
+        let mut body = json!({"domain": "shop", "descriptors": descriptors});
+        hits.into_iter().for_each(|hits| body["hits"] = hits.into());
+        replica.post("/explain", body).await.1["next"].as_str().expect("a verdict").to_owned()
+    };
+    assert_eq!([next(Some(2)).await, next(Some(3)).await], ["allowed", "denied"]);
+    assert!(replica.allows("user", "ann").await);
+    assert_eq!(
+        [next(None).await, next(Some(1)).await, next(Some(2)).await],
+        ["allowed", "allowed", "denied"]
+    );
 }
 
 async fn counters_are_reset(settings: &[(&str, &str)]) {
@@ -452,4 +507,48 @@ async fn without_redis_the_last_known_overrides_stay_in_force() {
     assert_eq!(replica.check(json!({"user": "ann"})).await["reason"], "blocked_by_override");
     let (status, answer) = replica.put("user", "bob", json!({"block": true})).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
+}
+
+#[tokio::test]
+async fn overrides_that_redis_has_lost_are_written_back() {
+    let redis = Redis::start().await;
+    let url = redis.settings().deployment.to_string();
+    let settings = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s")];
+    let replica = Replica::start(&settings).await;
+    replica.set("user", "ann", json!({"block": true})).await;
+    let deleted = replica.set("user", "bob", json!({"block": true})).await;
+    assert_eq!(replica.delete(&deleted).await, StatusCode::OK);
+    redis.command(["FLUSHALL"]);
+    let other = Replica::start(&settings).await;
+    let listed = async |replica: &Replica| replica.get("/overrides").await["items"].as_array().map(Vec::len);
+    eventually("it is in force again", async || listed(&other).await == Some(1)).await;
+    assert_eq!(other.check(json!({"user": "ann"})).await["reason"], "blocked_by_override");
+    // Deleted ones are not taken for lost ones, whichever replica knew them.
+    let id = other.get("/overrides").await["items"][0]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(other.delete(&id).await, StatusCode::OK);
+    eventually("it is gone", async || listed(&replica).await == Some(0)).await;
+    redis.command(["FLUSHALL"]);
+    other.set("user", "cleo", json!({"block": true})).await;
+    eventually("changes go on", async || listed(&replica).await == Some(1)).await;
+    assert!(replica.allows("user", "ann").await);
+}
+
+#[tokio::test]
+async fn overrides_that_two_replicas_set_at_once_are_all_kept() {
+    let redis = Redis::start().await;
+    let url = redis.settings().deployment.to_string();
+    let settings = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s")];
+    let replicas = [Replica::start(&settings).await, Replica::start(&settings).await];
+    let set = async |replica: &Replica, name: &str| {
+        for number in 0..20 {
+            replica.set("user", &format!("{name}{number}"), json!({"block": true})).await;
+        }
+    };
+    tokio::join!(set(&replicas[0], "a"), set(&replicas[1], "b"));
+    for replica in &replicas {
+        eventually("all are in force", async || {
+            replica.get("/overrides").await["items"].as_array().map(Vec::len) == Some(40)
+        })
+        .await;
+    }
 }

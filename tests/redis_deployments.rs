@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::{Algorithm, ChargeMode, Hits, KeyFormat, KeyWriter, Limit, Unit};
-use tollgate::store::lockouts::Lockouts as _;
+use tollgate::store::lockouts::{Found, Lockouts as _};
 use tollgate::store::redis::{self, Credentials, Deployment, Login, RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 use tollgate::tls::ClientTls;
@@ -286,6 +286,8 @@ async fn the_permissions_in_the_documentation_are_enough() {
     let lockout = Bytes::from_static(b"tgp1/4:shop,5:login,4:user,1:a,");
     server.command([b"SET".as_slice(), &lockout, format!("{} 1 0 0 5:tg1/a", u64::MAX >> 11).as_bytes()]);
     let keys = KeyWriter::new(KeyFormat::Native, "");
-    assert_eq!(store.list(&keys, MIDNIGHT).await.expect("a listing").len(), 1);
+    let found = Found::default();
+    store.search(&keys, MIDNIGHT, &found).await.expect("a search");
+    assert_eq!(found.so_far().len(), 1);
     assert!(store.lift(&lockout).await.expect("permitted"));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future;
 use tokio::time::{self, Instant};
 use tollgate::engine::{KeyFormat, KeyWriter};
-use tollgate::store::lockouts::Lockouts as _;
+use tollgate::store::lockouts::{Found, Lockouts as _};
 
 use crate::store::{MIDNIGHT, connected, hit, used};
 use crate::support::redis::Redis;
@@ -57,13 +57,15 @@ async fn listings_leave_redis_to_its_other_callers() {
     };
     let keys = KeyWriter::new(KeyFormat::Native, "");
     let begun = Instant::now();
-    let listings = future::join_all((0..LISTINGS).map(|_| store.list(&keys, MIDNIGHT))).await;
+    let found: Vec<_> = (0..LISTINGS).map(|_| Found::default()).collect();
+    let searches = future::join_all(found.iter().map(|found| store.search(&keys, MIDNIGHT, found))).await;
     let took = begun.elapsed();
     stop.store(true, Ordering::Relaxed);
     assert!(load.await.expect("no panic") > 0);
-    for listing in listings {
+    for (search, found) in searches.into_iter().zip(&found) {
+        search.expect("a whole search");
         let mut accounts: Vec<_> =
-            listing.expect("a listing").into_iter().map(|one| one.parts.entries[0].1.clone()).collect();
+            found.so_far().into_iter().map(|one| one.parts.entries[0].1.clone()).collect();
         accounts.sort();
         accounts.dedup();
         assert_eq!(accounts.len(), 25);

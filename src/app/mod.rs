@@ -248,6 +248,7 @@ impl App {
             rules: Arc::clone(&shared.rules),
             rules_status: provider.status(),
             candidate_status,
+            candidate_counts: shared.candidate.as_ref().map(|candidate| Arc::clone(&candidate.metrics)),
             providers: [provider.clone()].into_iter().chain(candidate_provider).collect(),
             metrics: Arc::clone(&shared.metrics),
             observer: Arc::clone(observer),

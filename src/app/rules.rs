@@ -34,7 +34,7 @@ pub(super) struct CandidateRules {
     pub(super) rules: Arc<ArcSwapOption<Rules>>,
     pub(super) handle: Handle,
     keys: KeyWriter,
-    metrics: Arc<CandidateMetrics>,
+    pub(super) metrics: Arc<CandidateMetrics>,
     sampler: Arc<Sampler>,
 }
 

@@ -19,7 +19,7 @@ use crate::settings::{RedisStoreSettings, Settings, StoreSettings};
 use crate::store::fallback::Fallback;
 use crate::store::fleet::{Announcement, Fleet, FleetFuture};
 use crate::store::inspect::{Inspect, InspectFuture};
-use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts};
+use crate::store::lockouts::{Found, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::overrides::{DocumentFuture, DocumentStore, MemoryDocument, Replacement, StoredDocument};
 use crate::store::redis::{Denials, NodeSnapshot, Redis, RedisContext, RedisStore};
@@ -279,8 +279,12 @@ impl Fleet for OnDemand {
 }
 
 impl Lockouts for OnDemand {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
-        Box::pin(async move { self.store().await.list(keys, now).await })
+    fn search<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp, found: &'a Found) -> LockoutFuture<'a, ()> {
+        Box::pin(async move { self.store().await.search(keys, now, found).await })
+    }
+
+    fn is_blocked<'a>(&'a self, key: &'a Bytes, now: Timestamp) -> LockoutFuture<'a, bool> {
+        Box::pin(async move { self.store().await.is_blocked(key, now).await })
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {

@@ -16,14 +16,18 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::engine::text::one_line_of_bytes;
-use crate::server::admin::Role;
+use crate::server::admin::{Role, token_and_name};
 use crate::settings;
 use crate::tls::{TlsClient, TlsFlags};
 
 /// Upper bound on one call.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for which lockouts are searched.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Upper bound on an answer.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -107,7 +111,7 @@ fn token_in(text: &str) -> Option<&str> {
     let best =
         lines.clone().filter_map(|line| Some((with_role(line)?, line))).max_by_key(|((role, _), _)| *role);
     match best {
-        Some(((_, start), line)) => Some(line[start..].trim()),
+        Some(((_, start), line)) => Some(token_and_name(&line[start..]).0),
         None => lines.into_iter().next(),
     }
 }
@@ -143,6 +147,27 @@ impl AdminClient {
     /// As [`Self::call`].
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         self.call(Method::GET, path, None, None).await
+    }
+
+    /// Every lockout: all pages, as soon as the service has searched its stores, or what it has found by then if that
+    /// takes longer than [`SEARCH_TIMEOUT`].
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(super) async fn lockouts(&self) -> anyhow::Result<Value> {
+        let begun = Instant::now();
+        let mut all = self.get("/lockouts?limit=10000").await?;
+        // The service answers after some seconds of searching: no pause is needed.
+        while all["searching"] == true && begun.elapsed() < SEARCH_TIMEOUT {
+            all = self.get("/lockouts?limit=10000").await?;
+        }
+        while let Some(cursor) = all["next_cursor"].as_str() {
+            let mut page = self.get(&format!("/lockouts?limit=10000&cursor={}", encoded(cursor))).await?;
+            all["next_cursor"] = page["next_cursor"].take();
+            let lockouts = page["lockouts"].as_array_mut().map(std::mem::take).unwrap_or_default();
+            all["lockouts"].as_array_mut().into_iter().for_each(|of_all| of_all.extend(lockouts.clone()));
+        }
+        Ok(all)
     }
 
     /// Answer to a call of `path` below `/api/v1`.
@@ -257,6 +282,7 @@ mod tests {
         for (text, expected) in [
             ("view:aaaa\n# note\nadmin: bbbb\noperate:cccc\n", Some("bbbb")),
             ("\nsome:other:token\n", Some("some:other:token")),
+            ("view:aaaa\nadmin:bbbb # ann\n", Some("bbbb")),
             ("plain-token", Some("plain-token")),
             ("# nothing\n\n", None),
         ] {

@@ -1,5 +1,6 @@
 //! `tollgate admin`: the actions of the admin API, for terminals and scripts.
 
+mod state_text;
 mod text;
 
 use clap::{Args, Subcommand};
@@ -10,6 +11,9 @@ use super::admin_client::{AdminClient, AdminFlags, encoded};
 use super::query::{Descriptor, parse_descriptor};
 use super::{Exit, print};
 use crate::lab::Explanation;
+
+/// Path of the lockouts, a list of several pages.
+const LOCKOUTS: &str = "/lockouts";
 
 /// Arguments of `admin`.
 #[derive(Args, Debug)]
@@ -69,6 +73,9 @@ enum Command {
         /// Descriptors, each one `key=value[,key=value…]`.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
         descriptors: Vec<Descriptor>,
+        /// Hits of each descriptor.
+        #[arg(long, default_value_t = 1, value_name = "COUNT")]
+        hits: u32,
     },
     /// Show the counters with the most hits, denials, or use of their limit.
     Top {
@@ -78,10 +85,37 @@ enum Command {
         /// Window, such as `1m`, `5m` or `1h`.
         #[arg(long, default_value = "5m", value_name = "TIME")]
         window: String,
+        /// Path or position of a rule, to show its counters alone.
+        #[arg(long)]
+        rule: Option<String>,
         /// Number of counters.
         #[arg(long, default_value_t = 20, value_name = "COUNT")]
         limit: usize,
     },
+    /// Show the latest denials.
+    Denials {
+        /// Path of a rule.
+        #[arg(long)]
+        rule: Option<String>,
+        /// Text within the descriptors.
+        #[arg(long = "match", value_name = "TEXT")]
+        text: Option<String>,
+        /// Number of denials.
+        #[arg(long, default_value_t = 20, value_name = "COUNT")]
+        limit: usize,
+    },
+    /// Show rules with their rates, most denials first.
+    Rules {
+        /// Number of rules.
+        #[arg(long, default_value_t = 20, value_name = "COUNT")]
+        limit: usize,
+    },
+    /// Show the rules in force, and errors of the latest load.
+    Config,
+    /// Show the state of the store: each node of Redis, its queue and memory, and settings that should be changed.
+    Store,
+    /// Show the replicas that share the store, and whether they have the same rules.
+    Fleet,
     /// Show the admin actions since the start of the replica.
     Audit,
 }
@@ -173,7 +207,12 @@ impl Call {
     fn send(&self, client: &AdminClient) -> anyhow::Result<Value> {
         let (method, key) = (self.method.clone(), self.idempotency_key.as_deref());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(client.call(method, &self.path, self.body.as_ref(), key))
+        runtime.block_on(async {
+            match &*self.path {
+                LOCKOUTS => client.lockouts().await,
+                path => client.call(method, path, self.body.as_ref(), key).await,
+            }
+        })
     }
 
     /// A change with its reason in the body.
@@ -209,7 +248,7 @@ fn call(command: &Command) -> Call {
             let path = format!("/keys?domain={}&descriptor={descriptor}", encoded(domain));
             Call::get(path, text::key)
         }
-        Command::Lockouts => Call::get("/lockouts", text::lockouts),
+        Command::Lockouts => Call::get(LOCKOUTS, text::lockouts),
         Command::Unlock { id, write } => {
             let path = format!("/lockouts/{}", encoded(id));
             Call::change(Method::DELETE, &path, json!({}), write, text::unlock)
@@ -221,13 +260,23 @@ fn call(command: &Command) -> Call {
         Command::Reload { write } => {
             Call::change(Method::POST, "/config:reload", json!({}), write, text::reload)
         }
-        Command::Explain { domain, descriptors } => {
-            Call::post("/explain", explain_body(domain, descriptors), text::explanation)
+        Command::Explain { domain, descriptors, hits } => {
+            let mut body = explain_body(domain, descriptors);
+            body["hits"] = (*hits).into();
+            Call::post("/explain", body, text::explanation)
         }
-        Command::Top { by, window, limit } => {
+        Command::Top { by, window, rule, limit } => {
             let path = format!("/top?by={}&window={}&limit={limit}", encoded(by), encoded(window));
-            Call::get(path, text::top)
+            Call::get(path + &parameter("rule", rule.as_deref()), text::top)
         }
+        Command::Denials { rule, text, limit } => {
+            let wanted = parameter("rule", rule.as_deref()) + &parameter("q", text.as_deref());
+            Call::get(format!("/denials?limit={limit}{wanted}"), state_text::denials)
+        }
+        Command::Rules { limit } => Call::get(format!("/rules?limit={limit}"), state_text::rules),
+        Command::Config => Call::get("/config", state_text::config),
+        Command::Store => Call::get("/store", state_text::store),
+        Command::Fleet => Call::get("/fleet", state_text::fleet),
         Command::Audit => Call::get("/audit", text::audit),
     }
 }
@@ -250,6 +299,11 @@ fn overrides(command: &Overrides) -> Call {
             Call::change(Method::PUT, "/overrides", body, write, text::override_set)
         }
     }
+}
+
+/// A further parameter of a query; empty without a value.
+fn parameter(name: &str, value: Option<&str>) -> String {
+    value.map(|value| format!("&{name}={}", encoded(value))).unwrap_or_default()
 }
 
 impl KeyArgs {

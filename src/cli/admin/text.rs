@@ -14,7 +14,7 @@ use crate::lab::Explanation;
 const MAX_TEXT: usize = 200;
 
 /// Text of a member, on one line; empty for `null`.
-fn text(of: &Value, name: &str) -> String {
+pub(super) fn text(of: &Value, name: &str) -> String {
     match &of[name] {
         Value::Null => String::new(),
         Value::String(text) => one_line(text, MAX_TEXT).into_owned(),
@@ -23,7 +23,7 @@ fn text(of: &Value, name: &str) -> String {
 }
 
 /// Time as people read it.
-fn time(of: &Value, name: &str) -> String {
+pub(super) fn time(of: &Value, name: &str) -> String {
     let secs = of[name]
         .as_u64()
         .or_else(|| Some(Duration::try_from_secs_f64(of[name].as_f64()?.ceil()).ok()?.as_secs()));
@@ -31,13 +31,13 @@ fn time(of: &Value, name: &str) -> String {
 }
 
 /// Point in time as RFC 3339 in UTC, to the second.
-fn point_in_time(of: &Value, name: &str) -> String {
+pub(super) fn point_in_time(of: &Value, name: &str) -> String {
     let at = of[name].as_u64().map(|secs| Timestamp::from_secs(secs).to_string());
     at.map(|at| at.replace(".000000Z", "Z")).unwrap_or_default()
 }
 
 /// Items of a list.
-fn items<'v>(of: &'v Value, name: &str) -> &'v [Value] {
+pub(super) fn items<'v>(of: &'v Value, name: &str) -> &'v [Value] {
     of[name].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -50,15 +50,20 @@ fn descriptor(of: &Value) -> String {
 }
 
 /// `10 per 1m`
+pub(super) fn limit_text(limit: &Value) -> String {
+    format!("{} per {}", text(limit, "requests"), time(limit, "window_secs"))
+}
+
+/// Limit of an item; empty without one.
 fn limit(of: &Value) -> String {
     match &of["limit"] {
         Value::Null => String::new(),
-        limit => format!("{} per {}", text(limit, "requests"), time(limit, "window_secs")),
+        limit => limit_text(limit),
     }
 }
 
 /// Rows in aligned columns, the first one as heading; `none` without any other.
-fn table(heading: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
+pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
     if rows.is_empty() {
         return format!("{none}\n");
     }
@@ -182,7 +187,18 @@ pub(super) fn lockouts(answer: &Value) -> String {
         vec![entries.join(","), text(item, "domain"), text(item, "name"), ends_in, text(item, "id")]
     };
     let rows = items(answer, "lockouts").iter().map(row).collect();
-    table(&["CLIENT", "DOMAIN", "NAME", "ENDS IN", "ID"], rows, "no client is locked out")
+    let list = table(&["CLIENT", "DOMAIN", "NAME", "ENDS IN", "ID"], rows, "no client is locked out");
+    let searching = "the store is still being searched".to_owned();
+    let missing = [
+        (answer["complete"] == false).then(|| {
+            let error = text(answer, "error");
+            if error.is_empty() { searching } else { error }
+        }),
+        (answer["truncated"] == true).then(|| "there are more than are listed".to_owned()),
+    ];
+    let missing: String =
+        missing.iter().flatten().map(|cause| format!("\nThe list is incomplete: {cause}\n")).collect();
+    list + &missing
 }
 
 pub(super) fn unlock(answer: &Value) -> String {
@@ -245,6 +261,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_list_of_lockouts_that_is_not_all_of_them_says_so() {
+        let answer = |complete: bool, truncated: bool, error: Value| {
+            lockouts(&json!({"lockouts": [], "complete": complete, "truncated": truncated, "error": error}))
+        };
+        assert_eq!(answer(true, false, Value::Null), "no client is locked out\n");
+        assert!(
+            answer(false, false, Value::Null).ends_with("incomplete: the store is still being searched\n")
+        );
+        assert!(answer(false, false, json!("Redis is gone")).ends_with("incomplete: Redis is gone\n"));
+        assert!(answer(true, true, Value::Null).ends_with("incomplete: there are more than are listed\n"));
+    }
 
     #[test]
     fn the_audit_log_shows_when_in_utc() {

@@ -15,7 +15,7 @@ use tokio::time;
 use super::Admin;
 use super::access::Actor;
 use super::api::{Answer, Params, PathParams, Reply, problem};
-use super::audit::Entry;
+use super::audit::{Entry, Trace};
 use crate::server::lockouts::Lift;
 use crate::server::schema::{replies, requests};
 
@@ -31,6 +31,7 @@ pub(super) struct Write<B> {
     /// True to report what the write would do, and do nothing.
     pub(super) dry_run: bool,
     pub(super) body: B,
+    trace: Trace,
 }
 
 /// Body of a write.
@@ -89,6 +90,7 @@ impl<B: WriteBody, S: Send + Sync> FromRequest<S> for Write<B> {
 
     async fn from_request(mut request: Request, state: &S) -> Result<Self, Response> {
         let Extension(actor) = request.extract_parts::<Extension<Actor>>().await.map_err(rejection)?;
+        let trace = request.extensions().get::<Trace>().cloned().unwrap_or_default();
         let Params(query) = request.extract_parts::<Params<WriteQuery>>().await?;
         let dry_run = match query.dry_run.as_deref() {
             None | Some("0" | "false") => false,
@@ -105,7 +107,7 @@ impl<B: WriteBody, S: Send + Sync> FromRequest<S> for Write<B> {
             reason if reason.chars().count() > MAX_REASON => {
                 Err(wrong(&format!("reason: at most {MAX_REASON} characters")))
             }
-            _ => Ok(Self { actor, dry_run, body }),
+            _ => Ok(Self { actor, dry_run, body, trace }),
         }
     }
 }
@@ -143,7 +145,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 impl<B: WriteBody> Write<B> {
     /// Records the write and its result in the audit log.
     pub(super) fn audit(&self, admin: &Admin, action: &'static str, target: &str, result: &str) {
-        let Self { actor, dry_run, body } = self;
+        let Self { actor, dry_run, body, trace } = self;
+        trace.recorded();
         let entry = Entry { actor, action, target, reason: body.reason(), dry_run: *dry_run, result };
         admin.audit.record(entry, admin.clock.now());
     }
@@ -172,8 +175,9 @@ pub(super) async fn lift(
     };
     let (target, dry_run) = (lockout.description(), write.dry_run);
     let outcome = match dry_run {
-        true if lockout.is_listed().await => Ok(Lift::Done),
-        true => Ok(Lift::NotFound),
+        true => {
+            lockout.is_blocked().await.map(|is_blocked| if is_blocked { Lift::Done } else { Lift::NotFound })
+        }
         false => lockout.lift().await,
     };
     let result = match &outcome {

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Admin;
-use super::audit::AuditEntry;
+use super::audit::{AuditEntry, ProblemText};
 use super::candidate::CandidateView;
 use super::fleet::FleetView;
 use super::loads::ConfigLoad;
@@ -173,7 +173,9 @@ requests! {
 
 /// An error as JSON: `{"error": …}`.
 pub(super) fn problem(status: StatusCode, message: &str) -> Response {
-    json_response(status, json!({ "error": message }).to_string())
+    let mut answer = json_response(status, json!({ "error": message }).to_string());
+    answer.extensions_mut().insert(ProblemText(message.to_owned()));
+    answer
 }
 
 fn bad_request(message: &str) -> Response {

@@ -1,34 +1,57 @@
 //! The audit log: every write on the admin listener, in the log and in memory.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use parking_lot::Mutex;
 
+use super::Admin;
 use super::access::Actor;
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
 use crate::server::schema::replies;
 use crate::telemetry::logs::AUDIT;
 
-/// Entries that are kept in memory.
+/// Entries that are kept in memory: of writes that were carried out or failed, and of rejected ones, which anybody can
+/// cause and which must not push out the former.
 const MAX_ENTRIES: usize = 1_000;
+const MAX_REJECTED: usize = 200;
+/// Rejected writes that are recorded in a second, and logged.
+const MAX_REJECTED_PER_SEC: u32 = 10;
+/// Path of the API, and of its only call that is sent like a write and changes nothing.
+const API: &str = "/api/v1/";
+const EXPLAIN: &str = "/api/v1/explain";
 /// Upper bound on a text from a request, in characters.
 const MAX_TEXT: usize = 200;
 
-/// Writes on the admin listener, newest last.
+/// Writes on the admin listener.
 #[derive(Debug, Default)]
-pub(super) struct Audit(Mutex<VecDeque<AuditEntry>>);
+pub(super) struct Audit(Mutex<Entries>);
+
+/// Entries, newest last.
+#[derive(Debug, Default)]
+struct Entries {
+    handled: VecDeque<AuditEntry>,
+    rejected: VecDeque<AuditEntry>,
+    /// Second of the latest rejected write, and rejected writes in it.
+    rejected_in: (u64, u32),
+}
 
 replies! {
     /// An admin action.
     struct AuditEntry {
         /// Seconds since the epoch.
         at: u64,
-        /// Name of the actor: `loopback`, or the role and line of the token.
+        /// Name of the actor: `loopback`, `token` and its name, the role and line of a token without one, `user` and the
+        /// user that a proxy names, or a name in a certificate; `unknown` without authentication.
         actor: String,
-        /// Role of the actor.
-        role: &'static str = { "enum": ["view", "operate", "admin"] },
-        /// Action, such as `lockouts:lift`.
+        /// Role of the actor; `none` without authentication.
+        role: &'static str = { "enum": ["view", "operate", "admin", "none"] },
+        /// Action, such as `lockouts:lift`; `rejected` for a write that was not carried out, whose target is its method
+        /// and path.
         action: &'static str,
         /// Object of the action.
         target: String,
@@ -39,6 +62,52 @@ replies! {
         /// `done`, `not_found` or the error.
         result: String,
     }
+}
+
+/// Text of an error, kept with its answer for the audit log.
+#[derive(Clone, Debug)]
+pub(super) struct ProblemText(pub(super) String);
+
+/// A write on its way: its actor, as soon as it is known, and whether a handler has recorded it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trace(Arc<Mutex<Traced>>);
+
+#[derive(Debug, Default)]
+struct Traced {
+    actor: Option<Actor>,
+    is_recorded: bool,
+}
+
+impl Trace {
+    /// The actor is `actor`.
+    pub(super) fn authenticated(&self, actor: &Actor) {
+        self.0.lock().actor = Some(actor.clone());
+    }
+
+    /// A handler has recorded the write.
+    pub(super) fn recorded(&self) {
+        self.0.lock().is_recorded = true;
+    }
+}
+
+/// Records writes that no handler has recorded because they were rejected before: without access, in another form than
+/// expected, or sent twice at once.
+pub(super) async fn rejected(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    if request.method().is_safe() || !path.starts_with(API) || path == EXPLAIN {
+        return next.run(request).await;
+    }
+    let target = format!("{} {path}", request.method());
+    let trace = Trace::default();
+    request.extensions_mut().insert(trace.clone());
+    let answer = next.run(request).await;
+    let Traced { actor, is_recorded } = &*trace.0.lock();
+    if !is_recorded && !answer.status().is_success() {
+        let message = answer.extensions().get::<ProblemText>().map_or("", |ProblemText(message)| message);
+        let result = format!("{}: {message}", answer.status().as_u16());
+        admin.audit.reject(actor.as_ref(), &target, &result, admin.clock.now());
+    }
+    answer
 }
 
 /// A write.
@@ -58,31 +127,103 @@ impl Audit {
     /// Records `entry`, and logs it under the target `audit`.
     pub(super) fn record(&self, entry: Entry<'_>, now: Timestamp) {
         let Entry { actor, action, target, reason, dry_run, result } = entry;
-        let text = |text: &str| one_line_of_bytes(text.as_bytes(), MAX_TEXT);
-        let (target, reason, result) = (text(target), text(reason), text(result));
-        tracing::info!(
-            target: AUDIT,
-            actor = actor.name, role = actor.role.name(), action, on = target, reason, dry_run, result,
-            "admin action"
-        );
-        let mut entries = self.0.lock();
-        if entries.len() == MAX_ENTRIES {
-            entries.pop_front();
-        }
-        entries.push_back(AuditEntry {
+        let entry = AuditEntry {
             at: now.as_secs(),
             actor: actor.name.clone(),
             role: actor.role.name(),
             action,
-            target,
-            reason,
+            target: text(target),
+            reason: text(reason),
             dry_run,
-            result,
-        });
+            result: text(result),
+        };
+        entry.log();
+        push(&mut self.0.lock().handled, entry, MAX_ENTRIES);
+    }
+
+    /// Records and logs a rejected write, unless there were many in this second.
+    fn reject(&self, actor: Option<&Actor>, target: &str, result: &str, now: Timestamp) {
+        let mut entries = self.0.lock();
+        let (second, count) = entries.rejected_in;
+        let count = if second == now.as_secs() { count + 1 } else { 1 };
+        entries.rejected_in = (now.as_secs(), count);
+        if count > MAX_REJECTED_PER_SEC {
+            return;
+        }
+        let entry = AuditEntry {
+            at: now.as_secs(),
+            actor: actor.map_or_else(|| "unknown".to_owned(), |actor| actor.name.clone()),
+            role: actor.map_or("none", |actor| actor.role.name()),
+            action: "rejected",
+            target: text(target),
+            reason: String::new(),
+            dry_run: false,
+            result: text(result),
+        };
+        entry.log();
+        push(&mut entries.rejected, entry, MAX_REJECTED);
     }
 
     /// The newest `limit` entries, newest first.
     pub(super) fn newest(&self, limit: usize) -> Vec<AuditEntry> {
-        self.0.lock().iter().rev().take(limit).cloned().collect()
+        let entries = self.0.lock();
+        let mut newest: Vec<_> = entries.rejected.iter().chain(&entries.handled).cloned().collect();
+        newest.reverse();
+        newest.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        newest.truncate(limit);
+        newest
+    }
+}
+
+impl AuditEntry {
+    fn log(&self) {
+        let Self { actor, role, action, target, reason, dry_run, result, .. } = self;
+        tracing::info!(target: AUDIT, actor, role, action, on = target, reason, dry_run, result, "admin action");
+    }
+}
+
+/// A text from a request, on one line.
+fn text(text: &str) -> String {
+    one_line_of_bytes(text.as_bytes(), MAX_TEXT)
+}
+
+fn push(entries: &mut VecDeque<AuditEntry>, entry: AuditEntry, max: usize) {
+    if entries.len() == max {
+        entries.pop_front();
+    }
+    entries.push_back(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::access::Role;
+    use super::*;
+
+    #[test]
+    fn rejected_writes_are_bounded_and_push_out_no_others() {
+        let audit = Audit::default();
+        let at = Timestamp::from_secs;
+        let actor = Actor { name: "token ann".to_owned(), role: Role::Operate, csrf: None };
+        let entry = Entry {
+            actor: &actor,
+            action: "keys:reset",
+            target: "shop user=42",
+            reason: "a test",
+            dry_run: false,
+            result: "done",
+        };
+        audit.record(entry, at(1_000));
+        for secs in 1_000..1_100 {
+            for _ in 0..100 {
+                audit.reject(None, "PUT /api/v1/overrides", "401: no token", at(secs));
+            }
+        }
+        audit.record(entry, at(1_050));
+        let newest = audit.newest(usize::MAX);
+        assert_eq!(newest.len(), 2 + MAX_REJECTED);
+        assert!(newest.is_sorted_by_key(|entry| std::cmp::Reverse(entry.at)));
+        let handled = newest.iter().filter(|entry| entry.actor == "token ann").count();
+        assert_eq!((handled, newest[0].role, newest[0].at), (2, "none", 1_099));
+        assert_eq!(audit.newest(1).len(), 1);
     }
 }

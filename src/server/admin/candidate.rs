@@ -4,6 +4,7 @@ use super::Admin;
 use super::views::Config;
 use crate::server::schema::replies;
 use crate::telemetry::metrics::definitions::{CANDIDATE_DIFFERING_REQUESTS, CANDIDATE_REQUESTS};
+use crate::telemetry::metrics::snapshot::Snapshot;
 
 /// Differences that are listed.
 const MAX_DIFFERENCES: usize = 1_000;
@@ -39,7 +40,8 @@ replies! {
 
 impl Admin {
     pub(in crate::server) fn candidate(&self) -> CandidateView {
-        let snapshot = self.metrics.snapshot();
+        let mut snapshot = Snapshot::default();
+        self.candidate_counts.iter().for_each(|counts| counts.collect(&mut snapshot));
         let outcomes = snapshot.integers(&CANDIDATE_REQUESTS);
         let count = |outcome: &str| {
             outcomes

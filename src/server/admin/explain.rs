@@ -29,7 +29,7 @@ requests! {
         domain: String,
         /// Descriptors, at most 32.
         descriptors: Vec<DescriptorBody> = { "maxItems": 32 },
-        /// Hits of each descriptor, 1 unless it says otherwise.
+        /// Hits of each descriptor, 1 by default.
         hits: Option<u32>,
     }
     /// A descriptor.
@@ -85,13 +85,22 @@ impl Admin {
     /// # Errors
     /// An answer: no rules have been loaded yet, or too many requests are under way.
     pub(in crate::server) async fn explain(&self, request: &Request<'_>) -> Result<Explanation, Response> {
+        self.explain_under(request, true).await
+    }
+
+    /// [`Self::explain`], as if there were no overrides unless `with_overrides`.
+    pub(super) async fn explain_under(
+        &self,
+        request: &Request<'_>,
+        with_overrides: bool,
+    ) -> Result<Explanation, Response> {
         let Ok(_permit) = self.peeks.try_acquire() else {
             let message = "too many requests read counters; try again later";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, message));
         };
         let (snapshot, now) = (self.limiter.snapshot(), self.clock.now());
         let rules = snapshot.rules().ok_or_else(no_rules)?;
-        let overrides = snapshot.overrides(now);
+        let overrides = snapshot.overrides(now).filter(|_| with_overrides);
         let charges = self.limiter.peek_charges(rules, overrides, request);
         let readings = self.limiter.peek(&charges).await;
         // The walk is known without the store.

@@ -17,6 +17,7 @@ use crate::engine::overrides::{CountedEntry, counted_entries};
 use crate::lab::{ExplainedDescriptor, ExplainedLimit, Explanation, Verdict};
 use crate::limiter::overrides::{EntryText, LimitRecord, describe};
 use crate::server::schema::{Described, Schemas, field, object, replies, requests};
+use crate::store::Charge;
 
 requests! {
     /// A descriptor in a query.
@@ -50,7 +51,7 @@ replies! {
         rule: Option<String>,
         /// Its position, such as `shop.yaml:14`.
         source: Option<String>,
-        /// Override of an operator in place of the rule: `block`, `exempt` or `limit`.
+        /// Override of an operator: `block`, `exempt` or `limit` in place of the rule, or `shadow` of the rule.
         overridden: Option<String>,
         /// True if a denial is enforced; `null` if no rule matches.
         enforced: Option<bool>,
@@ -80,7 +81,7 @@ replies! {
     struct ResetResult {
         /// True if nothing was done, by request.
         dry_run: bool,
-        /// Counters of the limits that apply, as they were before.
+        /// Counters of the limits that apply, and under an override those of the rule too, as they were before.
         counters: Vec<LevelView>,
         /// Number of counters that existed and were removed; 0 in a dry run.
         removed: usize,
@@ -172,11 +173,17 @@ pub(in crate::server) fn parse_descriptor(text: &str) -> Result<Vec<EntryText>, 
 }
 
 impl Admin {
-    async fn levels(&self, domain: String, entries: Vec<EntryText>) -> Result<KeyLevels, Response> {
+    /// Limits that apply, or would without overrides unless `with_overrides`.
+    async fn levels(
+        &self,
+        domain: String,
+        entries: Vec<EntryText>,
+        with_overrides: bool,
+    ) -> Result<KeyLevels, Response> {
         check_entries(&entries).map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
         let explanation = {
             let descriptors = smallvec![descriptor(&entries, 0)];
-            self.explain(&Request { domain: domain.as_bytes(), descriptors }).await?
+            self.explain_under(&Request { domain: domain.as_bytes(), descriptors }, with_overrides).await?
         };
         KeyLevels::of(domain, entries, explanation).ok_or_else(no_rules)
     }
@@ -188,13 +195,20 @@ pub(super) async fn levels(
 ) -> Answer<KeyLevels> {
     let entries = parse_descriptor(&descriptor);
     let entries = entries.map_err(|message| problem(StatusCode::BAD_REQUEST, &message))?;
-    admin.levels(domain, entries).await.map(Reply)
+    admin.levels(domain, entries, true).await.map(Reply)
 }
 
-/// Removes the counters of every limit that applies to a descriptor.
+/// Removes the counters of every limit that applies to a descriptor, and under an override those of the rule too: they
+/// would apply again when it ends.
 pub(super) async fn reset(State(admin): State<Arc<Admin>>, write: Write<ResetBody>) -> Answer<ResetResult> {
     let ResetBody { domain, descriptor: entries, .. } = &write.body;
-    let levels = admin.levels(domain.clone(), entries.clone()).await?;
+    let mut levels = admin.levels(domain.clone(), entries.clone(), true).await?;
+    if levels.overridden.is_some() {
+        let own = admin.levels(domain.clone(), entries.clone(), false).await?.limits.into_iter();
+        let is_new = |own: &LevelView| levels.limits.iter().all(|limit| limit.counter != own.counter);
+        let own: Vec<_> = own.filter(is_new).collect();
+        levels.limits.extend(own);
+    }
     let target = admin.counted_target(domain, entries);
     if levels.limits.is_empty() {
         write.audit(&admin, "keys:reset", &target, "not_found");
@@ -235,7 +249,14 @@ impl Admin {
         let (snapshot, now) = (self.limiter.snapshot(), self.clock.now());
         let rules = snapshot.rules().ok_or("no rate limit configuration loaded")?;
         let request = Request { domain: domain.as_bytes(), descriptors: smallvec![descriptor(entries, 0)] };
-        let charges = self.limiter.peek_charges(rules, snapshot.overrides(now), &request);
+        let mut charges = self.limiter.peek_charges(rules, snapshot.overrides(now), &request);
+        let is_same =
+            |one: &Charge, other: &Charge| one.key == other.key && one.limit.window == other.limit.window;
+        for own in self.limiter.peek_charges(rules, None, &request) {
+            if charges.iter().all(|charge| !is_same(charge, &own)) {
+                charges.push(own);
+            }
+        }
         let (mut removed, mut failed) = (0, None);
         for store in &self.counters {
             match store.reset(&charges, now).await {

@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::Admin;
-use super::access::Access;
 use super::audit::Entry;
 
 /// Page with the form, and where to go after it.
@@ -35,9 +34,9 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Resp
     see_other(&next, Some(&cookie))
 }
 
-/// Ends the session of the browser.
-pub(super) async fn log_out(State(admin): State<Arc<Admin>>) -> Response {
-    see_other(LOGIN_PAGE, Some(&Access::log_out(admin.is_tls)))
+/// Ends the session of the browser. A copy of its cookie is invalid from then on too.
+pub(super) async fn log_out(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    see_other(LOGIN_PAGE, Some(&admin.access.log_out(&headers, admin.clock.now(), admin.is_tls)))
 }
 
 /// Sends a browser without a session to the form. Other clients get the error itself.

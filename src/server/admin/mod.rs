@@ -23,6 +23,7 @@ mod rates;
 mod store_view;
 mod views;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 pub(super) use self::access::Actor;
-pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies};
+pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies, token_and_name};
 pub(super) use self::api::{DenialQuery, TopQuery};
 pub(super) use self::audit::AuditEntry;
 pub(super) use self::keys::parse_descriptor;
@@ -61,7 +62,7 @@ use super::local::{self, Peer};
 use super::lockouts::LockoutAdmin;
 use super::origin;
 use crate::clock::Clock;
-use crate::engine::{KeyWriter, Rules, Timestamp};
+use crate::engine::{HitCounts, KeyWriter, Rules, Timestamp};
 use crate::limiter::Limiter;
 use crate::limiter::observe::Observer;
 use crate::limiter::overrides::OverrideBook;
@@ -69,7 +70,7 @@ use crate::provider;
 use crate::store::fleet::Fleet;
 use crate::store::inspect::Inspect;
 use crate::store::reset::CounterReset;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{CandidateMetrics, Metrics};
 use crate::tls::ClientCertificate;
 
 /// Upper bound on the body of a request.
@@ -87,6 +88,8 @@ pub struct AdminParts {
     pub rules_status: watch::Receiver<provider::Status>,
     /// Outcome of the latest load of candidate rules, where there are any.
     pub candidate_status: Option<watch::Receiver<provider::Status>>,
+    /// Counts of the candidate rules.
+    pub candidate_counts: Option<Arc<CandidateMetrics>>,
     /// Providers, which a reload wakes.
     pub providers: Vec<provider::Handle>,
     /// Metrics.
@@ -118,6 +121,7 @@ pub(super) struct Admin {
     rules: Arc<ArcSwapOption<Rules>>,
     rules_status: watch::Receiver<provider::Status>,
     candidate_status: Option<watch::Receiver<provider::Status>>,
+    candidate_counts: Option<Arc<CandidateMetrics>>,
     providers: Vec<provider::Handle>,
     metrics: Arc<Metrics>,
     observer: Arc<Observer>,
@@ -158,6 +162,7 @@ impl Admin {
             rules: parts.rules,
             rules_status: parts.rules_status,
             candidate_status: parts.candidate_status,
+            candidate_counts: parts.candidate_counts,
             providers: parts.providers,
             metrics: parts.metrics,
             observer: parts.observer,
@@ -198,12 +203,15 @@ impl Admin {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let totals = self.metrics.rule_totals();
-            let totals = totals.into_iter().map(|(path, counts)| (path.to_string(), counts));
-            self.rates.tick(self.clock.now(), totals);
+            self.rates.tick(self.clock.now(), self.rule_totals());
             self.response_time.tick(self.metrics.response_time());
             self.store_latency.tick(self.metrics.store_latency());
         }
+    }
+
+    /// Hits of each rule up to now, by its path.
+    fn rule_totals(&self) -> HashMap<String, HitCounts> {
+        self.metrics.rule_totals().into_iter().map(|(path, counts)| (path.to_string(), counts)).collect()
     }
 
     /// The newest `limit` loads of rules, newest first.
@@ -240,6 +248,7 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Route
         .merge(sessions)
         .merge(public)
         .layer(middleware::from_fn_with_state(Arc::clone(admin), same_site_only))
+        .layer(middleware::from_fn_with_state(Arc::clone(admin), audit::rejected))
         .layer(middleware::map_response(secure_headers))
 }
 
@@ -271,6 +280,7 @@ async fn authenticated(
         is_local: peer.is_some_and(|peer| peer.is_local()),
         address: peer.and_then(|peer| peer.address),
         certificate: certificate.as_ref().map(|Extension(certificate)| certificate),
+        is_secure: admin.is_tls,
     };
     let is_own_host = admin.access.is_configured() || local::has_own_host(&request, &admin.host_names);
     match admin.access.authenticate(request.method(), request.headers(), client, admin.clock.now()) {
@@ -279,6 +289,9 @@ async fn authenticated(
             api::problem(StatusCode::FORBIDDEN, message)
         }
         Ok(actor) => {
+            if let Some(trace) = request.extensions().get::<audit::Trace>() {
+                trace.authenticated(&actor);
+            }
             request.extensions_mut().insert(actor);
             next.run(request).await
         }

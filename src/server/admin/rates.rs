@@ -47,12 +47,7 @@ struct State {
 
 impl Rates {
     /// Takes the totals of each rule at `now`. Rules whose totals are below the last ones have started anew.
-    pub(in crate::server) fn tick(
-        &self,
-        now: Timestamp,
-        totals: impl IntoIterator<Item = (String, HitCounts)>,
-    ) {
-        let totals: HashMap<_, _> = totals.into_iter().collect();
+    pub(in crate::server) fn tick(&self, now: Timestamp, totals: HashMap<String, HitCounts>) {
         let mut state = self.0.lock();
         let Some(before) = state.at.replace(now) else {
             state.totals = totals;
@@ -96,14 +91,17 @@ impl Rates {
         self.0.lock().points.iter().filter(|point| point.at > from).copied().collect()
     }
 
-    /// Totals and latest rate of each rule, by path.
-    pub(in crate::server) fn rules(&self) -> Vec<(String, HitCounts, Rate)> {
+    /// `totals` of each rule with its latest rate.
+    pub(in crate::server) fn with_rates(
+        &self,
+        totals: HashMap<String, HitCounts>,
+    ) -> Vec<(String, HitCounts, Rate)> {
         let state = self.0.lock();
-        let rate = |path: &str| state.rules.get(path).copied().unwrap_or_default();
-        let mut rules: Vec<_> =
-            state.totals.iter().map(|(path, counts)| (path.clone(), *counts, rate(path))).collect();
-        rules.sort_by(|one, other| one.0.cmp(&other.0));
-        rules
+        let with_rate = |(path, counts): (String, HitCounts)| {
+            let rate = state.rules.get(&path).copied().unwrap_or_default();
+            (path, counts, rate)
+        };
+        totals.into_iter().map(with_rate).collect()
     }
 }
 
@@ -119,7 +117,7 @@ mod tests {
     fn rates_are_differences_and_survive_a_rule_that_starts_anew() {
         let rates = Rates::default();
         let tick = |secs, totals: &[(&str, HitCounts)]| {
-            let totals = totals.iter().map(|(path, counts)| ((*path).to_owned(), *counts));
+            let totals = totals.iter().map(|(path, counts)| ((*path).to_owned(), *counts)).collect();
             rates.tick(Timestamp::from_secs(secs), totals);
         };
         tick(100, &[("a", counts(50, 0))]);
@@ -132,6 +130,9 @@ mod tests {
         tick(120, &[("a", counts(500, 0))]);
         let points = rates.since(Timestamp::from_secs(110));
         assert_eq!(points.len(), 1, "a clock that stands still adds no point");
-        assert_eq!(rates.rules().iter().map(|(path, ..)| path.as_str()).collect::<Vec<_>>(), ["a"]);
+        let totals = HashMap::from([("a".to_owned(), counts(510, 0))]);
+        let shown = rates.with_rates(totals);
+        let [(_, totals, rate)] = &shown[..] else { panic!("{shown:?}") };
+        assert_eq!((totals.total_hits, rate.hits), (510, 1.0), "totals of now, and the latest rate");
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{HitCounts, Limit, Timestamp};
 use crate::limiter::observe::{Denial, TopBy, TopKey};
-use crate::limiter::overrides::EntryText;
+use crate::limiter::overrides::{ActiveOverride, EntryText, Subject};
 use crate::provider;
 use crate::server::schema::replies;
 
@@ -82,6 +82,8 @@ replies! {
         limits: Vec<LimitView>,
         /// True if it is counted and not enforced.
         shadow_mode: bool,
+        /// End of the shadow mode into which an operator has put it, in seconds since the epoch; `null` without one.
+        shadow_ends_at: Option<u64>,
         /// Largest share of its limit that one counter has used, of those that were observed in the last 5 minutes and
         /// have not been reset since.
         highest_use: Option<f64>,
@@ -219,13 +221,16 @@ impl RuleView {
         (rule, counts, rate): (String, HitCounts, Rate),
         names: &RuleNames,
         highest_use: &HighestUse,
+        shadows: &HashMap<String, Timestamp>,
     ) -> Self {
         let id = Rule::id_of(&rule);
         let name = names.get(&id);
+        let shadow_ends_at = shadows.get(&rule).filter(|_| name.is_some()).map(|ends_at| ends_at.as_secs());
         Self {
             source: name.map(|name| name.source.clone()),
             limits: name.map(|name| name.limits.clone()).unwrap_or_default(),
-            shadow_mode: name.is_some_and(|name| name.shadow_mode),
+            shadow_mode: name.is_some_and(|name| name.shadow_mode) || shadow_ends_at.is_some(),
+            shadow_ends_at,
             highest_use: highest_use.get(&id).copied(),
             rule,
             hits: counts.total_hits,
@@ -295,9 +300,10 @@ impl Admin {
     /// Rules in the order of their denials, then of their hits.
     pub(in crate::server) fn rules(&self) -> Vec<RuleView> {
         let names = self.rule_names();
-        let rules = self.rates.rules().into_iter();
-        let highest_use = self.highest_use();
-        let mut rules: Vec<_> = rules.map(|rule| RuleView::of(rule, &names, &highest_use)).collect();
+        let rules = self.rates.with_rates(self.rule_totals()).into_iter();
+        let (highest_use, shadows) = (self.highest_use(), self.shadow_ends());
+        let mut rules: Vec<_> =
+            rules.map(|rule| RuleView::of(rule, &names, &highest_use, &shadows)).collect();
         rules.sort_by(|one, other| {
             let weight = |rule: &RuleView| (rule.over_limit_per_sec, rule.hits_per_sec);
             let ((over, hits), (other_over, other_hits)) = (weight(one), weight(other));
@@ -307,6 +313,15 @@ impl Admin {
                 .then_with(|| one.rule.cmp(&other.rule))
         });
         rules
+    }
+
+    /// Ends of the shadow modes that operators have set, by the path of the rule.
+    fn shadow_ends(&self) -> HashMap<String, Timestamp> {
+        let ends = |active: ActiveOverride| match active.record.subject {
+            Subject::Shadow { rule, .. } => Some((rule, active.ends_at)),
+            Subject::Block { .. } | Subject::Exempt { .. } | Subject::Limit { .. } => None,
+        };
+        self.overrides.active().into_iter().filter_map(ends).collect()
     }
 
     fn highest_use(&self) -> HighestUse {

@@ -107,16 +107,20 @@ function entries(text) {
 
 main?.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!("override" in form.dataset)) return;
+  if (!("override" in form.dataset || "shadow" in form.dataset)) return;
   event.preventDefault();
-  const { domain, descriptor, kind, limit, ttl, reason } = Object.fromEntries(new FormData(form));
+  const { domain, descriptor, kind, limit, rule, ttl, reason } = Object.fromEntries(new FormData(form));
   const error = form.querySelector("[role=alert]");
   error.textContent = "";
   try {
-    const effect = kind === "limit" ? { limit } : { [kind]: true };
-    await send("PUT", "/overrides", { domain, descriptor: entries(descriptor), ttl, reason, ...effect });
+    if ("shadow" in form.dataset) {
+      await send("POST", "/rules:shadow", { rule, ttl, reason });
+    } else {
+      const effect = kind === "limit" ? { limit } : { [kind]: true };
+      await send("PUT", "/overrides", { domain, descriptor: entries(descriptor), ttl, reason, ...effect });
+    }
     form.reset();
-    if (location.pathname === "/overrides") done();
+    if ("shadow" in form.dataset || location.pathname === "/overrides") done();
     else location.assign("/overrides");
   } catch (failure) {
     error.textContent = failure.message;

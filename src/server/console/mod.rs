@@ -82,7 +82,7 @@ async fn rule(
     headers: HeaderMap,
 ) -> Response {
     let view = View { actor: &actor, headers: &headers, path: "/rules" };
-    view.page(&pages::rule(&admin, &query))
+    view.page(&pages::rule(&admin, &query, &view))
 }
 
 async fn keys(

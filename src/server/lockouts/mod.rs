@@ -1,8 +1,8 @@
 //! Lockouts: listed on the debug port and the admin listener, and lifted on the latter.
 
+mod search;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -13,9 +13,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
+use self::search::Searches;
 use super::http::json_response;
 use super::schema::{replies, requests};
 use crate::clock::Clock;
@@ -25,8 +24,6 @@ use crate::engine::{KeyWriter, Timestamp, lockout};
 use crate::store::StoreError;
 use crate::store::lockouts::{ActiveLockout, Lockouts, MAX_LISTED};
 
-/// Time that a listing is cached.
-const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Default number of lockouts on a page.
 const PAGE: usize = 1_000;
 /// Upper bound on a text that the console shows, in bytes.
@@ -35,32 +32,13 @@ const MAX_TEXT: usize = 128;
 /// Form of a cursor: base64 of 8 bytes or more, without bits that mean nothing.
 const CURSOR: &str = "^([A-Za-z0-9_-]{4}){2}([A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|([A-Za-z0-9_-]{4})+([A-Za-z0-9_-][AQgw]|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048])?)$";
 
-/// Access to lockouts. Clones share one listing.
+/// Access to lockouts. Clones share their searches.
 #[derive(Clone)]
 pub struct LockoutAdmin {
     stores: Arc<[Arc<dyn Lockouts>]>,
     keys: KeyWriter,
     clock: Arc<dyn Clock>,
-    /// Held while the stores are read: one listing at a time in this process.
-    listing: Arc<Mutex<Option<Kept>>>,
-    /// Lockouts lifted so far: a listing from before the last one is out of date.
-    lifted: Arc<AtomicU64>,
-}
-
-#[derive(Clone)]
-struct Kept {
-    listing: Arc<Listing>,
-    read_at: Instant,
-    lifted: u64,
-}
-
-/// Lockouts of every store, ordered by their end.
-#[derive(Default)]
-struct Listing {
-    lockouts: Vec<ActiveLockout>,
-    /// Error of a store whose lockouts are missing.
-    error: Option<String>,
-    truncated: bool,
+    searches: Arc<Searches>,
 }
 
 requests! {
@@ -82,8 +60,13 @@ replies! {
         next_cursor: Option<String>,
         /// True if a store has more lockouts than it lists.
         truncated: bool,
-        /// False if the lockouts of a store are missing.
+        /// False if the lockouts of a store are missing, or if the first search has not ended yet.
         complete: bool,
+        /// True while a search is under way: the lockouts are those that it has found so far, or those of the search
+        /// before it. A large Redis takes a while.
+        searching: bool,
+        /// Seconds since the begin of the search that found the lockouts.
+        age_secs: u64,
         /// Cause of missing lockouts.
         error: Option<String>,
     }
@@ -111,43 +94,7 @@ replies! {
 impl LockoutAdmin {
     /// Access to the lockouts of `stores`, the main store and the local fallback, with keys written by `keys`.
     pub fn new(stores: Vec<Arc<dyn Lockouts>>, keys: KeyWriter, clock: Arc<dyn Clock>) -> Self {
-        Self { stores: stores.into(), keys, clock, listing: Arc::default(), lifted: Arc::default() }
-    }
-
-    /// Cached listing if it is fresh, else that of a scan, which continues if its caller disconnects.
-    async fn listing(&self) -> Arc<Listing> {
-        let mut kept = Arc::clone(&self.listing).lock_owned().await;
-        let lifted = self.lifted.load(Ordering::Relaxed);
-        let is_fresh = |kept: &&Kept| kept.read_at.elapsed() < KEPT_FOR && kept.lifted == lifted;
-        if let Some(kept) = kept.as_ref().filter(is_fresh) {
-            return Arc::clone(&kept.listing);
-        }
-        let admin = self.clone();
-        let scan = tokio::spawn(async move {
-            let listing = Arc::new(admin.scan().await);
-            *kept = Some(Kept { listing: Arc::clone(&listing), read_at: Instant::now(), lifted });
-            listing
-        });
-        scan.await.unwrap_or_default()
-    }
-
-    async fn scan(&self) -> Listing {
-        let now = self.clock.now();
-        let mut listing = Listing::default();
-        for store in &*self.stores {
-            match store.list(&self.keys, now).await {
-                Ok(found) => {
-                    listing.truncated |= found.len() >= MAX_LISTED;
-                    listing.lockouts.extend(found);
-                }
-                Err(error) => listing.error = Some(error.to_string()),
-            }
-        }
-        // Of a lockout in two stores, list the one that lasts longer.
-        listing.lockouts.sort_by(|a, b| (&a.key, b.state.ends_us).cmp(&(&b.key, a.state.ends_us)));
-        listing.lockouts.dedup_by(|a, b| a.key == b.key);
-        listing.lockouts.sort_by(|a, b| position(a).cmp(&position(b)));
-        listing
+        Self { stores: stores.into(), keys, clock, searches: Arc::default() }
     }
 
     /// Lifts the lockout of `key` in every store.
@@ -162,7 +109,7 @@ impl LockoutAdmin {
                 Err(error) => failed = Some(error),
             }
         }
-        self.lifted.fetch_add(1, Ordering::Relaxed);
+        self.searches.lifted(key);
         match (lifted, failed) {
             (true, None) => Ok(Lift::Done),
             (true, Some(error)) => Ok(Lift::Partial(error)),
@@ -215,12 +162,14 @@ pub(super) struct NamedLockout {
 }
 
 impl LockoutAdmin {
-    /// The first `limit` lockouts to end, and the error of a store that could not be listed.
+    /// The first `limit` lockouts to end, and why there may be others.
     pub(super) async fn first(&self, limit: usize) -> (Vec<LockoutView>, Option<String>) {
         let listing = self.listing().await;
         let now = self.clock.now();
         let blocked = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now));
-        (blocked.take(limit).map(|blocked| LockoutView::of(blocked, now)).collect(), listing.error.clone())
+        let searching = || "the store is still being searched".to_owned();
+        let cause = listing.error.or_else(|| (!listing.is_whole).then(searching));
+        (blocked.take(limit).map(|blocked| LockoutView::of(blocked, now)).collect(), cause)
     }
 
     /// The lockout that `id` names, which may not exist; `None` for an invalid id.
@@ -240,11 +189,21 @@ impl NamedLockout {
         self.admin.lift(&self.key).await
     }
 
-    /// True if it is listed.
-    pub(super) async fn is_listed(&self) -> bool {
+    /// True if it is in force in a store.
+    ///
+    /// # Errors
+    /// That of a store, where it is in force in no other.
+    pub(super) async fn is_blocked(&self) -> Result<bool, StoreError> {
         let now = self.admin.clock.now();
-        let listing = self.admin.listing().await;
-        listing.lockouts.iter().any(|blocked| blocked.key == self.key && blocked.state.is_blocked(now))
+        let mut failed = None;
+        for store in &*self.admin.stores {
+            match store.is_blocked(&self.key, now).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        failed.map_or(Ok(false), Err)
     }
 
     /// Domain, name and client, on one line.
@@ -309,8 +268,10 @@ impl LockoutAdmin {
             lockouts: shown.iter().map(|blocked| describe(blocked, now)).collect(),
             next_cursor,
             truncated: listing.truncated,
-            complete: listing.error.is_none(),
-            error: listing.error.clone(),
+            complete: listing.error.is_none() && listing.is_whole,
+            searching: listing.is_searching,
+            age_secs: listing.begun.elapsed().as_secs(),
+            error: listing.error,
         })
     }
 }

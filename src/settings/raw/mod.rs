@@ -159,8 +159,9 @@ pub(super) struct RawAdmin {
     /// Port of the admin listener; 0 for a free one, `off` for none.
     #[arg(long, env, default_value = "6071", value_name = "PORT")]
     pub(super) admin_port: String,
-    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, re-read
-    /// when it changes. Without any authentication, clients on this machine may read, and nobody may write.
+    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, with `# NAME` after a
+    /// token to name its bearer in the audit log, re-read when it changes. Without any authentication, clients on this
+    /// machine may read, and nobody may write.
     #[arg(long, env, value_name = "PATH")]
     pub(super) admin_token_file: Option<String>,
     /// Addresses or networks of proxies that authenticate users, separated by commas. Their headers name the

@@ -12,7 +12,7 @@ use super::MemoryStore;
 use super::group::{Member, find_stripe};
 use super::stripe::{CounterName, LockoutCounter, Stripe, Usage};
 use crate::engine::{KeyWriter, Timestamp};
-use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{ActiveLockout, Found, LockoutFuture, Lockouts};
 
 impl MemoryStore {
     /// The counters that struck the lockout of this key; `None` without a lockout.
@@ -52,7 +52,7 @@ impl MemoryStore {
 }
 
 impl Lockouts for MemoryStore {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
+    fn search<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp, found: &'a Found) -> LockoutFuture<'a, ()> {
         let of_stripe = |stripe: &CachePadded<Mutex<Stripe>>| {
             let stripe = stripe.lock();
             let blocked = |counter: &LockoutCounter| {
@@ -60,8 +60,19 @@ impl Lockouts for MemoryStore {
             };
             stripe.lockouts.iter().filter_map(blocked).collect::<Vec<_>>()
         };
-        let listed = self.stripes.iter().flat_map(of_stripe).take(MAX_LISTED).collect();
-        Box::pin(future::ready(Ok(listed)))
+        for stripe in &self.stripes {
+            if !found.add(of_stripe(stripe)) {
+                break;
+            }
+        }
+        Box::pin(future::ready(Ok(())))
+    }
+
+    fn is_blocked<'a>(&'a self, key: &'a Bytes, now: Timestamp) -> LockoutFuture<'a, bool> {
+        let hash = self.hasher.hash_one(&**key);
+        let stripe = self.stripes[self.stripe_index(hash)].lock();
+        let found = stripe.lockouts.find(hash, |counter| *counter.key == **key);
+        Box::pin(future::ready(Ok(found.is_some_and(|counter| counter.state.is_blocked(now)))))
     }
 
     fn lift<'a>(&'a self, key: &'a Bytes) -> LockoutFuture<'a, bool> {

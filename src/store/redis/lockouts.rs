@@ -1,9 +1,9 @@
 //! Lockouts in Redis: listed for operators, and lifted.
 //!
-//! A listing goes through all keys with `SCAN`, one node after the other. An index (a sorted set for each slot)
+//! A search goes through all keys with `SCAN`, one node after the other. An index (a sorted set for each slot)
 //! would be quicker to read, but every strike would write it in the same script, it would hold lockouts that
 //! have expired, and it would miss those that an older version left. Operators list rarely, requests strike
-//! often: so the listing pays. It is paced instead, and one runs at a time, so that it takes a fifth of a node's
+//! often: so the search pays. It is paced instead, and one runs at a time, so that it takes a fifth of a node's
 //! time at most, however many ask for it and however many keys there are.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::engine::key::LOCKOUT_PREFIX;
 use crate::engine::lockout::LockoutState;
 use crate::engine::{KeyWriter, Timestamp};
 use crate::store::StoreError;
-use crate::store::lockouts::{ActiveLockout, LockoutFuture, Lockouts, MAX_LISTED};
+use crate::store::lockouts::{ActiveLockout, Found, LockoutFuture, Lockouts};
 
 /// Keys that one SCAN step examines. Redis serves no other client meanwhile, for about 0.2 ms.
 const KEYS_PER_STEP: &[u8] = b"500";
@@ -34,10 +34,18 @@ const LIFT: &str = include_str!("lift.lua");
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Lockouts for RedisStore {
-    fn list<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> LockoutFuture<'a, Vec<ActiveLockout>> {
+    fn search<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp, found: &'a Found) -> LockoutFuture<'a, ()> {
         Box::pin(async move {
             let _one_at_a_time = self.listing.lock().await;
-            list(&self.clusters.all, keys, now).await
+            search(&self.clusters.all, keys, now, found).await
+        })
+    }
+
+    fn is_blocked<'a>(&'a self, key: &'a Bytes, now: Timestamp) -> LockoutFuture<'a, bool> {
+        let cluster = &self.clusters.all;
+        Box::pin(async move {
+            let node = cluster.node_of(cluster.slot(key))?;
+            Ok(read(&node, key).await?.is_some_and(|state| state.is_blocked(now)))
         })
     }
 
@@ -60,21 +68,23 @@ pub(super) async fn ask(node: &NodeClient, command: &[&[u8]]) -> Result<Reply, S
     }
 }
 
-async fn list(cluster: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec<ActiveLockout>, StoreError> {
+async fn search(
+    cluster: &Cluster,
+    keys: &KeyWriter,
+    now: Timestamp,
+    found: &Found,
+) -> Result<(), StoreError> {
     let pattern = Bytes::from([&*escaped(keys.prefix()), b"*", LOCKOUT_PREFIX, b"*"].concat());
-    let mut listed = Vec::new();
     for node in cluster.nodes()? {
         let mut cursor = Bytes::from_static(b"0");
         loop {
             let begun = Instant::now();
-            let (next, mut found) = scan(&node, &cursor, &pattern).await?;
-            found.retain(|key| keys.parse_lockout_key(key).is_some());
-            let states = future::try_join_all(found.iter().map(|key| read(&node, key))).await?;
-            let blocked = found.into_iter().zip(states);
-            listed.extend(blocked.filter_map(|(key, state)| ActiveLockout::new(key, state?, keys, now)));
-            if listed.len() >= MAX_LISTED {
-                listed.truncate(MAX_LISTED);
-                return Ok(listed);
+            let (next, mut named) = scan(&node, &cursor, &pattern).await?;
+            named.retain(|key| keys.parse_lockout_key(key).is_some());
+            let states = future::try_join_all(named.iter().map(|key| read(&node, key))).await?;
+            let states = named.into_iter().zip(states);
+            if !found.add(states.filter_map(|(key, state)| ActiveLockout::new(key, state?, keys, now))) {
+                return Ok(());
             }
             time::sleep((begun.elapsed() * PAUSE_FACTOR).max(MIN_PAUSE)).await;
             if *next == *b"0" {
@@ -83,7 +93,7 @@ async fn list(cluster: &Cluster, keys: &KeyWriter, now: Timestamp) -> Result<Vec
             cursor = next;
         }
     }
-    Ok(listed)
+    Ok(())
 }
 
 /// One step of a `SCAN`: the next cursor, and keys that match `pattern`.

@@ -111,7 +111,7 @@ impl CandidateMetrics {
     }
 
     /// Adds every value to `snapshot`.
-    pub(super) fn collect(&self, snapshot: &mut Snapshot) {
+    pub fn collect(&self, snapshot: &mut Snapshot) {
         for outcome in [ComparisonOutcome::Same, ComparisonOutcome::Stricter, ComparisonOutcome::Looser] {
             snapshot.add(&CANDIDATE_REQUESTS, [outcome.name()], read(self.outcome(outcome)));
         }

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use ipnet::IpNet;
 
-pub use self::tokens::TokenFileError;
+pub use self::tokens::{TokenFileError, token_and_name};
 
+use self::session::{CookieRequest, Ended};
 use self::tokens::Tokens;
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
@@ -78,7 +79,8 @@ pub struct TrustedProxies {
 /// An authenticated client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::server) struct Actor {
-    /// Name for the audit log: `loopback`, the token's role and line, the user, or a name in the certificate.
+    /// Name for the audit log: `loopback`, the token's name or else its role and line, the user, or a name in the
+    /// certificate.
     pub(in crate::server) name: String,
     /// Role.
     pub(in crate::server) role: Role,
@@ -100,6 +102,8 @@ pub(super) struct Client<'c> {
     pub(super) is_local: bool,
     pub(super) address: Option<IpAddr>,
     pub(super) certificate: Option<&'c ClientCertificate>,
+    /// True if it is over TLS.
+    pub(super) is_secure: bool,
 }
 
 /// Decides which client a request is from, and its role.
@@ -108,6 +112,8 @@ pub struct Access {
     tokens: Option<Tokens>,
     proxies: Option<TrustedProxies>,
     certificates: Vec<(PeerName, Role)>,
+    /// Sessions that browsers have ended.
+    ended: Ended,
 }
 
 impl Access {
@@ -120,6 +126,7 @@ impl Access {
             tokens: settings.token_file.as_deref().map(Tokens::read).transpose()?,
             proxies: settings.proxies.clone(),
             certificates: settings.certificates.clone(),
+            ended: Ended::default(),
         })
     }
 
@@ -158,7 +165,8 @@ impl Access {
         if let Some(actor) = sent.and_then(|sent| self.bearer(sent.as_bytes())) {
             return Ok(actor);
         }
-        let session = self.tokens.as_ref().and_then(|tokens| session::actor(tokens, headers, now));
+        let cookies = CookieRequest { headers, is_secure: client.is_secure, now };
+        let session = self.tokens.as_ref().and_then(|tokens| session::actor(tokens, &self.ended, cookies));
         if let Some(actor) = session {
             if !method.is_safe() && !session::has_csrf_token(&actor, headers) {
                 return Err(forbidden("writes of a browser's session need its header x-csrf-token"));
@@ -222,8 +230,11 @@ impl Access {
         Some((session::set_cookie(&tokens[index], now, is_secure), tokens[index].actor()))
     }
 
-    /// `Set-Cookie` that ends a session.
-    pub(super) fn log_out(is_secure: bool) -> String {
+    /// Ends the session in `headers`, and returns the `Set-Cookie` that removes it.
+    pub(super) fn log_out(&self, headers: &HeaderMap, now: Timestamp, is_secure: bool) -> String {
+        if let Some(tokens) = &self.tokens {
+            self.ended.end(tokens, CookieRequest { headers, is_secure, now });
+        }
         session::clear_cookie(is_secure)
     }
 }

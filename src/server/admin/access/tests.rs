@@ -26,7 +26,7 @@ fn access() -> Access {
 
 fn client(address: &str) -> Client<'static> {
     let address: IpAddr = address.parse().unwrap();
-    Client { is_local: address.is_loopback(), address: Some(address), certificate: None }
+    Client { is_local: address.is_loopback(), address: Some(address), certificate: None, is_secure: false }
 }
 
 fn authenticate(

@@ -10,12 +10,15 @@ use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::{Actor, Role};
+use crate::engine::text::one_line_of_bytes;
 use crate::tls::read_bounded;
 
 /// Time between two looks at the token file.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest token. A shorter one could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
+/// Upper bound on the name of a token, in characters.
+const MAX_NAME: usize = 64;
 
 /// A token file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +51,14 @@ pub enum TokenFileError {
 pub(super) struct Token {
     pub(super) digest: [u8; 32],
     role: Role,
-    line: usize,
+    /// Name of its bearer for the audit log.
+    name: String,
 }
 
 impl Token {
     /// Its bearer.
     pub(super) fn actor(&self) -> Actor {
-        Actor { name: format!("{} token, line {}", self.role.name(), self.line), role: self.role, csrf: None }
+        Actor { name: self.name.clone(), role: self.role, csrf: None }
     }
 }
 
@@ -74,8 +78,8 @@ struct Current {
 }
 
 impl Tokens {
-    /// Reads the token file at `path`: lines of `ROLE:TOKEN`, where the role is `view`, `operate` or `admin`.
-    /// Empty lines and lines that start with `#` are skipped.
+    /// Reads the token file at `path`: lines of `ROLE:TOKEN` or `ROLE:TOKEN # NAME`, where the role is `view`, `operate`
+    /// or `admin`. Empty lines and lines that start with `#` are skipped.
     ///
     /// # Errors
     /// [`TokenFileError`]
@@ -134,16 +138,27 @@ fn parse(path: &Path, text: &str) -> Result<Arc<[Token]>, TokenFileError> {
         let (role, token) = line.split_once(':').ok_or_else(|| wrong("expected ROLE:TOKEN"))?;
         let role = Role::ALL.into_iter().find(|known| known.name() == role.trim());
         let role = role.ok_or_else(|| wrong("the role must be view, operate or admin"))?;
-        let token = token.trim();
+        let (token, name) = token_and_name(token);
         if token.len() < MIN_TOKEN_BYTES {
             return Err(wrong("the token must have at least 16 characters"));
         }
-        tokens.push(Token { digest: sha256(token.as_bytes()), role, line: index + 1 });
+        let name = match name {
+            Some(name) => format!("token {}", one_line_of_bytes(name.as_bytes(), MAX_NAME)),
+            None => format!("{} token, line {}", role.name(), index + 1),
+        };
+        tokens.push(Token { digest: sha256(token.as_bytes()), role, name });
     }
     if tokens.is_empty() {
         return Err(TokenFileError::Empty(path.to_owned()));
     }
     Ok(tokens.into())
+}
+
+/// The token after a role, and the name that a comment gives its bearer.
+pub fn token_and_name(text: &str) -> (&str, Option<&str>) {
+    let (token, name) =
+        text.split_once(" #").map_or((text, None), |(token, name)| (token, Some(name.trim())));
+    (token.trim(), name.filter(|name| !name.is_empty()))
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -180,6 +195,21 @@ mod tests {
         for unknown in ["", "nonsense", "admin:admin:with:colons:in:it", "view-view-view-vie"] {
             assert_eq!(role(&tokens, unknown), None, "{unknown}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_has_the_name_of_its_comment_or_else_of_its_line() {
+        let file = file(&format!(
+            "# people\nview:{VIEW}\noperate: ann-ann-ann-ann-ann # ann \nadmin:bob-bob-bob-bob-#b  #  bob, on call\nview:no-no-no-no-no-no #\n"
+        ));
+        let tokens = Tokens::read(file.path()).unwrap();
+        let name =
+            |sent: &str| tokens.find(sent.as_bytes()).map(|(tokens, index)| tokens[index].actor().name);
+        assert_eq!(name(VIEW).as_deref(), Some("view token, line 2"));
+        assert_eq!(name("ann-ann-ann-ann-ann").as_deref(), Some("token ann"));
+        assert_eq!(name("bob-bob-bob-bob-#b").as_deref(), Some("token bob, on call"));
+        assert_eq!(name("no-no-no-no-no-no").as_deref(), Some("view token, line 5"));
+        assert_eq!(name("ann-ann-ann-ann-ann # ann"), None);
     }
 
     #[tokio::test(start_paused = true)]

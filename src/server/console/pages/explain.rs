@@ -25,6 +25,14 @@ pub(in super::super) struct ExplainQuery {
     domain: String,
     /// One on each line, or separated by `; ` as denials show them.
     descriptors: String,
+    /// Hits of each descriptor; 1 unless it is a number.
+    hits: String,
+}
+
+impl ExplainQuery {
+    fn hits(&self) -> u32 {
+        self.hits.trim().parse().unwrap_or(1)
+    }
 }
 
 /// A descriptor to show.
@@ -47,36 +55,39 @@ fn parse(text: &str) -> Result<Vec<Vec<EntryText>>, String> {
     lines.into_iter().map(parse_descriptor).collect()
 }
 
-fn descriptor(entries: &[EntryText]) -> Descriptor<'_> {
+fn descriptor(entries: &[EntryText], hits: u32) -> Descriptor<'_> {
     let entries =
         entries.iter().map(|EntryText { key, value }| Entry { key: key.as_bytes(), value: value.as_bytes() });
-    Descriptor { entries: entries.collect(), hits: Hits::Add(1), limit_override: None }
+    Descriptor { entries: entries.collect(), hits: Hits::Add(hits), limit_override: None }
 }
 
 async fn explanation(
     admin: &Admin,
     domain: &str,
     descriptors: &[Vec<EntryText>],
+    hits: u32,
 ) -> Result<Explanation, Response> {
-    let descriptors: SmallVec<_> = descriptors.iter().map(|entries| descriptor(entries)).collect();
+    let descriptors: SmallVec<_> = descriptors.iter().map(|entries| descriptor(entries, hits)).collect();
     admin.explain(&Request { domain: domain.as_bytes(), descriptors }).await
 }
 
 pub(in super::super) async fn explain(admin: &Admin, query: &ExplainQuery) -> Markup {
-    let ExplainQuery { domain, descriptors } = query;
+    let ExplainQuery { domain, descriptors, .. } = query;
     let parsed = parse(descriptors);
     let found = match &parsed {
-        Ok(parsed) if !parsed.is_empty() => Some(explanation(admin, domain, parsed).await),
+        Ok(parsed) if !parsed.is_empty() => Some(explanation(admin, domain, parsed, query.hits()).await),
         Ok(_) | Err(_) => None,
     };
     html! {
         h1 { "Explain" }
-        p .note { "Which rule applies to a request and why, and what one more hit would get. Nothing is counted." }
+        p .note { "Which rule applies to a request and why, and what it would get. Nothing is counted." }
         form .fields method="get" action="/explain" {
             label for="domain" { "Domain" }
             input #domain name="domain" required value=(domain) autocomplete="off" spellcheck="false";
             label for="descriptors" { "Descriptors, one on each line: " code { "user=alice,path=/login" } }
             textarea #descriptors name="descriptors" rows="3" required spellcheck="false" { (descriptors) }
+            label for="hits" { "Hits of each" }
+            input #hits name="hits" type="number" min="1" value=(query.hits());
             button type="submit" { "Explain" }
         }
         @if let Err(message) = &parsed { p .bad role="alert" { (message) } }
@@ -172,7 +183,7 @@ fn entries_text(entries: &[(String, String)]) -> String {
 pub(in super::super) async fn key(admin: &Admin, query: &KeyQuery, view: &View<'_>) -> Markup {
     let parsed = parse_descriptor(&query.descriptor);
     let found = match &parsed {
-        Ok(entries) => Some(explanation(admin, &query.domain, std::slice::from_ref(entries)).await),
+        Ok(entries) => Some(explanation(admin, &query.domain, std::slice::from_ref(entries), 1).await),
         Err(_) => None,
     };
     html! {

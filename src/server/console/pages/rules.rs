@@ -3,10 +3,12 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{FEW, MANY, column, limits_text, numbers, share_bar, table};
+use super::{FEW, MANY, column, duration, limits_text, numbers, share_bar, table};
 use crate::engine::Timestamp;
 use crate::limiter::observe::TopBy;
-use crate::server::admin::{Admin, RuleView};
+use crate::server::admin::{Admin, Role, RuleView};
+use crate::server::console::chart;
+use crate::server::console::layout::{Action, View};
 
 /// Window of the keys of a rule, in seconds.
 const WINDOW_SECS: u64 = 300;
@@ -55,7 +57,7 @@ fn row(rule: &RuleView) -> Markup {
             td .n { @if let Some(use_share) = rule.highest_use { (share_bar(use_share)) } }
             td .n { (rule.hits) } td .n { (rule.over_limit) }
             td .n { (rule.near_limit) } td .n { (rule.shadow) }
-            td { (state(rule)) }
+            td { (state(rule)) @if let Some(ends_at) = rule.shadow_ends_at { " until " (chart::clock(ends_at)) " UTC" } }
             td { small { (rule.source.as_deref().unwrap_or("")) } }
         }
     }
@@ -71,7 +73,44 @@ fn state(rule: &RuleView) -> &'static str {
     }
 }
 
-pub(in super::super) fn rule(admin: &Admin, query: &RuleQuery) -> Markup {
+/// The shadow mode of a rule: the form that sets it, or the button that ends it.
+fn shadow(admin: &Admin, rule: &RuleView, view: &View<'_>) -> Markup {
+    let in_force = admin.overrides().items.into_iter().find(|item| item.rule.as_deref() == Some(&rule.rule));
+    html! {
+        section {
+            h2 { "Shadow mode" }
+            (view.read_only_note(Role::Admin, "put rules into shadow mode"))
+            @if let Some(shadow) = &in_force {
+                p {
+                    "Counted and reported, denying nobody, for " (duration(shadow.ends_in_secs)) ". Set by "
+                    (shadow.actor) ": " (shadow.reason) " "
+                    (view.button(&Action {
+                        role: Role::Admin,
+                        label: "End",
+                        object: &rule.rule,
+                        method: "DELETE",
+                        path: &format!("/overrides/{}", shadow.id),
+                        body: None,
+                    }))
+                }
+            }
+            @if view.actor.role >= Role::Admin {
+                form #shadow .fields data-shadow="" {
+                    p .note { "Count and report the rule, and deny nobody, until a given time." }
+                    input type="hidden" name="rule" value=(rule.source.as_deref().unwrap_or(&rule.rule));
+                    label for="shadow-ttl" { "Ends after: " code { "30m" } }
+                    input #shadow-ttl name="ttl" required value="30m" autocomplete="off";
+                    label for="shadow-reason" { "Reason, for the audit log" }
+                    input #shadow-reason name="reason" required maxlength="1000" autocomplete="off";
+                    p #shadow-error .bad role="alert" {}
+                    button type="submit" { "Put into shadow mode" }
+                }
+            }
+        }
+    }
+}
+
+pub(in super::super) fn rule(admin: &Admin, query: &RuleQuery, view: &View<'_>) -> Markup {
     let path = query.rule.as_str();
     let found: Vec<_> = admin.rules().into_iter().filter(|rule| rule.rule == path).collect();
     let (keys, _) = admin.top(TopBy::Denied, WINDOW_SECS, Some(path), FEW);
@@ -82,6 +121,7 @@ pub(in super::super) fn rule(admin: &Admin, query: &RuleQuery) -> Markup {
         h1 { "Rule " code { (path) } }
         @if found.is_empty() { p .none { "No such rule is in force or has been used." } } @else {
             (rules_table("Rule", &found))
+            @for rule in found.iter().filter(|rule| rule.source.is_some()) { (shadow(admin, rule, view)) }
         }
         section {
             h2 { "Keys by denials, last 5 minutes" }
