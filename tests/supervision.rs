@@ -1,12 +1,16 @@
-//! Supervision: a core that hangs, in the running program.
+//! Supervision, in the running program: a core that hangs, and tasks that end.
 
 use std::fs;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use reqwest::Client;
+use rustix::process::{Pid as ProcessId, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
+use rustix::process::{pidfd_getfd, pidfd_open, prlimit};
 
 use crate::support::process::Process;
 use crate::support::tollgate::Tollgate;
@@ -76,4 +80,64 @@ async fn a_core_that_stays_stalled_ends_the_process_under_its_name() {
     .await;
     drop(stopped);
     assert_eq!(service.process.exit_code(PATIENCE).await, Some(1));
+}
+
+fn id(process: &Process) -> ProcessId {
+    ProcessId::from_raw(process.id().try_into().expect("a process id")).expect("a process id")
+}
+
+/// The descriptor, in the process, of the socket that listens on a port.
+fn listening(process: &Process, port: u16) -> RawFd {
+    let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", process.id())).expect("its sockets");
+    let local = format!("0100007F:{port:04X}");
+    let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut inodes = fields.filter(|fields| fields[1] == local && fields[3] == "0A").map(|fields| fields[9]);
+    let socket = format!("socket:[{}]", inodes.next().expect("it listens"));
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", process.id())).expect("its descriptors");
+    let mut paths = descriptors.map(|entry| entry.expect("a descriptor").path());
+    let is_wanted =
+        |path: &std::path::PathBuf| fs::read_link(path).is_ok_and(|to| to.as_os_str() == &*socket);
+    let path = paths.find(is_wanted).expect("a descriptor of this socket");
+    path.file_name().and_then(|number| number.to_str()?.parse().ok()).expect("a number")
+}
+
+/// A socket that stops listening ends its accept loop: the process must not stay half alive.
+#[tokio::test]
+async fn an_accept_loop_that_ends_ends_the_process_under_its_name() {
+    for name in ["gRPC listener", "HTTP listener", "debug listener", "admin listener"] {
+        let mut service = Tollgate::start(&[("rules.yaml", RULES)], &[("THREADS", "1")]).await;
+        let port = match name {
+            "gRPC listener" => service.grpc,
+            "HTTP listener" => service.http,
+            "debug listener" => service.debug,
+            _ => service.admin,
+        };
+        let process = pidfd_open(id(&service.process), PidfdFlags::empty()).expect("a process of our own");
+        let descriptor = listening(&service.process, port);
+        let socket = pidfd_getfd(process, descriptor, PidfdGetfdFlags::empty()).expect("its socket");
+        TcpStream::from(socket).shutdown(Shutdown::Read).expect("a socket that listens");
+        assert_eq!(service.process.exit_code(PATIENCE).await, Some(1), "{name}");
+        let output = service.process.output();
+        assert!(output.contains("listener failed") && output.contains("Invalid argument"), "{output}");
+        assert!(output.contains(&format!("{name} ended unexpectedly")), "{output}");
+    }
+}
+
+/// A load of the rules that cannot get a thread panics: the rules would never change again.
+#[tokio::test]
+async fn a_rule_loader_that_panics_ends_the_process_under_its_name() {
+    let mut service = Tollgate::start(&[("rules.yaml", RULES)], &[("THREADS", "1")]).await;
+    // Room for allocations, and none for the stack of one more thread.
+    let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).expect("its status");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size");
+    let kib: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
+    let limit = Rlimit { current: Some((kib + 1_024) * 1_024), maximum: None };
+    prlimit(Some(id(&service.process)), Resource::As, limit).expect("a process of our own");
+    service.write_rules("rules.yaml", &RULES.replace("1000/hour", "2000/hour"));
+    assert_eq!(service.process.exit_code(PATIENCE).await, Some(1), "{}", service.process.output());
+    let output = service.process.output();
+    assert!(
+        output.contains("rule loader ended unexpectedly: panicked: OS can't spawn worker thread"),
+        "{output}"
+    );
 }

@@ -24,7 +24,7 @@ const OPERATOR_SEND_BUFFER: usize = 64 * 1024;
 /// Time between two log lines of one listener.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Accepts connections and hands them to cores. Never returns.
+/// Accepts connections and hands them to cores. Returns only if the listener cannot be used any more.
 pub(super) async fn accept(
     listener: Listener,
     protocol: Protocol,
@@ -32,13 +32,13 @@ pub(super) async fn accept(
     connections: Arc<Connections>,
 ) {
     let mut acceptor = Acceptor::new(listener, connections);
-    loop {
-        let (stream, slot) = acceptor.accept().await;
+    while let Some((stream, slot)) = acceptor.accept().await {
         cores.hand_over(stream, protocol, slot);
     }
 }
 
-/// Serves operators' pages on the main runtime, apart from the cores. Never returns.
+/// Serves operators' pages on the main runtime, apart from the cores. Returns only if the listener cannot be used any
+/// more.
 pub(super) async fn serve_operators(
     listener: Listener,
     tls: Option<LiveServer>,
@@ -49,7 +49,8 @@ pub(super) async fn serve_operators(
     let mut served = JoinSet::new();
     loop {
         tokio::select! {
-            (stream, slot) = acceptor.accept() => {
+            accepted = acceptor.accept() => {
+                let Some((stream, slot)) = accepted else { return };
                 let router = router.clone().layer(Extension(Peer { address: stream.peer_address() }));
                 stream.bound_send_buffer(OPERATOR_SEND_BUFFER);
                 let transport = Transport { stream, tls: tls.clone() };
@@ -78,17 +79,21 @@ impl Acceptor {
         Self { listener, connections, failures: Failures::default(), waiting: None }
     }
 
-    /// Waits for the next connection and a slot for it. Cancel-safe.
-    async fn accept(&mut self) -> (Stream, Slot) {
+    /// Waits for the next connection and a slot for it; `None` if there can be no more. Cancel-safe.
+    async fn accept(&mut self) -> Option<(Stream, Slot)> {
         loop {
             if let Some(stream) = &self.waiting {
                 let slot = self.connections.admit(stream.peer_address()).await;
                 if let Some(stream) = self.waiting.take() {
-                    return (stream, slot);
+                    return Some((stream, slot));
                 }
             }
             match self.listener.accept().await {
                 Ok(stream) => self.waiting = Some(stream),
+                Err(error) if is_final(&error) => {
+                    tracing::error!(%error, "listener failed");
+                    return None;
+                }
                 Err(error) => {
                     self.failures.report(&error, Instant::now());
                     if !concerns_one_peer(&error) {
@@ -128,6 +133,14 @@ impl Failures {
     }
 }
 
+/// True if `accept` fails from now on, because the socket does not listen any more. A loop that went on would use
+/// all of its core and serve nobody, while the process looks alive.
+fn is_final(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| [Errno::INVAL, Errno::BADF, Errno::NOTSOCK].contains(&errno))
+}
+
 /// True if `accept` failed because of one connection, so that the next one can be accepted at once. Linux also
 /// reports pending network errors of the new socket (<https://man7.org/linux/man-pages/man2/accept.2.html>).
 fn concerns_one_peer(error: &io::Error) -> bool {
@@ -148,7 +161,6 @@ fn concerns_one_peer(error: &io::Error) -> bool {
             Errno::HOSTUNREACH,
             Errno::TIMEDOUT,
             Errno::NOTCONN,
-            Errno::INVAL,
         ]
         .contains(&errno)
     })

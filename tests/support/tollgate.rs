@@ -22,7 +22,7 @@ pub(crate) struct Tollgate {
     /// Port for debugging.
     pub(crate) debug: u16,
     /// Port of the admin API.
-    admin: u16,
+    pub(crate) admin: u16,
     /// The process, to be signalled and waited for.
     pub(crate) process: Process,
     /// The rules, in `rules/`.
