@@ -55,6 +55,7 @@ mod redis_failures;
 mod redis_faults;
 mod redis_lockouts;
 mod redis_names;
+mod redis_permissions;
 mod redis_servers;
 mod redis_topology;
 mod reference_settings;

@@ -5,10 +5,8 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tollgate::engine::algorithm::group::ChargeOutcome;
-use tollgate::engine::{Algorithm, ChargeMode, Hits, KeyFormat, KeyWriter, Limit, Unit};
-use tollgate::store::lockouts::{Found, Lockouts as _};
+use tollgate::engine::{ChargeMode, Hits, Limit, Unit};
 use tollgate::store::redis::{self, Credentials, Deployment, Login, RedisSettings, RedisStore};
 use tollgate::store::{Charge, Store, StoreError};
 use tollgate::tls::ClientTls;
@@ -254,40 +252,4 @@ async fn health_looks_at_redis_only_if_it_is_told_to() {
     redis.kill();
     eventually("a Redis that is gone is noticed", async || health(&careful).await == 500).await;
     assert_eq!(health(&careless).await, 200);
-}
-
-#[tokio::test]
-async fn the_permissions_in_the_documentation_are_enough() {
-    let documentation = include_str!("../docs/redis.md");
-    let user =
-        documentation.lines().find(|line| line.starts_with("user tollgate ")).expect("a line of an ACL");
-    let server = Redis::start().await;
-    let permissions = user.split(' ').skip(1).map(|word| word.replace("PASSWORD", USER.password));
-    let command: Vec<String> = ["ACL", "SETUSER"].into_iter().map(str::to_owned).chain(permissions).collect();
-    assert_eq!(server.command(&command), "OK");
-    let login = Login::parse(&format!("{}:{}", USER.name, USER.password));
-    let credentials = Credentials { server: login, sentinel: Login::Open };
-    let store = connected(&RedisSettings { credentials, ..server.settings() }).await;
-    for mode in [ChargeMode::Always, ChargeMode::IfAllowed] {
-        for algorithm in [
-            Algorithm::FixedWindow,
-            Algorithm::SlidingWindow,
-            Algorithm::SlidingLog,
-            Algorithm::TokenBucket { burst: 9 },
-        ] {
-            for hits in [Hits::Add(3), Hits::Add(0), Hits::Refund(1), Hits::Add(20)] {
-                let key = format!("tg1/{mode:?}/{}/", algorithm.name());
-                let limit = Limit { algorithm, ..Limit::per(9, Unit::Day) };
-                let charge = Charge { limit, mode, ..charge(key, Unit::Day, hits) };
-                used(&store, charge).await.expect("a reading");
-            }
-        }
-    }
-    let lockout = Bytes::from_static(b"tgp1/4:shop,5:login,4:user,1:a,");
-    server.command([b"SET".as_slice(), &lockout, format!("{} 1 0 0 5:tg1/a", u64::MAX >> 11).as_bytes()]);
-    let keys = KeyWriter::new(KeyFormat::Native, "");
-    let found = Found::default();
-    store.search(&keys, MIDNIGHT, &found).await.expect("a search");
-    assert_eq!(found.so_far().len(), 1);
-    assert!(store.lift(&lockout).await.expect("permitted"));
 }
