@@ -54,6 +54,7 @@ mod redis_exactness;
 mod redis_failures;
 mod redis_faults;
 mod redis_lockouts;
+mod redis_logs;
 mod redis_names;
 mod redis_permissions;
 mod redis_servers;

@@ -30,7 +30,7 @@ descriptors:
 ";
 const KEYS: [&str; 4] = ["error", "allow", "deny", "local"];
 
-async fn start(redis: &Redis, environment: &[(&str, &str)]) -> (Tollgate, Caller) {
+pub(crate) async fn start(redis: &Redis, environment: &[(&str, &str)]) -> (Tollgate, Caller) {
     let url = redis.settings().deployment.to_string();
     let mut all = vec![("REDIS_URL", url.as_str()), ("REPLICAS", "4")];
     all.extend(environment);
@@ -143,7 +143,7 @@ async fn excess_requests_are_rejected_and_not_counted() {
 }
 
 /// Lines of the log that have `phrase`.
-fn logged(service: &Tollgate, phrase: &str) -> usize {
+pub(crate) fn logged(service: &Tollgate, phrase: &str) -> usize {
     service.process.output().lines().filter(|line| line.contains(phrase)).count()
 }
 
@@ -153,7 +153,7 @@ async fn start_quiet(redis: &Redis) -> (Tollgate, Caller) {
 }
 
 /// Calls on every core until all answers are `answer`.
-async fn all_answer(caller: &Caller, answer: &str) {
+pub(crate) async fn all_answer(caller: &Caller, answer: &str) {
     eventually(answer, async || {
         for turn in 0..8 {
             if caller.ask(turn, request("shop", &[("error", "one")])).await != answer {
@@ -163,22 +163,6 @@ async fn all_answer(caller: &Caller, answer: &str) {
         true
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_outage_and_its_end_are_logged_once_for_the_process_at_the_default_level() {
-    let mut redis = Redis::start().await;
-    let (service, caller) = start_quiet(&redis).await;
-    all_answer(&caller, "OK").await;
-    assert_eq!(logged(&service, "connected to Redis"), 0, "{}", service.process.output());
-    redis.kill();
-    all_answer(&caller, "Unavailable").await;
-    eventually("it is logged", async || logged(&service, "Redis unreachable") == 1).await;
-    redis.restart().await;
-    all_answer(&caller, "OK").await;
-    eventually("so is its end", async || logged(&service, "connected to Redis again") == 1).await;
-    assert_eq!(logged(&service, "Redis unreachable"), 1, "{}", service.process.output());
-    assert_eq!(logged(&service, "fred"), 0, "its library logs nothing beside: {}", service.process.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,22 +216,26 @@ async fn the_health_detail_shows_each_node() {
 /// that of Redis.
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_of_the_process_fail_no_call() {
-    const PAUSES_MS: [u64; 4] = [15, 60, 120, 200];
+    // Some are longer than a call may take, and one is longer than the silence after which the breaker opens.
+    const PAUSES_MS: [u64; 4] = [15, 200, 600, 1_400];
     let redis = Redis::start().await;
-    let (service, caller) = start_quiet(&redis).await;
+    // Long enough for Redis to be scheduled in time on a busy machine.
+    let (service, caller) =
+        start(&redis, &[("THREADS", "2"), ("LOG_LEVEL", "warn"), ("REDIS_CALL_TIMEOUT", "400ms")]).await;
     let mut failed = Vec::new();
     // On a busy machine Redis itself may be late now and then, but not in every round.
     for _ in 0..5 {
         let opened = logged(&service, "circuit breaker open");
         let pauses = async {
-            for pause_ms in PAUSES_MS.repeat(3) {
+            for pause_ms in PAUSES_MS {
                 time::sleep(Duration::from_millis(40)).await;
                 service.process.signal("STOP");
                 time::sleep(Duration::from_millis(pause_ms)).await;
                 service.process.signal("CONT");
             }
         };
-        let load = caller.load(300, Duration::from_secs(2), |turn| {
+        // Few enough for those of a whole pause to be served at once by a debug build that shares its cores.
+        let load = caller.load(40, Duration::from_secs(3), |turn| {
             request("shop", &[("error", &format!("{}", turn % 50))])
         });
         let (answers, ()) = tokio::join!(load, pauses);

@@ -14,11 +14,11 @@ use super::batch::Dispatch;
 use super::batch::SlotCharges;
 use super::connect::ConnectConfig;
 use super::discovery::{Discovery, Topology};
-use super::node_client::NodeClient;
+use super::node_client::{NodeClient, SETTLE_TIMEOUT};
 use super::queue::{Answer, Outcomes, Request};
 use super::reply::Reply;
 use super::slots::Redirection;
-use super::ttl::{Orphans, Ttl, orphans};
+use super::ttl::{Orphan, Orphans};
 use crate::store::StoreError;
 use crate::supervisor::OwnedTask;
 
@@ -64,7 +64,7 @@ pub(super) struct CrossSlot(pub(super) SlotCharges);
 impl Cluster {
     /// Begins to connect to what `discovery` knows, now and later. Belongs to the runtime it is made in.
     pub(super) fn connect(config: &Arc<ConnectConfig>, discovery: &Discovery) -> Self {
-        let (sender, orphans) = orphans();
+        let (sender, orphans) = Orphans::channel(config.nodes.lost_ttls());
         let mut topology = discovery.topology();
         let first = RoutingTable { topology: Arc::clone(&topology.borrow_and_update()), nodes: Vec::new() };
         let router = Arc::new(Router {
@@ -124,6 +124,10 @@ impl Cluster {
     pub(super) async fn settle(&self) {
         let routes = self.router.routes.load_full();
         futures_util::future::join_all(routes.nodes.iter().map(|node| node.settle())).await;
+        let end = Instant::now() + SETTLE_TIMEOUT;
+        while self.router.orphans.open() > 0 && Instant::now() < end {
+            time::sleep(READY_POLL).await;
+        }
     }
 
     /// The server that serves `slot`.
@@ -284,10 +288,10 @@ impl Router {
     }
 
     /// Sets the TTL of a counter whose worker could not.
-    async fn set_ttl(self: Arc<Self>, ttl: Ttl) {
+    async fn set_ttl(self: Arc<Self>, orphan: Orphan) {
+        let ttl = &orphan.ttl;
         let secs = ttl.secs.to_string();
         let slot = self.slot(&ttl.key);
-        let mut last = None;
         for _ in 0..MAX_TTL_ATTEMPTS {
             let node = self.routes.load().node(slot).cloned();
             if let Ok(node) = node {
@@ -301,15 +305,11 @@ impl Router {
                     reply = importing.command_asking(&command, TTL_TIMEOUT).await;
                 }
                 if matches!(reply, Ok(Reply::Int(_))) {
-                    return;
+                    return orphan.set();
                 }
-                last = Some(node);
             }
             self.discovery.request_refresh();
             time::sleep(TTL_RETRY_DELAY).await;
-        }
-        if let Some(node) = last {
-            node.ttl_lost();
         }
     }
 
@@ -374,7 +374,7 @@ fn is_together(charges: &SlotCharges) -> bool {
 async fn follow(
     router: Arc<Router>,
     mut topology: watch::Receiver<Arc<Topology>>,
-    mut orphans: mpsc::Receiver<Ttl>,
+    mut orphans: mpsc::Receiver<Orphan>,
 ) {
     let mut setting = None;
     // Discovery of a single server has nothing to change.
@@ -388,8 +388,8 @@ async fn follow(
                 }
                 Err(_) => is_fixed = true,
             },
-            Some(ttl) = orphans.recv(), if setting.is_none() => {
-                setting = Some(Box::pin(Arc::clone(&router).set_ttl(ttl)));
+            Some(orphan) = orphans.recv(), if setting.is_none() => {
+                setting = Some(Box::pin(Arc::clone(&router).set_ttl(orphan)));
             }
             () = finished(&mut setting) => setting = None,
         }

@@ -26,6 +26,7 @@ mod queue;
 mod reply;
 mod reset;
 mod script;
+mod session;
 mod settings;
 mod slot_groups;
 mod slots;
@@ -126,6 +127,12 @@ impl Redis {
     pub fn nodes(&self) -> Vec<NodeSnapshot> {
         let per_second = self.per_second.iter().flat_map(|(config, _)| config.nodes.snapshot());
         self.all.0.nodes.snapshot().into_iter().chain(per_second).collect()
+    }
+
+    /// Counters that may stay in Redis without a TTL, because nothing is going to set it any more.
+    pub fn ttls_lost(&self) -> u64 {
+        let per_second = self.per_second.iter().map(|(config, _)| config.nodes.ttls_lost());
+        self.all.0.nodes.ttls_lost() + per_second.sum::<u64>()
     }
 
     /// Why the servers are not known yet, if they are not: no Sentinel or no node of a Cluster has answered.

@@ -21,7 +21,7 @@ use crate::store::line::Rejection;
 use crate::supervisor::OwnedTask;
 
 /// Upper bound on the time for which the TTLs of the last counters are waited for.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One node: a queue, and a task whose connection carries out its calls.
 #[derive(Debug)]
@@ -114,11 +114,6 @@ impl NodeClient {
             Ok(Err(_)) => Err(StoreError::Unanswered(self.about("shutting down"))),
             Err(_) => Err(StoreError::Unanswered(self.about("no answer in time"))),
         }
-    }
-
-    /// Logs and counts a counter that may stay without a TTL.
-    pub(super) fn ttl_lost(&self) {
-        self.link.ttl_lost();
     }
 
     /// Waits until every counter that was charged has its TTL, or Redis does not answer.

@@ -38,7 +38,7 @@ pub struct NodeSnapshot {
     pub in_flight: usize,
     /// Calls in the latest batch: the largest of all connections.
     pub batch_size: usize,
-    /// Counters whose TTL is still to be set, or could not be.
+    /// Counters whose TTL is still to be set.
     pub ttls_not_set: u64,
     /// Commands that the user may not run, though counting needs them.
     pub denied_commands: Vec<&'static str>,
@@ -48,14 +48,40 @@ pub struct NodeSnapshot {
 
 /// Every node of a deployment that some core is connected to.
 #[derive(Debug, Default)]
-pub(super) struct Nodes(Mutex<Vec<Arc<Node>>>);
+pub(super) struct Nodes {
+    nodes: Mutex<Vec<Arc<Node>>>,
+    lost_ttls: Arc<LostTtls>,
+}
+
+/// Counters that may stay without a TTL, on whatever node: nothing is going to set it any more.
+#[derive(Debug, Default)]
+pub(super) struct LostTtls {
+    number: AtomicU64,
+    is_logged: AtomicBool,
+}
+
+impl LostTtls {
+    /// Logged once: whatever loses one may lose thousands.
+    pub(super) fn add(&self, number: usize) {
+        if number == 0 {
+            return;
+        }
+        self.number.fetch_add(number as u64, Ordering::Relaxed);
+        if !self.is_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(number, "TTLs of counters are lost: the counters may stay in Redis for ever");
+        }
+    }
+
+    fn get(&self) -> u64 {
+        self.number.load(Ordering::Relaxed)
+    }
+}
 
 /// One node.
 #[derive(Debug)]
 pub(super) struct Node {
     name: String,
     state: Mutex<State>,
-    ttls_lost: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +101,7 @@ struct Logged {
     connected: bool,
     down: bool,
     down_at: Option<Instant>,
+    breaker_open: bool,
     rejecting: bool,
     ttl_rejected: bool,
 }
@@ -91,19 +118,20 @@ pub(super) struct Link {
     pub(super) in_flight: AtomicUsize,
     pub(super) batch_size: AtomicUsize,
     pub(super) ttls_pending: AtomicUsize,
+    lost_ttls: Arc<LostTtls>,
 }
 
 impl Nodes {
     /// Adds a core's connection to `server`.
     pub(super) fn link(&self, server: &Endpoint, queue: &Arc<CallQueue>) -> Arc<Link> {
         let name = server.to_string();
-        let mut nodes = self.0.lock();
+        let mut nodes = self.nodes.lock();
         let known = nodes.iter().find(|node| node.name == name).map(Arc::clone);
         let node = known.unwrap_or_else(|| {
             if nodes.len() >= MAX_NODES {
                 nodes.retain(|node| Arc::strong_count(node) > 1);
             }
-            let node = Arc::new(Node { name, state: Mutex::default(), ttls_lost: AtomicU64::new(0) });
+            let node = Arc::new(Node { name, state: Mutex::default() });
             nodes.push(Arc::clone(&node));
             node
         });
@@ -116,6 +144,7 @@ impl Nodes {
             in_flight: AtomicUsize::new(0),
             batch_size: AtomicUsize::new(0),
             ttls_pending: AtomicUsize::new(0),
+            lost_ttls: Arc::clone(&self.lost_ttls),
             node: Arc::clone(&node),
         });
         let mut state = node.state.lock();
@@ -127,11 +156,21 @@ impl Nodes {
 
     /// The state of each node, by name.
     pub(super) fn snapshot(&self) -> Vec<NodeSnapshot> {
-        let nodes: Vec<Arc<Node>> = self.0.lock().iter().map(Arc::clone).collect();
+        let nodes: Vec<Arc<Node>> = self.nodes.lock().iter().map(Arc::clone).collect();
         let mut snapshots: Vec<_> = nodes.iter().map(|node| node.snapshot()).collect();
         snapshots.retain(|node| node.connections > 0);
         snapshots.sort_by(|one, other| one.node.cmp(&other.node));
         snapshots
+    }
+
+    /// Receives TTLs that nothing is going to set any more.
+    pub(super) const fn lost_ttls(&self) -> &Arc<LostTtls> {
+        &self.lost_ttls
+    }
+
+    /// TTLs that were lost so far.
+    pub(super) fn ttls_lost(&self) -> u64 {
+        self.lost_ttls.get()
     }
 }
 
@@ -145,7 +184,6 @@ impl Node {
         let mut snapshot = NodeSnapshot {
             node: self.name.clone(),
             connections: links.len(),
-            ttls_not_set: self.ttls_lost.load(Ordering::Relaxed),
             denied_commands: denied,
             error: error.map(|error| error.as_ref().to_owned()),
             ..NodeSnapshot::default()
@@ -182,6 +220,9 @@ impl Link {
             return;
         }
         state.error = None;
+        if state.breakers_open == 0 && std::mem::take(&mut state.logged.breaker_open) && !state.logged.down {
+            tracing::warn!(node = self.name(), "circuit breaker closed");
+        }
         if std::mem::take(&mut state.logged.down) {
             tracing::warn!(node = self.name(), "connected to Redis again");
         } else if !state.logged.connected {
@@ -195,7 +236,8 @@ impl Link {
         self.connected.store(false, Ordering::Relaxed);
         let mut state = self.node.state.lock();
         if self.breaker_open.swap(false, Ordering::Relaxed) {
-            // Not logged as closed: Redis has not answered, and the log says next that it is unreachable.
+            // Not logged as closed: Redis has not answered, and the log says next that it is unreachable. Nor as
+            // open again, if another core's breaker opens in the same outage.
             state.breakers_open -= 1;
         }
         if !self.down.swap(true, Ordering::Relaxed) {
@@ -215,7 +257,7 @@ impl Link {
         if !self.breaker_open.swap(true, Ordering::Relaxed) {
             let mut state = self.node.state.lock();
             state.breakers_open += 1;
-            if state.breakers_open == 1 {
+            if !state.logged.down && !std::mem::replace(&mut state.logged.breaker_open, true) {
                 tracing::warn!(node = self.name(), "circuit breaker open: Redis does not answer");
             }
         }
@@ -225,7 +267,8 @@ impl Link {
         if self.breaker_open.swap(false, Ordering::Relaxed) {
             let mut state = self.node.state.lock();
             state.breakers_open -= 1;
-            if state.breakers_open == 0 {
+            let is_over = state.breakers_open == 0 && state.down == 0;
+            if is_over && std::mem::take(&mut state.logged.breaker_open) {
                 tracing::warn!(node = self.name(), "circuit breaker closed");
             }
         }
@@ -278,10 +321,9 @@ impl Link {
             tracing::warn!(node = self.name(), cause, "cannot set the TTL of a counter");
         }
     }
-
     /// A counter may stay without a TTL.
     pub(super) fn ttl_lost(&self) {
-        self.node.ttls_lost.fetch_add(1, Ordering::Relaxed);
+        self.lost_ttls.add(1);
     }
 }
 
@@ -292,5 +334,8 @@ impl Drop for Link {
         state.down -= usize::from(*self.down.get_mut());
         state.breakers_open -= usize::from(*self.breaker_open.get_mut());
         state.rejecting -= usize::from(*self.rejecting.get_mut());
+        // The next failure is news again.
+        state.logged.rejecting &= state.rejecting > 0;
+        state.logged.breaker_open &= state.breakers_open > 0 || state.down > 0;
     }
 }

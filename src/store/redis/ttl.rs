@@ -6,12 +6,15 @@
 //! reply then equals the hits, and the TTL is set by an `EXPIRE` in the next write. Where `SET` has just created the
 //! counter, the reply does not show whether it was evicted in between, so it gets an `EXPIRE` whenever the server may
 //! evict ([`super::connect::Connected`]). An `EXPIRE` that is still to come when the node is no longer used, or that is
-//! answered MOVED or ASK, is left to the cluster, which sends it to the node that has the counter now.
+//! answered MOVED or ASK, is left to the cluster, which sends it to the node that has the counter now. One that nothing is
+//! going to send any more is counted ([`super::status::LostTtls`]).
 //!
 //! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins to
 //! evict while the connection stands, and a counter that somebody runs PERSIST on, unless a script touches it later.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +23,8 @@ use hashbrown::HashSet;
 use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+use super::status::LostTtls;
 
 /// Keys in one generation of [`KnownKeys`]. Two of them take at most some 5 MB.
 const GENERATION: usize = 131_072;
@@ -93,12 +98,56 @@ pub(super) struct Ttl {
     pub(super) secs: u32,
 }
 
-/// Channel for TTLs that a worker can no longer set: its node is no longer used, or another one has the counter.
-pub(super) type Orphans = mpsc::Sender<Ttl>;
+/// A TTL that its worker can no longer set: its node is no longer used, or another one has the counter. Counted as
+/// lost if it is dropped before it was set.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) ttl: Ttl,
+    is_set: bool,
+    open: Arc<AtomicUsize>,
+    lost: Arc<LostTtls>,
+}
 
-/// A channel for orphans of all workers of a cluster.
-pub(super) fn orphans() -> (Orphans, mpsc::Receiver<Ttl>) {
-    mpsc::channel(MAX_PENDING)
+impl Orphan {
+    /// The counter has its TTL.
+    pub(super) fn set(mut self) {
+        self.is_set = true;
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.lost.add(usize::from(!self.is_set));
+    }
+}
+
+/// Channel for the orphans of all workers of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Orphans {
+    sender: mpsc::Sender<Orphan>,
+    open: Arc<AtomicUsize>,
+    lost: Arc<LostTtls>,
+}
+
+impl Orphans {
+    /// A channel, and its receiver. `lost` counts what is not set in the end.
+    pub(super) fn channel(lost: &Arc<LostTtls>) -> (Self, mpsc::Receiver<Orphan>) {
+        let (sender, receiver) = mpsc::channel(MAX_PENDING);
+        (Self { sender, open: Arc::default(), lost: Arc::clone(lost) }, receiver)
+    }
+
+    pub(super) fn send(&self, ttl: Ttl) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        let (open, lost) = (Arc::clone(&self.open), Arc::clone(&self.lost));
+        // Where there is no room, or nobody is left to set it, it is dropped here.
+        drop(self.sender.try_send(Orphan { ttl, is_set: false, open, lost }));
+    }
+
+    /// Orphans that are neither set nor lost.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
 }
 
 /// Counters that may have no TTL yet.
@@ -141,8 +190,7 @@ impl MissingTtls {
     /// Leaves all of them to `orphans`.
     pub(super) fn leave(&mut self, orphans: &Orphans) {
         for ttl in std::mem::take(&mut self.pending) {
-            // Nobody is left to set it when the process ends.
-            drop(orphans.try_send(ttl));
+            orphans.send(ttl);
         }
         self.bytes = 0;
     }
@@ -202,6 +250,33 @@ mod tests {
             left += missing.take(now).len();
         }
         assert_eq!((left, missing.bytes), (room + 1 - MAX_BATCH, 0));
+    }
+
+    #[test]
+    fn an_orphan_that_is_not_set_is_counted_wherever_it_ends() {
+        let nodes = super::super::status::Nodes::default();
+        let (orphans, mut receiver) = Orphans::channel(nodes.lost_ttls());
+        let mut missing = MissingTtls::default();
+        for number in 0..3 {
+            assert!(missing.push(ttl(number)));
+        }
+        missing.leave(&orphans);
+        assert_eq!((missing.len(), orphans.open(), nodes.ttls_lost()), (0, 3, 0));
+        receiver.try_recv().unwrap().set();
+        assert_eq!((orphans.open(), nodes.ttls_lost()), (2, 0));
+        // Given up, still in the channel at its end, and too late for it.
+        drop(receiver.try_recv());
+        assert_eq!((orphans.open(), nodes.ttls_lost()), (1, 1));
+        drop(receiver);
+        assert_eq!((orphans.open(), nodes.ttls_lost()), (0, 2));
+        orphans.send(ttl(4));
+        assert_eq!((orphans.open(), nodes.ttls_lost()), (0, 3));
+        // More than there is room for.
+        let (orphans, _receiver) = Orphans::channel(nodes.lost_ttls());
+        for _ in 0..MAX_PENDING + 5 {
+            orphans.send(Ttl { key: Bytes::new(), secs: 1 });
+        }
+        assert_eq!((orphans.open(), nodes.ttls_lost()), (MAX_PENDING, 8));
     }
 
     #[test]

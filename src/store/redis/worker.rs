@@ -21,6 +21,7 @@ use super::exchange::{Context, Exchange, Pending, Pipeline, lost};
 use super::queue::{Call, CallQueue};
 use super::reply::{self, Reply};
 use super::script::Script;
+use super::session::Session;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Orphans};
 use super::wire::Wire;
@@ -66,19 +67,6 @@ pub(super) struct Worker {
     may_evict: bool,
     orphans: Orphans,
     taken: Vec<Call>,
-}
-
-/// One connection while it is served.
-struct Session {
-    pipeline: Pipeline,
-    exchange: Exchange,
-    orphans: Orphans,
-    /// When the batch was written.
-    begun: Instant,
-    breaker: Breaker,
-    since: Instant,
-    /// An error after which to reconnect, as soon as nothing is awaited, and not before this time.
-    stale: Option<(Instant, Arc<str>)>,
 }
 
 impl Worker {
@@ -178,6 +166,7 @@ impl Worker {
             breaker: Breaker::new(call_timeout * MAX_SILENCE),
             since: now,
             stale: None,
+            is_graced: false,
         };
         self.queue.open();
         self.link.up();
@@ -212,8 +201,9 @@ impl Worker {
                 () = &mut timer, if due.is_some() => {}
             }
             let now = Instant::now();
-            if let Some(pause) = due.and_then(|due| overslept(due, now)) {
+            if let Some(late) = due.and_then(|due| overslept(due, now)) {
                 // This process was paused, not Redis.
+                let pause = late + session.grace(self.config.settings.call_timeout);
                 session.exchange.extend(pause);
                 session.breaker.extend(pause);
                 self.queue.extend(pause);
@@ -267,6 +257,7 @@ impl Worker {
         exchange.write(pipeline, &self.known, &self.script);
         commands.into_iter().for_each(|call| pipeline.command(call.command, call.asking, call.reply));
         session.begun = now;
+        session.is_graced = false;
         session.breaker.awaits(now);
         self.link.in_flight.store(exchange.len(), Ordering::Relaxed);
         self.link.batch_size.store(exchange.len(), Ordering::Relaxed);
@@ -313,7 +304,7 @@ impl Worker {
                     if let Reply::Error(text) = reply {
                         if reply::is_redirection(&text) {
                             // The slot of the counter has moved, and the counter with it.
-                            drop(self.orphans.try_send(ttl));
+                            self.orphans.send(ttl);
                             next = if pipeline.is_idle() { None } else { pipeline.wire.reply_now() };
                             continue;
                         }
@@ -414,17 +405,6 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.queue.close(Closed::Ended);
         self.missing.leave(&self.orphans);
-    }
-}
-
-impl Drop for Session {
-    /// The worker was dropped while commands were in flight.
-    fn drop(&mut self) {
-        while let Some((command, _)) = self.pipeline.next_lost() {
-            if let Some(ttl) = self.exchange.unconfirmed_ttl(command) {
-                drop(self.orphans.try_send(ttl));
-            }
-        }
     }
 }
 

@@ -131,8 +131,10 @@ metrics! {
     Gauge REDIS_CALLS_IN_FLIGHT "tollgate_redis_calls_in_flight" ["node"] Derived;
     /// Calls in the latest batch to a Redis node, the largest of all connections.
     Gauge REDIS_BATCH_SIZE "tollgate_redis_batch_size" ["node"] Derived;
-    /// Counters in a Redis node whose TTL is still to be set, or could not be.
+    /// Counters in a Redis node whose TTL is still to be set.
     Gauge REDIS_TTLS_NOT_SET "tollgate_redis_ttls_not_set" ["node"] Derived;
+    /// Counters that may stay in Redis without a TTL, because nothing is going to set it any more.
+    Counter REDIS_TTLS_LOST "tollgate_redis_ttls_lost" [] Derived;
     /// Commands that counting needs and the Redis user may not run.
     Gauge REDIS_DENIED_COMMANDS "tollgate_redis_denied_commands" ["node"] Derived;
     /// Connections to Redis that are up.

@@ -50,6 +50,9 @@ pub(super) fn execute(state: &mut State, node: usize, words: &[Bytes], asking: &
             state.nodes[node].counters.insert(key, Counter { value: 0, has_ttl: true });
             text("OK")
         }
+        "EXPIRE" if state.refuses_expire => {
+            error("NOPERM this user has no permissions to run the 'expire' command")
+        }
         "EXPIRE" => match state.nodes[node].counters.get_mut(&key) {
             Some(counter) => {
                 counter.has_ttl = true;

@@ -9,6 +9,8 @@ mod commands;
 mod resp;
 mod script;
 mod server;
+mod status;
+mod ttls;
 mod wire;
 mod world;
 
@@ -21,7 +23,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, advance, sleep, timeout};
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::calls::{LIMIT, Told, call, charge};
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint, range_of};
@@ -75,25 +77,36 @@ fn the_store_reports_exactly_what_was_counted() {
     }
 }
 
-async fn run(seed: u64) {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let kind = [Kind::Single, Kind::Sentinel, Kind::Cluster][random.usize(0..3)];
-    let world: World = Arc::new(Mutex::new(State {
+/// Nodes without a fault.
+fn world(kind: Kind, random: fastrand::Rng) -> World {
+    Arc::new(Mutex::new(State {
         kind,
-        random: random.fork(),
+        random,
         nodes: (0..NODES).map(|_| Node::default()).collect(),
         primary: 0,
         owners: (0..usize::from(SLOTS / 1_024)).map(|range| range % NODES).collect(),
         epochs: (1..=NODES as u64).collect(),
         migrating: HashMap::new(),
-        evicts: random.u8(0..3) == 0,
-        fault_one_in: [0, 20, 100, 1_000][random.usize(0..4)],
+        evicts: false,
+        refuses_expire: false,
+        fault_one_in: 0,
         executed: HashMap::new(),
         lost: HashSet::new(),
         answered: HashMap::new(),
         born_without_ttl: Vec::new(),
         violations: Vec::new(),
-    }));
+    }))
+}
+
+async fn run(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let kind = [Kind::Single, Kind::Sentinel, Kind::Cluster][random.usize(0..3)];
+    let world = world(kind, random.fork());
+    {
+        let mut state = world.lock();
+        state.evicts = random.u8(0..3) == 0;
+        state.fault_one_in = [0, 20, 100, 1_000][random.usize(0..4)];
+    }
     let is_calm = {
         let mut state = world.lock();
         state.evicts &= state.fault_one_in > 0;
@@ -101,7 +114,7 @@ async fn run(seed: u64) {
     };
     // Without trouble no call may fail. A timer takes a millisecond at least, and a call waits for many.
     let call_timeout = if is_calm { CALL_TIMEOUT * 10 } else { CALL_TIMEOUT };
-    let store = Arc::new(store(&world, kind, call_timeout));
+    let store = Arc::new(redis(&world, kind, call_timeout).store());
     let trouble = AbortOnDropHandle::new(tokio::spawn(make_trouble(Arc::clone(&world), random.fork())));
     let told = call(&store, &world, &mut random).await;
     drop(trouble);
@@ -116,16 +129,16 @@ async fn run(seed: u64) {
     }
 }
 
-fn store(world: &World, kind: Kind, call_timeout: Duration) -> RedisStore {
-    store_over(Arc::new(InMemory(Arc::clone(world))), kind, call_timeout, &Supervisor::detached())
+fn redis(world: &World, kind: Kind, call_timeout: Duration) -> Redis {
+    redis_over(Arc::new(InMemory(Arc::clone(world))), kind, call_timeout, &Supervisor::detached())
 }
 
-fn store_over(
+fn redis_over(
     network: Arc<dyn Network>,
     kind: Kind,
     call_timeout: Duration,
     supervisor: &Supervisor,
-) -> RedisStore {
+) -> Redis {
     let all = || (0..NODES).map(endpoint).collect();
     let deployment = match kind {
         Kind::Single => Deployment::Single(endpoint(0)),
@@ -146,8 +159,7 @@ fn store_over(
     };
     let config = ConnectConfig::in_memory(settings, ServerClock::Own, network, supervisor);
     let discovery = Discovery::watch(&config);
-    let redis = Redis { all: (config, discovery), per_second: None, denials: None, listing: Arc::default() };
-    RedisStore { tasks: TaskTracker::new(), ..redis.store() }
+    Redis { all: (config, discovery), per_second: None, denials: None, listing: Arc::default() }
 }
 
 /// A network whose connections end the task that opens one.
@@ -167,7 +179,7 @@ async fn a_task_of_the_store_that_ends_is_reported() {
         (Kind::Cluster, "Redis topology refresh".to_owned()),
     ] {
         let (supervisor, mut ends) = Supervisor::new();
-        let _store = store_over(Arc::new(Panics), kind, CALL_TIMEOUT, &supervisor);
+        let _store = redis_over(Arc::new(Panics), kind, CALL_TIMEOUT, &supervisor).store();
         let end = timeout(CALL_TIMEOUT * 20, ends.first()).await.unwrap();
         assert_eq!((&*end.task, &*end.cause), (&*task, "panicked: by request"));
     }

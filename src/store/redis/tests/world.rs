@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) migrating: HashMap<usize, usize>,
     /// True if a counter may be evicted in front of any write.
     pub(super) evicts: bool,
+    /// True if the user may not run `EXPIRE`.
+    pub(super) refuses_expire: bool,
     /// Commands for each fault of a connection, on average; 0 for no faults.
     pub(super) fault_one_in: u32,
     /// Hits that were carried out, by key.
