@@ -60,6 +60,20 @@ fn wrong_usage_and_failure_have_different_exit_codes() {
     }
 }
 
+#[test]
+fn the_version_names_the_build() {
+    let output = tollgate(&["--version"], &[]);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut lines = printed.lines();
+    assert_eq!(lines.next(), Some(concat!("tollgate ", env!("CARGO_PKG_VERSION"))), "{printed}");
+    let build = lines.next().expect("the build");
+    for named in ["profile ", "target ", std::env::consts::ARCH, std::env::consts::OS] {
+        assert!(build.contains(named), "{named}: {printed}");
+    }
+    let short = tollgate(&["-V"], &[]);
+    assert!(printed.starts_with(String::from_utf8_lossy(&short.stdout).trim_end()), "{printed}");
+}
+
 /// envoyproxy/ratelimit reads no arguments, and Envoy AI Gateway passes one that it does not know.
 #[tokio::test]
 async fn as_ratelimit_it_serves_whatever_the_arguments() {

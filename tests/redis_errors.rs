@@ -1,6 +1,8 @@
 //! Error replies of Redis and their consequences: nothing is counted twice, and counting
 //! goes on by itself.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -8,13 +10,16 @@ use tokio::net::TcpListener;
 use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::{ChargeMode, Hits, Limit, Unit};
 use tollgate::store::redis::{Deployment, Endpoint, RedisSettings};
-use tollgate::store::{Charge, Store, StoreError};
+use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, used};
 use crate::support::eventually;
+use crate::support::load::request;
 use crate::support::redis::Redis;
 use crate::support::redis::cluster::{Cluster, slot};
+use crate::support::redis::scripted::{Reply, Scripted};
 use crate::support::stores::complete;
+use crate::support::tollgate::Tollgate;
 
 fn daily(key: &'static str) -> Charge {
     charge(key, Unit::Day, Hits::Add(1))
@@ -130,4 +135,131 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
     }
     cluster.command_on(owner, ["CLUSTER", "ADDSLOTS", &lost.to_string()]);
     eventually("it is served again", async || used(&store, daily("lost/")).await.is_ok()).await;
+}
+
+/// A server that counts, and answers `hit` to hits and `script` to calls of scripts.
+async fn scripted(hit: &'static str, script: Reply) -> Scripted {
+    Scripted::start(move |words| match words[0].to_ascii_uppercase().as_str() {
+        _ if words.iter().any(|word| word == "tollgate:permission-probe") => {
+            Reply::Bytes(b"+OK\r\n".to_vec())
+        }
+        "INCRBY" => Reply::Bytes(hit.into()),
+        "EVALSHA" if words[2] != "0" => script.clone(),
+        _ => Reply::Bytes(b"+OK\r\n".to_vec()),
+    })
+    .await
+}
+
+/// Polls once.
+async fn is_pending(future: &mut ChargeFuture<'_>) -> bool {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
+}
+
+/// Both calls are in one batch. One is answered, and so it has its answer while the other still waits for the rest of
+/// the batch.
+#[tokio::test]
+async fn a_reply_is_handed_out_while_the_rest_of_its_batch_is_awaited() {
+    let server = scripted(":1\r\n", Reply::Never).await;
+    let deployment = Deployment::Single(server.endpoint());
+    let call_timeout = Duration::from_secs(3);
+    let settings = RedisSettings { deployment, call_timeout, ..Redis::absent().settings() };
+    for _ in 0..3 {
+        let store = connected(&settings).await;
+        let (script, plain) =
+            ([Charge { mode: ChargeMode::IfAllowed, ..daily("script/") }], [daily("plain/")]);
+        let (mut unanswered, mut answered) =
+            (store.charge(&script, MIDNIGHT), store.charge(&plain, MIDNIGHT));
+        // Both are queued before anything is sent.
+        assert!(is_pending(&mut unanswered).await && is_pending(&mut answered).await);
+        assert_eq!(complete(answered.await).expect("its reply has come")[0].used, 1);
+        assert!(is_pending(&mut unanswered).await, "the deadline has not come");
+        let outcome = complete(unanswered.await);
+        assert!(matches!(outcome, Err(StoreError::Unanswered(_))), "{outcome:?}");
+    }
+}
+
+const RULES: &str = "
+domain: shop
+descriptors:
+  - {key: plain, rate_limit: {unit: year, requests_per_unit: 1000}}
+  - {key: script, charge: if_allowed, rate_limit: {unit: year, requests_per_unit: 1000}}
+";
+
+/// Texts of Redis and of the operating system, and the address of the server.
+const INTERNALS: [&str; 9] =
+    ["127.0.0.1", "READONLY", "LOADING", "OOM", "Redis", "redis", "maxmemory", "replica", "Os {"];
+
+/// Calls on gRPC, `/json` and `/v1/check` are UNAVAILABLE with a text that names nothing internal.
+async fn is_unavailable_everywhere(service: &Tollgate, key: &str) {
+    use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+    let mut client = RateLimitServiceClient::connect(format!("http://127.0.0.1:{}", service.grpc))
+        .await
+        .expect("it listens");
+    let status = client.should_rate_limit(request("shop", &[(key, "a")])).await.expect_err("not counted");
+    let shown = format!("{} {:?}", status.message(), status.metadata());
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{shown}");
+    assert!(status.message().contains("nothing was counted"), "{shown}");
+    let mut all = vec![shown];
+    let entry = format!(r#"{{"key": "{key}", "value": "a"}}"#);
+    let json = format!(r#"{{"domain": "shop", "descriptors": [{{"entries": [{entry}]}}]}}"#);
+    let check = format!(r#"{{"domain": "shop", "entries": {{"{key}": "a"}}}}"#);
+    for (path, body) in [("/json", json), ("/v1/check", check)] {
+        let answer =
+            reqwest::Client::new().post(service.url(path)).body(body).send().await.expect("an answer");
+        assert_eq!(answer.status(), 503, "{path}");
+        all.push(format!("{:?} {}", answer.headers().clone(), answer.text().await.expect("text")));
+    }
+    for shown in all {
+        assert!(INTERNALS.iter().all(|internal| !shown.contains(internal)), "{shown}");
+    }
+}
+
+/// Failures of the store that were reported so far.
+async fn failures(service: &Tollgate) -> usize {
+    let kinds = ["rejected", "unreachable"].map(|kind| format!("tollgate_store_errors{{kind=\"{kind}\"}}"));
+    service.metric(&kinds[0]).await + service.metric(&kinds[1]).await
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_unavailable_to_callers_and_counted_and_name_nothing_internal() {
+    let redis = Redis::start().await;
+    let loading = "-LOADING Redis is loading the dataset in memory\r\n";
+    let loading_server = scripted(loading, Reply::Bytes(loading.into())).await;
+    for (at, cause, refuse, accept) in [
+        (
+            redis.settings().deployment,
+            "OOM",
+            &["CONFIG", "SET", "maxmemory", "1"][..],
+            &["CONFIG", "SET", "maxmemory", "0"][..],
+        ),
+        (
+            redis.settings().deployment,
+            "READONLY",
+            &["REPLICAOF", "127.0.0.1", "1"],
+            &["REPLICAOF", "NO", "ONE"],
+        ),
+        (Deployment::Single(loading_server.endpoint()), "LOADING", &["PING"], &["PING"]),
+    ] {
+        let url = at.to_string();
+        let environment = [
+            ("REDIS_URL", url.as_str()),
+            ("REDIS_CALL_TIMEOUT", "5s"),
+            ("REDIS_STARTUP_MAX_ELAPSED_TIME", "20s"),
+            ("THREADS", "2"),
+            ("LOG_LEVEL", "warn"),
+        ];
+        redis.command(refuse);
+        let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+        for key in ["plain", "script"] {
+            let before = failures(&service).await;
+            is_unavailable_everywhere(&service, key).await;
+            assert_eq!(failures(&service).await, before + 3, "{cause} {key}");
+        }
+        let errors = "ratelimit_service_should_rate_limit_error{err_type=\"redis_error\"}";
+        assert_eq!(service.metric(errors).await, 6, "{cause}");
+        assert!(service.metric("tollgate_store_errors{kind=\"rejected\"}").await > 0, "{cause}");
+        // The operator reads the cause.
+        eventually(cause, async || service.process.output().contains(cause)).await;
+        redis.command(accept);
+    }
 }
