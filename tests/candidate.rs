@@ -116,7 +116,7 @@ impl World {
 /// Runs `script` on a memory store and on a Redis.
 async fn check(live: &str, tried: &str, modes: Modes, script: &str) -> Vec<World> {
     let mut worlds = Vec::new();
-    for (name, store) in stores::all().await {
+    for (name, store) in stores::all_for(script, live).await {
         let mut world = World::new(&store.store, shop(live), Some(shop(tried)));
         world.limiter.modes = modes;
         // A busy machine must not decide what the test sees.

@@ -44,7 +44,7 @@ async fn read(store: &dyn Store, charge: Charge, now: Timestamp) -> Reading {
 async fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out() {
     const DAY: i64 = 86_400;
     let begin = i64::try_from(MIDNIGHT.as_secs()).expect("some time") + 7;
-    for (name, bed) in stores::all().await {
+    for (name, bed) in stores::all_by_callers_clock().await {
         for algorithm in ALGORITHMS {
             for step in [DAY, -3_600, 400 * DAY, -400 * DAY, 100 * 365 * DAY, -begin] {
                 let limit = limit(algorithm, 5, Unit::Minute.window());
@@ -83,7 +83,7 @@ async fn a_block_ends_no_later_than_the_longest_of_the_schedule_in_force() {
     let (short, long) = (schedule(&[Block::Secs(60)]), schedule(&[Block::Secs(86_400)]));
     let for_good = schedule(&[Block::Permanent]);
     let over = limit(Algorithm::SlidingWindow, 0, Unit::Second.window());
-    for (name, bed) in stores::all().await {
+    for (name, bed) in stores::all_by_callers_clock().await {
         for (case, before, ahead) in
             [("clock", &short, 86_400), ("long", &long, 0), ("permanent", &for_good, 0)]
         {
@@ -104,7 +104,7 @@ async fn a_block_ends_no_later_than_the_longest_of_the_schedule_in_force() {
 #[tokio::test]
 async fn a_limit_that_is_changed_and_changed_back_keeps_what_was_counted() {
     let day = Unit::Day.window();
-    for (name, bed) in stores::all().await {
+    for (name, bed) in stores::all_by_callers_clock().await {
         for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket { burst: 0 }] {
             let key = format!("{name}/{}", algorithm.name());
             let used = async |most, hits| {
@@ -120,7 +120,7 @@ async fn a_limit_that_is_changed_and_changed_back_keeps_what_was_counted() {
 
 #[tokio::test]
 async fn a_bucket_that_is_made_smaller_is_waited_for_no_longer_than_the_smaller_one_can_take() {
-    for (name, bed) in stores::all().await {
+    for (name, bed) in stores::all_by_callers_clock().await {
         let read = async |most, hits| {
             let limit = limit(Algorithm::TokenBucket { burst: 0 }, most, Unit::Minute.window());
             read(&*bed.store, hit(name, limit, hits), MIDNIGHT).await
@@ -135,7 +135,7 @@ async fn a_bucket_that_is_made_smaller_is_waited_for_no_longer_than_the_smaller_
 #[tokio::test]
 async fn a_cost_of_any_size_is_over_its_limit_and_overflows_nothing() {
     let window = Unit::Day.window();
-    for (name, bed) in stores::all().await {
+    for (name, bed) in stores::all_by_callers_clock().await {
         for algorithm in [Algorithm::FixedWindow].into_iter().chain(ALGORITHMS) {
             let mosts = [1, 1_000, 1_000_000_000];
             // A log is no larger.

@@ -33,7 +33,7 @@ use super::stores;
 /// Runs `script` under `rules` on a memory store and on a Redis, in both key formats.
 pub(crate) async fn check(rules: &str, modes: Modes, script: &str) -> HitCounts {
     let mut totals = Vec::new();
-    for (name, store) in stores::all().await {
+    for (name, store) in stores::all_for(script, rules).await {
         for format in [KeyFormat::Native, KeyFormat::Envoyproxy] {
             let keys = KeyWriter::new(format, &format!("{format:?}:"));
             let world = World::new(Arc::clone(&store.store), keys, modes);

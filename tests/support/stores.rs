@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
-use tollgate::store::redis::RedisStore;
+use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Reading, Readings, Store, StoreError};
 use tollgate::telemetry::metrics::{Metrics, MetricsSettings};
+use tollgate::tls::TlsError;
 
 use super::PATIENCE;
 use super::redis::Redis;
@@ -18,10 +19,31 @@ pub(crate) struct StoreUnderTest {
     _server: Option<Redis>,
 }
 
-/// A fresh one of each, by name.
+/// A fresh one of each, by name. Redis goes by the clock of its server, as in production.
 pub(crate) async fn all() -> Vec<(&'static str, StoreUnderTest)> {
+    each(RedisStore::connect).await
+}
+
+/// The same, going by the clock of the caller: for tests of what happens over hours, and of clocks that are set.
+pub(crate) async fn all_by_callers_clock() -> Vec<(&'static str, StoreUnderTest)> {
+    each(RedisStore::connect_by_callers_clock).await
+}
+
+/// The stores for a script that may pass the time in (`@1200`) or read it off (`in 26`): by the clock of the caller only
+/// then, or if the rules have counters that drain while the test runs.
+pub(crate) async fn all_for(script: &str, rules: &str) -> Vec<(&'static str, StoreUnderTest)> {
+    let passes_time = script.lines().any(|line| line.trim().starts_with('@') || line.contains(" in "));
+    match passes_time || rules.contains("algorithm") {
+        true => all_by_callers_clock().await,
+        false => all().await,
+    }
+}
+
+async fn each(
+    connect: fn(&RedisSettings) -> Result<RedisStore, TlsError>,
+) -> Vec<(&'static str, StoreUnderTest)> {
     let server = Redis::start().await;
-    let redis = RedisStore::connect_by_callers_clock(&server.settings()).expect("settings of use");
+    let redis = connect(&server.settings()).expect("settings of use");
     redis.ready(PATIENCE).await.expect("it was started just now");
     vec![
         ("memory", StoreUnderTest { store: memory(), _server: None }),
