@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tollgate::engine::{Algorithm, ChargeMode, Hits, KeyFormat, KeyWriter, Limit, Unit};
 use tollgate::store::Charge;
-use tollgate::store::lockouts::Lockouts as _;
+use tollgate::store::lockouts::{Found, Lockouts as _};
 use tollgate::store::redis::{Credentials, Login, RedisSettings};
 
 use crate::store::{MIDNIGHT, charge, connected, used};
@@ -60,7 +60,9 @@ async fn the_permissions_in_the_documentation_are_enough_to_count() {
     let lockout = Bytes::from_static(b"tgp1/4:shop,5:login,4:user,1:a,");
     server.command([b"SET".as_slice(), &lockout, format!("{} 1 0 0 5:tg1/a", u64::MAX >> 11).as_bytes()]);
     let keys = KeyWriter::new(KeyFormat::Native, "");
-    assert_eq!(store.list(&keys, MIDNIGHT).await.expect("a listing").len(), 1);
+    let found = Found::default();
+    store.search(&keys, MIDNIGHT, &found).await.expect("a search");
+    assert_eq!(found.so_far().len(), 1);
     assert!(store.lift(&lockout).await.expect("permitted"));
     assert_eq!(server.command(["ACL", "LOG"]), "", "Redis denied nothing");
 }
