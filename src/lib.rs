@@ -22,6 +22,9 @@
 //! they are evaluated beside those in force on counters of their own, and both decisions are compared
 //! ([`engine::compare`]).
 //!
+//! A request that takes places of a concurrency limit holds them under a [`engine::ticket`]. Until its caller has the
+//! decision, dropping the request gives them back (`limiter::places`); from then on the ticket does, or time.
+//!
 //! # Code map
 //!
 //! | module | contents |

@@ -15,6 +15,7 @@ const README: &str = include_str!("../README.md");
 const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
+const CONCURRENCY: &str = include_str!("../docs/concurrency.md");
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const MIGRATION: &str = include_str!("../docs/migrate.md");
 const KUBERNETES: &str = include_str!("../docs/kubernetes.md");
@@ -31,6 +32,7 @@ fn the_rules_in_the_documentation_compile() {
         ("README.md", README),
         ("docs/rules.md", RULES),
         ("docs/http.md", HTTP),
+        ("docs/concurrency.md", CONCURRENCY),
         ("docs/recipes.md", RECIPES),
         ("docs/migrate.md", MIGRATION),
     ];

@@ -503,3 +503,33 @@ fn annotations_for_github_are_one_line_each_and_escaped() {
     assert!(first.starts_with("::error file=a%2Cb/bad.yaml,line=3,col=5::"), "{annotations}");
     assert!(annotations.lines().all(|line| line.starts_with("::error ")), "{annotations}");
 }
+
+#[test]
+fn tests_end_requests_in_flight() {
+    let rules = "domain: shop\ndescriptors: [{key: tenant, concurrency: {max: 2, ttl: 1m}}]\n";
+    let tests = "
+rules: rules.yaml
+tests:
+  - name: ok
+    steps:
+      - {ask: {tenant: a}, times: 3, expect: '++-'}
+      - {release: {tenant: a}}
+      - {ask: {tenant: a}, times: 2, expect: '+-'}
+      - {release: {tenant: a}, times: 2}
+      - {ask: {tenant: a}, hits: 2, expect: '+'}
+      - {wait: 59s, ask: {tenant: a}, hits: 0, expect: {denied: true, wait: 1s}}
+      - {wait: 1s, ask: {tenant: a}, times: 2, expect: '++'}
+      - {ask: {tenant: b}, hits: 3, expect: {denied: true, why: size}}
+  - name: none in flight
+    steps:
+      - {ask: {tenant: a}}
+      - {release: {tenant: b}}
+";
+    let dir = dir(&[("rules.yaml", rules), ("a.test.yaml", tests)]);
+    let output = tollgate(dir.path(), &["test", "--filter", "ok", "."]);
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    let output = tollgate(dir.path(), &["test", "--filter", "none", "."]);
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("release: expected a request with these entries"), "{shown}");
+}

@@ -120,6 +120,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
         mode: ChargeMode::Always,
         enforcement: Enforcement::Enforced,
         lockout: None,
+        hold: None,
         on_failure: FailurePolicy::Error,
     }
 }
@@ -183,6 +184,7 @@ promises! {
     counts_go_far_beyond_any_limit
     keys_may_hold_any_bytes
     callers_at_once_are_admitted_exactly_up_to_the_limit
+    places_come_back_by_their_own_ticket_only
 }
 
 async fn hits_of_one_window_add_up(bed: &Bed) {
@@ -265,6 +267,37 @@ async fn keys_may_hold_any_bytes(bed: &Bed) {
         }
     }
     assert_eq!(bed.len(), keys.len());
+}
+
+async fn places_come_back_by_their_own_ticket_only(bed: &Bed) {
+    use crate::places::{acquire, outcomes, peek, release, renew, ticket};
+    use tollgate::engine::algorithm::group::ChargeOutcome::{Charged, Denied, Withheld};
+
+    let (first, second, third) = (ticket(1), ticket(2), ticket(3));
+    let store = bed.store();
+    assert_eq!(outcomes(store, &[acquire("a", first, 1)]).await, [(Charged, 1)]);
+    assert_eq!(outcomes(store, &[acquire("a", second, 2)]).await, [(Charged, 3)]);
+    assert_eq!(outcomes(store, &[acquire("a", third, 1)]).await, [(Denied, 3)], "all three are taken");
+    assert_eq!(outcomes(store, &[peek("a")]).await, [(Denied, 3)]);
+    assert_eq!(outcomes(store, &[release("a", third)]).await, [(Denied, 3)], "it holds nothing");
+    assert_eq!(outcomes(store, &[release("b", second)]).await, [(Denied, 0)], "not under this key");
+    assert_eq!(outcomes(store, &[renew("a", second), renew("a", third)]).await, [(Charged, 3), (Denied, 3)]);
+    let without_ticket = Charge { hits: Hits::Refund(9), ..peek("a") };
+    assert_eq!(outcomes(store, &[without_ticket]).await, [(Charged, 3)], "nobody's place");
+    assert_eq!(
+        outcomes(store, &[acquire("b", third, 1), acquire("a", third, 1)]).await,
+        [(Withheld, 0), (Denied, 3)],
+        "all or nothing, also where the keys lie in other slots"
+    );
+    assert_eq!(outcomes(store, &[release("a", second)]).await, [(Charged, 1)], "both of its places");
+    assert_eq!(outcomes(store, &[release("a", second)]).await, [(Denied, 1)], "only once");
+    assert_eq!(
+        outcomes(store, &[acquire("a", third, 1), acquire("b", third, 1)]).await,
+        [(Charged, 2), (Charged, 1)]
+    );
+    let released = outcomes(store, &[release("a", first), release("a", third), release("b", third)]).await;
+    assert_eq!(released, [(Charged, 0), (Charged, 0), (Charged, 0)]);
+    assert_eq!(bed.len(), 0, "nothing is left");
 }
 
 /// Threads as many as cores, each with its own runtime, and on Redis its own connection.

@@ -43,7 +43,10 @@ impl StoreCapabilities {
             Algorithm::SlidingWindow | Algorithm::TokenBucket { .. } if !self.meters => {
                 Err(format!("{name} counts no {}: use fixed_window", limit.algorithm.name()))
             }
-            Algorithm::SlidingWindow | Algorithm::TokenBucket { .. } => Ok(()),
+            Algorithm::Concurrency if !self.meters => {
+                Err(format!("{name} keeps no places for requests in flight: use a rate_limit"))
+            }
+            Algorithm::SlidingWindow | Algorithm::TokenBucket { .. } | Algorithm::Concurrency => Ok(()),
         }
     }
 }

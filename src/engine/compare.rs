@@ -69,7 +69,7 @@ mod tests {
             counted: None,
         };
         let statuses = SmallVec::from_iter([status]);
-        Decision { code, shadowed, domain_known: true, unmatched: 0, statuses, binding: Some(0) }
+        Decision { code, shadowed, domain_known: true, unmatched: 0, statuses, binding: Some(0), hold: None }
     }
 
     #[test]

@@ -5,9 +5,9 @@ use super::Window;
 /// Number of hits per window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Hits that may pass in one window; 0 denies everything.
+    /// Hits that may pass in one window, or requests in flight; 0 denies everything.
     pub requests_per_unit: u32,
-    /// Length of the window.
+    /// Length of the window; of a concurrency limit, the time for which a place is held at most.
     pub window: Window,
     /// Algorithm that counts hits over time.
     pub algorithm: Algorithm,
@@ -23,9 +23,10 @@ impl Limit {
     pub const fn capacity(self) -> u32 {
         match self.algorithm {
             Algorithm::TokenBucket { burst } => burst,
-            Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => {
-                self.requests_per_unit
-            }
+            Algorithm::FixedWindow
+            | Algorithm::SlidingWindow
+            | Algorithm::SlidingLog
+            | Algorithm::Concurrency => self.requests_per_unit,
         }
     }
 
@@ -34,7 +35,7 @@ impl Limit {
         let window_secs = self.window.secs();
         match self.algorithm {
             Algorithm::FixedWindow => window_secs,
-            Algorithm::SlidingLog => window_secs.saturating_add(1),
+            Algorithm::SlidingLog | Algorithm::Concurrency => window_secs.saturating_add(1),
             Algorithm::SlidingWindow => window_secs.saturating_mul(2).saturating_add(1),
             // The level is at most twice the burst, and drains at the limit's rate.
             Algorithm::TokenBucket { burst } => {
@@ -51,7 +52,20 @@ impl Limit {
             (Algorithm::TokenBucket { .. }, Algorithm::TokenBucket { .. }) => true,
             (one, other) => one == other,
         };
-        same_kind && self.window == other.window
+        same_kind && self.counter_window() == other.counter_window()
+    }
+
+    /// Window that is part of the counter's name. Places stay held when a rule gives them another time.
+    pub const fn counter_window(self) -> Window {
+        match self.algorithm {
+            Algorithm::Concurrency => Window::of_secs(1),
+            _ => self.window,
+        }
+    }
+
+    /// True if it limits requests in flight, not hits over time.
+    pub const fn is_concurrency(self) -> bool {
+        matches!(self.algorithm, Algorithm::Concurrency)
     }
 
     /// Length of the window in seconds; for a calendar window, that of its unit.
@@ -59,8 +73,11 @@ impl Limit {
         self.unit().map_or(self.window, Unit::window).secs()
     }
 
-    /// The unit of the window, if it is exactly one unit.
+    /// The unit of the window, if it is exactly one unit. Requests in flight have none.
     pub fn unit(self) -> Option<Unit> {
+        if self.is_concurrency() {
+            return None;
+        }
         match self.window.calendar() {
             Some(calendar) => Some(calendar.period.unit()),
             None => Unit::ALL.into_iter().find(|unit| unit.window() == self.window),
@@ -84,10 +101,12 @@ pub enum Algorithm {
         /// Hits that may pass at once.
         burst: u32,
     },
+    /// Requests in flight: each takes a place, and gives it back when it ends.
+    Concurrency,
 }
 
 impl Algorithm {
-    /// Names in rules. The compiler sets the burst. GCRA and the leaky bucket as a meter are equivalent to the
+    /// Names of `algorithm` in rules. The compiler sets the burst. GCRA and the leaky bucket as a meter are equivalent to the
     /// token bucket.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("fixed_window", Self::FixedWindow),
@@ -109,17 +128,20 @@ impl Algorithm {
     pub const fn default_charge(self) -> ChargeMode {
         match self {
             Self::FixedWindow => ChargeMode::Always,
-            Self::SlidingWindow | Self::SlidingLog | Self::TokenBucket { .. } => ChargeMode::IfAllowed,
+            Self::SlidingWindow | Self::SlidingLog | Self::TokenBucket { .. } | Self::Concurrency => {
+                ChargeMode::IfAllowed
+            }
         }
     }
 
-    /// Name in rules.
+    /// Name in rules and answers.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FixedWindow => "fixed_window",
             Self::SlidingWindow => "sliding_window",
             Self::SlidingLog => "sliding_log",
             Self::TokenBucket { .. } => "token_bucket",
+            Self::Concurrency => "concurrency",
         }
     }
 }

@@ -60,6 +60,7 @@ pub mod request;
 pub mod rules;
 pub mod schema;
 pub mod text;
+pub mod ticket;
 pub mod time;
 
 pub use calendar::{Calendar, Period, Zone};
@@ -73,4 +74,5 @@ pub use overrides::{OverrideKind, Overrides, OverridesAt};
 pub use plan::Plan;
 pub use request::{Descriptor, Entry, Hits, Request};
 pub use rules::Rules;
+pub use ticket::{Hold, Ticket, TicketEntry};
 pub use time::{Timestamp, Window};

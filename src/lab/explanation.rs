@@ -11,6 +11,7 @@ use crate::engine::judge::{judge, withheld};
 use crate::engine::plan::{Counter, Item, Limited, Plan, plan_with};
 use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
 use crate::engine::text::{cut, one_line_of_bytes};
+use crate::engine::ticket::TicketEntry;
 use crate::engine::{
     Code, Descriptor, Hits, KeyWriter, Limit, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
 };
@@ -193,9 +194,12 @@ pub fn explain(
         .map(|((descriptor, walk), item)| {
             let limits = match item {
                 Item::Limited(limited) => limited.counters.as_slice(),
-                Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Exempt(_) | Item::Blocked(_) => {
-                    &[]
-                }
+                Item::NoLimit
+                | Item::Replaced
+                | Item::HoldsNothing
+                | Item::Unlimited(_)
+                | Item::Exempt(_)
+                | Item::Blocked(_) => &[],
             };
             let mut limit = |counter: &Counter<'_>| {
                 explained_limit(counter, unread.as_mut().and_then(Iterator::next).copied())
@@ -270,7 +274,7 @@ fn overridden(
         Item::Exempt(_) => Some(OverrideKind::Exempt.name()),
         Item::Limited(Limited { overridden: true, .. }) => Some(OverrideKind::Limit.name()),
         Item::Limited(_) => shadow_ends_in(walk, overrides).map(|_| "shadow"),
-        Item::NoLimit | Item::Replaced | Item::Unlimited(_) => None,
+        Item::NoLimit | Item::Replaced | Item::HoldsNothing | Item::Unlimited(_) => None,
     }
 }
 
@@ -327,6 +331,10 @@ fn outcome(walk: &DescriptorWalk<'_>, item: &Item<'_>) -> String {
         }
         (_, Item::Exempt(_)) => format!("exempted by an override{in_place}"),
         (_, Item::Limited(Limited { overridden: true, .. })) => format!("limited by an override{in_place}"),
+        (_, Item::HoldsNothing) => "names a ticket, under which no rule here holds anything".to_owned(),
+        (_, Item::Limited(Limited { ticket: TicketEntry::Named(_) | TicketEntry::Unknown, .. })) => {
+            "gives back the places of its ticket".to_owned()
+        }
         (WalkEnd::NoDomain, _) => "no limit: the rules do not know the domain".to_owned(),
         (WalkEnd::NoEntries, _) => "no limit: the descriptor has no entries".to_owned(),
         (WalkEnd::Override, _) => "the limit in the request applies, in place of the rules".to_owned(),

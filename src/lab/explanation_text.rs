@@ -104,7 +104,10 @@ impl fmt::Display for ExplainedLimit {
         let Self { name, requests_per_unit, window_secs, algorithm, capacity, counter, used, reset_secs } =
             self;
         name.iter().try_for_each(|name| write!(f, "{name}: "))?;
-        write!(f, "{}, {algorithm}", limit_text(*requests_per_unit, *window_secs))?;
+        match algorithm == Algorithm::Concurrency.name() {
+            true => write!(f, "{requests_per_unit} in flight, ttl {}", ShortForm(u64::from(*window_secs)))?,
+            false => write!(f, "{}, {algorithm}", limit_text(*requests_per_unit, *window_secs))?,
+        }
         if algorithm == (Algorithm::TokenBucket { burst: 0 }).name() {
             write!(f, ", burst {capacity}")?;
         }

@@ -5,6 +5,7 @@ mod decision_log;
 mod denials;
 pub mod observe;
 pub mod overrides;
+mod places;
 mod redact;
 mod sampler;
 mod unmatched;
@@ -18,9 +19,10 @@ use tokio::time::{self, Instant};
 
 use crate::clock::Clock;
 use crate::engine::judge::judge;
-use crate::engine::plan::{Limited, Plan, plan_with};
+use crate::engine::plan::{Counter, Limited, Plan, is_withheld, plan_with};
+use crate::engine::ticket::TicketEntry;
 use crate::engine::{
-    ChargeMode, Decision, Enforcement, Hits, KeyWriter, Modes, Overrides, OverridesAt, Request, Rules,
+    ChargeMode, Decision, Enforcement, Hits, Hold, KeyWriter, Modes, Overrides, OverridesAt, Request, Rules,
     Timestamp,
 };
 use crate::store::fallback::{Fallback, without_errors};
@@ -29,11 +31,13 @@ use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 pub use candidate::{CANDIDATE_GRACE, Candidate};
 pub use decision_log::DecisionLog;
+pub use places::{TicketCall, TicketResult};
 pub use sampler::Sampler;
 
 use candidate::{Evaluation, with_trial};
 use observe::{Observation, Tap};
 use overrides::LiveOverrides;
+use places::Acquisition;
 
 /// Decides requests.
 pub struct Limiter {
@@ -102,18 +106,36 @@ impl Snapshot<'_> {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
-        let rules = self.rules().ok_or(DecideError::NoRules)?;
-        if rules.is_partial && rules.domain(request.domain).is_none() {
-            return Err(DecideError::NoRules);
-        }
+        self.acquire(request, u32::MAX, deadline).await
+    }
+
+    /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
+    ///
+    /// # Errors
+    /// [`DecideError`]
+    pub async fn acquire(
+        &self,
+        request: &Request<'_>,
+        max_ttl_secs: u32,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'_>, DecideError> {
+        let rules = self.rules_for(request)?;
         let now = self.limiter.clock.now();
-        let asked = Asked { rules, overrides: self.overrides(now), request, now };
+        let asked = Asked { rules, overrides: self.overrides(now), request, max_ttl_secs, now };
         let decision = self.limiter.decide(asked, deadline).await?;
         if decision.unmatched > 0 || !decision.domain_known {
             unmatched::record(request, rules, &decision);
         }
         denials::log(request, rules, &decision, now);
         Ok(decision)
+    }
+
+    fn rules_for(&self, request: &Request<'_>) -> Result<&Rules, DecideError> {
+        let rules = self.rules().ok_or(DecideError::NoRules)?;
+        match rules.is_partial && rules.domain(request.domain).is_none() {
+            true => Err(DecideError::NoRules),
+            false => Ok(rules),
+        }
     }
 }
 
@@ -140,6 +162,8 @@ impl Limiter {
             .iter_mut()
             .filter(|charge| charge.mode == ChargeMode::Always)
             .for_each(|charge| charge.mode = ChargeMode::IfAllowed);
+        // A ticket among the descriptors is neither renewed nor released.
+        charges.iter_mut().for_each(|charge| charge.hold = None);
         charges
     }
 
@@ -164,18 +188,21 @@ impl Limiter {
         asked: Asked<'_, '_, 'r>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
-        let Asked { rules, overrides, request, now } = asked;
+        let Asked { rules, overrides, request, now, .. } = asked;
         let live = plan_with(rules, overrides, request, &self.keys);
-        let charges = charges(&live, &self.modes);
+        let mut charges = charges(&live, &self.modes);
+        // Dropped without a decision, it gives back what the request holds.
+        let places = Acquisition::begin(self, &mut charges, asked.max_ttl_secs, now);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
-            return self.judge(asked, live, &charges, readings);
+            return self.judge(asked, live, Charged { charges: &charges, readings, places });
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
         let trial = async {
             let trial = plan_with(others?, overrides, request, &candidate.keys);
-            let charges = self::charges(&trial, &self.modes);
+            let mut charges = self::charges(&trial, &self.modes);
+            places::take_none(&mut charges);
             let readings = candidate.charge(&charges, now).await?;
             Some(judge(trial, readings, &self.modes))
         };
@@ -185,7 +212,7 @@ impl Limiter {
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
-        let decision = self.judge(asked, live, &charges, readings);
+        let decision = self.judge(asked, live, Charged { charges: &charges, readings, places });
         candidate.compare(
             request,
             Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
@@ -200,16 +227,25 @@ impl Limiter {
         &self,
         Asked { rules, request, now, .. }: Asked<'_, '_, 'r>,
         plan: Plan<'r>,
-        charges: &[Charge],
-        readings: Readings,
+        charged: Charged<'_, '_>,
     ) -> Result<Decision<'r>, StoreError> {
+        let Charged { charges, readings, mut places } = charged;
+        if let Some(places) = &mut places {
+            places.charged(charges, &readings);
+        }
+        if charges.iter().any(|charge| charge.hold.is_some()) {
+            self.record_tickets(charges, &readings);
+        }
         let readings = if plan.denied_outright && !self.modes.shadow_mode {
             without_errors(charges, readings)
         } else {
             readings
         };
         let readings = self.fallback.resolve(&*self.store, charges, readings, now)?;
-        let decision = judge(plan, readings.iter().copied(), &self.modes);
+        let mut decision = judge(plan, readings.iter().copied(), &self.modes);
+        if let Some(places) = places {
+            places.hand_over(&mut decision);
+        }
         self.metrics.record_decision(&decision);
         let observation = Observation { request, rules, charges, readings: &readings, decision: &decision };
         if let Some(tap) = &self.tap {
@@ -247,7 +283,16 @@ struct Asked<'a, 'q, 'r> {
     rules: &'r Rules,
     overrides: Option<OverridesAt<'r>>,
     request: &'a Request<'q>,
+    /// Upper bound on the time for which places are held.
+    max_ttl_secs: u32,
     now: Timestamp,
+}
+
+/// Charges, what became of them, and the places among them.
+struct Charged<'c, 'l> {
+    charges: &'c [Charge],
+    readings: Readings,
+    places: Option<Box<Acquisition<'l>>>,
 }
 
 /// Charges of `plan`, in the order of its descriptors and their counters.
@@ -256,28 +301,36 @@ pub fn charges(plan: &Plan<'_>, modes: &Modes) -> SmallVec<[Charge; 2]> {
     plan.limited().flat_map(|limited| charges_of(limited, modes, denied_outright)).collect()
 }
 
-fn charges_of<'l>(
-    limited: &'l Limited<'_>,
+fn charges_of<'l, 'r>(
+    limited: &'l Limited<'r>,
     modes: &Modes,
     denied_outright: bool,
-) -> impl Iterator<Item = Charge> + use<'l> {
+) -> impl Iterator<Item = Charge> + use<'l, 'r> {
     // In global shadow mode no limit keeps another one from counting, and no client is blocked.
     let enforcement = if modes.shadow_mode { Enforcement::Shadow } else { limited.enforcement(modes) };
     let Limited { rule, counters, lockout, hits, mode, on_failure, .. } = limited;
     let lockout = lockout.as_ref().filter(|_| !modes.shadow_mode);
     let lockout =
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), schedule: Arc::clone(lockout.schedule) });
-    // A peek: the counters are read and not charged.
-    let hits = if limited.is_withheld(denied_outright) { Hits::Add(0) } else { *hits };
-    counters.iter().map(move |counter| Charge {
-        key: counter.key.clone(),
-        limit: counter.limit,
-        rule: rule.map_or(0, |rule| rule.id),
-        hits,
-        mode: *mode,
-        enforcement,
-        lockout: lockout.clone(),
-        on_failure: *on_failure,
+    let is_denied = limited.is_too_large() || denied_outright;
+    let hold = |counter: &Counter<'_>| match limited.ticket {
+        TicketEntry::Named(ticket) => Some(Box::new(Hold { ticket, ttl_secs: counter.limit.window.secs() })),
+        TicketEntry::Absent | TicketEntry::Unknown => None,
+    };
+    counters.iter().map(move |counter| {
+        let mode = counter.mode(*mode);
+        Charge {
+            key: counter.key.clone(),
+            limit: counter.limit,
+            rule: rule.map_or(0, |rule| rule.id),
+            // A peek: the counters are read and not charged.
+            hits: if is_withheld(is_denied, mode, *hits) { Hits::Add(0) } else { *hits },
+            mode,
+            enforcement,
+            lockout: lockout.clone(),
+            on_failure: *on_failure,
+            hold: hold(counter),
+        }
     })
 }
 

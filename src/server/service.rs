@@ -10,8 +10,8 @@ use tonic::Status;
 
 use super::admission::{Admission, BodyError, BodySettings, InFlight, Overloaded, UnfinishedBodies};
 use super::wire::{AnswerSettings, InvalidRequest};
-use crate::engine::{Decision, Hits, Request};
-use crate::limiter::{DecideError, Limiter, Snapshot};
+use crate::engine::{Decision, Hits, Request, Ticket};
+use crate::limiter::{DecideError, Limiter, Snapshot, TicketCall, TicketResult};
 use crate::store::StoreError;
 
 /// Rate-limit service of one core.
@@ -162,14 +162,45 @@ impl Call<'_> {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, CallError> {
-        rules.decide(request, deadline).await.map_err(|error| match error {
+        rules.decide(request, deadline).await.map_err(|error| self.undecided(error))
+    }
+
+    /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn acquire<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+        max_ttl_secs: u32,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.acquire(request, max_ttl_secs, None).await.map_err(|error| self.undecided(error))
+    }
+
+    /// Renews or releases what `ticket` holds under the descriptors of `request`.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn use_ticket(
+        &self,
+        rules: &Snapshot<'_>,
+        request: &Request<'_>,
+        ticket: Ticket,
+        call: TicketCall,
+    ) -> Result<TicketResult, CallError> {
+        rules.use_ticket(request, ticket, call, None).await.map_err(|error| self.undecided(error))
+    }
+
+    fn undecided(&self, error: DecideError) -> CallError {
+        match error {
             DecideError::NoRules => self.service.refused(CallError::NoRules),
             // The limiter has counted it.
             DecideError::Store(error) => {
                 tracing::debug!(%error, "request not decided");
                 CallError::Store(error)
             }
-        })
+        }
     }
 }
 

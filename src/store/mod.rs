@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
+use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Timestamp};
 
 /// A charge to one counter.
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct Charge {
     pub lockout: Option<Lockout>,
     /// Result if the store fails.
     pub on_failure: FailurePolicy,
+    /// Ticket of a charge to the places of a concurrency limit: hits acquire places under it, a refund releases all
+    /// that it holds, and a peek renews them. `None` for a plain peek, and for a refund that gives nothing back.
+    pub hold: Option<Box<Hold>>,
 }
 
 /// A lockout that a charge may strike for, and that may deny it.
@@ -56,9 +59,31 @@ pub struct Lockout {
 }
 
 impl Charge {
+    /// Effect on the places of a ticket, if it has one.
+    pub(crate) fn use_of_ticket(&self) -> Option<(Hold, TicketUse)> {
+        let use_of_ticket = match self.hits {
+            Hits::Add(0) => TicketUse::Renew,
+            Hits::Add(hits) => TicketUse::Acquire(hits),
+            Hits::Refund(_) => TicketUse::Release,
+        };
+        self.hold.as_deref().map(|hold| (*hold, use_of_ticket))
+    }
+
     const fn context(&self, now: Timestamp) -> ChargeContext {
         ChargeContext { limit: self.limit, hits: self.hits, mode: self.mode, now }
     }
+}
+
+/// Effect of a charge with a ticket on its places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TicketUse {
+    /// Takes so many places, if they are free.
+    Acquire(u32),
+    /// Lets the places end later. Its outcome is [`Denied`](crate::engine::algorithm::group::ChargeOutcome::Denied) if
+    /// the ticket holds none.
+    Renew,
+    /// Gives the places back. The same outcome if the ticket holds none.
+    Release,
 }
 
 /// Result of each charge, in the same order: stores may fail in part.

@@ -61,6 +61,7 @@ impl Case {
             mode: self.mode,
             enforcement: Enforcement::Enforced,
             lockout: None,
+            hold: None,
             on_failure: FailurePolicy::Error,
         };
         (0..self.limits).map(one).collect()

@@ -197,9 +197,9 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
         ChargeOutcome::Charged => {
             matches!((mode, hits), (ChargeMode::Always, Hits::Add(_))) && used > capacity.into()
         }
-        ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {
-            true
-        }
+        // A ticket that held nothing denies nothing.
+        ChargeOutcome::Denied => matches!(hits, Hits::Add(_)),
+        ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => true,
         ChargeOutcome::Withheld => false,
     }
 }

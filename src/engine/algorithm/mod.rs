@@ -5,6 +5,7 @@
 
 pub mod fixed_window;
 pub mod group;
+pub mod places;
 mod reading;
 pub mod sliding_log;
 pub mod sliding_window;
@@ -35,6 +36,8 @@ pub enum CounterState {
     SlidingLog(Box<sliding_log::State>),
     /// See [`token_bucket`].
     TokenBucket(token_bucket::State),
+    /// See [`places`]. Boxed for its size.
+    Places(Box<places::State>),
 }
 
 /// Fill level of a counter at one time.
@@ -91,8 +94,8 @@ const fn max_level(limit: Limit, parts: u64) -> u64 {
 /// Length of a tick, an algorithm's unit of time, in microseconds: the shortest of three that keeps all numbers
 /// below [`MAX_EXACT`]; `None` if none does.
 pub fn tick_us(limit: Limit) -> Option<u64> {
-    if limit.algorithm == Algorithm::SlidingLog {
-        // It stores times and multiplies nothing.
+    if matches!(limit.algorithm, Algorithm::SlidingLog | Algorithm::Concurrency) {
+        // They store times and multiply nothing.
         return Some(1);
     }
     let hits = 4 * (u64::from(limit.capacity().max(limit.requests_per_unit)) + 1);
@@ -142,6 +145,17 @@ impl CounterState {
             Algorithm::SlidingWindow => Self::SlidingWindow(sliding_window::State::default()),
             Algorithm::SlidingLog => Self::SlidingLog(Box::default()),
             Algorithm::TokenBucket { .. } => Self::TokenBucket(token_bucket::State::default()),
+            Algorithm::Concurrency => Self::Places(Box::default()),
+        }
+    }
+
+    /// Copy for a decision at `now`: of places only their sum, since there may be thousands.
+    pub fn for_decision(&self, now: Timestamp) -> Self {
+        match self {
+            Self::Places(state) => Self::Places(Box::new(state.summarize(now))),
+            Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(_) | Self::TokenBucket(_) => {
+                self.clone()
+            }
         }
     }
 
@@ -154,6 +168,7 @@ impl CounterState {
             Self::SlidingWindow(state) => state.correct(limit, now),
             Self::SlidingLog(state) => state.correct(limit, now),
             Self::TokenBucket(state) => state.correct(limit, now),
+            Self::Places(state) => state.correct(limit, now),
         }
     }
 
@@ -165,6 +180,7 @@ impl CounterState {
             Self::SlidingWindow(state) => state.load(limit, now),
             Self::SlidingLog(state) => state.load(limit, now),
             Self::TokenBucket(state) => state.load(limit, now),
+            Self::Places(state) => state.load(limit, now),
         }
     }
 
@@ -172,6 +188,7 @@ impl CounterState {
     pub fn used(&self, limit: Limit, now: Timestamp) -> u64 {
         match self {
             Self::SlidingLog(state) => state.used(limit, now),
+            Self::Places(state) => state.held(now),
             Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::TokenBucket(_) => {
                 self.clone().load(limit, now).used()
             }
@@ -185,6 +202,8 @@ impl CounterState {
             Self::SlidingWindow(state) => state.current = meter.level / meter.parts,
             Self::SlidingLog(state) => state.save(meter, limit, now),
             Self::TokenBucket(state) => state.level = meter.level,
+            // Tickets change it.
+            Self::Places(_) => {}
         }
     }
 
@@ -196,6 +215,7 @@ impl CounterState {
             Self::SlidingWindow(state) => state.wait(hits, limit, now),
             Self::SlidingLog(state) => state.wait(hits, limit, now),
             Self::TokenBucket(state) => state.wait(hits, limit, now),
+            Self::Places(state) => state.wait(hits, limit, now),
         }
     }
 
@@ -205,6 +225,7 @@ impl CounterState {
             Self::FixedWindow(_) | Self::SlidingWindow(_) => limit.window.remaining(now),
             Self::SlidingLog(state) => state.reset(limit, now),
             Self::TokenBucket(state) => state.reset(limit, now),
+            Self::Places(state) => state.reset(now),
         }
     }
 
@@ -215,6 +236,7 @@ impl CounterState {
             Self::SlidingWindow(state) => state.end_secs(limit),
             Self::SlidingLog(state) => state.end_secs(limit),
             Self::TokenBucket(state) => state.end_secs(limit),
+            Self::Places(state) => state.end_secs(),
         }
     }
 }

@@ -42,6 +42,7 @@ impl Oracle {
                 let tat = self.hits.iter().fold(0, arrival);
                 tat.saturating_sub(u128::from(now_us) * rate).div_ceil(window_us.into())
             }
+            Algorithm::Concurrency => unreachable!("places are not counted over time"),
         }
     }
 }

@@ -8,8 +8,9 @@ use super::algorithm::Reading;
 use super::algorithm::group::{ChargeOutcome, is_over};
 use super::hit_counts::{HitCounts, StatsRef};
 use super::overrides::{self, OverrideKind};
-use super::plan::{Blocked, Counter, Item, Limited, Plan};
+use super::plan::{Blocked, Counter, Item, Limited, Plan, is_withheld};
 use super::rules::Rule;
+use super::ticket::Hold;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit, Modes};
 
 /// Reading of a charge without one.
@@ -40,6 +41,8 @@ pub struct Decision<'r> {
     /// Index of the binding status, which headers report: the last one that denies, alone or together with
     /// other quotas; else the one with the least remaining. `None` if no limit applied.
     pub binding: Option<usize>,
+    /// Ticket under which the request holds places. The judge sets none: the caller of the store knows it.
+    pub hold: Option<Hold>,
 }
 
 impl<'r> Decision<'r> {
@@ -107,7 +110,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
                 unmatched += u32::from(plan.domain_known);
                 no_limit()
             }
-            Item::Replaced => no_limit(),
+            Item::Replaced | Item::HoldsNothing => no_limit(),
             Item::Unlimited(rule) => unlimited(Some(rule)),
             Item::Exempt(rule) => Status { overridden: Some(OverrideKind::Exempt), ..unlimited(rule) },
             Item::Blocked(blocked) => {
@@ -140,6 +143,7 @@ pub fn judge<'r>(plan: Plan<'r>, readings: impl IntoIterator<Item = Reading>, mo
         unmatched,
         statuses,
         binding: binding.index(denied),
+        hold: None,
     }
 }
 
@@ -253,11 +257,13 @@ fn judge_limited<'r>(
     denied_outright: bool,
 ) -> Status<'r> {
     let is_shadow = limited.is_shadow();
-    let (is_too_large, is_withheld) = (limited.is_too_large(), limited.is_withheld(denied_outright));
+    let is_too_large = limited.is_too_large();
     let Limited { rule, counters, hits, mode, stats, overridden, .. } = limited;
     let mut binding: Option<(Verdict, Counter<'r>)> = None;
     for counter in counters {
         let reading = readings.next().unwrap_or(UNCHARGED);
+        let mode = counter.mode(mode);
+        let is_withheld = is_withheld(is_too_large || denied_outright, mode, hits);
         let reading = if is_withheld { withheld(reading, hits, mode, counter.limit) } else { reading };
         let mut verdict = judge_counter(counter.limit, hits, mode, reading, modes.near_limit_ratio);
         if is_too_large {

@@ -7,7 +7,7 @@ use smallvec::smallvec;
 use super::*;
 use crate::engine::hit_counts::Counts;
 use crate::engine::rules::{EnforcePercent, NamedLimit, Quota};
-use crate::engine::{ChargeMode, FailurePolicy, Unit};
+use crate::engine::{ChargeMode, FailurePolicy, TicketEntry, Unit};
 
 /// Reading of a limit per minute at 1234 s.
 const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
@@ -59,6 +59,7 @@ fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
         on_failure: rule.on_backend_failure,
         stats: StatsRef::Rule(counts),
         overridden: false,
+        ticket: TicketEntry::Absent,
     })
 }
 

@@ -175,8 +175,11 @@ fn write_native<'a>(
         // `l` was an older format with a member for each hit.
         Algorithm::SlidingLog => b'r',
         Algorithm::TokenBucket { .. } => b'b',
+        Algorithm::Concurrency => b'c',
     });
     match limit.window.calendar() {
+        // Places stay held when the rule's TTL changes.
+        _ if limit.is_concurrency() => {}
         None => write_decimal(key, limit.window.secs() as usize),
         Some(calendar) => write_calendar(key, calendar),
     }

@@ -1,5 +1,7 @@
 //! Planning: matches the descriptors of a request against the rules and names the counters to charge.
 
+pub mod tickets;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use super::hit_counts::{StatsPath, StatsRef};
 use super::lockout::LockoutSchedule;
 use super::overrides::{self, DomainOverrides, Effect, OverridesAt};
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
+use super::ticket::{self, TicketEntry};
 use super::{ChargeMode, Descriptor, Enforcement, FailurePolicy, Hits, KeyWriter, Limit, Modes, Request};
 use crate::engine::request::Entry;
 
@@ -36,6 +39,8 @@ pub enum Item<'r> {
     NoLimit,
     /// Another matched rule replaces the one that applies.
     Replaced,
+    /// It names a ticket, and nothing that applies to it is held under one.
+    HoldsNothing,
     /// A rule without a limit applies.
     Unlimited(&'r Rule),
     /// A limit applies.
@@ -80,6 +85,8 @@ pub struct Limited<'r> {
     pub stats: StatsRef<'r>,
     /// True for the limit of an override, in place of everything that the rule says about limits.
     pub overridden: bool,
+    /// Ticket whose places it gives back. Then its counters are only those that hold places.
+    pub ticket: TicketEntry,
 }
 
 /// Lockout of a descriptor.
@@ -102,18 +109,24 @@ pub struct Counter<'r> {
     pub key: bytes::Bytes,
 }
 
+impl Counter<'_> {
+    /// Charge mode of the counter of a rule with this mode: a denied request takes no place.
+    pub const fn mode(&self, of_rule: ChargeMode) -> ChargeMode {
+        if self.limit.is_concurrency() { ChargeMode::IfAllowed } else { of_rule }
+    }
+}
+
+/// True if hits are not charged in this mode because their request is denied without them: they count only if it
+/// passes.
+pub fn is_withheld(is_denied: bool, mode: ChargeMode, hits: Hits) -> bool {
+    is_denied && counts_only_if_allowed(mode, hits) && hits != Hits::Add(0)
+}
+
 impl Limited<'_> {
     /// True if it has more hits than its rule allows in one request.
     pub fn is_too_large(&self) -> bool {
         let max_hits = self.rule.filter(|_| !self.overridden).and_then(|rule| rule.max_hits);
         matches!((self.hits, max_hits), (Hits::Add(hits), Some(max)) if hits > max)
-    }
-
-    /// True if its hits are not charged because the request is denied without them: they count only if it passes.
-    /// `denied_outright` is the plan's.
-    pub fn is_withheld(&self, denied_outright: bool) -> bool {
-        let is_denied = self.is_too_large() || denied_outright;
-        is_denied && counts_only_if_allowed(self.mode, self.hits) && self.hits != Hits::Add(0)
     }
 
     /// True if it denies nothing and is only counted and reported.
@@ -124,7 +137,9 @@ impl Limited<'_> {
     /// Effect on the request if one of the limits is exceeded.
     pub fn enforcement(&self, modes: &Modes) -> Enforcement {
         // A rule with several limits cannot be a quota, not even with QUOTA_MODE.
-        let may_be_quota = self.counters.len() == 1 && !self.overridden;
+        let may_be_quota = self.counters.len() == 1
+            && !self.overridden
+            && !self.counters.iter().any(|counter| counter.limit.is_concurrency());
         let is_quota = may_be_quota && (modes.quota_mode || self.rule.is_some_and(|rule| rule.quota_mode));
         match (self.is_shadow(), is_quota) {
             (false, false) => Enforcement::Enforced,
@@ -147,7 +162,12 @@ impl<'r> Plan<'r> {
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
         self.items.iter().filter_map(|item| match item {
             Item::Limited(limited) => Some(limited),
-            Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Exempt(_) | Item::Blocked(_) => None,
+            Item::NoLimit
+            | Item::Replaced
+            | Item::HoldsNothing
+            | Item::Unlimited(_)
+            | Item::Exempt(_)
+            | Item::Blocked(_) => None,
         })
     }
 }
@@ -207,7 +227,9 @@ impl<'r> Context<'r, '_> {
             Lookup::Rule(matched) if replaced.contains(matched.rule) => Item::Replaced,
             Lookup::Rule(matched) => match &matched.rule.quota {
                 Quota::Unlimited => Item::Unlimited(matched.rule),
-                Quota::Limited(limits) => Item::Limited(self.limited(matched, limits, descriptor)),
+                Quota::Limited(limits) => {
+                    Item::Limited(self.limited(matched, limits, &descriptor.entries, descriptor.hits))
+                }
             },
             Lookup::Override(limit) => Item::Limited(Limited {
                 rule: None,
@@ -223,7 +245,9 @@ impl<'r> Context<'r, '_> {
                 on_failure: rules.default_on_backend_failure(),
                 stats: StatsRef::Named(Box::new(StatsPath::of_values(domain.name(), &descriptor.entries))),
                 overridden: false,
+                ticket: TicketEntry::Absent,
             }),
+            Lookup::Ticket(matched, ticket) => self.returned(matched.as_ref(), *ticket, descriptor),
         }
     }
 
@@ -238,6 +262,7 @@ impl<'r> Context<'r, '_> {
         let Descriptor { entries, hits, .. } = descriptor;
         let beside_limit;
         let matched = match own {
+            Lookup::Ticket(..) => return None,
             Lookup::NoMatch => None,
             Lookup::Rule(matched) => Some(matched),
             Lookup::Override(_) => {
@@ -280,6 +305,7 @@ impl<'r> Context<'r, '_> {
                 on_failure: rule.map_or(rules.default_on_backend_failure(), |rule| rule.on_backend_failure),
                 stats: stats(),
                 overridden: true,
+                ticket: TicketEntry::Absent,
             }),
         })
     }
@@ -288,11 +314,11 @@ impl<'r> Context<'r, '_> {
         &self,
         matched: &Match<'r, '_>,
         limits: &'r [NamedLimit],
-        descriptor: &Descriptor<'_>,
+        entries: &[Entry<'_>],
+        hits: Hits,
     ) -> Limited<'r> {
         let Self { domain, keys, .. } = *self;
         let Match { rule, .. } = *matched;
-        let entries = &descriptor.entries;
         let enforced = self.is_enforced(matched, entries);
         let lockout_name = self.lockout_name(matched, entries, enforced);
         let key_domain = self.key_domain(matched, entries, lockout_name.as_ref());
@@ -310,27 +336,32 @@ impl<'r> Context<'r, '_> {
             counters: limits.iter().map(counter).collect(),
             lockout,
             enforced,
-            hits: descriptor.hits,
+            hits,
             mode: rule.charge,
             on_failure: rule.on_backend_failure,
             stats: rule_stats(domain, matched, entries),
             overridden: false,
+            ticket: TicketEntry::Absent,
         }
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "most of them are rules, and a box would allocate for each")]
 enum Lookup<'r, 'a> {
     NoMatch,
     Rule(Match<'r, 'a>),
     Override(Limit),
+    /// Rule of the entries before a ticket, if one matches.
+    Ticket(Option<Match<'r, 'a>>, TicketEntry),
 }
 
 /// A limit in the request takes precedence over the rules.
 fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, 'a> {
     match descriptor.limit_override {
         Some(limit) => Lookup::Override(limit),
-        None => domain.find(&descriptor.entries).map_or(Lookup::NoMatch, Lookup::Rule),
+        None => match ticket::split(&descriptor.entries) {
+            (entries, TicketEntry::Absent) => domain.find(entries).map_or(Lookup::NoMatch, Lookup::Rule),
+            (entries, ticket) => Lookup::Ticket(domain.find(entries), ticket),
+        },
     }
 }
 
@@ -342,7 +373,7 @@ impl<'r> ReplacedNames<'r> {
     fn by(found: &[Lookup<'r, '_>]) -> Self {
         let replaces = |found: &Lookup<'r, '_>| match found {
             Lookup::Rule(matched) => &matched.rule.replaces[..],
-            Lookup::NoMatch | Lookup::Override(_) => &[],
+            Lookup::NoMatch | Lookup::Override(_) | Lookup::Ticket(..) => &[],
         };
         let mut names: SmallVec<_> = found.iter().flat_map(replaces).map(|name| &**name).collect();
         names.sort_unstable();

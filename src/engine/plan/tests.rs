@@ -35,6 +35,7 @@ fn planned(rules: &Rules, request: &Request<'_>) -> Vec<String> {
         .iter()
         .map(|item| match item {
             Item::NoLimit | Item::Replaced => "-".to_owned(),
+            Item::HoldsNothing => "holds nothing".to_owned(),
             Item::Unlimited(_) | Item::Exempt(_) => "unlimited".to_owned(),
             Item::Blocked(_) => "blocked".to_owned(),
             Item::Limited(limited) => {
@@ -367,4 +368,32 @@ fn a_limit_of_an_override_counts_its_own_hits_where_the_values_of_a_rule_share_a
         counter_keys(&rules, Some(&overrides), "path=/ab", &keys),
         counter_keys(&rules, None, "path=/ab", &keys)
     );
+}
+
+#[test]
+fn a_ticket_is_split_off_and_only_what_holds_places_is_charged() {
+    let rules = rules(
+        "domain: d\ndescriptors:\n  - key: tenant\n    rate_limits: [5/minute, {concurrency: {max: 2, ttl: 1m}}]\n  \
+         - {key: user, rate_limit: 5/minute}\n",
+    );
+    let text = "0".repeat(32);
+    let of_ticket = |entries: &str, ticket: &str| {
+        let text = format!("{entries},tollgate.ticket={ticket}");
+        let request = request("d", &[descriptor(&text)]);
+        let keys = KeyWriter::default();
+        let plan = plan(&rules, &request, &keys);
+        let limited = plan.limited().next().map(|limited| {
+            let keys: Vec<_> = limited.counters.iter().map(|counter| counter.key.clone()).collect();
+            (keys, limited.ticket, limited.hits)
+        });
+        (limited, matches!(plan.items[0], Item::HoldsNothing))
+    };
+    let key = "tg1/c/1:d,6:tenant,1:a,".into();
+    let ticket = TicketEntry::of(text.as_bytes());
+    assert_ne!(ticket, TicketEntry::Unknown);
+    let expected = (Some((vec![key], ticket, Hits::Refund(0))), false);
+    assert_eq!(of_ticket("tenant=a", &text), expected);
+    assert_eq!(of_ticket("tenant=a", "-").0.map(|(_, ticket, _)| ticket), Some(TicketEntry::Unknown));
+    assert_eq!(of_ticket("user=a", &text), (None, true), "a rate counts the request once, when it begins");
+    assert_eq!(of_ticket("other=a", &text), (None, true), "no rule is needed");
 }

@@ -167,10 +167,11 @@ impl Listed<'_> {
 
     fn line(&self, NamedLimit { limit, name }: &NamedLimit, index: usize) -> String {
         let unit = limit.unit();
+        let window = if limit.is_concurrency() { "ttl" } else { "window" };
         let mut line = self.reference(unit.map_or("UNKNOWN", Unit::name), limit.requests_per_unit);
         let mut add = |field: &str, value: &dyn Display| line += &format!(", {field}: {value}");
         if unit.is_none() {
-            add("window", &Secs(limit.window.secs()));
+            add(window, &Secs(limit.window.secs()));
         }
         if let Some(calendar) = limit.window.calendar() {
             add("timezone", &calendar.zone.name());
@@ -276,6 +277,10 @@ impl Listed<'_> {
 }
 
 fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
+    if limit.is_concurrency() {
+        let (max, ttl_secs) = (limit.requests_per_unit, limit.window.secs());
+        return json!({ "concurrency": { "name": name, "max": max, "ttl_secs": ttl_secs } });
+    }
     let calendar = limit.window.calendar();
     json!({
         "name": name,

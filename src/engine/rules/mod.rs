@@ -2,6 +2,7 @@
 
 mod cidr;
 mod compile;
+mod concurrency;
 mod diagnostics;
 mod document;
 mod dump;

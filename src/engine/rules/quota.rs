@@ -68,8 +68,13 @@ pub(super) fn check_rule(descriptor: &Descriptor, limits: &[NamedLimit]) -> Diag
     for (index, limit) in limits.iter().enumerate() {
         let same = |other: &NamedLimit| other.limit.shares_counter_with(limit.limit);
         if let (true, Some(written)) = (limits[..index].iter().any(same), descriptor.rate_limits.get(index)) {
-            let message = "two limits with the same algorithm and window: only the smaller one has an effect; \
-                           leave one out, or give it another window";
+            let message = match limit.limit.is_concurrency() {
+                true => "two limits on the same requests in flight: leave one out",
+                false => {
+                    "two limits with the same algorithm and window: only the smaller one has an effect; \
+                     leave one out, or give it another window"
+                }
+            };
             errors.push(written.span, message);
         }
     }

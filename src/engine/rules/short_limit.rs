@@ -13,15 +13,17 @@ use crate::engine::{Algorithm, Limit, StoreCapabilities, Window};
 /// Expected form, or the reason that it cannot be counted.
 pub fn parse_limit(text: &str, replaced: &[NamedLimit]) -> Result<Limit, String> {
     let (requests, written) = parse_short_form(text)?;
+    // Requests in flight have no window: the limit takes nothing from them.
+    let over_time = || replaced.iter().filter(|limit| !limit.limit.is_concurrency());
     let mut window = parse_window(&written)?;
     let unit = time_unit(written.trim().strip_prefix('1').unwrap_or(&written).trim());
     let is_same = |limit: &&NamedLimit| match limit.limit.window.calendar() {
         Some(calendar) => Some(calendar.period.unit()) == unit,
         None => limit.limit.window == window,
     };
-    let mut algorithm = replaced.first().map_or(Algorithm::FixedWindow, |first| first.limit.algorithm);
-    let like = replaced.iter().find(is_same).or(replaced.first()).map(|like| like.limit);
-    if let Some(same) = replaced.iter().find(is_same) {
+    let mut algorithm = over_time().next().map_or(Algorithm::FixedWindow, |first| first.limit.algorithm);
+    let like = over_time().find(is_same).or(over_time().next()).map(|like| like.limit);
+    if let Some(same) = over_time().find(is_same) {
         (window, algorithm) = (same.limit.window, same.limit.algorithm);
     }
     if let (Algorithm::TokenBucket { .. }, Some(like)) = (algorithm, like) {

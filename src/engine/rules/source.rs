@@ -115,14 +115,28 @@ pub(super) struct RateLimit {
     pub(super) window: Option<Located<String>>,
     /// As written: `Europe/Berlin`.
     pub(super) timezone: Option<Located<String>>,
+    /// Of a concurrency limit, the requests in flight.
     pub(super) requests_per_unit: Option<u32>,
     /// The size of a token bucket is in `burst`.
     pub(super) algorithm: Option<Located<Algorithm>>,
     pub(super) burst: Option<Located<u32>>,
     pub(super) unlimited: bool,
+    pub(super) concurrency: Option<Concurrency>,
     /// Not empty.
     pub(super) name: Option<String>,
     pub(super) replaces: Vec<Located<String>>,
+    pub(super) unreadable: Unreadable,
+}
+
+/// Limit on requests in flight as written.
+#[derive(Debug, Default)]
+pub(super) struct Concurrency {
+    pub(super) span: SourceSpan,
+    pub(super) max: Option<Located<u32>>,
+    /// As written: `2m`.
+    pub(super) ttl: Option<Located<String>>,
+    /// Not empty.
+    pub(super) name: Option<String>,
     pub(super) unreadable: Unreadable,
 }
 

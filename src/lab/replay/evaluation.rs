@@ -110,7 +110,12 @@ impl Evaluation {
 fn spots(plan: &Plan<'_>) -> SmallVec<[Spot; 4]> {
     let limited = plan.items.iter().enumerate().filter_map(|(item, planned)| match planned {
         Item::Limited(limited) => Some((item, limited.counters.len())),
-        Item::NoLimit | Item::Replaced | Item::Unlimited(_) | Item::Exempt(_) | Item::Blocked(_) => None,
+        Item::NoLimit
+        | Item::Replaced
+        | Item::HoldsNothing
+        | Item::Unlimited(_)
+        | Item::Exempt(_)
+        | Item::Blocked(_) => None,
     });
     limited.flat_map(|(item, counters)| (0..counters).map(move |limit| Spot { item, limit })).collect()
 }

@@ -13,6 +13,8 @@ use crate::engine::{Descriptor, Entry, Hits, Limit, Request};
 pub enum Action {
     /// Requests are sent.
     Ask(Ask),
+    /// As many requests with these descriptors end, the oldest first, and give their places back.
+    Release(Ask),
     /// The rules of this index take the place of those in force.
     Reload(usize),
     /// The store can be reached from here on, or cannot.
@@ -84,6 +86,11 @@ impl Ask {
 }
 
 impl Rendered<'_> {
+    /// Name of the request among those in flight: its domain and its entries.
+    pub fn name(&self) -> String {
+        format!("{:?} {:?}", self.ask.domain, self.entries)
+    }
+
     /// The request.
     pub fn request(&self) -> Request<'_> {
         let descriptors = self.ask.descriptors.iter().zip(&self.entries);

@@ -6,6 +6,7 @@ mod check;
 mod expect;
 mod facts;
 mod file;
+mod in_flight;
 mod load;
 mod order;
 mod outcome;

@@ -11,15 +11,17 @@ use super::check::is_called;
 use super::expect::{Expect, Fact, Mark};
 use super::facts::{Encode, Mismatch, Observed, range_text};
 use super::file::{Test, TestFile};
+use super::in_flight::InFlight;
 use super::order::orders;
 use super::outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
 use super::record::Recorded;
 use super::seen::Seen;
 use super::step::Step;
 use super::world::{Backend, World};
-use crate::engine::Request;
 use crate::engine::rules::Rule;
+use crate::engine::{Request, Ticket};
 use crate::lab::explanation::Explanation;
+use crate::limiter::TicketCall;
 
 /// Options of a run.
 pub struct RunOptions<'o> {
@@ -94,6 +96,7 @@ struct Run<'r> {
     timeline: Vec<TimelineEntry>,
     recorded: Vec<Recorded>,
     requests: u64,
+    in_flight: InFlight,
     /// Step whose concurrent requests have another order, and that order.
     order: Option<(usize, Vec<u32>)>,
 }
@@ -101,6 +104,8 @@ struct Run<'r> {
 /// Result of one request.
 struct Look {
     mark: Mark,
+    /// Ticket of the places that it holds.
+    ticket: Option<Ticket>,
     /// Expectations that do not hold.
     mismatches: Vec<Mismatch>,
     reached: Vec<*const Rule>,
@@ -130,6 +135,7 @@ impl<'r> Run<'r> {
             timeline: Vec::new(),
             recorded: Vec::new(),
             requests: 0,
+            in_flight: InFlight::default(),
             order: None,
         }
     }
@@ -144,6 +150,7 @@ impl<'r> Run<'r> {
                     self.note(step, format!("store {}", if *up { "up" } else { "down" }), Duration::ZERO);
                 }
                 Action::Reload(rules) => self.reload(index, step, *rules)?,
+                Action::Release(ask) => self.release(index, step, ask).await?,
                 Action::Ask(ask) if ask.together => self.ask_together(index, step, ask).await?,
                 Action::Ask(ask) => self.ask(index, step, ask).await?,
             }
@@ -154,6 +161,26 @@ impl<'r> Run<'r> {
     fn note(&mut self, step: &Step, text: String, every: Duration) {
         let expected = step.expect.as_ref().and_then(|expect| expect.results.clone());
         self.timeline.push(TimelineEntry { at: step.at, every, text, marks: Vec::new(), expected });
+    }
+
+    /// Ends requests in flight.
+    async fn release(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
+        self.note(step, format!("release {}", ask.text()), Duration::ZERO);
+        for number in 1..=ask.times {
+            let rendered = ask.render(number);
+            let Some(ticket) = self.in_flight.take(&rendered) else {
+                let mismatch = Mismatch {
+                    field: "release",
+                    expected: "a request with these entries that holds a place".to_owned(),
+                    actual: "none is in flight".to_owned(),
+                };
+                return Err(self.failure(index, step, vec![mismatch], (Some(number), None)));
+            };
+            let snapshot = self.world.limiter.snapshot();
+            // A release that the store fails is lost, as in the service: the place ends with its time.
+            drop(snapshot.use_ticket(&rendered.request(), ticket, TicketCall::Release, None).await);
+        }
+        Ok(())
     }
 
     fn reload(&mut self, index: usize, step: &Step, rules: usize) -> Stepped {
@@ -191,6 +218,7 @@ impl<'r> Run<'r> {
             let Some(rendered) = own.as_ref().or(constant.as_ref()) else { continue };
             let request = rendered.request();
             let Some(look) = self.look(step, ask, &request, seen.marks.len()).await else { return Ok(()) };
+            self.in_flight.add(rendered, look.ticket);
             let mismatches = self.take(look, turn, &mut seen);
             if !mismatches.is_empty() {
                 let explanation = self.world.explain(&request).await;
@@ -215,8 +243,9 @@ impl<'r> Run<'r> {
         let looks = requests.iter().enumerate().map(|(index, request)| self.look(step, ask, request, index));
         let looks = join_all(looks).await;
         let (mut seen, mut wrong) = (Seen::default(), None);
-        for ((turn, request), look) in (1..).zip(&requests).zip(looks) {
+        for (((turn, request), rendered), look) in (1..).zip(&requests).zip(&rendered).zip(looks) {
             let Some(look) = look else { return Ok(()) };
+            self.in_flight.add(rendered, look.ticket);
             let mismatches = self.take(look, turn, &mut seen);
             if !mismatches.is_empty() && wrong.is_none() {
                 wrong = Some((turn, request, mismatches));
@@ -251,6 +280,7 @@ impl<'r> Run<'r> {
         let statuses = observed.decision.iter().flat_map(|decision| &decision.statuses);
         Some(Look {
             mark: observed.mark(),
+            ticket: observed.decision.and_then(|decision| decision.hold).map(|hold| hold.ticket),
             mismatches,
             reached: statuses.filter_map(|status| status.rule.map(std::ptr::from_ref)).collect(),
             single: if self.options.record && ask.times == 1 { observed.record() } else { None },
@@ -316,7 +346,7 @@ impl<'r> Run<'r> {
     ) -> Box<Failure> {
         let every = match &step.action {
             Action::Ask(ask) => ask.every,
-            Action::Reload(_) | Action::Store { .. } | Action::Wait => Duration::ZERO,
+            Action::Release(_) | Action::Reload(_) | Action::Store { .. } | Action::Wait => Duration::ZERO,
         };
         let turns = request.map_or(0, |request| request.saturating_sub(1));
         let order = self.order.as_ref().filter(|(other, _)| *other == index);

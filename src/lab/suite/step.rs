@@ -78,7 +78,7 @@ fn step<'f>(
 ) -> Option<Step> {
     let fields = Fields(reader.fields(node, "a step", &STEP)?);
     let at = time(reader, &fields, now);
-    let actions = ["ask", "descriptors", "reload", "store"];
+    let actions = ["ask", "descriptors", "release", "reload", "store"];
     let found: Vec<_> = fields.0.iter().filter(|(name, _)| actions.contains(name)).collect();
     if let [(first, _), (second, at), ..] = &found[..] {
         reader.error(at.span, format!("'{first}' and '{second}' in one step: write two steps"));
@@ -89,14 +89,23 @@ fn step<'f>(
             let up = reader.choice("store", node, &[("down", false), ("up", true)]);
             Action::Store { up: up.unwrap_or(true) }
         }
-        Some((name, request)) => ask(reader, &fields, (name, request), domain)?,
+        Some(("release", request)) => {
+            for name in ["every", "together", "hits"] {
+                if let Some(field) = fields.get(name) {
+                    reader.error(field.span, format!("'{name}' is for steps with 'ask'"));
+                }
+            }
+            Action::Release(ask(reader, &fields, ("ask", request), domain)?)
+        }
+        Some((name, request)) => Action::Ask(ask(reader, &fields, (name, request), domain)?),
         None if fields.get("at").or(fields.get("wait")).is_some() => Action::Wait,
         None => {
-            reader.error(node.span, "the step does nothing: write 'ask', 'reload', 'store' or 'wait'");
+            let message = "the step does nothing: write 'ask', 'release', 'reload', 'store' or 'wait'";
+            reader.error(node.span, message);
             return None;
         }
     };
-    if !matches!(action, Action::Ask(_)) {
+    if !matches!(action, Action::Ask(_) | Action::Release(_)) {
         for name in ["times", "every", "together", "hits", "domain"] {
             if let Some(field) = fields.get(name) {
                 reader.error(field.span, format!("'{name}' is for steps with 'ask'"));
@@ -140,7 +149,7 @@ fn ask(
     fields: &Fields<'_>,
     (name, node): (&str, &SourceNode),
     domain: Option<&Placed<String>>,
-) -> Option<Action> {
+) -> Option<Ask> {
     let own = fields.get("domain").and_then(|node| reader.text("domain", node));
     let domain = own.or_else(|| domain.cloned());
     let domain = domain.filter(|domain| !domain.value.is_empty());
@@ -165,13 +174,13 @@ fn ask(
         let message = "'together' is the number of requests at one time: leave 'times' and 'every' out";
         reader.error(together.span, message);
     }
-    Some(Action::Ask(Ask {
+    Some(Ask {
         domain: domain?.value,
         descriptors,
         times: together.map(|(_, count)| count).or(times).unwrap_or(1),
         every: every.unwrap_or_default(),
         together: together.is_some(),
-    }))
+    })
 }
 
 /// `{key: value, …}`, or a list of such maps.

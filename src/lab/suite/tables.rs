@@ -132,6 +132,11 @@ pub(super) static STEP: Object = Object {
             Kind::Uint { min: 1, max: 1_000 },
             "Number of concurrent requests: the expectation must hold in any order.",
         ),
+        field(
+            "release",
+            Kind::Either(&[ENTRIES, Kind::List(&ENTRIES)]),
+            "Descriptors of requests in flight that end: the oldest of them give their places back.",
+        ),
         field("reload", RULES, "Rules that take the place of those in force. Rules with errors do not."),
         field(
             "store",

@@ -98,7 +98,10 @@ impl From<Limit> for LimitRecord {
             algorithm: limit.algorithm.name().to_owned(),
             burst: match limit.algorithm {
                 Algorithm::TokenBucket { burst } => Some(burst),
-                Algorithm::FixedWindow | Algorithm::SlidingWindow | Algorithm::SlidingLog => None,
+                Algorithm::FixedWindow
+                | Algorithm::SlidingWindow
+                | Algorithm::SlidingLog
+                | Algorithm::Concurrency => None,
             },
             timezone: limit.window.calendar().map(|calendar| calendar.zone.name().to_owned()),
         }

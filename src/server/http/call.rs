@@ -9,10 +9,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::{Instant, timeout};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::super::admission::BodyError;
-use super::super::service::{CallError, RateLimitService};
+use super::super::service::{Call, CallError, RateLimitService};
 use super::super::wire::{InvalidRequest, JsonRequest, ReceivedRequest};
 use crate::engine::Decision;
 use crate::telemetry::traces;
@@ -31,10 +31,8 @@ pub(super) async fn decide<T>(
     decode: impl FnOnce(&[u8]) -> Result<JsonRequest<'_>, InvalidRequest>,
     encode: impl FnOnce(&ReceivedRequest<'_>, &Decision<'_>) -> T,
 ) -> Result<T, CallError> {
-    let call = service.begin(Instant::now())?;
-    let body = receive(service, body).await?;
-    let span = tracing::info_span!("ShouldRateLimit Execution");
-    traces::set_parent(&span, headers);
+    let (call, body) = begin(service, body).await?;
+    let span = span(headers);
     let decided = async {
         let body = call.accept(decode(&body))?;
         let request = call.accept(body.received())?;
@@ -46,6 +44,20 @@ pub(super) async fn decide<T>(
         Ok(encode(&request, &decision))
     };
     decided.instrument(span).await
+}
+
+/// Begins a call and receives its body.
+pub(super) async fn begin(service: &RateLimitService, body: Body) -> Result<(Call<'_>, Bytes), CallError> {
+    let call = service.begin(Instant::now())?;
+    let body = receive(service, body).await?;
+    Ok((call, body))
+}
+
+/// Span of a call.
+pub(super) fn span(headers: &HeaderMap) -> Span {
+    let span = tracing::info_span!("ShouldRateLimit Execution");
+    traces::set_parent(&span, headers);
+    span
 }
 
 /// Receives the body of a request that was admitted.

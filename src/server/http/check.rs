@@ -21,21 +21,18 @@ pub(super) async fn check(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if method != Method::POST {
-        let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
-        return ([(header::ALLOW, "POST")], refusal).into_response();
-    }
-    if is_cross_site(&headers, &uri, &own_names) {
-        return refusal(
-            StatusCode::FORBIDDEN,
-            "cross_site_request",
-            "requests from pages of other sites are rejected",
-        );
+    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
+        return refusal;
     }
     let answer = decide(&service, &headers, body, decode_check, |_, decision| {
         encode_check(decision, service.settings())
     });
-    match answer.await {
+    respond(answer.await)
+}
+
+/// Response with the numbers of a decision, or with an error.
+pub(super) fn respond(answer: Result<CheckAnswer, CallError>) -> Response {
+    match answer {
         Ok(CheckAnswer { allowed, headers, body }) => {
             let status = if allowed { StatusCode::OK } else { StatusCode::TOO_MANY_REQUESTS };
             let mut response = json_response(status, body);
@@ -48,7 +45,23 @@ pub(super) async fn check(
     }
 }
 
-fn refuse(error: &CallError) -> Response {
+/// Response to a call with another method, or from a page of another site.
+pub(super) fn refuse_caller(
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    own_names: &[String],
+) -> Option<Response> {
+    if method != Method::POST {
+        let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
+        return Some(([(header::ALLOW, "POST")], refusal).into_response());
+    }
+    let message = "requests from pages of other sites are rejected";
+    is_cross_site(headers, uri, own_names)
+        .then(|| refusal(StatusCode::FORBIDDEN, "cross_site_request", message))
+}
+
+pub(super) fn refuse(error: &CallError) -> Response {
     let code = match error {
         CallError::InvalidRequest(_) | CallError::Body(BodyError::Unreadable) => "invalid_request",
         CallError::Body(BodyError::TooLarge(_)) => "body_too_large",
@@ -62,6 +75,6 @@ fn refuse(error: &CallError) -> Response {
 }
 
 /// Answer without a decision.
-fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response {
     json_response(status, json!({ "error": code, "message": message }).to_string())
 }

@@ -1,8 +1,10 @@
-//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check`, `/healthcheck`, `/livez` and `/readyz`.
+//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check`, `/v1/acquire`, `/v1/renew`, `/v1/release`,
+//! `/healthcheck`, `/livez` and `/readyz`.
 
 mod call;
 mod check;
 mod json;
+mod places;
 
 use std::sync::Arc;
 
@@ -25,12 +27,15 @@ struct Endpoint {
     own_names: Arc<[String]>,
 }
 
-/// `/json`, `/v1/check`, and the probes `/healthcheck`, `/livez` and `/readyz`. `own_names` are host names of the listener.
+/// `/json`, the endpoints under `/v1`, and the probes `/healthcheck`, `/livez` and `/readyz`. `own_names` are host names of the listener.
 pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: Arc<[String]>) -> Router {
     let endpoint = Endpoint { service, own_names };
     Router::new()
         .route("/json", any(json).with_state(endpoint.clone()))
-        .route("/v1/check", any(check).with_state(endpoint))
+        .route("/v1/check", any(check).with_state(endpoint.clone()))
+        .route("/v1/acquire", any(places::acquire).with_state(endpoint.clone()))
+        .route("/v1/renew", any(places::renew).with_state(endpoint.clone()))
+        .route("/v1/release", any(places::release).with_state(endpoint))
         .route("/healthcheck", get(healthcheck).with_state(health.clone()))
         .route("/readyz", get(readyz).with_state(health))
         .route("/livez", get(async || "OK"))

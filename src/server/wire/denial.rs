@@ -117,6 +117,12 @@ impl<'d, 'r> Denial<'d, 'r> {
         let Some(limit) = self.status.limit else {
             return format!("The request is denied. Try again in {} s.", self.retry_after_secs());
         };
+        if limit.is_concurrency() {
+            let (max, secs) = (limit.requests_per_unit, self.retry_after_secs());
+            return format!(
+                "The limit{of_layer} is {max} requests in flight. Try again when one has ended, at most in {secs} s."
+            );
+        }
         format!(
             "The limit{of_layer} is {} in {} s. Try again in {} s.",
             limit.requests_per_unit,

@@ -36,8 +36,8 @@ pub fn encode(request: &ReceivedRequest<'_>, decision: &Decision<'_>, settings: 
         put_header(&mut answer, (CONTENT_TYPE, content_type));
         put_bytes(&mut answer, 5, text.as_bytes());
     }
-    if settings.dynamic_metadata {
-        put_message(&mut answer, 6, &encode_struct(metadata(request, decision)));
+    if let Some(metadata) = metadata(request, decision, settings) {
+        put_message(&mut answer, 6, &encode_struct(metadata));
     }
     answer.freeze()
 }

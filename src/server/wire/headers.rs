@@ -89,10 +89,14 @@ fn ietf(decision: &Decision<'_>) -> Headers {
         };
         let separator = if policies.is_empty() { "" } else { ", " };
         let name = quoted(&name);
-        let (quota, window) = (limit.requests_per_unit, limit.nominal_secs());
+        let quota = limit.requests_per_unit;
+        let scope = match limit.is_concurrency() {
+            true => "qu=\"concurrent-requests\"".to_owned(),
+            false => format!("w={}", limit.nominal_secs()),
+        };
         let (left, secs) = (status.remaining, whole_secs(reset));
         // Writing to a string cannot fail.
-        let written = write!(policies, "{separator}{name};q={quota};w={window}")
+        let written = write!(policies, "{separator}{name};q={quota};{scope}")
             .and_then(|()| write!(limits, "{separator}{name};r={left};t={secs}"));
         debug_assert!(written.is_ok(), "{name}");
     }

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::AnswerSettings;
 use super::decode::ReceivedRequest;
 use super::denial::Denial;
 use super::names::unit;
@@ -12,9 +13,25 @@ use crate::engine::{Code, Decision, Descriptor, Hits};
 /// Upper bound, in bytes, on a repeated key or value, so that Envoy accepts the answer however long a client's
 /// values are.
 const MAX_TEXT_BYTES: usize = 4_096;
+/// Name of the ticket under which the request holds places.
+const TICKET: &str = "ticket";
 
-/// Metadata of the answer to `request`.
-pub(super) fn metadata(request: &ReceivedRequest<'_>, decision: &Decision<'_>) -> Map<String, Value> {
+/// Metadata of the answer to `request`: the ticket, if it holds anything, and the rest if `settings` ask for it.
+pub(super) fn metadata(
+    request: &ReceivedRequest<'_>,
+    decision: &Decision<'_>,
+    settings: &AnswerSettings,
+) -> Option<Map<String, Value>> {
+    let ticket = decision.hold.map(|hold| (TICKET.to_owned(), hold.ticket.to_string().into()));
+    if !settings.dynamic_metadata {
+        return ticket.map(|ticket| Map::from_iter([ticket]));
+    }
+    let mut fields = of_request(request, decision);
+    fields.extend(ticket);
+    Some(fields)
+}
+
+fn of_request(request: &ReceivedRequest<'_>, decision: &Decision<'_>) -> Map<String, Value> {
     let descriptors = request.descriptors.iter().zip(&request.own_hits);
     let descriptors: Vec<_> = descriptors.map(|(descriptor, own)| of_descriptor(descriptor, *own)).collect();
     let mut fields = Map::new();

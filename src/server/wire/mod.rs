@@ -15,7 +15,9 @@ use std::time::Duration;
 pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
 pub use json::json_of_response;
-pub(super) use json::{CheckAnswer, encode_check, encode_json};
+pub(super) use json::{
+    AcquireRequest, CheckAnswer, TicketRequest, decode_acquire, decode_ticket, encode_check, encode_json,
+};
 pub use json::{JsonRequest, decode_check, decode_json};
 pub use names::rule_names;
 

@@ -149,7 +149,7 @@ proptest! {
         ];
         let code = |over| if over { Code::OverLimit } else { Code::Ok };
         let mut decision = Decision {
-            code: code(over), shadowed: false, domain_known: true, unmatched: 0, statuses: smallvec![], binding: None,
+            code: code(over), shadowed: false, domain_known: true, unmatched: 0, statuses: smallvec![], binding: None, hold: None,
         };
         let mut expected = pb::RateLimitResponse { overall_code: 1 + i32::from(over), ..Default::default() };
         for (over, limit, name, remaining, secs) in &statuses {

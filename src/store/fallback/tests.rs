@@ -20,6 +20,7 @@ fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
         mode,
         enforcement: Enforcement::Enforced,
         lockout: None,
+        hold: None,
         on_failure,
     }
 }

@@ -74,7 +74,9 @@ impl Stripe {
             }
             let (used, capacity) = (counter.state.used(counter.limit, now), counter.limit.capacity().into());
             let used_share = used.saturating_mul(1 << 16).checked_div(capacity).unwrap_or(u64::MAX);
-            (class(counter, used >= capacity), used_share, end_secs)
+            // A place that is forgotten lets one more in, whatever the others hold.
+            let is_at_limit = used >= capacity || (used > 0 && counter.limit.is_concurrency());
+            (class(counter, is_at_limit), used_share, end_secs)
         };
         let (mut best, mut good) = (None::<(Rank, usize)>, 0);
         for index in visited(self.counters.num_buckets()) {

@@ -10,9 +10,9 @@ use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::group::{self, GroupCharge, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
-use crate::engine::{Limit, Timestamp, lockout};
+use crate::engine::{Hits, Limit, Timestamp, lockout};
 use crate::store::positions::Positions;
-use crate::store::{Charge, Lockout, Reading, Readings};
+use crate::store::{Charge, Lockout, Reading, Readings, TicketUse};
 
 /// A counter of a group of charges, there or not.
 pub(super) struct Member<'a> {
@@ -40,7 +40,7 @@ impl Eq for CounterId<'_> {}
 
 impl Hash for CounterId<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.key, self.limit.window).hash(state);
+        (self.key, self.limit.counter_window()).hash(state);
     }
 }
 
@@ -52,17 +52,18 @@ struct Suspect<'a> {
 }
 
 /// Charges that are decided together.
-struct Group<'a> {
-    members: SmallVec<[Member<'a>; 4]>,
+pub(super) struct Group<'a> {
+    pub(super) charges: &'a [Charge],
+    pub(super) members: SmallVec<[Member<'a>; 4]>,
     suspects: SmallVec<[Suspect<'a>; 1]>,
-    requested: SmallVec<[GroupCharge; 4]>,
+    pub(super) requested: SmallVec<[GroupCharge; 4]>,
 }
 
 /// Locked stripes, each with its place.
 pub(super) type Stripes<'a> = SmallVec<[(usize, MutexGuard<'a, Stripe>); 4]>;
 
 impl Member<'_> {
-    fn find<'s>(&self, stripes: &'s mut Stripes<'_>) -> Option<&'s mut Counter> {
+    pub(super) fn find<'s>(&self, stripes: &'s mut Stripes<'_>) -> Option<&'s mut Counter> {
         let stripe = find_stripe(stripes, self.stripe)?;
         Some(&mut **stripe.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))?)
     }
@@ -84,36 +85,47 @@ impl<'a> Suspect<'a> {
 impl MemoryStore {
     /// Carries out charges that are decided together, under the locks of all their stripes.
     pub(super) fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let Group { members, suspects, requested } = self.group(charges);
-        let counters = members.iter().map(|member| member.stripe);
-        let mut stripes = self.lock_all(counters.chain(suspects.iter().map(|suspect| suspect.stripe)));
+        let group = self.group(charges);
+        let counters = group.members.iter().map(|member| member.stripe);
+        let mut stripes = self.lock_all(counters.chain(group.suspects.iter().map(|suspect| suspect.stripe)));
+        let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
+        let has_tickets = charges.iter().any(|charge| charge.hold.is_some());
+        let used_tickets = match has_tickets {
+            true => self.use_tickets(&group, &mut stripes, now),
+            false => SmallVec::new(),
+        };
+        let Group { members, suspects, requested, .. } = &group;
         let mut states: SmallVec<[CounterState; 4]> = members
             .iter()
             .map(|member| match member.find(&mut stripes) {
                 Some(counter) => {
                     counter.state.correct(member.limit, now);
-                    counter.state.clone()
+                    counter.state.for_decision(now)
                 }
                 None => CounterState::empty(member.limit.algorithm),
             })
             .collect();
         let load = |(state, member): (&mut CounterState, &Member<'_>)| state.load(member.limit, now);
-        let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(&members).map(load).collect();
+        let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(members).map(load).collect();
         let mut meters = before.clone();
         let mut lockouts: SmallVec<[Locked<'_>; 1]> =
             suspects.iter().map(|suspect| suspect.load(&mut stripes, now)).collect();
-        let outcomes = group::charge(&requested, &mut meters, &mut lockouts);
+        let mut outcomes = group::charge(requested, &mut meters, &mut lockouts);
 
         let changed = |index: &usize| before.get(*index) != meters.get(*index);
-        let changed: SmallVec<[usize; 4]> = (0..members.len()).filter(changed).collect();
-        let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
-        for index in changed {
+        let has_state = |index: &usize| !members[*index].limit.is_concurrency();
+        for index in (0..members.len()).filter(changed).filter(has_state) {
             let mut state = states[index].clone();
             state.save(meters[index], members[index].limit, now);
             self.write(&members[index], &mut stripes, state);
         }
+        if has_tickets {
+            outcomes_of_tickets(&mut outcomes, &used_tickets);
+            self.acquire_places(&group, &outcomes, &mut stripes, now);
+            read_places(&mut states, members, &mut stripes, now);
+        }
         for (suspect, locked) in suspects.iter().zip(&lockouts) {
-            self.write_lockout(suspect, &mut stripes, locked, &members);
+            self.write_lockout(suspect, &mut stripes, locked, members);
         }
         let mut has_changed = false;
         for ((_, stripe), before) in stripes.iter().zip(usage) {
@@ -139,15 +151,20 @@ impl MemoryStore {
             let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);
             Ok(reading.locked_until(ends_us, now))
         };
-        charges.iter().zip(&requested).zip(outcomes).map(reading).collect()
+        charges.iter().zip(requested).zip(outcomes).map(reading).collect()
     }
 
     /// The counters and the lockouts of `charges`, each once, and the charges to them.
     fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
-        let mut group =
-            Group { members: SmallVec::new(), suspects: SmallVec::new(), requested: SmallVec::new() };
+        let mut group = Group {
+            charges,
+            members: SmallVec::new(),
+            suspects: SmallVec::new(),
+            requested: SmallVec::new(),
+        };
         let (mut counters, mut lockouts) = (Positions::default(), Positions::default());
-        for Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } in charges {
+        for charge in charges {
+            let Charge { key, limit, rule, hits, mode, enforcement, lockout, .. } = charge;
             let (counter, is_new) = counters.of(CounterId { key, limit: *limit });
             if is_new {
                 group.members.push(self.member(key, *limit, *rule));
@@ -161,6 +178,11 @@ impl MemoryStore {
                 index
             });
             let (capacity, hits, mode, enforcement) = (limit.capacity(), *hits, *mode, *enforcement);
+            // A ticket is renewed and released before the charges are decided.
+            let hits = match (charge.use_of_ticket(), hits) {
+                (Some((_, TicketUse::Renew | TicketUse::Release)), _) => Hits::Refund(0),
+                (_, hits) => hits,
+            };
             group.requested.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
         }
         group
@@ -209,6 +231,32 @@ impl MemoryStore {
         let key = &suspect.lockout.key;
         let hash = |counter: &LockoutCounter| self.hasher.hash_one(&*counter.key);
         stripe.write_lockout(suspect.hash, key, hash, |counter| change_lockout(counter, locked, members));
+    }
+}
+
+/// Sets the outcomes that tickets decide.
+fn outcomes_of_tickets(
+    outcomes: &mut [(Meter, group::ChargeOutcome)],
+    used: &[Option<group::ChargeOutcome>],
+) {
+    for ((_, outcome), used) in outcomes.iter_mut().zip(used) {
+        *outcome = used.unwrap_or(*outcome);
+    }
+}
+
+/// Reads the places of `members` anew, after tickets changed them.
+fn read_places(
+    states: &mut [CounterState],
+    members: &[Member<'_>],
+    stripes: &mut Stripes<'_>,
+    now: Timestamp,
+) {
+    for (state, member) in states.iter_mut().zip(members).filter(|(_, member)| member.limit.is_concurrency())
+    {
+        *state = match member.find(stripes) {
+            Some(counter) => counter.state.for_decision(now),
+            None => CounterState::empty(member.limit.algorithm),
+        };
     }
 }
 

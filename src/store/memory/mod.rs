@@ -7,6 +7,7 @@
 mod evict;
 mod group;
 mod lockouts;
+mod places;
 mod reset;
 mod room;
 mod stripe;
@@ -44,8 +45,8 @@ const MIN_COUNTERS_PER_STRIPE: usize = 64;
 pub struct MemorySettings {
     /// Upper bound on the counters and lockouts held.
     pub max_counters: usize,
-    /// Upper bound on what they take, in bytes: about 110 for a counter and its key besides, and 16 more for
-    /// every moment of hits in a sliding log.
+    /// Upper bound on what they take, in bytes: about 110 for a counter and its key besides, 16 more for
+    /// every moment of hits in a sliding log, and 80 for every ticket that holds places.
     pub max_bytes: usize,
 }
 
@@ -126,7 +127,7 @@ impl MemoryStore {
 
     /// Carries out `charges` at once. See [`Store::charge`].
     pub fn carry_out(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let is_simple = |charge: &Charge| charge.lockout.is_none();
+        let is_simple = |charge: &Charge| charge.lockout.is_none() && !charge.limit.is_concurrency();
         match charges {
             [charge] if is_simple(charge) => [Ok(self.charge_alone(charge, now))].into_iter().collect(),
             charges if is_group(charges) => self.charge_together(charges, now),
@@ -192,7 +193,7 @@ impl MemoryStore {
     }
 
     fn hash(&self, key: &[u8], limit: Limit) -> u64 {
-        self.hasher.hash_one((key, limit.window))
+        self.hasher.hash_one((key, limit.counter_window()))
     }
 
     /// The table inside a stripe takes its bucket from the lowest bits of the hash and its tags from

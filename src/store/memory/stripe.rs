@@ -14,6 +14,8 @@ const LOCKOUT_BYTES: usize = 2 * size_of::<LockoutCounter>();
 const LOG_BYTES: usize = 48;
 /// A run of hits in a sliding log.
 const RUN_BYTES: usize = 16;
+/// A ticket's entries in two ordered maps.
+const TICKET_BYTES: usize = 80;
 
 #[derive(Debug)]
 pub(super) struct Stripe {
@@ -257,10 +259,11 @@ impl LockoutCounter {
     }
 }
 
-/// Bytes of the hits that a state remembers one by one.
+/// Bytes of the hits or tickets that a state remembers one by one.
 pub(super) fn log_bytes(state: &CounterState) -> usize {
     match state {
         CounterState::SlidingLog(log) => LOG_BYTES + RUN_BYTES * log.capacity(),
+        CounterState::Places(places) => LOG_BYTES + TICKET_BYTES * places.len(),
         CounterState::FixedWindow(_) | CounterState::SlidingWindow(_) | CounterState::TokenBucket(_) => 0,
     }
 }

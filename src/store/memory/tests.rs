@@ -27,6 +27,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         mode: ChargeMode::Always,
         enforcement: Enforcement::Enforced,
         lockout: None,
+        hold: None,
         on_failure: FailurePolicy::Error,
     }
 }

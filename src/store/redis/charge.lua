@@ -4,8 +4,8 @@
 -- ARGV[1]  the requests, big-endian: 2 bytes for the number of charges, plus 32,768 if the request is already
 --          denied, and for each charge
 --            2 bytes  index of its counter in KEYS
---            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket
---            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft
+--            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket, 4 places
+--            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft, 6 release a ticket, 7 renew it
 --            1        effect on the request: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
 --            4        hits
 --            4        capacity of the counter, in hits
@@ -15,20 +15,25 @@
 --            4        limit in hits per window
 --            8        window in ticks, as a double
 --            4        length of a tick in microseconds
+--          and, for places,
+--            32       ticket; zeros for none
+--            4        seconds after which its places end
 --          and, with a lockout,
 --            4, 4, 4  `within` and `forget` in seconds; `after` in strikes
 --            1        1 if a request during a block restarts it
 --            1 + 4…   number of blocks, and the seconds of each; 0 for a permanent block
 -- ARGV[2]  now, in microseconds; empty for the server's own time.
 -- Reply    four numbers for each charge:
---            outcome: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 a counter of the request is unreadable
+--            outcome: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 a counter of the request is unreadable; for a
+--            ticket that is released or renewed, 1 if it holds nothing
 --            content of the counter afterwards: hits, or the level of a token bucket
 --            sliding window: hits of the previous window; sliding log: time of the last hit that must leave for
---            the charge to pass, -1 for none; token bucket: time of its level
+--            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
+--            one ends, -1 for none
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none
 --          then, for each charge with a lockout, the end of its block in microseconds; and last, now.
-local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET = 0, 1, 2, 3
-local ALWAYS, REFUND, OVERDRAFT = 0, 2, 3
+local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
+local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, RELEASE, RENEW = 0, 1, 2, 3, 6, 7
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
 local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE = 0, 1, 2, 3, 4
 local NEVER = 2 ^ 53
@@ -182,6 +187,59 @@ load[TOKEN_BUCKET] = function(key, c)
   c.lost = (c.at - c.now) * c.rate
 end
 
+-- Places are a sorted set of tickets by the time at which they end. A ticket's second place is `ticket#2`.
+local function place(ticket, index) return index == 1 and ticket or ticket .. '#' .. index end
+
+local function last_end(key) return tonumber(call('ZRANGE', key, -1, -1, 'WITHSCORES')[2]) end
+
+local function micros_text(time) return string.format('%.0f', time) end
+
+load[PLACES] = function(key, c)
+  local last, latest = last_end(key), now_us + c.window
+  if last and last > latest + MAX_SKEW_US then
+    -- Written before a clock was set back, or by an older version of the rule.
+    for _, member in ipairs(call('ZRANGEBYSCORE', key, '(' .. micros_text(latest + MAX_SKEW_US), '+inf')) do
+      call('ZADD', key, micros_text(latest), member)
+    end
+  end
+  c.level = last and call('ZCOUNT', key, '(' .. micros_text(now_us), '+inf') or 0
+  -- Hits without a ticket give no place back.
+  c.base, c.parts, c.lost, c.taken = 0, 1, math.huge, {}
+end
+
+-- The key lives as long as its last place.
+local function keep_places(key)
+  local last = last_end(key)
+  if last then call('PEXPIRE', key, micros_text(ceil(max(0, last - now_us) / 1000) + 1000)) end
+end
+
+-- Releases or renews a ticket, before the other charges of its request are decided.
+local function use_ticket(ask)
+  local key, ticket, index = ask.counter.key, ask.ticket, 1
+  local ends = tonumber(call('ZSCORE', key, ticket) or 0)
+  ask.used = now_us < ends and CHARGED or DENIED
+  if ask.kind == RELEASE then
+    while call('ZREM', key, place(ticket, index)) == 1 do index = index + 1 end
+    if ask.used == CHARGED then ask.counter.level = ask.counter.level - (index - 1) end
+  elseif ask.used == CHARGED then
+    ends = micros_text(max(ends, now_us + ask.ttl * 1000000))
+    while call('ZSCORE', key, place(ticket, index)) do
+      call('ZADD', key, ends, place(ticket, index))
+      index = index + 1
+    end
+    keep_places(key)
+  end
+end
+
+local function take_places(ask)
+  local c, ends = ask.counter, micros_text(now_us + ask.ttl * 1000000)
+  call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
+  local taken = c.taken[ask.ticket] or 0
+  for index = taken + 1, taken + ask.hits do call('ZADD', c.key, ends, place(ask.ticket, index)) end
+  c.taken[ask.ticket] = taken + ask.hits
+  keep_places(c.key)
+end
+
 local function save(key, c)
   if c.algorithm == SLIDING_WINDOW then
     local value = string.format('%.0f %.0f %.0f', c.number, c.level / c.parts, c.previous)
@@ -291,7 +349,7 @@ local function save_lockout(key, l)
   call('SET', key, value, 'EX', max(1, ceil((max(strikes, level) - now_us) / 1000000) + 1))
 end
 
-local reply, logs = {}, {}
+local reply, logs, places = {}, {}, {}
 local function answer(ask, outcome, level, low)
   local c = ask.counter
   local n = #reply
@@ -300,6 +358,8 @@ local function answer(ask, outcome, level, low)
     reply[n + 2], reply[n + 3], reply[n + 4] = level / c.parts, c.previous, c.number
   elseif c.algorithm == TOKEN_BUCKET then
     reply[n + 3] = c.at
+  elseif c.algorithm == PLACES then
+    places[#places + 1] = { at = n + 3, key = c.key }
   elseif c.algorithm == SLIDING_LOG then
     logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
   end
@@ -308,6 +368,10 @@ end
 -- Carries out one charge, unless its client is locked out.
 local function charge_one(ask)
   local l, c = ask.lockout, ask.counter
+  if ask.used then
+    ask.outcome, ask.level, ask.low, ask.over = ask.used, c.level, c.low, false
+    return
+  end
   if l and l.blocked and ask.kind ~= REFUND then
     ask.outcome = BLOCKED
   else
@@ -355,7 +419,7 @@ local function charge(asks, denied)
   if denied or (quotas > 0 and quotas_over == quotas) then
     for c, was in pairs(held) do c.level, c.low = was.level, was.low end
     for _, ask in ipairs(asks) do
-      if ask.kind == ALWAYS or ask.kind == REFUND then
+      if ask.kind == ALWAYS or ask.kind == REFUND or ask.used then
         charge_one(ask)
       else
         if ask.outcome == CHARGED then ask.outcome = WITHHELD end
@@ -392,7 +456,7 @@ while at <= #requests do
   len, at = struct.unpack('>I2', requests, at)
   local was_denied = len >= 32768
   len = len % 32768
-  local asks, locks, unreadable = {}, false, false
+  local asks, locks, unreadable, tickets = {}, false, false, false
   for i = 1, len do
     local index, algorithm, kind, enforcement, hits, capacity, lives, lockout, rate, window, tick
     index, algorithm, kind, enforcement, hits, capacity, lives, lockout, at =
@@ -413,14 +477,25 @@ while at <= #requests do
     end
     asks[i] = { counter = c, kind = kind, enforcement = enforcement, hits = hits, capacity = capacity }
     unreadable = unreadable or c.unreadable
+    if algorithm == PLACES then
+      asks[i].ticket, tickets = string.sub(requests, at, at + 31), true
+      asks[i].ttl, at = struct.unpack('>I4', requests, at + 32)
+    end
     if lockout ~= 0 then
       local l = read_lockout(lockout)
       asks[i].lockout, locks, unreadable = l, true, unreadable or l.unreadable
     end
   end
   if not unreadable then
+    for _, ask in ipairs(tickets and asks or {}) do
+      if ask.kind == RELEASE or ask.kind == RENEW then use_ticket(ask) end
+    end
     if len > 1 or was_denied then charge(asks, was_denied) else charge_one(asks[1]) end
     if locks then tell_lockouts(asks) end
+    for _, ask in ipairs(tickets and asks or {}) do
+      local takes = ask.ticket and ask.kind == IF_ALLOWED and ask.hits > 0
+      if takes and ask.outcome == CHARGED then take_places(ask) end
+    end
   end
   for _, ask in ipairs(asks) do
     if unreadable then
@@ -448,13 +523,19 @@ for _, log in ipairs(logs) do
   end
 end
 
+for _, of in ipairs(places) do
+  local first = call('ZRANGEBYSCORE', of.key, '(' .. micros_text(now_us), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  reply[of.at] = first and tonumber(first) or -1
+end
+
 -- A key that exists without a TTL: somebody has run PERSIST on it. Not an error where the user may not run TTL.
 local function has_no_ttl(key) return pcall_redis('TTL', key) == -1 end
 
 for index, key in ipairs(KEYS) do
   local c, l = counters[index], lockouts[index]
   if c and not c.unreadable then
-    local changed = c.corrected or c.level ~= (c.before or 0) or c.low ~= c.level
+    -- Places are written as they are taken.
+    local changed = c.algorithm ~= PLACES and (c.corrected or c.level ~= (c.before or 0) or c.low ~= c.level)
     if changed then save(key, c) end
     -- All writes set the TTL, but for one to a fixed window that exists.
     local keeps_ttl = not changed or (c.algorithm == FIXED_WINDOW and c.before)

@@ -87,7 +87,9 @@ impl Denials {
     pub(super) fn know(&self, charge: &Charge, now: Timestamp, instant: Instant) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
         // A client that may be locked out strikes with every denied request, and may be let in at any time.
-        if charge.enforcement != Enforcement::Enforced || charge.lockout.is_some() {
+        // A place may come back at any time too.
+        let is_unsure = charge.lockout.is_some() || charge.limit.is_concurrency();
+        if charge.enforcement != Enforcement::Enforced || is_unsure {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
@@ -131,7 +133,8 @@ impl Denials {
             }
             (Hits::Add(_), ..) => return,
         };
-        if charge.enforcement == Enforcement::Enforced && charge.lockout.is_none() {
+        let is_unsure = charge.lockout.is_some() || charge.limit.is_concurrency();
+        if charge.enforcement == Enforcement::Enforced && !is_unsure {
             let Reading { reset, .. } = *reading;
             let (fits, until) = (now.after(reset), sent + reset.min(MAX_KNOWN));
             self.cache
@@ -164,6 +167,7 @@ mod tests {
             enforcement: Enforcement::Enforced,
             lockout: None,
             on_failure: FailurePolicy::Error,
+            hold: None,
         }
     }
 

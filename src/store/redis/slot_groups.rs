@@ -57,6 +57,7 @@ impl Clusters {
             // A charge with a lockout is decided in one slot, whatever its window.
             let per_second = self.per_second.is_some()
                 && charge.limit.window == Unit::Second.window()
+                && !charge.limit.is_concurrency()
                 && charge.lockout.is_none();
             let servers = self.of(Location { per_second, slot: 0 });
             let location = Location { per_second, slot: servers.slot(&slot_charge.key) };
@@ -88,7 +89,7 @@ impl Clusters {
         };
         let Charge { limit, hits, mode, enforcement, on_failure, .. } = *charge;
         let ttl_secs = limit.ttl_secs().saturating_add(jitter_secs);
-        let lockout = charge.lockout.clone();
+        let (lockout, hold) = (charge.lockout.clone(), charge.hold.clone());
         SlotCharge {
             key: counter_key(charge, now),
             limit,
@@ -97,6 +98,7 @@ impl Clusters {
             enforcement,
             on_failure,
             lockout,
+            hold,
             denied: false,
             ttl_secs,
             now,

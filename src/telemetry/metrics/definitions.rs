@@ -73,6 +73,8 @@ metrics! {
     Gauge RULES_HASH "tollgate_rules_hash" [] Derived;
     /// Requests denied because their client is locked out.
     Counter LOCKED_OUT_REQUESTS "tollgate_locked_out_requests" [] Derived;
+    /// Tickets of concurrency limits by event: acquired, denied, released, renewed, or unknown when given back.
+    Counter TICKETS "tollgate_tickets" ["event"] Derived;
     /// Denials within 5 minutes of the key that each rule denies the most, estimated.
     Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
     /// Largest share of its limit that a key of each rule has used within 5 minutes, estimated.

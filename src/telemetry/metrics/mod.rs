@@ -78,6 +78,7 @@ pub struct Metrics {
     config_wrong: AtomicBool,
     rules_hash: AtomicU64,
     locked_out_requests: AtomicU64,
+    tickets: [AtomicU64; TicketEvent::ALL.len()],
     /// A lock that only start-up and snapshots take.
     sources: Mutex<Vec<Source>>,
 }
@@ -101,6 +102,31 @@ pub enum StoreFailure {
     Unanswered,
     /// It answered with an error.
     Rejected,
+}
+
+/// Event of a ticket that holds places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketEvent {
+    /// A request passed and holds places.
+    Acquired,
+    /// A request was denied by a concurrency limit.
+    Denied,
+    /// Places were given back.
+    Released,
+    /// Places are held for longer.
+    Renewed,
+    /// A ticket was released or renewed that held nothing: it had expired, was released before, or is not ours.
+    Unknown,
+}
+
+impl TicketEvent {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Acquired, "acquired"),
+        (Self::Denied, "denied"),
+        (Self::Released, "released"),
+        (Self::Renewed, "renewed"),
+        (Self::Unknown, "unknown"),
+    ];
 }
 
 impl Metrics {
@@ -183,6 +209,15 @@ impl Metrics {
         });
     }
 
+    /// Counts an event of so many tickets.
+    pub fn record_tickets(&self, event: TicketEvent, tickets: u64) {
+        for ((each, _), count) in TicketEvent::ALL.iter().zip(&self.tickets) {
+            if *each == event {
+                count.fetch_add(tickets, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Counts rules that came into force at `now`.
     pub fn record_config_load(&self, now: Timestamp) {
         add_one(&self.config_loads);
@@ -254,6 +289,9 @@ impl Metrics {
         snapshot.add(&defined::CONFIG_WRONG, [], self.config_wrong.load(Ordering::Relaxed));
         snapshot.add(&defined::RULES_HASH, [], read(&self.rules_hash));
         snapshot.add(&defined::LOCKED_OUT_REQUESTS, [], read(&self.locked_out_requests));
+        for ((_, event), count) in TicketEvent::ALL.iter().zip(&self.tickets) {
+            snapshot.add(&defined::TICKETS, [*event], read(count));
+        }
         snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
         snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));
         snapshot.add(&defined::RESPONSE_TIME, [METHOD], self.calls.distribution());

@@ -37,6 +37,7 @@ fn record(metrics: &Metrics, path: StatsPath, hit_counts: HitCounts) {
         unmatched: 0,
         statuses: smallvec![status],
         binding: None,
+        hold: None,
     });
 }
 
@@ -124,6 +125,7 @@ fn the_service_s_own_counts_have_their_flat_names() {
         unmatched: 0,
         statuses: smallvec![],
         binding: None,
+        hold: None,
     });
     let stats = metrics.render_stats();
     for line in [
@@ -241,6 +243,7 @@ fn a_request_to_an_unknown_domain_makes_no_series_of_its_own() {
             unmatched: 0,
             statuses: smallvec![],
             binding: None,
+            hold: None,
         });
     }
     let text = metrics.render_prometheus();
@@ -277,6 +280,7 @@ fn a_denied_peek_is_a_denied_request_though_it_has_no_hits() {
             unmatched: 0,
             statuses: smallvec![status(code)],
             binding: None,
+            hold: None,
         });
     }
     let stats = metrics.render_stats();

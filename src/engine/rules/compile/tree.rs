@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::Compiler;
 use crate::engine::hit_counts::StatsPath;
 use crate::engine::lockout::LockoutSchedule;
+use crate::engine::rules::concurrency::{check_concurrency, check_failure_policy, concurrency, max_hits};
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
 use crate::engine::rules::matching;
 use crate::engine::rules::normalize::HashKey;
@@ -219,6 +220,10 @@ impl Compiler<'_> {
             Some(Quota::Limited(limits)) => &**limits,
             Some(Quota::Unlimited) | None => &[],
         };
+        if let Err(message) = check_failure_policy(limits, here.on_backend_failure) {
+            self.error(descriptor.span, message);
+        }
+        let max_hits = max_hits(limits, descriptor.max_hits.as_ref().map(|max_hits| max_hits.value));
         let penalty = self.penalty(descriptor, limits, here.keys, path);
         self.record_names(descriptor, &path.domain);
         let charge = here.charge.unwrap_or_else(|| default_charge(limits));
@@ -240,7 +245,7 @@ impl Compiler<'_> {
             layer: here.layer.map(|name| self.layer(&path.domain, name)),
             penalty,
             on_deny: here.on_deny.cloned(),
-            max_hits: descriptor.max_hits.as_ref().map(|max_hits| max_hits.value),
+            max_hits,
             headers: here.headers,
             quota_mode: descriptor.quota_mode,
             metadata: descriptor.metadata.clone(),
@@ -266,7 +271,11 @@ impl Compiler<'_> {
         let mut limits = SmallVec::new();
         self.check_replaces(&descriptor.rate_limits);
         for rate_limit in &descriptor.rate_limits {
-            match quota(rate_limit, inherited, self.options.stores) {
+            let compiled = match &rate_limit.concurrency {
+                Some(written) => concurrency(rate_limit, written, self.options.stores),
+                None => quota(rate_limit, inherited, self.options.stores),
+            };
+            match compiled {
                 Ok(None) => {
                     self.errors(check_rule(descriptor, &[]));
                     return Some(Quota::Unlimited);
@@ -279,6 +288,7 @@ impl Compiler<'_> {
             }
         }
         self.errors(check_rule(descriptor, &limits));
+        self.errors(check_concurrency(descriptor, &limits));
         (!limits.is_empty()).then_some(Quota::Limited(limits))
     }
 
@@ -339,7 +349,7 @@ impl Compiler<'_> {
     }
 
     fn warn_of_no_requests(&mut self, rate_limit: &RateLimit, path: &StatsPath) {
-        if rate_limit.requests_per_unit.is_none() {
+        if rate_limit.requests_per_unit.is_none() && rate_limit.concurrency.is_none() {
             let message = format!(
                 "'{}' has no requests_per_unit, which means 0: nothing passes; write it, or write \
                  'requests_per_unit: 0' if that is what you want",
@@ -351,7 +361,11 @@ impl Compiler<'_> {
 
     /// A limit of zero blocks certain values. Without any it blocks everything.
     fn warn_of_zero(&mut self, descriptor: &Descriptor, path: &StatsPath) {
-        for limit in descriptor.rate_limits.iter().filter(|limit| limit.requests_per_unit == Some(0)) {
+        let max = |limit: &RateLimit| match &limit.concurrency {
+            Some(concurrency) => concurrency.max.as_ref().map(|max| max.value),
+            None => limit.requests_per_unit,
+        };
+        for limit in descriptor.rate_limits.iter().filter(|limit| max(limit) == Some(0)) {
             let message = format!(
                 "'{}' lets nothing pass: it is zero for every value; to block certain values write 'value', \
                  'one_of', 'cidr' or 'regex', and 'value: \"*\"' if all of them are meant",

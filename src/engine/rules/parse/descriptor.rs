@@ -6,11 +6,12 @@ use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::document::{SourceNode, json_map};
 use crate::engine::rules::source::{Descriptor, Matching, Unreadable};
 use crate::engine::rules::span::{Located, SourceSpan};
+use crate::engine::ticket::RESERVED_KEYS;
 
 impl Parser {
     pub(super) fn descriptor(&mut self, node: &SourceNode, depth: usize) -> Option<Descriptor> {
         let mut descriptor = empty(node.span);
-        let mut several = None;
+        let (mut several, mut concurrency) = (None, None);
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "key" => descriptor.key = parser.text(name, value).map(|key| key.value).unwrap_or_default(),
             "value" => {
@@ -22,6 +23,7 @@ impl Parser {
             "regex" => descriptor.matching.regex = parser.text(name, value),
             "normalize" => descriptor.matching.normalize = parser.normalize(name, value),
             "rate_limit" => descriptor.rate_limits.extend(parser.rate_limit(name, value)),
+            "concurrency" => concurrency = parser.concurrency_limit(value).map(|limit| (value.span, limit)),
             "rate_limits" => several = Some((value.span, parser.rate_limits(name, value))),
             "layer" => descriptor.layer = parser.layer(name, value),
             "on_deny" => descriptor.on_deny = parser.on_deny(value),
@@ -60,6 +62,15 @@ impl Parser {
             Some((_, rate_limits)) => descriptor.rate_limits = rate_limits,
             None => {}
         }
+        if let Some((span, limit)) = concurrency {
+            if !descriptor.rate_limits.is_empty() {
+                let message = "'concurrency' beside another limit of the rule: write '- concurrency: {max: …, ttl: …}' \
+                               in 'rate_limits', so that a request takes a place only if all of them let it pass";
+                self.error(span, message);
+            }
+            descriptor.rate_limits.push(limit);
+        }
+        self.refuse_reserved_key(&descriptor);
         if descriptor.key.is_empty() {
             if !descriptor.unreadable.has("key") {
                 self.error(descriptor.span, "descriptor has empty key: write 'key: NAME'");
@@ -67,6 +78,15 @@ impl Parser {
             return None;
         }
         Some(descriptor)
+    }
+
+    fn refuse_reserved_key(&mut self, Descriptor { key, span, .. }: &Descriptor) {
+        if RESERVED_KEYS.contains(&key.as_str()) {
+            let message = format!(
+                "'{key}' names the ticket of a request in flight: Envoy adds it to descriptors, and no rule has it"
+            );
+            self.error(*span, message);
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! Parser of `rate_limit` and `rate_limits`.
 
 use super::Parser;
-use super::tables::{RATE_LIMIT, REPLACES};
+use super::tables::{CONCURRENCY, RATE_LIMIT, REPLACES};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
-use crate::engine::rules::source::RateLimit;
+use crate::engine::rules::source::{Concurrency, RateLimit};
 use crate::engine::rules::span::Located;
 
 /// Upper bound on the limits of one rule.
@@ -64,6 +64,7 @@ impl Parser {
             }
             return None;
         }
+        let mut concurrency = None;
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "unit" => rate_limit.unit = parser.text(name, value).filter(|unit| !unit.value.is_empty()),
             "window" => rate_limit.window = parser.text(name, value),
@@ -79,11 +80,41 @@ impl Parser {
             }
             "unlimited" => rate_limit.unlimited = parser.truth(name, value),
             "name" => rate_limit.name = parser.name(name, value),
+            "concurrency" => concurrency = parser.concurrency(value),
             "replaces" => rate_limit.replaces = parser.replaces(value),
             _ => {}
         };
         rate_limit.unreadable = self.fields(node, "a rate_limit", &RATE_LIMIT, read)?;
+        if let Some(concurrency) = concurrency {
+            set_concurrency(&mut rate_limit, concurrency);
+        }
         Some(rate_limit)
+    }
+
+    /// The limit of a rule with `concurrency` in place of `rate_limit`.
+    pub(super) fn concurrency_limit(&mut self, node: &SourceNode) -> Option<RateLimit> {
+        let concurrency = self.concurrency(node)?;
+        let mut rate_limit = RateLimit { span: node.span, ..RateLimit::default() };
+        set_concurrency(&mut rate_limit, concurrency);
+        Some(rate_limit)
+    }
+
+    fn concurrency(&mut self, node: &SourceNode) -> Option<Concurrency> {
+        if matches!(node.value, SourceValue::Null) {
+            return None;
+        }
+        let mut concurrency = Concurrency { span: node.span, ..Concurrency::default() };
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "max" => {
+                let span = value.span;
+                concurrency.max = parser.count(name, value).map(|value| Located { value, span });
+            }
+            "ttl" => concurrency.ttl = parser.text(name, value),
+            "name" => concurrency.name = parser.name(name, value),
+            _ => {}
+        };
+        concurrency.unreadable = self.fields(node, "a concurrency", &CONCURRENCY, read)?;
+        Some(concurrency)
     }
 
     fn replaces(&mut self, node: &SourceNode) -> Vec<Located<String>> {
@@ -104,6 +135,11 @@ impl Parser {
         }
         names
     }
+}
+
+fn set_concurrency(rate_limit: &mut RateLimit, concurrency: Concurrency) {
+    rate_limit.name = rate_limit.name.take().or(concurrency.name.clone());
+    rate_limit.concurrency = Some(concurrency);
 }
 
 /// Parses `60/minute`, `10/s` or `100/15m` into requests and the window as written.

@@ -1,6 +1,7 @@
 //! Meaning of rules, with compatibility to envoyproxy/ratelimit.
 
 mod bounds;
+mod concurrency;
 mod documents;
 mod example;
 mod hashed;

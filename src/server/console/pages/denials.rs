@@ -45,7 +45,7 @@ fn row(denial: &DenialView) -> Markup {
             td .rule { code title=(rule) { (rule) } }
             td { (denial.layer.as_deref().unwrap_or("")) }
             td .n { @if let Some(used) = denial.used { (used) } }
-            td .n { @if let Some(limit) = &denial.limit { (limit_text(limit.requests, limit.window_secs)) } }
+            td .n { @if let Some(limit) = &denial.limit { (limit_text(limit.requests, limit.window_secs, limit.algorithm)) } }
             td .n { @if let Some(wait) = denial.wait_secs { (duration(wait)) } }
             td { (denial.reason.replace('_', " ")) @if !denial.enforced { " (shadow)" } }
         }

@@ -156,7 +156,7 @@ fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
         @for limit in limits {
             tr {
                 th scope="row" {
-                    (limit_text(limit.requests_per_unit, limit.window_secs))
+                    (limit_text(limit.requests_per_unit, limit.window_secs, &limit.algorithm))
                     @if let Some(name) = &limit.name { " " small { (name) } }
                 }
                 td { (limit.algorithm) }

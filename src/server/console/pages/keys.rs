@@ -73,7 +73,7 @@ fn row(key: &TopView) -> Markup {
             td .rule { code title=(rule) { (rule) } }
             td .n { (key.count) @if key.error > 0 { small { " ±" (key.error) } } }
             td .n { (key.used) }
-            td .n { (limit_text(key.limit.requests, key.limit.window_secs)) }
+            td .n { (limit_text(key.limit.requests, key.limit.window_secs, key.limit.algorithm)) }
             td .n { (share_bar(share_of(key))) }
             td { @if key.over_limit { strong .bad { "over limit" } } }
             td .n { (duration(key.resets_in_secs)) }

@@ -24,6 +24,7 @@ pub(super) use self::overrides::overrides;
 pub(super) use self::rules::{RuleQuery, rule, rules};
 pub(super) use self::store::{fleet, store};
 
+use crate::engine::Algorithm;
 use crate::server::admin::{LimitView, TopView};
 
 /// Rows of a table on the first page, and on others.
@@ -59,12 +60,15 @@ fn actions() -> Markup {
 }
 
 /// `10/minute` as `10/1m`.
-fn limit_text(requests: u32, window_secs: u32) -> String {
-    format!("{requests}/{}", duration(window_secs.into()))
+fn limit_text(requests: u32, window_secs: u32, algorithm: &str) -> String {
+    match algorithm == Algorithm::Concurrency.name() {
+        true => format!("{requests} in flight"),
+        false => format!("{requests}/{}", duration(window_secs.into())),
+    }
 }
 
 fn limits_text(limits: &[LimitView]) -> String {
-    let limits = limits.iter().map(|limit| limit_text(limit.requests, limit.window_secs));
+    let limits = limits.iter().map(|limit| limit_text(limit.requests, limit.window_secs, limit.algorithm));
     limits.collect::<Vec<_>>().join(", ")
 }
 

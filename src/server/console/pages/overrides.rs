@@ -45,7 +45,7 @@ fn row(item: &OverrideView, view: &View<'_>) -> Markup {
             td { (item.domain) }
             td {
                 (item.kind)
-                @if let Some(limit) = &item.limit { " " (limit_text(limit.requests, limit.window_secs)) }
+                @if let Some(limit) = &item.limit { " " (limit_text(limit.requests, limit.window_secs, &limit.algorithm)) }
             }
             td .n { (duration(item.ends_in_secs)) }
             td { (item.actor) } td { (item.reason) }

@@ -47,13 +47,16 @@ struct CheckMembers<'b> {
     #[serde(borrow)]
     entries: Option<Pairs<'b>>,
     #[serde(borrow)]
-    descriptors: Option<List<Object<DescriptorMembers<'b>>, MAX_DESCRIPTORS>>,
+    descriptors: Option<Descriptors<'b>>,
     #[serde(default, alias = "hits_addend")]
     hits_addend: Uint,
 }
 
+/// Descriptors in the form of `/json`.
+pub(super) type Descriptors<'b> = List<Object<DescriptorMembers<'b>>, MAX_DESCRIPTORS>;
+
 /// Keys and values in the order of the text, each key once.
-struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
+pub(super) struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
 
 /// Parses the body of a request in the form of `/json`, or in the short form with `entries` in place of
 /// `descriptors`. In the short form `hitsAddend` applies to each descriptor, so 0 is a peek.
@@ -63,19 +66,28 @@ struct Pairs<'b>(Vec<(Cow<'b, str>, Cow<'b, str>)>);
 pub fn decode_check(body: &[u8]) -> Result<JsonRequest<'_>, InvalidRequest> {
     let Object(CheckMembers { domain, entries, descriptors, hits_addend }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
+    request(domain, entries, descriptors, hits_addend)
+}
+
+/// Request in one of the two forms.
+pub(super) fn request<'b>(
+    domain: Text<'b>,
+    entries: Option<Pairs<'b>>,
+    descriptors: Option<Descriptors<'b>>,
+    Uint(hits): Uint,
+) -> Result<JsonRequest<'b>, InvalidRequest> {
     let Some(Pairs(entries)) = entries else {
         let descriptors = descriptors.unwrap_or_default();
         return Ok(JsonRequest {
             domain: domain.0,
             descriptors: descriptors.0.into_iter().map(Descriptor::from).collect(),
-            hits_addend: hits_addend.0.unwrap_or_default(),
+            hits_addend: hits.unwrap_or_default(),
         });
     };
     if descriptors.is_some() {
         return Err(InvalidRequest::new("'entries' and 'descriptors' are two forms: send one of them"));
     }
-    let descriptor =
-        |entry| Descriptor { entries: vec![entry], hits_addend: hits_addend.0, ..Descriptor::default() };
+    let descriptor = |entry| Descriptor { entries: vec![entry], hits_addend: hits, ..Descriptor::default() };
     let descriptors = entries.into_iter().map(descriptor).collect();
     Ok(JsonRequest { domain: domain.0, descriptors, hits_addend: 0 })
 }
@@ -102,6 +114,10 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     });
     if let Some(reason) = denial.as_ref().and_then(reason) {
         body["reason"] = reason.into();
+    }
+    if let Some(hold) = decision.hold {
+        body["ticket"] = hold.ticket.to_string().into();
+        body["expiresIn"] = hold.ttl_secs.into();
     }
     CheckAnswer {
         allowed: denial.is_none(),

@@ -2,12 +2,14 @@
 //! /v1/check`.
 
 mod check;
+mod places;
 mod request;
 mod response;
 mod values;
 
 pub use check::decode_check;
 pub(in crate::server) use check::{CheckAnswer, encode_check};
+pub(in crate::server) use places::{AcquireRequest, TicketRequest, decode_acquire, decode_ticket};
 pub use request::{JsonRequest, decode_json};
 pub(in crate::server) use response::encode_json;
 pub use response::json_of_response;

@@ -95,7 +95,7 @@ pub(in crate::server) fn encode_json(
         response_headers_to_add: headers.iter().map(header).collect(),
         request_headers_to_add: Vec::new(),
         raw_body,
-        dynamic_metadata: settings.dynamic_metadata.then(|| metadata(request, decision)),
+        dynamic_metadata: metadata(request, decision, settings),
     };
     // Serialization fails only for maps with keys that are not strings; there are none.
     serde_json::to_string(&response).unwrap_or_default()

@@ -16,7 +16,7 @@ pub(super) use self::protocol::RawReading;
 use self::protocol::{pack, seen};
 use super::settings::ServerClock;
 use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed};
-use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Timestamp};
 use crate::store::Lockout;
 use crate::store::positions::Positions;
 
@@ -33,6 +33,8 @@ pub(super) struct SlotCharge {
     pub(super) enforcement: Enforcement,
     pub(super) on_failure: FailurePolicy,
     pub(super) lockout: Option<Lockout>,
+    /// See [`crate::store::Charge::hold`].
+    pub(super) hold: Option<Box<Hold>>,
     /// True if a counter elsewhere has denied its request already.
     pub(super) denied: bool,
     /// TTL of the counter, in seconds: for a fixed window from its first hit on, else from the last.

@@ -7,12 +7,15 @@ use bytes::{BufMut as _, BytesMut};
 use super::SlotCharge;
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
 use crate::engine::algorithm::{
-    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, sliding_log, sliding_window,
-    token_bucket,
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, places, sliding_log,
+    sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Ticket, Timestamp};
 use crate::store::{Lockout, StoreError};
+
+/// Hold of a charge without a ticket: no random ticket has this name.
+const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0 };
 
 /// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,10 @@ impl SlotCharge {
             Algorithm::TokenBucket { .. } => {
                 CounterState::TokenBucket(token_bucket::State { at: whole(one), level, tick_us: 0 })
             }
+            Algorithm::Concurrency => {
+                let first_end_us = u64::try_from(one).ok();
+                CounterState::Places(Box::new(places::State::summary(level, first_end_us)))
+            }
             Algorithm::SlidingLog => {
                 let over = is_over(mode, hits, level, limit.capacity(), outcome);
                 if let Hits::Add(hits) = hits
@@ -75,7 +82,7 @@ impl SlotCharge {
         let used = match &state {
             CounterState::SlidingWindow(state) => state.meter(limit, now).used(),
             CounterState::TokenBucket(state) => state.meter(limit, now).used(),
-            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) => level,
+            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) | CounterState::Places(_) => level,
         };
         Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
     }
@@ -88,8 +95,11 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         Algorithm::SlidingWindow => 1,
         Algorithm::SlidingLog => 2,
         Algorithm::TokenBucket { .. } => 3,
+        Algorithm::Concurrency => 4,
     };
     let (kind, hits) = match (charge.hits, charge.mode) {
+        (Hits::Refund(_), _) if charge.hold.is_some() => (6, 0),
+        (Hits::Add(0), _) if charge.hold.is_some() => (7, 0),
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
         (Hits::Refund(hits), _) => (2, hits),
@@ -112,6 +122,11 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         requests.put_u32(charge.limit.requests_per_unit);
         requests.put_f64(exact(ticks.window));
         requests.put_u32(u32::try_from(ticks.tick_us).unwrap_or(u32::MAX));
+    }
+    if charge.limit.is_concurrency() {
+        let hold = charge.hold.as_deref().copied().unwrap_or(NO_HOLD);
+        requests.put_slice(hold.ticket.to_string().as_bytes());
+        requests.put_u32(hold.ttl_secs);
     }
     if let Some(Lockout { schedule, .. }) = &charge.lockout {
         for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {

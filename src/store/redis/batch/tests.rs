@@ -82,6 +82,7 @@ fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
         limit: Limit::per(requests.get_u32(), Unit::Minute),
         ttl_secs: requests.get_u32(),
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
+        hold: None,
         denied: false,
     }
 }
@@ -113,6 +114,7 @@ fn some_charge() -> impl Strategy<Value = SlotCharge> {
             enforcement,
             on_failure: FailurePolicy::Error,
             lockout: None,
+            hold: None,
             denied: false,
             ttl_secs: 60,
         }
@@ -181,6 +183,7 @@ fn hits_on_one_counter_are_one_command() {
         enforcement: Enforcement::Enforced,
         on_failure: FailurePolicy::Error,
         lockout: None,
+        hold: None,
         denied: false,
         ttl_secs: 60,
     };

@@ -130,6 +130,7 @@ pub(super) fn charge(key: Bytes, hits: u32, mode: ChargeMode) -> Charge {
         mode,
         enforcement: Enforcement::Enforced,
         lockout: None,
+        hold: None,
         on_failure: FailurePolicy::Error,
     }
 }

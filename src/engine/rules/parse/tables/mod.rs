@@ -1,6 +1,7 @@
 //! Fields of rule files, each with the values that it takes and its meaning: for the parser, and for the schema that
 //! editors check with.
 
+use crate::engine::algorithm::places::MAX_PLACES;
 use crate::engine::schema::{Field, Kind, Object};
 
 const COUNT: Kind = Kind::Uint { min: 0, max: u32::MAX };
@@ -75,6 +76,11 @@ pub(super) static DESCRIPTOR: Object = Object {
             "Steps that change the value before it is matched and counted.",
         ),
         field("rate_limit", LIMIT, "The limit. Without one, descriptors that end here are not limited."),
+        field(
+            "concurrency",
+            Kind::Either(&[Kind::Object(&CONCURRENCY), Kind::Null]),
+            "Limit on requests in flight, in place of 'rate_limit'.",
+        ),
         field(
             "rate_limits",
             Kind::Either(&[Kind::List(&LIMIT), Kind::Null]),
@@ -186,12 +192,33 @@ pub(super) static RATE_LIMIT: Object = Object {
         field("unlimited", Kind::Bool, "true: no limit, and nothing is counted."),
         field("name", TEXT, "Name in answers, which 'replaces' refers to."),
         field(
+            "concurrency",
+            Kind::Either(&[Kind::Object(&CONCURRENCY), Kind::Null]),
+            "Limit on requests in flight, in place of one on requests in a window.",
+        ),
+        field(
             "replaces",
             Kind::Either(&[Kind::List(&Kind::Object(&REPLACES)), Kind::Null]),
             "Limits that do not apply in a request that this one applies to.",
         ),
     ],
     required: &[],
+};
+
+/// `concurrency` of a rule or a limit.
+pub(super) static CONCURRENCY: Object = Object {
+    name: "concurrency",
+    doc: "Limit on requests in flight.",
+    fields: &[
+        field("max", Kind::Uint { min: 0, max: MAX_PLACES }, "Requests in flight at once; 0 for none."),
+        field(
+            "ttl",
+            Kind::Text,
+            "Time after which a request that did not end counts as ended, such as 2m: longer than any request takes.",
+        ),
+        field("name", TEXT, "Name in answers, which 'replaces' refers to."),
+    ],
+    required: &["max", "ttl"],
 };
 
 /// An entry of `replaces`.

@@ -1,0 +1,157 @@
+//! Places of a concurrency limit: requests in flight, each under a ticket, until it is released or its time runs out.
+//!
+//! Unlike a rate, a place comes back when its request ends, and only its own ticket gives it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{MAX_SKEW_US, Meter, max_level};
+use crate::engine::ticket::{Hold, Ticket};
+use crate::engine::{Limit, Timestamp};
+
+/// Upper bound on the places of one limit, since every place takes memory.
+pub const MAX_PLACES: u32 = 10_000;
+/// Upper bound on the places that one request takes.
+pub const MAX_WEIGHT: u32 = 64;
+
+/// Places of one key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    places: BTreeMap<Ticket, Place>,
+    /// Every ticket by the time at which its places end, in microseconds since the epoch.
+    by_end: BTreeSet<(u64, Ticket)>,
+    /// Places of all tickets.
+    total: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    end_us: u64,
+    weight: u32,
+}
+
+impl State {
+    /// State of `held` places, the first of which ends at `first_end_us`, for a decision: it names no ticket.
+    pub fn summary(held: u64, first_end_us: Option<u64>) -> Self {
+        let first = first_end_us.map(|end_us| (end_us, Ticket::from_bits([0; 16])));
+        Self { places: BTreeMap::new(), by_end: first.into_iter().collect(), total: held }
+    }
+
+    /// Summary of the places that are held at `now`.
+    pub(super) fn summarize(&self, now: Timestamp) -> Self {
+        Self::summary(self.held(now), self.first_end_us(now))
+    }
+
+    /// Shortens places that end later than any can that begins now: a clock that has since been set back wrote them,
+    /// or an older version of the rule.
+    pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
+        let latest = end_us(limit.window.secs(), now);
+        let is_ahead = |end_us: u64| end_us > latest.saturating_add(MAX_SKEW_US);
+        let Some(&(last, _)) = self.by_end.last() else { return false };
+        if !is_ahead(last) {
+            return false;
+        }
+        while let Some((_, ticket)) = self.by_end.last().copied().filter(|(end_us, _)| is_ahead(*end_us)) {
+            self.set_end(ticket, latest);
+        }
+        true
+    }
+
+    pub(super) fn load(&self, limit: Limit, now: Timestamp) -> Meter {
+        meter(limit, self.held(now))
+    }
+
+    /// Places held at `now`.
+    pub(super) fn held(&self, now: Timestamp) -> u64 {
+        let ended = self.by_end.iter().take_while(|(end_us, _)| *end_us <= now.as_micros());
+        let weights = ended.filter_map(|(_, ticket)| self.places.get(ticket));
+        self.total.saturating_sub(weights.map(|place| u64::from(place.weight)).sum())
+    }
+
+    /// True if no ticket holds a place, and none did that has ended since.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Number of tickets, with those that have ended.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Adds `weight` places.
+    pub fn acquire(&mut self, hold: Hold, weight: u32, now: Timestamp) {
+        self.drop_ended(now);
+        let end_us = end_us(hold.ttl_secs, now);
+        let place = self.places.entry(hold.ticket).or_insert(Place { end_us, weight: 0 });
+        place.weight = place.weight.saturating_add(weight);
+        self.total = self.total.saturating_add(weight.into());
+        self.by_end.insert((place.end_us, hold.ticket));
+    }
+
+    /// Gives back the places of `ticket`. Returns whether it held any at `now`.
+    pub fn release(&mut self, ticket: Ticket, now: Timestamp) -> bool {
+        let Some(Place { end_us, weight }) = self.places.remove(&ticket) else { return false };
+        self.by_end.remove(&(end_us, ticket));
+        self.total = self.total.saturating_sub(weight.into());
+        end_us > now.as_micros()
+    }
+
+    /// Lets the places of a ticket end no earlier than one that begins now. Returns whether it holds any.
+    pub fn renew(&mut self, hold: Hold, now: Timestamp) -> bool {
+        match self.places.get(&hold.ticket) {
+            Some(place) if place.end_us > now.as_micros() => {
+                self.set_end(hold.ticket, end_us(hold.ttl_secs, now).max(place.end_us));
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn set_end(&mut self, ticket: Ticket, end_us: u64) {
+        if let Some(place) = self.places.get_mut(&ticket) {
+            self.by_end.remove(&(place.end_us, ticket));
+            place.end_us = end_us;
+            self.by_end.insert((end_us, ticket));
+        }
+    }
+
+    fn drop_ended(&mut self, now: Timestamp) {
+        while let Some((end_us, ticket)) = self.by_end.first().copied()
+            && end_us <= now.as_micros()
+        {
+            self.release(ticket, now);
+        }
+    }
+
+    fn first_end_us(&self, now: Timestamp) -> Option<u64> {
+        self.by_end.iter().map(|(end_us, _)| *end_us).find(|end_us| *end_us > now.as_micros())
+    }
+
+    pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
+        match hits > limit.capacity() {
+            true => Duration::from_secs(limit.window.secs().into()),
+            false => self.reset(now),
+        }
+    }
+
+    /// Time until the first place ends by itself. It may come back at any time before.
+    pub(super) fn reset(&self, now: Timestamp) -> Duration {
+        let first = self.first_end_us(now);
+        first.map_or(Duration::ZERO, |end_us| Duration::from_micros(end_us - now.as_micros()))
+    }
+
+    pub(super) fn end_secs(&self) -> u64 {
+        self.by_end.last().map_or(0, |(end_us, _)| end_us.div_ceil(1_000_000))
+    }
+}
+
+/// End of a place that begins now, in microseconds since the epoch.
+const fn end_us(ttl_secs: u32, now: Timestamp) -> u64 {
+    now.as_micros().saturating_add(ttl_secs as u64 * 1_000_000)
+}
+
+/// Meter of `held` places. Hits without a ticket give none back.
+const fn meter(limit: Limit, held: u64) -> Meter {
+    let max_level = max_level(limit, 1);
+    Meter { base: 0, level: held, lowest: held, parts: 1, max_level, stale_refund: u64::MAX }
+}

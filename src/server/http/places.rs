@@ -1,0 +1,115 @@
+//! `POST /v1/acquire`, `/v1/renew` and `/v1/release`: places of concurrency limits, for applications that call without
+//! a proxy.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::Response;
+use serde_json::json;
+use tracing::Instrument as _;
+
+use super::super::service::{CallError, RateLimitService};
+use super::super::wire::{
+    AcquireRequest, CheckAnswer, TicketRequest, decode_acquire, decode_ticket, encode_check,
+};
+use super::Endpoint;
+use super::call::{begin, json_response, span};
+use super::check::{refusal, refuse, refuse_caller, respond};
+use crate::engine::TicketEntry;
+use crate::limiter::{TicketCall, TicketResult};
+
+/// Answers 200 with a ticket if the request passes and holds places, else 429.
+pub(super) async fn acquire(
+    State(Endpoint { service, own_names }): State<Endpoint>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    match refuse_caller(&method, &uri, &headers, &own_names) {
+        Some(refusal) => refusal,
+        None => respond(acquired(&service, &headers, body).await),
+    }
+}
+
+async fn acquired(
+    service: &RateLimitService,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<CheckAnswer, CallError> {
+    let (call, body) = begin(service, body).await?;
+    let decided = async {
+        let AcquireRequest { request, max_ttl_secs } = call.accept(decode_acquire(&body))?;
+        let request = call.accept(request.received())?;
+        if !service.settings().http_refunds {
+            call.without_refunds(&request)?;
+        }
+        let rules = call.snapshot();
+        let decision = call.acquire(&rules, &request, max_ttl_secs).await?;
+        Ok(encode_check(&decision, service.settings()))
+    };
+    decided.instrument(span(headers)).await
+}
+
+/// Answers 200 if the ticket still holds its places, else 404: its caller must not count on them any more.
+pub(super) async fn renew(
+    State(Endpoint { service, own_names }): State<Endpoint>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
+        return refusal;
+    }
+    let call = |max_ttl_secs| TicketCall::Renew { max_ttl_secs };
+    match ticket_used(&service, &headers, body, call).await {
+        Ok(TicketResult { was_held: true, ttl_secs }) => {
+            json_response(StatusCode::OK, json!({ "renewed": true, "expiresIn": ttl_secs }).to_string())
+        }
+        Ok(TicketResult { was_held: false, .. }) => refusal(
+            StatusCode::NOT_FOUND,
+            "unknown_ticket",
+            "the ticket holds no place under these entries: it has expired or was released, or the entries differ",
+        ),
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Answers 200, whether or not the ticket held anything: a release may be repeated.
+pub(super) async fn release(
+    State(Endpoint { service, own_names }): State<Endpoint>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
+        return refusal;
+    }
+    match ticket_used(&service, &headers, body, |_| TicketCall::Release).await {
+        Ok(TicketResult { was_held, .. }) => {
+            json_response(StatusCode::OK, json!({ "released": was_held }).to_string())
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Carries out the call that `call` makes of the TTL in the request.
+async fn ticket_used(
+    service: &RateLimitService,
+    headers: &HeaderMap,
+    body: Body,
+    call_of: impl FnOnce(u32) -> TicketCall,
+) -> Result<TicketResult, CallError> {
+    let (call, body) = begin(service, body).await?;
+    let used = async {
+        let TicketRequest { request, ticket, max_ttl_secs } = call.accept(decode_ticket(&body))?;
+        let request = call.accept(request.received())?;
+        let TicketEntry::Named(ticket) = ticket else {
+            return Ok(TicketResult { was_held: false, ttl_secs: 0 });
+        };
+        call.use_ticket(&call.snapshot(), &request, ticket, call_of(max_ttl_secs)).await
+    };
+    used.instrument(span(headers)).await
+}
