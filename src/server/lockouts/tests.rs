@@ -57,6 +57,7 @@ async fn with_lockouts(count: usize, now: Timestamp) -> MemoryStore {
             enforcement: Enforcement::Enforced,
             lockout: Some(Lockout { key, schedule: Arc::clone(&schedule) }),
             on_failure: FailurePolicy::Error,
+            hold: None,
         };
         store.charge(&[charge], now).await[0].as_ref().unwrap();
     }
