@@ -552,3 +552,20 @@ async fn overrides_that_two_replicas_set_at_once_are_all_kept() {
         .await;
     }
 }
+
+#[tokio::test]
+async fn a_replica_without_an_admin_listener_applies_overrides_and_does_nothing_else_for_operators() {
+    let redis = Redis::start().await;
+    let url = redis.settings().deployment.to_string();
+    let settings = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s"), ("CACHE_KEY_PREFIX", "a:")];
+    let without = Replica::start(&[&settings[..], &[("ADMIN_PORT", "off")]].concat()).await;
+    let replica = Replica::start(&settings).await;
+    replica.set("user", "ann", json!({"block": true})).await;
+    eventually("it applies", async || {
+        without.check(json!({"user": "ann"})).await["reason"] == "blocked_by_override"
+    })
+    .await;
+    eventually("the other one is listed", async || redis.command(["HLEN", "a:tgf1/fleet"]).trim() == "1")
+        .await;
+    assert_eq!(without.metric("tollgate_overrides{kind=\"block\"}").await, "1");
+}
