@@ -32,6 +32,7 @@ mod docs;
 mod docs_recipes;
 mod docs_testing;
 mod envoy;
+mod explanations;
 mod fuzzing;
 mod hostile;
 mod hostile_http;
