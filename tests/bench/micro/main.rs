@@ -25,6 +25,7 @@ criterion_group!(
     matching::by_kind,
     keys::write,
     plan::plan_and_judge,
+    plan::overrides,
     step::alone,
     step::together,
     messages::encode,

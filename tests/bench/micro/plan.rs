@@ -7,8 +7,10 @@ use criterion::{BatchSize, BenchmarkId, Criterion};
 use tollgate::engine::algorithm::Reading;
 use tollgate::engine::algorithm::group::ChargeOutcome;
 use tollgate::engine::judge::judge;
-use tollgate::engine::plan::plan;
-use tollgate::engine::{Descriptor, Entry, Hits, KeyWriter, Modes, Request};
+use tollgate::engine::overrides::{Effect, Override, Overrides};
+use tollgate::engine::plan::{plan, plan_with};
+use tollgate::engine::{Descriptor, Entry, Hits, KeyWriter, Modes, Request, Timestamp};
+use tollgate::limiter::overrides::LiveOverrides;
 
 use crate::rules::{ASKED, LAYERS, load};
 
@@ -39,4 +41,30 @@ pub(crate) fn plan_and_judge(criterion: &mut Criterion) {
             bencher.iter_batched(planned, judged, BatchSize::SmallInput);
         });
     }
+}
+
+/// A plan without the overrides of operators, with the look at them while there are none, and with a thousand for other
+/// descriptors of the domain.
+pub(crate) fn overrides(criterion: &mut Criterion) {
+    let (rules, keys, request) = (load(LAYERS), KeyWriter::default(), request(1));
+    let now = Timestamp::from_secs(1_000_000);
+    let (none, thousand) = (LiveOverrides::default(), LiveOverrides::default());
+    let mut others = Overrides::default();
+    for number in 0..1_000 {
+        let entries = [(b"user"[..].into(), format!("other {number}").into_bytes().into())].into();
+        let ends_at = now.after(Duration::from_secs(3_600));
+        others.insert(b"store", Override { entries, effect: Effect::Block, ends_at });
+    }
+    thousand.store(others);
+    let planned = |live: &LiveOverrides| {
+        let loaded = black_box(live).load();
+        let overrides = loaded.as_ref().map(|overrides| overrides.at(now));
+        plan_with(&rules, overrides, black_box(&request), &keys).items.len()
+    };
+    let mut group = criterion.benchmark_group("overrides");
+    group.bench_function("off", |bencher| {
+        bencher.iter(|| plan(&rules, black_box(&request), &keys).items.len())
+    });
+    group.bench_function("none", |bencher| bencher.iter(|| planned(&none)));
+    group.bench_function("1,000 others", |bencher| bencher.iter(|| planned(&thousand)));
 }
