@@ -1,6 +1,6 @@
-//! The ceiling: a service that decides nothing and answers OK. What a request costs it, it costs every service
-//! on this stack before it does anything of its own: tonic as it comes, messages as anybody generates them, the
-//! system's allocator; a runtime for each core, which is the cheapest way there is to run it.
+//! The ceiling: a service that decides nothing and answers OK. A request costs every service on this stack as much
+//! before it does anything of its own: unmodified tonic, generated messages, tollgate's allocator, and one runtime
+//! for each core, which is the cheapest way to run it.
 
 use std::net::{self, Ipv4Addr};
 use std::thread;

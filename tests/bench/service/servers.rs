@@ -93,7 +93,8 @@ impl Service {
             fs::write(dir.join("rules.yaml"), rules).expect("a file");
             let mut command = Command::new(program);
             command.env_clear().current_dir(dir).args(["serve", "--rules", "rules.yaml"]);
-            // Everything else is as it comes.
+            // Everything else is the default. The admin listener, which observes every decision, has a free port.
+            command.args(["--admin-port", "0"]);
             command.args(["--host", "127.0.0.1", "--grpc-host", "127.0.0.1", "--debug-host", "127.0.0.1"]);
             for (flag, port) in [("--grpc-port", grpc), ("--port", http), ("--debug-port", debug)] {
                 command.args([flag, &port.to_string()]);
