@@ -72,6 +72,7 @@ mod statsd;
 mod store;
 mod store_faults;
 mod store_redis;
+mod store_scripts;
 mod supervision;
 mod support;
 mod tidy;

@@ -1,5 +1,5 @@
 //! Joint decision on the charges of one request, some of which count only if the whole request passes.
-//! `charge.lua` implements the same in Redis.
+//! `charge.lua` implements the same in Redis, and `fixed_windows.lua` for the most common groups.
 
 use smallvec::SmallVec;
 

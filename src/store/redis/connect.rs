@@ -28,7 +28,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Commands that counting needs, each with arguments that change nothing in any database. Redis checks
 /// permissions before it looks at arguments.
-const PROBES: [(&str, &[&[u8]]); 14] = [
+const PROBES: [(&str, &[&[u8]]); 16] = [
     ("GET", &[b"GET", PROBE_KEY]),
     ("SET", &[b"SET", PROBE_KEY, b"0", b"EX", b"0"]),
     ("INCRBY", &[b"INCRBY", PROBE_KEY, b"none"]),
@@ -43,6 +43,8 @@ const PROBES: [(&str, &[&[u8]]); 14] = [
     ("ZREMRANGEBYRANK", &[b"ZREMRANGEBYRANK", PROBE_KEY, b"none", b"0"]),
     ("ZREMRANGEBYSCORE", &[b"ZREMRANGEBYSCORE", PROBE_KEY, b"none", b"0"]),
     ("TTL", &[b"TTL", PROBE_KEY]),
+    ("MGET", &[b"MGET", PROBE_KEY]),
+    ("DEL", &[b"DEL", PROBE_KEY]),
 ];
 /// Reports whether the server evicts. A user that may not run it counts all the same.
 const MEMORY: &[&[u8]] = &[b"INFO", b"memory"];

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::batch::{Batch, CounterCommand, Creation, Replies, ScriptCall, SlotCharges};
 use super::queue::{Answer, AnswerSender, CommandError, Request};
 use super::reply::Reply;
-use super::script::Script;
+use super::script::Scripts;
 use super::settings::ServerClock;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Ttl};
@@ -112,7 +112,7 @@ pub(super) struct Context<'a> {
     pub(super) missing: &'a mut MissingTtls,
     /// True if the server may evict counters.
     pub(super) may_evict: bool,
-    pub(super) script: &'a Script,
+    pub(super) scripts: &'a Scripts,
     pub(super) link: &'a Link,
 }
 
@@ -154,7 +154,7 @@ impl Exchange {
     }
 
     /// Writes the commands: counts first, so that every counter sees its requests in their order.
-    pub(super) fn write(&mut self, pipeline: &mut Pipeline, known: &KnownKeys, script: &Script) {
+    pub(super) fn write(&mut self, pipeline: &mut Pipeline, known: &KnownKeys, scripts: &Scripts) {
         let Self { batch, replies, .. } = self;
         replies.counts.resize_with(batch.counts.len(), || None);
         replies.calls.resize_with(batch.calls.len(), || None);
@@ -178,7 +178,7 @@ impl Exchange {
                 // ASKING holds for the next command only, which so must be ours.
                 pipeline.send(Pending::Asking, Command::new("ASKING", Vec::new()));
             }
-            run(pipeline, script, index, call, !call.asking);
+            run(pipeline, scripts, index, call, !call.asking);
         }
     }
 
@@ -206,7 +206,7 @@ impl Exchange {
                 if forgotten && by_name && self.is_awaited_by_all(call) {
                     // A server that is new to the script is sent the text in a second round trip.
                     if let Some(of) = self.batch.calls.get(call) {
-                        run(pipeline, context.script, call, of, false);
+                        run(pipeline, context.scripts, call, of, false);
                     }
                 } else {
                     put(&mut self.replies.calls, call, numbers(reply, context.link));
@@ -366,8 +366,8 @@ impl InFlight {
     }
 }
 
-fn run(pipeline: &mut Pipeline, script: &Script, index: usize, call: &ScriptCall, by_name: bool) {
-    pipeline.send(Pending::Script { call: index, by_name }, script.command(call, by_name));
+fn run(pipeline: &mut Pipeline, scripts: &Scripts, index: usize, call: &ScriptCall, by_name: bool) {
+    pipeline.send(Pending::Script { call: index, by_name }, scripts.command(call, by_name));
 }
 
 fn numbers(reply: Reply, link: &Link) -> Result<Vec<i64>, StoreError> {

@@ -1,38 +1,53 @@
-//! `charge.lua`, and the command that runs it.
+//! Scripts of charges, and the commands that run them.
 
 use bytes::Bytes;
 use fred::types::Value;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
-use super::batch::ScriptCall;
+use super::batch::{ScriptCall, Shape};
 use super::wire::Command;
 
 /// A script, and the name that Redis gives it: the SHA-1 of its text.
 #[derive(Debug)]
-pub(super) struct Script {
+struct Script {
     text: &'static str,
     sha1: Bytes,
 }
 
 impl Script {
-    pub(super) fn new(text: &'static str) -> Self {
-        let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
-        let hex: String = sha1.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { text, sha1: Bytes::from(hex) }
+    fn new(text: &'static str) -> Self {
+        Self { text, sha1: sha1(text.as_bytes()) }
+    }
+}
+
+/// The name of a script: the SHA-1 of its text, in hex.
+pub(super) fn sha1(text: &[u8]) -> Bytes {
+    let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, text);
+    Bytes::from(sha1.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// The scripts, in the order of [`Shape::ALL`].
+#[derive(Debug)]
+pub(super) struct Scripts([Script; Shape::ALL.len()]);
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self(Shape::ALL.map(|shape| Script::new(shape.script())))
     }
 
-    /// The command that runs it.
+    /// The command that carries out `call`, by the name of its script or by its text.
     pub(super) fn command(&self, call: &ScriptCall, by_name: bool) -> Command {
+        let Self(scripts) = self;
+        let script = &scripts[call.shape as usize];
         let (name, script) = match by_name {
-            true => ("EVALSHA", self.sha1.clone()),
-            false => ("EVAL", Bytes::from_static(self.text.as_bytes())),
+            true => ("EVALSHA", script.sha1.clone()),
+            false => ("EVAL", Bytes::from_static(script.text.as_bytes())),
         };
         let count = i64::try_from(call.keys.len()).unwrap_or(i64::MAX);
-        let now = call.now.map(|now| now.as_micros().to_string()).unwrap_or_default();
-        let mut arguments = Vec::with_capacity(call.keys.len() + 4);
+        let mut arguments = Vec::with_capacity(call.keys.len() + 5);
         arguments.extend([Value::from(script), Value::from(count)]);
         arguments.extend(call.keys.iter().map(|key| Value::from(key.clone())));
-        arguments.extend([Value::from(Bytes::copy_from_slice(&call.requests)), Value::from(now)]);
+        arguments.extend(call.arguments().into_iter().map(Value::from));
         Command::new(name, arguments)
     }
 }
@@ -43,6 +58,6 @@ mod tests {
 
     #[test]
     fn a_script_is_named_by_its_sha1_in_hex() {
-        assert_eq!(&Script::new("return 1").sha1[..], b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
+        assert_eq!(&sha1(b"return 1")[..], b"e0e1f9fabfc9d4800c877a703b823ac0578ff8db");
     }
 }

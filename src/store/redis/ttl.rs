@@ -10,7 +10,8 @@
 //! going to send any more is counted ([`super::status::LostTtls`]).
 //!
 //! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins to
-//! evict while the connection stands, and a counter that somebody runs PERSIST on, unless a script touches it later.
+//! evict while the connection stands, and a counter that somebody runs PERSIST on: the general script sets its TTL again,
+//! and those of sliding windows and token buckets do so when they charge it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use super::connect::{ConnectConfig, Connected, connect};
 use super::exchange::{Context, Exchange, Pending, Pipeline, lost};
 use super::queue::{Call, CallQueue};
 use super::reply::{self, Reply};
-use super::script::Script;
+use super::script::Scripts;
 use super::session::Session;
 use super::status::Link;
 use super::ttl::{KnownKeys, MissingTtls, Orphans};
@@ -58,7 +58,7 @@ pub(super) struct Worker {
     queue: Arc<CallQueue>,
     link: Arc<Link>,
     connection: watch::Sender<Connection>,
-    script: Script,
+    scripts: Scripts,
     /// Upper bound on the cost of the next batch.
     max_cost: usize,
     known: KnownKeys,
@@ -83,7 +83,7 @@ impl Worker {
             queue: Arc::clone(&link.queue),
             link,
             connection,
-            script: Script::new(include_str!("charge.lua")),
+            scripts: Scripts::new(),
             max_cost: MAX_COST,
             known: KnownKeys::default(),
             missing: MissingTtls::default(),
@@ -254,7 +254,7 @@ impl Worker {
                 Call::Command(call) => commands.push(call),
             }
         }
-        exchange.write(pipeline, &self.known, &self.script);
+        exchange.write(pipeline, &self.known, &self.scripts);
         commands.into_iter().for_each(|call| pipeline.command(call.command, call.asking, call.reply));
         session.begun = now;
         session.is_graced = false;
@@ -322,7 +322,7 @@ impl Worker {
                         known: &mut self.known,
                         missing: &mut self.missing,
                         may_evict: self.may_evict,
-                        script: &self.script,
+                        scripts: &self.scripts,
                         link: &self.link,
                     };
                     exchange.reply(&command, reply, pipeline, &mut context);
@@ -380,7 +380,7 @@ impl Worker {
             known: &mut self.known,
             missing: &mut self.missing,
             may_evict: self.may_evict,
-            script: &self.script,
+            scripts: &self.scripts,
             link: &self.link,
         };
         while let Some((command, written)) = session.pipeline.next_lost() {

@@ -2,18 +2,29 @@
 //!
 //! Hits on one counter become one `INCRBY`, and the answer is handed out in the order in which they
 //! came: the same that each would have got by itself. What must be decided together, and what gives
-//! back, goes into one script call for each slot, and with it whatever comes later to its counters. The
-//! commands for counts are sent first, so that every counter sees its requests in their order.
+//! back, goes into one script call for each slot and shape ([`Shape`]), and with it whatever comes later to its
+//! counters. The commands for counts are sent first, so that every counter sees its requests in their order.
 
+mod fixed_windows;
+mod msgpack;
 mod protocol;
+mod shape;
+mod single;
+
+use std::iter;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use self::fixed_windows::{FixedWindows, WindowIndex};
+#[cfg(test)]
+pub(super) use self::msgpack::unpack;
 pub(super) use self::protocol::RawReading;
 use self::protocol::{pack, seen};
+pub(super) use self::shape::Shape;
+use self::single::Singles;
 use super::settings::ServerClock;
 use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed};
 use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Timestamp};
@@ -22,6 +33,8 @@ use crate::store::positions::Positions;
 
 /// Upper bound on the charges of one request: their number has fifteen bits in the script.
 const MAX_CHARGES: u16 = u16::MAX >> 1;
+/// Upper bound on the keys of a call of one shape: each has a byte for its form.
+const MAX_SHAPED_KEYS: usize = 255;
 
 /// A charge, and the counter it is for in Redis.
 #[derive(Clone, Debug)]
@@ -94,19 +107,83 @@ pub(super) enum Creation {
     Failed,
 }
 
-/// One call of `charge.lua`.
-#[derive(Debug, Default)]
+/// One call of a script.
+#[derive(Debug)]
 pub(super) struct ScriptCall {
+    pub(super) shape: Shape,
     pub(super) keys: Vec<Bytes>,
-    /// As the script reads them.
-    pub(super) requests: BytesMut,
-    /// Charges in `requests`, and those of them with a lockout.
-    charges: usize,
-    lockouts: usize,
+    requests: CallRequests,
     /// True if ASKING must precede the call, since its slot is being imported.
     pub(super) asking: bool,
     /// The time to go by; `None` for the server's own.
-    pub(super) now: Option<Timestamp>,
+    now: Option<Timestamp>,
+}
+
+/// Requests of a call, as its script reads them.
+#[derive(Debug)]
+enum CallRequests {
+    General {
+        requests: BytesMut,
+        /// Charges in `requests`, and those of them with a lockout.
+        charges: usize,
+        lockouts: usize,
+    },
+    FixedWindows(FixedWindows),
+    Singles(Singles),
+}
+
+impl ScriptCall {
+    fn new(shape: Shape) -> Self {
+        let requests = match shape {
+            Shape::General => CallRequests::General { requests: BytesMut::new(), charges: 0, lockouts: 0 },
+            Shape::FixedWindows => CallRequests::FixedWindows(FixedWindows::default()),
+            Shape::SlidingWindow | Shape::TokenBucket => CallRequests::Singles(Singles::default()),
+        };
+        Self { shape, keys: Vec::new(), requests, asking: false, now: None }
+    }
+
+    /// True if there is room for one more request with so many charges.
+    fn has_room(&self, charges: usize) -> bool {
+        self.shape == Shape::General || self.keys.len() + charges <= MAX_SHAPED_KEYS
+    }
+
+    /// Arguments of the script, after the keys.
+    pub(super) fn arguments(&self) -> SmallVec<[Bytes; 3]> {
+        let now = || match self.now {
+            Some(now) => Bytes::from(now.as_micros().to_string()),
+            None => Bytes::new(),
+        };
+        match &self.requests {
+            CallRequests::General { requests, .. } => {
+                [Bytes::copy_from_slice(requests), now()].into_iter().collect()
+            }
+            CallRequests::FixedWindows(requests) => requests.arguments().into(),
+            CallRequests::Singles(requests) => {
+                requests.arguments().into_iter().chain(iter::once_with(now)).collect()
+            }
+        }
+    }
+
+    /// The reading at `index` in a reply; `None` if there is none.
+    fn seen(&self, index: CallIndex, numbers: &[i64]) -> Option<RawReading> {
+        match (&self.requests, index) {
+            (CallRequests::General { charges, .. }, CallIndex::General { charge, lockout }) => {
+                let ends_us = match lockout {
+                    None => 0,
+                    Some(lockout) => *numbers.get(4 * charges + lockout)?,
+                };
+                let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
+                seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now)
+            }
+            (CallRequests::FixedWindows(requests), CallIndex::FixedWindows(index)) => {
+                requests.seen(index, numbers)
+            }
+            (CallRequests::Singles(requests), CallIndex::Single(position)) => {
+                requests.seen(position, numbers)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Requests, and the commands that carry them out.
@@ -118,7 +195,7 @@ pub(super) struct Batch {
     /// Index of the reply to each charge of each request, in order.
     reply_indexes: Vec<ReplyIndex>,
     owners: HashMap<Bytes, Owner, RandomState>,
-    call_of_slot: HashMap<u16, usize, RandomState>,
+    call_of: HashMap<(u16, Shape), usize, RandomState>,
 }
 
 /// Replies to the commands; `None` for one that was not answered.
@@ -138,13 +215,26 @@ enum Owner {
 #[derive(Clone, Copy, Debug)]
 enum ReplyIndex {
     /// So many hits into this count.
-    Count { count: usize, hits: u64 },
+    Count {
+        count: usize,
+        hits: u64,
+    },
     Call {
         call: usize,
+        index: CallIndex,
+    },
+}
+
+/// Index of a charge in the reply to its call.
+#[derive(Clone, Copy, Debug)]
+enum CallIndex {
+    General {
         charge: usize,
         /// Which of the call's charges with a lockout.
         lockout: Option<usize>,
     },
+    FixedWindows(WindowIndex),
+    Single(usize),
 }
 
 impl Batch {
@@ -155,24 +245,47 @@ impl Batch {
 
     /// Adds a request whose counters lie in `slot`; its answers come after those of the requests before.
     pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, dispatch: Dispatch) {
-        let asking = dispatch == Dispatch::Asking;
         if dispatch != Dispatch::Batched {
-            self.calls.push(ScriptCall { asking, ..ScriptCall::default() });
+            let asking = dispatch == Dispatch::Asking;
+            self.calls.push(ScriptCall { asking, ..ScriptCall::new(Shape::General) });
             let call = self.calls.len() - 1;
             return self.add_to_call(charges, call, false);
         }
         let owned = |charge: &SlotCharge| matches!(self.owners.get(&charge.key), Some(Owner::Call { .. }));
         if charges.iter().any(|charge| charge.needs_script() || owned(charge)) {
-            let calls = &mut self.calls;
-            let call = *self.call_of_slot.entry(slot).or_insert_with(|| {
-                calls.push(ScriptCall::default());
-                calls.len() - 1
-            });
+            let call = self.call_for(charges, slot);
             return self.add_to_call(charges, call, true);
         }
         for charge in charges {
             self.count(charge);
         }
+    }
+
+    /// The call that a request joins: that of its shape, unless a later one has counters of the request, which must be
+    /// charged in the order of arrival. Then it joins a general call behind that one.
+    fn call_for(&mut self, charges: &SlotCharges, slot: u16) -> usize {
+        let owner = |key: &Bytes| match self.owners.get(key) {
+            Some(Owner::Call { call, .. }) => Some(*call),
+            Some(Owner::Count(_)) | None => None,
+        };
+        let last_of = |charge: &SlotCharge| {
+            owner(&charge.key).max(charge.lockout.as_ref().and_then(|lockout| owner(&lockout.key)))
+        };
+        let last = charges.iter().map(last_of).max().flatten();
+        let is_in_order = |call: &usize| last.is_none_or(|last| last <= *call);
+        let call_of = |shape| self.call_of.get(&(slot, shape)).copied();
+        let mut shape = Shape::of(charges);
+        let mut known = call_of(shape);
+        if known.is_some_and(|call| !is_in_order(&call)) {
+            shape = Shape::General;
+            known = call_of(shape).filter(is_in_order);
+        }
+        let has_room = |call: &usize| self.calls.get(*call).is_some_and(|call| call.has_room(charges.len()));
+        known.filter(has_room).unwrap_or_else(|| {
+            self.calls.push(ScriptCall::new(shape));
+            self.call_of.insert((slot, shape), self.calls.len() - 1);
+            self.calls.len() - 1
+        })
     }
 
     fn count(&mut self, charge: &SlotCharge) {
@@ -198,12 +311,9 @@ impl Batch {
     }
 
     /// With `keep`, what comes later to these counters comes after this.
-    fn add_to_call(&mut self, charges: &SlotCharges, index: usize, keep: bool) {
+    fn add_to_call(&mut self, charges: &SlotCharges, call_index: usize, keep: bool) {
         let Self { clock, calls, owners, reply_indexes, .. } = self;
-        let Some(call) = calls.get_mut(index) else { return };
-        let denied = charges.iter().any(|charge| charge.denied);
-        let len = u16::try_from(charges.len()).unwrap_or(MAX_CHARGES).min(MAX_CHARGES);
-        call.requests.put_u16(len | u16::from(denied) << 15);
+        let Some(call) = calls.get_mut(call_index) else { return };
         if *clock == ServerClock::Callers {
             // One time for all of the call, as it is with the server's own.
             call.now = charges.iter().map(|charge| charge.now).chain(call.now).max();
@@ -216,7 +326,7 @@ impl Batch {
                     let (position, is_new) = own.of(key.clone());
                     (!is_new).then(|| number(position))
                 }
-                Some(Owner::Call { call, counter }) if *call == index => Some(*counter),
+                Some(Owner::Call { call, counter }) if *call == call_index => Some(*counter),
                 Some(_) | None => None,
             };
             let counter = known.unwrap_or_else(|| {
@@ -224,18 +334,39 @@ impl Batch {
                 number(keys.len() - 1)
             });
             if keep {
-                owners.insert(key.clone(), Owner::Call { call: index, counter });
+                owners.insert(key.clone(), Owner::Call { call: call_index, counter });
             }
             counter
         };
-        for charge in charges {
-            let counter = number_of(&mut call.keys, &charge.key);
-            let lockout = charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
-            pack(&mut call.requests, charge, counter, lockout);
-            let lockout = lockout.map(|_| call.lockouts);
-            reply_indexes.push(ReplyIndex::Call { call: index, charge: call.charges, lockout });
-            call.charges += 1;
-            call.lockouts += usize::from(lockout.is_some());
+        let mut place = |index| reply_indexes.push(ReplyIndex::Call { call: call_index, index });
+        match &mut call.requests {
+            CallRequests::General { requests, charges: count, lockouts } => {
+                let denied = charges.iter().any(|charge| charge.denied);
+                let len = u16::try_from(charges.len()).unwrap_or(MAX_CHARGES).min(MAX_CHARGES);
+                requests.put_u16(len | u16::from(denied) << 15);
+                for charge in charges {
+                    let counter = number_of(&mut call.keys, &charge.key);
+                    let lockout =
+                        charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
+                    pack(requests, charge, counter, lockout);
+                    let lockout = lockout.map(|_| *lockouts);
+                    place(CallIndex::General { charge: *count, lockout });
+                    *count += 1;
+                    *lockouts += usize::from(lockout.is_some());
+                }
+            }
+            CallRequests::FixedWindows(requests) => {
+                let position = |charge: &SlotCharge| usize::from(number_of(&mut call.keys, &charge.key)) - 1;
+                let positions: SmallVec<[usize; 4]> = charges.iter().map(position).collect();
+                requests.add(charges, &positions).for_each(|index| place(CallIndex::FixedWindows(index)));
+            }
+            CallRequests::Singles(requests) => {
+                for charge in charges {
+                    owners.insert(charge.key.clone(), Owner::Call { call: call_index, counter: 0 });
+                    call.keys.push(charge.key.clone());
+                    place(CallIndex::Single(requests.add(charge)));
+                }
+            }
         }
     }
 
@@ -264,8 +395,6 @@ impl Batch {
         index: usize,
         replies: &'a Replies<E>,
     ) -> Option<Result<RawReading, &'a E>> {
-        let unreadable =
-            RawReading { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::default() };
         match *self.reply_indexes.get(index)? {
             ReplyIndex::Count { count, hits } => {
                 let all = self.counts.get(count)?.hits;
@@ -273,20 +402,17 @@ impl Batch {
                 // A counter below zero is not ours; it has been tampered with, and counts as empty.
                 let used = |after: &i64| u64::try_from(*after).unwrap_or(0).saturating_sub(all - hits);
                 let outcome = Some(ChargeOutcome::Charged);
-                Some(reply.as_ref().map(|after| RawReading { outcome, level: used(after), ..unreadable }))
+                Some(reply.as_ref().map(|after| RawReading {
+                    outcome,
+                    level: used(after),
+                    ..RawReading::UNREADABLE
+                }))
             }
-            ReplyIndex::Call { call, charge, lockout } => {
+            ReplyIndex::Call { call, index } => {
                 let reply = replies.calls.get(call)?.as_ref()?;
-                let charges = self.calls.get(call)?.charges;
-                let read = |numbers: &Vec<i64>| {
-                    let ends_us = match lockout {
-                        None => 0,
-                        Some(lockout) => *numbers.get(4 * charges + lockout)?,
-                    };
-                    let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
-                    seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now)
-                };
-                Some(reply.as_ref().map(|numbers| read(numbers).unwrap_or(unreadable)))
+                let call = self.calls.get(call)?;
+                let read = |numbers: &Vec<i64>| call.seen(index, numbers).unwrap_or(RawReading::UNREADABLE);
+                Some(reply.as_ref().map(read))
             }
         }
     }

@@ -17,6 +17,9 @@ use crate::store::{Lockout, StoreError};
 /// Hold of a charge without a ticket: no random ticket has this name.
 const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0 };
 
+/// Number that a script returns for a counter that contains a value which tollgate did not write.
+pub(super) const UNREADABLE: i64 = -(1 << 62);
+
 /// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::redis) struct RawReading {
@@ -28,6 +31,12 @@ pub(in crate::store::redis) struct RawReading {
     pub(super) ends_us: u64,
     /// When the script ran.
     pub(super) now: Timestamp,
+}
+
+impl RawReading {
+    /// Reading of a counter that contains a value which tollgate did not write.
+    pub(super) const UNREADABLE: Self =
+        Self { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::from_micros(0) };
 }
 
 impl SlotCharge {

@@ -41,13 +41,17 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
         .collect()
 }
 
-/// Effect of `charge.lua` on a call.
+/// Effect of its script on a call.
 fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
-    let mut requests = call.requests.clone().freeze();
+    let arguments = call.arguments();
+    if call.shape == Shape::FixedWindows {
+        return run_fixed_windows(&call.keys, &arguments[2], counters);
+    }
+    let mut requests = arguments[0].clone();
     let mut reply = Vec::new();
     while requests.has_remaining() {
         let len = requests.get_u16();
-        let charges: Vec<SlotCharge> = (0..len).map(|_| unpack(&mut requests, &call.keys)).collect();
+        let charges: Vec<SlotCharge> = (0..len).map(|_| unpack_charge(&mut requests, &call.keys)).collect();
         for RawReading { outcome, level, .. } in serve(&charges, counters) {
             let outcome = match outcome {
                 Some(ChargeOutcome::Charged) => 0,
@@ -61,7 +65,55 @@ fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
     reply
 }
 
-fn unpack(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
+/// Effect of `fixed_windows.lua`.
+fn run_fixed_windows(keys: &[Bytes], requests: &Bytes, counters: &mut Counters) -> Vec<i64> {
+    let mut readings = Vec::new();
+    for request in unpack(requests) {
+        let charges: Vec<SlotCharge> = request[1..]
+            .chunks(3)
+            .map(|numbers| {
+                let [key, hits, ceiling] = [0, 1, 2].map(|at| u32::try_from(numbers[at]).expect("few"));
+                let limit = Limit::per(ceiling + hits.max(1) - 1, Unit::Minute);
+                let key = keys[usize::try_from(key).expect("few") - 1].clone();
+                SlotCharge {
+                    key,
+                    limit,
+                    hits: Hits::Add(hits),
+                    mode: ChargeMode::IfAllowed,
+                    ..plain_charge()
+                }
+            })
+            .collect();
+        readings.extend(serve(&charges, counters));
+    }
+    let level = |level: u64| i64::try_from(level).expect("few");
+    if readings.iter().all(|reading| reading.outcome == Some(ChargeOutcome::Charged)) {
+        let used = keys.iter().map(|key| level(counters[key]));
+        return iter::once(0).chain(used).collect();
+    }
+    let numbers = readings.iter().map(|reading| match reading.outcome {
+        Some(ChargeOutcome::Charged) => level(reading.level),
+        _ => -1 - level(reading.level),
+    });
+    iter::once(1).chain(numbers).collect()
+}
+
+fn plain_charge() -> SlotCharge {
+    SlotCharge {
+        key: Bytes::from_static(b"hot"),
+        limit: Limit::per(10, Unit::Minute),
+        now: Timestamp::default(),
+        hits: Hits::Add(2),
+        mode: ChargeMode::Always,
+        enforcement: Enforcement::Enforced,
+        on_failure: FailurePolicy::Error,
+        lockout: None,
+        denied: false,
+        ttl_secs: 60,
+    }
+}
+
+fn unpack_charge(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
     let key = keys[usize::from(requests.get_u16()) - 1].clone();
     assert_eq!(requests.get_u8(), 0, "a fixed window");
     let (kind, enforcement) = (requests.get_u8(), requests.get_u8());
@@ -159,8 +211,38 @@ fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
     counted.sort();
     counted.dedup();
     prop_assert_eq!(counted.len(), batch.counts.len(), "one command for each counter");
-    prop_assert!(batch.calls.len() <= 3, "one call for each slot");
+    // A general call, one of a shape, and a general one for counters that both need.
+    prop_assert!(batch.calls.len() <= 3 * 3, "few calls for each slot");
     Ok(())
+}
+
+#[test]
+fn requests_of_one_shape_share_a_call_and_others_follow_it_in_order() {
+    let request = |keys: &[&'static str], mode| -> SlotCharges {
+        let charge = |key: &&'static str| SlotCharge { key: Bytes::from(*key), mode, ..plain_charge() };
+        keys.iter().map(charge).collect()
+    };
+    let bucket = |key| -> SlotCharges {
+        let limit = Limit { algorithm: Algorithm::TokenBucket { burst: 5 }, ..Limit::per(10, Unit::Minute) };
+        [SlotCharge { key: Bytes::from_static(key), limit, mode: ChargeMode::IfAllowed, ..plain_charge() }]
+            .into_iter()
+            .collect()
+    };
+    let mut batch = Batch::default();
+    let mut add = |charges: &SlotCharges| batch.add(charges, 0, Dispatch::Batched);
+    add(&request(&["a", "b"], ChargeMode::IfAllowed));
+    add(&bucket(b"bucket"));
+    add(&request(&["b", "c"], ChargeMode::IfAllowed));
+    add(&bucket(b"bucket"));
+    // In a general call, behind those that have "a" and the bucket.
+    add(&request(&["a"], ChargeMode::Always));
+    add(&bucket(b"a"));
+    add(&request(&["d", "a"], ChargeMode::IfAllowed));
+    add(&request(&["e"], ChargeMode::IfAllowed));
+    let calls: Vec<_> = batch.calls.iter().map(|call| (call.shape, call.keys.concat())).collect();
+    let expected =
+        [(Shape::FixedWindows, &b"abce"[..]), (Shape::TokenBucket, b"bucketbucket"), (Shape::General, b"ad")];
+    assert_eq!(calls, expected.map(|(shape, keys)| (shape, keys.to_vec())));
 }
 
 proptest! {
@@ -174,19 +256,7 @@ proptest! {
 
 #[test]
 fn hits_on_one_counter_are_one_command() {
-    let charge = SlotCharge {
-        key: Bytes::from_static(b"hot"),
-        limit: Limit::per(10, Unit::Minute),
-        now: Timestamp::default(),
-        hits: Hits::Add(2),
-        mode: ChargeMode::Always,
-        enforcement: Enforcement::Enforced,
-        on_failure: FailurePolicy::Error,
-        lockout: None,
-        hold: None,
-        denied: false,
-        ttl_secs: 60,
-    };
+    let charge = plain_charge();
     let mut batch = Batch::default();
     for _ in 0..256 {
         batch.add(&[charge.clone()].into_iter().collect(), 0, Dispatch::Batched);

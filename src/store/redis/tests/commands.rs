@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::script;
 use super::world::{Counter, Kind, SENTINEL, SLOTS, State, endpoint, port};
 use crate::store::redis::reply::Reply;
+use crate::store::redis::script::sha1;
 
 fn text(text: &str) -> Reply {
     Reply::Text(Bytes::copy_from_slice(text.as_bytes()))
@@ -73,9 +74,11 @@ pub(super) fn execute(state: &mut State, node: usize, words: &[Bytes], asking: &
             counter.value += hits;
             Reply::Int(counter.value)
         }
-        "EVALSHA" if !state.nodes[node].knows_script => error("NOSCRIPT No matching script."),
-        _ => {
-            state.nodes[node].knows_script = true;
+        "EVALSHA" if !state.nodes[node].scripts.contains(&words[1]) => error("NOSCRIPT No matching script."),
+        name => {
+            if name == "EVAL" {
+                state.nodes[node].scripts.insert(sha1(&words[1]));
+            }
             script::run(state, node, words)
         }
     }

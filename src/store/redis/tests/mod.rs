@@ -223,7 +223,7 @@ async fn make_trouble(world: World, mut random: fastrand::Rng) {
                 state.lose(node, |key, counter| (evicts || counter.value != 0) && !is_kept(key));
             }
             6 | 7 if state.kind == Kind::Cluster => state.migrate(&mut random),
-            _ => state.nodes[node].knows_script = false,
+            _ => state.nodes[node].scripts.clear(),
         }
     }
     std::future::pending().await

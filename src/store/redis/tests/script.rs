@@ -1,13 +1,15 @@
-//! `charge.lua` in Rust, for fixed windows without lockouts.
+//! `charge.lua` in Rust, for fixed windows without lockouts, and `fixed_windows.lua`.
 
 use std::collections::HashMap;
 
 use bytes::{Buf as _, Bytes};
 
 use super::world::{Counter, State};
+use crate::store::redis::batch::unpack;
 use crate::store::redis::reply::Reply;
 
 const ALWAYS: u8 = 0;
+const IF_ALLOWED: u8 = 1;
 const REFUND: u8 = 2;
 const CHARGED: i64 = 0;
 const DENIED: i64 = 1;
@@ -47,6 +49,9 @@ pub(super) fn keys(words: &[Bytes]) -> &[Bytes] {
 
 fn requests(words: &[Bytes]) -> Vec<Request> {
     let keys = keys(words);
+    if let Some(requests) = of_fixed_windows(words) {
+        return requests;
+    }
     let Some(mut packed) = words.get(3 + keys.len()).cloned() else { return Vec::new() };
     let mut requests = Vec::new();
     while packed.has_remaining() {
@@ -67,17 +72,59 @@ fn requests(words: &[Bytes]) -> Vec<Request> {
     requests
 }
 
+/// Requests of a call of `fixed_windows.lua`; `None` for the other script, which has one argument less.
+fn of_fixed_windows(words: &[Bytes]) -> Option<Vec<Request>> {
+    let keys = keys(words);
+    let requests = words.get(3 + keys.len() + 2)?;
+    let charge = |numbers: &[i64]| {
+        let [key, hits, ceiling] = *numbers else { panic!("{numbers:?}") };
+        let key = keys[usize::try_from(key).expect("a position") - 1].clone();
+        ScriptCharge { key, kind: IF_ALLOWED, hits, capacity: ceiling + hits.max(1) - 1 }
+    };
+    let request = |numbers: Vec<i64>| Request {
+        denied: numbers[0] == 1,
+        charges: numbers[1..].chunks(3).map(charge).collect(),
+    };
+    Some(unpack(requests).into_iter().map(request).collect())
+}
+
+/// Reply of `fixed_windows.lua`, from the requests, the outcomes of their charges, and the levels afterwards.
+fn reply_of_fixed_windows(
+    words: &[Bytes],
+    requests: &[(Request, Vec<(i64, i64)>)],
+    levels: &HashMap<Bytes, i64>,
+) -> Reply {
+    let all_pass = requests
+        .iter()
+        .all(|(request, outcomes)| request.denied || outcomes.iter().all(|(outcome, _)| *outcome == CHARGED));
+    let numbers: Vec<i64> = if all_pass {
+        std::iter::once(0).chain(keys(words).iter().map(|key| levels[key])).collect()
+    } else {
+        let outcomes = requests.iter().flat_map(|(_, outcomes)| outcomes);
+        let number = |(outcome, level): &(i64, i64)| if *outcome == CHARGED { *level } else { -1 - level };
+        std::iter::once(1).chain(outcomes.map(number)).collect()
+    };
+    Reply::Array(numbers.into_iter().map(Reply::Int).collect())
+}
+
 /// Runs the script on a node.
 pub(super) fn run(state: &mut State, node: usize, words: &[Bytes]) -> Reply {
     let held = |key: &Bytes| state.nodes[node].counters.get(key).map_or(0, |counter| counter.value);
     let before: HashMap<Bytes, i64> = keys(words).iter().map(|key| (key.clone(), held(key))).collect();
     let mut levels = before.clone();
-    let mut reply = Vec::new();
-    for request in requests(words) {
-        for (outcome, level) in carry_out(&request, &mut levels) {
-            reply.extend([outcome, level, 0, 0].map(Reply::Int));
-        }
-    }
+    let outcomes = requests(words).into_iter().map(|request| {
+        let outcomes = carry_out(&request, &mut levels);
+        (request, outcomes)
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    let is_general = of_fixed_windows(words).is_none();
+    let reply = if is_general {
+        let numbers = outcomes.iter().flat_map(|(_, outcomes)| outcomes);
+        let numbers = numbers.flat_map(|(outcome, level)| [*outcome, *level, 0, 0]);
+        Reply::Array(numbers.chain([1]).map(Reply::Int).collect())
+    } else {
+        reply_of_fixed_windows(words, &outcomes, &levels)
+    };
     for (key, level) in levels {
         let changed = level - before[&key];
         let executed = state.executed.entry(key.clone()).or_default();
@@ -86,12 +133,11 @@ pub(super) fn run(state: &mut State, node: usize, words: &[Bytes]) -> Reply {
         if changed != 0 {
             counters.entry(key.clone()).or_insert(Counter { value: 0, has_ttl: true }).value = level;
         }
-        if let Some(counter) = counters.get_mut(&key) {
+        if let Some(counter) = counters.get_mut(&key).filter(|_| is_general) {
             counter.has_ttl = true;
         }
     }
-    reply.push(Reply::Int(1));
-    Reply::Array(reply)
+    reply
 }
 
 /// Outcome of each charge, and the level of its counter.

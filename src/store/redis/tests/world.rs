@@ -1,6 +1,6 @@
 //! A model of Redis in memory: nodes that count, fail over, move slots and break connections, all by a seed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ pub(super) struct Counter {
 pub(super) struct Node {
     /// Ordered, so that a seed always has one outcome.
     pub(super) counters: BTreeMap<Bytes, Counter>,
-    pub(super) knows_script: bool,
+    /// Names of the scripts that it knows.
+    pub(super) scripts: BTreeSet<Bytes>,
     /// Nobody is let in until it is up again.
     pub(super) down: bool,
     /// Connections made before this one are dead.
