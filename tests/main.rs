@@ -10,6 +10,7 @@ mod admin;
 mod admin_access;
 mod admin_load;
 mod admin_state;
+mod allocations;
 mod answers;
 mod bodies;
 mod calendar;
