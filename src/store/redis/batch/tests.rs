@@ -108,6 +108,7 @@ fn plain_charge() -> SlotCharge {
         enforcement: Enforcement::Enforced,
         on_failure: FailurePolicy::Error,
         lockout: None,
+        hold: None,
         denied: false,
         ttl_secs: 60,
     }
