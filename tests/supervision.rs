@@ -9,8 +9,7 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use reqwest::Client;
-use rustix::process::{Pid as ProcessId, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit};
-use rustix::process::{pidfd_getfd, pidfd_open, prlimit};
+use rustix::process::{Pid as ProcessId, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::support::process::Process;
 use crate::support::tollgate::Tollgate;
@@ -121,23 +120,4 @@ async fn an_accept_loop_that_ends_ends_the_process_under_its_name() {
         assert!(output.contains("listener failed") && output.contains("Invalid argument"), "{output}");
         assert!(output.contains(&format!("{name} ended unexpectedly")), "{output}");
     }
-}
-
-/// A load of the rules that cannot get a thread panics: the rules would never change again.
-#[tokio::test]
-async fn a_rule_loader_that_panics_ends_the_process_under_its_name() {
-    let mut service = Tollgate::start(&[("rules.yaml", RULES)], &[("THREADS", "1")]).await;
-    // Room for allocations, and none for the stack of one more thread.
-    let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).expect("its status");
-    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size");
-    let kib: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
-    let limit = Rlimit { current: Some((kib + 1_024) * 1_024), maximum: None };
-    prlimit(Some(id(&service.process)), Resource::As, limit).expect("a process of our own");
-    service.write_rules("rules.yaml", &RULES.replace("1000/hour", "2000/hour"));
-    assert_eq!(service.process.exit_code(PATIENCE).await, Some(1), "{}", service.process.output());
-    let output = service.process.output();
-    assert!(
-        output.contains("rule loader ended unexpectedly: panicked: OS can't spawn worker thread"),
-        "{output}"
-    );
 }
