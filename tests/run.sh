@@ -38,6 +38,11 @@ debian_install() {
         fail "$reason: not found, and apt-get install $* failed"
 }
 
+# Installs the Debian package $2 if the command $1 is missing.
+command_install() {
+    if ! has "$1"; then debian_install "$1, for $3" "$2"; fi
+}
+
 # Tests start their own servers: the one that comes with the package is not wanted.
 stop_packaged_redis() {
     if [ -d /run/systemd/system ]; then
@@ -95,14 +100,17 @@ install_valkey() {
 
 # The image runs in a sandbox of it, and tests look into that.
 install_sandbox() {
-    if has bwrap && has nsenter && has curl; then return; fi
-    debian_install "bubblewrap, nsenter and curl, for the tests of the image" bubblewrap util-linux curl
+    command_install bwrap bubblewrap "the tests of the image"
+    command_install nsenter util-linux "the tests of the image"
+    command_install curl curl "the tests of the image"
 }
 
-# tests/deploy.sh installs the rest of what it uses by itself.
+# tests/deploy.sh installs the rest of what it uses by itself. A nodejs from elsewhere brings npm and conflicts with
+# Debian's, so that each package is asked for alone.
 install_deploy_tools() {
-    if has shellcheck && has systemd-analyze && has npm; then return; fi
-    debian_install "shellcheck, systemd-analyze and npm, for tests/deploy.sh" shellcheck systemd npm
+    command_install shellcheck shellcheck tests/deploy.sh
+    command_install systemd-analyze systemd tests/deploy.sh
+    command_install npm npm tests/deploy.sh
 }
 
 # The console's tests drive a browser and check accessibility with axe.
