@@ -28,6 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for which lockouts are searched.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time between two looks at a search, each of which takes seconds itself unless the search has failed.
+const SEARCH_PAUSE: Duration = Duration::from_millis(500);
 
 /// Upper bound on an answer.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -157,8 +159,8 @@ impl AdminClient {
     pub(super) async fn lockouts(&self) -> anyhow::Result<Value> {
         let begun = Instant::now();
         let mut all = self.get("/lockouts?limit=10000").await?;
-        // The service answers after some seconds of searching: no pause is needed.
         while all["searching"] == true && begun.elapsed() < SEARCH_TIMEOUT {
+            tokio::time::sleep(SEARCH_PAUSE).await;
             all = self.get("/lockouts?limit=10000").await?;
         }
         while let Some(cursor) = all["next_cursor"].as_str() {

@@ -172,7 +172,9 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                tcp::set_options(&stream, KEEP_ALIVE)?;
+                // The peer may have gone, which some systems report like a socket that does not listen.
+                let gone = |_| io::Error::from_raw_os_error(rustix::io::Errno::CONNABORTED.raw_os_error());
+                tcp::set_options(&stream, KEEP_ALIVE).map_err(gone)?;
                 stream.into_std().map(|stream| Stream::Tcp(stream, peer.ip()))
             }
             Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Stream::Unix),

@@ -3,6 +3,10 @@
 use serde_json::Value;
 
 use super::text::{items, limit_text, point_in_time, table, text, time};
+use crate::engine::text::one_line;
+
+/// Upper bound on a line of an error, in bytes.
+const MAX_ERROR_LINE: usize = 400;
 
 /// A number with one decimal.
 fn rate(of: &Value, name: &str) -> String {
@@ -42,7 +46,10 @@ pub(super) fn config(answer: &Value) -> String {
         at => at,
     };
     let errors = items(answer, "errors").iter().filter_map(Value::as_str);
-    let errors: String = errors.map(|error| format!("\n{error}\n")).collect();
+    let escaped = |error: &str| {
+        error.lines().map(|line| format!("{}\n", one_line(line, MAX_ERROR_LINE))).collect::<String>()
+    };
+    let errors: String = errors.map(|error| format!("\n{}", escaped(error))).collect();
     let none = if errors.is_empty() { "\nno errors\n" } else { "" };
     let (rules, domains, hash) = (text(answer, "rules"), text(answer, "domains"), text(answer, "rules_hash"));
     format!("{rules} rules in {domains} domains, hash {hash}, loaded at {loaded_at}\n{errors}{none}")

@@ -187,7 +187,9 @@ pub(super) fn lockouts(answer: &Value) -> String {
         vec![entries.join(","), text(item, "domain"), text(item, "name"), ends_in, text(item, "id")]
     };
     let rows = items(answer, "lockouts").iter().map(row).collect();
-    let list = table(&["CLIENT", "DOMAIN", "NAME", "ENDS IN", "ID"], rows, "no client is locked out");
+    let none =
+        if answer["complete"] == false { "no lockouts found so far" } else { "no client is locked out" };
+    let list = table(&["CLIENT", "DOMAIN", "NAME", "ENDS IN", "ID"], rows, none);
     let searching = "the store is still being searched".to_owned();
     let missing = [
         (answer["complete"] == false).then(|| {

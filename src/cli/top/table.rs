@@ -1,7 +1,7 @@
 //! Tables that fit a terminal.
 
 use serde_json::Value;
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 /// Width to which columns of texts shrink where a terminal is narrow.
 const MIN_TEXT: usize = 12;
@@ -32,7 +32,7 @@ impl Column {
 
     fn cell(&self, text: &str, width: usize) -> String {
         let text = cut(text, width);
-        let space = " ".repeat(width - text.width());
+        let space = " ".repeat(width.saturating_sub(text.width()));
         if self.is_number { space + &text } else { text + &space }
     }
 }
@@ -66,12 +66,11 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let (mut cut, mut left) = (String::new(), width.saturating_sub(1));
-    for c in text.chars() {
-        let Some(rest) = left.checked_sub(c.width().unwrap_or_default()) else { break };
-        left = rest;
-        cut.push(c);
-    }
+    // A sequence of characters may be wider than their sum.
+    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+    let fits = |end: &usize| text.get(..*end).is_some_and(|start| start.width() < width);
+    let end = ends.take_while(fits).last().unwrap_or_default();
+    let mut cut = text.get(..end).unwrap_or_default().to_owned();
     cut.push('…');
     cut
 }
@@ -111,7 +110,11 @@ mod tests {
     #[test]
     fn a_narrow_terminal_shrinks_the_widest_text_first_and_is_never_exceeded() {
         let columns = [Column::text("KEY", 40), Column::text("RULE", 40), Column::number("HITS")];
-        let rows = [row(&[&"k".repeat(50), &"語".repeat(20), "7"])];
+        // A heart is narrower alone than with the selector that makes it an emoji.
+        let rows = [
+            row(&[&"k".repeat(50), &"語".repeat(20), "7"]),
+            row(&["❤\u{fe0f}".repeat(20).as_str(), "", "7"]),
+        ];
         for width in 1..120 {
             let lines = lines(&columns, &rows, width);
             assert!(lines.iter().all(|line| line.width() <= width), "{width}: {lines:?}");

@@ -24,7 +24,7 @@ const MAX_REJECTED_PER_SEC: u32 = 10;
 /// Path of the API, and of its only call that is sent like a write and changes nothing.
 const API: &str = "/api/v1/";
 const EXPLAIN: &str = "/api/v1/explain";
-/// Upper bound on a text from a request, in characters.
+/// Upper bound on a text from a request, in bytes.
 const MAX_TEXT: usize = 200;
 
 /// Writes on the admin listener.
@@ -160,8 +160,9 @@ impl Audit {
             dry_run: false,
             result: text(result),
         };
+        push(&mut entries.rejected, entry.clone(), MAX_REJECTED);
+        drop(entries);
         entry.log();
-        push(&mut entries.rejected, entry, MAX_REJECTED);
     }
 
     /// The newest `limit` entries, newest first.

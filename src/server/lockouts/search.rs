@@ -3,6 +3,7 @@
 //! A search of a large Redis takes longer than a caller waits, since it leaves the server most of its time. It goes on
 //! without its callers: they get what it has found so far, or the result of the search before it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ struct Latest {
     /// Result of the latest search that has ended, and its end.
     ended: Option<(Listing, Instant)>,
     /// Lockouts lifted since the begin of the search whose result is in use.
-    lifted: Vec<(Bytes, Instant)>,
+    lifted: HashMap<Bytes, Instant>,
 }
 
 /// A search under way.
@@ -63,7 +64,12 @@ struct Search {
 impl Searches {
     /// The lockout of `key` was lifted.
     pub(super) fn lifted(&self, key: &Bytes) {
-        self.0.lock().lifted.push((key.clone(), Instant::now()));
+        let mut latest = self.0.lock();
+        if latest.lifted.len() >= MAX_LISTED {
+            // So many that a new search is cheaper than to remember them.
+            (latest.lifted, latest.ended) = (HashMap::new(), None);
+        }
+        latest.lifted.insert(key.clone(), Instant::now());
     }
 
     /// Lockouts as far as they are known now.
@@ -73,18 +79,18 @@ impl Searches {
         let listing = match (&latest.ended, &latest.running) {
             (Some((ended, _)), _) => Listing { is_searching, ..ended.clone() },
             (None, Some(search)) => Listing::of(&search.found, search.begun, None),
-            (None, None) => Listing::of(&[], Instant::now(), Some("the search has failed".to_owned())),
+            (None, None) => {
+                let error = Some("the search has failed".to_owned());
+                Listing { is_searching, ..Listing::of(&[], Instant::now(), error) }
+            }
         };
         let begun = listing.begun;
-        let lifted: Vec<_> =
-            latest.lifted.iter().filter(|(_, at)| *at >= begun).map(|(key, _)| key).collect();
-        match &lifted[..] {
-            [] => listing,
-            lifted => {
-                let left = listing.lockouts.iter().filter(|lockout| !lifted.contains(&&lockout.key)).cloned();
-                Listing { lockouts: left.collect(), ..listing }
-            }
+        if latest.lifted.is_empty() {
+            return listing;
         }
+        let is_lifted = |key: &Bytes| latest.lifted.get(key).is_some_and(|at| *at >= begun);
+        let left = listing.lockouts.iter().filter(|lockout| !is_lifted(&lockout.key)).cloned();
+        Listing { lockouts: left.collect(), ..listing }
     }
 }
 
@@ -151,7 +157,7 @@ impl Running {
         let begun = self.search.begun;
         let listing = Listing { is_whole: true, ..Listing::of(&self.search.found, begun, error) };
         let mut latest = self.admin.searches.0.lock();
-        latest.lifted.retain(|(_, at)| *at >= begun);
+        latest.lifted.retain(|_, at| *at >= begun);
         latest.ended = Some((listing, Instant::now()));
     }
 }

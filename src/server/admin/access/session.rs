@@ -2,7 +2,7 @@
 //!
 //! The cookie is an expiry, a number of its own, and the HMAC of both under the token's digest. It is valid on every
 //! replica that has the token, survives a restart, and ends when the token leaves the file. A session that a browser has
-//! ended is invalid on the replica that served it, until it would have expired.
+//! ended is invalid on the replica that served it, until that replica restarts or has ended many others.
 
 use std::collections::BTreeSet;
 

@@ -17,7 +17,7 @@ use crate::tls::read_bounded;
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest token. A shorter one could be guessed.
 const MIN_TOKEN_BYTES: usize = 16;
-/// Upper bound on the name of a token, in characters.
+/// Upper bound on the name of a token, in bytes.
 const MAX_NAME: usize = 64;
 
 /// A token file that cannot be used.
@@ -156,8 +156,8 @@ fn parse(path: &Path, text: &str) -> Result<Arc<[Token]>, TokenFileError> {
 
 /// The token after a role, and the name that a comment gives its bearer.
 pub fn token_and_name(text: &str) -> (&str, Option<&str>) {
-    let (token, name) =
-        text.split_once(" #").map_or((text, None), |(token, name)| (token, Some(name.trim())));
+    let comment = text.match_indices('#').find(|(at, _)| text[..*at].ends_with([' ', '\t']));
+    let (token, name) = comment.map_or((text, None), |(at, _)| (&text[..at], Some(text[at + 1..].trim())));
     (token.trim(), name.filter(|name| !name.is_empty()))
 }
 
@@ -200,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn a_token_has_the_name_of_its_comment_or_else_of_its_line() {
         let file = file(&format!(
-            "# people\nview:{VIEW}\noperate: ann-ann-ann-ann-ann # ann \nadmin:bob-bob-bob-bob-#b  #  bob, on call\nview:no-no-no-no-no-no #\n"
+            "# people\nview:{VIEW}\noperate: ann-ann-ann-ann-ann # ann \nview:tab-tab-tab-tab-tab\t# tab\nadmin:bob-bob-bob-bob-#b  #  bob, on call\nview:no-no-no-no-no-no #\n"
         ));
         let tokens = Tokens::read(file.path()).unwrap();
         let name =
@@ -208,7 +208,8 @@ mod tests {
         assert_eq!(name(VIEW).as_deref(), Some("view token, line 2"));
         assert_eq!(name("ann-ann-ann-ann-ann").as_deref(), Some("token ann"));
         assert_eq!(name("bob-bob-bob-bob-#b").as_deref(), Some("token bob, on call"));
-        assert_eq!(name("no-no-no-no-no-no").as_deref(), Some("view token, line 5"));
+        assert_eq!(name("no-no-no-no-no-no").as_deref(), Some("view token, line 6"));
+        assert_eq!(name("tab-tab-tab-tab-tab").as_deref(), Some("token tab"));
         assert_eq!(name("ann-ann-ann-ann-ann # ann"), None);
     }
 

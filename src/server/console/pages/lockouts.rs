@@ -33,8 +33,8 @@ pub(in super::super) async fn lockouts(admin: &Admin, view: &View<'_>) -> Markup
     html! {
         h1 { "Lockouts" }
         (view.read_only_note(Role::Operate, "unlock clients"))
-        @if let Some(error) = error { p .bad role="alert" { "Some lockouts are not listed: " (error) } }
-        @if lockouts.is_empty() { p .none { "No client is locked out." } } @else {
+        @if let Some(error) = &error { p .bad role="alert" { "Some lockouts are not listed: " (error) } }
+        @if lockouts.is_empty() { p .none { @if error.is_some() { "No lockouts found so far." } @else { "No client is locked out." } } } @else {
             (table("Lockouts", &head, &rows))
         }
     }
