@@ -3,24 +3,23 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::time::Instant;
-use tollgate::clock::SystemClock;
 use tollgate::engine::judge::judge;
 use tollgate::engine::plan::plan;
 use tollgate::engine::rules::{CompileOptions, Rules, SourceFile, compile};
 use tollgate::engine::{KeyWriter, Modes};
-use tollgate::limiter::{Limiter, charges};
+use tollgate::limiter::charges;
 use tollgate::pb;
 use tollgate::server::{AnswerSettings, RateLimitService, wire};
 use tollgate::store::Store as _;
-use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
+
+use crate::support::limiter::limiter;
 
 /// Quota that no test uses up.
 const RULES: &str = "
@@ -61,22 +60,7 @@ fn users(count: usize) -> Bytes {
 }
 
 fn service(rules: &Arc<Rules>) -> RateLimitService {
-    let limiter = Limiter {
-        overrides: Arc::default(),
-        rules: Arc::default(),
-        store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
-        fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
-        store_timeout: Duration::ZERO,
-        clock: Arc::new(SystemClock),
-        metrics: Arc::default(),
-        keys: KeyWriter::default(),
-        modes: Modes::default(),
-        candidate: None,
-        tap: None,
-        decision_log: None,
-    };
-    limiter.rules.store(Some(Arc::clone(rules)));
-    RateLimitService::new(limiter, AnswerSettings::default(), 1_000)
+    RateLimitService::new(limiter(Arc::clone(rules)), AnswerSettings::default(), 1_000)
 }
 
 /// Result of `step`, and its allocations.

@@ -346,15 +346,21 @@ async fn nothing_is_held(tollgate: &Tollgate, redis: &Redis, at: &str) {
     assert_eq!(redis.len(), 0, "{at}");
 }
 
-/// The places have ten minutes: only a release ends them before this test does.
-#[tokio::test]
-async fn envoy_gives_every_place_back_in_whatever_phase_its_client_leaves() {
+/// Redis, tollgate with its counters there, and Envoy before tollgate and an upstream.
+async fn behind_envoy() -> (Redis, Tollgate, Upstream, Arc<Envoy>) {
     let redis = Redis::start().await;
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let settings = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "60s")];
     let tollgate = Tollgate::start(&[("rules.yaml", RULES)], &settings).await;
     let upstream = Upstream::start().await;
     let envoy = envoy_before(&upstream, tollgate.grpc).await;
+    (redis, tollgate, upstream, envoy)
+}
+
+/// The places have ten minutes: only a release ends them before this test does.
+#[tokio::test]
+async fn envoy_gives_every_place_back_in_whatever_phase_its_client_leaves() {
+    let (redis, tollgate, upstream, envoy) = behind_envoy().await;
     let mut requests = 0;
 
     // At the limit: those beyond it are denied, and release nothing.
@@ -393,12 +399,7 @@ async fn envoy_gives_every_place_back_in_whatever_phase_its_client_leaves() {
 /// Envoy cancels its call, and makes no second one: tollgate itself must see that its caller has gone.
 #[tokio::test]
 async fn a_place_comes_back_when_the_client_leaves_during_the_call() {
-    let redis = Redis::start().await;
-    let url = format!("redis://127.0.0.1:{}", redis.port());
-    let settings = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "60s")];
-    let tollgate = Tollgate::start(&[("rules.yaml", RULES)], &settings).await;
-    let upstream = Upstream::start().await;
-    let envoy = envoy_before(&upstream, tollgate.grpc).await;
+    let (redis, tollgate, upstream, envoy) = behind_envoy().await;
     upstream.allow(Stage::Whole);
     assert_eq!(client(&envoy, "/").await.expect("an answer"), 200);
     nothing_is_held(&tollgate, &redis, "before").await;

@@ -6,12 +6,11 @@ use std::time::Duration;
 use tollgate::clock::{Clock as _, ManualClock};
 use tollgate::engine::overrides::{Effect, Override, Overrides};
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
-use tollgate::engine::{
-    Code, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Timestamp, Unit,
-};
+use tollgate::engine::{Code, Descriptor, Entry, Hits, Limit, Request, Timestamp, Unit};
 use tollgate::lab::{ExplainContext, Explanation, Verdict, explain};
 use tollgate::limiter::Limiter;
 
+use crate::support::limiter::limiter;
 use crate::support::stores;
 
 const SEEDS: u64 = 20;
@@ -62,21 +61,8 @@ impl World {
         let file = SourceFile { name: "rules.yaml".into(), text: RULES.into() };
         let rules = compile(&[file], CompileOptions::default(), None).expect("the rules are right");
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_000_000)));
-        let limiter = Limiter {
-            rules: Arc::default(),
-            store: stores::memory(),
-            fallback: stores::fallback(),
-            store_timeout: Duration::ZERO,
-            clock: Arc::clone(&clock) as _,
-            metrics: stores::metrics(),
-            keys: KeyWriter::new(KeyFormat::Native, ""),
-            modes: Modes::default(),
-            candidate: None,
-            tap: None,
-            decision_log: None,
-            overrides: Arc::default(),
-        };
-        limiter.rules.store(Some(Arc::new(rules)));
+        let limiter =
+            Limiter { store: stores::memory(), clock: Arc::clone(&clock) as _, ..limiter(Arc::new(rules)) };
         Self { random: fastrand::Rng::with_seed(seed), clock, limiter }
     }
 

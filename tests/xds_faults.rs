@@ -1,9 +1,11 @@
 //! Rules from a management server that fails, floods or sends garbage: rules in force stay.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use prost_types::Any;
+use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use tonic::Status;
 
@@ -274,40 +276,52 @@ async fn files_and_a_server_have_domains_of_their_own() {
     }
 }
 
+/// A file of rules with a limit of 3 for `k` in one domain.
+struct RuleFile(PathBuf);
+
+impl RuleFile {
+    /// One that has the domain `files`.
+    fn in_dir(dir: &TempDir) -> Self {
+        let file = Self(dir.path().join("files.yaml"));
+        file.has("files");
+        file
+    }
+
+    fn has(&self, domain: &str) {
+        let rules = format!("domain: {domain}\ndescriptors:\n  - {{key: k, rate_limit: 3/hour}}\n");
+        fs::write(&self.0, rules).expect("a file");
+    }
+}
+
+/// Sends version 2: `shop`, and `files` with a limit of 9 for `k`.
+fn respond_with_two_domains(stream: &mut AdsStream, nonce: &str) {
+    stream.put(&config("shop", &[("user", 5)])).put(&config("files", &[("k", 9)])).respond("2", nonce);
+}
+
 #[tokio::test]
 async fn content_is_judged_by_the_rule_files_as_they_are_when_it_is_sent_again() {
-    let rules =
-        |domain: &str| format!("domain: {domain}\ndescriptors:\n  - {{key: k, rate_limit: 3/hour}}\n");
     for variant in VARIANTS {
         let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("files.yaml");
-        fs::write(&file, rules("files")).expect("a file");
-        let path = text(dir.path());
-        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &path)]).await;
-        let respond = |stream: &mut AdsStream, nonce| {
-            stream
-                .put(&config("shop", &[("user", 5)]))
-                .put(&config("files", &[("k", 9)]))
-                .respond("2", nonce);
-        };
+        let file = RuleFile::in_dir(&dir);
+        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &text(dir.path()))]).await;
         let refused = |client: &Client| client.xds.json()["rejected"].as_str().map(str::to_owned);
-        respond(&mut stream, "n2");
+        respond_with_two_domains(&mut stream, "n2");
         assert!(stream.request().await.refusal.is_some());
         assert!(refused(&client).is_some_and(|reason| reason.contains("duplicate domain 'files'")));
 
         // The file gives the domain up.
-        fs::write(&file, rules("others")).expect("a file");
+        file.has("others");
         client.reaches("the resource is in force", |client| client.limit("files", "k") == Some(9)).await;
         client.reaches("it is reported", |client| refused(client).is_none()).await;
-        respond(&mut stream, "n3");
+        respond_with_two_domains(&mut stream, "n3");
         let answer = stream.request().await;
         assert_eq!((&*answer.nonce, answer.refusal), ("n3", None));
 
         // And takes it again.
-        fs::write(&file, rules("files")).expect("a file");
+        file.has("files");
         client.reaches("the file is in force", |client| client.limit("files", "k") == Some(3)).await;
         client.reaches("it is reported", |client| refused(client).is_some()).await;
-        respond(&mut stream, "n4");
+        respond_with_two_domains(&mut stream, "n4");
         let answer = stream.request().await;
         assert_eq!((&*answer.nonce, answer.refusal.is_some()), ("n4", true));
     }
@@ -315,26 +329,16 @@ async fn content_is_judged_by_the_rule_files_as_they_are_when_it_is_sent_again()
 
 #[tokio::test]
 async fn a_refusal_that_waits_becomes_an_acceptance_if_files_make_way() {
-    let rules =
-        |domain: &str| format!("domain: {domain}\ndescriptors:\n  - {{key: k, rate_limit: 3/hour}}\n");
     for variant in VARIANTS {
         let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("files.yaml");
-        fs::write(&file, rules("files")).expect("a file");
-        let path = text(dir.path());
-        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &path)]).await;
-        let respond = |stream: &mut AdsStream, nonce| {
-            stream
-                .put(&config("shop", &[("user", 5)]))
-                .put(&config("files", &[("k", 9)]))
-                .respond("2", nonce);
-        };
-        respond(&mut stream, "n2");
+        let file = RuleFile::in_dir(&dir);
+        let (_server, client, mut stream) = loaded(variant, &[("RULES_PATH", &text(dir.path()))]).await;
+        respond_with_two_domains(&mut stream, "n2");
         assert!(stream.request().await.refusal.is_some());
         // Half a second passes before the same content is refused again. The file gives the domain up meanwhile.
-        respond(&mut stream, "n3");
+        respond_with_two_domains(&mut stream, "n3");
         client.reaches("it is judged", |client| client.xds.nacks() == 2).await;
-        fs::write(&file, rules("others")).expect("a file");
+        file.has("others");
         client.reaches("the resource is in force", |client| client.limit("files", "k") == Some(9)).await;
         let answer = stream.request().await;
         assert_eq!((&*answer.nonce, answer.refusal), ("n3", None));

@@ -74,11 +74,11 @@ impl<'l> Acquisition<'l> {
     pub(super) fn hand_over(mut self, decision: &mut Decision<'_>) {
         let denial = decision.denial();
         if denial.is_some_and(|status| status.limit.is_some_and(|limit| limit.is_concurrency())) {
-            self.metrics.record_tickets(TicketEvent::Denied, 1);
+            self.metrics.record_ticket(TicketEvent::Denied);
         }
         if denial.is_none() && !self.releases.is_empty() {
             self.releases.clear();
-            self.metrics.record_tickets(TicketEvent::Acquired, 1);
+            self.metrics.record_ticket(TicketEvent::Acquired);
             decision.hold = Some(self.hold);
         }
     }
@@ -182,7 +182,7 @@ impl Limiter {
                 }
                 (_, Ok(_)) => TicketEvent::Unknown,
             };
-            self.metrics.record_tickets(event, 1);
+            self.metrics.record_ticket(event);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::server::{
 };
 use crate::store::memory::MemorySettings;
 use crate::telemetry::logs::{DecisionLogSettings, DecisionLogTarget, LogFormat, LogSettings};
-use crate::telemetry::traces::{Protocol, Service, TraceSettings};
+use crate::telemetry::traces::{Protocol, TraceSettings};
 use crate::tls::ClientTls;
 
 /// Path of the rules in the image of envoyproxy/ratelimit.
@@ -334,18 +334,13 @@ fn traces(
     let sampling_rate = reader.number("TRACING_SAMPLING_RATE", &raw.tracing_sampling_rate, 0.0..=1.0);
     let protocol = protocol(raw, reader);
     let endpoint = collector(raw, protocol, reader);
-    let name = raw.tracing_service_name.as_ref().or(raw.otel_service_name.as_ref());
     enabled.then(|| TraceSettings {
         tls: endpoint.starts_with("https:").then_some(tls),
         endpoint,
         protocol,
         sampling_rate,
         timeout,
-        service: Service {
-            name: name.map_or("RateLimit", String::as_str).to_owned(),
-            namespace: raw.tracing_service_namespace.clone(),
-            instance_id: raw.tracing_service_instance_id.clone(),
-        },
+        service: otlp::service(raw),
     })
 }
 

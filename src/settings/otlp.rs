@@ -1,4 +1,4 @@
-//! Settings of the OTLP exporter of metrics, by the standard variables of OpenTelemetry.
+//! Settings of the OTLP exporter of metrics, and timeouts of all exports, by the standard variables of OpenTelemetry.
 
 use std::time::Duration;
 
@@ -75,8 +75,8 @@ fn exporters(text: &str, reader: &mut Reader) -> bool {
     asked.contains(&Some(true))
 }
 
-/// Attributes of the service: those of its traces.
-fn service(raw: &RawTraces) -> Service {
+/// Attributes of the service, in metrics and traces.
+pub(super) fn service(raw: &RawTraces) -> Service {
     let name = raw.tracing_service_name.as_ref().or(raw.otel_service_name.as_ref());
     Service {
         name: name.map_or("RateLimit", String::as_str).to_owned(),

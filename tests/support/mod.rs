@@ -10,6 +10,7 @@ pub(crate) mod console;
 pub(crate) mod envoy;
 pub(crate) mod held;
 pub(crate) mod http2;
+pub(crate) mod limiter;
 pub(crate) mod load;
 pub(crate) mod pki;
 pub(crate) mod pod;

@@ -1,8 +1,10 @@
 //! State of a service as text for people: its rules, configuration, store and replicas.
 
+use std::iter;
+
 use serde_json::Value;
 
-use super::text::{items, limit_text, point_in_time, table, text, time};
+use super::text::{items, limit_text, point_in_time, rfc3339, table, text, time};
 use crate::engine::text::one_line;
 
 /// Upper bound on a line of an error, in bytes.
@@ -46,10 +48,8 @@ pub(super) fn config(answer: &Value) -> String {
         at => at,
     };
     let errors = items(answer, "errors").iter().filter_map(Value::as_str);
-    let escaped = |error: &str| {
-        error.lines().map(|line| format!("{}\n", one_line(line, MAX_ERROR_LINE))).collect::<String>()
-    };
-    let errors: String = errors.map(|error| format!("\n{}", escaped(error))).collect();
+    let lines = errors.flat_map(|error| iter::once("").chain(error.lines()));
+    let errors: String = lines.map(|line| format!("{}\n", one_line(line, MAX_ERROR_LINE))).collect();
     let none = if errors.is_empty() { "\nno errors\n" } else { "" };
     let (rules, domains, hash) = (text(answer, "rules"), text(answer, "domains"), text(answer, "rules_hash"));
     format!("{rules} rules in {domains} domains, hash {hash}, loaded at {loaded_at}\n{errors}{none}")
@@ -121,10 +121,9 @@ pub(super) fn store(answer: &Value) -> String {
 
 pub(super) fn denials(answer: &Value) -> String {
     let row = |denial: &Value| {
-        let at = serde_json::json!({ "at": denial["at_ms"].as_u64().map(|at| at / 1_000) });
         let passed = if denial["enforced"] == false { " (passed)" } else { "" };
         vec![
-            point_in_time(&at, "at"),
+            denial["at_ms"].as_u64().map(|at| rfc3339(at / 1_000)).unwrap_or_default(),
             text(denial, "descriptors"),
             text(denial, "rule"),
             text(denial, "reason") + passed,

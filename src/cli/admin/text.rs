@@ -32,8 +32,12 @@ pub(super) fn time(of: &Value, name: &str) -> String {
 
 /// Point in time as RFC 3339 in UTC, to the second.
 pub(super) fn point_in_time(of: &Value, name: &str) -> String {
-    let at = of[name].as_u64().map(|secs| Timestamp::from_secs(secs).to_string());
-    at.map(|at| at.replace(".000000Z", "Z")).unwrap_or_default()
+    of[name].as_u64().map(rfc3339).unwrap_or_default()
+}
+
+/// Seconds since the epoch as RFC 3339 in UTC.
+pub(super) fn rfc3339(secs: u64) -> String {
+    Timestamp::from_secs(secs).to_string().replace(".000000Z", "Z")
 }
 
 /// Items of a list.

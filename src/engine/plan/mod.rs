@@ -157,18 +157,25 @@ impl Item<'_> {
     }
 }
 
+impl<'r> Item<'r> {
+    /// The limits that it counts towards, if there are any.
+    pub const fn limited(&self) -> Option<&Limited<'r>> {
+        match self {
+            Self::Limited(limited) => Some(limited),
+            Self::NoLimit
+            | Self::Replaced
+            | Self::HoldsNothing
+            | Self::Unlimited(_)
+            | Self::Exempt(_)
+            | Self::Blocked(_) => None,
+        }
+    }
+}
+
 impl<'r> Plan<'r> {
     /// Descriptors with a limit, in order.
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
-        self.items.iter().filter_map(|item| match item {
-            Item::Limited(limited) => Some(limited),
-            Item::NoLimit
-            | Item::Replaced
-            | Item::HoldsNothing
-            | Item::Unlimited(_)
-            | Item::Exempt(_)
-            | Item::Blocked(_) => None,
-        })
+        self.items.iter().filter_map(Item::limited)
     }
 }
 

@@ -108,16 +108,9 @@ impl Evaluation {
 
 /// Positions of the charges of `plan`, in their order.
 fn spots(plan: &Plan<'_>) -> SmallVec<[Spot; 4]> {
-    let limited = plan.items.iter().enumerate().filter_map(|(item, planned)| match planned {
-        Item::Limited(limited) => Some((item, limited.counters.len())),
-        Item::NoLimit
-        | Item::Replaced
-        | Item::HoldsNothing
-        | Item::Unlimited(_)
-        | Item::Exempt(_)
-        | Item::Blocked(_) => None,
-    });
-    limited.flat_map(|(item, counters)| (0..counters).map(move |limit| Spot { item, limit })).collect()
+    let counters = |item: &Item<'_>| item.limited().map_or(0, |limited| limited.counters.len());
+    let items = plan.items.iter().enumerate();
+    items.flat_map(|(item, planned)| (0..counters(planned)).map(move |limit| Spot { item, limit })).collect()
 }
 
 /// Name of a counter: the entries that it counts, as they are counted.

@@ -312,7 +312,7 @@ impl OverrideBook {
         let mut known = self.known.lock().await;
         for _ in 0..MAX_ATTEMPTS {
             let (stored, found) = self.read().await?;
-            // What the store has lost is changed as this replica knows it.
+            // If the store has lost the document, the change is made to the one that this replica knows.
             let is_lost = stored.version < known.version;
             let mut document = if is_lost { known.document.clone() } else { found };
             document.drop_ended(stored.now);

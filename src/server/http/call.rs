@@ -1,4 +1,4 @@
-//! Request handling that both endpoints share.
+//! Request handling that the endpoints share.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tracing::{Instrument as _, Span};
 
 use super::super::admission::BodyError;
 use super::super::service::{Call, CallError, RateLimitService};
-use super::super::wire::{InvalidRequest, JsonRequest, ReceivedRequest};
+use super::super::wire::{AcquireRequest, InvalidRequest, ReceivedRequest};
 use crate::engine::Decision;
 use crate::telemetry::traces;
 
@@ -28,19 +28,19 @@ pub(super) async fn decide<T>(
     service: &RateLimitService,
     headers: &HeaderMap,
     body: Body,
-    decode: impl FnOnce(&[u8]) -> Result<JsonRequest<'_>, InvalidRequest>,
+    decode: impl FnOnce(&[u8]) -> Result<AcquireRequest<'_>, InvalidRequest>,
     encode: impl FnOnce(&ReceivedRequest<'_>, &Decision<'_>) -> T,
 ) -> Result<T, CallError> {
     let (call, body) = begin(service, body).await?;
     let span = span(headers);
     let decided = async {
-        let body = call.accept(decode(&body))?;
-        let request = call.accept(body.received())?;
+        let AcquireRequest { request, max_ttl_secs } = call.accept(decode(&body))?;
+        let request = call.accept(request.received())?;
         if !service.settings().http_refunds {
             call.without_refunds(&request)?;
         }
         let rules = call.snapshot();
-        let decision = call.decide(&rules, &request, None).await?;
+        let decision = call.acquire(&rules, &request, max_ttl_secs).await?;
         Ok(encode(&request, &decision))
     };
     decided.instrument(span).await

@@ -1,32 +1,33 @@
 //! `POST /v1/check`: decisions for applications that call without a proxy.
 
+use std::sync::Arc;
+
 use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
 use super::super::admission::BodyError;
 use super::super::origin::is_cross_site;
-use super::super::service::CallError;
-use super::super::wire::{CheckAnswer, decode_check, encode_check};
-use super::Endpoint;
+use super::super::service::{CallError, RateLimitService};
+use super::super::wire::{AcquireRequest, CheckAnswer, decode_check, encode_check};
 use super::call::{decide, json_response, status_of};
 
 /// Answers 200 if the request passes, else 429. Errors are JSON too: a stable code and a message.
 pub(super) async fn check(
-    State(Endpoint { service, own_names }): State<Endpoint>,
-    method: Method,
-    uri: Uri,
+    State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
-        return refusal;
-    }
-    let answer = decide(&service, &headers, body, decode_check, |_, decision| {
-        encode_check(decision, service.settings())
-    });
+    let answer = decide(
+        &service,
+        &headers,
+        body,
+        |body| decode_check(body).map(AcquireRequest::from),
+        |_, decision| encode_check(decision, service.settings()),
+    );
     respond(answer.await)
 }
 
@@ -45,20 +46,21 @@ pub(super) fn respond(answer: Result<CheckAnswer, CallError>) -> Response {
     }
 }
 
-/// Response to a call with another method, or from a page of another site.
-pub(super) fn refuse_caller(
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    own_names: &[String],
-) -> Option<Response> {
-    if method != Method::POST {
+/// Rejects calls with another method, and those from pages of other sites.
+pub(super) async fn refuse_callers(
+    State(own_names): State<Arc<[String]>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method() != Method::POST {
         let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
-        return Some(([(header::ALLOW, "POST")], refusal).into_response());
+        return ([(header::ALLOW, "POST")], refusal).into_response();
     }
-    let message = "requests from pages of other sites are rejected";
-    is_cross_site(headers, uri, own_names)
-        .then(|| refusal(StatusCode::FORBIDDEN, "cross_site_request", message))
+    if is_cross_site(request.headers(), request.uri(), &own_names) {
+        let message = "requests from pages of other sites are rejected";
+        return refusal(StatusCode::FORBIDDEN, "cross_site_request", message);
+    }
+    next.run(request).await
 }
 
 pub(super) fn refuse(error: &CallError) -> Response {

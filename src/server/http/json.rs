@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 
 use super::super::origin::is_cross_site;
-use super::super::wire::{decode_json, encode_json};
+use super::super::wire::{AcquireRequest, decode_json, encode_json};
 use super::Endpoint;
 use super::call::{decide, json_response, status_of};
 use crate::engine::Code;
@@ -22,9 +22,13 @@ pub(super) async fn json(
     if is_cross_site(&headers, &uri, &own_names) {
         return (StatusCode::FORBIDDEN, "cross-site request\n").into_response();
     }
-    let answer = decide(&service, &headers, body, decode_json, |request, decision| {
-        (decision.code, encode_json(request, decision, service.settings()))
-    });
+    let answer = decide(
+        &service,
+        &headers,
+        body,
+        |body| decode_json(body).map(AcquireRequest::from),
+        |request, decision| (decision.code, encode_json(request, decision, service.settings())),
+    );
     match answer.await {
         Ok((Code::OverLimit, json)) => json_response(StatusCode::TOO_MANY_REQUESTS, json),
         Ok((Code::Ok, json)) => json_response(StatusCode::OK, json),

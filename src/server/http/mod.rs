@@ -11,31 +11,36 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 
 pub(super) use self::call::{json_response, wants_json};
-use self::check::check;
+use self::check::{check, refuse_callers};
 use self::json::json;
 use super::health::Health;
 use super::service::RateLimitService;
 
-/// Service behind an endpoint, and the host names under which pages may call it.
+/// Service behind `/json`, and the host names under which pages may call it.
 #[derive(Clone)]
 struct Endpoint {
     service: Arc<RateLimitService>,
     own_names: Arc<[String]>,
 }
 
-/// `/json`, the endpoints under `/v1`, and the probes `/healthcheck`, `/livez` and `/readyz`. `own_names` are host names of the listener.
+/// `/json`, the endpoints under `/v1`, and the probes `/healthcheck`, `/livez` and `/readyz`. `own_names` are host names
+/// of the listener.
 pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: Arc<[String]>) -> Router {
-    let endpoint = Endpoint { service, own_names };
+    let v1 = Router::new()
+        .route("/v1/check", any(check))
+        .route("/v1/acquire", any(places::acquire))
+        .route("/v1/renew", any(places::renew))
+        .route("/v1/release", any(places::release))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&own_names), refuse_callers))
+        .with_state(Arc::clone(&service));
     Router::new()
-        .route("/json", any(json).with_state(endpoint.clone()))
-        .route("/v1/check", any(check).with_state(endpoint.clone()))
-        .route("/v1/acquire", any(places::acquire).with_state(endpoint.clone()))
-        .route("/v1/renew", any(places::renew).with_state(endpoint.clone()))
-        .route("/v1/release", any(places::release).with_state(endpoint))
+        .merge(v1)
+        .route("/json", any(json).with_state(Endpoint { service, own_names }))
         .route("/healthcheck", get(healthcheck).with_state(health.clone()))
         .route("/readyz", get(readyz).with_state(health))
         .route("/livez", get(async || "OK"))

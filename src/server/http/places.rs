@@ -1,67 +1,40 @@
 //! `POST /v1/acquire`, `/v1/renew` and `/v1/release`: places of concurrency limits, for applications that call without
 //! a proxy.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::json;
 use tracing::Instrument as _;
 
 use super::super::service::{CallError, RateLimitService};
-use super::super::wire::{
-    AcquireRequest, CheckAnswer, TicketRequest, decode_acquire, decode_ticket, encode_check,
-};
-use super::Endpoint;
-use super::call::{begin, json_response, span};
-use super::check::{refusal, refuse, refuse_caller, respond};
+use super::super::wire::{TicketRequest, decode_acquire, decode_ticket, encode_check};
+use super::call::{begin, decide, json_response, span};
+use super::check::{refusal, refuse, respond};
 use crate::engine::TicketEntry;
 use crate::limiter::{TicketCall, TicketResult};
 
 /// Answers 200 with a ticket if the request passes and holds places, else 429.
 pub(super) async fn acquire(
-    State(Endpoint { service, own_names }): State<Endpoint>,
-    method: Method,
-    uri: Uri,
+    State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match refuse_caller(&method, &uri, &headers, &own_names) {
-        Some(refusal) => refusal,
-        None => respond(acquired(&service, &headers, body).await),
-    }
-}
-
-async fn acquired(
-    service: &RateLimitService,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<CheckAnswer, CallError> {
-    let (call, body) = begin(service, body).await?;
-    let decided = async {
-        let AcquireRequest { request, max_ttl_secs } = call.accept(decode_acquire(&body))?;
-        let request = call.accept(request.received())?;
-        if !service.settings().http_refunds {
-            call.without_refunds(&request)?;
-        }
-        let rules = call.snapshot();
-        let decision = call.acquire(&rules, &request, max_ttl_secs).await?;
-        Ok(encode_check(&decision, service.settings()))
-    };
-    decided.instrument(span(headers)).await
+    let answer = decide(&service, &headers, body, decode_acquire, |_, decision| {
+        encode_check(decision, service.settings())
+    });
+    respond(answer.await)
 }
 
 /// Answers 200 if the ticket still holds its places, else 404: its caller must not count on them any more.
 pub(super) async fn renew(
-    State(Endpoint { service, own_names }): State<Endpoint>,
-    method: Method,
-    uri: Uri,
+    State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
-        return refusal;
-    }
     let call = |max_ttl_secs| TicketCall::Renew { max_ttl_secs };
     match ticket_used(&service, &headers, body, call).await {
         Ok(TicketResult { was_held: true, ttl_secs }) => {
@@ -78,15 +51,10 @@ pub(super) async fn renew(
 
 /// Answers 200, whether or not the ticket held anything: a release may be repeated.
 pub(super) async fn release(
-    State(Endpoint { service, own_names }): State<Endpoint>,
-    method: Method,
-    uri: Uri,
+    State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    if let Some(refusal) = refuse_caller(&method, &uri, &headers, &own_names) {
-        return refusal;
-    }
     match ticket_used(&service, &headers, body, |_| TicketCall::Release).await {
         Ok(TicketResult { was_held, .. }) => {
             json_response(StatusCode::OK, json!({ "released": was_held }).to_string())

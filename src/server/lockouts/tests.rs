@@ -84,7 +84,7 @@ async fn callers_share_one_search_get_what_it_has_found_and_do_not_end_it() {
     let whole = admin.page(&page).await.unwrap();
     assert_eq!((whole.lockouts.len(), whole.searching, whole.complete), (2, false, false));
     assert!(whole.error.as_deref().is_some_and(|error| error.contains("gone")));
-    // What took a minute is used for a minute.
+    // The result of a search that took a minute is used for a minute.
     tokio::time::advance(Duration::from_secs(50)).await;
     assert_eq!(admin.page(&page).await.unwrap().age_secs, whole.age_secs + 50);
     assert_eq!(slow.0.load(Ordering::Relaxed), 1);

@@ -321,6 +321,7 @@ impl Link {
             tracing::warn!(node = self.name(), cause, "cannot set the TTL of a counter");
         }
     }
+
     /// A counter may stay without a TTL.
     pub(super) fn ttl_lost(&self) {
         self.lost_ttls.add(1);

@@ -141,7 +141,7 @@ impl Orphans {
     pub(super) fn send(&self, ttl: Ttl) {
         self.open.fetch_add(1, Ordering::Relaxed);
         let (open, lost) = (Arc::clone(&self.open), Arc::clone(&self.lost));
-        // Where there is no room, or nobody is left to set it, it is dropped here.
+        // If the channel is full or closed, the orphan is dropped here, and counted as lost.
         drop(self.sender.try_send(Orphan { ttl, is_set: false, open, lost }));
     }
 

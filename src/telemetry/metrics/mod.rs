@@ -78,7 +78,7 @@ pub struct Metrics {
     config_wrong: AtomicBool,
     rules_hash: AtomicU64,
     locked_out_requests: AtomicU64,
-    tickets: [AtomicU64; TicketEvent::ALL.len()],
+    tickets: [AtomicU64; TicketEvent::NAMES.len()],
     /// A lock that only start-up and snapshots take.
     sources: Mutex<Vec<Source>>,
 }
@@ -120,13 +120,8 @@ pub enum TicketEvent {
 }
 
 impl TicketEvent {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Acquired, "acquired"),
-        (Self::Denied, "denied"),
-        (Self::Released, "released"),
-        (Self::Renewed, "renewed"),
-        (Self::Unknown, "unknown"),
-    ];
+    /// Names, in the order of the events.
+    const NAMES: [&'static str; 5] = ["acquired", "denied", "released", "renewed", "unknown"];
 }
 
 impl Metrics {
@@ -209,12 +204,10 @@ impl Metrics {
         });
     }
 
-    /// Counts an event of so many tickets.
-    pub fn record_tickets(&self, event: TicketEvent, tickets: u64) {
-        for ((each, _), count) in TicketEvent::ALL.iter().zip(&self.tickets) {
-            if *each == event {
-                count.fetch_add(tickets, Ordering::Relaxed);
-            }
+    /// Counts an event of a ticket.
+    pub fn record_ticket(&self, event: TicketEvent) {
+        if let Some(count) = self.tickets.get(event as usize) {
+            add_one(count);
         }
     }
 
@@ -289,8 +282,8 @@ impl Metrics {
         snapshot.add(&defined::CONFIG_WRONG, [], self.config_wrong.load(Ordering::Relaxed));
         snapshot.add(&defined::RULES_HASH, [], read(&self.rules_hash));
         snapshot.add(&defined::LOCKED_OUT_REQUESTS, [], read(&self.locked_out_requests));
-        for ((_, event), count) in TicketEvent::ALL.iter().zip(&self.tickets) {
-            snapshot.add(&defined::TICKETS, [*event], read(count));
+        for (event, count) in TicketEvent::NAMES.into_iter().zip(&self.tickets) {
+            snapshot.add(&defined::TICKETS, [event], read(count));
         }
         snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
         snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));

@@ -5,6 +5,8 @@
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
 
 mod keys;
+#[path = "../../support/limiter.rs"]
+mod limiter;
 mod matching;
 mod messages;
 mod plan;

@@ -2,22 +2,18 @@
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion};
 use futures_util::FutureExt as _;
 use prost::Message as _;
 use tokio::time::Instant;
-use tollgate::clock::SystemClock;
-use tollgate::engine::{KeyWriter, Modes, Rules};
 use tollgate::limiter::Limiter;
 use tollgate::limiter::observe::Observer;
 use tollgate::pb;
 use tollgate::server::{AnswerSettings, RateLimitService, wire};
-use tollgate::store::fallback::Fallback;
-use tollgate::store::memory::{MemorySettings, MemoryStore};
 
+use crate::limiter::limiter;
 use crate::rules::{ASKED, LAYERS, load};
 
 const SHAPES: [(&str, usize); 2] = [("1 descriptor", 1), ("3 descriptors", 3)];
@@ -36,25 +32,6 @@ fn sent(descriptors: usize) -> Bytes {
         hits_addend: 1,
     };
     message.encode_to_vec().into()
-}
-
-fn limiter(rules: Arc<Rules>) -> Limiter {
-    let limiter = Limiter {
-        overrides: Arc::default(),
-        rules: Arc::default(),
-        store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
-        fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
-        store_timeout: Duration::ZERO,
-        clock: Arc::new(SystemClock),
-        metrics: Arc::default(),
-        keys: KeyWriter::default(),
-        modes: Modes::default(),
-        candidate: None,
-        tap: None,
-        decision_log: None,
-    };
-    limiter.rules.store(Some(rules));
-    limiter
 }
 
 /// From bytes to what the engine is asked.

@@ -11,12 +11,19 @@ use super::values::{Object, Text, Uint};
 use crate::engine::duration;
 use crate::engine::ticket::TicketEntry;
 
-/// Request for places.
+/// Request for a decision, which may take places.
 pub(in crate::server) struct AcquireRequest<'b> {
     /// Descriptors. Their hits are the number of places.
     pub(in crate::server) request: JsonRequest<'b>,
     /// Upper bound on the time for which they are held, in seconds; [`u32::MAX`] for that of the rules.
     pub(in crate::server) max_ttl_secs: u32,
+}
+
+/// With the time that the rules have.
+impl<'b> From<JsonRequest<'b>> for AcquireRequest<'b> {
+    fn from(request: JsonRequest<'b>) -> Self {
+        Self { request, max_ttl_secs: u32::MAX }
+    }
 }
 
 /// Request about places that are held.

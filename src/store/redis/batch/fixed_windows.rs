@@ -3,9 +3,8 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::msgpack::{array, digits, number};
-use super::protocol::{RawReading, UNREADABLE};
+use super::protocol::{RawReading, level_of};
 use super::{SlotCharge, SlotCharges};
-use crate::engine::Hits;
 use crate::engine::algorithm::group::ChargeOutcome;
 
 /// Requests of one call.
@@ -69,7 +68,7 @@ impl FixedWindows {
                 nominal_ttl_secs: charge.limit.ttl_secs(),
             });
         }
-        let (hits, ceiling) = (hits(charge), ceiling(charge));
+        let (hits, ceiling) = (charge.added_hits(), charge.ceiling());
         let mut sum = 0;
         if let Some(total) = counters.get_mut(counter) {
             if !was_denied {
@@ -122,35 +121,19 @@ impl FixedWindows {
     /// The reading at `index`; `None` if the reply has none.
     pub(super) fn seen(&self, index: WindowIndex, reply: &[i64]) -> Option<RawReading> {
         let WindowIndex { counter, hits, charge, ceiling, was_denied } = index;
-        let (passed, number) = match reply.split_first()? {
+        let (passed, level) = match reply.split_first()? {
             (0, used) => {
                 let later = self.counters.get(counter)?.hits - hits;
                 let used = u64::try_from(*used.get(counter)?).unwrap_or(0).saturating_sub(later);
                 (!was_denied, used)
             }
-            (_, numbers) => match *numbers.get(charge)? {
-                UNREADABLE => return None,
-                number => (number >= 0, u64::try_from(if number < 0 { -1 - number } else { number }).ok()?),
-            },
+            (_, numbers) => level_of(*numbers.get(charge)?)?,
         };
         let outcome = match passed {
             true => ChargeOutcome::Charged,
-            false if number >= ceiling => ChargeOutcome::Denied,
+            false if level >= ceiling => ChargeOutcome::Denied,
             false => ChargeOutcome::Withheld,
         };
-        Some(RawReading { outcome: Some(outcome), level: number, ..RawReading::UNREADABLE })
+        Some(RawReading { outcome: Some(outcome), level, ..RawReading::UNREADABLE })
     }
-}
-
-/// Hits that a charge adds.
-pub(super) fn hits(charge: &SlotCharge) -> u64 {
-    match charge.hits {
-        Hits::Add(hits) => hits.into(),
-        Hits::Refund(_) => 0,
-    }
-}
-
-/// Used hits from which a charge is denied.
-pub(super) fn ceiling(charge: &SlotCharge) -> u64 {
-    (u64::from(charge.limit.capacity()) + 1).saturating_sub(hits(charge).max(1))
 }

@@ -289,10 +289,6 @@ impl Batch {
     }
 
     fn count(&mut self, charge: &SlotCharge) {
-        let hits = match charge.hits {
-            Hits::Add(hits) => hits,
-            Hits::Refund(_) => 0,
-        };
         let counts = &mut self.counts;
         let owner = self.owners.entry_ref(&charge.key).or_insert_with(|| {
             counts.push(CounterCommand {
@@ -305,7 +301,7 @@ impl Batch {
         });
         let Owner::Count(index) = *owner else { return };
         if let Some(count) = self.counts.get_mut(index) {
-            count.hits += u64::from(hits);
+            count.hits += charge.added_hits();
             self.reply_indexes.push(ReplyIndex::Count { count: index, hits: count.hits });
         }
     }

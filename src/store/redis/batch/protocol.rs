@@ -18,7 +18,15 @@ use crate::store::{Lockout, StoreError};
 const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0 };
 
 /// Number that a script returns for a counter that contains a value which tollgate did not write.
-pub(super) const UNREADABLE: i64 = -(1 << 62);
+const UNREADABLE: i64 = -(1 << 62);
+
+/// True if a request passed, and the level afterwards, of the number that a script of one shape returns for a counter:
+/// -1 - level if it was denied. `None` if the counter is unreadable.
+pub(super) fn level_of(number: i64) -> Option<(bool, u64)> {
+    let passed = number >= 0;
+    let level = u64::try_from(if passed { number } else { -1 - number }).ok()?;
+    (number != UNREADABLE).then_some((passed, level))
+}
 
 /// Reply to one charge. The meaning of the numbers depends on its algorithm: see `charge.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +48,19 @@ impl RawReading {
 }
 
 impl SlotCharge {
+    /// Hits that it adds.
+    pub(super) fn added_hits(&self) -> u64 {
+        match self.hits {
+            Hits::Add(hits) => hits.into(),
+            Hits::Refund(_) => 0,
+        }
+    }
+
+    /// Used hits from which it is denied.
+    pub(super) fn ceiling(&self) -> u64 {
+        (u64::from(self.limit.capacity()) + 1).saturating_sub(self.added_hits().max(1))
+    }
+
     /// Reading of a reply.
     ///
     /// # Errors

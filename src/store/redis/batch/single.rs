@@ -3,9 +3,8 @@
 use bytes::{Bytes, BytesMut};
 
 use super::SlotCharge;
-use super::fixed_windows::{ceiling, hits};
 use super::msgpack::{array, digits, number};
-use super::protocol::{RawReading, UNREADABLE};
+use super::protocol::{RawReading, level_of};
 use crate::engine::algorithm::Ticks;
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::{Algorithm, Timestamp};
@@ -39,7 +38,7 @@ impl Singles {
             let Ticks { tick_us, window, .. } = Ticks::of(charge.limit, charge.now);
             let is_bucket = is_bucket(charge);
             array(&mut packed, if is_bucket { 7 } else { 5 });
-            for one in [hits(charge), ceiling(charge), window, tick_us] {
+            for one in [charge.added_hits(), charge.ceiling(), window, tick_us] {
                 number(&mut packed, one);
             }
             digits(&mut packed, charge.ttl_secs.into());
@@ -56,14 +55,10 @@ impl Singles {
         let (now, numbers) = reply.split_last()?;
         let each = if is_bucket(self.forms.first()?) { 2 } else { 3 };
         let (level, more) = numbers.chunks(each).nth(position)?.split_first()?;
-        let outcome = match *level {
-            UNREADABLE => return None,
-            0.. => ChargeOutcome::Charged,
-            _ => ChargeOutcome::Denied,
-        };
+        let (passed, level) = level_of(*level)?;
         Some(RawReading {
-            outcome: Some(outcome),
-            level: u64::try_from(if *level < 0 { -1 - *level } else { *level }).ok()?,
+            outcome: Some(if passed { ChargeOutcome::Charged } else { ChargeOutcome::Denied }),
+            level,
             more: [*more.first()?, more.get(1).copied().unwrap_or(0)],
             ends_us: 0,
             now: Timestamp::from_micros(u64::try_from(*now).ok()?),
