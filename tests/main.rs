@@ -64,6 +64,7 @@ mod redis_permissions;
 mod redis_servers;
 mod redis_topology;
 mod reference_settings;
+mod releases;
 mod replay;
 mod replay_envoy;
 mod server;

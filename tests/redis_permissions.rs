@@ -9,6 +9,7 @@ use tollgate::store::Charge;
 use tollgate::store::lockouts::{Found, Lockouts as _};
 use tollgate::store::redis::{Credentials, Login, RedisSettings};
 
+use crate::places::{acquire, outcomes, peek, release, renew, ticket};
 use crate::store::{MIDNIGHT, charge, connected, used};
 use crate::support::admin::{call, token_file};
 use crate::support::eventually;
@@ -56,6 +57,15 @@ async fn the_permissions_in_the_documentation_are_enough_to_count() {
                 used(&store, charge).await.expect("a reading");
             }
         }
+    }
+    for (max, weight) in [(9, 1), (1, 2)] {
+        let limit = Limit { requests_per_unit: max, ..peek("").limit };
+        for charge in [acquire("tg1/c/", ticket(1), weight), renew("tg1/c/", ticket(1)), peek("tg1/c/")] {
+            used(&store, Charge { limit, ..charge }).await.expect("a reading");
+        }
+        let of_two = [acquire("tg1/c/", ticket(2), weight), charge("tg1/a/", Unit::Day, Hits::Add(1))];
+        outcomes(&store, &of_two.map(|charge| Charge { mode: ChargeMode::IfAllowed, ..charge })).await;
+        used(&store, release("tg1/c/", ticket(1))).await.expect("a reading");
     }
     let lockout = Bytes::from_static(b"tgp1/4:shop,5:login,4:user,1:a,");
     server.command([b"SET".as_slice(), &lockout, format!("{} 1 0 0 5:tg1/a", u64::MAX >> 11).as_bytes()]);
@@ -153,6 +163,27 @@ async fn the_permissions_in_the_documentation_are_enough_for_operators() {
 /// The lines of the log with this text.
 fn logged(service: &Tollgate, text: &str) -> usize {
     service.process.output().lines().filter(|line| line.contains(text)).count()
+}
+
+/// The ACL of a release before concurrency limits. Without the probes, the first acquisition would end a whole batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_places_that_are_not_permitted_are_reported_before_the_first_acquisition() {
+    const OF_PLACES: [&str; 4] = ["PEXPIRE", "ZRANGEBYSCORE", "ZREM", "ZSCORE"];
+    let server = server_as_documented().await;
+    for command in OF_PLACES {
+        assert_eq!(server.command(["ACL", "SETUSER", USER.name, &format!("-{command}")]), "OK");
+    }
+    let (url, login) = (server.settings().deployment.to_string(), format!("{}:{}", USER.name, USER.password));
+    let environment = [("REDIS_URL", url.as_str()), ("REDIS_AUTH", &login), ("THREADS", "1")];
+    let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+    eventually("it is logged", async || logged(&service, "lacks permissions") == 1).await;
+    for command in OF_PLACES {
+        let output = service.process.output();
+        assert!(
+            output.lines().any(|line| line.contains("lacks permissions") && line.contains(command)),
+            "{output}"
+        );
+    }
 }
 
 /// Counters keep no TTL while `EXPIRE` is refused: that is logged once for the process, whatever the number of cores

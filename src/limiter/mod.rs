@@ -37,7 +37,7 @@ pub use sampler::Sampler;
 use candidate::{Evaluation, with_trial};
 use observe::{Observation, Tap};
 use overrides::LiveOverrides;
-use places::Acquisition;
+use places::{Acquisition, Releases};
 
 /// Decides requests.
 pub struct Limiter {
@@ -193,9 +193,10 @@ impl Limiter {
         let mut charges = charges(&live, &self.modes);
         // Dropped without a decision, it gives back what the request holds.
         let places = Acquisition::begin(self, &mut charges, asked.max_ttl_secs, now);
+        let releases = Releases::among(self, &charges, now);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
-            return self.judge(asked, live, Charged { charges: &charges, readings, places });
+            return self.judge(asked, live, Charged { charges: &charges, readings, places, releases });
         };
         let others = candidate.rules.load();
         let others = others.as_deref();
@@ -212,7 +213,7 @@ impl Limiter {
         let (readings, trial) = both.await;
         // A decision without the store does not show what the rules would decide.
         let is_counted = readings.iter().all(Result::is_ok);
-        let decision = self.judge(asked, live, Charged { charges: &charges, readings, places });
+        let decision = self.judge(asked, live, Charged { charges: &charges, readings, places, releases });
         candidate.compare(
             request,
             Evaluation { rules: Some(rules), decision: decision.as_ref().ok().filter(|_| is_counted) },
@@ -229,11 +230,12 @@ impl Limiter {
         plan: Plan<'r>,
         charged: Charged<'_, '_>,
     ) -> Result<Decision<'r>, StoreError> {
-        let Charged { charges, readings, mut places } = charged;
+        let Charged { charges, readings, mut places, mut releases } = charged;
         if let Some(places) = &mut places {
             places.charged(charges, &readings);
         }
-        if charges.iter().any(|charge| charge.hold.is_some()) {
+        if let Some(releases) = &mut releases {
+            releases.charged(charges, &readings);
             self.record_tickets(charges, &readings);
         }
         let readings = if plan.denied_outright && !self.modes.shadow_mode {
@@ -288,11 +290,12 @@ struct Asked<'a, 'q, 'r> {
     now: Timestamp,
 }
 
-/// Charges, what became of them, and the places among them.
+/// Charges, what became of them, and the places among them that are taken and given back.
 struct Charged<'c, 'l> {
     charges: &'c [Charge],
     readings: Readings,
     places: Option<Box<Acquisition<'l>>>,
+    releases: Option<Box<Releases<'l>>>,
 }
 
 /// Charges of `plan`, in the order of its descriptors and their counters.

@@ -15,14 +15,11 @@ use crate::engine::{Decision, Enforcement, Hits, Hold, Request, Ticket, Timestam
 use crate::store::{Charge, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, TicketEvent};
 
-/// Places that a request may hold under its ticket. Dropping it gives them back: a caller that has gone never will.
+/// Places that a request may hold under its ticket.
 pub(super) struct Acquisition<'l> {
-    store: &'l Arc<dyn Store>,
     metrics: &'l Metrics,
     hold: Hold,
-    /// Refunds of what may be held.
-    releases: SmallVec<[Charge; 1]>,
-    now: Timestamp,
+    releases: Releases<'l>,
 }
 
 impl<'l> Acquisition<'l> {
@@ -38,35 +35,33 @@ impl<'l> Acquisition<'l> {
         }
         let ticket = new_ticket()?;
         let mut hold = Hold { ticket, ttl_secs: max_ttl_secs };
-        let mut releases = SmallVec::new();
+        let mut releases = Releases { store: &limiter.store, charges: SmallVec::new(), now };
         for charge in charges.iter_mut().filter(|charge| takes_places(charge)) {
             let ttl_secs = charge.limit.window.secs().min(max_ttl_secs);
             hold.ttl_secs = hold.ttl_secs.min(ttl_secs);
             charge.hold = Some(Box::new(Hold { ticket, ttl_secs }));
-            releases.push(Charge {
+            releases.charges.push(Charge {
                 hits: Hits::Refund(0),
                 enforcement: Enforcement::Shadow,
                 ..charge.clone()
             });
         }
-        Some(Box::new(Self { store: &limiter.store, metrics: &limiter.metrics, hold, releases, now }))
+        Some(Box::new(Self { metrics: &limiter.metrics, hold, releases }))
     }
 
     /// Keeps what the store has charged. A place of which nothing is known is given back at once, since the caller
     /// may get no ticket for it.
     pub(super) fn charged(&mut self, charges: &[Charge], readings: &Readings) {
         let acquired = charges.iter().zip(readings).filter(|(charge, _)| takes_places(charge));
-        let (mut held, mut unknown) = (SmallVec::new(), SmallVec::<[Charge; 1]>::new());
-        for (release, (_, reading)) in std::mem::take(&mut self.releases).into_iter().zip(acquired) {
+        let mut unknown = Releases { charges: SmallVec::new(), ..self.releases };
+        for (release, (_, reading)) in std::mem::take(&mut self.releases.charges).into_iter().zip(acquired) {
             match reading {
-                Ok(reading) if reading.outcome == ChargeOutcome::Charged => held.push(release),
-                Err(StoreError::Unanswered(_)) => unknown.push(release),
+                Ok(reading) if reading.outcome == ChargeOutcome::Charged => {
+                    self.releases.charges.push(release)
+                }
+                Err(StoreError::Unanswered(_)) => unknown.charges.push(release),
                 Ok(_) | Err(StoreError::Unreachable(_) | StoreError::Rejected(_)) => {}
             }
-        }
-        self.releases = held;
-        if !unknown.is_empty() {
-            self.store.refund(&unknown, self.now);
         }
     }
 
@@ -76,24 +71,52 @@ impl<'l> Acquisition<'l> {
         if denial.is_some_and(|status| status.limit.is_some_and(|limit| limit.is_concurrency())) {
             self.metrics.record_ticket(TicketEvent::Denied);
         }
-        if denial.is_none() && !self.releases.is_empty() {
-            self.releases.clear();
+        if denial.is_none() && !self.releases.charges.is_empty() {
+            self.releases.charges.clear();
             self.metrics.record_ticket(TicketEvent::Acquired);
             decision.hold = Some(self.hold);
         }
     }
 }
 
-impl Drop for Acquisition<'_> {
+/// Releases of what may be held. Dropping it carries them out, again and again for a while if the store fails: a caller
+/// that has gone never will.
+pub(super) struct Releases<'l> {
+    store: &'l Arc<dyn Store>,
+    charges: SmallVec<[Charge; 1]>,
+    now: Timestamp,
+}
+
+impl<'l> Releases<'l> {
+    /// Those among `charges`. `None` if there are none.
+    pub(super) fn among(limiter: &'l Limiter, charges: &[Charge], now: Timestamp) -> Option<Box<Self>> {
+        let releases: SmallVec<_> =
+            charges.iter().filter(|charge| gives_places_back(charge)).cloned().collect();
+        (!releases.is_empty()).then(|| Box::new(Self { store: &limiter.store, charges: releases, now }))
+    }
+
+    /// Forgets those that the store has carried out.
+    pub(super) fn charged(&mut self, charges: &[Charge], readings: &Readings) {
+        let of_releases = charges.iter().zip(readings).filter(|(charge, _)| gives_places_back(charge));
+        let mut is_open = of_releases.map(|(_, reading)| reading.is_err());
+        self.charges.retain(|_| is_open.next().unwrap_or(true));
+    }
+}
+
+impl Drop for Releases<'_> {
     fn drop(&mut self) {
-        if !self.releases.is_empty() {
-            self.store.refund(&self.releases, self.now);
+        if !self.charges.is_empty() {
+            self.store.refund(&self.charges, self.now);
         }
     }
 }
 
 fn takes_places(charge: &Charge) -> bool {
     charge.limit.is_concurrency() && matches!(charge.hits, Hits::Add(1..))
+}
+
+fn gives_places_back(charge: &Charge) -> bool {
+    charge.hold.is_some() && matches!(charge.hits, Hits::Refund(_))
 }
 
 /// A ticket that nobody can guess.
@@ -123,7 +146,7 @@ pub enum TicketCall {
 /// Result of a [`TicketCall`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TicketResult {
-    /// True if the ticket held a place under every limit that is enforced, and so under one at least.
+    /// True if the ticket held a place: to be renewed, under every limit that is enforced; to be released, under one.
     pub was_held: bool,
     /// Time until the places end, in seconds, if they were renewed.
     pub ttl_secs: u32,
@@ -156,7 +179,10 @@ impl Snapshot<'_> {
                 shortest_secs = shortest_secs.min(hold.ttl_secs);
             }
         }
-        let readings = limiter.charge(&charges, limiter.clock.now(), deadline).await;
+        let now = limiter.clock.now();
+        let mut releases = Releases::among(limiter, &charges, now);
+        let readings = limiter.charge(&charges, now, deadline).await;
+        releases.iter_mut().for_each(|releases| releases.charged(&charges, &readings));
         limiter.record_tickets(&charges, &readings);
         let (mut any, mut all) = (false, true);
         for (reading, is_enforced) in readings.into_iter().zip(is_enforced) {
@@ -164,7 +190,9 @@ impl Snapshot<'_> {
             any |= was_held;
             all &= was_held || !is_enforced;
         }
-        Ok(TicketResult { was_held: any && all, ttl_secs: shortest_secs })
+        // What is renewed is held everywhere, or the caller must stop. One of two equal descriptors gives back for both.
+        let was_held = any && (all || call == TicketCall::Release);
+        Ok(TicketResult { was_held, ttl_secs: shortest_secs })
     }
 }
 

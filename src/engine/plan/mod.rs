@@ -361,14 +361,12 @@ enum Lookup<'r, 'a> {
     Ticket(Option<Match<'r, 'a>>, TicketEntry),
 }
 
-/// A limit in the request takes precedence over the rules.
+/// A limit in the request takes precedence over the rules, and a ticket over both: what it holds, it holds under a rule.
 fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, 'a> {
-    match descriptor.limit_override {
-        Some(limit) => Lookup::Override(limit),
-        None => match ticket::split(&descriptor.entries) {
-            (entries, TicketEntry::Absent) => domain.find(entries).map_or(Lookup::NoMatch, Lookup::Rule),
-            (entries, ticket) => Lookup::Ticket(domain.find(entries), ticket),
-        },
+    match (ticket::split(&descriptor.entries), descriptor.limit_override) {
+        ((entries, TicketEntry::Absent), None) => domain.find(entries).map_or(Lookup::NoMatch, Lookup::Rule),
+        ((_, TicketEntry::Absent), Some(limit)) => Lookup::Override(limit),
+        ((entries, ticket), _) => Lookup::Ticket(domain.find(entries), ticket),
     }
 }
 

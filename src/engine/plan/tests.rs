@@ -396,4 +396,9 @@ fn a_ticket_is_split_off_and_only_what_holds_places_is_charged() {
     assert_eq!(of_ticket("tenant=a", "-").0.map(|(_, ticket, _)| ticket), Some(TicketEntry::Unknown));
     assert_eq!(of_ticket("user=a", &text), (None, true), "a rate counts the request once, when it begins");
     assert_eq!(of_ticket("other=a", &text), (None, true), "no rule is needed");
+
+    let text = format!("user=a,tollgate.ticket={text}");
+    let request = request("d", &[with_override(&text, 1, Unit::Minute)]);
+    let plan = plan(&rules, &request, &KeyWriter::default());
+    assert!(matches!(plan.items[0], Item::HoldsNothing), "a brought limit is not counted under the ticket");
 }

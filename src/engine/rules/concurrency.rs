@@ -100,6 +100,13 @@ pub(super) fn check_concurrency(descriptor: &Descriptor, limits: &[NamedLimit]) 
         let message = "'quota_mode' beside 'concurrency': a request would pass without a place; leave it out";
         errors.push(written.span, message);
     }
+    if let Some(max_hits) = descriptor.max_hits.as_ref().filter(|max_hits| max_hits.value > MAX_WEIGHT) {
+        let message = format!(
+            "'max_hits' is at most {MAX_WEIGHT} beside 'concurrency': no request takes more places; lower it or leave \
+             it out"
+        );
+        errors.push(max_hits.span, message);
+    }
     let is_alone = limits.iter().all(|limit| limit.limit.is_concurrency());
     if let (Some(mode @ (ChargeMode::Always | ChargeMode::Overdraft)), true) = (descriptor.charge, is_alone) {
         let message = format!(
@@ -128,7 +135,7 @@ pub(super) fn check_failure_policy(limits: &[NamedLimit], policy: FailurePolicy)
 /// Upper bound on the hits of one request of a rule with these limits.
 pub(super) fn max_hits(limits: &[NamedLimit], written: Option<u32>) -> Option<u32> {
     match limits.iter().any(|limit| limit.limit.is_concurrency()) {
-        true => Some(written.unwrap_or(MAX_WEIGHT).min(MAX_WEIGHT)),
+        true => Some(written.unwrap_or(MAX_WEIGHT)),
         false => written,
     }
 }

@@ -28,7 +28,7 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Commands that counting needs, each with arguments that change nothing in any database. Redis checks
 /// permissions before it looks at arguments.
-const PROBES: [(&str, &[&[u8]]); 16] = [
+const PROBES: [(&str, &[&[u8]]); 20] = [
     ("GET", &[b"GET", PROBE_KEY]),
     ("SET", &[b"SET", PROBE_KEY, b"0", b"EX", b"0"]),
     ("INCRBY", &[b"INCRBY", PROBE_KEY, b"none"]),
@@ -40,6 +40,10 @@ const PROBES: [(&str, &[&[u8]]); 16] = [
     ("ZCARD", &[b"ZCARD", PROBE_KEY]),
     ("ZCOUNT", &[b"ZCOUNT", PROBE_KEY, b"none", b"0"]),
     ("ZRANGE", &[b"ZRANGE", PROBE_KEY, b"none", b"0"]),
+    ("ZRANGEBYSCORE", &[b"ZRANGEBYSCORE", PROBE_KEY, b"none", b"0"]),
+    ("ZREM", &[b"ZREM", PROBE_KEY, b"none"]),
+    ("ZSCORE", &[b"ZSCORE", PROBE_KEY, b"none"]),
+    ("PEXPIRE", &[b"PEXPIRE", PROBE_KEY, b"none"]),
     ("ZREMRANGEBYRANK", &[b"ZREMRANGEBYRANK", PROBE_KEY, b"none", b"0"]),
     ("ZREMRANGEBYSCORE", &[b"ZREMRANGEBYSCORE", PROBE_KEY, b"none", b"0"]),
     ("TTL", &[b"TTL", PROBE_KEY]),

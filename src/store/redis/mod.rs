@@ -23,6 +23,7 @@ mod login;
 mod node_client;
 mod overrides;
 mod queue;
+mod refunds;
 mod reply;
 mod reset;
 mod script;
@@ -51,6 +52,7 @@ use self::connect::ConnectConfig;
 pub use self::denials::Denials;
 use self::discovery::Discovery;
 pub use self::login::LoginError;
+use self::refunds::Releaser;
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
 use self::slot_groups::{Clusters, SlotGroups, by_counter, in_order, lost};
@@ -135,6 +137,11 @@ impl Redis {
         self.all.0.nodes.ttls_lost() + per_second.sum::<u64>()
     }
 
+    /// Releases of places that were given up: the places stay held until their TTL ends.
+    pub fn releases_lost(&self) -> u64 {
+        self.all.0.nodes.releases_lost()
+    }
+
     /// Why the servers are not known yet, if they are not: no Sentinel or no node of a Cluster has answered.
     pub fn discovery_error(&self) -> Option<String> {
         let error = |(_, discovery): &(_, Discovery)| discovery.error();
@@ -150,8 +157,10 @@ impl Redis {
         let all = connect(&self.all);
         let per_second = self.per_second.as_ref().map(connect);
         let expiration_jitter_max_secs = self.all.0.settings.expiration_jitter_max_secs;
+        let clusters = Arc::new(Clusters { all, per_second, expiration_jitter_max_secs });
         RedisStore {
-            clusters: Arc::new(Clusters { all, per_second, expiration_jitter_max_secs }),
+            releaser: Releaser::new(&self.all.0, &clusters),
+            clusters,
             denials: self.denials.clone(),
             tasks: TaskTracker::new(),
             listing: Arc::clone(&self.listing),
@@ -164,6 +173,7 @@ impl Redis {
 pub struct RedisStore {
     clusters: Arc<Clusters>,
     denials: Option<Arc<Denials>>,
+    releaser: Releaser,
     /// Tasks that go on without their caller.
     tasks: TaskTracker,
     /// Held by the listing of lockouts that is under way.
@@ -196,6 +206,7 @@ impl RedisStore {
         Self {
             denials,
             clusters: Arc::clone(&self.clusters),
+            releaser: self.releaser.clone(),
             tasks: self.tasks.clone(),
             listing: Arc::clone(&self.listing),
         }
@@ -294,18 +305,9 @@ impl RedisStore {
             let (readings, mut refunds) = clusters.decide_across_slots(&mut groups).await;
             if !refunds.is_empty() {
                 // The answer need not wait for it.
-                tasks.spawn(async move { refund(&clusters, &mut refunds).await });
+                tasks.spawn(async move { refunds::refund(&clusters, &mut refunds).await });
             }
             readings
-        }
-    }
-}
-
-/// Carries out refunds in the background: no request waits for one.
-async fn refund(clusters: &Clusters, groups: &mut SlotGroups) {
-    for (_, outcome) in clusters.charge_each(groups).await {
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "refund failed; hits of a denied request stay counted");
         }
     }
 }
@@ -325,7 +327,16 @@ impl Store for RedisStore {
         for charge in refunds {
             self.denials.iter().for_each(|denials| denials.forget(&charge.key));
         }
-        let (clusters, mut groups) = (Arc::clone(&self.clusters), self.clusters.groups(refunds, now, false));
-        self.tasks.spawn(async move { refund(&clusters, &mut groups).await });
+        let (releases, refunds): (Vec<_>, Vec<_>) =
+            refunds.iter().cloned().partition(|charge| charge.hold.is_some());
+        if !refunds.is_empty() {
+            let (clusters, mut groups) =
+                (Arc::clone(&self.clusters), self.clusters.groups(&refunds, now, false));
+            self.tasks.spawn(async move { refunds::refund(&clusters, &mut groups).await });
+        }
+        if !releases.is_empty() {
+            let (releaser, tasks) = (self.releaser.clone(), self.tasks.clone());
+            self.tasks.spawn(async move { releaser.release(releases, now, &tasks).await });
+        }
     }
 }

@@ -47,20 +47,40 @@ pub struct NodeSnapshot {
 }
 
 /// Every node of a deployment that some core is connected to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Nodes {
     nodes: Mutex<Vec<Arc<Node>>>,
-    lost_ttls: Arc<LostTtls>,
+    lost_ttls: Arc<Losses>,
+    lost_releases: Losses,
 }
 
-/// Counters that may stay without a TTL, on whatever node: nothing is going to set it any more.
-#[derive(Debug, Default)]
-pub(super) struct LostTtls {
+impl Default for Nodes {
+    fn default() -> Self {
+        Self {
+            nodes: Mutex::default(),
+            lost_ttls: Arc::new(Losses::new(
+                "TTLs of counters are lost: the counters may stay in Redis for ever",
+            )),
+            lost_releases: Losses::new(
+                "releases of places are lost: the places of concurrency limits stay held until their TTL ends",
+            ),
+        }
+    }
+}
+
+/// Number of things that were given up, on whatever node.
+#[derive(Debug)]
+pub(super) struct Losses {
     number: AtomicU64,
     is_logged: AtomicBool,
+    warning: &'static str,
 }
 
-impl LostTtls {
+impl Losses {
+    const fn new(warning: &'static str) -> Self {
+        Self { number: AtomicU64::new(0), is_logged: AtomicBool::new(false), warning }
+    }
+
     /// Logged once: whatever loses one may lose thousands.
     pub(super) fn add(&self, number: usize) {
         if number == 0 {
@@ -68,7 +88,7 @@ impl LostTtls {
         }
         self.number.fetch_add(number as u64, Ordering::Relaxed);
         if !self.is_logged.swap(true, Ordering::Relaxed) {
-            tracing::warn!(number, "TTLs of counters are lost: the counters may stay in Redis for ever");
+            tracing::warn!(number, "{}", self.warning);
         }
     }
 
@@ -118,7 +138,7 @@ pub(super) struct Link {
     pub(super) in_flight: AtomicUsize,
     pub(super) batch_size: AtomicUsize,
     pub(super) ttls_pending: AtomicUsize,
-    lost_ttls: Arc<LostTtls>,
+    lost_ttls: Arc<Losses>,
 }
 
 impl Nodes {
@@ -164,13 +184,23 @@ impl Nodes {
     }
 
     /// Receives TTLs that nothing is going to set any more.
-    pub(super) const fn lost_ttls(&self) -> &Arc<LostTtls> {
+    pub(super) const fn lost_ttls(&self) -> &Arc<Losses> {
         &self.lost_ttls
+    }
+
+    /// Receives releases that were given up.
+    pub(super) const fn lost_releases(&self) -> &Losses {
+        &self.lost_releases
     }
 
     /// TTLs that were lost so far.
     pub(super) fn ttls_lost(&self) -> u64 {
         self.lost_ttls.get()
+    }
+
+    /// Releases that were lost so far.
+    pub(super) fn releases_lost(&self) -> u64 {
+        self.lost_releases.get()
     }
 }
 

@@ -7,7 +7,7 @@
 //! counter, the reply does not show whether it was evicted in between, so it gets an `EXPIRE` whenever the server may
 //! evict ([`super::connect::Connected`]). An `EXPIRE` that is still to come when the node is no longer used, or that is
 //! answered MOVED or ASK, is left to the cluster, which sends it to the node that has the counter now. One that nothing is
-//! going to send any more is counted ([`super::status::LostTtls`]).
+//! going to send any more is counted ([`super::status::Losses`]).
 //!
 //! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins to
 //! evict while the connection stands, and a counter that somebody runs PERSIST on: the general script sets its TTL again,
@@ -25,7 +25,7 @@ use std::hash::{BuildHasher as _, BuildHasherDefault, Hasher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::status::LostTtls;
+use super::status::Losses;
 
 /// Keys in one generation of [`KnownKeys`]. Two of them take at most some 5 MB.
 const GENERATION: usize = 131_072;
@@ -106,7 +106,7 @@ pub(super) struct Orphan {
     pub(super) ttl: Ttl,
     is_set: bool,
     open: Arc<AtomicUsize>,
-    lost: Arc<LostTtls>,
+    lost: Arc<Losses>,
 }
 
 impl Orphan {
@@ -128,12 +128,12 @@ impl Drop for Orphan {
 pub(super) struct Orphans {
     sender: mpsc::Sender<Orphan>,
     open: Arc<AtomicUsize>,
-    lost: Arc<LostTtls>,
+    lost: Arc<Losses>,
 }
 
 impl Orphans {
     /// A channel, and its receiver. `lost` counts what is not set in the end.
-    pub(super) fn channel(lost: &Arc<LostTtls>) -> (Self, mpsc::Receiver<Orphan>) {
+    pub(super) fn channel(lost: &Arc<Losses>) -> (Self, mpsc::Receiver<Orphan>) {
         let (sender, receiver) = mpsc::channel(MAX_PENDING);
         (Self { sender, open: Arc::default(), lost: Arc::clone(lost) }, receiver)
     }

@@ -296,7 +296,7 @@ impl Worker {
                         self.link.rejected(text);
                     }
                 }
-                _ if matches!(command, Pending::Count(_)) => self.link.accepted(),
+                _ if matches!(command, Pending::Count(_) | Pending::Script { .. }) => self.link.accepted(),
                 _ => {}
             }
             match command {

@@ -137,6 +137,8 @@ metrics! {
     Gauge REDIS_TTLS_NOT_SET "tollgate_redis_ttls_not_set" ["node"] Derived;
     /// Counters that may stay in Redis without a TTL, because nothing is going to set it any more.
     Counter REDIS_TTLS_LOST "tollgate_redis_ttls_lost" [] Derived;
+    /// Releases of places that were given up.
+    Counter REDIS_RELEASES_LOST "tollgate_redis_releases_lost" [] Derived;
     /// Commands that counting needs and the Redis user may not run.
     Gauge REDIS_DENIED_COMMANDS "tollgate_redis_denied_commands" ["node"] Derived;
     /// Connections to Redis that are up.

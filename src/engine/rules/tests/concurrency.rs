@@ -58,6 +58,7 @@ fn what_cannot_work_is_an_error_at_its_place() {
         ("concurrency: {max: 2, ttl: 1m}|quota_mode: true", "4:18", "'quota_mode'"),
         ("concurrency: {max: 2, ttl: 1m}|charge: always", "4:18", "'charge: always'"),
         ("concurrency: {max: 2, ttl: 1m}|charge: overdraft", "4:18", "'charge: overdraft'"),
+        ("concurrency: {max: 2, ttl: 1m}|max_hits: 65", "5:15", "at most 64 beside 'concurrency'"),
         ("concurrency: {max: 2, ttl: 1m}|penalty: {block: 1m}", "5:14", "'penalty'"),
         ("concurrency: {max: 2, ttl: 1m}|on_backend_failure: local", "3:5", "'on_backend_failure: local'"),
         (

@@ -38,8 +38,10 @@ impl Shape {
     /// Shape of a request that needs a script.
     pub(super) fn of(charges: &SlotCharges) -> Self {
         let counts_if_allowed = |charge: &SlotCharge| {
-            let SlotCharge { hits, mode, lockout, .. } = charge;
-            matches!((hits, mode), (Hits::Add(_), ChargeMode::IfAllowed)) && lockout.is_none()
+            let SlotCharge { hits, mode, lockout, hold, .. } = charge;
+            matches!((hits, mode), (Hits::Add(_), ChargeMode::IfAllowed))
+                && lockout.is_none()
+                && hold.is_none()
         };
         if charges.len() > MAX_CHARGES || !charges.iter().all(counts_if_allowed) {
             return Self::General;
