@@ -14,7 +14,7 @@ use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, used};
 use crate::support::eventually;
-use crate::support::load::request;
+use crate::support::load::{Caller, request};
 use crate::support::redis::Redis;
 use crate::support::redis::cluster::{Cluster, slot};
 use crate::support::redis::scripted::{Reply, Scripted};
@@ -261,5 +261,28 @@ async fn errors_of_the_server_are_unavailable_to_callers_and_counted_and_name_no
         // The operator reads the cause.
         eventually(cause, async || service.process.output().contains(cause)).await;
         redis.command(accept);
+    }
+}
+
+/// Rules whose requests all need a script end a rejection as well as those that do not.
+#[tokio::test]
+async fn the_end_of_a_rejection_is_logged_whatever_ends_it() {
+    for key in ["plain", "script"] {
+        let redis = Redis::start().await;
+        let url = redis.settings().deployment.to_string();
+        let environment = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s"), ("THREADS", "1")];
+        redis.command(["CONFIG", "SET", "maxmemory", "1"]);
+        let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
+        let caller = Caller::connect(service.grpc).await;
+        let ask = async || caller.ask(0, request("shop", &[(key, "a")])).await;
+        eventually("it is rejected", async || {
+            ask().await;
+            service.process.output().contains("OOM")
+        })
+        .await;
+        redis.command(["CONFIG", "SET", "maxmemory", "0"]);
+        eventually("it is accepted", async || ask().await == "OK").await;
+        let logged = async || service.process.output().contains("Redis accepts charges again");
+        eventually("it is logged", logged).await;
     }
 }
