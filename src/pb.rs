@@ -42,6 +42,17 @@ pub mod envoy {
     }
 }
 
+/// `kuadrant.*`
+pub mod kuadrant {
+    pub mod service {
+        pub mod ratelimit {
+            pub mod v1 {
+                include!("../proto/generated/kuadrant.service.ratelimit.v1.rs");
+            }
+        }
+    }
+}
+
 /// `google.*`
 pub mod google {
     pub mod rpc {
@@ -68,12 +79,18 @@ pub use envoy::service::ratelimit::v3::rate_limit_response::{Code, DescriptorSta
 pub use envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 pub use envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 pub use envoy::r#type::v3::RateLimitUnit;
+pub use kuadrant::service::ratelimit::v1::rate_limit_service_client::RateLimitServiceClient as KuadrantClient;
 
 /// The path of Envoy's one question, in gRPC.
 pub const SHOULD_RATE_LIMIT: &str = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit";
 
 /// Path of the same call for `tollgate query`: [`RULES_HEADER`] of its answer names the rules that applied.
 pub const EXPLAINED_RATE_LIMIT: &str = "/tollgate.v1.RateLimitService/ShouldRateLimit";
+
+/// Paths of Kuadrant's service.
+pub const CHECK_RATE_LIMIT: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/CheckRateLimit";
+/// See [`CHECK_RATE_LIMIT`].
+pub const REPORT: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Report";
 
 /// Response header with a JSON list: for each descriptor the name of its rule, or null.
 pub const RULES_HEADER: &str = "tollgate-rules";

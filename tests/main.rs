@@ -38,6 +38,7 @@ mod fuzzing;
 mod hostile;
 mod hostile_http;
 mod image;
+mod kuadrant;
 mod lab;
 mod limits;
 mod lockout_access;

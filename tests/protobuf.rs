@@ -7,7 +7,9 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 
-const SERVICE: &str = "envoy/service/ratelimit/v3/rls.proto";
+/// Services that are served, and that reflection shows.
+const SERVICES: [&str; 2] =
+    ["envoy/service/ratelimit/v3/rls.proto", "kuadrant/service/ratelimit/v1/rls.proto"];
 /// Messages of management servers. Reflection shows none of them: the service does not serve them.
 const DISCOVERY: [&str; 2] =
     ["envoy/service/discovery/v3/discovery.proto", "ratelimit/config/ratelimit/v3/rls_conf.proto"];
@@ -18,16 +20,16 @@ const ENTRY: &str = ".envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.E
 fn the_generated_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let compile = |files: &[&str]| protox::compile(files, [root.join("proto")]).expect("the files are right");
-    let descriptors = compile(&[&[SERVICE], &DISCOVERY[..]].concat());
+    let descriptors = compile(&[&SERVICES[..], &DISCOVERY].concat());
     let out = tempfile::tempdir().expect("a temporary directory");
     tonic_prost_build::configure()
-        // `server::grpc` serves the one method there is from the bytes of its messages.
+        // `server::grpc` serves the methods from the bytes of their messages.
         .build_server(false)
         .bytes(".")
         .out_dir(out.path())
         .compile_fds(descriptors)
         .expect("code");
-    let reflection = as_envoy_declares(compile(&[SERVICE])).encode_to_vec();
+    let reflection = as_envoy_declares(compile(&SERVICES)).encode_to_vec();
     fs::write(out.path().join("reflection.bin"), reflection).expect("a file");
     let generated = root.join("proto/generated");
     let mut outdated = Vec::new();

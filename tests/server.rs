@@ -334,6 +334,7 @@ async fn reflection_shows_the_service_as_envoy_declares_it() {
     let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     assert!(names.contains(&"envoy.service.ratelimit.v3.RateLimitService"), "{names:?}");
+    assert!(names.contains(&"kuadrant.service.ratelimit.v1.RateLimitService"), "{names:?}");
     assert!(names.contains(&"grpc.health.v1.Health"), "{names:?}");
 
     let symbol = "envoy.extensions.common.ratelimit.v3.RateLimitDescriptor".to_owned();

@@ -109,6 +109,30 @@ impl Snapshot<'_> {
         self.acquire(request, u32::MAX, deadline).await
     }
 
+    /// Decides whether one more hit of each descriptor would pass. Counts nothing and takes no place.
+    ///
+    /// # Errors
+    /// [`DecideError`]
+    pub async fn check(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'_>, DecideError> {
+        self.decide_for(Purpose::Check, &looks(request), u32::MAX, deadline).await
+    }
+
+    /// Counts the hits of `request`, whether or not they are within their limits: of what has happened already.
+    ///
+    /// # Errors
+    /// [`DecideError`]
+    pub async fn report(
+        &self,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'_>, DecideError> {
+        self.decide_for(Purpose::Report, request, u32::MAX, deadline).await
+    }
+
     /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
     ///
     /// # Errors
@@ -119,14 +143,26 @@ impl Snapshot<'_> {
         max_ttl_secs: u32,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
+        self.decide_for(Purpose::Decide, request, max_ttl_secs, deadline).await
+    }
+
+    async fn decide_for(
+        &self,
+        purpose: Purpose,
+        request: &Request<'_>,
+        max_ttl_secs: u32,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'_>, DecideError> {
         let rules = self.rules_for(request)?;
         let now = self.limiter.clock.now();
-        let asked = Asked { rules, overrides: self.overrides(now), request, max_ttl_secs, now };
+        let asked = Asked { purpose, rules, overrides: self.overrides(now), request, max_ttl_secs, now };
         let decision = self.limiter.decide(asked, deadline).await?;
         if decision.unmatched > 0 || !decision.domain_known {
             unmatched::record(request, rules, &decision);
         }
-        denials::log(request, rules, &decision, now);
+        if purpose != Purpose::Report {
+            denials::log(request, rules, &decision, now);
+        }
         Ok(decision)
     }
 
@@ -153,15 +189,9 @@ impl Limiter {
         overrides: Option<OverridesAt<'_>>,
         request: &Request<'_>,
     ) -> SmallVec<[Charge; 2]> {
-        let mut request = request.clone();
-        request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
-        let plan = plan_with(rules, overrides, &request, &self.keys);
+        let mut plan = plan_with(rules, overrides, &looks(request), &self.keys);
+        Purpose::Check.adapt(&mut plan);
         let mut charges = charges(&plan, &self.modes);
-        // Of limits that count denied hits, a peek would ask whether the last hit was one too many.
-        charges
-            .iter_mut()
-            .filter(|charge| charge.mode == ChargeMode::Always)
-            .for_each(|charge| charge.mode = ChargeMode::IfAllowed);
         // A ticket among the descriptors is neither renewed nor released.
         charges.iter_mut().for_each(|charge| charge.hold = None);
         charges
@@ -188,9 +218,13 @@ impl Limiter {
         asked: Asked<'_, '_, 'r>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
-        let Asked { rules, overrides, request, now, .. } = asked;
-        let live = plan_with(rules, overrides, request, &self.keys);
+        let Asked { purpose, rules, overrides, request, now, .. } = asked;
+        let mut live = plan_with(rules, overrides, request, &self.keys);
+        purpose.adapt(&mut live);
         let mut charges = charges(&live, &self.modes);
+        if purpose == Purpose::Report {
+            places::take_none(&mut charges);
+        }
         // Dropped without a decision, it gives back what the request holds.
         let places = Acquisition::begin(self, &mut charges, asked.max_ttl_secs, now);
         let releases = Releases::among(self, &charges, now);
@@ -201,7 +235,8 @@ impl Limiter {
         let others = candidate.rules.load();
         let others = others.as_deref();
         let trial = async {
-            let trial = plan_with(others?, overrides, request, &candidate.keys);
+            let mut trial = plan_with(others?, overrides, request, &candidate.keys);
+            purpose.adapt(&mut trial);
             let mut charges = self::charges(&trial, &self.modes);
             places::take_none(&mut charges);
             let readings = candidate.charge(&charges, now).await?;
@@ -279,9 +314,49 @@ impl Limiter {
     }
 }
 
+/// Use that is made of the counters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To decide whether a request passes, and to count it.
+    Decide,
+    /// To decide whether one would, without counting.
+    Check,
+    /// To count what has passed already.
+    Report,
+}
+
+impl Purpose {
+    /// Changes the plan of a request that is planned to be decided.
+    fn adapt(self, plan: &mut Plan<'_>) {
+        match self {
+            Self::Decide => {}
+            // Of limits that count denied hits, a peek would ask whether the last hit was one too many.
+            Self::Check => {
+                for limited in plan.limited_mut().filter(|limited| limited.mode == ChargeMode::Always) {
+                    limited.mode = ChargeMode::IfAllowed;
+                }
+            }
+            Self::Report => {
+                for limited in plan.limited_mut() {
+                    // Nobody is denied, and nobody is locked out.
+                    (limited.mode, limited.lockout) = (ChargeMode::Always, None);
+                }
+            }
+        }
+    }
+}
+
+/// `request` without hits.
+fn looks<'q>(request: &Request<'q>) -> Request<'q> {
+    let mut request = request.clone();
+    request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
+    request
+}
+
 /// A request, its rules and its time.
 #[derive(Clone, Copy)]
 struct Asked<'a, 'q, 'r> {
+    purpose: Purpose,
     rules: &'r Rules,
     overrides: Option<OverridesAt<'r>>,
     request: &'a Request<'q>,

@@ -165,6 +165,32 @@ impl Call<'_> {
         rules.decide(request, deadline).await.map_err(|error| self.undecided(error))
     }
 
+    /// Decides whether one more hit of each descriptor would pass, without counting it.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn check<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.check(request, deadline).await.map_err(|error| self.undecided(error))
+    }
+
+    /// Counts the hits of `request`, whether or not they are within their limits.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn report<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+        deadline: Option<Instant>,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.report(request, deadline).await.map_err(|error| self.undecided(error))
+    }
+
     /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
     ///
     /// # Errors

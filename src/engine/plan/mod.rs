@@ -177,6 +177,13 @@ impl<'r> Plan<'r> {
     pub fn limited(&self) -> impl Iterator<Item = &Limited<'r>> {
         self.items.iter().filter_map(Item::limited)
     }
+
+    /// The same, to be changed.
+    pub fn limited_mut(&mut self) -> impl Iterator<Item = &mut Limited<'r>> {
+        self.items
+            .iter_mut()
+            .filter_map(|item| if let Item::Limited(limited) = item { Some(limited) } else { None })
+    }
 }
 
 /// Matches every descriptor of `request`, drops the rules that others replace, and names the counters of the

@@ -37,6 +37,8 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Upper bound, in bytes, on a message to the health and reflection services, which contains only a name.
 const MAX_NAME_MESSAGE_BYTES: usize = 4 * 1024;
 const CONTENT_TYPE_GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+/// The answer to a report: a `RateLimitResponse` with the code OK. What has passed cannot be denied any more.
+const REPORTED: Bytes = Bytes::from_static(&[0x08, pb::Code::Ok as u8]);
 type HttpRequest<B> = http::Request<B>;
 type HttpResponse = http::Response<TrackedBody<AnswerBody>>;
 type Other = BoxCloneSyncService<HttpRequest<Body>, http::Response<Body>, Infallible>;
@@ -79,12 +81,13 @@ impl Grpc {
         GrpcConnection { grpc: self, connection }
     }
 
-    async fn should_rate_limit(
+    /// Answers a call with a `RateLimitRequest`.
+    async fn rate_limit(
         &self,
+        method: Method,
         request: HttpRequest<Incoming>,
         open: &OpenRequest,
         asked: Instant,
-        is_explained: bool,
     ) -> Result<(Bytes, Option<HeaderValue>), Status> {
         let call = self.service.begin(asked)?;
         check_encoding(request.headers())?;
@@ -98,7 +101,17 @@ impl Grpc {
         let answer = async {
             let request = call.accept(wire::decode(message))?;
             let rules = call.snapshot();
-            let decision = call.decide(&rules, &request, deadline).await?;
+            let decision = match method {
+                Method::ShouldRateLimit | Method::Explained => {
+                    call.decide(&rules, &request, deadline).await?
+                }
+                Method::CheckRateLimit => call.check(&rules, &request, deadline).await?,
+                Method::Report => {
+                    call.report(&rules, &request, deadline).await?;
+                    return Ok((REPORTED, None));
+                }
+            };
+            let is_explained = method == Method::Explained;
             let rules =
                 is_explained.then(|| HeaderValue::try_from(wire::rule_names(&decision)).ok()).flatten();
             Ok::<_, CallError>((wire::encode(&request, &decision, self.service.settings()), rules))
@@ -162,6 +175,31 @@ where
     (S::NAME, BoxCloneSyncService::new(service))
 }
 
+/// Method that takes a `RateLimitRequest`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// Of Envoy's service.
+    ShouldRateLimit,
+    /// The same for `tollgate query`, with the names of the rules.
+    Explained,
+    /// Of Kuadrant's service: decides without counting.
+    CheckRateLimit,
+    /// Of Kuadrant's service: counts without deciding.
+    Report,
+}
+
+impl Method {
+    fn of(path: &str) -> Option<Self> {
+        match path {
+            pb::SHOULD_RATE_LIMIT => Some(Self::ShouldRateLimit),
+            pb::EXPLAINED_RATE_LIMIT => Some(Self::Explained),
+            pb::CHECK_RATE_LIMIT => Some(Self::CheckRateLimit),
+            pb::REPORT => Some(Self::Report),
+            _ => None,
+        }
+    }
+}
+
 /// The services of a core on one connection.
 pub(super) struct GrpcConnection {
     grpc: Arc<Grpc>,
@@ -181,10 +219,9 @@ impl hyper::service::Service<HttpRequest<Incoming>> for GrpcConnection {
             return Box::pin(async move { Ok(unsupported_media_type(open)) });
         }
         let path = request.uri().path();
-        if path == pb::SHOULD_RATE_LIMIT || path == pb::EXPLAINED_RATE_LIMIT {
-            let is_explained = path.len() != pb::SHOULD_RATE_LIMIT.len();
+        if let Some(method) = Method::of(path) {
             return Box::pin(async move {
-                let answer = grpc.should_rate_limit(request, &open, asked, is_explained).await;
+                let answer = grpc.rate_limit(method, request, &open, asked).await;
                 let bytes = answer.as_ref().map_or(0, |(message, _)| message.len());
                 open.answered(bytes as u64);
                 let (answer, rules) =
