@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::admin::{RULES, TOKENS, ask, start_with_tokens};
+use crate::support::eventually;
 use crate::support::pki::{self, Authority, Pair, Pki};
 use crate::support::service::Service;
 
@@ -122,6 +123,37 @@ async fn rejected_writes_are_audited() {
             "unknown|none|rejected|POST /api/v1/config:reload|401:",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_flood_of_strangers_hides_no_rejected_write_of_a_known_actor() {
+    let (service, _file) = start_with_tokens().await;
+    let write = async |token: Option<&str>| {
+        let request = request(&service, Method::POST, "/api/v1/config:reload").json(&json!({"reason": "x"}));
+        let request = token.into_iter().fold(request, RequestBuilder::bearer_auth);
+        request.send().await.expect("an answer").status()
+    };
+    let listed = async || {
+        let audit = request(&service, Method::GET, "/api/v1/audit?limit=1000").bearer_auth(TOKENS[0].1);
+        audit.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON")
+    };
+    eventually("strangers exceed their bound", async || {
+        for _ in 0..20 {
+            assert_eq!(write(None).await, StatusCode::UNAUTHORIZED);
+        }
+        listed().await["suppressed"]["unknown"].as_u64().expect("a number") > 0
+    })
+    .await;
+    assert_eq!(write(Some(TOKENS[0].1)).await, StatusCode::FORBIDDEN);
+    let audit = listed().await;
+    let items = audit["items"].as_array().expect("a list").iter();
+    assert_eq!(items.filter(|item| item["actor"] == "view token, line 1").count(), 1, "{audit}");
+    assert_eq!(audit["suppressed"]["known"], 0);
+    let metrics = reqwest::get(service.debug_url("/metrics")).await.expect("an answer");
+    let metrics = metrics.text().await.expect("text");
+    let line =
+        format!("tollgate_audit_suppressed_writes{{actor=\"unknown\"}} {}", audit["suppressed"]["unknown"]);
+    assert!(metrics.contains(&line), "{line}: {metrics}");
 }
 
 #[tokio::test]

@@ -259,7 +259,16 @@ pub(super) fn audit(answer: &Value) -> String {
         ]
     };
     let rows = items(answer, "items").iter().map(row).collect();
-    table(&["AT", "ACTOR", "ACTION", "TARGET", "RESULT", "REASON"], rows, "no admin action since the start")
+    let list = table(
+        &["AT", "ACTOR", "ACTION", "TARGET", "RESULT", "REASON"],
+        rows,
+        "no admin action since the start",
+    );
+    let suppressed = |actors: &str| match answer["suppressed"][actors].as_u64() {
+        None | Some(0) => String::new(),
+        Some(count) => format!("\n{count} rejected writes of {actors} clients were not recorded\n"),
+    };
+    list + &suppressed("known") + &suppressed("unknown")
 }
 
 #[cfg(test)]
@@ -286,5 +295,13 @@ mod tests {
         let shown = audit(&json!({"items": [{"at": 1_795_774_087, "actor": "user ann"}]}));
         assert!(shown.contains("\n2026-11-27T"), "{shown}");
         assert!(shown.contains("Z  user ann"), "{shown}");
+        assert!(!shown.contains("not recorded"), "{shown}");
+    }
+
+    #[test]
+    fn the_audit_log_says_how_much_is_missing() {
+        let shown = audit(&json!({"items": [], "suppressed": {"known": 0, "unknown": 12}}));
+        assert!(shown.ends_with("\n12 rejected writes of unknown clients were not recorded\n"), "{shown}");
+        assert!(!shown.contains("of known"), "{shown}");
     }
 }

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Admin;
-use super::audit::{AuditEntry, ProblemText};
+use super::audit::{AuditEntry, ProblemText, Suppressed};
 use super::candidate::CandidateView;
 use super::fleet::FleetView;
 use super::loads::ConfigLoad;
@@ -126,6 +126,8 @@ replies! {
     struct AuditList {
         /// Actions since the start of the replica, newest first.
         items: Vec<AuditEntry>,
+        /// Rejected writes that are missing in the items and in the log.
+        suppressed: Suppressed,
     }
 }
 
@@ -292,7 +294,8 @@ pub(super) async fn audit(
     State(admin): State<Arc<Admin>>,
     Params(query): Params<ListQuery>,
 ) -> Answer<AuditList> {
-    Ok(Reply(AuditList { items: admin.audit.newest(page(query.limit)) }))
+    let items = admin.audit.newest(page(query.limit));
+    Ok(Reply(AuditList { items, suppressed: admin.audit.suppressed() }))
 }
 
 /// Server-sent events: `stats` once a second, and `denials` where there are new ones. A client that reads slowly

@@ -14,12 +14,14 @@ use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
 use crate::server::schema::replies;
 use crate::telemetry::logs::AUDIT;
+use crate::telemetry::metrics::definitions::AUDIT_SUPPRESSED;
+use crate::telemetry::metrics::snapshot::Snapshot;
 
-/// Entries that are kept in memory: of writes that were carried out or failed, and of rejected ones, which anybody can
-/// cause and which must not push out the former.
+/// Entries that are kept in memory: of writes that were carried out or failed, and of rejected ones. Those of
+/// authenticated actors have room of their own, because clients without authentication can cause any number.
 const MAX_ENTRIES: usize = 1_000;
 const MAX_REJECTED: usize = 200;
-/// Rejected writes that are recorded in a second, and logged.
+/// Rejected writes that are recorded in a second, and logged: of authenticated actors, and again of others.
 const MAX_REJECTED_PER_SEC: u32 = 10;
 /// Path of the API, and of its only call that is sent like a write and changes nothing.
 const API: &str = "/api/v1/";
@@ -35,12 +37,32 @@ pub(super) struct Audit(Mutex<Entries>);
 #[derive(Debug, Default)]
 struct Entries {
     handled: VecDeque<AuditEntry>,
-    rejected: VecDeque<AuditEntry>,
-    /// Second of the latest rejected write, and rejected writes in it.
-    rejected_in: (u64, u32),
+    /// Rejected writes of authenticated actors.
+    known: RejectedWrites,
+    /// Rejected writes of all others.
+    unknown: RejectedWrites,
+}
+
+/// Rejected writes, newest last.
+#[derive(Debug, Default)]
+struct RejectedWrites {
+    entries: VecDeque<AuditEntry>,
+    /// Second of the latest one.
+    second: u64,
+    /// Number of them in that second.
+    in_second: u32,
+    suppressed: u64,
 }
 
 replies! {
+    /// Rejected writes that were neither recorded nor logged, because there were more than ten in their second. Counted
+    /// since the start of the replica.
+    struct Suppressed {
+        /// Those of authenticated actors.
+        known: u64,
+        /// Those of all others.
+        unknown: u64,
+    }
     /// An admin action.
     struct AuditEntry {
         /// Seconds since the epoch.
@@ -105,7 +127,10 @@ pub(super) async fn rejected(State(admin): State<Arc<Admin>>, mut request: Reque
     if !is_recorded && !answer.status().is_success() {
         let message = answer.extensions().get::<ProblemText>().map_or("", |ProblemText(message)| message);
         let result = format!("{}: {message}", answer.status().as_u16());
-        admin.audit.reject(actor.as_ref(), &target, &result, admin.clock.now());
+        // Without any authentication, an actor is just somebody on this machine.
+        let is_known = admin.access.is_configured();
+        let actor = actor.as_ref().map(|actor| (actor, is_known));
+        admin.audit.reject(actor, &target, &result, admin.clock.now());
     }
     answer
 }
@@ -141,38 +166,87 @@ impl Audit {
         push(&mut self.0.lock().handled, entry, MAX_ENTRIES);
     }
 
-    /// Records and logs a rejected write, unless there were many in this second.
-    fn reject(&self, actor: Option<&Actor>, target: &str, result: &str, now: Timestamp) {
-        let mut entries = self.0.lock();
-        let (second, count) = entries.rejected_in;
-        let count = if second == now.as_secs() { count + 1 } else { 1 };
-        entries.rejected_in = (now.as_secs(), count);
-        if count > MAX_REJECTED_PER_SEC {
-            return;
-        }
+    /// Records and logs a rejected write, unless there were many in this second. `actor` comes with whether it is
+    /// authenticated.
+    fn reject(&self, actor: Option<(&Actor, bool)>, target: &str, result: &str, now: Timestamp) {
+        let is_known = actor.is_some_and(|(_, is_known)| is_known);
         let entry = AuditEntry {
             at: now.as_secs(),
-            actor: actor.map_or_else(|| "unknown".to_owned(), |actor| actor.name.clone()),
-            role: actor.map_or("none", |actor| actor.role.name()),
+            actor: actor.map_or_else(|| "unknown".to_owned(), |(actor, _)| actor.name.clone()),
+            role: actor.map_or("none", |(actor, _)| actor.role.name()),
             action: "rejected",
             target: text(target),
             reason: String::new(),
             dry_run: false,
             result: text(result),
         };
-        push(&mut entries.rejected, entry.clone(), MAX_REJECTED);
-        drop(entries);
-        entry.log();
+        let outcome = {
+            let mut entries = self.0.lock();
+            let rejected = if is_known { &mut entries.known } else { &mut entries.unknown };
+            rejected.record(&entry)
+        };
+        match outcome {
+            Recorded::Yes => entry.log(),
+            Recorded::FirstSuppressed => {
+                let actors = if is_known { "known" } else { "unknown" };
+                tracing::warn!(target: AUDIT, actors, "too many rejected admin actions in this second, not recorded");
+            }
+            Recorded::Suppressed => {}
+        }
+    }
+
+    /// Numbers of rejected writes that were not recorded.
+    pub(super) fn suppressed(&self) -> Suppressed {
+        let entries = self.0.lock();
+        Suppressed { known: entries.known.suppressed, unknown: entries.unknown.suppressed }
+    }
+
+    /// Adds these numbers to `snapshot`.
+    pub(super) fn add_to(&self, snapshot: &mut Snapshot) {
+        let Suppressed { known, unknown } = self.suppressed();
+        snapshot.add(&AUDIT_SUPPRESSED, ["known"], known);
+        snapshot.add(&AUDIT_SUPPRESSED, ["unknown"], unknown);
     }
 
     /// The newest `limit` entries, newest first.
     pub(super) fn newest(&self, limit: usize) -> Vec<AuditEntry> {
         let entries = self.0.lock();
-        let mut newest: Vec<_> = entries.rejected.iter().chain(&entries.handled).cloned().collect();
+        let mut newest: Vec<_> = entries
+            .unknown
+            .entries
+            .iter()
+            .chain(&entries.known.entries)
+            .chain(&entries.handled)
+            .cloned()
+            .collect();
         newest.reverse();
         newest.sort_by_key(|entry| std::cmp::Reverse(entry.at));
         newest.truncate(limit);
         newest
+    }
+}
+
+/// Outcome of recording a rejected write.
+enum Recorded {
+    Yes,
+    /// No, and it is the first one of its second.
+    FirstSuppressed,
+    Suppressed,
+}
+
+impl RejectedWrites {
+    fn record(&mut self, entry: &AuditEntry) -> Recorded {
+        if self.second != entry.at {
+            (self.second, self.in_second) = (entry.at, 0);
+        }
+        self.in_second = self.in_second.saturating_add(1);
+        if self.in_second > MAX_REJECTED_PER_SEC {
+            self.suppressed += 1;
+            let is_first = self.in_second == MAX_REJECTED_PER_SEC + 1;
+            return if is_first { Recorded::FirstSuppressed } else { Recorded::Suppressed };
+        }
+        push(&mut self.entries, entry.clone(), MAX_REJECTED);
+        Recorded::Yes
     }
 }
 
@@ -200,13 +274,17 @@ mod tests {
     use super::super::access::Role;
     use super::*;
 
+    fn actor(name: &str) -> Actor {
+        Actor { name: name.to_owned(), role: Role::Operate, csrf: None }
+    }
+
     #[test]
     fn rejected_writes_are_bounded_and_push_out_no_others() {
         let audit = Audit::default();
         let at = Timestamp::from_secs;
-        let actor = Actor { name: "token ann".to_owned(), role: Role::Operate, csrf: None };
+        let ann = actor("token ann");
         let entry = Entry {
-            actor: &actor,
+            actor: &ann,
             action: "keys:reset",
             target: "shop user=42",
             reason: "a test",
@@ -226,5 +304,32 @@ mod tests {
         let handled = newest.iter().filter(|entry| entry.actor == "token ann").count();
         assert_eq!((handled, newest[0].role, newest[0].at), (2, "none", 1_099));
         assert_eq!(audit.newest(1).len(), 1);
+    }
+
+    #[test]
+    fn strangers_cannot_crowd_out_rejected_writes_of_known_actors() {
+        let audit = Audit::default();
+        let (bob, loopback) = (actor("token bob"), actor("loopback"));
+        for secs in 1_000..1_100 {
+            let at = Timestamp::from_secs(secs);
+            for _ in 0..100 {
+                audit.reject(None, "PUT /api/v1/overrides", "401: no token", at);
+                audit.reject(Some((&loopback, false)), "PUT /api/v1/overrides", "403: no role", at);
+            }
+            if secs % 10 == 0 {
+                (0..13)
+                    .for_each(|_| audit.reject(Some((&bob, true)), "PUT /api/v1/overrides", "403: no", at));
+            }
+        }
+        let newest = audit.newest(usize::MAX);
+        let of_bob = newest.iter().filter(|entry| entry.actor == "token bob").count();
+        assert_eq!((of_bob, newest.len()), (10 * 10, 10 * 10 + MAX_REJECTED));
+        let Suppressed { known, unknown } = audit.suppressed();
+        // Ten of 13 in each of 10 seconds, and ten of 200 in each of 100, were recorded.
+        assert_eq!((known, unknown), (10 * 3, 100 * 190));
+        let mut snapshot = Snapshot::default();
+        audit.add_to(&mut snapshot);
+        let counts = snapshot.integers(&AUDIT_SUPPRESSED);
+        assert_eq!(counts, [(&["known".to_owned()][..], 30), (&["unknown".to_owned()], 19_000)]);
     }
 }

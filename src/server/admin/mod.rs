@@ -40,7 +40,7 @@ use tokio::sync::{Semaphore, watch};
 pub(super) use self::access::Actor;
 pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies, token_and_name};
 pub(super) use self::api::{DenialQuery, TopQuery};
-pub(super) use self::audit::AuditEntry;
+pub(super) use self::audit::{AuditEntry, Suppressed};
 pub(super) use self::keys::parse_descriptor;
 pub(super) use self::loads::ConfigLoad;
 pub(super) use self::overrides::OverrideView;
@@ -191,6 +191,7 @@ impl Admin {
         let observed = Arc::downgrade(&admin);
         admin.metrics.register(move |snapshot| {
             if let Some(admin) = observed.upgrade() {
+                admin.audit.add_to(snapshot);
                 admin.key_gauges.add_to(snapshot, &admin.observer, || admin.rule_names(), admin.clock.now());
             }
         });
@@ -217,6 +218,11 @@ impl Admin {
     /// The newest `limit` loads of rules, newest first.
     pub(super) fn config_loads(&self, limit: usize) -> Vec<ConfigLoad> {
         self.loads.newest(limit)
+    }
+
+    /// Rejected writes that are not recorded in the audit log.
+    pub(super) fn audit_suppressed(&self) -> Suppressed {
+        self.audit.suppressed()
     }
 
     pub(super) fn audit_entries(&self, limit: usize) -> Vec<AuditEntry> {

@@ -101,6 +101,9 @@ metrics! {
     Counter LOG_LINES_DROPPED "tollgate_log_lines_dropped" [] Derived;
     /// Decisions that are missing in the decision log, because it was not written in time.
     Counter DECISION_LOG_LINES_DROPPED "tollgate_decision_log_lines_dropped" [] Derived;
+    /// Rejected writes on the admin listener that are missing in the audit log, because there were too many in their
+    /// second: of authenticated actors (known) and of others (unknown).
+    Counter AUDIT_SUPPRESSED "tollgate_audit_suppressed_writes" ["actor"] Derived;
     /// Open connections, by the core that serves them.
     Gauge CONNECTIONS "tollgate_connections" ["core"] Derived;
     /// Idle connections that were closed to make room for new ones, by listener.

@@ -60,7 +60,11 @@ fn loads(loads: &[ConfigLoad]) -> Markup {
 pub(in super::super) fn audit(admin: &Admin) -> Markup {
     html! {
         h1 { "Audit" }
-        p .note { "Actions on this replica since its start; the log has them all, under the target audit." }
+        p .note { "Actions on this replica since its start; the log has older ones, under the target audit." }
+        @let suppressed = admin.audit_suppressed();
+        @for (count, actors) in [(suppressed.known, "known"), (suppressed.unknown, "unknown")] {
+            @if count > 0 { p .note { (count) " rejected writes of " (actors) " clients were not recorded." } }
+        }
         (audit_table("Audit", &admin.audit_entries(MANY)))
     }
 }
