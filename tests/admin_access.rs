@@ -111,8 +111,7 @@ async fn rejected_writes_are_audited() {
         let result = text("result").chars().take(4).collect::<String>();
         [text("actor"), text("role"), text("action"), text("target"), result].join("|")
     });
-    let mut entries: Vec<_> = entries.collect();
-    entries.sort();
+    let entries: Vec<_> = entries.collect();
     assert_eq!(
         entries,
         [
@@ -121,7 +120,8 @@ async fn rejected_writes_are_audited() {
             "admin token, line 2|admin|rejected|POST /api/v1/config:reload|400:",
             "token ann|view|rejected|POST /api/v1/config:reload|403:",
             "unknown|none|rejected|POST /api/v1/config:reload|401:",
-        ]
+        ],
+        "newest first"
     );
 }
 

@@ -124,7 +124,7 @@ replies! {
     }
     /// Admin actions.
     struct AuditList {
-        /// Actions since the start of the replica, newest first.
+        /// Actions since the start of the replica, newest first: in descending order of `seq`.
         items: Vec<AuditEntry>,
         /// Rejected writes that are missing in the items and in the log.
         suppressed: Suppressed,

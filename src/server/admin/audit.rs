@@ -1,5 +1,6 @@
 //! The audit log: every write on the admin listener, in the log and in memory.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use axum::response::Response;
 use parking_lot::Mutex;
 
 use super::Admin;
-use super::access::Actor;
+use super::access::{Actor, Role};
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
 use crate::server::schema::replies;
@@ -30,12 +31,18 @@ const EXPLAIN: &str = "/api/v1/explain";
 const MAX_TEXT: usize = 200;
 
 /// Writes on the admin listener.
-#[derive(Debug, Default)]
-pub(super) struct Audit(Mutex<Entries>);
+#[derive(Debug)]
+pub(super) struct Audit {
+    /// Id of this replica.
+    replica: String,
+    entries: Mutex<Entries>,
+}
 
 /// Entries, newest last.
 #[derive(Debug, Default)]
 struct Entries {
+    /// Number of the latest entry.
+    seq: u64,
     handled: VecDeque<AuditEntry>,
     /// Rejected writes of authenticated actors.
     known: RejectedWrites,
@@ -67,6 +74,13 @@ replies! {
     struct AuditEntry {
         /// Seconds since the epoch.
         at: u64,
+        /// Milliseconds since the epoch.
+        at_ms: u64,
+        /// Id of the replica, as in the list of the fleet.
+        replica: String,
+        /// Number of the action on its replica since the start, from 1: the order in which they happened, also within one
+        /// millisecond and if the clock was set.
+        seq: u64,
         /// Name of the actor: `loopback`, `token` and its name, the role and line of a token without one, `user` and the
         /// user that a proxy names, or a name in a certificate; `unknown` without authentication.
         actor: String,
@@ -149,11 +163,19 @@ pub(super) struct Entry<'e> {
 }
 
 impl Audit {
-    /// Records `entry`, and logs it under the target `audit`.
-    pub(super) fn record(&self, entry: Entry<'_>, now: Timestamp) {
-        let Entry { actor, action, target, reason, dry_run, result } = entry;
-        let entry = AuditEntry {
+    /// An empty one of the replica with this id.
+    pub(super) fn new(replica: &str) -> Self {
+        Self { replica: replica.to_owned(), entries: Mutex::default() }
+    }
+
+    /// An entry without its number.
+    fn entry(&self, write: Entry<'_>, now: Timestamp) -> AuditEntry {
+        let Entry { actor, action, target, reason, dry_run, result } = write;
+        AuditEntry {
             at: now.as_secs(),
+            at_ms: now.as_micros() / 1_000,
+            replica: self.replica.clone(),
+            seq: 0,
             actor: actor.name.clone(),
             role: actor.role.name(),
             action,
@@ -161,30 +183,34 @@ impl Audit {
             reason: text(reason),
             dry_run,
             result: text(result),
-        };
+        }
+    }
+
+    /// Records `entry`, and logs it under the target `audit`.
+    pub(super) fn record(&self, entry: Entry<'_>, now: Timestamp) {
+        let entry = self.entry(entry, now);
         entry.log();
-        push(&mut self.0.lock().handled, entry, MAX_ENTRIES);
+        let mut entries = self.entries.lock();
+        let entry = entries.numbered(entry);
+        push(&mut entries.handled, entry, MAX_ENTRIES);
     }
 
     /// Records and logs a rejected write, unless there were many in this second. `actor` comes with whether it is
     /// authenticated.
     fn reject(&self, actor: Option<(&Actor, bool)>, target: &str, result: &str, now: Timestamp) {
         let is_known = actor.is_some_and(|(_, is_known)| is_known);
-        let entry = AuditEntry {
-            at: now.as_secs(),
-            actor: actor.map_or_else(|| "unknown".to_owned(), |(actor, _)| actor.name.clone()),
-            role: actor.map_or("none", |(actor, _)| actor.role.name()),
+        let stranger = Actor { name: "unknown".to_owned(), role: Role::View, csrf: None };
+        let write = Entry {
+            actor: actor.map_or(&stranger, |(actor, _)| actor),
             action: "rejected",
-            target: text(target),
-            reason: String::new(),
+            target,
+            reason: "",
             dry_run: false,
-            result: text(result),
+            result,
         };
-        let outcome = {
-            let mut entries = self.0.lock();
-            let rejected = if is_known { &mut entries.known } else { &mut entries.unknown };
-            rejected.record(&entry)
-        };
+        let role = actor.map_or("none", |(actor, _)| actor.role.name());
+        let entry = AuditEntry { role, ..self.entry(write, now) };
+        let outcome = self.entries.lock().reject(&entry, is_known);
         match outcome {
             Recorded::Yes => entry.log(),
             Recorded::FirstSuppressed => {
@@ -197,7 +223,7 @@ impl Audit {
 
     /// Numbers of rejected writes that were not recorded.
     pub(super) fn suppressed(&self) -> Suppressed {
-        let entries = self.0.lock();
+        let entries = self.entries.lock();
         Suppressed { known: entries.known.suppressed, unknown: entries.unknown.suppressed }
     }
 
@@ -210,19 +236,32 @@ impl Audit {
 
     /// The newest `limit` entries, newest first.
     pub(super) fn newest(&self, limit: usize) -> Vec<AuditEntry> {
-        let entries = self.0.lock();
-        let mut newest: Vec<_> = entries
-            .unknown
-            .entries
-            .iter()
-            .chain(&entries.known.entries)
-            .chain(&entries.handled)
-            .cloned()
-            .collect();
-        newest.reverse();
-        newest.sort_by_key(|entry| std::cmp::Reverse(entry.at));
+        let entries = self.entries.lock();
+        let rejected = entries.unknown.entries.iter().chain(&entries.known.entries);
+        let mut newest: Vec<_> = rejected.chain(&entries.handled).cloned().collect();
+        newest.sort_unstable_by_key(|entry| Reverse(entry.seq));
         newest.truncate(limit);
         newest
+    }
+}
+
+impl Entries {
+    /// `entry` with the next number.
+    fn numbered(&mut self, entry: AuditEntry) -> AuditEntry {
+        self.seq += 1;
+        AuditEntry { seq: self.seq, ..entry }
+    }
+
+    /// Records a rejected write, unless there were many in its second.
+    fn reject(&mut self, entry: &AuditEntry, is_known: bool) -> Recorded {
+        let rejected = if is_known { &mut self.known } else { &mut self.unknown };
+        let outcome = rejected.count(entry.at);
+        if matches!(outcome, Recorded::Yes) {
+            let entry = self.numbered(entry.clone());
+            let rejected = if is_known { &mut self.known } else { &mut self.unknown };
+            push(&mut rejected.entries, entry, MAX_REJECTED);
+        }
+        outcome
     }
 }
 
@@ -235,9 +274,10 @@ enum Recorded {
 }
 
 impl RejectedWrites {
-    fn record(&mut self, entry: &AuditEntry) -> Recorded {
-        if self.second != entry.at {
-            (self.second, self.in_second) = (entry.at, 0);
+    /// Counts one in this second.
+    fn count(&mut self, second: u64) -> Recorded {
+        if self.second != second {
+            (self.second, self.in_second) = (second, 0);
         }
         self.in_second = self.in_second.saturating_add(1);
         if self.in_second > MAX_REJECTED_PER_SEC {
@@ -245,7 +285,6 @@ impl RejectedWrites {
             let is_first = self.in_second == MAX_REJECTED_PER_SEC + 1;
             return if is_first { Recorded::FirstSuppressed } else { Recorded::Suppressed };
         }
-        push(&mut self.entries, entry.clone(), MAX_REJECTED);
         Recorded::Yes
     }
 }
@@ -271,7 +310,6 @@ fn push(entries: &mut VecDeque<AuditEntry>, entry: AuditEntry, max: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::access::Role;
     use super::*;
 
     fn actor(name: &str) -> Actor {
@@ -280,7 +318,7 @@ mod tests {
 
     #[test]
     fn rejected_writes_are_bounded_and_push_out_no_others() {
-        let audit = Audit::default();
+        let audit = Audit::new("a");
         let at = Timestamp::from_secs;
         let ann = actor("token ann");
         let entry = Entry {
@@ -300,15 +338,16 @@ mod tests {
         audit.record(entry, at(1_050));
         let newest = audit.newest(usize::MAX);
         assert_eq!(newest.len(), 2 + MAX_REJECTED);
-        assert!(newest.is_sorted_by_key(|entry| std::cmp::Reverse(entry.at)));
+        assert!(newest.is_sorted_by_key(|entry| Reverse(entry.seq)));
         let handled = newest.iter().filter(|entry| entry.actor == "token ann").count();
-        assert_eq!((handled, newest[0].role, newest[0].at), (2, "none", 1_099));
+        let latest = &newest[0];
+        assert_eq!((handled, &*latest.actor, latest.role, latest.at), (2, "token ann", "operate", 1_050));
         assert_eq!(audit.newest(1).len(), 1);
     }
 
     #[test]
     fn strangers_cannot_crowd_out_rejected_writes_of_known_actors() {
-        let audit = Audit::default();
+        let audit = Audit::new("a");
         let (bob, loopback) = (actor("token bob"), actor("loopback"));
         for secs in 1_000..1_100 {
             let at = Timestamp::from_secs(secs);
@@ -331,5 +370,38 @@ mod tests {
         audit.add_to(&mut snapshot);
         let counts = snapshot.integers(&AUDIT_SUPPRESSED);
         assert_eq!(counts, [(&["known".to_owned()][..], 30), (&["unknown".to_owned()], 19_000)]);
+    }
+
+    #[test]
+    fn actions_of_one_moment_are_listed_in_their_order_on_every_replica() {
+        let (ann, replicas) = (actor("token ann"), ["a", "b"].map(Audit::new));
+        let write = |target| Entry {
+            actor: &ann,
+            action: "keys:reset",
+            target,
+            reason: "a test",
+            dry_run: false,
+            result: "done",
+        };
+        for audit in &replicas {
+            let at = Timestamp::from_micros(1_000_000_500);
+            audit.reject(None, "1", "401: no token", at);
+            audit.record(write("2"), at);
+            audit.reject(Some((&ann, true)), "3", "403: no", at);
+            audit.record(write("4"), at);
+            audit.reject(None, "5", "401: no token", at);
+            // The clock is set back.
+            audit.record(write("6"), Timestamp::from_secs(900));
+        }
+        let listed = replicas.each_ref().map(|audit| audit.newest(usize::MAX));
+        for (list, replica) in listed.iter().zip(["a", "b"]) {
+            let targets: Vec<_> = list.iter().map(|entry| &*entry.target).collect();
+            assert_eq!(targets, ["6", "5", "4", "3", "2", "1"]);
+            let seqs: Vec<_> = list.iter().map(|entry| entry.seq).collect();
+            assert_eq!(seqs, [6, 5, 4, 3, 2, 1]);
+            assert!(list.iter().all(|entry| entry.replica == replica));
+            assert_eq!((list[0].at_ms, list[1].at_ms, list[1].at), (900_000, 1_000_000, 1_000));
+        }
+        assert_eq!(replicas[0].newest(2).iter().map(|entry| entry.seq).collect::<Vec<_>>(), [6, 5]);
     }
 }

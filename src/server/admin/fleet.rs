@@ -80,6 +80,11 @@ impl FleetState {
             format!("{}-{:06x}", if host.is_empty() { "replica" } else { &host }, fastrand::u32(..1 << 24));
         Self { store, id, key: String::from_utf8_lossy(prefix).into_owned() + KEY, known: Mutex::default() }
     }
+
+    /// Id of this replica.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 impl Admin {

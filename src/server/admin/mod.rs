@@ -156,9 +156,11 @@ pub(super) struct Admin {
 impl Admin {
     /// `host_names` are names of this machine that `Host` may have without authentication.
     pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>, is_tls: bool) -> Arc<Self> {
+        let fleet = FleetState::new(parts.fleet, parts.keys.prefix());
         let admin = Arc::new(Self {
             started_at: parts.clock.now(),
-            fleet: FleetState::new(parts.fleet, parts.keys.prefix()),
+            audit: Audit::new(fleet.id()),
+            fleet,
             rules: parts.rules,
             rules_status: parts.rules_status,
             candidate_status: parts.candidate_status,
@@ -184,7 +186,6 @@ impl Admin {
             store_latency: Latency::default(),
             key_gauges: KeyGauges::default(),
             loads: Loads::default(),
-            audit: Audit::default(),
             rule_names: Mutex::default(),
             event_streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
         });
