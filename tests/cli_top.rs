@@ -1,10 +1,21 @@
-//! `tollgate top`, printed once.
+//! `tollgate top`, printed once and on a terminal.
 
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 
+use axum::Router;
+use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
+use nix::pty::{OpenptyResult, Winsize, openpty};
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::admin::{RULES, TOKENS, ask, start_with_tokens};
+use crate::support::eventually;
 use crate::support::service::Service;
 
 async fn top(service: &Service, arguments: &[&str]) -> Output {
@@ -88,4 +99,80 @@ async fn admin_finds_its_token_in_the_environment_and_takes_flags_after_the_acti
         let printed = admin(variables.clone()).await;
         assert_eq!(printed.status.success(), is_allowed, "{variables:?}: {}", text(&printed.stderr));
     }
+}
+
+/// Requests of `tollgate top` to a service that answers with nothing, and `/summary` only with a permit.
+#[derive(Clone)]
+struct Asked {
+    paths: Arc<Mutex<Vec<String>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Asked {
+    /// The service, with one permit, and its address.
+    async fn serve() -> (Self, String) {
+        let asked = Self { paths: Arc::default(), permits: Arc::new(Semaphore::new(1)) };
+        let state = asked.clone();
+        let answer = move |uri: Uri| {
+            let Self { paths, permits } = state.clone();
+            async move {
+                paths.lock().expect("no panic").push(uri.to_string());
+                if uri.path().ends_with("/summary") {
+                    permits.acquire().await.expect("it is open").forget();
+                }
+                ([(CONTENT_TYPE, "application/json")], "{}")
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+        (asked, address)
+    }
+
+    /// Orders of the keys that were asked for, one of each fetch.
+    fn orders(&self) -> Vec<String> {
+        let paths = self.paths.lock().expect("no panic");
+        let order = |path: &String| Some(path.split_once("/top?by=")?.1.split('&').next()?.to_owned());
+        paths.iter().filter_map(order).collect()
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_pressed_during_a_fetch_cause_one_more() {
+    let (asked, address) = Asked::serve().await;
+    let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let OpenptyResult { master, slave } = openpty(Some(&size), None).expect("a terminal");
+    // No other process has an end, so that the program ends with the terminal if the test fails.
+    for end in [&master, &slave] {
+        fcntl_setfd(end, FdFlags::CLOEXEC).expect("an open one");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    command.env_clear().args(["top", "--interval", "60", "--address", &address]);
+    command.stdin(slave.try_clone().expect("the same end")).stdout(slave);
+    let mut top = command.stderr(Stdio::null()).spawn().expect("it runs");
+    let mut keyboard = File::from(master);
+    let mut output = keyboard.try_clone().expect("the same terminal");
+    let screen = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&screen);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4_096];
+        while let Ok(length @ 1..) = output.read(&mut bytes) {
+            shown.lock().expect("no panic").extend_from_slice(&bytes[..length]);
+        }
+    });
+    let shows = async |expected: &str| text(&screen.lock().expect("no panic")).contains(expected);
+    eventually("the screen is there", async || shows("live").await).await;
+    // Each `>` changes the order of the keys; the filter is shown once they have been taken.
+    keyboard.write_all(&[&[b'>'; 50][..], b"/zzz"].concat()).expect("they are typed");
+    eventually("all keys have been taken", async || shows("filter: zzz_").await).await;
+    eventually("a fetch is held", async || asked.orders().len() == 2).await;
+    asked.permits.add_permits(100);
+    eventually("the last order is fetched", async || asked.orders().last().is_some_and(|by| by == "use"))
+        .await;
+    keyboard.write_all(b"y").expect("it is typed");
+    eventually("the next key has been taken", async || shows("filter: zzzy_").await).await;
+    assert_eq!(asked.orders(), ["denied", "hits", "use"]);
+    keyboard.write_all(b"\x03").expect("Ctrl-C is typed");
+    let ended = tokio::task::spawn_blocking(move || top.wait()).await.expect("no panic").expect("it ends");
+    assert!(ended.success(), "{ended}");
 }

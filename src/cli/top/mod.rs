@@ -142,6 +142,24 @@ enum Answer {
     Lifted(anyhow::Result<Value>),
 }
 
+/// Fetches of the data: one at a time. All that are asked for meanwhile are one more.
+#[derive(Debug, Default)]
+struct Fetches {
+    is_under_way: bool,
+    is_wanted: bool,
+}
+
+impl Fetches {
+    /// True if a fetch is to begin now.
+    fn begin(&mut self) -> bool {
+        let begins = self.is_wanted && !self.is_under_way;
+        if begins {
+            (self.is_wanted, self.is_under_way) = (false, true);
+        }
+        begins
+    }
+}
+
 async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
     let mut screen = Screen::new(Tab::Now, args.by);
     // An error of the first answer is printed on the terminal as it was.
@@ -151,9 +169,14 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
     let mut next = Instant::now() + interval;
     // Calls under way, so that keys work while the service is slow.
     let mut calls: FuturesUnordered<LocalBoxFuture<'_, Answer>> = FuturesUnordered::new();
+    let mut fetches = Fetches::default();
     let fetch =
         |by| async move { Answer::Data(by, Data::fetch(client, by).await.map(Box::new)) }.boxed_local();
     loop {
+        if fetches.begin() {
+            next = Instant::now() + interval;
+            calls.push(fetch(screen.by));
+        }
         terminal.draw(&|width, height| screen.render(&data, client.authority(), width, height))?;
         let command = tokio::select! {
             input = terminal.input() => match input {
@@ -162,6 +185,7 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
                 None => Command::Quit,
             },
             Some(answer) = calls.next(), if !calls.is_empty() => {
+                fetches.is_under_way &= !matches!(answer, Answer::Data(..));
                 match answer {
                     Answer::Data(by, Ok(new)) if by == screen.by => (data, screen.error) = (*new, None),
                     // The order has changed since.
@@ -173,15 +197,12 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
                 }
                 Command::None
             }
-            () = sleep_until(next), if !screen.is_paused && calls.is_empty() => Command::Refresh,
+            () = sleep_until(next), if !screen.is_paused && !fetches.is_under_way => Command::Refresh,
         };
         match command {
             Command::None => {}
             Command::Quit => return Ok(()),
-            Command::Refresh => {
-                next = Instant::now() + interval;
-                calls.push(fetch(screen.by));
-            }
+            Command::Refresh => fetches.is_wanted = true,
             Command::Unlock { id, reason } => {
                 let lift = async move {
                     let (path, body) = (format!("/lockouts/{id}"), json!({ "reason": reason }));
@@ -190,5 +211,26 @@ async fn watch(client: &AdminClient, args: &TopArgs) -> anyhow::Result<()> {
                 calls.push(lift.boxed_local());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fetches_that_are_asked_for_while_one_is_under_way_are_one_more() {
+        let mut fetches = Fetches::default();
+        assert!(!fetches.begin(), "none is wanted");
+        let mut begun = 0;
+        for _ in 0..50 {
+            fetches.is_wanted = true;
+            begun += u32::from(fetches.begin());
+        }
+        assert_eq!(begun, 1);
+        fetches.is_under_way = false;
+        assert!(fetches.begin() && !fetches.begin());
+        fetches.is_under_way = false;
+        assert!(!fetches.begin());
     }
 }
