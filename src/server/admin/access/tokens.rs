@@ -244,4 +244,36 @@ mod tests {
             );
         }
     }
+
+    #[tokio::test]
+    async fn a_thousand_named_tokens_are_told_apart_in_any_order() {
+        const COUNT: usize = 1_000;
+        let roles = ["view", "operate", "admin"];
+        // They differ in their last digits only, or in a digit that one has and the other has not.
+        let token = |index: usize| format!("token-of-a-person-{index}");
+        let line = |index: usize| format!("{}:{} # person {index}\n", roles[index % 3], token(index));
+        // 7 has no factor in common with 1,000, so that every line is there once.
+        let orders: [fn(usize) -> usize; 3] = [|at| at, |at| COUNT - 1 - at, |at| at * 7 % COUNT];
+        for order in orders {
+            let file = file(&(0..COUNT).map(order).map(line).collect::<String>());
+            let tokens = Tokens::read(file.path()).unwrap();
+            for index in 0..COUNT {
+                let sent = token(index);
+                let (found, at) = tokens.find(sent.as_bytes()).expect(&sent);
+                let expected = Actor {
+                    name: format!("token person {index}"),
+                    role: Role::named(roles[index % 3]).unwrap(),
+                    csrf: None,
+                };
+                assert_eq!(found[at].actor(), expected);
+                // A token that begins like others, or contains one, is none of them.
+                for wrong in [format!("{sent}-"), format!(" {sent}"), sent.to_uppercase()] {
+                    assert_eq!(role(&tokens, &wrong), None, "{wrong}");
+                }
+            }
+            assert_eq!(role(&tokens, &token(COUNT)), None);
+            // Only digests are kept and compared, so that time says nothing about how much of a token is right.
+            assert!(!format!("{:?}", tokens.tokens()).contains("token-of-a-person"));
+        }
+    }
 }
