@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::RawFd;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::ptrace;
@@ -10,6 +11,13 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use reqwest::Client;
 use rustix::process::{Pid as ProcessId, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+use tollgate::app::{self, App};
+use tollgate::settings::Settings;
+use tracing::dispatcher::set_default;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Dispatch, Event, Metadata, Subscriber};
 
 use crate::support::process::Process;
 use crate::support::tollgate::Tollgate;
@@ -119,5 +127,67 @@ async fn an_accept_loop_that_ends_ends_the_process_under_its_name() {
         let output = service.process.output();
         assert!(output.contains("listener failed") && output.contains("Invalid argument"), "{output}");
         assert!(output.contains(&format!("{name} ended unexpectedly")), "{output}");
+    }
+}
+
+/// A log that panics with its first line about rules.
+struct FailingLog;
+
+impl Subscriber for FailingLog {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("tollgate::provider")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        panic!("by request");
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Rules are loaded on threads that the embedding program can give a log of its own. One that panics ends a load, and
+/// the rules would never change again: the service must not go on without its loader.
+#[test]
+fn a_rule_loader_that_fails_ends_the_service_under_its_name() {
+    for (index, name) in ["rule loader", "candidate rule loader"].into_iter().enumerate() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [rules, candidate] = ["rules.yaml", "candidate.yaml"].map(|file| {
+            let path = dir.path().join(file);
+            fs::write(&path, RULES).expect("it is written");
+            path.display().to_string()
+        });
+        let mut variables =
+            vec![("RULES_PATH", &*rules), ("CANDIDATE_CONFIG", &candidate), ("ADMIN_PORT", "off")];
+        for (host, port) in [("HOST", "PORT"), ("GRPC_HOST", "GRPC_PORT"), ("DEBUG_HOST", "DEBUG_PORT")] {
+            variables.extend([(host, "127.0.0.1"), (port, "0")]);
+        }
+        let settings = Settings::from_variables(&variables).expect("settings of use");
+        let log = tempfile::NamedTempFile::new().expect("a file");
+        let writer = Mutex::new(log.reopen().expect("the same file"));
+        let _logging = set_default(&Dispatch::new(tracing_subscriber::fmt().with_writer(writer).finish()));
+        let failing = Dispatch::new(FailingLog);
+        // A runtime with one thread starts others to block on only.
+        let mut builder = Builder::new_current_thread();
+        builder.enable_all().on_thread_start(move || std::mem::forget(set_default(&failing)));
+        let ended = builder.build().expect("a runtime").block_on(async {
+            let service = App::start(settings).await.expect("it starts");
+            service.providers()[index].reload();
+            timeout(PATIENCE, service.run(app::Shutdown::default())).await.expect("it ends")
+        });
+        let error = ended.expect_err("a part of it has ended").to_string();
+        assert_eq!(error, format!("{name} ended unexpectedly: returned"));
+        let log = fs::read_to_string(log.path()).expect("the log");
+        assert!(log.contains("rule loader ended") && log.contains("by request"), "{log}");
+        assert!(log.contains("supervised task ended") && log.contains(name), "{log}");
     }
 }
