@@ -126,14 +126,27 @@ impl Redis {
 
     /// Number of successful calls of this command.
     pub(crate) fn executed(&self, command: &str) -> u64 {
+        let [calls, failed] = self.stats_of(command, ["calls", "failed_calls"]);
+        calls - failed
+    }
+
+    /// Time that this command has taken in all, in microseconds.
+    pub(crate) fn micros_in(&self, command: &str) -> u64 {
+        let [micros] = self.stats_of(command, ["usec"]);
+        micros
+    }
+
+    /// Number of calls of all commands but `INFO`, those of scripts among them.
+    pub(crate) fn commands(&self) -> u64 {
+        let stats = self.command(["INFO", "commandstats"]);
+        let lines = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
+        lines.filter(|(command, _)| *command != "info").map(|(_, fields)| number_in(fields, "calls")).sum()
+    }
+
+    fn stats_of<const N: usize>(&self, command: &str, names: [&str; N]) -> [u64; N] {
         let stats = self.command(["INFO", "commandstats"]);
         let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:")));
-        let field = |name: &str| -> u64 {
-            let fields = line.unwrap_or_default().trim_end().split(',');
-            let value = fields.filter_map(|field| field.split_once('=')).find(|(field, _)| *field == name);
-            value.map_or(0, |(_, value)| value.parse().expect("a number"))
-        };
-        field("calls") - field("failed_calls")
+        names.map(|name| number_in(line.unwrap_or_default(), name))
     }
 
     /// Every key and its time to live in seconds, ordered; -1 for one that lives for ever.
@@ -179,4 +192,11 @@ fn for_user(user: User) -> Setup {
 fn free_port() -> u16 {
     let [port] = free_ports();
     port
+}
+
+/// The number of this name in a line of `INFO commandstats`; 0 without one.
+fn number_in(fields: &str, name: &str) -> u64 {
+    let mut fields = fields.trim_end().split(',').filter_map(|field| field.split_once('='));
+    let value = fields.find(|(field, _)| *field == name);
+    value.map_or(0, |(_, value)| value.parse().expect("a number"))
 }
