@@ -238,6 +238,26 @@ fn bad_lines_are_counted_and_shown_and_too_many_end_the_replay() {
 }
 
 #[test]
+fn web_servers_log_clients_that_send_no_request_line() {
+    let map = "format: combined\nrequests:\n- {domain: shop, descriptors: [{remote_address: '%remote_address%'}]}\n\
+        - {domain: shop, where: {path: '*'}, descriptors: [{user: '%method%'}]}\n";
+    let line = |request: &str| {
+        format!("10.0.0.1 - - [16/Nov/2026:12:00:00 +0000] \"{request}\" 400 0 \"-\" \"-\"\n")
+    };
+    let log: String = ["GET / HTTP/1.1", "-", "", r"\x16\x03\x01", "HELP"].map(line).concat();
+    let dir = dir(&[("map.yaml", map)]);
+    let found = report(&dir, &["--map", "map.yaml"], log.as_bytes());
+    assert_eq!(
+        (&found["lines"], &found["bad"], &found["requests"]),
+        (&json!(5), &json!(0), &json!(6)),
+        "{found:#}"
+    );
+    let rules = found["rules"].as_array().expect("rules").iter();
+    let hits: Vec<_> = rules.map(|rule| (rule["rule"].clone(), rule["hits"].clone())).collect();
+    assert_eq!(hits, [(json!("shop.remote_address"), json!(5)), (json!("shop.user"), json!(1))]);
+}
+
+#[test]
 fn a_truncated_file_is_replayed_up_to_its_end() {
     let dir = dir(&[("map.yaml", BY_ADDRESS)]);
     let mut encoder = GzEncoder::new(Vec::new(), Compression::none());

@@ -77,9 +77,9 @@ impl Format {
         match text {
             "envoy" => Self::envoy(ENVOY_DEFAULT),
             "json" => Ok(Self::Json(JsonFormat::by_name())),
-            "common" => Ok(Self::Text(TextFormat::parse(COMMON)?.with_escapes())),
+            "common" => Ok(Self::Text(TextFormat::parse(COMMON)?.of_web_servers())),
             "combined" => {
-                Ok(Self::Text(TextFormat::parse(&format!("{COMMON}{COMBINED_REST}"))?.with_escapes()))
+                Ok(Self::Text(TextFormat::parse(&format!("{COMMON}{COMBINED_REST}"))?.of_web_servers()))
             }
             "csv" => Ok(Self::Csv(CsvFormat::with_header())),
             "tollgate" => Ok(Self::Tollgate),

@@ -1,6 +1,8 @@
 //! Lines after a format string of Envoy: literals and operators.
 
-use super::fields::{Fields, in_line};
+use memchr::{memchr, memrchr};
+
+use super::fields::{FieldRef, Fields, in_line};
 use super::operator::canonical;
 use super::scan::{find, find_unescaped};
 
@@ -14,7 +16,13 @@ pub(in crate::lab::replay) struct TextFormat {
     names: Vec<String>,
     /// True if a backslash escapes a quote inside quotes, as in Apache's logs.
     escapes: bool,
+    /// Index of the method, if it and the two fields after it are the request line as the client sent it, which may be
+    /// anything: web servers log `-` for a client that sent none.
+    request_line: Option<usize>,
 }
+
+/// Fields of a request line.
+const REQUEST_LINE: [&str; 3] = ["REQ(:METHOD)", "REQ(:PATH)", "PROTOCOL"];
 
 impl TextFormat {
     /// Compiles `format`.
@@ -56,12 +64,13 @@ impl TextFormat {
         }
         let mut literals = literals.into_iter().map(|text| Box::from(text.into_bytes()));
         let start = literals.next().unwrap_or_default();
-        Ok(Self { start, ends: literals.collect(), names, escapes: false })
+        Ok(Self { start, ends: literals.collect(), names, escapes: false, request_line: None })
     }
 
-    /// With quotes that a backslash escapes.
-    pub(super) fn with_escapes(self) -> Self {
-        Self { escapes: true, ..self }
+    /// The same as web servers write it: with quotes that a backslash escapes, and any text as the request line.
+    pub(super) fn of_web_servers(self) -> Self {
+        let request_line = self.names.windows(REQUEST_LINE.len()).position(|names| names == REQUEST_LINE);
+        Self { escapes: true, request_line, ..self }
     }
 
     /// Operators, in the order of the line.
@@ -76,8 +85,16 @@ impl TextFormat {
             return None;
         }
         let last = self.ends.len() - 1;
-        for (index, end) in self.ends.iter().enumerate() {
+        let mut ends = self.ends.iter().enumerate();
+        while let Some((index, end)) = ends.next() {
             let rest = line.get(at..)?;
+            if self.request_line == Some(index) {
+                let (_, end) = ends.nth(REQUEST_LINE.len() - 2)?;
+                let length = find_unescaped(rest, end)?;
+                push_request_line(rest.get(..length)?, at, fields);
+                at += length + end.len();
+                continue;
+            }
             let length = match &**end {
                 // The last literal ends the line, so that a quote inside the last field does no harm.
                 end if index == last => rest.strip_suffix(end)?.len(),
@@ -88,6 +105,24 @@ impl TextFormat {
             at += length + end.len();
         }
         Some(())
+    }
+}
+
+/// Appends the method, the path and the protocol in `text`, which begins at `at` in its line; absent ones unless there
+/// are all three.
+fn push_request_line(text: &[u8], at: usize, fields: &mut Fields) {
+    let parts = memchr(b' ', text).zip(memrchr(b' ', text));
+    let complete = parts.filter(|(method, path)| {
+        let protocol = text.get(path + 1..).unwrap_or_default();
+        *method > 0 && method + 1 < *path && protocol.starts_with(b"HTTP/")
+    });
+    match complete {
+        Some((method, path)) => {
+            fields.push(in_line(at, at + method));
+            fields.push(in_line(at + method + 1, at + path));
+            fields.push(in_line(at + path + 1, at + text.len()));
+        }
+        None => REQUEST_LINE.iter().for_each(|_| fields.push(FieldRef::Absent)),
     }
 }
 
@@ -144,11 +179,33 @@ mod tests {
     #[test]
     fn combined_logs_escape_quotes() {
         let text = format!("{}{}", super::super::COMMON, super::super::COMBINED_REST);
-        let format = TextFormat::parse(&text).expect("a format").with_escapes();
+        let format = TextFormat::parse(&text).expect("a format").of_web_servers();
         let line = r#"10.0.0.1 - ann [10/Oct/2000:13:55:36 -0700] "GET / HTTP/1.0" 200 2326 "-" "a \" b""#;
         let fields = split(&format, line).expect("it fits");
         assert_eq!((fields[2], fields[3]), (Some("ann"), Some("10/Oct/2000:13:55:36 -0700")));
         assert_eq!(fields[10], Some(r#"a \" b"#));
+        assert_eq!(fields[4..8], [Some("GET"), Some("/"), Some("HTTP/1.0"), Some("200")]);
+    }
+
+    #[test]
+    fn lines_of_web_servers_need_no_complete_request_line() {
+        let format = TextFormat::parse(super::super::COMMON).expect("a format").of_web_servers();
+        for (request, expected) in [
+            ("GET /a?b=c HTTP/1.1", [Some("GET"), Some("/a?b=c"), Some("HTTP/1.1")]),
+            ("GET /a b HTTP/1.1", [Some("GET"), Some("/a b"), Some("HTTP/1.1")]),
+            (r#"GET /\" x HTTP/1.1"#, [Some("GET"), Some(r#"/\" x"#), Some("HTTP/1.1")]),
+            ("-", [None; 3]),
+            ("", [None; 3]),
+            ("GET /", [None; 3]),
+            ("GET  HTTP/1.1", [None; 3]),
+            (" / HTTP/1.1", [None; 3]),
+            (r"\x16\x03\x01 a b", [None; 3]),
+        ] {
+            let line = format!(r#"10.0.0.1 - ann [10/Oct/2000:13:55:36 -0700] "{request}" 408 0"#);
+            let fields = split(&format, &line).expect("it fits");
+            assert_eq!((&fields[4..7], fields[7]), (&expected[..], Some("408")), "{request}");
+        }
+        assert!(split(&format, r#"10.0.0.1 - ann [10/Oct/2000:13:55:36 -0700] "GET / 408 0"#).is_none());
     }
 
     #[test]
