@@ -25,11 +25,14 @@
 //! A request that takes places of a concurrency limit holds them under a [`engine::ticket`]. Until its caller has the
 //! decision, dropping the request gives them back (`limiter::places`); from then on the ticket does, or time.
 //!
+//! A leased limit is charged in advance: a replica spends those hits without asking Redis, and gives back what it does
+//! not spend ([`engine::lease`]). The store in Redis does so below [`store::Store::charge`]; no step above knows it.
+//!
 //! # Code map
 //!
 //! | module | contents |
 //! |---|---|
-//! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, [`engine::judge`], [`engine::compare`] |
+//! | [`engine`] | the pure core: requests, limits, rules and their matcher, counter keys, [`engine::plan`], the algorithms, leases, [`engine::judge`], [`engine::compare`] |
 //! | [`store`] | the trait [`store::Store`], its two implementations, memory and Redis, and the policies for a store that fails |
 //! | [`limiter`] | the path of a request: snapshot, store, clock, metrics; the candidate |
 //! | [`lab`] | rules examined without traffic: tests in virtual time, replays of logs |

@@ -16,6 +16,7 @@ const RULES: &str = include_str!("../docs/rules.md");
 const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
 const CONCURRENCY: &str = include_str!("../docs/concurrency.md");
+const LEASES: &str = include_str!("../docs/leases.md");
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const MIGRATION: &str = include_str!("../docs/migrate.md");
 const KUBERNETES: &str = include_str!("../docs/kubernetes.md");
@@ -33,6 +34,7 @@ fn the_rules_in_the_documentation_compile() {
         ("docs/rules.md", RULES),
         ("docs/http.md", HTTP),
         ("docs/concurrency.md", CONCURRENCY),
+        ("docs/leases.md", LEASES),
         ("docs/recipes.md", RECIPES),
         ("docs/migrate.md", MIGRATION),
     ];

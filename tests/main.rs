@@ -40,6 +40,8 @@ mod hostile_http;
 mod image;
 mod kuadrant;
 mod lab;
+mod lease_faults;
+mod leases;
 mod limits;
 mod lockout_access;
 mod lockouts;

@@ -44,6 +44,7 @@ pub(crate) fn peek(key: &'static str) -> Charge {
         lockout: None,
         on_failure: FailurePolicy::Error,
         hold: None,
+        lease: None,
     }
 }
 
@@ -191,6 +192,7 @@ fn charges_of(case: u64, step: &Step, tickets: &[u8]) -> Vec<Charge> {
                 limit: Limit::per(RATE, Unit::Minute),
                 hits: Hits::Add(1),
                 hold: None,
+                lease: None,
                 ..peek("")
             });
             [of(own, weight)].into_iter().chain(other.map(|other| of(other, 1))).chain(rate).collect()

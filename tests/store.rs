@@ -12,7 +12,9 @@ use proptest::{collection, option, prop_assert_eq, sample};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tollgate::engine::lockout::{Block, LockoutSchedule};
-use tollgate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit};
+use tollgate::engine::{
+    Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Lease, Limit, Timestamp, Unit,
+};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Store, StoreError};
@@ -121,6 +123,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
         enforcement: Enforcement::Enforced,
         lockout: None,
         hold: None,
+        lease: None,
         on_failure: FailurePolicy::Error,
     }
 }
@@ -366,6 +369,19 @@ fn some_schedules() -> [Arc<LockoutSchedule>; 3] {
     ]
 }
 
+/// Counter, hits, mode, effect, lockout, and a lease: its ceiling, shares and age.
+type Generated =
+    ((u8, Unit, Algorithm), Hits, ChargeMode, Enforcement, Option<usize>, Option<(u32, u16, u64)>);
+
+/// The charge as one that asks for a lease, or returns one that was made earlier.
+fn step_of_a_lease(charge: Charge, (ceiling, shares, age): (u32, u16, u64), now: Timestamp) -> Charge {
+    let lease = match charge.hits {
+        Hits::Add(_) => Lease::Ask { ceiling, shares },
+        Hits::Refund(_) => Lease::Return { charged: Timestamp::from_micros(now.as_micros() - age) },
+    };
+    Charge { mode: ChargeMode::Always, enforcement: Enforcement::Shadow, lease: Some(lease), ..charge }
+}
+
 /// The memory store runs `engine::algorithm`; Redis says the same in commands and a script.
 #[test]
 fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
@@ -395,7 +411,9 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
     ];
     let schedules = some_schedules();
     let lockout = option::weighted(0.3, 0..schedules.len());
-    let charges = collection::vec((0..4_u8, units, algorithm, hits, mode, enforcement, lockout), 0..6);
+    let lease = option::weighted(0.3, (0..30_u32, 1..5_u16, 0..100_000_000_u64));
+    let counter = (0..4_u8, units, algorithm);
+    let charges = collection::vec((counter, hits, mode, enforcement, lockout, lease), 0..6);
     let requests = collection::vec((0..50_000_000_u64, charges), 1..30);
 
     let runtime = runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -412,17 +430,13 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
         let mut now = MIDNIGHT;
         for (micros, charges) in requests {
             now = Timestamp::from_micros(now.as_micros() + micros);
-            let one = |(key, unit, algorithm, hits, mode, enforcement, lockout): (
-                u8,
-                Unit,
-                Algorithm,
-                _,
-                _,
-                _,
-                _,
-            )| {
+            let one = |((key, unit, algorithm), hits, mode, enforcement, lockout, lease): Generated| {
                 let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
                 let charge = charge(name, unit, hits);
+                if let Some(lease) = lease.filter(|_| algorithm != Algorithm::SlidingLog) {
+                    let limit = Limit { algorithm, ..charge.limit };
+                    return Charge { limit, ..step_of_a_lease(charge, lease, now) };
+                }
                 let lockout = Option::map(lockout, |index: usize| Lockout {
                     key: format!("{case}/lockout {index}").into(),
                     schedule: Arc::clone(&schedules[index]),

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod exporters;
+mod leases;
 mod rules;
 mod stores;
 
@@ -152,6 +153,9 @@ impl App {
             settings.otlp.as_ref().map_or((None, Protocol::Http), |otlp| (otlp.tls.as_ref(), otlp.protocol));
         let collector = Connector::new(tls_to_collector, protocol, "otlp_metrics", &certificates)?;
         let stores = stores::open(&settings, &clock, &metrics, &supervisor, &certificates).await?;
+        if let Some(leases) = &stores.leases {
+            leases::register(Arc::clone(leases), Arc::clone(&rules), &metrics);
+        }
         certificates::supervise(certificates, &supervisor, &metrics);
         let observer = settings.listen.admin.as_ref().map(|_| Arc::default());
         let decision_log = decision_log(&settings, &metrics, &supervisor)?;

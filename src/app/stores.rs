@@ -22,7 +22,7 @@ use crate::store::inspect::{Inspect, InspectFuture};
 use crate::store::lockouts::{Found, LockoutFuture, Lockouts};
 use crate::store::memory::{Figures, MemoryStore};
 use crate::store::overrides::{DocumentFuture, DocumentStore, MemoryDocument, Replacement, StoredDocument};
-use crate::store::redis::{Denials, NodeSnapshot, Redis, RedisContext, RedisStore};
+use crate::store::redis::{Denials, Leases, NodeSnapshot, Redis, RedisContext, RedisStore};
 use crate::store::reset::{CounterReset, ResetFuture};
 use crate::store::{Charge, ChargeFuture, Store};
 use crate::supervisor::Supervisor;
@@ -40,6 +40,8 @@ const PING_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) struct Stores {
     /// Constructor of a core's stores.
     pub(super) make: Box<dyn Fn() -> CoreStores + Send + Sync>,
+    /// Leased hits; `None` for counters in memory, which need none.
+    pub(super) leases: Option<Arc<Leases>>,
     /// Store for operators, who only read.
     pub(super) for_operators: Arc<dyn Store>,
     /// Store as operators inspect it.
@@ -110,6 +112,7 @@ pub(super) async fn open(
             };
             Ok(Stores {
                 make: Box::new(make),
+                leases: None,
                 for_operators,
                 inspect,
                 fleet: None,
@@ -131,8 +134,10 @@ pub(super) async fn open(
             watch_memory(metrics, move || counted.local().figures());
             let context =
                 RedisContext { supervisor: supervisor.clone(), certificates: Arc::clone(certificates) };
-            let connected = watch_redis(redis, metrics, &context)?;
-            open_redis(redis, connected, of_candidate, fallback, supervisor).await
+            let leases = Arc::new(Leases::new(settings.replicas));
+            let connected = watch_redis(redis, &leases, metrics, &context)?;
+            let stores = open_redis(redis, connected, of_candidate, fallback, supervisor).await?;
+            Ok(Stores { leases: Some(leases), ..stores })
         }
     }
 }
@@ -140,6 +145,7 @@ pub(super) async fn open(
 /// The servers of Redis, with their metrics and those of the cache of denials.
 fn watch_redis(
     settings: &RedisStoreSettings,
+    leases: &Arc<Leases>,
     metrics: &Metrics,
     context: &RedisContext,
 ) -> Result<Arc<Redis>, StartError> {
@@ -148,7 +154,7 @@ fn watch_redis(
         watch_denials(denials, metrics);
     }
     let redis = Redis::watch(settings.all.clone(), settings.per_second.clone(), denials, context)?;
-    let redis = Arc::new(redis);
+    let redis = Arc::new(redis.with_leases(Arc::clone(leases)));
     watch_nodes(&redis, metrics);
     Ok(redis)
 }
@@ -204,6 +210,7 @@ async fn open_redis(
     };
     Ok(Stores {
         make: Box::new(make),
+        leases: None,
         inspect: Arc::clone(&on_demand) as _,
         fleet: Some(Arc::clone(&on_demand) as _),
         for_operators: on_demand,

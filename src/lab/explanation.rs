@@ -133,6 +133,9 @@ pub struct ExplainedLimit {
     pub algorithm: String,
     /// Hits that may pass at once.
     pub capacity: u32,
+    /// True if replicas charge hits in advance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leased: bool,
     /// Key of the counter, without its window.
     pub counter: String,
     /// Hits that count now; `None` if no store was asked.
@@ -373,13 +376,14 @@ fn explained_rule(walk: &DescriptorWalk<'_>, item: &Item<'_>, modes: &Modes) -> 
 }
 
 fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> ExplainedLimit {
-    let Counter { limit, name, key } = counter;
+    let Counter { limit, name, key, lease } = counter;
     ExplainedLimit {
         name: name.map(str::to_owned),
         requests_per_unit: limit.requests_per_unit,
         window_secs: limit.nominal_secs(),
         algorithm: limit.algorithm.name().to_owned(),
         capacity: limit.capacity(),
+        leased: lease.is_some(),
         counter: text(key),
         used: reading.map(|reading| reading.used),
         reset_secs: reading.map(|reading| reading.reset.as_secs_f64()),

@@ -101,8 +101,8 @@ impl fmt::Display for ExplainedDescriptor {
 
 impl fmt::Display for ExplainedLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, requests_per_unit, window_secs, algorithm, capacity, counter, used, reset_secs } =
-            self;
+        let Self { name, requests_per_unit, window_secs, algorithm, capacity, leased, .. } = self;
+        let Self { counter, used, reset_secs, .. } = self;
         name.iter().try_for_each(|name| write!(f, "{name}: "))?;
         match algorithm == Algorithm::Concurrency.name() {
             true => write!(f, "{requests_per_unit} in flight, ttl {}", ShortForm(u64::from(*window_secs)))?,
@@ -110,6 +110,9 @@ impl fmt::Display for ExplainedLimit {
         }
         if algorithm == (Algorithm::TokenBucket { burst: 0 }).name() {
             write!(f, ", burst {capacity}")?;
+        }
+        if *leased {
+            f.write_str(", leased")?;
         }
         if let Some((used, reset)) = used.zip(*reset_secs) {
             write!(f, "; {used} of {capacity} used, reset in {}", seconds_text(reset))?;

@@ -22,8 +22,8 @@ use crate::engine::judge::judge;
 use crate::engine::plan::{Counter, Limited, Plan, is_withheld, plan_with};
 use crate::engine::ticket::TicketEntry;
 use crate::engine::{
-    ChargeMode, Decision, Enforcement, Hits, Hold, KeyWriter, Modes, Overrides, OverridesAt, Request, Rules,
-    Timestamp,
+    ChargeMode, Decision, Enforcement, Hits, Hold, KeyWriter, Lease, Modes, Overrides, OverridesAt, Request,
+    Rules, Timestamp,
 };
 use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
@@ -194,6 +194,8 @@ impl Limiter {
         let mut charges = charges(&plan, &self.modes);
         // A ticket among the descriptors is neither renewed nor released.
         charges.iter_mut().for_each(|charge| charge.hold = None);
+        // Credits of this replica are not what the store counts.
+        charges.iter_mut().for_each(|charge| charge.lease = None);
         charges
     }
 
@@ -239,6 +241,8 @@ impl Limiter {
             purpose.adapt(&mut trial);
             let mut charges = self::charges(&trial, &self.modes);
             places::take_none(&mut charges);
+            // A candidate takes nothing in advance.
+            charges.iter_mut().for_each(|charge| charge.lease = None);
             let readings = candidate.charge(&charges, now).await?;
             Some(judge(trial, readings, &self.modes))
         };
@@ -408,6 +412,8 @@ fn charges_of<'l, 'r>(
             lockout: lockout.clone(),
             on_failure: *on_failure,
             hold: hold(counter),
+            // What is not enforced must not hold back others.
+            lease: counter.lease.filter(|_| enforcement == Enforcement::Enforced).map(Lease::Spend),
         }
     })
 }

@@ -23,7 +23,7 @@ use smallvec::SmallVec;
 use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Timestamp};
+use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Lease, Limit, Timestamp};
 
 /// A charge to one counter.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Charge {
     /// Ticket of a charge to the places of a concurrency limit: hits acquire places under it, a refund releases all
     /// that it holds, and a peek renews them. `None` for a plain peek, and for a refund that gives nothing back.
     pub hold: Option<Box<Hold>>,
+    /// Part in leasing its counter; `None` if its limit is not leased.
+    pub lease: Option<Lease>,
 }
 
 /// A lockout that a charge may strike for, and that may deny it.

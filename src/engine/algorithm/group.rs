@@ -3,9 +3,9 @@
 
 use smallvec::SmallVec;
 
-use super::Meter;
+use super::{Meter, lapsed};
 use crate::engine::lockout::{self, LockoutSchedule};
-use crate::engine::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Timestamp};
+use crate::engine::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Lease, Limit, Timestamp};
 
 /// Charge of a group.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,52 @@ pub struct GroupCharge {
     pub enforcement: Enforcement,
     /// Index of the lockout in the group for which a denial is a strike. Several charges may share one.
     pub lockout: Option<usize>,
+    /// Step of a lease that it is.
+    pub lease: Option<LeaseStep>,
+}
+
+/// Charge that asks for a lease or returns one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseStep {
+    /// See [`Lease::Ask`].
+    Ask {
+        /// See there.
+        ceiling: u32,
+        /// See there.
+        shares: u16,
+        /// Time of the charge.
+        at: Timestamp,
+    },
+    /// See [`Lease::Return`].
+    Return {
+        /// Parts to leave out: see [`lapsed`].
+        lapsed: u64,
+    },
+}
+
+impl LeaseStep {
+    /// Step of a charge at `now` to a counter of `limit`, if it is one.
+    pub fn of(lease: Option<Lease>, limit: Limit, now: Timestamp) -> Option<Self> {
+        match lease? {
+            Lease::Spend(_) => None,
+            Lease::Ask { ceiling, shares } => Some(Self::Ask { ceiling, shares, at: now }),
+            Lease::Return { charged } => Some(Self::Return { lapsed: lapsed(limit, charged, now) }),
+        }
+    }
+
+    /// Carries out the step with so many hits.
+    pub fn carry_out(self, hits: Hits, capacity: u32, meter: &mut Meter) -> ChargeOutcome {
+        let (Hits::Add(count) | Hits::Refund(count)) = hits;
+        match self {
+            Self::Ask { ceiling, shares, at } => {
+                ChargeOutcome::Leased { credits: meter.lease(count, capacity, ceiling, shares), at }
+            }
+            Self::Return { lapsed } => {
+                meter.refund_but(count, lapsed);
+                ChargeOutcome::Charged
+            }
+        }
+    }
 }
 
 /// Lockout while a group is charged.
@@ -110,6 +156,13 @@ pub enum ChargeOutcome {
     FailClosed,
     /// Its client is locked out. Not counted, except for the charge that began the block.
     Blocked,
+    /// Charged in advance.
+    Leased {
+        /// Hits charged; may be fewer than asked for.
+        credits: u32,
+        /// Time of the charge by the store's clock.
+        at: Timestamp,
+    },
 }
 
 /// Carries out `asks` in order on `meters` and `lockouts`. Returns the meter after each charge and its outcome. A
@@ -123,9 +176,10 @@ pub fn charge(
         let meter = meters.get_mut(ask.counter)?;
         let lockout = ask.lockout.and_then(|index| lockouts.get(index));
         let is_blocked = lockout.is_some_and(|locked| locked.was_blocked);
-        let outcome = match is_blocked && matches!(ask.hits, Hits::Add(_)) {
-            true => ChargeOutcome::Blocked,
-            false => charge_alone(ask.mode, ask.hits, ask.capacity, meter),
+        let outcome = match (is_blocked && matches!(ask.hits, Hits::Add(_)), ask.lease) {
+            (true, _) => ChargeOutcome::Blocked,
+            (false, Some(step)) => step.carry_out(ask.hits, ask.capacity, meter),
+            (false, None) => charge_alone(ask.mode, ask.hits, ask.capacity, meter),
         };
         Some((*meter, outcome))
     };
@@ -200,7 +254,7 @@ pub fn is_over(mode: ChargeMode, hits: Hits, used: u64, capacity: u32, outcome: 
         // A ticket that held nothing denies nothing.
         ChargeOutcome::Denied => matches!(hits, Hits::Add(_)),
         ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => true,
-        ChargeOutcome::Withheld => false,
+        ChargeOutcome::Withheld | ChargeOutcome::Leased { .. } => false,
     }
 }
 
@@ -221,7 +275,7 @@ mod tests {
         mode: ChargeMode,
         enforcement: Enforcement,
     ) -> GroupCharge {
-        GroupCharge { counter, capacity, hits, mode, enforcement, lockout: None }
+        GroupCharge { counter, capacity, hits, mode, enforcement, lockout: None, lease: None }
     }
 
     /// An enforced limit that counts only if the request passes.

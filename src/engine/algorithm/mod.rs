@@ -75,13 +75,46 @@ impl Meter {
         self.level = self.level.saturating_add(parts).min(self.max_level.max(self.level));
     }
 
+    /// Charges up to `hits` in advance: at most one of `shares` of the room, and not above `ceiling`. Returns how many.
+    pub fn lease(&mut self, hits: u32, capacity: u32, ceiling: u32, shares: u16) -> u32 {
+        let left = |bound: u32| u64::from(bound).saturating_sub(self.used());
+        let leased = u64::from(hits).min(left(ceiling)).min(left(capacity) / u64::from(shares.max(1)));
+        let leased = u32::try_from(leased).unwrap_or(u32::MAX);
+        self.add(leased);
+        leased
+    }
+
     /// Lowers the level, not below zero.
     pub const fn refund(&mut self, hits: u32) {
-        let parts = (hits as u64).saturating_mul(self.parts).saturating_sub(self.stale_refund);
+        self.refund_but(hits, 0);
+    }
+
+    /// The same, short of so many parts.
+    pub const fn refund_but(&mut self, hits: u32, lapsed: u64) {
+        let parts = (hits as u64).saturating_mul(self.parts);
+        let parts = parts.saturating_sub(self.stale_refund).saturating_sub(lapsed);
         self.level = self.level.saturating_sub(parts);
         if self.level < self.lowest {
             self.lowest = self.level;
         }
+    }
+}
+
+/// Parts that a return at `now` leaves out, of hits that were leased at `charged`: what has drained since, or all of it
+/// if the window is another.
+pub fn lapsed(limit: Limit, charged: Timestamp, now: Timestamp) -> u64 {
+    let (then, ticks) = (Ticks::of(limit, charged), Ticks::of(limit, now));
+    let unless_same = |is_same| if is_same { 0 } else { u64::MAX };
+    match limit.algorithm {
+        Algorithm::FixedWindow => {
+            unless_same(limit.window.start_secs(charged) == limit.window.start_secs(now))
+        }
+        Algorithm::SlidingWindow => unless_same(then.now / then.window == ticks.now / ticks.window),
+        Algorithm::TokenBucket { .. } => {
+            ticks.now.saturating_sub(then.now).saturating_mul(u64::from(limit.requests_per_unit))
+        }
+        // They are not leased.
+        Algorithm::SlidingLog | Algorithm::Concurrency => u64::MAX,
     }
 }
 

@@ -315,7 +315,7 @@ fn judge_counter(
             over_limit_with_local_cache: hits.into(),
             ..HitCounts::default()
         },
-        (Hits::Add(hits), ChargeOutcome::Withheld) => {
+        (Hits::Add(hits), ChargeOutcome::Withheld | ChargeOutcome::Leased { .. }) => {
             HitCounts { total_hits: hits.into(), ..HitCounts::default() }
         }
         (Hits::Refund(hits), _) => HitCounts { total_negative_hits: hits.into(), ..HitCounts::default() },
@@ -338,9 +338,11 @@ pub fn withheld(peek: Reading, hits: Hits, mode: ChargeMode, limit: Limit) -> Re
             let fits = peek.used.saturating_add(mode.hits_to_fit(add).into()) <= limit.capacity().into();
             Reading { outcome: if fits { ChargeOutcome::Withheld } else { ChargeOutcome::Denied }, ..peek }
         }
-        ChargeOutcome::Denied | ChargeOutcome::Known | ChargeOutcome::FailClosed | ChargeOutcome::Blocked => {
-            peek
-        }
+        ChargeOutcome::Denied
+        | ChargeOutcome::Known
+        | ChargeOutcome::FailClosed
+        | ChargeOutcome::Blocked
+        | ChargeOutcome::Leased { .. } => peek,
     }
 }
 

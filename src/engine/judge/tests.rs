@@ -27,7 +27,8 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         id: 0,
         quota: Quota::Limited(smallvec![NamedLimit {
             limit: Limit::per(requests_per_unit, Unit::Minute),
-            name: None
+            name: None,
+            lease: None,
         }]),
         replaces: Box::default(),
         charge: ChargeMode::Always,
@@ -46,8 +47,8 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
 }
 
 fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
-    fn counter(NamedLimit { limit, name }: &NamedLimit) -> Counter<'_> {
-        Counter { limit: *limit, name: name.as_deref(), key: Bytes::new() }
+    fn counter(NamedLimit { limit, name, lease }: &NamedLimit) -> Counter<'_> {
+        Counter { limit: *limit, name: name.as_deref(), key: Bytes::new(), lease: *lease }
     }
     Item::Limited(Limited {
         rule: Some(rule),

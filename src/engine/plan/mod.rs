@@ -13,7 +13,9 @@ use super::lockout::LockoutSchedule;
 use super::overrides::{self, DomainOverrides, Effect, OverridesAt};
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::ticket::{self, TicketEntry};
-use super::{ChargeMode, Descriptor, Enforcement, FailurePolicy, Hits, KeyWriter, Limit, Modes, Request};
+use super::{
+    ChargeMode, Descriptor, Enforcement, FailurePolicy, Hits, KeyWriter, LeaseTerms, Limit, Modes, Request,
+};
 use crate::engine::request::Entry;
 
 mod names;
@@ -107,6 +109,8 @@ pub struct Counter<'r> {
     pub name: Option<&'r str>,
     /// Key of the counter.
     pub key: bytes::Bytes,
+    /// Terms of leases, if the limit is leased.
+    pub lease: Option<LeaseTerms>,
 }
 
 impl Counter<'_> {
@@ -251,6 +255,7 @@ impl<'r> Context<'r, '_> {
                     limit: *limit,
                     name: None,
                     key: keys.key(key_domain(domain), &descriptor.entries, None, *limit),
+                    lease: None,
                 }],
                 lockout: None,
                 enforced: true,
@@ -311,6 +316,7 @@ impl<'r> Context<'r, '_> {
                         None,
                         limit
                     ),
+                    lease: None,
                 }],
                 lockout: None,
                 enforced: true,
@@ -340,10 +346,11 @@ impl<'r> Context<'r, '_> {
             schedule: &penalty.schedule,
             key: keys.lockout_key(key_domain, &lockout_name),
         });
-        let counter = |NamedLimit { limit, name }: &'r NamedLimit| Counter {
+        let counter = |NamedLimit { limit, name, lease }: &'r NamedLimit| Counter {
             limit: *limit,
             name: name.as_deref(),
             key: keys.key(key_domain, entries, Some(matched), *limit),
+            lease: *lease,
         };
         Limited {
             rule: Some(rule),

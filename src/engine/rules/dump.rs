@@ -9,6 +9,7 @@ use super::normalize::{Normalize, NormalizeStep};
 use super::on_deny::DenialBody;
 use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules, SourceSpan};
+use crate::engine::duration::GoForm;
 use crate::engine::lockout::{Block, LockoutSchedule};
 use crate::engine::{Algorithm, Unit};
 
@@ -165,7 +166,7 @@ impl Listed<'_> {
         )
     }
 
-    fn line(&self, NamedLimit { limit, name }: &NamedLimit, index: usize) -> String {
+    fn line(&self, NamedLimit { limit, name, lease }: &NamedLimit, index: usize) -> String {
         let unit = limit.unit();
         let window = if limit.is_concurrency() { "ttl" } else { "window" };
         let mut line = self.reference(unit.map_or("UNKNOWN", Unit::name), limit.requests_per_unit);
@@ -181,6 +182,10 @@ impl Listed<'_> {
         }
         if let Algorithm::TokenBucket { burst } = limit.algorithm {
             add("burst", &burst);
+        }
+        if let Some(terms) = lease {
+            let hold = GoForm(terms.hold());
+            add("lease", &format!("up to {} for {hold} below {}", terms.max, terms.ceiling));
         }
         let limits = self.rule.limits().len();
         if limits > 1 {
@@ -276,7 +281,7 @@ impl Listed<'_> {
     }
 }
 
-fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
+fn limit_json(NamedLimit { limit, name, lease }: &NamedLimit) -> Value {
     if limit.is_concurrency() {
         let (max, ttl_secs) = (limit.requests_per_unit, limit.window.secs());
         return json!({ "concurrency": { "name": name, "max": max, "ttl_secs": ttl_secs } });
@@ -294,6 +299,9 @@ fn limit_json(NamedLimit { limit, name }: &NamedLimit) -> Value {
             Algorithm::TokenBucket { burst } => Some(burst),
             _ => None,
         },
+        "lease": lease.map(|terms| {
+            json!({ "hold_ms": terms.hold_us / 1_000, "ceiling": terms.ceiling, "max": terms.max })
+        }),
     })
 }
 

@@ -12,6 +12,7 @@ mod example;
 mod explain;
 mod glob;
 mod layer;
+mod lease;
 mod matching;
 mod normalize;
 pub mod on_deny;
@@ -61,7 +62,7 @@ pub use yaml::SourceFile;
 
 use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::{ChargeMode, FailurePolicy, Limit};
+use crate::engine::{ChargeMode, FailurePolicy, LeaseTerms, Limit};
 
 /// Compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
@@ -71,6 +72,8 @@ pub struct Rules {
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     /// Layers by domain and name.
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    /// Rules with a leased limit by their ids: domain and path.
+    leased: BTreeMap<u32, (Box<str>, Box<str>)>,
     /// Number of rules.
     len: usize,
     /// Defaults for limits in requests.
@@ -138,6 +141,11 @@ impl Rules {
 }
 
 impl Rules {
+    /// Ids of rules with a leased limit, each with its domain and its path.
+    pub fn leased(&self) -> impl Iterator<Item = (u32, &str, &str)> {
+        self.leased.iter().map(|(id, (domain, path))| (*id, &**domain, &**path))
+    }
+
     /// Layers with their domains, ordered by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
         self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))
@@ -237,6 +245,8 @@ pub struct NamedLimit {
     pub limit: Limit,
     /// Name in answers and in `replaces`; not empty.
     pub name: Option<Box<str>>,
+    /// Terms of leases, if it is leased.
+    pub lease: Option<LeaseTerms>,
 }
 
 impl Rule {

@@ -54,6 +54,7 @@ mod tests {
         let limit = |requests, window, algorithm| NamedLimit {
             limit: limit_of(requests, window, algorithm).unwrap(),
             name: None,
+            lease: None,
         };
         let minute = Window::of_secs(60);
         for (burst, text, expected) in

@@ -122,6 +122,8 @@ pub(super) struct RateLimit {
     pub(super) burst: Option<Located<u32>>,
     pub(super) unlimited: bool,
     pub(super) concurrency: Option<Concurrency>,
+    /// `None` for `lease: false` too.
+    pub(super) lease: Option<Lease>,
     /// Not empty.
     pub(super) name: Option<String>,
     pub(super) replaces: Vec<Located<String>>,
@@ -137,6 +139,18 @@ pub(super) struct Concurrency {
     pub(super) ttl: Option<Located<String>>,
     /// Not empty.
     pub(super) name: Option<String>,
+    pub(super) unreadable: Unreadable,
+}
+
+/// Lease of a limit as written.
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    pub(super) span: SourceSpan,
+    /// As written: `100ms`.
+    pub(super) hold: Option<Located<String>>,
+    /// As written: `10%`.
+    pub(super) tail: Option<Located<String>>,
+    pub(super) max: Option<Located<u32>>,
     pub(super) unreadable: Unreadable,
 }
 

@@ -121,6 +121,7 @@ impl From<ExplainedLimit> for LevelView {
             counter,
             used,
             reset_secs,
+            ..
         } = limit;
         Self {
             name,

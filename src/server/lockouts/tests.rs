@@ -58,6 +58,7 @@ async fn with_lockouts(count: usize, now: Timestamp) -> MemoryStore {
             lockout: Some(Lockout { key, schedule: Arc::clone(&schedule) }),
             on_failure: FailurePolicy::Error,
             hold: None,
+            lease: None,
         };
         store.charge(&[charge], now).await[0].as_ref().unwrap();
     }

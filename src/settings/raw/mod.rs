@@ -309,7 +309,7 @@ pub(super) struct RawCounters {
     #[arg(long, env, default_value = "error", value_name = "POLICY")]
     pub(super) on_backend_failure: String,
     /// Number of replicas, 1 to 100,000: with `on_backend_failure: local` each enforces its share of the
-    /// limit.
+    /// limit, and a lease takes at most half of its share of what is left, or an eighth of all.
     #[arg(long, env, default_value = "1", value_name = "COUNT")]
     pub(super) replicas: String,
 }

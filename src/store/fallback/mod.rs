@@ -12,6 +12,7 @@ use super::memory::{MemorySettings, MemoryStore};
 use super::reset::CounterReset;
 use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::lease::refundable;
 use crate::engine::{Algorithm, CombinedEnforcement, FailurePolicy, Hits, Limit, Timestamp};
 
 /// Retry delay of a charge that was denied only because the store failed.
@@ -127,6 +128,7 @@ impl Fallback {
                 && let Some(hits @ 1..) = reading.withhold(*limit, charge.mode, charge.hits)
             {
                 let refunds = if *source == Source::Local { &mut here } else { &mut there };
+                let hits = refundable(*limit, charge.lease, hits);
                 refunds.push(Charge { limit: *limit, hits: Hits::Refund(hits), ..(*charge).clone() });
             }
         }

@@ -21,6 +21,7 @@ fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
         enforcement: Enforcement::Enforced,
         lockout: None,
         hold: None,
+        lease: None,
         on_failure,
     }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
-use crate::engine::algorithm::group::{self, GroupCharge, Locked};
+use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Hits, Limit, Timestamp, lockout};
 use crate::store::positions::Positions;
@@ -85,7 +85,7 @@ impl<'a> Suspect<'a> {
 impl MemoryStore {
     /// Carries out charges that are decided together, under the locks of all their stripes.
     pub(super) fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let group = self.group(charges);
+        let group = self.group(charges, now);
         let counters = group.members.iter().map(|member| member.stripe);
         let mut stripes = self.lock_all(counters.chain(group.suspects.iter().map(|suspect| suspect.stripe)));
         let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
@@ -155,7 +155,7 @@ impl MemoryStore {
     }
 
     /// The counters and the lockouts of `charges`, each once, and the charges to them.
-    fn group<'c>(&self, charges: &'c [Charge]) -> Group<'c> {
+    fn group<'c>(&self, charges: &'c [Charge], now: Timestamp) -> Group<'c> {
         let mut group = Group {
             charges,
             members: SmallVec::new(),
@@ -183,7 +183,8 @@ impl MemoryStore {
                 (Some((_, TicketUse::Renew | TicketUse::Release)), _) => Hits::Refund(0),
                 (_, hits) => hits,
             };
-            group.requested.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout });
+            let lease = LeaseStep::of(charge.lease, *limit, now);
+            group.requested.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout, lease });
         }
         group
     }

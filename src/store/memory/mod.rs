@@ -26,7 +26,8 @@ use self::room::Room;
 use self::stripe::{Counter, Stripe, log_bytes};
 use super::inspect::{Inspect, InspectFuture, StoreReport};
 use super::{Charge, ChargeFuture, Reading, Readings, Store, is_group};
-use crate::engine::algorithm::{CounterState, group as engine};
+use crate::engine::algorithm::group::{self as engine, ChargeOutcome, LeaseStep};
+use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Hits, Limit, Timestamp};
 
 /// Time for one round of [`MemoryStore::sweep`] over all stripes.
@@ -150,7 +151,7 @@ impl MemoryStore {
     }
 
     fn count(&self, stripe: &mut Stripe, hash: u64, charge: &Charge, now: Timestamp) -> Reading {
-        let Charge { limit, hits, mode, .. } = *charge;
+        let Charge { limit, hits, .. } = *charge;
         let found = stripe.counters.find_mut(hash, |counter| counter.is(&charge.key, limit));
         if let Some(counter) = found {
             counter.state.correct(limit, now);
@@ -163,7 +164,7 @@ impl MemoryStore {
             let held = (!is_log).then(|| counter.state.clone());
             let mut meter = counter.state.load(limit, now);
             let before = meter;
-            let outcome = engine::charge_alone(mode, hits, limit.capacity(), &mut meter);
+            let outcome = carry_out(charge, &mut meter, now);
             let has_counted = meter != before;
             if has_counted {
                 counter.state.save(meter, limit, now);
@@ -181,7 +182,7 @@ impl MemoryStore {
         }
         let mut state = CounterState::empty(limit.algorithm);
         let mut meter = state.load(limit, now);
-        let outcome = engine::charge_alone(mode, hits, limit.capacity(), &mut meter);
+        let outcome = carry_out(charge, &mut meter, now);
         state.save(meter, limit, now);
         let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
         // A peek, a refund to nothing or a denial makes no counter.
@@ -220,10 +221,19 @@ impl Store for MemoryStore {
     }
 }
 
+/// Carries out a charge that is alone in its request.
+fn carry_out(charge: &Charge, meter: &mut Meter, now: Timestamp) -> ChargeOutcome {
+    let Charge { limit, hits, mode, lease, .. } = *charge;
+    match LeaseStep::of(lease, limit, now) {
+        Some(step) => step.carry_out(hits, limit.capacity(), meter),
+        None => engine::charge_alone(mode, hits, limit.capacity(), meter),
+    }
+}
+
 /// Reading of a peek at `state`. It does not bring it up to now.
 fn peek(mut state: CounterState, charge: &Charge, now: Timestamp) -> Reading {
     let mut meter = state.load(charge.limit, now);
-    let outcome = engine::charge_alone(charge.mode, charge.hits, charge.limit.capacity(), &mut meter);
+    let outcome = carry_out(charge, &mut meter, now);
     Reading::of(charge.context(now), &state, meter.used(), outcome)
 }
 

@@ -28,6 +28,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         enforcement: Enforcement::Enforced,
         lockout: None,
         hold: None,
+        lease: None,
         on_failure: FailurePolicy::Error,
     }
 }

@@ -1,6 +1,7 @@
 //! The servers of one deployment, as one core reaches them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -79,6 +80,11 @@ impl Cluster {
             .supervisor
             .spawn_owned("Redis slot map follower", follow(Arc::clone(&router), topology, orphans));
         Self { router, _follower: follower }
+    }
+
+    /// Number of times that a server was replaced by another.
+    pub(super) fn generation(&self) -> u64 {
+        self.router.config.generation.load(Ordering::Relaxed)
     }
 
     /// Slot of the counter with this key in a Redis Cluster, else 0.
@@ -330,6 +336,9 @@ impl Router {
             Topology::One(server) => std::slice::from_ref(server),
             Topology::Cluster(slots) => slots.primaries(),
         };
+        if old.nodes.iter().any(|node| !servers.contains(node.server())) {
+            self.config.generation.fetch_add(1, Ordering::Relaxed);
+        }
         let importing = std::mem::take(&mut *self.importing.lock());
         let node = |server| {
             let node = || importing.iter().find(|node| node.server() == server);

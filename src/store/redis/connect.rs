@@ -1,6 +1,7 @@
 //! Connections to Redis: opening, authentication, and checks before the first call.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -62,6 +63,8 @@ pub(super) struct ConnectConfig {
     pub(super) supervisor: Supervisor,
     /// State of the nodes, as all cores see it.
     pub(super) nodes: Nodes,
+    /// Number of times that a server was replaced by another.
+    pub(super) generation: AtomicU64,
     tls: Option<LiveClient>,
     #[cfg(test)]
     network: Option<Arc<dyn Network>>,
@@ -90,6 +93,7 @@ impl ConnectConfig {
             clock,
             supervisor: context.supervisor.clone(),
             nodes: Nodes::default(),
+            generation: AtomicU64::new(0),
             tls,
             #[cfg(test)]
             network: None,
@@ -110,6 +114,7 @@ impl ConnectConfig {
             clock,
             supervisor,
             nodes: Nodes::default(),
+            generation: AtomicU64::new(0),
             tls: None,
             network: Some(network),
         })

@@ -14,7 +14,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
 use crate::engine::algorithm::group::ChargeOutcome;
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Lease, Limit, Timestamp};
 use crate::store::{Charge, Reading};
 
 /// Bytes of an entry besides its key, about.
@@ -136,7 +136,12 @@ impl Denials {
         let is_unsure = charge.lockout.is_some() || charge.limit.is_concurrency();
         if charge.enforcement == Enforcement::Enforced && !is_unsure {
             let Reading { reset, .. } = *reading;
-            let (fits, until) = (now.after(reset), sent + reset.min(MAX_KNOWN));
+            // Another replica may give leased hits back within their hold.
+            let known = match charge.lease {
+                Some(Lease::Spend(terms)) => terms.hold().min(MAX_KNOWN),
+                _ => MAX_KNOWN,
+            };
+            let (fits, until) = (now.after(reset), sent + reset.min(known));
             self.cache
                 .insert(charge.key.clone(), Denial { limit: charge.limit, min_hits, fits, reset, until });
         }
@@ -168,6 +173,7 @@ mod tests {
             lockout: None,
             on_failure: FailurePolicy::Error,
             hold: None,
+            lease: None,
         }
     }
 

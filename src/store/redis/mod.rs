@@ -18,6 +18,8 @@ mod denials;
 mod discovery;
 mod exchange;
 mod inspect;
+mod leases;
+mod leasing;
 mod lockouts;
 mod login;
 mod node_client;
@@ -44,6 +46,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
@@ -51,6 +54,7 @@ use self::cluster::{Cluster, CrossSlot};
 use self::connect::ConnectConfig;
 pub use self::denials::Denials;
 use self::discovery::Discovery;
+pub use self::leases::{LeaseFigures, Leases};
 pub use self::login::LoginError;
 use self::refunds::Releaser;
 use self::settings::ServerClock;
@@ -69,6 +73,7 @@ pub struct Redis {
     all: (Arc<ConnectConfig>, Discovery),
     per_second: Option<(Arc<ConnectConfig>, Discovery)>,
     denials: Option<Arc<Denials>>,
+    leases: Option<Arc<Leases>>,
     listing: Arc<Mutex<()>>,
 }
 
@@ -121,8 +126,14 @@ impl Redis {
             all: watch(all)?,
             per_second: per_second.map(watch).transpose()?,
             denials,
+            leases: None,
             listing: Arc::default(),
         })
+    }
+
+    /// The same, with credits of leased limits. Without, such limits are counted like others.
+    pub fn with_leases(self, leases: Arc<Leases>) -> Self {
+        Self { leases: Some(leases), ..self }
     }
 
     /// The state of each node that some core is connected to.
@@ -162,6 +173,8 @@ impl Redis {
             releaser: Releaser::new(&self.all.0, &clusters),
             clusters,
             denials: self.denials.clone(),
+            leases: self.leases.clone(),
+            closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             listing: Arc::clone(&self.listing),
         }
@@ -174,6 +187,9 @@ pub struct RedisStore {
     clusters: Arc<Clusters>,
     denials: Option<Arc<Denials>>,
     releaser: Releaser,
+    leases: Option<Arc<Leases>>,
+    /// Cancelled when leases are to be returned.
+    closing: CancellationToken,
     /// Tasks that go on without their caller.
     tasks: TaskTracker,
     /// Held by the listing of lockouts that is under way.
@@ -205,6 +221,8 @@ impl RedisStore {
     pub fn beside(&self, denials: Option<Arc<Denials>>) -> Self {
         Self {
             denials,
+            leases: None,
+            closing: self.closing.clone(),
             clusters: Arc::clone(&self.clusters),
             releaser: self.releaser.clone(),
             tasks: self.tasks.clone(),
@@ -238,14 +256,23 @@ impl RedisStore {
     }
 
     /// Sees to what charges left to do after their answer: a counter that is new is given its time to
-    /// live, and what was counted in vain is given back. Call it when the last charge is done and before
+    /// live, and what was counted in vain or in advance is given back. Call it when the last charge is done and before
     /// the runtime ends.
     pub async fn settle(&self) {
+        self.closing.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         self.clusters.all.settle().await;
         if let Some(cluster) = &self.clusters.per_second {
             cluster.settle().await;
+        }
+    }
+
+    /// Carries out charges by asking Redis, except for those known to be denied.
+    async fn charge_unleased(&self, charges: &[Charge], now: Timestamp) -> Readings {
+        match &self.denials {
+            Some(denials) => self.charge_unknown(charges, denials, now).await,
+            None => self.charge_all(charges, now, false).await,
         }
     }
 
@@ -315,9 +342,14 @@ impl RedisStore {
 impl Store for RedisStore {
     fn charge<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ChargeFuture<'a> {
         let readings = async move {
-            match &self.denials {
-                Some(denials) => self.charge_unknown(charges, denials, now).await,
-                None => self.charge_all(charges, now, false).await,
+            match &self.leases {
+                Some(leases) if charges.iter().any(|charge| charge.lease.is_some()) => {
+                    match self.spend_on(leases, charges, now) {
+                        Ok(readings) => readings,
+                        Err(attempt) => Box::pin(self.charge_leased(leases, charges, attempt)).await,
+                    }
+                }
+                _ => self.charge_unleased(charges, now).await,
             }
         };
         Box::pin(readings.instrument(tracing::info_span!("Redis Pipeline Execution")))

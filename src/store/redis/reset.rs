@@ -19,6 +19,7 @@ impl CounterReset for RedisStore {
             }
             for charge in charges {
                 self.denials.iter().for_each(|denials| denials.forget(&charge.key));
+                self.leases.iter().for_each(|leases| leases.forget(charge));
             }
             Ok(removed)
         })

@@ -49,6 +49,11 @@ impl Clusters {
         self.per_second.as_ref().filter(|_| location.per_second).unwrap_or(&self.all)
     }
 
+    /// Number of times that a server was replaced by another, which may have lost the latest charges.
+    pub(super) fn generation(&self) -> u64 {
+        self.all.generation() + self.per_second.as_ref().map_or(0, Cluster::generation)
+    }
+
     /// The charges, by the location of their counters; their request is `denied` already or not.
     pub(super) fn groups(&self, charges: &[Charge], now: Timestamp, denied: bool) -> SlotGroups {
         let (mut groups, mut locations) = (SlotGroups::new(), Positions::default());
@@ -87,7 +92,7 @@ impl Clusters {
             0 => 0,
             max => fastrand::u32(0..max),
         };
-        let Charge { limit, hits, mode, enforcement, on_failure, .. } = *charge;
+        let Charge { limit, hits, mode, enforcement, on_failure, lease, .. } = *charge;
         let ttl_secs = limit.ttl_secs().saturating_add(jitter_secs);
         let (lockout, hold) = (charge.lockout.clone(), charge.hold.clone());
         SlotCharge {
@@ -99,6 +104,7 @@ impl Clusters {
             on_failure,
             lockout,
             hold,
+            lease,
             denied: false,
             ttl_secs,
             now,

@@ -75,6 +75,18 @@ metrics! {
     Counter LOCKED_OUT_REQUESTS "tollgate_locked_out_requests" [] Derived;
     /// Tickets of concurrency limits by event: acquired, denied, released, renewed, or unknown when given back.
     Counter TICKETS "tollgate_tickets" ["event"] Derived;
+    /// Hits of leased limits that this replica holds, charged in Redis and not spent.
+    Gauge LEASE_CREDITS "tollgate_lease_credits" ["domain", "rule"] Derived;
+    /// Leases that were asked for.
+    Counter LEASE_ASKS "tollgate_lease_asks" ["domain", "rule"] Derived;
+    /// Hits that were leased.
+    Counter LEASE_GRANTED "tollgate_lease_granted" ["domain", "rule"] Derived;
+    /// Leased hits that requests took, without asking Redis.
+    Counter LEASE_SPENDS "tollgate_lease_spends" ["domain", "rule"] Derived;
+    /// Leased hits that were given back.
+    Counter LEASE_RETURNED "tollgate_lease_returned" ["domain", "rule"] Derived;
+    /// Leased hits that were lost: their window ended, their server was replaced, or it did not answer.
+    Counter LEASE_STRANDED "tollgate_lease_stranded" ["domain", "rule"] Derived;
     /// Denials within 5 minutes of the key that each rule denies the most, estimated.
     Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
     /// Largest share of its limit that a key of each rule has used within 5 minutes, estimated.

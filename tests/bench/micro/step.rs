@@ -58,6 +58,7 @@ pub(crate) fn together(criterion: &mut Criterion) {
         mode: ChargeMode::IfAllowed,
         enforcement: Enforcement::Enforced,
         lockout: None,
+        lease: None,
     };
     let asks = [0, 1, 2].map(ask);
     criterion.benchmark_group("step").bench_function("three of fixed_window, if_allowed", |bencher| {

@@ -112,6 +112,7 @@ struct Compiler<'s> {
     expressions: Expressions,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    leased: BTreeMap<u32, (Box<str>, Box<str>)>,
     /// Lockout schedules of rules that share lockouts, each with the position of the first.
     schedules: BTreeMap<SharedLockout, (Arc<LockoutSchedule>, Origin)>,
     names: ReplacedNames,
@@ -139,6 +140,7 @@ impl<'s> Compiler<'s> {
             expressions: Expressions::default(),
             counts: BTreeMap::new(),
             layers: BTreeMap::new(),
+            leased: BTreeMap::new(),
             schedules: BTreeMap::new(),
             names: ReplacedNames::default(),
         }
@@ -201,6 +203,7 @@ impl<'s> Compiler<'s> {
             domains: domains.collect(),
             counts: self.counts,
             layers: self.layers,
+            leased: self.leased,
             len: self.rules,
             default_charge: self.options.charge.unwrap_or_default(),
             default_on_backend_failure: self.options.on_backend_failure,

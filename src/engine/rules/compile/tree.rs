@@ -10,6 +10,7 @@ use crate::engine::hit_counts::StatsPath;
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::rules::concurrency::{check_concurrency, check_failure_policy, concurrency, max_hits};
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
+use crate::engine::rules::lease::{check_lease, lease};
 use crate::engine::rules::matching;
 use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
@@ -228,6 +229,10 @@ impl Compiler<'_> {
         self.record_names(descriptor, &path.domain);
         let charge = here.charge.unwrap_or_else(|| default_charge(limits));
         let quota = quota.filter(|_| here.enabled)?;
+        if matches!(&quota, Quota::Limited(limits) if limits.iter().any(|limit| limit.lease.is_some())) {
+            let path = path.to_string();
+            self.leased.insert(Rule::id_of(&path), (here.path.domain.clone(), path.into()));
+        }
         // With `detailed_metric` or `value_to_metric`, the name contains values of the request.
         let name_is_fixed = !descriptor.detailed_metric && !here.value_to_metric;
         let replaces = descriptor.rate_limits.iter().flat_map(|limit| &limit.replaces);
@@ -282,13 +287,22 @@ impl Compiler<'_> {
                 }
                 Ok(Some(limit)) => {
                     self.warn_of_no_requests(rate_limit, path);
-                    limits.push(NamedLimit { limit, name: rate_limit.name.as_deref().map(Into::into) });
+                    let (limit, lease) = lease(rate_limit, limit).unwrap_or_else(|errors| {
+                        self.errors(errors);
+                        (limit, None)
+                    });
+                    limits.push(NamedLimit {
+                        limit,
+                        name: rate_limit.name.as_deref().map(Into::into),
+                        lease,
+                    });
                 }
                 Err(errors) => self.errors(errors),
             }
         }
         self.errors(check_rule(descriptor, &limits));
         self.errors(check_concurrency(descriptor, &limits));
+        self.errors(check_lease(descriptor, &limits));
         (!limits.is_empty()).then_some(Quota::Limited(limits))
     }
 

@@ -1,10 +1,10 @@
 //! Parser of `rate_limit` and `rate_limits`.
 
 use super::Parser;
-use super::tables::{CONCURRENCY, RATE_LIMIT, REPLACES};
+use super::tables::{CONCURRENCY, LEASE, RATE_LIMIT, REPLACES};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
-use crate::engine::rules::source::{Concurrency, RateLimit};
+use crate::engine::rules::source::{Concurrency, Lease, RateLimit};
 use crate::engine::rules::span::Located;
 
 /// Upper bound on the limits of one rule.
@@ -81,6 +81,7 @@ impl Parser {
             "unlimited" => rate_limit.unlimited = parser.truth(name, value),
             "name" => rate_limit.name = parser.name(name, value),
             "concurrency" => concurrency = parser.concurrency(value),
+            "lease" => rate_limit.lease = parser.lease(name, value),
             "replaces" => rate_limit.replaces = parser.replaces(value),
             _ => {}
         };
@@ -97,6 +98,34 @@ impl Parser {
         let mut rate_limit = RateLimit { span: node.span, ..RateLimit::default() };
         set_concurrency(&mut rate_limit, concurrency);
         Some(rate_limit)
+    }
+
+    fn lease(&mut self, name: &str, node: &SourceNode) -> Option<Lease> {
+        let mut lease = Lease { span: node.span, ..Lease::default() };
+        match &node.value {
+            SourceValue::Null | SourceValue::Bool(false) => return None,
+            SourceValue::Bool(true) => return Some(lease),
+            SourceValue::Map(_) => {}
+            _ => {
+                self.wrong_kind(
+                    name,
+                    "true, false, or a map such as {hold: 100ms, tail: 10%, max: 10000}",
+                    node,
+                );
+                return None;
+            }
+        }
+        let read = |parser: &mut Self, name, value: &SourceNode| match name {
+            "hold" => lease.hold = parser.text(name, value),
+            "tail" => lease.tail = parser.text(name, value),
+            "max" => {
+                let span = value.span;
+                lease.max = parser.count(name, value).map(|value| Located { value, span });
+            }
+            _ => {}
+        };
+        lease.unreadable = self.fields(node, "a lease", &LEASE, read)?;
+        Some(lease)
     }
 
     fn concurrency(&mut self, node: &SourceNode) -> Option<Concurrency> {

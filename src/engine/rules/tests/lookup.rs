@@ -40,7 +40,7 @@ fn found(rules: &Rules, request: &str) -> String {
     assert_eq!(found.path.len(), entries.len());
     match found.rule.limits() {
         [] => "unlimited".to_owned(),
-        [NamedLimit { limit, name }, ..] => {
+        [NamedLimit { limit, name, .. }, ..] => {
             let name = name.as_deref().unwrap_or_default();
             format!("{}/{} {name}", limit.requests_per_unit, limit.unit().map_or("", Unit::name))
                 .trim()

@@ -5,6 +5,7 @@ mod concurrency;
 mod documents;
 mod example;
 mod hashed;
+mod leases;
 mod limits;
 mod loading;
 mod lookup;

@@ -5,7 +5,8 @@
 --          denied, and for each charge
 --            2 bytes  index of its counter in KEYS
 --            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket, 4 places
---            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft, 6 release a ticket, 7 renew it
+--            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft, 4 ask for a lease, 5 return one, 6 release a
+--                     ticket, 7 renew it
 --            1        effect on the request: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
 --            4        hits
 --            4        capacity of the counter, in hits
@@ -18,6 +19,11 @@
 --          and, for places,
 --            32       ticket; zeros for none
 --            4        seconds after which its places end
+--          and, for a lease that is asked for,
+--            4        used hits above which it takes nothing
+--            2        it takes this part of the room at most
+--          and, for one that is returned,
+--            8        time of the lease in microseconds, as a double
 --          and, with a lockout,
 --            4, 4, 4  `within` and `forget` in seconds; `after` in strikes
 --            1        1 if a request during a block restarts it
@@ -25,7 +31,7 @@
 -- ARGV[2]  now, in microseconds; empty for the server's own time.
 -- Reply    four numbers for each charge:
 --            outcome: 0 charged, 1 denied, 2 withheld, 3 blocked, 4 a counter of the request is unreadable; for a
---            ticket that is released or renewed, 1 if it holds nothing
+--            ticket that is released or renewed, 1 if it holds nothing; 16 + hits for a lease
 --            content of the counter afterwards: hits, or the level of a token bucket
 --            sliding window: hits of the previous window; sliding log: time of the last hit that must leave for
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
@@ -33,9 +39,9 @@
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none
 --          then, for each charge with a lockout, the end of its block in microseconds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
-local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, RELEASE, RENEW = 0, 1, 2, 3, 6, 7
+local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, LEASE, RETURN, RELEASE, RENEW = 0, 1, 2, 3, 4, 5, 6, 7
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
-local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE = 0, 1, 2, 3, 4
+local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE, LEASED = 0, 1, 2, 3, 4, 16
 local NEVER = 2 ^ 53
 -- Counters that one lockout names at most: `engine::lockout` has the same.
 local MAX_STRUCK = 8
@@ -276,6 +282,28 @@ local function try(c, kind, hits, capacity)
   return CHARGED
 end
 
+-- Takes hits in advance, or gives them back: `engine::algorithm::group::LeaseStep`.
+local function lease(c, ask)
+  if ask.kind == LEASE then
+    local now = used(c)
+    local taken = max(0, min(ask.hits, ask.ceiling - now, floor((ask.capacity - now) / ask.shares)))
+    c.level = max(c.level, min(c.level + taken * c.parts, c.max))
+    return LEASED + taken
+  end
+  local lapsed = 0
+  if c.tick then
+    local charged = floor(ask.charged / c.tick)
+    if c.algorithm == TOKEN_BUCKET then
+      lapsed = max(0, c.now - charged) * c.rate
+    elseif floor(charged / c.window) ~= floor(c.now / c.window) then
+      lapsed = math.huge
+    end
+  end
+  c.level = max(0, c.level - max(0, ask.hits * c.parts - c.lost - lapsed))
+  c.low = min(c.low, c.level)
+  return CHARGED
+end
+
 -- A lockout: when its block ends, how many there were, strikes towards the next one, and since when.
 local function load_lockout(key, l)
   local held = call('GET', key)
@@ -372,8 +400,10 @@ local function charge_one(ask)
     ask.outcome, ask.level, ask.low, ask.over = ask.used, c.level, c.low, false
     return
   end
-  if l and l.blocked and ask.kind ~= REFUND then
+  if l and l.blocked and ask.kind ~= REFUND and ask.kind ~= RETURN then
     ask.outcome = BLOCKED
+  elseif ask.kind == LEASE or ask.kind == RETURN then
+    ask.outcome = lease(c, ask)
   else
     ask.outcome = try(c, ask.kind, ask.hits, ask.capacity)
   end
@@ -386,7 +416,7 @@ local function tell_lockouts(asks)
   local told = {}
   for _, ask in ipairs(asks) do
     local l = ask.lockout
-    if l and ask.kind ~= REFUND and ask.hits > 0 and not told[l] and (l.blocked or ask.over) then
+    if l and ask.kind ~= REFUND and ask.kind ~= RETURN and ask.hits > 0 and not told[l] and (l.blocked or ask.over) then
       told[l] = true
       if l.blocked then extend_block(l) else strike(l) end
     end
@@ -419,7 +449,8 @@ local function charge(asks, denied)
   if denied or (quotas > 0 and quotas_over == quotas) then
     for c, was in pairs(held) do c.level, c.low = was.level, was.low end
     for _, ask in ipairs(asks) do
-      if ask.kind == ALWAYS or ask.kind == REFUND or ask.used then
+      local counts = ask.kind == ALWAYS or ask.kind == REFUND or ask.kind == LEASE or ask.kind == RETURN
+      if counts or ask.used then
         charge_one(ask)
       else
         if ask.outcome == CHARGED then ask.outcome = WITHHELD end
@@ -480,6 +511,11 @@ while at <= #requests do
     if algorithm == PLACES then
       asks[i].ticket, tickets = string.sub(requests, at, at + 31), true
       asks[i].ttl, at = struct.unpack('>I4', requests, at + 32)
+    end
+    if kind == LEASE then
+      asks[i].ceiling, asks[i].shares, at = struct.unpack('>I4I2', requests, at)
+    elseif kind == RETURN then
+      asks[i].charged, at = struct.unpack('>d', requests, at)
     end
     if lockout ~= 0 then
       local l = read_lockout(lockout)

@@ -27,7 +27,7 @@ pub(super) use self::shape::Shape;
 use self::single::Singles;
 use super::settings::ServerClock;
 use crate::engine::algorithm::group::{ChargeOutcome, counts_only_if_allowed};
-use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Lease, Limit, Timestamp};
 use crate::store::Lockout;
 use crate::store::positions::Positions;
 
@@ -48,6 +48,8 @@ pub(super) struct SlotCharge {
     pub(super) lockout: Option<Lockout>,
     /// See [`crate::store::Charge::hold`].
     pub(super) hold: Option<Box<Hold>>,
+    /// See [`crate::store::Charge::lease`].
+    pub(super) lease: Option<Lease>,
     /// True if a counter elsewhere has denied its request already.
     pub(super) denied: bool,
     /// TTL of the counter, in seconds: for a fixed window from its first hit on, else from the last.
@@ -59,6 +61,7 @@ impl SlotCharge {
     /// True if only the script can carry it out.
     pub(super) fn needs_script(&self) -> bool {
         self.lockout.is_some()
+            || matches!(self.lease, Some(Lease::Ask { .. }))
             || self.limit.algorithm != Algorithm::FixedWindow
             || match self.hits {
                 Hits::Refund(hits) => hits > 0,

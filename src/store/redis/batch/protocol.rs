@@ -7,11 +7,11 @@ use bytes::{BufMut as _, BytesMut};
 use super::SlotCharge;
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
 use crate::engine::algorithm::{
-    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, places, sliding_log,
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, lapsed, places, sliding_log,
     sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Ticket, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Ticket, Timestamp};
 use crate::store::{Lockout, StoreError};
 
 /// Hold of a charge without a ticket: no random ticket has this name.
@@ -76,6 +76,10 @@ impl SlotCharge {
         let RawReading { level, more: [one, other], .. } = seen;
         // The window of a fixed window is chosen by this replica's clock; the server's clock measures the rest.
         let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
+        let outcome = match outcome {
+            ChargeOutcome::Leased { credits, .. } => ChargeOutcome::Leased { credits, at: now },
+            outcome => outcome,
+        };
         let whole = |number: i64| u64::try_from(number).unwrap_or(0);
         let state = match limit.algorithm {
             Algorithm::FixedWindow => {
@@ -128,6 +132,10 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         Algorithm::Concurrency => 4,
     };
     let (kind, hits) = match (charge.hits, charge.mode) {
+        (Hits::Add(hits), _) if matches!(charge.lease, Some(Lease::Ask { .. })) => (4, hits),
+        (Hits::Refund(hits), _) if matches!(charge.lease, Some(Lease::Return { .. })) => {
+            (5, returned(charge, hits))
+        }
         (Hits::Refund(_), _) if charge.hold.is_some() => (6, 0),
         (Hits::Add(0), _) if charge.hold.is_some() => (7, 0),
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
@@ -158,6 +166,14 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         requests.put_slice(hold.ticket.to_string().as_bytes());
         requests.put_u32(hold.ttl_secs);
     }
+    match charge.lease {
+        Some(Lease::Ask { ceiling, shares }) => {
+            requests.put_u32(ceiling);
+            requests.put_u16(shares.max(1));
+        }
+        Some(Lease::Return { charged }) => requests.put_f64(exact(charged.as_micros())),
+        Some(Lease::Spend(_)) | None => {}
+    }
     if let Some(Lockout { schedule, .. }) = &charge.lockout {
         for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
             requests.put_u32(secs);
@@ -170,6 +186,19 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
                 Block::Permanent => 0,
             });
         }
+    }
+}
+
+/// Hits that a return gives back. The key of a fixed window names the window: one that is over gets nothing back.
+fn returned(charge: &SlotCharge, hits: u32) -> u32 {
+    match charge.lease {
+        Some(Lease::Return { charged })
+            if charge.limit.algorithm == Algorithm::FixedWindow
+                && lapsed(charge.limit, charged, charge.now) > 0 =>
+        {
+            0
+        }
+        _ => hits,
     }
 }
 
@@ -188,6 +217,7 @@ pub(super) fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawR
         2 => Some(ChargeOutcome::Withheld),
         3 => Some(ChargeOutcome::Blocked),
         4 => None,
+        16.. => Some(ChargeOutcome::Leased { credits: u32::try_from(outcome - 16).ok()?, at: now }),
         _ => return None,
     };
     let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);

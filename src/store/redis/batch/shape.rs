@@ -1,7 +1,7 @@
 //! Shapes of requests, each with a script of its own that costs Redis less than the general one.
 
 use super::{SlotCharge, SlotCharges};
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Lease};
 
 /// Upper bound on the charges of a request that has a script of its own.
 const MAX_CHARGES: usize = 32;
@@ -38,10 +38,11 @@ impl Shape {
     /// Shape of a request that needs a script.
     pub(super) fn of(charges: &SlotCharges) -> Self {
         let counts_if_allowed = |charge: &SlotCharge| {
-            let SlotCharge { hits, mode, lockout, hold, .. } = charge;
+            let SlotCharge { hits, mode, lockout, hold, lease, .. } = charge;
             matches!((hits, mode), (Hits::Add(_), ChargeMode::IfAllowed))
                 && lockout.is_none()
                 && hold.is_none()
+                && !matches!(lease, Some(Lease::Ask { .. }))
         };
         if charges.len() > MAX_CHARGES || !charges.iter().all(counts_if_allowed) {
             return Self::General;

@@ -23,6 +23,7 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
         mode: charge.mode,
         enforcement: charge.enforcement,
         lockout: None,
+        lease: None,
     };
     let group: Vec<group::GroupCharge> = charges.iter().map(of_group).collect();
     let outcomes = group::charge(&group, &mut meters, &mut []);
@@ -109,6 +110,7 @@ fn plain_charge() -> SlotCharge {
         on_failure: FailurePolicy::Error,
         lockout: None,
         hold: None,
+        lease: None,
         denied: false,
         ttl_secs: 60,
     }
@@ -136,6 +138,7 @@ fn unpack_charge(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
         ttl_secs: requests.get_u32(),
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
         hold: None,
+        lease: None,
         denied: false,
     }
 }
@@ -168,6 +171,7 @@ fn some_charge() -> impl Strategy<Value = SlotCharge> {
             on_failure: FailurePolicy::Error,
             lockout: None,
             hold: None,
+            lease: None,
             denied: false,
             ttl_secs: 60,
         }

@@ -131,6 +131,7 @@ pub(super) fn charge(key: Bytes, hits: u32, mode: ChargeMode) -> Charge {
         enforcement: Enforcement::Enforced,
         lockout: None,
         hold: None,
+        lease: None,
         on_failure: FailurePolicy::Error,
     }
 }

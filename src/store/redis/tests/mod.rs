@@ -159,7 +159,7 @@ fn redis_over(
     };
     let config = ConnectConfig::in_memory(settings, ServerClock::Own, network, supervisor);
     let discovery = Discovery::watch(&config);
-    Redis { all: (config, discovery), per_second: None, denials: None, listing: Arc::default() }
+    Redis { all: (config, discovery), per_second: None, denials: None, leases: None, listing: Arc::default() }
 }
 
 /// A network whose connections end the task that opens one.

@@ -197,10 +197,31 @@ pub(super) static RATE_LIMIT: Object = Object {
             "Limit on requests in flight, in place of one on requests in a window.",
         ),
         field(
+            "lease",
+            Kind::Either(&[Kind::Bool, Kind::Object(&LEASE), Kind::Null]),
+            "true: replicas charge hits in advance and spend them without asking Redis.",
+        ),
+        field(
             "replaces",
             Kind::Either(&[Kind::List(&Kind::Object(&REPLACES)), Kind::Null]),
             "Limits that do not apply in a request that this one applies to.",
         ),
+    ],
+    required: &[],
+};
+
+/// `lease` of a limit.
+pub(super) static LEASE: Object = Object {
+    name: "lease",
+    doc: "Hits that a replica charges in advance.",
+    fields: &[
+        field("hold", Kind::Text, "Time for which a replica keeps hits; 100ms by default."),
+        field(
+            "tail",
+            Kind::Form("^[0-9]+ *%$"),
+            "Last part of the limit, which is never leased; 10% by default.",
+        ),
+        field("max", COUNT, "Upper bound on the hits of one lease; 10000 by default."),
     ],
     required: &[],
 };

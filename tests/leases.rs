@@ -1,0 +1,276 @@
+//! Leased limits on a real Redis: replicas charge hits in advance and spend them without asking, and together never
+//! admit more than the limit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tollgate::engine::algorithm::group::is_over;
+use tollgate::engine::{Algorithm, ChargeMode, Hits, Lease, LeaseTerms, Limit, Unit, Window};
+use tollgate::store::redis::{
+    LeaseFigures, Leases, Redis as Servers, RedisContext, RedisSettings, RedisStore,
+};
+use tollgate::store::{Charge, Reading, Store as _, StoreError};
+
+use crate::store::{MIDNIGHT, charge};
+use crate::support::eventually;
+use crate::support::redis::Redis;
+use crate::support::redis::sentinel::{Passwords, Sentinels};
+
+const HOLD_US: u32 = 100_000;
+const RULE: u32 = 7;
+
+/// A replica: a store and the credits of its process.
+struct Replica {
+    store: RedisStore,
+    leases: Arc<Leases>,
+}
+
+impl Replica {
+    async fn start(settings: &RedisSettings) -> Self {
+        let leases = Arc::new(Leases::new(3));
+        let servers = Servers::watch(settings.clone(), None, None, &RedisContext::detached());
+        let store = servers.expect("settings of use").with_leases(Arc::clone(&leases)).store();
+        store.ready(Duration::from_secs(10)).await.expect("Redis answers");
+        Self { store, leases }
+    }
+
+    async fn ask(&self, charge: &Charge) -> Result<Reading, StoreError> {
+        let mut readings = self.store.charge(std::slice::from_ref(charge), MIDNIGHT).await;
+        readings.pop().expect("a reading")
+    }
+
+    /// True if a hit passed.
+    async fn admits(&self, charge: &Charge) -> bool {
+        self.ask(charge).await.is_ok_and(|reading| {
+            !is_over(charge.mode, charge.hits, reading.used, charge.limit.capacity(), reading.outcome)
+        })
+    }
+
+    fn figures(&self) -> LeaseFigures {
+        self.leases.figures(RULE)
+    }
+}
+
+async fn replicas(settings: &RedisSettings) -> Vec<Arc<Replica>> {
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Arc::new(Replica::start(settings).await));
+    }
+    replicas
+}
+
+/// A hit on a leased limit.
+fn leased(key: &'static str, limit: Limit, mode: ChargeMode) -> Charge {
+    let capacity = limit.capacity();
+    let terms = LeaseTerms { hold_us: HOLD_US, ceiling: capacity - capacity / 10, max: 10_000 };
+    Charge {
+        limit,
+        mode,
+        rule: RULE,
+        lease: Some(Lease::Spend(terms)),
+        ..charge(key, Unit::Day, Hits::Add(1))
+    }
+}
+
+fn hit(key: &'static str, requests: u32) -> Charge {
+    leased(key, Limit::per(requests, Unit::Day), ChargeMode::Always)
+}
+
+/// Hits at every replica, from several callers each, until `calls` were made. Returns how many passed.
+async fn hits(replicas: &[Arc<Replica>], charge: &Charge, calls: u64) -> u64 {
+    let made = Arc::new(AtomicU64::new(0));
+    let mut callers = JoinSet::new();
+    for replica in replicas.iter().flat_map(|replica| [replica; 4]) {
+        let (replica, charge, made) = (Arc::clone(replica), charge.clone(), Arc::clone(&made));
+        callers.spawn(async move {
+            let mut admitted = 0;
+            while made.fetch_add(1, Ordering::Relaxed) < calls {
+                admitted += u64::from(replica.admits(&charge).await);
+                // Hits without I/O give way to others too.
+                tokio::task::yield_now().await;
+            }
+            admitted
+        });
+    }
+    callers.join_all().await.into_iter().sum()
+}
+
+/// Waits until no replica holds anything.
+async fn returned(replicas: &[Arc<Replica>]) {
+    let held = || replicas.iter().any(|replica| replica.figures().credits > 0);
+    eventually("leases are returned", async || !held()).await;
+}
+
+#[tokio::test]
+async fn replicas_admit_exactly_the_limit_of_a_hot_key_and_seldom_ask_redis() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    for (key, algorithm, mode) in [
+        ("always", Algorithm::FixedWindow, ChargeMode::Always),
+        ("allowed", Algorithm::FixedWindow, ChargeMode::IfAllowed),
+        ("overdraft", Algorithm::FixedWindow, ChargeMode::Overdraft),
+        ("sliding", Algorithm::SlidingWindow, ChargeMode::IfAllowed),
+    ] {
+        const LIMIT: u32 = 6_000;
+        let limit = Limit { algorithm, ..Limit::per(LIMIT, Unit::Day) };
+        let hit = leased(key, limit, mode);
+        let before: u64 = replicas.iter().map(|replica| replica.figures().spent).sum();
+        let mut admitted = hits(&replicas, &hit, 12_000).await;
+        assert!(admitted <= u64::from(LIMIT), "{key}: {admitted}");
+        let spent = replicas.iter().map(|replica| replica.figures().spent).sum::<u64>() - before;
+        assert!(spent > u64::from(LIMIT) / 4, "{key}: only {spent} hits were spent without Redis");
+        returned(&replicas).await;
+        // What one held, the others may have missed; it is there again.
+        if mode == ChargeMode::IfAllowed {
+            admitted += hits(&replicas, &hit, u64::from(LIMIT)).await;
+            assert_eq!(admitted, u64::from(LIMIT), "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_leased_token_bucket_keeps_its_rate_and_its_burst() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    // A bucket of 1,000, less what a hold refills.
+    let (rate, burst) = (2_000, 1_000);
+    let limit = Limit {
+        requests_per_unit: rate,
+        window: Window::of_secs(1),
+        algorithm: Algorithm::TokenBucket { burst: burst - rate / 10 },
+    };
+    let hit = leased("bucket", limit, ChargeMode::IfAllowed);
+    let begun = Instant::now();
+    let admitted = hits(&replicas, &hit, 15_000).await;
+    let passed = begun.elapsed().as_secs_f64();
+    let bound = f64::from(burst) + f64::from(rate) * passed;
+    assert!(admitted as f64 <= bound, "{admitted} in {passed} s");
+    assert!(replicas.iter().any(|replica| replica.figures().spent > 100), "it is not leased");
+}
+
+#[tokio::test]
+async fn a_replica_that_stops_gives_everything_back() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    let hit = hit("a", 1_000_000);
+    let admitted = hits(&replicas, &hit, 3_000).await;
+    assert_eq!(admitted, 3_000);
+    for replica in &replicas {
+        assert!(replica.figures().granted > 0, "it held nothing");
+        timeout(Duration::from_secs(5), replica.store.settle()).await.expect("Redis answers");
+        assert_eq!(replica.figures().credits, 0);
+    }
+    let look = Charge { hits: Hits::Add(0), lease: None, ..hit };
+    assert_eq!(replicas[0].ask(&look).await.expect("a reading").used, admitted, "neither more nor less");
+}
+
+#[tokio::test]
+async fn idle_credits_are_returned_after_their_hold() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    let hit = hit("a", 100_000);
+    let admitted = hits(&replicas[..1], &hit, 2_000).await;
+    returned(&replicas).await;
+    let look = Charge { hits: Hits::Add(0), lease: None, ..hit };
+    let is_exact = async || replicas[1].ask(&look).await.is_ok_and(|reading| reading.used == admitted);
+    eventually("the counter shows what was admitted", is_exact).await;
+}
+
+#[tokio::test]
+async fn credits_are_spent_while_redis_is_away() {
+    let mut redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    let (replica, hit) = (&replicas[0], hit("a", 1_000_000));
+    hits(&replicas[..1], &hit, 3_000).await;
+    let holds = async || {
+        replica.admits(&hit).await;
+        replica.figures().credits >= 20
+    };
+    eventually("it holds credits", holds).await;
+    redis.kill();
+    let mut passed = 0;
+    while replica.admits(&hit).await {
+        passed += 1;
+    }
+    assert!(passed >= 20, "{passed} passed");
+    let failed = replica.ask(&hit).await.expect_err("nothing is left, and Redis is away");
+    assert!(!matches!(failed, StoreError::Rejected(_)), "{failed}");
+}
+
+#[tokio::test]
+async fn a_denied_request_takes_no_credits() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    let wide = leased("wide", Limit::per(1_000_000, Unit::Day), ChargeMode::IfAllowed);
+    let narrow = Charge {
+        limit: Limit::per(0, Unit::Day),
+        lease: None,
+        ..leased("narrow", Limit::per(10, Unit::Day), ChargeMode::IfAllowed)
+    };
+    let admitted = hits(&replicas[..1], &wide, 2_000).await;
+    let replica = &replicas[0];
+    for _ in 0..100 {
+        let readings = replica.store.charge(&[wide.clone(), narrow.clone()], MIDNIGHT).await;
+        let readings: Vec<Reading> = readings.into_iter().collect::<Result<_, _>>().expect("readings");
+        assert!(is_over(narrow.mode, narrow.hits, readings[1].used, 0, readings[1].outcome));
+    }
+    replica.store.settle().await;
+    let look = Charge { hits: Hits::Add(0), lease: None, ..wide };
+    assert_eq!(replica.ask(&look).await.expect("a reading").used, admitted);
+}
+
+#[tokio::test]
+async fn a_lowered_limit_holds_at_once_and_a_raised_one_is_used() {
+    let redis = Redis::start().await;
+    let replicas = replicas(&redis.settings()).await;
+    let of = |requests| leased("a", Limit::per(requests, Unit::Day), ChargeMode::IfAllowed);
+    let mut admitted = hits(&replicas, &of(10_000), 1_000).await;
+    assert_eq!(admitted, 1_000);
+    for requests in [2_000, 500, 3_000] {
+        let before = admitted;
+        admitted += hits(&replicas, &of(requests), 6_000).await;
+        assert!(admitted <= u64::from(requests).max(before), "{admitted} of {requests}");
+    }
+    returned(&replicas).await;
+    admitted += hits(&replicas, &of(3_000), 3_000).await;
+    assert_eq!(admitted, 3_000);
+}
+
+#[tokio::test]
+async fn a_failover_admits_no_more_than_the_limit_and_what_it_lost() {
+    let mut servers = Sentinels::start(Passwords::default()).await;
+    let replicas = replicas(&servers.settings()).await;
+    const LIMIT: u64 = 4_000;
+    let hit = leased("a", Limit::per(4_000, Unit::Day), ChargeMode::IfAllowed);
+    let before = hits(&replicas, &hit, 1_000).await;
+    servers.replicated().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for replica in &replicas {
+        let (replica, hit, stop) = (Arc::clone(replica), hit.clone(), Arc::clone(&stop));
+        callers.spawn(async move {
+            let mut admitted = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                admitted += u64::from(replica.admits(&hit).await);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            admitted
+        });
+    }
+    // Everything is replicated when the primary goes, so nothing is lost with it.
+    servers.pause_primary();
+    servers.wait_for_failover().await;
+    let is_back = async || replicas[0].ask(&Charge { lease: None, ..hit.clone() }).await.is_ok();
+    eventually("the new primary answers", is_back).await;
+    stop.store(true, Ordering::Relaxed);
+    let during: u64 = callers.join_all().await.into_iter().sum();
+    servers.resume();
+    let after = hits(&replicas, &hit, 3 * LIMIT).await;
+    let admitted = before + during + after;
+    // The charges in flight when it was paused are lost, with the credits among them.
+    let in_flight = u64::from(HOLD_US) / 1_000 * 3 + 3;
+    assert!(admitted <= LIMIT + in_flight, "{admitted} of {LIMIT}");
+}
