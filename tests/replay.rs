@@ -320,6 +320,37 @@ fn rules_for_values_that_the_decision_log_hashes_are_noted() {
 }
 
 #[test]
+fn limits_in_requests_have_a_row_for_each_descriptor_and_limit() {
+    let line = |entry: &str, limit: u32| {
+        format!(
+            "{{\"t\":\"2026-11-16T12:00:00Z\",\"domain\":\"shop\",\"descriptors\":[{{\"entries\":[[{entry}]],\
+             \"limit\":{{\"requests_per_unit\":{limit},\"unit\":\"minute\"}}}}],\"verdict\":\"ok\"}}\n"
+        )
+    };
+    let log = [
+        line(r#""user","ann""#, 1).repeat(3),
+        line(r#""user","bob""#, 1),
+        line(r#""user","ann""#, 9),
+        line(r#""tenant","acme""#, 1).repeat(2),
+    ];
+    let found = report(&dir(&[]), &[], log.concat().as_bytes());
+    let rows = found["rules"].as_array().expect("rules").iter().map(|rule| {
+        let limits = rule["limits"].as_array().expect("limits");
+        assert_eq!(limits.len(), 1, "{rule}");
+        json!([rule["rule"], limits[0]["limit"], rule["hits"], rule["denied"]])
+    });
+    assert_eq!(
+        rows.collect::<Vec<_>>(),
+        [
+            json!(["shop.user (limit in requests)", "1 per minute", 4, 2]),
+            json!(["shop.tenant (limit in requests)", "1 per minute", 2, 1]),
+            json!(["shop.user (limit in requests)", "9 per minute", 1, 0]),
+        ]
+    );
+    assert!(found["never_hit"].to_string().contains("shop.user (rules.yaml:3)"), "{found:#}");
+}
+
+#[test]
 fn mistakes_are_errors_with_exit_code_2() {
     let map = "requests: [{domain: shop, descriptors: [{user: '%REQ(X-USER)%'}]}]\n";
     let dir = dir(&[

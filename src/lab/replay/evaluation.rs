@@ -1,16 +1,18 @@
 //! One set of rules, and what it decides: the path of a request in the service, with the time of the log.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::stats::{LimitStats, Stats, Touch};
+use super::stats::{LimitKey, LimitStats, Stats, Touch};
 use crate::engine::algorithm::group::is_over;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Item, Plan, plan};
+use crate::engine::rules::Rule;
 use crate::engine::text::one_line_of_bytes;
-use crate::engine::{Code, Hits, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
+use crate::engine::{Code, Descriptor, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Rules, Timestamp};
 use crate::limiter::charges;
 use crate::store::Charge;
 use crate::store::memory::{MemorySettings, MemoryStore};
@@ -21,8 +23,8 @@ const MAX_COUNTERS: usize = 50_000_000;
 const SWEEP_INTERVAL: u64 = 1_024;
 /// Longest name of a key in reports, in bytes.
 const MAX_LABEL_BYTES: usize = 200;
-/// Name of limits that a request brings.
-const OVERRIDE: &str = "override";
+/// Name of the limits that requests bring, where there are too many for rows of their own.
+const OTHER_BROUGHT: &str = "(other limits in requests)";
 
 /// Rules under evaluation.
 pub(super) struct Evaluation {
@@ -86,11 +88,15 @@ impl Evaluation {
                 rule_denied: is_denied,
                 shadowed: status.shadowed && is_over,
             };
-            let index = stats.limit(charge.rule, spot.limit, || {
-                let rule = status.rule;
-                let limit = rule.and_then(|rule| rule.limits().get(spot.limit));
+            let key = match (status.rule, request.descriptors.get(spot.item)) {
+                (None, Some(descriptor)) => limit_of_request(request.domain, descriptor, charge.limit),
+                (Some(_), _) | (None, None) => LimitKey::OfRule(charge.rule, spot.limit),
+            };
+            let index = stats.limit(key, |key| {
+                let limit = status.rule.and_then(|rule| rule.limits().get(spot.limit));
                 let name = limit.and_then(|limit| limit.name.as_deref());
-                LimitStats::new(rule.map_or(OVERRIDE, |rule| &rule.path), name, charge.limit, spot.limit)
+                let row = row_name(key, status.rule, request, spot.item);
+                LimitStats::new(&row, name, charge.limit, spot.limit)
             });
             stats.count(index, touch, now, || label(keys, charge));
         }
@@ -111,6 +117,35 @@ fn spots(plan: &Plan<'_>) -> SmallVec<[Spot; 4]> {
     let counters = |item: &Item<'_>| item.limited().map_or(0, |limited| limited.counters.len());
     let items = plan.items.iter().enumerate();
     items.flat_map(|(item, planned)| (0..counters(planned)).map(move |limit| Spot { item, limit })).collect()
+}
+
+/// A limit that `descriptor` brings. Its row is that of all descriptors with the same keys and the same limit.
+fn limit_of_request(domain: &[u8], descriptor: &Descriptor<'_>, limit: Limit) -> LimitKey {
+    let mut hash = Xxh3::new();
+    let keys = descriptor.entries.iter().map(|entry| entry.key);
+    for text in [domain].into_iter().chain(keys) {
+        hash.update(&text.len().to_le_bytes());
+        hash.update(text);
+    }
+    hash.update(&limit.requests_per_unit.to_le_bytes());
+    hash.update(&limit.nominal_secs().to_le_bytes());
+    LimitKey::OfRequest(hash.digest())
+}
+
+/// Name of the row of a limit: the path of its rule, or the domain and the keys of a descriptor that brings it.
+fn row_name<'n>(key: LimitKey, rule: Option<&'n Rule>, request: &Request<'_>, item: usize) -> Cow<'n, str> {
+    match (key, rule, request.descriptors.get(item)) {
+        (_, Some(rule), _) => Cow::Borrowed(&rule.path),
+        (LimitKey::OfRequest(_), None, Some(descriptor)) => {
+            let keys = descriptor.entries.iter().map(|entry| entry.key);
+            let path: Vec<_> = [request.domain].into_iter().chain(keys).collect();
+            let path = one_line_of_bytes(&path.join(&b'.'), MAX_LABEL_BYTES);
+            Cow::Owned(format!("{path} (limit in requests)"))
+        }
+        (LimitKey::OfRequest(_) | LimitKey::OfRule(..) | LimitKey::Other, None, _) => {
+            Cow::Borrowed(OTHER_BROUGHT)
+        }
+    }
 }
 
 /// Name of a counter: the entries that it counts, as they are counted.

@@ -8,6 +8,8 @@ use crate::engine::{Limit, Timestamp};
 
 /// Keys that are kept although their window is over, so that the figures of small logs are exact.
 const MIN_KEPT_KEYS: usize = 1 << 18;
+/// Limits of requests that have rows of their own. Clients may choose both their keys and their numbers.
+const MAX_BROUGHT: usize = 200;
 /// Denied keys that are remembered when they are no longer kept.
 const MAX_RETIRED: usize = 20_000;
 
@@ -15,12 +17,25 @@ const MAX_RETIRED: usize = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Stats {
     limits: Vec<LimitStats>,
-    /// Index in `limits`, by the id of the rule and the index of the limit in it.
-    indexes: HashMap<(u32, usize), usize, foldhash::fast::RandomState>,
+    /// Index in `limits`.
+    indexes: HashMap<LimitKey, usize, foldhash::fast::RandomState>,
+    /// Limits of requests among them.
+    brought: usize,
     keys: HashTable<Key>,
     /// Number of keys at which those whose window is over are dropped.
     sweep_at: usize,
     retired: HashMap<u64, Offender, foldhash::fast::RandomState>,
+}
+
+/// A limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum LimitKey {
+    /// By the id of its rule, and its index in the rule.
+    OfRule(u32, usize),
+    /// Of requests: the hash of the domain, the keys of the descriptor, and the limit.
+    OfRequest(u64),
+    /// All limits of requests beyond [`MAX_BROUGHT`].
+    Other,
 }
 
 /// Figures of one limit of a rule.
@@ -95,11 +110,14 @@ pub(super) struct Touch {
 }
 
 impl Stats {
-    /// The limit at `index` of the rule with this id.
-    pub(super) fn limit(&mut self, rule: u32, index: usize, new: impl FnOnce() -> LimitStats) -> usize {
-        let limits = &mut self.limits;
-        *self.indexes.entry((rule, index)).or_insert_with(|| {
-            limits.push(new());
+    /// Index of the limit `key`, which `new` makes from the key of its row if it is not there yet.
+    pub(super) fn limit(&mut self, key: LimitKey, new: impl FnOnce(LimitKey) -> LimitStats) -> usize {
+        let Self { limits, indexes, brought, .. } = self;
+        let is_new_of_request = matches!(key, LimitKey::OfRequest(_)) && !indexes.contains_key(&key);
+        let key = if is_new_of_request && *brought == MAX_BROUGHT { LimitKey::Other } else { key };
+        *indexes.entry(key).or_insert_with(|| {
+            *brought += usize::from(matches!(key, LimitKey::OfRequest(_)));
+            limits.push(new(key));
             limits.len() - 1
         })
     }
@@ -270,7 +288,7 @@ mod tests {
 
     fn count(stats: &mut Stats, key: u64, denied: bool, secs: u64) {
         let limit = || LimitStats::new("shop.user", None, Limit::per(5, Unit::Minute), 0);
-        let index = stats.limit(1, 0, limit);
+        let index = stats.limit(LimitKey::OfRule(1, 0), |_| limit());
         let hash = xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes());
         let touch = Touch { key: hash, hits: 1, denied, rule_denied: denied, shadowed: false };
         stats.count(index, touch, Timestamp::from_secs(secs), || key.to_string().into());
@@ -289,6 +307,19 @@ mod tests {
         assert_eq!((limit.hits, limit.denied, limit.keys.count(), limit.denied_keys.count()), (5, 2, 1, 1));
         assert_eq!((limit.demand.quantile(1.0), limit.demand.quantile(0.1)), (3, 1));
         assert_eq!(limit.busiest.map(|busiest| busiest.most), [(0, 1), (0, 3)]);
+    }
+
+    #[test]
+    fn limits_of_requests_have_rows_of_their_own_up_to_a_bound() {
+        let mut stats = Stats::default();
+        let mut row = |key| {
+            stats.limit(key, |key| LimitStats::new(&format!("{key:?}"), None, Limit::per(5, Unit::Minute), 0))
+        };
+        let rows: Vec<_> = (0..MAX_BROUGHT as u64 + 50).map(|hash| row(LimitKey::OfRequest(hash))).collect();
+        assert_eq!(rows[..MAX_BROUGHT], (0..MAX_BROUGHT).collect::<Vec<_>>());
+        assert!(rows[MAX_BROUGHT..].iter().all(|row| *row == MAX_BROUGHT));
+        assert_eq!((row(LimitKey::OfRequest(7)), row(LimitKey::OfRule(0, 0))), (7, MAX_BROUGHT + 1));
+        assert_eq!(&*stats.limits()[MAX_BROUGHT].rule, "Other");
     }
 
     #[test]
