@@ -191,6 +191,37 @@ fn both_sets_of_rules_are_compared_and_the_log_with_those_in_force() {
     assert_eq!((&found["denied"], &found["against"]["denied"]), (&json!(2), &json!(4)));
     assert_eq!(found["against"]["rules"][0]["denied"], json!(4));
     assert_eq!(found["identity"]["only_log"], json!(0));
+    let compared = &found["comparison"];
+    assert_eq!(
+        compared["rules"],
+        json!([{"rule": "shop.user", "limits": "5 per minute", "limits_against": "3 per minute", "denied": 2,
+                "denied_against": 4}])
+    );
+    assert_eq!(
+        compared["offenders"],
+        json!([{"rule": "shop.user", "key": "user=ann", "denied": 2, "denied_against": 4}])
+    );
+    let arguments = ["--rules", "rules.yaml", "--against", "force.yaml", "--html", "report.html"];
+    let shown = tollgate(dir.path(), &arguments, log.as_bytes());
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    for expected in [
+        "denied by force.yaml (old)               4\ndenied by rules.yaml (new)               2\n",
+        "rule       old limit     new limit     denied, old  new  change\n\
+         shop.user  3 per minute  5 per minute            4    2      -2\n",
+        "top offender  rule       denied, old  new  change\n\
+         user=ann      shop.user            4    2      -2\n",
+        "--- rules.yaml\n",
+        "--- force.yaml\n",
+        "top offenders of shop.user: user=ann (4 denied, 57 % of its hits)",
+    ] {
+        assert!(shown.contains(expected), "{expected} in {shown}");
+    }
+    let html = fs::read_to_string(dir.path().join("report.html")).expect("a page");
+    let row = "<td>3 per minute</td><td>5 per minute</td><td class=\"n\">4</td><td class=\"n\">2</td><td class=\"n\">-2</td>";
+    assert!(html.contains(row), "{html}");
+    for side in ["By rule: rules.yaml", "By rule: force.yaml", "2 of 7 (28.57 %)", "4 of 7 (57.14 %)"] {
+        assert!(html.contains(side), "{side} in {html}");
+    }
     let wrong = tollgate(dir.path(), &["--rules", "rules.yaml", "--identity"], log.as_bytes());
     let stderr = String::from_utf8_lossy(&wrong.stderr);
     assert!(

@@ -9,7 +9,7 @@ use super::line_counts::LineCounts;
 use super::parser::{LineError, LogFormat, Parser};
 use super::record::{self, Logged, Record};
 use super::reorder::Reorder;
-use super::report::{BadLine, Differences, Identity, Report, RulesReport, rfc3339};
+use super::report::{BadLine, Comparison, Differences, Identity, Report, RulesReport, offenders, rfc3339};
 use super::timeline::Timeline;
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{Modes, Rules, Timestamp};
@@ -325,9 +325,16 @@ impl Sides {
         let [name, against_name] =
             names.map(|rules| rules.map(|rules| rules.name.clone()).unwrap_or_default());
         let evicted = self.rules.evicted() + self.against.as_ref().map_or(0, Evaluation::evicted);
-        let against = self
-            .against
-            .map(|against| RulesReport::of(against, against_name, options.top, options.denied_percent));
+        let ReplayOptions { top, denied_percent, .. } = options;
+        let rules = RulesReport::of(&mut self.rules, name, top, denied_percent);
+        let against = self.against.map(|mut evaluation| {
+            let against = RulesReport::of(&mut evaluation, against_name, top, denied_percent);
+            let all = [&self.rules, &evaluation].map(|side| offenders(side, usize::MAX));
+            let [of_rules, of_against] = all;
+            let comparison = Comparison::of((&rules, of_rules), (&against, of_against), top);
+            (against, comparison)
+        });
+        let (against, comparison) = against.unzip();
         Report {
             lines: counts.lines,
             bad: counts.bad,
@@ -335,14 +342,15 @@ impl Sides {
             requests: self.requests,
             from: self.first.map(rfc3339),
             until: self.first.map(|_| rfc3339(self.last)),
-            rules: RulesReport::of(self.rules, name, options.top, options.denied_percent),
+            rules,
+            comparison,
             differences: against.is_some().then_some(self.differences),
             against,
             identity: (self.identity.compared > 0).then_some(self.identity),
             bad_lines: counts.shown,
             notes,
             evicted,
-            denied_percent: options.denied_percent,
+            denied_percent,
             timeline: self.timeline,
         }
     }

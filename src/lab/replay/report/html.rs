@@ -2,6 +2,7 @@
 
 use maud::{DOCTYPE, Markup, html as markup};
 
+use super::comparison::{Comparison, change};
 use super::rules::{LimitReport, RulesReport};
 use super::{Report, grouped, percent, rfc3339};
 use crate::engine::Timestamp;
@@ -47,17 +48,10 @@ pub fn html(report: &Report) -> String {
                 (summary(report))
                 h2 { "Denials over time" }
                 (timeline(report))
-                h2 { "By rule" }
-                (bars(&rules.rules.iter().map(|rule| (&*rule.rule, rule.denied, rule.hits)).collect::<Vec<_>>()))
-                (rule_table(rules, report.denied_percent))
-                h2 { "Top offenders" }
-                (bars(&rules.offenders.iter().map(|key| (&*key.key, key.denied, key.hits)).collect::<Vec<_>>()))
-                h2 { "Use of each limit" }
-                p.dim { "Windows of keys by their demand, in percent of the limit; red is beyond it." }
-                div.uses { @for rule in &rules.rules { @for limit in &rule.limits { (uses(&rule.rule, limit)) } } }
-                @if !rules.never_hit.is_empty() {
-                    h2 { "Never hit" }
-                    ul { @for rule in &rules.never_hit { li { code { (rule) } } } }
+                @if let Some(comparison) = &report.comparison { (comparison_tables(comparison)) }
+                @for side in [Some(rules), against.as_ref()].into_iter().flatten() {
+                    @let name = if against.is_some() { format!(": {}", side.name) } else { String::new() };
+                    (figures(side, &name, report.denied_percent))
                 }
                 p.dim { (super::text::CAVEATS) }
             }
@@ -66,18 +60,66 @@ pub fn html(report: &Report) -> String {
     page.into_string()
 }
 
+/// Old and new rules in one table each of rules and of keys.
+fn comparison_tables(comparison: &Comparison) -> Markup {
+    let counts = |old: u64, new: u64| {
+        markup! { td.n { (grouped(old)) } td.n { (grouped(new)) } td.n { (change(old, new)) } }
+    };
+    let head = markup! { th.n { "Denied, old" } th.n { "Denied, new" } th.n { "Change" } };
+    markup! {
+        h2 { "Old and new rules" }
+        table {
+            tr { th { "Rule" } th { "Old limit" } th { "New limit" } (head) }
+            @for row in &comparison.rules {
+                tr {
+                    td { code { (row.rule) } }
+                    @for limits in [&row.limits_against, &row.limits] { td { @if let Some(limits) = limits { (limits) } } }
+                    (counts(row.denied_against, row.denied))
+                }
+            }
+        }
+        h2 { "Top offenders of old and new rules" }
+        table {
+            tr { th { "Key" } th { "Rule" } (head) }
+            @for row in &comparison.offenders {
+                tr { td { code { (row.key) } } td { code { (row.rule) } } (counts(row.denied_against, row.denied)) }
+            }
+        }
+    }
+}
+
+/// Figures of one set of rules, under headings that end in `name`.
+fn figures(rules: &RulesReport, name: &str, denied_percent: f64) -> Markup {
+    markup! {
+        h2 { "By rule" (name) }
+        (bars(&rules.rules.iter().map(|rule| (&*rule.rule, rule.denied, rule.hits)).collect::<Vec<_>>()))
+        (rule_table(rules, denied_percent))
+        h2 { "Top offenders" (name) }
+        (bars(&rules.offenders.iter().map(|key| (&*key.key, key.denied, key.hits)).collect::<Vec<_>>()))
+        h2 { "Use of each limit" (name) }
+        p.dim { "Windows of keys by their demand, in percent of the limit; red is beyond it." }
+        div.uses { @for rule in &rules.rules { @for limit in &rule.limits { (uses(&rule.rule, limit)) } } }
+        @if !rules.never_hit.is_empty() {
+            h2 { "Never hit" (name) }
+            ul { @for rule in &rules.never_hit { li { code { (rule) } } } }
+        }
+    }
+}
+
 fn summary(report: &Report) -> Markup {
     let Report { lines, bad, late, requests, rules, against, differences, .. } = report;
     let row = |name: &str, number: u64| markup! { tr { td { (name) } td.n { (grouped(number)) } } };
     markup! {
         table {
             (row("Lines", *lines)) (row("Bad lines", *bad)) (row("Late requests", *late)) (row("Requests", *requests))
-            (row(&format!("Denied by {}", rules.name), rules.denied))
             @if let (Some(against), Some(differences)) = (against, differences) {
-                (row(&format!("Denied by {}", against.name), against.denied))
-                (row(&format!("Only by {}", rules.name), differences.only_rules))
-                (row(&format!("Only by {}", against.name), differences.only_against))
+                (row(&format!("Denied by {} (old)", against.name), against.denied))
+                (row(&format!("Denied by {} (new)", rules.name), rules.denied))
+                (row("Only by the old rules", differences.only_against))
+                (row("Only by the new rules", differences.only_rules))
                 (row("By both", differences.both))
+            } @else {
+                (row(&format!("Denied by {}", rules.name), rules.denied))
             }
         }
         @if let (Some(from), Some(until)) = (&report.from, &report.until) { p.dim { (from) " to " (until) } }

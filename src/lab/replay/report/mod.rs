@@ -1,5 +1,6 @@
 //! Reports of replays: the figures, and their forms.
 
+mod comparison;
 mod csv;
 mod html;
 mod rules;
@@ -9,9 +10,10 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub(super) use self::comparison::Comparison;
 pub use self::csv::csv_files;
 pub use self::html::html;
-pub(super) use self::rules::RulesReport;
+pub(super) use self::rules::{RulesReport, offenders};
 
 use super::timeline::Timeline;
 use crate::engine::Timestamp;
@@ -39,6 +41,8 @@ pub struct Report {
     pub(super) against: Option<RulesReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) differences: Option<Differences>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comparison: Option<Comparison>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) identity: Option<Identity>,
     /// The first bad lines.

@@ -6,7 +6,19 @@ use super::rfc3339;
 use crate::engine::Timestamp;
 use crate::lab::explanation_text::limit_text;
 use crate::lab::replay::evaluation::Evaluation;
-use crate::lab::replay::stats::{Busiest, LimitStats};
+use crate::lab::replay::stats::{Busiest, LimitStats, Offender};
+
+/// The keys with the most denied hits, at most `top`.
+pub(in crate::lab::replay) fn offenders(evaluation: &Evaluation, top: usize) -> Vec<OffenderReport> {
+    let limits = evaluation.stats.limits();
+    let report = |offender: Offender| OffenderReport {
+        rule: limits.get(offender.limit).map(|limit| limit.rule.to_string()).unwrap_or_default(),
+        key: offender.label.into(),
+        hits: offender.hits,
+        denied: offender.denied,
+    };
+    evaluation.stats.offenders(top).into_iter().map(report).collect()
+}
 
 /// Report on a set of rules.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -70,7 +82,7 @@ pub(super) struct BusiestReport {
 
 /// A key with denials.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct OffenderReport {
+pub(in crate::lab::replay) struct OffenderReport {
     pub(super) rule: String,
     pub(super) key: String,
     pub(super) hits: u64,
@@ -80,7 +92,7 @@ pub(super) struct OffenderReport {
 impl RulesReport {
     /// The report on what `evaluation` counted.
     pub(in crate::lab::replay) fn of(
-        mut evaluation: Evaluation,
+        evaluation: &mut Evaluation,
         name: String,
         top: usize,
         denied_percent: f64,
@@ -103,17 +115,11 @@ impl RulesReport {
             missed.map(|placed| format!("{} ({}:{})", placed.rule.path, placed.source, placed.span.line));
         let never_hit = never_hit.collect();
         rules.sort_by_key(|rule| std::cmp::Reverse((rule.denied, rule.hits)));
-        let offenders = evaluation.stats.offenders(top).into_iter().map(|offender| OffenderReport {
-            rule: limits.get(offender.limit).map(|limit| limit.rule.to_string()).unwrap_or_default(),
-            key: offender.label.into(),
-            hits: offender.hits,
-            denied: offender.denied,
-        });
         Self {
             name,
             denied: evaluation.denied,
             unmatched: evaluation.unmatched,
-            offenders: offenders.collect(),
+            offenders: offenders(evaluation, top),
             rules,
             never_hit,
         }

@@ -1,7 +1,9 @@
 //! The report for people.
 
+use std::collections::HashSet;
 use std::fmt;
 
+use super::comparison::{Comparison, change};
 use super::rules::{OffenderReport, RuleReport, RulesReport};
 use super::{Differences, Identity, Report, grouped, percent};
 
@@ -43,8 +45,16 @@ impl fmt::Display for Report {
             writeln!(f, "without a limit: {}", grouped(rules.unmatched))?;
         }
         writeln!(f)?;
-        rules.write(f, self.denied_percent)?;
-        writeln!(f)?;
+        if let Some(comparison) = &self.comparison {
+            comparison.write(f)?;
+        }
+        for side in [Some(rules), against.as_ref()].into_iter().flatten() {
+            if against.is_some() {
+                writeln!(f, "--- {}", side.name)?;
+            }
+            side.write(f, self.denied_percent)?;
+            writeln!(f)?;
+        }
         write!(f, "{CAVEATS}")
     }
 }
@@ -64,15 +74,67 @@ impl Identity {
 impl Differences {
     fn write(self, f: &mut fmt::Formatter<'_>, against: &RulesReport, rules: &RulesReport) -> fmt::Result {
         let rows = [
-            (format!("denied by {}", against.name), against.denied),
-            (format!("denied by {}", rules.name), rules.denied),
-            (format!("only by {}", against.name), self.only_against),
-            (format!("only by {}", rules.name), self.only_rules),
+            (format!("denied by {} (old)", against.name), against.denied),
+            (format!("denied by {} (new)", rules.name), rules.denied),
+            ("only by the old rules".to_owned(), self.only_against),
+            ("only by the new rules".to_owned(), self.only_rules),
             ("by both".to_owned(), self.both),
         ];
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         rows.iter().try_for_each(|(name, count)| writeln!(f, "{name:width$}  {:>14}", grouped(*count)))
     }
+}
+
+impl Comparison {
+    /// Writes the rows of old and new rules.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.rules.is_empty() {
+            let head = ["rule", "old limit", "new limit", "denied, old", "new", "change"];
+            let rows = self.rules.iter().map(|row| {
+                let limits =
+                    [&row.limits_against, &row.limits].map(|limits| limits.clone().unwrap_or_default());
+                let [old, new] = limits;
+                let [before, after] = [row.denied_against, row.denied].map(grouped);
+                vec![row.rule.clone(), old, new, before, after, change(row.denied_against, row.denied)]
+            });
+            write_table(f, &head, 3, rows.collect())?;
+            writeln!(f)?;
+        }
+        if !self.offenders.is_empty() {
+            let head = ["top offender", "rule", "denied, old", "new", "change"];
+            let rows = self.offenders.iter().map(|row| {
+                let [before, after] = [row.denied_against, row.denied].map(grouped);
+                vec![row.key.clone(), row.rule.clone(), before, after, change(row.denied_against, row.denied)]
+            });
+            write_table(f, &head, 2, rows.collect())?;
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes rows below their head, of whose columns the first `texts` are aligned left.
+fn write_table(
+    f: &mut fmt::Formatter<'_>,
+    head: &[&str],
+    texts: usize,
+    mut rows: Vec<Vec<String>>,
+) -> fmt::Result {
+    rows.insert(0, head.iter().map(|&name| name.to_owned()).collect());
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or_default()
+    };
+    let widths: Vec<_> = (0..head.len()).map(width).collect();
+    rows.iter().try_for_each(|row| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if column < texts { format!("{cell:width$}") } else { format!("{cell:>width$}") }
+        });
+        writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())
+    })
 }
 
 impl RulesReport {
@@ -90,31 +152,23 @@ impl RulesReport {
             "busiest second",
             &suggested,
         ];
-        let mut rows = vec![head.map(str::to_owned)];
-        self.rules.iter().for_each(|rule| rows.extend(rule.rows()));
-        let width = |column: usize| {
-            rows.iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or_default()
-        };
-        let widths: Vec<_> = (0..head.len()).map(width).collect();
-        for row in &rows {
-            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
-                if column < 2 { format!("{cell:width$}") } else { format!("{cell:>width$}") }
-            });
-            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-        }
-        writeln!(f)?;
-        for rule in self.rules.iter().filter(|rule| rule.denied > 0) {
+        let rows = self.rules.iter().flat_map(RuleReport::rows).map(Vec::from);
+        write_table(f, &head, 2, rows.collect())?;
+        let mut lines = Vec::new();
+        let mut rules = HashSet::new();
+        // Limits of requests may have several rows of one name.
+        for rule in self.rules.iter().filter(|rule| rule.denied > 0 && rules.insert(&rule.rule)) {
             let of_rule = self.offenders.iter().filter(|offender| offender.rule == rule.rule);
             let named: Vec<_> = of_rule.take(OFFENDERS_OF_A_RULE).map(OffenderReport::text).collect();
             if !named.is_empty() {
-                writeln!(f, "top offenders of {}: {}", rule.rule, named.join(", "))?;
+                lines.push(format!("top offenders of {}: {}", rule.rule, named.join(", ")));
             }
         }
-        self.never_hit.iter().try_for_each(|rule| writeln!(f, "never hit: {rule}"))
+        lines.extend(self.never_hit.iter().map(|rule| format!("never hit: {rule}")));
+        if !lines.is_empty() {
+            writeln!(f, "\n{}", lines.join("\n"))?;
+        }
+        Ok(())
     }
 }
 

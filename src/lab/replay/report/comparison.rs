@@ -1,0 +1,129 @@
+//! Both sets of rules beside each other: denials by rule and by key.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::rules::{OffenderReport, RuleReport, RulesReport};
+
+/// Denied hits of both sets of rules.
+#[derive(Clone, Debug, Serialize)]
+pub(in crate::lab::replay) struct Comparison {
+    /// Rules that denied in one of the sets, or have other limits; those with the most denied hits first.
+    pub(super) rules: Vec<ComparedRule>,
+    /// Keys with the most denied hits in one of the sets.
+    pub(super) offenders: Vec<ComparedOffender>,
+}
+
+/// A rule in both sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct ComparedRule {
+    pub(super) rule: String,
+    /// Its limits in words; `None` for a rule that was not reached or is not there.
+    pub(super) limits: Option<String>,
+    pub(super) limits_against: Option<String>,
+    pub(super) denied: u64,
+    pub(super) denied_against: u64,
+}
+
+/// A key in both sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct ComparedOffender {
+    pub(super) rule: String,
+    pub(super) key: String,
+    pub(super) denied: u64,
+    pub(super) denied_against: u64,
+}
+
+impl Comparison {
+    /// `rules` beside `against`, each with all of its denied keys; at most `top` keys.
+    pub(in crate::lab::replay) fn of(
+        rules: (&RulesReport, Vec<OffenderReport>),
+        against: (&RulesReport, Vec<OffenderReport>),
+        top: usize,
+    ) -> Self {
+        Self {
+            rules: compared_rules(rules.0, against.0),
+            offenders: compared_offenders(rules.1, against.1, top),
+        }
+    }
+}
+
+fn compared_rules(rules: &RulesReport, against: &RulesReport) -> Vec<ComparedRule> {
+    let mut compared = BTreeMap::<&str, ComparedRule>::new();
+    let limits = |rule: &RuleReport, before: &Option<String>| {
+        let own = rule.limits.iter().map(|limit| &*limit.limit);
+        // Limits of requests are rules of one name.
+        Some(before.iter().map(String::as_str).chain(own).collect::<Vec<_>>().join(", "))
+    };
+    for rule in &rules.rules {
+        let row = compared.entry(&rule.rule).or_default();
+        row.limits = limits(rule, &row.limits);
+        row.denied += rule.denied;
+    }
+    for rule in &against.rules {
+        let row = compared.entry(&rule.rule).or_default();
+        row.limits_against = limits(rule, &row.limits_against);
+        row.denied_against += rule.denied;
+    }
+    let named = |(rule, row): (&str, ComparedRule)| ComparedRule { rule: rule.to_owned(), ..row };
+    let mut rows: Vec<_> = compared.into_iter().map(named).collect();
+    rows.retain(|row| row.denied > 0 || row.denied_against > 0 || row.limits != row.limits_against);
+    rows.sort_by_key(|row| std::cmp::Reverse(row.denied.max(row.denied_against)));
+    rows
+}
+
+fn compared_offenders(
+    rules: Vec<OffenderReport>,
+    against: Vec<OffenderReport>,
+    top: usize,
+) -> Vec<ComparedOffender> {
+    let mut compared = BTreeMap::<(String, String), [u64; 2]>::new();
+    for (side, offenders) in [rules, against].into_iter().enumerate() {
+        for OffenderReport { rule, key, denied, .. } in offenders {
+            compared.entry((rule, key)).or_default()[side] += denied;
+        }
+    }
+    let row = |((rule, key), [denied, denied_against]): ((String, String), [u64; 2])| ComparedOffender {
+        rule,
+        key,
+        denied,
+        denied_against,
+    };
+    let mut rows: Vec<_> = compared.into_iter().map(row).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.denied.max(row.denied_against)));
+    rows.truncate(top);
+    rows
+}
+
+/// Change of a number, with its sign.
+pub(super) fn change(before: u64, after: u64) -> String {
+    let number = super::grouped(before.abs_diff(after));
+    match after.cmp(&before) {
+        std::cmp::Ordering::Less => format!("-{number}"),
+        std::cmp::Ordering::Equal => number,
+        std::cmp::Ordering::Greater => format!("+{number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offender(key: &str, denied: u64) -> OffenderReport {
+        OffenderReport { rule: "shop.user".to_owned(), key: key.to_owned(), hits: 100, denied }
+    }
+
+    #[test]
+    fn a_key_that_one_side_denies_is_beside_its_count_of_the_other() {
+        let none = || (RulesReport::default(), Vec::new());
+        let (rules, mut denied) = none();
+        denied.extend([offender("ann", 5), offender("bob", 1), offender("eve", 2)]);
+        let (against, mut denied_against) = none();
+        denied_against.extend([offender("bob", 9), offender("zoe", 4)]);
+        let Comparison { offenders, .. } = Comparison::of((&rules, denied), (&against, denied_against), 3);
+        let rows: Vec<_> = offenders.iter().map(|row| (&*row.key, row.denied, row.denied_against)).collect();
+        assert_eq!(rows, [("bob", 1, 9), ("ann", 5, 0), ("zoe", 0, 4)]);
+        assert_eq!([change(9, 1), change(0, 1_000), change(4, 4)], ["-8", "+1,000", "0"]);
+    }
+}
