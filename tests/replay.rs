@@ -455,6 +455,28 @@ fn the_report_is_a_text_and_tables() {
 }
 
 #[test]
+fn the_chart_of_a_day_has_a_tick_every_three_hours() {
+    let map = "format: '%START_TIME% %REQ(X-USER)%'\nrequests: [{domain: shop, descriptors: [{user: '%REQ(X-USER)%'}]}]\n";
+    let log: String = (0..24).map(|hour| format!("2026-11-16T{hour:02}:00:00Z ann\n")).collect();
+    let dir = dir(&[("map.yaml", map), ("access.log", &log)]);
+    let arguments = ["--rules", "rules.yaml", "--map", "map.yaml", "--html", "report.html", "access.log"];
+    assert_eq!(tollgate(dir.path(), &arguments, b"").status.code(), Some(0));
+    let html = fs::read_to_string(dir.path().join("report.html")).expect("a page");
+    let ticks = html.split("<text class=\"tick\" x=\"").skip(1).map(|tick| {
+        let (x, rest) = tick.split_once('"').expect("an attribute");
+        let label = rest.split_once('>').and_then(|(_, label)| label.split_once('<')).expect("a label").0;
+        (x.parse::<f64>().expect("a number"), label.to_owned())
+    });
+    let ticks: Vec<_> = ticks.collect();
+    let labels: Vec<_> = ticks.iter().map(|(_, label)| &**label).collect();
+    assert_eq!(labels, ["00:00", "03:00", "06:00", "09:00", "12:00", "15:00", "18:00", "21:00"]);
+    let distances: Vec<_> = ticks.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    let is_even = distances.iter().all(|distance| (distance - distances[0]).abs() < 0.2);
+    // The first bar begins shortly before midnight.
+    assert!((0.0..5.0).contains(&ticks[0].0) && is_even, "{ticks:?}");
+}
+
+#[test]
 fn the_page_escapes_what_requests_contain_and_loads_nothing() {
     let hostile = "<script>alert(1)</script>&\"'";
     let map = "format: json\nrequests: [{domain: shop, descriptors: [{remote_address: '%a%'}]}]\n";

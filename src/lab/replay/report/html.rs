@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, html as markup};
 
 use super::comparison::{Comparison, change};
 use super::rules::{LimitReport, RulesReport};
+use super::ticks::ticks;
 use super::{Report, grouped, percent, rfc3339};
 use crate::engine::Timestamp;
 
@@ -28,6 +29,9 @@ const USE_WIDTH: f64 = 300.0;
 const USE_HEIGHT: f64 = 110.0;
 /// Space below a chart for its labels.
 const LABELS: f64 = 18.0;
+/// Length of a tick, and the space on each side of it for its label.
+const TICK: f64 = 4.0;
+const LABEL_ROOM: f64 = 36.0;
 /// Rules and offenders that have bars.
 const MAX_BARS: usize = 20;
 
@@ -147,9 +151,10 @@ fn timeline(report: &Report) -> Markup {
         format!("{},{}", px(x), px(HEIGHT - height(interval.denied_against)))
     });
     let points = points.collect::<Vec<_>>().join(" ");
-    let label = |secs: u64| rfc3339(Timestamp::from_secs(secs));
-    let (first, last) =
-        (intervals.first().map_or(0, |(secs, _)| *secs), intervals.last().map_or(0, |(secs, _)| *secs));
+    let interval_secs = report.timeline.interval_secs();
+    let first = intervals.first().map_or(0, |(secs, _)| *secs);
+    let end = first + interval_secs * intervals.len() as u64;
+    let place = |secs: u64| (secs - first) as f64 / interval_secs as f64 * step;
     markup! {
         svg viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + LABELS)) role="img" aria-label="Denials over time" {
             @for (index, (_, interval)) in intervals.iter().enumerate() {
@@ -158,17 +163,29 @@ fn timeline(report: &Report) -> Markup {
             }
             @if report.against.is_some() { polyline.against points=(points) {} }
             line.axis x1="0" y1=(px(HEIGHT)) x2=(px(WIDTH)) y2=(px(HEIGHT)) {}
-            text x="0" y=(px(HEIGHT + LABELS - 4.0)) { (label(first)) }
-            text x=(px(WIDTH)) y=(px(HEIGHT + LABELS - 4.0)) text-anchor="end" { (label(last)) }
+            @for (secs, label) in ticks(first, end) { (tick(place(secs), &label)) }
             text x="0" y="10" {
-                (grouped(most)) " requests in " (report.timeline.interval_secs()) " s"
+                (grouped(most)) " requests in " (interval_secs) " s"
             }
         }
         p.dim {
             "Requests, and in red those denied by " (report.rules.name)
             @if let Some(against) = &report.against { "; the line is those denied by " (against.name) }
-            "."
+            ". Times are in UTC, from " (rfc3339(Timestamp::from_secs(first))) " on."
         }
+    }
+}
+
+/// A tick of the time axis, and its label within the chart.
+fn tick(x: f64, label: &str) -> Markup {
+    let anchor = match x {
+        x if x < LABEL_ROOM => "start",
+        x if x > WIDTH - LABEL_ROOM => "end",
+        _ => "middle",
+    };
+    markup! {
+        line.axis x1=(px(x)) y1=(px(HEIGHT)) x2=(px(x)) y2=(px(HEIGHT + TICK)) {}
+        text.tick x=(px(x)) y=(px(HEIGHT + LABELS - 2.0)) text-anchor=(anchor) { (label) }
     }
 }
 

@@ -5,6 +5,7 @@ mod csv;
 mod html;
 mod rules;
 mod text;
+mod ticks;
 
 use std::fmt;
 
