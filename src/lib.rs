@@ -25,6 +25,8 @@
 //! A request that takes places of a concurrency limit holds them under a [`engine::ticket`]. Until its caller has the
 //! decision, dropping the request gives them back (`limiter::places`); from then on the ticket does, or time.
 //!
+//! Holds of budgets ([`engine::reserve`]) are kept in the same way, beside their counter, until they are settled.
+//!
 //! A leased limit is charged in advance: a replica spends those hits without asking Redis, and gives back what it does
 //! not spend ([`engine::lease`]). The store in Redis does so below [`store::Store::charge`]; no step above knows it.
 //!

@@ -248,8 +248,8 @@ descriptors:
 }
 
 /// An upstream that begins its answers at once or later, and ends them when it may.
-struct Upstream {
-    port: u16,
+pub(crate) struct Upstream {
+    pub(crate) port: u16,
     /// Requests that have arrived, and how far they may be answered.
     arrived: watch::Sender<usize>,
     stage: Arc<watch::Sender<Stage>>,
@@ -265,14 +265,14 @@ impl Drop for AbortOnDrop {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(crate) enum Stage {
     Nothing,
     Head,
     Whole,
 }
 
 impl Upstream {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let arrived = watch::Sender::new(0);
@@ -292,8 +292,11 @@ impl Upstream {
                     arrivals.send_modify(|count| *count += 1);
                     let is_unavailable = request.starts_with(b"GET /unavailable");
                     let status = if is_unavailable { "503 Service Unavailable" } else { "200 OK" };
-                    let head =
-                        format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nab");
+                    let names_usage = !is_unavailable && !request.starts_with(b"GET /silent");
+                    let usage = if names_usage { "x-total-tokens: 170\r\n" } else { "" };
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\n{usage}content-length: 4\r\nconnection: close\r\n\r\nab"
+                    );
                     drop(allowed.wait_for(|stage| *stage >= Stage::Head).await);
                     drop(stream.write_all(head.as_bytes()).await);
                     drop(allowed.wait_for(|stage| *stage >= Stage::Whole).await);
@@ -304,12 +307,12 @@ impl Upstream {
         Self { port, arrived, stage, _accepting: AbortOnDrop(accepting.abort_handle()) }
     }
 
-    fn allow(&self, stage: Stage) {
+    pub(crate) fn allow(&self, stage: Stage) {
         self.stage.send_replace(stage);
     }
 
     /// Waits until so many requests have arrived since the start.
-    async fn has(&self, requests: usize) {
+    pub(crate) async fn has(&self, requests: usize) {
         self.arrived.subscribe().wait_for(|arrived| *arrived >= requests).await.expect("the upstream lives");
     }
 }

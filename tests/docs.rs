@@ -17,6 +17,7 @@ const REDIS: &str = include_str!("../docs/redis.md");
 const HTTP: &str = include_str!("../docs/http.md");
 const CONCURRENCY: &str = include_str!("../docs/concurrency.md");
 const LEASES: &str = include_str!("../docs/leases.md");
+const LLM: &str = include_str!("../docs/llm.md");
 const RECIPES: &str = include_str!("../docs/recipes.md");
 const MIGRATION: &str = include_str!("../docs/migrate.md");
 const KUBERNETES: &str = include_str!("../docs/kubernetes.md");
@@ -35,6 +36,7 @@ fn the_rules_in_the_documentation_compile() {
         ("docs/http.md", HTTP),
         ("docs/concurrency.md", CONCURRENCY),
         ("docs/leases.md", LEASES),
+        ("docs/llm.md", LLM),
         ("docs/recipes.md", RECIPES),
         ("docs/migrate.md", MIGRATION),
     ];

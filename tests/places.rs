@@ -45,6 +45,7 @@ pub(crate) fn peek(key: &'static str) -> Charge {
         on_failure: FailurePolicy::Error,
         hold: None,
         lease: None,
+        reserve: None,
     }
 }
 
@@ -193,6 +194,7 @@ fn charges_of(case: u64, step: &Step, tickets: &[u8]) -> Vec<Charge> {
                 hits: Hits::Add(1),
                 hold: None,
                 lease: None,
+                reserve: None,
                 ..peek("")
             });
             [of(own, weight)].into_iter().chain(other.map(|other| of(other, 1))).chain(rate).collect()

@@ -67,6 +67,11 @@ async fn the_permissions_in_the_documentation_are_enough_to_count() {
         outcomes(&store, &of_two.map(|charge| Charge { mode: ChargeMode::IfAllowed, ..charge })).await;
         used(&store, release("tg1/c/", ticket(1))).await.expect("a reading");
     }
+    for number in [1, 2] {
+        for charge in crate::budgets::every_action("tg1/budget/", ticket(number)) {
+            used(&store, charge).await.expect("a reading");
+        }
+    }
     let lockout = Bytes::from_static(b"tgp1/4:shop,5:login,4:user,1:a,");
     server.command([b"SET".as_slice(), &lockout, format!("{} 1 0 0 5:tg1/a", u64::MAX >> 11).as_bytes()]);
     let keys = KeyWriter::new(KeyFormat::Native, "");

@@ -124,6 +124,7 @@ pub(crate) fn charge(key: impl Into<Bytes>, unit: Unit, hits: Hits) -> Charge {
         lockout: None,
         hold: None,
         lease: None,
+        reserve: None,
         on_failure: FailurePolicy::Error,
     }
 }

@@ -63,6 +63,7 @@ mod tests {
             locked_out: false,
             shadowed: false,
             larger_than_limit: false,
+            budget: None,
             overridden: None,
             remaining,
             reset: None,

@@ -83,6 +83,11 @@ pub fn split<'e, 'a>(entries: &'e [Entry<'a>]) -> (&'e [Entry<'a>], TicketEntry)
     }
 }
 
+/// True if a descriptor with these entries ends its ticket whatever else the call says of it.
+pub fn is_end(entries: &[Entry<'_>]) -> bool {
+    entries.last().is_some_and(|entry| entry.key == END_KEY.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -376,7 +376,7 @@ fn explained_rule(walk: &DescriptorWalk<'_>, item: &Item<'_>, modes: &Modes) -> 
 }
 
 fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> ExplainedLimit {
-    let Counter { limit, name, key, lease } = counter;
+    let Counter { limit, name, key, lease, .. } = counter;
     ExplainedLimit {
         name: name.map(str::to_owned),
         requests_per_unit: limit.requests_per_unit,

@@ -6,8 +6,10 @@ mod denials;
 pub mod observe;
 pub mod overrides;
 mod places;
+mod purpose;
 mod redact;
 mod sampler;
+mod tickets;
 mod unmatched;
 
 use std::sync::Arc;
@@ -20,10 +22,11 @@ use tokio::time::{self, Instant};
 use crate::clock::Clock;
 use crate::engine::judge::judge;
 use crate::engine::plan::{Counter, Limited, Plan, is_withheld, plan_with};
+use crate::engine::reserve::{Action, Reservation};
 use crate::engine::ticket::TicketEntry;
 use crate::engine::{
-    ChargeMode, Decision, Enforcement, Hits, Hold, KeyWriter, Lease, Modes, Overrides, OverridesAt, Request,
-    Rules, Timestamp,
+    Decision, Enforcement, Hits, Hold, KeyWriter, Lease, Modes, Overrides, OverridesAt, Request, Rules,
+    Timestamp,
 };
 use crate::store::fallback::{Fallback, without_errors};
 use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
@@ -31,8 +34,9 @@ use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 pub use candidate::{CANDIDATE_GRACE, Candidate};
 pub use decision_log::DecisionLog;
-pub use places::{TicketCall, TicketResult};
+pub use purpose::Purpose;
 pub use sampler::Sampler;
+pub use tickets::{TicketCall, TicketResult};
 
 use candidate::{Evaluation, with_trial};
 use observe::{Observation, Tap};
@@ -106,7 +110,7 @@ impl Snapshot<'_> {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
-        self.acquire(request, u32::MAX, deadline).await
+        self.acquire(request, Purpose::Decide { max_ttl_secs: u32::MAX }, deadline).await
     }
 
     /// Decides whether one more hit of each descriptor would pass. Counts nothing and takes no place.
@@ -118,7 +122,7 @@ impl Snapshot<'_> {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
-        self.decide_for(Purpose::Check, &looks(request), u32::MAX, deadline).await
+        self.acquire(&looks(request), Purpose::Check, deadline).await
     }
 
     /// Counts the hits of `request`, whether or not they are within their limits: of what has happened already.
@@ -130,37 +134,27 @@ impl Snapshot<'_> {
         request: &Request<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
-        self.decide_for(Purpose::Report, request, u32::MAX, deadline).await
+        self.acquire(request, Purpose::Report, deadline).await
     }
 
-    /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
+    /// [`Self::decide`], for any purpose.
     ///
     /// # Errors
     /// [`DecideError`]
     pub async fn acquire(
         &self,
         request: &Request<'_>,
-        max_ttl_secs: u32,
-        deadline: Option<Instant>,
-    ) -> Result<Decision<'_>, DecideError> {
-        self.decide_for(Purpose::Decide, request, max_ttl_secs, deadline).await
-    }
-
-    async fn decide_for(
-        &self,
-        purpose: Purpose,
-        request: &Request<'_>,
-        max_ttl_secs: u32,
+        purpose: Purpose<'_>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'_>, DecideError> {
         let rules = self.rules_for(request)?;
         let now = self.limiter.clock.now();
-        let asked = Asked { purpose, rules, overrides: self.overrides(now), request, max_ttl_secs, now };
+        let asked = Asked { rules, overrides: self.overrides(now), request, purpose, now };
         let decision = self.limiter.decide(asked, deadline).await?;
         if decision.unmatched > 0 || !decision.domain_known {
             unmatched::record(request, rules, &decision);
         }
-        if purpose != Purpose::Report {
+        if !matches!(purpose, Purpose::Report) {
             denials::log(request, rules, &decision, now);
         }
         Ok(decision)
@@ -189,8 +183,9 @@ impl Limiter {
         overrides: Option<OverridesAt<'_>>,
         request: &Request<'_>,
     ) -> SmallVec<[Charge; 2]> {
-        let mut plan = plan_with(rules, overrides, &looks(request), &self.keys);
-        Purpose::Check.adapt(&mut plan);
+        let request = looks(request);
+        let mut plan = plan_with(rules, overrides, &request, &self.keys);
+        Purpose::Check.adapt(&mut plan, &request);
         let mut charges = charges(&plan, &self.modes);
         // A ticket among the descriptors is neither renewed nor released.
         charges.iter_mut().for_each(|charge| charge.hold = None);
@@ -220,15 +215,15 @@ impl Limiter {
         asked: Asked<'_, '_, 'r>,
         deadline: Option<Instant>,
     ) -> Result<Decision<'r>, StoreError> {
-        let Asked { purpose, rules, overrides, request, now, .. } = asked;
+        let Asked { rules, overrides, request, purpose, now } = asked;
         let mut live = plan_with(rules, overrides, request, &self.keys);
-        purpose.adapt(&mut live);
+        purpose.adapt(&mut live, request);
         let mut charges = charges(&live, &self.modes);
-        if purpose == Purpose::Report {
-            places::take_none(&mut charges);
+        if matches!(purpose, Purpose::Report) {
+            tickets::take_none(&mut charges);
         }
         // Dropped without a decision, it gives back what the request holds.
-        let places = Acquisition::begin(self, &mut charges, asked.max_ttl_secs, now);
+        let places = Acquisition::begin(self, &mut charges, purpose, now);
         let releases = Releases::among(self, &charges, now);
         let Some(candidate) = &self.candidate else {
             let readings = self.charge(&charges, now, deadline).await;
@@ -238,9 +233,12 @@ impl Limiter {
         let others = others.as_deref();
         let trial = async {
             let mut trial = plan_with(others?, overrides, request, &candidate.keys);
-            purpose.adapt(&mut trial);
+            // Nobody would settle what a candidate holds.
+            if !matches!(purpose, Purpose::Reserve(_)) {
+                purpose.adapt(&mut trial, request);
+            }
             let mut charges = self::charges(&trial, &self.modes);
-            places::take_none(&mut charges);
+            tickets::take_none(&mut charges);
             // A candidate takes nothing in advance.
             charges.iter_mut().for_each(|charge| charge.lease = None);
             let readings = candidate.charge(&charges, now).await?;
@@ -277,6 +275,7 @@ impl Limiter {
             releases.charged(charges, &readings);
             self.record_tickets(charges, &readings);
         }
+        self.record_budgets(charges, &readings);
         let readings = if plan.denied_outright && !self.modes.shadow_mode {
             without_errors(charges, readings)
         } else {
@@ -318,38 +317,6 @@ impl Limiter {
     }
 }
 
-/// Use that is made of the counters.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// To decide whether a request passes, and to count it.
-    Decide,
-    /// To decide whether one would, without counting.
-    Check,
-    /// To count what has passed already.
-    Report,
-}
-
-impl Purpose {
-    /// Changes the plan of a request that is planned to be decided.
-    fn adapt(self, plan: &mut Plan<'_>) {
-        match self {
-            Self::Decide => {}
-            // Of limits that count denied hits, a peek would ask whether the last hit was one too many.
-            Self::Check => {
-                for limited in plan.limited_mut().filter(|limited| limited.mode == ChargeMode::Always) {
-                    limited.mode = ChargeMode::IfAllowed;
-                }
-            }
-            Self::Report => {
-                for limited in plan.limited_mut() {
-                    // Nobody is denied, and nobody is locked out.
-                    (limited.mode, limited.lockout) = (ChargeMode::Always, None);
-                }
-            }
-        }
-    }
-}
-
 /// `request` without hits.
 fn looks<'q>(request: &Request<'q>) -> Request<'q> {
     let mut request = request.clone();
@@ -360,12 +327,10 @@ fn looks<'q>(request: &Request<'q>) -> Request<'q> {
 /// A request, its rules and its time.
 #[derive(Clone, Copy)]
 struct Asked<'a, 'q, 'r> {
-    purpose: Purpose,
     rules: &'r Rules,
     overrides: Option<OverridesAt<'r>>,
     request: &'a Request<'q>,
-    /// Upper bound on the time for which places are held.
-    max_ttl_secs: u32,
+    purpose: Purpose<'a>,
     now: Timestamp,
 }
 
@@ -396,24 +361,36 @@ fn charges_of<'l, 'r>(
         lockout.map(|lockout| Lockout { key: lockout.key.clone(), schedule: Arc::clone(lockout.schedule) });
     let is_denied = limited.is_too_large() || denied_outright;
     let hold = |counter: &Counter<'_>| match limited.ticket {
-        TicketEntry::Named(ticket) => Some(Box::new(Hold { ticket, ttl_secs: counter.limit.window.secs() })),
-        TicketEntry::Absent | TicketEntry::Unknown => None,
+        TicketEntry::Named(ticket) if counter.limit.is_concurrency() => {
+            Some(Box::new(Hold { ticket, ttl_secs: counter.limit.window.secs() }))
+        }
+        TicketEntry::Named(_) | TicketEntry::Absent | TicketEntry::Unknown => None,
     };
     counters.iter().map(move |counter| {
-        let mode = counter.mode(*mode);
+        let (hits, mode) = counter.charged(*hits, *mode);
+        let is_withheld = is_withheld(is_denied, mode, hits);
+        let reserve = counter.reserve.as_deref().map(|reserve| match is_withheld {
+            true => Reservation { action: Action::Look, ..*reserve },
+            false => *reserve,
+        });
         Charge {
             key: counter.key.clone(),
             limit: counter.limit,
             rule: rule.map_or(0, |rule| rule.id),
             // A peek: the counters are read and not charged.
-            hits: if is_withheld(is_denied, mode, *hits) { Hits::Add(0) } else { *hits },
+            hits: if is_withheld { Hits::Add(0) } else { hits },
             mode,
-            enforcement,
+            // A settlement denies nothing.
+            enforcement: match reserve {
+                Some(Reservation { action: Action::Settle(_), .. }) => Enforcement::Shadow,
+                _ => enforcement,
+            },
             lockout: lockout.clone(),
             on_failure: *on_failure,
             hold: hold(counter),
             // What is not enforced must not hold back others.
             lease: counter.lease.filter(|_| enforcement == Enforcement::Enforced).map(Lease::Spend),
+            reserve: reserve.map(Box::new),
         }
     })
 }

@@ -10,8 +10,9 @@ use tonic::Status;
 
 use super::admission::{Admission, BodyError, BodySettings, InFlight, Overloaded, UnfinishedBodies};
 use super::wire::{AnswerSettings, InvalidRequest};
-use crate::engine::{Decision, Hits, Request, Ticket};
-use crate::limiter::{DecideError, Limiter, Snapshot, TicketCall, TicketResult};
+use crate::engine::plan::tickets::TicketUse;
+use crate::engine::{Decision, Hits, Request, Ticket, TicketEntry};
+use crate::limiter::{DecideError, Limiter, Purpose, Snapshot, TicketCall, TicketResult};
 use crate::store::StoreError;
 
 /// Rate-limit service of one core.
@@ -191,7 +192,7 @@ impl Call<'_> {
         rules.report(request, deadline).await.map_err(|error| self.undecided(error))
     }
 
-    /// [`Self::decide`], with an upper bound on the time for which places are held, in seconds.
+    /// [`Self::decide`], for any purpose.
     ///
     /// # Errors
     /// [`CallError::NoRules`] and [`CallError::Store`]
@@ -199,9 +200,9 @@ impl Call<'_> {
         &self,
         rules: &'r Snapshot<'_>,
         request: &Request<'_>,
-        max_ttl_secs: u32,
+        purpose: Purpose<'_>,
     ) -> Result<Decision<'r>, CallError> {
-        rules.acquire(request, max_ttl_secs, None).await.map_err(|error| self.undecided(error))
+        rules.acquire(request, purpose, None).await.map_err(|error| self.undecided(error))
     }
 
     /// Renews or releases what `ticket` holds under the descriptors of `request`.
@@ -216,6 +217,32 @@ impl Call<'_> {
         call: TicketCall,
     ) -> Result<TicketResult, CallError> {
         rules.use_ticket(request, ticket, call, None).await.map_err(|error| self.undecided(error))
+    }
+
+    /// Settles what `ticket` holds under the descriptors of `request`.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn settle<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+        ticket: TicketEntry,
+        ticket_use: TicketUse<'_>,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.settle(request, ticket, ticket_use, None).await.map_err(|error| self.undecided(error))
+    }
+
+    /// Use of the limits of `request`. Nothing is counted.
+    ///
+    /// # Errors
+    /// [`CallError::NoRules`] and [`CallError::Store`]
+    pub async fn usage<'r>(
+        &self,
+        rules: &'r Snapshot<'_>,
+        request: &Request<'_>,
+    ) -> Result<Decision<'r>, CallError> {
+        rules.usage(request).await.map_err(|error| self.undecided(error))
     }
 
     fn undecided(&self, error: DecideError) -> CallError {

@@ -23,7 +23,9 @@ use smallvec::SmallVec;
 use crate::engine::algorithm::ChargeContext;
 pub use crate::engine::algorithm::Reading;
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::{ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Lease, Limit, Timestamp};
+use crate::engine::{
+    ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Lease, Limit, Reservation, Timestamp,
+};
 
 /// A charge to one counter.
 #[derive(Clone, Debug)]
@@ -49,6 +51,8 @@ pub struct Charge {
     pub hold: Option<Box<Hold>>,
     /// Part in leasing its counter; `None` if its limit is not leased.
     pub lease: Option<Lease>,
+    /// Effect on the holds of a budget.
+    pub reserve: Option<Box<Reservation>>,
 }
 
 /// A lockout that a charge may strike for, and that may deny it.
@@ -69,6 +73,17 @@ impl Charge {
             Hits::Refund(_) => TicketUse::Release,
         };
         self.hold.as_deref().map(|hold| (*hold, use_of_ticket))
+    }
+
+    /// Effect on the holds of a budget, and the hits to count.
+    pub(crate) fn reservation(&self) -> Option<(Reservation, Hits)> {
+        self.reserve.as_deref().map(|reserve| reserve.in_charge(self.hits))
+    }
+
+    /// True if it gives back or settles what is held under a ticket, which has an effect once.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        let of_holds = |(reservation, _): (Reservation, Hits)| reservation.action.is_repeatable();
+        self.reservation().map_or(self.hold.is_some() && matches!(self.hits, Hits::Refund(_)), of_holds)
     }
 
     const fn context(&self, now: Timestamp) -> ChargeContext {
@@ -123,5 +138,7 @@ pub enum StoreError {
 /// True if `charges` must be decided together: one of them counts only if all of them pass, or the client
 /// may be locked out.
 fn is_group(charges: &[Charge]) -> bool {
-    charges.iter().any(|charge| charge.mode != ChargeMode::Always || charge.lockout.is_some())
+    charges.iter().any(|charge| {
+        charge.mode != ChargeMode::Always || charge.lockout.is_some() || charge.reserve.is_some()
+    })
 }

@@ -72,6 +72,7 @@ impl Case {
             lockout: None,
             hold: None,
             lease: self.leased.then_some(Lease::Spend(TERMS)),
+            reserve: None,
             on_failure: FailurePolicy::Error,
         };
         (0..self.limits).map(one).collect()

@@ -3,6 +3,7 @@
 //! Each algorithm has a [`CounterState`]. Loaded for a limit at a time, it yields a [`Meter`]: a level that hits raise.
 //! Decisions, also those over several limits ([`group`]), use meters and do not depend on the algorithm.
 
+pub mod budget;
 pub mod fixed_window;
 pub mod group;
 pub mod places;
@@ -38,6 +39,8 @@ pub enum CounterState {
     TokenBucket(token_bucket::State),
     /// See [`places`]. Boxed for its size.
     Places(Box<places::State>),
+    /// Any of the others but places, with holds. See [`budget`].
+    Budget(Box<budget::State>),
 }
 
 /// Fill level of a counter at one time.
@@ -182,10 +185,11 @@ impl CounterState {
         }
     }
 
-    /// Copy for a decision at `now`: of places only their sum, since there may be thousands.
+    /// Copy for a decision at `now`: of places and holds only their sum, since there may be thousands.
     pub fn for_decision(&self, now: Timestamp) -> Self {
         match self {
             Self::Places(state) => Self::Places(Box::new(state.summarize(now))),
+            Self::Budget(state) => Self::Budget(Box::new(state.summarize(now))),
             Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::SlidingLog(_) | Self::TokenBucket(_) => {
                 self.clone()
             }
@@ -202,6 +206,7 @@ impl CounterState {
             Self::SlidingLog(state) => state.correct(limit, now),
             Self::TokenBucket(state) => state.correct(limit, now),
             Self::Places(state) => state.correct(limit, now),
+            Self::Budget(state) => state.counter.correct(limit, now),
         }
     }
 
@@ -214,6 +219,7 @@ impl CounterState {
             Self::SlidingLog(state) => state.load(limit, now),
             Self::TokenBucket(state) => state.load(limit, now),
             Self::Places(state) => state.load(limit, now),
+            Self::Budget(state) => state.load(limit, now),
         }
     }
 
@@ -222,6 +228,7 @@ impl CounterState {
         match self {
             Self::SlidingLog(state) => state.used(limit, now),
             Self::Places(state) => state.held(now),
+            Self::Budget(state) => state.counter.used(limit, now).saturating_add(state.held()),
             Self::FixedWindow(_) | Self::SlidingWindow(_) | Self::TokenBucket(_) => {
                 self.clone().load(limit, now).used()
             }
@@ -237,6 +244,7 @@ impl CounterState {
             Self::TokenBucket(state) => state.level = meter.level,
             // Tickets change it.
             Self::Places(_) => {}
+            Self::Budget(state) => state.counter.save(meter, limit, now),
         }
     }
 
@@ -249,6 +257,7 @@ impl CounterState {
             Self::SlidingLog(state) => state.wait(hits, limit, now),
             Self::TokenBucket(state) => state.wait(hits, limit, now),
             Self::Places(state) => state.wait(hits, limit, now),
+            Self::Budget(state) => state.wait(hits, limit, now),
         }
     }
 
@@ -259,6 +268,7 @@ impl CounterState {
             Self::SlidingLog(state) => state.reset(limit, now),
             Self::TokenBucket(state) => state.reset(limit, now),
             Self::Places(state) => state.reset(now),
+            Self::Budget(state) => state.counter.reset(limit, now),
         }
     }
 
@@ -270,6 +280,7 @@ impl CounterState {
             Self::SlidingLog(state) => state.end_secs(limit),
             Self::TokenBucket(state) => state.end_secs(limit),
             Self::Places(state) => state.end_secs(),
+            Self::Budget(state) => state.end_secs(limit),
         }
     }
 }

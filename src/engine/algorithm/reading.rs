@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::CounterState;
 use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
-use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Timestamp, lockout};
+use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Report, Timestamp, lockout};
 
 /// A charge and its time.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,8 @@ pub struct Reading {
     pub used: u64,
     /// Time until the charge would pass, if it is denied; else until its counter resets.
     pub reset: Duration,
+    /// Effect on the holds of its counter, if it has any.
+    pub budget: Option<Report>,
 }
 
 impl Reading {
@@ -40,7 +42,7 @@ impl Reading {
             (true, Hits::Add(hits)) => state.wait(mode.hits_to_fit(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
-        Self { outcome, used, reset }
+        Self { outcome, used, reset, budget: None }
     }
 
     /// Turns a counted charge into a withheld one, because its request is denied after all. Returns the hits to

@@ -9,12 +9,14 @@ use super::algorithm::group::{ChargeOutcome, is_over};
 use super::hit_counts::{HitCounts, StatsRef};
 use super::overrides::{self, OverrideKind};
 use super::plan::{Blocked, Counter, Item, Limited, Plan, is_withheld};
+use super::reserve::{Action, BudgetStatus, HoldEvent};
 use super::rules::Rule;
 use super::ticket::Hold;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit, Modes};
 
 /// Reading of a charge without one.
-const UNCHARGED: Reading = Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
+const UNCHARGED: Reading =
+    Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None };
 
 /// Result of a request or a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub struct Decision<'r> {
     /// Index of the binding status, which headers report: the last one that denies, alone or together with
     /// other quotas; else the one with the least remaining. `None` if no limit applied.
     pub binding: Option<usize>,
-    /// Ticket under which the request holds places. The judge sets none: the caller of the store knows it.
+    /// Ticket under which the request holds something. The judge sets none: the caller of the store knows it.
     pub hold: Option<Hold>,
 }
 
@@ -83,6 +85,8 @@ pub struct Status<'r> {
     pub shadowed: bool,
     /// True if it is over because the limit never admits a request of this size.
     pub larger_than_limit: bool,
+    /// State of the budget, if that limit has holds.
+    pub budget: Option<BudgetStatus>,
     /// Override that applied in place of the rule.
     pub overridden: Option<OverrideKind>,
     /// Remaining hits. `u32::MAX` for an unlimited rule, 0 if no limit applied.
@@ -184,6 +188,7 @@ const fn no_limit<'r>() -> Status<'r> {
         locked_out: false,
         shadowed: false,
         larger_than_limit: false,
+        budget: None,
         overridden: None,
         remaining: 0,
         reset: None,
@@ -224,6 +229,7 @@ struct Verdict {
     remaining: u32,
     reset: Duration,
     hit_counts: HitCounts,
+    budget: Option<BudgetStatus>,
 }
 
 impl Verdict {
@@ -262,10 +268,13 @@ fn judge_limited<'r>(
     let mut binding: Option<(Verdict, Counter<'r>)> = None;
     for counter in counters {
         let reading = readings.next().unwrap_or(UNCHARGED);
-        let mode = counter.mode(mode);
-        let is_withheld = is_withheld(is_too_large || denied_outright, mode, hits);
-        let reading = if is_withheld { withheld(reading, hits, mode, counter.limit) } else { reading };
-        let mut verdict = judge_counter(counter.limit, hits, mode, reading, modes.near_limit_ratio);
+        let (charged, mode) = counter.charged(hits, mode);
+        let is_withheld = is_withheld(is_too_large || denied_outright, mode, charged);
+        let reading = if is_withheld { withheld(reading, charged, mode, counter.limit) } else { reading };
+        let mut verdict = match &counter.reserve {
+            Some(reserve) => judge_budget(&counter, reserve.action, (charged, mode), reading, modes),
+            None => judge_counter(counter.limit, charged, mode, reading, modes.near_limit_ratio),
+        };
         if is_too_large {
             verdict.deny_for_size(counter.limit, hits);
         }
@@ -274,7 +283,7 @@ fn judge_limited<'r>(
         }
     }
     let Some((verdict, counter)) = binding else { return no_limit() };
-    let Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts } = verdict;
+    let Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts, budget } = verdict;
     let penalty = rule.and_then(|rule| rule.penalty.as_ref()).filter(|_| locked_out);
     let hit_counts = if over && is_shadow {
         HitCounts { shadow_mode: hit_counts.over_limit, ..hit_counts }
@@ -289,11 +298,45 @@ fn judge_limited<'r>(
         locked_out,
         shadowed: over && is_shadow,
         larger_than_limit: larger_than_limit && !is_shadow,
+        budget,
         overridden: overridden.then_some(OverrideKind::Limit),
         remaining,
         reset: Some(reset),
         counted: Some((stats, hit_counts)),
     }
+}
+
+/// Judges a counter with holds. What is held counts for metrics once it is settled.
+fn judge_budget(
+    counter: &Counter<'_>,
+    action: Action,
+    (hits, mode): (Hits, ChargeMode),
+    reading: Reading,
+    modes: &Modes,
+) -> Verdict {
+    let limit = counter.limit;
+    let report = reading.budget;
+    let counted = report.map_or(0, |report| report.counted);
+    let (hits, mode) = match action {
+        // It denies nothing.
+        Action::Settle(_) => (Hits::Add(counted), ChargeMode::Overdraft),
+        _ => (hits, mode),
+    };
+    let mut verdict = judge_counter(limit, hits, mode, reading, modes.near_limit_ratio);
+    if matches!(action, Action::Open(_)) && reading.outcome == ChargeOutcome::Charged {
+        verdict.hit_counts = HitCounts::default();
+    }
+    verdict.budget = report.map(|report| {
+        let used = reading.used.saturating_sub(report.held.into());
+        let asked = match hits {
+            Hits::Add(hits) => mode.hits_to_fit(hits),
+            Hits::Refund(_) => 0,
+        };
+        let would_fit = used.saturating_add(asked.into()) <= limit.capacity().into();
+        let is_held = verdict.over && would_fit && report.event != HoldEvent::TooMany;
+        BudgetStatus { used, report, is_held }
+    });
+    verdict
 }
 
 fn judge_counter(
@@ -303,7 +346,7 @@ fn judge_counter(
     reading: Reading,
     near_limit_ratio: f32,
 ) -> Verdict {
-    let Reading { used, outcome, reset } = reading;
+    let Reading { used, outcome, reset, .. } = reading;
     let hit_counts = match (hits, outcome) {
         (Hits::Add(hits), ChargeOutcome::Charged) => tally_hits(limit, hits.into(), used, near_limit_ratio),
         (Hits::Add(hits), ChargeOutcome::Denied | ChargeOutcome::FailClosed | ChargeOutcome::Blocked) => {
@@ -327,7 +370,7 @@ fn judge_counter(
     let never_fits = |add: u32| mode.hits_to_fit(add) > limit.capacity();
     let larger_than_limit = over && !locked_out && matches!(hits, Hits::Add(add @ 2..) if never_fits(add));
     let remaining = u32::try_from(left).unwrap_or(u32::MAX);
-    Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts }
+    Verdict { over, locked_out, larger_than_limit, remaining, reset, hit_counts, budget: None }
 }
 
 /// Reading of hits that are not charged, from a peek at their counter.

@@ -11,7 +11,7 @@ use crate::engine::{ChargeMode, FailurePolicy, TicketEntry, Unit};
 
 /// Reading of a limit per minute at 1234 s.
 const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
-    Reading { used, outcome, reset: Duration::from_secs(26) }
+    Reading { used, outcome, reset: Duration::from_secs(26), budget: None }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         enforce_percent: EnforcePercent::ALL,
         layer: None,
         penalty: None,
+        reserve: None,
         on_deny: None,
         quota_mode: mode == Mode::Quota,
         metadata: None,
@@ -48,7 +49,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
 
 fn limited<'r>(rule: &'r Rule, counts: &'r Counts, hits: Hits) -> Item<'r> {
     fn counter(NamedLimit { limit, name, lease }: &NamedLimit) -> Counter<'_> {
-        Counter { limit: *limit, name: name.as_deref(), key: Bytes::new(), lease: *lease }
+        Counter { limit: *limit, name: name.as_deref(), key: Bytes::new(), lease: *lease, reserve: None }
     }
     Item::Limited(Limited {
         rule: Some(rule),

@@ -1,5 +1,6 @@
 //! Planning: matches the descriptors of a request against the rules and names the counters to charge.
 
+mod holds;
 pub mod tickets;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use super::algorithm::group::counts_only_if_allowed;
 use super::hit_counts::{StatsPath, StatsRef};
 use super::lockout::LockoutSchedule;
 use super::overrides::{self, DomainOverrides, Effect, OverridesAt};
+use super::reserve::Reservation;
 use super::rules::{Domain, Match, NamedLimit, Quota, Rule, Rules};
 use super::ticket::{self, TicketEntry};
 use super::{
@@ -20,6 +22,7 @@ use crate::engine::request::Entry;
 
 mod names;
 
+pub use self::holds::Holding;
 use self::names::key_domain;
 
 /// Plan of a request.
@@ -111,9 +114,17 @@ pub struct Counter<'r> {
     pub key: bytes::Bytes,
     /// Terms of leases, if the limit is leased.
     pub lease: Option<LeaseTerms>,
+    /// Effect on the holds of a budget.
+    pub reserve: Option<Box<Reservation>>,
 }
 
 impl Counter<'_> {
+    /// Hits and mode of its charge, of a descriptor with `hits` and a rule with this mode.
+    pub fn charged(&self, hits: Hits, of_rule: ChargeMode) -> (Hits, ChargeMode) {
+        let own = self.reserve.as_ref().and_then(|reserve| reserve.action.hits());
+        own.unwrap_or((hits, self.mode(of_rule)))
+    }
+
     /// Charge mode of the counter of a rule with this mode: a denied request takes no place.
     pub const fn mode(&self, of_rule: ChargeMode) -> ChargeMode {
         if self.limit.is_concurrency() { ChargeMode::IfAllowed } else { of_rule }
@@ -256,6 +267,7 @@ impl<'r> Context<'r, '_> {
                     name: None,
                     key: keys.key(key_domain(domain), &descriptor.entries, None, *limit),
                     lease: None,
+                    reserve: None,
                 }],
                 lockout: None,
                 enforced: true,
@@ -317,6 +329,7 @@ impl<'r> Context<'r, '_> {
                         limit
                     ),
                     lease: None,
+                    reserve: None,
                 }],
                 lockout: None,
                 enforced: true,
@@ -351,6 +364,7 @@ impl<'r> Context<'r, '_> {
             name: name.as_deref(),
             key: keys.key(key_domain, entries, Some(matched), *limit),
             lease: *lease,
+            reserve: rule.reserve.map(|reserve| Box::new(reserve.of_hits(*limit, hits))),
         };
         Limited {
             rule: Some(rule),

@@ -40,7 +40,10 @@ impl<'r> Context<'r, '_> {
             let hash = || DescriptorHash::of(domain.name().as_bytes(), entries, matched);
             key_domain.hash_tag = match lockout_name {
                 Some(lockout_name) => Some(HashTag::Descriptor(lockout_name.hash())),
-                None if matched.rule.limits().len() > 1 => Some(HashTag::Descriptor(hash())),
+                // The holds of a budget lie beside its counter.
+                None if matched.rule.limits().len() > 1 || matched.rule.reserve.is_some() => {
+                    Some(HashTag::Descriptor(hash()))
+                }
                 None => None,
             };
         }

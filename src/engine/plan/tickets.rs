@@ -1,11 +1,42 @@
-//! Plans of descriptors that give back what a ticket holds.
-
-use smallvec::SmallVec;
+//! Plans of descriptors that give back what a ticket holds, or settle it.
 
 use super::{Context, Item, Limited, Plan};
-use crate::engine::rules::{Match, Quota, Rules};
+use crate::engine::reserve::{Action, MAX_TTL_SECS, Settled, Settlement};
+use crate::engine::rules::{Match, NamedLimit, Quota, Rule, Rules};
 use crate::engine::ticket::{self, TicketEntry};
 use crate::engine::{Descriptor, FailurePolicy, Hits, KeyWriter, Request};
+
+/// Effect of a call on what a ticket holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketUse<'a> {
+    /// Gives places back, and the part of budgets that is not counted.
+    End,
+    /// Holds it for longer: for this time, in seconds, or [`u32::MAX`] for that of the rule.
+    Extend(u32),
+    /// Gives places back, and counts the real amounts of budgets.
+    Settle(Amounts<'a>),
+    /// Counts the amounts so far, and holds the rest.
+    Continue(Amounts<'a>),
+}
+
+/// Amounts of the descriptors of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Amounts<'a> {
+    /// Amount of the descriptors that have none of their own; 0 for that of the rule, where it may be chosen.
+    pub of_request: u32,
+    /// True for each descriptor with an amount of its own, its hits.
+    pub own: &'a [bool],
+}
+
+impl Amounts<'_> {
+    /// Amount of the descriptor at `index`.
+    pub fn of(&self, index: usize, descriptor: &Descriptor<'_>) -> u32 {
+        match (self.own.get(index), descriptor.hits) {
+            (Some(true), Hits::Add(amount)) => amount,
+            _ => self.of_request,
+        }
+    }
+}
 
 /// Plan of a call that names one ticket for all descriptors of `request`.
 pub fn plan_tickets<'r>(
@@ -13,35 +44,101 @@ pub fn plan_tickets<'r>(
     request: &Request<'_>,
     keys: &KeyWriter,
     ticket: TicketEntry,
+    ticket_use: TicketUse<'_>,
 ) -> Plan<'r> {
     let Some(domain) = rules.domain(request.domain) else {
-        return Plan { domain_known: false, items: SmallVec::new(), denied_outright: false };
+        let items = request.descriptors.iter().map(|_| Item::NoLimit).collect();
+        return Plan { domain_known: false, items, denied_outright: false };
     };
     let context = Context { rules, domain, overrides: None, keys };
-    let item = |descriptor: &Descriptor<'_>| {
-        context.returned(domain.find(ticket::split(&descriptor.entries).0).as_ref(), ticket, descriptor)
+    let item = |(index, descriptor): (usize, &Descriptor<'_>)| {
+        let matched = domain.find(ticket::split(&descriptor.entries).0);
+        let action = |of: NamedLimitOf<'_>| action(of, index, descriptor, ticket, ticket_use);
+        let mut item = context.with_ticket(matched.as_ref(), ticket, descriptor, action);
+        if let (TicketUse::Continue(_), Item::Limited(limited)) = (ticket_use, &mut item) {
+            // Places stay taken.
+            limited.counters.retain(|counter| counter.reserve.is_some());
+            if limited.counters.is_empty() {
+                return Item::HoldsNothing;
+            }
+        }
+        item
     };
-    Plan { domain_known: true, items: request.descriptors.iter().map(item).collect(), denied_outright: false }
+    let items = request.descriptors.iter().enumerate().map(item).collect();
+    Plan { domain_known: true, items, denied_outright: false }
+}
+
+/// A limit and its rule.
+type NamedLimitOf<'r> = (&'r Rule, &'r NamedLimit);
+
+fn action(
+    (rule, _): NamedLimitOf<'_>,
+    index: usize,
+    descriptor: &Descriptor<'_>,
+    entry: TicketEntry,
+    ticket_use: TicketUse<'_>,
+) -> Option<Action> {
+    let settle = |of, amount| Some(Action::Settle(Settlement { of, amount }));
+    match (entry, ticket_use) {
+        (TicketEntry::Named(ticket), TicketUse::End) => settle(Settled::Rest(ticket), 0),
+        (TicketEntry::Named(ticket), TicketUse::Extend(secs)) => {
+            let own_secs = rule.reserve.map_or(0, |reserve| reserve.ttl_secs);
+            let secs = if secs == u32::MAX { own_secs } else { secs.min(MAX_TTL_SECS) };
+            Some(Action::Extend(ticket, secs))
+        }
+        (TicketEntry::Named(ticket), TicketUse::Settle(amounts)) => {
+            settle(Settled::Whole(ticket), amounts.of(index, descriptor))
+        }
+        (TicketEntry::Named(ticket), TicketUse::Continue(amounts)) => {
+            settle(Settled::Part(ticket), amounts.of(index, descriptor))
+        }
+        (_, TicketUse::Settle(amounts) | TicketUse::Continue(amounts)) => {
+            settle(Settled::Nothing, amounts.of(index, descriptor))
+        }
+        (TicketEntry::Unknown | TicketEntry::Absent, TicketUse::End | TicketUse::Extend(_)) => None,
+    }
 }
 
 impl<'r> Context<'r, '_> {
-    /// Item of a descriptor that gives back what a ticket holds. Overrides do not apply: what was acquired before
-    /// they came into force is given back all the same.
+    /// Item of a descriptor with a ticket. Overrides do not apply: what was acquired before they came into force is given
+    /// back all the same.
     pub(super) fn returned(
         &self,
         matched: Option<&Match<'r, '_>>,
         ticket: TicketEntry,
         descriptor: &Descriptor<'_>,
     ) -> Item<'r> {
+        let ticket_use = match descriptor.hits {
+            Hits::Add(of_request) if !ticket::is_end(&descriptor.entries) => {
+                TicketUse::Settle(Amounts { of_request, own: &[] })
+            }
+            Hits::Add(_) | Hits::Refund(_) => TicketUse::End,
+        };
+        self.with_ticket(matched, ticket, descriptor, |of| action(of, 0, descriptor, ticket, ticket_use))
+    }
+
+    fn with_ticket(
+        &self,
+        matched: Option<&Match<'r, '_>>,
+        ticket: TicketEntry,
+        descriptor: &Descriptor<'_>,
+        action: impl Fn(NamedLimitOf<'_>) -> Option<Action>,
+    ) -> Item<'r> {
         let (entries, _) = ticket::split(&descriptor.entries);
         let Some(matched) = matched else { return Item::HoldsNothing };
-        let Quota::Limited(limits) = &matched.rule.quota else { return Item::HoldsNothing };
+        let rule = matched.rule;
+        let Quota::Limited(limits) = &rule.quota else { return Item::HoldsNothing };
         let mut limited = self.limited(matched, limits, entries, Hits::Refund(0));
-        limited.counters.retain(|counter| counter.limit.is_concurrency());
+        for (counter, limit) in limited.counters.iter_mut().zip(limits) {
+            let action = action((rule, limit));
+            counter.reserve =
+                rule.reserve.zip(action).map(|(reserve, action)| Box::new(reserve.with(action)));
+        }
+        limited.counters.retain(|counter| counter.limit.is_concurrency() || counter.reserve.is_some());
         if limited.counters.is_empty() {
             return Item::HoldsNothing;
         }
-        // The places end with their TTL if the store fails.
+        // If the store fails, the places end with their TTL, and a settlement is repeated.
         Item::Limited(Limited { ticket, lockout: None, on_failure: FailurePolicy::Allow, ..limited })
     }
 }

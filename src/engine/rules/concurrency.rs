@@ -122,7 +122,17 @@ pub(super) fn check_concurrency(descriptor: &Descriptor, limits: &[NamedLimit]) 
 ///
 /// # Errors
 /// Reason and remedy.
-pub(super) fn check_failure_policy(limits: &[NamedLimit], policy: FailurePolicy) -> Result<(), &'static str> {
+pub(super) fn check_failure_policy(
+    limits: &[NamedLimit],
+    has_reserve: bool,
+    policy: FailurePolicy,
+) -> Result<(), &'static str> {
+    if policy == FailurePolicy::Local && has_reserve {
+        return Err(
+            "'on_backend_failure: local' with 'reserve': a hold that one replica counts alone is settled \
+                    with another; write allow, deny or error on this rule",
+        );
+    }
     match policy == FailurePolicy::Local && limits.iter().any(|limit| limit.limit.is_concurrency()) {
         true => Err(
             "'on_backend_failure: local' with 'concurrency': a place that one replica counts alone is given \

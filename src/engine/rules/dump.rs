@@ -11,7 +11,7 @@ use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules, SourceSpan};
 use crate::engine::duration::GoForm;
 use crate::engine::lockout::{Block, LockoutSchedule};
-use crate::engine::{Algorithm, Unit};
+use crate::engine::{Algorithm, Reserve, Unit};
 
 /// Rule and its position in the tree.
 struct Listed<'r> {
@@ -195,6 +195,10 @@ impl Listed<'_> {
         if let Some(max_hits) = self.rule.max_hits {
             add("max_hits", &max_hits);
         }
+        if let Some(reserve) = &self.rule.reserve {
+            let (amount, ttl) = (reserve.amount_of(*limit), Secs(reserve.ttl_secs));
+            add("reserve", &format!("{amount} for {ttl}"));
+        }
         if let Some(penalty) = self.rule.penalty.as_ref().filter(|_| index == 0) {
             let LockoutSchedule { after, within_secs, steps, .. } = &*penalty.schedule;
             let blocks: Vec<_> = steps.iter().map(block_text).collect();
@@ -228,6 +232,7 @@ impl Listed<'_> {
             "replaces": replaces,
             "layer": self.rule.layer.as_ref().map(|layer| layer.name()),
             "penalty": self.rule.penalty.as_ref().map(|penalty| self.penalty_json(penalty)),
+            "reserve": self.rule.reserve.as_ref().map(reserve_json),
             "on_deny": self.rule.on_deny.as_deref().map(on_deny_json),
             "charge": charge.name(),
             "max_hits": self.rule.max_hits,
@@ -279,6 +284,17 @@ impl Listed<'_> {
             "scope": scope.collect::<Vec<_>>(),
         })
     }
+}
+
+fn reserve_json(Reserve { amount, max_percent, ttl_secs, on_look, terms }: &Reserve) -> Value {
+    json!({
+        "amount": amount,
+        "max_percent": max_percent,
+        "ttl_secs": ttl_secs,
+        "on_expiry": terms.on_expiry.name(),
+        "memory_secs": terms.memory_secs,
+        "on_look": on_look,
+    })
 }
 
 fn limit_json(NamedLimit { limit, name, lease }: &NamedLimit) -> Value {

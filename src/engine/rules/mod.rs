@@ -21,6 +21,7 @@ mod pattern;
 mod penalty;
 mod quota;
 mod report;
+mod reserve;
 mod short_limit;
 mod source;
 mod span;
@@ -62,7 +63,7 @@ pub use yaml::SourceFile;
 
 use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::lockout::LockoutSchedule;
-use crate::engine::{ChargeMode, FailurePolicy, LeaseTerms, Limit};
+use crate::engine::{ChargeMode, FailurePolicy, LeaseTerms, Limit, Reserve};
 
 /// Compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
@@ -176,6 +177,8 @@ pub struct Rule {
     pub layer: Option<Arc<Layer>>,
     /// Lockout of clients that it denies too often.
     pub penalty: Option<Penalty>,
+    /// Holds of its limits.
+    pub reserve: Option<Reserve>,
     /// Response body and headers for denied requests.
     pub on_deny: Option<Arc<OnDeny>>,
     /// Upper bound on the hits of one request; `None` for no bound.

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::normalize::NormalizeStep;
 use super::span::{Located, SourceSpan};
 use super::{EnforcePercent, OnDeny, RateLimitHeaders};
+use crate::engine::reserve::OnExpiry;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// Fields that are present but could not be parsed, which is reported. Later checks must not treat them as
@@ -63,6 +64,7 @@ pub(super) struct Descriptor {
     pub(super) descriptors: Vec<Self>,
     pub(super) layer: Option<String>,
     pub(super) penalty: Option<Penalty>,
+    pub(super) reserve: Option<Reserve>,
     pub(super) on_deny: Option<Arc<OnDeny>>,
     /// True if the rule and those below it are in force.
     pub(super) enabled: bool,
@@ -103,6 +105,20 @@ pub(super) struct Penalty {
     /// The keys of entries.
     pub(super) scope: Option<Located<Vec<String>>>,
     pub(super) name: Option<String>,
+    pub(super) unreadable: Unreadable,
+}
+
+/// A budget as written; times are those of [`super::quota::parse_window`].
+#[derive(Debug, Default)]
+pub(super) struct Reserve {
+    pub(super) span: SourceSpan,
+    pub(super) amount: Option<Located<u32>>,
+    pub(super) ttl: Option<Located<String>>,
+    /// As written: `25%`.
+    pub(super) max: Option<Located<String>>,
+    pub(super) on_expiry: OnExpiry,
+    pub(super) memory: Option<Located<String>>,
+    pub(super) on_look: bool,
     pub(super) unreadable: Unreadable,
 }
 

@@ -34,13 +34,13 @@ pub(super) async fn decide<T>(
     let (call, body) = begin(service, body).await?;
     let span = span(headers);
     let decided = async {
-        let AcquireRequest { request, max_ttl_secs } = call.accept(decode(&body))?;
+        let AcquireRequest { request, holds } = call.accept(decode(&body))?;
         let request = call.accept(request.received())?;
         if !service.settings().http_refunds {
             call.without_refunds(&request)?;
         }
         let rules = call.snapshot();
-        let decision = call.acquire(&rules, &request, max_ttl_secs).await?;
+        let decision = call.acquire(&rules, &request, holds.of(&request)).await?;
         Ok(encode(&request, &decision))
     };
     decided.instrument(span).await

@@ -25,7 +25,7 @@ pub(super) async fn check(
         &service,
         &headers,
         body,
-        |body| decode_check(body).map(AcquireRequest::from),
+        |body| decode_check(body).map(AcquireRequest::without_looks),
         |_, decision| encode_check(decision, service.settings()),
     );
     respond(answer.await)
@@ -56,6 +56,15 @@ pub(super) async fn refuse_callers(
         let refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "use POST");
         return ([(header::ALLOW, "POST")], refusal).into_response();
     }
+    refuse_other_sites(State(own_names), request, next).await
+}
+
+/// Rejects calls from pages of other sites.
+pub(super) async fn refuse_other_sites(
+    State(own_names): State<Arc<[String]>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if is_cross_site(request.headers(), request.uri(), &own_names) {
         let message = "requests from pages of other sites are rejected";
         return refusal(StatusCode::FORBIDDEN, "cross_site_request", message);

@@ -1,6 +1,7 @@
-//! HTTP for callers without gRPC, and for probes: `/json`, `/v1/check`, `/v1/acquire`, `/v1/renew`, `/v1/release`,
-//! `/healthcheck`, `/livez` and `/readyz`.
+//! HTTP for callers without gRPC, and for probes: `/json`, the endpoints under `/v1`, `/healthcheck`, `/livez` and
+//! `/readyz`.
 
+mod budgets;
 mod call;
 mod check;
 mod json;
@@ -16,7 +17,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get};
 
 pub(super) use self::call::{json_response, wants_json};
-use self::check::{check, refuse_callers};
+use self::check::{check, refuse_callers, refuse_other_sites};
 use self::json::json;
 use super::health::Health;
 use super::service::RateLimitService;
@@ -36,10 +37,19 @@ pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: 
         .route("/v1/acquire", any(places::acquire))
         .route("/v1/renew", any(places::renew))
         .route("/v1/release", any(places::release))
+        .route("/v1/reserve", any(budgets::reserve))
+        .route("/v1/settle", any(budgets::settle))
+        .route("/v1/extend", any(places::extend))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&own_names), refuse_callers))
+        .with_state(Arc::clone(&service));
+    let usage = get(budgets::usage_of_query).post(budgets::usage).fallback(budgets::refuse_method);
+    let usage = Router::new()
+        .route("/v1/usage", usage)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&own_names), refuse_other_sites))
         .with_state(Arc::clone(&service));
     Router::new()
         .merge(v1)
+        .merge(usage)
         .route("/json", any(json).with_state(Endpoint { service, own_names }))
         .route("/healthcheck", get(healthcheck).with_state(health.clone()))
         .route("/readyz", get(readyz).with_state(health))

@@ -1,5 +1,5 @@
-//! `POST /v1/acquire`, `/v1/renew` and `/v1/release`: places of concurrency limits, for applications that call without
-//! a proxy.
+//! `POST /v1/acquire`, `/v1/renew`, `/v1/extend` and `/v1/release`: places of concurrency limits and what else a ticket
+//! holds, for applications that call without a proxy.
 
 use std::sync::Arc;
 
@@ -29,21 +29,39 @@ pub(super) async fn acquire(
     respond(answer.await)
 }
 
-/// Answers 200 if the ticket still holds its places, else 404: its caller must not count on them any more.
+/// Answers 200 if the ticket still holds what it did, else 404: its caller must not count on it any more.
 pub(super) async fn renew(
     State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    held_for_longer(&service, &headers, body, "renewed").await
+}
+
+/// The same, in the words of budgets.
+pub(super) async fn extend(
+    State(service): State<Arc<RateLimitService>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    held_for_longer(&service, &headers, body, "extended").await
+}
+
+async fn held_for_longer(
+    service: &RateLimitService,
+    headers: &HeaderMap,
+    body: Body,
+    member: &str,
+) -> Response {
     let call = |max_ttl_secs| TicketCall::Renew { max_ttl_secs };
-    match ticket_used(&service, &headers, body, call).await {
+    match ticket_used(service, headers, body, call).await {
         Ok(TicketResult { was_held: true, ttl_secs }) => {
-            json_response(StatusCode::OK, json!({ "renewed": true, "expiresIn": ttl_secs }).to_string())
+            json_response(StatusCode::OK, json!({ member: true, "expiresIn": ttl_secs }).to_string())
         }
         Ok(TicketResult { was_held: false, .. }) => refusal(
             StatusCode::NOT_FOUND,
             "unknown_ticket",
-            "the ticket holds no place under these entries: it has expired or was released, or the entries differ",
+            "the ticket holds nothing under these entries: it has expired, was released or settled, or the entries differ",
         ),
         Err(error) => refuse(&error),
     }

@@ -59,6 +59,7 @@ async fn with_lockouts(count: usize, now: Timestamp) -> MemoryStore {
             on_failure: FailurePolicy::Error,
             hold: None,
             lease: None,
+            reserve: None,
         };
         store.charge(&[charge], now).await[0].as_ref().unwrap();
     }

@@ -55,6 +55,11 @@ pub(super) struct Override {
 }
 
 impl<'a> ReceivedRequest<'a> {
+    /// True for each descriptor with hits of its own.
+    pub(in crate::server) fn own_hits(&self) -> &[bool] {
+        &self.own_hits
+    }
+
     /// Request without its descriptors, of which `count` will follow.
     ///
     /// # Errors

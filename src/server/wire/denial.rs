@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::names::{layer, policy_names, rule};
 use super::whole_secs;
+use crate::engine::reserve::BudgetStatus;
 use crate::engine::rules::RateLimitHeaders;
 use crate::engine::rules::on_deny::{DenialBody, DenialFacts, OnDeny, TextKind};
 use crate::engine::{Code, Decision, OverrideKind, Status, overrides};
@@ -66,6 +67,11 @@ impl<'d, 'r> Denial<'d, 'r> {
     /// True if the limit never admits a request of this size.
     pub(super) fn is_larger_than_limit(&self) -> bool {
         self.status.larger_than_limit
+    }
+
+    /// State of the budget that denies, if it is one.
+    pub(super) fn budget(&self) -> Option<&'d BudgetStatus> {
+        self.status.budget.as_ref()
     }
 
     /// Whole seconds until the request would pass, at least 1: the longest wait of all exceeded limits, so that

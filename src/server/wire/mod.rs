@@ -16,7 +16,8 @@ pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
 pub use json::json_of_response;
 pub(super) use json::{
-    AcquireRequest, CheckAnswer, TicketRequest, decode_acquire, decode_ticket, encode_check, encode_json,
+    AcquireRequest, CheckAnswer, SettleRequest, TicketRequest, decode_acquire, decode_reserve, decode_settle,
+    decode_ticket, encode_check, encode_json, encode_settled, encode_usage,
 };
 pub use json::{JsonRequest, decode_check, decode_json};
 pub use names::rule_names;

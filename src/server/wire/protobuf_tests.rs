@@ -165,6 +165,7 @@ proptest! {
                 locked_out: false,
  shadowed: false,
                 larger_than_limit: false,
+                budget: None,
                 overridden: None,
                 remaining: *remaining,
                 reset: limited.map(|_| Duration::from_secs((*secs).into())),

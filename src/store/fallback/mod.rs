@@ -201,12 +201,17 @@ fn is_denied(answers: &[Answer<'_>]) -> bool {
 }
 
 fn allowed(charge: &Charge, now: Timestamp) -> Reading {
-    Reading { used: 0, outcome: ChargeOutcome::Charged, reset: charge.limit.window.remaining(now) }
+    Reading {
+        used: 0,
+        outcome: ChargeOutcome::Charged,
+        reset: charge.limit.window.remaining(now),
+        budget: None,
+    }
 }
 
 fn denied(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();
-    Reading { used, outcome: ChargeOutcome::FailClosed, reset: RETRY_WITHOUT_STORE }
+    Reading { used, outcome: ChargeOutcome::FailClosed, reset: RETRY_WITHOUT_STORE, budget: None }
 }
 
 /// Readings of a request that is denied whatever its counters hold. An error would hide the denial.
@@ -221,7 +226,7 @@ pub fn without_errors(charges: &[Charge], readings: Readings) -> Readings {
 /// The reading of a charge that failed in a request that is denied without it: nothing is known to be left.
 fn unknown(charge: &Charge) -> Reading {
     let used = charge.limit.capacity().into();
-    Reading { used, outcome: ChargeOutcome::Withheld, reset: RETRY_WITHOUT_STORE }
+    Reading { used, outcome: ChargeOutcome::Withheld, reset: RETRY_WITHOUT_STORE, budget: None }
 }
 
 #[cfg(test)]

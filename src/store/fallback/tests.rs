@@ -22,6 +22,7 @@ fn charge(limit: u32, on_failure: FailurePolicy, mode: ChargeMode) -> Charge {
         lockout: None,
         hold: None,
         lease: None,
+        reserve: None,
         on_failure,
     }
 }
@@ -41,7 +42,7 @@ impl Store for Refunds {
 }
 
 const fn counted(used: u64) -> Result<Reading, StoreError> {
-    Ok(Reading { used, outcome: ChargeOutcome::Charged, reset: Duration::ZERO })
+    Ok(Reading { used, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None })
 }
 
 fn failed() -> Result<Reading, StoreError> {
@@ -84,7 +85,7 @@ fn remaining_hits_are_those_of_the_local_share() {
 fn each_charge_gets_what_its_rule_says_and_readings_stay() {
     let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
         .map(|policy| charge(5, policy, ChargeMode::Always));
-    let read = Reading { used: 3, outcome: ChargeOutcome::Charged, reset: Duration::ZERO };
+    let read = Reading { used: 3, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None };
     let resolve = |readings: [_; 3]| {
         let charges = charges.clone().map(|charge| Charge { enforcement: Enforcement::Shadow, ..charge });
         fallback(1).resolve(&Refunds::default(), &charges, readings.into_iter().collect(), NOON)

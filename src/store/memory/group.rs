@@ -6,8 +6,8 @@ use std::hash::{BuildHasher as _, Hash, Hasher};
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
-use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
+use super::{MemoryStore, budgets};
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Hits, Limit, Timestamp, lockout};
@@ -67,6 +67,17 @@ impl Member<'_> {
         let stripe = find_stripe(stripes, self.stripe)?;
         Some(&mut **stripe.counters.find_mut(self.hash, |counter| counter.is(self.key, self.limit))?)
     }
+
+    /// Its state, for a decision at `now`.
+    fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> CounterState {
+        match self.find(stripes) {
+            Some(counter) => {
+                counter.state.correct(self.limit, now);
+                counter.state.for_decision(now)
+            }
+            None => CounterState::empty(self.limit.algorithm),
+        }
+    }
 }
 
 impl<'a> Suspect<'a> {
@@ -85,7 +96,7 @@ impl<'a> Suspect<'a> {
 impl MemoryStore {
     /// Carries out charges that are decided together, under the locks of all their stripes.
     pub(super) fn charge_together(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let group = self.group(charges, now);
+        let mut group = self.group(charges, now);
         let counters = group.members.iter().map(|member| member.stripe);
         let mut stripes = self.lock_all(counters.chain(group.suspects.iter().map(|suspect| suspect.stripe)));
         let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
@@ -94,17 +105,14 @@ impl MemoryStore {
             true => self.use_tickets(&group, &mut stripes, now),
             false => SmallVec::new(),
         };
+        let has_budgets = charges.iter().any(|charge| charge.reserve.is_some());
+        let mut prepared = match has_budgets {
+            true => self.prepare_budgets(&mut group, &mut stripes, now),
+            false => SmallVec::new(),
+        };
         let Group { members, suspects, requested, .. } = &group;
-        let mut states: SmallVec<[CounterState; 4]> = members
-            .iter()
-            .map(|member| match member.find(&mut stripes) {
-                Some(counter) => {
-                    counter.state.correct(member.limit, now);
-                    counter.state.for_decision(now)
-                }
-                None => CounterState::empty(member.limit.algorithm),
-            })
-            .collect();
+        let mut states: SmallVec<[CounterState; 4]> =
+            members.iter().map(|member| member.load(&mut stripes, now)).collect();
         let load = |(state, member): (&mut CounterState, &Member<'_>)| state.load(member.limit, now);
         let before: SmallVec<[Meter; 4]> = states.iter_mut().zip(members).map(load).collect();
         let mut meters = before.clone();
@@ -112,6 +120,10 @@ impl MemoryStore {
             suspects.iter().map(|suspect| suspect.load(&mut stripes, now)).collect();
         let mut outcomes = group::charge(requested, &mut meters, &mut lockouts);
 
+        if has_budgets {
+            let parts = (&mut prepared, &mut *outcomes);
+            budgets::finish(&group, parts, &mut meters, &mut stripes, now);
+        }
         let changed = |index: &usize| before.get(*index) != meters.get(*index);
         let has_state = |index: &usize| !members[*index].limit.is_concurrency();
         for index in (0..members.len()).filter(changed).filter(has_state) {
@@ -124,16 +136,36 @@ impl MemoryStore {
             self.acquire_places(&group, &outcomes, &mut stripes, now);
             read_places(&mut states, members, &mut stripes, now);
         }
+        if has_budgets {
+            let parts = (&mut prepared, &mut *outcomes);
+            budgets::complete(&group, parts, &mut states, &mut stripes, now);
+        }
         for (suspect, locked) in suspects.iter().zip(&lockouts) {
             self.write_lockout(suspect, &mut stripes, locked, members);
         }
+        self.account(&group, &mut stripes, &usage, now);
+        let reading = |((charge, requested), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
+            let mut state = states[requested.counter].clone();
+            state.save(meter, charge.limit, now);
+            let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
+            let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);
+            Ok(reading.locked_until(ends_us, now))
+        };
+        let mut readings: Readings = charges.iter().zip(requested).zip(outcomes).map(reading).collect();
+        budgets::report(&mut readings, &prepared);
+        readings
+    }
+
+    /// Records what the group takes now, and makes room if that is too much.
+    fn account(&self, group: &Group<'_>, stripes: &mut Stripes<'_>, usage: &[Usage], now: Timestamp) {
+        let Group { members, suspects, .. } = group;
         let mut has_changed = false;
         for ((_, stripe), before) in stripes.iter().zip(usage) {
-            has_changed |= stripe.usage != before;
-            self.room.account(before, stripe.usage);
+            has_changed |= stripe.usage != *before;
+            self.room.account(*before, stripe.usage);
         }
         for suspect in suspects.iter().filter(|_| has_changed) {
-            if let Some(stripe) = find_stripe(&mut stripes, suspect.stripe) {
+            if let Some(stripe) = find_stripe(stripes, suspect.stripe) {
                 self.make_room_for_lockout(stripe, now, &suspect.lockout.key);
             }
         }
@@ -144,14 +176,6 @@ impl MemoryStore {
                 |counter: &Counter| kept.binary_search(&self.hash(&counter.key, counter.limit)).is_ok();
             self.make_room(stripes.iter_mut().map(|(_, stripe)| &mut **stripe), now, keep);
         }
-        let reading = |((charge, requested), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
-            let mut state = states[requested.counter].clone();
-            state.save(meter, charge.limit, now);
-            let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
-            let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);
-            Ok(reading.locked_until(ends_us, now))
-        };
-        charges.iter().zip(requested).zip(outcomes).map(reading).collect()
     }
 
     /// The counters and the lockouts of `charges`, each once, and the charges to them.
@@ -211,7 +235,12 @@ impl MemoryStore {
             return stripe.insert(member.hash, counter, |counter| self.hash(&counter.key, counter.limit));
         };
         let before = log_bytes(&counter.state);
-        (counter.state, counter.limit) = (state, member.limit);
+        match (&mut counter.state, state) {
+            // Its holds are changed in place.
+            (CounterState::Budget(before), CounterState::Budget(after)) => before.counter = after.counter,
+            (before, after) => *before = after,
+        }
+        counter.limit = member.limit;
         let (rule, after) = (counter.rule, log_bytes(&counter.state));
         stripe.resize(rule, before, after);
     }

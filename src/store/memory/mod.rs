@@ -4,6 +4,7 @@
 //! one stripe for one lookup; charges that are decided together lock theirs in order. Nothing locks all of
 //! them, so that no sweep and no scrape stops the world. A full store evicts (`evict`); it never refuses.
 
+mod budgets;
 mod evict;
 mod group;
 mod lockouts;
@@ -128,7 +129,9 @@ impl MemoryStore {
 
     /// Carries out `charges` at once. See [`Store::charge`].
     pub fn carry_out(&self, charges: &[Charge], now: Timestamp) -> Readings {
-        let is_simple = |charge: &Charge| charge.lockout.is_none() && !charge.limit.is_concurrency();
+        let is_simple = |charge: &Charge| {
+            charge.lockout.is_none() && charge.reserve.is_none() && !charge.limit.is_concurrency()
+        };
         match charges {
             [charge] if is_simple(charge) => [Ok(self.charge_alone(charge, now))].into_iter().collect(),
             charges if is_group(charges) => self.charge_together(charges, now),
@@ -156,7 +159,7 @@ impl MemoryStore {
         if let Some(counter) = found {
             counter.state.correct(limit, now);
             if hits == Hits::Add(0) {
-                return peek(counter.state.clone(), charge, now);
+                return peek(counter.state.for_decision(now), charge, now);
             }
             let bytes = log_bytes(&counter.state);
             // Copied, but for a log, which only notes what it would drop.

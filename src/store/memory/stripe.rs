@@ -16,6 +16,10 @@ const LOG_BYTES: usize = 48;
 const RUN_BYTES: usize = 16;
 /// A ticket's entries in two ordered maps.
 const TICKET_BYTES: usize = 80;
+/// The box of a counter with holds.
+const BUDGET_BYTES: usize = 256;
+/// A ticket's entries there.
+const HOLD_BYTES: usize = 128;
 
 #[derive(Debug)]
 pub(super) struct Stripe {
@@ -264,6 +268,7 @@ pub(super) fn log_bytes(state: &CounterState) -> usize {
     match state {
         CounterState::SlidingLog(log) => LOG_BYTES + RUN_BYTES * log.capacity(),
         CounterState::Places(places) => LOG_BYTES + TICKET_BYTES * places.len(),
+        CounterState::Budget(budget) => BUDGET_BYTES + HOLD_BYTES * budget.tickets(),
         CounterState::FixedWindow(_) | CounterState::SlidingWindow(_) | CounterState::TokenBucket(_) => 0,
     }
 }

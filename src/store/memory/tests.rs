@@ -29,6 +29,7 @@ fn charge(key: &'static str, unit: Unit, hits: Hits) -> Charge {
         lockout: None,
         hold: None,
         lease: None,
+        reserve: None,
         on_failure: FailurePolicy::Error,
     }
 }

@@ -29,10 +29,14 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Commands that counting needs, each with arguments that change nothing in any database. Redis checks
 /// permissions before it looks at arguments.
-const PROBES: [(&str, &[&[u8]]); 20] = [
+const PROBES: [(&str, &[&[u8]]); 24] = [
     ("GET", &[b"GET", PROBE_KEY]),
     ("SET", &[b"SET", PROBE_KEY, b"0", b"EX", b"0"]),
     ("INCRBY", &[b"INCRBY", PROBE_KEY, b"none"]),
+    ("HGET", &[b"HGET", PROBE_KEY, b"none"]),
+    ("HSET", &[b"HSET", PROBE_KEY, b"none", b"0", b"none"]),
+    ("HDEL", &[b"HDEL", PROBE_KEY, b"none"]),
+    ("HINCRBY", &[b"HINCRBY", PROBE_KEY, b"none", b"none"]),
     ("EXPIRE", &[b"EXPIRE", PROBE_KEY, b"none"]),
     ("EVALSHA", &[b"EVALSHA", b"0000000000000000000000000000000000000000", b"0"]),
     ("EVAL", &[b"EVAL", b"return 0", b"0"]),

@@ -86,10 +86,7 @@ impl Denials {
     /// True if `charge` is known to be denied at `now`, and denies its request.
     pub(super) fn know(&self, charge: &Charge, now: Timestamp, instant: Instant) -> bool {
         let Hits::Add(hits) = charge.hits else { return false };
-        // A client that may be locked out strikes with every denied request, and may be let in at any time.
-        // A place may come back at any time too.
-        let is_unsure = charge.lockout.is_some() || charge.limit.is_concurrency();
-        if charge.enforcement != Enforcement::Enforced || is_unsure {
+        if charge.enforcement != Enforcement::Enforced || is_unsure(charge) {
             return false;
         }
         let known = self.cache.get(&charge.key).is_some_and(|denial| {
@@ -107,7 +104,7 @@ impl Denials {
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
         let wait = |denial: Denial| denial.fits.since(now).min(denial.reset);
         let reset = self.cache.get(&charge.key).map_or(Duration::ZERO, wait);
-        Reading { used: charge.limit.capacity().into(), outcome: ChargeOutcome::Known, reset }
+        Reading { used: charge.limit.capacity().into(), outcome: ChargeOutcome::Known, reset, budget: None }
     }
 
     /// Records the reading at `now` of a charge that was sent at `sent`.
@@ -133,8 +130,7 @@ impl Denials {
             }
             (Hits::Add(_), ..) => return,
         };
-        let is_unsure = charge.lockout.is_some() || charge.limit.is_concurrency();
-        if charge.enforcement == Enforcement::Enforced && !is_unsure {
+        if charge.enforcement == Enforcement::Enforced && !is_unsure(charge) {
             let Reading { reset, .. } = *reading;
             // Another replica may give leased hits back within their hold.
             let known = match charge.lease {
@@ -151,6 +147,12 @@ impl Denials {
     pub(super) fn forget(&self, key: &Bytes) {
         self.cache.remove(key);
     }
+}
+
+/// True if a denial of `charge` says nothing about later ones. A client that may be locked out strikes with every denied
+/// request, and may be let in at any time. A place or a hold may come back at any time too.
+const fn is_unsure(charge: &Charge) -> bool {
+    charge.lockout.is_some() || charge.limit.is_concurrency() || charge.reserve.is_some()
 }
 
 #[cfg(test)]
@@ -174,6 +176,7 @@ mod tests {
             on_failure: FailurePolicy::Error,
             hold: None,
             lease: None,
+            reserve: None,
         }
     }
 
@@ -185,7 +188,7 @@ mod tests {
 
     /// As of noon, when a minute begins.
     const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
-        Reading { used, outcome, reset: Duration::from_secs(60) }
+        Reading { used, outcome, reset: Duration::from_secs(60), budget: None }
     }
 
     const fn later(millis: u64) -> Timestamp {

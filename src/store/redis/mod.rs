@@ -359,8 +359,7 @@ impl Store for RedisStore {
         for charge in refunds {
             self.denials.iter().for_each(|denials| denials.forget(&charge.key));
         }
-        let (releases, refunds): (Vec<_>, Vec<_>) =
-            refunds.iter().cloned().partition(|charge| charge.hold.is_some());
+        let (releases, refunds): (Vec<_>, Vec<_>) = refunds.iter().cloned().partition(Charge::is_repeatable);
         if !refunds.is_empty() {
             let (clusters, mut groups) =
                 (Arc::clone(&self.clusters), self.clusters.groups(&refunds, now, false));

@@ -8,11 +8,11 @@ use futures_util::future;
 use hashbrown::HashMap;
 use smallvec::{SmallVec, smallvec};
 
-use super::batch::{Dispatch, SlotCharge, SlotCharges};
+use super::batch::{Dispatch, SlotCharge, SlotCharges, SlotReservation};
 use super::cluster::{Cluster, CrossSlot};
 use super::queue::Outcomes;
 use crate::engine::algorithm::group::is_over;
-use crate::engine::{Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Timestamp, Unit};
+use crate::engine::{Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Timestamp, Unit};
 use crate::store::positions::Positions;
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -92,19 +92,23 @@ impl Clusters {
             0 => 0,
             max => fastrand::u32(0..max),
         };
-        let Charge { limit, hits, mode, enforcement, on_failure, lease, .. } = *charge;
+        let Charge { limit, mode, enforcement, on_failure, lease, .. } = *charge;
+        let reservation = charge.reservation();
         let ttl_secs = limit.ttl_secs().saturating_add(jitter_secs);
         let (lockout, hold) = (charge.lockout.clone(), charge.hold.clone());
         SlotCharge {
             key: counter_key(charge, now),
             limit,
-            hits,
+            hits: reservation.map_or(charge.hits, |(_, hits)| hits),
             mode,
             enforcement,
             on_failure,
             lockout,
             hold,
             lease,
+            reserve: reservation.map(|(reservation, _)| {
+                Box::new(SlotReservation { reservation, counter: charge.key.clone() })
+            }),
             denied: false,
             ttl_secs,
             now,
@@ -169,7 +173,7 @@ impl Clusters {
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && let Some(hits @ 1..) = reading.withhold(charge.limit, charge.mode, charge.hits)
                 {
-                    let refund = SlotCharge { hits: Hits::Refund(hits), ..charge };
+                    let refund = charge.refund(hits);
                     refunds.push(SlotGroup::of(location, index, refund));
                 }
             }

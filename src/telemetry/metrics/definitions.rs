@@ -87,6 +87,8 @@ metrics! {
     Counter LEASE_RETURNED "tollgate_lease_returned" ["domain", "rule"] Derived;
     /// Leased hits that were lost: their window ended, their server was replaced, or it did not answer.
     Counter LEASE_STRANDED "tollgate_lease_stranded" ["domain", "rule"] Derived;
+    /// Holds of budgets by event: opened, denied, settled, late, repeated, expired, or unsettled: an amount was lost.
+    Counter HOLDS "tollgate_holds" ["event"] Derived;
     /// Denials within 5 minutes of the key that each rule denies the most, estimated.
     Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
     /// Largest share of its limit that a key of each rule has used within 5 minutes, estimated.

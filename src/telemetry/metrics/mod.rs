@@ -10,6 +10,7 @@
 mod candidate;
 pub mod definitions;
 mod histogram;
+mod holds;
 pub mod model;
 mod name;
 mod named;
@@ -28,10 +29,13 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
+use crate::engine::algorithm::Reading;
 use crate::engine::hit_counts::{HitCounts, StatsRef};
+use crate::engine::reserve::Action;
 use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use definitions as defined;
 use histogram::Histogram;
+use holds::Holds;
 use model::Distribution;
 use named::NamedCounts;
 use snapshot::Snapshot;
@@ -79,6 +83,7 @@ pub struct Metrics {
     rules_hash: AtomicU64,
     locked_out_requests: AtomicU64,
     tickets: [AtomicU64; TicketEvent::NAMES.len()],
+    holds: Holds,
     /// A lock that only start-up and snapshots take.
     sources: Mutex<Vec<Source>>,
 }
@@ -211,6 +216,16 @@ impl Metrics {
         }
     }
 
+    /// Counts what a charge with this action has done to the holds of a budget.
+    pub fn record_budget(&self, action: Action, reading: &Reading) {
+        self.holds.record(action, reading);
+    }
+
+    /// Counts an amount of a budget that the store did not count.
+    pub fn record_unsettled(&self) {
+        self.holds.record_unsettled();
+    }
+
     /// Counts rules that came into force at `now`.
     pub fn record_config_load(&self, now: Timestamp) {
         add_one(&self.config_loads);
@@ -285,6 +300,7 @@ impl Metrics {
         for (event, count) in TicketEvent::NAMES.into_iter().zip(&self.tickets) {
             snapshot.add(&defined::TICKETS, [event], read(count));
         }
+        self.holds.collect(snapshot);
         snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
         snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));
         snapshot.add(&defined::RESPONSE_TIME, [METHOD], self.calls.distribution());

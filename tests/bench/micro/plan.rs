@@ -15,7 +15,7 @@ use tollgate::limiter::overrides::LiveOverrides;
 use crate::rules::{ASKED, LAYERS, load};
 
 const READING: Reading =
-    Reading { outcome: ChargeOutcome::Charged, used: 42, reset: Duration::from_secs(26) };
+    Reading { outcome: ChargeOutcome::Charged, used: 42, reset: Duration::from_secs(26), budget: None };
 
 fn request(descriptors: usize) -> Request<'static> {
     let descriptor = |(key, value): &(&'static str, &'static str)| Descriptor {

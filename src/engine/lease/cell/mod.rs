@@ -232,7 +232,7 @@ impl Cell {
             }
             _ => self.limit.window.remaining(at.now),
         };
-        Reading { outcome: ChargeOutcome::Charged, used, reset }
+        Reading { outcome: ChargeOutcome::Charged, used, reset, budget: None }
     }
 
     /// Takes note of a reading of the counter.

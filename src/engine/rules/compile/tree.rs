@@ -16,11 +16,12 @@ use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
 use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quota};
 use crate::engine::rules::report::Origin;
+use crate::engine::rules::reserve::reserve;
 use crate::engine::rules::source::{Descriptor, Document, RateLimit};
 use crate::engine::rules::span::SourceSpan;
 use crate::engine::rules::tree::{Children, Conflict, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
-use crate::engine::{ChargeMode, FailurePolicy};
+use crate::engine::{ChargeMode, FailurePolicy, Reserve};
 
 /// Values that a node inherits from the levels above.
 #[derive(Clone, Copy)]
@@ -221,13 +222,19 @@ impl Compiler<'_> {
             Some(Quota::Limited(limits)) => &**limits,
             Some(Quota::Unlimited) | None => &[],
         };
-        if let Err(message) = check_failure_policy(limits, here.on_backend_failure) {
+        if let Err(message) =
+            check_failure_policy(limits, descriptor.reserve.is_some(), here.on_backend_failure)
+        {
             self.error(descriptor.span, message);
         }
         let max_hits = max_hits(limits, descriptor.max_hits.as_ref().map(|max_hits| max_hits.value));
         let penalty = self.penalty(descriptor, limits, here.keys, path);
         self.record_names(descriptor, &path.domain);
-        let charge = here.charge.unwrap_or_else(|| default_charge(limits));
+        let reserve = self.reserve(descriptor, limits);
+        let charge = match reserve {
+            Some(_) => ChargeMode::Overdraft,
+            None => here.charge.unwrap_or_else(|| default_charge(limits)),
+        };
         let quota = quota.filter(|_| here.enabled)?;
         if matches!(&quota, Quota::Limited(limits) if limits.iter().any(|limit| limit.lease.is_some())) {
             let path = path.to_string();
@@ -249,6 +256,7 @@ impl Compiler<'_> {
             enforce_percent: share.map_or(EnforcePercent::ALL, |share| share.value),
             layer: here.layer.map(|name| self.layer(&path.domain, name)),
             penalty,
+            reserve,
             on_deny: here.on_deny.cloned(),
             max_hits,
             headers: here.headers,
@@ -316,6 +324,11 @@ impl Compiler<'_> {
             let replaced = limit.replaces.iter().cloned();
             self.names.replaced.extend(replaced.map(|name| (domain.into(), name, self.source)));
         }
+    }
+
+    fn reserve(&mut self, descriptor: &Descriptor, limits: &[NamedLimit]) -> Option<Reserve> {
+        let compiled = reserve(descriptor, descriptor.reserve.as_ref()?, limits, self.options.stores);
+        compiled.map_err(|errors| self.errors(errors)).ok()
     }
 
     fn penalty(

@@ -7,11 +7,12 @@ mod matching;
 mod on_deny;
 mod penalty;
 mod rate_limit;
+mod reserve;
 mod tables;
 
 pub(super) use self::rate_limit::parse_short_form;
 pub use self::tables::RULE_FILE;
-use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT};
+use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT, RESERVE};
 use super::diagnostics::Diagnostics;
 use super::document::{Documents, RuleSource, SourceNode, SourceValue};
 use super::report::Report;
@@ -24,11 +25,12 @@ use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 const MAX_DEPTH: usize = 16;
 
 /// Places of fields, for suggestions.
-const PLACES: [(&str, &Object); 6] = [
+const PLACES: [(&str, &Object); 7] = [
     ("at the top of the file", &RULE_FILE),
     ("in a descriptor, beside 'key'", &DESCRIPTOR),
     ("inside 'rate_limit'", &RATE_LIMIT),
     ("inside 'penalty'", &PENALTY),
+    ("inside 'reserve'", &RESERVE),
     ("inside 'on_deny'", &ON_DENY),
     ("inside 'body' of 'on_deny'", &BODY),
 ];

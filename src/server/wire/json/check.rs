@@ -18,12 +18,20 @@ use super::super::{AnswerSettings, HeaderStyle, whole_secs};
 use super::request::{Descriptor, DescriptorMembers, JsonRequest};
 use super::values::{List, Object, Text, Uint};
 use crate::engine::request::MAX_DESCRIPTORS;
+use crate::engine::reserve::HoldEvent;
 use crate::engine::{Code, Decision, Status};
 
 /// Stable error code of a denial.
 const RATE_LIMIT_EXCEEDED: &str = "rate_limit_exceeded";
 /// Reason of a denial that no wait can change.
 const LARGER_THAN_LIMIT: &str = "larger_than_limit";
+
+/// Code of a denial by a budget that never has so much.
+const LARGER_THAN_BUDGET: &str = "larger_than_budget";
+/// Code of a denial by a budget with too many open holds.
+const TOO_MANY_HOLDS: &str = "too_many_holds";
+/// Reason of a denial by a budget that others hold.
+const HELD: &str = "held";
 
 /// Reason of a denial by an operator.
 const BLOCKED: &str = "blocked_by_override";
@@ -103,17 +111,21 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     let Standing { limit, remaining, reset_in } = binding.map(Standing::of).unwrap_or_default();
     let mut body = json!({
         "allowed": denial.is_none(),
-        "error": denial.as_ref().map(|_| RATE_LIMIT_EXCEEDED),
+        "error": denial.as_ref().map(error),
         "message": denial.as_ref().map(Denial::sentence),
         "failedLayer": denial.as_ref().and_then(Denial::layer),
         "limit": limit,
         "remaining": remaining,
         "resetIn": reset_in,
-        "retryAfter": denial.as_ref().map(Denial::retry_after_secs),
+        "retryAfter": denial.as_ref().filter(|denial| error(denial) != LARGER_THAN_BUDGET).map(Denial::retry_after_secs),
         "layers": decision.statuses.iter().map(encode_layer).collect::<Vec<_>>(),
     });
     if let Some(reason) = denial.as_ref().and_then(reason) {
         body["reason"] = reason.into();
+    }
+    let amount = binding.and_then(|status| status.budget).filter(|_| decision.hold.is_some());
+    if let Some(budget) = amount {
+        body["amount"] = budget.report.amount.into();
     }
     if let Some(hold) = decision.hold {
         body["ticket"] = hold.ticket.to_string().into();
@@ -126,10 +138,21 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     }
 }
 
+/// Stable error code of a denial.
+fn error(denial: &Denial<'_, '_>) -> &'static str {
+    match denial.budget() {
+        Some(_) if denial.is_larger_than_limit() => LARGER_THAN_BUDGET,
+        Some(budget) if budget.report.event == HoldEvent::TooMany => TOO_MANY_HOLDS,
+        Some(_) | None => RATE_LIMIT_EXCEEDED,
+    }
+}
+
 /// Reason of a denial, if it is a particular one.
 fn reason(denial: &Denial<'_, '_>) -> Option<&'static str> {
     if denial.is_blocked() {
         Some(BLOCKED)
+    } else if denial.budget().is_some_and(|budget| budget.is_held) {
+        Some(HELD)
     } else {
         denial.is_larger_than_limit().then_some(LARGER_THAN_LIMIT)
     }

@@ -1,12 +1,16 @@
 //! JSON messages, decoded to and encoded from the engine's types: proto3 JSON for `POST /json`, and `POST
 //! /v1/check`.
 
+mod budgets;
 mod check;
 mod places;
 mod request;
 mod response;
 mod values;
 
+pub(in crate::server) use budgets::{
+    SettleRequest, decode_reserve, decode_settle, encode_settled, encode_usage,
+};
 pub use check::decode_check;
 pub(in crate::server) use check::{CheckAnswer, encode_check};
 pub(in crate::server) use places::{AcquireRequest, TicketRequest, decode_acquire, decode_ticket};

@@ -4,25 +4,70 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::super::decode::InvalidRequest;
+use super::super::decode::{InvalidRequest, ReceivedRequest};
 use super::check::{Descriptors, Pairs, request};
 use super::request::JsonRequest;
 use super::values::{Object, Text, Uint};
 use crate::engine::duration;
-use crate::engine::ticket::TicketEntry;
+use crate::engine::plan::Holding;
+use crate::engine::plan::tickets::Amounts;
+use crate::engine::ticket::{Ticket, TicketEntry};
+use crate::limiter::Purpose;
 
 /// Request for a decision, which may take places.
 pub(in crate::server) struct AcquireRequest<'b> {
     /// Descriptors. Their hits are the number of places.
     pub(in crate::server) request: JsonRequest<'b>,
-    /// Upper bound on the time for which they are held, in seconds; [`u32::MAX`] for that of the rules.
-    pub(in crate::server) max_ttl_secs: u32,
+    /// What it holds.
+    pub(in crate::server) holds: NamedHolds,
 }
 
-/// With the time that the rules have.
+/// What a request says about its holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum NamedHolds {
+    /// Nothing, but that places are held for so many seconds at most; [`u32::MAX`] for the time of the rules.
+    Places {
+        /// Upper bound.
+        max_ttl_secs: u32,
+    },
+    /// No hits are a look.
+    NoLooks,
+    /// Holds of budgets.
+    Budgets {
+        /// Amount of each descriptor that has none of its own; 0 for that of its rule.
+        amount: u32,
+        /// TTL in seconds; [`u32::MAX`] for that of the rules.
+        ttl_secs: u32,
+        /// Ticket that the caller has named.
+        named: Option<Ticket>,
+    },
+}
+
+impl NamedHolds {
+    /// Purpose of `request`.
+    pub(in crate::server) fn of<'r>(&self, request: &'r ReceivedRequest<'_>) -> Purpose<'r> {
+        match *self {
+            Self::Places { max_ttl_secs } => Purpose::Decide { max_ttl_secs },
+            Self::NoLooks => Purpose::DecideByHits,
+            Self::Budgets { amount, ttl_secs, named } => {
+                let amounts = Amounts { of_request: amount, own: request.own_hits() };
+                Purpose::Reserve(Holding { amounts, ttl_secs, named })
+            }
+        }
+    }
+}
+
+/// With the holds of the rules.
 impl<'b> From<JsonRequest<'b>> for AcquireRequest<'b> {
     fn from(request: JsonRequest<'b>) -> Self {
-        Self { request, max_ttl_secs: u32::MAX }
+        Self { request, holds: NamedHolds::Places { max_ttl_secs: u32::MAX } }
+    }
+}
+
+impl<'b> AcquireRequest<'b> {
+    /// A request for which no hits are a look.
+    pub(in crate::server) fn without_looks(request: JsonRequest<'b>) -> Self {
+        Self { request, holds: NamedHolds::NoLooks }
     }
 }
 
@@ -32,7 +77,7 @@ pub(in crate::server) struct TicketRequest<'b> {
     pub(in crate::server) request: JsonRequest<'b>,
     /// Ticket under which they are held.
     pub(in crate::server) ticket: TicketEntry,
-    /// See [`AcquireRequest::max_ttl_secs`].
+    /// Upper bound on the time for which they are held, in seconds; [`u32::MAX`] for that of the rules.
     pub(in crate::server) max_ttl_secs: u32,
 }
 
@@ -74,7 +119,7 @@ pub(in crate::server) fn decode_acquire(body: &[u8]) -> Result<AcquireRequest<'_
     let Object(AcquireMembers { domain, entries, descriptors, weight, ttl }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
     let request = request(domain, entries, descriptors, weight)?;
-    Ok(AcquireRequest { request, max_ttl_secs: max_ttl_secs(ttl)? })
+    Ok(AcquireRequest { request, holds: NamedHolds::Places { max_ttl_secs: max_ttl_secs(ttl)? } })
 }
 
 /// Parses the body of `/v1/renew` or `/v1/release`: that of `/v1/check` with the `ticket` in place of `hitsAddend`.
@@ -96,7 +141,7 @@ pub(in crate::server) fn decode_ticket(body: &[u8]) -> Result<TicketRequest<'_>,
 }
 
 /// Whole seconds of a TTL such as `90s` or `2m`, at least one.
-fn max_ttl_secs(ttl: Option<Text<'_>>) -> Result<u32, InvalidRequest> {
+pub(super) fn max_ttl_secs(ttl: Option<Text<'_>>) -> Result<u32, InvalidRequest> {
     let Some(Text(ttl)) = ttl else { return Ok(u32::MAX) };
     let whole = |ttl: &Duration| ttl.as_secs() >= 1 && ttl.subsec_nanos() == 0;
     match duration::parse(&ttl).filter(whole) {
@@ -114,10 +159,11 @@ mod tests {
     fn requests_for_places_have_a_weight_and_a_ttl() {
         let body =
             br#"{"domain": "shop", "entries": {"tenant": "a", "host": "b"}, "weight": 3, "ttl": "1m30s"}"#;
-        let AcquireRequest { request, max_ttl_secs } = decode_acquire(body).expect("a request");
+        let AcquireRequest { request, holds } = decode_acquire(body).expect("a request");
         let received = request.received().expect("a request");
         let hits: Vec<_> = received.descriptors.iter().map(|descriptor| descriptor.hits).collect();
-        assert_eq!((hits, max_ttl_secs), (vec![Hits::Add(3), Hits::Add(3)], 90));
+        let expected = NamedHolds::Places { max_ttl_secs: 90 };
+        assert_eq!((hits, holds), (vec![Hits::Add(3), Hits::Add(3)], expected));
     }
 
     #[test]

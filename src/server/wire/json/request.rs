@@ -104,6 +104,26 @@ impl<'b> From<Object<DescriptorMembers<'b>>> for Descriptor<'b> {
 }
 
 impl JsonRequest<'_> {
+    /// Looks at the entries of a query, whose `domain` is that of the request.
+    ///
+    /// # Errors
+    /// A query that is not valid.
+    pub(in crate::server) fn of_query(pairs: Option<Vec<(String, String)>>) -> Result<Self, InvalidRequest> {
+        let Some(pairs) = pairs else { return Err(InvalidRequest::new("the query is not valid")) };
+        let mut request = Self::default();
+        for (key, value) in pairs {
+            match &*key {
+                "domain" => request.domain = value.into(),
+                _ => request.descriptors.push(Descriptor {
+                    entries: vec![(key.into(), value.into())],
+                    hits_addend: Some(0),
+                    ..Descriptor::default()
+                }),
+            }
+        }
+        Ok(request)
+    }
+
     /// Request of the engine.
     ///
     /// # Errors

@@ -78,6 +78,7 @@ fn decide<'r>(rules: &'r Rules, request: &[u8], counters: &[(u64, u64)]) -> Deci
         used: *used,
         outcome: ChargeOutcome::Charged,
         reset: Duration::from_millis(*reset_ms),
+        budget: None,
     };
     judge(plan, counters.iter().map(reading), &Modes::default())
 }

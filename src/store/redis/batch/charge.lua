@@ -4,7 +4,8 @@
 -- ARGV[1]  the requests, big-endian: 2 bytes for the number of charges, plus 32,768 if the request is already
 --          denied, and for each charge
 --            2 bytes  index of its counter in KEYS
---            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket, 4 places
+--            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket, 4 places; plus 8 for a
+--                     counter with holds, which reserve.lua describes: it precedes this script where there are any
 --            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft, 4 ask for a lease, 5 return one, 6 release a
 --                     ticket, 7 renew it
 --            1        effect on the request: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
@@ -37,7 +38,8 @@
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
 --            one ends, -1 for none
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none
---          then, for each charge with a lockout, the end of its block in microseconds; and last, now.
+--          then, for each charge with a lockout, the end of its block in microseconds; the numbers of reserve.lua for
+--          each charge to a counter with holds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
 local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, LEASE, RETURN, RELEASE, RENEW = 0, 1, 2, 3, 4, 5, 6, 7
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
@@ -460,7 +462,7 @@ local function charge(asks, denied)
   end
 end
 
-local counters, lockouts, ends = {}, {}, {}
+local counters, lockouts, ends, holds = {}, {}, {}, {}
 local requests, at = ARGV[1], 1
 
 local function read_lockout(index)
@@ -487,11 +489,13 @@ while at <= #requests do
   len, at = struct.unpack('>I2', requests, at)
   local was_denied = len >= 32768
   len = len % 32768
-  local asks, locks, unreadable, tickets = {}, false, false, false
+  local asks, locks, unreadable, tickets, budgets = {}, false, false, false, false
   for i = 1, len do
     local index, algorithm, kind, enforcement, hits, capacity, lives, lockout, rate, window, tick
     index, algorithm, kind, enforcement, hits, capacity, lives, lockout, at =
       struct.unpack('>I2BBBI4I4I4I2', requests, at)
+    local has_holds = algorithm >= 8
+    algorithm = algorithm % 8
     if algorithm ~= 0 then
       rate, window, tick, at = struct.unpack('>I4dI4', requests, at)
     end
@@ -507,6 +511,9 @@ while at <= #requests do
       counters[index] = c
     end
     asks[i] = { counter = c, kind = kind, enforcement = enforcement, hits = hits, capacity = capacity }
+    if has_holds then
+      at, budgets = reserves.read(asks[i], requests, at, now_us), true
+    end
     unreadable = unreadable or c.unreadable
     if algorithm == PLACES then
       asks[i].ticket, tickets = string.sub(requests, at, at + 31), true
@@ -526,11 +533,20 @@ while at <= #requests do
     for _, ask in ipairs(tickets and asks or {}) do
       if ask.kind == RELEASE or ask.kind == RENEW then use_ticket(ask) end
     end
+    for _, ask in ipairs(budgets and asks or {}) do
+      if ask.reserve then reserves.prepare(ask, now_us) end
+    end
     if len > 1 or was_denied then charge(asks, was_denied) else charge_one(asks[1]) end
     if locks then tell_lockouts(asks) end
     for _, ask in ipairs(tickets and asks or {}) do
       local takes = ask.ticket and ask.kind == IF_ALLOWED and ask.hits > 0
       if takes and ask.outcome == CHARGED then take_places(ask) end
+    end
+    for _, ask in ipairs(budgets and asks or {}) do
+      if ask.reserve then reserves.open(ask, now_us) end
+    end
+    for _, ask in ipairs(budgets and asks or {}) do
+      if ask.reserve then ask.level = ask.counter.level end
     end
   end
   for _, ask in ipairs(asks) do
@@ -540,6 +556,13 @@ while at <= #requests do
       answer(ask, ask.outcome, ask.level, ask.low)
     end
     if ask.lockout then ends[#ends + 1] = unreadable and 0 or ask.lockout.ends end
+    if ask.reserve then
+      if unreadable then
+        for _ = 1, 8 do holds[#holds + 1] = 0 end
+      else
+        reserves.answer(ask, holds)
+      end
+    end
   end
 end
 
@@ -581,6 +604,7 @@ for index, key in ipairs(KEYS) do
 end
 
 for _, at in ipairs(ends) do reply[#reply + 1] = at end
+for _, number in ipairs(holds) do reply[#reply + 1] = number end
 reply[#reply + 1] = now_us
 
 return reply

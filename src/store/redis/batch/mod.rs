@@ -8,6 +8,7 @@
 mod fixed_windows;
 mod msgpack;
 mod protocol;
+mod reserve;
 mod shape;
 mod single;
 
@@ -22,7 +23,8 @@ use self::fixed_windows::{FixedWindows, WindowIndex};
 #[cfg(test)]
 pub(super) use self::msgpack::unpack;
 pub(super) use self::protocol::RawReading;
-use self::protocol::{pack, seen};
+use self::protocol::{KeyIndexes, pack, seen};
+pub(super) use self::reserve::SlotReservation;
 pub(super) use self::shape::Shape;
 use self::single::Singles;
 use super::settings::ServerClock;
@@ -50,6 +52,8 @@ pub(super) struct SlotCharge {
     pub(super) hold: Option<Box<Hold>>,
     /// See [`crate::store::Charge::lease`].
     pub(super) lease: Option<Lease>,
+    /// See [`crate::store::Charge::reserve`].
+    pub(super) reserve: Option<Box<SlotReservation>>,
     /// True if a counter elsewhere has denied its request already.
     pub(super) denied: bool,
     /// TTL of the counter, in seconds: for a fixed window from its first hit on, else from the last.
@@ -62,6 +66,7 @@ impl SlotCharge {
     pub(super) fn needs_script(&self) -> bool {
         self.lockout.is_some()
             || matches!(self.lease, Some(Lease::Ask { .. }))
+            || self.reserve.is_some()
             || self.limit.algorithm != Algorithm::FixedWindow
             || match self.hits {
                 Hits::Refund(hits) => hits > 0,
@@ -127,9 +132,10 @@ pub(super) struct ScriptCall {
 enum CallRequests {
     General {
         requests: BytesMut,
-        /// Charges in `requests`, and those of them with a lockout.
+        /// Charges in `requests`, and those of them with a lockout, and with holds.
         charges: usize,
         lockouts: usize,
+        budgets: usize,
     },
     FixedWindows(FixedWindows),
     Singles(Singles),
@@ -138,7 +144,9 @@ enum CallRequests {
 impl ScriptCall {
     fn new(shape: Shape) -> Self {
         let requests = match shape {
-            Shape::General => CallRequests::General { requests: BytesMut::new(), charges: 0, lockouts: 0 },
+            Shape::General | Shape::Reserve => {
+                CallRequests::General { requests: BytesMut::new(), charges: 0, lockouts: 0, budgets: 0 }
+            }
             Shape::FixedWindows => CallRequests::FixedWindows(FixedWindows::default()),
             Shape::SlidingWindow | Shape::TokenBucket => CallRequests::Singles(Singles::default()),
         };
@@ -147,7 +155,11 @@ impl ScriptCall {
 
     /// True if there is room for one more request with so many charges.
     fn has_room(&self, charges: usize) -> bool {
-        self.shape == Shape::General || self.keys.len() + charges <= MAX_SHAPED_KEYS
+        match self.shape {
+            Shape::General => true,
+            Shape::Reserve => reserve::fits(self.keys.len(), charges),
+            _ => self.keys.len() + charges <= MAX_SHAPED_KEYS,
+        }
     }
 
     /// Arguments of the script, after the keys.
@@ -170,13 +182,20 @@ impl ScriptCall {
     /// The reading at `index` in a reply; `None` if there is none.
     fn seen(&self, index: CallIndex, numbers: &[i64]) -> Option<RawReading> {
         match (&self.requests, index) {
-            (CallRequests::General { charges, .. }, CallIndex::General { charge, lockout }) => {
+            (
+                CallRequests::General { charges, lockouts, .. },
+                CallIndex::General { charge, lockout, budget },
+            ) => {
                 let ends_us = match lockout {
                     None => 0,
                     Some(lockout) => *numbers.get(4 * charges + lockout)?,
                 };
                 let now = Timestamp::from_micros(u64::try_from(*numbers.last()?).ok()?);
-                seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now)
+                let raw = seen(numbers.get(4 * charge..4 * charge + 4)?, ends_us, now)?;
+                let Some(budget) = budget else { return Some(raw) };
+                let first = 4 * charges + lockouts + reserve::NUMBERS * budget;
+                let budget = reserve::seen(numbers.get(first..first + reserve::NUMBERS)?)?;
+                Some(RawReading { budget: Some(budget), ..raw })
             }
             (CallRequests::FixedWindows(requests), CallIndex::FixedWindows(index)) => {
                 requests.seen(index, numbers)
@@ -235,6 +254,8 @@ enum CallIndex {
         charge: usize,
         /// Which of the call's charges with a lockout.
         lockout: Option<usize>,
+        /// Which of the call's charges to a counter with holds.
+        budget: Option<usize>,
     },
     FixedWindows(WindowIndex),
     Single(usize),
@@ -250,7 +271,7 @@ impl Batch {
     pub(super) fn add(&mut self, charges: &SlotCharges, slot: u16, dispatch: Dispatch) {
         if dispatch != Dispatch::Batched {
             let asking = dispatch == Dispatch::Asking;
-            self.calls.push(ScriptCall { asking, ..ScriptCall::new(Shape::General) });
+            self.calls.push(ScriptCall { asking, ..ScriptCall::new(Shape::general(charges)) });
             let call = self.calls.len() - 1;
             return self.add_to_call(charges, call, false);
         }
@@ -280,7 +301,7 @@ impl Batch {
         let mut shape = Shape::of(charges);
         let mut known = call_of(shape);
         if known.is_some_and(|call| !is_in_order(&call)) {
-            shape = Shape::General;
+            shape = Shape::general(charges);
             known = call_of(shape).filter(is_in_order);
         }
         let has_room = |call: &usize| self.calls.get(*call).is_some_and(|call| call.has_room(charges.len()));
@@ -339,7 +360,7 @@ impl Batch {
         };
         let mut place = |index| reply_indexes.push(ReplyIndex::Call { call: call_index, index });
         match &mut call.requests {
-            CallRequests::General { requests, charges: count, lockouts } => {
+            CallRequests::General { requests, charges: count, lockouts, budgets } => {
                 let denied = charges.iter().any(|charge| charge.denied);
                 let len = u16::try_from(charges.len()).unwrap_or(MAX_CHARGES).min(MAX_CHARGES);
                 requests.put_u16(len | u16::from(denied) << 15);
@@ -347,11 +368,16 @@ impl Batch {
                     let counter = number_of(&mut call.keys, &charge.key);
                     let lockout =
                         charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
-                    pack(requests, charge, counter, lockout);
-                    let lockout = lockout.map(|_| *lockouts);
-                    place(CallIndex::General { charge: *count, lockout });
+                    let mut holds_of = |reserve: &SlotReservation| {
+                        reserve.keys().map(|key| key.map_or(0, |key| number_of(&mut call.keys, &key)))
+                    };
+                    let holds = charge.reserve.as_deref().map(&mut holds_of);
+                    pack(requests, charge, KeyIndexes { counter, lockout, holds });
+                    let (lockout, budget) = (lockout.map(|_| *lockouts), holds.map(|_| *budgets));
+                    place(CallIndex::General { charge: *count, lockout, budget });
                     *count += 1;
                     *lockouts += usize::from(lockout.is_some());
+                    *budgets += usize::from(budget.is_some());
                 }
             }
             CallRequests::FixedWindows(requests) => {

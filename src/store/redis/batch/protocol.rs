@@ -5,10 +5,11 @@ use std::time::Duration;
 use bytes::{BufMut as _, BytesMut};
 
 use super::SlotCharge;
+use super::reserve::{self, RawBudget};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
 use crate::engine::algorithm::{
-    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, fixed_window, lapsed, places, sliding_log,
-    sliding_window, token_bucket,
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, budget, fixed_window, lapsed, places,
+    sliding_log, sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Ticket, Timestamp};
@@ -16,6 +17,9 @@ use crate::store::{Lockout, StoreError};
 
 /// Hold of a charge without a ticket: no random ticket has this name.
 const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0 };
+
+/// Added to the number of an algorithm for a counter with holds.
+const WITH_HOLDS: u8 = 8;
 
 /// Number that a script returns for a counter that contains a value which tollgate did not write.
 const UNREADABLE: i64 = -(1 << 62);
@@ -37,14 +41,31 @@ pub(in crate::store::redis) struct RawReading {
     pub(super) more: [i64; 2],
     /// When the lockout ends, or did, in microseconds since the epoch; 0 without one.
     pub(super) ends_us: u64,
+    /// Holds of its counter, if it has any.
+    pub(super) budget: Option<RawBudget>,
     /// When the script ran.
     pub(super) now: Timestamp,
 }
 
+/// Indexes of the keys of a charge in `KEYS`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyIndexes {
+    pub(super) counter: u16,
+    pub(super) lockout: Option<u16>,
+    /// Those of a counter with holds; 0 for one that is not used.
+    pub(super) holds: Option<[u16; reserve::KEYS]>,
+}
+
 impl RawReading {
     /// Reading of a counter that contains a value which tollgate did not write.
-    pub(super) const UNREADABLE: Self =
-        Self { outcome: None, level: 0, more: [0; 2], ends_us: 0, now: Timestamp::from_micros(0) };
+    pub(super) const UNREADABLE: Self = Self {
+        outcome: None,
+        level: 0,
+        more: [0; 2],
+        ends_us: 0,
+        budget: None,
+        now: Timestamp::from_micros(0),
+    };
 }
 
 impl SlotCharge {
@@ -73,7 +94,7 @@ impl SlotCharge {
 
     fn reading_of_limit(&self, seen: RawReading, outcome: ChargeOutcome) -> Reading {
         let Self { limit, hits, mode, .. } = *self;
-        let RawReading { level, more: [one, other], .. } = seen;
+        let RawReading { level, more: [one, other], budget, .. } = seen;
         // The window of a fixed window is chosen by this replica's clock; the server's clock measures the rest.
         let now = if limit.algorithm == Algorithm::FixedWindow { self.now } else { seen.now };
         let outcome = match outcome {
@@ -106,24 +127,34 @@ impl SlotCharge {
                 {
                     // It never fits, whichever hits leave the log.
                     let reset = Duration::from_secs(limit.window.secs().into());
-                    return Reading { outcome, used: level, reset };
+                    return Reading { outcome, used: level, reset, budget: None };
                 }
                 let last = if over { one } else { other };
                 let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
-                return Reading { outcome, used: level, reset: reset.unwrap_or_default() };
+                return Reading { outcome, used: level, reset: reset.unwrap_or_default(), budget: None };
             }
         };
         let used = match &state {
             CounterState::SlidingWindow(state) => state.meter(limit, now).used(),
             CounterState::TokenBucket(state) => state.meter(limit, now).used(),
-            CounterState::FixedWindow(_) | CounterState::SlidingLog(_) | CounterState::Places(_) => level,
+            CounterState::FixedWindow(_)
+            | CounterState::SlidingLog(_)
+            | CounterState::Places(_)
+            | CounterState::Budget(_) => level,
         };
-        Reading::of(ChargeContext { limit, hits, mode, now }, &state, used, outcome)
+        let context = ChargeContext { limit, hits, mode, now };
+        let Some(RawBudget { report, first_end_us }) = budget else {
+            return Reading::of(context, &state, used, outcome);
+        };
+        let held = u64::from(report.held);
+        let state = CounterState::Budget(Box::new(budget::State::summary(state, held, first_end_us)));
+        Reading { budget: Some(report), ..Reading::of(context, &state, used.saturating_add(held), outcome) }
     }
 }
 
-/// Appends `charge` as `charge.lua` reads it: the counter and the lockout by their places in `KEYS`.
-pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, lockout: Option<u16>) {
+/// Appends `charge` as `charge.lua` reads it.
+pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, indexes: KeyIndexes) {
+    let KeyIndexes { counter, lockout, holds } = indexes;
     let algorithm = match charge.limit.algorithm {
         Algorithm::FixedWindow => 0,
         Algorithm::SlidingWindow => 1,
@@ -150,7 +181,8 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         Enforcement::ShadowQuota => 3,
     };
     requests.put_u16(counter);
-    requests.put_slice(&[algorithm, kind, enforcement]);
+    let with_holds = if holds.is_some() { WITH_HOLDS } else { 0 };
+    requests.put_slice(&[algorithm + with_holds, kind, enforcement]);
     requests.put_u32(hits);
     requests.put_u32(charge.limit.capacity());
     requests.put_u32(charge.ttl_secs);
@@ -173,6 +205,9 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, counter: u16, l
         }
         Some(Lease::Return { charged }) => requests.put_f64(exact(charged.as_micros())),
         Some(Lease::Spend(_)) | None => {}
+    }
+    if let (Some(reserve), Some(holds)) = (&charge.reserve, holds) {
+        reserve.pack(requests, holds);
     }
     if let Some(Lockout { schedule, .. }) = &charge.lockout {
         for secs in [schedule.within_secs, schedule.forget_secs, schedule.after] {
@@ -221,5 +256,5 @@ pub(super) fn seen(numbers: &[i64], ends_us: i64, now: Timestamp) -> Option<RawR
         _ => return None,
     };
     let (level, ends_us) = (u64::try_from(level).ok()?, u64::try_from(ends_us).ok()?);
-    Some(RawReading { outcome, level, more: [one, other], ends_us, now })
+    Some(RawReading { outcome, level, more: [one, other], ends_us, budget: None, now })
 }

@@ -57,6 +57,7 @@ impl Singles {
         let (level, more) = numbers.chunks(each).nth(position)?.split_first()?;
         let (passed, level) = level_of(*level)?;
         Some(RawReading {
+            budget: None,
             outcome: Some(if passed { ChargeOutcome::Charged } else { ChargeOutcome::Denied }),
             level,
             more: [*more.first()?, more.get(1).copied().unwrap_or(0)],

@@ -33,6 +33,7 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
     outcomes
         .into_iter()
         .map(|(meter, outcome)| RawReading {
+            budget: None,
             outcome: Some(outcome),
             level: meter.level,
             more: [0; 2],
@@ -111,6 +112,7 @@ fn plain_charge() -> SlotCharge {
         lockout: None,
         hold: None,
         lease: None,
+        reserve: None,
         denied: false,
         ttl_secs: 60,
     }
@@ -139,6 +141,7 @@ fn unpack_charge(requests: &mut Bytes, keys: &[Bytes]) -> SlotCharge {
         lockout: (requests.get_u16() > 0).then(|| unreachable!("there are none here")),
         hold: None,
         lease: None,
+        reserve: None,
         denied: false,
     }
 }
@@ -172,6 +175,7 @@ fn some_charge() -> impl Strategy<Value = SlotCharge> {
             lockout: None,
             hold: None,
             lease: None,
+            reserve: None,
             denied: false,
             ttl_secs: 60,
         }

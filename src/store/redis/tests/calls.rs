@@ -132,6 +132,7 @@ pub(super) fn charge(key: Bytes, hits: u32, mode: ChargeMode) -> Charge {
         lockout: None,
         hold: None,
         lease: None,
+        reserve: None,
         on_failure: FailurePolicy::Error,
     }
 }

@@ -101,6 +101,11 @@ pub(super) static DESCRIPTOR: Object = Object {
             Kind::Either(&[Kind::Object(&PENALTY), Kind::Null]),
             "Lockout of clients that are denied too often.",
         ),
+        field(
+            "reserve",
+            Kind::Either(&[Kind::Object(&RESERVE), Kind::Null]),
+            "Requests hold a part of the limit until their real amount is known, such as the tokens of an answer.",
+        ),
         field("on_deny", Kind::Object(&ON_DENY), "Response body and headers for denied requests. Inherited."),
         field("enabled", Kind::Bool, "false: as if the rule and those below it were not written."),
         field(
@@ -264,6 +269,41 @@ pub(super) static PENALTY: Object = Object {
         field("name", TEXT, "Name in answers. Rules with one name and one scope share their lockouts."),
     ],
     required: &["block"],
+};
+
+/// `reserve` of a rule.
+pub(super) static RESERVE: Object = Object {
+    name: "reserve",
+    doc: "Amounts that requests hold until the real ones are known.",
+    fields: &[
+        field(
+            "amount",
+            Kind::Uint { min: 1, max: u32::MAX },
+            "Amount that a request holds if it names none.",
+        ),
+        field("ttl", TEXT, "Time after which a hold ends by itself, such as 90s: 1s to 1h, 60s by default."),
+        field(
+            "max",
+            TEXT,
+            "Upper bound on that amount as a part of the limit, such as 25%; 100% by default.",
+        ),
+        field(
+            "on_expiry",
+            Kind::Choice(&["release", "charge"]),
+            "Effect of a hold that ends by itself: release (the default) frees it, charge counts it.",
+        ),
+        field(
+            "memory",
+            TEXT,
+            "Time for which a ticket is known to be settled, such as 10m, which is the default.",
+        ),
+        field(
+            "on_look",
+            Kind::Bool,
+            "false: requests with 0 hits hold nothing, and those with hits hold them.",
+        ),
+    ],
+    required: &["amount"],
 };
 
 /// `on_deny` of a rule.

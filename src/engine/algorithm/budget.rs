@@ -1,0 +1,367 @@
+//! Counters with holds. `reserve.lua` implements the same in Redis.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::group::ChargeOutcome::{self, Charged, Denied};
+use super::{CounterState, MAX_SKEW_US, Meter};
+use crate::engine::reserve::{
+    Action, HoldEvent, MAX_HOLDS, MAX_TTL_SECS, OnExpiry, Opening, Report, Reservation, Settled, Settlement,
+    Terms,
+};
+use crate::engine::{Hits, Limit, Ticket, Timestamp};
+
+/// Upper bound on the expired holds that one call ends. The others are held until the next call.
+const MAX_EXPIRED: usize = 16;
+/// Holds among which the oldest anonymous one is looked for.
+const MAX_SEARCHED: usize = 16;
+
+/// A counter and its holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Hits that are counted.
+    pub counter: CounterState,
+    holds: BTreeMap<Ticket, Held>,
+    /// Every ticket by the end of its hold, in microseconds since the epoch.
+    by_end: BTreeSet<(u64, Ticket)>,
+    /// Sum of the amounts.
+    held: u64,
+    marks: BTreeMap<Ticket, Mark>,
+    marks_by_end: BTreeSet<(u64, Ticket)>,
+    /// Time, after the end of the last hold, for which its expiry can still be charged.
+    grace_secs: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Held {
+    end_us: u64,
+    amount: u64,
+    /// Part of the real amount that was counted already.
+    counted: u64,
+    is_anonymous: bool,
+}
+
+/// Memory of a ticket without a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    end_us: u64,
+    of: Marked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marked {
+    /// It is settled. The answer that was given.
+    Settled { amount: u64, returned: u64 },
+    /// Its hold has expired, with so much counted; `real` of it was reported by its caller.
+    Expired { counted: u64, real: u64 },
+}
+
+/// A charge after its effect on holds, before it is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// Outcome, if the holds decide it.
+    pub decided: Option<ChargeOutcome>,
+    /// Hits to count.
+    pub hits: Hits,
+    /// True if there is no room for a hold, whatever its amount.
+    pub is_full: bool,
+    /// Report, without the sums.
+    pub report: Report,
+}
+
+impl State {
+    /// A counter without holds.
+    pub const fn new(counter: CounterState) -> Self {
+        Self {
+            counter,
+            holds: BTreeMap::new(),
+            by_end: BTreeSet::new(),
+            held: 0,
+            marks: BTreeMap::new(),
+            marks_by_end: BTreeSet::new(),
+            grace_secs: 0,
+        }
+    }
+
+    /// State with `held` hits in holds, the first of which ends at `first_end_us`, for a decision: it names no ticket.
+    pub fn summary(counter: CounterState, held: u64, first_end_us: Option<u64>) -> Self {
+        let first = first_end_us.map(|end_us| (end_us, Ticket::from_bits([0; 16])));
+        Self { held, by_end: first.into_iter().collect(), ..Self::new(counter) }
+    }
+
+    pub(super) fn summarize(&self, now: Timestamp) -> Self {
+        Self::summary(self.counter.for_decision(now), self.held, self.first_end_us())
+    }
+
+    /// True if nothing is held, and no ticket is remembered.
+    pub fn has_no_tickets(&self) -> bool {
+        self.holds.is_empty() && self.marks.is_empty()
+    }
+
+    /// Number of tickets, open or remembered.
+    pub fn tickets(&self) -> usize {
+        self.holds.len() + self.marks.len()
+    }
+
+    /// Sum of the holds.
+    pub const fn held(&self) -> u64 {
+        self.held
+    }
+
+    fn first_end_us(&self) -> Option<u64> {
+        self.by_end.first().map(|(end_us, _)| *end_us)
+    }
+
+    pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
+        let meter = self.counter.load(limit, now);
+        Meter { base: meter.base.saturating_add(self.held.saturating_mul(meter.parts)), ..meter }
+    }
+
+    /// Time until `hits` fit if no hold is settled, and nothing else is counted.
+    pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
+        let used = self.counter.used(limit, now);
+        let of_counter = self.counter.wait(hits, limit, now);
+        let Some(first_end_us) = self.first_end_us().filter(|_| self.held > 0) else { return of_counter };
+        if used.saturating_add(hits.into()) > limit.capacity().into() {
+            return of_counter;
+        }
+        let beside = u64::from(hits).saturating_add(self.held);
+        let beside_holds = self.counter.wait(u32::try_from(beside).unwrap_or(u32::MAX), limit, now);
+        beside_holds.min(Duration::from_micros(first_end_us.saturating_sub(now.as_micros())))
+    }
+
+    pub(super) fn end_secs(&self, limit: Limit) -> u64 {
+        let end_secs = |ends: &BTreeSet<(u64, Ticket)>, more: u32| {
+            ends.last().map_or(0, |(end_us, _)| end_us.div_ceil(1_000_000).saturating_add(more.into()))
+        };
+        let of_tickets = end_secs(&self.by_end, self.grace_secs).max(end_secs(&self.marks_by_end, 0));
+        self.counter.end_secs(limit).max(of_tickets)
+    }
+
+    /// Ends holds that have expired. Returns their number.
+    pub fn expire(&mut self, limit: Limit, terms: Terms, now: Timestamp) -> u8 {
+        self.grace_secs = match terms.on_expiry {
+            OnExpiry::Release => 0,
+            OnExpiry::Charge => limit.ttl_secs().saturating_add(terms.memory_secs),
+        };
+        self.correct_ends(now);
+        while let Some((end_us, ticket)) = self.marks_by_end.first().copied()
+            && end_us <= now.as_micros()
+        {
+            self.marks_by_end.remove(&(end_us, ticket));
+            self.marks.remove(&ticket);
+        }
+        let mut expired = 0;
+        while expired < MAX_EXPIRED
+            && let Some((end_us, ticket)) = self.by_end.first().copied()
+            && end_us <= now.as_micros()
+            && let Some(held) = self.end(ticket)
+        {
+            expired += 1;
+            let mut counted = held.counted;
+            if terms.on_expiry == OnExpiry::Charge {
+                let mut meter = self.counter.load(limit, now);
+                meter.add(u32::try_from(held.amount).unwrap_or(u32::MAX));
+                self.counter.save(meter, limit, now);
+                counted += held.amount;
+            }
+            if counted > 0 {
+                self.mark(ticket, Marked::Expired { counted, real: held.counted }, terms, now);
+            }
+        }
+        u8::try_from(expired).unwrap_or(u8::MAX)
+    }
+
+    /// Shortens holds that end later than any can that begins now: a clock that has since been set back wrote them.
+    fn correct_ends(&mut self, now: Timestamp) {
+        let latest = end_us(MAX_TTL_SECS, now);
+        while let Some((end, ticket)) = self.by_end.last().copied()
+            && end > latest.saturating_add(MAX_SKEW_US)
+        {
+            self.set_end(ticket, latest);
+        }
+    }
+
+    fn set_end(&mut self, ticket: Ticket, end_us: u64) {
+        if let Some(held) = self.holds.get_mut(&ticket) {
+            self.by_end.remove(&(held.end_us, ticket));
+            held.end_us = end_us;
+            self.by_end.insert((end_us, ticket));
+        }
+    }
+
+    /// Removes a hold.
+    fn end(&mut self, ticket: Ticket) -> Option<Held> {
+        let held = self.holds.remove(&ticket)?;
+        self.by_end.remove(&(held.end_us, ticket));
+        self.held = self.held.saturating_sub(held.amount);
+        Some(held)
+    }
+
+    fn mark(&mut self, ticket: Ticket, of: Marked, terms: Terms, now: Timestamp) {
+        let end_us = end_us(terms.memory_secs, now);
+        if let Some(before) = self.marks.insert(ticket, Mark { end_us, of }) {
+            self.marks_by_end.remove(&(before.end_us, ticket));
+        }
+        self.marks_by_end.insert((end_us, ticket));
+    }
+
+    /// Carries out what a charge does to holds, before it is decided. Openings come afterwards.
+    pub fn prepare(
+        &mut self,
+        Reservation { action, terms }: Reservation,
+        hits: Hits,
+        now: Timestamp,
+    ) -> Prepared {
+        let prepared = Prepared { decided: None, hits, is_full: false, report: report(HoldEvent::None) };
+        let decided = |outcome, event| Prepared {
+            decided: Some(outcome),
+            hits: Hits::Refund(0),
+            report: report(event),
+            ..prepared
+        };
+        match action {
+            Action::Look => prepared,
+            Action::Open(opening) => self.prepare_opening(opening, prepared),
+            Action::Settle(settlement) => self.settle(settlement, terms, now, prepared),
+            Action::Extend(ticket, ttl_secs) => match self.holds.get(&ticket) {
+                Some(held) => {
+                    self.set_end(ticket, held.end_us.max(end_us(ttl_secs, now)));
+                    decided(Charged, HoldEvent::Extended)
+                }
+                None => decided(Denied, HoldEvent::Unknown),
+            },
+            Action::Cancel(ticket) => match self.end(ticket) {
+                Some(Held { counted, .. }) => {
+                    if counted > 0 {
+                        self.mark(ticket, Marked::Expired { counted, real: counted }, terms, now);
+                    }
+                    decided(Charged, HoldEvent::Settled)
+                }
+                None => decided(Denied, HoldEvent::Unknown),
+            },
+        }
+    }
+
+    fn prepare_opening(&self, opening: Opening, prepared: Prepared) -> Prepared {
+        let Some(ticket) = opening.ticket else { return prepared };
+        let held = self.holds.get(&ticket);
+        if opening.is_named && (held.is_some() || self.marks.contains_key(&ticket)) {
+            let amount = held.map_or(0, |held| held.amount);
+            let report = Report { amount: hits_of(amount), ..report(HoldEvent::Known) };
+            return Prepared { decided: Some(Charged), hits: Hits::Refund(0), report, ..prepared };
+        }
+        match self.holds.len() >= MAX_HOLDS as usize {
+            true => Prepared { is_full: true, report: report(HoldEvent::TooMany), ..prepared },
+            false => prepared,
+        }
+    }
+
+    fn settle(&mut self, of: Settlement, terms: Terms, now: Timestamp, prepared: Prepared) -> Prepared {
+        let Settlement { of, amount } = of;
+        let amount = u64::from(amount);
+        let ended = |hits, event, amount, returned| Prepared {
+            hits,
+            report: Report { amount: hits_of(amount), returned: hits_of(returned), ..report(event) },
+            ..prepared
+        };
+        let ticket = match of {
+            Settled::Nothing => return ended(prepared.hits, HoldEvent::Late, amount, 0),
+            Settled::Oldest => {
+                let oldest = self.oldest_anonymous().and_then(|ticket| self.end(ticket));
+                let Some(held) = oldest else { return ended(prepared.hits, HoldEvent::Late, amount, 0) };
+                return ended(prepared.hits, HoldEvent::Settled, amount, held.amount.saturating_sub(amount));
+            }
+            Settled::Whole(ticket) | Settled::Part(ticket) | Settled::Rest(ticket) => ticket,
+        };
+        let mark = self.marks.get(&ticket).map(|mark| mark.of);
+        if let Some(Marked::Settled { amount, returned }) = mark {
+            let again = ended(Hits::Refund(0), HoldEvent::Repeated, amount, returned);
+            return Prepared {
+                decided: Some(if matches!(of, Settled::Rest(_)) { Denied } else { Charged }),
+                ..again
+            };
+        }
+        let held = self.holds.get(&ticket).copied();
+        let (counted, real) = match (held, mark) {
+            (Some(held), _) => (held.counted, held.counted),
+            (None, Some(Marked::Expired { counted, real })) => (counted, real),
+            (None, _) => (0, 0),
+        };
+        if let Settled::Part(_) = of {
+            let more = amount.saturating_sub(counted);
+            let event = if held.is_some() { HoldEvent::Continued } else { HoldEvent::Late };
+            self.continue_with(ticket, (counted + more, more, real.max(amount)), terms, now);
+            return ended(Hits::Add(hits_of(more)), event, counted + more, 0);
+        }
+        let is_rest = matches!(of, Settled::Rest(_));
+        if is_rest && held.is_none() && mark.is_none() {
+            return Prepared { decided: Some(Denied), ..ended(Hits::Refund(0), HoldEvent::Unknown, 0, 0) };
+        }
+        let amount = if is_rest { real } else { amount };
+        self.end(ticket);
+        let held_amount = held.map_or(0, |held| held.amount);
+        let returned = (held_amount + counted).saturating_sub(amount);
+        self.mark(ticket, Marked::Settled { amount, returned }, terms, now);
+        let hits = match amount.checked_sub(counted) {
+            Some(more) => Hits::Add(hits_of(more)),
+            None => Hits::Refund(hits_of(counted - amount)),
+        };
+        ended(hits, if held.is_some() { HoldEvent::Settled } else { HoldEvent::Late }, amount, returned)
+    }
+
+    /// Moves `more` hits of a ticket from held to counted, of which `counted` are now, and `real` reported.
+    fn continue_with(
+        &mut self,
+        ticket: Ticket,
+        (counted, more, real): (u64, u64, u64),
+        terms: Terms,
+        now: Timestamp,
+    ) {
+        if let Some(held) = self.holds.get_mut(&ticket) {
+            let moved = more.min(held.amount);
+            (held.amount, held.counted) = (held.amount - moved, counted);
+            self.held = self.held.saturating_sub(moved);
+        } else if counted > 0 {
+            self.mark(ticket, Marked::Expired { counted, real }, terms, now);
+        }
+    }
+
+    fn oldest_anonymous(&self) -> Option<Ticket> {
+        let mut oldest = self.by_end.iter().take(MAX_SEARCHED).map(|(_, ticket)| *ticket);
+        oldest.find(|ticket| self.holds.get(ticket).is_some_and(|held| held.is_anonymous))
+    }
+
+    /// Opens a hold that was found to fit. Two charges of one request add up.
+    pub fn open(&mut self, ticket: Ticket, opening: Opening, now: Timestamp) {
+        let Opening { amount, ttl_secs, is_anonymous, .. } = opening;
+        let new = Held { end_us: end_us(ttl_secs, now), amount: 0, counted: 0, is_anonymous };
+        let held = self.holds.entry(ticket).or_insert(new);
+        held.amount += u64::from(amount);
+        self.held += u64::from(amount);
+        self.by_end.insert((held.end_us, ticket));
+    }
+
+    /// `report` with the sums.
+    pub fn complete(&self, report: Report) -> Report {
+        Report {
+            held: hits_of(self.held),
+            holds: u16::try_from(self.holds.len()).unwrap_or(u16::MAX),
+            ..report
+        }
+    }
+}
+
+/// Report of `event`, without amounts.
+pub const fn report(event: HoldEvent) -> Report {
+    Report { event, held: 0, holds: 0, amount: 0, returned: 0, counted: 0, expired: 0 }
+}
+
+/// End of what begins now, in microseconds since the epoch.
+const fn end_us(secs: u32, now: Timestamp) -> u64 {
+    now.as_micros().saturating_add(secs as u64 * 1_000_000)
+}
+
+fn hits_of(amount: u64) -> u32 {
+    u32::try_from(amount).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,180 @@
+//! Budgets in memory: what charges do to the holds of their counters.
+
+use smallvec::{SmallVec, smallvec};
+
+use super::MemoryStore;
+use super::group::{Group, Member, Stripes, find_stripe};
+use super::stripe::{Counter, log_bytes};
+use crate::engine::algorithm::budget::{self, Prepared};
+use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::algorithm::{CounterState, Meter};
+use crate::engine::reserve::{Action, HoldEvent, Report};
+use crate::engine::{Hits, Reservation, Timestamp};
+use crate::store::Readings;
+
+/// Each charge of a group after its effect on holds; `None` for those that have none.
+pub(super) type PreparedCharges = SmallVec<[Option<Prepared>; 4]>;
+
+impl MemoryStore {
+    /// Ends the holds that have expired and those that are settled, before the charges are decided.
+    pub(super) fn prepare_budgets(
+        &self,
+        group: &mut Group<'_>,
+        stripes: &mut Stripes<'_>,
+        now: Timestamp,
+    ) -> PreparedCharges {
+        let mut is_expired: SmallVec<[bool; 4]> = smallvec![false; group.members.len()];
+        let mut prepared = PreparedCharges::new();
+        for (charge, requested) in group.charges.iter().zip(&mut group.requested) {
+            let member = charge.reservation().zip(group.members.get(requested.counter));
+            let Some(((reservation, hits), member)) = member else {
+                prepared.push(None);
+                continue;
+            };
+            self.make_budget(member, stripes, now);
+            let is_first =
+                is_expired.get_mut(requested.counter).is_some_and(|done| !std::mem::replace(done, true));
+            let prepare = |state: &mut budget::State| {
+                let expired = if is_first { state.expire(member.limit, reservation.terms, now) } else { 0 };
+                let mut prepared = state.prepare(reservation, hits, now);
+                prepared.report.expired = expired;
+                prepared
+            };
+            let of_charge = change_budget(member, stripes, prepare);
+            if let Some(of_charge) = of_charge {
+                requested.hits = of_charge.hits;
+                if of_charge.is_full {
+                    requested.capacity = 0;
+                }
+            }
+            prepared.push(of_charge);
+        }
+        prepared
+    }
+
+    /// Makes the counter of `member` one with holds.
+    fn make_budget(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, now: Timestamp) {
+        let Member { key, limit, rule, hash, stripe } = *member;
+        let mut empty = CounterState::empty(limit.algorithm);
+        if let Some(counter) = member.find(stripes) {
+            if !matches!(counter.state, CounterState::Budget(_)) {
+                let before = log_bytes(&counter.state);
+                let state = std::mem::replace(&mut counter.state, empty);
+                counter.state = CounterState::Budget(Box::new(budget::State::new(state)));
+                let (rule, after) = (counter.rule, log_bytes(&counter.state));
+                if let Some(stripe) = find_stripe(stripes, stripe) {
+                    stripe.resize(rule, before, after);
+                }
+            }
+            return;
+        }
+        empty.load(limit, now);
+        let state = CounterState::Budget(Box::new(budget::State::new(empty)));
+        if let Some(stripe) = find_stripe(stripes, stripe) {
+            let counter = Counter { key: key.into(), limit, rule, state };
+            stripe.insert(hash, counter, |counter| self.hash(&counter.key, counter.limit));
+        }
+    }
+}
+
+/// Opens the holds of charges that were carried out. What they took of `meters` is held, and not counted.
+pub(super) fn finish(
+    group: &Group<'_>,
+    (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
+    meters: &mut [Meter],
+    stripes: &mut Stripes<'_>,
+    now: Timestamp,
+) {
+    let charges = group.charges.iter().zip(&group.requested).zip(prepared).zip(outcomes);
+    for (((charge, requested), prepared), (_, outcome)) in charges {
+        let Some(prepared) = prepared else { continue };
+        if let Some(decided) = prepared.decided {
+            *outcome = decided;
+            continue;
+        }
+        let Some((Reservation { action: Action::Open(opening), .. }, _)) = charge.reservation() else {
+            continue;
+        };
+        if *outcome != ChargeOutcome::Charged {
+            continue;
+        }
+        if let Some(meter) = meters.get_mut(requested.counter) {
+            let parts = u64::from(opening.amount).saturating_mul(meter.parts);
+            meter.level = meter.level.saturating_sub(parts);
+        }
+        let member = group.members.get(requested.counter);
+        if let (Some(ticket), Some(member)) = (opening.ticket, member) {
+            change_budget(member, stripes, |state| state.open(ticket, opening, now));
+            let amount = opening.amount;
+            prepared.report = Report { event: HoldEvent::Opened, amount, ..prepared.report };
+        }
+    }
+}
+
+/// Completes the reports, and drops counters with nothing to remember.
+pub(super) fn complete(
+    group: &Group<'_>,
+    (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
+    states: &mut [CounterState],
+    stripes: &mut Stripes<'_>,
+    now: Timestamp,
+) {
+    let charges = group.charges.iter().zip(&group.requested).zip(&mut *prepared).zip(outcomes);
+    for (((charge, requested), prepared), (meter, _)) in charges {
+        let (Some(prepared), Some(member), Some(state)) =
+            (prepared, group.members.get(requested.counter), states.get_mut(requested.counter))
+        else {
+            continue;
+        };
+        let Some(counter) = member.find(stripes) else { continue };
+        let CounterState::Budget(budget) = &counter.state else { continue };
+        prepared.report = budget.complete(prepared.report);
+        let action = charge.reserve.as_ref().map(|reserve| reserve.action);
+        if let (Some(Action::Settle(_)), None, Hits::Add(hits)) = (action, prepared.decided, prepared.hits) {
+            prepared.report.counted = hits;
+        }
+        *state = counter.state.for_decision(now);
+        *meter = state.load(member.limit, now);
+    }
+    for member in &group.members {
+        drop_empty(member, stripes, now);
+    }
+}
+
+/// Adds the reports to the readings.
+pub(super) fn report(readings: &mut Readings, prepared: &PreparedCharges) {
+    for (reading, prepared) in readings.iter_mut().zip(prepared) {
+        if let (Ok(reading), Some(prepared)) = (reading, prepared) {
+            reading.budget = Some(prepared.report);
+        }
+    }
+}
+
+/// Changes the holds of `member`.
+fn change_budget<T>(
+    member: &Member<'_>,
+    stripes: &mut Stripes<'_>,
+    change: impl FnOnce(&mut budget::State) -> T,
+) -> Option<T> {
+    let counter = member.find(stripes)?;
+    let before = log_bytes(&counter.state);
+    let CounterState::Budget(state) = &mut counter.state else { return None };
+    let changed = change(state);
+    counter.limit = member.limit;
+    let (rule, after) = (counter.rule, log_bytes(&counter.state));
+    find_stripe(stripes, member.stripe)?.resize(rule, before, after);
+    Some(changed)
+}
+
+/// Drops the counter of `member` if it equals one that is not there.
+fn drop_empty(member: &Member<'_>, stripes: &mut Stripes<'_>, now: Timestamp) {
+    let is_empty = match member.find(stripes) {
+        Some(Counter { state: CounterState::Budget(state), .. }) => {
+            state.has_no_tickets() && state.counter.used(member.limit, now) == 0
+        }
+        Some(_) | None => false,
+    };
+    if let Some(stripe) = find_stripe(stripes, member.stripe).filter(|_| is_empty) {
+        stripe.remove(member.hash, member.key, member.limit);
+    }
+}

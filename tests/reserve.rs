@@ -1,0 +1,251 @@
+//! Budgets of the running program: over HTTP and over gRPC.
+
+use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use envoy_types::pb::google::protobuf::UInt64Value;
+use envoy_types::pb::google::protobuf::value::Kind;
+use reqwest::Client;
+use serde_json::{Value, json};
+
+use crate::support::load::request;
+use crate::support::redis::Redis;
+use crate::support::service::Service;
+
+const RULES: &str = "
+domain: ai
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 1000, name: tokens}
+    reserve: {amount: 400, ttl: 10m, max: 50%}
+  - key: app
+    rate_limit: {unit: year, requests_per_unit: 1000}
+    reserve: {amount: 400, ttl: 10m, on_look: false}
+  - {key: requests, rate_limit: {unit: year, requests_per_unit: 2}, charge: if_allowed}
+";
+
+struct Api(Service);
+
+impl Api {
+    async fn start(settings: &[(&str, &str)]) -> Self {
+        Self(Service::start(&[("rules.yaml", RULES)], settings).await)
+    }
+
+    async fn post(&self, path: &str, entries: Value, more: Value) -> (u16, Value) {
+        let mut body = json!({ "domain": "ai", "entries": entries });
+        let Value::Object(more) = more else { panic!("no members: {more}") };
+        more.into_iter().for_each(|(name, value)| body[name] = value);
+        let answer = Client::new().post(self.0.url(path)).body(body.to_string()).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.json().await.expect("JSON"))
+    }
+
+    /// Tokens that the user has used and that are held, and the number of holds.
+    async fn usage(&self, user: &str) -> [u64; 3] {
+        let url = self.0.url(&format!("/v1/usage?domain=ai&user={user}"));
+        let answer: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+        ["used", "held", "holds"].map(|name| answer[name].as_u64().unwrap_or_else(|| panic!("{answer}")))
+    }
+}
+
+fn user(name: &str) -> Value {
+    json!({ "user": name })
+}
+
+#[tokio::test]
+async fn applications_reserve_settle_extend_and_release() {
+    let redis = Redis::start().await;
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    for settings in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s")]] {
+        let api = Api::start(settings).await;
+        let (status, held) = api.post("/v1/reserve", user("a"), json!({ "amount": 700, "ttl": "90s" })).await;
+        assert_eq!((status, &held["amount"], &held["expiresIn"]), (200, &json!(700), &json!(90)), "{held}");
+        assert_eq!(held["remaining"], 300);
+        assert_eq!(api.usage("a").await, [0, 700, 1]);
+
+        let (status, denied) = api.post("/v1/reserve", user("a"), json!({})).await;
+        assert_eq!(
+            (status, &denied["error"], &denied["reason"]),
+            (429, &json!("rate_limit_exceeded"), &json!("held"))
+        );
+        assert!(denied["retryAfter"].as_u64().is_some_and(|secs| (1..=90).contains(&secs)), "{denied}");
+        let (status, large) = api.post("/v1/reserve", user("a"), json!({ "amount": 1001 })).await;
+        assert_eq!(
+            (status, &large["error"], &large["retryAfter"]),
+            (429, &json!("larger_than_budget"), &Value::Null)
+        );
+
+        let ticket = held["ticket"].clone();
+        let (status, longer) =
+            api.post("/v1/extend", user("a"), json!({ "ticket": ticket, "ttl": "20m" })).await;
+        assert_eq!((status, longer), (200, json!({ "extended": true, "expiresIn": 1200 })));
+        for (amount, goes_on) in [(250, true), (250, true), (200, true), (600, true)] {
+            let part = json!({ "ticket": ticket, "amount": amount, "final": false });
+            let (status, answer) = api.post("/v1/settle", user("a"), part).await;
+            assert_eq!((status, &answer["continue"]), (200, &json!(goes_on)), "{answer}");
+        }
+        assert_eq!(api.usage("a").await, [600, 100, 1], "the amounts so far, each once");
+        for is_first in [true, false] {
+            let (status, answer) =
+                api.post("/v1/settle", user("a"), json!({ "ticket": ticket, "amount": 650 })).await;
+            let found = ["first", "charged", "returned"].map(|name| answer[name].clone());
+            assert_eq!((status, found), (200, [json!(is_first), json!(650), json!(50)]), "{answer}");
+        }
+        assert_eq!(api.usage("a").await, [650, 0, 0]);
+        let (status, gone) = api.post("/v1/extend", user("a"), json!({ "ticket": ticket })).await;
+        assert_eq!((status, &gone["error"]), (404, &json!("unknown_ticket")));
+        assert_eq!(
+            api.post("/v1/release", user("a"), json!({ "ticket": ticket })).await.1,
+            json!({ "released": false })
+        );
+        assert_eq!(api.usage("a").await, [650, 0, 0], "a release gives nothing back twice");
+
+        let (_, own) = api.post("/v1/reserve", user("b"), json!({})).await;
+        assert_eq!(own["amount"], 400, "that of the rule");
+        let ticket = json!({ "ticket": own["ticket"] });
+        assert_eq!(api.post("/v1/release", user("b"), ticket).await, (200, json!({ "released": true })));
+        assert_eq!(api.usage("b").await, [0, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_settlement_counts_whatever_is_known_of_its_ticket() {
+    let api = Api::start(&[]).await;
+    for (ticket, amount) in [("-".to_owned(), 30), ("0123456789abcdef".repeat(2), 40)] {
+        let late = api.post("/v1/settle", user("a"), json!({ "ticket": ticket, "amount": amount })).await;
+        assert_eq!(
+            (late.0, &late.1["first"], &late.1["late"]),
+            (200, &json!(true), &json!(true)),
+            "{late:?}"
+        );
+    }
+    assert_eq!(api.usage("a").await, [70, 0, 0]);
+    let over = api.post("/v1/settle", user("a"), json!({ "ticket": "-", "amount": 5_000 })).await.1;
+    assert_eq!(over["charged"], 5_000, "in full");
+    assert_eq!(api.usage("a").await, [5_070, 0, 0]);
+    let (status, none) =
+        api.post("/v1/settle", json!({ "requests": "a" }), json!({ "ticket": "-", "amount": 1 })).await;
+    assert_eq!((status, &none["error"]), (404, &json!("no_budget")));
+}
+
+#[tokio::test]
+async fn a_request_with_an_id_is_held_once() {
+    let api = Api::start(&[]).await;
+    let reserve = async |amount: u32| {
+        api.post("/v1/reserve", user("a"), json!({ "amount": amount, "id": "req-7f3a" })).await.1
+    };
+    let (first, second) = (reserve(300).await, reserve(500).await);
+    assert_eq!((&first["ticket"], &first["amount"]), (&second["ticket"], &second["amount"]));
+    assert_eq!(api.usage("a").await, [0, 300, 1]);
+    let settle = json!({ "ticket": first["ticket"], "amount": 120 });
+    assert_eq!(api.post("/v1/settle", user("a"), settle.clone()).await.1["first"], true);
+    assert_eq!(reserve(300).await["ticket"], first["ticket"], "it is settled, and holds nothing anew");
+    assert_eq!(api.post("/v1/settle", user("a"), settle).await.1["first"], false);
+    assert_eq!(api.usage("a").await, [120, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_request_holds_all_its_budgets_or_none() {
+    let api = Api::start(&[]).await;
+    let both = json!({ "user": "a", "requests": "a" });
+    for _ in 0..2 {
+        let (status, answer) = api.post("/v1/reserve", both.clone(), json!({ "amount": 100 })).await;
+        assert_eq!(status, 200, "one request each: {answer}");
+    }
+    let (status, denied) = api.post("/v1/reserve", both, json!({ "amount": 100 })).await;
+    assert_eq!((status, denied.get("ticket")), (429, None));
+    assert_eq!(api.usage("a").await, [0, 200, 2], "nothing is held of a denied request");
+    let look = api.post("/v1/check", user("a"), json!({ "hitsAddend": 0 })).await;
+    assert_eq!((look.0, look.1.get("ticket"), &look.1["remaining"]), (200, None, &json!(800)), "a look");
+    assert_eq!(api.usage("a").await, [0, 200, 2]);
+    let refused = Client::new().delete(api.0.url("/v1/usage")).send().await.expect("an answer");
+    assert_eq!(
+        (refused.status().as_u16(), &refused.headers()["allow"]),
+        (405, &"GET, POST".parse().expect("text"))
+    );
+}
+
+/// A call as Envoy makes it, of descriptors with their entries and hits. Returns the answer and its ticket.
+async fn call(port: u16, descriptors: &[(&[(&str, &str)], u64)]) -> (RateLimitResponse, Option<String>) {
+    let address = format!("http://127.0.0.1:{port}");
+    let mut client = RateLimitServiceClient::connect(address).await.expect("it listens");
+    let mut message = request("ai", &[]);
+    message.descriptors = descriptors
+        .iter()
+        .map(|(entries, hits)| {
+            let entries = request("ai", entries).descriptors.into_iter().flat_map(|of| of.entries).collect();
+            let hits_addend = Some(UInt64Value { value: *hits });
+            RateLimitDescriptor { entries, hits_addend, ..RateLimitDescriptor::default() }
+        })
+        .collect();
+    let answer = client.should_rate_limit(message).await.expect("an answer").into_inner();
+    let ticket = answer.dynamic_metadata.as_ref().and_then(|metadata| {
+        match metadata.fields.get("ticket")?.kind.as_ref()? {
+            Kind::StringValue(ticket) => Some(ticket.clone()),
+            _ => None,
+        }
+    });
+    (answer, ticket)
+}
+
+#[tokio::test]
+async fn a_look_holds_and_the_next_charge_settles_the_oldest() {
+    let api = Api::start(&[]).await;
+    let grpc = api.0.grpc;
+    let user = [("user", "a")];
+    for held in [400, 800] {
+        let (answer, ticket) = call(grpc, &[(&user, 0)]).await;
+        assert_eq!((answer.overall_code, ticket.is_some()), (i32::from(Code::Ok), true));
+        assert_eq!(api.usage("a").await[1], held);
+    }
+    let (denied, ticket) = call(grpc, &[(&user, 0)]).await;
+    assert_eq!((denied.overall_code, ticket), (i32::from(Code::OverLimit), None));
+    assert_eq!(call(grpc, &[(&user, 150)]).await.0.overall_code, i32::from(Code::Ok));
+    assert_eq!(api.usage("a").await, [150, 400, 1]);
+    assert_eq!(
+        call(grpc, &[(&user, 2_000)]).await.0.overall_code,
+        i32::from(Code::Ok),
+        "it is counted in any case"
+    );
+    assert_eq!(api.usage("a").await, [2_150, 0, 0]);
+    let metrics =
+        reqwest::get(api.0.debug_url("/metrics")).await.expect("metrics").text().await.expect("text");
+    for (event, count) in [("opened", 2), ("denied", 1), ("settled", 2), ("late", 0), ("unsettled", 0)] {
+        assert!(
+            metrics.contains(&format!("tollgate_holds{{event=\"{event}\"}} {count}\n")),
+            "{event}: {metrics}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_settles_its_hold_with_usage_or_else_gives_it_back() {
+    let api = Api::start(&[]).await;
+    let grpc = api.0.grpc;
+    let app = [("app", "a")];
+    let usage = async || {
+        let url = api.0.url("/v1/usage?domain=ai&app=a");
+        let answer: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+        ["used", "held"].map(|name| answer[name].as_u64().expect("a number"))
+    };
+    assert_eq!(call(grpc, &[(&app, 0)]).await.1, None, "on_look: false");
+    let (_, ticket) = call(grpc, &[(&app, 300)]).await;
+    let ticket = ticket.expect("a ticket");
+    assert_eq!(usage().await, [0, 300], "an estimate is held");
+    let of_ticket = [("app", "a"), ("tollgate.ticket", &*ticket)];
+    let end = [("app", "a"), ("tollgate.ticket", &*ticket), ("tollgate.end", "1")];
+    // Usage, else nothing, in one call; and the same again.
+    for _ in 0..2 {
+        call(grpc, &[(&of_ticket, 170), (&end, 0)]).await;
+        assert_eq!(usage().await, [170, 0]);
+    }
+    let (_, second) = call(grpc, &[(&app, 300)]).await;
+    let second = second.expect("a ticket");
+    let end = [("app", "a"), ("tollgate.ticket", &*second), ("tollgate.end", "1")];
+    call(grpc, &[(&end, 1)]).await;
+    assert_eq!(usage().await, [170, 0], "without usage, the hold is given back");
+    let unknown = [("app", "a"), ("tollgate.ticket", "-")];
+    call(grpc, &[(&unknown, 30)]).await;
+    assert_eq!(usage().await, [200, 0], "usage without a ticket is counted");
+}
