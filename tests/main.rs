@@ -44,6 +44,7 @@ mod lab;
 mod lease_faults;
 mod leases;
 mod limits;
+mod llm;
 mod lockout_access;
 mod lockouts;
 mod logs;
