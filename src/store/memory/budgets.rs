@@ -77,75 +77,79 @@ impl MemoryStore {
     }
 }
 
-/// Opens the holds of charges that were carried out. What they took of `meters` is held, and not counted.
-pub(super) fn finish(
-    group: &Group<'_>,
-    (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
-    meters: &mut [Meter],
-    stripes: &mut Stripes<'_>,
-    now: Timestamp,
-) {
-    let charges = group.charges.iter().zip(&group.requested).zip(prepared).zip(outcomes);
-    for (((charge, requested), prepared), (_, outcome)) in charges {
-        let Some(prepared) = prepared else { continue };
-        if let Some(decided) = prepared.decided {
-            *outcome = decided;
-            continue;
-        }
-        let Some((Reservation { action: Action::Open(opening), .. }, _)) = charge.reservation() else {
-            continue;
-        };
-        if *outcome != ChargeOutcome::Charged {
-            continue;
-        }
-        if let Some(meter) = meters.get_mut(requested.counter) {
-            let parts = u64::from(opening.amount).saturating_mul(meter.parts);
-            meter.level = meter.level.saturating_sub(parts);
-        }
-        let member = group.members.get(requested.counter);
-        if let (Some(ticket), Some(member)) = (opening.ticket, member) {
-            change_budget(member, stripes, |state| state.open(ticket, opening, now));
-            let amount = opening.amount;
-            prepared.report = Report { event: HoldEvent::Opened, amount, ..prepared.report };
+impl Group<'_> {
+    /// Opens the holds of charges that were carried out. What they took of `meters` is held, and not counted.
+    pub(super) fn finish_budgets(
+        &self,
+        (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
+        meters: &mut [Meter],
+        stripes: &mut Stripes<'_>,
+        now: Timestamp,
+    ) {
+        let charges = self.charges.iter().zip(&self.requested).zip(prepared).zip(outcomes);
+        for (((charge, requested), prepared), (_, outcome)) in charges {
+            let Some(prepared) = prepared else { continue };
+            if let Some(decided) = prepared.decided {
+                *outcome = decided;
+                continue;
+            }
+            let Some((Reservation { action: Action::Open(opening), .. }, _)) = charge.reservation() else {
+                continue;
+            };
+            if *outcome != ChargeOutcome::Charged {
+                continue;
+            }
+            if let Some(meter) = meters.get_mut(requested.counter) {
+                let parts = u64::from(opening.amount).saturating_mul(meter.parts);
+                meter.level = meter.level.saturating_sub(parts);
+            }
+            let member = self.members.get(requested.counter);
+            if let (Some(ticket), Some(member)) = (opening.ticket, member) {
+                change_budget(member, stripes, |state| state.open(ticket, opening, now));
+                let amount = opening.amount;
+                prepared.report = Report { event: HoldEvent::Opened, amount, ..prepared.report };
+            }
         }
     }
-}
 
-/// Completes the reports, and drops counters with nothing to remember.
-pub(super) fn complete(
-    group: &Group<'_>,
-    (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
-    states: &mut [CounterState],
-    stripes: &mut Stripes<'_>,
-    now: Timestamp,
-) {
-    let charges = group.charges.iter().zip(&group.requested).zip(&mut *prepared).zip(outcomes);
-    for (((charge, requested), prepared), (meter, _)) in charges {
-        let (Some(prepared), Some(member), Some(state)) =
-            (prepared, group.members.get(requested.counter), states.get_mut(requested.counter))
-        else {
-            continue;
-        };
-        let Some(counter) = member.find(stripes) else { continue };
-        let CounterState::Budget(budget) = &counter.state else { continue };
-        prepared.report = budget.complete(prepared.report);
-        let action = charge.reserve.as_ref().map(|reserve| reserve.action);
-        if let (Some(Action::Settle(_)), None, Hits::Add(hits)) = (action, prepared.decided, prepared.hits) {
-            prepared.report.counted = hits;
+    /// Completes the reports, and drops counters with nothing to remember.
+    pub(super) fn complete_budgets(
+        &self,
+        (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
+        states: &mut [CounterState],
+        stripes: &mut Stripes<'_>,
+        now: Timestamp,
+    ) {
+        let charges = self.charges.iter().zip(&self.requested).zip(&mut *prepared).zip(outcomes);
+        for (((charge, requested), prepared), (meter, _)) in charges {
+            let (Some(prepared), Some(member), Some(state)) =
+                (prepared, self.members.get(requested.counter), states.get_mut(requested.counter))
+            else {
+                continue;
+            };
+            let Some(counter) = member.find(stripes) else { continue };
+            let CounterState::Budget(budget) = &counter.state else { continue };
+            prepared.report = budget.complete(prepared.report);
+            let action = charge.reserve.as_ref().map(|reserve| reserve.action);
+            if let (Some(Action::Settle(_)), None, Hits::Add(hits)) =
+                (action, prepared.decided, prepared.hits)
+            {
+                prepared.report.counted = hits;
+            }
+            *state = counter.state.for_decision(now);
+            *meter = state.load(member.limit, now);
         }
-        *state = counter.state.for_decision(now);
-        *meter = state.load(member.limit, now);
+        for member in &self.members {
+            drop_empty(member, stripes, now);
+        }
     }
-    for member in &group.members {
-        drop_empty(member, stripes, now);
-    }
-}
 
-/// Adds the reports to the readings.
-pub(super) fn report(readings: &mut Readings, prepared: &PreparedCharges) {
-    for (reading, prepared) in readings.iter_mut().zip(prepared) {
-        if let (Ok(reading), Some(prepared)) = (reading, prepared) {
-            reading.budget = Some(prepared.report);
+    /// Adds the reports to the readings.
+    pub(super) fn report_budgets(readings: &mut Readings, prepared: &PreparedCharges) {
+        for (reading, prepared) in readings.iter_mut().zip(prepared) {
+            if let (Ok(reading), Some(prepared)) = (reading, prepared) {
+                reading.budget = Some(prepared.report);
+            }
         }
     }
 }

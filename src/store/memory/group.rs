@@ -6,8 +6,8 @@ use std::hash::{BuildHasher as _, Hash, Hasher};
 use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
+use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
-use super::{MemoryStore, budgets};
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Hits, Limit, Timestamp, lockout};
@@ -122,7 +122,7 @@ impl MemoryStore {
 
         if has_budgets {
             let parts = (&mut prepared, &mut *outcomes);
-            budgets::finish(&group, parts, &mut meters, &mut stripes, now);
+            group.finish_budgets(parts, &mut meters, &mut stripes, now);
         }
         let changed = |index: &usize| before.get(*index) != meters.get(*index);
         let has_state = |index: &usize| !members[*index].limit.is_concurrency();
@@ -138,7 +138,7 @@ impl MemoryStore {
         }
         if has_budgets {
             let parts = (&mut prepared, &mut *outcomes);
-            budgets::complete(&group, parts, &mut states, &mut stripes, now);
+            group.complete_budgets(parts, &mut states, &mut stripes, now);
         }
         for (suspect, locked) in suspects.iter().zip(&lockouts) {
             self.write_lockout(suspect, &mut stripes, locked, members);
@@ -152,7 +152,7 @@ impl MemoryStore {
             Ok(reading.locked_until(ends_us, now))
         };
         let mut readings: Readings = charges.iter().zip(requested).zip(outcomes).map(reading).collect();
-        budgets::report(&mut readings, &prepared);
+        Group::report_budgets(&mut readings, &prepared);
         readings
     }
 

@@ -50,6 +50,11 @@ fn what_cannot_work_is_an_error_at_its_place() {
         ("rate_limit: 9/hour|reserve: {amount: 2, on_expiry: keep}", "5:37", "release or charge"),
         ("rate_limit: 9/hour|reserve: {amout: 2}", "5:15", "did you mean 'amount'"),
         ("reserve: {amount: 2}", "4:14", "without a limit"),
+        (
+            "rate_limit: {unit: hour, requests_per_unit: 9, lease: true}|reserve: {amount: 2}",
+            "5:14",
+            "'reserve' with 'lease'",
+        ),
         ("rate_limit: {unlimited: true}|reserve: {amount: 2}", "5:14", "without a limit"),
         ("concurrency: {max: 2, ttl: 1m}|reserve: {amount: 2}", "5:14", "beside 'concurrency'"),
         (

@@ -18,11 +18,11 @@ use crate::limiter::Purpose;
 pub(in crate::server) struct AcquireRequest<'b> {
     /// Descriptors. Their hits are the number of places.
     pub(in crate::server) request: JsonRequest<'b>,
-    /// What it holds.
+    /// Holds.
     pub(in crate::server) holds: NamedHolds,
 }
 
-/// What a request says about its holds.
+/// Holds as a request names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum NamedHolds {
     /// Nothing, but that places are held for so many seconds at most; [`u32::MAX`] for the time of the rules.
