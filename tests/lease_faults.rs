@@ -102,6 +102,8 @@ impl Fleet {
         let redis = Redis::start().await;
         let url = redis.settings().deployment.to_string();
         let (answers, mut clients) = (Arc::<Answers>::default(), JoinSet::new());
+        // Enough for the key to be hot also on a machine that is busy with other things.
+        answers.more_hits.store(9, Ordering::Relaxed);
         let mut replicas = Vec::new();
         for _ in 0..3 {
             let service = start(&url, limit).await;
@@ -152,7 +154,7 @@ async fn start(url: &str, limit: u64) -> Tollgate {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
-    const LIMIT: u64 = 1_000_000;
+    const LIMIT: u64 = 10_000_000;
     let mut fleet = Fleet::start(LIMIT).await;
     fleet.replicas[0].service.process.signal("KILL");
     fleet.replace(0, LIMIT).await;
@@ -169,7 +171,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
     }
     assert!(fleet.metric("spends").await > 0, "nothing was spent from leases");
     let answers = Arc::clone(&fleet.answers);
-    answers.more_hits.store(2_000, Ordering::Relaxed);
+    answers.more_hits.store(20_000, Ordering::Relaxed);
     eventually("the limit is met", async || answers.denied.load(Ordering::Relaxed) > 0).await;
     eventually("leases are returned", async || fleet.metric("credits").await == 0).await;
     answers.more(500).await;
@@ -182,7 +184,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_are_stopped_in_order_leave_exactly_what_they_admitted() {
-    let mut fleet = Fleet::start(10_000_000).await;
+    let mut fleet = Fleet::start(1_000_000_000).await;
     fleet.answers.more(3_000).await;
     fleet.stop_clients().await;
     assert!(fleet.metric("spends").await > 0, "nothing was spent from leases");
@@ -196,7 +198,7 @@ async fn replicas_that_are_stopped_in_order_leave_exactly_what_they_admitted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_changes_the_limit_of_what_is_leased() {
-    let mut fleet = Fleet::start(1_000_000).await;
+    let mut fleet = Fleet::start(100_000_000).await;
     let in_force = async |fleet: &Fleet, limit: u64| {
         for replica in &fleet.replicas {
             replica.service.write_rules("rules.yaml", &rules(limit));
@@ -220,7 +222,7 @@ async fn a_reload_changes_the_limit_of_what_is_leased() {
     let before = answers.admitted();
     answers.more(500).await;
     assert_eq!(answers.admitted(), before, "the lower limit is in force, also for what was leased");
-    let raised = 2 * (answers.calls() + 20_000);
+    let raised = 20 * (answers.calls() + 100_000);
     in_force(&fleet, raised).await;
     answers.more(2_000).await;
     assert!(answers.admitted() > before + 1_000, "the higher limit is in force");

@@ -1,7 +1,7 @@
 //! Leases: hits that a replica charges in advance and spends without asking the store.
 //!
 //! A lease is an ordinary charge. The counter rises before the credit exists, and what is not spent is given back, so
-//! a counter is never below the hits admitted plus the credits held, whoever crashes. See [`cell`] for the replica's
+//! a counter is never below the hits admitted plus the credits held, whichever replica crashes. See [`cell`] for the replica's
 //! side, and [`Meter::lease`](super::algorithm::Meter::lease) for the store's.
 
 pub mod cell;

@@ -61,7 +61,7 @@ pub(super) struct LeaseCounts {
     stranded: AtomicU64,
 }
 
-/// What leases of one rule did, in hits unless it says otherwise.
+/// Figures of the leases of one rule, in hits except for [`Self::asks`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseFigures {
     /// Hits that are held now.
@@ -246,7 +246,7 @@ impl Leases {
         granted.unwrap_or(Granted::Nothing)
     }
 
-    /// Takes note that an ask has no answer.
+    /// Records that an ask has no answer.
     pub(super) fn lost(&self, charge: &Charge, at: Moment) {
         self.with(charge, |entry| entry.cell.lost(at));
     }
@@ -281,7 +281,7 @@ impl Leases {
         self.with(charge, put_back).unwrap_or(false)
     }
 
-    /// Takes note that a return was not carried out. True if the credits can be spent further: then the lot is back.
+    /// Records that a return was not carried out. True if the credits can be spent further: then the lot is back.
     pub(super) fn keep(&self, charge: &Charge, terms: LeaseTerms, lot: Lot) -> bool {
         let keep = |entry: &mut Entry| {
             entry.counts.returned.fetch_sub(lot.credits.into(), Ordering::Relaxed);
@@ -302,7 +302,7 @@ impl Leases {
         });
     }
 
-    /// Takes note of what a reading says of the counter.
+    /// Records a reading of the counter.
     pub(super) fn observe(&self, charge: &Charge, used: u64) {
         self.with(charge, |entry| match charge.hits {
             Hits::Refund(_) => entry.cell.refunded(),

@@ -235,7 +235,7 @@ impl Cell {
         Reading { outcome: ChargeOutcome::Charged, used, reset, budget: None }
     }
 
-    /// Takes note of a reading of the counter.
+    /// Records a reading of the counter.
     pub fn observe(&mut self, used: u64) {
         self.used_seen = used;
     }
@@ -245,7 +245,7 @@ impl Cell {
         self.quiet_until_us = 0;
     }
 
-    /// Adds the credits of an answer. Returns the lot, which has none if they are of no use any more.
+    /// Adds the credits of an answer. Returns the lot, also if it is not kept, because its window is over.
     pub fn granted(&mut self, grant: Grant, at: Moment) -> Option<Lot> {
         self.is_asking = false;
         let round_trip_us = at.mono_us.saturating_sub(grant.sent.mono_us);
@@ -285,7 +285,7 @@ impl Cell {
         Some(lot)
     }
 
-    /// Takes note that an ask has no answer. What it charged stays charged.
+    /// Records that an ask has no answer. Hits that it charged stay charged.
     pub fn lost(&mut self, at: Moment) {
         self.is_asking = false;
         self.quiet_until_us = at.mono_us.saturating_add(self.terms.hold_us.into());
@@ -357,8 +357,4 @@ fn window_start_secs(limit: Limit, now: Timestamp) -> u64 {
 }
 
 #[cfg(test)]
-mod exhaustive;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod twin;

@@ -3,10 +3,10 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use super::*;
 use crate::engine::Unit;
 use crate::engine::algorithm::Meter;
 use crate::engine::algorithm::fixed_window::meter;
+use crate::engine::lease::cell::*;
 
 /// Bounds of a run, and the number of rare events in it.
 #[derive(Clone, Copy)]
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    /// What later events depend on.
+    /// Everything that later events depend on.
     fn seen(&self) -> Seen {
         let mut all: Vec<u64> = vec![
             self.window as u64,

@@ -1,3 +1,6 @@
+mod exhaustive;
+mod twin;
+
 use super::*;
 use crate::engine::algorithm::group::{LeaseStep, charge_alone};
 use crate::engine::lease::{Lease, burst_tax};
@@ -88,7 +91,7 @@ fn credits_end_with_the_server_that_counted_them() {
     assert!(!lot.is_returnable(cell.limit(), replaced), "they would take off hits of others");
 }
 
-/// How a simulation differs from the real thing.
+/// Difference of a simulation from the real thing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mutant {
     None,

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::*;
 use crate::engine::Unit;
 use crate::engine::algorithm::fixed_window::meter;
+use crate::engine::lease::cell::*;
 
 /// Windows of a second that a run takes.
 const WINDOWS: usize = 3;
