@@ -113,7 +113,7 @@ impl Fleet {
             }
             replicas.push(Replica { service, port });
         }
-        answers.more(300).await;
+        answers.more(150).await;
         Self { redis, url, replicas, clients, answers }
     }
 
@@ -159,9 +159,9 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
     fleet.replicas[0].service.process.signal("KILL");
     fleet.replace(0, LIMIT).await;
     fleet.replicas[1].service.process.signal("STOP");
-    fleet.answers.more(500).await;
+    fleet.answers.more(200).await;
     fleet.replicas[1].service.process.signal("CONT");
-    fleet.answers.more(300).await;
+    fleet.answers.more(150).await;
     for index in 0..3 {
         fleet.replicas[index].service.process.signal("TERM");
         let patience = Duration::from_secs(30);
@@ -174,7 +174,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
     answers.more_hits.store(20_000, Ordering::Relaxed);
     eventually("the limit is met", async || answers.denied.load(Ordering::Relaxed) > 0).await;
     eventually("leases are returned", async || fleet.metric("credits").await == 0).await;
-    answers.more(500).await;
+    answers.more(200).await;
     fleet.stop_clients().await;
     let (admitted, failed) = (answers.admitted(), answers.failed.load(Ordering::Relaxed));
     assert!(admitted <= LIMIT, "{admitted}");
@@ -185,7 +185,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_that_are_stopped_in_order_leave_exactly_what_they_admitted() {
     let mut fleet = Fleet::start(1_000_000_000).await;
-    fleet.answers.more(3_000).await;
+    fleet.answers.more(200).await;
     fleet.stop_clients().await;
     assert!(fleet.metric("spends").await > 0, "nothing was spent from leases");
     for replica in &mut fleet.replicas {
@@ -220,11 +220,11 @@ async fn a_reload_changes_the_limit_of_what_is_leased() {
     // Calls that were under way when the rules changed.
     answers.more(100).await;
     let before = answers.admitted();
-    answers.more(500).await;
+    answers.more(200).await;
     assert_eq!(answers.admitted(), before, "the lower limit is in force, also for what was leased");
     let raised = 20 * (answers.calls() + 100_000);
     in_force(&fleet, raised).await;
-    answers.more(2_000).await;
+    answers.more(150).await;
     assert!(answers.admitted() > before + 1_000, "the higher limit is in force");
     fleet.stop_clients().await;
     assert!(answers.admitted() <= raised);
