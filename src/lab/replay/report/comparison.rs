@@ -53,8 +53,12 @@ fn compared_rules(rules: &RulesReport, against: &RulesReport) -> Vec<ComparedRul
     let mut compared = BTreeMap::<&str, ComparedRule>::new();
     let limits = |rule: &RuleReport, before: &Option<String>| {
         let own = rule.limits.iter().map(|limit| &*limit.limit);
-        // Limits of requests are rules of one name.
-        Some(before.iter().map(String::as_str).chain(own).collect::<Vec<_>>().join(", "))
+        let mut all: Vec<_> = before.iter().flat_map(|before| before.split(", ")).chain(own).collect();
+        // Limits of requests are rules of one name, and in the order of their denials, which is no difference.
+        if before.is_some() {
+            all.sort_unstable();
+        }
+        Some(all.join(", "))
     };
     for rule in &rules.rules {
         let row = compared.entry(&rule.rule).or_default();
@@ -108,10 +112,35 @@ pub(super) fn change(before: u64, after: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rules::LimitReport;
     use super::*;
 
     fn offender(key: &str, denied: u64) -> OffenderReport {
         OffenderReport { rule: "shop.user".to_owned(), key: key.to_owned(), hits: 100, denied }
+    }
+
+    fn rule(limit: &str, denied: u64) -> RuleReport {
+        let limit = LimitReport { limit: limit.to_owned(), ..LimitReport::default() };
+        RuleReport { rule: "shop.user".to_owned(), denied, limits: vec![limit], ..RuleReport::default() }
+    }
+
+    #[test]
+    fn rules_of_one_name_are_one_row_if_there_is_a_difference() {
+        let rules = |rules: &[RuleReport]| RulesReport { rules: rules.to_vec(), ..RulesReport::default() };
+        let compared = |denied| {
+            let new = rules(&[rule("9 per minute", denied), rule("1 per minute", 0)]);
+            compared_rules(&new, &rules(&[rule("1 per minute", 0), rule("9 per minute", 0)]))
+        };
+        assert!(compared(0).is_empty(), "the same limits in another order");
+        let both = Some("1 per minute, 9 per minute".to_owned());
+        let row = ComparedRule {
+            rule: "shop.user".to_owned(),
+            limits: both.clone(),
+            limits_against: both,
+            denied: 4,
+            denied_against: 0,
+        };
+        assert_eq!(compared(4), [row]);
     }
 
     #[test]

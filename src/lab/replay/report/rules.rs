@@ -38,7 +38,7 @@ pub(in crate::lab::replay) struct RulesReport {
 }
 
 /// Report on a rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct RuleReport {
     /// Path of the rule.
     pub(super) rule: String,
@@ -55,7 +55,7 @@ pub(super) struct RuleReport {
 }
 
 /// Report on a limit of a rule.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct LimitReport {
     pub(super) name: Option<String>,
     /// The limit in words.
