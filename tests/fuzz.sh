@@ -25,7 +25,13 @@ for target in "${targets[@]}"; do
     mkdir -p "corpus/$target" "artifacts/$target"
     max_len=4096
     case $target in rules | test_file) ;; *) max_len=65536 ;; esac
-    "${CARGO_TARGET_DIR:-target}/$host/release/$target" "corpus/$target" \
+    # Inputs to begin with. From nothing, no line of a log is found within a minute.
+    case $target in
+    log) seeds=(seeds/log) ;;
+    rules | test_file) seeds=(../../config/presets) ;;
+    *) seeds=() ;;
+    esac
+    "${CARGO_TARGET_DIR:-target}/$host/release/$target" "corpus/$target" "${seeds[@]}" \
         -max_total_time="$seconds" -max_len="$max_len" -timeout=5 -rss_limit_mb=1024 \
         -artifact_prefix="artifacts/$target/" -print_final_stats=1
 done
