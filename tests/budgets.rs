@@ -394,7 +394,7 @@ async fn what_is_used_is_the_sum_of_what_was_settled() {
     let (settled, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut callers = JoinSet::new();
     for caller in 0..CALLERS {
-        let store = Arc::clone(&replicas[caller as usize % 3]);
+        let store = Arc::clone(&replicas[usize::try_from(caller % 3).expect("a small number")]);
         let (settled, most) = (Arc::clone(&settled), Arc::clone(&most));
         callers.spawn(async move {
             for round in 0..ROUNDS {
