@@ -64,6 +64,7 @@ pub mod schema;
 pub mod text;
 pub mod ticket;
 pub mod time;
+pub mod usage;
 
 pub use calendar::{Calendar, Period, Zone};
 pub use capabilities::StoreCapabilities;

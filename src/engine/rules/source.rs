@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::normalize::NormalizeStep;
 use super::span::{Located, SourceSpan};
-use super::{EnforcePercent, OnDeny, RateLimitHeaders};
+use super::{EnforcePercent, OnDeny, Prices, RateLimitHeaders};
 use crate::engine::reserve::OnExpiry;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
@@ -35,6 +35,7 @@ impl Unreadable {
 pub(super) struct Document {
     pub(super) domain: Located<String>,
     pub(super) hash_tag: bool,
+    pub(super) prices: Option<Located<Prices>>,
     pub(super) defaults: Defaults,
     /// True if its rules are in force.
     pub(super) enabled: bool,

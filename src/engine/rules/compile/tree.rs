@@ -88,6 +88,16 @@ impl Compiler<'_> {
         }
         let mut domain = self.take_domain(name);
         domain.hash_tag |= document.hash_tag && document.enabled;
+        if let Some(prices) = document.prices.as_ref().filter(|_| document.enabled) {
+            if domain.prices.is_some() {
+                let message = format!(
+                    "domain '{}' has 'prices' already: write all of them in one place",
+                    shortened(name)
+                );
+                self.error(prices.span, message);
+            }
+            domain.prices = Some(prices.value.clone());
+        }
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
         self.normalize(&document.descriptors, siblings, self.options.hash_key);

@@ -6,13 +6,14 @@ mod fields;
 mod matching;
 mod on_deny;
 mod penalty;
+mod prices;
 mod rate_limit;
 mod reserve;
 mod tables;
 
 pub(super) use self::rate_limit::parse_short_form;
 pub use self::tables::RULE_FILE;
-use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, RATE_LIMIT, RESERVE};
+use self::tables::{BODY, DEFAULTS, DESCRIPTOR, ON_DENY, PENALTY, PRICES_OF_MODEL, RATE_LIMIT, RESERVE};
 use super::diagnostics::Diagnostics;
 use super::document::{Documents, RuleSource, SourceNode, SourceValue};
 use super::report::Report;
@@ -25,12 +26,13 @@ use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 const MAX_DEPTH: usize = 16;
 
 /// Places of fields, for suggestions.
-const PLACES: [(&str, &Object); 7] = [
+const PLACES: [(&str, &Object); 8] = [
     ("at the top of the file", &RULE_FILE),
     ("in a descriptor, beside 'key'", &DESCRIPTOR),
     ("inside 'rate_limit'", &RATE_LIMIT),
     ("inside 'penalty'", &PENALTY),
     ("inside 'reserve'", &RESERVE),
+    ("in prices of a model", &PRICES_OF_MODEL),
     ("inside 'on_deny'", &ON_DENY),
     ("inside 'body' of 'on_deny'", &BODY),
 ];
@@ -63,12 +65,13 @@ impl Parser {
         if matches!(node.value, SourceValue::Null) {
             return None;
         }
-        let (mut domain, mut hash_tag, mut enabled) = (None, false, true);
+        let (mut domain, mut hash_tag, mut enabled, mut prices) = (None, false, true, None);
         let (mut defaults, mut descriptors, mut says_none) = (Defaults::default(), Vec::new(), false);
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "domain" => domain = parser.text(name, value),
             "hash_tag" => hash_tag = parser.truth(name, value),
             "enabled" => enabled = parser.truth(name, value),
+            "prices" => prices = parser.prices(name, value),
             "defaults" => defaults = parser.defaults(value),
             "descriptors" => {
                 says_none = matches!(&value.value, SourceValue::List(items) if items.is_empty());
@@ -82,7 +85,7 @@ impl Parser {
             let hint = "write 'domain: NAME', the domain of Envoy's rate limit filter";
             self.error(domain.span, format!("config file cannot have empty domain: {hint}"));
         }
-        Some(Document { domain, hash_tag, enabled, defaults, descriptors, says_none })
+        Some(Document { domain, hash_tag, enabled, prices, defaults, descriptors, says_none })
     }
 
     /// Defaults of the rules of a document.

@@ -12,6 +12,7 @@ mod lookup;
 mod matcher;
 mod on_deny;
 mod patterns;
+mod prices;
 mod reserve;
 mod stats;
 mod timezone;

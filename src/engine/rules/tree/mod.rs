@@ -16,17 +16,18 @@ use smallvec::SmallVec;
 pub(super) use self::siblings::{Conflict, Siblings};
 use crate::engine::Entry;
 use crate::engine::hit_counts::StatsPath;
-use crate::engine::rules::Rule;
 use crate::engine::rules::glob::Glob;
 use crate::engine::rules::normalize::{Normalize, Text};
 use crate::engine::rules::pattern::{Cidr, Expression, OneOf};
 use crate::engine::rules::text_map::TextMap;
+use crate::engine::rules::{Prices, Rule};
 
 /// Rules of one domain.
 #[derive(Debug)]
 pub struct Domain {
     pub(super) name: Box<str>,
     pub(super) hash_tag: bool,
+    pub(super) prices: Option<Prices>,
     pub(super) children: Children,
     /// Normalization of keys whose values are hashed, at any level.
     hashed: HashMap<Box<[u8]>, Normalize>,
@@ -138,7 +139,7 @@ impl Domain {
     pub(super) fn new(name: &str, previous: Option<&Self>) -> Self {
         let (children, hashed) = (Children::default(), HashMap::new());
         let unmatched = previous.map_or_else(Arc::default, |previous| Arc::clone(&previous.unmatched));
-        Self { name: name.into(), hash_tag: false, children, hashed, unmatched }
+        Self { name: name.into(), hash_tag: false, prices: None, children, hashed, unmatched }
     }
 
     /// Counts descriptors that no rule matched.
@@ -154,6 +155,11 @@ impl Domain {
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Prices of language models, if it has any.
+    pub fn prices(&self) -> Option<&Prices> {
+        self.prices.as_ref()
     }
 
     /// True if all of its counters have the same hash tag, and so are in one slot of a Redis Cluster.

@@ -31,6 +31,11 @@ pub static RULE_FILE: Object = Object {
         field("hash_tag", Kind::Bool, "All counters of the domain lie in one slot of a Redis Cluster."),
         field("enabled", Kind::Bool, "false: as if the file had no rules."),
         field(
+            "prices",
+            Kind::Map(&Kind::Object(&PRICES_OF_MODEL)),
+            "Prices of language models by name, in which '*' stands for any part: for each million tokens.",
+        ),
+        field(
             "defaults",
             Kind::Object(&DEFAULTS),
             "Fields of every rule of the file that does not set them.",
@@ -42,6 +47,23 @@ pub static RULE_FILE: Object = Object {
         ),
     ],
     required: &["domain"],
+};
+
+/// A price or a weight: [`Weight::parse`](crate::engine::usage::Weight::parse).
+const DECIMAL: Kind = Kind::Form(r"^[0-9]+(\.[0-9]{1,6})?$");
+
+/// An entry of `prices`.
+pub(super) static PRICES_OF_MODEL: Object = Object {
+    name: "prices",
+    doc: "Prices of a language model, for each million tokens. Each token is of one kind.",
+    fields: &[
+        field("input", DECIMAL, "Tokens that it reads, apart from those of the cache."),
+        field("cached", DECIMAL, "Tokens that it reads from the cache; as 'input' by default."),
+        field("cache_write", DECIMAL, "Tokens that are written to the cache; as 'input' by default."),
+        field("output", DECIMAL, "Tokens that it writes."),
+        field("reasoning", DECIMAL, "Tokens that it writes for itself; as 'output' by default."),
+    ],
+    required: &["input", "output"],
 };
 
 /// `defaults` of a rule file.

@@ -1,0 +1,77 @@
+//! Prices of language models.
+
+use super::glob::Glob;
+use crate::engine::usage::Weights;
+
+/// Prices of models, per million tokens: what one token costs, in millionths of the currency.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prices {
+    models: Vec<(Glob, Weights)>,
+}
+
+impl Prices {
+    /// Prices by model, of which `*` may stand for any part. An exact name comes before patterns, and a pattern of more
+    /// letters before one of fewer.
+    pub fn new(mut models: Vec<(Glob, Weights)>) -> Self {
+        let letters = |glob: &Glob| (!glob.text().contains('*'), glob.text().replace('*', "").len());
+        models.sort_by(|(one, _), (other, _)| letters(other).cmp(&letters(one)));
+        Self { models }
+    }
+
+    /// Prices of `model`, and true if it is in the table. An unknown one costs what the dearest does, kind by kind, so
+    /// that a new name is never free.
+    pub fn of(&self, model: &str) -> (Weights, bool) {
+        let known = self.models.iter().find(|(pattern, _)| pattern.matches(model.as_bytes()));
+        match known {
+            Some((_, weights)) => (*weights, true),
+            None => {
+                let none = Weights::of_weights(|_| None);
+                (self.models.iter().fold(none, |dearest, (_, weights)| dearest.max(*weights)), false)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::usage::{TokenKind, Usage, Weight};
+
+    fn weights(text: &str) -> impl Fn(TokenKind) -> Option<Weight> {
+        let text = text.to_owned();
+        move |kind| {
+            let mut pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
+            pairs.find(|(name, _)| *name == kind.name()).and_then(|(_, weight)| Weight::parse(weight))
+        }
+    }
+
+    fn usage(model: &str, tokens: [u32; 5]) -> Usage {
+        Usage { model: model.to_owned(), tokens }
+    }
+
+    #[test]
+    fn the_closest_name_has_its_price_and_an_unknown_one_that_of_the_dearest() {
+        let table = [
+            ("claude-*", "input=3 output=15"),
+            ("*", "input=1 output=20"),
+            ("claude-haiku-*", "input=0.8 output=4"),
+            ("claude-haiku-1", "input=0.5 output=2"),
+        ];
+        let prices = |table: &[(&str, &str)]| {
+            let models =
+                table.iter().map(|(name, text)| (Glob::new(name), Weights::of_prices(weights(text))));
+            Prices::new(models.collect())
+        };
+        let all = prices(&table);
+        let input = usage("", [1_000, 0, 0, 0, 0]);
+        for (model, cost) in
+            [("claude-haiku-1", 500), ("claude-haiku-2", 800), ("claude-opus", 3_000), ("gpt", 1_000)]
+        {
+            let (weights, is_known) = all.of(model);
+            assert_eq!((weights.amount(&input), is_known), (cost, true), "{model}");
+        }
+        let (dearest, is_known) = prices(&[table[0], table[2]]).of("gpt");
+        assert!(!is_known);
+        assert_eq!(dearest.amount(&usage("", [1, 0, 0, 1, 0])), 18);
+    }
+}
