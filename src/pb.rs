@@ -92,6 +92,11 @@ pub const CHECK_RATE_LIMIT: &str = "/kuadrant.service.ratelimit.v1.RateLimitServ
 /// See [`CHECK_RATE_LIMIT`].
 pub const REPORT: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Report";
 
+/// See [`CHECK_RATE_LIMIT`].
+pub const RESERVE: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Reserve";
+/// See [`CHECK_RATE_LIMIT`].
+pub const COMMIT: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Commit";
+
 /// Response header with a JSON list: for each descriptor the name of its rule, or null.
 pub const RULES_HEADER: &str = "tollgate-rules";
 

@@ -177,7 +177,7 @@ impl Model {
             self.tickets.retain(|_, known| known.open.is_some() || known.until > now);
             return;
         }
-        let amount = amount.unwrap_or(known.reported);
+        let amount = amount.unwrap_or(known.reported).max(known.counted);
         self.used = (self.used + amount).saturating_sub(known.counted);
         *known = Known {
             counted: amount,
@@ -210,13 +210,17 @@ impl Model {
         match *step {
             Step::Open { amount, ttl_secs, is_anonymous, is_named_before } => {
                 let ticket = named(usize::from(is_named_before));
-                if is_named_before && self.tickets.contains_key(&ticket) {
+                let before =
+                    self.tickets.get(&ticket).copied().filter(|_| is_named_before).unwrap_or_default();
+                if before.open.is_some() || before.is_settled {
                     return Some(true);
                 }
                 let fits = self.used + self.held() + amount <= LIMIT;
                 if fits {
                     let open = Some((amount, end(ttl_secs)));
-                    self.tickets.insert(ticket, Known { open, is_anonymous, ..Known::default() });
+                    let Known { counted, reported, .. } = before;
+                    let known = Known { open, is_anonymous, counted, reported, ..Known::default() };
+                    self.tickets.insert(ticket, known);
                 }
                 return Some(fits);
             }

@@ -4,6 +4,8 @@ use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescript
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use tollgate::pb::kuadrant::service::ratelimit::v1::{CommitRequest, ReserveRequest};
+use tollgate::pb::{self, KuadrantClient};
 use tonic::client::Grpc;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -23,6 +25,7 @@ descriptors:
   - {key: polite, charge: if_allowed, rate_limit: {unit: year, requests_per_unit: 5}}
   - {key: bucket, rate_limit: {unit: year, requests_per_unit: 5, algorithm: token_bucket}}
   - {key: sliding, rate_limit: {unit: year, requests_per_unit: 5, algorithm: sliding_window}}
+  - {key: tokens, rate_limit: {unit: year, requests_per_unit: 1000}, reserve: {amount: 400, ttl: 10m}}
   - {key: tenant, concurrency: {max: 1, ttl: 10m}}
   - key: account
     rate_limit: {unit: day, requests_per_unit: 1}
@@ -65,9 +68,9 @@ async fn services() -> (Redis, [Service; 2]) {
 
 #[tokio::test]
 async fn a_check_counts_nothing_and_a_report_counts_beyond_the_limit() {
-    let (_redis, services) = services().await;
-    for service in services {
-        let caller = Caller::new(&service);
+    let (redis, services) = services().await;
+    for (service, redis) in services.iter().zip([None, Some(&redis)]) {
+        let caller = Caller::new(service);
         for key in ["always", "polite", "bucket", "sliding"] {
             for _ in 0..7 {
                 assert_eq!(caller.code(CHECK, key, 3).await, Code::Ok, "{key}: nothing is counted");
@@ -84,6 +87,14 @@ async fn a_check_counts_nothing_and_a_report_counts_beyond_the_limit() {
             let reported = caller.call(REPORT, key, 9).await.expect("an answer");
             assert_eq!(reported, RateLimitResponse { overall_code: Code::Ok.into(), ..reported.clone() });
             assert_eq!(reported.statuses.len(), 0);
+            if let (Some(redis), "always") = (redis, key) {
+                let counter = redis.command(["KEYS", "*always*"]);
+                assert_eq!(
+                    redis.command(["GET", counter.trim()]),
+                    "14",
+                    "no report is taken for a denied request"
+                );
+            }
             assert_eq!(caller.code(DECIDE, key, 1).await, Code::OverLimit, "both services share counters");
         }
         assert_eq!(caller.code(CHECK, "unknown", 1).await, Code::Ok);
@@ -123,5 +134,43 @@ async fn a_store_that_fails_is_an_error_that_the_filter_sees() {
     for path in [CHECK, REPORT] {
         let error = caller.call(path, "always", 1).await.expect_err("not counted");
         assert_eq!(error.code(), tonic::Code::Unavailable, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_reservation_holds_an_amount_until_it_is_committed() {
+    let (_redis, services) = services().await;
+    for service in services {
+        let mut client = KuadrantClient::new(Caller::new(&service).0);
+        let entry = pb::Entry { key: "tokens".into(), value: "a".into() };
+        let descriptors =
+            vec![pb::RateLimitDescriptor { entries: vec![entry], ..pb::RateLimitDescriptor::default() }];
+        let reserve = async |amount| {
+            let (domain, descriptors) = ("ai".to_owned(), descriptors.clone());
+            let request = ReserveRequest { domain, descriptors, amount, ttl: None };
+            let answer = client.clone().reserve(request).await.expect("an answer").into_inner();
+            (answer.code, answer.reservation_id)
+        };
+        let (code, first) = reserve(700).await;
+        assert_eq!((code, first.len()), (pb::Code::Ok.into(), 32));
+        assert_eq!(
+            reserve(301).await,
+            (pb::Code::OverLimit.into(), String::new()),
+            "it does not fit beside the first"
+        );
+        assert_eq!(reserve(u64::MAX).await.0, i32::from(pb::Code::OverLimit));
+        assert_eq!(reserve(0).await.0, i32::from(pb::Code::OverLimit), "the amount of the rule");
+        let mut commit = async |id: &str, actual_amount| {
+            let (domain, descriptors, reservation_id) = ("ai".to_owned(), descriptors.clone(), id.to_owned());
+            let request = CommitRequest { domain, descriptors, reservation_id, actual_amount };
+            client.commit(request).await.expect("an answer").into_inner().reservation_released
+        };
+        assert!(commit(&first, 500).await, "the hold ends");
+        assert!(!commit(&first, 500).await, "which counts nothing again");
+        assert!(!commit("unknown", 100).await, "the amount is counted all the same");
+        let url = service.url("/v1/usage?domain=ai&tokens=a");
+        let usage: serde_json::Value =
+            reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+        assert_eq!((&usage["used"], &usage["held"]), (&600.into(), &0.into()), "{usage}");
     }
 }

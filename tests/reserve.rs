@@ -15,6 +15,7 @@ use crate::support::service::Service;
 
 const RULES: &str = "
 domain: ai
+prices: {gpt-5-mini: {input: 0.25, cached: 0.025, output: 2.00}, large: {input: 10, output: 20}}
 descriptors:
   - key: user
     rate_limit: {unit: year, requests_per_unit: 1000, name: tokens}
@@ -22,6 +23,12 @@ descriptors:
   - key: app
     rate_limit: {unit: year, requests_per_unit: 1000}
     reserve: {amount: 400, ttl: 10m, on_look: false}
+  - key: money
+    rate_limit: {unit: year, requests_per_unit: 1000000}
+    reserve: {amount: 400, ttl: 10m, count: cost}
+  - key: weighted
+    rate_limit: {unit: year, requests_per_unit: 1000000}
+    reserve: {amount: 400, ttl: 10m, count: {input: 1, output: 4}}
   - {key: requests, rate_limit: {unit: year, requests_per_unit: 2}, charge: if_allowed}
 ";
 
@@ -248,4 +255,38 @@ async fn a_ticket_settles_its_hold_with_usage_or_else_gives_it_back() {
     let unknown = [("app", "a"), ("tollgate.ticket", "-")];
     call(grpc, &[(&unknown, 30)]).await;
     assert_eq!(usage().await, [200, 0], "usage without a ticket is counted");
+}
+
+#[tokio::test]
+async fn a_usage_is_counted_by_each_budget_in_its_own_way() {
+    let api = Api::start(&[]).await;
+    let usage = |model: &str| json!({ "ticket": "-", "usage": { "model": model, "input": 500, "cached": 400, "output": 250 } });
+    for (key, model, expected) in [
+        ("user", "gpt-5-mini", 1_150),
+        ("money", "gpt-5-mini", 635),
+        ("money", "unheard-of", 500 * 10 + 400 * 10 + 250 * 20),
+        ("weighted", "", 1_500),
+    ] {
+        let (status, answer) = api.post("/v1/settle", json!({ key: "a" }), usage(model)).await;
+        assert_eq!((status, &answer["charged"]), (200, &json!(expected)), "{key} {model}: {answer}");
+    }
+    let metrics =
+        reqwest::get(api.0.debug_url("/metrics")).await.expect("metrics").text().await.expect("text");
+    assert!(metrics.contains("tollgate_holds{event=\"unknown_model\"} 2\n"), "{metrics}");
+    let descriptors = json!([{ "entries": [{ "key": "user", "value": "a" }] }]);
+    let body = json!({ "domain": "ai", "descriptors": descriptors, "ticket": "-" });
+    let answer =
+        Client::new().post(api.0.url("/v1/settle")).body(body.to_string()).send().await.expect("an answer");
+    assert_eq!(answer.status(), 400, "a settlement without an amount");
+}
+
+/// `/v1/check` asks for a decision, and neither opens a hold nor ends one.
+#[tokio::test]
+async fn a_check_with_hits_is_decided_and_counted() {
+    let api = Api::start(&[]).await;
+    assert_eq!(api.post("/v1/reserve", user("a"), json!({ "amount": 999 })).await.0, 200);
+    assert_eq!(api.post("/v1/check", user("a"), json!({})).await.0, 200);
+    assert_eq!(api.usage("a").await, [1, 999, 1]);
+    assert_eq!(api.post("/v1/check", user("a"), json!({})).await.0, 429, "all is held or used");
+    assert_eq!(api.usage("a").await, [1, 999, 1]);
 }

@@ -349,6 +349,7 @@ fn watch_nodes(redis: &Arc<Redis>, metrics: &Metrics) {
     metrics.register(move |snapshot| {
         snapshot.add(&defined::REDIS_TTLS_LOST, [], redis.ttls_lost());
         snapshot.add(&defined::REDIS_RELEASES_LOST, [], redis.releases_lost());
+        snapshot.add(&defined::REDIS_SETTLEMENTS_LOST, [], redis.settlements_lost());
         for node in redis.nodes() {
             let name = [node.node.as_str()];
             snapshot.add(&defined::REDIS_POOL_ACTIVE, [], node.connected);

@@ -3,6 +3,7 @@
 //! A request *opens* a hold of an estimate under a [`Ticket`], if it fits beside what is used and held already. It is
 //! *settled* with the real amount, which counts in full, once. A hold that is never settled ends with its TTL.
 
+use super::usage::Count;
 use super::{ChargeMode, Hits, Limit, Ticket};
 
 /// Upper bound on the open holds of one counter, since each takes memory.
@@ -19,6 +20,8 @@ pub struct Reserve {
     pub max_percent: u32,
     /// TTL of a hold, in seconds.
     pub ttl_secs: u32,
+    /// Amount of a settlement that brings a usage.
+    pub count: Count,
     /// True if a request with 0 hits opens a hold, and one with hits settles the oldest of these.
     pub on_look: bool,
     /// Terms of its holds.
@@ -287,7 +290,8 @@ mod tests {
     fn an_amount_that_nobody_named_leaves_room_for_one_at_least() {
         let terms = Terms { on_expiry: OnExpiry::Release, memory_secs: 600 };
         let amount = |amount, max_percent, limit| {
-            let reserve = Reserve { amount, max_percent, ttl_secs: 60, on_look: true, terms };
+            let reserve =
+                Reserve { amount, max_percent, ttl_secs: 60, count: Count::default(), on_look: true, terms };
             reserve.amount_of(Limit::per(limit, Unit::Minute))
         };
         assert_eq!(amount(500, 100, 1_000), 500);

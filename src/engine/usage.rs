@@ -2,6 +2,8 @@
 //!
 //! Arithmetic is exact: weights have six decimals, and an amount is rounded up once, at the end.
 
+use std::fmt;
+
 /// Kinds of tokens. Each token is of one kind: `cached` ones are not part of `input`, and `reasoning` not of `output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenKind {
@@ -55,6 +57,21 @@ pub struct Usage {
     pub tokens: [u32; TokenKind::ALL.len()],
 }
 
+/// Amount that a usage comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Count {
+    /// Its tokens, each with a weight.
+    Tokens(Weights),
+    /// Its cost by the prices of the domain, in millionths of the currency.
+    Cost,
+}
+
+impl Default for Count {
+    fn default() -> Self {
+        Self::Tokens(Weights::TOKENS)
+    }
+}
+
 /// Amount of one token, in millionths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Weight(u64);
@@ -81,6 +98,16 @@ impl Weight {
     }
 }
 
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, millionths) = (self.0 / Self::SCALE, self.0 % Self::SCALE);
+        match millionths {
+            0 => write!(f, "{whole}"),
+            _ => write!(f, "{whole}.{}", format!("{millionths:06}").trim_end_matches('0')),
+        }
+    }
+}
+
 /// Weight of each kind of token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weights([Weight; TokenKind::ALL.len()]);
@@ -100,6 +127,11 @@ impl Weights {
             TokenKind::ALL
                 .map(|kind| written(kind).or_else(|| written(kind.priced_as())).unwrap_or_default()),
         )
+    }
+
+    /// Weight of a kind.
+    pub const fn of(&self, kind: TokenKind) -> Weight {
+        self.0[kind as usize]
     }
 
     /// Amount of `usage`, rounded up; at most [`u32::MAX`].
@@ -146,6 +178,9 @@ mod tests {
             ("007", 7_000_000),
         ] {
             assert_eq!(Weight::parse(text), Some(Weight(millionths)), "{text}");
+        }
+        for text in ["0", "1", "0.25", "2.000001", "1000000"] {
+            assert_eq!(Weight::parse(text).map(|weight| weight.to_string()).as_deref(), Some(text));
         }
         assert_eq!(Weight::parse("1000000"), Some(Weight(1_000_000_000_000)));
         for text in [

@@ -20,6 +20,8 @@ pub(super) struct Acquisition<'l> {
     releases: Releases<'l>,
     /// True once the store has charged one.
     is_held: bool,
+    /// True if the caller has named the ticket.
+    is_named: bool,
     has_places: bool,
 }
 
@@ -39,6 +41,7 @@ impl<'l> Acquisition<'l> {
             Purpose::Reserve(holding) => (holding.named, u32::MAX),
             Purpose::DecideByHits | Purpose::Check | Purpose::Report => (None, u32::MAX),
         };
+        let is_named = named.is_some();
         let ticket = named.or_else(new_ticket)?;
         let mut hold = Hold { ticket, ttl_secs: max_ttl_secs };
         let mut releases = Releases { store: &limiter.store, charges: SmallVec::new(), now };
@@ -46,7 +49,7 @@ impl<'l> Acquisition<'l> {
         for charge in charges.iter_mut().filter(|charge| holds_something(charge)) {
             let ttl_secs = hold_under(charge, ticket, max_ttl_secs);
             hold.ttl_secs = hold.ttl_secs.min(ttl_secs);
-            if is_given_back(charge) {
+            if is_given_back(charge, is_named) {
                 releases.charges.push(Charge {
                     hits: Hits::Refund(0),
                     enforcement: Enforcement::Shadow,
@@ -54,7 +57,14 @@ impl<'l> Acquisition<'l> {
                 });
             }
         }
-        Some(Box::new(Self { metrics: &limiter.metrics, hold, releases, is_held: false, has_places }))
+        Some(Box::new(Self {
+            metrics: &limiter.metrics,
+            hold,
+            releases,
+            is_held: false,
+            is_named,
+            has_places,
+        }))
     }
 
     /// Keeps what the store has charged. A place of which nothing is known is given back at once, since the caller
@@ -63,7 +73,8 @@ impl<'l> Acquisition<'l> {
         let is_charged = |reading: &Result<Reading, _>| matches!(reading, Ok(reading) if reading.outcome == ChargeOutcome::Charged);
         let mut held = charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
         self.is_held = held.any(|(_, reading)| is_charged(reading));
-        let acquired = charges.iter().zip(readings).filter(|(charge, _)| is_given_back(charge));
+        let is_named = self.is_named;
+        let acquired = charges.iter().zip(readings).filter(|(charge, _)| is_given_back(charge, is_named));
         let mut unknown = Releases { charges: SmallVec::new(), ..self.releases };
         for (release, (_, reading)) in std::mem::take(&mut self.releases.charges).into_iter().zip(acquired) {
             match reading {
@@ -138,8 +149,8 @@ fn holds_something(charge: &Charge) -> bool {
 }
 
 /// True if what a charge holds is given back when its caller has gone. A caller that has named the ticket may ask again.
-fn is_given_back(charge: &Charge) -> bool {
-    takes_places(charge) || opening(charge).is_some_and(|opening| !opening.is_named)
+fn is_given_back(charge: &Charge, is_named: bool) -> bool {
+    !is_named && holds_something(charge)
 }
 
 /// Lets a charge hold what it takes under `ticket`. Returns for how long, in seconds.

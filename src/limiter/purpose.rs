@@ -46,7 +46,7 @@ fn check(plan: &mut Plan<'_>) {
 /// Nobody is denied and nobody is locked out; holds of others stay.
 fn report(plan: &mut Plan<'_>) {
     for limited in plan.limited_mut() {
-        (limited.mode, limited.lockout) = (ChargeMode::Always, None);
+        (limited.mode, limited.lockout, limited.enforced) = (ChargeMode::Always, None, false);
         if let Hits::Add(amount) = limited.hits {
             let action = Action::Settle(Settlement { of: Settled::Nothing, amount });
             limited

@@ -10,6 +10,7 @@ use crate::engine::judge::judge;
 use crate::engine::plan::plan_with;
 use crate::engine::plan::tickets::{TicketUse, plan_tickets};
 use crate::engine::reserve::{Action, Reservation};
+use crate::engine::rules::Domain;
 use crate::engine::{Decision, Enforcement, Hits, Request, Ticket, TicketEntry};
 use crate::store::{Charge, Reading, Readings};
 use crate::telemetry::metrics::TicketEvent;
@@ -94,6 +95,13 @@ impl Snapshot<'_> {
     ) -> Result<Decision<'_>, DecideError> {
         let rules = self.rules_for(request)?;
         let limiter = self.limiter;
+        let prices = rules.domain(request.domain).and_then(Domain::prices);
+        if let (Some(prices), Some(usage)) = (prices, ticket_use.usage())
+            && !prices.has(&usage.model)
+        {
+            tracing::debug!(model = usage.model, "no price of this model; the dearest one counts");
+            limiter.metrics.record_unknown_model();
+        }
         let plan = plan_tickets(rules, request, &limiter.keys, ticket, ticket_use);
         let charges = charges(&plan, &limiter.modes);
         let readings = limiter.charge_tickets(&charges, deadline).await;
@@ -116,7 +124,8 @@ impl Snapshot<'_> {
         let mut plan = plan_with(rules, self.overrides(now), &request, &limiter.keys);
         plan.look_only();
         let mut charges = charges(&plan, &limiter.modes);
-        charges.iter_mut().for_each(|charge| charge.hold = None);
+        // Of the store: neither a ticket is used, nor the credits of this replica.
+        charges.iter_mut().for_each(|charge| (charge.hold, charge.lease) = (None, None));
         let readings = limiter.peek(&charges).await?;
         Ok(judge(plan, readings, &limiter.modes))
     }

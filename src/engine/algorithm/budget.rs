@@ -28,7 +28,7 @@ pub struct State {
     held: u64,
     marks: BTreeMap<Ticket, Mark>,
     marks_by_end: BTreeSet<(u64, Ticket)>,
-    /// Time, after the end of the last hold, for which its expiry can still be charged.
+    /// Time, after the end of the last hold, for which its expiry can still be charged and its ticket is known.
     grace_secs: u32,
 }
 
@@ -140,10 +140,11 @@ impl State {
 
     /// Ends holds that have expired. Returns their number.
     pub fn expire(&mut self, limit: Limit, terms: Terms, now: Timestamp) -> u8 {
-        self.grace_secs = match terms.on_expiry {
+        let of_expiry = match terms.on_expiry {
             OnExpiry::Release => 0,
-            OnExpiry::Charge => limit.ttl_secs().saturating_add(terms.memory_secs),
+            OnExpiry::Charge => limit.ttl_secs(),
         };
+        self.grace_secs = terms.memory_secs.saturating_add(of_expiry);
         self.correct_ends(now);
         while let Some((end_us, ticket)) = self.marks_by_end.first().copied()
             && end_us <= now.as_micros()
@@ -246,7 +247,8 @@ impl State {
     fn prepare_opening(&self, opening: Opening, prepared: Prepared) -> Prepared {
         let Some(ticket) = opening.ticket else { return prepared };
         let held = self.holds.get(&ticket);
-        if opening.is_named && (held.is_some() || self.marks.contains_key(&ticket)) {
+        let is_settled = matches!(self.marks.get(&ticket), Some(Mark { of: Marked::Settled { .. }, .. }));
+        if opening.is_named && (held.is_some() || is_settled) {
             let amount = held.map_or(0, |held| held.amount);
             let report = Report { amount: hits_of(amount), ..report(HoldEvent::Known) };
             return Prepared { decided: Some(Charged), hits: Hits::Refund(0), report, ..prepared };
@@ -298,16 +300,18 @@ impl State {
         if is_rest && held.is_none() && mark.is_none() {
             return Prepared { decided: Some(Denied), ..ended(Hits::Refund(0), HoldEvent::Unknown, 0, 0) };
         }
-        let amount = if is_rest { real } else { amount };
+        // What is counted stays counted: it may lie in another window, or have drained.
+        let amount = if is_rest { real } else { amount }.max(counted);
         self.end(ticket);
         let held_amount = held.map_or(0, |held| held.amount);
         let returned = (held_amount + counted).saturating_sub(amount);
         self.mark(ticket, Marked::Settled { amount, returned }, terms, now);
-        let hits = match amount.checked_sub(counted) {
-            Some(more) => Hits::Add(hits_of(more)),
-            None => Hits::Refund(hits_of(counted - amount)),
-        };
-        ended(hits, if held.is_some() { HoldEvent::Settled } else { HoldEvent::Late }, amount, returned)
+        ended(
+            Hits::Add(hits_of(amount - counted)),
+            if held.is_some() { HoldEvent::Settled } else { HoldEvent::Late },
+            amount,
+            returned,
+        )
     }
 
     /// Moves `more` hits of a ticket from held to counted, of which `counted` are now, and `real` reported.
@@ -334,8 +338,13 @@ impl State {
 
     /// Opens a hold that was found to fit. Two charges of one request add up.
     pub fn open(&mut self, ticket: Ticket, opening: Opening, now: Timestamp) {
-        let Opening { amount, ttl_secs, is_anonymous, .. } = opening;
-        let new = Held { end_us: end_us(ttl_secs, now), amount: 0, counted: 0, is_anonymous };
+        let Opening { amount, ttl_secs, is_anonymous, is_named, .. } = opening;
+        // A ticket that its caller names may have had a hold that has expired.
+        let counted = match self.marks.get(&ticket) {
+            Some(Mark { of: Marked::Expired { counted, .. }, .. }) if is_named => *counted,
+            _ => 0,
+        };
+        let new = Held { end_us: end_us(ttl_secs, now), amount: 0, counted, is_anonymous };
         let held = self.holds.entry(ticket).or_insert(new);
         held.amount += u64::from(amount);
         self.held += u64::from(amount);

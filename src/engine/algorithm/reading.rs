@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::CounterState;
 use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
+use crate::engine::reserve::HoldEvent;
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Report, Timestamp, lockout};
 
 /// A charge and its time.
@@ -49,7 +50,9 @@ impl Reading {
     /// refund: 0 for a peek, `None` for a charge that was not counted or counts in denied requests too.
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
-        if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged {
+        // What a repeated call holds, the first one has charged.
+        let is_known = self.budget.is_some_and(|report| report.event == HoldEvent::Known);
+        if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged || is_known {
             return None;
         }
         // An overdraft is stored only up to twice the limit. Never refund more than was counted.

@@ -2,7 +2,7 @@
 
 use super::tickets::Amounts;
 use super::{Item, Plan};
-use crate::engine::reserve::{Action, MAX_TTL_SECS, Opening};
+use crate::engine::reserve::{Action, MAX_TTL_SECS, Opening, Settled, Settlement};
 use crate::engine::{Request, Ticket};
 
 /// Holds that a caller asks for by name.
@@ -35,9 +35,16 @@ impl Plan<'_> {
         }
     }
 
-    /// Makes looks of holds that no caller has asked for.
+    /// Decides and counts hits, where a caller has asked neither for a hold nor for its end.
     pub fn hold_nothing(&mut self) {
-        self.look_where(|action| matches!(action, Action::Open(Opening { is_anonymous: true, .. })));
+        let is_anonymous = |action: &Action| {
+            matches!(
+                action,
+                Action::Open(Opening { is_anonymous: true, .. })
+                    | Action::Settle(Settlement { of: Settled::Oldest, .. })
+            )
+        };
+        self.look_where(is_anonymous);
     }
 
     /// Only looks at every budget.

@@ -1,9 +1,10 @@
 //! Plans of descriptors that give back what a ticket holds, or settle it.
 
 use super::{Context, Item, Limited, Plan};
-use crate::engine::reserve::{Action, MAX_TTL_SECS, Settled, Settlement};
-use crate::engine::rules::{Match, NamedLimit, Quota, Rule, Rules};
+use crate::engine::reserve::{Action, MAX_TTL_SECS, Reserve, Settled, Settlement};
+use crate::engine::rules::{Match, Quota, Rules};
 use crate::engine::ticket::{self, TicketEntry};
+use crate::engine::usage::Usage;
 use crate::engine::{Descriptor, FailurePolicy, Hits, KeyWriter, Request};
 
 /// Effect of a call on what a ticket holds.
@@ -19,6 +20,16 @@ pub enum TicketUse<'a> {
     Continue(Amounts<'a>),
 }
 
+impl<'a> TicketUse<'a> {
+    /// Usage that it settles.
+    pub const fn usage(&self) -> Option<&'a Usage> {
+        match self {
+            Self::Settle(amounts) | Self::Continue(amounts) => amounts.usage,
+            Self::End | Self::Extend(_) => None,
+        }
+    }
+}
+
 /// Amounts of the descriptors of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amounts<'a> {
@@ -26,6 +37,8 @@ pub struct Amounts<'a> {
     pub of_request: u32,
     /// True for each descriptor with an amount of its own, its hits.
     pub own: &'a [bool],
+    /// Usage of a language model, from which each budget takes its own amount, in place of the others.
+    pub usage: Option<&'a Usage>,
 }
 
 impl Amounts<'_> {
@@ -53,7 +66,11 @@ pub fn plan_tickets<'r>(
     let context = Context { rules, domain, overrides: None, keys };
     let item = |(index, descriptor): (usize, &Descriptor<'_>)| {
         let matched = domain.find(ticket::split(&descriptor.entries).0);
-        let action = |of: NamedLimitOf<'_>| action(of, index, descriptor, ticket, ticket_use);
+        let amount = |reserve: &Reserve, amounts: Amounts<'_>| match amounts.usage {
+            Some(usage) => domain.amount(&reserve.count, usage),
+            None => amounts.of(index, descriptor),
+        };
+        let action = |reserve: &Reserve| action(reserve, amount, ticket, ticket_use);
         let mut item = context.with_ticket(matched.as_ref(), ticket, descriptor, action);
         if let (TicketUse::Continue(_), Item::Limited(limited)) = (ticket_use, &mut item) {
             // Places stay taken.
@@ -68,13 +85,10 @@ pub fn plan_tickets<'r>(
     Plan { domain_known: true, items, denied_outright: false }
 }
 
-/// A limit and its rule.
-type NamedLimitOf<'r> = (&'r Rule, &'r NamedLimit);
-
+/// Effect of the call on the holds of a budget, whose amounts `amount` tells.
 fn action(
-    (rule, _): NamedLimitOf<'_>,
-    index: usize,
-    descriptor: &Descriptor<'_>,
+    reserve: &Reserve,
+    amount: impl Fn(&Reserve, Amounts<'_>) -> u32,
     entry: TicketEntry,
     ticket_use: TicketUse<'_>,
 ) -> Option<Action> {
@@ -82,18 +96,17 @@ fn action(
     match (entry, ticket_use) {
         (TicketEntry::Named(ticket), TicketUse::End) => settle(Settled::Rest(ticket), 0),
         (TicketEntry::Named(ticket), TicketUse::Extend(secs)) => {
-            let own_secs = rule.reserve.map_or(0, |reserve| reserve.ttl_secs);
-            let secs = if secs == u32::MAX { own_secs } else { secs.min(MAX_TTL_SECS) };
+            let secs = if secs == u32::MAX { reserve.ttl_secs } else { secs.min(MAX_TTL_SECS) };
             Some(Action::Extend(ticket, secs))
         }
         (TicketEntry::Named(ticket), TicketUse::Settle(amounts)) => {
-            settle(Settled::Whole(ticket), amounts.of(index, descriptor))
+            settle(Settled::Whole(ticket), amount(reserve, amounts))
         }
         (TicketEntry::Named(ticket), TicketUse::Continue(amounts)) => {
-            settle(Settled::Part(ticket), amounts.of(index, descriptor))
+            settle(Settled::Part(ticket), amount(reserve, amounts))
         }
         (_, TicketUse::Settle(amounts) | TicketUse::Continue(amounts)) => {
-            settle(Settled::Nothing, amounts.of(index, descriptor))
+            settle(Settled::Nothing, amount(reserve, amounts))
         }
         (TicketEntry::Unknown | TicketEntry::Absent, TicketUse::End | TicketUse::Extend(_)) => None,
     }
@@ -110,11 +123,12 @@ impl<'r> Context<'r, '_> {
     ) -> Item<'r> {
         let ticket_use = match descriptor.hits {
             Hits::Add(of_request) if !ticket::is_end(&descriptor.entries) => {
-                TicketUse::Settle(Amounts { of_request, own: &[] })
+                TicketUse::Settle(Amounts { of_request, own: &[], usage: None })
             }
             Hits::Add(_) | Hits::Refund(_) => TicketUse::End,
         };
-        self.with_ticket(matched, ticket, descriptor, |of| action(of, 0, descriptor, ticket, ticket_use))
+        let amount = |_: &Reserve, amounts: Amounts<'_>| amounts.of_request;
+        self.with_ticket(matched, ticket, descriptor, |reserve| action(reserve, amount, ticket, ticket_use))
     }
 
     fn with_ticket(
@@ -122,17 +136,16 @@ impl<'r> Context<'r, '_> {
         matched: Option<&Match<'r, '_>>,
         ticket: TicketEntry,
         descriptor: &Descriptor<'_>,
-        action: impl Fn(NamedLimitOf<'_>) -> Option<Action>,
+        action: impl Fn(&Reserve) -> Option<Action>,
     ) -> Item<'r> {
         let (entries, _) = ticket::split(&descriptor.entries);
         let Some(matched) = matched else { return Item::HoldsNothing };
         let rule = matched.rule;
         let Quota::Limited(limits) = &rule.quota else { return Item::HoldsNothing };
         let mut limited = self.limited(matched, limits, entries, Hits::Refund(0));
-        for (counter, limit) in limited.counters.iter_mut().zip(limits) {
-            let action = action((rule, limit));
-            counter.reserve =
-                rule.reserve.zip(action).map(|(reserve, action)| Box::new(reserve.with(action)));
+        for counter in &mut limited.counters {
+            let reservation = rule.reserve.and_then(|reserve| Some(reserve.with(action(&reserve)?)));
+            counter.reserve = reservation.map(Box::new);
         }
         limited.counters.retain(|counter| counter.limit.is_concurrency() || counter.reserve.is_some());
         if limited.counters.is_empty() {

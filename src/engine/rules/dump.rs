@@ -11,6 +11,7 @@ use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules, SourceSpan};
 use crate::engine::duration::GoForm;
 use crate::engine::lockout::{Block, LockoutSchedule};
+use crate::engine::usage::{Count, TokenKind, Weights};
 use crate::engine::{Algorithm, Reserve, Unit};
 
 /// Rule and its position in the tree.
@@ -286,13 +287,24 @@ impl Listed<'_> {
     }
 }
 
-fn reserve_json(Reserve { amount, max_percent, ttl_secs, on_look, terms }: &Reserve) -> Value {
+fn count_json(count: &Count) -> Value {
+    match count {
+        Count::Cost => "cost".into(),
+        Count::Tokens(Weights::TOKENS) => "tokens".into(),
+        Count::Tokens(weights) => {
+            TokenKind::ALL.iter().map(|kind| (kind.name(), weights.of(*kind).to_string())).collect()
+        }
+    }
+}
+
+fn reserve_json(Reserve { amount, max_percent, ttl_secs, count, on_look, terms }: &Reserve) -> Value {
     json!({
         "amount": amount,
         "max_percent": max_percent,
         "ttl_secs": ttl_secs,
         "on_expiry": terms.on_expiry.name(),
         "memory_secs": terms.memory_secs,
+        "count": count_json(count),
         "on_look": on_look,
     })
 }

@@ -14,21 +14,27 @@ impl Prices {
     /// letters before one of fewer.
     pub fn new(mut models: Vec<(Glob, Weights)>) -> Self {
         let letters = |glob: &Glob| (!glob.text().contains('*'), glob.text().replace('*', "").len());
-        models.sort_by(|(one, _), (other, _)| letters(other).cmp(&letters(one)));
+        models.sort_by_key(|(glob, _)| std::cmp::Reverse(letters(glob)));
         Self { models }
     }
 
-    /// Prices of `model`, and true if it is in the table. An unknown one costs what the dearest does, kind by kind, so
-    /// that a new name is never free.
-    pub fn of(&self, model: &str) -> (Weights, bool) {
+    /// Prices of `model`. An unknown one costs what the dearest does, kind by kind, so that a new name is never free.
+    pub fn of(&self, model: &str) -> Weights {
+        let dearest = || {
+            let none = Weights::of_weights(|_| None);
+            self.models.iter().fold(none, |dearest, (_, weights)| dearest.max(*weights))
+        };
+        self.find(model).unwrap_or_else(dearest)
+    }
+
+    /// True if the table has prices of `model`.
+    pub fn has(&self, model: &str) -> bool {
+        self.find(model).is_some()
+    }
+
+    fn find(&self, model: &str) -> Option<Weights> {
         let known = self.models.iter().find(|(pattern, _)| pattern.matches(model.as_bytes()));
-        match known {
-            Some((_, weights)) => (*weights, true),
-            None => {
-                let none = Weights::of_weights(|_| None);
-                (self.models.iter().fold(none, |dearest, (_, weights)| dearest.max(*weights)), false)
-            }
-        }
+        known.map(|(_, weights)| *weights)
     }
 }
 
@@ -67,11 +73,10 @@ mod tests {
         for (model, cost) in
             [("claude-haiku-1", 500), ("claude-haiku-2", 800), ("claude-opus", 3_000), ("gpt", 1_000)]
         {
-            let (weights, is_known) = all.of(model);
-            assert_eq!((weights.amount(&input), is_known), (cost, true), "{model}");
+            assert_eq!((all.of(model).amount(&input), all.has(model)), (cost, true), "{model}");
         }
-        let (dearest, is_known) = prices(&[table[0], table[2]]).of("gpt");
-        assert!(!is_known);
-        assert_eq!(dearest.amount(&usage("", [1, 0, 0, 1, 0])), 18);
+        let some = prices(&[table[0], table[2]]);
+        assert!(!some.has("gpt"));
+        assert_eq!(some.of("gpt").amount(&usage("", [1, 0, 0, 1, 0])), 18);
     }
 }

@@ -6,6 +6,7 @@ use super::quota::parse_window;
 use super::source::{self, Descriptor};
 use super::span::Located;
 use crate::engine::reserve::{MAX_TTL_SECS, Reserve, Terms};
+use crate::engine::usage::Count;
 use crate::engine::{Algorithm, ChargeMode, StoreCapabilities};
 
 /// Default TTL of a hold.
@@ -23,6 +24,7 @@ pub(super) fn reserve(
     descriptor: &Descriptor,
     written: &source::Reserve,
     limits: &[NamedLimit],
+    has_prices: bool,
     stores: StoreCapabilities,
 ) -> Result<Reserve, Diagnostics> {
     let mut errors = Diagnostics::default();
@@ -33,6 +35,10 @@ pub(super) fn reserve(
     if written.amount.is_none() && !written.unreadable.has("amount") {
         let message = "'reserve' has no 'amount': write what a request holds if it names no amount itself";
         errors.push(written.span, message);
+    }
+    if let (Some(Located { value: Count::Cost, span }), false) = (&written.count, has_prices) {
+        errors
+            .push(*span, "'count: cost' without prices: write 'prices' at the top of a file of this domain");
     }
     if let Some(Located { value: 0, span }) = written.amount {
         errors.push(span, "'amount: 0' holds nothing: write at least 1");
@@ -57,6 +63,7 @@ pub(super) fn reserve(
             amount: amount.value,
             max_percent,
             ttl_secs,
+            count: written.count.as_ref().map_or_else(Count::default, |count| count.value),
             on_look: written.on_look,
             terms: Terms { on_expiry: written.on_expiry, memory_secs },
         }),

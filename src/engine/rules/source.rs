@@ -9,6 +9,7 @@ use super::normalize::NormalizeStep;
 use super::span::{Located, SourceSpan};
 use super::{EnforcePercent, OnDeny, Prices, RateLimitHeaders};
 use crate::engine::reserve::OnExpiry;
+use crate::engine::usage::Count;
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy};
 
 /// Fields that are present but could not be parsed, which is reported. Later checks must not treat them as
@@ -119,6 +120,7 @@ pub(super) struct Reserve {
     pub(super) max: Option<Located<String>>,
     pub(super) on_expiry: OnExpiry,
     pub(super) memory: Option<Located<String>>,
+    pub(super) count: Option<Located<Count>>,
     pub(super) on_look: bool,
     pub(super) unreadable: Unreadable,
 }

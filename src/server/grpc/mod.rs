@@ -1,5 +1,6 @@
 //! gRPC: the rate limit service, health and reflection on one connection.
 
+mod kuadrant;
 mod protocol;
 
 use std::convert::Infallible;
@@ -81,7 +82,7 @@ impl Grpc {
         GrpcConnection { grpc: self, connection }
     }
 
-    /// Answers a call with a `RateLimitRequest`.
+    /// Answers a call of a rate-limit service.
     async fn rate_limit(
         &self,
         method: Method,
@@ -99,17 +100,21 @@ impl Grpc {
         traces::set_parent(&span, &parts.headers);
         let deadline = deadline(asked, &parts.headers);
         let answer = async {
-            let request = call.accept(wire::decode(message))?;
             let rules = call.snapshot();
-            let decision = match method {
-                Method::ShouldRateLimit | Method::Explained => {
-                    call.decide(&rules, &request, deadline).await?
-                }
-                Method::CheckRateLimit => call.check(&rules, &request, deadline).await?,
+            match method {
+                Method::Reserve => return Ok((kuadrant::reserve(&call, &rules, message).await?, None)),
+                Method::Commit => return Ok((kuadrant::commit(&call, &rules, message).await?, None)),
                 Method::Report => {
+                    let request = call.accept(wire::decode(message))?;
                     call.report(&rules, &request, deadline).await?;
                     return Ok((REPORTED, None));
                 }
+                Method::ShouldRateLimit | Method::Explained | Method::CheckRateLimit => {}
+            }
+            let request = call.accept(wire::decode(message))?;
+            let decision = match method {
+                Method::CheckRateLimit => call.check(&rules, &request, deadline).await?,
+                _ => call.decide(&rules, &request, deadline).await?,
             };
             let is_explained = method == Method::Explained;
             let rules =
@@ -175,7 +180,7 @@ where
     (S::NAME, BoxCloneSyncService::new(service))
 }
 
-/// Method that takes a `RateLimitRequest`.
+/// Method of a rate-limit service.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Method {
     /// Of Envoy's service.
@@ -186,6 +191,10 @@ enum Method {
     CheckRateLimit,
     /// Of Kuadrant's service: counts without deciding.
     Report,
+    /// Of Kuadrant's service: holds an amount.
+    Reserve,
+    /// Of Kuadrant's service: settles what is held.
+    Commit,
 }
 
 impl Method {
@@ -195,6 +204,8 @@ impl Method {
             pb::EXPLAINED_RATE_LIMIT => Some(Self::Explained),
             pb::CHECK_RATE_LIMIT => Some(Self::CheckRateLimit),
             pb::REPORT => Some(Self::Report),
+            pb::RESERVE => Some(Self::Reserve),
+            pb::COMMIT => Some(Self::Commit),
             _ => None,
         }
     }

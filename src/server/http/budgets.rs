@@ -39,9 +39,10 @@ pub(super) async fn settle(
     let settled = async {
         let (call, body) = begin(&service, body).await?;
         let settled = async {
-            let SettleRequest { request, ticket, amount, is_final } = call.accept(decode_settle(&body))?;
+            let SettleRequest { request, ticket, amount, usage, is_final } =
+                call.accept(decode_settle(&body))?;
             let request = call.accept(request.received())?;
-            let amounts = Amounts { of_request: amount, own: request.own_hits() };
+            let amounts = Amounts { of_request: amount, own: request.own_hits(), usage: usage.as_ref() };
             let ticket_use = if is_final { TicketUse::Settle(amounts) } else { TicketUse::Continue(amounts) };
             let rules = call.snapshot();
             let decision = call.settle(&rules, &request, ticket, ticket_use).await?;

@@ -111,16 +111,41 @@ impl<'a> ReceivedRequest<'a> {
 /// # Errors
 /// [`InvalidRequest`] if the message is malformed or has more descriptors or entries than the engine accepts.
 pub fn decode(message: &[u8]) -> Result<ReceivedRequest<'_>, InvalidRequest> {
-    let (mut domain, mut hits, mut count) = (&[][..], 0, 0);
+    let mut hits = 0;
+    let head = decode_head(message, |field| match field {
+        (3, Value::Varint(value)) => {
+            hits = uint32(value);
+            Ok(())
+        }
+        (3, _) => Err(Malformed),
+        _ => Ok(()),
+    })?;
+    decode_descriptors(message, head, hits)
+}
+
+/// Domain of a message, and the number of its descriptors. `other` reads every field but these two.
+pub(super) fn decode_head<'a>(
+    message: &'a [u8],
+    mut other: impl FnMut((u32, Value<'a>)) -> Result<(), Malformed>,
+) -> Result<(&'a [u8], usize), InvalidRequest> {
+    let (mut domain, mut count) = (&[][..], 0);
     for field in Fields(message) {
         match field? {
             (1, Value::Bytes(bytes)) => domain = decode_domain(bytes)?,
             (2, Value::Bytes(_)) => count += 1,
-            (3, Value::Varint(value)) => hits = uint32(value),
-            (1..=3, _) => return Err(Malformed.into()),
-            _ => {}
+            (1 | 2, _) => return Err(Malformed.into()),
+            field => other(field)?,
         }
     }
+    Ok((domain, count))
+}
+
+/// The request of a message with this head.
+pub(super) fn decode_descriptors<'a>(
+    message: &'a [u8],
+    (domain, count): (&'a [u8], usize),
+    hits: u32,
+) -> Result<ReceivedRequest<'a>, InvalidRequest> {
     let mut request = ReceivedRequest::new(domain, count, hits)?;
     for field in Fields(message) {
         if let (2, Value::Bytes(descriptor)) = field? {

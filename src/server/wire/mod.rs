@@ -7,6 +7,7 @@ mod encode;
 pub(crate) mod fields;
 mod headers;
 mod json;
+mod kuadrant;
 mod metadata;
 mod names;
 
@@ -20,6 +21,10 @@ pub(super) use json::{
     decode_ticket, encode_check, encode_json, encode_settled, encode_usage,
 };
 pub use json::{JsonRequest, decode_check, decode_json};
+pub(super) use kuadrant::{
+    CommitRequest, ReserveRequest, decode_commit, decode_reserve as decode_reservation, encode_committed,
+    encode_reserved,
+};
 pub use names::rule_names;
 
 /// Optional parts of an answer.

@@ -284,7 +284,8 @@ impl Leases {
     /// Records that a return was not carried out. True if the credits can be spent further: then the lot is back.
     pub(super) fn keep(&self, charge: &Charge, terms: LeaseTerms, lot: Lot) -> bool {
         let keep = |entry: &mut Entry| {
-            entry.counts.returned.fetch_sub(lot.credits.into(), Ordering::Relaxed);
+            // It was counted as returned. Counters do not decrease, so it is granted anew.
+            LeaseCounts::add(&entry.counts.granted, lot.credits);
             let is_kept = entry.cell.is_for(charge.limit, terms) && entry.cell.keep(lot);
             if !is_kept {
                 LeaseCounts::add(&entry.counts.stranded, lot.credits);

@@ -58,8 +58,10 @@ impl RedisStore {
         charges: &[Charge],
         taken: Box<Taken>,
     ) -> Readings {
+        let mut abandoned = Abandoned { store: self, leases, charges, taken: Some(&taken) };
         let spent = &taken.spent;
         let of_rest = self.charge_rest(leases, charges, spent, taken.at.now).await;
+        abandoned.taken = None;
         if spent.iter().all(Option::is_none) {
             return of_rest;
         }
@@ -155,6 +157,25 @@ impl RedisStore {
             charge,
             terms,
         }
+    }
+}
+
+/// Credits of a request whose caller may leave before it is decided. Dropping them gives back those of charges that count
+/// only if it passes.
+struct Abandoned<'a> {
+    store: &'a RedisStore,
+    leases: &'a Arc<Leases>,
+    charges: &'a [Charge],
+    /// `None` once it is decided.
+    taken: Option<&'a Taken>,
+}
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        let Some(taken) = self.taken else { return };
+        let reading = |spent: &Spent| spent.map_or_else(|| Err(lost()), |(reading, _)| Ok(reading));
+        let mut readings: Readings = taken.spent.iter().map(reading).collect();
+        self.store.put_back(self.leases, self.charges, taken, &mut readings);
     }
 }
 

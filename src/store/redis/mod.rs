@@ -153,6 +153,11 @@ impl Redis {
         self.all.0.nodes.releases_lost()
     }
 
+    /// Settlements of budgets that were given up: their amounts are not counted.
+    pub fn settlements_lost(&self) -> u64 {
+        self.all.0.nodes.settlements_lost()
+    }
+
     /// Why the servers are not known yet, if they are not: no Sentinel or no node of a Cluster has answered.
     pub fn discovery_error(&self) -> Option<String> {
         let error = |(_, discovery): &(_, Discovery)| discovery.error();

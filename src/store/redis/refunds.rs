@@ -9,8 +9,9 @@ use tokio_util::task::TaskTracker;
 
 use super::connect::ConnectConfig;
 use super::slot_groups::{Clusters, SlotGroups};
-use crate::engine::Timestamp;
 use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::reserve::{Action, Settlement};
+use crate::engine::{Reservation, Timestamp};
 use crate::store::Charge;
 
 /// Releases are repeated for so long.
@@ -70,7 +71,26 @@ impl Releaser {
                 self.attempt(&mut releases, now).await;
             }
         }
-        self.config.nodes.lost_releases().add(releases.iter().filter(|release| !release.was_missing).count());
+        self.give_up(releases.iter().filter(|release| !release.was_missing).map(|release| &release.charge));
+    }
+
+    fn give_up<'c>(&self, charges: impl Iterator<Item = &'c Charge>) {
+        let (mut releases, mut settlements) = (0, 0);
+        for charge in charges {
+            match charge.reservation() {
+                Some((
+                    Reservation { action: Action::Settle(Settlement { amount: amount @ 1.., .. }), .. },
+                    _,
+                )) => {
+                    let key = String::from_utf8_lossy(&charge.key);
+                    tracing::warn!(%key, amount, "amount of a budget is not counted");
+                    settlements += 1;
+                }
+                _ => releases += 1,
+            }
+        }
+        self.config.nodes.lost_releases().add(releases);
+        self.config.nodes.lost_settlements().add(settlements);
     }
 
     /// Carries `releases` out once, and keeps those that are not confirmed.

@@ -52,6 +52,7 @@ pub(super) struct Nodes {
     nodes: Mutex<Vec<Arc<Node>>>,
     lost_ttls: Arc<Losses>,
     lost_releases: Losses,
+    lost_settlements: Losses,
 }
 
 impl Default for Nodes {
@@ -61,9 +62,8 @@ impl Default for Nodes {
             lost_ttls: Arc::new(Losses::new(
                 "TTLs of counters are lost: the counters may stay in Redis for ever",
             )),
-            lost_releases: Losses::new(
-                "releases of places are lost: the places of concurrency limits stay held until their TTL ends",
-            ),
+            lost_releases: Losses::new("releases are lost: places and holds stay until their TTL ends"),
+            lost_settlements: Losses::new("settlements are lost: what was used is not counted"),
         }
     }
 }
@@ -196,6 +196,16 @@ impl Nodes {
     /// TTLs that were lost so far.
     pub(super) fn ttls_lost(&self) -> u64 {
         self.lost_ttls.get()
+    }
+
+    /// Receives settlements that were given up.
+    pub(super) const fn lost_settlements(&self) -> &Losses {
+        &self.lost_settlements
+    }
+
+    /// Settlements that were lost so far.
+    pub(super) fn settlements_lost(&self) -> u64 {
+        self.lost_settlements.get()
     }
 
     /// Releases that were lost so far.

@@ -87,7 +87,8 @@ metrics! {
     Counter LEASE_RETURNED "tollgate_lease_returned" ["domain", "rule"] Derived;
     /// Leased hits that were lost: their window ended, their server was replaced, or it did not answer.
     Counter LEASE_STRANDED "tollgate_lease_stranded" ["domain", "rule"] Derived;
-    /// Holds of budgets by event: opened, denied, settled, late, repeated, expired, or unsettled: an amount was lost.
+    /// Holds of budgets by event: opened, denied, settled, late, repeated, expired, unsettled (an amount
+    /// was lost) or unknown_model.
     Counter HOLDS "tollgate_holds" ["event"] Derived;
     /// Denials within 5 minutes of the key that each rule denies the most, estimated.
     Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
@@ -156,6 +157,8 @@ metrics! {
     Counter REDIS_TTLS_LOST "tollgate_redis_ttls_lost" [] Derived;
     /// Releases of places that were given up.
     Counter REDIS_RELEASES_LOST "tollgate_redis_releases_lost" [] Derived;
+    /// Settlements of budgets that were given up.
+    Counter REDIS_SETTLEMENTS_LOST "tollgate_redis_settlements_lost" [] Derived;
     /// Commands that counting needs and the Redis user may not run.
     Gauge REDIS_DENIED_COMMANDS "tollgate_redis_denied_commands" ["node"] Derived;
     /// Connections to Redis that are up.

@@ -9,7 +9,8 @@ use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::reserve::{Action, HoldEvent};
 
 /// Names of the counts.
-const NAMES: [&str; 7] = ["opened", "denied", "settled", "late", "repeated", "expired", "unsettled"];
+const NAMES: [&str; 8] =
+    ["opened", "denied", "settled", "late", "repeated", "expired", "unsettled", "unknown_model"];
 const OPENED: usize = 0;
 const DENIED: usize = 1;
 const SETTLED: usize = 2;
@@ -17,6 +18,7 @@ const LATE: usize = 3;
 const REPEATED: usize = 4;
 const EXPIRED: usize = 5;
 const UNSETTLED: usize = 6;
+const UNKNOWN_MODEL: usize = 7;
 
 /// Counts of holds by event.
 #[derive(Debug, Default)]
@@ -52,6 +54,11 @@ impl Holds {
     /// Counts an amount that the store did not count.
     pub(super) fn record_unsettled(&self) {
         self.add(UNSETTLED, 1);
+    }
+
+    /// Counts a settlement whose model has no price.
+    pub(super) fn record_unknown_model(&self) {
+        self.add(UNKNOWN_MODEL, 1);
     }
 
     fn add(&self, index: usize, count: u64) {

@@ -226,6 +226,11 @@ impl Metrics {
         self.holds.record_unsettled();
     }
 
+    /// Records a settlement whose model has no price.
+    pub fn record_unknown_model(&self) {
+        self.holds.record_unknown_model();
+    }
+
     /// Counts rules that came into force at `now`.
     pub fn record_config_load(&self, now: Timestamp) {
         add_one(&self.config_loads);

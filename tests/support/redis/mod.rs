@@ -121,7 +121,8 @@ impl Redis {
     /// Number of keys of counters and lockouts: all but the list of replicas.
     pub(crate) fn len(&self) -> usize {
         let number = |text: String| text.parse::<usize>().expect("a number");
-        number(self.command(["DBSIZE"])) - number(self.command(["EXISTS", "tgf1/fleet"]))
+        // The fleet may be written between the two.
+        number(self.command(["DBSIZE"])).saturating_sub(number(self.command(["EXISTS", "tgf1/fleet"])))
     }
 
     /// Number of successful calls of this command.

@@ -109,6 +109,8 @@ struct Compiler<'s> {
     /// Position of every node by its order.
     origins: Vec<Origin>,
     rules: usize,
+    /// True if the domain at hand has prices.
+    has_prices: bool,
     expressions: Expressions,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
@@ -137,6 +139,7 @@ impl<'s> Compiler<'s> {
             domain_origins: HashMap::new(),
             origins: Vec::new(),
             rules: 0,
+            has_prices: false,
             expressions: Expressions::default(),
             counts: BTreeMap::new(),
             layers: BTreeMap::new(),
@@ -165,6 +168,17 @@ impl<'s> Compiler<'s> {
         let before = self.previous.and_then(|previous| previous.layers.get(&key));
         let layer = || before.map_or_else(|| Arc::new(Layer::new(name)), Arc::clone);
         Arc::clone(self.layers.entry(key).or_insert_with(layer))
+    }
+
+    /// Gives `domain` the prices of `document`, if it has any.
+    fn prices(&mut self, document: &Document, domain: &mut Domain) {
+        let Some(Located { value: prices, span }) = &document.prices else { return };
+        if domain.prices.is_some() {
+            let name = shortened(&document.domain.value);
+            let message = format!("domain '{name}' has 'prices' already: write all of them in one place");
+            self.report.error(Origin { source: self.source, span: *span }, message);
+        }
+        domain.prices = Some(prices.clone());
     }
 
     fn warn_of_unreachable_rules(&mut self) {

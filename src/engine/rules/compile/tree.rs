@@ -88,15 +88,8 @@ impl Compiler<'_> {
         }
         let mut domain = self.take_domain(name);
         domain.hash_tag |= document.hash_tag && document.enabled;
-        if let Some(prices) = document.prices.as_ref().filter(|_| document.enabled) {
-            if domain.prices.is_some() {
-                let message = format!(
-                    "domain '{}' has 'prices' already: write all of them in one place",
-                    shortened(name)
-                );
-                self.error(prices.span, message);
-            }
-            domain.prices = Some(prices.value.clone());
+        if document.enabled {
+            self.prices(document, &mut domain);
         }
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
@@ -110,6 +103,7 @@ impl Compiler<'_> {
         let options = self.options;
         let name = document.domain.value;
         let mut domain = self.take_domain(&name);
+        self.has_prices = domain.prices.is_some();
         let path = StatsPath { domain: name.as_str().into(), parts: Vec::new() };
         let inherited = Inherited {
             path: &path,
@@ -337,7 +331,8 @@ impl Compiler<'_> {
     }
 
     fn reserve(&mut self, descriptor: &Descriptor, limits: &[NamedLimit]) -> Option<Reserve> {
-        let compiled = reserve(descriptor, descriptor.reserve.as_ref()?, limits, self.options.stores);
+        let compiled =
+            reserve(descriptor, descriptor.reserve.as_ref()?, limits, self.has_prices, self.options.stores);
         compiled.map_err(|errors| self.errors(errors)).ok()
     }
 

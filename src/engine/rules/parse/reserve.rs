@@ -1,11 +1,12 @@
 //! Parser of `reserve`.
 
 use super::Parser;
-use super::tables::RESERVE;
+use super::tables::{RESERVE, TOKEN_WEIGHTS};
 use crate::engine::reserve::OnExpiry;
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::source::Reserve;
 use crate::engine::rules::span::Located;
+use crate::engine::usage::{Count, Weights};
 
 impl Parser {
     pub(super) fn reserve(&mut self, node: &SourceNode) -> Option<Reserve> {
@@ -25,10 +26,27 @@ impl Parser {
                 reserve.on_expiry = effect.unwrap_or_default();
             }
             "memory" => reserve.memory = parser.text(name, value),
+            "count" => reserve.count = parser.token_count(name, value),
             "on_look" => reserve.on_look = parser.truth(name, value),
             _ => {}
         };
         reserve.unreadable = self.fields(node, "'reserve'", &RESERVE, read)?;
         Some(reserve)
+    }
+
+    fn token_count(&mut self, name: &str, node: &SourceNode) -> Option<Located<Count>> {
+        let count = match &node.value {
+            SourceValue::Text(text) if text == "tokens" => Count::default(),
+            SourceValue::Text(text) if text == "cost" => Count::Cost,
+            SourceValue::Map(_) => {
+                let weights = self.weights(node, "'count'", &TOKEN_WEIGHTS)?;
+                Count::Tokens(Weights::of_weights(|kind| weights[kind as usize]))
+            }
+            _ => {
+                self.wrong_kind(name, "tokens, cost or a map such as {input: 1, output: 4}", node);
+                return None;
+            }
+        };
+        Some(Located { value: count, span: node.span })
     }
 }

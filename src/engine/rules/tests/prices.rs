@@ -13,8 +13,8 @@ fn prices_are_those_of_the_domain_as_exact_decimals() {
     let rules = load(&text);
     let prices = rules.domain(b"ai").and_then(|domain| domain.prices()).expect("prices");
     let usage = Usage { tokens: [500, 400, 0, 250, 0], ..Usage::default() };
-    assert_eq!(prices.of("gpt-5-mini").0.amount(&usage), 635);
-    assert_eq!(prices.of("claude-x").0.amount(&usage), 1_500 + 1_200 + 3_750);
+    assert_eq!(prices.of("gpt-5-mini").amount(&usage), 635);
+    assert_eq!(prices.of("claude-x").amount(&usage), 1_500 + 1_200 + 3_750);
     assert!(
         load(&format!("domain: ai\n{RULES}")).domain(b"ai").is_some_and(|domain| domain.prices().is_none())
     );

@@ -3,6 +3,7 @@
 use super::{load, try_load};
 use crate::engine::ChargeMode;
 use crate::engine::reserve::{OnExpiry, Reserve, Terms};
+use crate::engine::usage::Count;
 
 fn rule(fields: &str) -> String {
     format!("domain: d\ndescriptors:\n  - key: user\n    {}", fields.replace('|', "\n    "))
@@ -16,13 +17,27 @@ fn reserve(fields: &str) -> Reserve {
 #[test]
 fn a_budget_has_defaults_that_fit_together() {
     let terms = Terms { on_expiry: OnExpiry::Release, memory_secs: 600 };
-    let expected = Reserve { amount: 400, max_percent: 100, ttl_secs: 60, on_look: true, terms };
+    let expected = Reserve {
+        amount: 400,
+        max_percent: 100,
+        ttl_secs: 60,
+        count: Count::default(),
+        on_look: true,
+        terms,
+    };
     assert_eq!(reserve("{amount: 400}"), expected);
     let terms = Terms { memory_secs: 3_600, ..terms };
     assert_eq!(reserve("{amount: 400, ttl: 1h}"), Reserve { ttl_secs: 3_600, terms, ..expected });
     let terms = Terms { on_expiry: OnExpiry::Charge, memory_secs: 7_200 };
     let all = "{amount: 400, ttl: 90s, max: 25%, on_expiry: charge, memory: 2h, on_look: false}";
-    let expected = Reserve { amount: 400, max_percent: 25, ttl_secs: 90, on_look: false, terms };
+    let expected = Reserve {
+        amount: 400,
+        max_percent: 25,
+        ttl_secs: 90,
+        count: Count::default(),
+        on_look: false,
+        terms,
+    };
     assert_eq!(reserve(all), expected);
 
     let rules = load(&rule(&format!("rate_limit: 1000/minute|reserve: {all}")));
@@ -31,7 +46,8 @@ fn a_budget_has_defaults_that_fit_together() {
     assert!(text.contains(", reserve: 250 for 1m30s"), "{text}");
     let json = &rules.dump_json()["rules"][0]["reserve"];
     let listed = serde_json::json!({
-        "amount": 400, "max_percent": 25, "ttl_secs": 90, "on_expiry": "charge", "memory_secs": 7200, "on_look": false,
+        "amount": 400, "max_percent": 25, "ttl_secs": 90, "on_expiry": "charge", "memory_secs": 7200,
+        "count": "tokens", "on_look": false,
     });
     assert_eq!(*json, listed);
 }
@@ -77,4 +93,21 @@ fn what_cannot_work_is_an_error_at_its_place() {
             errors.lines().any(|line| line.contains(&format!(":{place}: ")) && line.contains(expected));
         assert!(found, "{fields}\n{errors}");
     }
+}
+
+#[test]
+fn a_budget_counts_tokens_weights_or_costs() {
+    let listed = |rules: &crate::engine::Rules| rules.dump_json()["rules"][0]["reserve"]["count"].clone();
+    let weighted =
+        load(&rule("rate_limit: 9/hour|reserve: {amount: 2, count: {input: 1, cached: 0.10, output: 4}}"));
+    let expected = serde_json::json!({"input": "1", "cached": "0.1", "cache_write": "0", "output": "4", "reasoning": "0"});
+    assert_eq!(listed(&weighted), expected);
+    let cost = rule("rate_limit: 9/hour|reserve: {amount: 2, count: cost}");
+    let errors = try_load(&cost).expect_err("no prices").to_string();
+    assert!(errors.contains("rules.yaml:5:34") && errors.contains("without prices"), "{errors}");
+    let priced = load(&format!("{cost}\nprices: {{gpt: {{input: 1, output: 2}}}}\n"));
+    assert_eq!(listed(&priced), "cost");
+    let errors =
+        try_load(&rule("rate_limit: 9/hour|reserve: {amount: 2, count: money}")).expect_err("no such count");
+    assert!(errors.to_string().contains("tokens, cost or a map"), "{errors}");
 }

@@ -21,6 +21,7 @@ use crate::engine::rules::normalize::{Normalize, Text};
 use crate::engine::rules::pattern::{Cidr, Expression, OneOf};
 use crate::engine::rules::text_map::TextMap;
 use crate::engine::rules::{Prices, Rule};
+use crate::engine::usage::{Count, Usage, Weights};
 
 /// Rules of one domain.
 #[derive(Debug)]
@@ -155,6 +156,16 @@ impl Domain {
     /// The domain's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Amount that a budget counts of `usage`.
+    pub fn amount(&self, count: &Count, usage: &Usage) -> u32 {
+        match (count, &self.prices) {
+            (Count::Tokens(weights), _) => weights.amount(usage),
+            (Count::Cost, Some(prices)) => prices.of(&usage.model).amount(usage),
+            // Refused when rules are compiled.
+            (Count::Cost, None) => Weights::TOKENS.amount(usage),
+        }
     }
 
     /// Prices of language models, if it has any.

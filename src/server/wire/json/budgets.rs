@@ -13,6 +13,7 @@ use super::request::JsonRequest;
 use super::values::{Object, Text, Uint};
 use crate::engine::reserve::{BudgetStatus, HoldEvent};
 use crate::engine::ticket::{Ticket, TicketEntry};
+use crate::engine::usage::Usage;
 use crate::engine::{Decision, Status};
 
 /// Upper bound on the bytes of an `id`.
@@ -26,6 +27,8 @@ pub(in crate::server) struct SettleRequest<'b> {
     pub(in crate::server) ticket: TicketEntry,
     /// Amount of the descriptors without one of their own.
     pub(in crate::server) amount: u32,
+    /// Usage, in place of amounts.
+    pub(in crate::server) usage: Option<Usage>,
     /// False for a part of the amount.
     pub(in crate::server) is_final: bool,
 }
@@ -60,8 +63,35 @@ struct SettleMembers<'b> {
     ticket: Option<Text<'b>>,
     #[serde(default)]
     amount: Uint,
+    #[serde(borrow)]
+    usage: Option<Object<UsageMembers<'b>>>,
     #[serde(default, rename = "final")]
     is_final: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsageMembers<'b> {
+    #[serde(default, borrow)]
+    model: Text<'b>,
+    #[serde(default)]
+    input: Uint,
+    #[serde(default)]
+    cached: Uint,
+    #[serde(default)]
+    cache_write: Uint,
+    #[serde(default)]
+    output: Uint,
+    #[serde(default)]
+    reasoning: Uint,
+}
+
+impl UsageMembers<'_> {
+    fn usage(self) -> Usage {
+        let Self { model, input, cached, cache_write, output, reasoning } = self;
+        let tokens = [input, cached, cache_write, output, reasoning].map(hits);
+        Usage { model: model.0.into_owned(), tokens }
+    }
 }
 
 /// Parses the body of `/v1/reserve`: that of `/v1/check` with `amount` in place of `hitsAddend`, a `ttl` and an `id`.
@@ -82,17 +112,24 @@ pub(in crate::server) fn decode_reserve(body: &[u8]) -> Result<AcquireRequest<'_
 /// # Errors
 /// First syntax error, with line and column, no ticket or no amount.
 pub(in crate::server) fn decode_settle(body: &[u8]) -> Result<SettleRequest<'_>, InvalidRequest> {
-    let Object(SettleMembers { domain, entries, descriptors, ticket, amount, is_final }) =
+    let Object(SettleMembers { domain, entries, descriptors, ticket, amount, usage, is_final }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
     let Some(ticket) = ticket else {
         return Err(InvalidRequest::new("missing 'ticket': send the one that /v1/reserve returned"));
     };
-    if entries.is_some() && amount.0.is_none() {
-        return Err(InvalidRequest::new("missing 'amount': send the real amount, or use /v1/release"));
+    if usage.is_some() && amount.0.is_some() {
+        return Err(InvalidRequest::new("'amount' and 'usage': send one of them"));
     }
+    let is_missing = amount.0.is_none() && usage.is_none();
+    let usage = usage.map(|Object(members)| members.usage());
     let request = request(domain, entries, descriptors, Uint::default())?;
+    if is_missing && request.descriptors.iter().any(|descriptor| descriptor.hits_addend.is_none()) {
+        return Err(InvalidRequest::new(
+            "missing 'amount': send the real amount or the 'usage', or use /v1/release",
+        ));
+    }
     let ticket = TicketEntry::of(ticket.0.as_bytes());
-    Ok(SettleRequest { request, ticket, amount: hits(amount), is_final: is_final.unwrap_or(true) })
+    Ok(SettleRequest { request, ticket, amount: hits(amount), usage, is_final: is_final.unwrap_or(true) })
 }
 
 /// Hits of an amount, 0 without one.
@@ -200,6 +237,8 @@ mod tests {
         for (members, expected) in [
             (r#""amount": 5"#, "missing 'ticket'"),
             (r#""ticket": "-""#, "missing 'amount'"),
+            (r#""ticket": "-", "amount": 5, "usage": {"output": 5}"#, "send one of them"),
+            (r#""ticket": "-", "usage": {"outputs": 5}"#, "unknown field `outputs`"),
             (r#""ticket": "-", "amount": -5"#, "expected a whole number"),
             (r#""ticket": "-", "amount": 5, "finally": true"#, "unknown field `finally`"),
         ] {

@@ -50,7 +50,7 @@ impl NamedHolds {
             Self::Places { max_ttl_secs } => Purpose::Decide { max_ttl_secs },
             Self::NoLooks => Purpose::DecideByHits,
             Self::Budgets { amount, ttl_secs, named } => {
-                let amounts = Amounts { of_request: amount, own: request.own_hits() };
+                let amounts = Amounts { of_request: amount, own: request.own_hits(), usage: None };
                 Purpose::Reserve(Holding { amounts, ttl_secs, named })
             }
         }

@@ -38,7 +38,7 @@ const MAX_CHARGES: u16 = u16::MAX >> 1;
 /// Upper bound on the keys of a call of one shape: each has a byte for its form.
 const MAX_SHAPED_KEYS: usize = 255;
 
-/// A charge, and the counter it is for in Redis.
+/// A [`crate::store::Charge`], and the counter it is for in Redis.
 #[derive(Clone, Debug)]
 pub(super) struct SlotCharge {
     pub(super) key: Bytes,
@@ -48,11 +48,8 @@ pub(super) struct SlotCharge {
     pub(super) enforcement: Enforcement,
     pub(super) on_failure: FailurePolicy,
     pub(super) lockout: Option<Lockout>,
-    /// See [`crate::store::Charge::hold`].
     pub(super) hold: Option<Box<Hold>>,
-    /// See [`crate::store::Charge::lease`].
     pub(super) lease: Option<Lease>,
-    /// See [`crate::store::Charge::reserve`].
     pub(super) reserve: Option<Box<SlotReservation>>,
     /// True if a counter elsewhere has denied its request already.
     pub(super) denied: bool,

@@ -59,11 +59,11 @@ do
     return hold
   end
 
-  -- The keys live until the last hold has ended, and its expiry was charged.
+  -- The keys live until the last hold has ended, its expiry was charged, and its ticket is forgotten.
   local function keep(c, r, now)
     local last = call('ZRANGE', c.holds, -1, -1, 'WITHSCORES')[2]
     if not last then return end
-    local grace = r.charges and c.lives + r.memory or 0
+    local grace = r.memory + (r.charges and c.lives or 0)
     local millis = text(ceil(max(0, tonumber(last) - now) / 1000) + 1000 + grace * 1000)
     call('PEXPIRE', c.holds, millis)
     call('PEXPIRE', c.amounts, millis)
@@ -162,12 +162,13 @@ do
     local real = hold and hold.counted or mark and mark.two or 0
     if r.action == PART then return settle_part(ask, hold, counted, real, now) end
     if r.action == REST and not hold and not mark then return decide(ask, DENIED, UNKNOWN) end
-    local amount = r.action == REST and real or ask.hits
+    -- What is counted stays counted: it may lie in another window, or have drained.
+    local amount = max(counted, r.action == REST and real or ask.hits)
     if hold then take(c, r.ticket) end
     r.event, r.amount = hold and SETTLED or LATE, amount
     r.returned = max(0, (hold and hold.amount or 0) + counted - amount)
     write_mark(r.mark, r, now, amount, r.returned, ' S')
-    ask.kind, ask.hits = amount < counted and REFUND or ALWAYS, math.abs(amount - counted)
+    ask.kind, ask.hits = ALWAYS, amount - counted
   end
 
   local function settle_oldest(ask)
@@ -205,7 +206,8 @@ do
     local c, r = ask.counter, ask.reserve
     if r.action == OPEN and r.ticket ~= NO_TICKET then
       local hold = r.named and find(c, r.ticket)
-      if hold or (r.named and read_mark(r.mark, now)) then
+      local mark = r.named and read_mark(r.mark, now)
+      if hold or (mark and mark.settled) then
         decide(ask, CHARGED, KNOWN)
         r.amount = hold and hold.amount or 0
       elseif call('ZCARD', c.holds) >= MAX_HOLDS then
@@ -234,7 +236,9 @@ do
     if hold then
       hold.amount = hold.amount + ask.hits
     else
-      hold = { amount = ask.hits, counted = 0, anonymous = r.anonymous }
+      -- A ticket that its caller names may have had a hold that has expired.
+      local mark = r.named and read_mark(r.mark, now)
+      hold = { amount = ask.hits, counted = mark and mark.one or 0, anonymous = r.anonymous }
       call('ZADD', c.holds, text(now + micros(r.ttl)), r.ticket)
     end
     put(c, r.ticket, hold)

@@ -293,6 +293,20 @@ pub(super) static PENALTY: Object = Object {
     required: &["block"],
 };
 
+/// `count` of a budget.
+pub(super) static TOKEN_WEIGHTS: Object = Object {
+    name: "weights",
+    doc: "Weights of tokens by kind. A kind without a weight is not counted.",
+    fields: &[
+        field("input", DECIMAL, "Tokens that a model reads, apart from those of the cache."),
+        field("cached", DECIMAL, "Tokens that it reads from the cache."),
+        field("cache_write", DECIMAL, "Tokens that are written to the cache."),
+        field("output", DECIMAL, "Tokens that it writes."),
+        field("reasoning", DECIMAL, "Tokens that it writes for itself."),
+    ],
+    required: &[],
+};
+
 /// `reserve` of a rule.
 pub(super) static RESERVE: Object = Object {
     name: "reserve",
@@ -318,6 +332,12 @@ pub(super) static RESERVE: Object = Object {
             "memory",
             TEXT,
             "Time for which a ticket is known to be settled, such as 10m, which is the default.",
+        ),
+        field(
+            "count",
+            Kind::Either(&[Kind::Choice(&["tokens", "cost"]), Kind::Object(&TOKEN_WEIGHTS)]),
+            "Amount of a usage: all tokens (the default), their cost by 'prices' in millionths of the currency, or a \
+             weight for each kind.",
         ),
         field(
             "on_look",
