@@ -26,6 +26,8 @@ use crate::support::redis::cluster::{Cluster, slot};
 use crate::support::tollgate::Tollgate;
 
 const LIMIT: u64 = 100;
+/// Upper bound on the hits of a key that an outage keeps from being taken back: few calls are denied in one slot of two.
+const MAX_NOT_TAKEN_BACK: u64 = 5;
 const RULES: &str = "
 domain: shop
 descriptors:
@@ -200,7 +202,12 @@ async fn admits_exactly_while_everything_fails() {
         let name = format!("{}={value}: {outcomes:?}", KINDS[kind]);
         assert!(outcomes.admitted <= LIMIT, "more than the limit: {name}");
         assert!(outcomes.denied > 0, "the limit was not met: {name}");
-        assert!(outcomes.admitted + outcomes.failed >= LIMIT, "hits are lost without an error: {name}");
+        // A hit of a call that another slot denied is taken back once, and stays counted if that fails.
+        let not_taken_back = if kind == 0 { 0 } else { MAX_NOT_TAKEN_BACK };
+        assert!(
+            outcomes.admitted + outcomes.failed + not_taken_back >= LIMIT,
+            "hits are lost without an error: {name}"
+        );
     }
 }
 

@@ -120,9 +120,9 @@ impl Redis {
 
     /// Number of keys of counters and lockouts: all but the list of replicas.
     pub(crate) fn len(&self) -> usize {
-        let number = |text: String| text.parse::<usize>().expect("a number");
-        // The fleet may be written between the two.
-        number(self.command(["DBSIZE"])).saturating_sub(number(self.command(["EXISTS", "tgf1/fleet"])))
+        // In one command: the fleet may be written between two.
+        let script = "return redis.call('DBSIZE') - redis.call('EXISTS', 'tgf1/fleet')";
+        self.command(["EVAL", script, "0"]).parse().expect("a number")
     }
 
     /// Number of successful calls of this command.

@@ -16,7 +16,7 @@ impl Parser {
             return None;
         };
         if entries.is_empty() {
-            self.error(node.span, "'prices' has no models: write at least one, or leave it out");
+            return None;
         }
         let mut models: Vec<(Glob, Weights)> = Vec::with_capacity(entries.len());
         for (model, prices) in entries {

@@ -101,7 +101,7 @@ fn unknown_fields_are_named_with_the_nearest_known_one() {
     );
     expect(
         "domain: d\nzebra: 1",
-        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, enabled, defaults, descriptors",
+        "2:1 config error, unknown key 'zebra': known here are domain, hash_tag, enabled, prices, defaults, descriptors",
     );
     expect("domain: d\n0.25: x", "2:1 config error, key is not of type string: 0.25");
     expect(

@@ -104,7 +104,7 @@ fn a_budget_counts_tokens_weights_or_costs() {
     assert_eq!(listed(&weighted), expected);
     let cost = rule("rate_limit: 9/hour|reserve: {amount: 2, count: cost}");
     let errors = try_load(&cost).expect_err("no prices").to_string();
-    assert!(errors.contains("rules.yaml:5:34") && errors.contains("without prices"), "{errors}");
+    assert!(errors.contains("rules.yaml:5:33") && errors.contains("without prices"), "{errors}");
     let priced = load(&format!("{cost}\nprices: {{gpt: {{input: 1, output: 2}}}}\n"));
     assert_eq!(listed(&priced), "cost");
     let errors =
