@@ -150,12 +150,12 @@ impl Weights {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::engine) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn weights(text: &str) -> impl Fn(TokenKind) -> Option<Weight> {
+    pub(in crate::engine) fn weights(text: &str) -> impl Fn(TokenKind) -> Option<Weight> {
         let text = text.to_owned();
         move |kind| {
             let mut pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
@@ -163,7 +163,7 @@ mod tests {
         }
     }
 
-    fn usage(model: &str, tokens: [u32; 5]) -> Usage {
+    pub(in crate::engine) fn usage(model: &str, tokens: [u32; 5]) -> Usage {
         Usage { model: model.to_owned(), tokens }
     }
 

@@ -388,7 +388,7 @@ fn charges_of<'l, 'r>(
             lockout: lockout.clone(),
             on_failure: *on_failure,
             hold: hold(counter),
-            // What is not enforced must not hold back others.
+            // A limit that is not enforced must not take hits from one that is.
             lease: counter.lease.filter(|_| enforcement == Enforcement::Enforced).map(Lease::Spend),
             reserve: reserve.map(Box::new),
         }

@@ -12,7 +12,7 @@ pub enum Purpose<'a> {
         /// Upper bound on the time for which places are held, in seconds.
         max_ttl_secs: u32,
     },
-    /// The same, but of budgets it holds only what its hits say: no hits are a look.
+    /// The same, but for budgets a look opens no hold, and hits end none.
     DecideByHits,
     /// The same, with these amounts of budgets.
     Reserve(Holding<'a>),

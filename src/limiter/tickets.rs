@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::places::Releases;
-use super::{DecideError, Limiter, Snapshot, charges};
+use super::{DecideError, Limiter, Snapshot, charges, looks};
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::judge::judge;
 use crate::engine::plan::plan_with;
@@ -77,7 +77,7 @@ impl Snapshot<'_> {
             any |= was_held;
             all &= was_held || !is_enforced;
         }
-        // What is renewed is held everywhere, or the caller must stop. One of two equal descriptors gives back for both.
+        // A renewed ticket must hold under every limit, or its caller stops. Of two equal descriptors, one releases for both.
         let was_held = any && (all || call == TicketCall::Release);
         Ok(TicketResult { was_held, ttl_secs: shortest_secs })
     }
@@ -119,8 +119,7 @@ impl Snapshot<'_> {
         let rules = self.rules_for(request)?;
         let limiter = self.limiter;
         let now = limiter.clock.now();
-        let mut request = request.clone();
-        request.descriptors.iter_mut().for_each(|descriptor| descriptor.hits = Hits::Add(0));
+        let request = looks(request);
         let mut plan = plan_with(rules, self.overrides(now), &request, &limiter.keys);
         plan.look_only();
         let mut charges = charges(&plan, &limiter.modes);

@@ -52,8 +52,8 @@ struct Mark {
 enum Marked {
     /// It is settled. The answer that was given.
     Settled { amount: u64, returned: u64 },
-    /// Its hold has expired, with so much counted; `real` of it was reported by its caller.
-    Expired { counted: u64, real: u64 },
+    /// Its hold has expired, with so much counted.
+    Expired { counted: u64 },
 }
 
 /// A charge after its effect on holds, before it is decided.
@@ -167,7 +167,7 @@ impl State {
                 counted += held.amount;
             }
             if counted > 0 {
-                self.mark(ticket, Marked::Expired { counted, real: held.counted }, terms, now);
+                self.mark(ticket, Marked::Expired { counted }, terms, now);
             }
         }
         u8::try_from(expired).unwrap_or(u8::MAX)
@@ -235,7 +235,7 @@ impl State {
             Action::Cancel(ticket) => match self.end(ticket) {
                 Some(Held { counted, .. }) => {
                     if counted > 0 {
-                        self.mark(ticket, Marked::Expired { counted, real: counted }, terms, now);
+                        self.mark(ticket, Marked::Expired { counted }, terms, now);
                     }
                     decided(Charged, HoldEvent::Settled)
                 }
@@ -285,23 +285,23 @@ impl State {
             };
         }
         let held = self.holds.get(&ticket).copied();
-        let (counted, real) = match (held, mark) {
-            (Some(held), _) => (held.counted, held.counted),
-            (None, Some(Marked::Expired { counted, real })) => (counted, real),
-            (None, _) => (0, 0),
+        let counted = match (held, mark) {
+            (Some(held), _) => held.counted,
+            (None, Some(Marked::Expired { counted })) => counted,
+            (None, _) => 0,
         };
         if let Settled::Part(_) = of {
             let more = amount.saturating_sub(counted);
             let event = if held.is_some() { HoldEvent::Continued } else { HoldEvent::Late };
-            self.continue_with(ticket, (counted + more, more, real.max(amount)), terms, now);
+            self.continue_with(ticket, (counted + more, more), terms, now);
             return ended(Hits::Add(hits_of(more)), event, counted + more, 0);
         }
         let is_rest = matches!(of, Settled::Rest(_));
         if is_rest && held.is_none() && mark.is_none() {
             return Prepared { decided: Some(Denied), ..ended(Hits::Refund(0), HoldEvent::Unknown, 0, 0) };
         }
-        // What is counted stays counted: it may lie in another window, or have drained.
-        let amount = if is_rest { real } else { amount }.max(counted);
+        // Counted hits are not given back: they may lie in another window, or have drained.
+        let amount = if is_rest { counted } else { amount.max(counted) };
         self.end(ticket);
         let held_amount = held.map_or(0, |held| held.amount);
         let returned = (held_amount + counted).saturating_sub(amount);
@@ -314,20 +314,14 @@ impl State {
         )
     }
 
-    /// Moves `more` hits of a ticket from held to counted, of which `counted` are now, and `real` reported.
-    fn continue_with(
-        &mut self,
-        ticket: Ticket,
-        (counted, more, real): (u64, u64, u64),
-        terms: Terms,
-        now: Timestamp,
-    ) {
+    /// Moves `more` hits of a ticket from held to counted, of which there are `counted` now.
+    fn continue_with(&mut self, ticket: Ticket, (counted, more): (u64, u64), terms: Terms, now: Timestamp) {
         if let Some(held) = self.holds.get_mut(&ticket) {
             let moved = more.min(held.amount);
             (held.amount, held.counted) = (held.amount - moved, counted);
             self.held = self.held.saturating_sub(moved);
         } else if counted > 0 {
-            self.mark(ticket, Marked::Expired { counted, real }, terms, now);
+            self.mark(ticket, Marked::Expired { counted }, terms, now);
         }
     }
 
@@ -341,7 +335,7 @@ impl State {
         let Opening { amount, ttl_secs, is_anonymous, is_named, .. } = opening;
         // A ticket that its caller names may have had a hold that has expired.
         let counted = match self.marks.get(&ticket) {
-            Some(Mark { of: Marked::Expired { counted, .. }, .. }) if is_named => *counted,
+            Some(Mark { of: Marked::Expired { counted }, .. }) if is_named => *counted,
             _ => 0,
         };
         let new = Held { end_us: end_us(ttl_secs, now), amount: 0, counted, is_anonymous };

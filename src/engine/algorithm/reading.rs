@@ -50,7 +50,7 @@ impl Reading {
     /// refund: 0 for a peek, `None` for a charge that was not counted or counts in denied requests too.
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
-        // What a repeated call holds, the first one has charged.
+        // A repeated call charges nothing: the first one did.
         let is_known = self.budget.is_some_and(|report| report.event == HoldEvent::Known);
         if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged || is_known {
             return None;

@@ -41,19 +41,7 @@ impl Prices {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::usage::{TokenKind, Usage, Weight};
-
-    fn weights(text: &str) -> impl Fn(TokenKind) -> Option<Weight> {
-        let text = text.to_owned();
-        move |kind| {
-            let mut pairs = text.split(' ').filter_map(|pair| pair.split_once('='));
-            pairs.find(|(name, _)| *name == kind.name()).and_then(|(_, weight)| Weight::parse(weight))
-        }
-    }
-
-    fn usage(model: &str, tokens: [u32; 5]) -> Usage {
-        Usage { model: model.to_owned(), tokens }
-    }
+    use crate::engine::usage::tests::{usage, weights};
 
     #[test]
     fn the_closest_name_has_its_price_and_an_unknown_one_that_of_the_dearest() {

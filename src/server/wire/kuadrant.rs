@@ -17,7 +17,7 @@ pub(in crate::server) struct ReserveRequest<'a> {
 
 /// Request to count an amount, and to end a hold.
 pub(in crate::server) struct CommitRequest<'a> {
-    /// Domain and descriptors. Their hits are the amount.
+    /// Domain and descriptors.
     pub(in crate::server) request: ReceivedRequest<'a>,
     /// The hold.
     pub(in crate::server) ticket: TicketEntry,
@@ -64,7 +64,7 @@ pub(in crate::server) fn decode_commit(message: &[u8]) -> Result<CommitRequest<'
         (3 | 4, _) => Err(Malformed),
         _ => Ok(()),
     })?;
-    let request = decode_descriptors(message, head, amount)?;
+    let request = decode_descriptors(message, head, 0)?;
     Ok(CommitRequest { request, ticket: TicketEntry::of(id), amount })
 }
 

@@ -11,13 +11,13 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::leases::{Attempt, Granted, Leases};
-use super::slot_groups::{Clusters, lost};
+use super::slot_groups::{Clusters, is_denied, lost};
 use super::{Denials, RedisStore};
 use crate::engine::algorithm::Reading;
-use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::lease::cell::{Grant, Lot, Moment};
 use crate::engine::{
-    ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Lease, LeaseTerms, Limit, Timestamp,
+    ChargeMode, CombinedEnforcement, Enforcement, Hits, Lease, LeaseTerms, Limit, Timestamp,
 };
 use crate::store::{Charge, Readings, StoreError};
 
@@ -73,7 +73,8 @@ impl RedisStore {
         let mut readings: Readings = spent.iter().map(reading).collect();
         let mut combined = CombinedEnforcement::default();
         for (charge, reading) in charges.iter().zip(&readings) {
-            combined.add(charge.enforcement, is_denied(charge, reading));
+            let Charge { limit, mode, hits, on_failure, .. } = charge;
+            combined.add(charge.enforcement, is_denied(*limit, (*mode, *hits), *on_failure, reading));
         }
         if combined.is_denied() {
             self.put_back(leases, charges, &taken, &mut readings);
@@ -257,16 +258,5 @@ impl Errand {
         let at = self.leases.moment(before.now, self.clusters.generation());
         let passed = Duration::from_micros(at.mono_us.saturating_sub(before.mono_us));
         Moment { now: before.now.after(passed), ..at }
-    }
-}
-
-/// True if a charge is over its limit, or will be taken for it.
-fn is_denied(charge: &Charge, reading: &Result<Reading, StoreError>) -> bool {
-    match (reading, charge.on_failure) {
-        (Ok(Reading { used, outcome, .. }), _) => {
-            is_over(charge.mode, charge.hits, *used, charge.limit.capacity(), *outcome)
-        }
-        (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
-        (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
     }
 }

@@ -32,7 +32,7 @@ pub(super) async fn refund(clusters: &Clusters, groups: &mut SlotGroups) {
     }
 }
 
-/// Carries out releases of places, which are repeated until Redis has confirmed them.
+/// Carries out releases of places and holds, and settlements, which are repeated until Redis has confirmed them.
 #[derive(Clone, Debug)]
 pub(super) struct Releaser {
     config: Arc<ConnectConfig>,
@@ -40,10 +40,10 @@ pub(super) struct Releaser {
     repeated: Arc<Semaphore>,
 }
 
-/// Release of a place.
+/// Release or settlement.
 struct Release {
     charge: Charge,
-    /// Redis said that the place is not held. The acquisition may still be on its way, when a Cluster has redirected it.
+    /// Redis said that nothing is held. The acquisition may still be on its way, when a Cluster has redirected it.
     was_missing: bool,
 }
 
@@ -107,7 +107,7 @@ impl Releaser {
             match outcome {
                 Ok(reading) if reading.outcome == ChargeOutcome::Charged => *is_confirmed = true,
                 Ok(_) => *is_confirmed = std::mem::replace(&mut release.was_missing, true),
-                Err(error) => tracing::debug!(%error, "places are not given back yet"),
+                Err(error) => tracing::debug!(%error, "not released or settled yet"),
             }
         }
         let mut is_confirmed = is_confirmed.into_iter();

@@ -12,7 +12,9 @@ use super::batch::{Dispatch, SlotCharge, SlotCharges, SlotReservation};
 use super::cluster::{Cluster, CrossSlot};
 use super::queue::Outcomes;
 use crate::engine::algorithm::group::is_over;
-use crate::engine::{Algorithm, CombinedEnforcement, Enforcement, FailurePolicy, Timestamp, Unit};
+use crate::engine::{
+    Algorithm, ChargeMode, CombinedEnforcement, Enforcement, FailurePolicy, Hits, Limit, Timestamp, Unit,
+};
 use crate::store::positions::Positions;
 use crate::store::{Charge, Reading, Readings, StoreError};
 
@@ -164,7 +166,8 @@ impl Clusters {
         let mut combined = CombinedEnforcement::default();
         for (_, index, charge) in &charges {
             if let Some(reading) = readings.get(*index) {
-                combined.add(charge.enforcement, is_denied(charge, reading));
+                let SlotCharge { limit, mode, hits, on_failure, .. } = charge;
+                combined.add(charge.enforcement, is_denied(*limit, (*mode, *hits), *on_failure, reading));
             }
         }
         let mut refunds = SlotGroups::new();
@@ -183,11 +186,14 @@ impl Clusters {
 }
 
 /// True if a charge is over its limit, or will be taken for it.
-fn is_denied(charge: &SlotCharge, reading: &Result<Reading, StoreError>) -> bool {
-    match (reading, charge.on_failure) {
-        (Ok(Reading { used, outcome, .. }), _) => {
-            is_over(charge.mode, charge.hits, *used, charge.limit.capacity(), *outcome)
-        }
+pub(super) fn is_denied(
+    limit: Limit,
+    (mode, hits): (ChargeMode, Hits),
+    on_failure: FailurePolicy,
+    reading: &Result<Reading, StoreError>,
+) -> bool {
+    match (reading, on_failure) {
+        (Ok(Reading { used, outcome, .. }), _) => is_over(mode, hits, *used, limit.capacity(), *outcome),
         (Err(_), FailurePolicy::Error | FailurePolicy::Deny) => true,
         (Err(_), FailurePolicy::Allow | FailurePolicy::Local) => false,
     }

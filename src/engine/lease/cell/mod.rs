@@ -221,7 +221,7 @@ impl Cell {
     }
 
     fn reading(&self, at: Moment) -> Reading {
-        // What other cells of the counter spent meanwhile is not known: at least this much is used.
+        // Other replicas may have spent more meanwhile: at least this much is used.
         let used = self.used_seen.saturating_sub(self.credits());
         let reset = match self.limit.algorithm {
             Algorithm::TokenBucket { .. } => {

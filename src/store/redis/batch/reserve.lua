@@ -3,7 +3,7 @@
 --
 -- KEYS     for each of them also: a sorted set of its tickets by the end of their holds, in microseconds; a hash with
 --          `amount counted anonymous` of each ticket, and the sum of the amounts as `=`; and the mark of the ticket that
---          the charge names: `until counted real` if its hold has expired, `until amount returned S` if it is settled.
+--          the charge names: `until counted 0` if its hold has expired, `until amount returned S` if it is settled.
 -- ARGV[1]  for each of them, before its lockout:
 --            1 byte   action: 0 look, 1 open, 2 settle, 3 part, 4 rest, 5 oldest, 6 extend, 7 cancel, 8 count
 --            1        1 if an expired hold is charged, plus 2 if a hold is anonymous, plus 4 if its ticket is named
@@ -72,13 +72,13 @@ do
   local function read_mark(key, now)
     local value = key and call('GET', key)
     if not value then return nil end
-    local ends, one, two, settled = string.match(value, '^(%d+) (%d+) (%d+) ?(S?)$')
+    local ends, amount, returned, settled = string.match(value, '^(%d+) (%d+) (%d+) ?(S?)$')
     if tonumber(ends) <= now then return nil end
-    return { settled = settled == 'S', one = tonumber(one), two = tonumber(two) }
+    return { settled = settled == 'S', amount = tonumber(amount), returned = tonumber(returned) }
   end
 
-  local function write_mark(key, r, now, one, two, settled)
-    local value = text(now + micros(r.memory)) .. ' ' .. text(one) .. ' ' .. text(two) .. settled
+  local function write_mark(key, r, now, amount, returned, settled)
+    local value = text(now + micros(r.memory)) .. ' ' .. text(amount) .. ' ' .. text(returned) .. settled
     call('SET', key, value, 'EX', r.memory)
   end
 
@@ -104,7 +104,7 @@ do
           c.level = max(c.level, min(c.level + hold.amount * c.parts, c.max))
           counted = counted + hold.amount
         end
-        if counted > 0 then write_mark(mark_of(c, ticket), r, now, counted, hold.counted, '') end
+        if counted > 0 then write_mark(mark_of(c, ticket), r, now, counted, 0, '') end
       end
     end
   end
@@ -135,7 +135,7 @@ do
   end
 
   -- A part of the amount is counted, and the rest stays held.
-  local function settle_part(ask, hold, counted, real, now)
+  local function settle_part(ask, hold, counted, now)
     local c, r = ask.counter, ask.reserve
     local more = max(0, ask.hits - counted)
     if hold then
@@ -144,7 +144,7 @@ do
       add(c, -moved)
       put(c, r.ticket, hold)
     elseif counted + more > 0 then
-      write_mark(r.mark, r, now, counted + more, max(real, ask.hits), '')
+      write_mark(r.mark, r, now, counted + more, 0, '')
     end
     r.event, r.amount, ask.hits = hold and CONTINUED or LATE, counted + more, more
   end
@@ -154,16 +154,15 @@ do
     local mark = read_mark(r.mark, now)
     if mark and mark.settled then
       decide(ask, r.action == REST and DENIED or CHARGED, REPEATED)
-      r.amount, r.returned = mark.one, mark.two
+      r.amount, r.returned = mark.amount, mark.returned
       return
     end
     local hold = find(c, r.ticket)
-    local counted = hold and hold.counted or mark and mark.one or 0
-    local real = hold and hold.counted or mark and mark.two or 0
-    if r.action == PART then return settle_part(ask, hold, counted, real, now) end
+    local counted = hold and hold.counted or mark and mark.amount or 0
+    if r.action == PART then return settle_part(ask, hold, counted, now) end
     if r.action == REST and not hold and not mark then return decide(ask, DENIED, UNKNOWN) end
-    -- What is counted stays counted: it may lie in another window, or have drained.
-    local amount = max(counted, r.action == REST and real or ask.hits)
+    -- Counted hits are not given back: they may lie in another window, or have drained.
+    local amount = r.action == REST and counted or max(counted, ask.hits)
     if hold then take(c, r.ticket) end
     r.event, r.amount = hold and SETTLED or LATE, amount
     r.returned = max(0, (hold and hold.amount or 0) + counted - amount)
@@ -197,7 +196,7 @@ do
     local c, r = ask.counter, ask.reserve
     local hold = take(c, r.ticket)
     if not hold then return decide(ask, DENIED, UNKNOWN) end
-    if hold.counted > 0 then write_mark(r.mark, r, now, hold.counted, hold.counted, '') end
+    if hold.counted > 0 then write_mark(r.mark, r, now, hold.counted, 0, '') end
     decide(ask, CHARGED, SETTLED)
   end
 
@@ -238,7 +237,7 @@ do
     else
       -- A ticket that its caller names may have had a hold that has expired.
       local mark = r.named and read_mark(r.mark, now)
-      hold = { amount = ask.hits, counted = mark and mark.one or 0, anonymous = r.anonymous }
+      hold = { amount = ask.hits, counted = mark and mark.amount or 0, anonymous = r.anonymous }
       call('ZADD', c.holds, text(now + micros(r.ttl)), r.ticket)
     end
     put(c, r.ticket, hold)
