@@ -167,11 +167,13 @@ async fn a_collector_that_comes_late_gets_everything_and_one_that_is_gone_delays
     }
     let collector = Collector::start_at(port).await;
     wait_for_load(&collector).await;
+    // The collector has the metrics a moment before the service has the reply.
+    let is_noticed = async || service.process.output().contains("metrics are exported again");
+    eventually("the log says that metrics are exported again", is_noticed).await;
     drop(collector);
     service.process.signal("TERM");
     assert_eq!(service.process.exit_code(TIMEOUT).await, Some(0));
     let output = service.process.output();
-    assert!(output.contains("metrics are exported again"), "{output}");
     assert!(output.matches("cannot export metrics").count() <= 2, "once for each absence: {output}");
 }
 
@@ -187,12 +189,14 @@ async fn remaining_metrics_are_exported_at_shutdown() {
     wait_for_load(&collector).await;
 }
 
-/// A collector that asks for a certificate gets metrics and traces as soon as the file has the right authority.
+/// A collector that asks for a certificate gets metrics and traces as soon as the files are right, and goes on
+/// getting them when one becomes invalid.
 async fn reaches_a_collector_with_tls(protocol: &str) {
     let pki = Pki::new();
     let (ours, other) = (pki.authority("ours"), pki.authority("other"));
     let server = pki.pair(&ours, "server", "localhost");
     let client = pki.pair(&ours, "client", "tollgate.example");
+    let used = pki.pair(&other, "used", "tollgate.example");
     let mut config = (*pki::server(&server, &ours)).clone();
     config.alpn_protocols.push(b"http/1.1".to_vec());
     let mut collector = Collector::start_tls(Arc::new(config)).await;
@@ -201,7 +205,7 @@ async fn reaches_a_collector_with_tls(protocol: &str) {
     let trusted = pki.file("trusted.crt");
     fs::copy(&other.path, &trusted).expect("a copy");
     let [trusted_text, certificate, key] =
-        [&trusted, &client.certificate, &client.key].map(|path| path.display().to_string());
+        [&trusted, &used.certificate, &used.key].map(|path| path.display().to_string());
     let environment = [
         ("TRACING_ENABLED", "true"),
         ("OTEL_METRICS_EXPORTER", "otlp"),
@@ -222,7 +226,22 @@ async fn reaches_a_collector_with_tls(protocol: &str) {
         eventually("the file is read again", async || service.metric(&series).await == 1).await;
     }
     load(&service).await;
+    let is_refused = async || service.process.output().contains("BatchSpanProcessor.ExportError");
+    eventually("the certificate of a stranger is refused", is_refused).await;
+    assert!(collector.exports().is_empty());
+
+    pki::replace(&client.key, &used.key);
+    pki::replace(&client.certificate, &used.certificate);
     wait_for_load(&collector).await;
+
+    fs::write(&used.certificate, "no certificate").expect("a file");
+    for user in ["otlp_metrics", "otlp_traces"] {
+        let series = format!("tollgate_tls_stale_files{{use=\"{user}\"}}");
+        eventually("the invalid file is noticed", async || service.metric(&series).await == 1).await;
+    }
+    let exports = collector.exports().len();
+    eventually("metrics are exported as before", async || collector.exports().len() > exports).await;
+    load(&service).await;
     service.process.signal("TERM");
     assert_eq!(service.process.exit_code(TIMEOUT).await, Some(0));
     collector.next("ShouldRateLimit Execution").await;

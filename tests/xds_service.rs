@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use crate::support::ads::{AdsServer, config, descriptor};
 use crate::support::eventually;
+use crate::support::hosts::{self, Hosts, forward};
 use crate::support::tollgate::Tollgate;
 
 async fn get_json(url: &str) -> (u16, Value) {
@@ -109,6 +110,26 @@ async fn a_service_that_is_forced_to_start_is_healthy_and_calls_fail_until_there
     stream.put(&config("shop", &[("k", 5)])).respond("1", "n1");
     stream.request().await;
     assert_eq!((status_of_call(&service, "shop").await, status_of_call(&service, "other").await), (200, 200));
+}
+
+#[tokio::test]
+async fn the_name_of_the_management_server_is_resolved_again_for_each_connection() {
+    let (mut first, mut second) = (AdsServer::start().await, AdsServer::start().await);
+    let _forwarding = forward(("127.0.0.2", first.port), second.port).await;
+    let hosts = Hosts::new();
+    let address = format!("{}:{}", hosts::NAME, first.port);
+    let environment = [
+        ("CONFIG_TYPE", "GRPC_XDS_SOTW"),
+        ("CONFIG_GRPC_XDS_SERVER_URL", address.as_str()),
+        ("FORCE_START_WITHOUT_INITIAL_CONFIG", "true"),
+        ("RULES_PATH", ""),
+    ];
+    let _service = Tollgate::start_limited(&hosts.sandbox(), &[], &environment).await;
+    first.stream().await.request().await;
+
+    hosts.lead_to("127.0.0.2");
+    drop(first);
+    second.stream().await.request().await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ pub(crate) mod collector;
 pub(crate) mod console;
 pub(crate) mod envoy;
 pub(crate) mod held;
+pub(crate) mod hosts;
 pub(crate) mod http2;
 pub(crate) mod limiter;
 pub(crate) mod load;
