@@ -17,6 +17,7 @@ use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::{Charge, Reading, Store};
 
 use crate::store::{connected, connected_by_callers_clock};
+use crate::support::case_clock::CaseClock;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
@@ -221,10 +222,10 @@ fn memory_redis_and_the_model_agree_on_places() {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2_500) });
     let steps = AtomicU64::new(0);
     let outcome = runner.run(&sequences, |sequence| {
-        let (case, mut now) = (fastrand::u64(..), MIDNIGHT);
+        let (case, mut clock) = (fastrand::u64(..), CaseClock::starting_at(MIDNIGHT));
         let (mut model, mut tickets) = (Model::default(), Vec::new());
         for (micros, step) in sequence {
-            now = Timestamp::from_micros(now.as_micros() + micros);
+            let now = clock.advance(micros);
             if matches!(step, Step::Acquire { .. }) {
                 tickets.push(u8::try_from(tickets.len()).expect("few"));
             }

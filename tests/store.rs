@@ -19,6 +19,7 @@ use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Store, StoreError};
 
+use crate::support::case_clock::CaseClock;
 use crate::support::redis::cluster::Cluster;
 use crate::support::redis::sentinel::{Passwords, Sentinels};
 use crate::support::redis::{Redis, User};
@@ -428,9 +429,9 @@ fn memory_and_redis_read_the_same_for_the_same_charges_at_the_same_times() {
     let decisions = AtomicUsize::new(0);
     let outcome = runner.run(&requests, |requests| {
         let case = fastrand::u64(..);
-        let mut now = MIDNIGHT;
+        let mut clock = CaseClock::starting_at(MIDNIGHT);
         for (micros, charges) in requests {
-            now = Timestamp::from_micros(now.as_micros() + micros);
+            let now = clock.advance(micros);
             let one = |((key, unit, algorithm), hits, mode, enforcement, lockout, lease): Generated| {
                 let name = format!("{case}/{key}/{unit:?}/{algorithm:?}/");
                 let charge = charge(name, unit, hits);

@@ -7,11 +7,12 @@ use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::test_runner::{Config, TestRunner};
 use proptest::{collection, prop_assert_eq, sample};
 use tollgate::engine::algorithm::group::ChargeOutcome;
-use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestamp, Unit};
+use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Unit};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::store::{Charge, Store, StoreError};
 
 use crate::store::{MIDNIGHT, charge, connected, connected_by_callers_clock};
+use crate::support::case_clock::CaseClock;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
@@ -69,9 +70,9 @@ fn scripts_of_one_shape_read_the_same_as_the_engine_for_many_requests_at_once() 
     let decisions = AtomicU64::new(0);
     let outcome = runner.run(&rounds, |rounds| {
         let case = fastrand::u64(..);
-        let mut now = MIDNIGHT;
+        let mut clock = CaseClock::starting_at(MIDNIGHT);
         for (micros, mut requests) in rounds {
-            now = Timestamp::from_micros(now.as_micros() + micros);
+            let now = clock.advance(micros);
             for charge in requests.iter_mut().flatten() {
                 charge.key = [format!("{case}/").as_bytes(), &charge.key].concat().into();
             }

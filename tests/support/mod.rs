@@ -5,6 +5,7 @@ pub(crate) mod ads;
 pub(crate) mod bench;
 pub(crate) mod browser;
 pub(crate) mod caller;
+pub(crate) mod case_clock;
 pub(crate) mod collector;
 pub(crate) mod console;
 pub(crate) mod envoy;
