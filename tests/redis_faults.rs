@@ -23,7 +23,7 @@ use crate::support::stores::complete;
 /// Calls at once: more than go out in the first batch.
 const CALLS: usize = 300;
 
-struct Bed {
+struct Setup {
     redis: Redis,
     proxy: Proxy,
     store: Arc<RedisStore>,
@@ -31,13 +31,13 @@ struct Bed {
 
 /// Number of calls by answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Told {
+struct ReplyCounts {
     counted: usize,
     unanswered: usize,
     not_counted: usize,
 }
 
-impl Bed {
+impl Setup {
     async fn start(call_timeout: Duration) -> Self {
         let redis = Redis::start().await;
         let proxy = Proxy::start(redis.port()).await;
@@ -52,7 +52,7 @@ impl Bed {
 
     /// Calls at once, each with a counter of its own; then the network is mended, and Redis holds what the
     /// callers got, and no counter without a TTL.
-    async fn holds_what_is_told(&self, round: usize) -> Told {
+    async fn holds_what_was_reported(&self, round: usize) -> ReplyCounts {
         let mut calls = JoinSet::new();
         for call in 0..CALLS {
             let store = Arc::clone(&self.store);
@@ -67,21 +67,21 @@ impl Bed {
         self.proxy.reset();
         eventually("it counts again", async || used(&self.store, hit("again")).await.is_ok()).await;
         self.store.settle().await;
-        let mut told = Told::default();
+        let mut counts = ReplyCounts::default();
         for (key, answer) in answers {
             let value = self.redis.command(["GET", &format!("{key}{}", MIDNIGHT.as_secs())]);
             let allowed: &[&str] = match &answer {
                 Ok(used) => {
                     assert_eq!(*used, 1, "{key}");
-                    told.counted += 1;
+                    counts.counted += 1;
                     &["1"]
                 }
                 Err(StoreError::Unanswered(_)) => {
-                    told.unanswered += 1;
+                    counts.unanswered += 1;
                     &["", "0", "1"]
                 }
                 Err(_) => {
-                    told.not_counted += 1;
+                    counts.not_counted += 1;
                     &["", "0"]
                 }
             };
@@ -91,8 +91,8 @@ impl Bed {
             self.redis.times_to_live().iter().all(|(_, secs)| *secs > 0)
         })
         .await;
-        assert_eq!(told.counted + told.unanswered + told.not_counted, CALLS);
-        told
+        assert_eq!(counts.counted + counts.unanswered + counts.not_counted, CALLS);
+        counts
     }
 
     /// Number of counters of a round.
@@ -105,73 +105,73 @@ impl Bed {
 
 #[tokio::test]
 async fn latency_delays_calls_and_fails_none() {
-    let bed = Bed::start(Duration::from_secs(10)).await;
+    let setup = Setup::start(Duration::from_secs(10)).await;
     let slow = Duration::from_millis(30);
-    bed.proxy.set(Passage::Slow { requests: slow, replies: slow });
-    let told = bed.holds_what_is_told(0).await;
-    assert_eq!(told, Told { counted: CALLS, ..Told::default() });
+    setup.proxy.set(Passage::Slow { requests: slow, replies: slow });
+    let counts = setup.holds_what_was_reported(0).await;
+    assert_eq!(counts, ReplyCounts { counted: CALLS, ..ReplyCounts::default() });
 }
 
 #[tokio::test]
 async fn replies_that_come_too_late_are_no_answer_and_counted_once() {
-    let bed = Bed::start(Duration::from_millis(200)).await;
-    bed.proxy.set(Passage::Slow { requests: Duration::ZERO, replies: Duration::from_secs(1) });
-    let told = bed.holds_what_is_told(0).await;
-    assert_eq!(told.counted, 0);
-    assert!(told.unanswered > 0, "{told:?}");
+    let setup = Setup::start(Duration::from_millis(200)).await;
+    setup.proxy.set(Passage::Slow { requests: Duration::ZERO, replies: Duration::from_secs(1) });
+    let counts = setup.holds_what_was_reported(0).await;
+    assert_eq!(counts.counted, 0);
+    assert!(counts.unanswered > 0, "{counts:?}");
 }
 
 #[tokio::test]
 async fn replies_that_are_lost_are_no_answer_and_counted_once() {
-    let bed = Bed::start(Duration::from_millis(200)).await;
-    bed.proxy.set(Passage::OneWay);
-    let told = bed.holds_what_is_told(0).await;
-    assert_eq!(told.counted, 0);
-    assert!(told.unanswered > 0, "{told:?}");
-    assert!(bed.counted(0) <= told.unanswered);
+    let setup = Setup::start(Duration::from_millis(200)).await;
+    setup.proxy.set(Passage::OneWay);
+    let counts = setup.holds_what_was_reported(0).await;
+    assert_eq!(counts.counted, 0);
+    assert!(counts.unanswered > 0, "{counts:?}");
+    assert!(setup.counted(0) <= counts.unanswered);
 }
 
 /// One-way loss that TCP does not see: the bytes of requests are acknowledged. New connections work.
 #[tokio::test]
 async fn a_connection_that_goes_silent_is_replaced() {
-    let bed = Bed::start(Duration::from_millis(50)).await;
+    let setup = Setup::start(Duration::from_millis(50)).await;
     for silence in [Passage::OneWay, Passage::Shut] {
-        let before = bed.proxy.connections();
-        bed.proxy.set(silence);
-        used(&bed.store, hit("lost")).await.expect_err("nothing arrives");
-        bed.proxy.set(Passage::Open);
-        eventually("a new connection counts", async || used(&bed.store, hit("again")).await.is_ok()).await;
-        assert!(bed.proxy.connections() > before, "{silence:?}");
+        let before = setup.proxy.connections();
+        setup.proxy.set(silence);
+        used(&setup.store, hit("lost")).await.expect_err("nothing arrives");
+        setup.proxy.set(Passage::Open);
+        eventually("a new connection counts", async || used(&setup.store, hit("again")).await.is_ok()).await;
+        assert!(setup.proxy.connections() > before, "{silence:?}");
     }
 }
 
 #[tokio::test]
 async fn requests_that_are_lost_are_counted_neither_then_nor_later() {
-    let bed = Bed::start(Duration::from_millis(200)).await;
-    bed.proxy.set(Passage::Shut);
-    let told = bed.holds_what_is_told(0).await;
-    assert_eq!((told.counted, bed.counted(0)), (0, 0), "{told:?}");
+    let setup = Setup::start(Duration::from_millis(200)).await;
+    setup.proxy.set(Passage::Shut);
+    let counts = setup.holds_what_was_reported(0).await;
+    assert_eq!((counts.counted, setup.counted(0)), (0, 0), "{counts:?}");
 }
 
 #[tokio::test]
 async fn a_connection_that_falls_silent_within_a_reply_loses_no_count() {
-    let bed = Bed::start(Duration::from_millis(200)).await;
+    let setup = Setup::start(Duration::from_millis(200)).await;
     for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
-        bed.proxy.set(Passage::Partial { reply_bytes });
-        let told = bed.holds_what_is_told(round).await;
-        assert!(told.counted < CALLS && told.unanswered > 0, "{told:?} after {reply_bytes} bytes");
+        setup.proxy.set(Passage::Partial { reply_bytes });
+        let counts = setup.holds_what_was_reported(round).await;
+        assert!(counts.counted < CALLS && counts.unanswered > 0, "{counts:?} after {reply_bytes} bytes");
         // A new counter takes two replies of 9 bytes together. Each is handed out as soon as it has come.
-        assert!(told.counted >= reply_bytes / 18, "{told:?} after {reply_bytes} bytes");
+        assert!(counts.counted >= reply_bytes / 18, "{counts:?} after {reply_bytes} bytes");
     }
 }
 
 #[tokio::test]
 async fn a_connection_that_is_reset_within_a_batch_loses_no_count() {
-    let bed = Bed::start(Duration::from_secs(2)).await;
+    let setup = Setup::start(Duration::from_secs(2)).await;
     for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
-        bed.proxy.set(Passage::Cut { reply_bytes });
-        let told = bed.holds_what_is_told(round).await;
-        assert!(told.counted < CALLS && told.unanswered > 0, "{told:?} after {reply_bytes} bytes");
+        setup.proxy.set(Passage::Cut { reply_bytes });
+        let counts = setup.holds_what_was_reported(round).await;
+        assert!(counts.counted < CALLS && counts.unanswered > 0, "{counts:?} after {reply_bytes} bytes");
     }
 }
 
@@ -179,17 +179,17 @@ async fn a_connection_that_is_reset_within_a_batch_loses_no_count() {
 #[tokio::test]
 async fn resets_under_load_count_no_hit_twice() {
     const RESETS: usize = 20;
-    let bed = Bed::start(Duration::from_secs(2)).await;
+    let setup = Setup::start(Duration::from_secs(2)).await;
     let mut readings = Vec::new();
     let mut unanswered = 0;
     for _ in 0..RESETS {
         let mut calls = JoinSet::new();
         for _ in 0..CALLS / 10 {
-            let store = Arc::clone(&bed.store);
+            let store = Arc::clone(&setup.store);
             calls.spawn(async move { complete(store.charge(&[hit("hot")], MIDNIGHT).await) });
         }
         time::sleep(Duration::from_micros(fastrand::u64(..2_000))).await;
-        bed.proxy.reset();
+        setup.proxy.reset();
         for answer in calls.join_all().await {
             match answer {
                 Ok(reading) => readings.push(reading[0].used),
@@ -197,12 +197,16 @@ async fn resets_under_load_count_no_hit_twice() {
                 Err(_) => {}
             }
         }
-        eventually("it counts again", async || used(&bed.store, hit("again")).await.is_ok()).await;
+        eventually("it counts again", async || used(&setup.store, hit("again")).await.is_ok()).await;
     }
-    let counted: u64 = bed.redis.command(["GET", &format!("hot{}", MIDNIGHT.as_secs())]).parse().expect("it");
-    let told = readings.len() as u64;
+    let counted: u64 =
+        setup.redis.command(["GET", &format!("hot{}", MIDNIGHT.as_secs())]).parse().expect("it");
+    let counts = readings.len() as u64;
     readings.sort_unstable();
     readings.dedup();
-    assert_eq!(readings.len() as u64, told, "each reading was returned once");
-    assert!((told..=told + unanswered).contains(&counted), "{counted} of {told} and {unanswered} unanswered");
+    assert_eq!(readings.len() as u64, counts, "each reading was returned once");
+    assert!(
+        (counts..=counts + unanswered).contains(&counted),
+        "{counted} of {counts} and {unanswered} unanswered"
+    );
 }

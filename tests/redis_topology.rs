@@ -13,21 +13,21 @@ use crate::support::redis::cluster::Cluster;
 use crate::support::redis::scripted::{Scripted, hangs, names, names_late};
 
 /// Two Redis servers, and Sentinels that say which of them is the primary.
-struct Bed {
+struct Setup {
     a: Redis,
     b: Redis,
     sentinels: Vec<Scripted>,
 }
 
-impl Bed {
+impl Setup {
     /// All Sentinels name `a`.
     async fn start(sentinels: usize) -> Self {
         let (a, b) = (Redis::start().await, Redis::start().await);
-        let mut bed = Self { a, b, sentinels: Vec::new() };
+        let mut setup = Self { a, b, sentinels: Vec::new() };
         for _ in 0..sentinels {
-            bed.sentinels.push(Scripted::sentinel(bed.a.port()).await);
+            setup.sentinels.push(Scripted::sentinel(setup.a.port()).await);
         }
-        bed
+        setup
     }
 
     fn settings(&self) -> RedisSettings {
@@ -47,62 +47,62 @@ async fn admitted(store: &RedisStore, hits: usize) -> usize {
 }
 
 /// `changes` happens after the limit is used up on `a`. Nothing is counted on `b`.
-async fn stays_on_a(bed: &Bed, changes: impl FnOnce(&Bed)) {
-    let store = connected(&bed.settings()).await;
+async fn stays_on_a(setup: &Setup, changes: impl FnOnce(&Setup)) {
+    let store = connected(&setup.settings()).await;
     assert_eq!(admitted(&store, 6).await, 5);
-    changes(bed);
-    bed.sentinels.last().expect("one").is_asked(4).await;
+    changes(setup);
+    setup.sentinels.last().expect("one").is_asked(4).await;
     assert_eq!(admitted(&store, 6).await, 0, "the limit was used up on the known primary");
-    assert_eq!(bed.b.len(), 0);
+    assert_eq!(setup.b.len(), 0);
 }
 
 #[tokio::test]
 async fn one_sentinel_of_three_does_not_move_the_counters_while_two_hang() {
-    let bed = Bed::start(3).await;
-    stays_on_a(&bed, |bed| {
-        bed.sentinels[0].answer(hangs);
-        bed.sentinels[1].answer(hangs);
-        bed.sentinels[2].answer(names(bed.b.port()));
+    let setup = Setup::start(3).await;
+    stays_on_a(&setup, |setup| {
+        setup.sentinels[0].answer(hangs);
+        setup.sentinels[1].answer(hangs);
+        setup.sentinels[2].answer(names(setup.b.port()));
     })
     .await;
 }
 
 #[tokio::test]
 async fn two_sentinels_that_disagree_do_not_move_the_counters() {
-    let bed = Bed::start(2).await;
-    stays_on_a(&bed, |bed| bed.sentinels[1].answer(names(bed.b.port()))).await;
+    let setup = Setup::start(2).await;
+    stays_on_a(&setup, |setup| setup.sentinels[1].answer(names(setup.b.port()))).await;
 }
 
 #[tokio::test]
 async fn a_slow_majority_of_sentinels_outweighs_a_quick_minority() {
-    let bed = Bed::start(3).await;
+    let setup = Setup::start(3).await;
     let slow = Duration::from_millis(400);
-    bed.sentinels[0].answer(names_late(bed.a.port(), slow));
-    bed.sentinels[1].answer(names_late(bed.a.port(), slow));
-    stays_on_a(&bed, |bed| bed.sentinels[2].answer(names(bed.b.port()))).await;
+    setup.sentinels[0].answer(names_late(setup.a.port(), slow));
+    setup.sentinels[1].answer(names_late(setup.a.port(), slow));
+    stays_on_a(&setup, |setup| setup.sentinels[2].answer(names(setup.b.port()))).await;
 }
 
 #[tokio::test]
 async fn a_majority_of_sentinels_moves_the_counters_to_a_server_that_is_a_primary() {
-    let bed = Bed::start(3).await;
-    bed.b.command(["REPLICAOF", "127.0.0.1", &bed.a.port().to_string()]);
-    let store = connected(&bed.settings()).await;
+    let setup = Setup::start(3).await;
+    setup.b.command(["REPLICAOF", "127.0.0.1", &setup.a.port().to_string()]);
+    let store = connected(&setup.settings()).await;
     assert_eq!(admitted(&store, 6).await, 5);
-    for sentinel in &bed.sentinels[1..] {
-        sentinel.answer(names(bed.b.port()));
+    for sentinel in &setup.sentinels[1..] {
+        sentinel.answer(names(setup.b.port()));
     }
-    bed.sentinels[2].is_asked(4).await;
+    setup.sentinels[2].is_asked(4).await;
     assert_eq!(admitted(&store, 6).await, 0, "a replica is not taken for the primary");
-    let count = || bed.a.command(["GET", bed.a.command(["KEYS", "user*"]).as_str()]);
+    let count = || setup.a.command(["GET", setup.a.command(["KEYS", "user*"]).as_str()]);
     assert_eq!(count(), "12", "the known primary went on counting");
 
-    eventually("the replica has it", async || bed.b.len() == 1).await;
-    bed.b.command(["REPLICAOF", "NO", "ONE"]);
+    eventually("the replica has it", async || setup.b.len() == 1).await;
+    setup.b.command(["REPLICAOF", "NO", "ONE"]);
     eventually("the new primary counts", async || {
         used(&store, hit("user")).await.expect("a reading");
-        bed.b.command(["INFO", "commandstats"]).contains("cmdstat_incrby")
-            && bed.b.command(["CLIENT", "LIST"]).lines().count() > 1
-            && bed.b.command(["GET", bed.b.command(["KEYS", "user*"]).as_str()]) > count()
+        setup.b.command(["INFO", "commandstats"]).contains("cmdstat_incrby")
+            && setup.b.command(["CLIENT", "LIST"]).lines().count() > 1
+            && setup.b.command(["GET", setup.b.command(["KEYS", "user*"]).as_str()]) > count()
     })
     .await;
     assert_eq!(admitted(&store, 6).await, 0);
@@ -110,20 +110,20 @@ async fn a_majority_of_sentinels_moves_the_counters_to_a_server_that_is_a_primar
 
 #[tokio::test]
 async fn the_first_primary_too_is_taken_from_a_majority() {
-    let bed = Bed::start(3).await;
-    bed.sentinels[0].answer(hangs);
-    bed.sentinels[1].answer(hangs);
-    bed.sentinels[2].answer(names(bed.b.port()));
-    let store = RedisStore::connect(&bed.settings()).expect("settings of use");
-    bed.sentinels[2].is_asked(3).await;
+    let setup = Setup::start(3).await;
+    setup.sentinels[0].answer(hangs);
+    setup.sentinels[1].answer(hangs);
+    setup.sentinels[2].answer(names(setup.b.port()));
+    let store = RedisStore::connect(&setup.settings()).expect("settings of use");
+    setup.sentinels[2].is_asked(3).await;
     match used(&store, hit("user")).await {
         Err(StoreError::Unreachable(cause)) => assert!(cause.contains("2 of 3 Sentinels"), "{cause}"),
         other => panic!("{other:?}"),
     }
-    assert_eq!((bed.a.len(), bed.b.len()), (0, 0));
-    bed.sentinels[0].answer(names(bed.b.port()));
+    assert_eq!((setup.a.len(), setup.b.len()), (0, 0));
+    setup.sentinels[0].answer(names(setup.b.port()));
     eventually("two agree", async || used(&store, hit("user")).await.is_ok()).await;
-    assert_eq!((bed.a.len(), bed.b.len()), (0, 1));
+    assert_eq!((setup.a.len(), setup.b.len()), (0, 1));
 }
 
 /// Two nodes, each of which claims all slots, with equal epochs: as bad as it gets.

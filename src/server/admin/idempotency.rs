@@ -30,11 +30,11 @@ const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Answers to writes, by actor and key.
 #[derive(Debug, Default)]
-pub(super) struct Replays(Mutex<Kept>);
+pub(super) struct Replays(Mutex<AnswerCache>);
 
 #[derive(Debug, Default)]
-struct Kept {
-    answers: HashMap<Name, Known>,
+struct AnswerCache {
+    answers: HashMap<Name, CachedAnswer>,
     /// Names of finished writes, oldest first.
     order: VecDeque<Name>,
 }
@@ -42,7 +42,7 @@ struct Kept {
 type Name = (String, String);
 
 #[derive(Clone, Debug)]
-struct Known {
+struct CachedAnswer {
     /// Digest of the request.
     fingerprint: [u8; 32],
     /// `None` while the write is under way.
@@ -54,7 +54,7 @@ enum Lookup {
     /// Nothing: it is under way from now on.
     New,
     /// It is under way.
-    UnderWay,
+    InProgress,
     /// The key belongs to another request.
     Other,
     /// Its answer.
@@ -63,13 +63,15 @@ enum Lookup {
 
 impl Replays {
     fn begin(&self, name: &Name, fingerprint: [u8; 32]) -> Lookup {
-        let mut kept = self.0.lock();
-        match kept.answers.get(name) {
-            Some(known) if known.fingerprint != fingerprint => Lookup::Other,
-            Some(Known { answer: None, .. }) => Lookup::UnderWay,
-            Some(Known { answer: Some((status, body)), .. }) => Lookup::Answered(*status, body.clone()),
+        let mut cache = self.0.lock();
+        match cache.answers.get(name) {
+            Some(cached) if cached.fingerprint != fingerprint => Lookup::Other,
+            Some(CachedAnswer { answer: None, .. }) => Lookup::InProgress,
+            Some(CachedAnswer { answer: Some((status, body)), .. }) => {
+                Lookup::Answered(*status, body.clone())
+            }
             None => {
-                kept.answers.insert(name.clone(), Known { fingerprint, answer: None });
+                cache.answers.insert(name.clone(), CachedAnswer { fingerprint, answer: None });
                 Lookup::New
             }
         }
@@ -77,28 +79,28 @@ impl Replays {
 
     /// Keeps the answer to a write; forgets the write without one.
     fn finish(&self, name: Name, answer: Option<(StatusCode, Bytes)>) {
-        let mut kept = self.0.lock();
-        let Some(known) = kept.answers.get_mut(&name).filter(|_| answer.is_some()) else {
-            kept.answers.remove(&name);
+        let mut cache = self.0.lock();
+        let Some(cached) = cache.answers.get_mut(&name).filter(|_| answer.is_some()) else {
+            cache.answers.remove(&name);
             return;
         };
-        known.answer = answer;
-        kept.order.push_back(name);
-        if kept.order.len() > MAX_KEPT
-            && let Some(oldest) = kept.order.pop_front()
+        cached.answer = answer;
+        cache.order.push_back(name);
+        if cache.order.len() > MAX_KEPT
+            && let Some(oldest) = cache.order.pop_front()
         {
-            kept.answers.remove(&oldest);
+            cache.answers.remove(&oldest);
         }
     }
 }
 
 /// Ends a write that has no answer, because it panicked.
-struct UnderWay<'a> {
+struct PendingWrite<'a> {
     replays: &'a Replays,
     name: Option<Name>,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             self.replays.finish(name, None);
@@ -141,7 +143,7 @@ async fn once(admin: &Admin, key: String, request: Request, next: Next) -> Respo
     let name = (actor, key);
     match admin.replays.begin(&name, fingerprint) {
         Lookup::New => {}
-        Lookup::UnderWay => {
+        Lookup::InProgress => {
             return problem(StatusCode::CONFLICT, "a request with this Idempotency-Key is under way");
         }
         Lookup::Other => {
@@ -154,7 +156,7 @@ async fn once(admin: &Admin, key: String, request: Request, next: Next) -> Respo
             return answer;
         }
     }
-    let mut under_way = UnderWay { replays: &admin.replays, name: Some(name) };
+    let mut pending = PendingWrite { replays: &admin.replays, name: Some(name) };
     let (answer, body) = next.run(Request::from_parts(parts, Body::from(body))).await.into_parts();
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be read");
@@ -163,7 +165,7 @@ async fn once(admin: &Admin, key: String, request: Request, next: Next) -> Respo
     let is_kept = !answer.status.is_server_error()
         && answer.status != StatusCode::FORBIDDEN
         && body.len() <= MAX_ANSWER_BYTES;
-    if let Some(name) = under_way.name.take() {
+    if let Some(name) = pending.name.take() {
         admin.replays.finish(name, is_kept.then(|| (answer.status, body.clone())));
     }
     Response::from_parts(answer, Body::from(body))
@@ -187,7 +189,7 @@ mod tests {
         let name = |number: usize| ("operate token, line 1".to_owned(), number.to_string());
         let answer = || Some((StatusCode::OK, Bytes::from_static(b"{}")));
         assert!(matches!(replays.begin(&name(0), [1; 32]), Lookup::New));
-        assert!(matches!(replays.begin(&name(0), [1; 32]), Lookup::UnderWay));
+        assert!(matches!(replays.begin(&name(0), [1; 32]), Lookup::InProgress));
         assert!(matches!(replays.begin(&name(0), [2; 32]), Lookup::Other));
         replays.finish(name(0), None);
         assert!(matches!(replays.begin(&name(0), [2; 32]), Lookup::New));

@@ -161,19 +161,21 @@ impl OverrideView {
 }
 
 /// A mistake in a write, and its status.
-type Wrong = (StatusCode, String);
+type Rejection = (StatusCode, String);
 
-fn wrong(message: impl Into<String>) -> Wrong {
+fn bad_request(message: impl Into<String>) -> Rejection {
     (StatusCode::BAD_REQUEST, message.into())
 }
 
 /// Subject of an override, and the path of the rule that matches its descriptor.
-fn subject(body: &OverrideBody, rules: &Rules) -> Result<(Subject, Option<String>), Wrong> {
+fn subject(body: &OverrideBody, rules: &Rules) -> Result<(Subject, Option<String>), Rejection> {
     let OverrideBody { domain, descriptor: entries, block, exempt, limit, .. } = body;
     check_entries(entries).map_err(wrong)?;
     let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
     if bytes > MAX_DESCRIPTOR_BYTES {
-        return Err(wrong(format!("descriptor: at most {MAX_DESCRIPTOR_BYTES} bytes of keys and values")));
+        return Err(bad_request(format!(
+            "descriptor: at most {MAX_DESCRIPTOR_BYTES} bytes of keys and values"
+        )));
     }
     let Some(of_domain) = rules.domain(domain.as_bytes()) else {
         let message = format!("domain: no rules for '{}'", one_line(domain, 64));
@@ -185,35 +187,36 @@ fn subject(body: &OverrideBody, rules: &Rules) -> Result<(Subject, Option<String
     let counted = counted_entries(&requested, matched.as_ref()).into_iter();
     let counted: Option<Vec<_>> =
         counted.map(|(key, value)| Some(EntryText { key: text(key)?, value: text(value)? })).collect();
-    let descriptor = counted.ok_or_else(|| wrong("descriptor: the rules count a value that is not UTF-8"))?;
+    let descriptor =
+        counted.ok_or_else(|| bad_request("descriptor: the rules count a value that is not UTF-8"))?;
     let rule = matched.as_ref().map(|matched| matched.rule);
     let subject = match (block, exempt, limit) {
         (Some(true), None | Some(false), None) => Subject::Block { descriptor },
         (None | Some(false), Some(true), None) => Subject::Exempt { descriptor },
         (None | Some(false), None | Some(false), Some(text)) => {
             let limit = parse_limit(text, rule.map_or(&[], Rule::limits));
-            let limit = limit.map_err(|error| wrong(format!("limit: {error}")))?;
+            let limit = limit.map_err(|error| bad_request(format!("limit: {error}")))?;
             Subject::Limit { descriptor, limit: limit.into() }
         }
         _ => {
             let message = "expected one of \"block\": true, \"exempt\": true and \"limit\": \"10/minute\"";
-            return Err(wrong(message));
+            return Err(bad_request(message));
         }
     };
     Ok((subject, rule.map(|rule| rule.path.to_string())))
 }
 
 /// Parses the time that an override lasts.
-fn parse_ttl(text: &str) -> Result<Duration, Wrong> {
+fn parse_ttl(text: &str) -> Result<Duration, Rejection> {
     match duration::parse(text) {
         Some(ttl) if (MIN_TTL..=MAX_TTL).contains(&ttl) => Ok(ttl),
-        Some(_) => Err(wrong("ttl: expected at least 1s and at most 720h")),
-        None => Err(wrong("ttl: expected a time such as 90s, 30m or 1h")),
+        Some(_) => Err(bad_request("ttl: expected at least 1s and at most 720h")),
+        None => Err(bad_request("ttl: expected a time such as 90s, 30m or 1h")),
     }
 }
 
 /// The rule at a position such as `shop.yaml:14`, whatever the folder, or with a path such as `shop.user`.
-fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Wrong> {
+fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Rejection> {
     let placed = rules.placed();
     let is_named = |rule: &&PlacedRule<'_>| {
         let position = position(rule);
@@ -228,7 +231,7 @@ fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Wrong> 
     };
     match &found[..] {
         // Shadow mode is kept by path: it would be that of all of them.
-        [first, ..] if namesakes.len() > 1 => Err(wrong(format!(
+        [first, ..] if namesakes.len() > 1 => Err(bad_request(format!(
             "rule: {} are all named '{}': rename a key or a value to put one of them into shadow mode",
             namesakes.join(" and "),
             one_line(&first.rule.path, 128)
@@ -243,12 +246,12 @@ fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Wrong> 
         }
         several => {
             let named: Vec<_> = several.iter().take(MAX_NAMED).map(|rule| position(rule)).collect();
-            Err(wrong(format!("rule: several rules are meant: {}; name one of them", named.join(", "))))
+            Err(bad_request(format!("rule: several rules are meant: {}; name one of them", named.join(", "))))
         }
     }
 }
 
-fn failed(error: &OverrideError) -> Wrong {
+fn failed(error: &OverrideError) -> Rejection {
     let status = match error {
         OverrideError::Store(_) | OverrideError::Contended | OverrideError::Unreadable(_) => {
             StatusCode::SERVICE_UNAVAILABLE
@@ -266,7 +269,7 @@ impl Admin {
     }
 
     /// Sets `new`, or in a dry run returns what it would be.
-    async fn set_override(&self, new: NewOverride, dry_run: bool) -> Result<OverrideView, Wrong> {
+    async fn set_override(&self, new: NewOverride, dry_run: bool) -> Result<OverrideView, Rejection> {
         let now = self.clock.now();
         let active = match dry_run {
             false => self.overrides.set(new).await.map_err(|error| failed(&error))?,
@@ -288,7 +291,7 @@ fn audit<B: WriteBody>(
     write: &Write<B>,
     action: &'static str,
     target: &str,
-    outcome: &Result<OverrideChange, Wrong>,
+    outcome: &Result<OverrideChange, Rejection>,
 ) {
     write.audit(admin, action, target, outcome.as_ref().err().map_or("done", |(_, message)| message));
 }

@@ -254,14 +254,14 @@ mod tests {
         }
     }
 
-    struct Bed {
+    struct Setup {
         queue: Queue<Call>,
         begun: Instant,
         rejected: Sender<(u32, Rejection)>,
         rejections: Receiver<(u32, Rejection)>,
     }
 
-    impl Bed {
+    impl Setup {
         fn new() -> Self {
             let (rejected, rejections) = channel();
             Self { queue: Queue::default(), begun: Instant::now(), rejected, rejections }
@@ -293,95 +293,97 @@ mod tests {
 
     #[test]
     fn calls_leave_in_order_in_batches_of_bounded_cost() {
-        let bed = Bed::new();
+        let setup = Setup::new();
         for (name, cost) in [(1, 1), (2, 2), (3, 1), (4, 9), (5, 1)] {
-            bed.push(bed.call(name, 10, cost));
+            setup.push(setup.call(name, 10, cost));
         }
-        let batches: Vec<_> = (0..4).map(|_| bed.take(4, 0)).collect();
+        let batches: Vec<_> = (0..4).map(|_| setup.take(4, 0)).collect();
         assert_eq!(batches, [vec![1, 2, 3], vec![4], vec![5], vec![]], "a batch holds at least one call");
-        assert_eq!(bed.queue.earliest_deadline(), None);
+        assert_eq!(setup.queue.earliest_deadline(), None);
     }
 
     #[test]
     fn overdue_calls_are_rejected_and_abandoned_ones_dropped_without_a_share_of_the_batch() {
-        let bed = Bed::new();
-        bed.push(bed.call(1, 5, 4));
-        bed.push(Call { abandoned: true, ..bed.call(2, 10, 4) });
-        bed.push(bed.call(3, 10, 4));
-        assert_eq!(bed.take(4, 5), [3]);
-        assert_eq!(bed.rejected(), [(1, Rejection::Overdue)]);
+        let setup = Setup::new();
+        setup.push(setup.call(1, 5, 4));
+        setup.push(Call { abandoned: true, ..setup.call(2, 10, 4) });
+        setup.push(setup.call(3, 10, 4));
+        assert_eq!(setup.take(4, 5), [3]);
+        assert_eq!(setup.rejected(), [(1, Rejection::Overdue)]);
     }
 
     #[test]
     fn only_those_calls_expire_whose_own_deadline_has_passed() {
-        let bed = Bed::new();
+        let setup = Setup::new();
         for (name, deadline_ms) in [(1, 10), (2, 5), (3, 20)] {
-            bed.push(bed.call(name, deadline_ms, 1));
+            setup.push(setup.call(name, deadline_ms, 1));
         }
-        assert_eq!(bed.queue.earliest_deadline(), Some(bed.at(5)));
-        bed.queue.expire(bed.at(4));
-        assert_eq!(bed.rejected(), []);
-        bed.queue.expire(bed.at(10));
-        assert_eq!(bed.rejected(), [(1, Rejection::Overdue), (2, Rejection::Overdue)]);
-        assert_eq!(bed.queue.earliest_deadline(), Some(bed.at(20)));
-        assert_eq!(bed.take(9, 10), [3]);
+        assert_eq!(setup.queue.earliest_deadline(), Some(setup.at(5)));
+        setup.queue.expire(setup.at(4));
+        assert_eq!(setup.rejected(), []);
+        setup.queue.expire(setup.at(10));
+        assert_eq!(setup.rejected(), [(1, Rejection::Overdue), (2, Rejection::Overdue)]);
+        assert_eq!(setup.queue.earliest_deadline(), Some(setup.at(20)));
+        assert_eq!(setup.take(9, 10), [3]);
     }
 
     #[test]
     fn a_pause_of_this_process_moves_deadlines_and_rejects_nothing() {
-        let bed = Bed::new();
-        bed.push(bed.call(1, 10, 1));
-        bed.queue.extend(Duration::from_millis(15));
-        bed.queue.expire(bed.at(24));
-        assert_eq!((bed.rejected(), bed.queue.earliest_deadline()), (vec![], Some(bed.at(25))));
+        let setup = Setup::new();
+        setup.push(setup.call(1, 10, 1));
+        setup.queue.extend(Duration::from_millis(15));
+        setup.queue.expire(setup.at(24));
+        assert_eq!((setup.rejected(), setup.queue.earliest_deadline()), (vec![], Some(setup.at(25))));
 
-        bed.push(bed.call(2, 10, 1));
+        setup.push(setup.call(2, 10, 1));
         let mut taken = Vec::new();
-        bed.queue.take(9, bed.at(24), Some(bed.at(34)), &mut taken);
+        setup.queue.take(9, setup.at(24), Some(setup.at(34)), &mut taken);
         let deadlines: Vec<_> = taken.iter().map(|call| (call.name, call.deadline)).collect();
-        assert_eq!(deadlines, [(1, bed.at(25)), (2, bed.at(34))]);
+        assert_eq!(deadlines, [(1, setup.at(25)), (2, setup.at(34))]);
     }
 
     #[test]
     fn a_closed_queue_rejects_all_calls_until_it_is_opened() {
-        let bed = Bed::new();
-        bed.push(bed.call(1, 10, 1));
-        bed.queue.close(Closed::BreakerOpen);
+        let setup = Setup::new();
+        setup.push(setup.call(1, 10, 1));
+        setup.queue.close(Closed::BreakerOpen);
         let open = Rejection::Closed(Closed::BreakerOpen);
-        assert_eq!(bed.rejected(), [(1, open.clone())]);
-        let rejection =
-            bed.queue.push(bed.call(2, 10, 1), bed.begun).map_err(|(call, rejection)| (call.name, rejection));
+        assert_eq!(setup.rejected(), [(1, open.clone())]);
+        let rejection = setup
+            .queue
+            .push(setup.call(2, 10, 1), setup.begun)
+            .map_err(|(call, rejection)| (call.name, rejection));
         assert_eq!(rejection, Err((2, open)));
-        bed.queue.open();
-        bed.push(bed.call(3, 10, 1));
-        assert_eq!(bed.take(9, 0), [3]);
+        setup.queue.open();
+        setup.push(setup.call(3, 10, 1));
+        assert_eq!(setup.take(9, 0), [3]);
     }
 
     #[test]
     fn the_number_of_calls_is_bounded() {
-        let bed = Bed::new();
+        let setup = Setup::new();
         for name in 0..10_000 {
-            bed.push(bed.call(name, 10, 1));
+            setup.push(setup.call(name, 10, 1));
         }
         let rejection =
-            bed.queue.push(bed.call(10_000, 10, 1), bed.begun).map_err(|(_, rejection)| rejection);
-        assert_eq!((rejection, bed.queue.len()), (Err(Rejection::Full), 10_000));
+            setup.queue.push(setup.call(10_000, 10, 1), setup.begun).map_err(|(_, rejection)| rejection);
+        assert_eq!((rejection, setup.queue.len()), (Err(Rejection::Full), 10_000));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_arrival_wakes_the_task_that_takes() {
-        let bed = Bed::new();
+        let setup = Setup::new();
         for name in 1..=3 {
             let take = async {
                 loop {
-                    bed.queue.arrival().await;
-                    let taken = bed.take(9, 0);
+                    setup.queue.arrival().await;
+                    let taken = setup.take(9, 0);
                     if !taken.is_empty() {
                         return taken;
                     }
                 }
             };
-            let push = async { bed.push(bed.call(name, 10, 1)) };
+            let push = async { setup.push(setup.call(name, 10, 1)) };
             let (taken, ()) =
                 tokio::time::timeout(Duration::from_secs(1), async { tokio::join!(take, push) })
                     .await

@@ -19,7 +19,7 @@ pub(super) const LIMIT: u32 = 10;
 
 /// Hits of a counter by the answers that callers got.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ReportedHits {
     /// Confirmed.
     pub(super) counted: u64,
     /// Sent, and nobody knows what became of them.
@@ -71,7 +71,7 @@ impl Call {
         own.map(|charge| counter(&charge.key))
     }
 
-    async fn carry_out(self, store: &RedisStore, world: &World) -> Vec<(Bytes, Told)> {
+    async fn carry_out(self, store: &RedisStore, world: &World) -> Vec<(Bytes, ReportedHits)> {
         sleep(self.at).await;
         for counter in self.own_counters() {
             world.lock().answered.insert(counter, false);
@@ -88,20 +88,20 @@ impl Call {
             }
             state.violations.extend(self.violation(readings));
         }
-        let told = |(index, charge): (usize, &Charge)| {
+        let reported = |(index, charge): (usize, &Charge)| {
             let Hits::Add(hits) = charge.hits else { unreachable!("no refunds") };
-            let (hits, mut told) = (u64::from(hits), Told::default());
-            told.if_allowed = charge.mode == ChargeMode::IfAllowed;
+            let (hits, mut reported) = (u64::from(hits), ReportedHits::default());
+            reported.if_allowed = charge.mode == ChargeMode::IfAllowed;
             match answer.as_ref().map(|readings| &readings[index]) {
-                None => told.dropped = hits,
-                Some(Err(StoreError::Unanswered(_))) => told.unknown = hits,
-                Some(Ok(reading)) if reading.outcome == ChargeOutcome::Charged => told.counted = hits,
-                Some(Ok(reading)) if reading.outcome == ChargeOutcome::Withheld => told.withheld = hits,
+                None => reported.dropped = hits,
+                Some(Err(StoreError::Unanswered(_))) => reported.unknown = hits,
+                Some(Ok(reading)) if reading.outcome == ChargeOutcome::Charged => reported.counted = hits,
+                Some(Ok(reading)) if reading.outcome == ChargeOutcome::Withheld => reported.withheld = hits,
                 Some(Ok(_) | Err(_)) => {}
             }
-            (counter(&charge.key), told)
+            (counter(&charge.key), reported)
         };
-        self.charges.iter().enumerate().map(told).collect()
+        self.charges.iter().enumerate().map(reported).collect()
     }
 
     /// A charge that counts only if its request passes was counted though another one denied it.
@@ -147,21 +147,21 @@ pub(super) async fn call(
     store: &Arc<RedisStore>,
     world: &World,
     random: &mut fastrand::Rng,
-) -> HashMap<Bytes, Told> {
+) -> HashMap<Bytes, ReportedHits> {
     let mut callers = JoinSet::new();
     for number in 0..random.u32(50..400) {
         let (store, world, call) = (Arc::clone(store), Arc::clone(world), Call::random(number, random));
         callers.spawn(async move { call.carry_out(&store, &world).await });
     }
-    let mut all = HashMap::<Bytes, Told>::new();
-    while let Some(told) = callers.join_next().await {
-        for (counter, told) in told.expect("no panic") {
+    let mut all = HashMap::<Bytes, ReportedHits>::new();
+    while let Some(reported) = callers.join_next().await {
+        for (counter, reported) in reported.expect("no panic") {
             let sum = all.entry(counter).or_default();
-            sum.counted += told.counted;
-            sum.unknown += told.unknown;
-            sum.withheld += told.withheld;
-            sum.dropped += told.dropped;
-            sum.if_allowed |= told.if_allowed;
+            sum.counted += reported.counted;
+            sum.unknown += reported.unknown;
+            sum.withheld += reported.withheld;
+            sum.dropped += reported.dropped;
+            sum.if_allowed |= reported.if_allowed;
         }
     }
     all

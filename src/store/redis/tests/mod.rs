@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, advance, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::calls::{LIMIT, Told, call, charge};
+use self::calls::{LIMIT, ReportedHits, call, charge};
 use self::world::{InMemory, Kind, Node, SENTINEL, SLOTS, State, World, endpoint, range_of};
 use super::connect::{ConnectConfig, Network};
 use super::discovery::Discovery;
@@ -116,14 +116,14 @@ async fn run(seed: u64) {
     let call_timeout = if is_calm { CALL_TIMEOUT * 10 } else { CALL_TIMEOUT };
     let store = Arc::new(redis(&world, kind, call_timeout).store());
     let trouble = AbortOnDropHandle::new(tokio::spawn(make_trouble(Arc::clone(&world), random.fork())));
-    let told = call(&store, &world, &mut random).await;
+    let reported = call(&store, &world, &mut random).await;
     drop(trouble);
     heal(&world);
     recovers(&store, &world).await;
     store.settle().await;
     has_ttls(&world).await;
     let state = world.lock();
-    check(&state, &told, is_calm);
+    check(&state, &reported, is_calm);
     if is_calm {
         assert_eq!(state.born_without_ttl, Vec::<Bytes>::new());
     }
@@ -287,19 +287,19 @@ async fn has_ttls(world: &World) {
     }
 }
 
-fn check(state: &State, told: &HashMap<Bytes, Told>, is_calm: bool) {
+fn check(state: &State, reported: &HashMap<Bytes, ReportedHits>, is_calm: bool) {
     assert_eq!(state.violations, Vec::<String>::new());
-    for (key, told) in told {
+    for (key, reported) in reported {
         let executed = state.executed.get(key).copied().unwrap_or(0);
-        let Told { counted, unknown, withheld, dropped, if_allowed } = *told;
-        assert!(counted <= executed, "{key:?}: {executed} were carried out, {told:?}");
+        let ReportedHits { counted, unknown, withheld, dropped, if_allowed } = *reported;
+        assert!(counted <= executed, "{key:?}: {executed} were carried out, {reported:?}");
         let refunds = if is_calm { 0 } else { withheld };
         assert!(
             executed <= counted + unknown + refunds + dropped,
-            "{key:?}: {executed} were carried out, {told:?}"
+            "{key:?}: {executed} were carried out, {reported:?}"
         );
-        assert!(!is_calm || unknown == 0, "{key:?}: {told:?}");
+        assert!(!is_calm || unknown == 0, "{key:?}: {reported:?}");
         let is_over = if_allowed && counted > LIMIT.into() && !state.lost.contains(key);
-        assert!(!is_over, "{key:?}: more than the limit passed: {told:?}");
+        assert!(!is_over, "{key:?}: more than the limit passed: {reported:?}");
     }
 }
