@@ -105,9 +105,17 @@ async fn has(service: &Tollgate, line: &str) -> bool {
     metrics(service).await.iter().any(|found| found == line)
 }
 
-/// The log's lines of the differences.
+/// The log's lines of the differences so far.
 fn differences(service: &Tollgate) -> Vec<Value> {
-    let output = service.process.output();
+    lines_of_differences(&service.process.output())
+}
+
+/// The same, of which there is one or more.
+async fn some_differences(service: &Tollgate) -> Vec<Value> {
+    lines_of_differences(&service.process.output_with("candidate decides differently").await)
+}
+
+fn lines_of_differences(output: &str) -> Vec<Value> {
     let lines = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["message"] == "candidate decides differently").collect()
 }
@@ -137,7 +145,7 @@ async fn differences_are_counted_and_logged_and_answers_are_those_of_a_service_w
     assert_eq!(metrics(&alone).await, [""; 0]);
 
     // The first one is logged; of the others those that come in another second.
-    let logged = differences(&service);
+    let logged = some_differences(&service).await;
     let first = &logged[0];
     let expected = json!({
         "domain": "shop", "descriptors": "user=ann", "live": "OK", "candidate": "OVER_LIMIT",
@@ -183,7 +191,7 @@ async fn a_rule_for_a_value_that_is_hashed_is_called_by_the_hash() {
     let answers =
         [ask(&service, "email=Zoe@example.com").await, ask(&service, "email=zoe@example.com").await];
     assert_eq!(answers.map(|(status, _)| status), [200, 429]);
-    let logged = differences(&service);
+    let logged = some_differences(&service).await;
     let rule = logged[0]["rule"].as_str().expect("a text");
     let hash = logged[0]["descriptors"].as_str().and_then(|told| told.strip_prefix("email="));
     assert_eq!(rule.strip_prefix("shop.email_"), hash, "{logged:?}");
@@ -207,9 +215,9 @@ async fn without_info_in_the_log_differences_are_counted_all_the_same() {
 async fn a_wrong_candidate_is_told_with_its_place_and_harms_nothing() {
     let dir = candidate(&[("next.yaml", WRONG)]);
     let service = start(Some(dir.path()), &[]).await;
-    let output = service.process.output();
     let place = format!("{}:4:24", dir.path().join("next.yaml").display());
-    assert!(output.contains(&place) && output.contains("rules have errors"), "{place}: {output}");
+    let output = service.process.output_with(&place).await;
+    assert!(output.contains("rules have errors"), "{output}");
     for line in ["config_wrong 1", "config_load_error 1", "config_load_success 0", "rules 0"] {
         assert!(has(&service, line).await, "{line}");
     }
@@ -247,8 +255,7 @@ async fn the_candidate_s_rules_are_shown_apart() {
     assert!(tried.contains("shop.user: unit=YEAR requests_per_unit=1"), "{tried}");
     assert_eq!(read(&service, "/rlconfig?candidate=").await.1, tried);
     assert_eq!(read(&service, "/rlconfig?other").await.1, live);
-    let output = service.process.output();
-    assert!(output.contains(r#""role":"candidate","domains":1,"rules":2"#), "{output}");
+    service.process.output_with(r#""role":"candidate","domains":1,"rules":2"#).await;
     let alone = start(None, &[]).await;
     assert_eq!(read(&alone, "/rlconfig?candidate").await.0, 404);
 }

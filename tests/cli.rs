@@ -263,7 +263,7 @@ async fn a_rejected_request_is_explained() {
 #[tokio::test]
 async fn serve_says_where_it_listens_and_what_to_try_however_little_it_logs() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "error")]).await;
-    let told = service.process.output();
+    let told = service.process.output_with("curl ").await;
     for part in [
         format!("gRPC      127.0.0.1:{}\n", service.grpc),
         format!("HTTP      127.0.0.1:{}\n", service.http),
@@ -294,7 +294,7 @@ async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
     for (format, line) in [("text", "WARN tollgate::cli::serve: setting has no effect"), ("json", "{")] {
         let environment = [("LOG_FORMAT", format), ("LOG_LEVEL", "warning"), ignored];
         let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
-        let told = service.process.output();
+        let told = service.process.output_with("setting has no effect").await;
         let logged = told.lines().find(|told| told.contains("setting has no effect")).expect("a warning");
         assert!(logged.contains(line) && logged.contains("RUNTIME_IGNOREDOTFILES"), "{logged}");
         if format == "json" {

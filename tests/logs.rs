@@ -48,7 +48,7 @@ async fn send_ping_acks(service: &Tollgate, count: usize) {
 #[tokio::test]
 async fn peers_cannot_write_to_the_log() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[]).await;
-    let before = service.process.output();
+    let before = service.process.output_with("curl ").await;
     send_ping_acks(&service, 10_000).await;
     assert!(call(&service).await);
     let output = service.process.output();
@@ -87,7 +87,7 @@ async fn a_stdout_that_cannot_be_written_to_ends_nothing() {
     let to = Output { stdout: Some(full.into()), stderr: None };
     let service = Tollgate::start_to(to, &[("rules.yaml", RULES)], &[]).await;
     assert!(call(&service).await);
-    assert!(service.process.output().contains("cannot write the banner"), "{}", service.process.output());
+    service.process.output_with("cannot write the banner").await;
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn with_json_every_line_on_stdout_and_stderr_is_json() {
     let environment = [("LOG_FORMAT", "json"), ("REDIS_URI", "redis://127.0.0.1:1")];
     let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
     assert!(call(&service).await);
-    let output = service.process.output();
+    let output = service.process.output_with("tollgate started").await;
     let lines: Vec<Value> = output
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{output}")))

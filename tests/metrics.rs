@@ -136,8 +136,8 @@ async fn metrics_are_also_where_use_prometheus_puts_them() {
     let environment =
         [("USE_PROMETHEUS", "true"), ("PROMETHEUS_ADDR", "127.0.0.1:0"), ("PROMETHEUS_PATH", "/here")];
     let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
-    let told = service.process.output();
-    let place = told.lines().find_map(|line| line.trim().strip_prefix("metrics")).expect("it says where");
+    let printed = service.process.output_with("/here\n").await;
+    let place = printed.lines().find_map(|line| line.trim().strip_prefix("metrics")).expect("it says where");
     assert!(place.ends_with("/here"), "{place}");
     let metrics = reqwest::get(format!("http://{}", place.trim())).await.expect("an answer");
     assert_eq!(metrics.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");

@@ -160,16 +160,11 @@ async fn a_collector_that_comes_late_gets_everything_and_one_that_is_gone_delays
     ];
     let mut service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
     load(&service).await;
-    let deadline = Instant::now() + TIMEOUT;
-    while !service.process.output().contains("cannot export metrics") {
-        assert!(Instant::now() < deadline, "{}", service.process.output());
-        sleep(POLL).await;
-    }
+    service.process.output_with("cannot export metrics").await;
     let collector = Collector::start_at(port).await;
     wait_for_load(&collector).await;
     // The collector has the metrics a moment before the service has the reply.
-    let is_noticed = async || service.process.output().contains("metrics are exported again");
-    eventually("the log says that metrics are exported again", is_noticed).await;
+    service.process.output_with("metrics are exported again").await;
     drop(collector);
     service.process.signal("TERM");
     assert_eq!(service.process.exit_code(TIMEOUT).await, Some(0));
@@ -218,7 +213,7 @@ async fn reaches_a_collector_with_tls(protocol: &str) {
     ];
     let mut service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
     let reason = format!("UnknownIssuer; the trusted authorities are in {trusted_text}");
-    eventually("the log names the file", async || service.process.output().contains(&reason)).await;
+    service.process.output_with(&reason).await;
 
     pki::replace(&ours.path, &trusted);
     for user in ["otlp_metrics", "otlp_traces"] {
@@ -226,8 +221,7 @@ async fn reaches_a_collector_with_tls(protocol: &str) {
         eventually("the file is read again", async || service.metric(&series).await == 1).await;
     }
     load(&service).await;
-    let is_refused = async || service.process.output().contains("BatchSpanProcessor.ExportError");
-    eventually("the certificate of a stranger is refused", is_refused).await;
+    service.process.output_with("BatchSpanProcessor.ExportError").await;
     assert!(collector.exports().is_empty());
 
     pki::replace(&client.key, &used.key);

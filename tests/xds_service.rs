@@ -1,9 +1,6 @@
 //! The service with rules from a management server: health, listings, metrics and the log.
 
-use std::time::Duration;
-
 use serde_json::Value;
-use tokio::time::sleep;
 
 use crate::support::ads::{AdsServer, config, descriptor};
 use crate::support::eventually;
@@ -64,8 +61,7 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
     }
     let refused = async || get_json(&service.url("/healthcheck")).await.1["xds"]["nacks"] == 100;
     eventually("all refused", refused).await;
-    sleep(Duration::from_millis(100)).await;
-    let log = service.process.output();
+    let log = service.process.output_with("rules have errors").await;
     assert_eq!(log.matches("rules have errors").count(), 1, "{log}");
     let (_, health) = get_json(&service.url("/healthcheck")).await;
     let rejected = health["xds"]["rejected"].as_str().expect("a reason");

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::PATIENCE;
+
 /// Interval of polling.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -81,6 +83,19 @@ impl Process {
                 return status.code();
             }
             assert!(Instant::now() < deadline, "{} does not end within {patience:?}", self.name);
+            sleep(POLL).await;
+        }
+    }
+
+    /// Its output as soon as `text` is in it: logs are written behind what they report.
+    pub(crate) async fn output_with(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let output = self.output();
+            if output.contains(text) {
+                return output;
+            }
+            assert!(Instant::now() < deadline, "{} does not print {text:?}: {output}", self.name);
             sleep(POLL).await;
         }
     }
