@@ -97,7 +97,7 @@ pub const RESERVE: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Reser
 /// See [`CHECK_RATE_LIMIT`].
 pub const COMMIT: &str = "/kuadrant.service.ratelimit.v1.RateLimitService/Commit";
 
-/// Response header with a JSON list: for each descriptor the name of its rule, or null.
+/// Response header with a JSON list: for each descriptor the name of its rule, and its limit.
 pub const RULES_HEADER: &str = "tollgate-rules";
 
 /// The descriptors of the files above as Envoy declares them, for gRPC reflection.

@@ -17,6 +17,8 @@ descriptors:
   - key: account
     rate_limit: 1/day
     penalty: {after: 1, within: 10m, block: [1h], name: account_lockout}
+  - {key: tokens, rate_limit: 1000/day, reserve: {amount: 400, ttl: 10m}}
+  - {key: tenant, concurrency: {max: 2, ttl: 10m}}
 ";
 
 /// Texts that run a script, break out of an attribute or forge a line wherever they are not escaped.

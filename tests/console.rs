@@ -22,7 +22,7 @@ const HOSTILE: [&str; 8] = [
     "line\nevent: forged\r\ndata: {}",
 ];
 
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 17] = [
     "/",
     "/rules",
     "/rule?rule=shop.user",
@@ -30,6 +30,8 @@ const PAGES: [&str; 15] = [
     "/denials",
     "/explain?domain=shop&descriptors=user%3Dann%0Aaccount%3D%3Cscript%3Ealert(1)%3C%2Fscript%3E",
     "/key?domain=shop&descriptor=user%3Dann",
+    "/key?domain=shop&descriptor=tokens%3Dann",
+    "/explain?domain=shop&descriptors=tokens%3Dann%0Atenant%3Dann",
     "/lockouts",
     "/overrides",
     "/candidate",
@@ -49,6 +51,9 @@ async fn load(service: &Service, over: &CancellationToken) {
             ask(service, "user", value).await;
         }
         if round < 3 {
+            let body = json!({ "domain": "shop", "entries": { "tokens": "ann", "tenant": "ann" } });
+            let held = reqwest::Client::new().post(service.url("/v1/reserve")).json(&body).send().await;
+            held.expect("an answer");
             ask(service, "account", HOSTILE[1]).await;
             ask(service, "account", "acme").await;
         }
@@ -160,6 +165,21 @@ async fn explain(browser: &Browser, service: &Service) {
     assert!(shown.as_str().is_some_and(|shown| shown.contains("shop.yaml:4")), "{shown}");
 }
 
+/// Two requests hold parts of a budget and places; a third was denied.
+async fn holds(browser: &Browser, service: &Service) {
+    browser.open(&service.admin_url("/key?domain=shop&descriptor=tokens%3Dann")).await;
+    let shown = browser.eval("document.querySelector('main').textContent.replace(/\\s+/g, ' ')").await;
+    let shown = shown.as_str().expect("text");
+    for expected in
+        ["reserves 400 for 10m", "800 in 2 holds, first ends in ", "A reservation of 400 would be denied"]
+    {
+        assert!(shown.contains(expected), "{expected}: {shown}");
+    }
+    browser.open(&service.admin_url("/key?domain=shop&descriptor=tenant%3Dann")).await;
+    let shown = browser.eval("document.querySelector('main').textContent").await;
+    assert!(shown.as_str().is_some_and(|shown| shown.contains("2 in flight, ttl 10m")), "{shown}");
+}
+
 /// Exempts a client that is over its limit, and ends that again.
 async fn override_life(browser: &Browser, service: &Service) {
     browser.open(&service.admin_url("/key?domain=shop&descriptor=user%3Dann")).await;
@@ -209,6 +229,7 @@ async fn every_page_is_usable_under_load_and_runs_nothing_that_a_client_sent() {
         act(&browser, "Unlock account=acme").await;
         browser.wait_for("!document.querySelector('main').textContent.includes('account=acme')").await;
         explain(&browser, &service).await;
+        holds(&browser, &service).await;
         override_life(&browser, &service).await;
         shadow_life(&browser, &service).await;
         browser.open(&service.admin_url("/lockouts")).await;

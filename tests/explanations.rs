@@ -31,9 +31,12 @@ descriptors:
   - {key: small, max_hits: 3, rate_limit: 9/minute}
   - {key: free, rate_limit: {unlimited: true}}
   - {key: lockout, rate_limit: 3/minute, penalty: {after: 2, within: 10m, block: [1m, 5m]}}
+  - {key: budget, rate_limit: 30/minute, reserve: {amount: 8, ttl: 20s}}
+  - {key: estimate, rate_limit: 20/minute, reserve: {amount: 8, ttl: 20s, on_look: false}}
+  - {key: places, concurrency: {max: 6, ttl: 20s}}
 ";
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 16] = [
     "fixed",
     "if_allowed",
     "overdraft",
@@ -46,6 +49,9 @@ const KEYS: [&str; 13] = [
     "small",
     "free",
     "lockout",
+    "budget",
+    "estimate",
+    "places",
     "unknown",
 ];
 const VALUES: [&str; 2] = ["a", "b"];
@@ -96,6 +102,8 @@ impl World {
         let hits = self.one_of(&[1, 1, 1, 2, 3, 6]);
         let descriptor = |key: &&'static str| {
             let value = self.one_of(&VALUES);
+            // Without hits, it holds the amount of its rule.
+            let hits = if *key == "budget" { self.one_of(&[0, 0, hits]) } else { hits };
             Descriptor {
                 entries: [Entry { key: key.as_bytes(), value: value.as_bytes() }].into_iter().collect(),
                 hits: Hits::Add(hits),

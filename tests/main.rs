@@ -8,6 +8,7 @@
 
 mod admin;
 mod admin_access;
+mod admin_holds;
 mod admin_load;
 mod admin_state;
 mod allocations;

@@ -27,7 +27,7 @@ use crate::pb::{
     self, Code, DescriptorStatus, Entry, RateLimit, RateLimitDescriptor, RateLimitRequest, RateLimitResponse,
     Unit,
 };
-use crate::server::wire;
+use crate::server::wire::{self, AppliedRule};
 use crate::tls::{TlsClient, TlsFlags};
 
 /// Upper bound on connecting, and on waiting for the answer.
@@ -91,8 +91,8 @@ pub(super) fn run(args: &QueryArgs) -> anyhow::Result<Exit> {
 /// The answer of a service.
 struct Answer {
     response: RateLimitResponse,
-    /// The name of each descriptor's rule; `None` if the service is not tollgate.
-    rules: Option<Vec<Option<String>>>,
+    /// Rule of each descriptor; `None` if the service is not tollgate.
+    rules: Option<Vec<AppliedRule>>,
 }
 
 async fn send(args: &QueryArgs) -> anyhow::Result<Answer> {
@@ -202,13 +202,13 @@ pub(super) fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
 fn text_report(
     args: &QueryArgs,
     answer: &RateLimitResponse,
-    rules: Option<&[Option<String>]>,
+    rules: Option<&[AppliedRule]>,
     now: Timestamp,
 ) -> String {
     let statuses = || args.descriptors.iter().zip(&answer.statuses);
     let mut rows = vec![["DESCRIPTOR", "CODE", "RULE", "LIMIT", "REMAINING", "RESET"].map(str::to_owned)];
     for (index, (descriptor, status)) in statuses().enumerate() {
-        let rule = rules.and_then(|rules| rules.get(index)?.clone());
+        let rule = rules.and_then(|rules| rules.get(index));
         rows.push(row(descriptor, status, rule, now));
     }
     let is_shown = |column: usize| column != RULE_COLUMN || rules.is_some();
@@ -245,19 +245,23 @@ fn is_unmatched(status: &DescriptorStatus) -> bool {
 fn row(
     descriptor: &Descriptor,
     status: &DescriptorStatus,
-    rule: Option<String>,
+    rule: Option<&AppliedRule>,
     now: Timestamp,
 ) -> [String; 6] {
     let code = status.code().as_str_name().to_owned();
     let none = || "-".to_owned();
     let (limit, remaining) = match &status.current_limit {
-        Some(limit) => (describe(limit), status.limit_remaining.to_string()),
+        Some(limit) => {
+            let text = rule.and_then(|rule| rule.limit.clone());
+            (text.unwrap_or_else(|| describe(limit)), status.limit_remaining.to_string())
+        }
         None if status.limit_remaining == u32::MAX => ("unlimited".to_owned(), none()),
         None => (none(), none()),
     };
     let reset = status.duration_until_reset.as_ref().and_then(|reset| u64::try_from(reset.seconds).ok());
     let reset = reset.map_or_else(none, |secs| describe_reset(secs, now));
-    [descriptor.text.clone(), code, rule.unwrap_or_else(none), limit, remaining, reset]
+    let rule = rule.and_then(|rule| rule.rule.clone()).unwrap_or_else(none);
+    [descriptor.text.clone(), code, rule, limit, remaining, reset]
 }
 
 /// `5m 30s`; from a day on with the date: `25d 3h (2026-12-22 19:30 UTC)`.
@@ -335,14 +339,19 @@ mod tests {
         let args = args(&["user=alice", "ip=10.0.0.1,path=/x", "admin=1", "other="]);
         // 2026-11-27 16:20 UTC.
         let now = Timestamp::from_secs(1_795_796_400);
-        let rules = [Some("shop.user"), Some("by ip"), Some("shop.admin_1"), None]
-            .map(|rule| rule.map(str::to_owned));
+        let rules = [
+            (Some("shop.user"), Some("5 in flight")),
+            (Some("by ip"), None),
+            (Some("shop.admin_1"), None),
+            (None, None),
+        ]
+        .map(|(rule, limit)| AppliedRule { rule: rule.map(str::to_owned), limit: limit.map(str::to_owned) });
         let shown = text_report(&args, &answer, Some(&rules), now);
         let expected = "\
 OVER_LIMIT
 
 DESCRIPTOR           CODE        RULE          LIMIT          REMAINING  RESET
-user=alice           OVER_LIMIT  shop.user     5 per minute   0          42s
+user=alice           OVER_LIMIT  shop.user     5 in flight    0          42s
 ip=10.0.0.1,path=/x  OK          by ip         100 per month  97         25d 3h (2026-12-22 19:30 UTC)
 admin=1              OK          shop.admin_1  unlimited      -          -
 other=               OK          -             -              -          -
@@ -353,5 +362,6 @@ no limit for other= in domain shop: no rule of this domain applies
         // Another service names no rules.
         let shown = text_report(&args, &answer, None, now);
         assert!(shown.contains("DESCRIPTOR           CODE        LIMIT "), "{shown}");
+        assert!(shown.contains("OVER_LIMIT  5 per minute "), "{shown}");
     }
 }

@@ -219,6 +219,8 @@ pub struct Report {
     pub held: u32,
     /// Number of open holds.
     pub holds: u16,
+    /// Seconds until the first of them ends by itself, rounded up; 0 without any.
+    pub first_ends_in_secs: u32,
     /// Amount that was held, or that is counted of the ticket by now.
     pub amount: u32,
     /// Amount that was held and not counted.

@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::explained_limit::{ExplainedLimit, MAX_TEXT_BYTES};
+use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::duration::ShortForm;
 use crate::engine::judge::{judge, withheld};
 use crate::engine::plan::{Counter, Item, Limited, Plan, plan_with};
+use crate::engine::reserve::{Action, Reservation};
 use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
 use crate::engine::text::{cut, one_line_of_bytes};
 use crate::engine::ticket::TicketEntry;
 use crate::engine::{
-    Code, Descriptor, Hits, KeyWriter, Limit, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
+    Code, Descriptor, Hits, KeyWriter, Modes, OverrideKind, OverridesAt, Request, Rules, Status,
 };
 use crate::store::Reading;
-
-/// Upper bound, in bytes, on a text of the request that is shown.
-pub(super) const MAX_TEXT_BYTES: usize = 1_024;
 
 /// Explanation of the decision on a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,36 +120,15 @@ pub struct ExplainedRule {
     pub on_backend_failure: String,
 }
 
-/// A limit that applies, and its counter.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ExplainedLimit {
-    /// Name of the limit.
-    pub name: Option<String>,
-    /// Requests in a window.
-    pub requests_per_unit: u32,
-    /// Length of the window, in seconds; that of its unit for a calendar.
-    pub window_secs: u32,
-    /// Algorithm.
-    pub algorithm: String,
-    /// Hits that may pass at once.
-    pub capacity: u32,
-    /// True if replicas charge hits in advance.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub leased: bool,
-    /// Key of the counter, without its window.
-    pub counter: String,
-    /// Hits that count now; `None` if no store was asked.
-    pub used: Option<u64>,
-    /// Seconds until one more hit would pass, or else until the counter is reset.
-    pub reset_secs: Option<f64>,
-}
-
 /// Result of more hits for a descriptor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedStatus {
-    /// Hits.
+    /// Hits; the amount, if they reserve one.
     #[serde(default = "one_hit")]
     pub hits: u32,
+    /// Effect on the holds of a budget; `None` for other limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<BudgetEffect>,
     /// Result.
     pub verdict: Verdict,
     /// Hits left.
@@ -160,6 +139,19 @@ pub struct ExplainedStatus {
     pub locked_out: bool,
     /// True if it is over its limit, and passes because the rule is not enforced.
     pub shadowed: bool,
+    /// True if it is over a budget only because of what others hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
+}
+
+/// Effect of hits over gRPC on the holds of a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetEffect {
+    /// They are held.
+    Reserve,
+    /// They settle a hold: they are counted, and never denied.
+    Settle,
 }
 
 /// Everything that a decision depends on besides the request and its counters.
@@ -179,15 +171,16 @@ const fn one_hit() -> u32 {
     1
 }
 
-/// Explains the decision on `request`. `readings` are those of a peek at its counters, in the order of the plan;
-/// `None` without a store.
+/// Explains the decision on `request`; of a budget without hits, that on a reservation. `readings` are those of a peek
+/// at its counters, in the order of the plan; `None` without a store.
 pub fn explain(
     ExplainContext { rules, overrides, keys, modes }: ExplainContext<'_>,
     request: &Request<'_>,
     readings: Option<&[Reading]>,
 ) -> Explanation {
     let Walk { domain, descriptors: walks } = walk(rules, request);
-    let plan = plan_with(rules, overrides, request, keys);
+    let mut plan = plan_with(rules, overrides, request, keys);
+    plan.hold_for_looks();
     let mut unread = readings.map(<[Reading]>::iter);
     let mut descriptors: Vec<_> = request
         .descriptors
@@ -195,17 +188,10 @@ pub fn explain(
         .zip(&walks)
         .zip(&plan.items)
         .map(|((descriptor, walk), item)| {
-            let limits = match item {
-                Item::Limited(limited) => limited.counters.as_slice(),
-                Item::NoLimit
-                | Item::Replaced
-                | Item::HoldsNothing
-                | Item::Unlimited(_)
-                | Item::Exempt(_)
-                | Item::Blocked(_) => &[],
-            };
+            let limits = item.limited().map_or(&[][..], |limited| limited.counters.as_slice());
+            let reserve = item.limited().and_then(|limited| limited.rule?.reserve);
             let mut limit = |counter: &Counter<'_>| {
-                explained_limit(counter, unread.as_mut().and_then(Iterator::next).copied())
+                ExplainedLimit::of(counter, reserve, unread.as_mut().and_then(Iterator::next).copied())
             };
             ExplainedDescriptor {
                 entries: descriptor
@@ -222,11 +208,12 @@ pub fn explain(
             }
         })
         .collect();
+    let effects: Vec<_> = plan.items.iter().map(budget_effect).collect();
     let decision = readings.map(|peeks| {
         let readings = uncharged(&plan, peeks);
         judge(plan, readings, modes)
     });
-    let statuses = decision.iter().flat_map(|decision| &decision.statuses);
+    let statuses = decision.iter().flat_map(|decision| &decision.statuses).zip(effects);
     for ((explained, status), descriptor) in descriptors.iter_mut().zip(statuses).zip(&request.descriptors) {
         explained.next = explained_status(status, descriptor.hits);
     }
@@ -240,13 +227,31 @@ pub fn explain(
 
 /// Readings that the hits of `plan` would get from counters with these peeks, were they charged.
 fn uncharged(plan: &Plan<'_>, peeks: &[Reading]) -> Vec<Reading> {
-    let counters =
-        plan.limited().flat_map(|limited| limited.counters.iter().map(move |of| (limited, of.limit)));
-    let reading = |(peek, (limited, limit)): (&Reading, (&Limited<'_>, Limit))| match limited.hits {
-        Hits::Add(0) | Hits::Refund(_) => *peek,
-        Hits::Add(_) => withheld(*peek, limited.hits, limited.mode, limit),
+    let counters = plan.limited().flat_map(|limited| limited.counters.iter().map(move |of| (limited, of)));
+    let reading = |(peek, (limited, counter)): (&Reading, (&Limited<'_>, &Counter<'_>))| {
+        let (hits, mode) = counter.charged(limited.hits, limited.mode);
+        match (counter.reserve.as_deref(), hits) {
+            // It is counted whatever is used and held.
+            (Some(Reservation { action: Action::Settle(_), .. }), _) => {
+                Reading { outcome: ChargeOutcome::Charged, ..*peek }
+            }
+            (_, Hits::Add(0) | Hits::Refund(_)) => *peek,
+            (_, Hits::Add(_)) => withheld(*peek, hits, mode, counter.limit),
+        }
     };
     peeks.iter().zip(counters).map(reading).collect()
+}
+
+/// Effect of a descriptor on the holds of its budget, with the hits of the largest.
+fn budget_effect(item: &Item<'_>) -> Option<(BudgetEffect, u32)> {
+    let actions =
+        item.limited()?.counters.iter().filter_map(|counter| Some(counter.reserve.as_ref()?.action));
+    let effects = actions.filter_map(|action| match action {
+        Action::Open(opening) => Some((BudgetEffect::Reserve, opening.amount)),
+        Action::Settle(settlement) => Some((BudgetEffect::Settle, settlement.amount)),
+        Action::Look | Action::Extend(..) | Action::Cancel(_) => None,
+    });
+    effects.max_by_key(|(_, amount)| *amount)
 }
 
 /// `request` with no hits: it reads the counters and changes nothing.
@@ -375,33 +380,24 @@ fn explained_rule(walk: &DescriptorWalk<'_>, item: &Item<'_>, modes: &Modes) -> 
     })
 }
 
-fn explained_limit(counter: &Counter<'_>, reading: Option<Reading>) -> ExplainedLimit {
-    let Counter { limit, name, key, lease, .. } = counter;
-    ExplainedLimit {
-        name: name.map(str::to_owned),
-        requests_per_unit: limit.requests_per_unit,
-        window_secs: limit.nominal_secs(),
-        algorithm: limit.algorithm.name().to_owned(),
-        capacity: limit.capacity(),
-        leased: lease.is_some(),
-        counter: text(key),
-        used: reading.map(|reading| reading.used),
-        reset_secs: reading.map(|reading| reading.reset.as_secs_f64()),
-    }
-}
-
-fn explained_status(status: &Status<'_>, hits: Hits) -> Option<ExplainedStatus> {
+fn explained_status(
+    (status, effect): (&Status<'_>, Option<(BudgetEffect, u32)>),
+    hits: Hits,
+) -> Option<ExplainedStatus> {
     let is_limited = status.limit.is_some() || status.overridden == Some(OverrideKind::Block);
-    let hits = match hits {
-        Hits::Add(hits) => hits.max(1),
-        Hits::Refund(_) => 1,
+    let hits = match (effect, hits) {
+        (Some((_, amount)), _) => amount,
+        (None, Hits::Add(hits)) => hits.max(1),
+        (None, Hits::Refund(_)) => 1,
     };
     is_limited.then(|| ExplainedStatus {
         hits,
+        effect: effect.map(|(effect, _)| effect),
         verdict: verdict(status.code),
         remaining: status.remaining,
         reset_secs: status.reset.unwrap_or_default().as_secs_f64(),
         locked_out: status.locked_out,
         shadowed: status.shadowed,
+        held: status.budget.is_some_and(|budget| budget.is_held),
     })
 }

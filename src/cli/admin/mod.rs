@@ -73,9 +73,9 @@ enum Command {
         /// Descriptors, each one `key=value[,key=value…]`.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
         descriptors: Vec<Descriptor>,
-        /// Hits of each descriptor.
-        #[arg(long, default_value_t = 1, value_name = "COUNT")]
-        hits: u32,
+        /// Hits of each descriptor. Unset: one, and of a budget a reservation of its amount.
+        #[arg(long, value_name = "COUNT")]
+        hits: Option<u32>,
     },
     /// Show the counters with the most hits, denials, or use of their limit.
     Top {
@@ -262,7 +262,9 @@ fn call(command: &Command) -> Call {
         }
         Command::Explain { domain, descriptors, hits } => {
             let mut body = explain_body(domain, descriptors);
-            body["hits"] = (*hits).into();
+            if let Some(hits) = hits {
+                body["hits"] = (*hits).into();
+            }
             Call::post("/explain", body, text::explanation)
         }
         Command::Top { by, window, rule, limit } => {

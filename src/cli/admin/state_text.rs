@@ -4,7 +4,7 @@ use std::iter;
 
 use serde_json::Value;
 
-use super::text::{items, limit_text, point_in_time, rfc3339, table, text, time};
+use super::text::{items, limit_text, point_in_time, reserve_text, rfc3339, table, text, time};
 use crate::engine::text::one_line;
 
 /// Upper bound on a line of an error, in bytes.
@@ -26,7 +26,7 @@ pub(super) fn rules(answer: &Value) -> String {
         };
         vec![
             text(rule, "rule"),
-            limits.join(", "),
+            limits.join(", ") + &reserve_text(&rule["reserve"]),
             rate(rule, "hits_per_sec"),
             rate(rule, "over_limit_per_sec"),
             highest_use.unwrap_or_default(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::engine::Timestamp;
 use crate::engine::duration::ShortForm;
 use crate::engine::text::one_line;
+use crate::engine::{Algorithm, Timestamp};
 use crate::lab::Explanation;
 
 /// Upper bound on a text of an answer, in bytes.
@@ -53,8 +53,11 @@ fn descriptor(of: &Value) -> String {
     pairs.collect::<Vec<_>>().join(",")
 }
 
-/// `10 per 1m`
+/// `10 per 1m`, `3 in flight, ttl 2m`
 pub(super) fn limit_text(limit: &Value) -> String {
+    if limit["algorithm"] == Algorithm::Concurrency.name() {
+        return format!("{} in flight, ttl {}", text(limit, "requests"), time(limit, "window_secs"));
+    }
     format!("{} per {}", text(limit, "requests"), time(limit, "window_secs"))
 }
 
@@ -131,20 +134,47 @@ pub(super) fn override_deleted(answer: &Value) -> String {
     format!("{}deleted: {} for {on}\n", would(answer), text(of, "kind"))
 }
 
+/// `, reserves 2000 for 5m`; empty for a limit that is no budget.
+pub(super) fn reserve_text(budget: &Value) -> String {
+    match budget {
+        Value::Null => String::new(),
+        budget => format!(", reserves {} for {}", text(budget, "reserve"), time(budget, "ttl_secs")),
+    }
+}
+
+/// `1100 (2 holds, the first ends in 4m)`; empty for a limit that is no budget.
+fn held(level: &Value) -> String {
+    let budget = &level["budget"];
+    let (held, holds) = (text(budget, "held"), text(budget, "holds"));
+    match time(budget, "first_ends_in_secs") {
+        first if first.is_empty() => held,
+        first if holds == "1" => format!("{held} (1 hold, ends in {first})"),
+        first => format!("{held} ({holds} holds, the first ends in {first})"),
+    }
+}
+
 fn levels(of: &Value, name: &str) -> String {
+    let items = items(of, name);
+    let has_budget = items.iter().any(|level| !level["budget"].is_null());
     let row = |level: &Value| {
-        let (name, used) = (text(level, "name"), text(level, "used"));
-        vec![
-            limit(level),
-            name,
-            used,
+        let mut row = vec![
+            limit(level) + &reserve_text(&level["budget"]),
+            text(level, "name"),
+            text(level, "used"),
             text(level, "remaining"),
             time(level, "resets_in_secs"),
             text(level, "counter"),
-        ]
+        ];
+        if has_budget {
+            row.insert(3, held(level));
+        }
+        row
     };
-    let rows = items(of, name).iter().map(row).collect();
-    table(&["LIMIT", "NAME", "USED", "REMAINING", "RESETS IN", "COUNTER"], rows, "no limit applies")
+    let mut heading = vec!["LIMIT", "NAME", "USED", "REMAINING", "RESETS IN", "COUNTER"];
+    if has_budget {
+        heading.insert(3, "HELD");
+    }
+    table(&heading, items.iter().map(row).collect(), "no limit applies")
 }
 
 pub(super) fn key(answer: &Value) -> String {
@@ -152,14 +182,18 @@ pub(super) fn key(answer: &Value) -> String {
         source if source.is_empty() => source,
         source => format!(" ({source})"),
     };
-    let next = match (&answer["denied"], &answer["locked_out"]) {
-        (_, Value::Bool(true)) => "one more hit: denied, the client is locked out\n",
-        (Value::Bool(true), _) if answer["enforced"] == false => {
-            "one more hit: over the limit, and not enforced\n"
-        }
-        (Value::Bool(true), _) => "one more hit: denied\n",
-        (Value::Bool(false), _) => "one more hit: allowed\n",
+    let result = match (&answer["denied"], &answer["locked_out"]) {
+        (_, Value::Bool(true)) => "denied, the client is locked out",
+        (Value::Bool(true), _) if answer["enforced"] == false => "over the limit, and not enforced",
+        (Value::Bool(true), _) => "denied",
+        (Value::Bool(false), _) => "allowed",
         _ => "",
+    };
+    let amounts = items(answer, "limits").iter().filter_map(|level| level["budget"]["reserve"].as_u64());
+    let next = match (result, amounts.max()) {
+        ("", _) => String::new(),
+        (result, None) => format!("one more hit: {result}\n"),
+        (result, Some(amount)) => format!("a reservation of {amount}: {result}\n"),
     };
     format!("{}{source}\n\n{}\n{next}", text(answer, "outcome"), levels(answer, "limits"))
 }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::screen::Screen;
 use super::table::{Column, cut, harmless, lines, text};
 use super::{By, Data};
+use crate::engine::Algorithm;
 
 impl Screen {
     /// Rows whose `field` contains the filter.
@@ -67,13 +68,12 @@ impl Screen {
             By::Use => "KEY (by use)",
         };
         let row = |row: &&Value| {
-            let limit = &row["limit"];
             vec![
                 text(row, "key"),
                 text(row, "rule"),
                 number(row, "count"),
                 number(row, "used"),
-                format!("{}/{}", limit["requests"], secs(limit["window_secs"].as_u64())),
+                limit_of(&row["limit"]),
                 if row["over_limit"] == true { "over limit" } else { "" }.to_owned(),
                 secs(row["resets_in_secs"].as_u64()),
             ]
@@ -142,6 +142,14 @@ impl Screen {
         ];
         let rows: Vec<_> = self.locked_out(data).iter().map(row).collect();
         lines(&columns, &rows, width)
+    }
+}
+
+/// `10/1m`, `3 in flight`
+fn limit_of(limit: &Value) -> String {
+    match limit["algorithm"] == Algorithm::Concurrency.name() {
+        true => format!("{} in flight", limit["requests"]),
+        false => format!("{}/{}", limit["requests"], secs(limit["window_secs"].as_u64())),
     }
 }
 

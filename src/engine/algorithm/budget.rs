@@ -346,10 +346,11 @@ impl State {
     }
 
     /// `report` with the sums.
-    pub fn complete(&self, report: Report) -> Report {
+    pub fn complete(&self, report: Report, now: Timestamp) -> Report {
         Report {
             held: hits_of(self.held),
             holds: u16::try_from(self.holds.len()).unwrap_or(u16::MAX),
+            first_ends_in_secs: secs_until(self.first_end_us(), now),
             ..report
         }
     }
@@ -357,7 +358,13 @@ impl State {
 
 /// Report of `event`, without amounts.
 pub const fn report(event: HoldEvent) -> Report {
-    Report { event, held: 0, holds: 0, amount: 0, returned: 0, counted: 0, expired: 0 }
+    Report { event, held: 0, holds: 0, first_ends_in_secs: 0, amount: 0, returned: 0, counted: 0, expired: 0 }
+}
+
+/// Seconds until `end_us`, rounded up; 0 without an end.
+pub fn secs_until(end_us: Option<u64>, now: Timestamp) -> u32 {
+    let left_us = end_us.map_or(0, |end_us| end_us.saturating_sub(now.as_micros()));
+    u32::try_from(left_us.div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// End of what begins now, in microseconds since the epoch.

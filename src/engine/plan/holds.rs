@@ -3,7 +3,7 @@
 use super::tickets::Amounts;
 use super::{Item, Plan};
 use crate::engine::reserve::{Action, MAX_TTL_SECS, Opening, Settled, Settlement};
-use crate::engine::{Request, Ticket};
+use crate::engine::{Hits, Request, Ticket};
 
 /// Holds that a caller asks for by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,19 @@ impl Plan<'_> {
                     if ttl_secs == u32::MAX { opening.ttl_secs } else { ttl_secs.min(MAX_TTL_SECS) };
                 let opening = Opening { ttl_secs, ticket: named, is_named: named.is_some(), ..opening };
                 if let Some(of) = &mut counter.reserve {
+                    of.action = Action::Open(opening);
+                }
+            }
+        }
+    }
+
+    /// Opens the hold that the rule names, where a request without hits only looks.
+    pub fn hold_for_looks(&mut self) {
+        for limited in self.limited_mut().filter(|limited| limited.hits == Hits::Add(0)) {
+            let Some(reserve) = limited.rule.and_then(|rule| rule.reserve) else { continue };
+            for counter in &mut limited.counters {
+                let opening = reserve.opening(counter.limit, 0);
+                if let Some(of) = counter.reserve.as_mut().filter(|of| of.action == Action::Look) {
                     of.action = Action::Open(opening);
                 }
             }

@@ -29,7 +29,7 @@ requests! {
         domain: String,
         /// Descriptors, at most 32.
         descriptors: Vec<DescriptorBody> = { "maxItems": 32 },
-        /// Hits of each descriptor, 1 by default.
+        /// Hits of each descriptor. By default one, and of a budget a reservation of its amount.
         hits: Option<u32>,
     }
     /// A descriptor.
@@ -128,7 +128,7 @@ pub(super) async fn explain_request(
     if let Some(message) = mistake {
         return Err(wrong(&message));
     }
-    let hits = body.hits.unwrap_or(1);
+    let hits = body.hits.unwrap_or(0);
     let descriptors: SmallVec<_> = body.descriptors.iter().map(|of| descriptor(&of.entries, hits)).collect();
     let request = Request { domain: body.domain.as_bytes(), descriptors };
     admin.explain(&request).await.map(Reply)

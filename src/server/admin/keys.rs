@@ -14,7 +14,7 @@ use super::api::{Answer, Params, Reply, problem};
 use super::explain::{check_entries, descriptor, no_rules};
 use crate::engine::Request;
 use crate::engine::overrides::{CountedEntry, counted_entries};
-use crate::lab::{ExplainedDescriptor, ExplainedLimit, Explanation, Verdict};
+use crate::lab::{ExplainedBudget, ExplainedDescriptor, ExplainedLimit, Explanation, Verdict};
 use crate::limiter::overrides::{EntryText, LimitRecord, describe};
 use crate::server::schema::{Described, Schemas, field, object, replies, requests};
 use crate::store::Charge;
@@ -57,7 +57,8 @@ replies! {
         enforced: Option<bool>,
         /// Limits.
         limits: Vec<LevelView>,
-        /// True if one more hit would be over a limit; `null` if none applies or the store did not answer.
+        /// True if one more hit would be over a limit, or one more reservation over a budget; `null` if none applies or
+        /// the store did not answer.
         denied: Option<bool>,
         /// True if the client is locked out.
         locked_out: bool,
@@ -70,12 +71,41 @@ replies! {
         limit: LimitRecord,
         /// Key of the counter.
         counter: String,
-        /// Hits that count now; `null` if the store did not answer.
+        /// Hits that count now, without what is held; places that are taken. `null` if the store did not answer.
         used: Option<u64>,
-        /// Hits left.
+        /// Hits left, neither used nor held; free places.
         remaining: Option<u64>,
-        /// Seconds until one more hit would pass, or else until the counter is reset.
+        /// Seconds until one more hit would pass, or else until the counter is reset; until the first place ends by
+        /// itself.
         resets_in_secs: Option<f64>,
+        /// Holds of a budget; `null` for other limits.
+        budget: Option<BudgetView>,
+        /// Places of a concurrency limit; `null` for other limits.
+        places: Option<PlacesView>,
+    }
+    /// Holds of a budget.
+    struct BudgetView {
+        /// Amount that a request holds if it names none.
+        reserve: u32,
+        /// TTL of a hold in seconds.
+        ttl_secs: u32,
+        /// Amount that is held; `null` if the store did not answer.
+        held: Option<u32>,
+        /// Number of holds.
+        holds: Option<u32>,
+        /// Seconds until the first hold ends by itself; `null` without any.
+        first_ends_in_secs: Option<u32>,
+    }
+    /// Places of a concurrency limit.
+    struct PlacesView {
+        /// Places that are taken; `null` if the store did not answer.
+        taken: Option<u64>,
+        /// Requests in flight at once.
+        max: u32,
+        /// TTL of a place in seconds.
+        ttl_secs: u32,
+        /// Seconds until the first place ends by itself; `null` if none is taken.
+        first_ends_in_secs: Option<f64>,
     }
     /// Result of a reset.
     struct ResetResult {
@@ -112,15 +142,16 @@ impl WriteBody for ResetBody {
 
 impl From<ExplainedLimit> for LevelView {
     fn from(limit: ExplainedLimit) -> Self {
+        let (remaining, places) = (limit.remaining(), PlacesView::of(&limit));
         let ExplainedLimit {
             name,
             requests_per_unit,
             window_secs,
             algorithm,
-            capacity,
             counter,
             used,
             reset_secs,
+            budget,
             ..
         } = limit;
         Self {
@@ -134,9 +165,35 @@ impl From<ExplainedLimit> for LevelView {
             },
             counter,
             used,
-            remaining: used.map(|used| u64::from(capacity).saturating_sub(used)),
+            remaining,
             resets_in_secs: reset_secs,
+            budget: budget.map(BudgetView::from),
+            places,
         }
+    }
+}
+
+impl From<ExplainedBudget> for BudgetView {
+    fn from(ExplainedBudget { amount, ttl_secs, holds }: ExplainedBudget) -> Self {
+        Self {
+            reserve: amount,
+            ttl_secs,
+            held: holds.map(|holds| holds.held),
+            holds: holds.map(|holds| holds.count.into()),
+            first_ends_in_secs: holds.filter(|holds| holds.count > 0).map(|holds| holds.first_ends_in_secs),
+        }
+    }
+}
+
+impl PlacesView {
+    /// Places of `limit`, if it limits requests in flight.
+    fn of(limit: &ExplainedLimit) -> Option<Self> {
+        limit.is_concurrency().then(|| Self {
+            taken: limit.used,
+            max: limit.requests_per_unit,
+            ttl_secs: limit.window_secs,
+            first_ends_in_secs: limit.reset_secs.filter(|_| limit.used > Some(0)),
+        })
     }
 }
 

@@ -80,6 +80,8 @@ replies! {
         over_limit_per_sec: f64,
         /// Its limits; none for a rule that is not in force, or without a limit.
         limits: Vec<LimitView>,
+        /// What a request holds, if the limits are budgets; `null` for other rules.
+        reserve: Option<ReserveView>,
         /// True if it is counted and not enforced.
         shadow_mode: bool,
         /// End of the shadow mode into which an operator has put it, in seconds since the epoch; `null` without one.
@@ -106,18 +108,25 @@ replies! {
         count: u64,
         /// Upper bound on how far `count` is too high.
         error: u64,
-        /// Hits that count towards the limit, when it was last observed.
+        /// Hits that count towards the limit, when it was last observed; with what is held, of a budget.
         used: u64,
         /// True while it is over its limit.
         over_limit: bool,
         /// Seconds until it passes again, or until its reset; 0 if that is past.
         resets_in_secs: u64,
     }
+    /// Amount that a request holds of a budget.
+    struct ReserveView {
+        /// Amount that a request holds if it names none.
+        reserve: u32,
+        /// TTL of a hold in seconds.
+        ttl_secs: u32,
+    }
     /// A limit.
     struct LimitView {
-        /// Requests per window.
+        /// Requests per window; in flight, of a concurrency limit.
         requests: u32,
-        /// Length of the window in seconds.
+        /// Length of the window in seconds; TTL of a place, of a concurrency limit.
         window_secs: u32,
         /// Algorithm.
         algorithm: &'static str,
@@ -186,6 +195,7 @@ pub(super) struct RuleName {
     path: String,
     source: String,
     limits: Vec<LimitView>,
+    reserve: Option<ReserveView>,
     shadow_mode: bool,
 }
 
@@ -206,7 +216,8 @@ impl RuleName {
     fn of(placed: &PlacedRule<'_>) -> Self {
         let limits = placed.rule.limits().iter().map(|limit| limit.limit.into()).collect();
         let (path, source) = (placed.rule.path.to_string(), position(placed));
-        Self { path, source, limits, shadow_mode: placed.rule.shadow_mode }
+        let reserve = placed.rule.reserve.map(|of| ReserveView { reserve: of.amount, ttl_secs: of.ttl_secs });
+        Self { path, source, limits, reserve, shadow_mode: placed.rule.shadow_mode }
     }
 }
 
@@ -229,6 +240,7 @@ impl RuleView {
         Self {
             source: name.map(|name| name.source.clone()),
             limits: name.map(|name| name.limits.clone()).unwrap_or_default(),
+            reserve: name.and_then(|name| name.reserve.clone()),
             shadow_mode: name.is_some_and(|name| name.shadow_mode) || shadow_ends_at.is_some(),
             shadow_ends_at,
             highest_use: highest_use.get(&id).copied(),

@@ -118,7 +118,7 @@ impl Grpc {
             };
             let is_explained = method == Method::Explained;
             let rules =
-                is_explained.then(|| HeaderValue::try_from(wire::rule_names(&decision)).ok()).flatten();
+                is_explained.then(|| HeaderValue::try_from(wire::applied_rules(&decision)).ok()).flatten();
             Ok::<_, CallError>((wire::encode(&request, &decision, self.service.settings()), rules))
         };
         let (message, rules) = answer.instrument(span).await?;
@@ -185,7 +185,7 @@ where
 enum Method {
     /// Of Envoy's service.
     ShouldRateLimit,
-    /// The same for `tollgate query`, with the names of the rules.
+    /// The same for `tollgate query`, with the rules that applied.
     Explained,
     /// Of Kuadrant's service: decides without counting.
     CheckRateLimit,

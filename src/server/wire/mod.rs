@@ -25,7 +25,7 @@ pub(super) use kuadrant::{
     CommitRequest, ReserveRequest, decode_commit, decode_reserve as decode_reservation, encode_committed,
     encode_reserved,
 };
-pub use names::rule_names;
+pub use names::{AppliedRule, applied_rules};
 
 /// Optional parts of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::engine::duration::ShortForm;
 use crate::engine::{Decision, Limit, Status, Unit};
 use crate::pb;
 
@@ -22,9 +25,33 @@ pub(super) fn rule<'d>(status: &'d Status<'_>) -> Option<Cow<'d, str>> {
     status.name.or(path).map(Cow::Borrowed)
 }
 
-/// Names of the rules of a decision, in the order of its descriptors, as a JSON list.
-pub fn rule_names(decision: &Decision<'_>) -> String {
-    serde_json::Value::from_iter(decision.statuses.iter().map(rule)).to_string()
+/// Rule and limit that applied to a descriptor, for `tollgate query`: the protocol has neither the rule, nor requests in
+/// flight, nor windows of any length.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedRule {
+    /// Name of the limit, else the path of the rule; `None` if no rule applied.
+    pub rule: Option<String>,
+    /// `5 per minute`, `3 in flight`; `None` without a limit.
+    pub limit: Option<String>,
+}
+
+/// Rules of a decision, in the order of its descriptors, as a JSON list of [`AppliedRule`].
+pub fn applied_rules(decision: &Decision<'_>) -> String {
+    let applied = |status: &Status<'_>| {
+        json!(AppliedRule { rule: rule(status).map(Cow::into_owned), limit: status.limit.map(limit_text) })
+    };
+    Value::from_iter(decision.statuses.iter().map(applied)).to_string()
+}
+
+fn limit_text(limit: Limit) -> String {
+    let count = limit.requests_per_unit;
+    if limit.is_concurrency() {
+        return format!("{count} in flight");
+    }
+    match limit.unit() {
+        Some(unit) => format!("{count} per {}", unit.name().to_ascii_lowercase()),
+        None => format!("{count} per {}", ShortForm(limit.window.secs().into())),
+    }
 }
 
 /// Unit of the protocol for the window of `limit`.

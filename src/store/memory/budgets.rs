@@ -129,7 +129,7 @@ impl Group<'_> {
             };
             let Some(counter) = member.find(stripes) else { continue };
             let CounterState::Budget(budget) = &counter.state else { continue };
-            prepared.report = budget.complete(prepared.report);
+            prepared.report = budget.complete(prepared.report, now);
             let action = charge.reserve.as_ref().map(|reserve| reserve.action);
             if let (Some(Action::Settle(_)), None, Hits::Add(hits)) =
                 (action, prepared.decided, prepared.hits)

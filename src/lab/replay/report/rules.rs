@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::rfc3339;
 use crate::engine::Timestamp;
-use crate::lab::explanation_text::limit_text;
+use crate::lab::explained_limit::limit_text;
 use crate::lab::replay::evaluation::Evaluation;
 use crate::lab::replay::stats::{Busiest, LimitStats, Offender};
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::json;
 use smallvec::SmallVec;
 
-use super::{column, duration, limit_text, numbers, table};
+use super::{column, duration, limit_text, numbers, reserve_text, table};
 use crate::engine::{Descriptor, Entry, Hits, Request};
 use crate::lab::{ExplainedDescriptor, ExplainedLevel, ExplainedLimit, Explanation, Verdict};
 use crate::limiter::overrides::EntryText;
@@ -25,13 +25,13 @@ pub(in super::super) struct ExplainQuery {
     domain: String,
     /// One on each line, or separated by `; ` as denials show them.
     descriptors: String,
-    /// Hits of each descriptor; 1 unless it is a number.
+    /// Hits of each descriptor. Unless it is a number: one, and of a budget a reservation.
     hits: String,
 }
 
 impl ExplainQuery {
     fn hits(&self) -> u32 {
-        self.hits.trim().parse().unwrap_or(1)
+        self.hits.trim().parse().unwrap_or(0)
     }
 }
 
@@ -86,8 +86,8 @@ pub(in super::super) async fn explain(admin: &Admin, query: &ExplainQuery) -> Ma
             input #domain name="domain" required value=(domain) autocomplete="off" spellcheck="false";
             label for="descriptors" { "Descriptors, one on each line: " code { "user=alice,path=/login" } }
             textarea #descriptors name="descriptors" rows="3" required spellcheck="false" { (descriptors) }
-            label for="hits" { "Hits of each" }
-            input #hits name="hits" type="number" min="1" value=(query.hits());
+            label for="hits" { "Hits of each. Empty: one, and of a budget a reservation of its amount" }
+            input #hits name="hits" type="number" min="1" value=(query.hits.trim());
             button type="submit" { "Explain" }
         }
         @if let Err(message) = &parsed { p .bad role="alert" { (message) } }
@@ -105,7 +105,10 @@ pub(in super::super) async fn explain(admin: &Admin, query: &ExplainQuery) -> Ma
                     "."
                     @if !explanation.domain_known { " No rule file has this domain." }
                 }
-                @for descriptor in &explanation.descriptors { (walk(descriptor)) }
+                @for descriptor in &explanation.descriptors {
+                    (walk(descriptor))
+                    @if let Some(next) = &descriptor.next { @if next.effect.is_some() { p { (next) "." } } }
+                }
             }
         }
     }
@@ -148,26 +151,45 @@ fn level_of(level: &ExplainedLevel) -> Markup {
 }
 
 fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
+    let has_budget = limits.iter().any(|limit| limit.budget.is_some());
     let head = html! {
-        (column("Limit")) (column("Algorithm")) (numbers("Used")) (numbers("Remaining")) (numbers("Resets in"))
-        (column("Counter"))
+        (column("Limit")) (column("Algorithm")) (numbers("Used"))
+        @if has_budget { (numbers("Held")) }
+        (numbers("Remaining")) (numbers("Resets in")) (column("Counter"))
     };
     let rows = html! {
         @for limit in limits {
             tr {
                 th scope="row" {
                     (limit_text(limit.requests_per_unit, limit.window_secs, &limit.algorithm))
+                    @if let Some(of) = &limit.budget { (reserve_text(of.amount, of.ttl_secs)) }
                     @if let Some(name) = &limit.name { " " small { (name) } }
                 }
                 td { (limit.algorithm) }
                 td .n { (limit.used.map_or_else(|| "unknown".to_owned(), |used| used.to_string())) }
-                td .n { @if let Some(used) = limit.used { (u64::from(limit.capacity).saturating_sub(used)) } }
-                td .n { @if let Some(secs) = limit.reset_secs { (duration(whole_secs(secs))) } }
+                @if has_budget { td .n { (held(limit)) } }
+                td .n { @if let Some(left) = limit.remaining() { (left) } }
+                td .n { @if let Some(secs) = limit.reset_secs.filter(|secs| *secs > 0.0) { (duration(whole_secs(secs))) } }
                 td { code { (limit.counter) } }
             }
         }
     };
     html! { @if !limits.is_empty() { (table(&format!("Limits of {descriptor}"), &head, &rows)) } }
+}
+
+/// What is held of a budget, by how many requests, and when the first hold ends.
+fn held(limit: &ExplainedLimit) -> Markup {
+    html! {
+        @if let Some(holds) = limit.budget.as_ref().and_then(|budget| budget.holds) {
+            (holds.held)
+            @if holds.count > 0 {
+                small {
+                    " in " (holds.count) @if holds.count == 1 { " hold" } @else { " holds" }
+                    ", first ends in " (duration(holds.first_ends_in_secs.into()))
+                }
+            }
+        }
+    }
 }
 
 /// Seconds, rounded up.
@@ -183,7 +205,7 @@ fn entries_text(entries: &[(String, String)]) -> String {
 pub(in super::super) async fn key(admin: &Admin, query: &KeyQuery, view: &View<'_>) -> Markup {
     let parsed = parse_descriptor(&query.descriptor);
     let found = match &parsed {
-        Ok(entries) => Some(explanation(admin, &query.domain, std::slice::from_ref(entries), 1).await),
+        Ok(entries) => Some(explanation(admin, &query.domain, std::slice::from_ref(entries), 0).await),
         Err(_) => None,
     };
     html! {
@@ -197,7 +219,11 @@ pub(in super::super) async fn key(admin: &Admin, query: &KeyQuery, view: &View<'
                     @if let Some(kind) = &descriptor.overridden { p { "Override in force: " strong { (kind) } "." } }
                     @if let Some(next) = &descriptor.next {
                         p {
-                            "One more hit would be "
+                            @match next.effect {
+                                Some(_) => { "A reservation of " (next.hits) },
+                                None => "One more hit",
+                            }
+                            " would be "
                             @match next.verdict {
                                 Verdict::Allowed => strong { "allowed" },
                                 Verdict::Denied => strong .bad { "denied" },

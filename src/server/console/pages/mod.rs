@@ -59,10 +59,10 @@ fn actions() -> Markup {
     html! { th scope="col" { span .hidden { "Actions" } } }
 }
 
-/// `10/minute` as `10/1m`.
+/// `10/minute` as `10/1m`; `3 in flight, ttl 2m`.
 fn limit_text(requests: u32, window_secs: u32, algorithm: &str) -> String {
     match algorithm == Algorithm::Concurrency.name() {
-        true => format!("{requests} in flight"),
+        true => format!("{requests} in flight, ttl {}", duration(window_secs.into())),
         false => format!("{requests}/{}", duration(window_secs.into())),
     }
 }
@@ -70,6 +70,11 @@ fn limit_text(requests: u32, window_secs: u32, algorithm: &str) -> String {
 fn limits_text(limits: &[LimitView]) -> String {
     let limits = limits.iter().map(|limit| limit_text(limit.requests, limit.window_secs, limit.algorithm));
     limits.collect::<Vec<_>>().join(", ")
+}
+
+/// What a request holds of a budget: `, reserves 2000 for 5m`.
+fn reserve_text(amount: u32, ttl_secs: u32) -> String {
+    format!(", reserves {amount} for {}", duration(ttl_secs.into()))
 }
 
 /// A share as percentage and bar. A bar is no information of its own.

@@ -12,7 +12,7 @@ use crate::engine::algorithm::{
     sliding_log, sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
-use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Ticket, Timestamp};
+use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Report, Ticket, Timestamp};
 use crate::store::{Lockout, StoreError};
 
 /// Hold of a charge without a ticket: no random ticket has this name.
@@ -146,6 +146,8 @@ impl SlotCharge {
         let Some(RawBudget { report, first_end_us }) = budget else {
             return Reading::of(context, &state, used, outcome);
         };
+        let first_ends_in_secs = budget::secs_until(first_end_us, seen.now);
+        let report = Report { first_ends_in_secs, ..report };
         let held = u64::from(report.held);
         let state = CounterState::Budget(Box::new(budget::State::summary(state, held, first_end_us)));
         Reading { budget: Some(report), ..Reading::of(context, &state, used.saturating_add(held), outcome) }
