@@ -6,6 +6,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::admin::{TOKENS, call, token_file};
+use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::service::Service;
 
@@ -227,6 +228,44 @@ async fn commands_and_pages_name_holds_and_places() {
     ] {
         let page = replica.page(path).await;
         assert!(page.contains(expected), "{expected}: {page}");
+    }
+}
+
+#[tokio::test]
+async fn holds_and_places_are_counted_for_each_rule() {
+    for replica in Replica::each().await {
+        let ticket = replica.reserve(300).await;
+        replica.reserve(600).await;
+        let (status, _) = replica.post("/v1/reserve", json!({ "user": "a" }), json!({ "amount": 101 })).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        for _ in 0..2 {
+            replica.settle(&ticket, json!({ "amount": 10 })).await;
+        }
+        replica.settle(&json!("-"), json!({ "amount": 10 })).await;
+        let place = replica.acquire().await.expect("a place");
+        assert!(replica.acquire().await.is_some() && replica.acquire().await.is_some());
+        assert!(replica.acquire().await.is_none());
+        replica.post("/v1/release", json!({ "tenant": "a" }), json!({ "ticket": place })).await;
+        replica.service.write_rules("ai.yaml", &RULES.replace("hour", "day"));
+        let metrics = async || {
+            let answer = reqwest::get(replica.service.debug_url("/metrics")).await.expect("an answer");
+            answer.text().await.expect("text")
+        };
+        eventually("the rules are read again", async || {
+            metrics().await.contains("ratelimit_service_config_load_success 2\n")
+        })
+        .await;
+        let metrics = metrics().await;
+        for (rule, counts) in [("ai.user", [2, 1, 1, 1, 1, 0]), ("ai.tenant", [3, 1, 1, 0, 0, 0])] {
+            let events = ["opened", "denied", "settled", "late", "repeated", "expired"];
+            for (event, count) in events.into_iter().zip(counts) {
+                let line = format!(
+                    "tollgate_rule_holds{{domain=\"ai\",rule=\"{rule}\",event=\"{event}\"}} {count}\n"
+                );
+                assert!(metrics.contains(&line), "{line}{metrics}");
+            }
+        }
+        assert!(!metrics.contains("rule=\"ai.bucket\""), "it holds nothing");
     }
 }
 

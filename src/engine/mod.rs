@@ -49,6 +49,7 @@ pub mod capabilities;
 pub mod compare;
 pub mod duration;
 pub mod hit_counts;
+pub mod hold_counts;
 pub mod judge;
 pub mod key;
 pub mod lease;

@@ -227,7 +227,7 @@ pub struct Report {
     pub returned: u32,
     /// Hits that the charge counted.
     pub counted: u32,
-    /// Holds that were found to have expired.
+    /// Holds, or places, that were found to have ended by themselves; 255 for more.
     pub expired: u8,
 }
 

@@ -3,6 +3,7 @@
 mod candidate;
 mod decision_log;
 mod denials;
+mod holds;
 pub mod observe;
 pub mod overrides;
 mod places;
@@ -273,9 +274,8 @@ impl Limiter {
         }
         if let Some(releases) = &mut releases {
             releases.charged(charges, &readings);
-            self.record_tickets(charges, &readings);
         }
-        self.record_budgets(charges, &readings);
+        self.record_holds(&plan, charges, &readings);
         let readings = if plan.denied_outright && !self.modes.shadow_mode {
             without_errors(charges, readings)
         } else {

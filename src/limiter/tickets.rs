@@ -7,8 +7,8 @@ use super::places::Releases;
 use super::{DecideError, Limiter, Snapshot, charges, looks};
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::judge::judge;
-use crate::engine::plan::plan_with;
 use crate::engine::plan::tickets::{TicketUse, plan_tickets};
+use crate::engine::plan::{Plan, plan_with};
 use crate::engine::reserve::{Action, Reservation};
 use crate::engine::rules::Domain;
 use crate::engine::{Decision, Enforcement, Hits, Request, Ticket, TicketEntry};
@@ -70,7 +70,7 @@ impl Snapshot<'_> {
                 shortest_secs = shortest_secs.min(*ttl_secs);
             }
         }
-        let readings = limiter.charge_tickets(&charges, deadline).await;
+        let readings = limiter.charge_tickets(&plan, &charges, deadline).await;
         let (mut any, mut all) = (false, true);
         for (reading, is_enforced) in readings.into_iter().zip(is_enforced) {
             let was_held = reading?.outcome == ChargeOutcome::Charged;
@@ -104,7 +104,7 @@ impl Snapshot<'_> {
         }
         let plan = plan_tickets(rules, request, &limiter.keys, ticket, ticket_use);
         let charges = charges(&plan, &limiter.modes);
-        let readings = limiter.charge_tickets(&charges, deadline).await;
+        let readings = limiter.charge_tickets(&plan, &charges, deadline).await;
         let readings: SmallVec<[Reading; 2]> = readings.into_iter().collect::<Result<_, _>>()?;
         let decision = judge(plan, readings, &limiter.modes);
         limiter.metrics.record_decision(&decision);
@@ -132,13 +132,17 @@ impl Snapshot<'_> {
 
 impl Limiter {
     /// Carries out charges with tickets. Releases and settlements that fail are repeated for a while.
-    async fn charge_tickets(&self, charges: &[Charge], deadline: Option<Instant>) -> Readings {
+    async fn charge_tickets(
+        &self,
+        plan: &Plan<'_>,
+        charges: &[Charge],
+        deadline: Option<Instant>,
+    ) -> Readings {
         let now = self.clock.now();
         let mut releases = Releases::among(self, charges, now);
         let readings = self.charge(charges, now, deadline).await;
         releases.iter_mut().for_each(|releases| releases.charged(charges, &readings));
-        self.record_tickets(charges, &readings);
-        self.record_budgets(charges, &readings);
+        self.record_holds(plan, charges, &readings);
         readings
     }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{MAX_SKEW_US, Meter, max_level};
+use crate::engine::reserve::{HoldEvent, Report};
 use crate::engine::ticket::{Hold, Ticket};
 use crate::engine::{Limit, Timestamp};
 
@@ -78,14 +79,15 @@ impl State {
         self.places.len()
     }
 
-    /// Adds `weight` places.
-    pub fn acquire(&mut self, hold: Hold, weight: u32, now: Timestamp) {
-        self.drop_ended(now);
+    /// Adds `weight` places. Returns the number of those that had ended by themselves, and are dropped now.
+    pub fn acquire(&mut self, hold: Hold, weight: u32, now: Timestamp) -> u64 {
+        let expired = self.drop_ended(now);
         let end_us = end_us(hold.ttl_secs, now);
         let place = self.places.entry(hold.ticket).or_insert(Place { end_us, weight: 0 });
         place.weight = place.weight.saturating_add(weight);
         self.total = self.total.saturating_add(weight.into());
         self.by_end.insert((place.end_us, hold.ticket));
+        expired
     }
 
     /// Gives back the places of `ticket`. Returns whether it held any at `now`.
@@ -115,12 +117,14 @@ impl State {
         }
     }
 
-    fn drop_ended(&mut self, now: Timestamp) {
+    fn drop_ended(&mut self, now: Timestamp) -> u64 {
+        let before = self.total;
         while let Some((end_us, ticket)) = self.by_end.first().copied()
             && end_us <= now.as_micros()
         {
             self.release(ticket, now);
         }
+        before.saturating_sub(self.total)
     }
 
     fn first_end_us(&self, now: Timestamp) -> Option<u64> {
@@ -143,6 +147,11 @@ impl State {
     pub(super) fn end_secs(&self) -> u64 {
         self.by_end.last().map_or(0, |(end_us, _)| end_us.div_ceil(1_000_000))
     }
+}
+
+/// Report of places that were found to have ended by themselves.
+pub fn report(expired: u64) -> Report {
+    Report { expired: u8::try_from(expired).unwrap_or(u8::MAX), ..super::budget::report(HoldEvent::None) }
 }
 
 /// End of a place that begins now, in microseconds since the epoch.

@@ -29,7 +29,7 @@ pub struct Reading {
     pub used: u64,
     /// Time until the charge would pass, if it is denied; else until its counter resets.
     pub reset: Duration,
-    /// Effect on the holds of its counter, if it has any.
+    /// Effect on the holds of its counter, if it has any. Of places, only that some have ended by themselves.
     pub budget: Option<Report>,
 }
 

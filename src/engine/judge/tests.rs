@@ -44,6 +44,7 @@ fn rule(requests_per_unit: u32, mode: Mode) -> Rule {
         quota_mode: mode == Mode::Quota,
         metadata: None,
         counts: None,
+        holds: None,
     }
 }
 

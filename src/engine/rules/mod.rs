@@ -64,6 +64,7 @@ pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
 use crate::engine::hit_counts::{Counts, StatsPath};
+use crate::engine::hold_counts::HoldCounts;
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::{ChargeMode, FailurePolicy, LeaseTerms, Limit, Reserve};
 
@@ -77,6 +78,8 @@ pub struct Rules {
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     /// Rules with a leased limit by their ids: domain and path.
     leased: BTreeMap<u32, (Box<str>, Box<str>)>,
+    /// Rules with budgets or places by their ids.
+    holding: BTreeMap<u32, HoldingRule>,
     /// Number of rules.
     len: usize,
     /// Defaults for limits in requests.
@@ -149,6 +152,11 @@ impl Rules {
         self.leased.iter().map(|(id, (domain, path))| (*id, &**domain, &**path))
     }
 
+    /// Rules with budgets or places: domain, path and counts.
+    pub fn holding(&self) -> impl Iterator<Item = (&str, &str, &HoldCounts)> {
+        self.holding.values().map(|HoldingRule { domain, path, counts }| (&**domain, &**path, &**counts))
+    }
+
     /// Layers with their domains, ordered by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
         self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))
@@ -193,6 +201,16 @@ pub struct Rule {
     pub metadata: Option<Map<String, Value>>,
     /// Counts for metrics; `None` if their name contains values of the request.
     pub counts: Option<Arc<Counts>>,
+    /// Counts of its holds and places, if it has any.
+    pub holds: Option<Arc<HoldCounts>>,
+}
+
+/// Rule with budgets or places.
+#[derive(Debug)]
+struct HoldingRule {
+    domain: Box<str>,
+    path: Box<str>,
+    counts: Arc<HoldCounts>,
 }
 
 /// Lockout of clients that a rule denies too often.

@@ -131,9 +131,10 @@ impl MemoryStore {
             state.save(meters[index], members[index].limit, now);
             self.write(&members[index], &mut stripes, state);
         }
+        let mut expired_places = SmallVec::new();
         if has_tickets {
             outcomes_of_tickets(&mut outcomes, &used_tickets);
-            self.acquire_places(&group, &outcomes, &mut stripes, now);
+            expired_places = self.acquire_places(&group, &outcomes, &mut stripes, now);
             read_places(&mut states, members, &mut stripes, now);
         }
         if has_budgets {
@@ -153,6 +154,7 @@ impl MemoryStore {
         };
         let mut readings: Readings = charges.iter().zip(requested).zip(outcomes).map(reading).collect();
         Group::report_budgets(&mut readings, &prepared);
+        Group::report_expired_places(&mut readings, &expired_places);
         readings
     }
 

@@ -8,7 +8,10 @@ use super::stripe::{Counter, log_bytes};
 use crate::engine::Timestamp;
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::algorithm::{CounterState, Meter, places};
-use crate::store::{Charge, TicketUse};
+use crate::store::{Charge, Readings, TicketUse};
+
+/// Places of each charge that were found to have ended by themselves.
+pub(super) type ExpiredPlaces = SmallVec<[u64; 4]>;
 
 /// Outcome of each charge; `None` for those that no ticket decides.
 pub(super) type TicketOutcomes = SmallVec<[Option<ChargeOutcome>; 4]>;
@@ -40,24 +43,30 @@ impl MemoryStore {
         group.charges.iter().zip(&group.requested).map(used).collect()
     }
 
-    /// Takes the places of charges that were carried out.
+    /// Takes the places of charges that were carried out. Returns for each charge the places that were found to have
+    /// ended by themselves.
     pub(super) fn acquire_places(
         &self,
         group: &Group<'_>,
         outcomes: &[(Meter, ChargeOutcome)],
         stripes: &mut Stripes<'_>,
         now: Timestamp,
-    ) {
-        for ((charge, requested), (_, outcome)) in group.charges.iter().zip(&group.requested).zip(outcomes) {
-            if let (Some((hold, TicketUse::Acquire(weight))), Some(member), ChargeOutcome::Charged) =
+    ) -> ExpiredPlaces {
+        let acquired = |((charge, requested), (_, outcome)): ((&Charge, &_), &(Meter, _))| {
+            let (Some((hold, TicketUse::Acquire(weight))), Some(member), ChargeOutcome::Charged) =
                 (charge.use_of_ticket(), member_of(group, requested), *outcome)
-                && change_places(member, stripes, |state| state.acquire(hold, weight, now)).is_none()
-            {
+            else {
+                return 0;
+            };
+            let acquire = |state: &mut places::State| state.acquire(hold, weight, now);
+            change_places(member, stripes, acquire).unwrap_or_else(|| {
                 let mut state = places::State::default();
-                state.acquire(hold, weight, now);
+                let expired = acquire(&mut state);
                 self.insert_places(member, stripes, state);
-            }
-        }
+                expired
+            })
+        };
+        group.charges.iter().zip(&group.requested).zip(outcomes).map(acquired).collect()
     }
 
     fn insert_places(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: places::State) {
@@ -65,6 +74,17 @@ impl MemoryStore {
         let counter = Counter { key: key.into(), limit, rule, state: CounterState::Places(Box::new(state)) };
         if let Some(stripe) = find_stripe(stripes, stripe) {
             stripe.insert(hash, counter, |counter| self.hash(&counter.key, counter.limit));
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Adds the places that have ended by themselves to the readings.
+    pub(super) fn report_expired_places(readings: &mut Readings, expired: &[u64]) {
+        for (reading, expired) in readings.iter_mut().zip(expired).filter(|(_, expired)| **expired > 0) {
+            if let Ok(reading) = reading {
+                reading.budget = Some(places::report(*expired));
+            }
         }
     }
 }

@@ -90,6 +90,9 @@ metrics! {
     /// Holds of budgets by event: opened, denied, settled, late, repeated, expired, unsettled (an amount
     /// was lost) or unknown_model.
     Counter HOLDS "tollgate_holds" ["event"] Derived;
+    /// Holds of budgets and places of concurrency limits by rule and event: opened, denied, settled (or given back),
+    /// late, repeated, or expired.
+    Counter RULE_HOLDS "tollgate_rule_holds" ["domain", "rule", "event"] Derived;
     /// Denials within 5 minutes of the key that each rule denies the most, estimated.
     Gauge MOST_DENIED_KEY "tollgate_most_denied_key_requests" ["rule"] Derived;
     /// Largest share of its limit that a key of each rule has used within 5 minutes, estimated.

@@ -5,18 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::definitions as defined;
 use super::snapshot::Snapshot;
 use crate::engine::algorithm::Reading;
-use crate::engine::algorithm::group::ChargeOutcome;
-use crate::engine::reserve::{Action, HoldEvent};
+use crate::engine::hold_counts::HoldCount;
+use crate::engine::reserve::Action;
 
-/// Names of the counts.
+/// Names of the counts: first those of [`HoldCount`].
 const NAMES: [&str; 8] =
     ["opened", "denied", "settled", "late", "repeated", "expired", "unsettled", "unknown_model"];
-const OPENED: usize = 0;
-const DENIED: usize = 1;
-const SETTLED: usize = 2;
-const LATE: usize = 3;
-const REPEATED: usize = 4;
-const EXPIRED: usize = 5;
 const UNSETTLED: usize = 6;
 const UNKNOWN_MODEL: usize = 7;
 
@@ -28,26 +22,9 @@ impl Holds {
     /// Counts what a charge with this action has done.
     pub(super) fn record(&self, action: Action, reading: &Reading) {
         let Some(report) = reading.budget else { return };
-        self.add(EXPIRED, report.expired.into());
-        match (report.event, action) {
-            (HoldEvent::Opened, _) => self.add(OPENED, 1),
-            (HoldEvent::Settled, _) => self.add(SETTLED, 1),
-            (HoldEvent::Late, _) => self.add(LATE, 1),
-            (HoldEvent::Repeated, _) => self.add(REPEATED, 1),
-            (HoldEvent::None | HoldEvent::TooMany, Action::Open(_))
-                if reading.outcome == ChargeOutcome::Denied =>
-            {
-                self.add(DENIED, 1);
-            }
-            (
-                HoldEvent::None
-                | HoldEvent::Known
-                | HoldEvent::TooMany
-                | HoldEvent::Continued
-                | HoldEvent::Extended
-                | HoldEvent::Unknown,
-                _,
-            ) => {}
+        self.add(HoldCount::Expired as usize, report.expired.into());
+        if let Some(event) = HoldCount::of_budget(action, reading) {
+            self.add(event as usize, 1);
         }
     }
 

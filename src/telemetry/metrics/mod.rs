@@ -320,6 +320,11 @@ impl Metrics {
         for (domain, layer) in rules.layers() {
             snapshot.add(&defined::LAYER_DENIED_REQUESTS, [domain, layer.name()], layer.denied());
         }
+        for (domain, rule, counts) in rules.holding() {
+            for (event, count) in counts.sums() {
+                snapshot.add(&defined::RULE_HOLDS, [domain, rule, event], count);
+            }
+        }
         for domain in rules.domains() {
             snapshot.add(&defined::UNMATCHED_DESCRIPTORS, [domain.name()], domain.unmatched());
         }

@@ -20,8 +20,9 @@ use super::source::Document;
 use super::span::Located;
 use super::tree::Domain;
 use super::unreachable::{Unreachable, unreachable};
-use super::{Layer, Rules};
+use super::{HoldingRule, Layer, NamedLimit, Quota, Rule, Rules};
 use crate::engine::hit_counts::{Counts, StatsPath};
+use crate::engine::hold_counts::HoldCounts;
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
 
@@ -115,6 +116,7 @@ struct Compiler<'s> {
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
     leased: BTreeMap<u32, (Box<str>, Box<str>)>,
+    holding: BTreeMap<u32, HoldingRule>,
     /// Lockout schedules of rules that share lockouts, each with the position of the first.
     schedules: BTreeMap<SharedLockout, (Arc<LockoutSchedule>, Origin)>,
     names: ReplacedNames,
@@ -144,6 +146,7 @@ impl<'s> Compiler<'s> {
             counts: BTreeMap::new(),
             layers: BTreeMap::new(),
             leased: BTreeMap::new(),
+            holding: BTreeMap::new(),
             schedules: BTreeMap::new(),
             names: ReplacedNames::default(),
         }
@@ -154,6 +157,20 @@ impl<'s> Compiler<'s> {
         let before = self.previous.and_then(|previous| previous.counts.get(path));
         let counts = || before.map_or_else(Arc::default, Arc::clone);
         Arc::clone(self.counts.entry(path.clone()).or_insert_with(counts))
+    }
+
+    /// Counts of the holds and places of a rule with these limits, if it has any: those that it had before.
+    fn hold_counts(&mut self, path: &StatsPath, has_reserve: bool, quota: &Quota) -> Option<Arc<HoldCounts>> {
+        let has_places = |limits: &[NamedLimit]| limits.iter().any(|limit| limit.limit.is_concurrency());
+        if !has_reserve && !matches!(quota, Quota::Limited(limits) if has_places(limits)) {
+            return None;
+        }
+        let (domain, path): (_, Box<str>) = (path.domain.clone(), path.to_string().into());
+        let id = Rule::id_of(&path);
+        let before = self.previous.and_then(|previous| previous.holding.get(&id));
+        let counts = before.map_or_else(Arc::default, |before| Arc::clone(&before.counts));
+        let rule = self.holding.entry(id).or_insert(HoldingRule { domain, path, counts });
+        Some(Arc::clone(&rule.counts))
     }
 
     /// Takes the domain `name` out of this set, or starts it.
@@ -218,6 +235,7 @@ impl<'s> Compiler<'s> {
             counts: self.counts,
             layers: self.layers,
             leased: self.leased,
+            holding: self.holding,
             len: self.rules,
             default_charge: self.options.charge.unwrap_or_default(),
             default_on_backend_failure: self.options.on_backend_failure,

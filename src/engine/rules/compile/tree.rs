@@ -252,6 +252,7 @@ impl Compiler<'_> {
             id: Rule::id_of(&path.to_string()),
             path: path.to_string().into(),
             counts: (name_is_fixed && quota != Quota::Unlimited).then(|| self.counts(path)),
+            holds: self.hold_counts(path, reserve.is_some(), &quota),
             quota,
             replaces: replaces.map(|name| name.value.as_str().into()).collect(),
             charge,

@@ -37,7 +37,8 @@
 --            sliding window: hits of the previous window; sliding log: time of the last hit that must leave for
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
 --            one ends, -1 for none
---            sliding window: number of the window; sliding log: time of the newest hit, -1 for none
+--            sliding window: number of the window; sliding log: time of the newest hit, -1 for none; places: number
+--            of places that had ended by themselves and were dropped
 --          then, for each charge with a lockout, the end of its block in microseconds; the numbers of reserve.lua for
 --          each charge to a counter with holds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
@@ -241,7 +242,7 @@ end
 
 local function take_places(ask)
   local c, ends = ask.counter, micros_text(now_us + ask.ttl * 1000000)
-  call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
+  ask.expired = call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
   local taken = c.taken[ask.ticket] or 0
   for index = taken + 1, taken + ask.hits do call('ZADD', c.key, ends, place(ask.ticket, index)) end
   c.taken[ask.ticket] = taken + ask.hits
@@ -390,6 +391,7 @@ local function answer(ask, outcome, level, low)
     reply[n + 3] = c.at
   elseif c.algorithm == PLACES then
     places[#places + 1] = { at = n + 3, key = c.key }
+    reply[n + 4] = ask.expired or 0
   elseif c.algorithm == SLIDING_LOG then
     logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
   end

@@ -144,7 +144,9 @@ impl SlotCharge {
         };
         let context = ChargeContext { limit, hits, mode, now };
         let Some(RawBudget { report, first_end_us }) = budget else {
-            return Reading::of(context, &state, used, outcome);
+            let expired = if limit.is_concurrency() { whole(other) } else { 0 };
+            let budget = (expired > 0).then(|| places::report(expired));
+            return Reading { budget, ..Reading::of(context, &state, used, outcome) };
         };
         let first_ends_in_secs = budget::secs_until(first_end_us, seen.now);
         let report = Report { first_ends_in_secs, ..report };
