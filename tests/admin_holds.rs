@@ -231,6 +231,61 @@ async fn commands_and_pages_name_holds_and_places() {
     }
 }
 
+/// A reset gives a client all of its limit back at once. What requests in flight settle later is counted, and nothing
+/// twice.
+#[tokio::test]
+async fn a_reset_ends_holds_and_what_is_settled_stays_settled() {
+    for replica in Replica::each().await {
+        let reset = async |key: &str, more: &str| {
+            let descriptor = json!([{ "key": key, "value": "a" }]);
+            let body = json!({ "domain": "ai", "descriptor": descriptor, "reason": "a test" });
+            let path = format!("/keys:reset{more}");
+            let (status, answer) = call(&replica.service, Method::POST, &path, Some(body)).await;
+            assert_eq!(status, StatusCode::OK, "{answer}");
+            answer
+        };
+        let usage = async || {
+            let level = replica.level("user").await.0;
+            [&level["used"], &level["budget"]["held"], &level["budget"]["holds"]].map(|of| of.as_u64())
+        };
+        let [settled, part, open] =
+            [replica.reserve(200).await, replica.reserve(300).await, replica.reserve(400).await];
+        replica.settle(&settled, json!({ "amount": 150 })).await;
+        replica.settle(&part, json!({ "amount": 120, "final": false })).await;
+        assert_eq!(usage().await, [270, 580, 2].map(Some));
+        let dry = reset("user", "?dry_run=1").await;
+        assert_eq!((&dry["removed"], &dry["counters"][0]["budget"]["held"]), (&json!(0), &json!(580)));
+        assert_eq!(usage().await, [270, 580, 2].map(Some), "a dry run changes nothing");
+
+        assert_eq!(reset("user", "").await["removed"], 1);
+        assert_eq!(usage().await, [0, 0, 0].map(Some));
+        assert_eq!(reset("user", "").await["removed"], 0, "there is nothing left");
+        assert_eq!(replica.settle(&settled, json!({ "amount": 150 })).await["first"], false);
+        let extended = replica.post("/v1/extend", json!({ "user": "a" }), json!({ "ticket": open })).await;
+        assert_eq!(extended.0, StatusCode::NOT_FOUND, "{extended:?}");
+        assert_eq!(usage().await, [0, 0, 0].map(Some));
+        let late = replica.settle(&part, json!({ "amount": 200 })).await;
+        assert_eq!((&late["late"], usage().await), (&json!(true), [80, 0, 0].map(Some)), "the rest: {late}");
+        replica.settle(&open, json!({ "amount": 90 })).await;
+        assert_eq!(usage().await, [170, 0, 0].map(Some), "in full");
+        assert_eq!(replica.settle(&open, json!({ "amount": 90 })).await["first"], false);
+
+        let ticket = replica.acquire().await.expect("a place");
+        assert!(replica.acquire().await.is_some() && replica.acquire().await.is_some());
+        assert!(replica.acquire().await.is_none());
+        assert_eq!(reset("tenant", "").await["removed"], 1);
+        assert!(replica.acquire().await.is_some(), "the places are free");
+        let released =
+            replica.post("/v1/release", json!({ "tenant": "a" }), json!({ "ticket": ticket })).await;
+        assert_eq!(released.1, json!({ "released": false }));
+        assert_eq!(
+            replica.level("tenant").await.0["places"]["taken"],
+            1,
+            "an old ticket frees none of the new"
+        );
+    }
+}
+
 #[tokio::test]
 async fn holds_and_places_are_counted_for_each_rule() {
     for replica in Replica::each().await {

@@ -10,8 +10,9 @@ pub type ResetFuture<'a> = Pin<Box<dyn Future<Output = Result<usize, StoreError>
 
 /// A store whose counters an operator can remove.
 pub trait CounterReset: Send + Sync {
-    /// Removes the counters that `charges` made as of `now` would count in, so that the next charge finds none.
-    /// Returns how many there were. Lockouts stay.
+    /// Removes the counters that `charges` made as of `now` would count in, so that the next charge finds none: with them
+    /// end the holds of budgets and the places of concurrency limits. Tickets that are settled stay known. Returns how
+    /// many counters there were. Lockouts stay.
     ///
     /// # Errors
     /// The first [`StoreError`]; other counters may have been removed.

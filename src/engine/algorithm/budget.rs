@@ -345,6 +345,22 @@ impl State {
         self.by_end.insert((held.end_us, ticket));
     }
 
+    /// Forgets what is used, and ends every hold. What settled tickets have counted stays known. Returns whether anything
+    /// was used or held.
+    pub fn reset(&mut self, limit: Limit, terms: Terms, now: Timestamp) -> bool {
+        let was_used = self.counter.used(limit, now) > 0 || !self.holds.is_empty();
+        self.counter = CounterState::empty(limit.algorithm);
+        self.counter.load(limit, now);
+        for (ticket, Held { counted, .. }) in std::mem::take(&mut self.holds) {
+            if counted > 0 {
+                self.mark(ticket, Marked::Expired { counted }, terms, now);
+            }
+        }
+        self.by_end.clear();
+        self.held = 0;
+        was_used
+    }
+
     /// `report` with the sums.
     pub fn complete(&self, report: Report, now: Timestamp) -> Report {
         Report {

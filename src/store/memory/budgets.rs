@@ -155,7 +155,7 @@ impl Group<'_> {
 }
 
 /// Changes the holds of `member`.
-fn change_budget<T>(
+pub(super) fn change_budget<T>(
     member: &Member<'_>,
     stripes: &mut Stripes<'_>,
     change: impl FnOnce(&mut budget::State) -> T,
@@ -171,7 +171,7 @@ fn change_budget<T>(
 }
 
 /// Drops the counter of `member` if it equals one that is not there.
-fn drop_empty(member: &Member<'_>, stripes: &mut Stripes<'_>, now: Timestamp) {
+pub(super) fn drop_empty(member: &Member<'_>, stripes: &mut Stripes<'_>, now: Timestamp) {
     let is_empty = match member.find(stripes) {
         Some(Counter { state: CounterState::Budget(state), .. }) => {
             state.has_no_tickets() && state.counter.used(member.limit, now) == 0

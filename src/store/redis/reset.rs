@@ -2,19 +2,24 @@
 
 use super::RedisStore;
 use super::lockouts::ask;
+use super::node_client::NodeClient;
 use super::reply::Reply;
+use super::slot_groups::Counter;
 use crate::engine::Timestamp;
-use crate::store::Charge;
 use crate::store::reset::{CounterReset, ResetFuture};
+use crate::store::{Charge, StoreError};
+
+const RESET: &str = include_str!("reset.lua");
 
 impl CounterReset for RedisStore {
     /// Denials known to this process are forgotten at once; other replicas know theirs for a second at most.
     fn reset<'a>(&'a self, charges: &'a [Charge], now: Timestamp) -> ResetFuture<'a> {
         Box::pin(async move {
             let mut removed = 0;
-            for (cluster, slot, key) in self.clusters.counters(charges, now) {
-                let node = cluster.node_of(slot)?;
-                let reply = ask(&node, &[b"DEL", &key]).await.inspect_err(|_| cluster.request_refresh())?;
+            for counter in self.clusters.counters(charges, now) {
+                let node = counter.cluster.node_of(counter.slot)?;
+                let reply = remove(&node, &counter).await;
+                let reply = reply.inspect_err(|_| counter.cluster.request_refresh())?;
                 removed += usize::from(reply != Reply::Int(0));
             }
             for charge in charges {
@@ -24,4 +29,11 @@ impl CounterReset for RedisStore {
             Ok(removed)
         })
     }
+}
+
+async fn remove(node: &NodeClient, Counter { key, reserve, .. }: &Counter<'_>) -> Result<Reply, StoreError> {
+    let Some(reserve) = reserve else { return ask(node, &[b"DEL", key]).await };
+    let [Some(holds), Some(amounts), _] = reserve.keys() else { return ask(node, &[b"DEL", key]).await };
+    let memory_secs = reserve.reservation.terms.memory_secs.to_string();
+    ask(node, &[b"EVAL", RESET.as_bytes(), b"3", key, &holds, &amounts, memory_secs.as_bytes()]).await
 }

@@ -29,6 +29,15 @@ pub(super) struct Clusters {
     pub(super) expiration_jitter_max_secs: u32,
 }
 
+/// A counter, and where it is kept.
+pub(super) struct Counter<'c> {
+    pub(super) cluster: &'c Cluster,
+    pub(super) slot: u16,
+    pub(super) key: Bytes,
+    /// Its holds, if it is a budget.
+    pub(super) reserve: Option<Box<SlotReservation>>,
+}
+
 /// Charges of one request whose counters lie in one slot, with their indexes in the request.
 pub(super) struct SlotGroup {
     pub(super) location: Location,
@@ -77,16 +86,14 @@ impl Clusters {
         groups
     }
 
-    /// Keys of the counters of `charges`, each with its cluster and slot.
-    pub(super) fn counters(&self, charges: &[Charge], now: Timestamp) -> Vec<(&Cluster, u16, Bytes)> {
-        let groups = self.groups(charges, now, false);
-        let of_group = |group: &SlotGroup| {
+    /// Counters of `charges`.
+    pub(super) fn counters(&self, charges: &[Charge], now: Timestamp) -> Vec<Counter<'_>> {
+        let of_group = |group: SlotGroup| {
             let (cluster, slot) = (self.of(group.location), group.location.slot);
-            let keys: Vec<_> =
-                group.charges.iter().map(|charge| (cluster, slot, charge.key.clone())).collect();
-            keys
+            let counter = move |SlotCharge { key, reserve, .. }| Counter { cluster, slot, key, reserve };
+            group.charges.into_iter().map(counter)
         };
-        groups.iter().flat_map(of_group).collect()
+        self.groups(charges, now, false).into_iter().flat_map(of_group).collect()
     }
 
     fn slot_charge(&self, charge: &Charge, now: Timestamp) -> SlotCharge {

@@ -11,7 +11,7 @@ use crate::engine::ticket::TEXT_LEN;
 use crate::engine::{Hits, Ticket};
 
 /// Keys of a counter with holds, besides its own.
-pub(super) const KEYS: usize = 3;
+pub(in crate::store::redis) const KEYS: usize = 3;
 /// Numbers of the reply to a charge.
 pub(super) const NUMBERS: usize = 8;
 
@@ -49,7 +49,7 @@ impl SlotCharge {
 
 impl SlotReservation {
     /// Keys of the holds, of their amounts, and of the mark, which are in the slot of the counter.
-    pub(super) fn keys(&self) -> [Option<Bytes>; KEYS] {
+    pub(in crate::store::redis) fn keys(&self) -> [Option<Bytes>; KEYS] {
         let with = |suffix: &[u8]| Some(Bytes::from([&*self.counter, suffix].concat()));
         let mark = self.reservation.action.marked_ticket();
         [with(b"h"), with(b"a"), mark.and_then(|ticket| with(format!("s{ticket}").as_bytes()))]
