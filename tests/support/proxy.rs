@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -51,6 +51,7 @@ enum Fate {
 /// told later: TCP has no gaps.
 pub(crate) struct Proxy {
     port: u16,
+    target: Arc<AtomicU16>,
     passage: watch::Sender<Passage>,
     resets: watch::Sender<()>,
     request_bytes: Arc<AtomicUsize>,
@@ -67,18 +68,32 @@ impl Proxy {
         let resets = watch::Sender::new(());
         let request_bytes = Arc::new(AtomicUsize::new(0));
         let connections = Arc::new(AtomicUsize::new(0));
+        let target = Arc::new(AtomicU16::new(target));
         let route = Route {
-            target,
+            target: Arc::clone(&target),
             passage: passage.subscribe(),
             request_bytes: Arc::clone(&request_bytes),
             connections: Arc::clone(&connections),
         };
         let task = tokio::spawn(accept(listener, route, resets.subscribe()));
-        Self { port, passage, resets, request_bytes, connections, _task: AbortOnDropHandle::new(task) }
+        Self {
+            port,
+            target,
+            passage,
+            resets,
+            request_bytes,
+            connections,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Carries connections to another port from now on.
+    pub(crate) fn redirect(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
     }
 
     /// Bytes of requests that have arrived so far.
@@ -105,7 +120,7 @@ impl Proxy {
 /// State that connections share.
 #[derive(Clone)]
 struct Route {
-    target: u16,
+    target: Arc<AtomicU16>,
     passage: watch::Receiver<Passage>,
     request_bytes: Arc<AtomicUsize>,
     connections: Arc<AtomicUsize>,
@@ -124,7 +139,7 @@ async fn accept(listener: TcpListener, route: Route, mut resets: watch::Receiver
 }
 
 async fn carry(mut client: TcpStream, route: Route, mut resets: watch::Receiver<()>) -> io::Result<()> {
-    let server = TcpStream::connect(("127.0.0.1", route.target)).await;
+    let server = TcpStream::connect(("127.0.0.1", route.target.load(Ordering::Relaxed))).await;
     let Ok(mut server) = server else { return client.set_zero_linger() };
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
