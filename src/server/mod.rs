@@ -13,6 +13,7 @@ mod grpc;
 mod health;
 mod heartbeat;
 mod http;
+mod links;
 mod listen;
 mod listeners;
 mod local;

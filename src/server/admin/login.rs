@@ -9,6 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::Admin;
 use super::audit::Entry;
+use crate::server::links::query_value;
 
 /// Page with the form, and where to go after it.
 pub(in crate::server) const LOGIN_PAGE: &str = "/login";
@@ -20,7 +21,7 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Resp
     let now = admin.clock.now();
     let Some((cookie, actor)) = admin.access.log_in(&field("token"), now, admin.is_tls) else {
         tracing::warn!("login rejected: unknown token");
-        return see_other(&format!("{LOGIN_PAGE}?failed=1&next={}", percent_encode(&next)), None);
+        return see_other(&format!("{LOGIN_PAGE}?failed=1&next={}", query_value(&next)), None);
     };
     let entry = Entry {
         actor: &actor,
@@ -43,7 +44,7 @@ pub(super) async fn log_out(State(admin): State<Arc<Admin>>, headers: HeaderMap)
 pub(super) fn login_redirect(headers: &HeaderMap, path: &str) -> Option<Response> {
     let accepts = headers.get(header::ACCEPT).and_then(|accepts| accepts.to_str().ok());
     let wants_page = accepts.is_some_and(|accepts| accepts.contains("text/html"));
-    wants_page.then(|| see_other(&format!("{LOGIN_PAGE}?next={}", percent_encode(path)), None))
+    wants_page.then(|| see_other(&format!("{LOGIN_PAGE}?next={}", query_value(path)), None))
 }
 
 fn see_other(location: &str, cookie: Option<&str>) -> Response {
@@ -61,10 +62,6 @@ fn local_path(next: &str) -> String {
     let is_local = next.starts_with('/') && !next.starts_with("//");
     let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');
     if is_local && is_plain { next.to_owned() } else { "/".to_owned() }
-}
-
-fn percent_encode(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 /// Value of a field of an `application/x-www-form-urlencoded` body.

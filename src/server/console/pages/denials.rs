@@ -1,12 +1,12 @@
 //! The last denials.
 
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{MANY, column, duration, limit_text, numbers, table};
 use crate::engine::Timestamp;
 use crate::server::admin::{Admin, DenialQuery, DenialView};
 use crate::server::console::chart;
+use crate::server::links::query_value;
 
 pub(in super::super) fn denials(admin: &Admin, query: &DenialQuery) -> Markup {
     let denials = admin.denials(Timestamp::from_secs(0), |denial| query.is_wanted(denial), MANY);
@@ -57,7 +57,6 @@ fn explain_link(denial: &DenialView) -> Option<String> {
     if denial.descriptors.contains('…') {
         return None;
     }
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let (domain, descriptors) = (encoded(&denial.domain), encoded(&denial.descriptors));
+    let (domain, descriptors) = (query_value(&denial.domain), query_value(&denial.descriptors));
     Some(format!("/explain?domain={domain}&descriptors={descriptors}"))
 }

@@ -1,13 +1,13 @@
 //! Counters with the most hits, denials or use.
 
 use maud::{Markup, html};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 
 use super::{MANY, column, duration, limit_text, numbers, share_bar, share_of, table};
 use crate::limiter::observe::TopBy;
 use crate::server::admin::{Admin, TopQuery, TopView};
 use crate::server::console::chart;
+use crate::server::links::query_value;
 
 const ORDERS: [(TopBy, &str, &str); 3] = [
     (TopBy::Hits, "hits", "by hits"),
@@ -84,6 +84,5 @@ fn row(key: &TopView) -> Markup {
 /// The page of a key; `None` if its entries are not known exactly.
 fn link(key: &TopView) -> Option<String> {
     let entries = json!(key.descriptor.as_ref()?).to_string();
-    let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    Some(format!("/key?domain={}&descriptor={}", encoded(&key.domain), encoded(&entries)))
+    Some(format!("/key?domain={}&descriptor={}", query_value(&key.domain), query_value(&entries)))
 }

@@ -9,6 +9,7 @@ use crate::limiter::observe::TopBy;
 use crate::server::admin::{Admin, Role, RuleView};
 use crate::server::console::chart;
 use crate::server::console::layout::{Action, View};
+use crate::server::links::query_value;
 
 /// Window of the keys of a rule, in seconds.
 const WINDOW_SECS: u64 = 300;
@@ -47,7 +48,7 @@ pub(super) fn rules_table(label: &str, rules: &[RuleView]) -> Markup {
 }
 
 fn row(rule: &RuleView) -> Markup {
-    let path = percent_encoding::utf8_percent_encode(&rule.rule, percent_encoding::NON_ALPHANUMERIC);
+    let path = query_value(&rule.rule);
     html! {
         tr {
             th scope="row" { a href=(format!("/rule?rule={path}")) { code { (rule.rule) } } }
