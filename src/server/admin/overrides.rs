@@ -170,7 +170,7 @@ fn bad_request(message: impl Into<String>) -> Rejection {
 /// Subject of an override, and the path of the rule that matches its descriptor.
 fn subject(body: &OverrideBody, rules: &Rules) -> Result<(Subject, Option<String>), Rejection> {
     let OverrideBody { domain, descriptor: entries, block, exempt, limit, .. } = body;
-    check_entries(entries).map_err(wrong)?;
+    check_entries(entries).map_err(bad_request)?;
     let bytes: usize = entries.iter().map(|entry| entry.key.len() + entry.value.len()).sum();
     if bytes > MAX_DESCRIPTOR_BYTES {
         return Err(bad_request(format!(
