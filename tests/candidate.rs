@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use tollgate::clock::ManualClock;
 use tollgate::engine::rules::{CompileOptions, SourceFile, compile};
 use tollgate::engine::{Code, KeyFormat, KeyWriter, Modes, Request, Rules, Timestamp};
-use tollgate::limiter::{CANDIDATE_GRACE, Candidate, DecideError, Limiter};
+use tollgate::limiter::{CANDIDATE_GRACE, Candidate, CoreCopy, DecideError, Limiter};
 use tollgate::store::Store;
 use tollgate::store::redis::{Denials, RedisStore};
 use tollgate::telemetry::metrics::{CandidateMetrics, Metrics, MetricsSettings};
@@ -45,7 +45,7 @@ impl World {
         let counts = Arc::new(CandidateMetrics::new(Arc::clone(&tried)));
         metrics.show_candidate(&counts);
         let candidate = Candidate {
-            rules: Arc::clone(&tried),
+            rules: Arc::clone(&tried).into(),
             store: Arc::clone(store),
             keys: KeyWriter::new(KeyFormat::Native, PREFIX),
             metrics: counts,
@@ -53,8 +53,8 @@ impl World {
             sampler: Arc::default(),
         };
         let limiter = Limiter {
-            overrides: Arc::default(),
-            rules: Arc::clone(&live),
+            overrides: CoreCopy::default(),
+            rules: Arc::clone(&live).into(),
             store: Arc::clone(store),
             fallback: stores::fallback(),
             store_timeout: Duration::ZERO,

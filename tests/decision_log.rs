@@ -13,7 +13,7 @@ use tollgate::engine::{
     Code, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit,
 };
 use tollgate::lab::replay::{LogFormat, LogSource, ReplayOptions, Report, RulesToReplay, replay};
-use tollgate::limiter::{DecisionLog, Limiter};
+use tollgate::limiter::{CoreCopy, DecisionLog, Limiter};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 use tollgate::telemetry::logs::{DecisionLogTarget, decision_writer};
 
@@ -73,8 +73,8 @@ async fn simulate(path: &Path, sample: f64, requests: usize) -> usize {
     let writer = decision_writer(&DecisionLogTarget::File(path.to_owned())).expect("it can be opened");
     let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_794_787_200)));
     let limiter = Limiter {
-        overrides: Arc::default(),
-        rules: Arc::default(),
+        overrides: CoreCopy::default(),
+        rules: CoreCopy::default(),
         store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000_000))),
         fallback: stores::fallback(),
         store_timeout: Duration::ZERO,

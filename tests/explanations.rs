@@ -91,7 +91,7 @@ impl World {
                 overrides.shadow(&format!("d.{key}"), ends_at);
             }
         }
-        self.limiter.overrides.store(overrides);
+        self.limiter.overrides.store(Some(Arc::new(overrides)));
     }
 
     /// A request with a counter of its own for each descriptor.

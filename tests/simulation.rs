@@ -13,7 +13,7 @@ use tollgate::engine::{
     Code, Descriptor, Entry, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Rules, Timestamp, Unit,
     Window,
 };
-use tollgate::limiter::{CANDIDATE_GRACE, Candidate, DecideError, Limiter};
+use tollgate::limiter::{CANDIDATE_GRACE, Candidate, CoreCopy, DecideError, Limiter};
 use tollgate::store::{Charge, ChargeFuture, Store, StoreError};
 use tollgate::telemetry::metrics::Metrics;
 
@@ -123,8 +123,8 @@ impl World {
             metrics.show_candidate(&candidate.metrics);
         }
         let limiter = Limiter {
-            overrides: Arc::default(),
-            rules: Arc::default(),
+            overrides: CoreCopy::default(),
+            rules: CoreCopy::default(),
             store: Arc::clone(&store) as _,
             fallback: stores::fallback(),
             store_timeout: Duration::ZERO,
@@ -267,7 +267,7 @@ async fn a_candidate_does_what_its_own_model_does_and_changes_no_decision() {
         let shared = stores::memory();
         let beside = faulty(if seed % 2 == 0 { Arc::clone(&shared) } else { stores::memory() });
         let candidate = Candidate {
-            rules: Arc::default(),
+            rules: CoreCopy::default(),
             store: Arc::clone(&beside) as _,
             keys: KeyWriter::new(KeyFormat::Native, "candidate/"),
             metrics: Arc::default(),

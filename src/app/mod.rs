@@ -19,9 +19,9 @@ use self::exporters::Exporters;
 use self::rules::{CandidateRules, LiveRules};
 use self::stores::{CoreStores, Stores};
 use crate::clock::{Clock, SystemClock};
-use crate::engine::Rules;
+use crate::engine::{Overrides, Rules};
 use crate::limiter::observe::Observer;
-use crate::limiter::overrides::{LiveOverrides, OverrideBook};
+use crate::limiter::overrides::OverrideBook;
 use crate::limiter::{DecisionLog, Limiter};
 use crate::provider::Handle;
 use crate::provider::xds::XdsStatus;
@@ -110,7 +110,7 @@ struct Shared {
     /// Reads the observations of the cores; `None` without an admin listener.
     observer: Option<Arc<Observer>>,
     /// Overrides in force.
-    overrides: Arc<LiveOverrides>,
+    overrides: Arc<ArcSwapOption<Overrides>>,
     /// Access to the admin listener.
     admin_access: Arc<Access>,
     /// Log of decisions and its writer; `None` if it is off.
@@ -324,7 +324,7 @@ fn follow_overrides(
 /// Reads counters for operators, with connections of its own.
 fn operators_limiter(settings: &Settings, stores: &Stores, shared: &Shared) -> Limiter {
     Limiter {
-        rules: Arc::clone(&shared.rules),
+        rules: Arc::clone(&shared.rules).into(),
         store: Arc::clone(&stores.for_operators),
         fallback: Arc::clone(&stores.fallback),
         store_timeout: stores.store_timeout,
@@ -334,7 +334,7 @@ fn operators_limiter(settings: &Settings, stores: &Stores, shared: &Shared) -> L
         modes: settings.modes,
         candidate: None,
         tap: None,
-        overrides: Arc::clone(&shared.overrides),
+        overrides: Arc::clone(&shared.overrides).into(),
         decision_log: None,
     }
 }
@@ -347,7 +347,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
         let CoreStores { store, candidate_store, ready, settle } = (stores.make)();
         let Shared { rules, candidate, clock, metrics, observer, overrides, decision_log, .. } = &shared;
         let limiter = Limiter {
-            rules: Arc::clone(rules),
+            rules: Arc::clone(rules).into(),
             store,
             fallback: Arc::clone(&stores.fallback),
             store_timeout: stores.store_timeout,
@@ -358,7 +358,7 @@ fn core_factory(settings: &Settings, stores: Stores, shared: Shared) -> Arc<Core
             candidate: candidate.as_ref().map(|candidate| candidate.for_core(candidate_store)),
             tap: observer.as_ref().map(|observer| observer.tap()),
             decision_log: decision_log.as_ref().map(|(log, _)| log.clone()),
-            overrides: Arc::clone(overrides),
+            overrides: Arc::clone(overrides).into(),
         };
         CoreContext { service: RateLimitService::new(limiter, answers.clone(), max_in_flight), ready, settle }
     })

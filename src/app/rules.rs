@@ -108,7 +108,7 @@ impl CandidateRules {
     /// Candidate of one core, which counts in `store`.
     pub(super) fn for_core(&self, store: Arc<dyn Store>) -> Candidate {
         Candidate {
-            rules: Arc::clone(&self.rules),
+            rules: Arc::clone(&self.rules).into(),
             store,
             keys: self.keys.clone(),
             metrics: Arc::clone(&self.metrics),

@@ -4,9 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_utils::CachePadded;
-
 use super::Entry;
+use super::per_core::PerCore;
 
 /// Hits that one status adds to the counts of its rule. Names and meanings are envoyproxy/ratelimit's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +31,9 @@ pub struct HitCounts {
 /// The counts of one rule since it was first loaded. Kept over reloads for as long as a rule with
 /// the same [`StatsPath`] exists.
 #[derive(Debug, Default)]
-pub struct Counts(CachePadded<Sums>);
+pub struct Counts(PerCore<Sums>);
+
+/// Counts of one core, in one cache line.
 
 #[derive(Debug, Default)]
 struct Sums {
@@ -54,28 +55,31 @@ impl Counts {
                 sum.fetch_add(hits, Ordering::Relaxed);
             }
         };
-        add(&self.0.total_hits, hit_counts.total_hits);
-        add(&self.0.over_limit, hit_counts.over_limit);
-        add(&self.0.over_limit_with_local_cache, hit_counts.over_limit_with_local_cache);
-        add(&self.0.near_limit, hit_counts.near_limit);
-        add(&self.0.within_limit, hit_counts.within_limit);
-        add(&self.0.shadow_mode, hit_counts.shadow_mode);
-        add(&self.0.total_negative_hits, hit_counts.total_negative_hits);
-        add(&self.0.denied_requests, hit_counts.denied_requests);
+        let own = self.0.own();
+        add(&own.total_hits, hit_counts.total_hits);
+        add(&own.over_limit, hit_counts.over_limit);
+        add(&own.over_limit_with_local_cache, hit_counts.over_limit_with_local_cache);
+        add(&own.near_limit, hit_counts.near_limit);
+        add(&own.within_limit, hit_counts.within_limit);
+        add(&own.shadow_mode, hit_counts.shadow_mode);
+        add(&own.total_negative_hits, hit_counts.total_negative_hits);
+        add(&own.denied_requests, hit_counts.denied_requests);
     }
 
     /// Counts so far.
     pub fn sum(&self) -> HitCounts {
-        let sum = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        let sum = |field: fn(&Sums) -> &AtomicU64| {
+            self.0.all().map(|sums| field(sums).load(Ordering::Relaxed)).sum()
+        };
         HitCounts {
-            total_hits: sum(&self.0.total_hits),
-            over_limit: sum(&self.0.over_limit),
-            over_limit_with_local_cache: sum(&self.0.over_limit_with_local_cache),
-            near_limit: sum(&self.0.near_limit),
-            within_limit: sum(&self.0.within_limit),
-            shadow_mode: sum(&self.0.shadow_mode),
-            total_negative_hits: sum(&self.0.total_negative_hits),
-            denied_requests: sum(&self.0.denied_requests),
+            total_hits: sum(|sums| &sums.total_hits),
+            over_limit: sum(|sums| &sums.over_limit),
+            over_limit_with_local_cache: sum(|sums| &sums.over_limit_with_local_cache),
+            near_limit: sum(|sums| &sums.near_limit),
+            within_limit: sum(|sums| &sums.within_limit),
+            shadow_mode: sum(|sums| &sums.shadow_mode),
+            total_negative_hits: sum(|sums| &sums.total_negative_hits),
+            denied_requests: sum(|sums| &sums.denied_requests),
         }
     }
 }

@@ -1,11 +1,8 @@
 //! Counts of holds and places of rules.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_utils::CachePadded;
-
 use super::algorithm::Reading;
 use super::algorithm::group::ChargeOutcome;
+use super::per_core::CoreCount;
 use super::reserve::{Action, HoldEvent};
 
 /// Event of a hold of a budget, or of a place of a concurrency limit.
@@ -54,18 +51,18 @@ impl HoldCount {
 
 /// Counts of the holds of one rule since it was first loaded. Kept over reloads.
 #[derive(Debug, Default)]
-pub struct HoldCounts(CachePadded<[AtomicU64; HoldCount::NAMES.len()]>);
+pub struct HoldCounts([CoreCount; HoldCount::NAMES.len()]);
 
 impl HoldCounts {
     /// Adds `count` of an event.
     pub fn add(&self, event: HoldCount, count: u64) {
         if let Some(sum) = self.0.get(event as usize).filter(|_| count > 0) {
-            sum.fetch_add(count, Ordering::Relaxed);
+            sum.add(count);
         }
     }
 
     /// Counts so far, each with the name of its event.
     pub fn sums(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        HoldCount::NAMES.into_iter().zip(self.0.iter()).map(|(name, sum)| (name, sum.load(Ordering::Relaxed)))
+        HoldCount::NAMES.into_iter().zip(self.0.iter().map(CoreCount::get))
     }
 }

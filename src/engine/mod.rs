@@ -57,6 +57,7 @@ pub mod limit;
 pub mod lockout;
 pub mod modes;
 pub mod overrides;
+pub mod per_core;
 pub mod plan;
 pub mod request;
 pub mod reserve;

@@ -5,12 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures_util::future::{Either, select};
 use smallvec::SmallVec;
 use tokio::time::{self, Instant};
 use tracing::Level;
 
+use super::core_copy::CoreCopy;
 use super::redact;
 use super::sampler::Sampler;
 use crate::engine::compare::{Comparison, ComparisonOutcome, compare};
@@ -28,7 +28,7 @@ pub const CANDIDATE_GRACE: Duration = Duration::from_millis(1);
 /// Candidate rules.
 pub struct Candidate {
     /// Rules; `None` before the first load without errors.
-    pub rules: Arc<ArcSwapOption<Rules>>,
+    pub rules: CoreCopy<Rules>,
     /// Store of their counters.
     pub store: Arc<dyn Store>,
     /// Keys of their counters, which are separate from all others.

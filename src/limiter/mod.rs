@@ -1,6 +1,7 @@
 //! Decisions with I/O: combines the pure core with the rules in force, the store, the clock and the metrics.
 
 mod candidate;
+mod core_copy;
 mod decision_log;
 mod denials;
 mod holds;
@@ -16,7 +17,6 @@ mod unmatched;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwapOption, Guard};
 use smallvec::SmallVec;
 use tokio::time::{self, Instant};
 
@@ -34,20 +34,21 @@ use crate::store::{Charge, Lockout, Reading, Readings, Store, StoreError};
 use crate::telemetry::metrics::{Metrics, StoreFailure};
 
 pub use candidate::{CANDIDATE_GRACE, Candidate};
+pub use core_copy::CoreCopy;
 pub use decision_log::DecisionLog;
 pub use purpose::Purpose;
 pub use sampler::Sampler;
 pub use tickets::{TicketCall, TicketResult};
 
 use candidate::{Evaluation, with_trial};
+use core_copy::Held;
 use observe::{Observation, Tap};
-use overrides::LiveOverrides;
 use places::{Acquisition, Releases};
 
 /// Decides requests.
 pub struct Limiter {
     /// Rules in force; `None` before the first load.
-    pub rules: Arc<ArcSwapOption<Rules>>,
+    pub rules: CoreCopy<Rules>,
     /// Store of the counters.
     pub store: Arc<dyn Store>,
     /// Decisions on charges that the store failed.
@@ -69,15 +70,15 @@ pub struct Limiter {
     /// Log of every decision, if it is on.
     pub decision_log: Option<DecisionLog>,
     /// Overrides in force.
-    pub overrides: Arc<LiveOverrides>,
+    pub overrides: CoreCopy<Overrides>,
 }
 
 /// Snapshot of the rules in force, for a decision and its answer.
 pub struct Snapshot<'l> {
     limiter: &'l Limiter,
-    rules: Guard<Option<Arc<Rules>>>,
+    rules: Option<Arc<Held<Rules>>>,
     /// `None` without any.
-    overrides: Option<Guard<Arc<Overrides>>>,
+    overrides: Option<Arc<Held<Overrides>>>,
 }
 
 /// Failure to decide.
@@ -94,7 +95,7 @@ pub enum DecideError {
 impl Snapshot<'_> {
     /// The rules, if any have been loaded.
     pub fn rules(&self) -> Option<&Rules> {
-        self.rules.as_deref()
+        self.rules.as_deref().map(|rules| &**rules)
     }
 
     /// Overrides in force at `now`; `None` without any.
@@ -173,7 +174,7 @@ impl Snapshot<'_> {
 impl Limiter {
     /// Snapshot of the current rules.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        Snapshot { limiter: self, rules: self.rules.load(), overrides: self.overrides.load() }
+        Snapshot { limiter: self, rules: self.rules.current(), overrides: self.overrides.current() }
     }
 
     /// Charges of a peek at the counters of `request` under `rules` and `overrides`, in the order of its plan. Its
@@ -230,8 +231,8 @@ impl Limiter {
             let readings = self.charge(&charges, now, deadline).await;
             return self.judge(asked, live, Charged { charges: &charges, readings, places, releases });
         };
-        let others = candidate.rules.load();
-        let others = others.as_deref();
+        let others = candidate.rules.current();
+        let others = others.as_deref().map(|rules| &**rules);
         let trial = async {
             let mut trial = plan_with(others?, overrides, request, &candidate.keys);
             // Nobody would settle what a candidate holds.

@@ -3,18 +3,19 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::Timestamp;
+use crate::engine::per_core::CoreCount;
 
 /// Upper bound on how late an event may be. Later ones mean that the clock was set back.
 const LATE_SECS: u64 = 60;
 
 /// Admits the first event of each second. Shared by cores without a lock: a load and, where nothing is logged,
-/// an addition.
+/// an addition to this core's count.
 #[derive(Debug)]
 pub struct Sampler {
     /// The second of the last line, since the epoch; [`u64::MAX`] before the first.
     last_secs: AtomicU64,
     /// Events since then without a line.
-    unlogged: AtomicU64,
+    unlogged: CoreCount,
 }
 
 impl Default for Sampler {
@@ -26,7 +27,7 @@ impl Default for Sampler {
 impl Sampler {
     /// A sampler that has logged nothing yet.
     pub const fn new() -> Self {
-        Self { last_secs: AtomicU64::new(u64::MAX), unlogged: AtomicU64::new(0) }
+        Self { last_secs: AtomicU64::new(u64::MAX), unlogged: CoreCount::new() }
     }
 
     /// Admits an event at `now`, and returns the number of those that were not logged since the last line;
@@ -39,9 +40,9 @@ impl Sampler {
             self.last_secs.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         };
         if is_first && mine() {
-            return Some(self.unlogged.swap(0, Ordering::Relaxed));
+            return Some(self.unlogged.take());
         }
-        self.unlogged.fetch_add(1, Ordering::Relaxed);
+        self.unlogged.add(1);
         None
     }
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use tollgate::clock::SystemClock;
 use tollgate::engine::{KeyWriter, Modes, Rules};
-use tollgate::limiter::Limiter;
+use tollgate::limiter::{CoreCopy, Limiter};
 use tollgate::store::fallback::Fallback;
 use tollgate::store::memory::{MemorySettings, MemoryStore};
 
 /// A limiter of `rules`, alone in its process.
 pub(crate) fn limiter(rules: Arc<Rules>) -> Limiter {
     let limiter = Limiter {
-        overrides: Arc::default(),
-        rules: Arc::default(),
+        overrides: CoreCopy::default(),
+        rules: CoreCopy::default(),
         store: Arc::new(MemoryStore::new(MemorySettings::of_counters(1_000))),
         fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
         store_timeout: Duration::ZERO,

@@ -25,7 +25,7 @@ use tollgate::engine::{
     Code, Decision, Descriptor, Entry, HitCounts, Hits, KeyFormat, KeyWriter, Modes, Request, Status,
     Timestamp,
 };
-use tollgate::limiter::Limiter;
+use tollgate::limiter::{CoreCopy, Limiter};
 use tollgate::store::Store;
 
 use super::stores;
@@ -53,8 +53,8 @@ impl World {
     fn new(store: Arc<dyn Store>, keys: KeyWriter, modes: Modes) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_200)));
         let limiter = Limiter {
-            overrides: Arc::default(),
-            rules: Arc::default(),
+            overrides: CoreCopy::default(),
+            rules: CoreCopy::default(),
             store,
             fallback: stores::fallback(),
             store_timeout: Duration::ZERO,

@@ -1,14 +1,12 @@
 //! Layers: named aspects of a request, such as `user` or `ip`, that limits protect separately.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crossbeam_utils::CachePadded;
+use crate::engine::per_core::CoreCount;
 
 /// Layer of a domain and the number of requests that it denied. Kept over reloads.
 #[derive(Debug)]
 pub struct Layer {
     name: Box<str>,
-    denied: CachePadded<AtomicU64>,
+    denied: CoreCount,
 }
 
 impl Layer {
@@ -16,7 +14,7 @@ impl Layer {
     pub const MAX_NAME_BYTES: usize = 64;
 
     pub(super) fn new(name: &str) -> Self {
-        Self { name: name.into(), denied: CachePadded::default() }
+        Self { name: name.into(), denied: CoreCount::new() }
     }
 
     /// Name: `user`, `ip`, `endpoint` or any other.
@@ -26,11 +24,11 @@ impl Layer {
 
     /// Counts a denied request.
     pub fn add_denied(&self) {
-        self.denied.fetch_add(1, Ordering::Relaxed);
+        self.denied.add(1);
     }
 
     /// Denied requests since the layer was first loaded.
     pub fn denied(&self) -> u64 {
-        self.denied.load(Ordering::Relaxed)
+        self.denied.get()
     }
 }

@@ -11,7 +11,7 @@ use super::rules::RuleSet;
 use crate::clock::ManualClock;
 use crate::engine::{KeyWriter, Rules, Timestamp};
 use crate::lab::explanation::{ExplainContext, Explanation, explain, peek_of};
-use crate::limiter::Limiter;
+use crate::limiter::{CoreCopy, Limiter};
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
 use crate::store::{Charge, ChargeFuture, Store, StoreError};
@@ -85,7 +85,7 @@ impl World {
         let rules = Arc::new(ArcSwapOption::empty());
         let local = MemorySettings::of_counters(MAX_COUNTERS);
         let limiter = Limiter {
-            rules: Arc::clone(&rules),
+            rules: Arc::clone(&rules).into(),
             store: Arc::clone(&store) as _,
             fallback: Arc::new(Fallback::new(local, settings.replicas)),
             store_timeout: Duration::ZERO,
@@ -96,7 +96,7 @@ impl World {
             candidate: None,
             tap: None,
             decision_log: None,
-            overrides: Arc::default(),
+            overrides: CoreCopy::default(),
         };
         Self { limiter, clock, store, prefix }
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::ManualClock;
 use crate::engine::rules::{CompileOptions, SourceFile, compile};
 use crate::engine::{Code, Descriptor, Entry, KeyWriter, Modes};
-use crate::limiter::Limiter;
+use crate::limiter::{CoreCopy, Limiter};
 use crate::store::fallback::Fallback;
 use crate::store::memory::{MemorySettings, MemoryStore};
 
@@ -28,8 +28,8 @@ impl World {
         let rules = compile(&[file], CompileOptions::default(), None).unwrap();
         let clock = Arc::new(ManualClock::new(START));
         let limiter = Limiter {
-            overrides: Arc::default(),
-            rules: Arc::new(ArcSwapOption::from_pointee(rules)),
+            overrides: CoreCopy::default(),
+            rules: Arc::new(ArcSwapOption::from_pointee(rules)).into(),
             store: Arc::new(MemoryStore::new(MemorySettings::of_counters(10_000))),
             fallback: Arc::new(Fallback::new(MemorySettings::of_counters(1_000), 1)),
             store_timeout: Duration::ZERO,

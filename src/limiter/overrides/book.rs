@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::{self, MissedTickBehavior};
 
 use super::record::{Document, OverrideRecord, Subject};
-use super::{LiveOverrides, version};
+use super::version;
 use crate::clock::Clock;
 use crate::engine::text::one_line;
 use crate::engine::{KeyWriter, Overrides, Timestamp};
@@ -43,7 +44,7 @@ pub struct OverrideBook {
     store: Arc<dyn DocumentStore>,
     keys: KeyWriter,
     clock: Arc<dyn Clock>,
-    live: Arc<LiveOverrides>,
+    live: Arc<ArcSwapOption<Overrides>>,
     /// Held while the store is asked: a replica reads and writes in one order.
     known: Mutex<Known>,
     shown: RwLock<Shown>,
@@ -122,7 +123,7 @@ impl OverrideBook {
         store: Arc<dyn DocumentStore>,
         keys: KeyWriter,
         clock: Arc<dyn Clock>,
-        live: Arc<LiveOverrides>,
+        live: Arc<ArcSwapOption<Overrides>>,
     ) -> Self {
         Self { store, keys, clock, live, known: Mutex::default(), shown: RwLock::default() }
     }
@@ -252,7 +253,7 @@ impl OverrideBook {
                 }
             }
         }
-        self.live.store(overrides);
+        self.live.store((!overrides.is_empty()).then(|| Arc::new(overrides)));
         self.shown.write().overrides = known.overrides.clone().into();
     }
 

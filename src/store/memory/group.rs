@@ -162,9 +162,9 @@ impl MemoryStore {
     fn account(&self, group: &Group<'_>, stripes: &mut Stripes<'_>, usage: &[Usage], now: Timestamp) {
         let Group { members, suspects, .. } = group;
         let mut has_changed = false;
-        for ((_, stripe), before) in stripes.iter().zip(usage) {
+        for ((_, stripe), before) in stripes.iter_mut().zip(usage) {
             has_changed |= stripe.usage != *before;
-            self.room.account(*before, stripe.usage);
+            self.room.account(stripe);
         }
         for suspect in suspects.iter().filter(|_| has_changed) {
             if let Some(stripe) = find_stripe(stripes, suspect.stripe) {

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::MemoryStore;
 use super::group::{Member, find_stripe};
-use super::stripe::{CounterName, LockoutCounter, Stripe, Usage};
+use super::stripe::{CounterName, LockoutCounter, Stripe};
 use crate::engine::{KeyWriter, Timestamp};
 use crate::store::lockouts::{ActiveLockout, Found, LockoutFuture, Lockouts};
 
@@ -30,7 +30,6 @@ impl MemoryStore {
         let members: SmallVec<[Member<'_>; 4]> =
             struck.iter().map(|CounterName { key, limit }| self.member(key, *limit, 0)).collect();
         let mut stripes = self.lock_all(members.iter().map(|member| member.stripe).chain([index]));
-        let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
         let stripe = find_stripe(&mut stripes, index)?;
         let Some(found) = stripe.lockouts.find(hash, |counter| *counter.key == *key) else {
             return Some(false);
@@ -44,8 +43,8 @@ impl MemoryStore {
                 stripe.remove(member.hash, member.key, member.limit);
             }
         }
-        for ((_, stripe), before) in stripes.iter().zip(usage) {
-            self.room.account(before, stripe.usage);
+        for (_, stripe) in &mut stripes {
+            self.room.account(stripe);
         }
         Some(true)
     }

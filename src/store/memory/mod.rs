@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 
 pub use self::room::Figures;
 use self::room::Room;
-use self::stripe::{Counter, Stripe, log_bytes};
+use self::stripe::{Counter, Stripe, Usage, log_bytes};
 use super::inspect::{Inspect, InspectFuture, StoreReport};
 use super::{Charge, ChargeFuture, Reading, Readings, Store, is_group};
 use crate::engine::algorithm::group::{self as engine, ChargeOutcome, LeaseStep};
@@ -78,10 +78,11 @@ impl MemoryStore {
     pub fn new(settings: MemorySettings) -> Self {
         let most = (settings.max_counters / MIN_COUNTERS_PER_STRIPE).clamp(1, MAX_STRIPES);
         let stripes = (settings.max_counters / COUNTERS_PER_STRIPE).max(USUAL_STRIPES).min(most);
+        let stripes = stripes.next_power_of_two();
         Self {
             hasher: RandomState::default(),
-            stripes: (0..stripes.next_power_of_two()).map(|_| CachePadded::default()).collect(),
-            room: Room::new(settings),
+            stripes: (0..stripes).map(|_| CachePadded::default()).collect(),
+            room: Room::new(settings, stripes),
             sweep_cursor: AtomicUsize::new(0),
         }
     }
@@ -96,9 +97,17 @@ impl MemoryStore {
         self.len() == 0
     }
 
-    /// Counters held and evicted.
+    /// Counters held and evicted. Locks one stripe after the other.
     pub fn figures(&self) -> Figures {
-        self.room.figures()
+        let nothing = Figures { counters: 0, bytes: 0, ..self.room.figures() };
+        self.stripes.iter().map(|stripe| stripe.lock().usage).fold(
+            nothing,
+            |sum, Usage { counters, lockouts }| Figures {
+                counters: sum.counters + counters.len + lockouts.len,
+                bytes: sum.bytes + counters.bytes + lockouts.bytes,
+                ..sum
+            },
+        )
     }
 
     /// Drops expired counters, every stripe once in ten seconds, and warns of evictions. Never ends. The process
@@ -118,13 +127,12 @@ impl MemoryStore {
     pub fn sweep_next(&self, now: Timestamp) {
         let turn = self.sweep_cursor.fetch_add(1, Ordering::Relaxed);
         let mut stripe = self.stripes[turn % self.stripes.len()].lock();
-        let before = stripe.usage;
         stripe.sweep(
             now,
             |counter| self.hash(&counter.key, counter.limit),
             |counter| self.hasher.hash_one(&*counter.key),
         );
-        self.room.account(before, stripe.usage);
+        self.room.account(&mut stripe);
     }
 
     /// Carries out `charges` at once. See [`Store::charge`].
@@ -146,7 +154,7 @@ impl MemoryStore {
         let before = stripe.usage;
         let reading = self.count(&mut stripe, hash, charge, now);
         if stripe.usage != before {
-            self.room.account(before, stripe.usage);
+            self.room.account(&mut stripe);
             let keep = |counter: &Counter| *counter.key == *charge.key;
             self.make_room([&mut *stripe], now, keep);
         }

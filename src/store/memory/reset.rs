@@ -20,9 +20,6 @@ impl MemoryStore {
     fn remove(&self, charge: &Charge, now: Timestamp) -> bool {
         let member = self.member(&charge.key, charge.limit, charge.rule);
         let mut stripes = self.lock_all([member.stripe].into_iter());
-        let Some(before) = find_stripe(&mut stripes, member.stripe).map(|stripe| stripe.usage) else {
-            return false;
-        };
         let Some(is_current) = member.find(&mut stripes).map(|counter| counter.end_secs() > now.as_secs())
         else {
             return false;
@@ -38,7 +35,7 @@ impl MemoryStore {
             if was_used.is_none() {
                 stripe.remove(member.hash, member.key, member.limit);
             }
-            self.room.account(before, stripe.usage);
+            self.room.account(stripe);
         }
         was_used.unwrap_or(is_current)
     }

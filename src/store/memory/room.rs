@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::evict::Measure;
-use super::stripe::{Counter, Stripe, Usage};
+use super::stripe::{Counter, Held, Stripe, Usage};
 use super::{MemorySettings, MemoryStore};
 use crate::engine::Timestamp;
 
@@ -16,6 +16,11 @@ use crate::engine::Timestamp;
 const MAX_EVICTIONS: usize = 32;
 /// Stripes that are tried where a stripe has nothing to evict.
 const MAX_OTHER_STRIPES: usize = 8;
+/// Grains of a stripe's part of the bounds: what is not reported takes at most 1/256 of the store.
+const GRAINS: usize = 256;
+/// Upper bounds on a grain: a call must be able to evict more than it reports.
+const MAX_GRAIN_LEN: usize = MAX_EVICTIONS / 2;
+const MAX_GRAIN_BYTES: usize = 2_048;
 /// At most one log line about evictions in this time.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -30,9 +35,14 @@ pub struct Figures {
     pub evicted: u64,
 }
 
+/// What stripes hold, as far as they have reported it. A stripe reports when it has changed by a *grain*: cores that
+/// create counters in a large store seldom write to the sums that they share.
 #[derive(Debug)]
 pub(super) struct Room {
     settings: MemorySettings,
+    grain: Held,
+    /// Upper bound on what all stripes hold and have not reported.
+    unreported: Held,
     /// Of all stripes together.
     counters: AtomicUsize,
     counter_bytes: AtomicUsize,
@@ -42,9 +52,17 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) const fn new(settings: MemorySettings) -> Self {
+    pub(super) fn new(settings: MemorySettings, stripes: usize) -> Self {
+        let grain = |bound: usize, max| (bound / (GRAINS * stripes)).clamp(1, max);
+        let grain = Held {
+            len: grain(settings.max_counters, MAX_GRAIN_LEN),
+            bytes: grain(settings.max_bytes, MAX_GRAIN_BYTES),
+        };
+        let unreported = Held { len: (grain.len - 1) * stripes, bytes: (grain.bytes - 1) * stripes };
         Self {
             settings,
+            grain,
+            unreported,
             counters: AtomicUsize::new(0),
             counter_bytes: AtomicUsize::new(0),
             lockouts: AtomicUsize::new(0),
@@ -53,6 +71,7 @@ impl Room {
         }
     }
 
+    /// What was reported.
     pub(super) fn figures(&self) -> Figures {
         let read = |sum: &AtomicUsize| sum.load(Ordering::Relaxed);
         Figures {
@@ -62,8 +81,21 @@ impl Room {
         }
     }
 
-    /// Records that a stripe, which took `before`, takes `after`.
-    pub(super) fn account(&self, before: Usage, after: Usage) {
+    /// Records what `stripe` takes, if that has changed by a grain.
+    pub(super) fn account(&self, stripe: &mut Stripe) {
+        let has_grown = |of: fn(&Usage) -> Held| {
+            let (usage, reported) = (of(&stripe.usage), of(&stripe.reported));
+            usage.len.abs_diff(reported.len) >= self.grain.len
+                || usage.bytes.abs_diff(reported.bytes) >= self.grain.bytes
+        };
+        if has_grown(|usage| usage.counters) || has_grown(|usage| usage.lockouts) {
+            self.report(stripe);
+        }
+    }
+
+    /// Records what `stripe` takes.
+    fn report(&self, stripe: &mut Stripe) {
+        let (before, after) = (stripe.reported, stripe.usage);
         for (sum, before, after) in [
             (&self.counters, before.counters.len, after.counters.len),
             (&self.counter_bytes, before.counters.bytes, after.counters.bytes),
@@ -74,14 +106,15 @@ impl Room {
                 sum.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
             }
         }
+        stripe.reported = after;
     }
 
     /// Bound that is exceeded, if any.
     fn exceeded(&self) -> Option<Measure> {
         let Figures { counters, bytes, .. } = self.figures();
-        if counters > self.settings.max_counters {
+        if counters + self.unreported.len > self.settings.max_counters {
             Some(Measure::Counters)
-        } else if bytes > self.settings.max_bytes {
+        } else if bytes + self.unreported.bytes > self.settings.max_bytes {
             Some(Measure::Bytes)
         } else {
             None
@@ -96,9 +129,8 @@ impl Room {
 
     /// Carries out an eviction of `stripe`. Returns whether there was one.
     fn evict(&self, stripe: &mut Stripe, evict: impl FnOnce(&mut Stripe) -> bool) -> bool {
-        let before = stripe.usage;
         let has_evicted = evict(stripe);
-        self.account(before, stripe.usage);
+        self.report(stripe);
         self.evicted.fetch_add(has_evicted.into(), Ordering::Relaxed);
         has_evicted
     }

@@ -29,6 +29,8 @@ pub(super) struct Stripe {
     /// Usage of the counters of each rule, by [`Counter::rule`].
     pub(super) held: HashMap<u32, Held, foldhash::fast::RandomState>,
     pub(super) usage: Usage,
+    /// The usage that the store knows of.
+    pub(super) reported: Usage,
     /// Earliest expiry in this stripe, in seconds since the epoch. Sweeping before it is a no-op.
     pub(super) first_end_secs: u64,
 }
@@ -84,6 +86,7 @@ impl Default for Stripe {
             lockouts: HashTable::new(),
             held: HashMap::default(),
             usage: Usage::default(),
+            reported: Usage::default(),
             first_end_secs: u64::MAX,
         }
     }

@@ -4,16 +4,17 @@
 //! process drop the entry at once; those of others take effect within [`MAX_KNOWN`]. An entry holds for one limit:
 //! a changed rule does not find it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_utils::CachePadded;
 use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
 use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::per_core::CoreCount;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Lease, Limit, Timestamp};
 use crate::store::{Charge, Reading};
 
@@ -25,12 +26,20 @@ const USUAL_KEY_BYTES: u64 = 64;
 /// Upper bound on the age of an entry.
 const MAX_KNOWN: Duration = Duration::from_secs(1);
 
+/// Slots that show which keys may be denied.
+const SLOTS: usize = 4_096;
+
 /// The denials of every core, bounded in bytes: those that were of use stay.
 #[derive(Debug)]
 pub struct Denials {
     cache: Cache<Bytes, Denial, Weight, RandomState>,
-    hits: CachePadded<AtomicU64>,
-    misses: CachePadded<AtomicU64>,
+    hasher: RandomState,
+    begun: Instant,
+    /// Ends of the latest denials by a hash of their keys, in microseconds since `begun`. The cache takes a lock, which
+    /// cores would write to for every key: a key whose slot is over is not looked up.
+    ends: Box<[AtomicI64]>,
+    hits: CoreCount,
+    misses: CoreCount,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +72,17 @@ impl Denials {
         let lifecycle = DefaultLifecycle::default();
         Self {
             cache: Cache::with(len, max_bytes, Weight, RandomState::default(), lifecycle),
-            hits: CachePadded::default(),
-            misses: CachePadded::default(),
+            hasher: RandomState::default(),
+            begun: Instant::now(),
+            ends: (0..SLOTS).map(|_| AtomicI64::new(i64::MIN)).collect(),
+            hits: CoreCount::new(),
+            misses: CoreCount::new(),
         }
     }
 
     /// Hits and misses of the cache.
     pub fn lookups(&self) -> (u64, u64) {
-        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+        (self.hits.get(), self.misses.get())
     }
 
     /// Denials held.
@@ -89,15 +101,32 @@ impl Denials {
         if charge.enforcement != Enforcement::Enforced || is_unsure(charge) {
             return false;
         }
-        let known = self.cache.get(&charge.key).is_some_and(|denial| {
+        let may_be_denied = self.micros(instant) < self.end(&charge.key).load(Ordering::Relaxed);
+        let denial = may_be_denied.then(|| self.cache.get(&charge.key)).flatten();
+        let known = denial.is_some_and(|denial| {
             denial.limit == charge.limit
                 && instant < denial.until
                 && now < denial.fits
                 && hits >= denial.min_hits
         });
         let lookups = if known { &self.hits } else { &self.misses };
-        lookups.fetch_add(1, Ordering::Relaxed);
+        lookups.add(1);
         known
+    }
+
+    /// End of the latest denial among the keys that share a slot with `key`.
+    fn end(&self, key: &Bytes) -> &AtomicI64 {
+        let hash = self.hasher.hash_one(key);
+        &self.ends[usize::try_from(hash % SLOTS as u64).unwrap_or_default()]
+    }
+
+    /// Microseconds from the beginning to `instant`, rounded down; negative before it.
+    fn micros(&self, instant: Instant) -> i64 {
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        match instant.checked_duration_since(self.begun) {
+            Some(since) => micros(since),
+            None => -micros(self.begun.duration_since(instant)) - 1,
+        }
     }
 
     /// Reading of a charge that is known to be denied.
@@ -138,6 +167,8 @@ impl Denials {
                 _ => MAX_KNOWN,
             };
             let (fits, until) = (now.after(reset), sent + reset.min(known));
+            // One more: both moments are rounded.
+            self.end(&charge.key).fetch_max(self.micros(until) + 1, Ordering::Relaxed);
             self.cache
                 .insert(charge.key.clone(), Denial { limit: charge.limit, min_hits, fits, reset, until });
         }

@@ -1,10 +1,9 @@
 //! Metrics of the candidate rules. There are none without a candidate.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwapOption;
-use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 
@@ -13,9 +12,9 @@ use super::definitions::{
     CANDIDATE_REQUESTS, CANDIDATE_RULES,
 };
 use super::snapshot::Snapshot;
-use super::{add_one, read};
 use crate::engine::Rules;
 use crate::engine::compare::ComparisonOutcome;
+use crate::engine::per_core::CoreCount;
 
 /// Upper bound on rules with series of differences. Rules come from files and not from requests;
 /// this bounds what many reloads may add up to.
@@ -27,15 +26,15 @@ const OTHER: &str = "other";
 #[derive(Debug, Default)]
 pub struct CandidateMetrics {
     rules: Arc<ArcSwapOption<Rules>>,
-    same: CachePadded<AtomicU64>,
-    stricter: CachePadded<AtomicU64>,
-    looser: CachePadded<AtomicU64>,
-    failed: CachePadded<AtomicU64>,
+    same: CoreCount,
+    stricter: CoreCount,
+    looser: CoreCount,
+    failed: CoreCount,
     /// A lock, since rules come while others are counted. Nearly every call only reads; it is held for
     /// one lookup, and never across an await.
-    differences: RwLock<HashMap<Differing, Arc<AtomicU64>>>,
-    loads: AtomicU64,
-    errors: AtomicU64,
+    differences: RwLock<HashMap<Differing, Arc<CoreCount>>>,
+    loads: CoreCount,
+    errors: CoreCount,
     is_wrong: AtomicBool,
 }
 
@@ -70,12 +69,12 @@ impl CandidateMetrics {
 
     /// Counts a request that was compared.
     pub fn record(&self, outcome: ComparisonOutcome) {
-        add_one(self.outcome(outcome));
+        self.outcome(outcome).add(1);
     }
 
     /// Counts a request that was not compared: without candidate rules, or after a store failure.
     pub fn record_failure(&self) {
-        add_one(&self.failed);
+        self.failed.add(1);
     }
 
     /// Counts where a difference came from: the domain, which the rules know, and the rule that denies.
@@ -93,16 +92,16 @@ impl CandidateMetrics {
             let place = Differing { domain: domain.into(), rule: rule.into(), outcome };
             Arc::clone(self.differences.write().entry(place).or_default())
         });
-        add_one(&count);
+        count.add(1);
     }
 
     /// Counts a load of the candidate's files, `is_good` where all of them can be used as written.
     pub fn record_load(&self, is_good: bool) {
-        add_one(if is_good { &self.loads } else { &self.errors });
+        if is_good { &self.loads } else { &self.errors }.add(1);
         self.is_wrong.store(!is_good, Ordering::Relaxed);
     }
 
-    const fn outcome(&self, outcome: ComparisonOutcome) -> &CachePadded<AtomicU64> {
+    const fn outcome(&self, outcome: ComparisonOutcome) -> &CoreCount {
         match outcome {
             ComparisonOutcome::Same => &self.same,
             ComparisonOutcome::Stricter => &self.stricter,
@@ -113,16 +112,16 @@ impl CandidateMetrics {
     /// Adds every value to `snapshot`.
     pub fn collect(&self, snapshot: &mut Snapshot) {
         for outcome in [ComparisonOutcome::Same, ComparisonOutcome::Stricter, ComparisonOutcome::Looser] {
-            snapshot.add(&CANDIDATE_REQUESTS, [outcome.name()], read(self.outcome(outcome)));
+            snapshot.add(&CANDIDATE_REQUESTS, [outcome.name()], self.outcome(outcome).get());
         }
-        snapshot.add(&CANDIDATE_REQUESTS, ["failed"], read(&self.failed));
+        snapshot.add(&CANDIDATE_REQUESTS, ["failed"], self.failed.get());
         for (Differing { domain, rule, outcome }, count) in self.differences.read().iter() {
-            snapshot.add(&CANDIDATE_DIFFERING_REQUESTS, [domain, rule, outcome], read(count));
+            snapshot.add(&CANDIDATE_DIFFERING_REQUESTS, [domain, rule, outcome], count.get());
         }
         snapshot.add(&CANDIDATE_RULES, [], self.rules.load().as_ref().map_or(0, |rules| rules.len()));
         snapshot.add(&CANDIDATE_CONFIG_WRONG, [], self.is_wrong.load(Ordering::Relaxed));
-        snapshot.add(&CANDIDATE_CONFIG_LOADS, [], read(&self.loads));
-        snapshot.add(&CANDIDATE_CONFIG_ERRORS, [], read(&self.errors));
+        snapshot.add(&CANDIDATE_CONFIG_LOADS, [], self.loads.get());
+        snapshot.add(&CANDIDATE_CONFIG_ERRORS, [], self.errors.get());
     }
 }
 

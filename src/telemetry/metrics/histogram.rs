@@ -1,13 +1,12 @@
-//! A histogram of durations that any number of cores add to without waiting for each other.
+//! A histogram of durations that every core adds to by itself.
 //!
 //! Two integers are added for each value: the sum is in nanoseconds, and the count is the sum of the buckets.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-
 use super::model::Distribution;
+use crate::engine::per_core::PerCore;
 
 /// Upper bounds in seconds: envoyproxy/ratelimit's, and before them those that tell times below its
 /// first one apart.
@@ -16,21 +15,9 @@ const BOUNDS_SECS: [f64; 22] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
-/// Parts of a histogram. A thread adds to one of them, so that up to as many cores write to no cache line of another.
-const PARTS: usize = 16;
-
-thread_local! {
-    static PART: usize = {
-        static THREADS: AtomicUsize = AtomicUsize::new(0);
-        THREADS.fetch_add(1, Ordering::Relaxed) % PARTS
-    };
-}
-
 /// Histogram of durations.
 #[derive(Debug, Default)]
-pub(super) struct Histogram {
-    parts: [CachePadded<Part>; PARTS],
-}
+pub(super) struct Histogram(PerCore<Part>);
 
 #[derive(Debug, Default)]
 struct Part {
@@ -44,7 +31,7 @@ impl Histogram {
     pub(super) fn record(&self, value: Duration) {
         let secs = value.as_secs_f64();
         let bucket = BOUNDS_SECS.partition_point(|bound| *bound < secs);
-        let Some(part) = self.parts.get(PART.with(|part| *part)) else { return };
+        let part = self.0.own();
         if let Some(count) = part.counts.get(bucket) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -58,7 +45,7 @@ impl Histogram {
 
     /// Its contents now.
     pub(super) fn distribution(&self) -> Distribution {
-        let sum_ns: u64 = self.parts.iter().map(|part| part.sum_ns.load(Ordering::Relaxed)).sum();
+        let sum_ns: u64 = self.0.all().map(|part| part.sum_ns.load(Ordering::Relaxed)).sum();
         Distribution {
             bounds: &BOUNDS_SECS,
             counts: self.counts().into(),
@@ -68,7 +55,7 @@ impl Histogram {
 
     fn counts(&self) -> [u64; BOUNDS_SECS.len() + 1] {
         let mut counts = [0; BOUNDS_SECS.len() + 1];
-        for part in &self.parts {
+        for part in self.0.all() {
             for (count, of_part) in counts.iter_mut().zip(&part.counts) {
                 *count += of_part.load(Ordering::Relaxed);
             }
@@ -85,12 +72,12 @@ mod tests {
     fn values_of_all_threads_are_read() {
         let histogram = Histogram::default();
         std::thread::scope(|scope| {
-            for _ in 0..2 * PARTS {
+            for _ in 0..20 {
                 scope.spawn(|| (0..100).for_each(|_| histogram.record(Duration::from_millis(1))));
             }
         });
-        assert_eq!(histogram.count(), 200 * PARTS as u64);
-        assert!((histogram.distribution().sum_secs - 0.2 * PARTS as f64).abs() < 1e-9);
+        assert_eq!(histogram.count(), 2_000);
+        assert!((histogram.distribution().sum_secs - 2.0).abs() < 1e-9);
     }
 
     #[test]

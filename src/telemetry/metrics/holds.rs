@@ -1,11 +1,10 @@
 //! Counts of the holds of budgets.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::definitions as defined;
 use super::snapshot::Snapshot;
 use crate::engine::algorithm::Reading;
 use crate::engine::hold_counts::HoldCount;
+use crate::engine::per_core::CoreCount;
 use crate::engine::reserve::Action;
 
 /// Names of the counts: first those of [`HoldCount`].
@@ -16,7 +15,7 @@ const UNKNOWN_MODEL: usize = 7;
 
 /// Counts of holds by event.
 #[derive(Debug, Default)]
-pub(super) struct Holds([AtomicU64; NAMES.len()]);
+pub(super) struct Holds([CoreCount; NAMES.len()]);
 
 impl Holds {
     /// Counts what a charge with this action has done.
@@ -40,13 +39,13 @@ impl Holds {
 
     fn add(&self, index: usize, count: u64) {
         if let Some(sum) = self.0.get(index).filter(|_| count > 0) {
-            sum.fetch_add(count, Ordering::Relaxed);
+            sum.add(count);
         }
     }
 
     pub(super) fn collect(&self, snapshot: &mut Snapshot) {
         for (event, count) in NAMES.into_iter().zip(&self.0) {
-            snapshot.add(&defined::HOLDS, [event], count.load(Ordering::Relaxed));
+            snapshot.add(&defined::HOLDS, [event], count.get());
         }
     }
 }

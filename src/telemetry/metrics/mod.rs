@@ -1,6 +1,7 @@
 //! Metrics: what the service counts, and the exporters that show it.
 //!
-//! Counts live in atomics, here, in the compiled rules, or in the part that counts ([`Metrics::register`]).
+//! Counts live here, in the compiled rules, or in the part that counts ([`Metrics::register`]). What is counted for
+//! each request has a part for every core ([`crate::engine::per_core`]).
 //! [`Metrics::snapshot`] reads them all; each exporter renders that one snapshot in its own form. [`model`]
 //! says how to add a metric.
 //!
@@ -31,6 +32,7 @@ use parking_lot::Mutex;
 
 use crate::engine::algorithm::Reading;
 use crate::engine::hit_counts::{HitCounts, StatsRef};
+use crate::engine::per_core::CoreCount;
 use crate::engine::reserve::Action;
 use crate::engine::{Code, Decision, Rules, StatsPath, Timestamp};
 use definitions as defined;
@@ -71,18 +73,18 @@ pub struct Metrics {
     rules: Arc<ArcSwapOption<Rules>>,
     named: NamedCounts,
     calls: Histogram,
-    service_errors: AtomicU64,
-    unknown_domain_requests: AtomicU64,
-    shadowed_requests: AtomicU64,
+    service_errors: CoreCount,
+    unknown_domain_requests: CoreCount,
+    shadowed_requests: CoreCount,
     store_latency: Histogram,
     store_errors: StoreErrors,
-    config_loads: AtomicU64,
-    config_errors: AtomicU64,
+    config_loads: CoreCount,
+    config_errors: CoreCount,
     config_loaded_at_secs: AtomicU64,
     config_wrong: AtomicBool,
     rules_hash: AtomicU64,
-    locked_out_requests: AtomicU64,
-    tickets: [AtomicU64; TicketEvent::NAMES.len()],
+    locked_out_requests: CoreCount,
+    tickets: [CoreCount; TicketEvent::NAMES.len()],
     holds: Holds,
     /// A lock that only start-up and snapshots take.
     sources: Mutex<Vec<Source>>,
@@ -93,9 +95,9 @@ type Source = Arc<dyn Fn(&mut Snapshot) + Send + Sync>;
 
 #[derive(Default)]
 struct StoreErrors {
-    unreachable: AtomicU64,
-    unanswered: AtomicU64,
-    rejected: AtomicU64,
+    unreachable: CoreCount,
+    unanswered: CoreCount,
+    rejected: CoreCount,
 }
 
 /// Kind of a store's failure.
@@ -156,23 +158,23 @@ impl Metrics {
     /// Counts a call that could not be decided for a reason other than the store: a bad request, or no
     /// rules yet.
     pub fn record_service_error(&self) {
-        add_one(&self.service_errors);
+        self.service_errors.add(1);
     }
 
     /// Counts a decision.
     pub fn record_decision(&self, decision: &Decision<'_>) {
         if !decision.domain_known {
-            add_one(&self.unknown_domain_requests);
+            self.unknown_domain_requests.add(1);
         }
         if decision.shadowed {
-            add_one(&self.shadowed_requests);
+            self.shadowed_requests.add(1);
         }
         let layer = decision.denial().and_then(|status| status.rule?.layer.as_deref());
         if let Some(layer) = layer {
             layer.add_denied();
         }
         if decision.denial().is_some_and(|status| status.locked_out) {
-            add_one(&self.locked_out_requests);
+            self.locked_out_requests.add(1);
         }
         for status in &decision.statuses {
             let Some((stats, hit_counts)) = &status.counted else { continue };
@@ -202,17 +204,18 @@ impl Metrics {
 
     /// Counts a store that did not count.
     pub fn record_store_failure(&self, failure: StoreFailure) {
-        add_one(match failure {
+        let errors = match failure {
             StoreFailure::Unreachable => &self.store_errors.unreachable,
             StoreFailure::Unanswered => &self.store_errors.unanswered,
             StoreFailure::Rejected => &self.store_errors.rejected,
-        });
+        };
+        errors.add(1);
     }
 
     /// Counts an event of a ticket.
     pub fn record_ticket(&self, event: TicketEvent) {
         if let Some(count) = self.tickets.get(event as usize) {
-            add_one(count);
+            count.add(1);
         }
     }
 
@@ -233,14 +236,14 @@ impl Metrics {
 
     /// Counts rules that came into force at `now`.
     pub fn record_config_load(&self, now: Timestamp) {
-        add_one(&self.config_loads);
+        self.config_loads.add(1);
         self.config_wrong.store(false, Ordering::Relaxed);
         self.config_loaded_at_secs.store(now.as_secs(), Ordering::Relaxed);
     }
 
     /// Counts rules that were refused; those before them stay in force.
     pub fn record_config_error(&self) {
-        add_one(&self.config_errors);
+        self.config_errors.add(1);
         self.config_wrong.store(true, Ordering::Relaxed);
     }
 
@@ -286,28 +289,28 @@ impl Metrics {
     /// Counts of calls and of loads.
     fn collect(&self, snapshot: &mut Snapshot) {
         let store_errors = [
-            ("unreachable", read(&self.store_errors.unreachable)),
-            ("unanswered", read(&self.store_errors.unanswered)),
-            ("rejected", read(&self.store_errors.rejected)),
+            ("unreachable", self.store_errors.unreachable.get()),
+            ("unanswered", self.store_errors.unanswered.get()),
+            ("rejected", self.store_errors.rejected.get()),
         ];
         snapshot.add(&defined::TOTAL_REQUESTS, [METHOD], self.calls.count());
-        snapshot.add(&defined::CALL_ERRORS, ["service_error"], read(&self.service_errors));
+        snapshot.add(&defined::CALL_ERRORS, ["service_error"], self.service_errors.get());
         for (kind, errors) in store_errors {
             snapshot.add(&defined::CALL_ERRORS, ["redis_error"], errors);
             snapshot.add(&defined::STORE_ERRORS, [kind], errors);
         }
-        snapshot.add(&defined::CONFIG_LOADS, [], read(&self.config_loads));
-        snapshot.add(&defined::CONFIG_ERRORS, [], read(&self.config_errors));
-        snapshot.add(&defined::CONFIG_LOADED_AT, [], read(&self.config_loaded_at_secs));
+        snapshot.add(&defined::CONFIG_LOADS, [], self.config_loads.get());
+        snapshot.add(&defined::CONFIG_ERRORS, [], self.config_errors.get());
+        snapshot.add(&defined::CONFIG_LOADED_AT, [], self.config_loaded_at_secs.load(Ordering::Relaxed));
         snapshot.add(&defined::CONFIG_WRONG, [], self.config_wrong.load(Ordering::Relaxed));
-        snapshot.add(&defined::RULES_HASH, [], read(&self.rules_hash));
-        snapshot.add(&defined::LOCKED_OUT_REQUESTS, [], read(&self.locked_out_requests));
+        snapshot.add(&defined::RULES_HASH, [], self.rules_hash.load(Ordering::Relaxed));
+        snapshot.add(&defined::LOCKED_OUT_REQUESTS, [], self.locked_out_requests.get());
         for (event, count) in TicketEvent::NAMES.into_iter().zip(&self.tickets) {
-            snapshot.add(&defined::TICKETS, [event], read(count));
+            snapshot.add(&defined::TICKETS, [event], count.get());
         }
         self.holds.collect(snapshot);
-        snapshot.add(&defined::SHADOWED_REQUESTS, [], read(&self.shadowed_requests));
-        snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], read(&self.unknown_domain_requests));
+        snapshot.add(&defined::SHADOWED_REQUESTS, [], self.shadowed_requests.get());
+        snapshot.add(&defined::UNKNOWN_DOMAIN_REQUESTS, [], self.unknown_domain_requests.get());
         snapshot.add(&defined::RESPONSE_TIME, [METHOD], self.calls.distribution());
         snapshot.add(&defined::STORE_LATENCY, [], self.store_latency.distribution());
     }
@@ -335,14 +338,6 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
     }
-}
-
-fn add_one(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn read(counter: &AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
 
+mod cores;
 mod keys;
 #[path = "../../support/limiter.rs"]
 mod limiter;
@@ -28,6 +29,7 @@ criterion_group!(
     keys::write,
     plan::plan_and_judge,
     plan::overrides,
+    cores::count,
     step::alone,
     step::together,
     messages::encode,

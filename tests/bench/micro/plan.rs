@@ -1,8 +1,10 @@
 //! The two steps around a store: what to charge, and what its readings mean.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use tollgate::engine::algorithm::Reading;
 use tollgate::engine::algorithm::group::ChargeOutcome;
@@ -10,7 +12,6 @@ use tollgate::engine::judge::judge;
 use tollgate::engine::overrides::{Effect, Override, Overrides};
 use tollgate::engine::plan::{plan, plan_with};
 use tollgate::engine::{Descriptor, Entry, Hits, KeyWriter, Modes, Request, Timestamp};
-use tollgate::limiter::overrides::LiveOverrides;
 
 use crate::rules::{ASKED, LAYERS, load};
 
@@ -48,15 +49,15 @@ pub(crate) fn plan_and_judge(criterion: &mut Criterion) {
 pub(crate) fn overrides(criterion: &mut Criterion) {
     let (rules, keys, request) = (load(LAYERS), KeyWriter::default(), request(1));
     let now = Timestamp::from_secs(1_000_000);
-    let (none, thousand) = (LiveOverrides::default(), LiveOverrides::default());
+    let (none, thousand) = (ArcSwapOption::empty(), ArcSwapOption::empty());
     let mut others = Overrides::default();
     for number in 0..1_000 {
         let entries = [(b"user"[..].into(), format!("other {number}").into_bytes().into())].into();
         let ends_at = now.after(Duration::from_secs(3_600));
         others.insert(b"store", Override { entries, effect: Effect::Block, ends_at });
     }
-    thousand.store(others);
-    let planned = |live: &LiveOverrides| {
+    thousand.store(Some(Arc::new(others)));
+    let planned = |live: &ArcSwapOption<Overrides>| {
         let loaded = black_box(live).load();
         let overrides = loaded.as_ref().map(|overrides| overrides.at(now));
         plan_with(&rules, overrides, black_box(&request), &keys).items.len()

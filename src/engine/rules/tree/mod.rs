@@ -7,15 +7,14 @@ mod siblings;
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_utils::CachePadded;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 pub(super) use self::siblings::{Conflict, Siblings};
 use crate::engine::Entry;
 use crate::engine::hit_counts::StatsPath;
+use crate::engine::per_core::CoreCount;
 use crate::engine::rules::glob::Glob;
 use crate::engine::rules::normalize::{Normalize, Text};
 use crate::engine::rules::pattern::{Cidr, Expression, OneOf};
@@ -33,7 +32,7 @@ pub struct Domain {
     /// Normalization of keys whose values are hashed, at any level.
     hashed: HashMap<Box<[u8]>, Normalize>,
     /// Descriptors without a rule. Kept over reloads.
-    unmatched: Arc<CachePadded<AtomicU64>>,
+    unmatched: Arc<CoreCount>,
 }
 
 /// Child nodes. An entry matches in this order: exact value, first glob in the file, longest network, first
@@ -145,12 +144,12 @@ impl Domain {
 
     /// Counts descriptors that no rule matched.
     pub fn add_unmatched(&self, descriptors: u32) {
-        self.unmatched.fetch_add(descriptors.into(), Ordering::Relaxed);
+        self.unmatched.add(descriptors.into());
     }
 
     /// Descriptors that no rule matched, since the domain was first loaded.
     pub fn unmatched(&self) -> u64 {
-        self.unmatched.load(Ordering::Relaxed)
+        self.unmatched.get()
     }
 
     /// The domain's name.
