@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::NamedLimit;
 use super::diagnostics::{Diagnostics, shortened};
-use super::source::{Descriptor, Lease, RateLimit};
+use super::source::{Defaults, Descriptor, Lease, Leasing, RateLimit};
 use super::span::Located;
 use crate::engine::duration::{self, GoForm};
 use crate::engine::lease::burst_tax;
-use crate::engine::{Algorithm, LeaseTerms, Limit};
+use crate::engine::{Algorithm, LeaseTerms, Limit, Unit};
 
 /// Defaults: time for which a replica keeps hits, part of a limit that is never leased, and hits of one lease.
 const HOLD: Duration = Duration::from_millis(100);
@@ -18,21 +18,59 @@ const MAX: u32 = 10_000;
 const MIN_HOLD: Duration = Duration::from_millis(10);
 const MAX_HOLD: Duration = Duration::from_secs(10);
 
-/// Compiles the lease of `limit`, if it is leased. A leased token bucket is smaller: see [`burst_tax`].
+/// Compiles the lease of `limit`, if it is leased. A leased token bucket is smaller: see [`burst_tax`]. `defaults`
+/// lease a limit that says nothing of it, if it can be leased.
 ///
 /// # Errors
-/// Every error in it.
+/// Every error in the lease of the limit itself.
 pub(super) fn lease(
     rate_limit: &RateLimit,
     limit: Limit,
+    defaults: Option<&Lease>,
 ) -> Result<(Limit, Option<LeaseTerms>), Diagnostics> {
-    let Some(written) = &rate_limit.lease else { return Ok((limit, None)) };
+    match (&rate_limit.lease, defaults) {
+        (Leasing::Leased(written), _) => compile(written, limit, Source::Limit),
+        (Leasing::Unset, Some(defaults)) => {
+            Ok(compile(defaults, limit, Source::Defaults).unwrap_or((limit, None)))
+        }
+        (Leasing::Unset, None) | (Leasing::Never, _) => Ok((limit, None)),
+    }
+}
+
+/// Checks the lease of `defaults` by itself.
+pub(super) fn check_default_lease(defaults: &Defaults) -> Diagnostics {
+    let roomy = Limit::per(u32::MAX, Unit::Year);
+    let compiled = defaults.lease.lease().map(|lease| compile(lease, roomy, Source::Limit));
+    compiled.and_then(Result::err).unwrap_or_default()
+}
+
+/// The lease that the limits of `descriptor` inherit: none where a written one would be an error.
+pub(super) fn inherited_lease<'d>(descriptor: &Descriptor, defaults: Option<&'d Lease>) -> Option<&'d Lease> {
+    let excludes =
+        descriptor.reserve.is_some() || beside(descriptor).iter().any(|(_, is_there, _)| *is_there);
+    defaults.filter(|_| !excludes)
+}
+
+/// Place in which a lease is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The limit itself.
+    Limit,
+    /// `defaults` of the file. A hold that is too long for a limit is as long as it may be.
+    Defaults,
+}
+
+fn compile(
+    written: &Lease,
+    limit: Limit,
+    source: Source,
+) -> Result<(Limit, Option<LeaseTerms>), Diagnostics> {
     let mut errors = Diagnostics::default();
     if let Err(reason) = can_lease(limit) {
         errors.push(written.span, reason);
         return Err(errors);
     }
-    let hold_us = hold_us(written, limit, &mut errors);
+    let hold_us = hold_us(written, limit, source, &mut errors);
     let tail = tail_percent(written, &mut errors);
     let max = written.max.as_ref().map_or(MAX, |max| max.value);
     if let (0, Some(written)) = (max, &written.max) {
@@ -79,11 +117,12 @@ fn longest_hold(limit: Limit) -> Duration {
     longest.min(MAX_HOLD)
 }
 
-fn hold_us(written: &Lease, limit: Limit, errors: &mut Diagnostics) -> u32 {
+fn hold_us(written: &Lease, limit: Limit, source: Source, errors: &mut Diagnostics) -> u32 {
     let longest = longest_hold(limit);
     let hold = match &written.hold {
         None => HOLD.min(longest),
         Some(Located { value, span }) => match duration::parse(value) {
+            Some(hold) if hold > longest && source == Source::Defaults => longest,
             Some(hold) if hold > longest => {
                 let of = match limit.algorithm {
                     Algorithm::TokenBucket { .. } => "the time in which half of the burst refills",
@@ -145,10 +184,18 @@ pub(super) fn check_lease(descriptor: &Descriptor, limits: &[NamedLimit]) -> Dia
     if limits.iter().all(|limit| limit.lease.is_none()) {
         return errors;
     }
-    let Some(written) = descriptor.rate_limits.iter().find_map(|limit| limit.lease.as_ref()) else {
+    let Some(written) = descriptor.rate_limits.iter().find_map(|limit| limit.lease.lease()) else {
         return errors;
     };
-    let beside = [
+    for (name, _, reason) in beside(descriptor).iter().filter(|(_, is_there, _)| *is_there) {
+        errors.push(written.span, format!("'lease' beside '{name}': {reason}; leave one of them out"));
+    }
+    errors
+}
+
+/// Fields beside which a limit cannot be leased, whether they are there, and why.
+const fn beside(descriptor: &Descriptor) -> [(&'static str, bool, &'static str); 4] {
+    [
         ("penalty", descriptor.penalty.is_some(), "a lockout must see every denial in its order"),
         (
             "quota_mode",
@@ -161,9 +208,5 @@ pub(super) fn check_lease(descriptor: &Descriptor, limits: &[NamedLimit]) -> Dia
             descriptor.enforce_percent.is_some(),
             "a limit that is not enforced for all must not hold back hits",
         ),
-    ];
-    for (name, _, reason) in beside.iter().filter(|(_, is_there, _)| *is_there) {
-        errors.push(written.span, format!("'lease' beside '{name}': {reason}; leave one of them out"));
-    }
-    errors
+    ]
 }

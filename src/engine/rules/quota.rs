@@ -97,7 +97,7 @@ fn refuse_beside_unlimited(rate_limit: &RateLimit, errors: &mut Diagnostics) {
         ("timezone", rate_limit.timezone.as_ref().map(|timezone| timezone.span)),
         ("algorithm", rate_limit.algorithm.as_ref().map(|algorithm| algorithm.span)),
         ("burst", rate_limit.burst.as_ref().map(|burst| burst.span)),
-        ("lease", rate_limit.lease.as_ref().map(|lease| lease.span)),
+        ("lease", rate_limit.lease.lease().map(|lease| lease.span)),
     ];
     for (name, span) in spans {
         if let Some(span) = span {

@@ -51,6 +51,7 @@ pub(super) struct Defaults {
     pub(super) algorithm: Option<Algorithm>,
     pub(super) charge: Option<ChargeMode>,
     pub(super) on_backend_failure: Option<FailurePolicy>,
+    pub(super) lease: Leasing,
     pub(super) unreadable: Unreadable,
 }
 
@@ -141,8 +142,7 @@ pub(super) struct RateLimit {
     pub(super) burst: Option<Located<u32>>,
     pub(super) unlimited: bool,
     pub(super) concurrency: Option<Concurrency>,
-    /// `None` for `lease: false` too.
-    pub(super) lease: Option<Lease>,
+    pub(super) lease: Leasing,
     /// Not empty.
     pub(super) name: Option<String>,
     pub(super) replaces: Vec<Located<String>>,
@@ -159,6 +159,28 @@ pub(super) struct Concurrency {
     /// Not empty.
     pub(super) name: Option<String>,
     pub(super) unreadable: Unreadable,
+}
+
+/// Whether a limit is leased, as written.
+#[derive(Debug, Default)]
+pub(super) enum Leasing {
+    /// Not written: `defaults` decide.
+    #[default]
+    Unset,
+    /// `false`.
+    Never,
+    /// `true`, or a map.
+    Leased(Lease),
+}
+
+impl Leasing {
+    /// Its lease, if it has one.
+    pub(super) const fn lease(&self) -> Option<&Lease> {
+        match self {
+            Self::Leased(lease) => Some(lease),
+            Self::Unset | Self::Never => None,
+        }
+    }
 }
 
 /// Lease of a limit as written.

@@ -10,14 +10,14 @@ use crate::engine::hit_counts::StatsPath;
 use crate::engine::lockout::LockoutSchedule;
 use crate::engine::rules::concurrency::{check_concurrency, check_failure_policy, concurrency, max_hits};
 use crate::engine::rules::diagnostics::{Diagnostics, shortened};
-use crate::engine::rules::lease::{check_lease, lease};
+use crate::engine::rules::lease::{check_default_lease, check_lease, inherited_lease, lease};
 use crate::engine::rules::matching;
 use crate::engine::rules::normalize::HashKey;
 use crate::engine::rules::penalty::penalty;
 use crate::engine::rules::quota::{DefaultAlgorithm, check_rule, has_limits, quota};
 use crate::engine::rules::report::Origin;
 use crate::engine::rules::reserve::reserve;
-use crate::engine::rules::source::{Descriptor, Document, RateLimit};
+use crate::engine::rules::source::{Descriptor, Document, Lease, RateLimit};
 use crate::engine::rules::span::SourceSpan;
 use crate::engine::rules::tree::{Children, Conflict, Node, Pattern};
 use crate::engine::rules::{EnforcePercent, NamedLimit, OnDeny, Penalty, Quota, RateLimitHeaders, Rule};
@@ -38,6 +38,7 @@ struct Inherited<'a> {
     /// True if a level above has `value_to_metric`.
     value_to_metric: bool,
     algorithm: DefaultAlgorithm,
+    lease: Option<&'a Lease>,
     charge: Option<ChargeMode>,
     on_backend_failure: FailurePolicy,
     hash_key: Option<HashKey>,
@@ -118,10 +119,12 @@ impl Compiler<'_> {
                 None if document.defaults.unreadable.has("algorithm") => None,
                 algorithm => Some(algorithm.unwrap_or_default()),
             },
+            lease: document.defaults.lease.lease(),
             charge: document.defaults.charge.or(options.charge),
             on_backend_failure: document.defaults.on_backend_failure.unwrap_or(options.on_backend_failure),
             hash_key: options.hash_key,
         };
+        self.errors(check_default_lease(&document.defaults));
         let mut left_out = Children::default();
         let siblings = if document.enabled { &mut domain.children } else { &mut left_out };
         for descriptor in document.descriptors {
@@ -170,6 +173,7 @@ impl Compiler<'_> {
             headers: descriptor.headers.unwrap_or(inherited.headers),
             value_to_metric: inherited.value_to_metric || node.value_to_metric,
             algorithm: inherited.algorithm,
+            lease: inherited.lease,
             charge: descriptor.charge.or(inherited.charge),
             on_backend_failure: descriptor.on_backend_failure.unwrap_or(inherited.on_backend_failure),
             hash_key: inherited.hash_key,
@@ -218,7 +222,7 @@ impl Compiler<'_> {
     /// Rule of `descriptor`; `None` without a limit, or if its limits have errors.
     fn rule(&mut self, descriptor: &Descriptor, here: Inherited<'_>) -> Option<Rule> {
         let Inherited { path, .. } = here;
-        let quota = self.quota(descriptor, here.algorithm, path);
+        let quota = self.quota(descriptor, here);
         if here.enabled && !here.is_selective {
             self.warn_of_zero(descriptor, path);
         }
@@ -280,18 +284,14 @@ impl Compiler<'_> {
     }
 
     /// Limits of `descriptor`; `None` without limits, or if all of them have errors.
-    fn quota(
-        &mut self,
-        descriptor: &Descriptor,
-        inherited: DefaultAlgorithm,
-        path: &StatsPath,
-    ) -> Option<Quota> {
+    fn quota(&mut self, descriptor: &Descriptor, here: Inherited<'_>) -> Option<Quota> {
         let mut limits = SmallVec::new();
         self.check_replaces(&descriptor.rate_limits);
+        let default_lease = inherited_lease(descriptor, here.lease);
         for rate_limit in &descriptor.rate_limits {
             let compiled = match &rate_limit.concurrency {
                 Some(written) => concurrency(rate_limit, written, self.options.stores),
-                None => quota(rate_limit, inherited, self.options.stores),
+                None => quota(rate_limit, here.algorithm, self.options.stores),
             };
             match compiled {
                 Ok(None) => {
@@ -299,8 +299,8 @@ impl Compiler<'_> {
                     return Some(Quota::Unlimited);
                 }
                 Ok(Some(limit)) => {
-                    self.warn_of_no_requests(rate_limit, path);
-                    let (limit, lease) = lease(rate_limit, limit).unwrap_or_else(|errors| {
+                    self.warn_of_no_requests(rate_limit, here.path);
+                    let (limit, lease) = lease(rate_limit, limit, default_lease).unwrap_or_else(|errors| {
                         self.errors(errors);
                         (limit, None)
                     });

@@ -95,6 +95,7 @@ impl Parser {
             "algorithm" => defaults.algorithm = parser.algorithm(name, value),
             "charge" => defaults.charge = parser.charge_mode(name, value),
             "on_backend_failure" => defaults.on_backend_failure = parser.failure_policy(name, value),
+            "lease" => defaults.lease = parser.lease(name, value),
             _ => {}
         };
         defaults.unreadable = self.fields(node, "'defaults'", &DEFAULTS, read).unwrap_or_default();

@@ -4,7 +4,7 @@ use super::Parser;
 use super::tables::{CONCURRENCY, LEASE, RATE_LIMIT, REPLACES};
 use crate::engine::rules::document::{SourceNode, SourceValue};
 use crate::engine::rules::quota::parse_window;
-use crate::engine::rules::source::{Concurrency, Lease, RateLimit};
+use crate::engine::rules::source::{Concurrency, Lease, Leasing, RateLimit};
 use crate::engine::rules::span::Located;
 
 /// Upper bound on the limits of one rule.
@@ -100,11 +100,12 @@ impl Parser {
         Some(rate_limit)
     }
 
-    fn lease(&mut self, name: &str, node: &SourceNode) -> Option<Lease> {
+    pub(super) fn lease(&mut self, name: &str, node: &SourceNode) -> Leasing {
         let mut lease = Lease { span: node.span, ..Lease::default() };
         match &node.value {
-            SourceValue::Null | SourceValue::Bool(false) => return None,
-            SourceValue::Bool(true) => return Some(lease),
+            SourceValue::Null => return Leasing::Unset,
+            SourceValue::Bool(false) => return Leasing::Never,
+            SourceValue::Bool(true) => return Leasing::Leased(lease),
             SourceValue::Map(_) => {}
             _ => {
                 self.wrong_kind(
@@ -112,7 +113,7 @@ impl Parser {
                     "true, false, or a map such as {hold: 100ms, tail: 10%, max: 10000}",
                     node,
                 );
-                return None;
+                return Leasing::Unset;
             }
         }
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
@@ -124,8 +125,10 @@ impl Parser {
             }
             _ => {}
         };
-        lease.unreadable = self.fields(node, "a lease", &LEASE, read)?;
-        Some(lease)
+        match self.fields(node, "a lease", &LEASE, read) {
+            Some(unreadable) => Leasing::Leased(Lease { unreadable, ..lease }),
+            None => Leasing::Unset,
+        }
     }
 
     fn concurrency(&mut self, node: &SourceNode) -> Option<Concurrency> {

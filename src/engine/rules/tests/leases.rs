@@ -36,6 +36,60 @@ fn a_lease_has_defaults_and_a_token_bucket_pays_for_it() {
 }
 
 #[test]
+fn limits_inherit_the_lease_of_their_file_where_they_can_be_leased() {
+    let text = "domain: a
+defaults: {lease: {hold: 1s, tail: 20%}}
+descriptors:
+  - {key: short, rate_limit: 1000/minute}
+  - {key: fast, rate_limit: {requests_per_unit: 1000, unit: second}}
+  - {key: never, rate_limit: {requests_per_unit: 1000, unit: minute, lease: false}}
+  - {key: own, rate_limit: {requests_per_unit: 1000, unit: minute, lease: true}}
+  - {key: log, rate_limit: {requests_per_unit: 1000, unit: minute, algorithm: sliding_log}}
+  - {key: shadow, rate_limit: 1000/minute, shadow_mode: true}
+  - {key: penalty, rate_limit: 1000/minute, penalty: {block: [1m]}}
+  - {key: places, concurrency: {max: 5, ttl: 1m}}
+  - {key: nothing, rate_limit: 0/minute}
+  - {key: outer, descriptors: [{key: inner, rate_limit: 1000/hour}]}
+";
+    let (compiled, unleased) = (load(text), load(&text.replace("defaults", "# defaults")));
+    let rules = compiled.placed();
+    let lease_of = |key: &str| {
+        let path = format!("a.{key}");
+        let placed = rules.iter().find(|placed| *placed.rule.path == path).expect(key);
+        placed.rule.limits()[0].lease.map(|terms| (terms.hold_us, terms.ceiling))
+    };
+    for (key, expected) in [
+        ("short", Some((1_000_000, 800))),
+        ("fast", Some((100_000, 800))),
+        ("never", None),
+        ("own", Some((100_000, 900))),
+        ("log", None),
+        ("shadow", None),
+        ("penalty", None),
+        ("places", None),
+        ("nothing", None),
+        ("outer.inner", Some((1_000_000, 800))),
+    ] {
+        assert_eq!(lease_of(key), expected, "{key}");
+    }
+    let leased = unleased.placed().iter().filter(|placed| placed.rule.limits()[0].lease.is_some()).count();
+    assert_eq!(leased, 1, "other files are as they were");
+    for (defaults, message) in [
+        ("{hold: 11s}", "at most 10s"),
+        ("{hold: soon}", "invalid hold 'soon'"),
+        ("{tail: 95%}", "invalid tail '95%'"),
+        ("{max: 0}", "'max: 0'"),
+        ("5", "'lease' must be true, false"),
+    ] {
+        let text = format!(
+            "domain: a\ndefaults: {{lease: {defaults}}}\ndescriptors: [{{key: k, rate_limit: 5/hour}}]"
+        );
+        let errors = try_load(&text).expect_err(defaults).to_string();
+        assert!(errors.contains(message) && errors.contains(":2:"), "{defaults}: {errors}");
+    }
+}
+
+#[test]
 fn a_limit_that_cannot_be_leased_is_an_error_that_says_why() {
     for (rule, message) in [
         (

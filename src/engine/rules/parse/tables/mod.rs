@@ -11,6 +11,7 @@ const ALGORITHM: Kind =
     Kind::Choice(&["fixed_window", "sliding_window", "sliding_log", "token_bucket", "gcra", "leaky_bucket"]);
 const CHARGE: Kind = Kind::Choice(&["always", "if_allowed", "overdraft"]);
 const ON_BACKEND_FAILURE: Kind = Kind::Choice(&["error", "allow", "deny", "local"]);
+const LEASING: Kind = Kind::Either(&[Kind::Bool, Kind::Object(&LEASE), Kind::Null]);
 /// A rate limit in full, or short.
 const LIMIT: Kind =
     Kind::Either(&[Kind::Form(r"^\s*[0-9]+\s*/\s*[A-Za-z0-9.]+\s*$"), Kind::Object(&RATE_LIMIT), Kind::Null]);
@@ -74,6 +75,7 @@ pub(super) static DEFAULTS: Object = Object {
         field("algorithm", ALGORITHM, "Algorithm of limits that name none."),
         field("charge", CHARGE, "Charge mode of rules that name none."),
         field("on_backend_failure", ON_BACKEND_FAILURE, "Result of a descriptor when the store fails."),
+        field("lease", LEASING, "Lease of limits that say nothing of it, where they can be leased."),
     ],
     required: &[],
 };
@@ -223,11 +225,7 @@ pub(super) static RATE_LIMIT: Object = Object {
             Kind::Either(&[Kind::Object(&CONCURRENCY), Kind::Null]),
             "Limit on requests in flight, in place of one on requests in a window.",
         ),
-        field(
-            "lease",
-            Kind::Either(&[Kind::Bool, Kind::Object(&LEASE), Kind::Null]),
-            "true: replicas charge hits in advance and spend them without asking Redis.",
-        ),
+        field("lease", LEASING, "true: replicas charge hits in advance and spend them without asking Redis."),
         field(
             "replaces",
             Kind::Either(&[Kind::List(&Kind::Object(&REPLACES)), Kind::Null]),
