@@ -34,7 +34,6 @@ pub struct HitCounts {
 pub struct Counts(PerCore<Sums>);
 
 /// Counts of one core, in one cache line.
-
 #[derive(Debug, Default)]
 struct Sums {
     total_hits: AtomicU64,
