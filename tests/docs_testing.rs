@@ -11,6 +11,8 @@ use crate::support::service::Service;
 
 const GUIDE: &str = include_str!("../docs/testing-rules.md");
 const REPLAY: &str = include_str!("../docs/replay.md");
+const LLM: &str = include_str!("../docs/llm.md");
+const CONCURRENCY: &str = include_str!("../docs/concurrency.md");
 const README: &str = include_str!("../README.md");
 const SAMPLE: &str = include_str!("../config/example.yaml");
 const START: &str = "RULES_PATH=rules CANDIDATE_CONFIG=next tollgate";
@@ -140,6 +142,22 @@ fn the_test_in_the_readme_passes() {
     let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     let output = process.current_dir(dir.path()).args(["test", "."]).output().expect("the program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn the_tests_in_the_guides_to_budgets_and_concurrency_pass() {
+    for (guide, rules, name) in [(LLM, 1, "ai.yaml"), (CONCURRENCY, 0, "example.yaml")] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write =
+            |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("it can be written");
+        write(name, console::blocks(guide, "yaml rules")[rules]);
+        let shown = console::blocks(guide, "yaml test");
+        write("guide.test.yaml", shown[0]);
+        let mut process = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let output = process.current_dir(dir.path()).args(["test", "."]).output().expect("the program runs");
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        assert!(output.status.success() && printed.contains(" passed, "), "{name}: {printed}");
+    }
 }
 
 #[test]

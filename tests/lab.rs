@@ -28,12 +28,12 @@ pub(crate) fn dir(files: &[(&str, &str)]) -> TempDir {
     dir
 }
 
-fn tollgate(dir: &Path, args: &[&str]) -> Output {
+pub(crate) fn tollgate(dir: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.current_dir(dir).args(args).output().expect("the program runs")
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -143,7 +143,7 @@ tests:
       - {together: 3, ask: [{shared: a}, {number: "{n}"}], hits: 3, expect: {allowed: 1}}
 "#;
 
-fn report(dir: &Path, args: &[&str]) -> Value {
+pub(crate) fn report(dir: &Path, args: &[&str]) -> Value {
     let output = tollgate(dir, args);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)))
 }

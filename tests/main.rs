@@ -43,6 +43,7 @@ mod hostile_http;
 mod image;
 mod kuadrant;
 mod lab;
+mod lab_holds;
 mod lease_faults;
 mod leases;
 mod limits;

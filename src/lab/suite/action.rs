@@ -6,15 +6,19 @@ use smallvec::SmallVec;
 
 use super::reader::quoted;
 use super::template::Template;
+use crate::engine::plan::Holding;
+use crate::engine::plan::tickets::Amounts;
+use crate::engine::usage::{TokenKind, Usage};
 use crate::engine::{Descriptor, Entry, Hits, Limit, Request};
+use crate::limiter::Purpose;
 
 /// Action of a step.
 #[derive(Debug)]
 pub enum Action {
     /// Requests are sent.
     Ask(Ask),
-    /// As many requests with these descriptors end, the oldest first, and give their places back.
-    Release(Ask),
+    /// Earlier requests settle, extend or give back what they hold.
+    Ticket(TicketStep),
     /// The rules of this index take the place of those in force.
     Reload(usize),
     /// The store can be reached from here on, or cannot.
@@ -32,12 +36,96 @@ pub struct Ask {
     /// Domain.
     pub domain: String,
     pub(super) descriptors: Vec<AskDescriptor>,
+    pub(super) call: AskCall,
+    /// Label of the ticket that the request gets.
+    pub(super) label: Option<Template>,
     /// Number of requests; at least 1.
     pub times: u32,
     /// Time between two requests.
     pub every: Duration,
     /// True if they are concurrent.
     pub together: bool,
+}
+
+/// Call that a request is made with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AskCall {
+    /// That of Envoy.
+    Decide,
+    /// The same, with an upper bound on the time for which places are held, in seconds.
+    Acquire { max_ttl_secs: u32 },
+    /// A reservation.
+    Reserve(Reserved),
+    /// A look at what is used and held.
+    Look,
+}
+
+/// Amounts that a request holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reserved {
+    /// Amount of the descriptors without one of their own; 0 for that of the rule.
+    pub(super) amount: u32,
+    /// True for each descriptor with an amount of its own, its hits.
+    pub(super) own: Vec<bool>,
+    /// TTL in seconds; [`u32::MAX`] for that of the rule.
+    pub(super) ttl_secs: u32,
+}
+
+/// Calls about what earlier requests hold.
+#[derive(Debug)]
+pub struct TicketStep {
+    pub(super) call: HeldCall,
+    pub(super) of: HeldBy,
+    /// Domain of these requests.
+    pub domain: String,
+    /// Number of calls; at least 1.
+    pub times: u32,
+}
+
+/// Requests that hold something.
+#[derive(Debug)]
+pub(super) enum HeldBy {
+    /// Those with this label.
+    Label(Template),
+    /// The oldest without a label that have these descriptors.
+    Oldest(Ask),
+}
+
+/// Call about what a request holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HeldCall {
+    /// The amount is counted.
+    Settle(Settling),
+    /// It is held for longer: for so many seconds at most.
+    Extend {
+        /// Name of the step.
+        name: &'static str,
+        max_ttl_secs: u32,
+    },
+    /// It is given back.
+    Release,
+}
+
+/// Amounts of a settlement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Settling {
+    /// Amount of each descriptor.
+    pub(super) amount: u32,
+    /// Amounts of the descriptors one by one, in place of it.
+    pub(super) own: Vec<u32>,
+    /// Usage, in place of amounts.
+    pub(super) usage: Option<Usage>,
+    /// False for the amount so far.
+    pub(super) is_final: bool,
+}
+
+/// Pace of the calls of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// Number of calls.
+    pub(super) times: u32,
+    /// Time between two.
+    pub(super) every: Duration,
 }
 
 #[derive(Debug)]
@@ -48,7 +136,7 @@ pub(super) struct AskDescriptor {
 }
 
 /// The texts of one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rendered<'a> {
     ask: &'a Ask,
     entries: Vec<Vec<(String, String)>>,
@@ -59,6 +147,22 @@ impl Ask {
     pub fn is_constant(&self) -> bool {
         let mut entries = self.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
         entries.all(|(key, value)| !key.counts() && !value.counts())
+    }
+
+    pub(super) const fn pace(&self) -> Pace {
+        Pace { times: self.times, every: self.every }
+    }
+
+    /// Use that the requests make of their counters.
+    pub(super) fn purpose(&self) -> Purpose<'_> {
+        match &self.call {
+            AskCall::Decide | AskCall::Look => Purpose::Decide { max_ttl_secs: u32::MAX },
+            AskCall::Acquire { max_ttl_secs } => Purpose::Decide { max_ttl_secs: *max_ttl_secs },
+            AskCall::Reserve(Reserved { amount, own, ttl_secs }) => {
+                let amounts = Amounts { of_request: *amount, own, usage: None };
+                Purpose::Reserve(Holding { amounts, ttl_secs: *ttl_secs, named: None })
+            }
+        }
     }
 
     /// Texts of request `number`, which counts from 1.
@@ -81,7 +185,60 @@ impl Ask {
             pairs.join(",") + &hits
         };
         let descriptors: Vec<_> = self.descriptors.iter().map(descriptor).collect();
-        quoted(&descriptors.join("; "))
+        let call = match self.call {
+            AskCall::Decide => "",
+            AskCall::Acquire { .. } => "acquire ",
+            AskCall::Reserve(_) => "reserve ",
+            AskCall::Look => "look ",
+        };
+        let amount = match &self.call {
+            AskCall::Reserve(Reserved { amount: amount @ 1.., .. }) => format!(" amount {amount}"),
+            _ => String::new(),
+        };
+        let label = self.label.as_ref().map(|label| format!(" as {}", label.written()));
+        quoted(&format!("{call}{}{amount}{}", descriptors.join("; "), label.unwrap_or_default()))
+    }
+}
+
+impl HeldCall {
+    /// Name of the step.
+    pub(super) const fn name(&self) -> &'static str {
+        match self {
+            Self::Settle(_) => "settle",
+            Self::Extend { name, .. } => name,
+            Self::Release => "release",
+        }
+    }
+}
+
+impl TicketStep {
+    /// The call as it is written, on one line.
+    pub fn text(&self) -> String {
+        let of = match &self.of {
+            HeldBy::Label(label) => label.written(),
+            HeldBy::Oldest(ask) => ask.text(),
+        };
+        let more = match &self.call {
+            HeldCall::Settle(settling) => format!(" {}", settling.text()),
+            HeldCall::Extend { max_ttl_secs: u32::MAX, .. } | HeldCall::Release => String::new(),
+            HeldCall::Extend { max_ttl_secs, .. } => format!(" for {max_ttl_secs}s"),
+        };
+        quoted(&format!("{} {of}{more}", self.call.name()))
+    }
+}
+
+impl Settling {
+    fn text(&self) -> String {
+        let amount = match &self.usage {
+            Some(usage) => {
+                let counts = TokenKind::ALL.into_iter().zip(usage.tokens).filter(|(_, tokens)| *tokens > 0);
+                let counts = counts.map(|(kind, tokens)| format!(" {} {tokens}", kind.name()));
+                format!("usage {}{}", usage.model, counts.collect::<String>())
+            }
+            None if self.own.is_empty() => format!("amount {}", self.amount),
+            None => format!("amounts {}", self.own.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+        };
+        amount + if self.is_final { "" } else { " so far" }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::action::Action;
-use super::expect::{Fact, Why};
+use super::action::{Action, Ask, AskCall};
+use super::expect::{Fact, Number, NumbersOf, Why};
 use super::file::Test;
 use super::reader::{Placed, Reader, quoted};
 use super::rules::RuleSet;
@@ -87,24 +87,50 @@ fn check_test(reader: &mut Reader, rules: &[RuleSet], test: &Test) {
         if let Action::Store { up: false } = step.action {
             store_was_down = true;
         }
-        let Action::Ask(ask) = &step.action else { continue };
+        let domain = match &step.action {
+            Action::Ask(ask) => &ask.domain,
+            Action::Ticket(calls) => &calls.domain,
+            Action::Reload(_) | Action::Store { .. } | Action::Wait => continue,
+        };
         let facts = || step.expect.iter().flat_map(|expect| &expect.facts);
         let expects_unmatched = facts().any(|fact| fact.value == Fact::Unmatched(true));
-        let is_known = rules.iter().any(|rules| rules.domain(ask.domain.as_bytes()).is_some());
+        let is_known = rules.iter().any(|rules| rules.domain(domain.as_bytes()).is_some());
         if !is_known && !expects_unmatched {
             let domains = rules.iter().flat_map(|rules| rules.domains());
             let domains = domains.map(|domain| domain.name().to_owned()).collect();
-            unknown(reader, step.span, "domain", &ask.domain, &domains);
+            unknown(reader, step.span, "domain", domain, &domains);
             continue;
         }
+        if let Action::Ask(ask) = &step.action {
+            check_holds(reader, &rules, ask, step.span);
+        }
         for fact in facts() {
-            check_fact(reader, &rules, &ask.domain, fact);
+            check_fact(reader, &rules, domain, fact);
             if fact.value == Fact::Why(Why::Store) && !store_was_down {
                 let message = "impossible 'why': the store is up; write a step {store: down} before";
                 reader.error(fact.span, message);
             }
         }
     }
+}
+
+/// Reports requests for holds that no rule of their domain has.
+fn check_holds(reader: &mut Reader, rules: &[&Arc<Rules>], ask: &Ask, span: SourceSpan) {
+    let has = |kept: fn(&Rule) -> bool| placed(rules).any(|of| is_of(of.rule, &ask.domain) && kept(of.rule));
+    let message = match &ask.call {
+        AskCall::Reserve(_) if !has(|rule| rule.reserve.is_some()) => {
+            "impossible 'reserve': no rule of the domain has a 'reserve'"
+        }
+        AskCall::Acquire { .. } if !has(takes_places) => {
+            "impossible 'acquire': no rule of the domain has a 'concurrency'"
+        }
+        AskCall::Decide | AskCall::Look | AskCall::Reserve(_) | AskCall::Acquire { .. } => return,
+    };
+    reader.error(span, message);
+}
+
+fn takes_places(rule: &Rule) -> bool {
+    rule.limits().iter().any(|limit| limit.limit.is_concurrency())
 }
 
 fn check_fact(reader: &mut Reader, rules: &[&Arc<Rules>], domain: &str, fact: &Placed<Fact>) {
@@ -134,7 +160,31 @@ fn check_fact(reader: &mut Reader, rules: &[&Arc<Rules>], domain: &str, fact: &P
             let message = format!("impossible '{field}': no rule of the domain has a 'penalty'");
             reader.error(fact.span, message);
         }
+        Fact::Limits(limits) => {
+            for NumbersOf { name, .. } in limits {
+                if !of_domain().any(|placed| is_called(placed.rule, &name.value)) {
+                    unknown(reader, name.span, "rule or limit", &name.value, &names(rules, Some(domain)));
+                }
+            }
+        }
+        value if is_of_budget(value) && of_domain().all(|placed| placed.rule.reserve.is_none()) => {
+            let field = fact.value.field();
+            let message = format!("impossible '{field}': no rule of the domain has a 'reserve'");
+            reader.error(fact.span, message);
+        }
         _ => {}
+    }
+}
+
+/// True if only a budget has it.
+const fn is_of_budget(fact: &Fact) -> bool {
+    match fact {
+        Fact::Number(number, _) => match number {
+            Number::Held | Number::Holds | Number::Amount | Number::Charged | Number::Returned => true,
+            Number::Used | Number::Limit | Number::Remaining => false,
+        },
+        Fact::First(_) | Fact::Late(_) | Fact::Continue(_) | Fact::Why(Why::Held | Why::TooManyHolds) => true,
+        _ => false,
     }
 }
 

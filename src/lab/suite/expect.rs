@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::action::Action;
 use super::reader::{Placed, Reader};
-use super::tables::EXPECT;
+use super::tables::{EXPECT, NUMBERS};
 use crate::engine::rules::{SourceNode, SourceSpan, SourceValue};
 
 /// Expected results of a step.
@@ -50,15 +49,49 @@ pub enum Why {
     Lockout,
     /// The request has more hits than ever pass.
     Size,
+    /// It would fit without what others hold.
+    Held,
+    /// The budget has as many open holds as it can have.
+    TooManyHolds,
     /// The store failed, and the rule says to deny then.
     Store,
+}
+
+/// A number of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Number {
+    /// Hits that count, without those that are held.
+    Used,
+    /// Hits that open holds have.
+    Held,
+    /// Open holds.
+    Holds,
+    /// Requests per window.
+    Limit,
+    /// Hits left.
+    Remaining,
+    /// Amount that the request holds.
+    Amount,
+    /// Amount that is counted of the request by now.
+    Charged,
+    /// Amount that was held and is free again.
+    Returned,
+}
+
+/// Numbers of a limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NumbersOf {
+    /// Name of the limit, or path of its rule.
+    pub name: Placed<String>,
+    /// Its numbers.
+    pub numbers: Vec<(Number, RangeInclusive<u64>)>,
 }
 
 /// A fact about the requests of a step. Counts are of all of them, everything else holds for each.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
     /// Requests with this result.
-    Number(Mark, Requests),
+    Results(Mark, Requests),
     /// Number of the first request that is denied, counted from 1.
     FirstDenied(RangeInclusive<u64>),
     /// Time since the first request before which none is denied.
@@ -67,10 +100,18 @@ pub enum Fact {
     Layer(String),
     /// Name of the binding limit, or the path of its rule.
     Rule(String),
-    /// Requests per window of the binding limit.
-    Limit(RangeInclusive<u64>),
-    /// Hits left in the binding limit.
-    Remaining(RangeInclusive<u64>),
+    /// A number of the binding limit.
+    Number(Number, RangeInclusive<u64>),
+    /// Numbers of limits by name.
+    Limits(Vec<NumbersOf>),
+    /// True if what was held is settled for the first time.
+    First(bool),
+    /// True if an amount was counted for which nothing was held any more.
+    Late(bool),
+    /// True if no budget is exceeded.
+    Continue(bool),
+    /// Time until what is held ends by itself.
+    ExpiresIn(RangeInclusive<Duration>),
     /// Time until the denied request would pass.
     Wait(RangeInclusive<Duration>),
     /// True if a lockout denies.
@@ -129,8 +170,14 @@ impl Mark {
 }
 
 impl Why {
-    const ALL: [(&'static str, Self); 4] =
-        [("limit", Self::Limit), ("lockout", Self::Lockout), ("size", Self::Size), ("store", Self::Store)];
+    const ALL: [(&'static str, Self); 6] = [
+        ("limit", Self::Limit),
+        ("lockout", Self::Lockout),
+        ("size", Self::Size),
+        ("held", Self::Held),
+        ("too_many_holds", Self::TooManyHolds),
+        ("store", Self::Store),
+    ];
 
     /// As test files write it.
     pub fn name(self) -> &'static str {
@@ -138,17 +185,52 @@ impl Why {
     }
 }
 
+impl Number {
+    const ALL: [Self; 8] = [
+        Self::Used,
+        Self::Held,
+        Self::Holds,
+        Self::Limit,
+        Self::Remaining,
+        Self::Amount,
+        Self::Charged,
+        Self::Returned,
+    ];
+
+    fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|number| number.name() == name)
+    }
+
+    /// As test files write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Used => "used",
+            Self::Held => "held",
+            Self::Holds => "holds",
+            Self::Limit => "limit",
+            Self::Remaining => "remaining",
+            Self::Amount => "amount",
+            Self::Charged => "charged",
+            Self::Returned => "returned",
+        }
+    }
+}
+
 impl Fact {
     /// Name of its field.
     pub const fn field(&self) -> &'static str {
         match self {
-            Self::Number(mark, _) => mark.field(),
+            Self::Results(mark, _) => mark.field(),
             Self::FirstDenied(_) => "first_denied",
             Self::NoDenyBefore(_) => "no_deny_before",
             Self::Layer(_) => "layer",
             Self::Rule(_) => "rule",
-            Self::Limit(_) => "limit",
-            Self::Remaining(_) => "remaining",
+            Self::Number(number, _) => number.name(),
+            Self::Limits(_) => "limits",
+            Self::First(_) => "first",
+            Self::Late(_) => "late",
+            Self::Continue(_) => "continue",
+            Self::ExpiresIn(_) => "expires_in",
             Self::Wait(_) => "wait",
             Self::Lockout(_) => "lockout",
             Self::Why(_) => "why",
@@ -164,14 +246,14 @@ impl Fact {
     }
 
     /// True if only a denied request can have it.
-    const fn needs_denial(&self) -> bool {
+    pub(super) const fn needs_denial(&self) -> bool {
         matches!(self, Self::Wait(_) | Self::Why(_) | Self::Lockout(true) | Self::Body(_) | Self::Status(429))
     }
 }
 
-/// Reads the expectation of a step that does `action`.
-pub(super) fn read(reader: &mut Reader, node: &SourceNode, action: &Action) -> Option<Expect> {
-    let expect = match &node.value {
+/// Reads the expectation of a step.
+pub(super) fn read(reader: &mut Reader, node: &SourceNode) -> Option<Expect> {
+    Some(match &node.value {
         SourceValue::Map(_) => {
             let mut facts = Vec::new();
             for (name, value) in reader.fields(node, "'expect'", &EXPECT)? {
@@ -191,9 +273,7 @@ pub(super) fn read(reader: &mut Reader, node: &SourceNode, action: &Action) -> O
             };
             Expect { span: node.span, results: Some(marks), facts: Vec::new() }
         }
-    };
-    check(reader, &expect, action);
-    Some(expect)
+    })
 }
 
 fn mark(c: char) -> Option<Mark> {
@@ -203,15 +283,18 @@ fn mark(c: char) -> Option<Mark> {
 fn fact(reader: &mut Reader, name: &str, node: &SourceNode) -> Option<Fact> {
     let text = |reader: &mut Reader| reader.text(name, node).map(|text| text.value);
     Some(match name {
-        "allowed" => Fact::Number(Mark::Allowed, requests(reader, name, node)?),
-        "denied" => Fact::Number(Mark::Denied, requests(reader, name, node)?),
-        "failed" => Fact::Number(Mark::Failed, requests(reader, name, node)?),
+        "allowed" => Fact::Results(Mark::Allowed, requests(reader, name, node)?),
+        "denied" => Fact::Results(Mark::Denied, requests(reader, name, node)?),
+        "failed" => Fact::Results(Mark::Failed, requests(reader, name, node)?),
         "first_denied" => Fact::FirstDenied(reader.range(name, node)?),
         "no_deny_before" => Fact::NoDenyBefore(reader.time(name, node)?),
         "layer" => Fact::Layer(text(reader)?),
         "rule" => Fact::Rule(text(reader)?),
-        "limit" => Fact::Limit(reader.range(name, node)?),
-        "remaining" => Fact::Remaining(reader.range(name, node)?),
+        "limits" => Fact::Limits(numbers(reader, node)),
+        "first" => Fact::First(reader.truth(name, node)?),
+        "late" => Fact::Late(reader.truth(name, node)?),
+        "continue" => Fact::Continue(reader.truth(name, node)?),
+        "expires_in" => Fact::ExpiresIn(reader.time_range(name, node)?),
         "wait" => Fact::Wait(reader.time_range(name, node)?),
         "lockout" => Fact::Lockout(reader.truth(name, node)?),
         "why" => Fact::Why(reader.choice(name, node, &Why::ALL)?),
@@ -230,7 +313,7 @@ fn fact(reader: &mut Reader, name: &str, node: &SourceNode) -> Option<Fact> {
         "body" => Fact::Body(text(reader)?),
         "status" => Fact::Status(reader.count(name, node, 200..=599)?),
         "errors" => Fact::Errors(reader.range(name, node)?),
-        _ => return None,
+        name => Fact::Number(Number::from_name(name)?, reader.range(name, node)?),
     })
 }
 
@@ -239,6 +322,21 @@ fn requests(reader: &mut Reader, name: &str, node: &SourceNode) -> Option<Reques
         SourceValue::Bool(every) => Some(Requests::Every(every)),
         _ => reader.range(name, node).map(Requests::Count),
     }
+}
+
+/// Numbers of limits by name.
+fn numbers(reader: &mut Reader, node: &SourceNode) -> Vec<NumbersOf> {
+    let mut limits = Vec::new();
+    for (name, node) in reader.map("limits", node) {
+        let Some(name) = reader.text("the name of a limit", name) else { continue };
+        let fields = reader.fields(node, "a limit", &NUMBERS).unwrap_or_default();
+        let read = fields
+            .into_iter()
+            .filter_map(|(field, node)| Some((Number::from_name(field)?, reader.range(field, node)?)));
+        let numbers = read.collect();
+        limits.push(NumbersOf { name, numbers });
+    }
+    limits
 }
 
 fn matched(reader: &mut Reader, node: &SourceNode) -> Option<Fact> {
@@ -263,123 +361,11 @@ fn headers(reader: &mut Reader, name: &str, node: &SourceNode) -> Vec<(String, O
     headers
 }
 
-/// Reports expectations that cannot hold.
-fn check(reader: &mut Reader, expect: &Expect, action: &Action) {
-    let Action::Ask(ask) = action else {
-        let is_for_reload = |fact: &Fact| matches!((fact, action), (Fact::Errors(_), Action::Reload(_)));
-        if expect.results.is_some() {
-            reader.error(expect.span, "impossible 'expect': the step sends no request");
-        }
-        for fact in expect.facts.iter().filter(|fact| !is_for_reload(&fact.value)) {
-            let message = format!("impossible '{}': the step sends no request", fact.value.field());
-            reader.error(fact.span, message);
-        }
-        return;
-    };
-    let times = u64::from(ask.times);
-    if let Some(results) = &expect.results {
-        if results.len() as u64 != times {
-            let message = format!(
-                "impossible 'expect': {} results for {times} {}",
-                results.len(),
-                if times == 1 { "request" } else { "requests" }
-            );
-            reader.error(expect.span, message);
-        } else if ask.together && results.windows(2).any(|pair| pair[0] != pair[1]) {
-            let message = "impossible 'expect': requests that are sent together have no order; write \
-                           {allowed: COUNT}";
-            reader.error(expect.span, message);
-        }
-    }
-    let mut total = 0..=0;
-    for Placed { value: fact, span } in &expect.facts {
-        let number = match fact {
-            Fact::Number(_, requests) => {
-                let range = range_of(requests, times);
-                total = total.start() + range.start()..=total.end() + range.end();
-                (*range.start() > times).then_some(*range.start())
-            }
-            Fact::FirstDenied(range) if *range.end() == 0 => {
-                reader.error(*span, "impossible 'first_denied': requests count from 1");
-                None
-            }
-            Fact::FirstDenied(range) => (*range.start() > times).then_some(*range.start()),
-            Fact::Errors(_) => {
-                reader.error(*span, "'errors' is for steps with 'reload'");
-                None
-            }
-            _ => None,
-        };
-        if let Some(number) = number {
-            let message = format!("impossible '{}': {number} of {times} requests", fact.field());
-            reader.error(*span, message);
-        }
-    }
-    if *total.start() > times {
-        reader.error(
-            expect.span,
-            format!("impossible 'expect': {} results for {times} requests", total.start()),
-        );
-    }
-    contradictions(reader, expect, times);
-}
-
 /// Requests that `requests` stands for, of `times`.
 pub(super) fn range_of(requests: &Requests, times: u64) -> RangeInclusive<u64> {
     match requests {
         Requests::Every(true) => times..=times,
         Requests::Every(false) => 0..=0,
         Requests::Count(range) => range.clone(),
-    }
-}
-
-/// Reports facts that exclude each other.
-fn contradictions(reader: &mut Reader, expect: &Expect, times: u64) {
-    let passing = |fact: &Fact| match fact {
-        Fact::Number(Mark::Denied, requests) => *range_of(requests, times).end() < times,
-        Fact::Number(Mark::Allowed | Mark::Failed, requests) => *range_of(requests, times).start() > 0,
-        Fact::Status(200) | Fact::Unmatched(true) => true,
-        _ => false,
-    };
-    let denying = |fact: &Fact| match fact {
-        Fact::Number(Mark::Denied, requests) => *range_of(requests, times).start() > 0,
-        Fact::Number(Mark::Allowed, requests) => *range_of(requests, times).end() < times,
-        Fact::FirstDenied(_) => true,
-        _ => false,
-    };
-    let facts = || expect.facts.iter();
-    if let Some(pass) = facts().find(|fact| passing(&fact.value)) {
-        for fact in facts().filter(|fact| fact.value.needs_denial()) {
-            let message = format!(
-                "impossible '{}': only a denied request has it, and '{}' says that requests pass",
-                fact.value.field(),
-                pass.value.field()
-            );
-            reader.error(fact.span, message);
-        }
-    }
-    let all_pass = |fact: &Fact| {
-        matches!(fact, Fact::Number(Mark::Denied, requests) if *range_of(requests, times).end() == 0)
-            || matches!(fact, Fact::Number(Mark::Allowed, requests) if *range_of(requests, times).start() == times)
-            || matches!(fact, Fact::Status(200))
-    };
-    if let Some(pass) = facts().find(|fact| all_pass(&fact.value)) {
-        for fact in facts().filter(|fact| denying(&fact.value)) {
-            let message = format!(
-                "impossible '{}': it needs a denied request, and '{}' says that there is none",
-                fact.value.field(),
-                pass.value.field()
-            );
-            reader.error(fact.span, message);
-        }
-    }
-    let why = facts().find_map(|fact| if let Fact::Why(why) = fact.value { Some(why) } else { None });
-    for fact in facts() {
-        if let (Fact::Lockout(lockout), Some(why)) = (&fact.value, why)
-            && *lockout != (why == Why::Lockout)
-        {
-            let message = format!("impossible 'lockout': 'why' says {}", why.name());
-            reader.error(fact.span, message);
-        }
     }
 }

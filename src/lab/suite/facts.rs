@@ -6,11 +6,14 @@ use serde_json::Value;
 
 use super::check::is_at;
 use super::expect::{Fact, Mark, Why};
+use super::numbers::{self, NONE, is_named};
 use super::reader::quoted;
 use crate::engine::duration::GoForm;
 use crate::engine::plan::plan;
+use crate::engine::reserve::HoldEvent;
 use crate::engine::rules::{Fit, WalkEnd, explain};
 use crate::engine::{Code, Decision, FailurePolicy, KeyWriter, Request, Rules, Status};
+use crate::limiter::TicketResult;
 
 /// Answer to a request: the parts that Envoy passes on.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,19 @@ pub struct Answer {
 /// Encodes a decision as the service would; the text is the style of headers.
 pub type Encode<'e> = &'e dyn Fn(&Request<'_>, &Decision<'_>, &str) -> Answer;
 
+/// Call that was made with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Called {
+    /// Its decision.
+    Decided,
+    /// A look at its limits.
+    Looked,
+    /// Its settlement.
+    Settled { is_final: bool },
+    /// Its ticket was extended or released. The decision is a look afterwards.
+    Ticket(TicketResult),
+}
+
 /// A request and its decision.
 pub(super) struct Observed<'o, 'q, 'r> {
     pub(super) rules: &'o Rules,
@@ -38,6 +54,7 @@ pub(super) struct Observed<'o, 'q, 'r> {
     pub(super) is_store_down: bool,
     pub(super) encode: Encode<'o>,
     pub(super) headers: &'static str,
+    pub(super) called: Called,
 }
 
 /// An expectation that does not hold.
@@ -51,33 +68,45 @@ pub struct Mismatch {
     pub actual: String,
 }
 
-/// `None` for a binding limit that does not exist.
-const NONE: &str = "none";
-
 impl<'o, 'r> Observed<'o, '_, 'r> {
     pub(super) fn mark(&self) -> Mark {
-        match self.decision.map(|decision| decision.code) {
-            Some(Code::Ok) => Mark::Allowed,
-            Some(Code::OverLimit) => Mark::Denied,
-            None => Mark::Failed,
-        }
+        let Some(decision) = self.decision else { return Mark::Failed };
+        let passes = match self.called {
+            Called::Decided => decision.code == Code::Ok,
+            Called::Looked => true,
+            // Without a budget, nothing is counted.
+            Called::Settled { .. } => decision.statuses.iter().any(|status| status.budget.is_some()),
+            Called::Ticket(result) => result.was_held,
+        };
+        if passes { Mark::Allowed } else { Mark::Denied }
     }
 
     /// The status of the limit that denies, or that has the least left.
     fn binding(&self) -> Option<&'o Status<'r>> {
-        let decision = self.decision?;
-        decision.statuses.get(decision.binding?)
+        self.decision?.reported_status()
     }
 
     /// Time until the denied request would pass: the longest of all limits that are over.
     fn wait(&self) -> Option<Duration> {
-        let decision = self.decision.filter(|decision| decision.code == Code::OverLimit)?;
+        let decision =
+            self.decision.filter(|_| self.mark() == Mark::Denied && self.called == Called::Decided)?;
         let over = decision.statuses.iter().filter(|status| status.code == Code::OverLimit);
         over.filter_map(|status| status.reset).max()
     }
 
+    /// Time until what the request holds ends by itself.
+    fn expires_in(&self) -> Option<Duration> {
+        let secs = match self.called {
+            Called::Ticket(result) => result.was_held.then_some(result.ttl_secs),
+            Called::Decided | Called::Looked | Called::Settled { .. } => {
+                self.decision?.hold.map(|hold| hold.ttl_secs)
+            }
+        };
+        secs.map(|secs| Duration::from_secs(secs.into()))
+    }
+
     fn why(&self) -> Option<Why> {
-        if self.mark() != Mark::Denied {
+        if self.mark() != Mark::Denied || self.called != Called::Decided {
             return None;
         }
         let status = self.binding()?;
@@ -85,6 +114,10 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
         Some(match () {
             () if status.locked_out => Why::Lockout,
             () if status.larger_than_limit => Why::Size,
+            () if status.budget.is_some_and(|budget| budget.report.event == HoldEvent::TooMany) => {
+                Why::TooManyHolds
+            }
+            () if status.budget.is_some_and(|budget| budget.is_held) => Why::Held,
             () if self.is_store_down && fails_closed() => Why::Store,
             () => Why::Limit,
         })
@@ -121,7 +154,8 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
     pub(super) fn record(&self) -> Option<String> {
         let text = |text: &str| Value::from(text).to_string();
         let (mark, status) = (self.mark(), self.binding());
-        let mut fields = vec![format!("{}: true", mark.field())];
+        let is_look = self.called == Called::Looked;
+        let mut fields: Vec<_> = (!is_look).then(|| format!("{}: true", mark.field())).into_iter().collect();
         if let Some((status, limit)) = status.and_then(|status| Some((status, status.limit?))) {
             fields.push(format!("rule: {}", text(&name_of(status))));
             let layer = status.rule.and_then(|rule| rule.layer.as_ref());
@@ -130,9 +164,15 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
         } else if mark == Mark::Allowed && self.is_unmatched() {
             fields.push("unmatched: true".to_owned());
         }
+        if let Some(decision) = self.decision {
+            fields.extend(numbers::record(decision));
+            if self.called == (Called::Settled { is_final: false }) {
+                fields.push(format!("continue: {}", numbers::may_continue(decision)));
+            }
+        }
         fields.extend(self.wait().map(|wait| format!("wait: {}s", whole_secs(wait).as_secs())));
         fields.extend(self.why().filter(|why| *why != Why::Limit).map(|why| format!("why: {}", why.name())));
-        (fields.len() > 1).then(|| format!("{{{}}}", fields.join(", ")))
+        (is_look || fields.len() > 1).then(|| format!("{{{}}}", fields.join(", ")))
     }
 
     /// Difference between `fact` and this request; `None` where it holds, or is about all requests of a step.
@@ -143,10 +183,6 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
 
     fn difference(&self, fact: &Fact) -> Option<(String, String)> {
         let status = self.binding();
-        let number = |range: &std::ops::RangeInclusive<u64>, actual: Option<u32>| {
-            let holds = actual.is_some_and(|actual| range.contains(&u64::from(actual)));
-            (!holds).then(|| (range_text(range), actual.map_or(NONE.to_owned(), |actual| actual.to_string())))
-        };
         let text = |expected: &str, actual: Option<&str>| {
             (actual != Some(expected)).then(|| (expected.to_owned(), actual.unwrap_or(NONE).to_owned()))
         };
@@ -158,21 +194,14 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
                 let holds = status.is_some_and(|status| is_named(status, name));
                 (!holds).then(|| (name.clone(), status.map_or(NONE.to_owned(), name_of)))
             }
-            Fact::Limit(range) => {
-                number(range, status.and_then(|status| Some(status.limit?.requests_per_unit)))
+            Fact::Number(number, range) => {
+                let actual = self.decision.and_then(|decision| number.of_decision(decision));
+                numbers::difference(range, actual)
             }
-            Fact::Remaining(range) => number(range, status.map(|status| status.remaining)),
-            Fact::Wait(range) => {
-                let wait = self.wait();
-                let holds =
-                    wait.is_some_and(|wait| range.contains(&wait) || range.contains(&whole_secs(wait)));
-                let expected = if range.start() == range.end() {
-                    time_text(*range.start())
-                } else {
-                    format!("{}..{}", time_text(*range.start()), time_text(*range.end()))
-                };
-                (!holds).then(|| (expected, wait.map_or(NONE.to_owned(), time_text)))
-            }
+            Fact::Limits(limits) => self.decision.and_then(|decision| numbers::limits(limits, decision)),
+            Fact::First(_) | Fact::Late(_) | Fact::Continue(_) => numbers::flag(fact, self.decision?),
+            Fact::ExpiresIn(range) => time_difference(range, self.expires_in()),
+            Fact::Wait(range) => time_difference(range, self.wait()),
             Fact::Lockout(lockout) => {
                 let actual = self.mark() == Mark::Denied && status.is_some_and(|status| status.locked_out);
                 (actual != *lockout).then(|| (lockout.to_string(), actual.to_string()))
@@ -196,12 +225,12 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
                 let actual = self.is_unmatched();
                 (actual != *unmatched).then(|| (unmatched.to_string(), actual.to_string()))
             }
-            Fact::Status(status) => number(
+            Fact::Status(status) => numbers::difference(
                 &(u64::from(*status)..=u64::from(*status)),
                 self.decision.map(|decision| if decision.code == Code::Ok { 200 } else { 429 }),
             ),
             Fact::Headers(_) | Fact::Metadata(_) | Fact::Body(_) => self.answer_difference(fact),
-            Fact::Number(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_) | Fact::Errors(_) => None,
+            Fact::Results(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_) | Fact::Errors(_) => None,
         }
     }
 
@@ -228,12 +257,17 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
     }
 }
 
-/// True if `status` is that of the limit or the rule called `name`.
-fn is_named(status: &Status<'_>, name: &str) -> bool {
-    let is_path = status.rule.is_some_and(|rule| {
-        *rule.path == *name || rule.path.split_once('.').is_some_and(|(_, path)| path == name)
-    });
-    status.name == Some(name) || is_path
+fn time_difference(
+    range: &std::ops::RangeInclusive<Duration>,
+    actual: Option<Duration>,
+) -> Option<(String, String)> {
+    let holds = actual.is_some_and(|time| range.contains(&time) || range.contains(&whole_secs(time)));
+    let expected = if range.start() == range.end() {
+        time_text(*range.start())
+    } else {
+        format!("{}..{}", time_text(*range.start()), time_text(*range.end()))
+    };
+    (!holds).then(|| (expected, actual.map_or(NONE.to_owned(), time_text)))
 }
 
 fn name_of(status: &Status<'_>) -> String {
@@ -259,15 +293,6 @@ fn list_text(items: impl Iterator<Item = String>) -> String {
 /// `1h30m`, `0s`.
 pub(super) fn time_text(time: Duration) -> String {
     GoForm(time).to_string()
-}
-
-/// `5` or `100..110`.
-pub(super) fn range_text(range: &std::ops::RangeInclusive<u64>) -> String {
-    if range.start() == range.end() {
-        range.start().to_string()
-    } else {
-        format!("{}..{}", range.start(), range.end())
-    }
 }
 
 /// `wait` as answers have it: whole seconds, rounded up.

@@ -1,24 +1,47 @@
-//! Requests of a test that hold places.
+//! Requests of a test that hold something.
 
 use std::collections::{HashMap, VecDeque};
 
-use super::action::Rendered;
+use super::action::{Ask, Rendered};
 use crate::engine::Ticket;
 
-/// Tickets of the requests in flight, oldest first, by the names of their requests.
+/// Requests in flight.
 #[derive(Debug, Default)]
-pub(super) struct InFlight(HashMap<String, VecDeque<Ticket>>);
+pub(super) struct InFlight<'r> {
+    /// Tickets of requests without a label, oldest first, by the names of these.
+    unlabelled: HashMap<String, VecDeque<Ticket>>,
+    labelled: HashMap<String, Labelled<'r>>,
+}
 
-impl InFlight {
-    /// Adds a request, if it holds anything.
-    pub(super) fn add(&mut self, request: &Rendered<'_>, ticket: Option<Ticket>) {
-        if let Some(ticket) = ticket {
-            self.0.entry(request.name()).or_default().push_back(ticket);
+/// A request with a label.
+#[derive(Debug)]
+pub(super) struct Labelled<'r> {
+    pub(super) request: Rendered<'r>,
+    /// Its ticket; `None` if it holds nothing.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl<'r> InFlight<'r> {
+    /// Adds request `number` of a step.
+    pub(super) fn add(&mut self, ask: &'r Ask, number: u32, request: &Rendered<'r>, ticket: Option<Ticket>) {
+        match (&ask.label, ticket) {
+            (Some(label), ticket) => {
+                self.labelled.insert(label.render(number), Labelled { request: request.clone(), ticket });
+            }
+            (None, Some(ticket)) => {
+                self.unlabelled.entry(request.name()).or_default().push_back(ticket);
+            }
+            (None, None) => {}
         }
     }
 
-    /// Removes the oldest request with this name.
+    /// Removes the oldest request without a label that has this name.
     pub(super) fn take(&mut self, request: &Rendered<'_>) -> Option<Ticket> {
-        self.0.get_mut(&request.name())?.pop_front()
+        self.unlabelled.get_mut(&request.name())?.pop_front()
+    }
+
+    /// The request with this label.
+    pub(super) fn labelled(&self, label: &str) -> Option<&Labelled<'r>> {
+        self.labelled.get(label)
     }
 }

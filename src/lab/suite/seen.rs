@@ -1,8 +1,9 @@
 //! Results of the requests of one step, and the facts that are about all of them.
 
-use super::action::Ask;
+use super::action::Pace;
 use super::expect::{Expect, Fact, Mark, Requests, range_of};
-use super::facts::{Mismatch, range_text, time_text};
+use super::facts::{Mismatch, time_text};
+use super::numbers::range_text;
 use crate::lab::explanation::Explanation;
 
 /// Results of the requests of a step so far.
@@ -36,28 +37,28 @@ impl Seen {
 
     /// True if the last request is the first one that may turn out to be wrong: the first that is denied, or the one
     /// with which more have a result than are expected to.
-    pub(super) fn is_suspect(&self, expect: Option<&Expect>, ask: &Ask) -> bool {
+    pub(super) fn is_suspect(&self, expect: Option<&Expect>, pace: Pace) -> bool {
         let Some(last) = self.marks.last() else { return false };
         let counts = |fact: &Fact| match fact {
-            Fact::Number(mark, requests) => {
-                let most = *range_of(requests, ask.times.into()).end();
+            Fact::Results(mark, requests) => {
+                let most = *range_of(requests, pace.times.into()).end();
                 *mark == *last && self.count(*mark) == most.saturating_add(1)
             }
             _ => false,
         };
         let facts = || expect.iter().flat_map(|expect| &expect.facts);
         let is_of_all =
-            |fact: &Fact| matches!(fact, Fact::Number(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_));
+            |fact: &Fact| matches!(fact, Fact::Results(..) | Fact::FirstDenied(_) | Fact::NoDenyBefore(_));
         let is_first_denied = *last == Mark::Denied && self.count(Mark::Denied) == 1;
         facts().any(|fact| counts(&fact.value))
             || self.explained.is_none() && is_first_denied && facts().any(|fact| is_of_all(&fact.value))
     }
 
     /// Difference between a fact about all requests of a step and what was seen.
-    pub(super) fn mismatch(&self, fact: &Fact, ask: &Ask) -> Option<Mismatch> {
+    pub(super) fn mismatch(&self, fact: &Fact, pace: Pace) -> Option<Mismatch> {
         let (expected, actual) = match fact {
-            Fact::Number(mark, requests) => {
-                let (range, count) = (range_of(requests, ask.times.into()), self.count(*mark));
+            Fact::Results(mark, requests) => {
+                let (range, count) = (range_of(requests, pace.times.into()), self.count(*mark));
                 let of = if matches!(requests, Requests::Every(_)) { " (all)" } else { "" };
                 let of = if range == (0..=0) { "" } else { of };
                 (!range.contains(&count)).then(|| (range_text(&range) + of, count.to_string()))?
@@ -69,7 +70,7 @@ impl Seen {
                 (!holds).then(|| (range_text(range), actual))?
             }
             Fact::NoDenyBefore(time) => {
-                let at = ask.every.saturating_mul(self.first_denied?.saturating_sub(1));
+                let at = pace.every.saturating_mul(self.first_denied?.saturating_sub(1));
                 (at < *time).then(|| (time_text(*time), time_text(at)))?
             }
             _ => return None,

@@ -23,6 +23,8 @@ const RULES: Kind = Kind::Either(&[
     Kind::Object(&RULE_FILE),
     Kind::List(&Kind::Either(&[Kind::Text, Kind::Object(&RULE_FILE)])),
 ]);
+const AMOUNT: Kind = Kind::Either(&[COUNT, Kind::List(&COUNT)]);
+const DESCRIPTORS: Kind = Kind::Either(&[ENTRIES, Kind::List(&ENTRIES)]);
 const ENTRIES: Kind = Kind::Map(&Kind::Either(&[Kind::Text, Kind::Null]));
 
 const fn field(name: &'static str, kind: Kind, doc: &'static str) -> Field {
@@ -112,7 +114,7 @@ pub(super) static STEP: Object = Object {
         field("domain", Kind::Text, "Domain of the requests, if it is not that of the test."),
         field(
             "ask",
-            Kind::Either(&[ENTRIES, Kind::List(&ENTRIES)]),
+            DESCRIPTORS,
             "A request: the entries of its descriptor, or a list of descriptors. {n} is the number of the request in the step, {n%10} its remainder.",
         ),
         field(
@@ -133,9 +135,45 @@ pub(super) static STEP: Object = Object {
             "Number of concurrent requests: the expectation must hold in any order.",
         ),
         field(
+            "reserve",
+            DESCRIPTORS,
+            "A request that holds amounts of its budgets until it is settled, as with POST /v1/reserve.",
+        ),
+        field(
+            "acquire",
+            DESCRIPTORS,
+            "A request that takes places of its concurrency limits, as with POST /v1/acquire.",
+        ),
+        field(
+            "as",
+            Kind::Text,
+            "Label of the request, by which later steps name what it holds. {n} is the number of the request.",
+        ),
+        field(
+            "amount",
+            AMOUNT,
+            "Amount to hold, that of the rules by default; or amount to count. A list has one for each descriptor.",
+        ),
+        field("weight", COUNT, "Places that the request takes; 1 by default."),
+        field("ttl", TIME, "Time for which it is held, in place of that of the rules: whole seconds."),
+        field(
+            "settle",
+            Kind::Text,
+            "Label of a request that ends: the real amount is counted, as with POST /v1/settle.",
+        ),
+        field("usage", Kind::Object(&USAGE), "Tokens to count, in place of 'amount'."),
+        field("final", Kind::Bool, "False if the amount is that so far, and the request goes on."),
+        field("extend", Kind::Text, "Label of a request that needs more time, as with POST /v1/extend."),
+        field("renew", Kind::Text, "The same for places, as with POST /v1/renew."),
+        field(
             "release",
-            Kind::Either(&[ENTRIES, Kind::List(&ENTRIES)]),
-            "Descriptors of requests in flight that end: the oldest of them give their places back.",
+            Kind::Either(&[Kind::Text, DESCRIPTORS]),
+            "Label of a request that ends and gives back what it holds; or the descriptors of requests without a label, the oldest of which end.",
+        ),
+        field(
+            "look",
+            DESCRIPTORS,
+            "A look at what is used and held of the limits of a request. It counts nothing.",
         ),
         field("reload", RULES, "Rules that take the place of those in force. Rules with errors do not."),
         field(
@@ -148,6 +186,21 @@ pub(super) static STEP: Object = Object {
             Kind::Either(&[Kind::Form("^[+!-]+$"), Kind::Object(&EXPECT)]),
             "Expected results: + for a request that passes, - for one that is denied, ! for one that fails; or a map.",
         ),
+    ],
+    required: &[],
+};
+
+/// Tokens of an answer.
+pub(super) static USAGE: Object = Object {
+    name: "usage",
+    doc: "Tokens of the answer of a language model. Each token is of one kind.",
+    fields: &[
+        field("model", Kind::Text, "Model, for its prices."),
+        field("input", COUNT, "Tokens read, but for those below."),
+        field("cached", COUNT, "Tokens read from the provider's cache."),
+        field("cache_write", COUNT, "Tokens written to the provider's cache."),
+        field("output", COUNT, "Tokens written, but for those of reasoning."),
+        field("reasoning", COUNT, "Tokens written by the model for itself."),
     ],
     required: &[],
 };
@@ -193,13 +246,32 @@ pub(super) static EXPECT: Object = Object {
         field("rule", Kind::Text, "That limit's name, or its rule's path."),
         field("limit", RANGE, "That limit's requests per window."),
         field("remaining", RANGE, "Hits left in it."),
+        field("used", RANGE, "Hits that count in it, without those that are held."),
+        field("held", RANGE, "Hits that open holds have."),
+        field("holds", RANGE, "Number of open holds."),
+        field("amount", RANGE, "Amount that the request holds."),
+        field("charged", RANGE, "Amount that is counted of the request by now."),
+        field("returned", RANGE, "Amount that was held and is free again."),
+        field(
+            "limits",
+            Kind::Map(&Kind::Object(&NUMBERS)),
+            "Numbers of several limits, by name or by the path of the rule.",
+        ),
+        field("first", Kind::Bool, "False if the request was settled before."),
+        field("late", Kind::Bool, "Whether the amount was counted and no hold ended: it had expired."),
+        field("continue", Kind::Bool, "False if a budget is exceeded, and the stream should be cut."),
+        field("expires_in", TIME_RANGE, "Time until what is held ends by itself."),
         field(
             "wait",
             TIME_RANGE,
             "Time until a denied request would pass; rounded up to seconds it may be too, as answers have it.",
         ),
         field("lockout", Kind::Bool, "Whether a lockout denies."),
-        field("why", Kind::Choice(&["limit", "lockout", "size", "store"]), "Cause of the denial."),
+        field(
+            "why",
+            Kind::Choice(&["limit", "lockout", "size", "held", "too_many_holds", "store"]),
+            "Cause of the denial.",
+        ),
         field("matched", Kind::Text, "Place of a rule that applies: file:line."),
         field(
             "counter",
@@ -220,6 +292,23 @@ pub(super) static EXPECT: Object = Object {
             "HTTP status that Envoy answers with: 200 or 429.",
         ),
         field("errors", RANGE, "Number of errors in reloaded rules."),
+    ],
+    required: &[],
+};
+
+/// Numbers of one limit.
+pub(super) static NUMBERS: Object = Object {
+    name: "numbers",
+    doc: "Numbers of a limit.",
+    fields: &[
+        field("used", RANGE, "Hits that count, without those that are held."),
+        field("held", RANGE, "Hits that open holds have."),
+        field("holds", RANGE, "Number of open holds."),
+        field("limit", RANGE, "Requests per window."),
+        field("remaining", RANGE, "Hits left."),
+        field("amount", RANGE, "Amount that the request holds."),
+        field("charged", RANGE, "Amount that is counted of the request by now."),
+        field("returned", RANGE, "Amount that was held and is free again."),
     ],
     required: &[],
 };

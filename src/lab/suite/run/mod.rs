@@ -1,17 +1,20 @@
 //! Runs the tests of a file: one after the other, each in a world of its own.
 
+mod tickets;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::action::{Action, Ask, Rendered};
+use super::action::{Action, Ask, AskCall, Pace, Rendered};
 use super::check::is_called;
 use super::expect::{Expect, Fact, Mark};
-use super::facts::{Encode, Mismatch, Observed, range_text};
+use super::facts::{Called, Encode, Mismatch, Observed};
 use super::file::{Test, TestFile};
 use super::in_flight::InFlight;
+use super::numbers::range_text;
 use super::order::orders;
 use super::outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
 use super::record::Recorded;
@@ -19,9 +22,8 @@ use super::seen::Seen;
 use super::step::Step;
 use super::world::{Backend, World};
 use crate::engine::rules::Rule;
-use crate::engine::{Request, Ticket};
+use crate::engine::{Decision, Request, Rules, Ticket};
 use crate::lab::explanation::Explanation;
-use crate::limiter::TicketCall;
 
 /// Options of a run.
 pub struct RunOptions<'o> {
@@ -96,7 +98,7 @@ struct Run<'r> {
     timeline: Vec<TimelineEntry>,
     recorded: Vec<Recorded>,
     requests: u64,
-    in_flight: InFlight,
+    in_flight: InFlight<'r>,
     /// Step whose concurrent requests have another order, and that order.
     order: Option<(usize, Vec<u32>)>,
 }
@@ -104,12 +106,14 @@ struct Run<'r> {
 /// Result of one request.
 struct Look {
     mark: Mark,
-    /// Ticket of the places that it holds.
+    /// Ticket of what it holds.
     ticket: Option<Ticket>,
     /// Expectations that do not hold.
     mismatches: Vec<Mismatch>,
     reached: Vec<*const Rule>,
     single: Option<String>,
+    /// True if a request was decided.
+    is_request: bool,
 }
 
 type Stepped = Result<(), Box<Failure>>;
@@ -150,7 +154,7 @@ impl<'r> Run<'r> {
                     self.note(step, format!("store {}", if *up { "up" } else { "down" }), Duration::ZERO);
                 }
                 Action::Reload(rules) => self.reload(index, step, *rules)?,
-                Action::Release(ask) => self.release(index, step, ask).await?,
+                Action::Ticket(calls) => self.use_tickets(index, step, calls).await?,
                 Action::Ask(ask) if ask.together => self.ask_together(index, step, ask).await?,
                 Action::Ask(ask) => self.ask(index, step, ask).await?,
             }
@@ -161,26 +165,6 @@ impl<'r> Run<'r> {
     fn note(&mut self, step: &Step, text: String, every: Duration) {
         let expected = step.expect.as_ref().and_then(|expect| expect.results.clone());
         self.timeline.push(TimelineEntry { at: step.at, every, text, marks: Vec::new(), expected });
-    }
-
-    /// Ends requests in flight.
-    async fn release(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
-        self.note(step, format!("release {}", ask.text()), Duration::ZERO);
-        for number in 1..=ask.times {
-            let rendered = ask.render(number);
-            let Some(ticket) = self.in_flight.take(&rendered) else {
-                let mismatch = Mismatch {
-                    field: "release",
-                    expected: "a request with these entries that holds a place".to_owned(),
-                    actual: "none is in flight".to_owned(),
-                };
-                return Err(self.failure(index, step, vec![mismatch], (Some(number), None)));
-            };
-            let snapshot = self.world.limiter.snapshot();
-            // A release that the store fails is lost, as in the service: the place ends with its time.
-            drop(snapshot.use_ticket(&rendered.request(), ticket, TicketCall::Release, None).await);
-        }
-        Ok(())
     }
 
     fn reload(&mut self, index: usize, step: &Step, rules: usize) -> Stepped {
@@ -204,7 +188,7 @@ impl<'r> Run<'r> {
 
     /// Asks one request after the other. Concurrent ones too, in the order of this run: a store in memory decides
     /// each of them as a whole, so that every interleaving is an order.
-    async fn ask(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
+    async fn ask(&mut self, index: usize, step: &Step, ask: &'r Ask) -> Stepped {
         self.note(step, ask.text(), ask.every);
         let mut seen = Seen::default();
         let constant = ask.is_constant().then(|| ask.render(1));
@@ -218,22 +202,14 @@ impl<'r> Run<'r> {
             let Some(rendered) = own.as_ref().or(constant.as_ref()) else { continue };
             let request = rendered.request();
             let Some(look) = self.look(step, ask, &request, seen.marks.len()).await else { return Ok(()) };
-            self.in_flight.add(rendered, look.ticket);
-            let mismatches = self.take(look, turn, &mut seen);
-            if !mismatches.is_empty() {
-                let explanation = self.world.explain(&request).await;
-                self.mark(&seen);
-                return Err(self.failure(index, step, mismatches, (Some(turn), explanation)));
-            }
-            if seen.is_suspect(step.expect.as_ref(), ask) {
-                seen.explained = Some((turn, self.world.explain(&request).await));
-            }
+            self.in_flight.add(ask, number, rendered, look.ticket);
+            self.accept((index, step), (turn, ask.pace()), (&request, look), &mut seen).await?;
         }
-        self.finish(index, step, ask, seen)
+        self.finish(index, step, ask.pace(), seen)
     }
 
     /// Asks all requests at once: of a store that is shared, they are concurrent.
-    async fn ask_together(&mut self, index: usize, step: &Step, ask: &Ask) -> Stepped {
+    async fn ask_together(&mut self, index: usize, step: &Step, ask: &'r Ask) -> Stepped {
         if matches!(self.options.backend, Backend::Memory) {
             return self.ask(index, step, ask).await;
         }
@@ -245,14 +221,14 @@ impl<'r> Run<'r> {
         let (mut seen, mut wrong) = (Seen::default(), None);
         for (((turn, request), rendered), look) in (1..).zip(&requests).zip(&rendered).zip(looks) {
             let Some(look) = look else { return Ok(()) };
-            self.in_flight.add(rendered, look.ticket);
+            self.in_flight.add(ask, turn, rendered, look.ticket);
             let mismatches = self.take(look, turn, &mut seen);
             if !mismatches.is_empty() && wrong.is_none() {
                 wrong = Some((turn, request, mismatches));
             }
         }
         match wrong {
-            None => self.finish(index, step, ask, seen),
+            None => self.finish(index, step, ask.pace(), seen),
             Some((turn, request, mismatches)) => {
                 let explanation = self.world.explain(request).await;
                 self.mark(&seen);
@@ -264,33 +240,73 @@ impl<'r> Run<'r> {
     /// Decides `request`, which comes after `before` others of its step. `None` without rules.
     async fn look(&self, step: &Step, ask: &Ask, request: &Request<'_>, before: usize) -> Option<Look> {
         let snapshot = self.world.limiter.snapshot();
-        let decision = snapshot.decide(request, None).await;
-        let observed = Observed {
-            rules: snapshot.rules()?,
+        let (called, decision) = match ask.call {
+            AskCall::Look => (Called::Looked, snapshot.usage(request).await),
+            _ => (Called::Decided, snapshot.acquire(request, ask.purpose(), None).await),
+        };
+        let observed = self.observe(snapshot.rules()?, request, decision.as_ref().ok(), called);
+        Some(self.compare(step, &observed, before, ask.times == 1))
+    }
+
+    fn observe<'o, 'q, 'd>(
+        &'o self,
+        rules: &'o Rules,
+        request: &'o Request<'q>,
+        decision: Option<&'o Decision<'d>>,
+        called: Called,
+    ) -> Observed<'o, 'q, 'd> {
+        Observed {
+            rules,
             request,
-            decision: decision.as_ref().ok(),
+            decision,
             keys: &self.world.limiter.keys,
             foreign_prefix: &self.world.prefix,
             is_store_down: self.world.is_store_down(),
             encode: self.options.encode,
             headers: self.file.settings.headers,
-        };
-        let mut mismatches = self.never(&observed);
-        mismatches.extend(mismatches_of(step.expect.as_ref(), &observed, before));
+            called,
+        }
+    }
+
+    /// Holds the result of a call against what is expected of it.
+    fn compare(&self, step: &Step, observed: &Observed<'_, '_, '_>, before: usize, is_only: bool) -> Look {
+        let mut mismatches = self.never(observed);
+        mismatches.extend(mismatches_of(step.expect.as_ref(), observed, before));
         let statuses = observed.decision.iter().flat_map(|decision| &decision.statuses);
-        Some(Look {
+        Look {
             mark: observed.mark(),
             ticket: observed.decision.and_then(|decision| decision.hold).map(|hold| hold.ticket),
             mismatches,
             reached: statuses.filter_map(|status| status.rule.map(std::ptr::from_ref)).collect(),
-            single: if self.options.record && ask.times == 1 { observed.record() } else { None },
-        })
+            single: if self.options.record && is_only { observed.record() } else { None },
+            is_request: observed.called == Called::Decided,
+        }
+    }
+
+    /// Records a call. Fails if it is not as expected.
+    async fn accept(
+        &mut self,
+        (index, step): (usize, &Step),
+        (turn, pace): (u32, Pace),
+        (request, look): (&Request<'_>, Look),
+        seen: &mut Seen,
+    ) -> Stepped {
+        let mismatches = self.take(look, turn, seen);
+        if !mismatches.is_empty() {
+            let explanation = self.world.explain(request).await;
+            self.mark(seen);
+            return Err(self.failure(index, step, mismatches, (Some(turn), explanation)));
+        }
+        if seen.is_suspect(step.expect.as_ref(), pace) {
+            seen.explained = Some((turn, self.world.explain(request).await));
+        }
+        Ok(())
     }
 
     /// Records a request, and returns the mismatches that fail the test.
     fn take(&mut self, look: Look, turn: u32, seen: &mut Seen) -> Vec<Mismatch> {
         self.reached.extend(look.reached);
-        self.requests += 1;
+        self.requests += u64::from(look.is_request);
         seen.add(turn, look.mark);
         seen.single = look.single;
         if self.options.record {
@@ -314,10 +330,10 @@ impl<'r> Run<'r> {
     }
 
     /// Holds the counts of a step against its expectation, and records the result.
-    fn finish(&mut self, index: usize, step: &Step, ask: &Ask, mut seen: Seen) -> Stepped {
+    fn finish(&mut self, index: usize, step: &Step, pace: Pace, mut seen: Seen) -> Stepped {
         self.mark(&seen);
         let facts = step.expect.iter().flat_map(|expect| &expect.facts);
-        let mismatches: Vec<_> = facts.filter_map(|fact| seen.mismatch(&fact.value, ask)).collect();
+        let mismatches: Vec<_> = facts.filter_map(|fact| seen.mismatch(&fact.value, pace)).collect();
         if self.options.record {
             if step.expect.is_none() || seen.is_wrong || !mismatches.is_empty() {
                 self.recorded.push(Recorded::of(step, &seen.marks, seen.single.take()));
@@ -346,7 +362,7 @@ impl<'r> Run<'r> {
     ) -> Box<Failure> {
         let every = match &step.action {
             Action::Ask(ask) => ask.every,
-            Action::Release(_) | Action::Reload(_) | Action::Store { .. } | Action::Wait => Duration::ZERO,
+            Action::Ticket(_) | Action::Reload(_) | Action::Store { .. } | Action::Wait => Duration::ZERO,
         };
         let turns = request.map_or(0, |request| request.saturating_sub(1));
         let order = self.order.as_ref().filter(|(other, _)| *other == index);
