@@ -68,6 +68,7 @@ fn test_files() -> Vec<Vec<u8>> {
           start: 2026-03-29T00:59:30Z\n  steps:\n  - {ask: {k: 'u{n%3}'}, times: 3, every: 1s, expect: '+++'}\n  \
           - {together: 2, ask: [{k: a}], hits: -1, expect: {allowed: 1..2, wait: 1s..2s}}\n  - {reload: x, expect: {errors: 0}}\n  \
           - {descriptors: [{entries: [[k, a]], limit: {requests_per_unit: 5, unit: day}}], expect: {counter: 'tg1\xE2\x80\xA6'}}\n",
+        &include_bytes!("../config/presets/llm.test.yaml")[..],
         b"rules: {domain: d, descriptors: [{key: k, rate_limit: 9/day, reserve: {amount: 5}}]}\ntests:\n- name: a\n  steps:\n  \
           - {reserve: [{k: a}, {k: 'u{n}'}], amount: [2, 3], ttl: 9s, times: 3, as: 'c-{n}', expect: {held: 1..9}}\n  \
           - {settle: 'c-{n}', times: 2, usage: {model: m, input: 3, output: 4}, expect: {limits: {d.k: {used: 7}}}}\n  \

@@ -1,6 +1,7 @@
 //! Steps of `tollgate test` that hold, settle, extend and release.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -191,6 +192,9 @@ async fn holds_are_the_same_in_redis() {
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let dir = dir(&[("rules.yaml", RULES), ("a.test.yaml", EXPECTATIONS)]);
     check_expectations(&report(dir.path(), &["test", "--json", "--redis", &url, "a.test.yaml"]));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = tollgate(root, &["test", "--redis", &url, "config/presets/llm.test.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
 /// Steps with a mistake at `^`, and its error.

@@ -10,6 +10,7 @@ use tollgate::engine::{Entry, FailurePolicy, Modes, Rules};
 use tollgate::provider::sources;
 
 use crate::support::envoy::{Config, Envoy};
+use crate::support::eventually;
 use crate::support::scenario::check;
 use crate::support::service::Service;
 
@@ -19,22 +20,25 @@ const AUTHENTICATION: &str = include_str!("../config/presets/authentication.yaml
 const API_TOKENS: &str = include_str!("../config/presets/api-tokens.yaml");
 const PROTECTION: &str = include_str!("../config/presets/protection.yaml");
 const TENANTS: &str = include_str!("../config/presets/tenants.yaml");
+const LLM: &str = include_str!("../config/presets/llm.yaml");
 
 /// Each preset by the domain it is for.
-const ALL_PRESETS: [(&str, &str); 5] = [
+const ALL_PRESETS: [(&str, &str); 6] = [
     PRESETS[0],
     PRESETS[1],
     PRESETS[2],
     PRESETS[3],
+    PRESETS[4],
     ("lockout", include_str!("../config/presets/lockout.yaml")),
 ];
 
 /// Those whose comments have a configuration of Envoy; the Envoy for lockouts is a file of its own.
-const PRESETS: [(&str, &str); 4] = [
+const PRESETS: [(&str, &str); 5] = [
     ("authentication", AUTHENTICATION),
     ("api-tokens", API_TOKENS),
     ("protection", PROTECTION),
     ("tenants", TENANTS),
+    ("llm", LLM),
 ];
 
 /// A midnight, and so the beginning of an hour and of a minute; early enough for scripts to tell its
@@ -121,6 +125,9 @@ fn no_guess_passes_while_nobody_counts_and_nothing_else_waits_for_the_store() {
         ("protection", "operation=payment", Local),
         ("protection", "operation=api,user=u", Allow),
         ("tenants", "plan=pro,tenant=t", Local),
+        ("llm", "limit=tokens,api_key=k,model=m", Allow),
+        ("llm", "limit=money,api_key=k", Deny),
+        ("llm", "limit=in_flight,api_key=k", Allow),
         ("lockout", "login=password,account=a", Allow),
         ("lockout", "login=password,remote_address=i", Allow),
     ] {
@@ -367,12 +374,17 @@ async fn envoy_actions_in_preset_comments_match_the_rules() {
     let (_, of_domain) = shown.split_once("  typed_per_filter_config:").expect("the route names its domain");
     let mut routes = shown.to_owned();
     for (domain, preset) in PRESETS {
-        let actions = actions(preset).join("\n    ");
+        let actions = actions(preset);
+        // The route's own rate_limits have no hits_addend.
+        let has_hits = actions.iter().any(|line| line.contains("hits_addend"));
+        let indented = |indent: &str| actions.iter().map(|line| format!("{indent}{line}\n")).collect();
+        let (of_route, of_filter): (String, String) =
+            if has_hits { (String::new(), indented("      ")) } else { (indented("    "), String::new()) };
         let of_domain = of_domain.replace("domain: authentication", &format!("domain: {domain}"));
         write!(
             routes,
-            "- match: {{path: /{domain}}}\n  route:\n    cluster: upstream\n    {actions}\n  \
-             typed_per_filter_config:{of_domain}"
+            "- match: {{path: /{domain}}}\n  route:\n    cluster: upstream\n{of_route}  \
+             typed_per_filter_config:{of_domain}{of_filter}"
         )
         .expect("text can be written");
     }
@@ -390,6 +402,11 @@ async fn envoy_actions_in_preset_comments_match_the_rules() {
         ("/protection", &[], "50, 50;w=3600, 500;w=3600"),
         ("/tenants", &[("x-plan", "pro"), ("x-tenant", "umbrella")], "20, 20;w=1;name=\"second\""),
         ("/tenants", &[("x-tenant", "umbrella")], "5, 5;w=1;name=\"second\""),
+        (
+            "/llm",
+            &[("x-api-key-id", "1"), ("x-ai-eg-model", "gpt-5")],
+            "20, 40000;w=60;name=\"tokens\", 5000000;w=86400;name=\"day\"",
+        ),
     ] {
         let (host, port) = envoy.address();
         let mut request = reqwest::Client::new().get(format!("http://{host}:{port}{path}"));
@@ -402,6 +419,45 @@ async fn envoy_actions_in_preset_comments_match_the_rules() {
         assert_eq!(told, Some(limit), "{path} {headers:?}");
     }
     assert_eq!(envoy.stat("cluster.upstream.ratelimit.error").await, 0);
+
+    // The upstream names no usage: what the request of the language model held is given back.
+    let usage = async |entries: &str| {
+        let body = format!(r#"{{"domain": "llm", "descriptors": [{{"entries": [{entries}]}}]}}"#);
+        let request = reqwest::Client::new().post(tollgate.url("/v1/usage")).body(body);
+        request.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON")
+    };
+    let key = r#"{"key": "api_key", "value": "1"}"#;
+    let limit = |name: &str| format!(r#"{{"key": "limit", "value": "{name}"}}, {key}"#);
+    for (entries, remaining) in [
+        (limit("tokens") + r#", {"key": "model", "value": "gpt-5"}"#, 40_000),
+        (limit("money"), 5_000_000),
+        (limit("in_flight"), 20),
+    ] {
+        eventually(&entries, async || usage(&entries).await["remaining"] == remaining).await;
+    }
+}
+
+/// The calls that its comment shows to an application.
+#[tokio::test]
+async fn an_application_settles_the_usage_of_a_language_model_in_one_call() {
+    let tollgate = Service::start(&[("llm.yaml", LLM)], &[]).await;
+    let lines = comment(LLM).join("\n");
+    let (_, body) = lines.split_once("/v1/reserve -d '").expect("the comment shows how to ask");
+    let body = body.split('\'').next().expect("a body").to_owned();
+    let post = async |path: &str, body: String| {
+        let request = reqwest::Client::new().post(tollgate.url(path)).body(body);
+        request.send().await.expect("an answer").json::<serde_json::Value>().await.expect("JSON")
+    };
+    let reserved = post("/v1/reserve", body.clone()).await;
+    assert_eq!(reserved["allowed"], true, "{reserved}");
+    let (_, settling) = lines.split_once("\"ticket\": \"…\", ").expect("the comment shows how to settle");
+    let settling = settling.lines().next().expect("a line");
+    let (open, _) = body.rsplit_once('}').expect("an object");
+    let settled =
+        post("/v1/settle", format!("{open}, \"ticket\": {}, {settling}}}", reserved["ticket"])).await;
+    let charged: Vec<_> = (0..2).map(|n| settled["layers"][n]["charged"].clone()).collect();
+    // Tokens by weight; and 900 at 1.25, 4000 at 0.125 and 350 at 10 dollars a million.
+    assert_eq!(charged, [2_700, 5_125], "{settled}");
 }
 
 #[tokio::test]
