@@ -96,7 +96,7 @@ impl Replica {
         answer["descriptors"][0]["next"].clone()
     }
 
-    /// What a command prints.
+    /// Output of a command.
     async fn prints(&self, command: &[&str], arguments: &[&str]) -> String {
         let tokens = self.tokens.path().display().to_string();
         let admin = format!("127.0.0.1:{}", self.service.admin);

@@ -246,7 +246,7 @@ struct Stack {
     url: String,
     rules: &'static str,
     tollgate: Tollgate,
-    /// Where Envoy finds tollgate, also after a restart.
+    /// Address of tollgate for Envoy, the same after a restart.
     proxy: Proxy,
     upstream: Upstream,
     envoy: Envoy,

@@ -80,7 +80,7 @@ replies! {
         over_limit_per_sec: f64,
         /// Its limits; none for a rule that is not in force, or without a limit.
         limits: Vec<LimitView>,
-        /// What a request holds, if the limits are budgets; `null` for other rules.
+        /// Amount that a request holds, if the limits are budgets; `null` for other rules.
         reserve: Option<ReserveView>,
         /// True if it is counted and not enforced.
         shadow_mode: bool,

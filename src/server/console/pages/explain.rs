@@ -177,7 +177,7 @@ fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
     html! { @if !limits.is_empty() { (table(&format!("Limits of {descriptor}"), &head, &rows)) } }
 }
 
-/// What is held of a budget, by how many requests, and when the first hold ends.
+/// Amount that is held of a budget, number of holds, and time until the first one ends.
 fn held(limit: &ExplainedLimit) -> Markup {
     html! {
         @if let Some(holds) = limit.budget.as_ref().and_then(|budget| budget.holds) {

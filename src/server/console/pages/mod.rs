@@ -72,7 +72,7 @@ fn limits_text(limits: &[LimitView]) -> String {
     limits.collect::<Vec<_>>().join(", ")
 }
 
-/// What a request holds of a budget: `, reserves 2000 for 5m`.
+/// Amount that a request holds of a budget: `, reserves 2000 for 5m`.
 fn reserve_text(amount: u32, ttl_secs: u32) -> String {
     format!(", reserves {amount} for {}", duration(ttl_secs.into()))
 }
