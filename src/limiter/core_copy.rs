@@ -47,7 +47,7 @@ impl<T> Default for CoreCopy<T> {
     }
 }
 
-/// The shared value, for whoever swaps it.
+/// The shared value, to swap it.
 impl<T> Deref for CoreCopy<T> {
     type Target = ArcSwapOption<T>;
 

@@ -161,7 +161,7 @@ pub(super) struct Concurrency {
     pub(super) unreadable: Unreadable,
 }
 
-/// Whether a limit is leased, as written.
+/// `lease` as written.
 #[derive(Debug, Default)]
 pub(super) enum Leasing {
     /// Not written: `defaults` decide.

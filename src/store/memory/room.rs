@@ -35,7 +35,7 @@ pub struct Figures {
     pub evicted: u64,
 }
 
-/// What stripes hold, as far as they have reported it. A stripe reports when it has changed by a *grain*: cores that
+/// Content of all stripes, as far as they have reported it. A stripe reports when it has changed by a *grain*: cores that
 /// create counters in a large store seldom write to the sums that they share.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -71,7 +71,7 @@ impl Room {
         }
     }
 
-    /// What was reported.
+    /// Figures as reported.
     pub(super) fn figures(&self) -> Figures {
         let read = |sum: &AtomicUsize| sum.load(Ordering::Relaxed);
         Figures {
