@@ -2,9 +2,10 @@
 
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "a benchmark that cannot go on has failed")]
 
+mod server;
+mod tickets;
+
 use std::fs;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -13,12 +14,14 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tollgate::engine::{
-    ChargeMode, Enforcement, FailurePolicy, Hits, Lease, LeaseTerms, Limit, Timestamp, Unit,
+    Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Lease, LeaseTerms, Limit, Timestamp, Unit,
 };
 use tollgate::store::redis::{
     Credentials, Denials, Deployment, Endpoint, Leases, Redis, RedisContext, RedisSettings,
 };
 use tollgate::store::{Charge, Store as _};
+
+use self::server::Server;
 
 const THREADS: usize = 2;
 const LASTING: Duration = Duration::from_secs(4);
@@ -37,14 +40,28 @@ struct Case {
     quota: u32,
     mode: ChargeMode,
     leased: bool,
+    algorithm: Algorithm,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 10] = [
     Case { name: "one hot key", in_flight: 256, keys: 1, ..UNIFORM },
     Case { name: "one hot key, leased", in_flight: 256, keys: 1, leased: true, ..UNIFORM },
     Case { name: "100 keys, leased", keys: 100, leased: true, ..UNIFORM },
     UNIFORM,
     Case { name: "three limits, always", limits: 3, ..UNIFORM },
+    Case { name: "one limit, if_allowed", mode: ChargeMode::IfAllowed, ..UNIFORM },
+    Case {
+        name: "sliding window",
+        mode: ChargeMode::IfAllowed,
+        algorithm: Algorithm::SlidingWindow,
+        ..UNIFORM
+    },
+    Case {
+        name: "token bucket",
+        mode: ChargeMode::IfAllowed,
+        algorithm: Algorithm::TokenBucket { burst: u32::MAX },
+        ..UNIFORM
+    },
     Case { name: "three limits, if_allowed", limits: 3, mode: ChargeMode::IfAllowed, ..UNIFORM },
     Case { name: "over the limit", keys: 1_000, quota: 1, ..UNIFORM },
 ];
@@ -57,14 +74,15 @@ const UNIFORM: Case = Case {
     quota: u32::MAX,
     mode: ChargeMode::Always,
     leased: false,
+    algorithm: Algorithm::FixedWindow,
 };
 
 impl Case {
     fn charges(self) -> Vec<Charge> {
         let key = fastrand::u32(..self.keys);
         let one = |limit| Charge {
-            key: Bytes::from(format!("tg1/f3600/4:test,7:api_key,8:{key:08},{limit}")),
-            limit: Limit::per(self.quota, Unit::Hour),
+            key: Bytes::from(format!("tg1/{}/4:test,7:api_key,8:{key:08},{limit}", self.algorithm.name())),
+            limit: Limit { algorithm: self.algorithm, ..Limit::per(self.quota, Unit::Hour) },
             rule: 0,
             hits: Hits::Add(1),
             mode: self.mode,
@@ -76,76 +94,6 @@ impl Case {
             on_failure: FailurePolicy::Error,
         };
         (0..self.limits).map(one).collect()
-    }
-}
-
-/// A server of our own.
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        let port = {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            listener.local_addr().expect("its address").port()
-        };
-        let mut command = Command::new("redis-server");
-        command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        let process = command.stdout(Stdio::null()).spawn().expect("redis-server is installed");
-        let server = Self { process, port };
-        // Asking takes longer than starting does.
-        while server.info("server").is_empty() {}
-        server
-    }
-
-    fn info(&self, section: &str) -> String {
-        let output = Command::new("redis-cli").args(["-p", &self.port.to_string(), "INFO", section]).output();
-        String::from_utf8_lossy(&output.expect("redis-cli is installed").stdout).replace("Could not", "")
-    }
-
-    /// Every number of a section whose name begins so, added up.
-    fn sum(&self, section: &str, names: &[&str]) -> f64 {
-        let text = self.info(section);
-        let numbers = text.lines().filter_map(|line| {
-            let (name, value) = line.trim().split_once(':')?;
-            let value = value.split(',').next()?.trim_start_matches("calls=");
-            names.contains(&name).then(|| value.parse::<f64>().ok())?
-        });
-        numbers.sum()
-    }
-
-    fn cpu_us(&self) -> f64 {
-        1e6 * self.sum("cpu", &["used_cpu_user", "used_cpu_sys"])
-    }
-
-    fn commands(&self, leased: bool) -> f64 {
-        let names = ["incrby", "get", "evalsha", "eval"].map(|name| format!("cmdstat_{name}"));
-        // A script's own commands are counted too: of a script, the call is what was asked.
-        let scripts = self.sum("commandstats", &[&names[2], &names[3]]);
-        // Of leases, both: what had no credits was counted by a command.
-        match scripts > 0.0 && !leased {
-            true => scripts,
-            false => scripts + self.sum("commandstats", &[&names[0], &names[1]]),
-        }
-    }
-
-    fn bytes(&self) -> f64 {
-        self.sum("stats", &["total_net_input_bytes", "total_net_output_bytes"])
-    }
-
-    fn reset_counts(&self) {
-        let arguments = ["-p", &self.port.to_string(), "CONFIG", "RESETSTAT"];
-        Command::new("redis-cli").args(arguments).output().expect("redis-cli is installed");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }
 
@@ -217,9 +165,9 @@ fn main() {
     let _inside = runtime.enter();
     if !as_json {
         println!(
-            "| case | in flight | decisions/s | decisions per command | bytes | Redis CPU µs | own CPU µs | p50 µs | p99 µs |"
+            "| case | in flight | decisions/s | decisions per command | bytes | Redis CPU µs | times `INCRBY` | own CPU µs | p50 µs | p99 µs |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
     }
     for case in CASES {
         let denials = Some(Arc::new(Denials::new(16 << 20)));
@@ -227,6 +175,7 @@ fn main() {
         let redis = Arc::new(redis.expect("no files").with_leases(Arc::new(Leases::new(1))));
         // Counters that are new cost more: they are made first.
         run(case, &redis, LASTING);
+        let incrby_us = server.incrby_us();
         server.reset_counts();
         let (redis_us, own_us) = (server.cpu_us(), own_cpu_us());
         let took = run(case, &redis, LASTING);
@@ -238,16 +187,18 @@ fn main() {
         let per_command = decisions / server.commands(case.leased);
         let (bytes, redis_us, own_us) =
             (server.bytes() / decisions, redis_us / decisions, own_us / decisions);
+        let times = redis_us / incrby_us;
         let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
         let Case { name, in_flight, .. } = case;
         if as_json {
             println!(
-                r#"{{"case":"{name}","in_flight":{in_flight},"per_second":{per_second:.0},"per_command":{per_command:.2},"bytes":{bytes:.0},"redis_cpu_us":{redis_us:.2},"own_cpu_us":{own_us:.2},"p50_us":{p50:.0},"p99_us":{p99:.0}}}"#
+                r#"{{"case":"{name}","in_flight":{in_flight},"per_second":{per_second:.0},"per_command":{per_command:.2},"bytes":{bytes:.0},"redis_cpu_us":{redis_us:.2},"times_incrby":{times:.2},"own_cpu_us":{own_us:.2},"p50_us":{p50:.0},"p99_us":{p99:.0}}}"#
             );
         } else {
             println!(
-                "| {name} | {in_flight} | {per_second:.0} | {per_command:.1} | {bytes:.0} | {redis_us:.2} | {own_us:.2} | {p50:.0} | {p99:.0} |"
+                "| {name} | {in_flight} | {per_second:.0} | {per_command:.1} | {bytes:.0} | {redis_us:.2} | {times:.2} | {own_us:.2} | {p50:.0} | {p99:.0} |"
             );
         }
     }
+    runtime.block_on(tickets::measure(&settings, &server, as_json));
 }

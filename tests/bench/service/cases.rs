@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::load::{Pace, Shape};
+use crate::load::{self, Pace, Shape};
 use crate::options::{Case, Options};
-use crate::rounds::{Group, Subject};
+use crate::rounds::{CEILING, Group, Subject};
 use crate::servers::{Redis, Service};
 
 /// Windows so long that none ends meanwhile, and limits so high that nothing is denied.
@@ -14,6 +14,21 @@ domain: bench
 descriptors:
   - key: user
     rate_limit: {unit: year, requests_per_unit: 4000000000}
+---
+domain: leased
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 4000000000, lease: true}
+---
+domain: sliding
+descriptors:
+  - key: user
+    rate_limit: {unit: hour, requests_per_unit: 4000000000, algorithm: sliding_window}
+---
+domain: bucket
+descriptors:
+  - key: user
+    rate_limit: {unit: hour, requests_per_unit: 4000000000, algorithm: token_bucket}
 ---
 domain: layers
 defaults: {charge: if_allowed}
@@ -31,7 +46,12 @@ const UNIFORM: Shape = Shape {
     templates: &["user={}"],
     descriptors: 1,
     keys: 100_000,
+    distribution: load::UNIFORM,
 };
+
+/// Domain of the same limits with leases.
+const LEASED: Option<&str> = Some("leased");
+const LEASED_NAME: &str = "leased";
 
 /// Duration of the measurement of the ceiling's capacity.
 const PACING: Duration = Duration::from_secs(2);
@@ -39,11 +59,15 @@ const PACING: Duration = Duration::from_secs(2);
 /// Numbers of rules.
 const RULE_COUNTS: [u32; 3] = [10, 1_000, 100_000];
 
+/// Numbers of processes on one Redis.
+const REPLICA_COUNTS: [usize; 3] = [1, 2, 4];
+
 /// The services that most cases ask.
 pub(crate) struct World {
     ceiling: Service,
     embedded: Service,
-    on_redis: Service,
+    /// Processes that share a Redis. All cases but one ask the first alone.
+    on_redis: Vec<Service>,
     redis: Redis,
 }
 
@@ -52,24 +76,39 @@ impl World {
     pub(crate) async fn start(options: &Options) -> Self {
         let program = options.program();
         let redis = Redis::start().await;
+        let replicas = if options.wants(Case::Replicas) { REPLICA_COUNTS.into_iter().max() } else { None };
+        let mut on_redis = Vec::new();
+        for _ in 0..replicas.unwrap_or(1) {
+            on_redis.push(Service::tollgate(&program, RULES, Some(&redis)).await);
+        }
         Self {
             ceiling: Service::ceiling().await,
             embedded: Service::tollgate(&program, RULES, None).await,
-            on_redis: Service::tollgate(&program, RULES, Some(&redis)).await,
+            on_redis,
             redis,
         }
     }
 
     fn ceiling(&self) -> Subject<'_> {
-        Subject { name: "ceiling", service: &self.ceiling, redis: None }
+        Subject { name: CEILING, services: vec![&self.ceiling], redis: None, domain: None }
     }
 
     fn embedded(&self) -> Subject<'_> {
-        Subject { name: "embedded", service: &self.embedded, redis: None }
+        Subject { name: "embedded", services: vec![&self.embedded], redis: None, domain: None }
+    }
+
+    /// So many processes on Redis.
+    fn replicas(&self, count: usize) -> Subject<'_> {
+        let services = self.on_redis.iter().take(count).collect();
+        Subject { name: "Redis", services, redis: Some(&self.redis), domain: None }
     }
 
     fn on_redis(&self) -> Subject<'_> {
-        Subject { name: "Redis", service: &self.on_redis, redis: Some(&self.redis) }
+        self.replicas(1)
+    }
+
+    fn leased(&self) -> Subject<'_> {
+        Subject { name: LEASED_NAME, domain: LEASED, ..self.on_redis() }
     }
 
     fn all(&self) -> Vec<Subject<'_>> {
@@ -88,7 +127,7 @@ pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
         groups.push(Group {
             title: "one hot key, 256 in flight".to_owned(),
             shape: Shape { pace: Pace::Closed { in_flight: 256 }, keys: 1, ..UNIFORM },
-            subjects: vec![world.ceiling(), world.on_redis()],
+            subjects: world.all(),
         });
     }
     if options.wants(Case::Layers) {
@@ -96,10 +135,59 @@ pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
         groups.push(Group {
             title: "three layers, `if_allowed`, 64 in flight".to_owned(),
             shape: Shape { domain: "layers", templates, descriptors: 3, ..UNIFORM },
-            subjects: vec![world.ceiling(), world.on_redis()],
+            subjects: world.all(),
         });
     }
+    if options.wants(Case::Algorithms) {
+        for (title, domain) in [("one sliding window", "sliding"), ("one token bucket", "bucket")] {
+            groups.push(Group {
+                title: format!("{title}, 64 in flight"),
+                shape: Shape { domain, ..UNIFORM },
+                subjects: vec![world.ceiling(), world.on_redis()],
+            });
+        }
+    }
     groups
+}
+
+/// Keys that are leased and keys that are not: one that a single caller asks for, one that all ask for, and many of
+/// which few are hot.
+pub(crate) fn leases<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
+    if !options.wants(Case::Leases) {
+        return Vec::new();
+    }
+    let one = Shape { keys: 1, ..UNIFORM };
+    let shapes = [
+        (
+            "one key, 1 in flight",
+            Shape { pace: Pace::Closed { in_flight: 1 }, connections: 1, ..one.clone() },
+        ),
+        ("one key, 256 in flight", Shape { pace: Pace::Closed { in_flight: 256 }, ..one }),
+        ("1,000 keys by Zipf's law, 64 in flight", Shape { keys: 1_000, distribution: "zipf", ..UNIFORM }),
+    ];
+    let group = |(title, shape): (&str, Shape)| {
+        let subjects = vec![world.ceiling(), world.on_redis(), world.leased()];
+        Group { title: title.to_owned(), shape, subjects }
+    };
+    shapes.into_iter().map(group).collect()
+}
+
+/// More and more processes on one Redis, which share the same requests.
+pub(crate) fn replicas<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
+    if !options.wants(Case::Replicas) {
+        return Vec::new();
+    }
+    let group = |count: usize| {
+        let es = if count == 1 { "" } else { "es" };
+        let subject = world.replicas(count);
+        let leased = Subject { name: LEASED_NAME, domain: LEASED, ..subject.clone() };
+        Group {
+            title: format!("{count} process{es}, 1,000 keys by Zipf's law"),
+            shape: Shape { keys: 1_000, distribution: "zipf", ..UNIFORM },
+            subjects: vec![subject, leased],
+        }
+    };
+    REPLICA_COUNTS.into_iter().map(group).collect()
 }
 
 /// Latency at a twentieth of the ceiling's capacity here, and how many requests a second that
@@ -145,7 +233,7 @@ pub(crate) fn growth<'a>(
         groups.push(Group {
             title: format!("{} rules, each asked for", thousands(*count)),
             shape: Shape { templates: &["tenant=tenant-{}"], keys: *count, ..UNIFORM },
-            subjects: vec![world.ceiling(), Subject { service, ..world.embedded() }],
+            subjects: vec![world.ceiling(), Subject { services: vec![service], ..world.embedded() }],
         });
     }
     let mut add = |case, title: String, shape| {
@@ -153,7 +241,7 @@ pub(crate) fn growth<'a>(
             groups.push(Group { title, shape, subjects: world.all() });
         }
     };
-    for descriptors in [1, 4, 16] {
+    for descriptors in [1, 3, 16] {
         let s = if descriptors == 1 { "" } else { "s" };
         add(Case::Descriptors, format!("{descriptors} descriptor{s}"), Shape { descriptors, ..UNIFORM });
     }

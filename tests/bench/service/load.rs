@@ -12,6 +12,9 @@ const FILLING: u32 = 60;
 /// Requests in flight then: few, since each is long.
 const FILLING_IN_FLIGHT: u32 = 8;
 
+/// All keys are equally frequent.
+pub(crate) const UNIFORM: &str = "uniform";
+
 /// Requests, and how they are sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
@@ -23,6 +26,8 @@ pub(crate) struct Shape {
     /// Descriptors in each request: the templates, or several times all of them.
     pub(crate) descriptors: u32,
     pub(crate) keys: u32,
+    /// Frequency of each key.
+    pub(crate) distribution: &'static str,
 }
 
 /// When requests are sent.
@@ -74,6 +79,17 @@ impl Report {
 }
 
 impl Shape {
+    /// The part of one of `processes` that share the requests.
+    pub(crate) fn divided_by(self, processes: usize) -> Self {
+        let processes = u32::try_from(processes).unwrap_or(1).max(1);
+        let part = |number: u32| (number / processes).max(1);
+        let pace = match self.pace {
+            Pace::Closed { in_flight } => Pace::Closed { in_flight: part(in_flight) },
+            Pace::Open { per_second } => Pace::Open { per_second: part(per_second) },
+        };
+        Self { pace, connections: part(self.connections), ..self }
+    }
+
     /// Sends requests to `address` for so long. Every one that is sent is in the report: there is no warm-up.
     pub(crate) async fn send(&self, program: &Path, address: &str, lasting: Duration) -> Report {
         let mut command = Command::new(program);
@@ -91,6 +107,7 @@ impl Shape {
         ] {
             command.args([flag, &number.to_string()]);
         }
+        command.args(["--distribution", self.distribution]);
         // Another seed each time: the same one asks for the same keys, and so not for all of them.
         command.args(["--seed", &fastrand::u32(..).to_string()]);
         command.args(["--duration", &format!("{}ms", lasting.as_millis())]);
@@ -107,6 +124,7 @@ impl Shape {
         let filling = Self {
             pace: Pace::Closed { in_flight: FILLING_IN_FLIGHT },
             descriptors: FILLING / round * round,
+            distribution: UNIFORM,
             ..self.clone()
         };
         let keys_per_request = u64::from(filling.descriptors / round);

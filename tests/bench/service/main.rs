@@ -8,6 +8,7 @@
 
 mod cases;
 mod ceiling;
+mod charts;
 mod figures;
 mod load;
 mod machine;
@@ -32,7 +33,9 @@ use mimalloc::MiMalloc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::cases::World;
+use self::charts::Chart;
 use self::options::{Case, Options};
+use self::rounds::Measured;
 
 /// The program's allocator: the ceiling, which is this program, must not be slower for having another.
 #[global_allocator]
@@ -68,10 +71,9 @@ async fn report(options: &Options, redis: &str) {
         println!("### One step at a time\n\n{}", micro::table(folder));
     }
     let world = World::start(options).await;
-    let groups = cases::costs(&world, options);
-    let measured = rounds::run(&groups, options).await;
-    if !measured.is_empty() {
-        println!("### Requests per CPU second\n\n{}", table::costs(&measured));
+    let costs = rounds::run(&cases::costs(&world, options), options).await;
+    if !costs.is_empty() {
+        println!("### Requests per CPU second\n\n{}", table::costs(&costs));
     }
     if options.wants(Case::Open) {
         let (per_second, group) = cases::open(&world, options).await;
@@ -82,8 +84,54 @@ async fn report(options: &Options, redis: &str) {
         println!("### Start and memory\n\n{rows}");
     }
     let grown = cases::growing(options).await;
-    let measured = rounds::run(&cases::growth(&world, &grown, options), options).await;
-    if !measured.is_empty() {
-        println!("### How cost grows\n\n{}", table::costs(&measured));
+    let growth = rounds::run(&cases::growth(&world, &grown, options), options).await;
+    drop(grown);
+    if !growth.is_empty() {
+        println!("### How cost grows\n\n{}", table::costs(&growth));
     }
+    let leases = rounds::run(&cases::leases(&world, options), options).await;
+    if !leases.is_empty() {
+        println!("### Leases\n\n{}", table::costs(&leases));
+    }
+    let replicas = rounds::run(&cases::replicas(&world, options), options).await;
+    if !replicas.is_empty() {
+        println!("### Replicas\n\n{}", table::costs(&replicas));
+    }
+    if let Some(folder) = &options.charts {
+        let charts = charts_of(&costs, &growth, &leases, &replicas);
+        println!("### Charts\n\n{}", charts::write(folder, &charts).trim_end());
+    }
+}
+
+/// The charts of everything that was measured.
+fn charts_of<'m>(
+    costs: &'m [Measured],
+    growth: &'m [Measured],
+    leases: &'m [Measured],
+    replicas: &'m [Measured],
+) -> Vec<Chart<'m>> {
+    let of = |word: &'static str| growth.iter().filter(|group| group.title.contains(word)).collect();
+    let share =
+        |name, title, measured| Chart { name, title, measured, figure: charts::share, mark: Some(1.0) };
+    let figure = |name, title, measured: &'m [Measured], figure| Chart {
+        name,
+        title,
+        measured: measured.iter().collect(),
+        figure,
+        mark: None,
+    };
+    let redis = "CPU time of Redis for a decision, in µs";
+    let program = "CPU time of the program for a decision, in µs";
+    vec![
+        share("ceiling", "Requests per CPU second, as a share of the ceiling", costs.iter().collect()),
+        share("rules", "Share of the ceiling with more rules", of("rules")),
+        share("descriptors", "Share of the ceiling with more descriptors in a request", of("descriptor")),
+        share("keys", "Share of the ceiling with more keys", of("keys")),
+        share("connections", "Share of the ceiling with more connections", of("connection")),
+        share("leases", "Share of the ceiling with and without leases", leases.iter().collect()),
+        figure("leases-redis", redis, leases, charts::redis_us),
+        figure("leases-latency", "Median latency in a closed loop, in µs", leases, charts::p50_us),
+        figure("replicas-redis", redis, replicas, charts::redis_us),
+        figure("replicas-program", program, replicas, charts::program_us),
+    ]
 }

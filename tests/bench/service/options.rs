@@ -11,18 +11,21 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub(crate) rounds: u32,
     /// Seconds of each measurement, 1 to 3,600. CPU times have a resolution of a hundredth of a second.
-    #[arg(long, default_value_t = 3, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(crate) seconds: u32,
     /// Measure these alone.
     #[arg(long, value_name = "CASE", num_args = 1..)]
     only: Vec<Case>,
-    /// Measure also how cost grows: `rules`, `descriptors`, `keys` and `connections`.
+    /// Measure also how cost grows: `rules`, `descriptors`, `keys`, `connections`, `leases` and `replicas`.
     #[arg(long)]
     growth: bool,
     /// The program to measure. Unset: the one that was built along, with the libraries' features that tests
     /// need.
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
+    /// Write charts into this folder.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) charts: Option<PathBuf>,
     /// Print first what Criterion has left in this folder.
     #[arg(long, value_name = "PATH")]
     pub(crate) micro: Option<PathBuf>,
@@ -40,10 +43,12 @@ pub(crate) struct Options {
 pub(crate) enum Case {
     /// 100,000 keys, in memory and in Redis.
     Uniform,
-    /// One key that everybody asks for, in Redis.
+    /// One key that everybody asks for.
     Hot,
-    /// Three descriptors that count only if all of them pass, in Redis.
+    /// Three descriptors that count only if all of them pass.
     Layers,
+    /// Sliding windows and token buckets, in Redis.
+    Algorithms,
     /// Latency at a fifth of the ceiling's capacity.
     Open,
     /// Time to compile 100,000 rules.
@@ -52,17 +57,26 @@ pub(crate) enum Case {
     Memory,
     /// 10, 1,000 and 100,000 rules.
     Rules,
-    /// 1, 4 and 16 descriptors.
+    /// 1, 3 and 16 descriptors.
     Descriptors,
     /// 100 and 1,000,000 keys.
     Keys,
     /// 1, 16 and 256 connections.
     Connections,
+    /// A key without contention, a hot one, and 1,000 by Zipf's law, with and without leases.
+    Leases,
+    /// 1, 2 and 4 processes on one Redis, with and without leases.
+    Replicas,
 }
 
 impl Case {
     const fn is_growth(self) -> bool {
-        matches!(self, Self::Rules | Self::Descriptors | Self::Keys | Self::Connections)
+        match self {
+            Self::Uniform | Self::Hot | Self::Layers | Self::Algorithms | Self::Open => false,
+            Self::Compile | Self::Memory => false,
+            Self::Rules | Self::Descriptors | Self::Keys | Self::Connections => true,
+            Self::Leases | Self::Replicas => true,
+        }
     }
 }
 

@@ -3,11 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::load::{Errors, Shape};
+use futures_util::future::join_all;
+
+use crate::load::{Errors, Report, Shape};
 use crate::options::Options;
 use crate::servers::{Redis, Service};
 
-/// Services that are asked the same, the ceiling first.
+/// Name of the service that decides nothing.
+pub(crate) const CEILING: &str = "ceiling";
+
+/// Services that are asked the same.
 pub(crate) struct Group<'a> {
     /// The requests.
     pub(crate) title: String,
@@ -16,12 +21,15 @@ pub(crate) struct Group<'a> {
 }
 
 /// One of them.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Subject<'a> {
     pub(crate) name: &'static str,
-    pub(crate) service: &'a Service,
+    /// Its processes, which share the requests.
+    pub(crate) services: Vec<&'a Service>,
     /// The Redis it counts in.
     pub(crate) redis: Option<&'a Redis>,
+    /// Domain that it is asked for in place of the group's.
+    pub(crate) domain: Option<&'static str>,
 }
 
 /// One measurement.
@@ -31,6 +39,10 @@ pub(crate) struct Sample {
     pub(crate) per_cpu_second: f64,
     /// CPU time of Redis for each request, in microseconds.
     pub(crate) redis_us: Option<f64>,
+    /// The same for one `INCRBY` in batches of 16, in the same round.
+    pub(crate) incrby_us: Option<f64>,
+    /// Commands that Redis carried out for each request, those of scripts included.
+    pub(crate) redis_commands: Option<f64>,
     /// Requests in each second.
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
@@ -54,7 +66,19 @@ pub(crate) struct Row {
     pub(crate) samples: Vec<Sample>,
 }
 
+impl Measured {
+    /// The service that everything is compared with, if it was measured.
+    pub(crate) fn ceiling(&self) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == CEILING)
+    }
+}
+
 impl Row {
+    /// True if it counts in Redis.
+    pub(crate) fn is_on_redis(&self) -> bool {
+        self.samples.iter().all(|sample| sample.redis_us.is_some())
+    }
+
     /// The median of a figure.
     pub(crate) fn median(&self, figure: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(figure).collect())
@@ -90,14 +114,20 @@ pub(crate) async fn run(groups: &[Group<'_>], options: &Options) -> Vec<Measured
     for group in groups {
         for subject in &group.subjects {
             eprintln!("filling: {}: {}", group.title, subject.name);
-            group.shape.fill(&program, &subject.service.address).await;
+            if let [service, ..] = &*subject.services {
+                subject.shape(&group.shape).fill(&program, &service.address).await;
+            }
         }
     }
     for round in 1..=options.rounds {
+        let redis = groups.iter().flat_map(|group| &group.subjects).find_map(|subject| subject.redis);
+        let incrby_us = redis.map(Redis::incrby_us);
         for (group, measured) in groups.iter().zip(&mut measured) {
             for (subject, row) in group.subjects.iter().zip(&mut measured.rows) {
                 let lasting = Duration::from_secs(options.seconds.into());
                 let sample = subject.measure(&group.shape, &program, lasting).await;
+                let incrby_us = incrby_us.filter(|_| sample.redis_us.is_some());
+                let sample = Sample { incrby_us, ..sample };
                 let Sample { per_cpu_second, per_second, p99_us, .. } = sample;
                 eprintln!(
                     "round {round}/{}: {}: {}: {per_cpu_second:.0} per CPU second, {per_second:.0} per second, \
@@ -112,32 +142,57 @@ pub(crate) async fn run(groups: &[Group<'_>], options: &Options) -> Vec<Measured
 }
 
 impl Subject<'_> {
-    #[expect(clippy::cast_precision_loss, reason = "few")]
+    /// The requests that it is asked.
+    fn shape(&self, shape: &Shape) -> Shape {
+        Shape { domain: self.domain.unwrap_or(shape.domain), ..shape.clone() }
+    }
+
     async fn measure(&self, shape: &Shape, program: &Path, lasting: Duration) -> Sample {
+        let cpu_seconds = || self.services.iter().map(|service| service.cpu_seconds()).sum::<f64>();
         let redis_seconds = || self.redis.map(Redis::cpu_seconds);
-        let (cpu_before, redis_before) = (self.service.cpu_seconds(), redis_seconds());
-        let report = shape.send(program, &self.service.address, lasting).await;
-        let (cpu, redis) = (self.service.cpu_seconds() - cpu_before, redis_seconds());
-        for (code, Errors { count, example }) in &report.errors_by_code {
-            eprintln!("{count} of {} requests: {code}: {example}", report.requests);
-        }
-        if report.unsent > 0 {
-            eprintln!("{} requests were not sent", report.unsent);
-        }
-        assert_eq!(report.denied, 0, "limits are higher than that");
-        // Else some would have waited in the load, and fewer been in flight than the table says.
-        assert_eq!(report.connection_bound, None, "a connection takes all that it is to have");
-        let decided = report.decided();
-        let requests = decided as f64;
+        let redis_commands = || self.redis.map(Redis::commands);
+        // Each process gets its share of the requests, at the same time.
+        let shape = self.shape(shape).divided_by(self.services.len());
+        let commands_before = redis_commands();
+        let (cpu_before, redis_before) = (cpu_seconds(), redis_seconds());
+        let sent = self.services.iter().map(|service| shape.send(program, &service.address, lasting));
+        let reports = join_all(sent).await;
+        let (cpu, redis) = (cpu_seconds() - cpu_before, redis_seconds());
+        let commands = redis_commands();
+        reports.iter().for_each(check);
+        let requests = sum(&reports, |report| report.decided() as f64);
+        let sent = reports.iter().map(|report| report.requests + report.unsent).sum();
+        let decided: u64 = reports.iter().map(Report::decided).sum();
+        let mean = |of: fn(&Report) -> f64| sum(&reports, of) / reports.len() as f64;
+        let each = |(after, before): (f64, f64)| (after - before) / requests;
         Sample {
             per_cpu_second: requests / cpu,
-            redis_us: redis.zip(redis_before).map(|(after, before)| 1e6 * (after - before) / requests),
-            per_second: report.requests_per_second,
-            p50_us: report.latency_us.p50,
-            p99_us: report.latency_us.p99,
-            requests: report.requests + report.unsent,
-            failed: report.requests - decided + report.unsent,
-            saturated: report.generator_saturated,
+            redis_us: redis.zip(redis_before).map(|times| 1e6 * each(times)),
+            incrby_us: None,
+            redis_commands: commands.zip(commands_before).map(each),
+            per_second: sum(&reports, |report| report.requests_per_second),
+            p50_us: mean(|report| report.latency_us.p50),
+            p99_us: mean(|report| report.latency_us.p99),
+            requests: sent,
+            failed: sent - decided,
+            saturated: reports.iter().any(|report| report.generator_saturated),
         }
     }
+}
+
+fn sum(reports: &[Report], of: impl Fn(&Report) -> f64) -> f64 {
+    reports.iter().map(of).sum()
+}
+
+/// Prints what went wrong. Panics if the load was not what it should be.
+fn check(report: &Report) {
+    for (code, Errors { count, example }) in &report.errors_by_code {
+        eprintln!("{count} of {} requests: {code}: {example}", report.requests);
+    }
+    if report.unsent > 0 {
+        eprintln!("{} requests were not sent", report.unsent);
+    }
+    assert_eq!(report.denied, 0, "limits are higher than that");
+    // Else some would have waited in the load, and fewer been in flight than the table says.
+    assert_eq!(report.connection_bound, None, "a connection takes all that it is to have");
 }

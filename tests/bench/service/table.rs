@@ -15,7 +15,7 @@ pub(crate) fn table_of<const N: usize>(
     text
 }
 
-/// Cost of requests for each service of each group, beside the first of the group, which is the ceiling.
+/// Cost of requests for each service of each group, beside the ceiling if the group has it.
 pub(crate) fn costs(measured: &[Measured]) -> String {
     let head = [
         "requests",
@@ -24,29 +24,31 @@ pub(crate) fn costs(measured: &[Measured]) -> String {
         "of the ceiling",
         "CPU µs each",
         "Redis CPU µs each",
+        "of `INCRBY`",
+        "Redis commands each",
         "thousands per second",
         "p50 µs",
         "p99 µs",
     ];
     let row = |group: &Measured, row: &Row| {
-        let [least, ratio, most] =
-            row.against(&group.rows[0], |own, ceiling| own.per_cpu_second / ceiling.per_cpu_second);
-        let is_on_redis = row.samples.iter().all(|sample| sample.redis_us.is_some());
+        let ratio = |own: &Sample, ceiling: &Sample| own.per_cpu_second / ceiling.per_cpu_second;
+        let on_redis = |figure: fn(&Sample) -> f64| match row.is_on_redis() {
+            true => format!("{:.2}", row.median(figure)),
+            false => String::new(),
+        };
         [
             group.title.clone(),
             row.name.to_owned(),
             format!("{:.1}", row.median(|sample| sample.per_cpu_second) / 1e3),
-            if is_ceiling(group, row) {
-                String::new()
-            } else {
+            compared(group, row, ratio).map_or_else(String::new, |[least, ratio, most]| {
                 format!("{ratio:.2} ({least:.2} to {most:.2})")
-            },
+            }),
             format!("{:.1}", row.median(|sample| 1e6 / sample.per_cpu_second)),
-            if is_on_redis {
-                format!("{:.2}", row.median(|sample| sample.redis_us.unwrap_or_default()))
-            } else {
-                String::new()
-            },
+            on_redis(|sample| sample.redis_us.unwrap_or_default()),
+            on_redis(|sample| {
+                sample.redis_us.zip(sample.incrby_us).map_or(0.0, |(redis, incrby)| redis / incrby)
+            }),
+            on_redis(|sample| sample.redis_commands.unwrap_or_default()),
             format!("{:.1}", row.median(|sample| sample.per_second) / 1e3),
             format!("{:.0}", row.median(|sample| sample.p50_us)),
             format!("{:.0}", row.median(|sample| sample.p99_us)),
@@ -56,7 +58,7 @@ pub(crate) fn costs(measured: &[Measured]) -> String {
     table_of(head, rows) + &notes(measured)
 }
 
-/// Latency of each service of each group, beside the first of the group.
+/// Latency of each service of each group, beside the ceiling.
 pub(crate) fn latencies(measured: &[Measured]) -> String {
     let head = [
         "requests",
@@ -70,15 +72,11 @@ pub(crate) fn latencies(measured: &[Measured]) -> String {
     ];
     let row = |group: &Measured, row: &Row| {
         let added = |figure: fn(&Sample) -> f64| {
-            let [least, added, most] =
-                row.against(&group.rows[0], |own, ceiling| figure(own) - figure(ceiling));
-            if is_ceiling(group, row) {
-                String::new()
-            } else {
-                format!("{added:.0} ({least:.0} to {most:.0})")
-            }
+            compared(group, row, |own, ceiling| figure(own) - figure(ceiling))
+                .map_or_else(String::new, |[least, added, most]| {
+                    format!("{added:.0} ({least:.0} to {most:.0})")
+                })
         };
-        let is_on_redis = row.samples.iter().all(|sample| sample.redis_us.is_some());
         [
             group.title.clone(),
             row.name.to_owned(),
@@ -87,7 +85,7 @@ pub(crate) fn latencies(measured: &[Measured]) -> String {
             added(|sample| sample.p50_us),
             added(|sample| sample.p99_us),
             format!("{:.1}", row.median(|sample| sample.per_cpu_second) / 1e3),
-            if is_on_redis {
+            if row.is_on_redis() {
                 format!("{:.2}", row.median(|sample| sample.redis_us.unwrap_or_default()))
             } else {
                 String::new()
@@ -98,8 +96,10 @@ pub(crate) fn latencies(measured: &[Measured]) -> String {
     table_of(head, rows) + &notes(measured)
 }
 
-fn is_ceiling(group: &Measured, row: &Row) -> bool {
-    std::ptr::eq(&group.rows[0], row)
+/// Results of `compare` on a row and the ceiling of its group; `None` for the ceiling, and without one.
+fn compared(group: &Measured, row: &Row, compare: impl Fn(&Sample, &Sample) -> f64) -> Option<[f64; 3]> {
+    let ceiling = group.ceiling()?;
+    (!std::ptr::eq(ceiling, row)).then(|| row.against(ceiling, compare))
 }
 
 /// Notes on a table, if there are any.
