@@ -3,6 +3,7 @@
 
 use crate::engine::algorithm::places::MAX_PLACES;
 use crate::engine::schema::{Field, Kind, Object};
+use crate::engine::usage::Weight;
 
 const COUNT: Kind = Kind::Uint { min: 0, max: u32::MAX };
 /// Nothing is the empty text.
@@ -50,8 +51,9 @@ pub static RULE_FILE: Object = Object {
     required: &["domain"],
 };
 
-/// A price or a weight: [`Weight::parse`](crate::engine::usage::Weight::parse).
-const DECIMAL: Kind = Kind::Form(r"^[0-9]+(\.[0-9]{1,6})?$");
+/// A price or a weight: [`Weight::parse`].
+const DECIMAL: Kind =
+    Kind::Either(&[Kind::Number { min: 0, max: Weight::MAX }, Kind::Form(r"^[0-9]+(\.[0-9]{1,6})?$")]);
 
 /// An entry of `prices`.
 pub(super) static PRICES_OF_MODEL: Object = Object {

@@ -110,6 +110,14 @@ fn file(object: &Object, name: &str, value: &str) -> SourceFile {
             let body = map(&[("text", "x")], name, value);
             rule(&map(&limited, "on_deny", &format!("{{body: {body}}}")))
         }
+        "prices" => {
+            let prices = map(&[("input", "1"), ("output", "2")], name, value);
+            format!("{{domain: d, descriptors: [], prices: {{m: {prices}}}}}")
+        }
+        "weights" => {
+            let reserve = format!("{{amount: 1, count: {}}}", map(&[], name, value));
+            rule(&map(&limited, "reserve", &reserve))
+        }
         step => {
             let options = map(&[], name, value);
             rule(&map(&limited, "normalize", &format!("[{{{step}: {options}}}]")))
@@ -124,6 +132,8 @@ fn the_tables_take_what_the_parser_takes() {
         &RULE_FILE,
         &DEFAULTS,
         &DESCRIPTOR,
+        &PRICES_OF_MODEL,
+        &TOKEN_WEIGHTS,
         &IP_PREFIX,
         &FORWARDED_FOR,
         &RATE_LIMIT,
