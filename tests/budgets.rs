@@ -11,7 +11,7 @@ use tokio::runtime;
 use tokio::task::JoinSet;
 use tollgate::engine::algorithm::group::ChargeOutcome::{Charged, Denied};
 use tollgate::engine::reserve::{
-    Action, HoldEvent, OnExpiry, Opening, Reservation, Settled, Settlement, Terms,
+    Action, Extension, HoldEvent, OnExpiry, Opening, Reservation, Settled, Settlement, Terms,
 };
 use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Ticket, Timestamp, Unit, Window};
 use tollgate::store::memory::{MemorySettings, MemoryStore};
@@ -45,6 +45,10 @@ const fn opening(ticket: Ticket, amount: u32, ttl_secs: u32) -> Opening {
     Opening { ticket: Some(ticket), amount, ttl_secs, is_anonymous: false, is_named: false }
 }
 
+const fn extending(ticket: Ticket, ttl_secs: u32, amount: u32) -> Action {
+    Action::Extend(Extension { ticket, ttl_secs, amount })
+}
+
 const fn settling(of: Settled, amount: u32) -> Action {
     Action::Settle(Settlement { of, amount })
 }
@@ -55,7 +59,9 @@ pub(crate) fn every_action(key: &str, ticket: Ticket) -> Vec<Charge> {
     let actions = [
         Action::Open(opening(ticket, 5, 60)),
         Action::Open(named),
-        Action::Extend(ticket, 120),
+        extending(ticket, 120, 0),
+        extending(ticket, 120, 9),
+        Action::Lower(ticket, 1),
         settling(Settled::Part(ticket), 2),
         Action::Cancel(ticket),
         settling(Settled::Whole(ticket), 3),
@@ -100,6 +106,12 @@ enum Step {
     Extend {
         back: usize,
         ttl_secs: u32,
+        amount: u32,
+    },
+    /// Raises a hold in a request that another charge denies.
+    ExtendDenied {
+        back: usize,
+        amount: u32,
     },
     Cancel {
         back: usize,
@@ -118,7 +130,9 @@ fn some_step() -> impl Strategy<Value = Step> {
         2 => (back.clone(), amount.clone()).prop_map(|(back, amount)| Step::Part { back, amount }),
         2 => back.clone().prop_map(|back| Step::Rest { back }),
         2 => amount.prop_map(|amount| Step::Oldest { amount }),
-        2 => (back.clone(), ttl).prop_map(|(back, ttl_secs)| Step::Extend { back, ttl_secs }),
+        3 => (back.clone(), ttl, prop_oneof![Just(0), 1..=100_u32])
+            .prop_map(|(back, ttl_secs, amount)| Step::Extend { back, ttl_secs, amount }),
+        1 => (back.clone(), 1..=100_u32).prop_map(|(back, amount)| Step::ExtendDenied { back, amount }),
         1 => back.prop_map(|back| Step::Cancel { back }),
         1 => Just(Step::Look),
     ]
@@ -224,7 +238,7 @@ impl Model {
                 }
                 return Some(fits);
             }
-            Step::OpenDenied { .. } | Step::Look => {}
+            Step::OpenDenied { .. } | Step::ExtendDenied { .. } | Step::Look => {}
             Step::Settle { back, amount } => self.settle(named(back), Some(amount), now),
             Step::Rest { back } => self.settle(named(back), None, now),
             Step::Part { back, amount } => self.part(named(back), amount, now),
@@ -236,12 +250,19 @@ impl Model {
                 oldest.and_then(|(_, ticket)| self.tickets.remove(&ticket));
                 self.used += amount;
             }
-            Step::Extend { back, ttl_secs } => {
-                if let Some((_, ends)) =
-                    self.tickets.get_mut(&named(back)).and_then(|known| known.open.as_mut())
-                {
-                    *ends = (*ends).max(end(ttl_secs));
+            Step::Extend { back, ttl_secs, amount } => {
+                let all_held = self.held();
+                let known = self.tickets.get_mut(&named(back));
+                let Some(known @ Known { open: Some((held, ends)), .. }) = known.map(|known| *known) else {
+                    return Some(false);
+                };
+                let raised = held.max(amount.saturating_sub(known.counted));
+                let fits = raised == held || self.used + all_held + raised - held <= LIMIT;
+                if fits {
+                    let open = Some((raised, ends.max(end(ttl_secs))));
+                    self.tickets.insert(named(back), Known { open, ..known });
                 }
+                return Some(fits);
             }
             Step::Cancel { back } => {
                 if let Some(known) = self.tickets.get_mut(&named(back)).filter(|known| known.open.is_some()) {
@@ -266,7 +287,9 @@ fn charges_of(key: &str, limit: Limit, on_expiry: OnExpiry, step: &Step, tickets
         Step::Part { back, amount } => settling(Settled::Part(named(back)), amount),
         Step::Rest { back } => settling(Settled::Rest(named(back)), 0),
         Step::Oldest { amount } => settling(Settled::Oldest, amount),
-        Step::Extend { back, ttl_secs } => Action::Extend(named(back), ttl_secs),
+        Step::Extend { back, ttl_secs, amount } => extending(named(back), ttl_secs, amount),
+        // A TTL that lengthens nothing: without a larger amount, there is nothing to deny.
+        Step::ExtendDenied { back, amount } => extending(named(back), 0, amount),
         Step::Cancel { back } => Action::Cancel(named(back)),
         Step::Look => Action::Look,
     };
@@ -274,7 +297,7 @@ fn charges_of(key: &str, limit: Limit, on_expiry: OnExpiry, step: &Step, tickets
     let closed = Limit { requests_per_unit: 0, ..LONG };
     let denying =
         Charge { key: Bytes::from(format!("{key}closed/")), limit: closed, hits: Hits::Add(1), ..peek("") };
-    let is_denied = matches!(step, Step::OpenDenied { .. });
+    let is_denied = matches!(step, Step::OpenDenied { .. } | Step::ExtendDenied { .. });
     [own].into_iter().chain(is_denied.then_some(denying)).collect()
 }
 
@@ -327,7 +350,8 @@ fn agrees(
             "{:?}",
             step
         );
-        if passes == Some(true) && of_step.budget.expect("a report").event == HoldEvent::Opened {
+        let report = of_step.budget.expect("a report");
+        if report.event == HoldEvent::Opened || report.more > 0 && report.event == HoldEvent::Extended {
             prop_assert!(after.used <= u64::from(LIMIT), "{:?}", step);
         }
     }
@@ -354,6 +378,75 @@ fn memory_redis_and_the_model_agree_on_budgets() {
     });
     outcome.expect("agreement");
     assert!(steps.into_inner() >= 10_000);
+}
+
+/// A denial by holds names the moment at which the request passes, if nothing is settled: it does, and not before.
+#[tokio::test]
+async fn a_denial_names_the_earliest_moment_that_admits() {
+    let server = Redis::start().await;
+    let redis = connected_by_callers_clock(&server.settings()).await;
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
+    let minute = Limit::per(LIMIT, Unit::Minute);
+    let bucket = Limit { algorithm: Algorithm::TokenBucket { burst: LIMIT }, ..minute };
+    let sliding = Limit { algorithm: Algorithm::SlidingWindow, ..minute };
+    let begin = Timestamp::from_micros(MIDNIGHT.as_micros() + 30_000_000);
+    for (number, (limit, used, held, asked, expected)) in [
+        // The end of the window frees nothing of what is held.
+        (minute, 0, [(80, 600)].as_slice(), 30, 600),
+        (bucket, 0, &[(80, 600)], 30, 600),
+        (sliding, 0, &[(80, 600)], 30, 600),
+        // It frees what is used, whatever is held.
+        (minute, 40, &[(50, 600)], 20, 30),
+        (minute, 90, &[(5, 600)], 20, 30),
+        (bucket, 40, &[(50, 600)], 20, 6),
+        // A hold ends first, and another later.
+        (minute, 40, &[(50, 10), (5, 700)], 20, 10),
+        (bucket, 40, &[(50, 2), (5, 700)], 20, 2),
+        // Both must happen.
+        (minute, 90, &[(9, 600)], 92, 600),
+        (bucket, 90, &[(9, 5)], 92, 50),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for store in [&redis as &dyn Store, &memory] {
+            let key = format!("{number}/");
+            let on = |action| charge(&key, limit, OnExpiry::Release, action);
+            ask(store, on(settling(Settled::Nothing, used)), begin).await;
+            for (hold, (amount, ttl_secs)) in (1..).zip(held) {
+                let action = Action::Open(opening(ticket(hold), *amount, *ttl_secs));
+                assert_eq!(ask(store, on(action), begin).await.outcome, Charged, "case {number}");
+            }
+            let asking = |ticket| on(Action::Open(opening(ticket, asked, 60)));
+            let denied = ask(store, asking(ticket(9)), begin).await;
+            let waits = denied.reset.as_secs_f64();
+            assert_eq!((denied.outcome, waits.ceil()), (Denied, f64::from(expected)), "case {number}");
+            let then = begin.after(denied.reset);
+            let before = Timestamp::from_micros(then.as_micros() - 1);
+            assert_eq!(ask(store, asking(ticket(9)), before).await.outcome, Denied, "case {number}");
+            assert_eq!(ask(store, asking(ticket(9)), then).await.outcome, Charged, "case {number}");
+        }
+    }
+}
+
+/// A rule that has lost its `reserve` counts as any other, and its holds are not in its way.
+#[tokio::test]
+async fn charges_that_are_not_about_holds_do_not_see_them() {
+    let server = Redis::start().await;
+    let redis = connected_by_callers_clock(&server.settings()).await;
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
+    for store in [&redis as &dyn Store, &memory] {
+        let on = |action| charge("a/", LONG, OnExpiry::Release, action);
+        ask(store, on(Action::Open(opening(ticket(1), 90, 60))), MIDNIGHT).await;
+        let plain = Charge { reserve: None, hits: Hits::Add(60), ..on(Action::Look) };
+        let other = Charge { key: Bytes::from_static(b"b/"), ..plain.clone() };
+        let alone = ask(store, Charge { mode: ChargeMode::Always, ..plain.clone() }, MIDNIGHT).await;
+        assert_eq!((alone.outcome, alone.used), (Charged, 60));
+        let in_group = complete(store.charge(&[plain, other], MIDNIGHT).await).expect("readings");
+        assert_eq!((in_group[0].outcome, in_group[0].used), (Denied, 60));
+        let look = ask(store, on(Action::Look), MIDNIGHT).await;
+        assert_eq!((look.used, look.budget.map(|report| report.held)), (150, Some(90)), "both are kept");
+    }
 }
 
 /// Five at once of 130 each, of a budget of 100: one passes with an amount of the rule, none with one that is named.

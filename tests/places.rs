@@ -51,7 +51,7 @@ pub(crate) fn peek(key: &'static str) -> Charge {
 }
 
 pub(crate) fn acquire(key: &'static str, ticket: Ticket, weight: u32) -> Charge {
-    let hold = Some(Box::new(Hold { ticket, ttl_secs: TTL_SECS }));
+    let hold = Some(Box::new(Hold { ticket, ttl_secs: TTL_SECS, is_named: false }));
     Charge { hits: Hits::Add(weight), hold, ..peek(key) }
 }
 
@@ -69,9 +69,22 @@ pub(crate) async fn outcomes(store: &dyn Store, charges: &[Charge]) -> Vec<(Char
     readings.iter().map(|reading| (reading.outcome, reading.used)).collect()
 }
 
+/// An acquisition under a ticket that its caller names.
+fn acquire_named(key: &'static str, ticket: Ticket, weight: u32) -> Charge {
+    let charge = acquire(key, ticket, weight);
+    let hold = charge.hold.map(|hold| Box::new(Hold { is_named: true, ..*hold }));
+    Charge { hold, ..charge }
+}
+
 /// Step of a generated sequence.
 #[derive(Clone, Debug)]
 enum Step {
+    /// Repeats an acquisition, whose caller has named the ticket.
+    Repeat {
+        key: usize,
+        back: usize,
+        weight: u32,
+    },
     /// With a place of another key, and a hit of a fixed window, in the same request.
     Acquire {
         key: usize,
@@ -103,6 +116,8 @@ fn some_step() -> impl Strategy<Value = Step> {
         5 => (key.clone(), 1..=4_u32, ttl.clone(), option::weighted(0.3, key.clone()), any::<bool>())
             .prop_map(|(key, weight, ttl_secs, other, rate)| Step::Acquire { key, weight, ttl_secs, other, rate }),
         4 => (key.clone(), back.clone()).prop_map(|(key, back)| Step::Release { key, back }),
+        2 => (key.clone(), back.clone(), 1..=2_u32)
+            .prop_map(|(key, back, weight)| Step::Repeat { key, back, weight }),
         2 => (key.clone(), back, ttl).prop_map(|(key, back, ttl_secs)| Step::Renew { key, back, ttl_secs }),
         1 => key.prop_map(|key| Step::Peek { key }),
     ]
@@ -148,6 +163,16 @@ impl Model {
                         self.held.entry((key, ticket)).or_insert((0, end(ttl_secs))).0 += weight;
                     }
                 }
+                Charged
+            }
+            Step::Repeat { key, back, weight } => {
+                if self.is_held(key, named(back), now) {
+                    return Charged;
+                }
+                if self.used(key, now) + weight > MAX {
+                    return Denied;
+                }
+                self.held.insert((key, named(back)), (weight, end(TTL_SECS)));
                 Charged
             }
             Step::Release { key, back } => {
@@ -199,6 +224,9 @@ fn charges_of(case: u64, step: &Step, tickets: &[u8]) -> Vec<Charge> {
                 ..peek("")
             });
             [of(own, weight)].into_iter().chain(other.map(|other| of(other, 1))).chain(rate).collect()
+        }
+        Step::Repeat { key: of, back, weight } => {
+            vec![Charge { key: key(of), ..acquire_named("", named(back), weight) }]
         }
         Step::Release { key: of, back } => vec![Charge { key: key(of), ..release("", named(back)) }],
         Step::Renew { key: of, back, ttl_secs } => {

@@ -30,6 +30,8 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 1000000}
     reserve: {amount: 400, ttl: 10m, count: {input: 1, output: 4}}
   - {key: requests, rate_limit: {unit: year, requests_per_unit: 2}, charge: if_allowed}
+  - {key: small, rate_limit: {unit: year, requests_per_unit: 100}, reserve: {amount: 400, ttl: 10m}}
+  - {key: tenant, concurrency: {max: 2, ttl: 20m}}
 ";
 
 struct Api(Service);
@@ -114,6 +116,163 @@ async fn applications_reserve_settle_extend_and_release() {
         assert_eq!(api.post("/v1/release", user("b"), ticket).await, (200, json!({ "released": true })));
         assert_eq!(api.usage("b").await, [0, 0, 0]);
     }
+}
+
+/// Services with counters in memory and in Redis.
+async fn apis() -> (Redis, [Api; 2]) {
+    let redis = Redis::start().await;
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    let of_redis = [("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "5s")];
+    (redis, [Api::start(&[]).await, Api::start(&of_redis).await])
+}
+
+fn is_within(secs: &Value, range: std::ops::RangeInclusive<u64>) -> bool {
+    secs.as_u64().is_some_and(|secs| range.contains(&secs))
+}
+
+#[tokio::test]
+async fn an_extension_holds_more_if_it_fits_and_the_same_twice() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let reserve = json!({ "amount": 300, "ttl": "90s" });
+        let ticket = api.post("/v1/reserve", user("a"), reserve).await.1["ticket"].clone();
+        let extend = async |more: Value| {
+            let mut body = json!({ "ticket": ticket });
+            let Value::Object(more) = more else { panic!("no members: {more}") };
+            more.into_iter().for_each(|(name, value)| body[name] = value);
+            api.post("/v1/extend", user("a"), body).await
+        };
+        for _ in 0..2 {
+            let (status, answer) = extend(json!({ "amount": 700, "ttl": "30s" })).await;
+            let found = [&answer["extended"], &answer["amount"], &answer["layers"][0]["amount"]];
+            assert_eq!((status, found), (200, [&json!(true), &json!(700), &json!(700)]), "{answer}");
+            assert!(is_within(&answer["expiresIn"], 80..=90), "a TTL is never shortened: {answer}");
+            assert_eq!(api.usage("a").await, [0, 700, 1]);
+        }
+        assert_eq!(extend(json!({ "amount": 100 })).await.1["amount"], 700, "nor is an amount lowered");
+        let part = json!({ "ticket": ticket, "amount": 250, "final": false });
+        assert_eq!(api.post("/v1/settle", user("a"), part).await.0, 200);
+        assert_eq!(extend(json!({ "amount": 800 })).await.1["amount"], 550, "what is counted is part of it");
+        assert_eq!(api.usage("a").await, [250, 550, 1]);
+
+        assert_eq!(api.post("/v1/reserve", user("a"), json!({ "amount": 200, "ttl": "1h" })).await.0, 200);
+        let (status, denied) = extend(json!({ "amount": 801, "ttl": "1h" })).await;
+        assert_eq!(
+            (status, &denied["error"], &denied["reason"]),
+            (429, &json!("rate_limit_exceeded"), &json!("held")),
+            "{denied}"
+        );
+        assert!(is_within(&denied["retryAfter"], 1..=3_600), "{denied}");
+        assert_eq!(api.usage("a").await, [250, 750, 2], "a denial changes nothing");
+        let (_, answer) = extend(json!({})).await;
+        assert_eq!(answer, json!({ "extended": true, "expiresIn": 600 }), "that of the rule, and no amount");
+        let (status, large) = extend(json!({ "amount": 1_251 })).await;
+        assert_eq!((status, &large["error"]), (429, &json!("larger_than_budget")), "{large}");
+
+        let settle = json!({ "ticket": ticket, "amount": 800 });
+        assert_eq!(api.post("/v1/settle", user("a"), settle).await.1["first"], true);
+        let (status, gone) = extend(json!({ "amount": 900 })).await;
+        assert_eq!((status, &gone["error"]), (404, &json!("unknown_ticket")));
+        assert_eq!(api.usage("a").await, [800, 200, 1]);
+    }
+}
+
+#[tokio::test]
+async fn an_extension_of_several_budgets_raises_all_or_none() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let both = json!({ "user": "a", "small": "s" });
+        let (_, held) = api.post("/v1/reserve", both.clone(), json!({})).await;
+        let amounts: Vec<_> =
+            held["layers"].as_array().expect("layers").iter().map(|of| &of["amount"]).collect();
+        assert_eq!(amounts, [&json!(400), &json!(100)], "each budget has its own: {held}");
+        assert_eq!(held["amount"], 100, "that of the budget with the least left");
+        let extend = json!({ "ticket": held["ticket"], "amount": 500 });
+        assert_eq!(api.post("/v1/extend", both.clone(), extend).await.1["error"], "larger_than_budget");
+        assert_eq!(api.usage("a").await, [0, 400, 1]);
+        let extend = json!({ "ticket": held["ticket"], "amount": 500 });
+        assert_eq!(api.post("/v1/extend", user("a"), extend).await.1["amount"], 500);
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_names_the_same_id_takes_no_place_twice() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let entries = json!({ "user": "a", "tenant": "t" });
+        let places = async || {
+            let url = api.0.url("/v1/usage?domain=ai&tenant=t");
+            let answer: Value = reqwest::get(url).await.expect("an answer").json().await.expect("JSON");
+            answer["used"].clone()
+        };
+        let reserve = json!({ "amount": 300, "id": "one", "ttl": "15m" });
+        let (status, first) = api.post("/v1/reserve", entries.clone(), reserve).await;
+        assert_eq!((status, &first["expiresIn"], places().await), (200, &json!(900), json!(1)));
+        let ticket = json!({ "ticket": first["ticket"] });
+        let (_, renewed) = api
+            .post("/v1/renew", json!({ "tenant": "t" }), json!({ "ticket": first["ticket"], "ttl": "30s" }))
+            .await;
+        assert!(is_within(&renewed["expiresIn"], 1_190..=1_200), "a place ends no earlier: {renewed}");
+        for _ in 0..3 {
+            let reserve = json!({ "amount": 300, "id": "one", "ttl": "1h" });
+            let (status, again) = api.post("/v1/reserve", entries.clone(), reserve).await;
+            assert_eq!((status, &again["ticket"]), (200, &first["ticket"]));
+            assert!(is_within(&again["expiresIn"], 890..=900), "what is left: {again}");
+            assert_eq!(places().await, 1);
+        }
+        let swapped = json!([{ "key": "tenant", "value": "t" }]);
+        let swapped = json!([{ "entries": swapped }, { "entries": [{ "key": "user", "value": "a" }] }]);
+        let body = json!({ "domain": "ai", "descriptors": swapped, "id": "one" });
+        let answer = Client::new().post(api.0.url("/v1/reserve")).body(body.to_string()).send().await;
+        let answer: Value = answer.expect("an answer").json().await.expect("JSON");
+        assert_eq!(answer["ticket"], first["ticket"], "in any order");
+        let reserve = json!({ "amount": 300, "id": "one" });
+        let (_, other) = api.post("/v1/reserve", user("b"), reserve).await;
+        assert_ne!(other["ticket"], first["ticket"], "other entries are another request");
+        assert_eq!(api.post("/v1/release", entries, ticket).await.1, json!({ "released": true }));
+        assert_eq!(
+            (places().await, api.usage("a").await, api.usage("b").await),
+            (json!(0), [0, 0, 0], [0, 300, 1])
+        );
+    }
+}
+
+/// What cannot be meant is refused, with the name of its member, and counts nothing.
+#[tokio::test]
+async fn what_cannot_be_meant_is_refused_by_its_name() {
+    let api = Api::start(&[]).await;
+    for (path, members, expected) in [
+        ("reserve", json!({ "amount": 4_294_967_296_u64 }), "'amount' is at most 4294967295"),
+        ("reserve", json!({ "ttl": 90 }), "expected a 'ttl' such as \"90s\""),
+        ("reserve", json!({ "ttl": "2h" }), "'ttl': write a time from 1s to 1h"),
+        ("extend", json!({ "ticket": "-", "ttl": "1d" }), "'ttl': write a time from 1s to 1h"),
+        ("acquire", json!({ "ttl": "2d" }), "'ttl': write a time from 1s to 1d"),
+        ("settle", json!({ "ticket": "-", "amount": 1e12 }), "'amount' is at most 4294967295"),
+        (
+            "settle",
+            json!({ "ticket": "-", "usage": { "output": 1e12 } }),
+            "'usage.output' is at most 4294967295",
+        ),
+        ("settle", json!({ "ticket": "req-7f3a", "amount": 5 }), "invalid 'ticket'"),
+        ("release", json!({ "ticket": "req-7f3a" }), "invalid 'ticket'"),
+        ("release", json!({}), "/v1/reserve or /v1/acquire"),
+    ] {
+        let (status, answer) = api.post(&format!("/v1/{path}"), user("a"), members.clone()).await;
+        assert_eq!((status, &answer["error"]), (400, &json!("invalid_request")), "{path} {members}");
+        let message = answer["message"].as_str().expect("a message");
+        assert!(message.contains(expected), "{path} {members}: {message}");
+    }
+    assert_eq!(api.usage("a").await, [0, 0, 0]);
+    // Nothing is an estimate that nobody knows, and a real amount.
+    let (_, held) = api.post("/v1/reserve", user("a"), json!({ "amount": 0 })).await;
+    assert_eq!(held["amount"], 400, "that of the rule");
+    let settle = json!({ "ticket": held["ticket"], "amount": 0 });
+    let (_, settled) = api.post("/v1/settle", user("a"), settle).await;
+    assert_eq!((&settled["first"], &settled["returned"]), (&json!(true), &json!(400)));
+    assert_eq!(
+        api.post("/v1/acquire", json!({ "tenant": "t" }), json!({ "ttl": "1d" })).await.1["expiresIn"],
+        1_200
+    );
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 //! A request *opens* a hold of an estimate under a [`Ticket`], if it fits beside what is used and held already. It is
 //! *settled* with the real amount, which counts in full, once. A hold that is never settled ends with its TTL.
 
+use std::time::Duration;
+
 use super::usage::Count;
 use super::{ChargeMode, Hits, Limit, Ticket};
 
@@ -118,6 +120,9 @@ impl Reservation {
             (Hits::Refund(_), Action::Open(Opening { ticket, .. })) => {
                 (Self { action: ticket.map_or(Action::Look, Action::Cancel), ..self }, Hits::Refund(0))
             }
+            (Hits::Refund(amount @ 1..), Action::Extend(Extension { ticket, .. })) => {
+                (Self { action: Action::Lower(ticket, amount), ..self }, Hits::Refund(0))
+            }
             _ => (self, hits),
         }
     }
@@ -132,8 +137,10 @@ pub enum Action {
     Open(Opening),
     /// Counts an amount and ends a hold.
     Settle(Settlement),
-    /// Lets a hold end later, by this TTL in seconds.
-    Extend(Ticket, u32),
+    /// Lets a hold end later, and may raise its amount.
+    Extend(Extension),
+    /// Takes so much off a hold again, since the request that raised it did not pass.
+    Lower(Ticket, u32),
     /// Ends a hold as if it had never been opened, since its request did not pass.
     Cancel(Ticket),
 }
@@ -151,6 +158,18 @@ pub struct Opening {
     pub is_anonymous: bool,
     /// True if the ticket may have been used before: its caller names it, and repeats calls without an answer.
     pub is_named: bool,
+}
+
+/// A hold that is to end later, or to have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Ticket.
+    pub ticket: Ticket,
+    /// TTL in seconds, from now on. It never shortens the hold.
+    pub ttl_secs: u32,
+    /// Amount of the request in all, with what is counted of it already; 0 to leave the hold as it is. It never lowers
+    /// the hold, so that a repeated or late call changes nothing.
+    pub amount: u32,
 }
 
 /// A hold to end.
@@ -184,7 +203,12 @@ impl Action {
             Self::Look => None,
             Self::Open(Opening { amount, .. }) => Some((Hits::Add(amount), ChargeMode::IfAllowed)),
             Self::Settle(Settlement { amount, .. }) => Some((Hits::Add(amount), ChargeMode::Always)),
-            Self::Extend(..) | Self::Cancel(_) => Some((Hits::Refund(0), ChargeMode::IfAllowed)),
+            Self::Extend(Extension { amount: amount @ 1.., .. }) => {
+                Some((Hits::Add(amount), ChargeMode::IfAllowed))
+            }
+            Self::Extend(_) | Self::Cancel(_) | Self::Lower(..) => {
+                Some((Hits::Refund(0), ChargeMode::IfAllowed))
+            }
         }
     }
 
@@ -197,7 +221,7 @@ impl Action {
                 ..
             })
             | Self::Cancel(ticket) => Some(ticket),
-            Self::Look | Self::Open(_) | Self::Settle(_) | Self::Extend(..) => None,
+            Self::Look | Self::Open(_) | Self::Settle(_) | Self::Extend(_) | Self::Lower(..) => None,
         }
     }
 
@@ -205,7 +229,7 @@ impl Action {
     pub const fn is_repeatable(self) -> bool {
         match self {
             Self::Settle(_) | Self::Cancel(_) => self.marked_ticket().is_some(),
-            Self::Look | Self::Open(_) | Self::Extend(..) => false,
+            Self::Look | Self::Open(_) | Self::Extend(_) | Self::Lower(..) => false,
         }
     }
 }
@@ -221,14 +245,47 @@ pub struct Report {
     pub holds: u16,
     /// Seconds until the first of them ends by itself, rounded up; 0 without any.
     pub first_ends_in_secs: u32,
-    /// Amount that was held, or that is counted of the ticket by now.
+    /// Amount that was held, or that is counted of the ticket by now; of an extension, that of the hold once it is
+    /// carried out.
     pub amount: u32,
+    /// Part of that amount by which an extension raises the hold, and which had to fit.
+    pub more: u32,
+    /// Time until the hold that was opened, found open or extended ends; zero if there is none.
+    pub ends_in: Duration,
     /// Amount that was held and not counted.
     pub returned: u32,
     /// Hits that the charge counted.
     pub counted: u32,
     /// Holds, or places, that were found to have ended by themselves; 255 for more.
     pub expired: u8,
+}
+
+impl Report {
+    /// Report of `event`, without amounts.
+    pub const fn of(event: HoldEvent) -> Self {
+        Self {
+            event,
+            held: 0,
+            holds: 0,
+            first_ends_in_secs: 0,
+            amount: 0,
+            more: 0,
+            ends_in: Duration::ZERO,
+            returned: 0,
+            counted: 0,
+            expired: 0,
+        }
+    }
+
+    /// Hits for which a charge of `hits` with this `action` needs room: none to extend a hold that is not there, and the
+    /// whole hold to raise one.
+    pub const fn judged_hits(&self, action: Action, hits: Hits) -> Hits {
+        match (action, self.event) {
+            (Action::Extend(Extension { amount: 1.., .. }), HoldEvent::Unknown) => Hits::Refund(0),
+            (Action::Extend(Extension { amount: 1.., .. }), _) => Hits::Add(self.amount),
+            _ => hits,
+        }
+    }
 }
 
 /// State of the budget of a descriptor.

@@ -50,6 +50,8 @@ pub struct Hold {
     pub ticket: Ticket,
     /// Time until the hold ends by itself, in seconds.
     pub ttl_secs: u32,
+    /// True if the ticket may have been used before: its caller names it, and repeats calls without an answer.
+    pub is_named: bool,
 }
 
 /// Ticket that a descriptor names.

@@ -363,7 +363,8 @@ fn charges_of<'l, 'r>(
     let is_denied = limited.is_too_large() || denied_outright;
     let hold = |counter: &Counter<'_>| match limited.ticket {
         TicketEntry::Named(ticket) if counter.limit.is_concurrency() => {
-            Some(Box::new(Hold { ticket, ttl_secs: counter.limit.window.secs() }))
+            let ttl_secs = counter.limit.window.secs();
+            Some(Box::new(Hold { ticket, ttl_secs, is_named: false }))
         }
         TicketEntry::Named(_) | TicketEntry::Absent | TicketEntry::Unknown => None,
     };

@@ -2,6 +2,7 @@
 //! becomes of the request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ring::rand::{SecureRandom as _, SystemRandom};
 use smallvec::SmallVec;
@@ -43,12 +44,11 @@ impl<'l> Acquisition<'l> {
         };
         let is_named = named.is_some();
         let ticket = named.or_else(new_ticket)?;
-        let mut hold = Hold { ticket, ttl_secs: max_ttl_secs };
+        let mut hold = Hold { ticket, ttl_secs: max_ttl_secs, is_named };
         let mut releases = Releases { store: &limiter.store, charges: SmallVec::new(), now };
         let has_places = charges.iter().any(takes_places);
         for charge in charges.iter_mut().filter(|charge| holds_something(charge)) {
-            let ttl_secs = hold_under(charge, ticket, max_ttl_secs);
-            hold.ttl_secs = hold.ttl_secs.min(ttl_secs);
+            hold.ttl_secs = hold.ttl_secs.min(hold_under(charge, Hold { ttl_secs: max_ttl_secs, ..hold }));
             if is_given_back(charge, is_named) {
                 releases.charges.push(Charge {
                     hits: Hits::Refund(0),
@@ -74,6 +74,12 @@ impl<'l> Acquisition<'l> {
         let mut held = charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
         self.is_held = held.any(|(_, reading)| is_charged(reading));
         let is_named = self.is_named;
+        if is_named {
+            // What was held before ends earlier.
+            let held = charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
+            let ends_in = held.filter_map(|(charge, reading)| ends_in(charge, reading.as_ref().ok()?));
+            self.hold.ttl_secs = ends_in.map(whole_secs).fold(self.hold.ttl_secs, u32::min);
+        }
         let acquired = charges.iter().zip(readings).filter(|(charge, _)| is_given_back(charge, is_named));
         let mut unknown = Releases { charges: SmallVec::new(), ..self.releases };
         for (release, (_, reading)) in std::mem::take(&mut self.releases.charges).into_iter().zip(acquired) {
@@ -153,15 +159,31 @@ fn is_given_back(charge: &Charge, is_named: bool) -> bool {
     !is_named && holds_something(charge)
 }
 
-/// Lets a charge hold what it takes under `ticket`. Returns for how long, in seconds.
-fn hold_under(charge: &mut Charge, ticket: Ticket, max_ttl_secs: u32) -> u32 {
+/// Lets a charge hold what it takes under the ticket of `hold`. Returns for how long, in seconds.
+fn hold_under(charge: &mut Charge, hold: Hold) -> u32 {
     if let Some(Reservation { action: Action::Open(opening), .. }) = charge.reserve.as_deref_mut() {
-        opening.ticket = Some(ticket);
+        opening.ticket = Some(hold.ticket);
         return opening.ttl_secs;
     }
-    let ttl_secs = charge.limit.window.secs().min(max_ttl_secs);
-    charge.hold = Some(Box::new(Hold { ticket, ttl_secs }));
+    let ttl_secs = charge.limit.window.secs().min(hold.ttl_secs);
+    charge.hold = Some(Box::new(Hold { ttl_secs, ..hold }));
     ttl_secs
+}
+
+/// Time until what `charge` holds under its ticket ends, by its `reading`; `None` if it holds nothing.
+pub(super) fn ends_in(charge: &Charge, reading: &Reading) -> Option<Duration> {
+    if reading.outcome != ChargeOutcome::Charged {
+        return None;
+    }
+    match &reading.budget {
+        Some(report) => Some(report.ends_in),
+        None => charge.hold.as_ref().map(|_| reading.reset),
+    }
+}
+
+/// Whole seconds, rounded down: a caller must not rely on more.
+pub(super) fn whole_secs(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// A ticket that nobody can guess.

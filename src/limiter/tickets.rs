@@ -3,13 +3,13 @@
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::places::Releases;
+use super::places::{self, Releases};
 use super::{DecideError, Limiter, Snapshot, charges, looks};
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::judge::judge;
-use crate::engine::plan::tickets::{TicketUse, plan_tickets};
+use crate::engine::plan::tickets::{Amounts, TicketUse, plan_tickets};
 use crate::engine::plan::{Plan, plan_with};
-use crate::engine::reserve::{Action, Reservation};
+use crate::engine::reserve::{Action, Extension, Reservation};
 use crate::engine::rules::Domain;
 use crate::engine::{Decision, Enforcement, Hits, Request, Ticket, TicketEntry};
 use crate::store::{Charge, Reading, Readings};
@@ -17,23 +17,32 @@ use crate::telemetry::metrics::TicketEvent;
 
 /// Call about what a ticket holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TicketCall {
+pub enum TicketCall<'a> {
     /// Holds them for longer: for this time at most, in seconds.
     Renew {
         /// Upper bound on the time, which is otherwise that of the rule.
         max_ttl_secs: u32,
+        /// Amounts that budgets are to hold in all; 0 to leave them as they are.
+        amounts: Amounts<'a>,
     },
     /// Gives them back.
     Release,
 }
 
 /// Result of a [`TicketCall`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TicketResult {
-    /// True if the ticket held a place: to be renewed, under every limit that is enforced; to be released, under one.
+#[derive(Debug)]
+pub struct TicketResult<'r> {
+    /// True if the ticket held something: to be renewed, under every limit that is enforced; to be released, under one.
     pub was_held: bool,
-    /// Time until the places end, in seconds, if they were renewed.
+    /// Time until the first of it ends, in seconds, if it was renewed.
     pub ttl_secs: u32,
+    /// Decision on amounts that budgets are to hold; `None` if the call names none.
+    pub decision: Option<Decision<'r>>,
+}
+
+impl TicketResult<'_> {
+    /// Result of a call without a ticket.
+    pub const NOTHING: Self = Self { was_held: false, ttl_secs: 0, decision: None };
 }
 
 impl Snapshot<'_> {
@@ -45,41 +54,45 @@ impl Snapshot<'_> {
         &self,
         request: &Request<'_>,
         ticket: Ticket,
-        call: TicketCall,
+        call: TicketCall<'_>,
         deadline: Option<Instant>,
-    ) -> Result<TicketResult, DecideError> {
+    ) -> Result<TicketResult<'_>, DecideError> {
         let rules = self.rules_for(request)?;
         let limiter = self.limiter;
         let ticket_use = match call {
-            TicketCall::Renew { max_ttl_secs } => TicketUse::Extend(max_ttl_secs),
+            TicketCall::Renew { max_ttl_secs, amounts } => {
+                TicketUse::Extend { ttl_secs: max_ttl_secs, amounts }
+            }
             TicketCall::Release => TicketUse::End,
         };
         let plan = plan_tickets(rules, request, &limiter.keys, TicketEntry::Named(ticket), ticket_use);
         let mut charges = charges(&plan, &limiter.modes);
         let is_enforced = charges.iter().map(|charge| charge.enforcement == Enforcement::Enforced);
         let is_enforced: SmallVec<[bool; 4]> = is_enforced.collect();
-        let mut shortest_secs = u32::MAX;
         for charge in &mut charges {
-            charge.enforcement = Enforcement::Shadow;
-            if let (TicketCall::Renew { max_ttl_secs }, Some(hold)) = (call, &mut charge.hold) {
+            if !is_raised(charge) {
+                charge.enforcement = Enforcement::Shadow;
+            }
+            if let (TicketCall::Renew { max_ttl_secs, .. }, Some(hold)) = (call, &mut charge.hold) {
                 charge.hits = Hits::Add(0);
                 hold.ttl_secs = hold.ttl_secs.min(max_ttl_secs);
-                shortest_secs = shortest_secs.min(hold.ttl_secs);
-            }
-            if let Some(Reservation { action: Action::Extend(_, ttl_secs), .. }) = charge.reserve.as_deref() {
-                shortest_secs = shortest_secs.min(*ttl_secs);
             }
         }
         let readings = limiter.charge_tickets(&plan, &charges, deadline).await;
-        let (mut any, mut all) = (false, true);
-        for (reading, is_enforced) in readings.into_iter().zip(is_enforced) {
-            let was_held = reading?.outcome == ChargeOutcome::Charged;
+        let readings: SmallVec<[Reading; 2]> = readings.into_iter().collect::<Result<_, _>>()?;
+        let (mut any, mut all, mut shortest_secs) = (false, true, u32::MAX);
+        for ((charge, reading), is_enforced) in charges.iter().zip(&readings).zip(is_enforced) {
+            let was_held = reading.outcome == ChargeOutcome::Charged;
             any |= was_held;
             all &= was_held || !is_enforced;
+            let ends_in = places::ends_in(charge, reading).map_or(u32::MAX, places::whole_secs);
+            shortest_secs = shortest_secs.min(ends_in);
         }
+        let decision = charges.iter().any(is_raised).then(|| judge(plan, readings, &limiter.modes));
+        decision.iter().for_each(|decision| limiter.metrics.record_decision(decision));
         // A renewed ticket must hold under every limit, or its caller stops. Of two equal descriptors, one releases for both.
-        let was_held = any && (all || call == TicketCall::Release);
-        Ok(TicketResult { was_held, ttl_secs: shortest_secs })
+        let was_held = any && (all || matches!(call, TicketCall::Release));
+        Ok(TicketResult { was_held, ttl_secs: shortest_secs, decision })
     }
 
     /// Settles what a ticket holds, in whole or in part. Without a ticket of ours, the amounts are counted.
@@ -178,6 +191,14 @@ impl Limiter {
             self.metrics.record_ticket(event);
         }
     }
+}
+
+/// True if a charge raises a hold, for which there must be room.
+fn is_raised(charge: &Charge) -> bool {
+    matches!(
+        charge.reserve.as_deref(),
+        Some(Reservation { action: Action::Extend(Extension { amount: 1.., .. }), .. })
+    )
 }
 
 /// Makes peeks of the places that candidate rules would take: nobody would give them back.

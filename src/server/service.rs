@@ -209,13 +209,13 @@ impl Call<'_> {
     ///
     /// # Errors
     /// [`CallError::NoRules`] and [`CallError::Store`]
-    pub async fn use_ticket(
+    pub async fn use_ticket<'r>(
         &self,
-        rules: &Snapshot<'_>,
+        rules: &'r Snapshot<'_>,
         request: &Request<'_>,
         ticket: Ticket,
-        call: TicketCall,
-    ) -> Result<TicketResult, CallError> {
+        call: TicketCall<'_>,
+    ) -> Result<TicketResult<'r>, CallError> {
         rules.use_ticket(request, ticket, call, None).await.map_err(|error| self.undecided(error))
     }
 

@@ -94,9 +94,9 @@ impl Charge {
 /// Effect of a charge with a ticket on its places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TicketUse {
-    /// Takes so many places, if they are free.
+    /// Takes so many places, if they are free. A ticket that its caller names takes none if it holds some.
     Acquire(u32),
-    /// Lets the places end later. Its outcome is [`Denied`](crate::engine::algorithm::group::ChargeOutcome::Denied) if
+    /// Lets the places end later. Its reading resets when they end. Its outcome is [`Denied`](crate::engine::algorithm::group::ChargeOutcome::Denied) if
     /// the ticket holds none.
     Renew,
     /// Gives the places back. The same outcome if the ticket holds none.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::group::ChargeOutcome::{self, Charged, Denied};
 use super::{CounterState, MAX_SKEW_US, Meter};
 use crate::engine::reserve::{
-    Action, HoldEvent, MAX_HOLDS, MAX_TTL_SECS, OnExpiry, Opening, Report, Reservation, Settled, Settlement,
-    Terms,
+    Action, Extension, HoldEvent, MAX_HOLDS, MAX_TTL_SECS, OnExpiry, Opening, Report, Reservation, Settled,
+    Settlement, Terms,
 };
 use crate::engine::{Hits, Limit, Ticket, Timestamp};
 
@@ -117,17 +117,32 @@ impl State {
         Meter { base: meter.base.saturating_add(self.held.saturating_mul(meter.parts)), ..meter }
     }
 
-    /// Time until `hits` fit if no hold is settled, and nothing else is counted.
+    /// Time until `hits` may fit if no hold is settled, and nothing else is counted: beside all that is held, or once the
+    /// first hold has ended. Holds outlive windows, so the end of a window frees nothing that is held.
     pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
-        let used = self.counter.used(limit, now);
         let of_counter = self.counter.wait(hits, limit, now);
         let Some(first_end_us) = self.first_end_us().filter(|_| self.held > 0) else { return of_counter };
-        if used.saturating_add(hits.into()) > limit.capacity().into() {
+        if hits > limit.capacity() {
             return of_counter;
         }
+        let used = self.counter.used(limit, now);
+        let fits = |hits: u32| used.saturating_add(hits.into()) <= limit.capacity().into();
+        let first_end = until(first_end_us, now);
+        let after_first = if fits(hits) { first_end } else { first_end.max(of_counter) };
         let beside = u64::from(hits).saturating_add(self.held);
-        let beside_holds = self.counter.wait(u32::try_from(beside).unwrap_or(u32::MAX), limit, now);
-        beside_holds.min(Duration::from_micros(first_end_us.saturating_sub(now.as_micros())))
+        match u32::try_from(beside) {
+            // There is room, but not for one more hold.
+            Ok(beside) if fits(beside) => first_end,
+            Ok(beside) if beside <= limit.capacity() => {
+                after_first.min(self.counter.wait(beside, limit, now))
+            }
+            Ok(_) | Err(_) => after_first,
+        }
+    }
+
+    /// Leaves `own` hits out of what is held: those of the hold that a decision is about.
+    pub(super) const fn leave_out(&mut self, own: u64) {
+        self.held = self.held.saturating_sub(own);
     }
 
     pub(super) fn end_secs(&self, limit: Limit) -> u64 {
@@ -214,24 +229,34 @@ impl State {
         hits: Hits,
         now: Timestamp,
     ) -> Prepared {
-        let prepared = Prepared { decided: None, hits, is_full: false, report: report(HoldEvent::None) };
+        let prepared = Prepared { decided: None, hits, is_full: false, report: Report::of(HoldEvent::None) };
         let decided = |outcome, event| Prepared {
             decided: Some(outcome),
             hits: Hits::Refund(0),
-            report: report(event),
+            report: Report::of(event),
             ..prepared
         };
         match action {
             Action::Look => prepared,
-            Action::Open(opening) => self.prepare_opening(opening, prepared),
+            Action::Open(opening) => self.prepare_opening(opening, now, prepared),
             Action::Settle(settlement) => self.settle(settlement, terms, now, prepared),
-            Action::Extend(ticket, ttl_secs) => match self.holds.get(&ticket) {
-                Some(held) => {
-                    self.set_end(ticket, held.end_us.max(end_us(ttl_secs, now)));
-                    decided(Charged, HoldEvent::Extended)
+            Action::Extend(extension) => match self.prepare_extension(extension, now) {
+                Some(report @ Report { more: 0, .. }) => {
+                    Prepared { report, ..decided(Charged, HoldEvent::Extended) }
+                }
+                Some(report) => {
+                    let report = Report { event: HoldEvent::None, ..report };
+                    Prepared { hits: Hits::Add(report.more), report, ..prepared }
                 }
                 None => decided(Denied, HoldEvent::Unknown),
             },
+            Action::Lower(ticket, amount) => {
+                if let Some(held) = self.holds.get_mut(&ticket) {
+                    let less = held.amount.min(amount.into());
+                    (held.amount, self.held) = (held.amount - less, self.held.saturating_sub(less));
+                }
+                decided(Charged, HoldEvent::None)
+            }
             Action::Cancel(ticket) => match self.end(ticket) {
                 Some(Held { counted, .. }) => {
                     if counted > 0 {
@@ -244,17 +269,18 @@ impl State {
         }
     }
 
-    fn prepare_opening(&self, opening: Opening, prepared: Prepared) -> Prepared {
+    fn prepare_opening(&self, opening: Opening, now: Timestamp, prepared: Prepared) -> Prepared {
         let Some(ticket) = opening.ticket else { return prepared };
         let held = self.holds.get(&ticket);
         let is_settled = matches!(self.marks.get(&ticket), Some(Mark { of: Marked::Settled { .. }, .. }));
         if opening.is_named && (held.is_some() || is_settled) {
-            let amount = held.map_or(0, |held| held.amount);
-            let report = Report { amount: hits_of(amount), ..report(HoldEvent::Known) };
+            let (amount, ends_in) =
+                held.map_or((0, Duration::ZERO), |held| (held.amount, until(held.end_us, now)));
+            let report = Report { amount: hits_of(amount), ends_in, ..Report::of(HoldEvent::Known) };
             return Prepared { decided: Some(Charged), hits: Hits::Refund(0), report, ..prepared };
         }
         match self.holds.len() >= MAX_HOLDS as usize {
-            true => Prepared { is_full: true, report: report(HoldEvent::TooMany), ..prepared },
+            true => Prepared { is_full: true, report: Report::of(HoldEvent::TooMany), ..prepared },
             false => prepared,
         }
     }
@@ -264,7 +290,7 @@ impl State {
         let amount = u64::from(amount);
         let ended = |hits, event, amount, returned| Prepared {
             hits,
-            report: Report { amount: hits_of(amount), returned: hits_of(returned), ..report(event) },
+            report: Report { amount: hits_of(amount), returned: hits_of(returned), ..Report::of(event) },
             ..prepared
         };
         let ticket = match of {
@@ -330,8 +356,32 @@ impl State {
         oldest.find(|ticket| self.holds.get(ticket).is_some_and(|held| held.is_anonymous))
     }
 
-    /// Opens a hold that was found to fit. Two charges of one request add up.
-    pub fn open(&mut self, ticket: Ticket, opening: Opening, now: Timestamp) {
+    /// Report of an extension that is carried out. One that adds nothing is.
+    fn prepare_extension(&mut self, extension: Extension, now: Timestamp) -> Option<Report> {
+        let held = self.holds.get(&extension.ticket)?;
+        let amount = u64::from(extension.amount).saturating_sub(held.counted).max(held.amount);
+        let more = hits_of(amount - held.amount);
+        let report = Report { amount: hits_of(amount), more, ..Report::of(HoldEvent::Extended) };
+        match more {
+            0 => Some(self.extend(extension, report, now)),
+            _ => Some(report),
+        }
+    }
+
+    /// Extends a hold whose amount was found to fit. Returns `report` with its end.
+    pub fn extend(&mut self, extension: Extension, report: Report, now: Timestamp) -> Report {
+        let Extension { ticket, ttl_secs, .. } = extension;
+        let Some(held) = self.holds.get_mut(&ticket) else { return report };
+        let more = u64::from(report.amount).saturating_sub(held.amount);
+        held.amount += more;
+        self.held += more;
+        let end_us = held.end_us.max(end_us(ttl_secs, now));
+        self.set_end(ticket, end_us);
+        Report { event: HoldEvent::Extended, ends_in: until(end_us, now), ..report }
+    }
+
+    /// Opens a hold that was found to fit. Two charges of one request add up. Returns `report` of it.
+    pub fn open(&mut self, ticket: Ticket, opening: Opening, report: Report, now: Timestamp) -> Report {
         let Opening { amount, ttl_secs, is_anonymous, is_named, .. } = opening;
         // A ticket that its caller names may have had a hold that has expired.
         let counted = match self.marks.get(&ticket) {
@@ -342,7 +392,9 @@ impl State {
         let held = self.holds.entry(ticket).or_insert(new);
         held.amount += u64::from(amount);
         self.held += u64::from(amount);
-        self.by_end.insert((held.end_us, ticket));
+        let end_us = held.end_us;
+        self.by_end.insert((end_us, ticket));
+        Report { event: HoldEvent::Opened, amount, ends_in: until(end_us, now), ..report }
     }
 
     /// Forgets what is used, and ends every hold. What settled tickets have counted stays known. Returns whether anything
@@ -372,11 +424,6 @@ impl State {
     }
 }
 
-/// Report of `event`, without amounts.
-pub const fn report(event: HoldEvent) -> Report {
-    Report { event, held: 0, holds: 0, first_ends_in_secs: 0, amount: 0, returned: 0, counted: 0, expired: 0 }
-}
-
 /// Seconds until `end_us`, rounded up; 0 without an end.
 pub fn secs_until(end_us: Option<u64>, now: Timestamp) -> u32 {
     let left_us = end_us.map_or(0, |end_us| end_us.saturating_sub(now.as_micros()));
@@ -386,6 +433,10 @@ pub fn secs_until(end_us: Option<u64>, now: Timestamp) -> u32 {
 /// End of what begins now, in microseconds since the epoch.
 const fn end_us(secs: u32, now: Timestamp) -> u64 {
     now.as_micros().saturating_add(secs as u64 * 1_000_000)
+}
+
+const fn until(end_us: u64, now: Timestamp) -> Duration {
+    Duration::from_micros(end_us.saturating_sub(now.as_micros()))
 }
 
 fn hits_of(amount: u64) -> u32 {

@@ -185,6 +185,14 @@ impl CounterState {
         }
     }
 
+    /// The same counter, without holds.
+    pub fn without_holds(&mut self) -> &mut Self {
+        match self {
+            Self::Budget(state) => &mut state.counter,
+            other => other,
+        }
+    }
+
     /// Copy for a decision at `now`: of places and holds only their sum, since there may be thousands.
     pub fn for_decision(&self, now: Timestamp) -> Self {
         match self {

@@ -32,7 +32,8 @@ struct Place {
 }
 
 impl State {
-    /// State of `held` places, the first of which ends at `first_end_us`, for a decision: it names no ticket.
+    /// State of `held` places, the first of which ends at `first_end_us`, or those of the ticket that a decision is
+    /// about. It names no ticket.
     pub fn summary(held: u64, first_end_us: Option<u64>) -> Self {
         let first = first_end_us.map(|end_us| (end_us, Ticket::from_bits([0; 16])));
         Self { places: BTreeMap::new(), by_end: first.into_iter().collect(), total: held }
@@ -63,7 +64,7 @@ impl State {
     }
 
     /// Places held at `now`.
-    pub(super) fn held(&self, now: Timestamp) -> u64 {
+    pub fn held(&self, now: Timestamp) -> u64 {
         let ended = self.by_end.iter().take_while(|(end_us, _)| *end_us <= now.as_micros());
         let weights = ended.filter_map(|(_, ticket)| self.places.get(ticket));
         self.total.saturating_sub(weights.map(|place| u64::from(place.weight)).sum())
@@ -77,6 +78,12 @@ impl State {
     /// Number of tickets, with those that have ended.
     pub fn len(&self) -> usize {
         self.places.len()
+    }
+
+    /// End of the places that `ticket` holds at `now`.
+    pub fn end_of(&self, ticket: Ticket, now: Timestamp) -> Option<u64> {
+        let end_us = self.places.get(&ticket).map(|place| place.end_us);
+        end_us.filter(|end_us| *end_us > now.as_micros())
     }
 
     /// Adds `weight` places. Returns the number of those that had ended by themselves, and are dropped now.
@@ -151,7 +158,7 @@ impl State {
 
 /// Report of places that were found to have ended by themselves.
 pub fn report(expired: u64) -> Report {
-    Report { expired: u8::try_from(expired).unwrap_or(u8::MAX), ..super::budget::report(HoldEvent::None) }
+    Report { expired: u8::try_from(expired).unwrap_or(u8::MAX), ..Report::of(HoldEvent::None) }
 }
 
 /// End of a place that begins now, in microseconds since the epoch.

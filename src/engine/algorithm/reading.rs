@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::CounterState;
 use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
-use crate::engine::reserve::HoldEvent;
+use crate::engine::reserve::{Action, HoldEvent};
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Report, Timestamp, lockout};
 
 /// A charge and its time.
@@ -46,10 +46,33 @@ impl Reading {
         Self { outcome, used, reset, budget: None }
     }
 
+    /// The same for a charge with this `action` on the holds of its counter, of which `report` is the effect.
+    pub fn of_budget(
+        context: ChargeContext,
+        mut state: CounterState,
+        used: u64,
+        outcome: ChargeOutcome,
+        (action, report): (Action, Report),
+    ) -> Self {
+        let hits = report.judged_hits(action, context.hits);
+        if let (CounterState::Budget(state), Action::Extend(_)) = (&mut state, action) {
+            // The hold is to be as large as this beside those of others.
+            state.leave_out(u64::from(report.amount - report.more.min(report.amount)));
+        }
+        let context = ChargeContext { hits, ..context };
+        Self { budget: Some(report), ..Self::of(context, &state, used, outcome) }
+    }
+
     /// Turns a counted charge into a withheld one, because its request is denied after all. Returns the hits to
     /// refund: 0 for a peek, `None` for a charge that was not counted or counts in denied requests too.
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
+        let add = match self.budget {
+            // What it raised. Nothing, if it was a repetition.
+            Some(Report { event: HoldEvent::Extended, more: 0, .. }) => return None,
+            Some(Report { event: HoldEvent::Extended, more, .. }) => more,
+            Some(_) | None => add,
+        };
         // A repeated call charges nothing: the first one did.
         let is_known = self.budget.is_some_and(|report| report.event == HoldEvent::Known);
         if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged || is_known {

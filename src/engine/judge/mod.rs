@@ -320,10 +320,10 @@ fn judge_budget(
     let (hits, mode) = match action {
         // It denies nothing.
         Action::Settle(_) => (Hits::Add(counted), ChargeMode::Overdraft),
-        _ => (hits, mode),
+        _ => (report.map_or(hits, |report| report.judged_hits(action, hits)), mode),
     };
     let mut verdict = judge_counter(limit, hits, mode, reading, modes.near_limit_ratio);
-    if matches!(action, Action::Open(_)) && reading.outcome == ChargeOutcome::Charged {
+    if matches!(action, Action::Open(_) | Action::Extend(_)) && reading.outcome == ChargeOutcome::Charged {
         verdict.hit_counts = HitCounts::default();
     }
     verdict.budget = report.map(|report| {

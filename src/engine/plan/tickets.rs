@@ -1,7 +1,7 @@
 //! Plans of descriptors that give back what a ticket holds, or settle it.
 
 use super::{Context, Item, Limited, Plan};
-use crate::engine::reserve::{Action, MAX_TTL_SECS, Reserve, Settled, Settlement};
+use crate::engine::reserve::{Action, Extension, MAX_TTL_SECS, Reserve, Settled, Settlement};
 use crate::engine::rules::{Match, Quota, Rules};
 use crate::engine::ticket::{self, TicketEntry};
 use crate::engine::usage::Usage;
@@ -12,8 +12,13 @@ use crate::engine::{Descriptor, FailurePolicy, Hits, KeyWriter, Request};
 pub enum TicketUse<'a> {
     /// Gives places back, and the part of budgets that is not counted.
     End,
-    /// Holds it for longer: for this time, in seconds, or [`u32::MAX`] for that of the rule.
-    Extend(u32),
+    /// Holds it for longer, and more of budgets where amounts say so.
+    Extend {
+        /// Time, in seconds; [`u32::MAX`] for that of the rule.
+        ttl_secs: u32,
+        /// Amounts that budgets are to hold in all; 0 to leave them as they are.
+        amounts: Amounts<'a>,
+    },
     /// Gives places back, and counts the real amounts of budgets.
     Settle(Amounts<'a>),
     /// Counts the amounts so far, and holds the rest.
@@ -25,7 +30,7 @@ impl<'a> TicketUse<'a> {
     pub const fn usage(&self) -> Option<&'a Usage> {
         match self {
             Self::Settle(amounts) | Self::Continue(amounts) => amounts.usage,
-            Self::End | Self::Extend(_) => None,
+            Self::End | Self::Extend { .. } => None,
         }
     }
 }
@@ -42,6 +47,9 @@ pub struct Amounts<'a> {
 }
 
 impl Amounts<'_> {
+    /// None.
+    pub const NONE: Self = Self { of_request: 0, own: &[], usage: None };
+
     /// Amount of the descriptor at `index`.
     pub fn of(&self, index: usize, descriptor: &Descriptor<'_>) -> u32 {
         match (self.own.get(index), descriptor.hits) {
@@ -95,9 +103,9 @@ fn action(
     let settle = |of, amount| Some(Action::Settle(Settlement { of, amount }));
     match (entry, ticket_use) {
         (TicketEntry::Named(ticket), TicketUse::End) => settle(Settled::Rest(ticket), 0),
-        (TicketEntry::Named(ticket), TicketUse::Extend(secs)) => {
-            let secs = if secs == u32::MAX { reserve.ttl_secs } else { secs.min(MAX_TTL_SECS) };
-            Some(Action::Extend(ticket, secs))
+        (TicketEntry::Named(ticket), TicketUse::Extend { ttl_secs, amounts }) => {
+            let ttl_secs = if ttl_secs == u32::MAX { reserve.ttl_secs } else { ttl_secs.min(MAX_TTL_SECS) };
+            Some(Action::Extend(Extension { ticket, ttl_secs, amount: amount(reserve, amounts) }))
         }
         (TicketEntry::Named(ticket), TicketUse::Settle(amounts)) => {
             settle(Settled::Whole(ticket), amount(reserve, amounts))
@@ -108,7 +116,7 @@ fn action(
         (_, TicketUse::Settle(amounts) | TicketUse::Continue(amounts)) => {
             settle(Settled::Nothing, amount(reserve, amounts))
         }
-        (TicketEntry::Unknown | TicketEntry::Absent, TicketUse::End | TicketUse::Extend(_)) => None,
+        (TicketEntry::Unknown | TicketEntry::Absent, TicketUse::End | TicketUse::Extend { .. }) => None,
     }
 }
 

@@ -7,8 +7,8 @@ use super::source::{Concurrency, Descriptor, RateLimit};
 use crate::engine::algorithm::places::{MAX_PLACES, MAX_WEIGHT};
 use crate::engine::{Algorithm, ChargeMode, FailurePolicy, Limit, StoreCapabilities, Window};
 
-/// Upper bound on a TTL: a day.
-const MAX_TTL_SECS: u32 = 86_400;
+/// Upper bound on the TTL of a place: a day.
+pub const MAX_TTL_SECS: u32 = 86_400;
 
 /// Compiles `concurrency`.
 ///

@@ -43,6 +43,7 @@ use serde_json::{Map, Value};
 use smallvec::SmallVec;
 
 pub use compile::{CompileOptions, SourceSummary, compile};
+pub use concurrency::MAX_TTL_SECS as MAX_PLACE_TTL_SECS;
 pub use diagnostics::{Diagnostic, Diagnostics, MAX_REPORTED};
 pub use document::{Documents, RuleSource, SourceNode, SourceValue};
 pub use dump::PlacedRule;
@@ -57,6 +58,7 @@ pub use on_deny::OnDeny;
 pub use parse::RULE_FILE;
 pub use pattern::{Cidr, Expression, Expressions, OneOf};
 pub use prices::Prices;
+pub use quota::parse_window;
 pub use report::located;
 pub use short_limit::{limit_of, parse_limit};
 pub use span::{NodePaths, SourceSpan};

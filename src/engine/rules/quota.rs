@@ -156,7 +156,7 @@ fn unknown_unit(name: &str) -> String {
 ///
 /// # Errors
 /// Expected form.
-pub(super) fn parse_window(text: &str) -> Result<Window, &'static str> {
+pub fn parse_window(text: &str) -> Result<Window, &'static str> {
     const EXPECTED: &str = "write a time such as 90s, 15m, 12h, 2d, 1w or month";
     let (mut secs, mut rest) = (0_u64, text.trim());
     if rest.is_empty() {

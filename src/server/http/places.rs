@@ -11,10 +11,14 @@ use serde_json::json;
 use tracing::Instrument as _;
 
 use super::super::service::{CallError, RateLimitService};
-use super::super::wire::{TicketRequest, decode_acquire, decode_ticket, encode_check};
+use super::super::wire::{
+    AnswerSettings, TicketEndpoint, TicketRequest, decode_acquire, decode_ticket, encode_check,
+    encode_extended,
+};
 use super::call::{begin, decide, json_response, span};
 use super::check::{refusal, refuse, respond};
 use crate::engine::TicketEntry;
+use crate::engine::plan::tickets::Amounts;
 use crate::limiter::{TicketCall, TicketResult};
 
 /// Answers 200 with a ticket if the request passes and holds places, else 429.
@@ -35,36 +39,16 @@ pub(super) async fn renew(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    held_for_longer(&service, &headers, body, "renewed").await
+    used(ticket_used(&service, &headers, body, TicketEndpoint::Renew).await)
 }
 
-/// The same, in the words of budgets.
+/// The same, in the words of budgets. Answers 429 if a larger amount does not fit, and changes nothing then.
 pub(super) async fn extend(
     State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    held_for_longer(&service, &headers, body, "extended").await
-}
-
-async fn held_for_longer(
-    service: &RateLimitService,
-    headers: &HeaderMap,
-    body: Body,
-    member: &str,
-) -> Response {
-    let call = |max_ttl_secs| TicketCall::Renew { max_ttl_secs };
-    match ticket_used(service, headers, body, call).await {
-        Ok(TicketResult { was_held: true, ttl_secs }) => {
-            json_response(StatusCode::OK, json!({ member: true, "expiresIn": ttl_secs }).to_string())
-        }
-        Ok(TicketResult { was_held: false, .. }) => refusal(
-            StatusCode::NOT_FOUND,
-            "unknown_ticket",
-            "the ticket holds nothing under these entries: it has expired, was released or settled, or the entries differ",
-        ),
-        Err(error) => refuse(&error),
-    }
+    used(ticket_used(&service, &headers, body, TicketEndpoint::Extend).await)
 }
 
 /// Answers 200, whether or not the ticket held anything: a release may be repeated.
@@ -73,29 +57,64 @@ pub(super) async fn release(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    match ticket_used(&service, &headers, body, |_| TicketCall::Release).await {
-        Ok(TicketResult { was_held, .. }) => {
-            json_response(StatusCode::OK, json!({ "released": was_held }).to_string())
-        }
-        Err(error) => refuse(&error),
-    }
+    used(ticket_used(&service, &headers, body, TicketEndpoint::Release).await)
 }
 
-/// Carries out the call that `call` makes of the TTL in the request.
+fn used(answer: Result<Response, CallError>) -> Response {
+    answer.unwrap_or_else(|error| refuse(&error))
+}
+
+/// Carries out the call that the body makes of `endpoint`.
 async fn ticket_used(
     service: &RateLimitService,
     headers: &HeaderMap,
     body: Body,
-    call_of: impl FnOnce(u32) -> TicketCall,
-) -> Result<TicketResult, CallError> {
+    endpoint: TicketEndpoint,
+) -> Result<Response, CallError> {
     let (call, body) = begin(service, body).await?;
     let used = async {
-        let TicketRequest { request, ticket, max_ttl_secs } = call.accept(decode_ticket(&body))?;
+        let TicketRequest { request, ticket, max_ttl_secs, amount } =
+            call.accept(decode_ticket(&body, endpoint))?;
         let request = call.accept(request.received())?;
-        let TicketEntry::Named(ticket) = ticket else {
-            return Ok(TicketResult { was_held: false, ttl_secs: 0 });
+        let amounts = match endpoint {
+            TicketEndpoint::Extend => {
+                Amounts { of_request: amount, own: request.own_hits(), ..Amounts::NONE }
+            }
+            TicketEndpoint::Renew | TicketEndpoint::Release => Amounts::NONE,
         };
-        call.use_ticket(&call.snapshot(), &request, ticket, call_of(max_ttl_secs)).await
+        let ticket_call = match endpoint {
+            TicketEndpoint::Renew | TicketEndpoint::Extend => TicketCall::Renew { max_ttl_secs, amounts },
+            TicketEndpoint::Release => TicketCall::Release,
+        };
+        let rules = call.snapshot();
+        let result = match ticket {
+            TicketEntry::Named(ticket) => call.use_ticket(&rules, &request, ticket, ticket_call).await?,
+            TicketEntry::Absent | TicketEntry::Unknown => TicketResult::NOTHING,
+        };
+        Ok(respond_to_ticket(&result, endpoint, service.settings()))
     };
     used.instrument(span(headers)).await
+}
+
+fn respond_to_ticket(
+    TicketResult { was_held, ttl_secs, decision }: &TicketResult<'_>,
+    endpoint: TicketEndpoint,
+    settings: &AnswerSettings,
+) -> Response {
+    let word = match endpoint {
+        TicketEndpoint::Renew => "renewed",
+        TicketEndpoint::Extend => "extended",
+        TicketEndpoint::Release => {
+            return json_response(StatusCode::OK, json!({ "released": was_held }).to_string());
+        }
+    };
+    match decision {
+        Some(decision) if decision.denial().is_some() => respond(Ok(encode_check(decision, settings))),
+        _ if !was_held => refusal(
+            StatusCode::NOT_FOUND,
+            "unknown_ticket",
+            "the ticket holds nothing under these entries: it has expired, was released or settled, or the entries differ",
+        ),
+        decision => json_response(StatusCode::OK, encode_extended(word, *ttl_secs, decision.as_ref())),
+    }
 }

@@ -17,8 +17,9 @@ pub use decode::{InvalidRequest, ReceivedRequest, decode};
 pub use encode::encode;
 pub use json::json_of_response;
 pub(super) use json::{
-    AcquireRequest, CheckAnswer, SettleRequest, TicketRequest, decode_acquire, decode_reserve, decode_settle,
-    decode_ticket, encode_check, encode_json, encode_settled, encode_usage,
+    AcquireRequest, CheckAnswer, SettleRequest, TicketEndpoint, TicketRequest, decode_acquire,
+    decode_reserve, decode_settle, decode_ticket, encode_check, encode_extended, encode_json, encode_settled,
+    encode_usage,
 };
 pub use json::{JsonRequest, decode_check, decode_json};
 pub(super) use kuadrant::{

@@ -8,9 +8,8 @@ use super::stripe::{Counter, log_bytes};
 use crate::engine::algorithm::budget::{self, Prepared};
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::algorithm::{CounterState, Meter};
-use crate::engine::reserve::{Action, HoldEvent, Report};
+use crate::engine::reserve::Action;
 use crate::engine::{Hits, Reservation, Timestamp};
-use crate::store::Readings;
 
 /// Each charge of a group after its effect on holds; `None` for those that have none.
 pub(super) type PreparedCharges = SmallVec<[Option<Prepared>; 4]>;
@@ -54,7 +53,7 @@ impl MemoryStore {
 
     /// Makes the counter of `member` one with holds.
     fn make_budget(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, now: Timestamp) {
-        let Member { key, limit, rule, hash, stripe } = *member;
+        let Member { key, limit, rule, hash, stripe, .. } = *member;
         let mut empty = CounterState::empty(limit.algorithm);
         if let Some(counter) = member.find(stripes) {
             if !matches!(counter.state, CounterState::Budget(_)) {
@@ -78,7 +77,7 @@ impl MemoryStore {
 }
 
 impl Group<'_> {
-    /// Opens the holds of charges that were carried out. What they took of `meters` is held, and not counted.
+    /// Opens and raises the holds of charges that were carried out. What they took of `meters` is held, and not counted.
     pub(super) fn finish_budgets(
         &self,
         (prepared, outcomes): (&mut PreparedCharges, &mut [(Meter, ChargeOutcome)]),
@@ -93,22 +92,28 @@ impl Group<'_> {
                 *outcome = decided;
                 continue;
             }
-            let Some((Reservation { action: Action::Open(opening), .. }, _)) = charge.reservation() else {
-                continue;
+            let Some((Reservation { action, .. }, _)) = charge.reservation() else { continue };
+            let held = match action {
+                Action::Open(opening) => opening.amount,
+                Action::Extend(_) => prepared.report.more,
+                Action::Look | Action::Settle(_) | Action::Cancel(_) | Action::Lower(..) => continue,
             };
             if *outcome != ChargeOutcome::Charged {
                 continue;
             }
             if let Some(meter) = meters.get_mut(requested.counter) {
-                let parts = u64::from(opening.amount).saturating_mul(meter.parts);
-                meter.level = meter.level.saturating_sub(parts);
+                meter.level = meter.level.saturating_sub(u64::from(held).saturating_mul(meter.parts));
             }
-            let member = self.members.get(requested.counter);
-            if let (Some(ticket), Some(member)) = (opening.ticket, member) {
-                change_budget(member, stripes, |state| state.open(ticket, opening, now));
-                let amount = opening.amount;
-                prepared.report = Report { event: HoldEvent::Opened, amount, ..prepared.report };
-            }
+            let Some(member) = self.members.get(requested.counter) else { continue };
+            let report = prepared.report;
+            let change = |state: &mut budget::State| match action {
+                Action::Open(opening) => {
+                    opening.ticket.map(|ticket| state.open(ticket, opening, report, now))
+                }
+                Action::Extend(extension) => Some(state.extend(extension, report, now)),
+                _ => None,
+            };
+            prepared.report = change_budget(member, stripes, change).flatten().unwrap_or(report);
         }
     }
 
@@ -141,15 +146,6 @@ impl Group<'_> {
         }
         for member in &self.members {
             drop_empty(member, stripes, now);
-        }
-    }
-
-    /// Adds the reports to the readings.
-    pub(super) fn report_budgets(readings: &mut Readings, prepared: &PreparedCharges) {
-        for (reading, prepared) in readings.iter_mut().zip(prepared) {
-            if let (Ok(reading), Some(prepared)) = (reading, prepared) {
-                reading.budget = Some(prepared.report);
-            }
         }
     }
 }

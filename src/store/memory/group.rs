@@ -7,12 +7,14 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::MemoryStore;
+use super::places::state_of_ticket;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
+use crate::engine::algorithm::budget::Prepared;
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
 use crate::engine::algorithm::{CounterState, Meter};
-use crate::engine::{Hits, Limit, Timestamp, lockout};
+use crate::engine::{Limit, Timestamp, lockout};
 use crate::store::positions::Positions;
-use crate::store::{Charge, Lockout, Reading, Readings, TicketUse};
+use crate::store::{Charge, Lockout, Reading, Readings};
 
 /// A counter of a group of charges, there or not.
 pub(super) struct Member<'a> {
@@ -22,6 +24,8 @@ pub(super) struct Member<'a> {
     pub(super) rule: u32,
     pub(super) hash: u64,
     pub(super) stripe: usize,
+    /// True if a charge is about its holds. Another charge to a counter with holds does not see them.
+    pub(super) has_budget: bool,
 }
 
 /// Identity of a counter.
@@ -72,8 +76,9 @@ impl Member<'_> {
     fn load(&self, stripes: &mut Stripes<'_>, now: Timestamp) -> CounterState {
         match self.find(stripes) {
             Some(counter) => {
-                counter.state.correct(self.limit, now);
-                counter.state.for_decision(now)
+                let state = if self.has_budget { &mut counter.state } else { counter.state.without_holds() };
+                state.correct(self.limit, now);
+                state.for_decision(now)
             }
             None => CounterState::empty(self.limit.algorithm),
         }
@@ -102,7 +107,7 @@ impl MemoryStore {
         let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
         let has_tickets = charges.iter().any(|charge| charge.hold.is_some());
         let used_tickets = match has_tickets {
-            true => self.use_tickets(&group, &mut stripes, now),
+            true => self.use_tickets(&mut group, &mut stripes, now),
             false => SmallVec::new(),
         };
         let has_budgets = charges.iter().any(|charge| charge.reserve.is_some());
@@ -134,7 +139,8 @@ impl MemoryStore {
         let mut expired_places = SmallVec::new();
         if has_tickets {
             outcomes_of_tickets(&mut outcomes, &used_tickets);
-            expired_places = self.acquire_places(&group, &outcomes, &mut stripes, now);
+            let parts = (&*outcomes, &used_tickets);
+            expired_places = self.acquire_places(&group, parts, &mut stripes, now);
             read_places(&mut states, members, &mut stripes, now);
         }
         if has_budgets {
@@ -145,17 +151,26 @@ impl MemoryStore {
             self.write_lockout(suspect, &mut stripes, locked, members);
         }
         self.account(&group, &mut stripes, &usage, now);
-        let reading = |((charge, requested), (meter, outcome)): ((&Charge, &GroupCharge), (Meter, _))| {
-            let mut state = states[requested.counter].clone();
+        let reading = |(index, (meter, outcome)): (usize, (Meter, _))| {
+            let (charge, requested) = (&charges[index], &requested[index]);
+            let of_ticket = state_of_ticket(charge, &members[requested.counter], &mut stripes, now);
+            let mut state = of_ticket.unwrap_or_else(|| states[requested.counter].clone());
             state.save(meter, charge.limit, now);
-            let reading = Reading::of(charge.context(now), &state, meter.used(), outcome);
+            let (context, used) = (charge.context(now), meter.used());
+            let reading = match (&charge.reserve, prepared.get(index)) {
+                (Some(reserve), Some(Some(Prepared { report, .. }))) => {
+                    Reading::of_budget(context, state, used, outcome, (reserve.action, *report))
+                }
+                _ => {
+                    let expired = expired_places.get(index).copied().unwrap_or_default();
+                    let budget = (expired > 0).then(|| places::report(expired));
+                    Reading { budget, ..Reading::of(context, &state, used, outcome) }
+                }
+            };
             let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);
             Ok(reading.locked_until(ends_us, now))
         };
-        let mut readings: Readings = charges.iter().zip(requested).zip(outcomes).map(reading).collect();
-        Group::report_budgets(&mut readings, &prepared);
-        Group::report_expired_places(&mut readings, &expired_places);
-        readings
+        outcomes.into_iter().enumerate().map(reading).collect()
     }
 
     /// Records what the group takes now, and makes room if that is too much.
@@ -195,6 +210,9 @@ impl MemoryStore {
             if is_new {
                 group.members.push(self.member(key, *limit, *rule));
             }
+            if let Some(member) = group.members.get_mut(counter) {
+                member.has_budget |= charge.reserve.is_some();
+            }
             let lockout = lockout.as_ref().map(|lockout| {
                 let (index, is_new) = lockouts.of(&*lockout.key);
                 if is_new {
@@ -204,11 +222,6 @@ impl MemoryStore {
                 index
             });
             let (capacity, hits, mode, enforcement) = (limit.capacity(), *hits, *mode, *enforcement);
-            // A ticket is renewed and released before the charges are decided.
-            let hits = match (charge.use_of_ticket(), hits) {
-                (Some((_, TicketUse::Renew | TicketUse::Release)), _) => Hits::Refund(0),
-                (_, hits) => hits,
-            };
             let lease = LeaseStep::of(charge.lease, *limit, now);
             group.requested.push(GroupCharge { counter, capacity, hits, mode, enforcement, lockout, lease });
         }
@@ -217,7 +230,7 @@ impl MemoryStore {
 
     pub(super) fn member<'k>(&self, key: &'k [u8], limit: Limit, rule: u32) -> Member<'k> {
         let hash = self.hash(key, limit);
-        Member { key, limit, rule, hash, stripe: self.stripe_index(hash) }
+        Member { key, limit, rule, hash, stripe: self.stripe_index(hash), has_budget: false }
     }
 
     /// Locks stripes, in the order of their places: two callers cannot wait for each other.
@@ -240,6 +253,7 @@ impl MemoryStore {
         match (&mut counter.state, state) {
             // Its holds are changed in place.
             (CounterState::Budget(before), CounterState::Budget(after)) => before.counter = after.counter,
+            (CounterState::Budget(before), after) => before.counter = after,
             (before, after) => *before = after,
         }
         counter.limit = member.limit;

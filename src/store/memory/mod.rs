@@ -165,29 +165,31 @@ impl MemoryStore {
         let Charge { limit, hits, .. } = *charge;
         let found = stripe.counters.find_mut(hash, |counter| counter.is(&charge.key, limit));
         if let Some(counter) = found {
-            counter.state.correct(limit, now);
+            // As in Redis, a charge that is not about holds does not see them.
+            let state = counter.state.without_holds();
+            state.correct(limit, now);
             if hits == Hits::Add(0) {
-                return peek(counter.state.for_decision(now), charge, now);
+                return peek(state.for_decision(now), charge, now);
             }
-            let bytes = log_bytes(&counter.state);
+            let bytes = log_bytes(state);
             // Copied, but for a log, which only notes what it would drop.
-            let is_log = matches!(counter.state, CounterState::SlidingLog(_));
-            let held = (!is_log).then(|| counter.state.clone());
-            let mut meter = counter.state.load(limit, now);
+            let is_log = matches!(state, CounterState::SlidingLog(_));
+            let held = (!is_log).then(|| state.clone());
+            let mut meter = state.load(limit, now);
             let before = meter;
             let outcome = carry_out(charge, &mut meter, now);
             let has_counted = meter != before;
             if has_counted {
-                counter.state.save(meter, limit, now);
+                state.save(meter, limit, now);
                 counter.limit = limit;
             }
-            let reading = Reading::of(charge.context(now), &counter.state, meter.used(), outcome);
+            let reading = Reading::of(charge.context(now), state, meter.used(), outcome);
             // As in Redis, only a charge that counts is written: after a change of the rate or of the clock, the
             // hits are the same.
-            if let Some(state) = held.filter(|_| !has_counted) {
-                counter.state = state;
+            if let Some(held) = held.filter(|_| !has_counted) {
+                *state = held;
             }
-            let (rule, after) = (counter.rule, log_bytes(&counter.state));
+            let (rule, after) = (counter.rule, log_bytes(state));
             stripe.resize(rule, bytes, after);
             return reading;
         }

@@ -5,10 +5,10 @@ use smallvec::SmallVec;
 use super::MemoryStore;
 use super::group::{Group, Member, Stripes, find_stripe};
 use super::stripe::{Counter, log_bytes};
-use crate::engine::Timestamp;
-use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::algorithm::group::{ChargeOutcome, GroupCharge};
 use crate::engine::algorithm::{CounterState, Meter, places};
-use crate::store::{Charge, Readings, TicketUse};
+use crate::engine::{Hits, Timestamp};
+use crate::store::{Charge, TicketUse};
 
 /// Places of each charge that were found to have ended by themselves.
 pub(super) type ExpiredPlaces = SmallVec<[u64; 4]>;
@@ -18,29 +18,33 @@ pub(super) type TicketOutcomes = SmallVec<[Option<ChargeOutcome>; 4]>;
 
 impl MemoryStore {
     /// Renews and releases, before the other charges of the request are decided: a place that it gives back is free
-    /// for it.
+    /// for it. What a ticket has acquired before, it does not acquire again.
     pub(super) fn use_tickets(
         &self,
-        group: &Group<'_>,
+        group: &mut Group<'_>,
         stripes: &mut Stripes<'_>,
         now: Timestamp,
     ) -> TicketOutcomes {
-        let used = |(charge, requested): (&Charge, &_)| {
+        let Group { charges, members, requested, .. } = group;
+        let used = |(charge, requested): (&Charge, &mut GroupCharge)| {
             let (hold, ticket_use) = charge.use_of_ticket()?;
-            let member = member_of(group, requested)?;
+            let member = member_of(members, requested)?;
             let change = |state: &mut places::State| match ticket_use {
                 TicketUse::Release => Some(state.release(hold.ticket, now)),
                 TicketUse::Renew => Some(state.renew(hold, now)),
-                TicketUse::Acquire(_) => None,
+                TicketUse::Acquire(_) => {
+                    (hold.is_named && state.end_of(hold.ticket, now).is_some()).then_some(true)
+                }
             };
             let has_held = match change_places(member, stripes, change) {
                 Some(has_held) => has_held?,
                 None if matches!(ticket_use, TicketUse::Acquire(_)) => return None,
                 None => false,
             };
+            requested.hits = Hits::Refund(0);
             Some(if has_held { ChargeOutcome::Charged } else { ChargeOutcome::Denied })
         };
-        group.charges.iter().zip(&group.requested).map(used).collect()
+        charges.iter().zip(requested).map(used).collect()
     }
 
     /// Takes the places of charges that were carried out. Returns for each charge the places that were found to have
@@ -48,13 +52,14 @@ impl MemoryStore {
     pub(super) fn acquire_places(
         &self,
         group: &Group<'_>,
-        outcomes: &[(Meter, ChargeOutcome)],
+        (outcomes, used): (&[(Meter, ChargeOutcome)], &TicketOutcomes),
         stripes: &mut Stripes<'_>,
         now: Timestamp,
     ) -> ExpiredPlaces {
-        let acquired = |((charge, requested), (_, outcome)): ((&Charge, &_), &(Meter, _))| {
-            let (Some((hold, TicketUse::Acquire(weight))), Some(member), ChargeOutcome::Charged) =
-                (charge.use_of_ticket(), member_of(group, requested), *outcome)
+        let Group { charges, members, requested, .. } = group;
+        let acquired = |(((charge, requested), (_, outcome)), used): (((&Charge, &_), &(Meter, _)), &_)| {
+            let (Some((hold, TicketUse::Acquire(weight))), Some(member), ChargeOutcome::Charged, None) =
+                (charge.use_of_ticket(), member_of(members, requested), *outcome, used)
             else {
                 return 0;
             };
@@ -66,11 +71,11 @@ impl MemoryStore {
                 expired
             })
         };
-        group.charges.iter().zip(&group.requested).zip(outcomes).map(acquired).collect()
+        charges.iter().zip(requested).zip(outcomes).zip(used).map(acquired).collect()
     }
 
     fn insert_places(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: places::State) {
-        let Member { key, limit, rule, hash, stripe } = *member;
+        let Member { key, limit, rule, hash, stripe, .. } = *member;
         let counter = Counter { key: key.into(), limit, rule, state: CounterState::Places(Box::new(state)) };
         if let Some(stripe) = find_stripe(stripes, stripe) {
             stripe.insert(hash, counter, |counter| self.hash(&counter.key, counter.limit));
@@ -78,19 +83,28 @@ impl MemoryStore {
     }
 }
 
-impl Group<'_> {
-    /// Adds the places that have ended by themselves to the readings.
-    pub(super) fn report_expired_places(readings: &mut Readings, expired: &[u64]) {
-        for (reading, expired) in readings.iter_mut().zip(expired).filter(|(_, expired)| **expired > 0) {
-            if let Ok(reading) = reading {
-                reading.budget = Some(places::report(*expired));
-            }
-        }
-    }
+fn member_of<'g, 'a>(members: &'g [Member<'a>], requested: &GroupCharge) -> Option<&'g Member<'a>> {
+    members.get(requested.counter).filter(|member| member.limit.is_concurrency())
 }
 
-fn member_of<'g, 'a>(group: &'g Group<'a>, requested: &super::engine::GroupCharge) -> Option<&'g Member<'a>> {
-    group.members.get(requested.counter).filter(|member| member.limit.is_concurrency())
+/// State of the counter of a charge for its reading: one that renews a ticket, or names one, is about its places.
+pub(super) fn state_of_ticket(
+    charge: &Charge,
+    member: &Member<'_>,
+    stripes: &mut Stripes<'_>,
+    now: Timestamp,
+) -> Option<CounterState> {
+    let (hold, ticket_use) = charge.use_of_ticket()?;
+    let is_about_it = match ticket_use {
+        TicketUse::Renew => true,
+        TicketUse::Acquire(_) => hold.is_named,
+        TicketUse::Release => false,
+    };
+    let CounterState::Places(state) = &member.find(stripes).filter(|_| is_about_it)?.state else {
+        return None;
+    };
+    let summary = places::State::summary(state.held(now), Some(state.end_of(hold.ticket, now)?));
+    Some(CounterState::Places(Box::new(summary)))
 }
 
 /// Changes the places of `member`, and drops them once none is held. `None` if there are none.

@@ -13,6 +13,13 @@ impl Parser {
         if matches!(node.value, SourceValue::Null) {
             return None;
         }
+        if let SourceValue::Number(_) | SourceValue::Text(_) = node.value {
+            let amount = node.to_string();
+            let amount = amount.trim_matches('\'');
+            let message = format!("'reserve' must be a map: write 'reserve: {{amount: {amount}}}'");
+            self.error(node.span, message);
+            return None;
+        }
         let mut reserve = Reserve { span: node.span, on_look: true, ..Reserve::default() };
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "amount" => {

@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::super::decode::InvalidRequest;
 use super::super::names::{layer, rule};
 use super::super::whole_secs;
-use super::check::{Descriptors, Pairs, request};
-use super::places::{AcquireRequest, NamedHolds, max_ttl_secs};
-use super::request::JsonRequest;
+use super::check::{Descriptors, Pairs, encode_layer, held_amount, request};
+use super::members::{self, Ttl, TtlOf, check_own_amounts, ttl_secs};
+use super::places::{AcquireRequest, NamedHolds};
+use super::request::{Descriptor, JsonRequest};
 use super::values::{Object, Text, Uint};
 use crate::engine::reserve::{BudgetStatus, HoldEvent};
 use crate::engine::ticket::{Ticket, TicketEntry};
-use crate::engine::usage::Usage;
+use crate::engine::usage::{TokenKind, Usage};
 use crate::engine::{Decision, Status};
 
 /// Upper bound on the bytes of an `id`.
@@ -45,7 +46,7 @@ struct ReserveMembers<'b> {
     #[serde(default)]
     amount: Uint,
     #[serde(borrow)]
-    ttl: Option<Text<'b>>,
+    ttl: Option<Ttl<'b>>,
     #[serde(borrow)]
     id: Option<Text<'b>>,
 }
@@ -87,10 +88,14 @@ struct UsageMembers<'b> {
 }
 
 impl UsageMembers<'_> {
-    fn usage(self) -> Usage {
+    fn usage(self) -> Result<Usage, InvalidRequest> {
         let Self { model, input, cached, cache_write, output, reasoning } = self;
-        let tokens = [input, cached, cache_write, output, reasoning].map(hits);
-        Usage { model: model.0.into_owned(), tokens }
+        let written = [input, cached, cache_write, output, reasoning];
+        let mut usage = Usage { model: model.0.into_owned(), ..Usage::default() };
+        for ((tokens, written), kind) in usage.tokens.iter_mut().zip(written).zip(TokenKind::ALL) {
+            *tokens = members::amount(&format!("usage.{}", kind.name()), written)?;
+        }
+        Ok(usage)
     }
 }
 
@@ -101,9 +106,11 @@ impl UsageMembers<'_> {
 pub(in crate::server) fn decode_reserve(body: &[u8]) -> Result<AcquireRequest<'_>, InvalidRequest> {
     let Object(ReserveMembers { domain, entries, descriptors, amount, ttl, id }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
-    let named = id.map(|Text(id)| ticket_of(domain.0.as_bytes(), id.as_bytes())).transpose()?;
+    let (amount, ttl_secs) = (members::amount("amount", amount)?, ttl_secs(ttl, TtlOf::Hold)?);
     let request = request(domain, entries, descriptors, Uint::default())?;
-    let holds = NamedHolds::Budgets { amount: hits(amount), ttl_secs: max_ttl_secs(ttl)?, named };
+    check_own_amounts(&request)?;
+    let named = id.map(|Text(id)| ticket_of(&request, id.as_bytes())).transpose()?;
+    let holds = NamedHolds::Budgets { amount, ttl_secs, named };
     Ok(AcquireRequest { request, holds })
 }
 
@@ -114,36 +121,38 @@ pub(in crate::server) fn decode_reserve(body: &[u8]) -> Result<AcquireRequest<'_
 pub(in crate::server) fn decode_settle(body: &[u8]) -> Result<SettleRequest<'_>, InvalidRequest> {
     let Object(SettleMembers { domain, entries, descriptors, ticket, amount, usage, is_final }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
-    let Some(ticket) = ticket else {
-        return Err(InvalidRequest::new("missing 'ticket': send the one that /v1/reserve returned"));
-    };
+    let ticket = members::ticket(ticket)?;
     if usage.is_some() && amount.0.is_some() {
         return Err(InvalidRequest::new("'amount' and 'usage': send one of them"));
     }
     let is_missing = amount.0.is_none() && usage.is_none();
-    let usage = usage.map(|Object(members)| members.usage());
+    let usage = usage.map(|Object(members)| members.usage()).transpose()?;
+    let amount = members::amount("amount", amount)?;
     let request = request(domain, entries, descriptors, Uint::default())?;
+    check_own_amounts(&request)?;
     if is_missing && request.descriptors.iter().any(|descriptor| descriptor.hits_addend.is_none()) {
         return Err(InvalidRequest::new(
             "missing 'amount': send the real amount or the 'usage', or use /v1/release",
         ));
     }
-    let ticket = TicketEntry::of(ticket.0.as_bytes());
-    Ok(SettleRequest { request, ticket, amount: hits(amount), usage, is_final: is_final.unwrap_or(true) })
+    Ok(SettleRequest { request, ticket, amount, usage, is_final: is_final.unwrap_or(true) })
 }
 
-/// Hits of an amount, 0 without one.
-fn hits(Uint(amount): Uint) -> u32 {
-    u32::try_from(amount.unwrap_or_default()).unwrap_or(u32::MAX)
-}
-
-/// Ticket of a request that its caller has named.
-fn ticket_of(domain: &[u8], id: &[u8]) -> Result<Ticket, InvalidRequest> {
+/// Ticket of a request that its caller has named: of the name, the domain and the descriptors in any order, so that what
+/// one ticket holds is always given back with the same entries.
+fn ticket_of(request: &JsonRequest<'_>, id: &[u8]) -> Result<Ticket, InvalidRequest> {
     if id.is_empty() || id.len() > MAX_ID_BYTES {
         return Err(InvalidRequest::new(format_args!("'id' must have 1 to {MAX_ID_BYTES} bytes")));
     }
-    let text = [b"tollgate.reserve", domain, b"\0", id].concat();
-    let hash = digest(&SHA256, &text);
+    let sized = |text: &[u8]| [&(text.len() as u64).to_be_bytes(), text].concat();
+    let entries = |descriptor: &Descriptor<'_>| {
+        let entries = descriptor.entries.iter().flat_map(|(key, value)| [key, value]);
+        sized(&entries.map(|text| sized(text.as_bytes())).collect::<Vec<_>>().concat())
+    };
+    let mut descriptors: Vec<_> = request.descriptors.iter().map(entries).collect();
+    descriptors.sort_unstable();
+    let named = [sized(request.domain.as_bytes()), sized(id), descriptors.concat()].concat();
+    let hash = digest(&SHA256, &[b"tollgate.reserve", &*named].concat());
     let bits = hash.as_ref().first_chunk().copied().unwrap_or_default();
     Ok(Ticket::from_bits(bits))
 }
@@ -171,6 +180,20 @@ pub(in crate::server) fn encode_settled(decision: &Decision<'_>, is_final: bool)
 fn is_over(status: &Status<'_>, BudgetStatus { used, report, .. }: BudgetStatus) -> bool {
     let capacity = status.limit.map_or(0, |limit| limit.capacity());
     used.saturating_add(report.held.into()) > capacity.into()
+}
+
+/// Body of an answer to an extension, by the word for it: with amounts if the call named some.
+pub(in crate::server) fn encode_extended(
+    word: &str,
+    ttl_secs: u32,
+    decision: Option<&Decision<'_>>,
+) -> String {
+    let mut answer = json!({ word: true, "expiresIn": ttl_secs });
+    if let Some(decision) = decision {
+        answer["amount"] = decision.statuses.iter().find_map(held_amount).into();
+        answer["layers"] = decision.statuses.iter().map(encode_layer).collect();
+    }
+    answer.to_string()
 }
 
 /// Body of an answer about the use of budgets.

@@ -123,9 +123,9 @@ pub(in crate::server) fn encode_check(decision: &Decision<'_>, settings: &Answer
     if let Some(reason) = denial.as_ref().and_then(reason) {
         body["reason"] = reason.into();
     }
-    let amount = binding.and_then(|status| status.budget).filter(|_| decision.hold.is_some());
-    if let Some(budget) = amount {
-        body["amount"] = budget.report.amount.into();
+    let amount = || binding.and_then(held_amount).or_else(|| decision.statuses.iter().find_map(held_amount));
+    if let Some(amount) = decision.hold.and_then(|_| amount()) {
+        body["amount"] = amount.into();
     }
     if let Some(hold) = decision.hold {
         body["ticket"] = hold.ticket.to_string().into();
@@ -177,16 +177,27 @@ impl Standing {
     }
 }
 
-fn encode_layer(status: &Status<'_>) -> Value {
+/// Amount that a descriptor holds, if it was opened, found open or extended.
+pub(super) fn held_amount(status: &Status<'_>) -> Option<u32> {
+    let report = status.budget?.report;
+    matches!(report.event, HoldEvent::Opened | HoldEvent::Known | HoldEvent::Extended)
+        .then_some(report.amount)
+}
+
+pub(super) fn encode_layer(status: &Status<'_>) -> Value {
     let Standing { limit, remaining, reset_in } = Standing::of(status);
-    json!({
+    let mut answer = json!({
         "layer": layer(status),
         "rule": rule(status),
         "allowed": status.code == Code::Ok,
         "limit": limit,
         "remaining": remaining,
         "resetIn": reset_in,
-    })
+    });
+    if let Some(amount) = held_amount(status) {
+        answer["amount"] = amount.into();
+    }
+    answer
 }
 
 impl<'de: 'b, 'b> Deserialize<'de> for Pairs<'b> {

@@ -3,17 +3,20 @@
 
 mod budgets;
 mod check;
+mod members;
 mod places;
 mod request;
 mod response;
 mod values;
 
 pub(in crate::server) use budgets::{
-    SettleRequest, decode_reserve, decode_settle, encode_settled, encode_usage,
+    SettleRequest, decode_reserve, decode_settle, encode_extended, encode_settled, encode_usage,
 };
 pub use check::decode_check;
 pub(in crate::server) use check::{CheckAnswer, encode_check};
-pub(in crate::server) use places::{AcquireRequest, TicketRequest, decode_acquire, decode_ticket};
+pub(in crate::server) use places::{
+    AcquireRequest, TicketEndpoint, TicketRequest, decode_acquire, decode_ticket,
+};
 pub use request::{JsonRequest, decode_json};
 pub(in crate::server) use response::encode_json;
 pub use response::json_of_response;

@@ -1,14 +1,12 @@
 //! Requests of `POST /v1/acquire`, `/v1/renew` and `/v1/release`.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 
 use super::super::decode::{InvalidRequest, ReceivedRequest};
 use super::check::{Descriptors, Pairs, request};
+use super::members::{self, Ttl, TtlOf, check_own_amounts, ttl_secs};
 use super::request::JsonRequest;
 use super::values::{Object, Text, Uint};
-use crate::engine::duration;
 use crate::engine::plan::Holding;
 use crate::engine::plan::tickets::Amounts;
 use crate::engine::ticket::{Ticket, TicketEntry};
@@ -71,14 +69,27 @@ impl<'b> AcquireRequest<'b> {
     }
 }
 
-/// Request about places that are held.
+/// Request about what a ticket holds.
 pub(in crate::server) struct TicketRequest<'b> {
-    /// Descriptors with which they were acquired.
+    /// Descriptors with which it was acquired.
     pub(in crate::server) request: JsonRequest<'b>,
-    /// Ticket under which they are held.
+    /// Ticket under which it is held.
     pub(in crate::server) ticket: TicketEntry,
-    /// Upper bound on the time for which they are held, in seconds; [`u32::MAX`] for that of the rules.
+    /// Upper bound on the time for which it is held, in seconds; [`u32::MAX`] for that of the rules.
     pub(in crate::server) max_ttl_secs: u32,
+    /// Amount that budgets are to hold in all; 0 to leave them as they are.
+    pub(in crate::server) amount: u32,
+}
+
+/// Call about what a ticket holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum TicketEndpoint {
+    /// `/v1/renew`, for places.
+    Renew,
+    /// `/v1/extend`, for budgets.
+    Extend,
+    /// `/v1/release`, for both.
+    Release,
 }
 
 #[derive(Deserialize)]
@@ -93,7 +104,7 @@ struct AcquireMembers<'b> {
     #[serde(default)]
     weight: Uint,
     #[serde(borrow)]
-    ttl: Option<Text<'b>>,
+    ttl: Option<Ttl<'b>>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +119,9 @@ struct TicketMembers<'b> {
     #[serde(borrow)]
     ticket: Option<Text<'b>>,
     #[serde(borrow)]
-    ttl: Option<Text<'b>>,
+    ttl: Option<Ttl<'b>>,
+    #[serde(default)]
+    amount: Uint,
 }
 
 /// Parses the body of `/v1/acquire`: that of `/v1/check` with `weight` in place of `hitsAddend`, and a `ttl`.
@@ -119,35 +132,34 @@ pub(in crate::server) fn decode_acquire(body: &[u8]) -> Result<AcquireRequest<'_
     let Object(AcquireMembers { domain, entries, descriptors, weight, ttl }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
     let request = request(domain, entries, descriptors, weight)?;
-    Ok(AcquireRequest { request, holds: NamedHolds::Places { max_ttl_secs: max_ttl_secs(ttl)? } })
+    Ok(AcquireRequest { request, holds: NamedHolds::Places { max_ttl_secs: ttl_secs(ttl, TtlOf::Place)? } })
 }
 
-/// Parses the body of `/v1/renew` or `/v1/release`: that of `/v1/check` with the `ticket` in place of `hitsAddend`.
+/// Parses the body of `endpoint`: that of `/v1/check` with the `ticket` in place of `hitsAddend`. To renew, it may have a
+/// `ttl`, and to extend an `amount` too.
 ///
 /// # Errors
-/// First syntax error, with line and column, no ticket, or an invalid TTL.
-pub(in crate::server) fn decode_ticket(body: &[u8]) -> Result<TicketRequest<'_>, InvalidRequest> {
-    let Object(TicketMembers { domain, entries, descriptors, ticket, ttl }) =
+/// First syntax error, with line and column, no ticket, or an invalid member.
+pub(in crate::server) fn decode_ticket(
+    body: &[u8],
+    endpoint: TicketEndpoint,
+) -> Result<TicketRequest<'_>, InvalidRequest> {
+    let Object(TicketMembers { domain, entries, descriptors, ticket, ttl, amount }) =
         serde_json::from_slice(body).map_err(InvalidRequest::new)?;
-    let Some(ticket) = ticket else {
-        return Err(InvalidRequest::new("missing 'ticket': send the one that /v1/acquire returned"));
-    };
-    let request = request(domain, entries, descriptors, Uint::default())?;
-    Ok(TicketRequest {
-        request,
-        ticket: TicketEntry::of(ticket.0.as_bytes()),
-        max_ttl_secs: max_ttl_secs(ttl)?,
-    })
-}
-
-/// Whole seconds of a TTL such as `90s` or `2m`, at least one.
-pub(super) fn max_ttl_secs(ttl: Option<Text<'_>>) -> Result<u32, InvalidRequest> {
-    let Some(Text(ttl)) = ttl else { return Ok(u32::MAX) };
-    let whole = |ttl: &Duration| ttl.as_secs() >= 1 && ttl.subsec_nanos() == 0;
-    match duration::parse(&ttl).filter(whole) {
-        Some(ttl) => Ok(u32::try_from(ttl.as_secs()).unwrap_or(u32::MAX)),
-        None => Err(InvalidRequest::new("invalid 'ttl': write whole seconds such as 90s or 2m, at least 1s")),
+    let ticket = members::ticket(ticket)?;
+    if amount.0.is_some() && endpoint != TicketEndpoint::Extend {
+        return Err(InvalidRequest::new("'amount': send it to /v1/extend, to hold more, or to /v1/settle"));
     }
+    if ttl.is_some() && endpoint == TicketEndpoint::Release {
+        return Err(InvalidRequest::new("'ttl': send it to /v1/extend or /v1/renew, to hold for longer"));
+    }
+    let of = if endpoint == TicketEndpoint::Extend { TtlOf::Hold } else { TtlOf::Place };
+    let (max_ttl_secs, amount) = (ttl_secs(ttl, of)?, members::amount("amount", amount)?);
+    let request = request(domain, entries, descriptors, Uint::default())?;
+    if endpoint == TicketEndpoint::Extend {
+        check_own_amounts(&request)?;
+    }
+    Ok(TicketRequest { request, ticket, max_ttl_secs, amount })
 }
 
 #[cfg(test)]
@@ -167,21 +179,36 @@ mod tests {
     }
 
     #[test]
-    fn tickets_are_needed_and_times_are_whole_seconds() {
-        let of_ticket = |members: &str| {
+    fn tickets_are_needed_and_members_are_refused_by_their_names() {
+        let of_ticket = |endpoint, members: &str| {
             let body = format!(r#"{{"domain": "shop", "entries": {{"tenant": "a"}}, {members}}}"#);
-            decode_ticket(body.as_bytes()).map(|request| request.ticket).map_err(|error| error.to_string())
+            let decoded = decode_ticket(body.as_bytes(), endpoint);
+            decoded.map(|request| request.ticket).map_err(|error| error.to_string())
         };
-        assert_eq!(of_ticket(r#""ticket": "-""#), Ok(TicketEntry::Unknown));
-        for (members, expected) in [
-            (r#""ticket": null"#, "missing 'ticket'"),
-            (r#""ttl": "1m""#, "missing 'ticket'"),
-            (r#""ticket": "-", "ttl": "1.5s""#, "invalid 'ttl'"),
-            (r#""ticket": "-", "ttl": "0""#, "invalid 'ttl'"),
-            (r#""ticket": "-", "ttl": "soon""#, "invalid 'ttl'"),
-            (r#""ticket": "-", "weight": 1"#, "unknown field `weight`"),
+        let (renew, extend, release) =
+            (TicketEndpoint::Renew, TicketEndpoint::Extend, TicketEndpoint::Release);
+        for endpoint in [renew, extend, release] {
+            assert_eq!(of_ticket(endpoint, r#""ticket": "-""#), Ok(TicketEntry::Unknown));
+        }
+        assert!(of_ticket(renew, r#""ticket": "-", "ttl": "1d""#).is_ok());
+        assert!(of_ticket(extend, r#""ticket": "-", "ttl": "1 hour", "amount": 4294967295"#).is_ok());
+        for (endpoint, members, expected) in [
+            (release, r#""ticket": null"#, "missing 'ticket': send the one that /v1/reserve or /v1/acquire"),
+            (renew, r#""ttl": "1m""#, "missing 'ticket'"),
+            (release, r#""ticket": "x""#, "invalid 'ticket'"),
+            (extend, r#""ticket": "00112233445566778899AABBCCDDEEFF""#, "invalid 'ticket'"),
+            (renew, r#""ticket": "-", "ttl": "1.5s""#, "invalid 'ttl': write a time from 1s to 1d"),
+            (renew, r#""ticket": "-", "ttl": "2d""#, "invalid 'ttl': write a time from 1s to 1d"),
+            (extend, r#""ticket": "-", "ttl": "61m""#, "invalid 'ttl': write a time from 1s to 1h"),
+            (renew, r#""ticket": "-", "ttl": "0s""#, "invalid 'ttl'"),
+            (renew, r#""ticket": "-", "ttl": "soon""#, "invalid 'ttl'"),
+            (renew, r#""ticket": "-", "ttl": 90"#, "expected a 'ttl' such as \"90s\""),
+            (release, r#""ticket": "-", "ttl": "1m""#, "'ttl': send it to /v1/extend"),
+            (renew, r#""ticket": "-", "amount": 5"#, "'amount': send it to /v1/extend"),
+            (extend, r#""ticket": "-", "amount": 4294967296"#, "'amount' is at most 4294967295"),
+            (release, r#""ticket": "-", "weight": 1"#, "unknown field `weight`"),
         ] {
-            let error = of_ticket(members).expect_err(members);
+            let error = of_ticket(endpoint, members).expect_err(members);
             assert!(error.contains(expected), "{members}: {error}");
         }
     }

@@ -7,7 +7,7 @@
 --            1        algorithm: 0 fixed window, 1 sliding window, 2 sliding log, 3 token bucket, 4 places; plus 8 for a
 --                     counter with holds, which reserve.lua describes: it precedes this script where there are any
 --            1        kind: 0 always, 1 if_allowed, 2 refund, 3 overdraft, 4 ask for a lease, 5 return one, 6 release a
---                     ticket, 7 renew it
+--                     ticket, 7 renew it, 8 if_allowed for a ticket that its caller names
 --            1        effect on the request: 0 enforced, 1 quota, 2 shadow, 3 shadow quota
 --            4        hits
 --            4        capacity of the counter, in hits
@@ -36,13 +36,13 @@
 --            content of the counter afterwards: hits, or the level of a token bucket
 --            sliding window: hits of the previous window; sliding log: time of the last hit that must leave for
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
---            one ends, -1 for none
+--            one ends, or that of the ticket that is renewed or named, -1 for none
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none; places: number
 --            of places that had ended by themselves and were dropped
 --          then, for each charge with a lockout, the end of its block in microseconds; the numbers of reserve.lua for
 --          each charge to a counter with holds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
-local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, LEASE, RETURN, RELEASE, RENEW = 0, 1, 2, 3, 4, 5, 6, 7
+local ALWAYS, IF_ALLOWED, REFUND, OVERDRAFT, LEASE, RETURN, RELEASE, RENEW, NAMED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 local ENFORCED, QUOTA, SHADOW_QUOTA = 0, 1, 3
 local CHARGED, DENIED, WITHHELD, BLOCKED, UNREADABLE, LEASED = 0, 1, 2, 3, 4, 16
 local NEVER = 2 ^ 53
@@ -222,12 +222,16 @@ local function keep_places(key)
   if last then call('PEXPIRE', key, micros_text(ceil(max(0, last - now_us) / 1000) + 1000)) end
 end
 
--- Releases or renews a ticket, before the other charges of its request are decided.
+-- Releases or renews a ticket, before the other charges of its request are decided. What it has acquired before, it does
+-- not acquire again.
 local function use_ticket(ask)
   local key, ticket, index = ask.counter.key, ask.ticket, 1
   local ends = tonumber(call('ZSCORE', key, ticket) or 0)
   ask.used = now_us < ends and CHARGED or DENIED
-  if ask.kind == RELEASE then
+  if ask.kind == NAMED then
+    ask.kind = IF_ALLOWED
+    if ask.used == DENIED then ask.used = nil end
+  elseif ask.kind == RELEASE then
     while call('ZREM', key, place(ticket, index)) == 1 do index = index + 1 end
     if ask.used == CHARGED then ask.counter.level = ask.counter.level - (index - 1) end
   elseif ask.used == CHARGED then
@@ -390,7 +394,7 @@ local function answer(ask, outcome, level, low)
   elseif c.algorithm == TOKEN_BUCKET then
     reply[n + 3] = c.at
   elseif c.algorithm == PLACES then
-    places[#places + 1] = { at = n + 3, key = c.key }
+    places[#places + 1] = { at = n + 3, key = c.key, ticket = ask.is_about_ticket and ask.ticket }
     reply[n + 4] = ask.expired or 0
   elseif c.algorithm == SLIDING_LOG then
     logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
@@ -533,7 +537,8 @@ while at <= #requests do
   end
   if not unreadable then
     for _, ask in ipairs(tickets and asks or {}) do
-      if ask.kind == RELEASE or ask.kind == RENEW then use_ticket(ask) end
+      ask.is_about_ticket = ask.kind == RENEW or ask.kind == NAMED
+      if ask.kind == RELEASE or ask.is_about_ticket then use_ticket(ask) end
     end
     for _, ask in ipairs(budgets and asks or {}) do
       if ask.reserve then reserves.prepare(ask, now_us) end
@@ -541,7 +546,7 @@ while at <= #requests do
     if len > 1 or was_denied then charge(asks, was_denied) else charge_one(asks[1]) end
     if locks then tell_lockouts(asks) end
     for _, ask in ipairs(tickets and asks or {}) do
-      local takes = ask.ticket and ask.kind == IF_ALLOWED and ask.hits > 0
+      local takes = ask.ticket and ask.kind == IF_ALLOWED and ask.hits > 0 and not ask.used
       if takes and ask.outcome == CHARGED then take_places(ask) end
     end
     for _, ask in ipairs(budgets and asks or {}) do
@@ -560,9 +565,9 @@ while at <= #requests do
     if ask.lockout then ends[#ends + 1] = unreadable and 0 or ask.lockout.ends end
     if ask.reserve then
       if unreadable then
-        for _ = 1, 8 do holds[#holds + 1] = 0 end
+        for _ = 1, 10 do holds[#holds + 1] = 0 end
       else
-        reserves.answer(ask, holds)
+        reserves.answer(ask, holds, now_us)
       end
     end
   end
@@ -585,8 +590,12 @@ for _, log in ipairs(logs) do
 end
 
 for _, of in ipairs(places) do
-  local first = call('ZRANGEBYSCORE', of.key, '(' .. micros_text(now_us), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
-  reply[of.at] = first and tonumber(first) or -1
+  local ends = of.ticket and tonumber(call('ZSCORE', of.key, of.ticket) or 0) or 0
+  if ends <= now_us then
+    local first = call('ZRANGEBYSCORE', of.key, '(' .. micros_text(now_us), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    ends = first and tonumber(first) or -1
+  end
+  reply[of.at] = ends
 end
 
 -- A key that exists without a TTL: somebody has run PERSIST on it. Not an error where the user may not run TTL.

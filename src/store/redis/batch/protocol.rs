@@ -16,7 +16,7 @@ use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Repor
 use crate::store::{Lockout, StoreError};
 
 /// Hold of a charge without a ticket: no random ticket has this name.
-const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0 };
+const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0, is_named: false };
 
 /// Added to the number of an algorithm for a counter with holds.
 const WITH_HOLDS: u8 = 8;
@@ -143,16 +143,17 @@ impl SlotCharge {
             | CounterState::Budget(_) => level,
         };
         let context = ChargeContext { limit, hits, mode, now };
-        let Some(RawBudget { report, first_end_us }) = budget else {
+        let (Some(RawBudget { report, first_in }), Some(reserve)) = (budget, &self.reserve) else {
             let expired = if limit.is_concurrency() { whole(other) } else { 0 };
             let budget = (expired > 0).then(|| places::report(expired));
             return Reading { budget, ..Reading::of(context, &state, used, outcome) };
         };
-        let first_ends_in_secs = budget::secs_until(first_end_us, seen.now);
-        let report = Report { first_ends_in_secs, ..report };
+        let first_end_us = first_in.map(|first_in| now.after(first_in).as_micros());
+        let report = Report { first_ends_in_secs: budget::secs_until(first_end_us, now), ..report };
         let held = u64::from(report.held);
         let state = CounterState::Budget(Box::new(budget::State::summary(state, held, first_end_us)));
-        Reading { budget: Some(report), ..Reading::of(context, &state, used.saturating_add(held), outcome) }
+        let action = reserve.reservation.action;
+        Reading::of_budget(context, state, used.saturating_add(held), outcome, (action, report))
     }
 }
 
@@ -173,6 +174,7 @@ pub(super) fn pack(requests: &mut BytesMut, charge: &SlotCharge, indexes: KeyInd
         }
         (Hits::Refund(_), _) if charge.hold.is_some() => (6, 0),
         (Hits::Add(0), _) if charge.hold.is_some() => (7, 0),
+        (Hits::Add(hits), _) if charge.hold.as_ref().is_some_and(|hold| hold.is_named) => (8, hits),
         (Hits::Add(hits), ChargeMode::Always) => (0, hits),
         (Hits::Add(hits), ChargeMode::IfAllowed) => (1, hits),
         (Hits::Refund(hits), _) => (2, hits),

@@ -5,17 +5,20 @@
 --          `amount counted anonymous` of each ticket, and the sum of the amounts as `=`; and the mark of the ticket that
 --          the charge names: `until counted 0` if its hold has expired, `until amount returned S` if it is settled.
 -- ARGV[1]  for each of them, before its lockout:
---            1 byte   action: 0 look, 1 open, 2 settle, 3 part, 4 rest, 5 oldest, 6 extend, 7 cancel, 8 count
+--            1 byte   action: 0 look, 1 open, 2 settle, 3 part, 4 rest, 5 oldest, 6 extend, 7 cancel, 8 count, 9 lower
 --            1        1 if an expired hold is charged, plus 2 if a hold is anonymous, plus 4 if its ticket is named
 --            2, 2, 2  indexes of these keys in KEYS; 0 for no mark
 --            32       ticket; zeros for none
 --            4, 4     TTL of the hold and of the mark, in seconds
+--            4        amount that an extension raises the hold to, with what is counted of it, 0 to leave it; or that is
+--                     taken off it
 -- Reply    for each of them, before now: the event by its number in `engine::reserve::HoldEvent`; the sum and the number of
---          holds; the end of the first, -1 for none; the amount and the part of it that was returned; hits counted; and
---          the number of holds that were found to have expired.
+--          holds; the time until the first one ends, -1 for none; the amount; the part of it that an extension adds; the
+--          time until the hold of the charge ends, 0 for none; the part that was returned; hits counted; and the number of
+--          holds that were found to have expired. Times are in microseconds.
 local reserves = {}
 do
-  local LOOK, OPEN, SETTLE, PART, REST, OLDEST, EXTEND, CANCEL, COUNT = 0, 1, 2, 3, 4, 5, 6, 7, 8
+  local LOOK, OPEN, SETTLE, PART, REST, OLDEST, EXTEND, CANCEL, COUNT, LOWER = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
   local NONE, OPENED, KNOWN, TOO_MANY, SETTLED, CONTINUED, LATE, REPEATED, EXTENDED, UNKNOWN = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
   -- Kinds and outcomes of charge.lua.
   local ALWAYS, REFUND, CHARGED, DENIED = 0, 2, 0, 1
@@ -114,9 +117,9 @@ do
     local r, flags, holds, amounts, mark = {}
     r.action, flags, holds, amounts, mark, at = struct.unpack('>BBI2I2I2', requests, at)
     r.ticket, at = string.sub(requests, at, at + 31), at + 32
-    r.ttl, r.memory, at = struct.unpack('>I4I4', requests, at)
+    r.ttl, r.memory, r.raised, at = struct.unpack('>I4I4I4', requests, at)
     r.charges, r.anonymous, r.named = flags % 2 == 1, flags % 4 >= 2 and '1' or '0', flags >= 4
-    r.mark, r.event, r.amount, r.returned, r.expired = KEYS[mark], NONE, 0, 0, 0
+    r.mark, r.event, r.amount, r.more, r.ends, r.returned, r.expired = KEYS[mark], NONE, 0, 0, now, 0, 0
     ask.reserve = r
     local c = ask.counter
     if c.unreadable or c.holds then return at end
@@ -183,13 +186,46 @@ do
     end
   end
 
-  local function extend(ask, now)
-    local c, r = ask.counter, ask.reserve
-    local ends = call('ZSCORE', c.holds, r.ticket)
-    if not ends then return decide(ask, DENIED, UNKNOWN) end
-    call('ZADD', c.holds, text(max(tonumber(ends), now + micros(r.ttl))), r.ticket)
+  local function end_of(c, ticket) return tonumber(call('ZSCORE', c.holds, ticket) or nil) end
+
+  -- Extends a hold whose amount was found to fit.
+  local function extend(c, r, hold, now)
+    if r.amount > hold.amount then
+      add(c, r.amount - hold.amount)
+      hold.amount = r.amount
+      put(c, r.ticket, hold)
+    end
+    r.ends = max(end_of(c, r.ticket), now + micros(r.ttl))
+    call('ZADD', c.holds, text(r.ends), r.ticket)
     keep(c, r, now)
-    decide(ask, CHARGED, EXTENDED)
+    r.event = EXTENDED
+  end
+
+  -- An extension that adds nothing is carried out at once. Another is decided with the other charges.
+  local function prepare_extension(ask, now)
+    local c, r = ask.counter, ask.reserve
+    local hold = find(c, r.ticket)
+    if not hold or not end_of(c, r.ticket) then return decide(ask, DENIED, UNKNOWN) end
+    r.amount = max(hold.amount, r.raised - hold.counted)
+    r.more = r.amount - hold.amount
+    if r.more > 0 then
+      ask.hits = r.more
+    else
+      extend(c, r, hold, now)
+      decide(ask, CHARGED, EXTENDED)
+    end
+  end
+
+  local function lower(ask)
+    local c, r = ask.counter, ask.reserve
+    local hold = find(c, r.ticket)
+    if hold then
+      local less = min(hold.amount, r.raised)
+      hold.amount = hold.amount - less
+      put(c, r.ticket, hold)
+      add(c, -less)
+    end
+    decide(ask, CHARGED, NONE)
   end
 
   local function cancel(ask, now)
@@ -208,7 +244,7 @@ do
       local mark = r.named and read_mark(r.mark, now)
       if hold or (mark and mark.settled) then
         decide(ask, CHARGED, KNOWN)
-        r.amount = hold and hold.amount or 0
+        r.amount, r.ends = hold and hold.amount or 0, hold and end_of(c, r.ticket) or now
       elseif call('ZCARD', c.holds) >= MAX_HOLDS then
         ask.capacity, r.event = 0, TOO_MANY
       end
@@ -219,19 +255,22 @@ do
     elseif r.action == COUNT then
       r.event, r.amount = LATE, ask.hits
     elseif r.action == EXTEND then
-      extend(ask, now)
+      prepare_extension(ask, now)
+    elseif r.action == LOWER then
+      lower(ask)
     elseif r.action == CANCEL then
       cancel(ask, now)
     end
   end
 
-  -- Opens a hold. What it took of the counter is held, and not counted.
+  -- Opens or raises a hold. What it took of the counter is held, and not counted.
   function reserves.open(ask, now)
     local c, r = ask.counter, ask.reserve
-    if r.action ~= OPEN or ask.used or ask.outcome ~= CHARGED then return end
+    if (r.action ~= OPEN and r.action ~= EXTEND) or ask.used or ask.outcome ~= CHARGED then return end
     c.level = c.level - ask.hits * c.parts
     if r.ticket == NO_TICKET then return end
     local hold = find(c, r.ticket)
+    if r.action == EXTEND then return extend(c, r, hold, now) end
     if hold then
       hold.amount = hold.amount + ask.hits
     else
@@ -240,20 +279,21 @@ do
       hold = { amount = ask.hits, counted = mark and mark.amount or 0, anonymous = r.anonymous }
       call('ZADD', c.holds, text(now + micros(r.ttl)), r.ticket)
     end
+    r.ends = now + micros(r.ttl)
     put(c, r.ticket, hold)
     add(c, ask.hits)
     keep(c, r, now)
     r.event, r.amount = OPENED, ask.hits
   end
 
-  function reserves.answer(ask, reply)
+  function reserves.answer(ask, reply, now)
     local c, r, n = ask.counter, ask.reserve, #reply
     local first = call('ZRANGE', c.holds, 0, 0, 'WITHSCORES')[2]
     local settles = r.action == SETTLE or r.action == PART or r.action == REST or r.action == OLDEST or r.action == COUNT
     local counted = settles and not ask.used and ask.kind == ALWAYS and ask.hits or 0
     reply[n + 1], reply[n + 2], reply[n + 3] = r.event, c.held, call('ZCARD', c.holds)
-    reply[n + 4], reply[n + 5], reply[n + 6] = first and tonumber(first) or -1, r.amount, r.returned
-    reply[n + 7], reply[n + 8] = counted, r.expired
+    reply[n + 4], reply[n + 5], reply[n + 6] = first and max(0, tonumber(first) - now) or -1, r.amount, r.more
+    reply[n + 7], reply[n + 8], reply[n + 9], reply[n + 10] = max(0, r.ends - now), r.returned, counted, r.expired
   end
 end
 

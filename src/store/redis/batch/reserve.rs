@@ -1,11 +1,12 @@
 //! Protocol of `reserve.lua`: the effect of charges on holds.
 
+use std::time::Duration;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::SlotCharge;
-use crate::engine::algorithm::budget::report;
 use crate::engine::reserve::{
-    Action, HoldEvent, OnExpiry, Opening, Report, Reservation, Settled, Settlement,
+    Action, Extension, HoldEvent, OnExpiry, Opening, Report, Reservation, Settled, Settlement,
 };
 use crate::engine::ticket::TEXT_LEN;
 use crate::engine::{Hits, Ticket};
@@ -13,7 +14,7 @@ use crate::engine::{Hits, Ticket};
 /// Keys of a counter with holds, besides its own.
 pub(in crate::store::redis) const KEYS: usize = 3;
 /// Numbers of the reply to a charge.
-pub(super) const NUMBERS: usize = 8;
+pub(super) const NUMBERS: usize = 10;
 
 /// True if the keys of a request with so many charges have room beside `keys`: their indexes have sixteen bits.
 pub(super) const fn fits(keys: usize, charges: usize) -> bool {
@@ -32,7 +33,8 @@ pub(in crate::store::redis) struct SlotReservation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store::redis) struct RawBudget {
     pub(in crate::store::redis) report: Report,
-    pub(in crate::store::redis) first_end_us: Option<u64>,
+    /// Time until the first hold ends, if there is one.
+    pub(in crate::store::redis) first_in: Option<Duration>,
 }
 
 impl SlotCharge {
@@ -69,21 +71,26 @@ impl SlotReservation {
             Action::Look => (0, None),
             Action::Open(Opening { ticket, .. }) => (1, ticket),
             Action::Settle(Settlement { of, .. }) => settled(of),
-            Action::Extend(ticket, _) => (6, Some(ticket)),
+            Action::Extend(Extension { ticket, .. }) => (6, Some(ticket)),
             Action::Cancel(ticket) => (7, Some(ticket)),
+            Action::Lower(ticket, _) => (9, Some(ticket)),
         };
         let (ttl_secs, flags) = match action {
             Action::Open(Opening { ttl_secs, is_anonymous, is_named, .. }) => {
                 (ttl_secs, u8::from(is_anonymous) << 1 | u8::from(is_named) << 2)
             }
-            Action::Extend(_, ttl_secs) => (ttl_secs, 0),
-            Action::Look | Action::Settle(_) | Action::Cancel(_) => (0, 0),
+            Action::Extend(Extension { ttl_secs, .. }) => (ttl_secs, 0),
+            Action::Look | Action::Settle(_) | Action::Cancel(_) | Action::Lower(..) => (0, 0),
         };
         requests.put_slice(&[number, flags | u8::from(terms.on_expiry == OnExpiry::Charge)]);
         [holds, amounts, mark].into_iter().for_each(|key| requests.put_u16(key));
         requests.put_slice(ticket_text(ticket).as_bytes());
         requests.put_u32(ttl_secs);
         requests.put_u32(terms.memory_secs);
+        requests.put_u32(match action {
+            Action::Extend(Extension { amount, .. }) | Action::Lower(_, amount) => amount,
+            Action::Look | Action::Open(_) | Action::Settle(_) | Action::Cancel(_) => 0,
+        });
     }
 }
 
@@ -93,17 +100,22 @@ fn ticket_text(ticket: Option<Ticket>) -> String {
 
 /// Reply in the numbers that `reserve.lua` returns; `None` if they are none.
 pub(super) fn seen(numbers: &[i64]) -> Option<RawBudget> {
-    let [event, held, holds, first_end, amount, returned, counted, expired] = *numbers else { return None };
+    let [event, held, holds, first_in, amount, more, ends_in, returned, counted, expired] = *numbers else {
+        return None;
+    };
     let event = *HoldEvent::ALL.get(usize::try_from(event).ok()?)?;
     let hits = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
+    let micros = |number: i64| u64::try_from(number).ok().map(Duration::from_micros);
     let report = Report {
         held: hits(held),
         holds: u16::try_from(holds).ok()?,
         amount: hits(amount),
+        more: hits(more),
+        ends_in: micros(ends_in).unwrap_or_default(),
         returned: hits(returned),
         counted: hits(counted),
         expired: u8::try_from(expired).ok()?,
-        ..report(event)
+        ..Report::of(event)
     };
-    Some(RawBudget { report, first_end_us: u64::try_from(first_end).ok() })
+    Some(RawBudget { report, first_in: micros(first_in) })
 }
