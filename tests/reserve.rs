@@ -32,6 +32,9 @@ descriptors:
   - {key: requests, rate_limit: {unit: year, requests_per_unit: 2}, charge: if_allowed}
   - {key: small, rate_limit: {unit: year, requests_per_unit: 100}, reserve: {amount: 400, ttl: 10m}}
   - {key: tenant, concurrency: {max: 2, ttl: 20m}}
+  - key: auto
+    rate_limit: {unit: year, requests_per_unit: 16000}
+    reserve: {amount: auto, max: 50%, ttl: 10m}
 ";
 
 struct Api(Service);
@@ -234,6 +237,38 @@ async fn a_call_that_names_the_same_id_takes_no_place_twice() {
             (places().await, api.usage("a").await, api.usage("b").await),
             (json!(0), [0, 0, 0], [0, 300, 1])
         );
+    }
+}
+
+/// A sixteenth of the limit, until amounts are known: then the largest of the first eight, and what four of five do not
+/// exceed.
+#[tokio::test]
+async fn an_automatic_amount_follows_what_is_settled() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let entries = json!({ "auto": "a" });
+        let reserve = async || api.post("/v1/reserve", entries.clone(), json!({})).await.1;
+        let settle = async |ticket: &Value, amount: u32, is_final: bool| {
+            let members = json!({ "ticket": ticket, "amount": amount, "final": is_final });
+            assert_eq!(api.post("/v1/settle", entries.clone(), members).await.0, 200);
+        };
+        let first = reserve().await;
+        assert_eq!(first["amount"], 1_000);
+        settle(&first["ticket"], 30, false).await;
+        assert_eq!(reserve().await["amount"], 1_000, "a part is not an amount");
+        for _ in 0..2 {
+            settle(&first["ticket"], 50, true).await;
+            assert_eq!(reserve().await["amount"], 50);
+        }
+        let released = json!({ "ticket": reserve().await["ticket"] });
+        assert_eq!(api.post("/v1/release", entries.clone(), released).await.0, 200);
+        assert_eq!(reserve().await["amount"], 50, "a request that failed says nothing");
+        call(api.0.grpc, &[(&[("auto", "a")], 90)]).await;
+        assert_eq!(reserve().await["amount"], 90, "over gRPC too");
+        for _ in 0..7 {
+            settle(&json!("-"), 1, true).await;
+        }
+        assert_eq!(reserve().await["amount"], 88, "after eight, it moves in steps");
     }
 }
 

@@ -48,6 +48,7 @@ pub mod calendar;
 pub mod capabilities;
 pub mod compare;
 pub mod duration;
+pub mod estimate;
 pub mod hit_counts;
 pub mod hold_counts;
 pub mod judge;

@@ -3,8 +3,10 @@
 //! A request *opens* a hold of an estimate under a [`Ticket`], if it fits beside what is used and held already. It is
 //! *settled* with the real amount, which counts in full, once. A hold that is never settled ends with its TTL.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::estimate::Estimate;
 use super::usage::Count;
 use super::{ChargeMode, Hits, Limit, Ticket};
 
@@ -14,10 +16,10 @@ pub const MAX_HOLDS: u32 = 10_000;
 pub const MAX_TTL_SECS: u32 = 3_600;
 
 /// `reserve` of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Reserve {
     /// Amount that a request holds if it names none.
-    pub amount: u32,
+    pub amount: Amount,
     /// Upper bound on that amount, in percent of the limit.
     pub max_percent: u32,
     /// TTL of a hold, in seconds.
@@ -30,12 +32,38 @@ pub struct Reserve {
     pub terms: Terms,
 }
 
+/// Amount that a request holds if it names none.
+#[derive(Clone, Debug)]
+pub enum Amount {
+    /// This one.
+    Fixed(u32),
+    /// Estimated from those that were settled.
+    Auto(Arc<Estimate>),
+}
+
 impl Reserve {
     /// Amount that a request holds of `limit` if it names none: at least 1, and never more than the limit has.
     pub fn amount_of(&self, limit: Limit) -> u32 {
-        let capacity = limit.capacity();
-        let most = u64::from(capacity) * u64::from(self.max_percent) / 100;
-        self.amount.min(u32::try_from(most).unwrap_or(capacity)).clamp(1, capacity.max(1))
+        let (capacity, most) = (limit.capacity(), self.most_of(limit));
+        match &self.amount {
+            Amount::Fixed(amount) => *amount.min(&most),
+            Amount::Auto(estimate) => estimate.amount(capacity, most),
+        }
+        .clamp(1, capacity.max(1))
+    }
+
+    fn most_of(&self, limit: Limit) -> u32 {
+        let most = u64::from(limit.capacity()) * u64::from(self.max_percent) / 100;
+        u32::try_from(most).unwrap_or(limit.capacity())
+    }
+
+    /// Takes in the real amount of a request under `limits`. One of 0 says that the request failed, and nothing about
+    /// those that do not.
+    pub fn learn(&self, amount: u32, limits: impl Iterator<Item = Limit>) {
+        if let (Amount::Auto(estimate), 1..) = (&self.amount, amount) {
+            let most = limits.map(|limit| self.most_of(limit)).max();
+            estimate.learn(amount, most.unwrap_or(u32::MAX));
+        }
     }
 }
 
@@ -349,8 +377,14 @@ mod tests {
     fn an_amount_that_nobody_named_leaves_room_for_one_at_least() {
         let terms = Terms { on_expiry: OnExpiry::Release, memory_secs: 600 };
         let amount = |amount, max_percent, limit| {
-            let reserve =
-                Reserve { amount, max_percent, ttl_secs: 60, count: Count::default(), on_look: true, terms };
+            let reserve = Reserve {
+                amount: Amount::Fixed(amount),
+                max_percent,
+                ttl_secs: 60,
+                count: Count::default(),
+                on_look: true,
+                terms,
+            };
             reserve.amount_of(Limit::per(limit, Unit::Minute))
         };
         assert_eq!(amount(500, 100, 1_000), 500);

@@ -288,6 +288,7 @@ impl Limiter {
             places.hand_over(&mut decision);
         }
         self.metrics.record_decision(&decision);
+        tickets::learn_amounts(&decision);
         let observation = Observation { request, rules, charges, readings: &readings, decision: &decision };
         if let Some(tap) = &self.tap {
             tap.observe(observation, now);

@@ -9,7 +9,7 @@ use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::judge::judge;
 use crate::engine::plan::tickets::{Amounts, TicketUse, plan_tickets};
 use crate::engine::plan::{Plan, plan_with};
-use crate::engine::reserve::{Action, Extension, Reservation};
+use crate::engine::reserve::{Action, BudgetStatus, Extension, HoldEvent, Reservation};
 use crate::engine::rules::Domain;
 use crate::engine::{Decision, Enforcement, Hits, Request, Ticket, TicketEntry};
 use crate::store::{Charge, Reading, Readings};
@@ -121,6 +121,9 @@ impl Snapshot<'_> {
         let readings: SmallVec<[Reading; 2]> = readings.into_iter().collect::<Result<_, _>>()?;
         let decision = judge(plan, readings, &limiter.modes);
         limiter.metrics.record_decision(&decision);
+        if !matches!(ticket_use, TicketUse::Continue(_)) {
+            learn_amounts(&decision);
+        }
         Ok(decision)
     }
 
@@ -189,6 +192,17 @@ impl Limiter {
                 (_, Ok(_)) => TicketEvent::Unknown,
             };
             self.metrics.record_ticket(event);
+        }
+    }
+}
+
+/// Takes in the amounts that were settled, for the estimates of their rules.
+pub(super) fn learn_amounts(decision: &Decision<'_>) {
+    for status in &decision.statuses {
+        if let (Some(rule), Some(BudgetStatus { report, .. })) = (status.rule, status.budget)
+            && matches!(report.event, HoldEvent::Settled | HoldEvent::Late)
+        {
+            rule.learn(report.amount);
         }
     }
 }

@@ -22,7 +22,7 @@ impl Plan<'_> {
         let Holding { amounts, ttl_secs, named } = *holding;
         for ((index, item), descriptor) in self.items.iter_mut().enumerate().zip(&request.descriptors) {
             let Item::Limited(limited) = item else { continue };
-            let Some(reserve) = limited.rule.and_then(|rule| rule.reserve) else { continue };
+            let Some(reserve) = limited.rule.and_then(|rule| rule.reserve.as_ref()) else { continue };
             for counter in &mut limited.counters {
                 let opening = reserve.opening(counter.limit, amounts.of(index, descriptor));
                 let ttl_secs =

@@ -364,7 +364,7 @@ impl<'r> Context<'r, '_> {
             name: name.as_deref(),
             key: keys.key(key_domain, entries, Some(matched), *limit),
             lease: *lease,
-            reserve: rule.reserve.map(|reserve| Box::new(reserve.of_hits(*limit, hits))),
+            reserve: rule.reserve.as_ref().map(|reserve| Box::new(reserve.of_hits(*limit, hits))),
         };
         Limited {
             rule: Some(rule),

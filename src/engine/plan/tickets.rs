@@ -152,7 +152,8 @@ impl<'r> Context<'r, '_> {
         let Quota::Limited(limits) = &rule.quota else { return Item::HoldsNothing };
         let mut limited = self.limited(matched, limits, entries, Hits::Refund(0));
         for counter in &mut limited.counters {
-            let reservation = rule.reserve.and_then(|reserve| Some(reserve.with(action(&reserve)?)));
+            let reserve = rule.reserve.as_ref();
+            let reservation = reserve.and_then(|reserve| Some(reserve.with(action(reserve)?)));
             counter.reserve = reservation.map(Box::new);
         }
         limited.counters.retain(|counter| counter.limit.is_concurrency() || counter.reserve.is_some());

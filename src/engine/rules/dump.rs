@@ -11,6 +11,7 @@ use super::tree::{Children, Node, Pattern};
 use super::{NamedLimit, OnDeny, Penalty, Rule, RuleError, RuleErrors, Rules, SourceSpan};
 use crate::engine::duration::GoForm;
 use crate::engine::lockout::{Block, LockoutSchedule};
+use crate::engine::reserve::Amount;
 use crate::engine::usage::{Count, TokenKind, Weights};
 use crate::engine::{Algorithm, Reserve, Unit};
 
@@ -198,7 +199,13 @@ impl Listed<'_> {
         }
         if let Some(reserve) = &self.rule.reserve {
             let (amount, ttl) = (reserve.amount_of(*limit), Secs(reserve.ttl_secs));
-            add("reserve", &format!("{amount} for {ttl}"));
+            add(
+                "reserve",
+                &match reserve.amount {
+                    Amount::Fixed(_) => format!("{amount} for {ttl}"),
+                    Amount::Auto(_) => format!("auto ({amount} now) for {ttl}"),
+                },
+            );
         }
         if let Some(penalty) = self.rule.penalty.as_ref().filter(|_| index == 0) {
             let LockoutSchedule { after, within_secs, steps, .. } = &*penalty.schedule;
@@ -233,7 +240,7 @@ impl Listed<'_> {
             "replaces": replaces,
             "layer": self.rule.layer.as_ref().map(|layer| layer.name()),
             "penalty": self.rule.penalty.as_ref().map(|penalty| self.penalty_json(penalty)),
-            "reserve": self.rule.reserve.as_ref().map(reserve_json),
+            "reserve": self.rule.reserve.as_ref().map(|reserve| reserve_json(reserve, self.rule.limits())),
             "on_deny": self.rule.on_deny.as_deref().map(on_deny_json),
             "charge": charge.name(),
             "max_hits": self.rule.max_hits,
@@ -297,16 +304,24 @@ fn count_json(count: &Count) -> Value {
     }
 }
 
-fn reserve_json(Reserve { amount, max_percent, ttl_secs, count, on_look, terms }: &Reserve) -> Value {
-    json!({
-        "amount": amount,
+fn reserve_json(reserve: &Reserve, limits: &[NamedLimit]) -> Value {
+    let Reserve { amount, max_percent, ttl_secs, count, on_look, terms } = reserve;
+    let mut json = json!({
+        "amount": match amount {
+            Amount::Fixed(amount) => json!(amount),
+            Amount::Auto(_) => json!("auto"),
+        },
         "max_percent": max_percent,
         "ttl_secs": ttl_secs,
         "on_expiry": terms.on_expiry.name(),
         "memory_secs": terms.memory_secs,
         "count": count_json(count),
         "on_look": on_look,
-    })
+    });
+    if matches!(amount, Amount::Auto(_)) {
+        json["estimates"] = limits.iter().map(|limit| reserve.amount_of(limit.limit)).collect();
+    }
+    json
 }
 
 fn limit_json(NamedLimit { limit, name, lease }: &NamedLimit) -> Value {

@@ -65,10 +65,15 @@ pub use span::{NodePaths, SourceSpan};
 pub use tree::{Domain, Match, Node, Pattern, SharedPattern, Step};
 pub use yaml::SourceFile;
 
+use crate::engine::estimate::Estimate;
 use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::hold_counts::HoldCounts;
 use crate::engine::lockout::LockoutSchedule;
+use crate::engine::usage::Count;
 use crate::engine::{ChargeMode, FailurePolicy, LeaseTerms, Limit, Reserve};
+
+/// Estimates of amounts by rule, each with what its amounts count.
+type Estimates = BTreeMap<StatsPath, (Count, Arc<Estimate>)>;
 
 /// Compiled rule set: immutable, and swapped as a whole.
 #[derive(Debug, Default)]
@@ -78,6 +83,8 @@ pub struct Rules {
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     /// Layers by domain and name.
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    /// Estimates of budgets with `amount: auto`.
+    estimates: Estimates,
     /// Rules with a leased limit by their ids: domain and path.
     leased: BTreeMap<u32, (Box<str>, Box<str>)>,
     /// Rules with budgets or places by their ids.
@@ -279,6 +286,13 @@ impl Rule {
     pub fn id_of(path: &str) -> u32 {
         let [high, low] = [32, 0].map(|shift| xxhash_rust::xxh3::xxh3_64(path.as_bytes()) >> shift);
         u32::try_from((high ^ low) & u64::from(u32::MAX)).unwrap_or_default()
+    }
+
+    /// Takes in the real amount of a request, for the estimate of its budgets.
+    pub fn learn(&self, amount: u32) {
+        if let Some(reserve) = &self.reserve {
+            reserve.learn(amount, self.limits().iter().map(|limit| limit.limit));
+        }
     }
 
     /// Limits; none for an unlimited rule.

@@ -1,11 +1,13 @@
 //! Compilation of budgets.
 
+use std::sync::Arc;
+
 use super::NamedLimit;
 use super::diagnostics::{Diagnostics, shortened};
 use super::quota::parse_window;
-use super::source::{self, Descriptor};
+use super::source::{self, Descriptor, ReserveAmount};
 use super::span::Located;
-use crate::engine::reserve::{MAX_TTL_SECS, Reserve, Terms};
+use crate::engine::reserve::{Amount, MAX_TTL_SECS, Reserve, Terms};
 use crate::engine::usage::Count;
 use crate::engine::{Algorithm, ChargeMode, StoreCapabilities};
 
@@ -33,14 +35,15 @@ pub(super) fn reserve(
     }
     refuse_beside(descriptor, written, limits, &mut errors);
     if written.amount.is_none() && !written.unreadable.has("amount") {
-        let message = "'reserve' has no 'amount': write what a request holds if it names no amount itself";
+        let message =
+            "'reserve' has no 'amount': write what a request holds if it names no amount itself, or auto";
         errors.push(written.span, message);
     }
     if let (Some(Located { value: Count::Cost, span }), false) = (&written.count, has_prices) {
         errors
             .push(*span, "'count: cost' without prices: write 'prices' at the top of a file of this domain");
     }
-    if let Some(Located { value: 0, span }) = written.amount {
+    if let Some(Located { value: ReserveAmount::Fixed(0), span }) = written.amount {
         errors.push(span, "'amount: 0' holds nothing: write at least 1");
     }
     let ttl_secs = secs(("ttl", &written.ttl), TTL_SECS, &mut errors);
@@ -60,7 +63,10 @@ pub(super) fn reserve(
     let max_percent = percent(written, &mut errors);
     match (&written.amount, errors.is_empty() && written.unreadable.is_empty()) {
         (Some(amount), true) => Ok(Reserve {
-            amount: amount.value,
+            amount: match amount.value {
+                ReserveAmount::Fixed(amount) => Amount::Fixed(amount),
+                ReserveAmount::Auto => Amount::Auto(Arc::default()),
+            },
             max_percent,
             ttl_secs,
             count: written.count.as_ref().map_or_else(Count::default, |count| count.value),

@@ -115,7 +115,7 @@ pub(super) struct Penalty {
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     pub(super) span: SourceSpan,
-    pub(super) amount: Option<Located<u32>>,
+    pub(super) amount: Option<Located<ReserveAmount>>,
     pub(super) ttl: Option<Located<String>>,
     /// As written: `25%`.
     pub(super) max: Option<Located<String>>,
@@ -124,6 +124,13 @@ pub(super) struct Reserve {
     pub(super) count: Option<Located<Count>>,
     pub(super) on_look: bool,
     pub(super) unreadable: Unreadable,
+}
+
+/// Amount of a budget as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReserveAmount {
+    Auto,
+    Fixed(u32),
 }
 
 /// Limit as written.

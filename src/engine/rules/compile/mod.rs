@@ -20,10 +20,11 @@ use super::source::Document;
 use super::span::Located;
 use super::tree::Domain;
 use super::unreachable::{Unreachable, unreachable};
-use super::{HoldingRule, Layer, NamedLimit, Quota, Rule, Rules};
+use super::{Estimates, HoldingRule, Layer, NamedLimit, Quota, Rule, Rules};
 use crate::engine::hit_counts::{Counts, StatsPath};
 use crate::engine::hold_counts::HoldCounts;
 use crate::engine::lockout::LockoutSchedule;
+use crate::engine::reserve::{Amount, Reserve};
 use crate::engine::{ChargeMode, FailurePolicy, StoreCapabilities};
 
 /// Options that apply to every rule of a load.
@@ -115,6 +116,7 @@ struct Compiler<'s> {
     expressions: Expressions,
     counts: BTreeMap<StatsPath, Arc<Counts>>,
     layers: BTreeMap<(Box<str>, Box<str>), Arc<Layer>>,
+    estimates: Estimates,
     leased: BTreeMap<u32, (Box<str>, Box<str>)>,
     holding: BTreeMap<u32, HoldingRule>,
     /// Lockout schedules of rules that share lockouts, each with the position of the first.
@@ -145,6 +147,7 @@ impl<'s> Compiler<'s> {
             expressions: Expressions::default(),
             counts: BTreeMap::new(),
             layers: BTreeMap::new(),
+            estimates: Estimates::new(),
             leased: BTreeMap::new(),
             holding: BTreeMap::new(),
             schedules: BTreeMap::new(),
@@ -185,6 +188,18 @@ impl<'s> Compiler<'s> {
         let before = self.previous.and_then(|previous| previous.layers.get(&key));
         let layer = || before.map_or_else(|| Arc::new(Layer::new(name)), Arc::clone);
         Arc::clone(self.layers.entry(key).or_insert_with(layer))
+    }
+
+    /// `reserve` of the rule at `path`, with the estimate that the rule had before, if it counts the same.
+    fn with_estimate(&mut self, path: &StatsPath, mut reserve: Reserve) -> Reserve {
+        if let Amount::Auto(estimate) = &mut reserve.amount {
+            let before = self.previous.and_then(|previous| previous.estimates.get(path));
+            if let Some((_, before)) = before.filter(|(count, _)| *count == reserve.count) {
+                *estimate = Arc::clone(before);
+            }
+            self.estimates.insert(path.clone(), (reserve.count, Arc::clone(estimate)));
+        }
+        reserve
     }
 
     /// Gives `domain` the prices of `document`, if it has any.
@@ -234,6 +249,7 @@ impl<'s> Compiler<'s> {
             domains: domains.collect(),
             counts: self.counts,
             layers: self.layers,
+            estimates: self.estimates,
             leased: self.leased,
             holding: self.holding,
             len: self.rules,

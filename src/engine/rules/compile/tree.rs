@@ -238,8 +238,8 @@ impl Compiler<'_> {
         let max_hits = max_hits(limits, descriptor.max_hits.as_ref().map(|max_hits| max_hits.value));
         let penalty = self.penalty(descriptor, limits, here.keys, path);
         self.record_names(descriptor, &path.domain);
-        let reserve = self.reserve(descriptor, limits);
-        let charge = match reserve {
+        let reserve = self.reserve(descriptor, limits).map(|reserve| self.with_estimate(path, reserve));
+        let charge = match &reserve {
             Some(_) => ChargeMode::Overdraft,
             None => here.charge.unwrap_or_else(|| default_charge(limits)),
         };

@@ -4,7 +4,7 @@ use super::Parser;
 use super::tables::{RESERVE, TOKEN_WEIGHTS};
 use crate::engine::reserve::OnExpiry;
 use crate::engine::rules::document::{SourceNode, SourceValue};
-use crate::engine::rules::source::Reserve;
+use crate::engine::rules::source::{Reserve, ReserveAmount};
 use crate::engine::rules::span::Located;
 use crate::engine::usage::{Count, Weights};
 
@@ -24,7 +24,7 @@ impl Parser {
         let read = |parser: &mut Self, name, value: &SourceNode| match name {
             "amount" => {
                 let span = value.span;
-                reserve.amount = parser.count(name, value).map(|value| Located { value, span });
+                reserve.amount = parser.reserve_amount(name, value).map(|value| Located { value, span });
             }
             "ttl" => reserve.ttl = parser.text(name, value),
             "max" => reserve.max = parser.text(name, value),
@@ -39,6 +39,17 @@ impl Parser {
         };
         reserve.unreadable = self.fields(node, "'reserve'", &RESERVE, read)?;
         Some(reserve)
+    }
+
+    fn reserve_amount(&mut self, name: &str, node: &SourceNode) -> Option<ReserveAmount> {
+        match &node.value {
+            SourceValue::Text(text) if text == "auto" => Some(ReserveAmount::Auto),
+            SourceValue::Text(text) if text.parse::<f64>().is_err() => {
+                self.wrong_kind(name, "auto or a whole number from 1 to 4294967295", node);
+                None
+            }
+            _ => self.count(name, node).map(ReserveAmount::Fixed),
+        }
     }
 
     fn token_count(&mut self, name: &str, node: &SourceNode) -> Option<Located<Count>> {

@@ -1,8 +1,8 @@
 //! Budgets: reading, errors, and the listing.
 
-use super::{load, try_load};
+use super::{CompileOptions, Rules, compile, file, load, try_load};
 use crate::engine::ChargeMode;
-use crate::engine::reserve::{OnExpiry, Reserve, Terms};
+use crate::engine::reserve::{Amount, OnExpiry, Reserve, Terms};
 use crate::engine::usage::Count;
 
 fn rule(fields: &str) -> String {
@@ -11,34 +11,35 @@ fn rule(fields: &str) -> String {
 
 fn reserve(fields: &str) -> Reserve {
     let rules = load(&rule(&format!("rate_limit: 1000/minute|reserve: {fields}")));
-    rules.placed()[0].rule.reserve.expect("a budget")
+    rules.placed()[0].rule.reserve.clone().expect("a budget")
+}
+
+fn reload(text: &str, before: &Rules) -> Rules {
+    let reloaded = compile(&[file("rules.yaml", text)], CompileOptions::default(), Some(before));
+    reloaded.unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// Fields of a budget, with its amount where that is fixed.
+fn listed(reserve: &Reserve) -> (Option<u32>, [u32; 3], OnExpiry, bool) {
+    let Reserve { amount, max_percent, ttl_secs, count, on_look, terms } = reserve;
+    assert_eq!(*count, Count::default());
+    let amount = match amount {
+        Amount::Fixed(amount) => Some(*amount),
+        Amount::Auto(_) => None,
+    };
+    let Terms { on_expiry, memory_secs } = *terms;
+    (amount, [*max_percent, *ttl_secs, memory_secs], on_expiry, *on_look)
 }
 
 #[test]
 fn a_budget_has_defaults_that_fit_together() {
-    let terms = Terms { on_expiry: OnExpiry::Release, memory_secs: 600 };
-    let expected = Reserve {
-        amount: 400,
-        max_percent: 100,
-        ttl_secs: 60,
-        count: Count::default(),
-        on_look: true,
-        terms,
-    };
-    assert_eq!(reserve("{amount: 400}"), expected);
-    let terms = Terms { memory_secs: 3_600, ..terms };
-    assert_eq!(reserve("{amount: 400, ttl: 1h}"), Reserve { ttl_secs: 3_600, terms, ..expected });
-    let terms = Terms { on_expiry: OnExpiry::Charge, memory_secs: 7_200 };
+    let release = OnExpiry::Release;
+    assert_eq!(listed(&reserve("{amount: 400}")), (Some(400), [100, 60, 600], release, true));
+    assert_eq!(listed(&reserve("{amount: auto}")), (None, [100, 60, 600], release, true));
+    let hour = listed(&reserve("{amount: 400, ttl: 1h}"));
+    assert_eq!(hour, (Some(400), [100, 3_600, 3_600], release, true));
     let all = "{amount: 400, ttl: 90s, max: 25%, on_expiry: charge, memory: 2h, on_look: false}";
-    let expected = Reserve {
-        amount: 400,
-        max_percent: 25,
-        ttl_secs: 90,
-        count: Count::default(),
-        on_look: false,
-        terms,
-    };
-    assert_eq!(reserve(all), expected);
+    assert_eq!(listed(&reserve(all)), (Some(400), [25, 90, 7_200], OnExpiry::Charge, false));
 
     let rules = load(&rule(&format!("rate_limit: 1000/minute|reserve: {all}")));
     assert_eq!(rules.placed()[0].rule.charge, ChargeMode::Overdraft);
@@ -52,9 +53,35 @@ fn a_budget_has_defaults_that_fit_together() {
     assert_eq!(*json, listed);
 }
 
+/// An estimate outlives reloads of its rule, until its amounts count something else.
+#[test]
+fn an_estimate_is_listed_and_outlives_reloads() {
+    let text = |reserve: &str, limit: u32| {
+        rule(&format!("rate_limits: [{limit}/minute, 16000/hour]|reserve: {{amount: auto, {reserve}}}"))
+    };
+    let first = load(&text("max: 25%", 1_600));
+    let estimates = |rules: &Rules| rules.dump_json()["rules"][0]["reserve"]["estimates"].clone();
+    assert_eq!(estimates(&first), serde_json::json!([100, 1000]), "a sixteenth of each limit");
+    assert!(first.dump_text().contains(", reserve: auto (100 now) for 1m"), "{}", first.dump_text());
+    first.placed()[0].rule.learn(0);
+    assert_eq!(estimates(&first), serde_json::json!([100, 1000]), "a request that failed says nothing");
+    first.placed()[0].rule.learn(700);
+    assert_eq!(estimates(&first), serde_json::json!([400, 700]), "at most a quarter of each limit");
+    let second = reload(&text("ttl: 2m", 1_600), &first);
+    assert_eq!(estimates(&second), serde_json::json!([700, 700]));
+    second.placed()[0].rule.learn(900);
+    assert_eq!(estimates(&first), serde_json::json!([400, 900]), "one estimate");
+    let other = reload(&text("count: {output: 1}", 1_600), &second);
+    assert_eq!(estimates(&other), serde_json::json!([100, 1000]), "other amounts");
+}
+
 #[test]
 fn what_cannot_work_is_an_error_at_its_place() {
     for (fields, place, expected) in [
+        ("rate_limit: 9/hour|reserve: 2000", "5:14", "write 'reserve: {amount: 2000}'"),
+        ("rate_limit: 9/hour|reserve: [2000]", "5:14", "must be a map, not a list"),
+        ("rate_limit: 9/hour|reserve: {amount: much}", "5:23", "auto or a whole number"),
+        ("rate_limit: 9/hour|reserve: {amount: '5'}", "5:23", "without quotation marks"),
         ("rate_limit: 9/hour|reserve: {ttl: 1m}", "5:14", "has no 'amount'"),
         ("rate_limit: 9/hour|reserve: {amount: 0}", "5:23", "holds nothing"),
         ("rate_limit: 9/hour|reserve: {amount: 2, ttl: 61m}", "5:31", "at most 1h"),
@@ -97,7 +124,7 @@ fn what_cannot_work_is_an_error_at_its_place() {
 
 #[test]
 fn a_budget_counts_tokens_weights_or_costs() {
-    let listed = |rules: &crate::engine::Rules| rules.dump_json()["rules"][0]["reserve"]["count"].clone();
+    let listed = |rules: &Rules| rules.dump_json()["rules"][0]["reserve"]["count"].clone();
     let weighted =
         load(&rule("rate_limit: 9/hour|reserve: {amount: 2, count: {input: 1, cached: 0.10, output: 4}}"));
     let expected = serde_json::json!({"input": "1", "cached": "0.1", "cache_write": "0", "output": "4", "reasoning": "0"});

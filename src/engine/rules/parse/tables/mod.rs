@@ -314,8 +314,8 @@ pub(super) static RESERVE: Object = Object {
     fields: &[
         field(
             "amount",
-            Kind::Uint { min: 1, max: u32::MAX },
-            "Amount that a request holds if it names none.",
+            Kind::Either(&[Kind::Uint { min: 1, max: u32::MAX }, Kind::Choice(&["auto"])]),
+            "Amount that a request holds if it names none. auto: estimated from what was settled.",
         ),
         field("ttl", TEXT, "Time after which a hold ends by itself, such as 90s: 1s to 1h, 60s by default."),
         field(
