@@ -272,7 +272,7 @@ async fn an_automatic_amount_follows_what_is_settled() {
     }
 }
 
-/// What cannot be meant is refused, with the name of its member, and counts nothing.
+/// Members that cannot be meant are refused by their names, and count nothing.
 #[tokio::test]
 async fn what_cannot_be_meant_is_refused_by_its_name() {
     let api = Api::start(&[]).await;

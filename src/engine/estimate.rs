@@ -10,7 +10,7 @@ const FIRST: u64 = 8;
 /// Part of a limit that is the estimate before anything is settled.
 const UNKNOWN_PART: u32 = 16;
 
-/// Estimate of a rule: the number of amounts it has seen, up to [`FIRST`], above 32 bits of the estimate itself.
+/// Estimate of a rule: the number of amounts it has seen, up to eight, above 32 bits of the estimate itself.
 #[derive(Debug, Default)]
 pub struct Estimate(AtomicU64);
 

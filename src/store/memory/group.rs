@@ -7,7 +7,6 @@ use parking_lot::MutexGuard;
 use smallvec::SmallVec;
 
 use super::MemoryStore;
-use super::places::state_of_ticket;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::budget::Prepared;
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
@@ -153,7 +152,7 @@ impl MemoryStore {
         self.account(&group, &mut stripes, &usage, now);
         let reading = |(index, (meter, outcome)): (usize, (Meter, _))| {
             let (charge, requested) = (&charges[index], &requested[index]);
-            let of_ticket = state_of_ticket(charge, &members[requested.counter], &mut stripes, now);
+            let of_ticket = group.state_of_ticket(index, &mut stripes, now);
             let mut state = of_ticket.unwrap_or_else(|| states[requested.counter].clone());
             state.save(meter, charge.limit, now);
             let (context, used) = (charge.context(now), meter.used());

@@ -83,28 +83,30 @@ impl MemoryStore {
     }
 }
 
-fn member_of<'g, 'a>(members: &'g [Member<'a>], requested: &GroupCharge) -> Option<&'g Member<'a>> {
-    members.get(requested.counter).filter(|member| member.limit.is_concurrency())
+impl Group<'_> {
+    /// State of the counter of the charge at `index` for its reading, if it renews a ticket or names one: it is about the
+    /// places of that ticket.
+    pub(super) fn state_of_ticket(
+        &self,
+        index: usize,
+        stripes: &mut Stripes<'_>,
+        now: Timestamp,
+    ) -> Option<CounterState> {
+        let (hold, ticket_use) = self.charges.get(index)?.use_of_ticket()?;
+        let is_about_it = match ticket_use {
+            TicketUse::Renew => true,
+            TicketUse::Acquire(_) => hold.is_named,
+            TicketUse::Release => false,
+        };
+        let member = member_of(&self.members, self.requested.get(index)?).filter(|_| is_about_it)?;
+        let CounterState::Places(state) = &member.find(stripes)?.state else { return None };
+        let summary = places::State::summary(state.held(now), Some(state.end_of(hold.ticket, now)?));
+        Some(CounterState::Places(Box::new(summary)))
+    }
 }
 
-/// State of the counter of a charge for its reading: one that renews a ticket, or names one, is about its places.
-pub(super) fn state_of_ticket(
-    charge: &Charge,
-    member: &Member<'_>,
-    stripes: &mut Stripes<'_>,
-    now: Timestamp,
-) -> Option<CounterState> {
-    let (hold, ticket_use) = charge.use_of_ticket()?;
-    let is_about_it = match ticket_use {
-        TicketUse::Renew => true,
-        TicketUse::Acquire(_) => hold.is_named,
-        TicketUse::Release => false,
-    };
-    let CounterState::Places(state) = &member.find(stripes).filter(|_| is_about_it)?.state else {
-        return None;
-    };
-    let summary = places::State::summary(state.held(now), Some(state.end_of(hold.ticket, now)?));
-    Some(CounterState::Places(Box::new(summary)))
+fn member_of<'g, 'a>(members: &'g [Member<'a>], requested: &GroupCharge) -> Option<&'g Member<'a>> {
+    members.get(requested.counter).filter(|member| member.limit.is_concurrency())
 }
 
 /// Changes the places of `member`, and drops them once none is held. `None` if there are none.
