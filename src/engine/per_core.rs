@@ -18,8 +18,11 @@ thread_local! {
 
 /// A value for each core, made when a thread of it first writes: a rule that nobody asks for takes three words.
 pub struct PerCore<T> {
-    parts: OnceLock<Box<[OnceLock<Box<Line<T>>>]>>,
+    parts: OnceLock<Box<[Part<T>]>>,
 }
+
+/// The value of one core, once it has written.
+type Part<T> = OnceLock<Box<Line<T>>>;
 
 /// A value that begins a cache line. Its allocation belongs to the thread that writes it, and so do the lines beside it.
 #[derive(Default)]
