@@ -47,15 +47,9 @@ impl Server {
         1e6 * self.sum("cpu", &["used_cpu_user", "used_cpu_sys"])
     }
 
-    pub(crate) fn commands(&self, leased: bool) -> f64 {
-        let names = ["incrby", "get", "evalsha", "eval"].map(|name| format!("cmdstat_{name}"));
-        // A script's own commands are counted too: of a script, the call is what was asked.
-        let scripts = self.sum("commandstats", &[&names[2], &names[3]]);
-        // Of leases, both: what had no credits was counted by a command.
-        match scripts > 0.0 && !leased {
-            true => scripts,
-            false => scripts + self.sum("commandstats", &[&names[0], &names[1]]),
-        }
+    /// Calls of these commands since the counts were reset.
+    pub(crate) fn commands(&self, names: &[&str]) -> f64 {
+        self.sum("commandstats", names)
     }
 
     pub(crate) fn bytes(&self) -> f64 {
