@@ -19,6 +19,7 @@ use tollgate::store::{Charge, Reading, Store};
 
 use crate::places::{peek, ticket};
 use crate::store::{connected, connected_by_callers_clock};
+use crate::support::case_clock::CaseClock;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
@@ -319,11 +320,11 @@ fn agrees(
     on_expiry: OnExpiry,
     sequence: &[(u64, Step)],
 ) -> Result<(), TestCaseError> {
-    let (case, mut now) = (format!("{}/", fastrand::u64(..)), MIDNIGHT);
+    let (case, mut clock) = (format!("{}/", fastrand::u64(..)), CaseClock::starting_at(MIDNIGHT));
     let mut model = Model { charges_expired: on_expiry == OnExpiry::Charge, ..Model::default() };
     let mut tickets = Vec::new();
     for (micros, step) in sequence {
-        now = Timestamp::from_micros(now.as_micros() + micros);
+        let now = clock.advance(*micros);
         if matches!(step, Step::Open { is_named_before: false, .. } | Step::OpenDenied { .. }) {
             tickets.push(u8::try_from(tickets.len() + 1).expect("few"));
         }

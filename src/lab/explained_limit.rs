@@ -68,7 +68,7 @@ pub struct ExplainedHolds {
 
 impl ExplainedLimit {
     /// The limit of `counter`, whose rule has this `reserve`, with the reading of a peek.
-    pub(super) fn of(counter: &Counter<'_>, reserve: Option<Reserve>, reading: Option<Reading>) -> Self {
+    pub(super) fn of(counter: &Counter<'_>, reserve: Option<&Reserve>, reading: Option<Reading>) -> Self {
         let Counter { limit, name, key, lease, .. } = counter;
         let report = reading.and_then(|reading| reading.budget);
         let held = report.map_or(0, |report| report.held);
@@ -101,7 +101,7 @@ impl ExplainedLimit {
 }
 
 impl ExplainedBudget {
-    fn of(reserve: Reserve, limit: Limit, report: Option<Report>) -> Self {
+    fn of(reserve: &Reserve, limit: Limit, report: Option<Report>) -> Self {
         let holds = report.map(|Report { holds, held, first_ends_in_secs, .. }| ExplainedHolds {
             count: holds,
             held,

@@ -189,7 +189,7 @@ pub fn explain(
         .zip(&plan.items)
         .map(|((descriptor, walk), item)| {
             let limits = item.limited().map_or(&[][..], |limited| limited.counters.as_slice());
-            let reserve = item.limited().and_then(|limited| limited.rule?.reserve);
+            let reserve = item.limited().and_then(|limited| limited.rule?.reserve.as_ref());
             let mut limit = |counter: &Counter<'_>| {
                 ExplainedLimit::of(counter, reserve, unread.as_mut().and_then(Iterator::next).copied())
             };
@@ -249,7 +249,7 @@ fn budget_effect(item: &Item<'_>) -> Option<(BudgetEffect, u32)> {
     let effects = actions.filter_map(|action| match action {
         Action::Open(opening) => Some((BudgetEffect::Reserve, opening.amount)),
         Action::Settle(settlement) => Some((BudgetEffect::Settle, settlement.amount)),
-        Action::Look | Action::Extend(..) | Action::Cancel(_) => None,
+        Action::Look | Action::Extend(_) | Action::Lower(..) | Action::Cancel(_) => None,
     });
     effects.max_by_key(|(_, amount)| *amount)
 }

@@ -38,7 +38,7 @@ impl Plan<'_> {
     /// Opens the hold that the rule names, where a request without hits only looks.
     pub fn hold_for_looks(&mut self) {
         for limited in self.limited_mut().filter(|limited| limited.hits == Hits::Add(0)) {
-            let Some(reserve) = limited.rule.and_then(|rule| rule.reserve) else { continue };
+            let Some(reserve) = limited.rule.and_then(|rule| rule.reserve.as_ref()) else { continue };
             for counter in &mut limited.counters {
                 let opening = reserve.opening(counter.limit, 0);
                 if let Some(of) = counter.reserve.as_mut().filter(|of| of.action == Action::Look) {

@@ -13,7 +13,6 @@ use crate::engine::plan::plan;
 use crate::engine::reserve::HoldEvent;
 use crate::engine::rules::{Fit, WalkEnd, explain};
 use crate::engine::{Code, Decision, FailurePolicy, KeyWriter, Request, Rules, Status};
-use crate::limiter::TicketResult;
 
 /// Answer to a request: the parts that Envoy passes on.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +37,8 @@ pub(super) enum Called {
     Looked,
     /// Its settlement.
     Settled { is_final: bool },
-    /// Its ticket was extended or released. The decision is a look afterwards.
-    Ticket(TicketResult),
+    /// Its ticket, which lives so many seconds from now, was extended or released. The decision is a look afterwards.
+    Ticket { was_held: bool, ttl_secs: u32 },
 }
 
 /// A request and its decision.
@@ -76,7 +75,7 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
             Called::Looked => true,
             // Without a budget, nothing is counted.
             Called::Settled { .. } => decision.statuses.iter().any(|status| status.budget.is_some()),
-            Called::Ticket(result) => result.was_held,
+            Called::Ticket { was_held, .. } => was_held,
         };
         if passes { Mark::Allowed } else { Mark::Denied }
     }
@@ -97,7 +96,7 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
     /// Time until what the request holds ends by itself.
     fn expires_in(&self) -> Option<Duration> {
         let secs = match self.called {
-            Called::Ticket(result) => result.was_held.then_some(result.ttl_secs),
+            Called::Ticket { was_held, ttl_secs } => was_held.then_some(ttl_secs),
             Called::Decided | Called::Looked | Called::Settled { .. } => {
                 self.decision?.hold.map(|hold| hold.ttl_secs)
             }

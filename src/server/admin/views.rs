@@ -216,7 +216,11 @@ impl RuleName {
     fn of(placed: &PlacedRule<'_>) -> Self {
         let limits = placed.rule.limits().iter().map(|limit| limit.limit.into()).collect();
         let (path, source) = (placed.rule.path.to_string(), position(placed));
-        let reserve = placed.rule.reserve.map(|of| ReserveView { reserve: of.amount, ttl_secs: of.ttl_secs });
+        let first = placed.rule.limits().first();
+        let reserve = placed.rule.reserve.as_ref().zip(first).map(|(reserve, of)| ReserveView {
+            reserve: reserve.amount_of(of.limit),
+            ttl_secs: reserve.ttl_secs,
+        });
         Self { path, source, limits, reserve, shadow_mode: placed.rule.shadow_mode }
     }
 }

@@ -10,7 +10,7 @@ use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::budget::Prepared;
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
-use crate::engine::algorithm::{CounterState, Meter};
+use crate::engine::algorithm::{CounterState, Meter, places};
 use crate::engine::{Limit, Timestamp, lockout};
 use crate::store::positions::Positions;
 use crate::store::{Charge, Lockout, Reading, Readings};

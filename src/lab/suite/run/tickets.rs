@@ -10,7 +10,7 @@ use super::super::step::Step;
 use super::{Look, Run, Stepped};
 use crate::engine::plan::tickets::{Amounts, TicketUse};
 use crate::engine::{Decision, Hits, Request, Ticket, TicketEntry};
-use crate::limiter::{DecideError, Snapshot, TicketCall};
+use crate::limiter::{DecideError, Snapshot, TicketCall, TicketResult};
 
 impl<'r> Run<'r> {
     /// Settles, extends or releases what earlier requests hold.
@@ -92,7 +92,7 @@ impl<'r> Run<'r> {
                 decision.map(|decision| (Called::Settled { is_final }, decision))
             }
             HeldCall::Extend { max_ttl_secs, .. } => {
-                let call = TicketCall::Renew { max_ttl_secs: *max_ttl_secs };
+                let call = TicketCall::Renew { max_ttl_secs: *max_ttl_secs, amounts: Amounts::NONE };
                 use_and_look(&snapshot, request, ticket, call).await
             }
             HeldCall::Release => use_and_look(&snapshot, request, ticket, TicketCall::Release).await,
@@ -112,8 +112,8 @@ async fn use_and_look<'s>(
     snapshot: &'s Snapshot<'_>,
     request: &Request<'_>,
     ticket: Ticket,
-    call: TicketCall,
+    call: TicketCall<'_>,
 ) -> Result<(Called, Decision<'s>), DecideError> {
-    let result = snapshot.use_ticket(request, ticket, call, None).await?;
-    Ok((Called::Ticket(result), snapshot.usage(request).await?))
+    let TicketResult { was_held, ttl_secs, .. } = snapshot.use_ticket(request, ticket, call, None).await?;
+    Ok((Called::Ticket { was_held, ttl_secs }, snapshot.usage(request).await?))
 }
