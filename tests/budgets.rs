@@ -124,7 +124,11 @@ fn some_step() -> impl Strategy<Value = Step> {
     let (amount, back, ttl) = (1..=60_u32, 0..6_usize, 1..=120_u32);
     prop_oneof![
         6 => (amount.clone(), ttl.clone(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-            |(amount, ttl_secs, is_anonymous, is_named_before)| Step::Open { amount, ttl_secs, is_anonymous, is_named_before }
+            // An anonymous hold has a ticket that nobody can name.
+            |(amount, ttl_secs, is_anonymous, is_named_before)| {
+                let is_anonymous = is_anonymous && !is_named_before;
+                Step::Open { amount, ttl_secs, is_anonymous, is_named_before }
+            },
         ),
         1 => amount.clone().prop_map(|amount| Step::OpenDenied { amount }),
         5 => (back.clone(), 0..80_u32).prop_map(|(back, amount)| Step::Settle { back, amount }),

@@ -74,7 +74,7 @@ impl Opened {
                     algorithm: Algorithm::Concurrency,
                 },
                 hits: if ends { Hits::Refund(1) } else { Hits::Add(1) },
-                hold: Some(Box::new(Hold { ticket, ttl_secs: TTL_SECS })),
+                hold: Some(Box::new(Hold { ticket, ttl_secs: TTL_SECS, is_named: false })),
                 ..budget
             },
         }
