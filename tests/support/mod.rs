@@ -31,8 +31,7 @@ use std::time::Duration;
 
 use tokio::time::{self, Instant};
 
-/// More than anything here needs, on any machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) use self::process::PATIENCE;
 
 /// Asks until the answer is the one waited for.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {

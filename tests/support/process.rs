@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::PATIENCE;
-
+/// More than anything here needs, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Interval of polling.
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
