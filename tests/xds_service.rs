@@ -24,7 +24,7 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
         ("CONFIG_GRPC_XDS_NODE_ID", "envoy-ratelimit"),
         ("RULES_PATH", ""),
     ];
-    let service = Tollgate::start_unhealthy(&[], &environment).await;
+    let mut service = Tollgate::start_unhealthy(&[], &environment).await;
     let (_, health) = get_json(&service.url("/healthcheck")).await;
     assert_eq!((&health["ready"], &health["xds"]["server"]), (&false.into(), &address.as_str().into()));
 
@@ -61,8 +61,6 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
     }
     let refused = async || get_json(&service.url("/healthcheck")).await.1["xds"]["nacks"] == 100;
     eventually("all refused", refused).await;
-    let log = service.process.output_with("rules have errors").await;
-    assert_eq!(log.matches("rules have errors").count(), 1, "{log}");
     let (_, health) = get_json(&service.url("/healthcheck")).await;
     let rejected = health["xds"]["rejected"].as_str().expect("a reason");
     assert!(
@@ -81,6 +79,8 @@ async fn operators_see_the_connection_and_the_place_of_each_rule() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line}: {metrics}");
     }
+    let log = service.process.whole_output().await;
+    assert_eq!(log.matches("rules have errors").count(), 1, "{log}");
 }
 
 async fn status_of_call(service: &Tollgate, domain: &str) -> u16 {

@@ -100,6 +100,13 @@ impl Process {
         }
     }
 
+    /// Everything that it prints before it ends, which it is asked to do. Only then is a line known not to be repeated.
+    pub(crate) async fn whole_output(&mut self) -> String {
+        self.signal("TERM");
+        assert_eq!(self.exit_code(PATIENCE).await, Some(0), "{}", self.output());
+        self.output()
+    }
+
     /// Its output so far.
     pub(crate) fn output(&self) -> String {
         let printed = fs::read(&self.output).expect("the file it prints to");
