@@ -257,15 +257,15 @@ pub(super) async fn levels(
 }
 
 /// Removes the counters of every limit that applies to a descriptor, and under an override those of the rule too: they
-/// would apply again when it ends.
+/// would apply again when it ends. Where both have one counter, it is shown as the rule's, with what it holds.
 pub(super) async fn reset(State(admin): State<Arc<Admin>>, write: Write<ResetBody>) -> Answer<ResetResult> {
     let ResetBody { domain, descriptor: entries, .. } = &write.body;
     let mut levels = admin.levels(domain.clone(), entries.clone(), true).await?;
     if levels.overridden.is_some() {
-        let own = admin.levels(domain.clone(), entries.clone(), false).await?.limits.into_iter();
-        let is_new = |own: &LevelView| levels.limits.iter().all(|limit| limit.counter != own.counter);
-        let own: Vec<_> = own.filter(is_new).collect();
-        levels.limits.extend(own);
+        let mut limits = admin.levels(domain.clone(), entries.clone(), false).await?.limits;
+        levels.limits.retain(|limit| limits.iter().all(|own| own.counter != limit.counter));
+        limits.append(&mut levels.limits);
+        levels.limits = limits;
     }
     let target = admin.counted_target(domain, entries);
     if levels.limits.is_empty() {
@@ -307,12 +307,13 @@ impl Admin {
         let (snapshot, now) = (self.limiter.snapshot(), self.clock.now());
         let rules = snapshot.rules().ok_or("no rate limit configuration loaded")?;
         let request = Request { domain: domain.as_bytes(), descriptors: smallvec![descriptor(entries, 0)] };
-        let mut charges = self.limiter.peek_charges(rules, snapshot.overrides(now), &request);
+        // Of one counter, the charge of the rule is kept: only that one knows of holds.
+        let mut charges = self.limiter.peek_charges(rules, None, &request);
         let is_same =
-            |one: &Charge, other: &Charge| one.key == other.key && one.limit.window == other.limit.window;
-        for own in self.limiter.peek_charges(rules, None, &request) {
-            if charges.iter().all(|charge| !is_same(charge, &own)) {
-                charges.push(own);
+            |one: &Charge, other: &Charge| one.key == other.key && one.limit.shares_counter_with(other.limit);
+        for of_override in self.limiter.peek_charges(rules, snapshot.overrides(now), &request) {
+            if charges.iter().all(|charge| !is_same(charge, &of_override)) {
+                charges.push(of_override);
             }
         }
         let (mut removed, mut failed) = (0, None);
