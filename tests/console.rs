@@ -171,7 +171,7 @@ async fn holds(browser: &Browser, service: &Service) {
     let shown = browser.eval("document.querySelector('main').textContent.replace(/\\s+/g, ' ')").await;
     let shown = shown.as_str().expect("text");
     for expected in
-        ["reserves 400 for 10m", "800 in 2 holds, first ends in ", "A reservation of 400 would be denied"]
+        ["reserves 400 for 10m", "800 (2 holds, the first ends in ", "A reservation of 400 would be denied"]
     {
         assert!(shown.contains(expected), "{expected}: {shown}");
     }

@@ -34,6 +34,7 @@ descriptors:
   - {key: budget, rate_limit: 30/minute, reserve: {amount: 8, ttl: 20s}}
   - {key: estimate, rate_limit: 20/minute, reserve: {amount: 8, ttl: 20s, on_look: false}}
   - {key: places, concurrency: {max: 6, ttl: 20s}}
+  - {key: many, rate_limit: 20000/minute, reserve: {amount: 1, ttl: 20s}}
 ";
 
 const KEYS: [&str; 16] = [
@@ -118,7 +119,7 @@ impl World {
         let rules = snapshot.rules().expect("rules");
         let overrides = snapshot.overrides(self.clock.now());
         let charges = self.limiter.peek_charges(rules, overrides, request);
-        let readings = self.limiter.peek(&charges).await.expect("readings");
+        let readings = self.limiter.peek(rules, &charges).await.expect("readings");
         let (keys, modes) = (&self.limiter.keys, &self.limiter.modes);
         explain(ExplainContext { rules, overrides, keys, modes }, request, Some(&readings))
     }
@@ -164,4 +165,22 @@ async fn an_explanation_is_what_the_next_decision_turns_out_to_be() {
     let steps = usize::try_from(SEEDS).expect("few") * STEPS;
     assert!((steps / 10..steps * 9 / 10).contains(&denied), "{denied} of {steps} are denied");
     assert!(overridden > steps / 20, "{overridden} of {steps} are overridden");
+}
+
+/// A key has a limited number of holds, whatever is left of its budget.
+#[tokio::test]
+async fn a_reservation_is_denied_by_as_many_holds_as_a_key_may_have() {
+    let world = World::new(0);
+    let entries = [Entry { key: b"many", value: b"a" }].into_iter().collect();
+    let descriptor = Descriptor { entries, hits: Hits::Add(0), limit_override: None };
+    let request = Request { domain: b"d", descriptors: [descriptor].into_iter().collect() };
+    let snapshot = world.limiter.snapshot();
+    for _ in 0..10_000 {
+        assert_eq!(snapshot.decide(&request, None).await.expect("a decision").code, Code::Ok);
+    }
+    let explanation = world.explain(&request).await;
+    assert_eq!(explanation.next, Some(Verdict::Denied), "{explanation}");
+    let next = explanation.descriptors[0].next.as_ref().expect("a result");
+    assert!(!next.held, "not because of the amount");
+    assert_eq!(snapshot.decide(&request, None).await.expect("a decision").code, Code::OverLimit);
 }

@@ -37,6 +37,7 @@ mod docs_testing;
 mod envoy;
 mod explanations;
 mod fuzzing;
+mod hold_counts;
 mod hold_crashes;
 mod hostile;
 mod hostile_http;

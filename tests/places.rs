@@ -29,6 +29,12 @@ pub(crate) fn ticket(number: u8) -> Ticket {
     Ticket::from_bits([number; 16])
 }
 
+fn numbered(number: u32) -> Ticket {
+    let mut bits = [1; 16];
+    bits[12..].copy_from_slice(&number.to_be_bytes());
+    Ticket::from_bits(bits)
+}
+
 /// A look at three places that are held for two minutes at most.
 pub(crate) fn peek(key: &'static str) -> Charge {
     Charge {
@@ -305,7 +311,7 @@ async fn a_place_that_nobody_gives_back_ends_with_its_time() {
     }
 }
 
-/// Once, by the next request that takes a place.
+/// Each ticket once, by the next request that takes a place, or by the one that would give it back.
 #[tokio::test]
 async fn places_that_have_ended_by_themselves_are_reported() {
     let server = Redis::start().await;
@@ -319,8 +325,24 @@ async fn places_that_have_ended_by_themselves_are_reported() {
         };
         assert_eq!(expired(acquire("a", ticket(1), 2), 0).await, None);
         assert_eq!(expired(acquire("a", ticket(2), 1), 60).await, None);
-        assert_eq!(expired(acquire("a", ticket(3), 1), 130).await, Some(2), "those of the first");
+        assert_eq!(
+            expired(acquire("a", ticket(3), 1), 130).await,
+            Some(1),
+            "the first ticket, with both places"
+        );
         assert_eq!(expired(acquire("a", ticket(4), 1), 131).await, None);
+        assert_eq!(expired(release("a", ticket(2)), 181).await, Some(1), "it comes too late");
+        assert_eq!(expired(release("a", ticket(2)), 181).await, None);
+        assert_eq!(expired(release("a", ticket(3)), 182).await, None);
+
+        let of_many = |number| {
+            let limit = Limit { requests_per_unit: 1_000, ..peek("many").limit };
+            Charge { limit, ..acquire("many", numbered(number), 1) }
+        };
+        for number in 0..300 {
+            assert_eq!(expired(of_many(number), 200).await, None);
+        }
+        assert_eq!(expired(of_many(300), 330).await, Some(300), "all at once");
     }
 }
 
@@ -351,11 +373,6 @@ async fn a_lower_maximum_waits_until_enough_have_left() {
 async fn ten_thousand_places_on_one_key_are_held_and_given_back() {
     let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
     let limit = Limit { requests_per_unit: 10_000, ..peek("a").limit };
-    let numbered = |number: u32| {
-        let mut bits = [0; 16];
-        bits[12..].copy_from_slice(&number.to_be_bytes());
-        Ticket::from_bits(bits)
-    };
     for number in 1..=10_000 {
         let charge = Charge { limit, ..acquire("a", numbered(number), 1) };
         assert_eq!(outcomes(&memory, &[charge]).await, [(Charged, number.into())]);

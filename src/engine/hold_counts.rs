@@ -8,7 +8,7 @@ use super::reserve::{Action, HoldEvent};
 /// Event of a hold of a budget, or of a place of a concurrency limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldCount {
-    /// A hold was opened, or a place taken.
+    /// A hold was opened, or a ticket took places.
     Opened,
     /// It did not fit.
     Denied,
@@ -18,7 +18,7 @@ pub enum HoldCount {
     Late,
     /// A settlement was repeated.
     Repeated,
-    /// A hold or place was found to have ended by itself.
+    /// A hold, or a ticket with places, was found to have ended by itself.
     Expired,
 }
 
@@ -29,7 +29,8 @@ impl HoldCount {
     /// Event of a charge with this action to a budget, if there is one. Expired holds are counted beside it.
     pub fn of_budget(action: Action, reading: &Reading) -> Option<Self> {
         match (reading.budget?.event, action) {
-            (HoldEvent::Opened, _) => Some(Self::Opened),
+            // Otherwise it was withheld at once: a limit in another slot of a Redis Cluster denied the request.
+            (HoldEvent::Opened, _) => (reading.outcome == ChargeOutcome::Charged).then_some(Self::Opened),
             (HoldEvent::Settled, _) => Some(Self::Settled),
             (HoldEvent::Late, _) => Some(Self::Late),
             (HoldEvent::Repeated, _) => Some(Self::Repeated),
@@ -64,5 +65,27 @@ impl HoldCounts {
     /// Counts so far, each with the name of its event.
     pub fn sums(&self) -> impl Iterator<Item = (&'static str, u64)> {
         HoldCount::NAMES.into_iter().zip(self.0.iter().map(CoreCount::get))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::algorithm::budget;
+    use crate::engine::reserve::{Opening, Report};
+
+    /// As in a Redis Cluster, where a limit in another slot may deny the request.
+    #[test]
+    fn a_hold_that_is_withheld_at_once_was_not_opened() {
+        let opening = Opening { ticket: None, amount: 5, ttl_secs: 60, is_anonymous: false, is_named: false };
+        let event = |outcome| {
+            let budget: Option<Report> = Some(budget::report(HoldEvent::Opened));
+            let reading = Reading { used: 0, outcome, reset: Duration::ZERO, budget };
+            HoldCount::of_budget(Action::Open(opening), &reading)
+        };
+        assert_eq!(event(ChargeOutcome::Charged), Some(HoldCount::Opened));
+        assert_eq!(event(ChargeOutcome::Withheld), None);
     }
 }

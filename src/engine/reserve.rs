@@ -284,8 +284,8 @@ pub struct Report {
     pub returned: u32,
     /// Hits that the charge counted.
     pub counted: u32,
-    /// Holds, or places, that were found to have ended by themselves; 255 for more.
-    pub expired: u8,
+    /// Holds, or tickets with places, that were found to have ended by themselves.
+    pub expired: u16,
 }
 
 impl Report {

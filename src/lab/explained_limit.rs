@@ -123,6 +123,21 @@ pub(super) fn limit_text(requests: u32, window_secs: u32) -> String {
     format!("{requests} per {unit}")
 }
 
+/// `reserves 2000 for 5m`
+pub fn reserve_text(amount: u32, ttl_secs: u32) -> String {
+    format!("reserves {amount} for {}", ShortForm(ttl_secs.into()))
+}
+
+/// Note on `count` holds, behind their amount: ` (1 hold, ends in 4m)`, ` (2 holds, the first ends in 4m)`; empty for none.
+pub fn holds_text(count: u64, first_ends_in_secs: u64) -> String {
+    let first = ShortForm(first_ends_in_secs);
+    match count {
+        0 => String::new(),
+        1 => format!(" (1 hold, ends in {first})"),
+        count => format!(" ({count} holds, the first ends in {first})"),
+    }
+}
+
 /// Seconds as people read them: `0.25s`, `42s`, `5m 30s`.
 pub(super) fn seconds_text(secs: f64) -> String {
     if secs < 60.0 {
@@ -147,7 +162,7 @@ impl fmt::Display for ExplainedLimit {
             f.write_str(", leased")?;
         }
         if let Some(ExplainedBudget { amount, ttl_secs, .. }) = budget {
-            write!(f, ", reserves {amount} for at most {}", ShortForm(u64::from(*ttl_secs)))?;
+            write!(f, ", {}", reserve_text(*amount, *ttl_secs))?;
         }
         self.level(f)?;
         write!(f, "; counter {}", one_line_of_bytes(self.counter.as_bytes(), MAX_TEXT_BYTES))
@@ -174,14 +189,9 @@ impl ExplainedLimit {
 }
 
 impl fmt::Display for ExplainedHolds {
-    /// `2000 held (1 hold, the first ends in 4m)`
+    /// `2000 held (1 hold, ends in 4m)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, held, first_ends_in_secs } = *self;
-        write!(f, "{held} held")?;
-        let holds = if count == 1 { "hold" } else { "holds" };
-        match count {
-            0 => Ok(()),
-            _ => write!(f, " ({count} {holds}, the first ends in {})", ShortForm(first_ends_in_secs.into())),
-        }
+        write!(f, "{held} held{}", holds_text(count.into(), first_ends_in_secs.into()))
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::duration::ShortForm;
 use crate::engine::judge::{judge, withheld};
 use crate::engine::plan::{Counter, Item, Limited, Plan, plan_with};
-use crate::engine::reserve::{Action, Reservation};
+use crate::engine::reserve::{Action, HoldEvent, MAX_HOLDS, Report, Reservation};
 use crate::engine::rules::{DescriptorWalk, Fit, Level, Walk, WalkEnd, explain as walk};
 use crate::engine::text::{cut, one_line_of_bytes};
 use crate::engine::ticket::TicketEntry;
@@ -235,11 +235,19 @@ fn uncharged(plan: &Plan<'_>, peeks: &[Reading]) -> Vec<Reading> {
             (Some(Reservation { action: Action::Settle(_), .. }), _) => {
                 Reading { outcome: ChargeOutcome::Charged, ..*peek }
             }
+            (Some(Reservation { action: Action::Open(_), .. }), _) if has_too_many_holds(peek) => {
+                let budget = peek.budget.map(|report| Report { event: HoldEvent::TooMany, ..report });
+                Reading { outcome: ChargeOutcome::Denied, budget, ..*peek }
+            }
             (_, Hits::Add(0) | Hits::Refund(_)) => *peek,
             (_, Hits::Add(_)) => withheld(*peek, hits, mode, counter.limit),
         }
     };
     peeks.iter().zip(counters).map(reading).collect()
+}
+
+fn has_too_many_holds(peek: &Reading) -> bool {
+    peek.budget.is_some_and(|report| u32::from(report.holds) >= MAX_HOLDS)
 }
 
 /// Effect of a descriptor on the holds of its budget, with the hits of the largest.

@@ -60,7 +60,7 @@ impl fmt::Display for ExplainedDescriptor {
         if let Some(rule) = &self.rule {
             write!(f, " ({})", line(&place(&rule.file, rule.line, &rule.position)))?;
             rule.layer.iter().try_for_each(|layer| write!(f, ", layer {layer}"))?;
-            // What a budget counts and a place holds does not depend on it.
+            // The charge mode has no effect on budgets and concurrency limits.
             if self.limits.iter().any(|limit| limit.budget.is_none() && !limit.is_concurrency()) {
                 write!(f, ", charge {}", rule.charge)?;
             }

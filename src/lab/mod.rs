@@ -7,7 +7,7 @@ mod explanation_text;
 pub mod replay;
 pub mod suite;
 
-pub use explained_limit::{ExplainedBudget, ExplainedHolds, ExplainedLimit};
+pub use explained_limit::{ExplainedBudget, ExplainedHolds, ExplainedLimit, holds_text, reserve_text};
 pub use explanation::{
     BudgetEffect, ExplainContext, ExplainedCandidate, ExplainedDescriptor, ExplainedLevel, ExplainedRule,
     ExplainedStatus, Explanation, Verdict, explain, peek_of,

@@ -6,7 +6,8 @@ use super::Limiter;
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::hold_counts::{HoldCount, HoldCounts};
 use crate::engine::plan::Plan;
-use crate::engine::{Hits, Report};
+use crate::engine::reserve::Action;
+use crate::engine::{Hits, Report, Rules};
 use crate::store::{Charge, Reading, Readings};
 
 impl Limiter {
@@ -26,6 +27,26 @@ impl Limiter {
     }
 }
 
+impl Limiter {
+    /// Counts the holds that a look at `charges` has ended: no other call will find them.
+    pub(super) fn record_expired(&self, rules: &Rules, charges: &[Charge], readings: &Readings) {
+        for (charge, reading) in charges.iter().zip(readings) {
+            let Ok(reading @ Reading { budget: Some(Report { expired: 1.., .. }), .. }) = reading else {
+                continue;
+            };
+            self.metrics.record_budget(Action::Look, reading);
+            if let Some(counts) = rules.holds_of(charge.rule) {
+                counts.add(HoldCount::Expired, expired(reading));
+            }
+        }
+    }
+}
+
+/// Holds, or tickets with places, that were found to have ended.
+fn expired(reading: &Reading) -> u64 {
+    reading.budget.map_or(0, |Report { expired, .. }| expired.into())
+}
+
 fn record(counts: &HoldCounts, charge: &Charge, reading: &Reading) {
     let event = match charge.reservation() {
         Some((reservation, _)) => HoldCount::of_budget(reservation.action, reading),
@@ -34,7 +55,7 @@ fn record(counts: &HoldCounts, charge: &Charge, reading: &Reading) {
     if let Some(event) = event {
         counts.add(event, 1);
     }
-    counts.add(HoldCount::Expired, reading.budget.map_or(0, |Report { expired, .. }| expired.into()));
+    counts.add(HoldCount::Expired, expired(reading));
 }
 
 /// Event of a charge to places, if there is one.

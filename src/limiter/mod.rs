@@ -196,16 +196,22 @@ impl Limiter {
         charges
     }
 
-    /// Readings of [`Self::peek_charges`], each denied if one more hit would be. Nothing is counted, and nothing is
-    /// recorded.
+    /// Readings of [`Self::peek_charges`] under `rules`, each denied if one more hit would be. Nothing is counted, and
+    /// nothing is recorded but holds that the store has found to have ended.
     ///
     /// # Errors
     /// The store's first error.
-    pub async fn peek(&self, charges: &[Charge]) -> Result<SmallVec<[Reading; 2]>, StoreError> {
+    pub async fn peek(
+        &self,
+        rules: &Rules,
+        charges: &[Charge],
+    ) -> Result<SmallVec<[Reading; 2]>, StoreError> {
         if charges.is_empty() {
             return Ok(SmallVec::new());
         }
-        self.store.charge(charges, self.clock.now()).await.into_iter().collect()
+        let readings = self.store.charge(charges, self.clock.now()).await;
+        self.record_expired(rules, charges, &readings);
+        readings.into_iter().collect()
     }
 
     /// Decides a request.

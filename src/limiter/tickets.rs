@@ -141,7 +141,7 @@ impl Snapshot<'_> {
         let mut charges = charges(&plan, &limiter.modes);
         // Of the store: neither a ticket is used, nor the credits of this replica.
         charges.iter_mut().for_each(|charge| (charge.hold, charge.lease) = (None, None));
-        let readings = limiter.peek(&charges).await?;
+        let readings = limiter.peek(rules, &charges).await?;
         Ok(judge(plan, readings, &limiter.modes))
     }
 }

@@ -17,7 +17,8 @@ fn rate(of: &Value, name: &str) -> String {
 
 pub(super) fn rules(answer: &Value) -> String {
     let row = |rule: &Value| {
-        let limits: Vec<_> = items(rule, "limits").iter().map(limit_text).collect();
+        let limit = |limit: &Value| limit_text(limit) + &reserve_text(&limit["reserve"]);
+        let limits: Vec<_> = items(rule, "limits").iter().map(limit).collect();
         let highest_use = rule["highest_use"].as_f64().map(|share| format!("{:.0} %", 100.0 * share));
         let shadow = match (&rule["shadow_ends_at"], &rule["shadow_mode"]) {
             (Value::Number(_), _) => format!("shadow until {}", point_in_time(rule, "shadow_ends_at")),
@@ -26,7 +27,7 @@ pub(super) fn rules(answer: &Value) -> String {
         };
         vec![
             text(rule, "rule"),
-            limits.join(", ") + &reserve_text(&rule["reserve"]),
+            limits.join(", "),
             rate(rule, "hits_per_sec"),
             rate(rule, "over_limit_per_sec"),
             highest_use.unwrap_or_default(),

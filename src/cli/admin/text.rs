@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::engine::duration::ShortForm;
 use crate::engine::text::one_line;
 use crate::engine::{Algorithm, Timestamp};
-use crate::lab::Explanation;
+use crate::lab::{self, Explanation};
 
 /// Upper bound on a text of an answer, in bytes.
 const MAX_TEXT: usize = 200;
@@ -136,21 +136,16 @@ pub(super) fn override_deleted(answer: &Value) -> String {
 
 /// `, reserves 2000 for 5m`; empty for a limit that is no budget.
 pub(super) fn reserve_text(budget: &Value) -> String {
-    match budget {
-        Value::Null => String::new(),
-        budget => format!(", reserves {} for {}", text(budget, "reserve"), time(budget, "ttl_secs")),
-    }
+    let number = |name| u32::try_from(budget[name].as_u64()?).ok();
+    let budget = number("reserve").zip(number("ttl_secs"));
+    budget.map_or_else(String::new, |(amount, ttl_secs)| format!(", {}", lab::reserve_text(amount, ttl_secs)))
 }
 
 /// `1100 (2 holds, the first ends in 4m)`; empty for a limit that is no budget.
 fn held(level: &Value) -> String {
     let budget = &level["budget"];
-    let (held, holds) = (text(budget, "held"), text(budget, "holds"));
-    match time(budget, "first_ends_in_secs") {
-        first if first.is_empty() => held,
-        first if holds == "1" => format!("{held} (1 hold, ends in {first})"),
-        first => format!("{held} ({holds} holds, the first ends in {first})"),
-    }
+    let holds = budget["holds"].as_u64().zip(budget["first_ends_in_secs"].as_u64());
+    text(budget, "held") + &holds.map_or_else(String::new, |(count, first)| lab::holds_text(count, first))
 }
 
 fn levels(of: &Value, name: &str) -> String {

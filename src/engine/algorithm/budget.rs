@@ -154,7 +154,7 @@ impl State {
     }
 
     /// Ends holds that have expired. Returns their number.
-    pub fn expire(&mut self, limit: Limit, terms: Terms, now: Timestamp) -> u8 {
+    pub fn expire(&mut self, limit: Limit, terms: Terms, now: Timestamp) -> u16 {
         let of_expiry = match terms.on_expiry {
             OnExpiry::Release => 0,
             OnExpiry::Charge => limit.ttl_secs(),
@@ -185,7 +185,7 @@ impl State {
                 self.mark(ticket, Marked::Expired { counted }, terms, now);
             }
         }
-        u8::try_from(expired).unwrap_or(u8::MAX)
+        u16::try_from(expired).unwrap_or(u16::MAX)
     }
 
     /// Shortens holds that end later than any can that begins now: a clock that has since been set back wrote them.

@@ -86,7 +86,7 @@ impl State {
         end_us.filter(|end_us| *end_us > now.as_micros())
     }
 
-    /// Adds `weight` places. Returns the number of those that had ended by themselves, and are dropped now.
+    /// Adds `weight` places. Returns the number of tickets that had ended by themselves, and are dropped now.
     pub fn acquire(&mut self, hold: Hold, weight: u32, now: Timestamp) -> u64 {
         let expired = self.drop_ended(now);
         let end_us = end_us(hold.ttl_secs, now);
@@ -97,12 +97,12 @@ impl State {
         expired
     }
 
-    /// Gives back the places of `ticket`. Returns whether it held any at `now`.
-    pub fn release(&mut self, ticket: Ticket, now: Timestamp) -> bool {
-        let Some(Place { end_us, weight }) = self.places.remove(&ticket) else { return false };
+    /// Gives back the places of `ticket`. Returns whether it held any at `now`; `None` if it is not known.
+    pub fn release(&mut self, ticket: Ticket, now: Timestamp) -> Option<bool> {
+        let Place { end_us, weight } = self.places.remove(&ticket)?;
         self.by_end.remove(&(end_us, ticket));
         self.total = self.total.saturating_sub(weight.into());
-        end_us > now.as_micros()
+        Some(end_us > now.as_micros())
     }
 
     /// Lets the places of a ticket end no earlier than one that begins now. Returns whether it holds any.
@@ -125,13 +125,14 @@ impl State {
     }
 
     fn drop_ended(&mut self, now: Timestamp) -> u64 {
-        let before = self.total;
+        let mut ended = 0;
         while let Some((end_us, ticket)) = self.by_end.first().copied()
             && end_us <= now.as_micros()
         {
             self.release(ticket, now);
+            ended += 1;
         }
-        before.saturating_sub(self.total)
+        ended
     }
 
     fn first_end_us(&self, now: Timestamp) -> Option<u64> {
@@ -156,9 +157,9 @@ impl State {
     }
 }
 
-/// Report of places that were found to have ended by themselves.
+/// Report of tickets that were found to have ended by themselves.
 pub fn report(expired: u64) -> Report {
-    Report { expired: u8::try_from(expired).unwrap_or(u8::MAX), ..Report::of(HoldEvent::None) }
+    Report { expired: u16::try_from(expired).unwrap_or(u16::MAX), ..Report::of(HoldEvent::None) }
 }
 
 /// End of a place that begins now, in microseconds since the epoch.

@@ -166,6 +166,11 @@ impl Rules {
         self.holding.values().map(|HoldingRule { domain, path, counts }| (&**domain, &**path, &**counts))
     }
 
+    /// Counts of the rule with this [`Rule::id`], if it has budgets or places.
+    pub fn holds_of(&self, id: u32) -> Option<&HoldCounts> {
+        self.holding.get(&id).map(|rule| &*rule.counts)
+    }
+
     /// Layers with their domains, ordered by name.
     pub fn layers(&self) -> impl Iterator<Item = (&str, &Layer)> {
         self.layers.iter().map(|((domain, _), layer)| (&**domain, &**layer))

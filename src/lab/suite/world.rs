@@ -131,7 +131,8 @@ impl World {
     /// Explains the decision on `request`, with the levels that the counters have now.
     pub(super) async fn explain(&self, request: &crate::engine::Request<'_>) -> Option<Explanation> {
         let rules = self.rules()?;
-        let readings = self.limiter.peek(&self.limiter.peek_charges(&rules, None, request)).await.ok();
+        let readings =
+            self.limiter.peek(&rules, &self.limiter.peek_charges(&rules, None, request)).await.ok();
         let Limiter { keys, modes, .. } = &self.limiter;
         let context = ExplainContext { rules: &rules, overrides: None, keys, modes };
         // After the request of a step: the result of one more hit.

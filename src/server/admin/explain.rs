@@ -102,7 +102,7 @@ impl Admin {
         let rules = snapshot.rules().ok_or_else(no_rules)?;
         let overrides = snapshot.overrides(now).filter(|_| with_overrides);
         let charges = self.limiter.peek_charges(rules, overrides, request);
-        let readings = self.limiter.peek(&charges).await;
+        let readings = self.limiter.peek(rules, &charges).await;
         // The walk is known without the store.
         let readings =
             readings.inspect_err(|error| tracing::debug!(%error, "explained without counters")).ok();

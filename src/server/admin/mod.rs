@@ -46,7 +46,7 @@ pub(super) use self::loads::ConfigLoad;
 pub(super) use self::overrides::OverrideView;
 pub(super) use self::store_view::NodeView;
 use self::views::RuleNames;
-pub(super) use self::views::{DenialView, LimitView, PointView, RuleView, Summary, TopView};
+pub(super) use self::views::{DenialView, PointView, RuleLimitView, RuleView, Summary, TopView};
 
 use self::access::Client;
 use self::audit::Audit;

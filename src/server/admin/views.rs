@@ -9,7 +9,7 @@ use super::loads::hash_text;
 use super::rates::Rate;
 use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
-use crate::engine::{HitCounts, Limit, Timestamp};
+use crate::engine::{HitCounts, Limit, Reserve, Timestamp};
 use crate::limiter::observe::{Denial, TopBy, TopKey};
 use crate::limiter::overrides::{ActiveOverride, EntryText, Subject};
 use crate::provider;
@@ -79,9 +79,7 @@ replies! {
         /// Hits over the limit per second.
         over_limit_per_sec: f64,
         /// Its limits; none for a rule that is not in force, or without a limit.
-        limits: Vec<LimitView>,
-        /// Amount that a request holds, if the limits are budgets; `null` for other rules.
-        reserve: Option<ReserveView>,
+        limits: Vec<RuleLimitView>,
         /// True if it is counted and not enforced.
         shadow_mode: bool,
         /// End of the shadow mode into which an operator has put it, in seconds since the epoch; `null` without one.
@@ -115,9 +113,20 @@ replies! {
         /// Seconds until it passes again, or until its reset; 0 if that is past.
         resets_in_secs: u64,
     }
+    /// A limit of a rule.
+    struct RuleLimitView {
+        /// Requests per window; in flight, of a concurrency limit.
+        requests: u32,
+        /// Length of the window in seconds; TTL of a place, of a concurrency limit.
+        window_secs: u32,
+        /// Algorithm.
+        algorithm: &'static str,
+        /// Amount that a request holds, if the limit is a budget; `null` for other limits.
+        reserve: Option<ReserveView>,
+    }
     /// Amount that a request holds of a budget.
     struct ReserveView {
-        /// Amount that a request holds if it names none.
+        /// Amount that a request holds if it names none: that of the rule, or less where the limit has less.
         reserve: u32,
         /// TTL of a hold in seconds.
         ttl_secs: u32,
@@ -177,6 +186,15 @@ impl From<Limit> for LimitView {
     }
 }
 
+impl RuleLimitView {
+    fn of(limit: Limit, reserve: Option<&Reserve>) -> Self {
+        let LimitView { requests, window_secs, algorithm } = limit.into();
+        let reserve = reserve
+            .map(|reserve| ReserveView { reserve: reserve.amount_of(limit), ttl_secs: reserve.ttl_secs });
+        Self { requests, window_secs, algorithm, reserve }
+    }
+}
+
 /// Begin of a text that is represented by its digest in names of counters.
 const DIGEST: &str = "sha256:";
 
@@ -194,8 +212,7 @@ pub(super) type RuleNames = HashMap<u32, RuleName>;
 pub(super) struct RuleName {
     path: String,
     source: String,
-    limits: Vec<LimitView>,
-    reserve: Option<ReserveView>,
+    limits: Vec<RuleLimitView>,
     shadow_mode: bool,
 }
 
@@ -214,14 +231,11 @@ impl RuleName {
     }
 
     fn of(placed: &PlacedRule<'_>) -> Self {
-        let limits = placed.rule.limits().iter().map(|limit| limit.limit.into()).collect();
+        let reserve = placed.rule.reserve.as_ref();
+        let limits =
+            placed.rule.limits().iter().map(|limit| RuleLimitView::of(limit.limit, reserve)).collect();
         let (path, source) = (placed.rule.path.to_string(), position(placed));
-        let first = placed.rule.limits().first();
-        let reserve = placed.rule.reserve.as_ref().zip(first).map(|(reserve, of)| ReserveView {
-            reserve: reserve.amount_of(of.limit),
-            ttl_secs: reserve.ttl_secs,
-        });
-        Self { path, source, limits, reserve, shadow_mode: placed.rule.shadow_mode }
+        Self { path, source, limits, shadow_mode: placed.rule.shadow_mode }
     }
 }
 
@@ -244,7 +258,6 @@ impl RuleView {
         Self {
             source: name.map(|name| name.source.clone()),
             limits: name.map(|name| name.limits.clone()).unwrap_or_default(),
-            reserve: name.and_then(|name| name.reserve.clone()),
             shadow_mode: name.is_some_and(|name| name.shadow_mode) || shadow_ends_at.is_some(),
             shadow_ends_at,
             highest_use: highest_use.get(&id).copied(),

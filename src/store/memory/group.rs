@@ -105,8 +105,12 @@ impl MemoryStore {
         let mut stripes = self.lock_all(counters.chain(group.suspects.iter().map(|suspect| suspect.stripe)));
         let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
         let has_tickets = charges.iter().any(|charge| charge.hold.is_some());
+        let mut expired_tickets: SmallVec<[u64; 4]> = SmallVec::new();
         let used_tickets = match has_tickets {
-            true => self.use_tickets(&mut group, &mut stripes, now),
+            true => {
+                expired_tickets.resize(charges.len(), 0);
+                self.use_tickets(&mut group, &mut stripes, &mut expired_tickets, now)
+            }
             false => SmallVec::new(),
         };
         let has_budgets = charges.iter().any(|charge| charge.reserve.is_some());
@@ -135,11 +139,10 @@ impl MemoryStore {
             state.save(meters[index], members[index].limit, now);
             self.write(&members[index], &mut stripes, state);
         }
-        let mut expired_places = SmallVec::new();
         if has_tickets {
             outcomes_of_tickets(&mut outcomes, &used_tickets);
-            let parts = (&*outcomes, &used_tickets);
-            expired_places = self.acquire_places(&group, parts, &mut stripes, now);
+            let parts = (&*outcomes, &used_tickets, &mut *expired_tickets);
+            self.acquire_places(&group, parts, &mut stripes, now);
             read_places(&mut states, members, &mut stripes, now);
         }
         if has_budgets {
@@ -161,7 +164,7 @@ impl MemoryStore {
                     Reading::of_budget(context, state, used, outcome, (reserve.action, *report))
                 }
                 _ => {
-                    let expired = expired_places.get(index).copied().unwrap_or_default();
+                    let expired = expired_tickets.get(index).copied().unwrap_or_default();
                     let budget = (expired > 0).then(|| places::report(expired));
                     Reading { budget, ..Reading::of(context, &state, used, outcome) }
                 }

@@ -10,27 +10,30 @@ use crate::engine::algorithm::{CounterState, Meter, places};
 use crate::engine::{Hits, Timestamp};
 use crate::store::{Charge, TicketUse};
 
-/// Places of each charge that were found to have ended by themselves.
-pub(super) type ExpiredPlaces = SmallVec<[u64; 4]>;
-
 /// Outcome of each charge; `None` for those that no ticket decides.
 pub(super) type TicketOutcomes = SmallVec<[Option<ChargeOutcome>; 4]>;
 
 impl MemoryStore {
     /// Renews and releases, before the other charges of the request are decided: a place that it gives back is free
-    /// for it. What a ticket has acquired before, it does not acquire again.
+    /// for it. What a ticket has acquired before, it does not acquire again. The tickets that each charge has found to
+    /// have ended by themselves are `expired`.
     pub(super) fn use_tickets(
         &self,
         group: &mut Group<'_>,
         stripes: &mut Stripes<'_>,
+        expired: &mut [u64],
         now: Timestamp,
     ) -> TicketOutcomes {
         let Group { charges, members, requested, .. } = group;
-        let used = |(charge, requested): (&Charge, &mut GroupCharge)| {
+        let used = |((charge, requested), expired): ((&Charge, &mut GroupCharge), &mut u64)| {
             let (hold, ticket_use) = charge.use_of_ticket()?;
             let member = member_of(members, requested)?;
             let change = |state: &mut places::State| match ticket_use {
-                TicketUse::Release => Some(state.release(hold.ticket, now)),
+                TicketUse::Release => {
+                    let was_held = state.release(hold.ticket, now);
+                    *expired = u64::from(was_held == Some(false));
+                    Some(was_held.unwrap_or(false))
+                }
                 TicketUse::Renew => Some(state.renew(hold, now)),
                 TicketUse::Acquire(_) => {
                     (hold.is_named && state.end_of(hold.ticket, now).is_some()).then_some(true)
@@ -44,34 +47,33 @@ impl MemoryStore {
             requested.hits = Hits::Refund(0);
             Some(if has_held { ChargeOutcome::Charged } else { ChargeOutcome::Denied })
         };
-        charges.iter().zip(requested).map(used).collect()
+        charges.iter().zip(requested).zip(expired).map(used).collect()
     }
 
-    /// Takes the places of charges that were carried out. Returns for each charge the places that were found to have
-    /// ended by themselves.
+    /// Takes the places of charges that were carried out, and drops those of tickets that have `expired`.
     pub(super) fn acquire_places(
         &self,
         group: &Group<'_>,
-        (outcomes, used): (&[(Meter, ChargeOutcome)], &TicketOutcomes),
+        (outcomes, used, expired): (&[(Meter, ChargeOutcome)], &TicketOutcomes, &mut [u64]),
         stripes: &mut Stripes<'_>,
         now: Timestamp,
-    ) -> ExpiredPlaces {
+    ) {
         let Group { charges, members, requested, .. } = group;
-        let acquired = |(((charge, requested), (_, outcome)), used): (((&Charge, &_), &(Meter, _)), &_)| {
+        let acquired = charges.iter().zip(requested).zip(outcomes).zip(used).zip(expired);
+        for ((((charge, requested), (_, outcome)), used), expired) in acquired {
             let (Some((hold, TicketUse::Acquire(weight))), Some(member), ChargeOutcome::Charged, None) =
                 (charge.use_of_ticket(), member_of(members, requested), *outcome, used)
             else {
-                return 0;
+                continue;
             };
             let acquire = |state: &mut places::State| state.acquire(hold, weight, now);
-            change_places(member, stripes, acquire).unwrap_or_else(|| {
+            *expired = change_places(member, stripes, acquire).unwrap_or_else(|| {
                 let mut state = places::State::default();
                 let expired = acquire(&mut state);
                 self.insert_places(member, stripes, state);
                 expired
-            })
-        };
-        charges.iter().zip(requested).zip(outcomes).zip(used).map(acquired).collect()
+            });
+        }
     }
 
     fn insert_places(&self, member: &Member<'_>, stripes: &mut Stripes<'_>, state: places::State) {

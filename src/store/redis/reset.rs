@@ -33,7 +33,7 @@ impl CounterReset for RedisStore {
 
 async fn remove(node: &NodeClient, Counter { key, reserve, .. }: &Counter<'_>) -> Result<Reply, StoreError> {
     let Some(reserve) = reserve else { return ask(node, &[b"DEL", key]).await };
-    let [Some(holds), Some(amounts), _] = reserve.keys() else { return ask(node, &[b"DEL", key]).await };
+    let ([holds, amounts], _) = reserve.keys();
     let memory_secs = reserve.reservation.terms.memory_secs.to_string();
     ask(node, &[b"EVAL", RESET.as_bytes(), b"3", key, &holds, &amounts, memory_secs.as_bytes()]).await
 }

@@ -7,15 +7,14 @@ use crate::engine::hold_counts::HoldCount;
 use crate::engine::per_core::CoreCount;
 use crate::engine::reserve::Action;
 
-/// Names of the counts: first those of [`HoldCount`].
-const NAMES: [&str; 8] =
-    ["opened", "denied", "settled", "late", "repeated", "expired", "unsettled", "unknown_model"];
-const UNSETTLED: usize = 6;
-const UNKNOWN_MODEL: usize = 7;
+/// Names of the counts beside those of [`HoldCount`].
+const OTHER_NAMES: [&str; 2] = ["unsettled", "unknown_model"];
+const UNSETTLED: usize = HoldCount::NAMES.len();
+const UNKNOWN_MODEL: usize = UNSETTLED + 1;
 
 /// Counts of holds by event.
 #[derive(Debug, Default)]
-pub(super) struct Holds([CoreCount; NAMES.len()]);
+pub(super) struct Holds([CoreCount; HoldCount::NAMES.len() + OTHER_NAMES.len()]);
 
 impl Holds {
     /// Counts what a charge with this action has done.
@@ -44,7 +43,7 @@ impl Holds {
     }
 
     pub(super) fn collect(&self, snapshot: &mut Snapshot) {
-        for (event, count) in NAMES.into_iter().zip(&self.0) {
+        for (event, count) in HoldCount::NAMES.into_iter().chain(OTHER_NAMES).zip(&self.0) {
             snapshot.add(&defined::HOLDS, [event], count.get());
         }
     }

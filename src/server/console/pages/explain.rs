@@ -8,9 +8,11 @@ use serde::Deserialize;
 use serde_json::json;
 use smallvec::SmallVec;
 
-use super::{column, duration, limit_text, numbers, reserve_text, table};
+use super::{column, duration, limit_text, numbers, table};
 use crate::engine::{Descriptor, Entry, Hits, Request};
-use crate::lab::{ExplainedDescriptor, ExplainedLevel, ExplainedLimit, Explanation, Verdict};
+use crate::lab::{
+    ExplainedDescriptor, ExplainedLevel, ExplainedLimit, Explanation, Verdict, holds_text, reserve_text,
+};
 use crate::limiter::overrides::EntryText;
 use crate::server::admin::{Admin, Role, parse_descriptor};
 use crate::server::console::layout::{Action, View};
@@ -162,7 +164,7 @@ fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
             tr {
                 th scope="row" {
                     (limit_text(limit.requests_per_unit, limit.window_secs, &limit.algorithm))
-                    @if let Some(of) = &limit.budget { (reserve_text(of.amount, of.ttl_secs)) }
+                    @if let Some(of) = &limit.budget { ", " (reserve_text(of.amount, of.ttl_secs)) }
                     @if let Some(name) = &limit.name { " " small { (name) } }
                 }
                 td { (limit.algorithm) }
@@ -177,17 +179,12 @@ fn levels(descriptor: &str, limits: &[ExplainedLimit]) -> Markup {
     html! { @if !limits.is_empty() { (table(&format!("Limits of {descriptor}"), &head, &rows)) } }
 }
 
-/// Amount that is held of a budget, number of holds, and time until the first one ends.
+/// Amount that is held of a budget, number of its holds, and the end of the first one.
 fn held(limit: &ExplainedLimit) -> Markup {
     html! {
         @if let Some(holds) = limit.budget.as_ref().and_then(|budget| budget.holds) {
             (holds.held)
-            @if holds.count > 0 {
-                small {
-                    " in " (holds.count) @if holds.count == 1 { " hold" } @else { " holds" }
-                    ", first ends in " (duration(holds.first_ends_in_secs.into()))
-                }
-            }
+            small { (holds_text(holds.count.into(), holds.first_ends_in_secs.into())) }
         }
     }
 }

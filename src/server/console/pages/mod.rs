@@ -11,6 +11,8 @@ mod overrides;
 mod rules;
 mod store;
 
+use std::iter;
+
 use maud::{Markup, html};
 
 pub(super) use self::candidate::candidate;
@@ -25,7 +27,8 @@ pub(super) use self::rules::{RuleQuery, rule, rules};
 pub(super) use self::store::{fleet, store};
 
 use crate::engine::Algorithm;
-use crate::server::admin::{LimitView, TopView};
+use crate::lab::reserve_text;
+use crate::server::admin::{RuleLimitView, TopView};
 
 /// Rows of a table on the first page, and on others.
 const FEW: usize = 10;
@@ -67,14 +70,12 @@ fn limit_text(requests: u32, window_secs: u32, algorithm: &str) -> String {
     }
 }
 
-fn limits_text(limits: &[LimitView]) -> String {
-    let limits = limits.iter().map(|limit| limit_text(limit.requests, limit.window_secs, limit.algorithm));
+fn limits_text(limits: &[RuleLimitView]) -> String {
+    let limits = limits.iter().flat_map(|limit| {
+        let reserve = limit.reserve.as_ref().map(|of| reserve_text(of.reserve, of.ttl_secs));
+        iter::once(limit_text(limit.requests, limit.window_secs, limit.algorithm)).chain(reserve)
+    });
     limits.collect::<Vec<_>>().join(", ")
-}
-
-/// Amount that a request holds of a budget: `, reserves 2000 for 5m`.
-fn reserve_text(amount: u32, ttl_secs: u32) -> String {
-    format!(", reserves {amount} for {}", duration(ttl_secs.into()))
 }
 
 /// A share as percentage and bar. A bar is no information of its own.

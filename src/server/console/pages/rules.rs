@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{FEW, MANY, column, duration, limits_text, numbers, reserve_text, share_bar, table};
+use super::{FEW, MANY, column, duration, limits_text, numbers, share_bar, table};
 use crate::engine::Timestamp;
 use crate::limiter::observe::TopBy;
 use crate::server::admin::{Admin, Role, RuleView};
@@ -52,10 +52,7 @@ fn row(rule: &RuleView) -> Markup {
     html! {
         tr {
             th scope="row" { a href=(format!("/rule?rule={path}")) { code { (rule.rule) } } }
-            td {
-                (limits_text(&rule.limits))
-                @if let Some(of) = &rule.reserve { (reserve_text(of.reserve, of.ttl_secs)) }
-            }
+            td { (limits_text(&rule.limits)) }
             td .n { (format!("{:.1}", rule.hits_per_sec)) }
             td .n { (format!("{:.1}", rule.over_limit_per_sec)) }
             td .n { @if let Some(use_share) = rule.highest_use { (share_bar(use_share)) } }

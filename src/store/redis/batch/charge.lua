@@ -38,7 +38,7 @@
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
 --            one ends, or that of the ticket that is renewed or named, -1 for none
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none; places: number
---            of places that had ended by themselves and were dropped
+--            of tickets that had ended by themselves and were dropped
 --          then, for each charge with a lockout, the end of its block in microseconds; the numbers of reserve.lua for
 --          each charge to a counter with holds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
@@ -233,7 +233,12 @@ local function use_ticket(ask)
     if ask.used == DENIED then ask.used = nil end
   elseif ask.kind == RELEASE then
     while call('ZREM', key, place(ticket, index)) == 1 do index = index + 1 end
-    if ask.used == CHARGED then ask.counter.level = ask.counter.level - (index - 1) end
+    local removed = index - 1
+    if ask.used == CHARGED then
+      ask.counter.level = ask.counter.level - removed
+    else
+      ask.expired = min(1, removed)
+    end
   elseif ask.used == CHARGED then
     ends = micros_text(max(ends, now_us + ask.ttl * 1000000))
     while call('ZSCORE', key, place(ticket, index)) do
@@ -246,7 +251,12 @@ end
 
 local function take_places(ask)
   local c, ends = ask.counter, micros_text(now_us + ask.ttl * 1000000)
-  ask.expired = call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
+  local ended = call('ZRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
+  if #ended > 0 then call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us)) end
+  ask.expired = 0
+  for _, member in ipairs(ended) do
+    if not string.find(member, '#', 1, true) then ask.expired = ask.expired + 1 end
+  end
   local taken = c.taken[ask.ticket] or 0
   for index = taken + 1, taken + ask.hits do call('ZADD', c.key, ends, place(ask.ticket, index)) end
   c.taken[ask.ticket] = taken + ask.hits

@@ -366,7 +366,7 @@ impl Batch {
                     let lockout =
                         charge.lockout.as_ref().map(|lockout| number_of(&mut call.keys, &lockout.key));
                     let mut holds_of = |reserve: &SlotReservation| {
-                        reserve.keys().map(|key| key.map_or(0, |key| number_of(&mut call.keys, &key)))
+                        reserve.all_keys().map(|key| key.map_or(0, |key| number_of(&mut call.keys, &key)))
                     };
                     let holds = charge.reserve.as_deref().map(&mut holds_of);
                     pack(requests, charge, KeyIndexes { counter, lockout, holds });

@@ -50,11 +50,17 @@ impl SlotCharge {
 }
 
 impl SlotReservation {
-    /// Keys of the holds, of their amounts, and of the mark, which are in the slot of the counter.
-    pub(in crate::store::redis) fn keys(&self) -> [Option<Bytes>; KEYS] {
-        let with = |suffix: &[u8]| Some(Bytes::from([&*self.counter, suffix].concat()));
+    /// Keys of the holds and of their amounts, and of the mark, which are in the slot of the counter.
+    pub(in crate::store::redis) fn keys(&self) -> ([Bytes; 2], Option<Bytes>) {
+        let with = |suffix: &[u8]| Bytes::from([&*self.counter, suffix].concat());
         let mark = self.reservation.action.marked_ticket();
-        [with(b"h"), with(b"a"), mark.and_then(|ticket| with(format!("s{ticket}").as_bytes()))]
+        ([with(b"h"), with(b"a")], mark.map(|ticket| with(format!("s{ticket}").as_bytes())))
+    }
+
+    /// The same in one list, as `reserve.lua` has them.
+    pub(super) fn all_keys(&self) -> [Option<Bytes>; KEYS] {
+        let ([holds, amounts], mark) = self.keys();
+        [Some(holds), Some(amounts), mark]
     }
 
     /// Appends it as `reserve.lua` reads it; its keys by their indexes.
@@ -114,7 +120,7 @@ pub(super) fn seen(numbers: &[i64]) -> Option<RawBudget> {
         ends_in: micros(ends_in).unwrap_or_default(),
         returned: hits(returned),
         counted: hits(counted),
-        expired: u8::try_from(expired).ok()?,
+        expired: u16::try_from(expired).ok()?,
         ..Report::of(event)
     };
     Some(RawBudget { report, first_in: micros(first_in) })
