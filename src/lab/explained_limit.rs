@@ -128,7 +128,7 @@ pub fn reserve_text(amount: u32, ttl_secs: u32) -> String {
     format!("reserves {amount} for {}", ShortForm(ttl_secs.into()))
 }
 
-/// Note on `count` holds, behind their amount: ` (1 hold, ends in 4m)`, ` (2 holds, the first ends in 4m)`; empty for none.
+/// Note on `count` holds: ` (1 hold, ends in 4m)`, ` (2 holds, the first ends in 4m)`; empty for none.
 pub fn holds_text(count: u64, first_ends_in_secs: u64) -> String {
     let first = ShortForm(first_ends_in_secs);
     match count {
