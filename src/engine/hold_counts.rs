@@ -73,7 +73,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::algorithm::budget;
     use crate::engine::reserve::{Opening, Report};
 
     /// As in a Redis Cluster, where a limit in another slot may deny the request.
@@ -81,7 +80,7 @@ mod tests {
     fn a_hold_that_is_withheld_at_once_was_not_opened() {
         let opening = Opening { ticket: None, amount: 5, ttl_secs: 60, is_anonymous: false, is_named: false };
         let event = |outcome| {
-            let budget: Option<Report> = Some(budget::report(HoldEvent::Opened));
+            let budget: Option<Report> = Some(Report::of(HoldEvent::Opened));
             let reading = Reading { used: 0, outcome, reset: Duration::ZERO, budget };
             HoldCount::of_budget(Action::Open(opening), &reading)
         };

@@ -1,7 +1,8 @@
 //! Time in a test that compares stores.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tollgate::engine::Timestamp;
 
 /// Time of one case, which is passed in. It is never behind real time, by which Redis expires keys.
