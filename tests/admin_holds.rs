@@ -1,10 +1,10 @@
 //! Budgets and places as operators see them: in the API, the console and the commands, on both stores.
 
 use std::process::Command;
-use std::time::Instant;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::support::admin::{TOKENS, call, token_file};
 use crate::support::redis::Redis;
