@@ -105,13 +105,9 @@ impl MemoryStore {
         let mut stripes = self.lock_all(counters.chain(group.suspects.iter().map(|suspect| suspect.stripe)));
         let usage: SmallVec<[Usage; 4]> = stripes.iter().map(|(_, stripe)| stripe.usage).collect();
         let has_tickets = charges.iter().any(|charge| charge.hold.is_some());
-        let mut expired_tickets: SmallVec<[u64; 4]> = SmallVec::new();
-        let used_tickets = match has_tickets {
-            true => {
-                expired_tickets.resize(charges.len(), 0);
-                self.use_tickets(&mut group, &mut stripes, &mut expired_tickets, now)
-            }
-            false => SmallVec::new(),
+        let (used_tickets, mut expired_tickets) = match has_tickets {
+            true => self.use_tickets(&mut group, &mut stripes, now),
+            false => (SmallVec::new(), SmallVec::new()),
         };
         let has_budgets = charges.iter().any(|charge| charge.reserve.is_some());
         let mut prepared = match has_budgets {

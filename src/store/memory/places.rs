@@ -1,6 +1,6 @@
 //! Places of concurrency limits in memory: what tickets acquire, renew and release.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::MemoryStore;
 use super::group::{Group, Member, Stripes, find_stripe};
@@ -10,21 +10,24 @@ use crate::engine::algorithm::{CounterState, Meter, places};
 use crate::engine::{Hits, Timestamp};
 use crate::store::{Charge, TicketUse};
 
+/// Tickets that each charge has found to have ended by themselves.
+pub(super) type ExpiredTickets = SmallVec<[u64; 4]>;
+
 /// Outcome of each charge; `None` for those that no ticket decides.
 pub(super) type TicketOutcomes = SmallVec<[Option<ChargeOutcome>; 4]>;
 
 impl MemoryStore {
     /// Renews and releases, before the other charges of the request are decided: a place that it gives back is free
-    /// for it. What a ticket has acquired before, it does not acquire again. The tickets that each charge has found to
-    /// have ended by themselves are `expired`.
+    /// for it. What a ticket has acquired before, it does not acquire again. Returns beside the outcomes the tickets that
+    /// each charge has found to have ended by themselves.
     pub(super) fn use_tickets(
         &self,
         group: &mut Group<'_>,
         stripes: &mut Stripes<'_>,
-        expired: &mut [u64],
         now: Timestamp,
-    ) -> TicketOutcomes {
+    ) -> (TicketOutcomes, ExpiredTickets) {
         let Group { charges, members, requested, .. } = group;
+        let mut all_expired: ExpiredTickets = smallvec![0; charges.len()];
         let used = |((charge, requested), expired): ((&Charge, &mut GroupCharge), &mut u64)| {
             let (hold, ticket_use) = charge.use_of_ticket()?;
             let member = member_of(members, requested)?;
@@ -47,7 +50,8 @@ impl MemoryStore {
             requested.hits = Hits::Refund(0);
             Some(if has_held { ChargeOutcome::Charged } else { ChargeOutcome::Denied })
         };
-        charges.iter().zip(requested).zip(expired).map(used).collect()
+        let outcomes = charges.iter().zip(requested).zip(&mut all_expired).map(used).collect();
+        (outcomes, all_expired)
     }
 
     /// Takes the places of charges that were carried out, and drops those of tickets that have `expired`.
