@@ -146,7 +146,7 @@ fn the_test_in_the_readme_passes() {
 
 #[test]
 fn the_tests_in_the_guides_to_budgets_and_concurrency_pass() {
-    for (guide, rules, name) in [(LLM, 1, "ai.yaml"), (CONCURRENCY, 0, "example.yaml")] {
+    for (guide, rules, name) in [(LLM, 2, "ai.yaml"), (CONCURRENCY, 0, "example.yaml")] {
         let dir = tempfile::tempdir().expect("a directory");
         let write =
             |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("it can be written");
