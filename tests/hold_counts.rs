@@ -107,3 +107,18 @@ async fn what_ends_by_itself_is_counted_once() {
         assert_eq!((answer, expired("ai.tenant").await), (json!({ "released": false }), 2), "once");
     }
 }
+
+#[tokio::test]
+async fn a_named_reservation_that_finds_an_ended_ticket_says_how_long_its_own_lives() {
+    for replica in Replica::each().await {
+        replica.acquire().await.expect("a place that keeps the key");
+        let brief = json!({ "ttl": "1s" });
+        let (status, answer) = replica.post("/v1/acquire", json!({ "tenant": "a" }), brief).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let is_over = async || replica.level("tenant").await.0["places"]["taken"] == 1;
+        eventually("its place has ended", is_over).await;
+        let both = json!({ "user": "a", "tenant": "a" });
+        let (status, answer) = replica.post("/v1/reserve", both, json!({ "amount": 1, "id": "one" })).await;
+        assert_eq!((status, &answer["expiresIn"]), (StatusCode::OK, &json!(120)), "{answer}");
+    }
+}

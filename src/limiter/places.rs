@@ -175,8 +175,8 @@ pub(super) fn ends_in(charge: &Charge, reading: &Reading) -> Option<Duration> {
     if reading.outcome != ChargeOutcome::Charged {
         return None;
     }
-    match &reading.budget {
-        Some(report) => Some(report.ends_in),
+    match charge.reserve {
+        Some(_) => reading.budget.map(|report| report.ends_in),
         None => charge.hold.as_ref().map(|_| reading.reset),
     }
 }
