@@ -71,13 +71,12 @@ impl<'l> Acquisition<'l> {
     /// may get no ticket for it.
     pub(super) fn charged(&mut self, charges: &[Charge], readings: &Readings) {
         let is_charged = |reading: &Result<Reading, _>| matches!(reading, Ok(reading) if reading.outcome == ChargeOutcome::Charged);
-        let mut held = charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
-        self.is_held = held.any(|(_, reading)| is_charged(reading));
+        let held = || charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
+        self.is_held = held().any(|(_, reading)| is_charged(reading));
         let is_named = self.is_named;
         if is_named {
-            // What was held before ends earlier.
-            let held = charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
-            let ends_in = held.filter_map(|(charge, reading)| ends_in(charge, reading.as_ref().ok()?));
+            // A repeated call gets the hold of the first one, which ends earlier.
+            let ends_in = held().filter_map(|(charge, reading)| ends_in(charge, reading.as_ref().ok()?));
             self.hold.ttl_secs = ends_in.map(whole_secs).fold(self.hold.ttl_secs, u32::min);
         }
         let acquired = charges.iter().zip(readings).filter(|(charge, _)| is_given_back(charge, is_named));

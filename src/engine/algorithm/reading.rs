@@ -68,7 +68,7 @@ impl Reading {
     pub fn withhold(&mut self, limit: Limit, mode: ChargeMode, hits: Hits) -> Option<u32> {
         let Hits::Add(add) = hits else { return None };
         let add = match self.budget {
-            // What it raised. Nothing, if it was a repetition.
+            // An extension counted only what it raised, and a repeated one nothing.
             Some(Report { event: HoldEvent::Extended, more: 0, .. }) => return None,
             Some(Report { event: HoldEvent::Extended, more, .. }) => more,
             Some(_) | None => add,

@@ -130,6 +130,19 @@ fn results(reader: &mut Reader, expect: &Expect, times: u64, together: bool) {
     contradictions(reader, expect, times);
 }
 
+/// Reports facts that cannot hold for this `reason`, beside a fact that `says` otherwise.
+fn exclude<'f>(
+    reader: &mut Reader,
+    facts: impl Iterator<Item = &'f Placed<Fact>>,
+    reason: &str,
+    (by, says): (&Placed<Fact>, &str),
+) {
+    for fact in facts {
+        let (field, other) = (fact.value.field(), by.value.field());
+        reader.error(fact.span, format!("impossible '{field}': {reason}, and '{other}' says that {says}"));
+    }
+}
+
 /// Reports facts that exclude each other.
 fn contradictions(reader: &mut Reader, expect: &Expect, times: u64) {
     let passing = |fact: &Fact| match fact {
@@ -146,14 +159,8 @@ fn contradictions(reader: &mut Reader, expect: &Expect, times: u64) {
     };
     let facts = || expect.facts.iter();
     if let Some(pass) = facts().find(|fact| passing(&fact.value)) {
-        for fact in facts().filter(|fact| fact.value.needs_denial()) {
-            let message = format!(
-                "impossible '{}': only a denied request has it, and '{}' says that requests pass",
-                fact.value.field(),
-                pass.value.field()
-            );
-            reader.error(fact.span, message);
-        }
+        let excluded = facts().filter(|fact| fact.value.needs_denial());
+        exclude(reader, excluded, "only a denied request has it", (pass, "requests pass"));
     }
     let all_pass = |fact: &Fact| {
         matches!(fact, Fact::Results(Mark::Denied, requests) if *range_of(requests, times).end() == 0)
@@ -161,14 +168,8 @@ fn contradictions(reader: &mut Reader, expect: &Expect, times: u64) {
             || matches!(fact, Fact::Status(200))
     };
     if let Some(pass) = facts().find(|fact| all_pass(&fact.value)) {
-        for fact in facts().filter(|fact| denying(&fact.value)) {
-            let message = format!(
-                "impossible '{}': it needs a denied request, and '{}' says that there is none",
-                fact.value.field(),
-                pass.value.field()
-            );
-            reader.error(fact.span, message);
-        }
+        let excluded = facts().filter(|fact| denying(&fact.value));
+        exclude(reader, excluded, "it needs a denied request", (pass, "there is none"));
     }
     let all_denied = |fact: &Fact| {
         matches!(fact, Fact::Results(Mark::Denied, requests) if *range_of(requests, times).start() == times)
@@ -176,14 +177,8 @@ fn contradictions(reader: &mut Reader, expect: &Expect, times: u64) {
     };
     if let Some(denial) = facts().find(|fact| all_denied(&fact.value)) {
         let is_of_hold = |fact: &Fact| matches!(fact, Fact::ExpiresIn(_) | Fact::Number(Number::Amount, _));
-        for fact in facts().filter(|fact| is_of_hold(&fact.value)) {
-            let message = format!(
-                "impossible '{}': only a request that passes has it, and '{}' says that none does",
-                fact.value.field(),
-                denial.value.field()
-            );
-            reader.error(fact.span, message);
-        }
+        let excluded = facts().filter(|fact| is_of_hold(&fact.value));
+        exclude(reader, excluded, "only a request that passes has it", (denial, "none does"));
     }
     let why = facts().find_map(|fact| if let Fact::Why(why) = fact.value { Some(why) } else { None });
     for fact in facts() {

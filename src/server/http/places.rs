@@ -42,7 +42,7 @@ pub(super) async fn renew(
     used(ticket_used(&service, &headers, body, TicketEndpoint::Renew).await)
 }
 
-/// The same, in the words of budgets. Answers 429 if a larger amount does not fit, and changes nothing then.
+/// The same, in the words of budgets. Answers 429 if a larger amount does not fit, and raises nothing then.
 pub(super) async fn extend(
     State(service): State<Arc<RateLimitService>>,
     headers: HeaderMap,

@@ -16,7 +16,8 @@ use crate::engine::Timestamp;
 const MAX_EVICTIONS: usize = 32;
 /// Stripes that are tried where a stripe has nothing to evict.
 const MAX_OTHER_STRIPES: usize = 8;
-/// Grains of a stripe's part of the bounds: what is not reported takes at most 1/256 of the store.
+/// Grains of a stripe's part of the bounds: what is not reported takes at most 1/256 of the store, for counters
+/// and for lockouts each.
 const GRAINS: usize = 256;
 /// Upper bounds on a grain: a call must be able to evict more than it reports.
 const MAX_GRAIN_LEN: usize = MAX_EVICTIONS / 2;

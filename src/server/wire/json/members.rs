@@ -1,5 +1,5 @@
-//! Members that calls about tickets have in common: amounts, times and tickets. What cannot be meant as it is written is
-//! refused by the name of its member, and never cut to something that can.
+//! Members that calls about tickets have in common: amounts, times and tickets. An invalid value is rejected with
+//! the name of its member.
 
 use std::borrow::Cow;
 use std::fmt;
