@@ -54,8 +54,8 @@ trap 'rm -rf "$results"' EXIT
 
 # Built along with a benchmark, the program would have its libraries with what tests need of them.
 say "building the program"
-cargo build --profile dist --locked
-cp "$target/dist/tollgate" "$results/"
+cargo build --release --locked
+cp "$target/release/tollgate" "$results/"
 say "building the benchmarks"
 cargo bench --locked --no-run --bench micro --bench service --bench redis
 

@@ -2,13 +2,13 @@
 # Measures `tollgate replay` on one core: tests/replay-bench.sh [MIB], on 1024 MiB of logs by default.
 #
 # Generates a day of an Envoy's logs, as text and as JSON, with 100,000 users of whom few send most requests, and replays
-# each with two rules. Needs a build for measurements: cargo build --profile dist.
+# each with two rules. Needs a release build: cargo build --release.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 mib=${1:-1024}
-program=${TOLLGATE:-${CARGO_TARGET_DIR:-target}/dist/tollgate}
-[ -x "$program" ] || { echo "build it first: cargo build --profile dist"; exit 1; }
+program=${TOLLGATE:-${CARGO_TARGET_DIR:-target}/release/tollgate}
+[ -x "$program" ] || { echo "build it first: cargo build --release"; exit 1; }
 dir=$(mktemp -d "${TMPDIR:-/tmp}/replay-bench.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image without a Docker daemon, as an OCI archive: build.sh [--binary FILE] [--level N] [OUTPUT]
 #
-#   --binary FILE   a tollgate that is already built; otherwise cargo builds the `dist` profile
+#   --binary FILE   a tollgate that is already built; otherwise cargo builds a release
 #   --level N       gzip level of the layer, 0 to 9 (9)
 #   OUTPUT          the archive (target/image/tollgate-VERSION-ARCHITECTURE.tar)
 #
@@ -37,8 +37,8 @@ created=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 if [ -n "$binary" ]; then
     binary=$(absolute "$binary")
 else
-    cargo build --profile dist --locked
-    binary=${CARGO_TARGET_DIR:-target}/dist/tollgate
+    cargo build --release --locked
+    binary=${CARGO_TARGET_DIR:-target}/release/tollgate
 fi
 if [ -n "$output" ]; then
     output=$(absolute "$output")

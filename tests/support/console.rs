@@ -37,7 +37,7 @@ pub(crate) fn commands(block: &str) -> Vec<Shown<'_>> {
 impl Shown<'_> {
     /// The arguments of `tollgate query`, where that is the command.
     fn query(&self) -> Option<&str> {
-        let command = self.command.strip_prefix("target/release/").unwrap_or(self.command);
+        let command = self.command.strip_prefix("target/debug/").unwrap_or(self.command);
         command.strip_prefix("tollgate query ")
     }
 
