@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::load::{self, Pace, Shape};
 use crate::options::{Case, Options};
 use crate::rounds::{CEILING, Group, Subject};
-use crate::servers::{Redis, Service};
+use crate::servers::{Redis, Service, Setup};
 
 /// Windows so long that none ends meanwhile, and limits so high that nothing is denied.
 const RULES: &str = "\
@@ -36,6 +36,14 @@ descriptors:
   - {key: user, layer: user, rate_limit: {unit: year, requests_per_unit: 4000000000}}
   - {key: address, layer: ip, rate_limit: {unit: year, requests_per_unit: 4000000000}}
   - {key: path, layer: endpoint, rate_limit: {unit: year, requests_per_unit: 4000000000}}
+";
+
+/// The first of them, as envoyproxy/ratelimit reads it.
+const RATELIMIT_RULES: &str = "\
+domain: bench
+descriptors:
+  - key: user
+    rate_limit: {unit: year, requests_per_unit: 4000000000}
 ";
 
 /// One descriptor for one of many users.
@@ -68,6 +76,8 @@ pub(crate) struct World {
     embedded: Service,
     /// Processes that share a Redis. All cases but one ask the first alone.
     on_redis: Vec<Service>,
+    /// envoyproxy/ratelimit on the same Redis, if there is a program.
+    ratelimit: Option<Service>,
     redis: Redis,
 }
 
@@ -79,21 +89,29 @@ impl World {
         let replicas = if options.wants(Case::Replicas) { REPLICA_COUNTS.into_iter().max() } else { None };
         let mut on_redis = Vec::new();
         for _ in 0..replicas.unwrap_or(1) {
-            on_redis.push(Service::tollgate(&program, RULES, Some(&redis)).await);
+            let setup = Setup { redis: Some(&redis), ..Setup::default() };
+            on_redis.push(Service::tollgate(&program, RULES, setup).await);
         }
+        let ratelimit = match &options.ratelimit {
+            Some(program) => Some(Service::ratelimit(program, RATELIMIT_RULES, &redis).await),
+            None => None,
+        };
         Self {
             ceiling: Service::ceiling().await,
-            embedded: Service::tollgate(&program, RULES, None).await,
+            embedded: Service::tollgate(&program, RULES, Setup::default()).await,
             on_redis,
+            ratelimit,
             redis,
         }
     }
 
-    fn ceiling(&self) -> Subject<'_> {
+    /// The service that decides nothing.
+    pub(crate) fn ceiling(&self) -> Subject<'_> {
         Subject { name: CEILING, services: vec![&self.ceiling], redis: None, domain: None }
     }
 
-    fn embedded(&self) -> Subject<'_> {
+    /// The program with counters in memory.
+    pub(crate) fn embedded(&self) -> Subject<'_> {
         Subject { name: "embedded", services: vec![&self.embedded], redis: None, domain: None }
     }
 
@@ -103,16 +121,26 @@ impl World {
         Subject { name: "Redis", services, redis: Some(&self.redis), domain: None }
     }
 
-    fn on_redis(&self) -> Subject<'_> {
+    /// One process on Redis.
+    pub(crate) fn on_redis(&self) -> Subject<'_> {
         self.replicas(1)
     }
 
-    fn leased(&self) -> Subject<'_> {
+    /// The same with leases.
+    pub(crate) fn leased(&self) -> Subject<'_> {
         Subject { name: LEASED_NAME, domain: LEASED, ..self.on_redis() }
     }
 
+    /// envoyproxy/ratelimit, if it is measured.
+    fn peer(&self) -> Option<Subject<'_>> {
+        let services = vec![self.ratelimit.as_ref()?];
+        Some(Subject { name: "envoyproxy/ratelimit", services, redis: Some(&self.redis), domain: None })
+    }
+
     fn all(&self) -> Vec<Subject<'_>> {
-        vec![self.ceiling(), self.embedded(), self.on_redis()]
+        let mut subjects = vec![self.ceiling(), self.embedded(), self.on_redis()];
+        subjects.extend(self.peer());
+        subjects
     }
 }
 
@@ -135,7 +163,7 @@ pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
         groups.push(Group {
             title: "three layers, `if_allowed`, 64 in flight".to_owned(),
             shape: Shape { domain: "layers", templates, descriptors: 3, ..UNIFORM },
-            subjects: world.all(),
+            subjects: vec![world.ceiling(), world.embedded(), world.on_redis()],
         });
     }
     if options.wants(Case::Algorithms) {
@@ -190,15 +218,19 @@ pub(crate) fn replicas<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>
     REPLICA_COUNTS.into_iter().map(group).collect()
 }
 
-/// Latency at a twentieth of the ceiling's capacity here, and how many requests a second that
+/// A steady load of a twentieth of the ceiling's capacity here, and how many requests a second that
 /// is. It is no more, since requests that come one by one cost the load and the service several times as much
 /// as those that come together, and both share the machine with Redis.
-pub(crate) async fn open<'a>(world: &'a World, options: &Options) -> (u32, Group<'a>) {
+pub(crate) async fn steady(world: &World, options: &Options) -> (u32, Shape) {
     let report = UNIFORM.send(&options.program(), &world.ceiling.address, PACING).await;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
     let per_second = ((report.requests_per_second / 2_000.0) as u32).max(1) * 100;
-    let shape = Shape { pace: Pace::Open { per_second }, ..UNIFORM };
-    (per_second, Group { title: "100,000 keys".to_owned(), shape, subjects: world.all() })
+    (per_second, Shape { pace: Pace::Open { per_second }, ..UNIFORM })
+}
+
+/// The services under a steady load.
+pub(crate) fn open(world: &World, shape: Shape) -> Group<'_> {
+    Group { title: "100,000 keys".to_owned(), shape, subjects: world.all() }
 }
 
 /// Services with ever more rules.
@@ -206,7 +238,8 @@ pub(crate) async fn growing(options: &Options) -> Vec<(u32, Service)> {
     let mut services = Vec::new();
     if options.wants(Case::Rules) {
         for count in RULE_COUNTS {
-            services.push((count, Service::tollgate(&options.program(), &tenants(count), None).await));
+            let service = Service::tollgate(&options.program(), &tenants(count), Setup::default()).await;
+            services.push((count, service));
         }
     }
     services

@@ -9,7 +9,7 @@ use tollgate::engine::{Entry, KeyDomain, KeyWriter, Limit, Unit};
 use crate::cases;
 use crate::options::{Case, Options};
 use crate::rounds::median;
-use crate::servers::Service;
+use crate::servers::{Service, Setup};
 use crate::table::table_of;
 
 const RULES: u32 = 100_000;
@@ -49,7 +49,7 @@ fn compile(options: &Options) -> String {
 /// By how much a process grows when it gets counters.
 async fn memory(options: &Options) -> Vec<[String; 2]> {
     let program = options.program();
-    let service = Service::tollgate(&program, cases::rules(), None).await;
+    let service = Service::tollgate(&program, cases::rules(), Setup::default()).await;
     // What requests take, whatever they count, it takes now.
     cases::asking_for(1).fill(&program, &service.address).await;
     let (before, counters_before) = (service.resident_bytes(), service.counters().await);

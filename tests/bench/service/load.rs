@@ -69,6 +69,7 @@ pub(crate) struct Errors {
 pub(crate) struct Latency {
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) p999: f64,
 }
 
 impl Report {

@@ -18,6 +18,7 @@ mod proc;
 mod rounds;
 mod servers;
 mod table;
+mod tail;
 
 #[path = "../../support"]
 mod support {
@@ -75,10 +76,8 @@ async fn report(options: &Options, redis: &str) {
     if !costs.is_empty() {
         println!("### Requests per CPU second\n\n{}", table::costs(&costs));
     }
-    if options.wants(Case::Open) {
-        let (per_second, group) = cases::open(&world, options).await;
-        let measured = rounds::run(&[group], options).await;
-        println!("### Latency at {per_second} requests a second\n\n{}", table::latencies(&measured));
+    if options.wants(Case::Open) || options.wants(Case::Tail) {
+        steady(&world, options).await;
     }
     if let Some(rows) = figures::table(options).await {
         println!("### Start and memory\n\n{rows}");
@@ -100,6 +99,20 @@ async fn report(options: &Options, redis: &str) {
     if let Some(folder) = &options.charts {
         let charts = charts_of(&costs, &growth, &leases, &replicas);
         println!("### Charts\n\n{}", charts::write(folder, &charts).trim_end());
+    }
+}
+
+/// Latencies at a steady rate.
+async fn steady(world: &World, options: &Options) {
+    let (per_second, shape) = cases::steady(world, options).await;
+    if options.wants(Case::Open) {
+        let measured = rounds::run(&[cases::open(world, shape.clone())], options).await;
+        println!("### Latency at {per_second} requests a second\n\n{}", table::latencies(&measured));
+    }
+    if options.wants(Case::Tail) {
+        let services = tail::Services::start(options).await;
+        let measured = tail::run(world, &services, &shape, options).await;
+        println!("### Tail latency at {per_second} requests a second\n\n{}", table::tails(&measured));
     }
 }
 

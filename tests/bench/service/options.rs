@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// need.
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
+    /// envoyproxy/ratelimit, to be measured beside it: `tests/peers.sh` builds it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) ratelimit: Option<PathBuf>,
     /// Write charts into this folder.
     #[arg(long, value_name = "PATH")]
     pub(crate) charts: Option<PathBuf>,
@@ -49,8 +52,10 @@ pub(crate) enum Case {
     Layers,
     /// Sliding windows and token buckets, in Redis.
     Algorithms,
-    /// Latency at a fifth of the ceiling's capacity.
+    /// Latency at a steady rate.
     Open,
+    /// Tail latency at that rate: a busy core, ageing connections, reloads, counters that expire, leases that end.
+    Tail,
     /// Time to compile 100,000 rules.
     Compile,
     /// Memory of a counter.
@@ -72,7 +77,7 @@ pub(crate) enum Case {
 impl Case {
     const fn is_growth(self) -> bool {
         match self {
-            Self::Uniform | Self::Hot | Self::Layers | Self::Algorithms | Self::Open => false,
+            Self::Uniform | Self::Hot | Self::Layers | Self::Algorithms | Self::Open | Self::Tail => false,
             Self::Compile | Self::Memory => false,
             Self::Rules | Self::Descriptors | Self::Keys | Self::Connections => true,
             Self::Leases | Self::Replicas => true,

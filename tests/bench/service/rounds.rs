@@ -47,6 +47,7 @@ pub(crate) struct Sample {
     pub(crate) per_second: f64,
     pub(crate) p50_us: f64,
     pub(crate) p99_us: f64,
+    pub(crate) p999_us: f64,
     pub(crate) requests: u64,
     /// Requests that were not admitted, or not even sent.
     pub(crate) failed: u64,
@@ -147,7 +148,8 @@ impl Subject<'_> {
         Shape { domain: self.domain.unwrap_or(shape.domain), ..shape.clone() }
     }
 
-    async fn measure(&self, shape: &Shape, program: &Path, lasting: Duration) -> Sample {
+    /// Sends requests for so long.
+    pub(crate) async fn measure(&self, shape: &Shape, program: &Path, lasting: Duration) -> Sample {
         let cpu_seconds = || self.services.iter().map(|service| service.cpu_seconds()).sum::<f64>();
         let redis_seconds = || self.redis.map(Redis::cpu_seconds);
         let redis_commands = || self.redis.map(Redis::commands);
@@ -173,6 +175,7 @@ impl Subject<'_> {
             per_second: sum(&reports, |report| report.requests_per_second),
             p50_us: mean(|report| report.latency_us.p50),
             p99_us: mean(|report| report.latency_us.p99),
+            p999_us: mean(|report| report.latency_us.p999),
             requests: sent,
             failed: sent - decided,
             saturated: reports.iter().any(|report| report.generator_saturated),

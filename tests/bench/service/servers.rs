@@ -2,7 +2,7 @@
 //! value that stands for it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,7 +29,16 @@ pub(crate) struct Service {
     pub(crate) address: String,
     /// Its port for HTTP, and the one for debugging; the ceiling has none.
     ports: Option<(u16, u16)>,
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+/// Settings of a service that most cases leave alone.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Setup<'a> {
+    /// The Redis that counts; without one, its memory does.
+    pub(crate) redis: Option<&'a Redis>,
+    /// Further arguments of `tollgate serve`.
+    pub(crate) args: &'a [&'a str],
 }
 
 /// A Redis that keeps nothing on disk.
@@ -70,12 +79,12 @@ impl Service {
             (command, port)
         };
         let (process, port, dir) = start("ceiling", launch).await;
-        Self { process, address: format!("127.0.0.1:{port}"), ports: None, _dir: dir }
+        Self { process, address: format!("127.0.0.1:{port}"), ports: None, dir }
     }
 
-    /// The program under `rules`, counting in `redis`, else in its memory.
-    pub(crate) async fn tollgate(program: &Path, rules: &str, redis: Option<&Redis>) -> Self {
-        let mut service = Self::launch(program, rules, redis).await;
+    /// The program under `rules`.
+    pub(crate) async fn tollgate(program: &Path, rules: &str, setup: Setup<'_>) -> Self {
+        let mut service = Self::launch(program, rules, setup).await;
         let deadline = Instant::now() + PATIENCE;
         while service.get("/healthcheck").await.is_none() {
             assert!(
@@ -88,7 +97,39 @@ impl Service {
         service
     }
 
-    async fn launch(program: &Path, rules: &str, redis: Option<&Redis>) -> Self {
+    /// envoyproxy/ratelimit under `rules`, counting in `redis`, with its default settings.
+    pub(crate) async fn ratelimit(program: &Path, rules: &str, redis: &Redis) -> Self {
+        let launch = |dir: &Path| {
+            let [grpc, http, debug] = free_ports();
+            let config = dir.join("ratelimit/config");
+            fs::create_dir_all(&config).expect("a folder");
+            fs::write(config.join("rules.yaml"), rules).expect("a file");
+            let mut command = Command::new(program);
+            command
+                .env_clear()
+                .current_dir(dir)
+                .env("RUNTIME_ROOT", dir)
+                .env("RUNTIME_SUBDIRECTORY", "ratelimit");
+            command.env("RUNTIME_WATCH_ROOT", "false").env("USE_STATSD", "false").env("LOG_LEVEL", "error");
+            command.env("REDIS_SOCKET_TYPE", "tcp").env("REDIS_URL", &redis.address);
+            for name in ["HOST", "GRPC_HOST", "DEBUG_HOST"] {
+                command.env(name, "127.0.0.1");
+            }
+            for (name, port) in [("GRPC_PORT", grpc), ("PORT", http), ("DEBUG_PORT", debug)] {
+                command.env(name, port.to_string());
+            }
+            (command, grpc)
+        };
+        let (process, port, dir) = start("ratelimit", launch).await;
+        Self { process, address: format!("127.0.0.1:{port}"), ports: None, dir }
+    }
+
+    /// The file of rules of a tollgate.
+    pub(crate) fn rules(&self) -> RuleFile {
+        RuleFile(self.dir.path().join("rules.yaml"))
+    }
+
+    async fn launch(program: &Path, rules: &str, setup: Setup<'_>) -> Self {
         let ports = std::cell::Cell::new([0; 3]);
         let launch = |dir: &Path| {
             ports.set(free_ports());
@@ -102,7 +143,8 @@ impl Service {
             for (flag, port) in [("--grpc-port", grpc), ("--port", http), ("--debug-port", debug)] {
                 command.args([flag, &port.to_string()]);
             }
-            match redis {
+            command.args(setup.args);
+            match setup.redis {
                 Some(redis) => command.args(["--redis-url", &redis.address]),
                 None => command.args(["--memory-max-counters", "4000000"]),
             };
@@ -110,7 +152,7 @@ impl Service {
         };
         let (process, grpc, dir) = start("tollgate", launch).await;
         let [_, http, debug] = ports.get();
-        Self { process, address: format!("127.0.0.1:{grpc}"), ports: Some((http, debug)), _dir: dir }
+        Self { process, address: format!("127.0.0.1:{grpc}"), ports: Some((http, debug)), dir }
     }
 
     async fn get(&self, path: &str) -> Option<String> {
@@ -135,6 +177,18 @@ impl Service {
     /// Its memory, in bytes.
     pub(crate) fn resident_bytes(&self) -> f64 {
         proc::resident_bytes(self.process.id())
+    }
+}
+
+/// A file of rules that a service watches.
+pub(crate) struct RuleFile(PathBuf);
+
+impl RuleFile {
+    /// Replaces it, as editors do.
+    pub(crate) fn replace(&self, rules: &str) {
+        let next = self.0.with_extension("next");
+        fs::write(&next, rules).expect("a file");
+        fs::rename(next, &self.0).expect("it replaces the other");
     }
 }
 

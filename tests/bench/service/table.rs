@@ -96,6 +96,24 @@ pub(crate) fn latencies(measured: &[Measured]) -> String {
     table_of(head, rows) + &notes(measured)
 }
 
+/// Tail latency of each service while something else goes on.
+pub(crate) fn tails(measured: &[Measured]) -> String {
+    let head = ["meanwhile", "service", "p50 µs", "p99 µs", "p99.9 µs", "p99.9, worst round"];
+    let row = |group: &Measured, row: &Row| {
+        let worst = row.samples.iter().map(|sample| sample.p999_us).fold(0.0, f64::max);
+        [
+            group.title.clone(),
+            row.name.to_owned(),
+            format!("{:.0}", row.median(|sample| sample.p50_us)),
+            format!("{:.0}", row.median(|sample| sample.p99_us)),
+            format!("{:.0}", row.median(|sample| sample.p999_us)),
+            format!("{worst:.0}"),
+        ]
+    };
+    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
+    table_of(head, rows) + &notes(measured)
+}
+
 /// Results of `compare` on a row and the ceiling of its group; `None` for the ceiling, and without one.
 fn compared(group: &Measured, row: &Row, compare: impl Fn(&Sample, &Sample) -> f64) -> Option<[f64; 3]> {
     let ceiling = group.ceiling()?;
