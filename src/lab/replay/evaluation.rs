@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::stats::{LimitKey, LimitStats, Stats, Touch};
 use crate::engine::algorithm::group::is_over;
 use crate::engine::judge::judge;
-use crate::engine::plan::{Item, Plan, plan};
+use crate::engine::plan::{Plan, plan};
 use crate::engine::rules::Rule;
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{Code, Descriptor, Hits, KeyFormat, KeyWriter, Limit, Modes, Request, Rules, Timestamp};
@@ -19,8 +19,8 @@ use crate::store::memory::{MemorySettings, MemoryStore};
 
 /// Upper bound on the counters of one set of rules.
 const MAX_COUNTERS: usize = 50_000_000;
-/// Requests after which one of the store's stripes is swept.
-const SWEEP_INTERVAL: u64 = 1_024;
+/// Least number of requests from one sweep of the store to the next.
+const MIN_SWEEP_INTERVAL: u64 = 4_096;
 /// Longest name of a key in reports, in bytes.
 const MAX_LABEL_BYTES: usize = 200;
 /// Name of the limits that requests bring, where there are too many for rows of their own.
@@ -34,6 +34,8 @@ pub(super) struct Evaluation {
     modes: Modes,
     pub(super) stats: Stats,
     pub(super) requests: u64,
+    /// Number of requests at which the store is swept.
+    sweep_at: u64,
     pub(super) denied: u64,
     /// Requests that no limit applied to.
     pub(super) unmatched: u64,
@@ -55,6 +57,7 @@ impl Evaluation {
             modes,
             stats: Stats::default(),
             requests: 0,
+            sweep_at: MIN_SWEEP_INTERVAL,
             denied: 0,
             unmatched: 0,
         }
@@ -62,11 +65,11 @@ impl Evaluation {
 
     /// Decides `request` at `now`, and returns whether it is denied.
     pub(super) fn decide(&mut self, request: &Request<'_>, now: Timestamp) -> bool {
-        let Self { rules, store, keys, modes, stats, .. } = self;
         self.requests += 1;
-        if self.requests.is_multiple_of(SWEEP_INTERVAL) {
-            store.sweep_next(now);
+        if self.requests >= self.sweep_at {
+            self.sweep(now);
         }
+        let Self { rules, store, keys, modes, stats, .. } = self;
         let plan = plan(rules, request, keys);
         let charges = charges(&plan, modes);
         let spots = spots(&plan);
@@ -106,6 +109,13 @@ impl Evaluation {
         is_denied
     }
 
+    /// Drops what is over at `now`. Few counters stay in the processor's cache, so this is done early; and a sweep looks at
+    /// each counter, so the more are left, the more requests pass until the next one.
+    fn sweep(&mut self, now: Timestamp) {
+        self.store.sweep_all(now);
+        self.sweep_at = self.requests + MIN_SWEEP_INTERVAL.max(self.store.len() as u64);
+    }
+
     /// Counters that gave way to others because the memory was full.
     pub(super) fn evicted(&self) -> u64 {
         self.store.figures().evicted
@@ -114,9 +124,14 @@ impl Evaluation {
 
 /// Positions of the charges of `plan`, in their order.
 fn spots(plan: &Plan<'_>) -> SmallVec<[Spot; 4]> {
-    let counters = |item: &Item<'_>| item.limited().map_or(0, |limited| limited.counters.len());
-    let items = plan.items.iter().enumerate();
-    items.flat_map(|(item, planned)| (0..counters(planned)).map(move |limit| Spot { item, limit })).collect()
+    let mut spots = SmallVec::new();
+    for (item, planned) in plan.items.iter().enumerate() {
+        let counters = planned.limited().map_or(0, |limited| limited.counters.len());
+        for limit in 0..counters {
+            spots.push(Spot { item, limit });
+        }
+    }
+    spots
 }
 
 /// A limit that `descriptor` brings. Its row is that of all descriptors with the same keys and the same limit.

@@ -141,8 +141,11 @@ pub(super) fn read(bytes: &[u8]) -> Option<Record<'_>> {
     };
     let count = reader.number::<2>()?;
     let domain = reader.text()?;
-    let descriptors: Option<SmallVec<_>> = (0..count).map(|_| reader.descriptor()).collect();
-    Some(Record { request: Request { domain, descriptors: descriptors? }, logged, is_same_line })
+    let mut descriptors = SmallVec::new();
+    for _ in 0..count {
+        descriptors.push(reader.descriptor()?);
+    }
+    Some(Record { request: Request { domain, descriptors }, logged, is_same_line })
 }
 
 struct Reader<'r> {
@@ -172,9 +175,11 @@ impl<'r> Reader<'r> {
         let (hits, requests) = (self.number::<4>()?, self.number::<4>()?);
         let hits = if kind == u32::from(REFUND) { Hits::Refund(hits) } else { Hits::Add(hits) };
         let limit_override = Unit::ALL.get(unit as usize).map(|unit| Limit::per(requests, *unit));
-        let entry = |_| Some(Entry { key: self.text()?, value: self.text()? });
-        let entries: Option<SmallVec<_>> = (0..entries).map(entry).collect();
-        Some(Descriptor { entries: entries?, hits, limit_override })
+        let mut read = SmallVec::new();
+        for _ in 0..entries {
+            read.push(Entry { key: self.text()?, value: self.text()? });
+        }
+        Some(Descriptor { entries: read, hits, limit_override })
     }
 }
 

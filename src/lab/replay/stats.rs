@@ -7,7 +7,7 @@ use super::distinct::Distinct;
 use crate::engine::{Limit, Timestamp};
 
 /// Keys that are kept although their window is over, so that the figures of small logs are exact.
-const MIN_KEPT_KEYS: usize = 1 << 18;
+const MIN_KEPT_KEYS: usize = 1 << 15;
 /// Limits of requests that have rows of their own. Clients may choose both their keys and their numbers.
 const MAX_BROUGHT: usize = 200;
 /// Denied keys that are remembered when they are no longer kept.

@@ -126,7 +126,16 @@ impl MemoryStore {
     /// Drops what is over at `now` in the next stripe in turn.
     pub fn sweep_next(&self, now: Timestamp) {
         let turn = self.sweep_cursor.fetch_add(1, Ordering::Relaxed);
-        let mut stripe = self.stripes[turn % self.stripes.len()].lock();
+        self.sweep_stripe(&self.stripes[turn % self.stripes.len()], now);
+    }
+
+    /// Drops what is over at `now`, in one stripe after the other.
+    pub fn sweep_all(&self, now: Timestamp) {
+        self.stripes.iter().for_each(|stripe| self.sweep_stripe(stripe, now));
+    }
+
+    fn sweep_stripe(&self, stripe: &Mutex<Stripe>, now: Timestamp) {
+        let mut stripe = stripe.lock();
         stripe.sweep(
             now,
             |counter| self.hash(&counter.key, counter.limit),
