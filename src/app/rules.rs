@@ -83,7 +83,7 @@ pub(super) fn load(
     Ok(LiveRules { rules, handle, metrics, xds })
 }
 
-/// The same for the candidate rules. Their errors are logged and do not prevent the start.
+/// Loads the candidate rules, and spawns a task that reloads them. Errors are logged and do not prevent the start.
 pub(super) fn load_candidate(
     settings: &CandidateSettings,
     clock: &Arc<dyn Clock>,

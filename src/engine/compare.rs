@@ -1,4 +1,4 @@
-//! Comparison of two decisions on one request: that of the rules in force and that of the candidate.
+//! Comparison of two decisions on one request: by the rules in force, and by the candidate rules.
 
 use super::judge::{Code, Decision, Status};
 
@@ -29,14 +29,14 @@ impl ComparisonOutcome {
 pub struct Comparison<'d> {
     /// Difference.
     pub outcome: ComparisonOutcome,
-    /// If they differ: the binding status of the decision that denies.
+    /// Binding status of the decision that denies; `None` if both are the same.
     pub denial: Option<&'d Status<'d>>,
-    /// If they differ: the binding status of the decision that passes; `None` if no limit applied to it.
+    /// Binding status of the decision that passes; `None` if both are the same, or no limit applied.
     pub passing: Option<&'d Status<'d>>,
 }
 
-/// Compares the evaluated codes, so that the global shadow mode, which enforces none of them, hides no
-/// difference.
+/// Compares two decisions by their evaluated codes, so that the global shadow mode, in which every request passes,
+/// hides no difference.
 pub fn compare<'d>(live: &'d Decision<'_>, other: &'d Decision<'_>) -> Comparison<'d> {
     let (of_live, of_other): (Option<&'d Status<'d>>, Option<&'d Status<'d>>) =
         (live.reported_status(), other.reported_status());

@@ -1,28 +1,28 @@
-//! Estimates of the amounts that requests will come to, learned from those that have been settled.
+//! Estimates of the amounts of future requests, learned from the amounts of settled requests.
 //!
-//! A step up is four times as large as a step down, so that an estimate tends to the amount that four of five requests do
-//! not exceed. Nothing is shared between replicas, and nothing is read or written elsewhere.
+//! A step up is four times as large as a step down, so an estimate approaches the amount that four of five requests do
+//! not exceed. Each replica learns for itself, in memory.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Amounts of which the largest is the estimate, before it moves in steps.
+/// Number of first amounts. Their maximum is the estimate; later amounts move it in steps.
 const FIRST: u64 = 8;
 /// Part of a limit that is the estimate before anything is settled.
 const UNKNOWN_PART: u32 = 16;
 
-/// Estimate of a rule: the number of amounts it has seen, up to eight, above 32 bits of the estimate itself.
+/// Estimate of a rule. The low 32 bits are the estimate, the high 32 bits the number of amounts seen, up to [`FIRST`].
 #[derive(Debug, Default)]
 pub struct Estimate(AtomicU64);
 
 impl Estimate {
-    /// Estimate of an amount under a limit of `capacity` that holds `most`.
+    /// Estimated amount of the next request, from 1 to `most`, under a limit of `capacity`.
     pub fn amount(&self, capacity: u32, most: u32) -> u32 {
         let (seen, estimate) = unpack(self.0.load(Ordering::Relaxed));
         let estimate = if seen == 0 { capacity / UNKNOWN_PART } else { estimate };
         estimate.min(most).max(1)
     }
 
-    /// Takes in the real amount of a request, of which `most` may be held.
+    /// Learns the real amount of a request. `most` is the upper bound on the estimate.
     pub fn learn(&self, amount: u32, most: u32) {
         let next = |state| {
             let (seen, estimate) = unpack(state);

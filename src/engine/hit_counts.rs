@@ -10,26 +10,27 @@ use super::per_core::PerCore;
 /// Hits that one status adds to the counts of its rule. Names and meanings are envoyproxy/ratelimit's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HitCounts {
-    /// Hits asked for.
+    /// Hits of all requests, denied ones included.
     pub total_hits: u64,
-    /// Hits past the limit.
+    /// Hits over the limit.
     pub over_limit: u64,
-    /// Those among them that the store was not asked about: it was known already.
+    /// Hits over the limit that were denied without a call to the store: it was known that the counter is over its
+    /// limit.
     pub over_limit_with_local_cache: u64,
-    /// Hits within the limit and past the near-limit mark.
+    /// Hits within the limit, but above the near-limit mark.
     pub near_limit: u64,
     /// Hits of requests that passed.
     pub within_limit: u64,
-    /// Hits past the limit that passed because the rule is in shadow mode.
+    /// Hits over the limit that passed because the rule is in shadow mode.
     pub shadow_mode: u64,
-    /// Hits given back.
+    /// Hits refunded.
     pub total_negative_hits: u64,
-    /// Requests that were denied and for which this status was over its limit, peeks included.
+    /// Denied requests, peeks included, for which this status was over its limit.
     pub denied_requests: u64,
 }
 
-/// The counts of one rule since it was first loaded. Kept over reloads for as long as a rule with
-/// the same [`StatsPath`] exists.
+/// Hit counts of one rule since it was first loaded. Reloads keep them for as long as a rule with the same
+/// [`StatsPath`] exists.
 #[derive(Debug, Default)]
 pub struct Counts(PerCore<Sums>);
 
@@ -47,7 +48,7 @@ struct Sums {
 }
 
 impl Counts {
-    /// Adds what one status says.
+    /// Adds the hits of one status.
     pub fn add(&self, hit_counts: &HitCounts) {
         let add = |sum: &AtomicU64, hits: u64| {
             if hits > 0 {
@@ -105,7 +106,7 @@ impl StatsPath {
 
     /// Name of a level that contains the request's value: `key_value`, or `key` if the value is empty.
     pub fn value_part(entry: &Entry<'_>) -> Box<str> {
-        // A value that is cut here is still longer than names may be.
+        // A text that is cut here is still longer than `MAX_BYTES`.
         fn cut(text: &[u8]) -> Cow<'_, str> {
             String::from_utf8_lossy(text.get(..=StatsPath::MAX_BYTES).unwrap_or(text))
         }
@@ -122,7 +123,7 @@ impl fmt::Display for StatsPath {
     }
 }
 
-/// Counts that a status is added to.
+/// Counts that the hits of a status are added to.
 #[derive(Clone, Debug)]
 pub enum StatsRef<'r> {
     /// Counts in the compiled rule, the usual case: no lookup.

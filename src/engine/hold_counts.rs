@@ -12,7 +12,7 @@ pub enum HoldCount {
     Opened,
     /// It did not fit.
     Denied,
-    /// It was settled or given back.
+    /// A hold was settled, or a ticket was released.
     Settled,
     /// An amount was counted without a hold.
     Late,

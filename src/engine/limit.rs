@@ -106,8 +106,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Names of `algorithm` in rules. The compiler sets the burst. GCRA and the leaky bucket as a meter are equivalent to the
-    /// token bucket.
+    /// Names of `algorithm` in rules. The compiler sets the burst. GCRA and the leaky bucket as a meter are
+    /// equivalent to the token bucket.
     pub const NAMES: [(&'static str, Self); 6] = [
         ("fixed_window", Self::FixedWindow),
         ("sliding_window", Self::SlidingWindow),
@@ -122,7 +122,7 @@ impl Algorithm {
         Self::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, algorithm)| algorithm)
     }
 
-    /// Charge mode of rules that name none. A fixed window counts denied hits, as envoyproxy/ratelimit does.
+    /// Charge mode of rules that do not set it. A fixed window counts denied hits, as envoyproxy/ratelimit does.
     /// The others would starve a client that sends too much: its denied requests would use up the rate that
     /// it is entitled to.
     pub const fn default_charge(self) -> ChargeMode {

@@ -1,7 +1,7 @@
-//! Overrides: what an operator set for single descriptors and rules until a given time, in place of what the rules
-//! say.
+//! Overrides: limits, blocks, exemptions and shadow modes that an operator set for a descriptor or a rule until a given
+//! time. They take precedence over the rules.
 //!
-//! An override names the values of a descriptor as the rules count them: normalized, and hashed where they hash. It
+//! An override names the values of a descriptor as they are counted: normalized, and hashed where the rule hashes. It
 //! applies whatever rule matches, and takes precedence over limits in requests and over `replaces`.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _};
@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::rules::{Match, Rule};
 use super::{Entry, Limit, Timestamp};
 
-/// Name of the limit of an override, and of a block, in answers.
+/// Name of the limit in answers if an override limits or blocks the descriptor.
 pub const NAME: &str = "override";
 
 /// Effect of an override on its descriptor.
@@ -39,7 +39,7 @@ pub enum OverrideKind {
     Limit,
 }
 
-/// Key and value of an entry, as counted.
+/// Key and value of an entry, as counted: normalized, and hashed where the rule hashes.
 pub type CountedEntry = (Box<[u8]>, Box<[u8]>);
 
 /// Override of one descriptor.
@@ -49,7 +49,7 @@ pub struct Override {
     pub entries: Box<[CountedEntry]>,
     /// Effect.
     pub effect: Effect,
-    /// Time from which it has no effect.
+    /// Time at which the override ends.
     pub ends_at: Timestamp,
 }
 
@@ -129,7 +129,7 @@ impl Overrides {
 }
 
 impl<'o> OverridesAt<'o> {
-    /// Those of one domain; `None` without any.
+    /// The overrides of one domain; `None` if it has none.
     pub(super) fn domain(self, name: &[u8]) -> Option<DomainOverrides<'o>> {
         self.set.domains.get(name).map(|descriptors| DomainOverrides { at: self, descriptors })
     }

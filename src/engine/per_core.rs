@@ -16,7 +16,7 @@ thread_local! {
     };
 }
 
-/// A value for each core, made when a thread of it first writes: a rule that nobody asks for takes three words.
+/// A value for each core, made when a thread of it first writes: a rule without requests takes three machine words.
 pub struct PerCore<T> {
     parts: OnceLock<Box<[Part<T>]>>,
 }
@@ -24,7 +24,8 @@ pub struct PerCore<T> {
 /// The value of one core, once it has written.
 type Part<T> = OnceLock<Box<Line<T>>>;
 
-/// A value that begins a cache line. Its allocation belongs to the thread that writes it, and so do the lines beside it.
+/// A value that begins a cache line. Its allocation belongs to the thread that writes it, and so do the lines beside
+/// it.
 #[derive(Default)]
 #[repr(align(64))]
 struct Line<T>(T);

@@ -1,5 +1,5 @@
-//! Tables of the fields of YAML files: what readers accept, and the JSON Schema that editors check with. Both come
-//! from one table, so that neither can know a field that the other does not.
+//! Tables of the fields of YAML files. The reader of a file and the JSON Schema for editors use the same table, so
+//! that both know the same fields.
 
 use serde_json::{Map, Value, json};
 
@@ -10,18 +10,18 @@ pub struct Object {
     pub name: &'static str,
     /// Meaning, for editors.
     pub doc: &'static str,
-    /// Known fields. Names that begin with `x-` are always allowed: anchors live there.
+    /// Known fields. Names that begin with `x-` are always allowed, for YAML anchors.
     pub fields: &'static [Field],
-    /// Fields that must be there.
+    /// Required fields.
     pub required: &'static [&'static str],
 }
 
 /// A field of an [`Object`].
 #[derive(Debug)]
 pub struct Field {
-    /// Name.
+    /// Name of the field.
     pub name: &'static str,
-    /// Values that it takes.
+    /// Values that the field takes.
     pub kind: Kind,
     /// Meaning, for editors.
     pub doc: &'static str,
@@ -32,7 +32,7 @@ pub struct Field {
 pub enum Kind {
     /// Nothing.
     Null,
-    /// Text; numbers and truth values are taken as they are spelt.
+    /// Text. Numbers and booleans are read as text, as they are written.
     Text,
     /// Text that matches this regular expression.
     Form(&'static str),
@@ -62,11 +62,11 @@ pub enum Kind {
     Map(&'static Self),
     /// A map with known fields.
     Object(&'static Object),
-    /// Exactly this map: one key with a value of its own, such as `ip_prefix: {v4: 24}`.
+    /// A map with exactly this field, such as `ip_prefix: {v4: 24}`.
     Single(&'static Field),
     /// A value of one of these kinds.
     Either(&'static [Self]),
-    /// Anything.
+    /// Any value.
     Any,
 }
 
@@ -82,7 +82,7 @@ impl Object {
     }
 }
 
-/// JSON Schema, draft 2020-12, of documents that are a `root`.
+/// JSON Schema, draft 2020-12, of documents whose top level is `root`.
 pub fn json_schema(root: &'static Object, title: &str) -> Value {
     let mut definitions = Map::new();
     define(root, &mut definitions);
@@ -103,7 +103,7 @@ fn define(object: &'static Object, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(object.name) {
         return;
     }
-    // Before its fields, which may lead back to it.
+    // Inserted before its fields, which may refer to it.
     definitions.insert(object.name.to_owned(), Value::Null);
     let mut properties = Map::new();
     for field in object.fields {

@@ -1,8 +1,9 @@
 //! Tickets: names under which a request holds places of concurrency limits.
 //!
-//! tollgate makes a ticket of 128 random bits when a request passes and holds something. The caller gives the places
-//! back with it: Envoy by a descriptor whose last entry is [`TICKET_KEY`], applications over HTTP. A ticket counts only
-//! beside the counter key that it was acquired under, so one that is guessed, old or foreign frees nothing.
+//! tollgate creates a ticket of 128 random bits when a request passes and holds something. The caller releases the
+//! places with it: Envoy by a descriptor whose last entry is [`TICKET_KEY`], applications over HTTP. A ticket is
+//! valid only together with the counter key under which it was acquired, so a guessed, old or foreign ticket frees
+//! nothing.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use super::Entry;
 
 /// Key of the entry that names a ticket. It is not part of the counter's key.
 pub const TICKET_KEY: &str = "tollgate.ticket";
-/// Key of an entry behind the ticket: ends the ticket whatever else the call says of it. Its value means nothing.
+/// Key of an entry after the ticket, which ends the ticket in any case. Its value has no meaning.
 pub const END_KEY: &str = "tollgate.end";
 /// Keys that no rule may have.
 pub const RESERVED_KEYS: [&str; 2] = [TICKET_KEY, END_KEY];
@@ -57,10 +58,10 @@ pub struct Hold {
 /// Ticket that a descriptor names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TicketEntry {
-    /// None: the descriptor is charged.
+    /// No ticket: the descriptor is charged.
     #[default]
     Absent,
-    /// One that tollgate did not make, such as Envoy's default value. Nothing is held under it.
+    /// A text that is not a ticket, such as Envoy's default value. Nothing is held under it.
     Unknown,
     /// This one.
     Named(Ticket),
@@ -85,7 +86,7 @@ pub fn split<'e, 'a>(entries: &'e [Entry<'a>]) -> (&'e [Entry<'a>], TicketEntry)
     }
 }
 
-/// True if a descriptor with these entries ends its ticket whatever else the call says of it.
+/// True if a descriptor with these entries ends its ticket in any case.
 pub fn is_end(entries: &[Entry<'_>]) -> bool {
     entries.last().is_some_and(|entry| entry.key == END_KEY.as_bytes())
 }

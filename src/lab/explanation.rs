@@ -1,6 +1,6 @@
-//! Explanation of a decision: the walk through the rules, the limits that apply, their counters, and, where a store
-//! was asked, their levels and the result of one more hit. As text ([`super::explanation_text`]) and as JSON, the same
-//! offline, online and in the report of a failed test.
+//! Explanation of a decision: the walk through the rules, the limits that apply, and their counters. If a store was
+//! asked, also their levels and the result of one more hit. `tollgate explain`, the admin API and the report of a
+//! failed test show it as text ([`super::explanation_text`]) or as JSON.
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ pub struct Explanation {
     pub domain: String,
     /// True if the rules know the domain.
     pub domain_known: bool,
-    /// Result of the request, with one more hit where it has none; `None` if no store was asked.
+    /// Result if the request were sent now, with one hit for each descriptor that has none; `None` if no store was
+    /// asked.
     pub next: Option<Verdict>,
     /// One for each descriptor, in order.
     pub descriptors: Vec<ExplainedDescriptor>,
@@ -59,7 +60,7 @@ pub struct ExplainedDescriptor {
     /// Override of an operator: `block`, `exempt` or `limit` in place of the rule, or `shadow` of the rule.
     #[serde(default)]
     pub overridden: Option<String>,
-    /// Result of its hits, or else of one more; `None` if no limit applies or no store was asked.
+    /// Result of its hits, of one hit if it has none; `None` if no limit applies or no store was asked.
     pub next: Option<ExplainedStatus>,
 }
 
@@ -70,9 +71,9 @@ pub struct ExplainedLevel {
     pub key: String,
     /// Value of the entry.
     pub value: String,
-    /// The value that is matched.
+    /// The value that is matched against the rules.
     pub normalized: String,
-    /// The value that is counted: a hash where the rules say so.
+    /// The value in the counter's key: a hash if the rules ask for it.
     pub counted: String,
     /// The nodes for the key, the one that applies first.
     pub candidates: Vec<ExplainedCandidate>,
@@ -80,7 +81,7 @@ pub struct ExplainedLevel {
     pub omitted: usize,
 }
 
-/// A node of the rules that an entry was held against.
+/// A node of the rules that an entry was compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedCandidate {
     /// Name of the node: `key` or `key_pattern`.
@@ -92,9 +93,9 @@ pub struct ExplainedCandidate {
     /// Path of the node in a source that is not text: a resource of a management server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<String>,
-    /// True if it applies.
+    /// True if the node applies.
     pub applies: bool,
-    /// Reason that it does not; `None` if it does.
+    /// Reason that the node does not apply; `None` if it does.
     pub reason: Option<String>,
 }
 
@@ -120,10 +121,10 @@ pub struct ExplainedRule {
     pub on_backend_failure: String,
 }
 
-/// Result of more hits for a descriptor.
+/// Result of further hits on a descriptor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedStatus {
-    /// Hits; the amount, if they reserve one.
+    /// Number of hits; for a hold on a budget, its amount.
     #[serde(default = "one_hit")]
     pub hits: u32,
     /// Effect on the holds of a budget; `None` for other limits.
@@ -133,13 +134,13 @@ pub struct ExplainedStatus {
     pub verdict: Verdict,
     /// Hits left.
     pub remaining: u32,
-    /// Seconds until one hit would pass, if that is denied; else until the counter is reset.
+    /// Seconds until one hit would pass, if it would be denied now; else until the counter is reset.
     pub reset_secs: f64,
-    /// True if it is denied because of a lockout.
+    /// True if the hits are denied because of a lockout.
     pub locked_out: bool,
-    /// True if it is over its limit, and passes because the rule is not enforced.
+    /// True if the hits are over the limit, and pass because the rule is not enforced.
     pub shadowed: bool,
-    /// True if it is over a budget only because of what others hold.
+    /// True if the hits are over a budget only because of the holds of other requests.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
 }
@@ -157,11 +158,11 @@ pub enum BudgetEffect {
 /// Everything that a decision depends on besides the request and its counters.
 #[derive(Clone, Copy, Debug)]
 pub struct ExplainContext<'a> {
-    /// Rules.
+    /// Rules in force.
     pub rules: &'a Rules,
     /// Overrides in force.
     pub overrides: Option<OverridesAt<'a>>,
-    /// Names of counters.
+    /// Writer of counter keys.
     pub keys: &'a KeyWriter,
     /// Modes that apply to every rule.
     pub modes: &'a Modes,
@@ -171,8 +172,8 @@ const fn one_hit() -> u32 {
     1
 }
 
-/// Explains the decision on `request`; of a budget without hits, that on a reservation. `readings` are those of a peek
-/// at its counters, in the order of the plan; `None` without a store.
+/// Explains the decision on `request`. A descriptor of a budget without hits is explained as a reservation.
+/// `readings` are those of a peek at the counters, in the order of the plan; `None` without a store.
 pub fn explain(
     ExplainContext { rules, overrides, keys, modes }: ExplainContext<'_>,
     request: &Request<'_>,
@@ -225,13 +226,13 @@ pub fn explain(
     }
 }
 
-/// Readings that the hits of `plan` would get from counters with these peeks, were they charged.
+/// Readings that charging `plan` would return if its counters are as in `peeks`.
 fn uncharged(plan: &Plan<'_>, peeks: &[Reading]) -> Vec<Reading> {
     let counters = plan.limited().flat_map(|limited| limited.counters.iter().map(move |of| (limited, of)));
     let reading = |(peek, (limited, counter)): (&Reading, (&Limited<'_>, &Counter<'_>))| {
         let (hits, mode) = counter.charged(limited.hits, limited.mode);
         match (counter.reserve.as_deref(), hits) {
-            // It is counted whatever is used and held.
+            // A settled amount is counted even beyond the limit.
             (Some(Reservation { action: Action::Settle(_), .. }), _) => {
                 Reading { outcome: ChargeOutcome::Charged, ..*peek }
             }
@@ -250,7 +251,7 @@ fn has_too_many_holds(peek: &Reading) -> bool {
     peek.budget.is_some_and(|report| u32::from(report.holds) >= MAX_HOLDS)
 }
 
-/// Effect of a descriptor on the holds of its budget, with the hits of the largest.
+/// Effect of a descriptor on the holds of its budgets, and the largest amount.
 fn budget_effect(item: &Item<'_>) -> Option<(BudgetEffect, u32)> {
     let actions =
         item.limited()?.counters.iter().filter_map(|counter| Some(counter.reserve.as_ref()?.action));
@@ -294,7 +295,7 @@ fn overridden(
     }
 }
 
-/// Time for which an operator has put the rule into shadow mode.
+/// Time until the shadow mode that an operator gave the rule ends.
 fn shadow_ends_in(walk: &DescriptorWalk<'_>, overrides: Option<OverridesAt<'_>>) -> Option<Duration> {
     let WalkEnd::Rule(rule) = walk.end else { return None };
     overrides?.shadow_ends_in(rule)

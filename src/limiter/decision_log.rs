@@ -50,7 +50,7 @@ struct LimitLine {
     unit: &'static str,
 }
 
-/// Bytes of a request: a text, or an object with their base64 if they are none.
+/// Bytes of a request: a text, or an object with their base64 if they are not UTF-8.
 struct Text<'l>(&'l [u8]);
 
 /// Value of an entry, or its hash.

@@ -177,8 +177,8 @@ impl Limiter {
         Snapshot { limiter: self, rules: self.rules.current(), overrides: self.overrides.current() }
     }
 
-    /// Charges of a peek at the counters of `request` under `rules` and `overrides`, in the order of its plan. Its
-    /// hits are taken for 0.
+    /// Charges of a peek at the counters of `request` under `rules` and `overrides`, in the order of its plan. Each
+    /// has 0 hits.
     pub fn peek_charges(
         &self,
         rules: &Rules,
@@ -241,7 +241,7 @@ impl Limiter {
         let others = others.as_deref().map(|rules| &**rules);
         let trial = async {
             let mut trial = plan_with(others?, overrides, request, &candidate.keys);
-            // Nobody would settle what a candidate holds.
+            // A candidate's hold would never be settled.
             if !matches!(purpose, Purpose::Reserve(_)) {
                 purpose.adapt(&mut trial, request);
             }

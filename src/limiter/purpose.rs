@@ -43,7 +43,7 @@ fn check(plan: &mut Plan<'_>) {
     }
 }
 
-/// Nobody is denied and nobody is locked out; holds of others stay.
+/// It denies no request and locks out no client; holds of others stay.
 fn report(plan: &mut Plan<'_>) {
     for limited in plan.limited_mut() {
         (limited.mode, limited.lockout, limited.enforced) = (ChargeMode::Always, None, false);

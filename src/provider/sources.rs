@@ -1,5 +1,5 @@
 //! Rule files: every `.yaml` and `.yml` in a directory and below it, or one file of any name. Files whose names end
-//! in `.test.yaml` are skipped: they have tests.
+//! in `.test.yaml` or `.test.yml` are skipped: they contain tests of rules.
 //!
 //! Names that begin with a dot are skipped at every level, so that a mounted Kubernetes ConfigMap (`..data` and
 //! the directory that it links to) is read once. A file or directory with several names is read under the
@@ -27,11 +27,11 @@ pub struct Sources {
     pub files: Vec<SourceFile>,
     /// Errors of unreadable files. The error of a directory covers everything in it.
     pub unreadable: Vec<RuleError>,
-    /// Files that are not rule files by their names.
+    /// Files whose names are not names of rule files.
     pub ignored: Vec<PathBuf>,
 }
 
-/// Reads the files at `path`, blocking the thread while the disk answers.
+/// Reads the files at `path`. Blocks the thread.
 pub fn read(path: &Path) -> Sources {
     read_watched(path, |_| ())
 }
@@ -67,7 +67,7 @@ impl<W: FnMut(&Path)> Reader<W> {
     }
 
     fn read_all(&mut self, root: &Path) {
-        // Sorted so that the last one is the next by name.
+        // A stack whose last path is the next one by name.
         let mut ahead = vec![root.to_owned()];
         while let Some(path) = ahead.pop() {
             if self.sources.files.len() == MAX_FILES {
@@ -76,7 +76,7 @@ impl<W: FnMut(&Path)> Reader<W> {
             }
             match self.visit(&path, path == root) {
                 Ok(below) => ahead.extend(below.into_iter().rev()),
-                // It was deleted since the listing, unless it is a dangling link.
+                // The file was deleted after the directory was listed. A dangling link is an error.
                 Err(error) if error.kind() == ErrorKind::NotFound && path != root && !path.is_symlink() => (),
                 Err(error) => self.sources.unreadable.push(unreadable(&path, &error)),
             }

@@ -133,8 +133,8 @@ impl Failures {
     }
 }
 
-/// True if `accept` fails from now on, because the socket does not listen any more. A loop that went on would use
-/// all of its core and serve nobody, while the process looks alive.
+/// True if `accept` fails from now on, because the socket does not listen any more. A loop that continued would use
+/// all of its core and accept no connection, while the process looks alive.
 fn is_final(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);

@@ -33,7 +33,7 @@ const MAX_HEADER_BYTES: u32 = 64 * 1024;
 /// Time without an open request after which a connection is cut that got a GOAWAY. A well-behaved peer closes
 /// it within a round trip.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The same while a new connection waits for the slot.
+/// [`LEAVE_TIMEOUT`] of a connection whose slot a new connection waits for.
 const DISPLACED_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Bounds on the lifetime of connections.

@@ -1,4 +1,4 @@
-//! HTTP for operators: the rules in force, and what was counted.
+//! The debug port: HTTP for operators, with the rules in force and the metrics.
 
 use std::sync::Arc;
 
@@ -58,8 +58,8 @@ pub(super) struct Pages {
     metrics: Page,
 }
 
-/// `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`: nothing here changes anything. Pages that name clients are
-/// for callers on this machine.
+/// Routes `/`, `/rlconfig`, `/lockouts`, `/stats` and `/metrics`, which only read. Pages that name clients are only for
+/// callers on this machine.
 pub(super) fn router(debug: Debug) -> Router {
     let local_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::local_only);
     let same_site_only = middleware::from_fn_with_state(Arc::clone(&debug.host_names), local::same_site_only);
@@ -89,7 +89,7 @@ async fn rlconfig(State(debug): State<Debug>, RawQuery(query): RawQuery, headers
     if rules.load().is_none() {
         return (StatusCode::SERVICE_UNAVAILABLE, "no rate limit configuration loaded\n").into_response();
     }
-    // Rules in force when the page is written: others who wait for it may have come after a reload.
+    // Loaded when the page is written, not here: requests that come after a reload may share the page.
     let rules = Arc::clone(rules);
     if !wants_json(&headers) {
         let write = move || rules.load().as_deref().map(Rules::dump_text).unwrap_or_default();

@@ -195,7 +195,7 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
     outcome
 }
 
-/// Listens on `address`. `::` is every address of the machine, which has none of IPv6 if that is switched off.
+/// Listens on `address`. `::` is every address of the machine, and falls back to IPv4 where IPv6 is switched off.
 fn bind_address(address: SocketAddr) -> io::Result<Listener> {
     bind_or_fall_back(address, bind_socket)
 }

@@ -303,7 +303,7 @@ impl ServeSettings {
         Bounds { max, share, first_request: self.connections.first_request_timeout, idle }
     }
 
-    /// The same for operators.
+    /// Bounds of a listener for operators: an address may have a quarter of the connections, whatever the settings.
     fn operators(&self, max: usize) -> Bounds {
         Bounds { share: (max / 4).max(1), ..self.bounds(max, self.connections.http_idle_timeout) }
     }

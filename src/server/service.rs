@@ -29,7 +29,7 @@ pub struct Call<'s> {
     _in_flight: InFlight<'s>,
 }
 
-/// Call without a decision. Messages are for callers and contain no internals.
+/// Reason for a call without a decision. Messages are for callers and contain no internals.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The caller is not configured correctly.
@@ -69,7 +69,7 @@ impl RateLimitService {
         Self { limiter, settings, admission: Admission::new(bodies, 0, max_in_flight) }
     }
 
-    /// The same service on the core with this index, which shares the bounds of `bodies` with the others.
+    /// This service on the core of this index, which shares the bounds of `bodies` with the other cores.
     pub(super) fn on_core(self, core: usize, bodies: Arc<UnfinishedBodies>) -> Self {
         Self { admission: self.admission.on_core(core, bodies), ..self }
     }
@@ -153,7 +153,7 @@ impl Call<'_> {
         self.service.limiter.snapshot()
     }
 
-    /// Decides `request` under `rules`, and waits for the store until `deadline` at most.
+    /// Decides `request` under `rules`, and waits for the store at most until `deadline`.
     ///
     /// # Errors
     /// [`CallError::NoRules`] and [`CallError::Store`]
@@ -192,7 +192,7 @@ impl Call<'_> {
         rules.report(request, deadline).await.map_err(|error| self.undecided(error))
     }
 
-    /// [`Self::decide`], for any purpose.
+    /// Decides `request` as [`Self::decide`] does, for a purpose such as acquiring places.
     ///
     /// # Errors
     /// [`CallError::NoRules`] and [`CallError::Store`]

@@ -1,4 +1,4 @@
-//! The admin listener: its address, its TLS, and who may use it.
+//! The admin listener: its address, its TLS, and its authentication.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::server::Address;
 use crate::server::admin::{AccessSettings, Role, TrustedProxies};
 use crate::tls::PeerName;
 
-/// The address; `None` if the listener is off. Without authentication it serves clients on this machine alone.
+/// The address; `None` if the listener is off. Without authentication, it must be a loopback address.
 pub(super) fn listen(raw: &RawAdmin, reader: &mut Reader) -> Option<Address> {
     if raw.admin_port == "off" {
         return None;
@@ -75,7 +75,7 @@ fn proxies(raw: &RawAdmin, reader: &mut Reader) -> Option<TrustedProxies> {
     })
 }
 
-/// A network, or an address as a network of one.
+/// Parses a network, or an address as a network with only that address.
 fn parse_network(text: &str) -> Option<IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|address| address.to_canonical().into()))
 }

@@ -4,7 +4,7 @@ use super::raw::RawCollectorTls;
 use super::reader::Reader;
 use crate::tls::{ClientTls, Identity};
 
-/// TLS to the collector of each signal, where its URL asks for it.
+/// TLS to the collector of each signal. The scheme of the URL decides whether it is used.
 pub(super) struct CollectorTls {
     pub(super) metrics: ClientTls,
     pub(super) traces: ClientTls,
@@ -13,7 +13,7 @@ pub(super) struct CollectorTls {
 /// A file, with the name of its variable.
 type NamedFile<'r> = (&'static str, Option<&'r String>);
 
-/// Reads the settings. A certificate of the client without its key, or the other way round, is an error.
+/// Reads the settings. A client certificate without its key is an error, and so is a key without its certificate.
 pub(super) fn read(raw: &RawCollectorTls, reader: &mut Reader) -> CollectorTls {
     let all = identity(
         [

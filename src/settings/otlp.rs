@@ -57,7 +57,7 @@ pub(super) fn timeout(raw: &RawExporters, reader: &mut Reader) -> Duration {
     millis("OTEL_EXPORTER_OTLP_TIMEOUT", &raw.otel_exporter_otlp_timeout, reader)
 }
 
-/// The same for traces, given that for all signals.
+/// Upper bound on one request with traces; `timeout` is that for all signals.
 pub(super) fn trace_timeout(raw: &RawExporters, timeout: Duration, reader: &mut Reader) -> Duration {
     let own = raw.otel_exporter_otlp_traces_timeout.as_deref();
     own.map_or(timeout, |text| millis("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", text, reader))

@@ -8,7 +8,7 @@ use super::{RawSettings, unsupported};
 /// Prefixes of variables that only a rate-limit service has.
 const FAMILIES: [&str; 3] = ["REDIS_", "REDIS_PERSECOND_", "TOLLGATE_"];
 
-/// Variable that looks like a setting and is none.
+/// A variable that looks like a setting, but is not one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unrecognized {
     /// Its name.
@@ -17,7 +17,7 @@ pub struct Unrecognized {
     pub nearest: String,
 }
 
-/// Variables among `names` that look like settings and are none.
+/// Those of `names` that look like settings, but are not.
 pub fn unrecognized(names: impl IntoIterator<Item = String>) -> Vec<Unrecognized> {
     let command = RawSettings::augment_args(Command::new(""));
     let settings = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str());

@@ -1,4 +1,5 @@
-//! Variables of envoyproxy/ratelimit that have no effect here. A set one is reported as a warning.
+//! Variables of envoyproxy/ratelimit that have no effect here. Setting one to another value than its default logs a
+//! warning.
 
 use super::reader::parse_bool;
 
@@ -7,18 +8,18 @@ use super::reader::parse_bool;
 pub struct Ignored {
     /// Its name.
     pub name: &'static str,
-    /// Behaviour instead.
+    /// Actual behaviour.
     pub instead: &'static str,
 }
 
-/// A variable, and the values that need no warning.
+/// A variable, and its values that need no warning.
 struct Unsupported {
     ignored: Ignored,
     harmless: Harmless,
 }
 
 enum Harmless {
-    /// This truth value.
+    /// This boolean.
     Bool(bool),
     /// These texts.
     Texts(&'static [&'static str]),
@@ -76,7 +77,7 @@ const IGNORED: &[Unsupported] = {
     ]
 };
 
-/// The variables without effect.
+/// Variables in `environment` that have no effect and need a warning.
 pub(super) fn read(environment: impl Fn(&str) -> Option<String>) -> Vec<Ignored> {
     let asks = |unsupported: &&Unsupported| {
         environment(unsupported.ignored.name).is_some_and(|value| !unsupported.is_harmless(&value))

@@ -10,13 +10,13 @@ use super::reader::{HOUR, Reader};
 use crate::provider::xds::{BackoffSettings, ServerAddress, Variant, XdsSettings, XdsTls};
 use crate::tls::{ClientTls, Identity};
 
-/// Growth of waits where the setting would have them shrink.
+/// Growth factor of waits if the setting is less than 1.
 const DEFAULT_FACTOR: f64 = 2.0;
 /// Shortest wait between attempts.
 const WAIT_MIN: Duration = Duration::from_millis(10);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// The management server; `None` if rules come from files. Its settings are checked either way.
+/// The management server; `None` if rules come from files. Its settings are checked in both cases.
 pub(super) fn read(rules: &RawRules, raw: &RawXds, reader: &mut Reader) -> Option<XdsSettings> {
     let types =
         [("FILE", None), ("GRPC_XDS_SOTW", Some(Variant::Sotw)), ("GRPC_XDS_DELTA", Some(Variant::Delta))];
@@ -56,7 +56,7 @@ pub(super) fn read(rules: &RawRules, raw: &RawXds, reader: &mut Reader) -> Optio
     })
 }
 
-/// `name=value,name=value`. As in envoyproxy/ratelimit, what has no `=` is left out.
+/// Parses `name=value,name=value`. As in envoyproxy/ratelimit, parts without `=` are ignored.
 fn metadata(text: &str) -> Vec<(String, String)> {
     let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned())).collect()

@@ -26,9 +26,9 @@ pub struct Announcement<'a> {
     pub key: &'a str,
     /// Id of the replica.
     pub id: &'a str,
-    /// Text.
+    /// Text of the announcement.
     pub text: &'a str,
-    /// Time after which the store forgets it; at least a second.
+    /// Time after which the store deletes the announcement; at least a second.
     pub ttl: Duration,
 }
 
@@ -37,6 +37,6 @@ pub trait Fleet: Send + Sync {
     /// Announces a replica, and returns every replica whose announcement is younger than the TTL, itself included.
     ///
     /// # Errors
-    /// [`StoreError`] where the store cannot be reached.
+    /// [`StoreError`] if the store does not answer.
     fn announce<'a>(&'a self, announcement: Announcement<'a>) -> FleetFuture<'a>;
 }

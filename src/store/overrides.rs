@@ -1,7 +1,7 @@
 //! The document with the overrides of operators, which a store keeps for all replicas.
 //!
-//! The store knows nothing of its content. A version changes with it, so that replicas poll a few bytes, and so that
-//! two writers do not undo each other's changes.
+//! The content is opaque to the store. The version changes with it: replicas poll only the version, and a writer cannot
+//! undo a change that it has not seen.
 
 use std::future;
 use std::pin::Pin;
@@ -36,7 +36,7 @@ pub struct Replacement {
     pub version: Bytes,
     /// Its content.
     pub content: Bytes,
-    /// Time after which the store may forget it, at least a second.
+    /// Time after which the store may delete the document, at least a second.
     pub ttl: Duration,
 }
 
@@ -45,19 +45,19 @@ pub trait DocumentStore: Send + Sync {
     /// Version of the document; empty if there is none.
     ///
     /// # Errors
-    /// [`StoreError`] where the store cannot be asked.
+    /// [`StoreError`] if the store does not answer.
     fn version<'a>(&'a self, keys: &'a KeyWriter) -> DocumentFuture<'a, Bytes>;
 
     /// The document. `now` is the time for a store without a clock.
     ///
     /// # Errors
-    /// [`StoreError`] where the store cannot be asked.
+    /// [`StoreError`] if the store does not answer.
     fn read<'a>(&'a self, keys: &'a KeyWriter, now: Timestamp) -> DocumentFuture<'a, StoredDocument>;
 
-    /// Replaces the document, in one step, unless its version is not the expected one. Returns whether it did.
+    /// Replaces the document, in one step, if its version is the expected one. Returns true if it was.
     ///
     /// # Errors
-    /// [`StoreError`] where the store cannot be asked. After [`StoreError::Unanswered`] it may have been replaced.
+    /// [`StoreError`] if the store does not answer. After [`StoreError::Unanswered`], the document may have been replaced.
     fn replace<'a>(&'a self, keys: &'a KeyWriter, by: Replacement) -> DocumentFuture<'a, bool>;
 }
 

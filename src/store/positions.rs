@@ -7,10 +7,10 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-/// Keys that are compared one by one. With more of them a table is made.
+/// Number of keys that are compared one by one. Further keys go into a hash table.
 const FEW: usize = 8;
 
-/// Distinct keys in the order in which they first came.
+/// Distinct keys, numbered by their first appearance.
 #[derive(Debug)]
 pub(super) struct Positions<K> {
     first: SmallVec<[K; FEW]>,
@@ -24,7 +24,7 @@ impl<K> Default for Positions<K> {
 }
 
 impl<K: Eq + Hash> Positions<K> {
-    /// Position of `key`, and whether it is new.
+    /// Position of `key`, and true if it is new.
     pub(super) fn of(&mut self, key: K) -> (usize, bool) {
         if let Some(known) = self.first.iter().position(|known| *known == key) {
             return (known, false);

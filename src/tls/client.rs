@@ -14,31 +14,31 @@ use tokio::sync::watch;
 use super::files::{Identity, TlsError};
 use super::material::{Files, Material, system_authorities};
 
-/// Name in webpki's errors, which rustls passes on as they are, of an authority's certificate that a server or a
-/// client presents as its own: often one that was signed by itself.
+/// Name of an error of webpki in texts of rustls: a server or client presents the certificate of an authority as its
+/// own, often a self-signed one.
 pub(crate) const CA_AS_END_ENTITY: &str = "CaUsedAsEndEntity";
 
-/// The fault [`CA_AS_END_ENTITY`], and what to do.
+/// Description of the error [`CA_AS_END_ENTITY`] with its remedy.
 pub(crate) const CA_AS_END_ENTITY_IN_WORDS: &str =
     "it is the certificate of an authority (CA:TRUE); present one that the authority signed";
 
 /// TLS of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTls {
-    /// Path of the certificates, in PEM, one of which must have signed the server's; `None` for those that
-    /// the system trusts.
+    /// File with CA certificates, in PEM, one of which must have signed the server's certificate; `None` for the CAs
+    /// of the system.
     pub ca: Option<PathBuf>,
-    /// Identity of the client, for servers that ask for one.
+    /// Identity of the client, for servers that request one.
     pub identity: Option<Identity>,
-    /// True if the server's certificate must be for the name it was reached by.
+    /// True if the server's certificate must have the name to which the client connected.
     pub verify_hostname: bool,
 }
 
 impl ClientTls {
-    /// Checks that the files can be used, but for the validity period of the certificates.
+    /// Checks that the files can be used. The validity period of the certificates is not checked.
     ///
     /// # Errors
-    /// [`TlsError`] with the first file that cannot be used, and why.
+    /// [`TlsError`] for the first file that cannot be used.
     pub fn check(&self) -> Result<(), TlsError> {
         let files = self.files();
         ClientMaterial::new(files.parse(&files.read()?, None)?).map(drop)
@@ -58,8 +58,7 @@ pub struct LiveClient {
 }
 
 impl LiveClient {
-    /// A client that uses what is sent to `material`. `alpn` lists the protocols it speaks, the preferred one
-    /// first.
+    /// A client that uses the latest value of `material`. `alpn` lists its protocols, the preferred one first.
     pub(super) fn new(
         settings: &ClientTls,
         alpn: &[&[u8]],
@@ -77,16 +76,16 @@ impl LiveClient {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&latest) as _)
             .with_client_cert_resolver(latest);
-        // A resumed session would go by the authorities and the certificate of its first handshake.
+        // A resumed session would keep the authorities and the certificate of its first handshake.
         config.resumption = Resumption::disabled();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(Self { config: Arc::new(config), ca: settings.ca.clone(), material })
     }
 
-    /// A client with files that are read now, and never again.
+    /// A client whose files are read once, now.
     ///
     /// # Errors
-    /// [`TlsError`] with the first file that cannot be used, and why.
+    /// [`TlsError`] for the first file that cannot be used.
     pub fn read_once(settings: &ClientTls, alpn: &[&[u8]]) -> Result<Self, TlsError> {
         let files = settings.files();
         let material = ClientMaterial::new(files.parse(&files.read()?, None)?)?;
@@ -98,7 +97,7 @@ impl LiveClient {
         Arc::clone(&self.config)
     }
 
-    /// `error`, of a connection, in words, with the authorities that are trusted if none of them signed the server's
+    /// Text for the error `error` of a connection. It names the trusted authorities if none of them signed the server's
     /// certificate.
     pub fn explain(&self, error: String) -> String {
         if error.contains(CA_AS_END_ENTITY) {
@@ -140,7 +139,7 @@ impl ClientMaterial {
     }
 }
 
-/// Verifies servers, and presents the client's certificate, by the latest files.
+/// Verifies servers and presents the client's certificate, using the latest files.
 #[derive(Debug)]
 struct Latest {
     material: watch::Receiver<Arc<ClientMaterial>>,

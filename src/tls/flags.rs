@@ -55,7 +55,7 @@ impl TlsFlags {
         self.client_speaking(address, b"h2")
     }
 
-    /// The same for HTTP/1.1.
+    /// Client for a server of HTTP/1.1 at `address`; `None` without TLS.
     ///
     /// # Errors
     /// As [`Self::client`].

@@ -1,7 +1,7 @@
 //! TLS for clients and listeners: authorities, certificates and keys from files, reloaded when they change.
 //!
-//! [`Reloader`] is the one mechanism: a client or a listener registers its files with it and gets a handle whose
-//! handshakes use the latest valid files. Connections that are open keep theirs.
+//! Every client and listener registers its files with [`Reloader`] and gets a handle. New handshakes through the
+//! handle use the latest valid files; open connections keep their certificates.
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -14,7 +14,8 @@
 //! # }
 //! ```
 //!
-//! The cryptography is ring's, chosen here and not by the process: a dependency may set another default.
+//! Cryptography comes from ring, always. The process-wide default of rustls is not used, since a dependency may
+//! change it.
 
 mod client;
 mod der;

@@ -16,24 +16,24 @@ pub struct GroupCharge {
     pub capacity: u32,
     /// Hits to count.
     pub hits: Hits,
-    /// True if it counts when it is denied.
+    /// Charge mode: effect of a denial on the counter.
     pub mode: ChargeMode,
     /// Effect on the request if it is denied.
     pub enforcement: Enforcement,
     /// Index of the lockout in the group for which a denial is a strike. Several charges may share one.
     pub lockout: Option<usize>,
-    /// Step of a lease that it is.
+    /// Step of a lease, if the charge is one.
     pub lease: Option<LeaseStep>,
 }
 
-/// Charge that asks for a lease or returns one.
+/// Charge that requests a lease or returns one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseStep {
     /// See [`Lease::Ask`].
     Ask {
-        /// See there.
+        /// Upper bound on the used hits after the lease.
         ceiling: u32,
-        /// See there.
+        /// Divisor of the remaining hits: upper bound on the lease.
         shares: u16,
         /// Time of the charge.
         at: Timestamp,
@@ -46,7 +46,7 @@ pub enum LeaseStep {
 }
 
 impl LeaseStep {
-    /// Step of a charge at `now` to a counter of `limit`, if it is one.
+    /// Step of a charge at `now` to a counter of `limit`; `None` if the charge is not a step.
     pub fn of(lease: Option<Lease>, limit: Limit, now: Timestamp) -> Option<Self> {
         match lease? {
             Lease::Spend(_) => None,
@@ -55,7 +55,7 @@ impl LeaseStep {
         }
     }
 
-    /// Carries out the step with so many hits.
+    /// Carries out the step with `hits`.
     pub fn carry_out(self, hits: Hits, capacity: u32, meter: &mut Meter) -> ChargeOutcome {
         let (Hits::Add(count) | Hits::Refund(count)) = hits;
         match self {
@@ -207,7 +207,7 @@ pub fn charge(
     charged
 }
 
-/// Adds strikes for denied charges. Those of a request whose strike begins a block are blocked.
+/// Adds strikes for denied charges. If a strike begins a block, the denied charges of its request become blocked.
 fn note_denials(asks: &[GroupCharge], charged: &mut [(Meter, ChargeOutcome)], lockouts: &mut [Locked<'_>]) {
     let of_hits = |ask: &GroupCharge| ask.lockout.filter(|_| matches!(ask.hits, Hits::Add(1..)));
     for (ask, (meter, outcome)) in asks.iter().zip(&*charged) {

@@ -1,7 +1,7 @@
 //! The rate-limit algorithms, in integer arithmetic, so that every store gets the same result.
 //!
-//! Each algorithm has a [`CounterState`]. Loaded for a limit at a time, it yields a [`Meter`]: a level that hits raise.
-//! Decisions, also those over several limits ([`group`]), use meters and do not depend on the algorithm.
+//! Each algorithm has a [`CounterState`]. Loaded for a limit and a time, a state yields a [`Meter`]: a level that hits
+//! raise. Decisions, also those over several limits ([`group`]), use meters and do not depend on the algorithm.
 
 pub mod budget;
 pub mod fixed_window;
@@ -21,9 +21,9 @@ use super::{Algorithm, Limit, Timestamp};
 /// Upper bound on integers that are exact in Redis' Lua, whose numbers are doubles: 2^53.
 pub const MAX_EXACT: u64 = 1 << 53;
 
-/// Upper bound, in microseconds, on how far charges arrive out of order of their times: a request reads the
-/// clock before it is counted. A stored time further ahead was written by a clock that has since been set back,
-/// and is treated as now.
+/// Upper bound, in microseconds, on the time by which a stored time may be ahead of a charge. Charges arrive out of
+/// order, since a request reads the clock before it is counted. A stored time further ahead was written by a clock
+/// that has since been set back, and is treated as now.
 pub const MAX_SKEW_US: u64 = 1_000_000;
 
 /// State of a counter, by algorithm.
@@ -39,7 +39,7 @@ pub enum CounterState {
     TokenBucket(token_bucket::State),
     /// See [`places`]. Boxed for its size.
     Places(Box<places::State>),
-    /// Any of the others but places, with holds. See [`budget`].
+    /// State of another algorithm, except places, and the holds on it. See [`budget`].
     Budget(Box<budget::State>),
 }
 
@@ -56,8 +56,7 @@ pub struct Meter {
     pub lowest: u64,
     /// Upper bound on the level.
     pub max_level: u64,
-    /// Parts to leave out of a refund: the state is ahead of this charge's time, and that much has drained
-    /// since.
+    /// Parts that a refund leaves out: the state is later than this charge, and these parts have drained in between.
     pub stale_refund: u64,
 }
 
@@ -78,7 +77,8 @@ impl Meter {
         self.level = self.level.saturating_add(parts).min(self.max_level.max(self.level));
     }
 
-    /// Charges up to `hits` in advance: at most one of `shares` of the room, and not above `ceiling`. Returns how many.
+    /// Charges up to `hits` in advance: at most `1/shares` of the room below `capacity`, and not above `ceiling`.
+    /// Returns the hits charged.
     pub fn lease(&mut self, hits: u32, capacity: u32, ceiling: u32, shares: u16) -> u32 {
         let left = |bound: u32| u64::from(bound).saturating_sub(self.used());
         let leased = u64::from(hits).min(left(ceiling)).min(left(capacity) / u64::from(shares.max(1)));
@@ -92,7 +92,7 @@ impl Meter {
         self.refund_but(hits, 0);
     }
 
-    /// The same, short of so many parts.
+    /// Lowers the level by `hits` less `lapsed` parts, not below zero.
     pub const fn refund_but(&mut self, hits: u32, lapsed: u64) {
         let parts = (hits as u64).saturating_mul(self.parts);
         let parts = parts.saturating_sub(self.stale_refund).saturating_sub(lapsed);
@@ -103,8 +103,8 @@ impl Meter {
     }
 }
 
-/// Parts that a return at `now` leaves out, of hits that were leased at `charged`: what has drained since, or all of it
-/// if the window is another.
+/// Parts to leave out when hits that were leased at `charged` are returned at `now`: those that have drained since, or
+/// all of them if the window has changed.
 pub fn lapsed(limit: Limit, charged: Timestamp, now: Timestamp) -> u64 {
     let (then, ticks) = (Ticks::of(limit, charged), Ticks::of(limit, now));
     let unless_same = |is_same| if is_same { 0 } else { u64::MAX };
@@ -116,22 +116,22 @@ pub fn lapsed(limit: Limit, charged: Timestamp, now: Timestamp) -> u64 {
         Algorithm::TokenBucket { .. } => {
             ticks.now.saturating_sub(then.now).saturating_mul(u64::from(limit.requests_per_unit))
         }
-        // They are not leased.
+        // These are never leased.
         Algorithm::SlidingLog | Algorithm::Concurrency => u64::MAX,
     }
 }
 
-/// Upper bound on the level: hits that count although they do not fit keep a key over its limit for at most
-/// about twice as long as hits that fit.
+/// Upper bound on the level, about twice the limit. With `charge: always`, denied hits are counted too; the bound
+/// limits the time for which they keep a key over its limit.
 const fn max_level(limit: Limit, parts: u64) -> u64 {
     (2 * limit.capacity() as u64 + 1).saturating_mul(parts)
 }
 
-/// Length of a tick, an algorithm's unit of time, in microseconds: the shortest of three that keeps all numbers
-/// below [`MAX_EXACT`]; `None` if none does.
+/// Length of a tick, an algorithm's unit of time, in microseconds: the shortest of 1 µs, 1 ms and 1 s that keeps all
+/// numbers up to [`MAX_EXACT`]; `None` if none does.
 pub fn tick_us(limit: Limit) -> Option<u64> {
     if matches!(limit.algorithm, Algorithm::SlidingLog | Algorithm::Concurrency) {
-        // They store times and multiply nothing.
+        // They store times and do not multiply.
         return Some(1);
     }
     let hits = 4 * (u64::from(limit.capacity().max(limit.requests_per_unit)) + 1);
@@ -155,7 +155,7 @@ pub struct Ticks {
 impl Ticks {
     /// `now` in the ticks of `limit`.
     pub fn of(limit: Limit, now: Timestamp) -> Self {
-        // Rules without such a tick do not compile, and limits in requests are fixed windows.
+        // Rules without such a tick do not compile. Limits in requests are fixed windows, which use no ticks.
         let tick_us = tick_us(limit).unwrap_or(1_000_000);
         let window = (u64::from(limit.window.secs()) * 1_000_000 / tick_us).max(1);
         Self { tick_us, window, now: now.as_micros() / tick_us }
@@ -185,7 +185,7 @@ impl CounterState {
         }
     }
 
-    /// The same counter, without holds.
+    /// The counter below the holds of a budget; the state itself for others.
     pub fn without_holds(&mut self) -> &mut Self {
         match self {
             Self::Budget(state) => &mut state.counter,
@@ -193,7 +193,7 @@ impl CounterState {
         }
     }
 
-    /// Copy for a decision at `now`: of places and holds only their sum, since there may be thousands.
+    /// Copy for a decision at `now`. It has the sum of places and holds instead of each, since there may be thousands.
     pub fn for_decision(&self, now: Timestamp) -> Self {
         match self {
             Self::Places(state) => Self::Places(Box::new(state.summarize(now))),
@@ -204,9 +204,9 @@ impl CounterState {
         }
     }
 
-    /// Moves times that were written by a clock that has since been set back to `now`, and converts units of an
-    /// older version of the rule. Returns whether anything changed. A change must be stored even if nothing is
-    /// counted: otherwise each later call would move the time to its own now.
+    /// Replaces times in the future, which a clock wrote before it was set back, by `now`; and converts units of an
+    /// older version of the rule. Returns true if anything changed. A change must be stored even if nothing is
+    /// counted: otherwise each later call would replace the time by its own `now`.
     pub fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         match self {
             Self::FixedWindow(state) => state.correct(limit, now),
@@ -231,7 +231,7 @@ impl CounterState {
         }
     }
 
-    /// Hits that count at `now`. Unlike [`Self::load`], it does not change the state.
+    /// Hits that count at `now`. Unlike [`Self::load`], this does not change the state.
     pub fn used(&self, limit: Limit, now: Timestamp) -> u64 {
         match self {
             Self::SlidingLog(state) => state.used(limit, now),
@@ -250,14 +250,14 @@ impl CounterState {
             Self::SlidingWindow(state) => state.current = meter.level / meter.parts,
             Self::SlidingLog(state) => state.save(meter, limit, now),
             Self::TokenBucket(state) => state.level = meter.level,
-            // Tickets change it.
+            // Tickets change places; meters do not.
             Self::Places(_) => {}
             Self::Budget(state) => state.counter.save(meter, limit, now),
         }
     }
 
-    /// Time from `now`, the time of the last load, until `hits` fit if nothing else is counted. For hits that
-    /// never fit it is the longest wait of the algorithm, which is more than zero.
+    /// Time from `now`, the time of the last load, until `hits` fit if nothing else is counted. For hits that never
+    /// fit, the longest wait of the algorithm, which is more than zero.
     pub fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         match self {
             Self::FixedWindow(_) => limit.window.remaining(now),

@@ -46,7 +46,7 @@ impl Reading {
         Self { outcome, used, reset, budget: None }
     }
 
-    /// The same for a charge with this `action` on the holds of its counter, of which `report` is the effect.
+    /// The reading of a charge with this `action` on the holds of its counter; `report` is what the action did.
     pub fn of_budget(
         context: ChargeContext,
         mut state: CounterState,

@@ -1,4 +1,4 @@
-//! The calendar against what clocks show: known days on which they were changed, and any instant at all.
+//! The calendar compared with local clocks: on known days on which clocks were changed, and at random instants.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::engine::{Timestamp, Window};
 const HOUR: u64 = 3_600;
 const DAY: u64 = 86_400;
 
-/// Zones whose clocks are changed at all hours of the night, or never; one left out a day.
+/// Zones whose clocks are changed at various hours of the night, or never. One zone skipped a day.
 const ZONES: [&str; 11] = [
     "UTC",
     "Europe/Berlin",
@@ -30,7 +30,7 @@ fn calendar(period: Period, zone: &str) -> Calendar {
     Calendar { period, zone: Zone::from_name(zone).expect("a zone") }
 }
 
-/// Seconds since the epoch at `2024-03-31 00:00` in UTC.
+/// Seconds since the epoch of a UTC time such as `2024-03-31 00:00`.
 fn utc(text: &str) -> u64 {
     let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M").expect("a time");
     u64::try_from(time.and_utc().timestamp()).expect("after the epoch")
@@ -120,7 +120,7 @@ fn time_has_windows_from_its_beginning_to_its_end() {
     }
 }
 
-/// A zone and an instant of it, often one around which its clocks are set.
+/// A zone and an instant, often close to a change of the zone's clocks.
 fn instant() -> impl Strategy<Value = (Zone, u64)> {
     let zone = prop::sample::select(&ZONES[..]).prop_map(|name| Zone::from_name(name).expect("a zone"));
     let any_time = 0..utc("2101-01-01 00:00");
@@ -135,10 +135,10 @@ fn instant() -> impl Strategy<Value = (Zone, u64)> {
     })
 }
 
-/// True if `at` is the first second at which the clocks have come to its date, or to a later one.
+/// True if `at` is the first second at which the clocks of `zone` show its date or a later one.
 fn begins_its_date(zone: Zone, at: u64) -> bool {
     let date = clock(zone, at).date();
-    // What a clock that is set back shows twice is longer than this everywhere.
+    // Shorter than any period that a clock repeats after it is set back.
     (at.saturating_sub(26 * HOUR)..at)
         .step_by(20 * 60)
         .chain([at - 1])
@@ -172,7 +172,7 @@ proptest! {
             let before = clock(zone, start - 1).date();
             let first = match period {
                 Period::Day => true,
-                // A period may have lost its first date to a clock that was set.
+                // The first date of a period may have been skipped when clocks were changed.
                 Period::Week => shown.weekday() == Weekday::Mon || before.iso_week() < shown.date().iso_week(),
                 Period::Month => shown.day() == 1 || before.month() != shown.month(),
                 Period::Year => shown.ordinal() == 1,

@@ -26,8 +26,8 @@ pub enum KeyFormat {
     /// Byte for byte the keys of envoyproxy/ratelimit, so that both can count in one Redis during a migration.
     /// They are ambiguous: `(a, b_c)` and `(a_b, c)` share a key.
     ///
-    /// A descriptor has the native key if a client could profit from the other: with a text longer than
-    /// [`MAX_LITERAL_BYTES`], and in a Redis Cluster with braces in a text, which would choose the slot.
+    /// A descriptor gets the native key if a client could exploit these: if a text is longer than
+    /// [`MAX_LITERAL_BYTES`], or, in a Redis Cluster, has braces, which would choose the slot.
     Envoyproxy,
 }
 
@@ -60,13 +60,13 @@ pub struct KeyWriter {
 }
 
 impl KeyWriter {
-    /// A writer of keys that begin with `prefix`. With `{}` in it, hash tags would mean nothing: Redis
-    /// Cluster looks at the first braces alone, and takes them for none where nothing is between them.
+    /// A writer of keys that begin with `prefix`. A prefix with `{}` disables hash tags: Redis Cluster reads only the
+    /// first braces of a key, and ignores them if they are empty.
     pub fn new(format: KeyFormat, prefix: &str) -> Self {
         Self { format, prefix: prefix.into(), for_cluster: false }
     }
 
-    /// The same, for a Redis Cluster: counters that are decided together are to lie in one slot.
+    /// The writer for a Redis Cluster, where counters that are decided together are in one slot.
     pub fn for_cluster(self) -> Self {
         Self { for_cluster: true, ..self }
     }
@@ -78,8 +78,8 @@ impl KeyWriter {
 
     /// The key of the counter for `entries` in `domain`, counted towards `limit`.
     ///
-    /// `matched` is the rule path the entries took, where they took one: values are those it has, and at
-    /// a level with `share_threshold` every value counts under the pattern it matched.
+    /// `matched` is the path of rules that the entries matched, if any. The key then has its values, which may be
+    /// normalized; at a level with `share_threshold`, it has the pattern in place of the value.
     pub fn key(
         &self,
         domain: KeyDomain<'_>,
@@ -105,7 +105,7 @@ impl KeyWriter {
             && values.clone().all(|(name, value)| self.is_literal(domain, &[name, value.text()]));
         match is_compatible {
             true => write_envoyproxy(&mut key, domain.name, values),
-            // The reference has no such counters.
+            // envoyproxy/ratelimit has no such counters.
             false => write_native(&mut key, domain.name, values, limit),
         }
         key.freeze()

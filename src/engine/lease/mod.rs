@@ -1,8 +1,8 @@
 //! Leases: hits that a replica charges in advance and spends without asking the store.
 //!
 //! A lease is an ordinary charge. The counter rises before the credit exists, and what is not spent is given back, so
-//! a counter is never below the hits admitted plus the credits held, whichever replica crashes. See [`cell`] for the replica's
-//! side, and [`Meter::lease`](super::algorithm::Meter::lease) for the store's.
+//! a counter is never below the hits admitted plus the credits held, whichever replica crashes. See [`cell`] for the
+//! replica's side, and [`Meter::lease`](super::algorithm::Meter::lease) for the store's.
 
 pub mod cell;
 
@@ -40,7 +40,7 @@ pub enum Lease {
         /// It takes this part of the room at most; at least 1.
         shares: u16,
     },
-    /// It gives back hits of a lease.
+    /// It returns unspent hits of a lease.
     Return {
         /// Time of the lease, by the clock of the store.
         charged: Timestamp,
@@ -49,16 +49,16 @@ pub enum Lease {
 
 /// Hits by which leases make a token bucket of `limit` smaller, for direct requests too.
 ///
-/// A credit may be spent until `hold_us` after its charge. So the hits that pass in any time t were charged in a time of
-/// t + hold, and a bucket that is smaller by the refill of the hold admits no more than the whole one does in t.
+/// A credit may be spent until `hold_us` after its charge. So the hits that pass in any time t were charged in a time
+/// of t + hold, and a bucket that is smaller by the refill of the hold admits no more than the whole one does in t.
 pub fn burst_tax(limit: Limit, hold_us: u32) -> u32 {
     let window_us = u64::from(limit.window.secs()) * 1_000_000;
     let tax = (u64::from(limit.requests_per_unit) * u64::from(hold_us)).div_ceil(window_us.max(1));
     u32::try_from(tax).unwrap_or(u32::MAX)
 }
 
-/// Hits of a refund that a leased token bucket gives back: credits may have been charged a hold earlier, and what has
-/// drained since must not be given back too.
+/// Hits of a refund that may return to a leased token bucket: credits may have been charged a hold earlier, and what
+/// has drained since must not be returned a second time.
 pub fn refundable(limit: Limit, lease: Option<Lease>, hits: u32) -> u32 {
     match (limit.algorithm, lease) {
         (Algorithm::TokenBucket { .. }, Some(Lease::Spend(terms))) => {

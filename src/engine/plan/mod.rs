@@ -44,7 +44,7 @@ pub enum Item<'r> {
     NoLimit,
     /// Another matched rule replaces the one that applies.
     Replaced,
-    /// It names a ticket, and nothing that applies to it is held under one.
+    /// The descriptor names a ticket, but no limit that applies to it is held under a ticket.
     HoldsNothing,
     /// A rule without a limit applies.
     Unlimited(&'r Rule),
@@ -82,7 +82,7 @@ pub struct Limited<'r> {
     pub enforced: bool,
     /// Hits to count.
     pub hits: Hits,
-    /// True if it counts when it is denied.
+    /// Charge mode: effect of a denial on the counters.
     pub mode: ChargeMode,
     /// Result if the store fails.
     pub on_failure: FailurePolicy,
@@ -90,7 +90,7 @@ pub struct Limited<'r> {
     pub stats: StatsRef<'r>,
     /// True for the limit of an override, in place of everything that the rule says about limits.
     pub overridden: bool,
-    /// Ticket whose places it gives back. Then its counters are only those that hold places.
+    /// Ticket that the descriptor names. If there is one, `counters` has only those that are held under it.
     pub ticket: TicketEntry,
 }
 
@@ -119,32 +119,31 @@ pub struct Counter<'r> {
 }
 
 impl Counter<'_> {
-    /// Hits and mode of its charge, of a descriptor with `hits` and a rule with this mode.
+    /// Hits and mode to charge the counter with, for a descriptor with `hits` and a rule with the mode `of_rule`.
     pub fn charged(&self, hits: Hits, of_rule: ChargeMode) -> (Hits, ChargeMode) {
         let own = self.reserve.as_ref().and_then(|reserve| reserve.action.hits());
         own.unwrap_or((hits, self.mode(of_rule)))
     }
 
-    /// Charge mode of the counter of a rule with this mode: a denied request takes no place.
+    /// Mode to charge the counter with, for a rule with the mode `of_rule`. A denied request never takes a place.
     pub const fn mode(&self, of_rule: ChargeMode) -> ChargeMode {
         if self.limit.is_concurrency() { ChargeMode::IfAllowed } else { of_rule }
     }
 }
 
-/// True if hits are not charged in this mode because their request is denied without them: they count only if it
-/// passes.
+/// True if hits are not charged, because the request is already denied and this mode counts only requests that pass.
 pub fn is_withheld(is_denied: bool, mode: ChargeMode, hits: Hits) -> bool {
     is_denied && counts_only_if_allowed(mode, hits) && hits != Hits::Add(0)
 }
 
 impl Limited<'_> {
-    /// True if it has more hits than its rule allows in one request.
+    /// True if the descriptor has more hits than its rule allows in one request.
     pub fn is_too_large(&self) -> bool {
         let max_hits = self.rule.filter(|_| !self.overridden).and_then(|rule| rule.max_hits);
         matches!((self.hits, max_hits), (Hits::Add(hits), Some(max)) if hits > max)
     }
 
-    /// True if it denies nothing and is only counted and reported.
+    /// True in shadow mode: the limit is counted and reported, and denies nothing.
     pub fn is_shadow(&self) -> bool {
         !self.enforced || self.rule.is_some_and(|rule| rule.shadow_mode && !self.overridden)
     }
@@ -166,14 +165,14 @@ impl Limited<'_> {
 }
 
 impl Item<'_> {
-    /// True if it denies the request by itself.
+    /// True if the item denies the request by itself.
     const fn is_blocked(&self) -> bool {
         matches!(self, Self::Blocked(Blocked { hits: Hits::Add(_), .. }))
     }
 }
 
 impl<'r> Item<'r> {
-    /// The limits that it counts towards, if there are any.
+    /// Limits of the descriptor, if there are any.
     pub const fn limited(&self) -> Option<&Limited<'r>> {
         match self {
             Self::Limited(limited) => Some(limited),
@@ -193,7 +192,7 @@ impl<'r> Plan<'r> {
         self.items.iter().filter_map(Item::limited)
     }
 
-    /// The same, to be changed.
+    /// Descriptors with a limit, in order, to be changed.
     pub fn limited_mut(&mut self) -> impl Iterator<Item = &mut Limited<'r>> {
         self.items
             .iter_mut()
@@ -282,7 +281,7 @@ impl<'r> Context<'r, '_> {
         }
     }
 
-    /// Item of a descriptor that one of `overrides` is for.
+    /// Item of a descriptor with an override; `None` if none of `overrides` is for it.
     fn overridden<'a>(
         &self,
         overrides: DomainOverrides<'r>,
@@ -389,7 +388,7 @@ enum Lookup<'r, 'a> {
     Ticket(Option<Match<'r, 'a>>, TicketEntry),
 }
 
-/// A limit in the request takes precedence over the rules, and a ticket over both: what it holds, it holds under a rule.
+/// A limit in the request takes precedence over the rules, and a ticket over both, since only rules have holds.
 fn find<'r, 'a>(domain: &'r Domain, descriptor: &Descriptor<'a>) -> Lookup<'r, 'a> {
     match (ticket::split(&descriptor.entries), descriptor.limit_override) {
         ((entries, TicketEntry::Absent), None) => domain.find(entries).map_or(Lookup::NoMatch, Lookup::Rule),

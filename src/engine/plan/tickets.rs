@@ -1,4 +1,4 @@
-//! Plans of descriptors that give back what a ticket holds, or settle it.
+//! Plans of descriptors that release, extend or settle the holds of a ticket.
 
 use super::{Context, Item, Limited, Plan};
 use crate::engine::reserve::{Action, Extension, MAX_TTL_SECS, Reserve, Settled, Settlement};
@@ -7,26 +7,26 @@ use crate::engine::ticket::{self, TicketEntry};
 use crate::engine::usage::Usage;
 use crate::engine::{Descriptor, FailurePolicy, Hits, KeyWriter, Request};
 
-/// Effect of a call on what a ticket holds.
+/// Effect of a call on the holds of a ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TicketUse<'a> {
-    /// Gives places back, and the part of budgets that is not counted.
+    /// Releases places, and what budgets hold and have not counted.
     End,
-    /// Holds it for longer, and more of budgets where amounts say so.
+    /// Extends the holds, and sets the amounts that budgets hold.
     Extend {
-        /// Time, in seconds; [`u32::MAX`] for that of the rule.
+        /// Time from now on, in seconds; [`u32::MAX`] for the TTL of the rule.
         ttl_secs: u32,
-        /// Amounts that budgets are to hold in all; 0 to leave them as they are.
+        /// Amount that each budget is to hold in all; 0 leaves it as it is.
         amounts: Amounts<'a>,
     },
-    /// Gives places back, and counts the real amounts of budgets.
+    /// Releases places, and counts the real amounts of budgets.
     Settle(Amounts<'a>),
-    /// Counts the amounts so far, and holds the rest.
+    /// Counts the amounts used so far. Budgets still hold the rest, and places stay taken.
     Continue(Amounts<'a>),
 }
 
 impl<'a> TicketUse<'a> {
-    /// Usage that it settles.
+    /// Usage of a language model that the call counts.
     pub const fn usage(&self) -> Option<&'a Usage> {
         match self {
             Self::Settle(amounts) | Self::Continue(amounts) => amounts.usage,
@@ -38,16 +38,16 @@ impl<'a> TicketUse<'a> {
 /// Amounts of the descriptors of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amounts<'a> {
-    /// Amount of the descriptors that have none of their own; 0 for that of the rule, where it may be chosen.
+    /// Amount of descriptors without their own; 0 for the amount of the rule, where the caller may omit it.
     pub of_request: u32,
-    /// True for each descriptor with an amount of its own, its hits.
+    /// For each descriptor, true if its hits are its own amount.
     pub own: &'a [bool],
-    /// Usage of a language model, from which each budget takes its own amount, in place of the others.
+    /// Usage of a language model, from which each budget computes its amount. Replaces the other amounts.
     pub usage: Option<&'a Usage>,
 }
 
 impl Amounts<'_> {
-    /// None.
+    /// No amounts.
     pub const NONE: Self = Self { of_request: 0, own: &[], usage: None };
 
     /// Amount of the descriptor at `index`.
@@ -93,7 +93,7 @@ pub fn plan_tickets<'r>(
     Plan { domain_known: true, items, denied_outright: false }
 }
 
-/// Effect of the call on the holds of a budget, whose amounts `amount` tells.
+/// Effect of the call on the holds of a budget; `amount` computes an amount of it.
 fn action(
     reserve: &Reserve,
     amount: impl Fn(&Reserve, Amounts<'_>) -> u32,
@@ -121,8 +121,8 @@ fn action(
 }
 
 impl<'r> Context<'r, '_> {
-    /// Item of a descriptor with a ticket. Overrides do not apply: what was acquired before they came into force is given
-    /// back all the same.
+    /// Item of a descriptor with a ticket. Overrides do not apply: a ticket from before an override
+    /// must be released all the same.
     pub(super) fn returned(
         &self,
         matched: Option<&Match<'r, '_>>,

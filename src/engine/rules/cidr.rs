@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixMap;
 
-/// Map from networks, with lookup of the longest one that contains a value.
+/// Map with networks as keys, and lookup of the longest one that contains a value.
 #[derive(Debug, Default)]
 pub(super) struct NetworkMap(JointPrefixMap<IpNet, u32>);
 
@@ -36,7 +36,7 @@ impl NetworkMap {
 /// Parses a network in a rule; a single address is a network of one.
 ///
 /// # Errors
-/// Problem and remedy.
+/// A text with the problem and the remedy.
 pub(super) fn parse(text: &str) -> Result<IpNet, String> {
     const EXPECTED: &str = "is not a network: write one such as 10.0.0.0/8 or fd00::/8";
     let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
@@ -145,7 +145,7 @@ mod tests {
             ("10.0.0.0/8", Some(1)),
             ("fd00:1:2:3::/64", Some(5)),
             ("::ffff:10.1.0.0/112", Some(2)),
-            // A network that is only in part inside is not inside.
+            // A network that is only partly inside does not match.
             ("10.0.0.0/7", None),
             ("10.1.2.3/24", None),
             ("11.0.0.1", None),

@@ -34,7 +34,7 @@ pub struct DescriptorWalk<'r> {
     pub end: WalkEnd<'r>,
 }
 
-/// One level of a walk: an entry, and the nodes that it was held against.
+/// One level of a walk: an entry, and the nodes that it was compared with.
 #[derive(Debug)]
 pub struct Level<'r> {
     /// Key of the entry.
@@ -52,7 +52,7 @@ pub struct Level<'r> {
     pub omitted: usize,
 }
 
-/// A node that an entry was held against.
+/// A node that an entry was compared with.
 #[derive(Debug)]
 pub struct Candidate<'r> {
     /// The node.
@@ -72,7 +72,7 @@ pub struct Candidate<'r> {
 pub enum Fit {
     /// The node applies.
     Applies,
-    /// The node takes the value, and another one has precedence.
+    /// The node matches the value, but another node has precedence.
     Outranked {
         /// Reason of the precedence.
         by: &'static str,
@@ -135,7 +135,7 @@ fn walk<'r>(rules: &'r Rules, domain: &'r Domain, entries: &[Entry<'_>]) -> Desc
     DescriptorWalk { levels, end }
 }
 
-/// Precedence of a node that takes the value: the least one applies.
+/// Precedence of a node that matches the value: the least one applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     Exact,

@@ -15,7 +15,7 @@ impl Glob {
         Self { text: text.into() }
     }
 
-    /// As written.
+    /// Text of the pattern, as written.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -3,22 +3,23 @@
 use super::glob::Glob;
 use crate::engine::usage::Weights;
 
-/// Prices of models, per million tokens: what one token costs, in millionths of the currency.
+/// Prices of models, in units of the currency per million tokens: a token costs as many millionths of a unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prices {
     models: Vec<(Glob, Weights)>,
 }
 
 impl Prices {
-    /// Prices by model, of which `*` may stand for any part. An exact name comes before patterns, and a pattern of more
-    /// letters before one of fewer.
+    /// Prices by name of the model, in which `*` matches any text. An exact name takes precedence over patterns, and a
+    /// pattern with more letters over one with fewer.
     pub fn new(mut models: Vec<(Glob, Weights)>) -> Self {
         let letters = |glob: &Glob| (!glob.text().contains('*'), glob.text().replace('*', "").len());
         models.sort_by_key(|(glob, _)| std::cmp::Reverse(letters(glob)));
         Self { models }
     }
 
-    /// Prices of `model`. An unknown one costs what the dearest does, kind by kind, so that a new name is never free.
+    /// Prices of `model`. For an unknown model, the highest price of each kind of token, so that a new name is never
+    /// free.
     pub fn of(&self, model: &str) -> Weights {
         let dearest = || {
             let none = Weights::of_weights(|_| None);

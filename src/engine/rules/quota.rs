@@ -17,7 +17,7 @@ pub(super) type DefaultAlgorithm = Option<Algorithm>;
 /// Compiles `rate_limit`; `None` for `unlimited`.
 ///
 /// # Errors
-/// Every error in it, except for consequences of fields that could not be parsed.
+/// All errors in it, except consequences of fields that could not be parsed.
 pub(super) fn quota(
     rate_limit: &RateLimit,
     default: DefaultAlgorithm,
@@ -155,7 +155,7 @@ fn unknown_unit(name: &str) -> String {
 /// Parses `15m`, `1h30m`, `2 days` or `hour`: numbers with units; a unit alone means one.
 ///
 /// # Errors
-/// Expected form.
+/// A text with the expected form.
 pub fn parse_window(text: &str) -> Result<Window, &'static str> {
     const EXPECTED: &str = "write a time such as 90s, 15m, 12h, 2d, 1w or month";
     let (mut secs, mut rest) = (0_u64, text.trim());
@@ -233,7 +233,7 @@ fn algorithm(
 /// Checks that the algorithm and the stores can count `limit` exactly.
 ///
 /// # Errors
-/// Reason and remedy.
+/// A text with the reason and the remedy.
 pub(super) fn can_count(limit: Limit, stores: StoreCapabilities) -> Result<(), String> {
     stores.can_count(limit)?;
     if limit.algorithm != Algorithm::FixedWindow && tick_us(limit).is_none() {

@@ -5,15 +5,15 @@ use super::parse::parse_short_form;
 use super::quota::{can_count, parse_window, time_unit};
 use crate::engine::{Algorithm, Limit, StoreCapabilities, Window};
 
-/// The limit `text`, such as `10/s`, `60/minute` or `100/15m`, in place of `replaced`. It is counted as the one with
-/// the same window, in the same calendar, or else by the algorithm of the first. A bucket keeps its burst; one that
-/// holds the requests of a window still does.
+/// Parses `text`, such as `10/s`, `60/minute` or `100/15m`, to a limit that replaces `replaced`. If one of `replaced`
+/// has the same window, the limit has its calendar and its algorithm; otherwise it has the algorithm of the first
+/// one. A token bucket keeps its burst; if the burst was equal to the requests of the window, the new one is too.
 ///
 /// # Errors
-/// Expected form, or the reason that it cannot be counted.
+/// A text with the expected form, or the reason why the limit cannot be counted.
 pub fn parse_limit(text: &str, replaced: &[NamedLimit]) -> Result<Limit, String> {
     let (requests, written) = parse_short_form(text)?;
-    // Requests in flight have no window: the limit takes nothing from them.
+    // Concurrency limits have no window, so nothing is taken from them.
     let over_time = || replaced.iter().filter(|limit| !limit.limit.is_concurrency());
     let mut window = parse_window(&written)?;
     let unit = time_unit(written.trim().strip_prefix('1').unwrap_or(&written).trim());
@@ -36,7 +36,7 @@ pub fn parse_limit(text: &str, replaced: &[NamedLimit]) -> Result<Limit, String>
 /// The limit of `requests` per `window`, counted by `algorithm`.
 ///
 /// # Errors
-/// Reason that it cannot be counted.
+/// The reason why it cannot be counted.
 pub fn limit_of(requests: u32, window: Window, algorithm: Algorithm) -> Result<Limit, String> {
     let limit = Limit { requests_per_unit: requests, window, algorithm };
     can_count(limit, StoreCapabilities::default())?;

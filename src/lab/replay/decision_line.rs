@@ -40,7 +40,7 @@ struct LimitLine {
     unit: String,
 }
 
-/// A text, or bytes that are none.
+/// A text, or bytes that are not UTF-8.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Text<'l> {
@@ -64,7 +64,8 @@ impl Text<'_> {
     }
 }
 
-/// Writes the request of `line` to `record`, and returns its time and the share of keys that are logged. `None` if it is no line of a decision log.
+/// Writes the request of `line` to `record`, and returns its time and the share of keys that are logged. `None` if it
+/// is no line of a decision log.
 pub(super) fn read(line: &[u8], times: &mut TimeFormat, record: &mut Vec<u8>) -> Option<(Timestamp, f64)> {
     let line: DecisionLine<'_> = serde_json::from_slice(line).ok()?;
     let at = times.read(line.t.as_bytes())?;

@@ -37,7 +37,7 @@ pub struct Denial {
 pub enum DenialReason {
     /// The counter is over its limit.
     OverLimit,
-    /// The same, known without asking the store.
+    /// The counter is over its limit, by a recent answer of the store: this charge was not sent.
     DenyCache,
     /// The client is locked out.
     LockedOut,

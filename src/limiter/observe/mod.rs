@@ -1,9 +1,9 @@
 //! Observations of recent decisions: the keys with the most hits and denials, and the last denials.
 //!
-//! Each core observes through a [`Tap`] of its own and shares nothing with the others; [`Observer`] reads
-//! them all when an operator asks. A tap looks at one of 16 requests that pass, chosen at random, and at denials,
-//! of which it also samples beyond 1,000 a second. While its core is read, it skips observations rather than wait.
-//! Each core keeps at most 13 periods, with two sketches of 512 keys each, and 1,000 denials.
+//! Each core observes through its own [`Tap`] and shares nothing with the others; [`Observer`] reads all of them when
+//! an operator asks. A tap observes one in 16 requests that pass, chosen at random, and the first 1,000 denials of
+//! each second; later denials of the second are sampled too. While its core is read, a tap skips observations instead
+//! of waiting. Each core keeps at most 13 periods, with two sketches of 512 keys each, and 1,000 denials.
 
 mod denial;
 mod recent;
@@ -26,24 +26,25 @@ use crate::engine::algorithm::group::is_over;
 use crate::engine::{Decision, Hits, Limit, Request, Rules, Timestamp};
 use crate::store::Charge;
 
-/// One of so many requests is observed where not all are.
+/// Mean number of requests per sampled request.
 const SAMPLE: u32 = 16;
-/// Denials of one core in one second, all of which are observed.
+/// Denials of one core in one second that are all observed; later ones are sampled.
 const MAX_DENIALS_PER_SEC: u32 = 1_000;
-/// Denials that one core keeps, and how many of one second.
+/// Upper bound on the denials that one core keeps.
 const KEPT_DENIALS: usize = 1_000;
+/// Upper bound on the denials of one second that one core keeps.
 const MAX_KEPT_PER_SEC: u32 = 200;
 
 /// Longest window of [`Observer::top`], in seconds.
 pub const MAX_WINDOW_SECS: u64 = 3_600;
 
-/// Reads what all cores observed.
+/// Reader of the observations of all cores.
 #[derive(Debug, Default)]
 pub struct Observer {
     cores: Mutex<Vec<Arc<Mutex<Core>>>>,
 }
 
-/// Observes the decisions of one core.
+/// Observer of the decisions of one core.
 #[derive(Debug)]
 pub struct Tap {
     core: Arc<Mutex<Core>>,
@@ -92,19 +93,19 @@ pub enum TopBy {
 pub struct TopKey {
     /// Key of the counter.
     pub key: Bytes,
-    /// [`crate::engine::rules::Rule::id`]; 0 for a limit that the caller set.
+    /// [`crate::engine::rules::Rule::id`]; 0 for a limit in the request.
     pub rule: u32,
     /// Limit of the counter.
     pub limit: Limit,
-    /// Estimated hits in the window; denials, in an order by denials.
+    /// Estimated hits in the window; estimated denied hits if the keys are sorted by denials.
     pub count: u64,
-    /// Upper bound on how far the estimate is too high.
+    /// Upper bound on the error of `count`, which is never too low but for sampling.
     pub error: u64,
-    /// Hits used when it was last observed.
+    /// Hits used at the last observation.
     pub used: u64,
-    /// True if it was over its limit then.
+    /// True if the counter was over its limit then.
     pub is_over: bool,
-    /// Time at which it passes again if it was over its limit, else of its reset.
+    /// Time at which the key passes again if it was over its limit; else time of its reset.
     pub resets_at: Timestamp,
     /// Time of the last observation.
     pub at: Timestamp,
@@ -118,13 +119,13 @@ impl Observer {
         Tap { core, until_sample: AtomicU32::new(1) }
     }
 
-    /// The first `limit` keys of the last `window_secs`, at most [`MAX_WINDOW_SECS`], in the order of `by`, and the time
-    /// in seconds since the epoch at which their window begins.
+    /// The first `limit` keys of the last `window_secs`, at most [`MAX_WINDOW_SECS`], in the order of `by`, and the
+    /// time in seconds since the epoch at which their window begins.
     pub fn top(&self, by: TopBy, window_secs: u64, limit: usize, now: Timestamp) -> (Vec<TopKey>, u64) {
         let cores = self.cores.lock().clone();
         let (mut sketches, mut from) = (Vec::new(), now.as_secs());
         for core in cores {
-            // The core observes nothing meanwhile: copy, and merge without the lock.
+            // The core observes nothing while it is locked: only copy here, and merge later.
             let core = core.lock();
             for period in core.recent.periods(window_secs, now) {
                 from = from.min(period.start_secs);
@@ -145,7 +146,7 @@ impl Observer {
         (top.into_iter().map(TopKey::from).collect(), from)
     }
 
-    /// The last denials after `after` that are wanted, newest first, at most `limit`.
+    /// The last denials after `after` for which `is_wanted` returns true, newest first, at most `limit`.
     pub fn denials(
         &self,
         after: Timestamp,
@@ -182,7 +183,7 @@ impl Tap {
         // One core writes it: a plain load and store suffice.
         let until_sample = self.until_sample.load(Ordering::Relaxed).saturating_sub(1);
         let is_sampled = until_sample == 0;
-        // At random, with a mean of `SAMPLE`: traffic that repeats itself must not always miss the same requests.
+        // Random, with a mean of `SAMPLE`: a fixed interval could always miss the same requests of periodic traffic.
         let next = if is_sampled { fastrand::u32(1..2 * SAMPLE) } else { until_sample };
         self.until_sample.store(next, Ordering::Relaxed);
         let denied = denying_status(observation.decision);

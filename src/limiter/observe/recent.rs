@@ -6,7 +6,7 @@ use super::space_saving::SpaceSaving;
 use super::{MAX_WINDOW_SECS, TopBy};
 use crate::engine::{Limit, Timestamp};
 
-/// Keys that a sketch holds. The counts of a key are off by at most 1/512 of all hits in its window.
+/// Number of keys in a sketch. The count of a key is too high by at most 1/512 of all hits in its window.
 pub(super) const SKETCH_KEYS: usize = 512;
 
 const MINUTE_SECS: u64 = 60;
@@ -15,12 +15,12 @@ const TEN_MINUTES_SECS: u64 = 600;
 /// Last observation of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Observed {
-    /// [`crate::engine::rules::Rule::id`], 0 for a limit that the caller set.
+    /// [`crate::engine::rules::Rule::id`]; 0 for a limit in the request.
     pub(super) rule: u32,
     pub(super) limit: Limit,
     pub(super) used: u64,
     pub(super) is_over: bool,
-    /// Time at which it passes again if it is over its limit, else of its reset.
+    /// Time at which the key passes again if it is over its limit; else time of its reset.
     pub(super) resets_at: Timestamp,
     pub(super) at: Timestamp,
 }
@@ -48,13 +48,13 @@ pub(super) struct Period {
 
 impl Default for Recent {
     fn default() -> Self {
-        // One more than the longest window has, since it begins within one.
+        // One period more than the longest window fills: a window may begin within a period.
         Self { minutes: Ring::new(MINUTE_SECS, 6), tens: Ring::new(TEN_MINUTES_SECS, 7) }
     }
 }
 
 impl Recent {
-    /// Adds `hits` of `key`, which stand for `weight` times as many.
+    /// Adds `hits` of `key`, times `weight`: a sampled request stands for that many requests.
     pub(super) fn add(&mut self, key: &Bytes, hits: u64, weight: u64, observed: Observed) {
         let hits = hits.saturating_mul(weight);
         for ring in [&mut self.minutes, &mut self.tens] {
@@ -66,8 +66,8 @@ impl Recent {
         }
     }
 
-    /// Periods that cover `window_secs` before `now`, and at most one minute more; ten, for windows over five
-    /// minutes. They cover at most an hour.
+    /// Periods that cover the last `window_secs`, at most an hour. The first one begins up to a minute earlier; up to
+    /// ten minutes earlier if the window is longer than five minutes.
     pub(super) fn periods(&self, window_secs: u64, now: Timestamp) -> impl Iterator<Item = &Period> {
         let ring = if window_secs <= 5 * MINUTE_SECS { &self.minutes } else { &self.tens };
         let from = now.as_secs().saturating_sub(window_secs.min(MAX_WINDOW_SECS));
@@ -86,7 +86,7 @@ impl Ring {
     fn period(&mut self, now: Timestamp) -> &mut Period {
         let number = now.as_secs() / self.unit_secs;
         let len = self.periods.len() as u64;
-        // Within bounds, since it is a remainder of the length.
+        // The remainder is less than the length.
         let index = usize::try_from(number % len).unwrap_or(0);
         let period = &mut self.periods[index];
         let start_secs = number * self.unit_secs;
@@ -98,7 +98,7 @@ impl Ring {
 }
 
 impl Period {
-    /// The sketch for an order by `by`.
+    /// The sketch to sort by `by`.
     pub(super) const fn sketch(&self, by: TopBy) -> &SpaceSaving<Observed> {
         match by {
             TopBy::Denied => &self.denied,

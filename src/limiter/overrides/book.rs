@@ -21,7 +21,7 @@ use crate::telemetry::logs::AUDIT;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::metrics::definitions::{OVERRIDE_READ_ERRORS, OVERRIDES};
 
-/// Interval of polls: a change is in force on every replica within it and a round trip.
+/// Interval of polls. A change is in force on every replica after at most an interval and a round trip.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Upper bound on the overrides of one domain.
 pub const MAX_IN_DOMAIN: usize = 1_000;
@@ -39,13 +39,13 @@ const MAX_ATTEMPTS: usize = 16;
 /// Upper bound on a text in the log, in bytes.
 const MAX_LOGGED: usize = 200;
 
-/// Overrides of a replica.
+/// Overrides of a replica, and access to those in the store.
 pub struct OverrideBook {
     store: Arc<dyn DocumentStore>,
     keys: KeyWriter,
     clock: Arc<dyn Clock>,
     live: Arc<ArcSwapOption<Overrides>>,
-    /// Held while the store is asked: a replica reads and writes in one order.
+    /// Locked during calls to the store, so that a replica reads and writes one after the other.
     known: Mutex<Known>,
     shown: RwLock<Shown>,
 }
@@ -54,13 +54,13 @@ pub struct OverrideBook {
 #[derive(Default)]
 struct Known {
     version: Bytes,
-    /// All of it, to write it back if the store loses it.
+    /// The whole document, to write it back if the store loses it.
     document: Document,
     overrides: Vec<ActiveOverride>,
     is_failing: bool,
 }
 
-/// Facts for operators.
+/// State for operators, readable during a call to the store.
 #[derive(Default)]
 struct Shown {
     overrides: Arc<[ActiveOverride]>,
@@ -86,19 +86,19 @@ pub struct NewOverride {
     pub subject: Subject,
     /// Time until its end.
     pub ttl: Duration,
-    /// Actor.
+    /// Operator who sets it.
     pub actor: String,
-    /// Reason that the actor gave.
+    /// Reason that the operator gave.
     pub reason: String,
 }
 
 /// Failure to change overrides.
 #[derive(Debug, thiserror::Error)]
 pub enum OverrideError {
-    /// The store cannot be asked, or did not answer: then the change may have been made.
+    /// The store failed. If it did not answer, the change may have been made.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There are too many.
+    /// The maximum number of overrides exists already.
     #[error("{0}; delete some first")]
     TooMany(String),
     /// The document would be too large.
@@ -109,10 +109,10 @@ pub enum OverrideError {
         /// Size of the document.
         bytes: usize,
     },
-    /// Others changed them at the same time, again and again.
+    /// Each of [`MAX_ATTEMPTS`] attempts met a change by another operator.
     #[error("other operators change the overrides at the same time; try again")]
     Contended,
-    /// The document is not one.
+    /// The document has an unknown form.
     #[error("the document with the overrides in the store cannot be read; delete its key, {0}")]
     Unreadable(String),
 }
@@ -141,7 +141,7 @@ impl OverrideBook {
         });
     }
 
-    /// Follows the store, for ever.
+    /// Polls the store every [`POLL_INTERVAL`]. Never returns.
     pub async fn follow(self: Arc<Self>) {
         let mut turn = time::interval(POLL_INTERVAL);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +151,7 @@ impl OverrideBook {
         }
     }
 
-    /// Takes up the overrides in the store, if they have changed. While it cannot be asked, the last known ones stay
+    /// Puts the overrides in the store in force if they have changed. While the store fails, the last known ones stay
     /// in force until they end.
     pub async fn refresh(&self) {
         let mut known = self.known.lock().await;
@@ -180,7 +180,7 @@ impl OverrideBook {
             return self.write_back(known, version).await;
         }
         let (stored, document) = self.read().await?;
-        // Lost since then: the next look writes it back.
+        // If not greater, the store lost the document since: the next poll writes it back.
         if stored.version > known.version {
             self.adopt(known, stored.version, stored.now, document);
         }
@@ -257,7 +257,7 @@ impl OverrideBook {
         self.shown.write().overrides = known.overrides.clone().into();
     }
 
-    /// Overrides in force, those that end first at the front.
+    /// Overrides in force, by their end.
     pub fn active(&self) -> Vec<ActiveOverride> {
         let (now, shown) = (self.clock.now(), Arc::clone(&self.shown.read().overrides));
         let mut active: Vec<_> = shown.iter().filter(|active| active.ends_at > now).cloned().collect();
@@ -265,7 +265,7 @@ impl OverrideBook {
         active
     }
 
-    /// Error of the last look at the store; `None` if it succeeded.
+    /// Error of the last poll; `None` if it succeeded.
     pub fn error(&self) -> Option<String> {
         self.shown.read().error.clone()
     }

@@ -1,8 +1,8 @@
 //! Overrides of operators: kept in the store, read by every replica, and in force until they end.
 //!
 //! Replicas poll the version of one document, and read the document when it has changed. A decision reads neither:
-//! it takes the overrides in force with its snapshot of the rules, and pays for one branch while there are none. A document that the store has lost is written back
-//! by the replica that notices first.
+//! it takes the overrides in force with its snapshot of the rules, and pays for one branch while there are none.
+//! A document that the store has lost is written back by the replica that notices first.
 
 mod book;
 mod record;

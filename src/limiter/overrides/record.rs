@@ -197,7 +197,7 @@ pub fn describe(descriptor: &[EntryText]) -> String {
 pub(super) struct Document(Vec<Value>);
 
 impl Document {
-    /// Reads a document; `None` if it is none. An empty text is a document without items.
+    /// Parses a document; `None` if it is not valid. An empty text is a document without items.
     pub(super) fn parse(content: &[u8]) -> Option<Self> {
         match content {
             [] => Some(Self::default()),
@@ -225,7 +225,7 @@ impl Document {
         self.0.retain(|item| item["ends_us"].as_u64().is_some_and(|ends_us| ends_us > now.as_micros()));
     }
 
-    /// Removes an override. Returns whether there was one.
+    /// Removes an override. Returns true if there was one.
     pub(super) fn remove(&mut self, id: &str) -> bool {
         let before = self.0.len();
         self.0.retain(|item| item["id"] != id);

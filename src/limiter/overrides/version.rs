@@ -1,18 +1,19 @@
-//! Versions of the document: of two, the greater one is of the later change.
+//! Versions of the document: a later change has a greater version.
 
 use bytes::Bytes;
 
 use crate::engine::Timestamp;
 
-/// Digits of the time with which a version begins.
+/// Number of hexadecimal digits of the time at the start of a version.
 const TIME_DIGITS: usize = 16;
 
-/// Version of a change of the document `before` at `now`. It is greater, also where the clock of the store was set back.
+/// Version of a change of the document `before` at `now`. It is greater than `before`, even if the clock of the store
+/// was set back.
 pub(super) fn after(before: &Bytes, now: Timestamp) -> Bytes {
     let time = before.get(..TIME_DIGITS).and_then(|digits| str::from_utf8(digits).ok());
     let time = time.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default();
     let time = now.as_micros().max(time.saturating_add(1));
-    // Two replicas that take one version for two documents would never notice.
+    // Random, since two documents of the same version would stay different on two replicas.
     Bytes::from(format!("{time:016x}{:016x}", fastrand::u64(..)))
 }
 

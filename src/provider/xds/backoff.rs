@@ -9,9 +9,9 @@ pub struct BackoffSettings {
     pub initial: Duration,
     /// First wait after an attempt to connect that failed.
     pub initial_unconnected: Duration,
-    /// Longest wait. At least as long as the first ones.
+    /// Longest wait; at least as long as both first waits.
     pub max: Duration,
-    /// Growth of each wait over the one before; at least 1.
+    /// Factor by which each wait is longer than the previous one; at least 1.
     pub factor: f64,
     /// True if a wait is shortened by a random part of up to half of it.
     pub jitter: bool,
@@ -29,7 +29,7 @@ impl Backoff {
         Self { settings, failures: 0 }
     }
 
-    /// Begins again with the first wait.
+    /// Makes the next wait a first wait again.
     pub(super) const fn reset(&mut self) {
         self.failures = 0;
     }
@@ -44,14 +44,14 @@ impl Backoff {
         if jitter { jittered(wait, random) } else { wait }
     }
 
-    /// The longest wait, for an error that no attempt is likely to end.
+    /// The longest wait, for an error that another attempt is unlikely to end.
     pub(super) fn longest(&self, random: f64) -> Duration {
         let BackoffSettings { max, jitter, .. } = self.settings;
         if jitter { jittered(max, random) } else { max }
     }
 }
 
-/// From half of `wait` to all of it: never close to nothing.
+/// Duration between half of `wait` and `wait`, so never close to zero.
 pub(super) fn jittered(wait: Duration, random: f64) -> Duration {
     wait.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
 }

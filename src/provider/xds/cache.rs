@@ -1,4 +1,4 @@
-//! The rules in force in a file, so that a restart while the management server is away keeps limits.
+//! A file with the rules in force, so that a restart keeps them while the management server is away.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -13,7 +13,7 @@ use super::resource::Resource;
 
 /// First bytes of the file: its kind, and the version of its format.
 const MAGIC: &[u8] = b"tollgate-xds-1\n";
-/// Largest file, in bytes: a snapshot of the greatest size and its names.
+/// Upper bound on the file, in bytes: the largest snapshot and its names.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Content of the file.
@@ -36,7 +36,7 @@ struct CachedResource {
     config: Bytes,
 }
 
-/// The file does not hold rules of use.
+/// Reason not to use the file.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CacheError {
     #[error("{0}")]
@@ -68,7 +68,7 @@ impl Cache {
     /// Resources of the file; `None` if there is no file. Blocks the thread.
     ///
     /// # Errors
-    /// [`CacheError`]: the file is not used.
+    /// [`CacheError`] if the file cannot be read or is not a snapshot for this node.
     pub(super) fn read(&self) -> Result<Option<Vec<Resource>>, CacheError> {
         let file = match File::open(&self.path) {
             Ok(file) => file,
@@ -90,10 +90,10 @@ impl Cache {
         Ok(Some(cached.resources.into_iter().map(resource).collect()))
     }
 
-    /// Replaces the file: a crash leaves the old one or the new one. Blocks the thread.
+    /// Replaces the file in one step: after a crash it is the old one or the new one. Blocks the thread.
     ///
     /// # Errors
-    /// That of the operating system.
+    /// Error of the operating system.
     pub(super) fn write<'r>(&self, resources: impl Iterator<Item = &'r Resource>) -> io::Result<()> {
         let cached = |resource: &Resource| CachedResource {
             name: resource.name().to_owned(),

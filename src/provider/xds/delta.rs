@@ -34,8 +34,8 @@ impl Protocol for Delta {
         "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
     }
 
-    /// Versions of resources are sent: without them the server could not say which ones are gone. Unlike the
-    /// version of a whole response, they go by the content.
+    /// Sends the versions of the resources held, so that the server can report those that are gone. Unlike the version
+    /// of a whole response, the version of a resource depends on its content alone.
     fn open(&mut self, resources: &[&Resource]) -> Bytes {
         let versions = resources.iter().map(|held| (held.name().to_owned(), held.version().to_owned()));
         let initial_resource_versions = versions.collect();

@@ -1,8 +1,8 @@
 //! Rules from a management server, over Envoy's discovery protocol (xDS).
 //!
-//! [`XdsProvider`] keeps a stream open, publishes what arrives, and answers. Rules stay in force while the server
-//! is away. The parts without I/O are apart: the two variants of the protocol (`sotw`, `delta`), the snapshot of
-//! resources, and the bounds on what a server can cause (`wire`, `pace`).
+//! [`XdsProvider`] keeps a stream open, publishes the rules that arrive, and accepts (ACK) or refuses (NACK) each
+//! response. Rules stay in force while the server is away. Modules without I/O: the two variants of the protocol
+//! (`sotw`, `delta`), the snapshot of resources, and bounds on the size and the rate of responses (`wire`, `pace`).
 
 mod backoff;
 mod cache;
@@ -42,8 +42,9 @@ pub use self::protocol::Variant;
 pub use self::resource::Resource;
 pub use self::status::XdsStatus;
 
-/// Life of a stream after which the back-off begins again: of one with a response, and of any.
+/// Life of a stream with a response after which the back-off is reset.
 const LIFE_WITH_RESPONSE: Duration = Duration::from_secs(10);
+/// Life of a stream without a response after which the back-off is reset.
 const LIFE: Duration = Duration::from_secs(60);
 
 /// Connection to a management server.
@@ -53,9 +54,9 @@ pub struct XdsSettings {
     pub variant: Variant,
     /// Address of the server.
     pub server: ServerAddress,
-    /// Name of this client, which servers choose its rules by.
+    /// Name of this client, by which the server selects its rules.
     pub node_id: String,
-    /// Further properties of the client, names and values.
+    /// Names and values of further properties of the client.
     pub node_metadata: Vec<(String, String)>,
     /// Headers of the stream's request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
@@ -63,13 +64,13 @@ pub struct XdsSettings {
     pub tls: Option<XdsTls>,
     /// Waits between attempts to connect.
     pub backoff: BackoffSettings,
-    /// Largest response, in bytes.
+    /// Upper bound on a response, in bytes.
     pub max_message_bytes: usize,
     /// Interval of HTTP/2 pings; `None` for none.
     pub ping_interval: Option<Duration>,
-    /// Time for which resources that a new stream does not have stay in force.
+    /// Time for which resources that are missing from a new stream stay in force.
     pub removal_grace: Duration,
-    /// File for the rules in force; `None` for none.
+    /// File in which the rules in force are kept for the next start; `None` for none.
     pub cache_file: Option<PathBuf>,
 }
 
@@ -87,7 +88,7 @@ pub struct XdsTls {
 #[error("loading rules from the management server failed: {0}")]
 pub struct XdsProviderError(#[from] tokio::task::JoinError);
 
-/// Keeps the rules in force up to date with a management server.
+/// Provider that keeps the rules in force up to date with a management server.
 pub struct XdsProvider {
     client: Client,
     backoff: Backoff,
@@ -95,12 +96,11 @@ pub struct XdsProvider {
 }
 
 impl XdsProvider {
-    /// Publishes the rules of an earlier run, if there is a file of them, blocking the thread while it reads. A
-    /// notification of `wake` ends a wait between attempts. Each connection uses the files of TLS that `certificates`
-    /// read last.
+    /// Publishes the rules in the cache file, if there is one. Blocks the thread. A notification of `wake` ends a wait
+    /// between attempts to connect. Each connection uses the certificates and keys that `certificates` read last.
     ///
     /// # Errors
-    /// [`TlsError`] with the first file that cannot be used, and why.
+    /// [`TlsError`] for the first file that cannot be used.
     pub fn load(
         settings: XdsSettings,
         publisher: Publisher,
@@ -124,10 +124,10 @@ impl XdsProvider {
         self.client.status()
     }
 
-    /// Receives rules.
+    /// Receives rules for ever.
     ///
     /// # Errors
-    /// Never returns unless a load panics; the rules in force stay as they are then.
+    /// [`XdsProviderError`] if a load panics. The rules in force stay.
     pub async fn run(self) -> Result<Infallible, XdsProviderError> {
         let Self { mut client, mut backoff, wake } = self;
         let mut logged = None;
@@ -154,7 +154,7 @@ impl XdsProvider {
                 tracing::warn!(%server, error = reason, retry_in = ?wait, "xDS stream ended; the rules stay in force");
                 logged = Some(reason);
             }
-            // Either way it is time to connect.
+            // After the wait or a notification, it is time to connect.
             timeout(wait, wake.notified()).await.ok();
         }
     }

@@ -1,4 +1,4 @@
-//! Bounds on the work that a server can cause: loads of changed content, and answers to content that was
+//! Bounds on the work that a management server can cause: loads of changed content, and NACKs for content that was
 //! refused before.
 
 use std::collections::VecDeque;
@@ -8,22 +8,22 @@ use tokio::time::Instant;
 
 use super::backoff::jittered;
 
-/// Loads that may follow each other at once.
+/// Number of loads that may follow each other at once.
 const BURST: u32 = 20;
 /// Time between further loads.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// First wait before an answer to content that was refused before; later ones double.
+/// First wait before a NACK for content that was refused before. The wait doubles each time.
 const REFUSAL_MIN: Duration = Duration::from_secs(1);
-/// Longest wait.
+/// Longest wait before a NACK.
 const REFUSAL_MAX: Duration = Duration::from_secs(30);
-/// Refused contents that are remembered.
+/// Number of refused contents that are remembered.
 const REFUSED_MAX: usize = 32;
 
 /// Pace of loads: at most [`BURST`] at once, and one each [`INTERVAL`] in the long run.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Time at which the burst would be whole again.
+    /// Time from which a full burst is available again.
     whole_at: Option<Instant>,
 }
 
@@ -36,7 +36,7 @@ impl Pace {
     }
 }
 
-/// Contents that were refused, and the wait before each answer to one of them.
+/// Digests of refused contents, and the wait before each NACK for one of them.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     digests: VecDeque<u64>,
@@ -44,7 +44,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Records refused content. Returns the wait before the answer: none for content that is new.
+    /// Records refused content. Returns the wait before the NACK: zero for new content.
     pub(super) fn wait(&mut self, digest: u64, random: f64) -> Duration {
         if !self.digests.contains(&digest) {
             self.digests.truncate(REFUSED_MAX - 1);
@@ -57,7 +57,7 @@ impl Refusals {
         jittered(wait, random)
     }
 
-    /// Forgets them: content was accepted.
+    /// Forgets all refusals, since content was accepted.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -82,7 +82,7 @@ mod tests {
         let mut refusals = Refusals::default();
         let mut wait = |digest| refusals.wait(digest, 1.0).as_secs();
         assert_eq!([1, 1, 1, 1, 1, 1, 1, 1].map(&mut wait), [0, 1, 2, 4, 8, 16, 30, 30]);
-        // Other content is answered at once; a server that alternates gains nothing by it.
+        // Other content is answered at once. Alternating between two contents does not shorten the wait.
         assert_eq!([2, 1, 2, 1].map(&mut wait), [0, 1, 2, 4]);
         refusals.clear();
         assert_eq!(refusals.wait(1, 1.0), Duration::ZERO);

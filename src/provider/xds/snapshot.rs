@@ -1,4 +1,4 @@
-//! The resources that the server has sent, whatever variant of the protocol it speaks.
+//! Latest resources of the management server, in either variant of the protocol.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,20 +18,19 @@ pub(super) struct Snapshot {
     /// Resources that cannot be read, by their labels.
     unreadable: BTreeMap<String, RuleError>,
     has_nameless: bool,
-    /// Resources that are gone, and stay in force for a while: a server that has just started may not know them
-    /// yet.
+    /// Removed resources that stay in force for a while: a server that has just started may not know them yet.
     lingering: Resources,
 }
 
 impl Snapshot {
-    /// Snapshot of an earlier run.
+    /// Snapshot with the resources of an earlier run.
     pub(super) fn of(resources: Vec<Resource>) -> Self {
         let resources = resources.into_iter().map(|resource| (resource.name_in_rules(), Arc::new(resource)));
         Self { resources: resources.collect(), ..Self::default() }
     }
 
-    /// Forgets resources that are not in force, and errors: the server sends what the first request does not name
-    /// again.
+    /// Forgets errors, and resources that are not in force. The server sends all resources again that the first
+    /// request of a stream does not name.
     pub(super) fn retain_in_force<'r>(&mut self, in_force: impl Iterator<Item = &'r Arc<Resource>>) {
         let named = in_force.map(|resource| (resource.name_in_rules(), Arc::clone(resource)));
         self.resources = named.filter(|(name, _)| !self.lingering.contains_key(name)).collect();
@@ -39,7 +38,7 @@ impl Snapshot {
         self.has_nameless = false;
     }
 
-    /// Takes up a response. Resources that are gone linger if `keeps_removed`.
+    /// Applies a response. If `keeps_removed`, removed resources linger.
     pub(super) fn apply(&mut self, received: Received, keeps_removed: bool) {
         let Received { is_complete, resources, removed, unreadable, has_nameless, .. } = received;
         let mut gone = Resources::new();
@@ -68,19 +67,19 @@ impl Snapshot {
         if keeps_removed {
             self.lingering.extend(gone);
         }
-        // A new resource for the domain takes the place of one that lingers.
+        // A new resource for a domain replaces a lingering one.
         if !self.lingering.is_empty() {
             let taken: HashSet<_> = self.resources.values().filter_map(|held| held.domain()).collect();
             self.lingering.retain(|_, old| old.domain().is_some_and(|domain| !taken.contains(domain)));
         }
     }
 
-    /// True if there are resources that are gone and stay in force.
+    /// True if there are removed resources that stay in force.
     pub(super) fn has_lingering(&self) -> bool {
         !self.lingering.is_empty()
     }
 
-    /// Forgets those.
+    /// Forgets removed resources.
     pub(super) fn drop_lingering(&mut self) {
         self.lingering.clear();
     }

@@ -1,4 +1,4 @@
-//! Writes: each needs a role, a JSON body with a reason, and leaves an entry in the audit log.
+//! Writes. Each needs a role and a JSON body with a reason, and is recorded in the audit log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +25,10 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on a reason, in characters.
 const MAX_REASON: usize = 1_000;
 
-/// A write: its actor, and what every write has.
+/// A write: its actor, and the parts that every write has.
 pub(super) struct Write<B> {
     pub(super) actor: Actor,
-    /// True to report what the write would do, and do nothing.
+    /// True to report what the write would do without doing it.
     pub(super) dry_run: bool,
     pub(super) body: B,
     trace: Trace,
@@ -46,7 +46,7 @@ requests! {
         /// `1` to report what the write would do, and do nothing.
         dry_run: Option<String> = { "enum": ["0", "1", "true", "false"] },
     }
-    /// Body of a write that needs nothing but a reason.
+    /// Body of a write that needs only a reason.
     struct Reason {
         /// Reason, for the audit log.
         reason: String = { "minLength": 1, "maxLength": 1000, "pattern": "\\S" },
@@ -61,20 +61,20 @@ requests! {
 replies! {
     /// Outcome of a reload request.
     struct Reloaded {
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// True if the rules are being read again.
         reloading: bool,
     }
     /// Outcome of lifting a lockout.
     struct Lifted {
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// True if the lockout was lifted.
         lifted: bool,
         /// Domain, name and client of the lockout.
         target: String,
-        /// Error of a store that may still have it.
+        /// Error of a store that may still have the lockout.
         error: Option<String>,
     }
 }
@@ -112,7 +112,7 @@ impl<B: WriteBody, S: Send + Sync> FromRequest<S> for Write<B> {
     }
 }
 
-/// Body of a request, as JSON; mistakes in it are reported as JSON.
+/// Body of a request, as JSON. Errors in it are answered in JSON too.
 pub(super) struct JsonBody<B>(pub(super) B);
 
 impl<B: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<B> {
@@ -152,7 +152,7 @@ impl<B: WriteBody> Write<B> {
     }
 }
 
-/// Has the rules read again.
+/// Makes the providers read the rules again.
 pub(super) async fn reload(State(admin): State<Arc<Admin>>, write: Write<Reason>) -> Answer<Reloaded> {
     if !write.dry_run {
         for provider in &admin.providers {

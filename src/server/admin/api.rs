@@ -31,19 +31,20 @@ use crate::server::lockouts::{LockoutPage, Page};
 use crate::server::schema::{replies, requests};
 use crate::server::tracked_body::EventStream;
 
-/// Items of a list, unless `limit` says otherwise; and at most.
+/// Default number of items in a list.
 const LIST: usize = 100;
+/// Upper bound on the items in a list.
 const MAX_LIST: usize = 1_000;
-/// Window of top keys, unless `window` says otherwise.
+/// Default window of top keys.
 const WINDOW_SECS: u64 = 300;
-/// Window of series, unless `from` says otherwise.
+/// Default window of series.
 const SERIES_SECS: u64 = 900;
 /// Time between two events of a stream.
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
-/// Denials in one event.
+/// Upper bound on denials in one event.
 const MAX_EVENT_DENIALS: usize = 20;
 
-/// Parameters of a request; mistakes in them are reported as JSON.
+/// Parameters of a request. Errors in them are answered in JSON.
 pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -56,7 +57,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// Parameters in the path of a request; mistakes in them are reported as JSON.
+/// Parameters in the path of a request. Errors in them are answered in JSON.
 pub(super) struct PathParams<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
@@ -100,9 +101,9 @@ replies! {
     }
     /// Counters.
     struct TopList {
-        /// Begin of the window, in seconds since the epoch.
+        /// Start of the window, in seconds since the epoch.
         from: u64,
-        /// Counters: those that come first in the order first.
+        /// Counters, in the requested order.
         items: Vec<TopView>,
     }
     /// Denials.
@@ -126,14 +127,14 @@ replies! {
     struct AuditList {
         /// Actions since the start of the replica, newest first: in descending order of `seq`.
         items: Vec<AuditEntry>,
-        /// Rejected writes that are missing in the items and in the log.
+        /// Numbers of rejected writes that are missing from the items and from the log.
         suppressed: Suppressed,
     }
 }
 
-/// Form of a duration from a second to an hour.
+/// Pattern of a duration from a second to an hour.
 const DURATION: &str = "^(([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$";
-/// The same, with a sign or without.
+/// Pattern of a duration from a second to an hour, with or without a minus sign.
 const TIME_AGO: &str = "^-?(([1-9][0-9]{0,2}|[12][0-9]{3}|3[0-5][0-9]{2}|3600)s|([1-9]|[1-5][0-9]|60)m|1h)$";
 
 requests! {
@@ -168,7 +169,7 @@ requests! {
     }
     /// Parameters of the rates.
     struct SeriesQuery {
-        /// Time before now at which they begin; `15m` by default.
+        /// Time before now at which the rates start; `15m` by default.
         from: Option<String> = { "pattern": TIME_AGO, "examples": ["15m", "-1h"] },
     }
 }
@@ -298,8 +299,8 @@ pub(super) async fn audit(
     Ok(Reply(AuditList { items, suppressed: admin.audit.suppressed() }))
 }
 
-/// Server-sent events: `stats` once a second, and `denials` where there are new ones. A client that reads slowly
-/// gets fewer events; nothing queues for it. A client that stops reading is disconnected.
+/// Server-sent events: `stats` once a second, and `denials` if there are new ones. A client that reads slowly gets
+/// fewer events, since none are queued for it. A client that stops reading is disconnected.
 pub(super) async fn events(State(admin): State<Arc<Admin>>) -> Response {
     let Ok(permit) = Arc::clone(&admin.event_streams).try_acquire_owned() else {
         return problem(StatusCode::SERVICE_UNAVAILABLE, "too many event streams are open; try again later");
@@ -337,7 +338,7 @@ impl EventSource {
 
     fn fill(&mut self) {
         self.queue.push_back(event("stats", &self.admin.summary()));
-        // The end of the millisecond of the newest denial that was sent.
+        // The last microsecond of the millisecond of the newest denial that was sent.
         let after = Timestamp::from_micros(self.denials_after_ms * 1_000 + 999);
         let denials: Vec<DenialView> = self.admin.denials(after, |_| true, MAX_EVENT_DENIALS);
         if let Some(newest) = denials.first() {
@@ -356,7 +357,7 @@ fn page(limit: Option<u32>) -> usize {
     limit.map_or(LIST, |limit| limit as usize).clamp(1, MAX_LIST)
 }
 
-/// Seconds of a duration such as `90s`, `15m` or `1h`, at most [`MAX_WINDOW_SECS`]: nothing older is kept.
+/// Seconds of a duration such as `90s`, `15m` or `1h`, at most [`MAX_WINDOW_SECS`], since nothing older is kept.
 fn seconds(name: &str, text: Option<&str>, default: u64) -> Result<u64, String> {
     let Some(text) = text else { return Ok(default) };
     let unit = match text.as_bytes().last() {

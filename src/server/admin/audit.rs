@@ -18,14 +18,17 @@ use crate::telemetry::logs::AUDIT;
 use crate::telemetry::metrics::definitions::AUDIT_SUPPRESSED;
 use crate::telemetry::metrics::snapshot::Snapshot;
 
-/// Entries that are kept in memory: of writes that were carried out or failed, and of rejected ones. Those of
-/// authenticated actors have room of their own, because clients without authentication can cause any number.
+/// Upper bound on entries in memory of writes that were carried out or failed.
 const MAX_ENTRIES: usize = 1_000;
+/// Upper bound on entries in memory of rejected writes of authenticated actors, and again of all others: clients
+/// without authentication can cause any number.
 const MAX_REJECTED: usize = 200;
-/// Rejected writes that are recorded in a second, and logged: of authenticated actors, and again of others.
+/// Upper bound on rejected writes of authenticated actors that are recorded and logged in one second, and again on
+/// those of all others.
 const MAX_REJECTED_PER_SEC: u32 = 10;
-/// Path of the API, and of its only call that is sent like a write and changes nothing.
+/// Path of the API.
 const API: &str = "/api/v1/";
+/// Path of the only POST that changes nothing.
 const EXPLAIN: &str = "/api/v1/explain";
 /// Upper bound on a text from a request, in bytes.
 const MAX_TEXT: usize = 200;
@@ -62,12 +65,12 @@ struct RejectedWrites {
 }
 
 replies! {
-    /// Rejected writes that were neither recorded nor logged, because there were more than ten in their second. Counted
-    /// since the start of the replica.
+    /// Numbers of rejected writes since the start of the replica that were neither recorded nor logged, because there
+    /// were more than ten in one second.
     struct Suppressed {
-        /// Those of authenticated actors.
+        /// Rejected writes of authenticated actors.
         known: u64,
-        /// Those of all others.
+        /// Rejected writes of all others.
         unknown: u64,
     }
     /// An admin action.
@@ -78,22 +81,22 @@ replies! {
         at_ms: u64,
         /// Id of the replica, as in the list of the fleet.
         replica: String,
-        /// Number of the action on its replica since the start, from 1: the order in which they happened, also within one
-        /// millisecond and if the clock was set.
+        /// Number of the action since the start of the replica, from 1. It gives the order of actions, also within one
+        /// millisecond or after the clock was set.
         seq: u64,
-        /// Name of the actor: `loopback`, `token` and its name, the role and line of a token without one, `user` and the
-        /// user that a proxy names, or a name in a certificate; `unknown` without authentication.
+        /// Name of the actor: `loopback`, `token` and its name, the role and line of a token without one, `user` and
+        /// the user that a proxy names, or a name in a certificate; `unknown` without authentication.
         actor: String,
         /// Role of the actor; `none` without authentication.
         role: &'static str = { "enum": ["view", "operate", "admin", "none"] },
-        /// Action, such as `lockouts:lift`; `rejected` for a write that was not carried out, whose target is its method
-        /// and path.
+        /// Action, such as `lockouts:lift`; `rejected` for a write that was not carried out: its `target` is the
+        /// method and the path.
         action: &'static str,
         /// Object of the action.
         target: String,
         /// Reason that the actor gave.
         reason: String,
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// `done`, `not_found` or the error.
         result: String,
@@ -104,7 +107,7 @@ replies! {
 #[derive(Clone, Debug)]
 pub(super) struct ProblemText(pub(super) String);
 
-/// A write on its way: its actor, as soon as it is known, and whether a handler has recorded it.
+/// Progress of a write: its actor, once it is known, and whether a handler has recorded it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Trace(Arc<Mutex<Traced>>);
 
@@ -115,19 +118,19 @@ struct Traced {
 }
 
 impl Trace {
-    /// The actor is `actor`.
+    /// Sets the actor.
     pub(super) fn authenticated(&self, actor: &Actor) {
         self.0.lock().actor = Some(actor.clone());
     }
 
-    /// A handler has recorded the write.
+    /// Notes that a handler has recorded the write.
     pub(super) fn recorded(&self) {
         self.0.lock().is_recorded = true;
     }
 }
 
-/// Records writes that no handler has recorded because they were rejected before: without access, in another form than
-/// expected, or sent twice at once.
+/// Records writes that were rejected before a handler could record them: without the role, malformed, or sent twice at
+/// once.
 pub(super) async fn rejected(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if request.method().is_safe() || !path.starts_with(API) || path == EXPLAIN {
@@ -141,7 +144,7 @@ pub(super) async fn rejected(State(admin): State<Arc<Admin>>, mut request: Reque
     if !is_recorded && !answer.status().is_success() {
         let message = answer.extensions().get::<ProblemText>().map_or("", |ProblemText(message)| message);
         let result = format!("{}: {message}", answer.status().as_u16());
-        // Without any authentication, an actor is just somebody on this machine.
+        // If no authentication is configured, the actor is any client on this machine.
         let is_known = admin.access.is_configured();
         let actor = actor.as_ref().map(|actor| (actor, is_known));
         admin.audit.reject(actor, &target, &result, admin.clock.now());
@@ -163,7 +166,7 @@ pub(super) struct Entry<'e> {
 }
 
 impl Audit {
-    /// An empty one of the replica with this id.
+    /// An empty audit log of the replica with this id.
     pub(super) fn new(replica: &str) -> Self {
         Self { replica: replica.to_owned(), entries: Mutex::default() }
     }
@@ -195,8 +198,8 @@ impl Audit {
         push(&mut entries.handled, entry, MAX_ENTRIES);
     }
 
-    /// Records and logs a rejected write, unless there were many in this second. `actor` comes with whether it is
-    /// authenticated.
+    /// Records and logs a rejected write, unless there were too many in this second. `actor` is the actor, and true
+    /// if it is authenticated.
     fn reject(&self, actor: Option<(&Actor, bool)>, target: &str, result: &str, now: Timestamp) {
         let is_known = actor.is_some_and(|(_, is_known)| is_known);
         let stranger = Actor { name: "unknown".to_owned(), role: Role::View, csrf: None };
@@ -227,7 +230,7 @@ impl Audit {
         Suppressed { known: entries.known.suppressed, unknown: entries.unknown.suppressed }
     }
 
-    /// Adds these numbers to `snapshot`.
+    /// Adds the numbers of rejected writes that were not recorded to `snapshot`.
     pub(super) fn add_to(&self, snapshot: &mut Snapshot) {
         let Suppressed { known, unknown } = self.suppressed();
         snapshot.add(&AUDIT_SUPPRESSED, ["known"], known);
@@ -252,7 +255,7 @@ impl Entries {
         AuditEntry { seq: self.seq, ..entry }
     }
 
-    /// Records a rejected write, unless there were many in its second.
+    /// Records a rejected write, unless there were too many in its second.
     fn reject(&mut self, entry: &AuditEntry, is_known: bool) -> Recorded {
         let rejected = if is_known { &mut self.known } else { &mut self.unknown };
         let outcome = rejected.count(entry.at);
@@ -268,13 +271,14 @@ impl Entries {
 /// Outcome of recording a rejected write.
 enum Recorded {
     Yes,
-    /// No, and it is the first one of its second.
+    /// Not recorded; the first such write of its second.
     FirstSuppressed,
+    /// Not recorded; a later one.
     Suppressed,
 }
 
 impl RejectedWrites {
-    /// Counts one in this second.
+    /// Counts a rejected write in this second.
     fn count(&mut self, second: u64) -> Recorded {
         if self.second != second {
             (self.second, self.in_second) = (second, 0);

@@ -1,4 +1,4 @@
-//! The endpoints of the API: the router and the OpenAPI document are made of this table.
+//! Table of the endpoints of the API, from which the router and the OpenAPI document are built.
 
 use std::sync::LazyLock;
 

@@ -29,7 +29,7 @@ requests! {
         domain: String,
         /// Descriptors, at most 32.
         descriptors: Vec<DescriptorBody> = { "maxItems": 32 },
-        /// Hits of each descriptor. By default one, and of a budget a reservation of its amount.
+        /// Hits of each descriptor. By default one hit; for a budget, a reservation of its amount.
         hits: Option<u32>,
     }
     /// A descriptor.

@@ -1,7 +1,6 @@
-//! `Idempotency-Key`: a write that is sent again gets the answer of the first time, and is not done again.
+//! `Idempotency-Key`: a write that is sent again gets the answer of the first time, and is not carried out again.
 //!
-//! The last answers of this replica are kept, those of failures (5xx) and of missing rights excepted: these may be
-//! tried again.
+//! This replica keeps its last answers, except 5xx and 403: such a request may succeed later.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,13 +18,13 @@ use super::api::problem;
 use super::{Admin, MAX_BODY_BYTES};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Set on an answer that was given before.
+/// Header of an answer that was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Answers that are kept.
+/// Upper bound on the answers that are kept.
 const MAX_KEPT: usize = 1_000;
 /// Upper bound on a key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
-/// Upper bound on an answer that is kept, in bytes.
+/// Upper bound on the size of an answer that is kept, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Answers to writes, by actor and key.
@@ -51,13 +50,13 @@ struct CachedAnswer {
 
 /// State of a write.
 enum Lookup {
-    /// Nothing: it is under way from now on.
+    /// The key is new. The write is under way from now on.
     New,
-    /// It is under way.
+    /// The write is under way.
     InProgress,
     /// The key belongs to another request.
     Other,
-    /// Its answer.
+    /// The write was answered with this.
     Answered(StatusCode, Bytes),
 }
 
@@ -77,7 +76,7 @@ impl Replays {
         }
     }
 
-    /// Keeps the answer to a write; forgets the write without one.
+    /// Keeps the answer to a write; forgets the write if there is none.
     fn finish(&self, name: Name, answer: Option<(StatusCode, Bytes)>) {
         let mut cache = self.0.lock();
         let Some(cached) = cache.answers.get_mut(&name).filter(|_| answer.is_some()) else {
@@ -94,7 +93,7 @@ impl Replays {
     }
 }
 
-/// Ends a write that has no answer, because it panicked.
+/// A write under way. Dropping it forgets the write, which has panicked.
 struct PendingWrite<'a> {
     replays: &'a Replays,
     name: Option<Name>,
@@ -108,7 +107,7 @@ impl Drop for PendingWrite<'_> {
     }
 }
 
-/// Carries out a write once for each key. It goes on if its client disconnects, so that it is audited.
+/// Carries out a write once for each key. The write continues if its client disconnects, so that it is audited.
 pub(super) async fn replayed(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
@@ -161,7 +160,7 @@ async fn once(admin: &Admin, key: String, request: Request, next: Next) -> Respo
     let Ok(body) = to_bytes(body, usize::MAX).await else {
         return problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be read");
     };
-    // What access refuses may be granted by then.
+    // Not kept: the client may have the role by the next attempt.
     let is_kept = !answer.status.is_server_error()
         && answer.status != StatusCode::FORBIDDEN
         && body.len() <= MAX_ANSWER_BYTES;

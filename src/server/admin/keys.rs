@@ -109,7 +109,7 @@ replies! {
     }
     /// Result of a reset.
     struct ResetResult {
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// Counters of the limits that apply, and under an override those of the rule too, as they were before.
         counters: Vec<LevelView>,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use crate::server::schema::replies;
 use crate::telemetry::metrics::model::Distribution;
 
-/// Samples that are kept: with one every 10 seconds, the oldest is a minute old.
+/// Number of samples: with one every 10 seconds, the oldest is a minute old.
 const MAX_SAMPLES: usize = 7;
 
 replies! {
@@ -27,7 +27,7 @@ replies! {
 pub(super) struct Latency(Mutex<VecDeque<Distribution>>);
 
 impl Latency {
-    /// Takes a sample.
+    /// Adds a sample, and drops the oldest one if there are too many.
     pub(super) fn tick(&self, sample: Distribution) {
         let mut samples = self.0.lock();
         if samples.len() == MAX_SAMPLES {

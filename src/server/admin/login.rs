@@ -11,7 +11,7 @@ use super::Admin;
 use super::audit::Entry;
 use crate::server::links::query_value;
 
-/// Page with the form, and where to go after it.
+/// Path of the page with the login form.
 pub(in crate::server) const LOGIN_PAGE: &str = "/login";
 
 /// Starts a session for the form field `token`, and redirects to the path in `next`.
@@ -35,7 +35,7 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Resp
     see_other(&next, Some(&cookie))
 }
 
-/// Ends the session of the browser. A copy of its cookie is invalid from then on too.
+/// Ends the session of the browser. Copies of its cookie become invalid too.
 pub(super) async fn log_out(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
     see_other(LOGIN_PAGE, Some(&admin.access.log_out(&headers, admin.clock.now(), admin.is_tls)))
 }
@@ -57,7 +57,7 @@ fn see_other(location: &str, cookie: Option<&str>) -> Response {
     answer
 }
 
-/// `next` if it is a path on this server, else the first page: a form must not lead to another site.
+/// `next` if it is a path on this server, else `/`: a login must not redirect to another site.
 fn local_path(next: &str) -> String {
     let is_local = next.starts_with('/') && !next.starts_with("//");
     let is_plain = next.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\');

@@ -1,7 +1,7 @@
 //! The admin listener: an API and a console for operators, on loopback unless authentication is configured.
 //!
-//! Reading needs the role `view`; every write needs a higher one, a JSON body with a reason, and no other site
-//! behind it, and is recorded in the audit log.
+//! A read needs the role `view`. A write needs a higher role and a JSON body with a reason, must not come from a page
+//! of another site, and is recorded in the audit log.
 
 mod access;
 mod actions;
@@ -75,9 +75,9 @@ use crate::tls::ClientCertificate;
 
 /// Upper bound on the body of a request.
 const MAX_BODY_BYTES: usize = 256 << 10;
-/// Requests that may read counters at a time.
+/// Upper bound on concurrent requests that read counters.
 const MAX_PEEKS: usize = 16;
-/// Event streams that may be open.
+/// Upper bound on open event streams.
 const MAX_EVENT_STREAMS: usize = 32;
 
 /// Parts of the admin listener.
@@ -86,33 +86,33 @@ pub struct AdminParts {
     pub rules: Arc<ArcSwapOption<Rules>>,
     /// Outcome of the latest load of rules.
     pub rules_status: watch::Receiver<provider::Status>,
-    /// Outcome of the latest load of candidate rules, where there are any.
+    /// Outcome of the latest load of candidate rules; `None` if none are configured.
     pub candidate_status: Option<watch::Receiver<provider::Status>>,
-    /// Counts of the candidate rules.
+    /// Counts of the candidate rules; `None` if none are configured.
     pub candidate_counts: Option<Arc<CandidateMetrics>>,
-    /// Providers, which a reload wakes.
+    /// Providers of rules, which a reload request wakes.
     pub providers: Vec<provider::Handle>,
-    /// Metrics.
+    /// Metrics of the process.
     pub metrics: Arc<Metrics>,
     /// Observations of all cores.
     pub observer: Arc<Observer>,
-    /// Lockouts.
+    /// Lists and lifts lockouts.
     pub lockouts: LockoutAdmin,
-    /// Store.
+    /// Store of the counters, to report its state.
     pub store: Arc<dyn Inspect>,
     /// Store that replicas share; `None` for counters in memory.
     pub fleet: Option<Arc<dyn Fleet>>,
-    /// Keys of counters.
+    /// Writer of counter keys.
     pub keys: KeyWriter,
-    /// Decides and reads for operators, with connections of its own.
+    /// Limiter for requests of operators, with its own connections to the store.
     pub limiter: Limiter,
-    /// Overrides.
+    /// Overrides in force.
     pub overrides: Arc<OverrideBook>,
     /// Stores with counters: the main store and the local fallback.
     pub counters: Vec<Arc<dyn CounterReset>>,
     /// Clock of decisions.
     pub clock: Arc<dyn Clock>,
-    /// Access to all of it.
+    /// Authentication, and the roles of clients.
     pub access: Arc<Access>,
 }
 
@@ -148,13 +148,13 @@ pub(super) struct Admin {
     loads: Loads,
     audit: Audit,
     event_streams: Arc<Semaphore>,
-    /// Names of the rules in force, for as long as they are.
+    /// Names of rules, cached while these rules are in force.
     rule_names: Mutex<(Weak<Rules>, Arc<RuleNames>)>,
     started_at: Timestamp,
 }
 
 impl Admin {
-    /// `host_names` are names of this machine that `Host` may have without authentication.
+    /// `host_names` are names of this machine that the header `Host` may have without authentication.
     pub(super) fn new(parts: AdminParts, host_names: Arc<[String]>, is_tls: bool) -> Arc<Self> {
         let fleet = FleetState::new(parts.fleet, parts.keys.prefix());
         let admin = Arc::new(Self {
@@ -231,7 +231,7 @@ impl Admin {
     }
 }
 
-/// The API under `/api/v1/`, and `pages` everywhere else. Those of `public` need no authentication.
+/// Router of the API under `/api/v1/`, and of `pages`. Routes of `public` need no authentication.
 pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Router {
     let api = endpoints::endpoints().into_iter().fold(Router::new(), |api, endpoint| {
         let (path, route) = endpoint.into_route();
@@ -239,7 +239,7 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Route
     });
     let replayed = middleware::from_fn_with_state(Arc::clone(admin), idempotency::replayed);
     let api = api.layer(replayed).layer(DefaultBodyLimit::max(MAX_BODY_BYTES)).with_state(Arc::clone(admin));
-    // A session is of one's own making: neither needs authentication.
+    // Logging in and out needs no authentication.
     let sessions = Router::new()
         .route("/session", post(login::log_in))
         .route("/session:end", post(login::log_out))
@@ -261,8 +261,8 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Route
 
 /// Rejects requests that a browser sends for a page of another site.
 async fn same_site_only(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
-    // Authentication is bound to the name in the address bar, so that a foreign name which was made to resolve to this
-    // server gains nothing by it: any name is its own.
+    // With authentication, any `Host` is accepted: a browser keeps credentials by name, so a page under a foreign
+    // name that resolves to this server (DNS rebinding) has none.
     let host = origin::host(request.headers(), request.uri());
     let own_name =
         admin.access.is_configured().then(|| origin::without_port(host.unwrap_or_default()).to_owned());
@@ -273,8 +273,8 @@ async fn same_site_only(State(admin): State<Arc<Admin>>, request: Request, next:
     next.run(request).await
 }
 
-/// Rejects requests without authentication; where none is configured, those of other machines and with foreign
-/// `Host` names.
+/// Rejects requests that are not authenticated. If no authentication is configured, rejects requests from other
+/// machines and requests with a foreign `Host`.
 async fn authenticated(
     State(admin): State<Arc<Admin>>,
     peer: Option<Extension<Peer>>,
@@ -326,7 +326,8 @@ async fn needs_role(role: Role, request: Request, next: Next) -> Response {
     }
 }
 
-/// Headers that keep a browser from running, framing or leaking anything.
+/// Adds headers that forbid a browser to run foreign scripts, to show the page in a frame, to cache it, and to send
+/// its URL to other sites.
 async fn secure_headers(mut answer: Response) -> Response {
     let headers = answer.headers_mut();
     for (name, value) in [

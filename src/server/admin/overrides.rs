@@ -23,11 +23,11 @@ use crate::limiter::overrides::{
 };
 use crate::server::schema::{replies, requests};
 
-/// Bounds on the time that an override lasts.
+/// Lower bound on the time that an override lasts. [`MAX_TTL`] is the upper bound.
 const MIN_TTL: Duration = Duration::from_secs(1);
 /// Upper bound on the bytes of a descriptor.
 const MAX_DESCRIPTOR_BYTES: usize = 4_096;
-/// Rules that are named where a position fits several.
+/// Upper bound on the rules that an error message names.
 const MAX_NAMED: usize = 5;
 const NO_OVERRIDE: &str = "no override with this id: GET /api/v1/overrides lists them";
 
@@ -95,14 +95,14 @@ replies! {
     }
     /// Overrides in force.
     struct OverrideList {
-        /// Overrides, those that end first at the front.
+        /// Overrides, ordered by their end.
         items: Vec<OverrideView>,
-        /// Error of the last look at the store: there may be others.
+        /// Error of the last read from the store: overrides may be missing.
         error: Option<String>,
     }
     /// Result of setting an override.
     struct OverrideChange {
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// The override.
         applied: OverrideView,
@@ -111,7 +111,7 @@ replies! {
     }
     /// Result of deleting an override.
     struct OverrideDeletion {
-        /// True if nothing was done, by request.
+        /// True if the request was a dry run, which changed nothing.
         dry_run: bool,
         /// True if it was deleted.
         deleted: bool,
@@ -160,7 +160,7 @@ impl OverrideView {
     }
 }
 
-/// A mistake in a write, and its status.
+/// Status and message of a rejected write.
 type Rejection = (StatusCode, String);
 
 fn bad_request(message: impl Into<String>) -> Rejection {
@@ -230,7 +230,7 @@ fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Rejecti
         [..] => placed.iter().filter(has_path_of).take(MAX_NAMED).map(position).collect(),
     };
     match &found[..] {
-        // Shadow mode is kept by path: it would be that of all of them.
+        // Shadow mode is stored by path, so it would apply to all of them.
         [first, ..] if namesakes.len() > 1 => Err(bad_request(format!(
             "rule: {} are all named '{}': rename a key or a value to put one of them into shadow mode",
             namesakes.join(" and "),
@@ -268,7 +268,7 @@ impl Admin {
         OverrideList { items: items.collect(), error: self.overrides.error() }
     }
 
-    /// Sets `new`, or in a dry run returns what it would be.
+    /// Sets `new`. A dry run only returns the override that would be set.
     async fn set_override(&self, new: NewOverride, dry_run: bool) -> Result<OverrideView, Rejection> {
         let now = self.clock.now();
         let active = match dry_run {
@@ -320,7 +320,7 @@ pub(super) async fn set(
         Ok(OverrideChange { dry_run: *dry_run, applied, rule })
     };
     let outcome = outcome.await;
-    // As the rules count it: values that they hash do not appear in the log.
+    // The descriptor as the rules count it, so that the log shows no value that they hash.
     let target = match &outcome {
         Ok(OverrideChange { applied: OverrideView { domain, descriptor, kind, .. }, .. }) => {
             format!("{kind} {domain} {}", describe(descriptor.as_deref().unwrap_or_default()))

@@ -1,4 +1,4 @@
-//! Facts that the API and the console show.
+//! Data that the API and the console show.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -33,7 +33,7 @@ replies! {
         over_limit_per_sec: f64,
         /// Hits over a limit per second that passed because of shadow mode.
         shadow_per_sec: f64,
-        /// Hits per second within their limit and past its near-limit mark.
+        /// Hits per second within their limit, but above its near-limit mark.
         near_limit_per_sec: f64,
         /// Time from a call to its answer; `null` if there were no calls.
         response_time: Option<LatencyView>,
@@ -56,21 +56,21 @@ replies! {
         rules_hash: String,
         /// Seconds since the epoch; `null` before the first rules.
         loaded_at: Option<u64>,
-        /// Errors that keep rules as written out of force.
+        /// Errors in rules, of which an earlier version is in force.
         errors: Vec<String>,
     }
     /// A rule with its totals since it was loaded, and its latest rates.
     struct RuleView {
         /// Path of the rule, such as `shop.user`.
         rule: String,
-        /// Its position, such as `shop.yaml:14`; `null` if it is no rule in force: hits are also counted under names
-        /// with a request's values.
+        /// Position of the rule, such as `shop.yaml:14`; `null` for a name that is not a rule in force, such as one
+        /// with values of a request.
         source: Option<String>,
         /// Hits since the rule was loaded.
         hits: u64,
-        /// Of these, hits over the limit.
+        /// Hits over the limit.
         over_limit: u64,
-        /// Hits within the limit and past its near-limit mark.
+        /// Hits within the limit, but above its near-limit mark.
         near_limit: u64,
         /// Hits over the limit that passed because of shadow mode.
         shadow: u64,
@@ -78,39 +78,39 @@ replies! {
         hits_per_sec: f64,
         /// Hits over the limit per second.
         over_limit_per_sec: f64,
-        /// Its limits; none for a rule that is not in force, or without a limit.
+        /// Limits of the rule; none if the rule is not in force, or has no limit.
         limits: Vec<RuleLimitView>,
-        /// True if it is counted and not enforced.
+        /// True if the rule is counted and not enforced.
         shadow_mode: bool,
-        /// End of the shadow mode into which an operator has put it, in seconds since the epoch; `null` without one.
+        /// End of the shadow mode that an operator has set, in seconds since the epoch; `null` if none is set.
         shadow_ends_at: Option<u64>,
-        /// Largest share of its limit that one counter has used, of those that were observed in the last 5 minutes and
-        /// have not been reset since.
+        /// Largest share of its limit that one counter has used. Only counters that were observed in the last 5 minutes
+        /// and have not reset since are considered.
         highest_use: Option<f64>,
     }
     /// A counter.
     struct TopView {
-        /// Domain; empty where keys are in the format of envoyproxy/ratelimit.
+        /// Domain; empty for keys in the format of envoyproxy/ratelimit.
         domain: String,
         /// Entries as counted: `user=alice,path=/login`.
         key: String,
-        /// The same for the bodies of other calls; `null` if they are not known exactly, or not UTF-8.
+        /// Entries in the form that other calls take; `null` if they are not known exactly, or not UTF-8.
         descriptor: Option<Vec<EntryText>>,
-        /// Rule; `null` for a limit that the caller set, or a rule that is no longer in force.
+        /// Path of the rule; `null` for a limit in the request, or a rule that is no longer in force.
         rule: Option<String>,
-        /// Its position, such as `shop.yaml:14`.
+        /// Position of the rule, such as `shop.yaml:14`.
         source: Option<String>,
         /// Limit of the counter.
         limit: LimitView,
         /// Estimate for the window.
         count: u64,
-        /// Upper bound on how far `count` is too high.
+        /// Upper bound on the amount by which `count` is too high.
         error: u64,
-        /// Hits that count towards the limit, when it was last observed; with what is held, of a budget.
+        /// Hits that counted towards the limit at the last observation; for a budget, holds included.
         used: u64,
-        /// True while it is over its limit.
+        /// True while the counter is over its limit.
         over_limit: bool,
-        /// Seconds until it passes again, or until its reset; 0 if that is past.
+        /// Seconds until the counter passes again if it is over its limit, else until its reset; 0 if that is past.
         resets_in_secs: u64,
     }
     /// A limit of a rule.
@@ -148,7 +148,7 @@ replies! {
         domain: String,
         /// Descriptors of the request.
         descriptors: String,
-        /// Path of the rule that denied; `null` for a limit that the caller set.
+        /// Path of the rule that denied; `null` for a limit in the request.
         rule: Option<String>,
         /// Layer of that rule.
         layer: Option<String>,
@@ -160,7 +160,7 @@ replies! {
         wait_secs: Option<u64>,
         /// Reason, such as `over_limit`.
         reason: &'static str,
-        /// False if the request passed, because of shadow mode.
+        /// False if the request passed because of shadow mode.
         enforced: bool,
     }
     /// Rates at one time.
@@ -195,7 +195,7 @@ impl RuleLimitView {
     }
 }
 
-/// Begin of a text that is represented by its digest in names of counters.
+/// Prefix of a digest, which replaces a long text in a counter's key.
 const DIGEST: &str = "sha256:";
 
 /// Window of the highest use, in seconds.
@@ -363,7 +363,7 @@ impl Admin {
         highest
     }
 
-    /// The first `limit` counters of the last `window_secs`, of one rule where `rule` names one, and the time at
+    /// The first `limit` counters of the last `window_secs`, only of the rule `rule` if it is given; and the time at
     /// which their window begins.
     pub(in crate::server) fn top(
         &self,
@@ -423,7 +423,7 @@ impl Admin {
         }
     }
 
-    /// The last denials after `after` that `is_wanted`, newest first.
+    /// The last denials after `after` for which `is_wanted` returns true, newest first.
     pub(in crate::server) fn denials(
         &self,
         after: Timestamp,

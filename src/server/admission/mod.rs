@@ -252,7 +252,7 @@ impl Admission {
         Self { bodies, core, in_flight: AtomicUsize::new(0), max_in_flight }
     }
 
-    /// The same for the core of this index.
+    /// Admits to the core of this index; its bodies count among `bodies`.
     pub(super) fn on_core(self, core: usize, bodies: Arc<UnfinishedBodies>) -> Self {
         Self { bodies, core, ..self }
     }

@@ -183,9 +183,9 @@ where
 /// Method of a rate-limit service.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Method {
-    /// Of Envoy's service.
+    /// `ShouldRateLimit` of Envoy's service.
     ShouldRateLimit,
-    /// The same for `tollgate query`, with the rules that applied.
+    /// `ShouldRateLimit` for `tollgate query`: the response also has the rules that applied.
     Explained,
     /// Of Kuadrant's service: decides without counting.
     CheckRateLimit,

@@ -56,12 +56,12 @@ pub(super) fn router(service: Arc<RateLimitService>, health: Health, own_names: 
         .route("/livez", get(async || "OK"))
 }
 
-/// 500 while the replica is not ready, as from envoyproxy/ratelimit.
+/// Answers 500 while the replica is not ready, as envoyproxy/ratelimit does.
 async fn healthcheck(State(health): State<Health>, headers: HeaderMap) -> Response {
     health_response(&health, &headers, StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// 503 while the replica is not ready.
+/// Answers 503 while the replica is not ready.
 async fn readyz(State(health): State<Health>, headers: HeaderMap) -> Response {
     health_response(&health, &headers, StatusCode::SERVICE_UNAVAILABLE)
 }

@@ -122,11 +122,11 @@ impl LockoutAdmin {
 /// Result of lifting a lockout.
 #[derive(Debug)]
 pub(super) enum Lift {
-    /// There was one, and there is none any more.
+    /// The client was locked out, and is not any more.
     Done,
     /// One store had it; another, which failed, may have it still.
     Partial(StoreError),
-    /// There was none.
+    /// The client was not locked out.
     NotFound,
 }
 

@@ -1,7 +1,7 @@
 //! Searches of the stores for lockouts, shared by all callers.
 //!
-//! A search of a large Redis takes longer than a caller waits, since it leaves the server most of its time. It goes on
-//! without its callers: they get what it has found so far, or the result of the search before it.
+//! A search of a large Redis takes longer than a caller waits, since it leaves most of the server's time to others. The
+//! search continues without its callers, who get the result of the previous search, or else what was found so far.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use tokio::time::{Instant, timeout};
 use super::{LockoutAdmin, position};
 use crate::store::lockouts::{ActiveLockout, Found, MAX_LISTED};
 
-/// Time for which the result of a search is used, or as long as the search took: at most half of the time is spent on
-/// searches.
+/// Time for which the result of a search is used; longer if the search took longer, so that searches run at most half
+/// of the time.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(1);
 /// Time that a caller waits for a search, well below the timeouts of clients.
 pub(super) const WAIT: Duration = Duration::from_secs(3);
 
-/// Lockouts, as far as they are known.
+/// The known lockouts.
 #[derive(Clone, Debug)]
 pub(super) struct Listing {
     /// Lockouts of all stores, ordered by their end.
@@ -35,7 +35,7 @@ pub(super) struct Listing {
     pub(super) is_searching: bool,
     /// False until the first search has ended.
     pub(super) is_whole: bool,
-    /// Begin of the search that found them.
+    /// Start of the search that found them.
     pub(super) begun: Instant,
 }
 
@@ -48,7 +48,7 @@ struct Latest {
     running: Option<Arc<Search>>,
     /// Result of the latest search that has ended, and its end.
     ended: Option<(Listing, Instant)>,
-    /// Lockouts lifted since the begin of the search whose result is in use.
+    /// Lockouts lifted since the start of the search whose result is in use.
     lifted: HashMap<Bytes, Instant>,
 }
 
@@ -57,22 +57,22 @@ struct Search {
     begun: Instant,
     /// Lockouts of each store.
     found: Vec<Found>,
-    /// Closed when it has ended.
+    /// Closed when the search has ended.
     ended: watch::Receiver<()>,
 }
 
 impl Searches {
-    /// The lockout of `key` was lifted.
+    /// Records that the lockout of `key` was lifted, to leave it out of results of older searches.
     pub(super) fn lifted(&self, key: &Bytes) {
         let mut latest = self.0.lock();
         if latest.lifted.len() >= MAX_LISTED {
-            // So many that a new search is cheaper than to remember them.
+            // A new search is cheaper than remembering more of them.
             (latest.lifted, latest.ended) = (HashMap::new(), None);
         }
         latest.lifted.insert(key.clone(), Instant::now());
     }
 
-    /// Lockouts as far as they are known now.
+    /// The lockouts that are known now.
     fn listing(&self) -> Listing {
         let latest = self.0.lock();
         let is_searching = latest.running.is_some();
@@ -99,7 +99,7 @@ impl Listing {
         let found: Vec<_> = found.iter().map(Found::so_far).collect();
         let truncated = found.iter().any(|found| found.len() >= MAX_LISTED);
         let mut lockouts: Vec<_> = found.into_iter().flatten().collect();
-        // Of a lockout in two stores, list the one that lasts longer.
+        // If two stores have a lockout, keep the one that lasts longer.
         lockouts.sort_by(|a, b| (&a.key, b.state.ends_us).cmp(&(&b.key, a.state.ends_us)));
         lockouts.dedup_by(|a, b| a.key == b.key);
         lockouts.sort_by(|a, b| position(a).cmp(&position(b)));
@@ -108,16 +108,18 @@ impl Listing {
 }
 
 impl LockoutAdmin {
-    /// Result of a search that is fresh; else that of one which begins now, as far as it gets within [`WAIT`].
+    /// The latest result if it is fresh; else the result of the running search or of a new one, complete or not after
+    /// [`WAIT`].
     pub(super) async fn listing(&self) -> Listing {
         if let Some(mut ended) = self.searching() {
-            // It is an error as soon as the search has ended.
+            // `changed` fails once the search has ended.
             drop(timeout(WAIT, async { while ended.changed().await.is_ok() {} }).await);
         }
         self.searches.listing()
     }
 
-    /// End of the search that is under way or begins now; `None` if the latest result is fresh.
+    /// Receiver that is closed at the end of the running search, which starts now if none runs; `None` if the latest
+    /// result is fresh.
     fn searching(&self) -> Option<watch::Receiver<()>> {
         let mut latest = self.searches.0.lock();
         if let Some(running) = &latest.running {
@@ -138,7 +140,7 @@ impl LockoutAdmin {
     }
 }
 
-/// A search that is being carried out. It ends with this value, also by a panic.
+/// A search that is being carried out. It ends when this value is dropped, also by a panic.
 struct Running {
     admin: LockoutAdmin,
     search: Arc<Search>,
@@ -149,7 +151,7 @@ impl Running {
     async fn run(self) {
         let LockoutAdmin { stores, keys, clock, .. } = &self.admin;
         let now = clock.now();
-        // Together, so that a store that does not answer delays no other.
+        // Concurrently, so that a store that does not answer does not delay the others.
         let searches =
             stores.iter().zip(&self.search.found).map(|(store, found)| store.search(keys, now, found));
         let outcomes = future::join_all(searches).await;

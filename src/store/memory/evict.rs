@@ -1,9 +1,9 @@
 //! Eviction from a store that is full.
 //!
-//! Refusing new counters would let every new client pass unlimited, so a counter is evicted instead: its
-//! client begins anew, which admits at most what its limit allows once more. The choice is made among a few
-//! counters of one stripe, as Redis chooses keys, so that a flood costs the same per request however full the
-//! store is. A rule that is flooded with new keys soon holds most of the store, and gives way first.
+//! Refusing new counters would let every new client pass unlimited, so a counter is evicted instead: its client
+//! starts with a new counter, which admits at most what its limit allows once more. The choice is made among a few
+//! counters of one stripe, as Redis chooses keys, so that a flood costs the same per request however full the store
+//! is. A rule that is flooded with new keys soon holds most of the store, and gives way first.
 
 use super::stripe::{Counter, LockoutCounter, Stripe};
 use crate::engine::Timestamp;
@@ -98,7 +98,7 @@ impl Stripe {
         true
     }
 
-    /// Evicts a lockout other than that of `key`: one that blocks nobody, else one that ends soon. Returns
+    /// Evicts a lockout other than that of `key`: one that blocks no request, else one that ends soon. Returns
     /// whether there was one.
     pub(super) fn evict_lockout(&mut self, now: Timestamp, key: &[u8]) -> bool {
         let rank = |counter: &LockoutCounter| (counter.state.is_blocked(now), counter.end_secs);

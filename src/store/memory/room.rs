@@ -36,8 +36,8 @@ pub struct Figures {
     pub evicted: u64,
 }
 
-/// Content of all stripes, as far as they have reported it. A stripe reports when it has changed by a *grain*: cores that
-/// create counters in a large store seldom write to the sums that they share.
+/// Content of all stripes, as far as they have reported it. A stripe reports when it has changed by a *grain*: cores
+/// that create counters in a large store seldom write to the sums that they share.
 #[derive(Debug)]
 pub(super) struct Room {
     settings: MemorySettings,
@@ -122,7 +122,7 @@ impl Room {
         }
     }
 
-    /// Lockouts have at most half the room, so that counters always find something to evict that is none.
+    /// Lockouts have at most half the room, so that a new counter always finds another counter to evict.
     fn has_too_many_lockouts(&self) -> bool {
         self.lockouts.load(Ordering::Relaxed) > self.settings.max_counters / 2
             || self.lockout_bytes.load(Ordering::Relaxed) > self.settings.max_bytes / 2
@@ -143,8 +143,8 @@ impl Room {
 
 impl MemoryStore {
     /// Evicts counters while the store is over its bounds: from `locked` stripes, else from others. A stripe may
-    /// have little else than a counter that is over its limit: it goes only if the others have none to give
-    /// way either. Counters to `keep` are those of the call.
+    /// have little else than a counter that is over its limit: it is evicted only if the other stripes
+    /// have no better choice. Counters to `keep` are those of the call.
     pub(super) fn make_room<'s>(
         &self,
         locked: impl IntoIterator<Item = &'s mut Stripe>,

@@ -50,7 +50,7 @@ pub(super) struct Usage {
 }
 
 /// One counter. Its window and its algorithm are part of its name: a key whose rule was given another window
-/// counts anew, and one state never serves two kinds of window.
+/// starts at zero, and one state never serves two kinds of window.
 #[derive(Debug)]
 pub(super) struct Counter {
     pub(super) key: Box<[u8]>,
@@ -206,7 +206,7 @@ impl Stripe {
         self.recount();
     }
 
-    /// Reckons anew what is held: whatever went wrong before, the figures are right after a sweep.
+    /// Recounts what is held, so that the figures are right after a sweep, whatever went wrong before.
     fn recount(&mut self) {
         self.usage = Usage::default();
         self.held.clear();

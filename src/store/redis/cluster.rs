@@ -221,7 +221,7 @@ impl Router {
         Ok(outcomes)
     }
 
-    /// The same, for charges that were refused together.
+    /// Forwards charges that one reply refused, so that they stay together.
     async fn reroute_together(
         &self,
         mut answer: Answer,

@@ -45,13 +45,13 @@ pub struct Denials {
 #[derive(Clone, Copy, Debug)]
 struct Denial {
     limit: Limit,
-    /// So many hits do not fit.
+    /// The least number of hits that does not fit.
     min_hits: u32,
-    /// When they might, if nobody gives anything back, by the clock that counts.
+    /// Time at which they might fit, unless hits are returned before, by the clock that counts.
     fits: Timestamp,
     /// Time from the charge until then.
     reset: Duration,
-    /// Until when this is taken for true: no clock that is set can put it off.
+    /// End of this entry, by a clock that cannot be set.
     until: Instant,
 }
 
@@ -180,8 +180,8 @@ impl Denials {
     }
 }
 
-/// True if a denial of `charge` says nothing about later ones. A client that may be locked out strikes with every denied
-/// request, and may be let in at any time. A place or a hold may come back at any time too.
+/// True if a denial of `charge` says nothing about later ones. A client that may be locked out strikes with every
+/// denied request, and may be let in at any time. A place or a hold may come back at any time too.
 const fn is_unsure(charge: &Charge) -> bool {
     charge.lockout.is_some() || charge.limit.is_concurrency() || charge.reserve.is_some()
 }

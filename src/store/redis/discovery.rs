@@ -1,11 +1,11 @@
-//! Discovery of the servers that count: set by the operator, or learnt from Sentinels or a Cluster's nodes,
-//! again and again.
+//! Discovery of the servers that count: configured by the operator, or learnt repeatedly from Sentinels or from the
+//! nodes of a Cluster.
 //!
-//! A minority never decides. A primary is taken over only if a majority of the configured Sentinels names it
-//! and it says itself that it is one; of a Cluster's nodes see [`super::agreement`]. What is known is kept
-//! until then: while it may be wrong, a server that counts alone counts exactly, and two never do.
+//! A minority never decides. A new primary is used only if a majority of the configured Sentinels names it and it
+//! reports itself as a primary. For the nodes of a Cluster, see [`super::agreement`]. Until then, the known topology
+//! stays in use, although it may be outdated: one server counts exactly, two servers at the same time would not.
 //!
-//! Questions use connections of their own, so that no server that hangs holds up the others.
+//! Each query uses its own connection, so that a server that hangs does not delay the others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,16 +22,17 @@ use super::slots::SlotMap;
 use super::{Deployment, Endpoint, Login};
 use crate::supervisor::OwnedTask;
 
-/// Bound on one answer, connecting included. Slow Sentinels are as good as quick ones.
+/// Upper bound on the time for one answer, including the time to connect.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Once one node of a Cluster has answered, the others have this long.
+/// Upper bound on the wait for further nodes of a Cluster after the first one has answered.
 const OTHERS_TIMEOUT: Duration = Duration::from_millis(300);
-/// The shortest pause between two refreshes, however often one is requested.
+/// Shortest pause between two refreshes, however often one is requested.
 const MIN_PAUSE: Duration = Duration::from_millis(100);
-/// Refresh intervals while nothing fails.
+/// Interval between two queries of the Sentinels while nothing fails.
 const SENTINEL_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two queries of the nodes of a Cluster while nothing fails.
 const CLUSTER_INTERVAL: Duration = Duration::from_secs(5);
-/// Nodes of a known Cluster that are asked at once.
+/// Number of nodes of a known Cluster that are asked at once.
 const MAX_NODES_ASKED: usize = 3;
 
 /// The topology of a deployment, kept up to date. Clones share it.
@@ -42,10 +43,10 @@ pub(super) struct Discovery {
     _refresher: Option<Arc<OwnedTask>>,
 }
 
-/// Which server counts what.
+/// Servers and the counters that each of them has.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Topology {
-    /// Not known yet, with the cause.
+    /// Not known yet, for this reason.
     Unknown(String),
     /// One server counts everything.
     One(Endpoint),
@@ -97,7 +98,7 @@ impl Discovery {
         }
     }
 
-    /// Asks for a refresh soon, after a server was not what the topology says.
+    /// Requests a refresh, because a server did not agree with the topology.
     pub(super) fn request_refresh(&self) {
         self.refresh.notify_one();
     }
@@ -132,7 +133,7 @@ async fn keep_fresh(config: Arc<ConnectConfig>, mut publisher: Publisher, refres
 /// Publishes the topology that was found. Without one, the known topology stays.
 struct Publisher {
     topology: watch::Sender<Arc<Topology>>,
-    /// True if nothing was found the last time.
+    /// True if the last query found no topology.
     in_trouble: bool,
 }
 
@@ -230,8 +231,11 @@ async fn ask_sentinel(
     found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
 }
 
-/// True if `server` says of itself that it is a primary. `HELLO` needs no permission; servers before Redis 6
-/// do not know it.
+/// Checks that `server` reports itself as a primary. `HELLO` needs no permission; servers before Redis 6 do not have
+/// it, so `ROLE` is sent too.
+///
+/// # Errors
+/// The server is not a primary, or did not answer.
 async fn confirm_primary(config: &ConnectConfig, server: &Endpoint) -> Result<(), String> {
     let login = &config.settings.credentials.server;
     let [hello, role] = ask_in_time(config, server, login, [&["HELLO", "2"], &["ROLE"]]).await?;
@@ -248,7 +252,7 @@ async fn confirm_primary(config: &ConnectConfig, server: &Endpoint) -> Result<()
     }
 }
 
-/// The views of some nodes; at least one.
+/// Views of some nodes of a Cluster; at least one.
 async fn ask_cluster(
     config: &ConnectConfig,
     nodes: &[Endpoint],
@@ -282,7 +286,7 @@ async fn ask_cluster(
 
 async fn ask_node(config: &ConnectConfig, node: &Endpoint) -> Result<View, String> {
     let login = &config.settings.credentials.server;
-    // In this order, the epochs are never those of a later topology.
+    // In this order, the epochs are never newer than the slots.
     let commands: [&[&str]; 2] = [&["CLUSTER", "NODES"], &["CLUSTER", "SLOTS"]];
     let [nodes, slots] = ask_in_time(config, node, login, commands).await?;
     let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.text().map(str::to_owned));

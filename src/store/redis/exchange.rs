@@ -2,7 +2,7 @@
 //! their replies. No I/O of its own.
 //!
 //! Redis replies in order, so each reply, and each error, belongs to exactly one command. Of a connection
-//! that ends, commands that never left the client were not carried out; of the others nobody knows.
+//! that ends, commands that never left the client were not carried out; the others may have been.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -268,7 +268,7 @@ impl Exchange {
         match *command {
             Pending::Count(index) => {
                 put(&mut self.replies.counts, index, Err(error()));
-                // It may have been made anew by this very command, and its `SET` rejected.
+                // This very command may have created it again, after its `SET` was rejected.
                 let unsure = self.batch.counts.get(index).filter(|_| written);
                 if let Some(CounterCommand { key, ttl_secs, .. }) = unsure
                     && !context.missing.push(Ttl { key: key.clone(), secs: *ttl_secs })

@@ -109,7 +109,7 @@ pub(super) enum Granted {
     Held(Lot),
     /// Nowhere: the limit has changed meanwhile, so they must be returned.
     Return(Lot),
-    /// There are none.
+    /// No credits were granted.
     Nothing,
 }
 

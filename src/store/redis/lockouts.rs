@@ -30,7 +30,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 const LIFT: &str = include_str!("lift.lua");
 
-/// Timeout of one query. Nobody's request waits for it.
+/// Timeout of one query. No rate-limit request waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Lockouts for RedisStore {
@@ -110,7 +110,7 @@ async fn scan(node: &NodeClient, cursor: &Bytes, pattern: &Bytes) -> Result<(Byt
     Ok((next, found.collect()))
 }
 
-/// The lockout of `key`; `None` if it has expired or moved away meanwhile, or is none.
+/// The lockout of `key`; `None` if it has expired or moved to another node meanwhile, or the key holds something else.
 async fn read(node: &NodeClient, key: &Bytes) -> Result<Option<LockoutState>, StoreError> {
     match ask(node, &[b"GET", key]).await {
         Ok(Reply::Text(text)) => Ok(LockoutState::parse(&text)),

@@ -6,9 +6,9 @@
 //! (`servers`), in one round trip, together with those of others that wait (`node`, `batch`). A charge
 //! that may have been carried out is never sent again.
 //!
-//! Charges that are decided together are one script call where their counters lie in one slot. Where
-//! they do not, each slot decides for itself, and what it counted is given back if another one denied:
-//! never too much is admitted, and what was given back looked used for the time of a round trip.
+//! Charges that are decided together are one script call if their counters lie in one slot. Otherwise each slot
+//! decides for itself, and hits that it counted are returned if another slot denied: too much is never admitted,
+//! but the returned hits look used for the time of a round trip.
 
 mod agreement;
 mod batch;
@@ -131,7 +131,7 @@ impl Redis {
         })
     }
 
-    /// The same, with credits of leased limits. Without, such limits are counted like others.
+    /// This store with credits of leased limits. Without them, such limits are counted like others.
     pub fn with_leases(self, leases: Arc<Leases>) -> Self {
         Self { leases: Some(leases), ..self }
     }
@@ -210,7 +210,7 @@ impl RedisStore {
         Ok(Redis::watch(settings.clone(), None, None, &RedisContext::detached())?.store())
     }
 
-    /// The same, going by the time that callers pass in where production goes by the server's: for tests of
+    /// A store that uses the time that callers pass in, where production uses the server's: for tests of
     /// what happens over hours.
     ///
     /// # Errors
@@ -221,8 +221,8 @@ impl RedisStore {
         Ok(Redis::watch_by(ServerClock::Callers, settings.clone(), None, None, &context)?.store())
     }
 
-    /// The same servers over the same connections, and in the same batches, with other `denials`: for
-    /// charges of which nothing is to be known here. What is left to do for either, both settle.
+    /// A store on the same connections, which shares their batches, but has its own `denials`: for
+    /// charges that must not change what this store knows. [`Self::settle`] of either finishes the work of both.
     pub fn beside(&self, denials: Option<Arc<Denials>>) -> Self {
         Self {
             denials,
@@ -260,8 +260,8 @@ impl RedisStore {
         }
     }
 
-    /// Sees to what charges left to do after their answer: a counter that is new is given its time to
-    /// live, and what was counted in vain or in advance is given back. Call it when the last charge is done and before
+    /// Finishes the work that charges leave until after their answer: sets the TTLs of new counters, and returns hits
+    /// that were counted in vain or in advance. Call it when the last charge is done and before
     /// the runtime ends.
     pub async fn settle(&self) {
         self.closing.cancel();

@@ -85,7 +85,7 @@ impl NodeClient {
         self.command_after(false, arguments, timeout).await
     }
 
-    /// The same for a key whose slot this node is importing.
+    /// Carries out a command on a key whose slot this node is importing: sends ASKING first.
     pub(super) async fn command_asking(
         &self,
         arguments: &[&[u8]],

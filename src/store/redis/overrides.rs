@@ -1,5 +1,5 @@
 //! The document with the overrides of operators in Redis: one hash with its version and its content, so that
-//! an eviction takes both.
+//! Redis evicts either both or none.
 
 use bytes::Bytes;
 
@@ -65,7 +65,7 @@ fn key(keys: &KeyWriter) -> Vec<u8> {
     [keys.prefix(), DOCUMENT].concat()
 }
 
-/// Content of a field; empty without one.
+/// Content of a field; empty if the field does not exist.
 fn bytes(reply: Reply) -> Result<Bytes, StoreError> {
     match reply {
         Reply::Text(text) => Ok(text),

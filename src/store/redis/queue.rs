@@ -115,7 +115,7 @@ impl Job for Call {
     }
 }
 
-/// The same error for every charge.
+/// Outcomes of `len` charges that all failed with `error`.
 pub(super) fn failing(len: usize, error: &StoreError) -> Outcomes {
     (0..len).map(|_| Err(error.clone())).collect()
 }

@@ -131,7 +131,7 @@ impl Clusters {
             .await
     }
 
-    /// The same, one counter after the other if they cannot be carried out together.
+    /// Carries out the charges of `group`: together, or one after the other where the servers cannot do it together.
     async fn carry_out(&self, group: &mut SlotGroup) -> Outcomes {
         let charges = match self.charge(group).await {
             Ok(outcomes) => return outcomes,
@@ -192,7 +192,7 @@ impl Clusters {
     }
 }
 
-/// True if a charge is over its limit, or will be taken for it.
+/// True if a charge is over its limit, or counts as over it.
 pub(super) fn is_denied(
     limit: Limit,
     (mode, hits): (ChargeMode, Hits),

@@ -9,9 +9,9 @@
 //! answered MOVED or ASK, is left to the cluster, which sends it to the node that has the counter now. One that nothing is
 //! going to send any more is counted ([`super::status::Losses`]).
 //!
-//! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins to
-//! evict while the connection stands, and a counter that somebody runs PERSIST on: the general script sets its TTL again,
-//! and those of sliding windows and token buckets do so when they charge it.
+//! The gaps: a counter that is deleted by hand between the `SET` and the `INCRBY` of one write, a server that begins
+//! to evict while the connection stands, and a counter on which an operator runs PERSIST: the general script sets its
+//! TTL again, and those of sliding windows and token buckets do so when they charge it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -165,7 +165,7 @@ impl MissingTtls {
         self.pending.len()
     }
 
-    /// True if there was room for it.
+    /// Adds a TTL to set; `false` if there is no room for it.
     #[must_use]
     pub(super) fn push(&mut self, ttl: Ttl) -> bool {
         if self.pending.len() >= MAX_PENDING || self.bytes + ttl.key.len() > MAX_PENDING_BYTES {
@@ -176,7 +176,7 @@ impl MissingTtls {
         true
     }
 
-    /// The same for one that Redis rejected: all of them wait a while.
+    /// Adds a TTL that Redis rejected, as [`Self::push`]; no TTL is sent before [`RETRY_DELAY`] has passed.
     #[must_use]
     pub(super) fn push_rejected(&mut self, ttl: Ttl, now: Instant) -> bool {
         self.not_before = Some(now + RETRY_DELAY);

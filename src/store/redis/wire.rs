@@ -6,7 +6,7 @@
 //!   flight, and can send none of them again. The next connection is a new client, which resolves the name
 //!   anew.
 //! - After `CLUSTERDOWN` fred ends the connection, and gives its text to all commands in flight. Only the oldest
-//!   of them was rejected; nobody knows what became of the others. No other reply ends a connection.
+//!   of them was rejected; the others may have been carried out. No other reply ends a connection.
 //! - `ErrorKind::Canceled` means that a command never left the client's queue.
 //! - fred sends a command when its future is first polled.
 

@@ -47,7 +47,7 @@ struct Differing {
     outcome: &'static str,
 }
 
-/// The same, borrowed, for lookups.
+/// A borrowed `Differing`, for lookups without an allocation.
 #[derive(Hash)]
 struct DifferingRef<'a> {
     domain: &'a str,

@@ -118,7 +118,7 @@ pub enum TicketEvent {
     Acquired,
     /// A request was denied by a concurrency limit.
     Denied,
-    /// Places were given back.
+    /// Places were released.
     Released,
     /// Places are held for longer.
     Renewed,

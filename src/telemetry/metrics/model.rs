@@ -1,4 +1,4 @@
-//! The neutral model of metrics: what one is, and its values. `snapshot.rs` collects them for the exporters.
+//! The neutral model of metrics: definitions and values. `snapshot.rs` collects the values for the exporters.
 //!
 //! # How to add a metric
 //!
@@ -13,7 +13,7 @@
 //!    });
 //!    ```
 //!
-//!    Whatever counts keeps its own atomics, and is read only when somebody scrapes or an exporter sends.
+//!    The code that counts keeps its own atomics. They are read only for a scrape or an export.
 //! 3. `docs/metrics.md`: a line; a test compares it with the definition.
 //!
 //! Every exporter shows it from then on: Prometheus and OTLP by name and labels, `/stats`, statsd and
@@ -45,16 +45,16 @@ pub struct Metric {
     pub(super) flat: Flat,
 }
 
-/// Name where there are no labels: `/stats`, statsd and DogStatsD.
+/// Name for outputs without labels: `/stats`, statsd and DogStatsD.
 #[derive(Debug)]
 pub(super) enum Flat {
     /// `tollgate_store_errors` with the label `rejected` is `tollgate.store_errors.rejected`.
     Derived,
-    /// The name that envoyproxy/ratelimit has for it, `{}` in the place of the label.
+    /// The name in envoyproxy/ratelimit, with `{}` in place of the label.
     Of(&'static str),
-    /// The same, for a counter that envoyproxy/ratelimit reports as a gauge.
+    /// The name of a counter that envoyproxy/ratelimit reports as a gauge.
     GaugeOf(&'static str),
-    /// Meaningless without labels.
+    /// Not shown, because it has no meaning without labels.
     None,
 }
 
@@ -97,7 +97,7 @@ pub enum Value {
 }
 
 impl Value {
-    /// The number; of a histogram, that of its values.
+    /// The number; for a histogram, the number of its values.
     pub(super) fn as_f64(&self) -> f64 {
         match self {
             Self::Integer(value) => *value as f64,
@@ -155,7 +155,7 @@ impl From<Duration> for Value {
 /// Durations by bucket.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
-    /// Upper bounds in seconds, ascending. A further bucket holds what is above them all.
+    /// Upper bounds in seconds, ascending. One more bucket has the values above the last bound.
     pub(super) bounds: &'static [f64],
     /// Number of values in each bucket, not cumulative: one more than there are bounds.
     pub(super) counts: Vec<u64>,

@@ -1,5 +1,5 @@
-//! Counts under names that requests have a part in: rules with `detailed_metric` or
-//! `value_to_metric`, and limits that the caller brings. Bounded, since callers choose them.
+//! Counts under names with values of requests: for rules with `detailed_metric` or `value_to_metric`, and for limits in
+//! requests. Their number is bounded, since callers choose the values.
 
 use std::sync::Arc;
 
@@ -9,20 +9,20 @@ use parking_lot::RwLock;
 use crate::engine::StatsPath;
 use crate::engine::hit_counts::{Counts, HitCounts};
 
-/// Last level of a domain's shared series, for names above the bound.
+/// Name of the series that the names of a domain share beyond the bound.
 const OTHER: &str = "other";
 
-/// Counts by name; never forgets one.
+/// Counts by name. A name is never removed.
 #[derive(Debug, Default)]
 pub(super) struct NamedCounts {
     max_series: usize,
-    /// A lock, since names come while others are counted. Nearly every call only reads; it is held for
-    /// one lookup, and never across an await.
+    /// Locked, since new names are added while others count. Nearly every call only reads. The lock is held for one
+    /// lookup, and never across an await.
     by_path: RwLock<HashMap<StatsPath, Arc<Counts>>>,
 }
 
 impl NamedCounts {
-    /// Room for `max_series` names, and for one more of each domain that takes the rest.
+    /// Counts for up to `max_series` names, and for one more series of each domain, which the other names share.
     pub(super) fn new(max_series: usize) -> Self {
         Self { max_series, by_path: RwLock::default() }
     }
@@ -37,7 +37,7 @@ impl NamedCounts {
         self.by_path.read().iter().map(|(path, counts)| (path.clone(), counts.sum())).collect()
     }
 
-    /// The counts of `path`, if it has any. Once there is no more room, every name has some.
+    /// The counts of `path`, if it has any. Beyond the bound, those of the series that it shares.
     fn known_place(&self, path: &StatsPath) -> Option<Arc<Counts>> {
         let by_path = self.by_path.read();
         let own = by_path.get(path);
@@ -59,7 +59,7 @@ impl NamedCounts {
     }
 }
 
-/// Domains come from the rules, not from requests: there is at most one of these for each.
+/// Name of the shared series. There is one for each domain of the rules, so requests cannot create more.
 fn overflow(path: &StatsPath) -> StatsPath {
     StatsPath { domain: path.domain.clone(), parts: vec![OTHER.into()] }
 }

@@ -8,7 +8,7 @@ use crate::engine::text::one_line;
 pub(super) fn render(snapshot: &Snapshot) -> String {
     let numbers = snapshot.flat().into_iter().filter(|(_, flat)| flat.kind != Kind::Histogram);
     let lines = numbers.map(|(name, flat)| {
-        // A name may hold what a client sent, which must not begin a line of its own.
+        // A name may contain text from a client, which must not start a line.
         let name = one_line(&name, usize::MAX);
         match flat.value {
             Value::Integer(value) => format!("{name}: {value}\n"),

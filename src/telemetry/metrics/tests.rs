@@ -13,7 +13,7 @@ fn path(domain: &str, parts: &[&str]) -> StatsPath {
     StatsPath { domain: domain.into(), parts: parts.iter().map(|part| (*part).into()).collect() }
 }
 
-/// Decides that `hit_counts` happened under `path`.
+/// Records a decision with `hit_counts` under `path`.
 fn record(metrics: &Metrics, path: StatsPath, hit_counts: HitCounts) {
     let stats = StatsRef::Named(Box::new(path));
     let counted = Some((stats, hit_counts));

@@ -1,4 +1,4 @@
-//! Limits on requests in flight: reading, errors, and the listing.
+//! Concurrency limits: parsing, errors, and the dump.
 
 use super::{load, try_load};
 use crate::engine::{Algorithm, ChargeMode, Limit, Window};

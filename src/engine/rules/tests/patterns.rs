@@ -1,4 +1,4 @@
-//! Lists, networks and expressions in place of a value; and what is done to values first.
+//! Lists, networks and regexes in place of a value; normalization of values.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::engine::{Descriptor, Hits, KeyDomain, KeyFormat, KeyWriter, Limit, Re
 
 const SECRET: &[u8] = b"a secret of the tests";
 
-/// Rules that may hash.
+/// Rules whose values may be hashed.
 fn load_with_secret(text: &str) -> Rules {
     let options = CompileOptions { hash_key: Some(HashKey::new(SECRET)), ..CompileOptions::default() };
     compile(&[file("rules.yaml", text)], options, None).unwrap_or_else(|errors| panic!("{errors}"))
@@ -37,7 +37,7 @@ fn key(rules: &Rules, format: KeyFormat, request: &str) -> String {
     String::from_utf8(key.to_vec()).expect("these are text")
 }
 
-/// The name in metrics, as far as the rules fix it, else with the request's values.
+/// The name in metrics.
 fn name(rules: &Rules, request: &str) -> String {
     let entries = entries(request);
     let found = rules.domain(b"d").and_then(|domain| domain.find(&entries)).expect("a rule applies");
@@ -132,7 +132,7 @@ fn values_of_a_shared_pattern_share_a_counter() {
             "plan_one_of(gold,silver)_",
             "plan_one_of(gold,silver)",
         ),
-        // A value that reads like a pattern is none.
+        // A value that looks like a pattern is not one.
         ("tier=gold", "4:tier,~12:one_of(gold),", "tier_one_of(gold)_", "tier_one_of(gold)"),
         ("tier=one_of(gold)", "4:tier,12:one_of(gold),", "tier_one_of(gold)_", "tier"),
         (
@@ -258,7 +258,7 @@ fn lookups_of_patterns_and_short_normalized_values_allocate_nothing() {
     ] {
         let domain = rules.domain(b"d").expect("the domain is known");
         let entries = entries(request);
-        // What expressions work with is made when a thread first tries them.
+        // A regex allocates its working memory when a thread uses it for the first time.
         assert!(domain.find(&entries).is_some(), "{request}");
         let allocated = allocation_counter::measure(|| {
             std::hint::black_box(domain.find(std::hint::black_box(&entries)));
@@ -510,7 +510,7 @@ enum Counted {
 }
 
 impl Counted {
-    /// Such a level, and a value that it takes.
+    /// A level with this pattern, and a value that it matches.
     fn level_and_value(&self) -> (String, String) {
         let shared = |field: &str, written: serde_json::Value| {
             format!("    {field}: {written}\n    share_threshold: true\n")
@@ -528,7 +528,7 @@ impl Counted {
     }
 }
 
-/// Texts that look like what keys are made of. Each is an expression that takes itself.
+/// Texts that look like parts of keys. As a regex, each matches itself.
 fn counted() -> impl Strategy<Value = Counted> {
     let text = || "(one_of|cidr|[a,0:~\"])([a,0:~\"]|10){0,5}";
     prop_oneof![

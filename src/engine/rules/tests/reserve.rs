@@ -1,4 +1,4 @@
-//! Budgets: reading, errors, and the listing.
+//! Budgets: parsing, errors, and the dump.
 
 use super::{CompileOptions, Rules, compile, file, load, try_load};
 use crate::engine::ChargeMode;
@@ -19,7 +19,7 @@ fn reload(text: &str, before: &Rules) -> Rules {
     reloaded.unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-/// Fields of a budget, with its amount where that is fixed.
+/// Fields of a budget; the amount is `None` if it is estimated.
 fn listed(reserve: &Reserve) -> (Option<u32>, [u32; 3], OnExpiry, bool) {
     let Reserve { amount, max_percent, ttl_secs, count, on_look, terms } = reserve;
     assert_eq!(*count, Count::default());

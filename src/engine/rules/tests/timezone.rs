@@ -1,4 +1,4 @@
-//! Windows that a calendar cuts.
+//! Calendar windows: days, weeks, months and years in a time zone.
 
 use super::limits::limit;
 use super::loading::{check, with_fields, with_limit};

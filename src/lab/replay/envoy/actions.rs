@@ -1,11 +1,11 @@
-//! Actions of `rate_limits`, each of which is an entry of a descriptor.
+//! Actions of `rate_limits`. Each becomes an entry of a descriptor.
 
 use serde_json::Value;
 
 use super::{Context, field, flag, list, matcher, text};
 use crate::lab::replay::mapping::{Condition, DescriptorMap, EntryMap, Expression, Filter};
 
-/// The descriptor of an item of `rate_limits`. `None` for one that no log can show; it is noted.
+/// The descriptor of an item of `rate_limits`; `None`, with a note, if a log cannot show its values.
 pub(super) fn descriptor(limit: &Value, context: &mut Context) -> Option<DescriptorMap> {
     let entries = list(limit, "actions").iter().map(|action| entry(action, context));
     let entries: Vec<_> = entries.collect::<Option<_>>()?;
@@ -15,7 +15,7 @@ pub(super) fn descriptor(limit: &Value, context: &mut Context) -> Option<Descrip
     Some(DescriptorMap { condition: Condition::default(), entries, hits: hits(limit, context) })
 }
 
-/// Hits of an item of `rate_limits`; `None` for one.
+/// Hits of an item of `rate_limits`; `None` if it does not set them: one hit.
 fn hits(limit: &Value, context: &mut Context) -> Option<Expression> {
     let addend = field(limit, "hits_addend")?;
     match field(addend, "format").and_then(Value::as_str) {
@@ -107,7 +107,7 @@ fn expected(config: &Value, found: Condition) -> Condition {
     if flag(config, "expect_match", true) { found } else { Condition::Not(Box::new(found)) }
 }
 
-/// The value of a `metadata` action, and whether its descriptor does without it.
+/// The value of a `metadata` action, and true if its entry is left out when the value is absent.
 fn metadata(config: &Value, context: &mut Context) -> Option<(Expression, bool)> {
     if text(config, "source") == "ROUTE_ENTRY" {
         context

@@ -67,7 +67,7 @@ impl TextFormat {
         Ok(Self { start, ends: literals.collect(), names, escapes: false, request_line: None })
     }
 
-    /// The same as web servers write it: with quotes that a backslash escapes, and any text as the request line.
+    /// This format as web servers write it: a backslash escapes a quote, and the request line may be any text.
     pub(super) fn of_web_servers(self) -> Self {
         let request_line = self.names.windows(REQUEST_LINE.len()).position(|names| names == REQUEST_LINE);
         Self { escapes: true, request_line, ..self }

@@ -9,7 +9,7 @@ use super::decompress::Decompressed;
 
 /// Bytes to read at once.
 const BLOCK_BYTES: usize = 256 << 10;
-/// Longest line. Envoy bounds headers at 60 KiB unless told otherwise.
+/// Longest line. By default, Envoy bounds headers at 60 KiB.
 pub(in crate::lab::replay) const MAX_LINE_BYTES: usize = 1 << 20;
 
 /// Lines of a file.

@@ -91,7 +91,7 @@ impl Expression {
         Self { pieces: vec![Piece::Field(source)], ..Self::default() }
     }
 
-    /// The same value for every line.
+    /// The value `text` for every line.
     pub(in crate::lab::replay) fn literal(text: &str) -> Self {
         Self { pieces: vec![Piece::Literal(text.as_bytes().into())], ..Self::default() }
     }
@@ -191,7 +191,7 @@ impl Expression {
     }
 }
 
-/// The template and the filters behind it. A pipe inside of an operator is none.
+/// The template and the filters behind it. A pipe inside an operator starts no filter.
 fn split_filters(text: &str) -> (&str, Vec<&str>) {
     let mut parts = text.split(" | ");
     let template = parts.next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Both sets of rules beside each other: denials by rule and by key.
+//! Comparison of both sets of rules: denials by rule and by key.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(in crate::lab::replay) struct Comparison {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct ComparedRule {
     pub(super) rule: String,
-    /// Its limits in words; `None` for a rule that was not reached or is not there.
+    /// Limits of the rule as text; `None` if no request reached the rule, or the set does not have it.
     pub(super) limits: Option<String>,
     pub(super) limits_against: Option<String>,
     pub(super) denied: u64,
@@ -36,7 +36,7 @@ pub(super) struct ComparedOffender {
 }
 
 impl Comparison {
-    /// `rules` beside `against`, each with all of its denied keys; at most `top` keys.
+    /// Comparison of `rules` with `against`, each with all of its denied keys. The result has at most `top` keys.
     pub(in crate::lab::replay) fn of(
         rules: (&RulesReport, Vec<OffenderReport>),
         against: (&RulesReport, Vec<OffenderReport>),
@@ -54,7 +54,8 @@ fn compared_rules(rules: &RulesReport, against: &RulesReport) -> Vec<ComparedRul
     let limits = |rule: &RuleReport, before: &Option<String>| {
         let own = rule.limits.iter().map(|limit| &*limit.limit);
         let mut all: Vec<_> = before.iter().flat_map(|before| before.split(", ")).chain(own).collect();
-        // Limits of requests are rules of one name, and in the order of their denials, which is no difference.
+        // Limits in requests share one rule name, and come in the order of their denials. Another order is no
+        // difference.
         if before.is_some() {
             all.sort_unstable();
         }

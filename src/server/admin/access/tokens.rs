@@ -78,8 +78,8 @@ struct Current {
 }
 
 impl Tokens {
-    /// Reads the token file at `path`: lines of `ROLE:TOKEN` or `ROLE:TOKEN # NAME`, where the role is `view`, `operate`
-    /// or `admin`. Empty lines and lines that start with `#` are skipped.
+    /// Reads the token file at `path`: lines of `ROLE:TOKEN` or `ROLE:TOKEN # NAME`, where the role is `view`,
+    /// `operate` or `admin`. Empty lines and lines that start with `#` are skipped.
     ///
     /// # Errors
     /// [`TokenFileError`]

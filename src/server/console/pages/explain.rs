@@ -27,7 +27,7 @@ pub(in super::super) struct ExplainQuery {
     domain: String,
     /// One on each line, or separated by `; ` as denials show them.
     descriptors: String,
-    /// Hits of each descriptor. Unless it is a number: one, and of a budget a reservation.
+    /// Hits of each descriptor. If this is not a number: one hit; for a budget, a reservation.
     hits: String,
 }
 

@@ -64,7 +64,7 @@ fn nodes(nodes: &[NodeView]) -> Markup {
     table("Nodes", &head, &rows)
 }
 
-/// Settings of a node that are not as they should be, and the number of those that are.
+/// Settings of a node that differ from the recommendation; if all agree, their number.
 fn checks(node: &NodeView) -> Markup {
     let wrong: Vec<_> = node.checks.iter().filter(|check| !check.ok).collect();
     html! {

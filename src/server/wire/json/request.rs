@@ -1,5 +1,5 @@
 //! Requests in proto3 JSON (<https://protobuf.dev/programming-guides/json/>): members in lowerCamelCase or as
-//! in the proto file, `null` for what is left out, integers as numbers (`1`, `1.0`, `1e2`) or strings, enums by
+//! in the proto file, `null` for an absent member, integers as numbers (`1`, `1.0`, `1e2`) or strings, enums by
 //! name or number.
 //!
 //! Bounds are enforced while parsing, so that a request cannot allocate more than they allow.
@@ -104,10 +104,10 @@ impl<'b> From<Object<DescriptorMembers<'b>>> for Descriptor<'b> {
 }
 
 impl JsonRequest<'_> {
-    /// Looks at the entries of a query, whose `domain` is that of the request.
+    /// A request that only looks. Each pair of the query is a descriptor, except `domain`.
     ///
     /// # Errors
-    /// A query that is not valid.
+    /// The query is not valid.
     pub(in crate::server) fn of_query(pairs: Option<Vec<(String, String)>>) -> Result<Self, InvalidRequest> {
         let Some(pairs) = pairs else { return Err(InvalidRequest::new("the query is not valid")) };
         let mut request = Self::default();

@@ -87,7 +87,7 @@ fn settings(style: HeaderStyle) -> AnswerSettings {
     AnswerSettings { style, ..AnswerSettings::default() }
 }
 
-/// `name: value`, a line for each.
+/// Headers of the answer, each as `name: value`.
 fn header_lines(keys: &str, counters: &[(u64, u64)], settings: &AnswerSettings) -> Vec<String> {
     let (rules, request) = (rules(), request(keys));
     let answer = answer(&request, &decide(&rules, &request, counters), settings);

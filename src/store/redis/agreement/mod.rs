@@ -1,8 +1,8 @@
 //! Agreement of a Cluster's nodes on the primary of each slot.
 //!
-//! Nodes hear of changes one after the other, and a node that is cut off does not hear of them at all, so no
+//! Nodes learn of changes one after the other, and a node that is cut off does not learn of them at all, so no
 //! single answer decides. As among the nodes themselves, the claim with the higher config epoch wins: an
-//! epoch is never given twice, and every failover and every move of a slot takes a new one
+//! epoch is never used twice, and every failover and every move of a slot takes a new one
 //! (<https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/>).
 
 use std::cmp::Reverse;
@@ -16,15 +16,14 @@ use super::Endpoint;
 use super::reply::Reply;
 use super::slots::{SLOTS, SlotMap, UNASSIGNED, named};
 
-/// A known primary that no node has named for this long is forgotten. Until then a claim with a lower epoch
-/// is taken for old news; afterwards the Cluster is taken for one that was set up anew, with epochs that
-/// began at 0 again.
+/// Time after which a known primary that no node names is forgotten. Before that, a claim with a lower epoch is
+/// regarded as outdated; after it, the Cluster is regarded as a new one, whose epochs started at 0 again.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
-/// One node's account of its Cluster.
+/// Cluster as one node sees it.
 #[derive(Debug)]
 pub(super) struct View {
-    /// Node ID of the node that answered; `None` if the user may not run the command for it.
+    /// ID of the node that answered; `None` if the user may not run `CLUSTER NODES`.
     myself: Option<String>,
     primaries: Vec<Primary>,
     /// For each slot the index of its primary in `primaries`, or [`UNASSIGNED`].
@@ -41,7 +40,7 @@ struct Primary {
 
 impl View {
     /// The view of the node at `asked`, from its replies to `CLUSTER SLOTS` and, if it gave one, to
-    /// `CLUSTER NODES`. `None` where the first is malformed or has no slots.
+    /// `CLUSTER NODES`. `None` if the first is malformed or has no slots.
     pub(super) fn read(slots: Reply, nodes: Option<&str>, asked: &Endpoint) -> Option<Self> {
         let (myself, epochs) = nodes.map(read_nodes).unwrap_or_default();
         let mut view = Self { myself, primaries: Vec::new(), owners: vec![UNASSIGNED; SLOTS].into() };
@@ -65,7 +64,7 @@ impl View {
     }
 }
 
-/// Host, port and node ID. Servers before Redis 4 give no ID; their address stands for it.
+/// Host, port and node ID. Servers before Redis 4 send no ID; their address replaces it.
 fn read_primary(value: Reply, asked: &Endpoint) -> Option<(Endpoint, String)> {
     let mut fields = value.into_items().into_iter();
     let host = match fields.next()? {
@@ -79,7 +78,7 @@ fn read_primary(value: Reply, asked: &Endpoint) -> Option<(Endpoint, String)> {
     Some((endpoint, id))
 }
 
-/// From the lines of `CLUSTER NODES`: the ID of the node that wrote them, and each node's config epoch.
+/// Parses `CLUSTER NODES`: the ID of the node that sent it, and the config epoch of each node.
 fn read_nodes(text: &str) -> (Option<String>, HashMap<String, u64>) {
     let mut myself = None;
     let mut epochs = HashMap::new();
@@ -117,7 +116,7 @@ struct Claim {
     epoch: u64,
 }
 
-/// The claims of several views to one slot, on behalf of the same primary.
+/// Claims of several views that one primary owns a slot.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     claim: Claim,
@@ -127,11 +126,11 @@ struct Candidate {
 }
 
 impl Agreement {
-    /// Takes the views of one or more nodes into account.
+    /// Updates the owner of each slot from the views of one or more nodes.
     ///
-    /// The claim with the highest epoch wins each slot. Where epochs are equal or not known, the known
-    /// owner stays, unless at least two nodes agree on another one and none names the known. A claim is void
-    /// if its primary has answered too and does not claim the slot itself.
+    /// The claim with the highest epoch wins. If epochs are equal or unknown, the known owner stays, unless at least
+    /// two nodes agree on another owner and no node names the known one. A claim is void if its primary has answered
+    /// too and does not claim the slot itself.
     pub(super) fn update(&mut self, views: &[View], now: Instant) {
         if views.is_empty() {
             return;
@@ -156,7 +155,7 @@ impl Agreement {
             }
             candidates.retain(|candidate| {
                 let Some(view) = own.get(candidate.claim.primary).copied().flatten() else { return true };
-                // The primary's own word: its epoch, or that it does not serve the slot.
+                // The answer of the primary itself takes precedence: its epoch, or that it does not own the slot.
                 let itself = view.owner(slot).filter(|owner| Some(&owner.id) == view.myself.as_ref());
                 itself.map(|itself| candidate.claim.epoch = itself.epoch).is_some()
             });
@@ -166,11 +165,11 @@ impl Agreement {
         self.owners = owners;
     }
 
-    /// The winner, if there is any claim.
+    /// The claim that wins; `None` if there is no claim.
     fn choose(&self, candidates: &[Candidate]) -> Option<Claim> {
         let rank = |candidate: &&Candidate| {
             let Candidate { claim, nodes, is_known } = candidate;
-            // Nodes with equal epochs settle it by their IDs: the smaller one takes a new epoch.
+            // Redis resolves equal epochs by ID: the node with the smaller ID takes a new epoch.
             let id = self.primaries.get(claim.primary).map(|known| Reverse(known.id.as_str()));
             (claim.epoch, *is_known, *nodes, id)
         };
@@ -186,7 +185,7 @@ impl Agreement {
         Some(best.claim)
     }
 
-    /// The index in [`Agreement::primaries`] of each of the view's primaries, which are named hereby.
+    /// Index in [`Agreement::primaries`] of each primary of `view`. Records that they were named at `now`.
     fn index(&mut self, view: &View, now: Instant) -> Vec<usize> {
         let index = |named: &Primary| match self.primaries.iter_mut().position(|known| known.id == named.id) {
             Some(index) => {
@@ -202,7 +201,7 @@ impl Agreement {
         view.primaries.iter().map(index).collect()
     }
 
-    /// A primary that has moved to another address is where the views name it, once none names the old one.
+    /// Updates the address of each primary whose old address no view names any more.
     fn settle_endpoints(&mut self, views: &[View]) {
         for known in &mut self.primaries {
             let named = views.iter().flat_map(|view| &view.primaries).filter(|named| named.id == known.id);
@@ -216,7 +215,7 @@ impl Agreement {
         }
     }
 
-    /// The map to route by. Primaries without slots are left out, and forgotten.
+    /// Map for routing. Primaries without slots are left out and forgotten.
     pub(super) fn slot_map(&mut self) -> SlotMap {
         let serves = |index| self.owners.iter().flatten().any(|claim| claim.primary == index);
         let kept: Vec<bool> = (0..self.primaries.len()).map(serves).collect();
@@ -247,7 +246,7 @@ impl KnownPrimary {
     }
 }
 
-/// The view that a primary itself has given.
+/// The view of the primary `id` itself.
 fn own_view<'a>(views: &'a [View], id: &str) -> Option<&'a View> {
     views.iter().find(|view| view.myself.as_deref() == Some(id))
 }

@@ -7,21 +7,22 @@ use super::protocol::{RawReading, level_of};
 use super::{SlotCharge, SlotCharges};
 use crate::engine::algorithm::group::ChargeOutcome;
 
-/// Requests of one call.
+/// Requests of one call of the script.
 #[derive(Debug, Default)]
 pub(super) struct FixedWindows {
     counters: Vec<Total>,
-    /// In MessagePack, without the head.
+    /// Requests in MessagePack, without the head of their array.
     requests: BytesMut,
     len: usize,
     charges: usize,
 }
 
-/// Hits of a call on one counter.
+/// Sum of the hits of a call on one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Total {
     hits: u64,
-    /// Used hits up to which every request passes; `None` if none does.
+    /// Upper bound on the used hits, with those of the call, at which every request passes; `None` if not every request
+    /// can.
     room: Option<u64>,
     ttl_secs: u32,
     /// The TTL without jitter.
@@ -36,7 +37,7 @@ pub(super) struct WindowIndex {
     hits: u64,
     /// Position among the charges of the call.
     charge: usize,
-    /// Used hits from which it is denied.
+    /// Used hits at which the charge is denied.
     ceiling: u64,
     was_denied: bool,
 }
@@ -92,7 +93,7 @@ impl FixedWindows {
         let mut of_counters = BytesMut::with_capacity(self.counters.len());
         for total in &self.counters {
             let key = |total: &Total| (total.hits, total.room, total.nominal_ttl_secs);
-            // The first jitter serves all of the form.
+            // The counters of a form share the TTL, with the jitter of the first.
             let same = |form: &Total| key(form) == key(total);
             let form = forms.iter().position(same).unwrap_or_else(|| {
                 forms.push(*total);

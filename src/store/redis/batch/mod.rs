@@ -104,9 +104,9 @@ pub(super) enum Creation {
     None,
     /// It has been seen before, and is taken to have one.
     Known,
-    /// It is created with its TTL, unless it exists. Its hash, to be known from then on.
+    /// It is created with its TTL, unless it exists. Has its hash, which is known from then on.
     Created(u64),
-    /// The same for one that existed.
+    /// It existed. Has its hash, as [`Self::Created`].
     Existed(u64),
     /// The command that creates it failed.
     Failed,

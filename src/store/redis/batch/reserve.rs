@@ -57,7 +57,7 @@ impl SlotReservation {
         ([with(b"h"), with(b"a")], mark.map(|ticket| with(format!("s{ticket}").as_bytes())))
     }
 
-    /// The same in one list, as `reserve.lua` has them.
+    /// Keys of the script in one list, in the order of `reserve.lua`.
     pub(super) fn all_keys(&self) -> [Option<Bytes>; KEYS] {
         let ([holds, amounts], mark) = self.keys();
         [Some(holds), Some(amounts), mark]
@@ -104,7 +104,7 @@ fn ticket_text(ticket: Option<Ticket>) -> String {
     ticket.map_or_else(|| "0".repeat(TEXT_LEN), |ticket| ticket.to_string())
 }
 
-/// Reply in the numbers that `reserve.lua` returns; `None` if they are none.
+/// Reply in the numbers that `reserve.lua` returns; `None` if they are not such a reply.
 pub(super) fn seen(numbers: &[i64]) -> Option<RawBudget> {
     let [event, held, holds, first_in, amount, more, ends_in, returned, counted, expired] = *numbers else {
         return None;

@@ -8,7 +8,7 @@ use crate::engine::algorithm::{Meter, fixed_window, group};
 
 type Counters = HashMap<Bytes, u64>;
 
-/// Readings of one request alone.
+/// Readings of one request that is carried out alone on `counters`.
 fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
     let mut keys: Vec<&Bytes> = charges.iter().map(|charge| &charge.key).collect();
     keys.sort();
@@ -43,7 +43,7 @@ fn serve(charges: &[SlotCharge], counters: &mut Counters) -> Vec<RawReading> {
         .collect()
 }
 
-/// Effect of its script on a call.
+/// Reply to `call`, whose script changes `counters`.
 fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
     let arguments = call.arguments();
     if call.shape == Shape::FixedWindows {
@@ -67,7 +67,7 @@ fn run(call: &ScriptCall, counters: &mut Counters) -> Vec<i64> {
     reply
 }
 
-/// Effect of `fixed_windows.lua`.
+/// Reply of `fixed_windows.lua`, which changes `counters`.
 fn run_fixed_windows(keys: &[Bytes], requests: &Bytes, counters: &mut Counters) -> Vec<i64> {
     let mut readings = Vec::new();
     for request in unpack(requests) {
@@ -188,7 +188,7 @@ fn slot(charge: &SlotCharge) -> u16 {
 }
 
 fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
-    // What one server is asked for one request lies in one slot.
+    // The charges that one request sends to one server lie in one slot.
     let requests: Vec<SlotCharges> = requests
         .iter()
         .map(|charges| charges.iter().filter(|charge| slot(charge) == slot(&charges[0])).cloned().collect())
@@ -220,7 +220,7 @@ fn check(requests: &[Vec<SlotCharge>]) -> Result<(), TestCaseError> {
     counted.sort();
     counted.dedup();
     prop_assert_eq!(counted.len(), batch.counts.len(), "one command for each counter");
-    // A general call, one of a shape, and a general one for counters that both need.
+    // A general call, one of a shape, and a second general one for counters that both use.
     prop_assert!(batch.calls.len() <= 3 * 3, "few calls for each slot");
     Ok(())
 }
@@ -243,7 +243,7 @@ fn requests_of_one_shape_share_a_call_and_others_follow_it_in_order() {
     add(&bucket(b"bucket"));
     add(&request(&["b", "c"], ChargeMode::IfAllowed));
     add(&bucket(b"bucket"));
-    // In a general call, behind those that have "a" and the bucket.
+    // The next ones belong in a general call, after the calls that have "a" and the bucket.
     add(&request(&["a"], ChargeMode::Always));
     add(&bucket(b"a"));
     add(&request(&["d", "a"], ChargeMode::IfAllowed));

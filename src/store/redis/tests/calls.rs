@@ -22,7 +22,7 @@ pub(super) const LIMIT: u32 = 10;
 pub(super) struct ReportedHits {
     /// Confirmed.
     pub(super) counted: u64,
-    /// Sent, and nobody knows what became of them.
+    /// Sent, and it is unknown whether they were carried out.
     pub(super) unknown: u64,
     /// Not counted, or counted and refunded.
     pub(super) withheld: u64,

@@ -12,7 +12,7 @@ use crate::store::redis::reply::Reply;
 const MAX_REPLY_BYTES: usize = 16 << 20;
 /// Upper bound on nested arrays. `CLUSTER SLOTS` nests four; the decoder recurses for each level.
 const MAX_DEPTH: usize = 8;
-/// Bytes that are not RESP2. What follows them cannot be understood either.
+/// Bytes that are not RESP2. Bytes after them cannot be decoded either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server does not speak the Redis protocol")]
 pub(super) struct ProtocolError;
@@ -44,7 +44,7 @@ fn decode_nested(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, P
     Ok(Some((reply, len)))
 }
 
-/// The decoder of `redis-protocol` recurses without a bound, so arrays are taken apart here.
+/// Decodes an array. The decoder of `redis-protocol` would recurse without a bound.
 fn decode_array(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, ProtocolError> {
     let depth = depth.checked_sub(1).ok_or(ProtocolError)?;
     let Some(end) = memchr::memchr(b'\n', bytes) else { return Ok(None) };
@@ -55,7 +55,7 @@ fn decode_array(bytes: &[u8], depth: usize) -> Result<Option<(Reply, usize)>, Pr
         len => usize::try_from(len).map_err(|_| ProtocolError)?,
     };
     let mut at = end + 1;
-    // Grows with what arrived, never with what is announced.
+    // Without a capacity from the header: a peer may announce any number.
     let mut items = Vec::new();
     for _ in 0..len {
         let rest = bytes.get(at..).unwrap_or_default();

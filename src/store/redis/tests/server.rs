@@ -17,11 +17,11 @@ enum Fault {
     ResetBefore,
     /// It is carried out, and the connection ends before the reply.
     ResetAfter,
-    /// The reply is torn apart by the end.
+    /// It is carried out, and the connection ends within the reply.
     PartialReply,
     /// It is carried out, and there is no reply to this and all later commands, which are read.
     Silence,
-    /// The same, and nothing is read or carried out any more.
+    /// It is carried out, and there is no reply; later commands are neither read nor carried out.
     Freeze,
     /// Bytes that are no reply follow.
     Garbage,

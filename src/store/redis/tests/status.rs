@@ -31,7 +31,7 @@ fn logged(events: impl FnOnce([&Arc<Link>; 3])) -> Vec<&'static str> {
     let log = Log::default();
     let writer = log.clone();
     let _logging = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish().set_default();
-    // With a second one, tracing no longer takes another thread's word that nobody wants to know.
+    // With a second subscriber, tracing does not cache another thread's finding that no subscriber is interested.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let nodes = Nodes::default();
     let links = [(); 3].map(|()| nodes.link(&endpoint(0), &Arc::new(CallQueue::default())));

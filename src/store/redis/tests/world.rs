@@ -43,7 +43,7 @@ pub(super) struct Node {
     pub(super) counters: BTreeMap<Bytes, Counter>,
     /// Names of the scripts that it knows.
     pub(super) scripts: BTreeSet<Bytes>,
-    /// Nobody is let in until it is up again.
+    /// Connections are refused until it is up again.
     pub(super) down: bool,
     /// Connections made before this one are dead.
     pub(super) generation: u64,

@@ -1,7 +1,7 @@
 //! Metrics for an OpenTelemetry collector, over OTLP.
 //!
-//! The SDK's own instruments are not used: its exporters take only what they counted, and what is counted here
-//! is counted once for all exporters.
+//! The OpenTelemetry SDK is not used: its exporters send only values of its own instruments, and tollgate counts once
+//! for all exporters.
 
 mod client;
 mod encode;
@@ -40,8 +40,8 @@ pub struct OtlpSettings {
     pub service: Service,
 }
 
-/// Sends metrics over connections of `connector` until `stop` is cancelled, and once more then. Values are
-/// cumulative, so the next export makes up for one that failed.
+/// Sends metrics over connections of `connector` at each interval, and a last time once `stop` is cancelled. Values are
+/// cumulative, so no value is lost if an export fails.
 pub async fn run(
     settings: OtlpSettings,
     connector: Connector,

@@ -1,4 +1,4 @@
-//! The way to a statsd server: TCP or UDP, connected again with back-off, the name resolved each time.
+//! Connection to a statsd server over TCP or UDP. It reconnects with a back-off, and resolves the name each time.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,14 +10,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::StatsdTransport;
 
-/// Bytes of a datagram that an Ethernet frame takes, IPv6 and tunnels included.
+/// Upper bound on a datagram, in bytes, so that it fits into an Ethernet frame with IPv6 and a tunnel.
 const DATAGRAM_BYTES_MAX: usize = 1432;
-/// Datagrams without a pause: what a receiver's default buffer holds while it does not read.
+/// Number of datagrams between two pauses: the default buffer of a receiver that does not read holds this many.
 const DATAGRAMS_AT_ONCE: usize = 32;
 const PAUSE: Duration = Duration::from_millis(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
-/// A sender of datagrams gets no error when the name moves to another address.
+/// Age at which a UDP socket is replaced: a sender of datagrams gets no error when the name resolves to another
+/// address.
 const UDP_MAX_AGE: Duration = Duration::from_secs(60);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
@@ -45,7 +46,7 @@ impl Connection {
         Self { host, port, transport, socket: None, failures: 0, retry_at: Instant::now() }
     }
 
-    /// True if the server can be sent to. Connects where necessary, unless the last attempt failed a moment ago.
+    /// True if lines can be sent. Connects if necessary, unless it is too early for another attempt.
     pub(super) async fn is_ready(&mut self) -> bool {
         if self.socket.as_ref().is_some_and(Socket::is_usable) {
             return true;
@@ -62,7 +63,7 @@ impl Connection {
         self.socket.is_some()
     }
 
-    /// Sends `lines`, each with its line end. What was lost is not sent again: part of it may have arrived.
+    /// Sends `lines`, each with its line end. Lost lines are not sent again, since some of them may have arrived.
     pub(super) async fn send(&mut self, lines: &str) {
         let sent = match &mut self.socket {
             None => return,
@@ -85,9 +86,9 @@ impl Connection {
             return Ok(Socket::Tcp(stream));
         }
         let mut addresses: Vec<_> = lookup_host((self.host.as_str(), self.port)).await?.collect();
-        // `localhost` is both, and most servers listen on IPv4 alone.
+        // `localhost` resolves to IPv4 and IPv6, and most servers listen on IPv4 alone.
         addresses.sort_by_key(SocketAddr::is_ipv6);
-        // Each failure tries the next one.
+        // After each failure, the next address is tried.
         let turn = self.failures as usize % addresses.len().max(1);
         let Some(address) = addresses.get(turn) else { return Err(io::ErrorKind::NotFound.into()) };
         let any = match address {
@@ -106,7 +107,7 @@ impl Connection {
         }
         let backoff = BACKOFF_MIN.saturating_mul(1 << self.failures.min(6)).min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
-        // Replicas that lost the same server do not come back all at once.
+        // Random, so that replicas do not reconnect to a server all at once.
         self.retry_at = Instant::now() + backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
     }
 }
