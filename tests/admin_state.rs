@@ -30,7 +30,7 @@ async fn start(rules: &str, redis: &Redis) -> Service {
 async fn replicas_see_each_other_in_redis_and_whether_they_have_the_same_rules() {
     let redis = Redis::start().await;
     let one = start(RULES, &redis).await;
-    // Announced before the second one looks.
+    // The first replica must be announced before the second one reads the list.
     eventually("the first replica is announced", async || redis.command(["HLEN", "tgf1/fleet"]) == "1").await;
     let ttl: i64 = redis.command(["TTL", "tgf1/fleet"]).parse().expect("a number");
     assert!((1..=30).contains(&ttl), "{ttl}");
@@ -52,7 +52,7 @@ async fn replicas_see_each_other_in_redis_and_whether_they_have_the_same_rules()
     let hash = get(&one, "/api/v1/config").await["rules_hash"].clone();
     assert!(replicas.iter().any(|replica| replica["is_self"] == false && replica["rules_hash"] == hash));
     assert_eq!(get(&two, "/api/v1/summary").await["replicas"], 2);
-    // One that has not announced itself for long is neither listed nor kept.
+    // A replica whose announcement is old is neither listed nor kept.
     redis.command(["HSET", "tgf1/fleet", "gone", "1700000000 {}"]);
     let three = start(RULES, &redis).await;
     eventually("the third one sees three", async || {
@@ -79,7 +79,7 @@ async fn each_node_of_redis_is_shown_with_what_is_checked_on_it() {
     let mut redis = Redis::start().await;
     redis.command(["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let service = start(RULES, &redis).await;
-    // That of the only core, and that of operators.
+    // One connection of the only core, and one for operators.
     eventually("both connections are up", async || {
         let node = get(&service, "/api/v1/store").await["nodes"][0].clone();
         node["state"] == "up" && node["connected"] == 2

@@ -105,12 +105,12 @@ async fn has(service: &Tollgate, line: &str) -> bool {
     metrics(service).await.iter().any(|found| found == line)
 }
 
-/// The log's lines of the differences so far.
+/// Lines of the log so far that report a difference.
 fn differences(service: &Tollgate) -> Vec<Value> {
     lines_of_differences(&service.process.output())
 }
 
-/// The same, of which there is one or more.
+/// Waits until the log reports a difference, and returns all such lines.
 async fn some_differences(service: &Tollgate) -> Vec<Value> {
     lines_of_differences(&service.process.output_with("candidate decides differently").await)
 }

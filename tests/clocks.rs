@@ -1,4 +1,4 @@
-//! Clocks that are set, rules that change, and costs of any size: memory and Redis read the same, and nobody is
+//! Clocks that are set, rules that change, and costs of any size: memory and Redis read the same, and no client is
 //! let in too early or kept out for longer than the rule in force can.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Connections, which hold a place: nobody keeps others out by holding many, or for long.
+//! Connections: no client keeps others out by holding many connections, or for a long time.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ domain: shop
 descriptors:
   - {key: user, rate_limit: {unit: year, requests_per_unit: 1000000}}
 ";
-/// A call of the method that is none, which is answered at once.
+/// Path of a method that does not exist; a call of it is answered at once.
 const NO_METHOD: &str = "/no.Service/Method";
 
 async fn start(environment: &[(&str, &str)]) -> Tollgate {
@@ -104,7 +104,7 @@ async fn connections_end_soon_after_their_first_request_was_due() {
         stream.write_all(sent).await.expect("sent");
         closed(&mut stream).await;
     }
-    // A handshake is no request.
+    // A handshake of HTTP/2 does not count as a request.
     let idle = RawClient::connect(service.grpc).await;
     eventually("it is closed", async || idle.is_closed()).await;
     assert!(idle.frames().iter().any(|frame| frame.kind == GOAWAY), "{:?}", idle.frames());
@@ -153,7 +153,7 @@ async fn an_address_with_more_than_its_share_gives_up_its_own_connections() {
     for _ in 0..20 {
         attackers.push(kept_alive("127.0.0.2", service.http).await);
     }
-    // It has been idle longest of all.
+    // Its connection stayed open, although it has been idle longest of all.
     assert_eq!(get_health(&mut honest).await, "HTTP/1.1 200");
     let mut second = kept_alive("127.0.0.3", service.http).await;
     assert_eq!(get_health(&mut second).await, "HTTP/1.1 200");

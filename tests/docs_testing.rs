@@ -1,4 +1,5 @@
-//! The story of `docs/testing-rules.md`: its files are written and its commands run, in order, and print what it shows.
+//! The guide `docs/testing-rules.md`: its files are written and its commands run, in order, and print the output in
+//! the guide.
 
 use std::fs;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Explanations and decisions agree, whatever the rules and the overrides of operators are.
+//! Explanations agree with decisions, for all kinds of rules and overrides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl World {
         items[self.random.usize(..items.len())]
     }
 
-    /// Puts overrides in force, or none.
+    /// Replaces the overrides in force by random ones, or by none.
     fn change_overrides(&mut self) {
         let mut overrides = Overrides::default();
         for _ in 0..self.random.usize(..6) {
@@ -95,7 +95,7 @@ impl World {
         self.limiter.overrides.store(Some(Arc::new(overrides)));
     }
 
-    /// A request with a counter of its own for each descriptor.
+    /// A request whose descriptors have different counters.
     fn request(&mut self) -> Request<'static> {
         let mut keys = KEYS;
         self.random.shuffle(&mut keys);
@@ -103,7 +103,7 @@ impl World {
         let hits = self.one_of(&[1, 1, 1, 2, 3, 6]);
         let descriptor = |key: &&'static str| {
             let value = self.one_of(&VALUES);
-            // Without hits, it holds the amount of its rule.
+            // A descriptor of a budget without hits reserves the amount of the rule.
             let hits = if *key == "budget" { self.one_of(&[0, 0, hits]) } else { hits };
             Descriptor {
                 entries: [Entry { key: key.as_bytes(), value: value.as_bytes() }].into_iter().collect(),
@@ -167,7 +167,7 @@ async fn an_explanation_is_what_the_next_decision_turns_out_to_be() {
     assert!(overridden > steps / 20, "{overridden} of {steps} are overridden");
 }
 
-/// A key has a limited number of holds, whatever is left of its budget.
+/// The number of holds on a key is bounded, whatever is left of its budget.
 #[tokio::test]
 async fn a_reservation_is_denied_by_as_many_holds_as_a_key_may_have() {
     let world = World::new(0);

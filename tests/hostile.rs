@@ -120,7 +120,7 @@ async fn a_cost_of_any_size_is_over_the_limit_and_leaves_the_counter_at_it() {
                 );
             }
         }
-        // What counts always is at its limit afterwards.
+        // With `charge: always`, the counter is at its limit afterwards.
         let answer = ask(&mut client, request(vec![descriptor("tenant", "of-descriptor-2")])).await;
         assert_eq!(answer.overall_code(), Code::OverLimit);
     }

@@ -1,4 +1,4 @@
-//! The container image: its contents, and that it serves as unprivileged as a cluster allows.
+//! The container image: its contents, and that it serves without privileges.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,7 +21,7 @@ fn the_image_has_the_program_and_what_it_needs() {
     let certificates = fs::read_to_string(image.root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
     assert!(certificates.contains("BEGIN CERTIFICATE"));
     assert!(image.root.join("data/ratelimit/config").is_dir());
-    // Any user of the cluster's choice can read everything, and nobody but root can write.
+    // Any user that a cluster chooses can read everything, and only root can write.
     let others = ["!", "-type", "l", "!", "-perm", "0644", "!", "-perm", "0755"];
     assert_eq!(run(Command::new("find").arg(&image.root).args(others)), "");
 }
@@ -57,7 +57,7 @@ fn the_same_input_gives_the_same_image_and_platforms_are_joined() {
     Image::write(&second);
     assert!(fs::read(&first.archive).unwrap() == fs::read(&second).unwrap(), "two builds differ");
 
-    // A program for the other architecture, as far as its header says.
+    // A program whose ELF header names the other architecture.
     let program = first.root.join("bin/tollgate");
     let mut elf = fs::read(&program).unwrap();
     let machine = if elf[18] == 62 { 183 } else { 62 };
@@ -147,7 +147,7 @@ async fn the_image_serves_in_the_pod_of_envoy_gateway() {
     let environment = variables(include_str!("data/envoy-gateway.env"));
     let mounts = [(certificates.as_path(), "/certs"), (exporter.as_path(), "/etc/statsd-exporter")];
     let mut pod = Pod::start(&image, &["/bin/ratelimit"], &environment, &mounts).await;
-    // With neither a management server nor a Redis: all three probes of the pod ask here.
+    // Healthy without a management server and without Redis. All three probes of the pod use this path.
     pod.is_healthy("http://127.0.0.1:8080/healthcheck").await;
 
     let (status, metrics) = pod.get("http://127.0.0.1:19001/metrics");

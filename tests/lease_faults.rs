@@ -1,5 +1,5 @@
-//! The real program with leased limits: three replicas on one Redis that are killed, paused, restarted and reloaded
-//! under load. Together they never admit more than the limit, and a replica that ends gives back what it holds.
+//! The real program with leased limits: three replicas on one Redis are killed, paused, restarted and reloaded under
+//! load. Together they never admit more than the limit, and a replica that shuts down returns its unspent hits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -45,6 +45,7 @@ impl Answers {
         self.calls.load(Ordering::Relaxed)
     }
 
+    /// Waits until `calls` more calls are answered.
     async fn more(&self, calls: u64) {
         let enough = self.calls() + calls;
         eventually("calls are answered", async || self.calls() >= enough).await;
@@ -55,7 +56,7 @@ impl Answers {
     }
 }
 
-/// Calls until it is stopped, wherever the replica listens now.
+/// Calls until it is stopped, at the port that the replica has now.
 async fn client(mut port: watch::Receiver<u16>, answers: Arc<Answers>) {
     while !answers.stop.load(Ordering::Relaxed) {
         let address = format!("http://127.0.0.1:{}", *port.borrow_and_update());
@@ -102,7 +103,7 @@ impl Fleet {
         let redis = Redis::start().await;
         let url = redis.settings().deployment.to_string();
         let (answers, mut clients) = (Arc::<Answers>::default(), JoinSet::new());
-        // Enough for the key to be hot also on a machine that is busy with other things.
+        // Enough hits for a lease, also on a busy machine.
         answers.more_hits.store(9, Ordering::Relaxed);
         let mut replicas = Vec::new();
         for _ in 0..3 {
@@ -139,7 +140,7 @@ impl Fleet {
         while self.clients.join_next().await.is_some() {}
     }
 
-    /// Hits that Redis counts.
+    /// Hits in the counter in Redis.
     fn used(&self) -> u64 {
         let keys = self.redis.command(["KEYS", "*hot*"]);
         let key = keys.lines().next().expect("a counter");
@@ -178,7 +179,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
     fleet.stop_clients().await;
     let (admitted, failed) = (answers.admitted(), answers.failed.load(Ordering::Relaxed));
     assert!(admitted <= LIMIT, "{admitted}");
-    // One replica crashed, and took at most an eighth of the room with it; one hung.
+    // One replica crashed and lost a lease of at most an eighth of the remaining hits; one hung.
     assert!(admitted + failed >= LIMIT * 8 / 10, "{admitted} admitted, {failed} failed");
 }
 
@@ -215,9 +216,9 @@ async fn a_reload_changes_the_limit_of_what_is_leased() {
         .await;
     };
     let answers = Arc::clone(&fleet.answers);
-    // Everything is over it already.
+    // More than this has been admitted already.
     in_force(&fleet, 100).await;
-    // Calls that were under way when the rules changed.
+    // Wait for calls that were under way when the rules changed.
     answers.more(100).await;
     let before = answers.admitted();
     answers.more(200).await;

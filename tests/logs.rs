@@ -1,4 +1,4 @@
-//! The log of the running program: who can make it write, and what happens when nobody reads it.
+//! The log of the running program: which clients can make it write, and what happens when no process reads it.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -21,7 +21,7 @@ async fn call(service: &Tollgate) -> bool {
     client.post(service.url("/json")).body(BODY).send().await.is_ok_and(|answer| answer.status() == 200)
 }
 
-/// Sends acknowledgements of pings that nobody sent, each of which HTTP/2's library warns of, and returns
+/// Sends acknowledgements of pings that were never sent; the HTTP/2 library warns of each. Returns
 /// when all of them were read.
 async fn send_ping_acks(service: &Tollgate, count: usize) {
     let mut stream = TcpStream::connect(("127.0.0.1", service.grpc)).await.expect("it listens");

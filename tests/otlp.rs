@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector receives what the service counts.
+//! An OpenTelemetry collector receives the metrics of the service.
 
 use std::fs;
 use std::sync::Arc;
@@ -69,7 +69,7 @@ fn point(point: &NumberDataPoint) -> (Vec<String>, i64) {
     (attributes(&point.attributes), value)
 }
 
-/// The first export that has all of the load.
+/// Waits for the first export that contains the whole load.
 async fn wait_for_load(collector: &Collector) -> Export {
     let deadline = Instant::now() + TIMEOUT;
     let all = vec![(vec!["grpc_method=ShouldRateLimit".to_owned()], 3)];
@@ -163,7 +163,7 @@ async fn a_collector_that_comes_late_gets_everything_and_one_that_is_gone_delays
     service.process.output_with("cannot export metrics").await;
     let collector = Collector::start_at(port).await;
     wait_for_load(&collector).await;
-    // The collector has the metrics a moment before the service has the reply.
+    // The collector has the metrics slightly before the service has the reply.
     service.process.output_with("metrics are exported again").await;
     drop(collector);
     service.process.signal("TERM");
@@ -184,8 +184,8 @@ async fn remaining_metrics_are_exported_at_shutdown() {
     wait_for_load(&collector).await;
 }
 
-/// A collector that asks for a certificate gets metrics and traces as soon as the files are right, and goes on
-/// getting them when one becomes invalid.
+/// A collector that requires a client certificate gets metrics and traces as soon as the files are right, and still
+/// gets them when a file becomes invalid.
 async fn reaches_a_collector_with_tls(protocol: &str) {
     let pki = Pki::new();
     let (ours, other) = (pki.authority("ours"), pki.authority("other"));

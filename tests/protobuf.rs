@@ -1,4 +1,4 @@
-//! The generated protobuf code is what `proto/` says.
+//! The generated protobuf code matches `proto/`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use prost::Message as _;
 use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 
-/// Services that are served, and that reflection shows.
+/// Services that tollgate serves, and that reflection shows.
 const SERVICES: [&str; 2] =
     ["envoy/service/ratelimit/v3/rls.proto", "kuadrant/service/ratelimit/v1/rls.proto"];
 /// Messages of management servers. Reflection shows none of them: the service does not serve them.
@@ -15,7 +15,7 @@ const DISCOVERY: [&str; 2] =
     ["envoy/service/discovery/v3/discovery.proto", "ratelimit/config/ratelimit/v3/rls_conf.proto"];
 const ENTRY: &str = ".envoy.extensions.common.ratelimit.v3.RateLimitDescriptor.Entry";
 
-/// Generates the code anew, and puts it in place of what differs.
+/// Generates the code again, and replaces files that differ.
 #[test]
 fn the_generated_code_is_up_to_date() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -45,8 +45,8 @@ fn the_generated_code_is_up_to_date() {
     assert!(outdated.is_empty(), "these were out of date, and are up to date now: {outdated:?}");
 }
 
-/// Entries are `bytes` to us and `string` in Envoy's own files, which is what tools such as grpcurl
-/// expect to be told: they would ask for base64 otherwise.
+/// `proto/` declares entries as `bytes`, Envoy's own files as `string`. Reflection shows `string`: with `bytes`, tools such as
+/// grpcurl would require base64.
 fn as_envoy_declares(mut set: FileDescriptorSet) -> FileDescriptorSet {
     fn entry_of(file: &mut FileDescriptorProto) -> Option<&mut DescriptorProto> {
         let package = file.package().to_owned();

@@ -1,4 +1,4 @@
-//! Rules follow their files, whatever way those are edited, and no edit takes good rules out of force.
+//! Rules follow their files, in whatever way the files are edited, and no edit takes good rules out of force.
 
 use std::convert::Infallible;
 use std::fs;
@@ -36,7 +36,7 @@ fn rule(domain: &str, key: &str, requests_per_unit: u32) -> String {
     )
 }
 
-/// A provider at work, and what came of it.
+/// A running provider, its rules and its loads.
 struct Provider {
     rules: Arc<ArcSwapOption<Rules>>,
     handle: Handle,
@@ -47,7 +47,7 @@ struct Provider {
 }
 
 impl Provider {
-    /// One that learns of changes only by being told.
+    /// A provider that does not look for changes by itself: only notifications of the kernel and reloads reach it.
     fn start(path: &Path) -> Self {
         Self::start_with(path, NEVER, CompileOptions::default())
     }
@@ -115,7 +115,7 @@ fn write(path: &Path, text: &str) {
     fs::write(path, text).expect("a file");
 }
 
-/// Puts `text` at `path` as careful editors do.
+/// Writes `text` to `path` by renaming a new file, as many editors do.
 fn replace(path: &Path, text: &str) {
     let aside = path.with_file_name(".aside");
     write(&aside, text);
@@ -129,7 +129,7 @@ fn lead(link: &Path, target: &str) {
     fs::rename(aside, link).expect("renamed");
 }
 
-/// A directory as Kubernetes mounts a ConfigMap: the file leads through `..data` to a dated directory.
+/// A directory as Kubernetes mounts a ConfigMap: the file is a link through `..data` into a dated directory.
 fn config_map(dir: &Path, text: &str) {
     write(&dir.join("..2026_01/shop.yaml"), text);
     symlink("..2026_01", dir.join("..data")).expect("a link");
@@ -200,7 +200,7 @@ async fn a_mounted_config_map_is_read_once_and_followed_when_it_is_swapped() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     config_map(dir.path(), &rule("shop", "user", 5));
     let mut provider = Provider::start(dir.path());
-    // Read twice, the domain would be there twice, which is an error.
+    // If the file were read twice, its domain would be a duplicate, which is an error.
     assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(5), None));
     for (dated, limit) in [("..2026_02", 6), ("..2026_03", 7)] {
         write(&dir.path().join(dated).join("shop.yaml"), &rule("shop", "user", limit));
@@ -384,7 +384,7 @@ async fn changes_without_kernel_events_are_found_by_polling() {
     let links = tempfile::tempdir().expect("a temporary directory");
     let link = links.path().join("link");
     let dir = tempfile::tempdir().expect("a temporary directory");
-    // Where a link leads through another one, only the first and the last are watched.
+    // In a chain of links, only the first and the last one are watched.
     symlink(&link, dir.path().join("a.yaml")).expect("a link");
     let target = |name: &str| hidden.path().join(name).display().to_string();
 
@@ -413,7 +413,7 @@ async fn rules_that_stay_keep_their_counts() {
     assert_eq!(hits, [3]);
 }
 
-/// Text of a domain that lost its rules: valid YAML, as a file is while it is being written.
+/// A domain without its rules: valid YAML, as a file may be while it is being written.
 const HALF_WRITTEN: &str = "domain: shop\ndescriptors:\n";
 
 #[tokio::test]

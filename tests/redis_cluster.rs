@@ -1,4 +1,4 @@
-//! A Redis Cluster under load: who is down keeps nobody from the others, slots move under way, and what
+//! A Redis Cluster under load: a node that is down does not delay calls to the others, slots may move, and what
 //! must be decided together is, wherever its counters lie.
 
 use std::sync::Arc;

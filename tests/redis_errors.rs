@@ -1,5 +1,5 @@
 //! Error replies of Redis and their consequences: nothing is counted twice, and counting
-//! goes on by itself.
+//! resumes by itself.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -25,7 +25,7 @@ fn daily(key: &'static str) -> Charge {
     charge(key, Unit::Day, Hits::Add(1))
 }
 
-/// A server that greets, and answers every hit with an error.
+/// A server that answers every hit with an error, and other commands with `OK`.
 async fn server_that_says(error: &'static str) -> RedisSettings {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("its address").port();
@@ -62,7 +62,7 @@ async fn redis_errors_are_reported_and_the_next_charge_is_sent() {
         for _ in 0..3 {
             eventually("it is asked", async || match used(&store, daily("a")).await {
                 Err(StoreError::Rejected(said)) => said == error,
-                // Some errors make the connection anew.
+                // After some errors, the connection is replaced.
                 Err(StoreError::Unreachable(_)) => false,
                 other => panic!("{other:?} of {error}"),
             })
@@ -137,7 +137,7 @@ async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
     eventually("it is served again", async || used(&store, daily("lost/")).await.is_ok()).await;
 }
 
-/// A server that counts, and answers `hit` to hits and `script` to calls of scripts.
+/// A server that answers hits with `hit`, and calls of scripts with `script`.
 async fn scripted(hit: &'static str, script: Reply) -> Scripted {
     Scripted::start(move |words| match words[0].to_ascii_uppercase().as_str() {
         _ if words.iter().any(|word| word == "tollgate:permission-probe") => {
@@ -150,13 +150,12 @@ async fn scripted(hit: &'static str, script: Reply) -> Scripted {
     .await
 }
 
-/// Polls once.
+/// Polls the future once; true if it is pending.
 async fn is_pending(future: &mut ChargeFuture<'_>) -> bool {
     poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_pending())).await
 }
 
-/// Both calls are in one batch. One is answered, and so it has its answer while the other still waits for the rest of
-/// the batch.
+/// Both calls are in one batch, and only one of them is answered. It gets its answer while the other one still waits.
 #[tokio::test]
 async fn a_reply_is_handed_out_while_the_rest_of_its_batch_is_awaited() {
     let server = scripted(":1\r\n", Reply::Never).await;
@@ -189,7 +188,7 @@ descriptors:
 const INTERNALS: [&str; 9] =
     ["127.0.0.1", "READONLY", "LOADING", "OOM", "Redis", "redis", "maxmemory", "replica", "Os {"];
 
-/// Calls on gRPC, `/json` and `/v1/check` are UNAVAILABLE with a text that names nothing internal.
+/// Checks that calls over gRPC, `/json` and `/v1/check` are UNAVAILABLE with a text that names nothing internal.
 async fn is_unavailable_everywhere(service: &Tollgate, key: &str) {
     use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
     let mut client = RateLimitServiceClient::connect(format!("http://127.0.0.1:{}", service.grpc))
@@ -214,7 +213,7 @@ async fn is_unavailable_everywhere(service: &Tollgate, key: &str) {
     }
 }
 
-/// Failures of the store that were reported so far.
+/// Number of failures of the store in the metrics.
 async fn failures(service: &Tollgate) -> usize {
     let kinds = ["rejected", "unreachable"].map(|kind| format!("tollgate_store_errors{{kind=\"{kind}\"}}"));
     service.metric(&kinds[0]).await + service.metric(&kinds[1]).await
@@ -258,13 +257,13 @@ async fn errors_of_the_server_are_unavailable_to_callers_and_counted_and_name_no
         let errors = "ratelimit_service_should_rate_limit_error{err_type=\"redis_error\"}";
         assert_eq!(service.metric(errors).await, 6, "{cause}");
         assert!(service.metric("tollgate_store_errors{kind=\"rejected\"}").await > 0, "{cause}");
-        // The operator reads the cause.
+        // The log has the cause.
         eventually(cause, async || service.process.output().contains(cause)).await;
         redis.command(accept);
     }
 }
 
-/// Rules whose requests all need a script end a rejection as well as those that do not.
+/// The end of a rejection is logged for requests that need a script, and for those that do not.
 #[tokio::test]
 async fn the_end_of_a_rejection_is_logged_whatever_ends_it() {
     for key in ["plain", "script"] {

@@ -1,8 +1,8 @@
 //! Exactness while everything fails: replicas of the program are killed, nodes of a Cluster stop, slots move.
-//! No key is ever admitted more often than its limit, and a hit that counts without having been admitted
-//! belongs to a call that failed.
+//! No key is ever admitted more often than its limit. A hit that is counted but was not admitted belongs to a call
+//! that failed.
 //!
-//! `tests/soak-redis.sh` runs the same for a chosen time.
+//! `tests/soak-redis.sh` runs this test for a chosen time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ descriptors:
   - {key: bucket, rate_limit: {unit: year, requests_per_unit: 100, algorithm: token_bucket}}
 ";
 const KINDS: [&str; 5] = ["always", "allowed", "sliding", "log", "bucket"];
-/// Descriptors of each kind: most of a Cluster's primaries keep some.
+/// Number of descriptors of each kind, so that most primaries of the Cluster have some.
 const VALUES: usize = 4;
 const REPLICAS: usize = 3;
 const CLIENTS_EACH: usize = 4;
@@ -64,7 +64,7 @@ struct Shared {
     failed: AtomicU64,
 }
 
-/// Calls until it is stopped, connecting again to wherever the replica listens now.
+/// Calls until it is stopped. Reconnects at the port that the replica has now.
 async fn client(seed: u64, port: watch::Receiver<u16>, shared: Arc<Shared>) -> HashMap<Key, Outcomes> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut outcomes = HashMap::<Key, Outcomes>::new();
@@ -108,11 +108,12 @@ async fn client(seed: u64, port: watch::Receiver<u16>, shared: Arc<Shared>) -> H
 }
 
 async fn more(count: &AtomicU64, calls: u64) {
+/// Waits until `count` has grown by `calls`.
     let enough = count.load(Ordering::Relaxed) + calls;
     eventually("calls are answered", async || count.load(Ordering::Relaxed) >= enough).await;
 }
 
-/// A replica, and where its clients find it.
+/// A replica, and the port at which its clients find it.
 struct Replica {
     service: Tollgate,
     port: watch::Sender<u16>,
@@ -136,13 +137,13 @@ async fn everything_fails(
 
     let node = round % 3;
     cluster.pause(node);
-    // Shorter than the others wait before they take it for dead.
+    // Shorter than the timeout after which the other nodes would mark the node as failed.
     drop(time::timeout(Duration::from_millis(400), more(&shared.failed, 1)).await);
     cluster.resume(node);
     cluster.settled().await;
     more(&shared.answered, 100).await;
 
-    // Where the counters of some key lie.
+    // Moves the slot of some counter.
     let counters = cluster.command_on(node, ["KEYS", "*"]);
     let Some(key) = counters.lines().nth(round) else { return };
     let place = slot(key.as_bytes());
@@ -228,7 +229,7 @@ async fn soak() {
     }
 }
 
-/// Returns the keys without a time to live.
+/// Command that returns the keys without a TTL.
 const WITHOUT_TTL: [&str; 3] = [
     "EVAL",
     "local r = {} for _, k in ipairs(redis.call('KEYS', '*')) do
@@ -259,7 +260,7 @@ async fn no_counter_lives_for_ever_when_replicas_are_killed_under_a_flood_of_new
             flood.spawn(async move {
                 let channel = Endpoint::from_shared(address).expect("an address").connect_lazy();
                 let mut client = RateLimitServiceClient::new(channel);
-                // A call may time out on a busy machine; the flood goes on.
+                // Calls may time out on a busy machine: only those after the stop end the flood.
                 for turn in 0.. {
                     let users: Vec<_> = (0..8).map(|user| format!("{round}-{task}-{turn}-{user}")).collect();
                     let descriptors: Vec<_> = users.iter().map(|user| ("user", user.as_str())).collect();
@@ -303,7 +304,7 @@ async fn no_counter_lives_for_ever_when_a_cluster_loses_a_slot_under_load() {
     }
     for round in 0..20 {
         more(&counted, 500).await;
-        // A slot that is in use: that of a key which has just been counted.
+        // The slot of an existing counter.
         let node = round % 2;
         let key = cluster.command_on(node, ["RANDOMKEY"]);
         let place = slot(key.as_bytes()).to_string();

@@ -337,7 +337,8 @@ descriptors:
   - {key: tried, shadow_mode: true, rate_limit: {unit: year, requests_per_unit: 1}}
 ";
 
-/// Number of commands that counted in Redis. Replicas also announce themselves and look for overrides, with other commands.
+/// Number of commands that counted in Redis. Replicas also announce themselves and look for overrides, with other
+/// commands.
 fn counted(redis: &Redis) -> u64 {
     let stats = redis.command(["INFO", "commandstats"]);
     let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_incrby:calls="));

@@ -1,8 +1,7 @@
-//! A network that fails between the store and a real Redis: the answers of callers agree with what Redis has
-//! counted.
+//! The network between the store and a real Redis fails: the answers to callers agree with the counters in Redis.
 //!
-//! A hit that is reported as counted is counted once. One that is reported as not sent is never counted, not even
-//! when the network is back. One without an answer is counted once or not at all.
+//! A hit that is reported as counted is counted once. A hit that is reported as not sent is never counted, not even
+//! when the network is back. A hit without an answer is counted once or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use crate::support::proxy::{Passage, Proxy};
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
-/// Calls at once: more than go out in the first batch.
+/// Number of concurrent calls, more than fit into the first batch.
 const CALLS: usize = 300;
 
 struct Setup {
@@ -95,7 +94,7 @@ impl Setup {
         counts
     }
 
-    /// Number of counters of a round.
+    /// Sum of the counters of a round.
     fn counted(&self, round: usize) -> usize {
         let script = "local n = 0 for _, k in ipairs(redis.call('KEYS', ARGV[1])) do
             n = n + tonumber(redis.call('GET', k)) end return n";
@@ -131,7 +130,7 @@ async fn replies_that_are_lost_are_no_answer_and_counted_once() {
     assert!(setup.counted(0) <= counts.unanswered);
 }
 
-/// One-way loss that TCP does not see: the bytes of requests are acknowledged. New connections work.
+/// One-way loss below which TCP still acknowledges requests. New connections work.
 #[tokio::test]
 async fn a_connection_that_goes_silent_is_replaced() {
     let setup = Setup::start(Duration::from_millis(50)).await;
@@ -160,7 +159,7 @@ async fn a_connection_that_falls_silent_within_a_reply_loses_no_count() {
         setup.proxy.set(Passage::Partial { reply_bytes });
         let counts = setup.holds_what_was_reported(round).await;
         assert!(counts.counted < CALLS && counts.unanswered > 0, "{counts:?} after {reply_bytes} bytes");
-        // A new counter takes two replies of 9 bytes together. Each is handed out as soon as it has come.
+        // A new counter needs two replies, 18 bytes together. Each caller gets its answer as soon as both have arrived.
         assert!(counts.counted >= reply_bytes / 18, "{counts:?} after {reply_bytes} bytes");
     }
 }

@@ -35,7 +35,7 @@ async fn start_on_four(redis: &Redis) -> (Tollgate, Caller) {
     let environment = [("LOG_LEVEL", "warn"), ("THREADS", "4"), ("REDIS_CALL_TIMEOUT", "300ms")];
     let (service, caller) = start(redis, &environment).await;
     all_answer(&caller, "OK").await;
-    // Those of the cores, and that of operators.
+    // Four connections of the cores, and one for operators.
     eventually("every connection is up", async || connected(&service, redis).await == 5).await;
     (service, caller)
 }
@@ -45,7 +45,7 @@ async fn connected(service: &Tollgate, redis: &Redis) -> usize {
     service.metric(&format!("tollgate_redis_connections_up{node}")).await
 }
 
-/// Calls on every core, for as long as the handle lives.
+/// Makes calls on every core until the handle is dropped.
 fn calls(caller: &Caller) -> AbortOnDropHandle<()> {
     let caller = caller.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! The name of a Redis server leads to another one while the service runs.
+//! The name of a Redis server begins to resolve to another server while the service runs.
 
 use crate::support::eventually;
 use crate::support::hosts::{self, Hosts, forward};
@@ -13,7 +13,7 @@ descriptors:
   - {key: user, rate_limit: {unit: year, requests_per_unit: 1000000}}
 ";
 
-/// A service that counts at this port of the name, and a caller.
+/// A service whose Redis is at this port of [`hosts::NAME`], and a caller.
 async fn start(hosts: &Hosts, port: u16) -> (Tollgate, Caller) {
     let url = format!("redis://{}:{port}", hosts::NAME);
     let environment = [("REDIS_URL", url.as_str())];
@@ -38,7 +38,7 @@ async fn the_name_is_resolved_again_for_each_connection() {
     assert_eq!(second.len(), 1);
 }
 
-/// The old server still takes connections and bytes, and answers nothing, as a frozen machine does behind a balancer.
+/// The old server still accepts connections and bytes, but never answers, like a frozen machine behind a load balancer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_server_is_left_for_the_one_that_its_name_leads_to_now() {
     let (first, second) = (Redis::start().await, Redis::start().await);

@@ -92,7 +92,7 @@ descriptors:
     penalty: {after: 1, within: 10m, block: [1h], name: account_lockout}
 ";
 
-/// One hit; the status.
+/// Sends one hit and returns the status.
 async fn hit(service: &Service, key: &str, value: &str) -> StatusCode {
     let descriptors = json!([{"entries": [{"key": key, "value": value}]}]);
     let body = json!({"domain": "shop", "descriptors": descriptors}).to_string();
@@ -100,7 +100,7 @@ async fn hit(service: &Service, key: &str, value: &str) -> StatusCode {
     request.send().await.expect("an answer").status()
 }
 
-/// The answer of the admin API, which must be that it is done.
+/// Calls the admin API, requires the status 200, and returns the body.
 async fn done(service: &Service, method: Method, path: &str, body: Option<Value>) -> Value {
     let (status, answer) = call(service, method, path, body).await;
     assert_eq!(status, StatusCode::OK, "{path}: {answer}");
@@ -165,7 +165,7 @@ async fn the_permissions_in_the_documentation_are_enough_for_operators() {
     assert_eq!(server.command(["ACL", "LOG"]), "", "Redis denied nothing");
 }
 
-/// The lines of the log with this text.
+/// Number of lines of the log with this text.
 fn logged(service: &Tollgate, text: &str) -> usize {
     service.process.output().lines().filter(|line| line.contains(text)).count()
 }
@@ -191,8 +191,8 @@ async fn commands_of_places_that_are_not_permitted_are_reported_before_the_first
     }
 }
 
-/// Counters keep no TTL while `EXPIRE` is refused: that is logged once for the process, whatever the number of cores
-/// and counters, counted in metrics, and mended when the permission comes.
+/// Counters have no TTL while `EXPIRE` is refused. That is logged once for the process, whatever the number of cores
+/// and counters, and counted in metrics. Once the permission is granted, the TTLs are set.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_permission_and_refused_ttls_are_logged_once_counted_and_mended() {
     const KEYS: usize = 8;

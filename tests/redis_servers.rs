@@ -47,7 +47,7 @@ async fn tls_refuses_a_client_without_certificate() {
     assert_ne!(server.reached_by("127.0.0.1"), server.settings().deployment);
 }
 
-/// The error of a client that trusts `ca`.
+/// Reply to a client that trusts `ca`; empty if the server or the client refuses the connection.
 fn ping(server: &Redis, ca: &Path, client: Option<&Identity>) -> String {
     let Deployment::Single(Endpoint::Tcp { port, .. }) = server.settings().deployment else {
         panic!("one server")
@@ -202,7 +202,7 @@ async fn a_proxy_passes_delays_loses_and_resets() {
     assert_eq!(other.incr().await, None);
     assert_eq!(server.command(["GET", "a"]), "3");
 
-    // What has lost something stays silent, and another is as good as new.
+    // A connection that has lost bytes stays silent; a new one works.
     proxy.set(Passage::Open);
     assert_eq!(other.incr().await, None);
     let mut third = Client::connect(&proxy).await;
@@ -215,7 +215,7 @@ async fn a_proxy_passes_delays_loses_and_resets() {
     assert_eq!(Client::connect(&proxy).await.incr().await.as_deref(), Some(":5\r\n"));
 }
 
-/// Speaks to Redis.
+/// A plain connection through the proxy to Redis.
 struct Client(TcpStream);
 
 impl Client {
@@ -223,7 +223,7 @@ impl Client {
         Self(TcpStream::connect(("127.0.0.1", proxy.port())).await.expect("a connection"))
     }
 
-    /// Counts one, and says what came back before long.
+    /// Sends `INCR` and returns the reply; `None` if none came within 300 ms.
     async fn incr(&mut self) -> Option<String> {
         self.0.write_all(b"INCR a\r\n").await.expect("sent");
         let mut buffer = [0; 64];

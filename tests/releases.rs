@@ -106,7 +106,7 @@ async fn one_release_for_two_equal_descriptors_is_a_release() {
     }
 }
 
-/// A store that never answers, and remembers what it is to give back.
+/// A store that never answers, and records the refunds that it is asked for.
 #[derive(Default)]
 struct Hanging {
     refunds: Mutex<Vec<Charge>>,

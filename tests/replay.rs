@@ -56,7 +56,7 @@ fn figures(report: &Value) -> [u64; 6] {
     [lines, requests, denied, hits, denied_hits, keys]
 }
 
-/// Seven requests of ann and one of bob within 20 seconds, and one of nobody.
+/// Seven requests of ann and one of bob within 20 seconds, and one without a user.
 fn lines(line: impl Fn(u32, &str) -> String) -> String {
     let users = ["ann", "ann", "ann", "bob", "ann", "ann", "ann", "ann", "-"];
     users.iter().zip(10..).map(|(user, second)| line(second, user) + "\n").collect()

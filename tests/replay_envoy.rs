@@ -1,4 +1,4 @@
-//! Logs of a real Envoy, and configurations of Envoy: a replay needs no map file.
+//! Replays of logs of a real Envoy. Its configuration takes the place of a map file.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::support::tollgate::Tollgate;
 
 const RULES: &str =
     "domain: example\ndescriptors: [{key: user, rate_limit: {unit: year, requests_per_unit: 3}}]\n";
-/// Format of the log in `deploy/envoy/envoy.yaml`.
+/// Name of the access log in `deploy/envoy/envoy.yaml`.
 const JSON_LOG: &str = "envoy.access_loggers.stdout";
 const STDOUT: &str = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 const FILE: &str = "envoy.extensions.access_loggers.file.v3.FileAccessLog";

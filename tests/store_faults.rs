@@ -1,4 +1,4 @@
-//! A Redis that is away, hangs, refuses, or lets nobody in.
+//! A Redis that is away, hangs, refuses commands, or rejects the credentials.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -168,7 +168,7 @@ async fn a_wrong_password_is_told_by_its_cause_and_never_written_anywhere() {
         .finish()
         .set_default();
 
-    // With a second one, tracing no longer takes another thread's word that nobody wants to know.
+    // With a second subscriber, tracing does not cache another thread's finding that no subscriber is interested.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
 
     let server = Redis::start_for(USER).await;

@@ -20,7 +20,7 @@ use crate::support::eventually;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
-/// True if a charge counts in the Redis key `name`: a counter that is there already goes on.
+/// True if a charge counts in the Redis key `name`, which has a value already.
 async fn counts_in(name: &str, charge: Charge, now_secs: u64, (server, store): &(Redis, RedisStore)) {
     server.command(["FLUSHALL"]);
     server.command(["SET", name, "41"]);
@@ -116,8 +116,9 @@ async fn a_counter_is_created_with_its_ttl_once() {
     assert!(matches!(&lives[..], [(_, 900..=1_000)]), "a refund keeps it: {lives:?}");
 }
 
-/// A counter that somebody ran PERSIST on: the general script sets its TTL again, and those of sliding windows and token
-/// buckets do so when they charge it. A fixed window is left as it is until it is charged by the general script.
+/// A counter on which an operator ran PERSIST: the general script sets its TTL again, and those of sliding windows
+/// and token buckets do so when they charge it. A fixed window is left as it is until it is charged by the general
+/// script.
 #[tokio::test]
 async fn a_script_repairs_a_ttl_that_is_missing() {
     let (server, store) = redis().await;

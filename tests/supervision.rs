@@ -26,7 +26,8 @@ use crate::support::{PATIENCE, eventually};
 const RULES: &str = "domain: shop\ndescriptors:\n  - key: user\n    rate_limit: 1000/hour\n";
 const BODY: &str = r#"{"domain": "shop", "descriptors": [{"entries": [{"key": "user", "value": "a"}]}]}"#;
 
-/// One thread of a process, stopped until this is dropped. Belongs to the thread that made it.
+/// A thread of another process, stopped until this is dropped. Must be dropped on the thread that created it, since
+/// `ptrace` binds them.
 struct Stopped(Pid);
 
 impl Stopped {
@@ -48,13 +49,13 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         if ptrace::detach(self.0, None).is_err() {
-            // The process has ended, and nobody else may wait for this thread of it.
+            // The process has ended. Only the tracer can reap this thread.
             waitpid(self.0, Some(WaitPidFlag::__WALL)).ok();
         }
     }
 }
 
-/// A call over a connection of its own.
+/// Makes a call over a new connection; true if it passed.
 async fn call(service: &Tollgate) -> bool {
     let client = Client::builder().timeout(Duration::from_secs(5)).build().expect("a client");
     client.post(service.url("/json")).body(BODY).send().await.is_ok_and(|answer| answer.status() == 200)
@@ -93,7 +94,7 @@ fn id(process: &Process) -> ProcessId {
     ProcessId::from_raw(process.id().try_into().expect("a process id")).expect("a process id")
 }
 
-/// The descriptor, in the process, of the socket that listens on a port.
+/// File descriptor, in the process, of the socket that listens on `port`.
 fn listening(process: &Process, port: u16) -> RawFd {
     let sockets = fs::read_to_string(format!("/proc/{}/net/tcp", process.id())).expect("its sockets");
     let local = format!("0100007F:{port:04X}");
@@ -130,7 +131,7 @@ async fn an_accept_loop_that_ends_ends_the_process_under_its_name() {
     }
 }
 
-/// A log that panics with its first line about rules.
+/// A log that panics at its first line about rules.
 struct FailingLog;
 
 impl Subscriber for FailingLog {
@@ -155,8 +156,8 @@ impl Subscriber for FailingLog {
     fn exit(&self, _: &Id) {}
 }
 
-/// Rules are loaded on threads that the embedding program can give a log of its own. One that panics ends a load, and
-/// the rules would never change again: the service must not go on without its loader.
+/// Rules are loaded on threads to which the embedding program can give its own log. If that log panics, it ends the
+/// loader, and the rules would never change again: the service must end too.
 #[test]
 fn a_rule_loader_that_fails_ends_the_service_under_its_name() {
     for (index, name) in ["rule loader", "candidate rule loader"].into_iter().enumerate() {
@@ -176,7 +177,7 @@ fn a_rule_loader_that_fails_ends_the_service_under_its_name() {
         let writer = Mutex::new(log.reopen().expect("the same file"));
         let _logging = set_default(&Dispatch::new(tracing_subscriber::fmt().with_writer(writer).finish()));
         let failing = Dispatch::new(FailingLog);
-        // A runtime with one thread starts others to block on only.
+        // A runtime with one thread starts further threads only for blocking work, such as loads.
         let mut builder = Builder::new_current_thread();
         builder.enable_all().on_thread_start(move || std::mem::forget(set_default(&failing)));
         let ended = builder.build().expect("a runtime").block_on(async {

@@ -13,7 +13,7 @@ use tonic::Status;
 use crate::support::ads::{AdsServer, AdsStream, Mode, TYPE_URL, config, descriptor};
 use crate::support::xds::{Client, VARIANTS};
 
-/// INVALID_ARGUMENT.
+/// Status code `INVALID_ARGUMENT` of gRPC.
 const REFUSED: i32 = 3;
 
 /// A rule that no compiler accepts: a unit without a name.
@@ -56,7 +56,7 @@ async fn a_server_that_never_answers_is_waited_for() {
     for variant in VARIANTS {
         let (server, client, mut stream) = connected(variant, &[]).await;
         client.reaches("connected", |client| client.xds.is_connected()).await;
-        // Nothing happens for as long as one likes to look.
+        // The client sends nothing further.
         assert!(tokio::time::timeout(Duration::from_millis(300), stream.try_request()).await.is_err());
         assert_eq!((server.dials(), client.xds.stream_errors(), client.rule_count()), (1, 0, None));
         assert!(client.status().is_partial);
@@ -100,7 +100,7 @@ async fn a_bad_resource_keeps_its_last_good_version_and_holds_up_no_other() {
         assert_eq!(client.error(), Some(reason));
         assert_eq!((client.xds.acks(), client.xds.nacks()), (1, 1));
 
-        // A resource that is bad from its first day on takes nothing out of force, and one that is gone is gone.
+        // A new resource with errors takes nothing out of force, and a removed one is removed.
         stream.put(&bad("newer")).remove("new").respond("3", "n3");
         let reason = refuses(&mut stream, "1", "n3").await;
         assert!(reason.contains("xds:newer: "), "{reason}");
@@ -140,7 +140,7 @@ async fn content_that_is_refused_again_and_again_is_answered_slowly_and_good_con
         stream.put(&config("shop", &[("user", 6)])).respond("4", "n4");
         accepts(&mut stream, "4", "n4").await;
         assert_eq!((client.limit("shop", "user"), client.error()), (Some(6), None));
-        // Nothing is left of the answer that waited.
+        // The answer that waited is never sent.
         assert!(tokio::time::timeout(Duration::from_millis(100), stream.try_request()).await.is_err());
     }
 }
@@ -159,7 +159,7 @@ async fn no_resources_and_no_version_are_a_valid_statement() {
         accepts(&mut stream, "", "n3").await;
         assert_eq!((client.rule_count(), client.error()), (Some(0), None));
 
-        // So is a resource without descriptors, and one whose descriptors have no limit.
+        // A resource without descriptors is accepted too, and one whose descriptors have no limit.
         stream.put(&config("shop", &[("user", 5)])).respond("4", "n4");
         accepts(&mut stream, "4", "n4").await;
         let mut without = config("shop", &[("user", 5)]);
@@ -273,9 +273,9 @@ async fn a_truncated_resource_is_refused_by_its_name() {
         assert!(reason.starts_with("xds:shop: not a RateLimitConfig: "), "{reason}");
         assert_eq!((client.limit("shop", "user"), client.limit("api", "key")), (Some(5), None));
 
-        // Without a name it may be any of those that are missing: none of them goes.
+        // A resource without a name may be any of the missing ones, so none of them is removed.
         stream.put(&self::config("api", &[("key", 7)])).respond("3", "n3");
-        // Of the state of the world the truncated one is a part again.
+        // A response of the state of the world contains the truncated resource again.
         assert_eq!(stream.request().await.refusal.is_some(), !stream.is_delta());
         stream.put_any("shop", truncate(&config, 3)).remove("api").respond("4", "n4");
         refuses(&mut stream, "1", "n4").await;
@@ -357,7 +357,7 @@ async fn a_server_without_discovery_is_named_and_retried_slowly() {
     let client = Client::start("GRPC_XDS_SOTW", &server, &[]);
     let is_named = |client: &Client| client.stream_error().is_some_and(|error| error.contains("(ADS)"));
     client.reaches("the error is named", is_named).await;
-    // Its back-off would have had ten attempts by now.
+    // The usual back-off would have made ten attempts by now.
     sleep(Duration::from_millis(500)).await;
     assert_eq!(server.dials(), 1);
 }

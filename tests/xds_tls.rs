@@ -67,7 +67,7 @@ impl Files {
         files
     }
 
-    /// Replaces a file, with no moment at which it is half there.
+    /// Replaces a file in one step.
     fn write(&self, name: &str, content: &str) {
         let aside = self.dir.path().join("aside");
         fs::write(&aside, content).expect("a file");
@@ -87,14 +87,14 @@ impl Files {
     }
 }
 
-/// Expects that no stream comes about, for a reason with `part`.
+/// Expects that no stream is opened, for a reason that contains `part`.
 async fn fails(client: &Client, part: &str) {
     let is_named = |client: &Client| client.stream_error().is_some_and(|error| error.contains(part));
     client.reaches(part, is_named).await;
     assert_eq!((client.rule_count(), client.xds.acks()), (None, 0));
 }
 
-/// Expects a stream, and rules over it.
+/// Expects a stream, sends rules over it, and expects that they are in force.
 async fn works(server: &mut AdsServer, client: &Client) {
     let mut stream = server.stream().await;
     stream.request().await;

@@ -1,6 +1,6 @@
-//! A program that embeds tollgate: serves the rules of a directory for as long as it wants, then drains.
+//! A program that embeds tollgate: serves the rules of a directory for some seconds, then drains.
 //!
-//! `cargo run --example embed -- config/rules 5`, where the path and the seconds may be left out.
+//! `cargo run --example embed -- config/rules 5`. The path and the seconds are optional.
 #![expect(clippy::print_stdout, reason = "an example prints what it does")]
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("DEBUG_PORT", "0"),
         ("ADMIN_PORT", "off"),
     ])?;
-    // `tollgate::app::run(settings, shutdown)` does both steps, where the ports are known beforehand.
+    // `tollgate::app::run(settings, shutdown)` does both steps, for programs that do not need the addresses.
     let app = App::start(settings).await?;
     println!("gRPC at {}, HTTP at {}", app.addresses().grpc, app.addresses().http);
     println!("{} rules", app.rules().map_or(0, |rules| rules.len()));

@@ -1,4 +1,4 @@
-//! A management server that does what a test says, over the aggregated discovery service.
+//! A management server (aggregated discovery service) that a test controls.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -33,10 +33,10 @@ use super::PATIENCE;
 
 pub(crate) const TYPE_URL: &str = "type.googleapis.com/ratelimit.config.ratelimit.v3.RateLimitConfig";
 
-/// Fate of connections and streams.
+/// Treatment of new connections and streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Streams go to the test.
+    /// [`AdsServer::stream`] returns them to the test.
     Serve,
     /// Connections are closed as soon as they are accepted.
     Hang,
@@ -44,7 +44,7 @@ pub(crate) enum Mode {
     Unimplemented(&'static str),
 }
 
-/// A server on a free port of 127.0.0.1. It ends with this value.
+/// A server on a free port of 127.0.0.1. It ends when dropped.
 pub(crate) struct AdsServer {
     pub(crate) port: u16,
     streams: mpsc::UnboundedReceiver<AdsStream>,
@@ -60,7 +60,7 @@ impl AdsServer {
         Self::start_with(None).await
     }
 
-    /// A server with TLS, whose configuration may be replaced.
+    /// A server, with TLS if there is a configuration, which the test may replace.
     pub(crate) async fn start_with(tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("its address").port();
@@ -212,7 +212,7 @@ pub(crate) struct AdsStream {
     removed: Vec<String>,
 }
 
-/// A request of either variant.
+/// A request of the client, in either variant of the protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     /// Version, of state of the world alone.
@@ -222,7 +222,7 @@ pub(crate) struct Answer {
     pub(crate) refusal: Option<(i32, String)>,
     pub(crate) node: tollgate::pb::envoy::config::core::v3::Node,
     pub(crate) type_url: String,
-    /// Versions of resources that the client has, of delta alone.
+    /// Versions of the resources that the client has; empty in the state-of-the-world variant.
     pub(crate) initial: BTreeMap<String, String>,
 }
 
@@ -264,19 +264,19 @@ impl AdsStream {
         timeout(PATIENCE, self.try_request()).await.expect("a request in time").expect("an open stream")
     }
 
-    /// Has the next response contain `config`.
+    /// Puts `config` into the next response.
     pub(crate) fn put(&mut self, config: &RateLimitConfig) -> &mut Self {
         self.put_any(&config.name, Any { type_url: TYPE_URL.to_owned(), value: config.encode_to_vec() })
     }
 
-    /// The same for a resource that need not have rules in it.
+    /// Puts a resource of any type into the next response.
     pub(crate) fn put_any(&mut self, name: &str, resource: Any) -> &mut Self {
         self.current.insert(name.to_owned(), resource);
         self.changed.push(name.to_owned());
         self
     }
 
-    /// Has the next response remove the resource `name`.
+    /// Removes the resource `name` with the next response.
     pub(crate) fn remove(&mut self, name: &str) -> &mut Self {
         self.current.remove(name);
         self.changed.retain(|changed| changed != name);
@@ -297,7 +297,7 @@ impl AdsStream {
         let bytes = if self.is_delta() {
             let resource = |name: String| {
                 let resource = self.current[&name].clone();
-                // As go-control-plane does: the version goes by the content.
+                // As in go-control-plane: a digest of the content.
                 let version = xxhash_rust::xxh3::xxh3_64(&resource.value).to_string();
                 Resource { version, resource: Some(resource), name }
             };
@@ -351,7 +351,7 @@ pub(crate) fn descriptor(key: &str, requests_per_unit: u32) -> RateLimitDescript
     }
 }
 
-/// Messages as bytes, good and bad ones.
+/// Codec that passes messages as bytes, so that a test can send invalid ones.
 struct Encoded;
 
 impl Codec for Encoded {

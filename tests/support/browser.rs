@@ -20,7 +20,7 @@ use super::{PATIENCE, eventually};
 
 const PROGRAM: &str = "chromium-headless-shell";
 
-/// A running browser with one page. It ends with this value.
+/// A running browser with one page. It ends when dropped.
 pub(crate) struct Browser {
     commands: tokio::sync::Mutex<Sender>,
     state: Arc<Mutex<State>>,

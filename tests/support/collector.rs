@@ -1,4 +1,4 @@
-//! A small OpenTelemetry collector: takes spans and metrics over gRPC and over HTTP, and shows them.
+//! A small OpenTelemetry collector that receives spans and metrics over gRPC and HTTP, for tests to read.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -31,10 +31,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 use tonic::service::Routes;
 
-/// Longer than any batch waits.
+/// Longest wait for a span; longer than the exporter delays any batch.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A collector. It ends with this value.
+/// A collector. It ends when dropped.
 pub(crate) struct Collector {
     /// Address for OTLP over gRPC.
     pub(crate) grpc: SocketAddr,
@@ -65,17 +65,17 @@ pub(crate) struct Export {
 }
 
 impl Collector {
-    /// Starts one on free ports of 127.0.0.1.
+    /// Starts a collector on free ports of 127.0.0.1.
     pub(crate) async fn start() -> Self {
         Self::start_at(0).await
     }
 
-    /// The same with this port for gRPC.
+    /// Starts a collector with this port for gRPC; 0 for a free one.
     pub(crate) async fn start_at(grpc_port: u16) -> Self {
         Self::start_with(grpc_port, None).await
     }
 
-    /// The same with TLS on both ports.
+    /// Starts a collector with TLS on both ports.
     pub(crate) async fn start_tls(tls: Arc<ServerConfig>) -> Self {
         Self::start_with(0, Some(TlsAcceptor::from(tls))).await
     }
@@ -107,7 +107,7 @@ impl Collector {
         Self { grpc, http, spans, exports, _servers: servers }
     }
 
-    /// The next span of this name; those before it are forgotten.
+    /// The next span of this name. Spans before it are discarded.
     pub(crate) async fn next(&mut self, name: &str) -> Span {
         let wanted = async {
             loop {
@@ -120,12 +120,12 @@ impl Collector {
         tokio::time::timeout(PATIENCE, wanted).await.unwrap_or_else(|_| panic!("no span {name:?} came"))
     }
 
-    /// Metrics that came so far.
+    /// Metrics received so far.
     pub(crate) fn exports(&self) -> Vec<Export> {
         self.exports.lock().expect("no panic").clone()
     }
 
-    /// Spans that came and were not asked for.
+    /// Spans received and not yet returned or discarded.
     pub(crate) fn rest(&mut self) -> Vec<Span> {
         std::iter::from_fn(|| self.spans.try_recv().ok()).collect()
     }
@@ -152,7 +152,7 @@ async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, services: Router
                 },
             };
             let builder = Builder::new(TokioExecutor::new());
-            // A client that goes away ends its connection, which is no failure of a test.
+            // An error only means that the client has closed its connection.
             drop(builder.serve_connection(TokioIo::new(stream), service).await);
         });
     }
@@ -197,7 +197,7 @@ fn send(sender: &mpsc::UnboundedSender<Span>, request: ExportTraceServiceRequest
                 parent_span_id: hex(&span.parent_span_id),
                 resource: resource.clone(),
             };
-            // A test that is over does not listen any more.
+            // The test may have ended.
             drop(sender.send(span));
         }
     }

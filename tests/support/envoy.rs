@@ -1,4 +1,4 @@
-//! A real Envoy that asks tollgate, configured as `deploy/envoy/envoy.yaml` says but for its ports.
+//! A real Envoy that calls tollgate, with the configuration of `deploy/envoy/envoy.yaml` on other ports.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use super::ports::free_ports;
 use super::process::{POLL, Process};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longer than Envoy waits for tollgate.
+/// Timeout of a request; longer than Envoy waits for tollgate.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The configuration that the README shows.
@@ -33,13 +33,12 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// The deployed configuration, asking the services on these ports and patient with a machine under
-    /// load.
+    /// The deployed configuration with the services on these ports, and a timeout for a machine under load.
     pub(crate) fn asking(services: &[u16]) -> Self {
         Self::of(CONFIG, services)
     }
 
-    /// Another configuration that is deployed, asking the services on these ports.
+    /// Another configuration of `deploy/` with the services on these ports.
     pub(crate) fn of(config: &str, services: &[u16]) -> Self {
         let endpoint = |port: &u16| {
             format!("- endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}")
@@ -50,14 +49,14 @@ impl Config {
             .with("timeout: 0.1s", "timeout: 5s")
     }
 
-    /// With `new` for the one `old` in it.
+    /// Replaces `old`, which occurs exactly once, by `new`.
     pub(crate) fn with(self, old: &str, new: &str) -> Self {
         assert_eq!(self.text.matches(old).count(), 1, "{old:?} in {}", self.text);
         Self { text: self.text.replace(old, new) }
     }
 }
 
-/// A running Envoy. It ends with this value.
+/// A running Envoy. It ends when dropped.
 pub(crate) struct Envoy {
     front: u16,
     admin: u16,
@@ -67,7 +66,7 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// One that is ready to take requests when this returns.
+    /// Starts Envoy and waits until it accepts requests.
     pub(crate) async fn start(config: &Config) -> Self {
         let mut printed = String::new();
         for _ in 0..5 {
@@ -92,12 +91,12 @@ impl Envoy {
         panic!("envoy ends as soon as it is started: {printed}");
     }
 
-    /// Address of the front.
+    /// Address of the listener for clients.
     pub(crate) fn address(&self) -> (&'static str, u16) {
         ("127.0.0.1", self.front)
     }
 
-    /// Asks for `path` as `user`.
+    /// Requests `path` as `user`.
     pub(crate) async fn get(&self, path: &str, user: &str) -> Response {
         let name = HeaderName::from_static("x-user");
         let user = HeaderValue::from_str(user).expect("a header value");
@@ -110,7 +109,7 @@ impl Envoy {
         self.get("/", user).await.status().as_u16()
     }
 
-    /// One of Envoy's own counters; 0 where it has not counted.
+    /// One of Envoy's own counters; 0 if Envoy does not have it yet.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let url = format!("http://127.0.0.1:{}/stats?filter=^{name}$", self.admin);
         let text = self.client.get(url).send().await.expect("stats").text().await.expect("text");
@@ -119,7 +118,7 @@ impl Envoy {
     }
 }
 
-/// True once it is ready; false if the process ends first.
+/// Waits until Envoy is ready; false if the process ends first.
 async fn is_ready_in_time(process: &mut Process, admin: u16) -> bool {
     let deadline = Instant::now() + START_TIMEOUT;
     while !process.has_ended() {

@@ -18,7 +18,7 @@ pub(crate) enum Answered {
     Everything,
 }
 
-/// The service. It ends with this value.
+/// The service. It ends when dropped.
 pub(crate) struct Held {
     /// Address of the service.
     pub(crate) address: String,

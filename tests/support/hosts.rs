@@ -1,4 +1,4 @@
-//! A name of a server that leads elsewhere while the service runs.
+//! The name of a server, whose address changes while the service runs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// The name that [`Hosts`] has.
 pub(crate) const NAME: &str = "server.example";
 
-/// Has connections to `address` reach the server at `target` of 127.0.0.1.
+/// Forwards connections to `address` to the port `target` of 127.0.0.1.
 pub(crate) async fn forward(address: (&str, u16), target: u16) -> AbortOnDropHandle<()> {
     let listener = TcpListener::bind(address).await.expect("an address of this machine");
     AbortOnDropHandle::new(tokio::spawn(async move {
@@ -27,7 +27,7 @@ pub(crate) async fn forward(address: (&str, u16), target: u16) -> AbortOnDropHan
     }))
 }
 
-/// A file in the place of the machine's `/etc/hosts`. [`NAME`] leads to 127.0.0.1 at first.
+/// A file that replaces `/etc/hosts`. At first, [`NAME`] resolves to 127.0.0.1.
 pub(crate) struct Hosts(TempDir);
 
 impl Hosts {
@@ -45,7 +45,7 @@ impl Hosts {
         fs::write(self.path(), format!("{address} {NAME}\n")).expect("a file");
     }
 
-    /// A line for the shell before it starts a service, which alone has this file.
+    /// Shell command that starts a service for which, alone, this file is `/etc/hosts`.
     pub(crate) fn sandbox(&self) -> String {
         format!(
             "exec bwrap --unshare-user --die-with-parent --dev-bind / / --ro-bind '{}' /etc/hosts \"$0\"",

@@ -42,7 +42,7 @@ impl RawClient {
         Self::over(TcpStream::connect(("127.0.0.1", port)).await.expect("it listens")).await
     }
 
-    /// Connects likewise, and has the server send so many bytes of DATA on each stream.
+    /// Connects with an initial window of `bytes`: the server may send so many bytes of DATA on each stream.
     pub(crate) async fn connect_with_window(port: u16, bytes: u8) -> Self {
         let mut client = Self::connect(port).await;
         // SETTINGS_INITIAL_WINDOW_SIZE is the fourth.
@@ -50,7 +50,7 @@ impl RawClient {
         client
     }
 
-    /// The same over `stream`.
+    /// Sends the preface and empty settings over `stream`.
     pub(crate) async fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a socket");
         let (read, write) = stream.into_split();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Files of certificates and keys. They are deleted with this value.
+/// Files of certificates and keys. Dropping this value deletes them.
 pub(crate) struct Pki {
     dir: TempDir,
 }
@@ -56,7 +56,7 @@ impl Pki {
         self.pair_until(authority, file, host, 2100)
     }
 
-    /// The same, valid until the beginning of `year`.
+    /// A certificate for `host` by `authority`, valid until the beginning of `year`.
     pub(crate) fn pair_until(&self, authority: &Authority, file: &str, host: &str, year: i32) -> Pair {
         self.pair_named(authority, file, SanType::DnsName(host.try_into().expect("a name")), year)
     }

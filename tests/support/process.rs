@@ -19,7 +19,7 @@ pub(crate) struct Output {
     pub(crate) stderr: Option<Stdio>,
 }
 
-/// A running process. It ends with this value, and its output is printed if the test failed.
+/// A running process. Dropping it ends the process, and prints its output if the test failed.
 pub(crate) struct Process {
     name: &'static str,
     child: Child,

@@ -30,7 +30,7 @@ pub(crate) enum Passage {
     OneWay,
     /// Requests arrive, and this many bytes of replies on each connection, which then falls silent.
     Partial { reply_bytes: usize },
-    /// The same, but the connection is then reset.
+    /// Requests arrive, and this many bytes of replies on each connection, which is then reset.
     Cut { reply_bytes: usize },
 }
 
@@ -45,10 +45,10 @@ enum Fate {
     First { bytes: usize, then_reset: bool },
 }
 
-/// A TCP proxy on a free port of 127.0.0.1. It ends with this value.
+/// A TCP proxy on a free port of 127.0.0.1. It ends when dropped.
 ///
-/// A direction of a connection on which something was lost brings nothing any more, whatever the proxy is
-/// told later: TCP has no gaps.
+/// Once bytes of one direction of a connection are lost, later ones are lost too, whatever passage is set then: TCP
+/// has no gaps.
 pub(crate) struct Proxy {
     port: u16,
     target: Arc<AtomicU16>,

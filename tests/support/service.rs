@@ -12,7 +12,7 @@ use tollgate::settings::Settings;
 use super::eventually;
 use super::tollgate::write_rule_file;
 
-/// A running service with rules and settings of its own. It ends with this value.
+/// A running service with rules and settings of its own. It ends when dropped.
 pub(crate) struct Service {
     /// Port for HTTP.
     pub(crate) http: u16,

@@ -1,4 +1,4 @@
-//! A statsd server: takes lines over TCP or UDP, and adds them up.
+//! A statsd server that receives lines over TCP or UDP, and adds them up.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,17 +14,17 @@ use super::process::POLL;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A server. It ends with this value, and its connections with it.
+/// A server. Dropping it ends the server and its connections.
 pub(crate) struct Statsd {
     pub(crate) address: SocketAddr,
     received: Arc<Mutex<Received>>,
     _tasks: JoinSet<()>,
 }
 
-/// Lines and datagrams that came so far.
+/// Lines and datagrams received so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
-    /// Lines as they came.
+    /// Lines in the order of their arrival.
     pub(crate) lines: Vec<String>,
     /// Lengths of datagrams.
     pub(crate) datagrams: Vec<usize>,
@@ -70,7 +70,7 @@ impl Statsd {
         self.received.lock().expect("no panic").clone()
     }
 
-    /// Everything that came, as soon as the series `name|type` adds up to `value`.
+    /// Waits until the series `name|type` adds up to `value`. Returns everything received.
     pub(crate) async fn wait_for(&self, series: &str, value: f64) -> Received {
         let deadline = Instant::now() + TIMEOUT;
         loop {

@@ -19,18 +19,18 @@ pub(crate) struct StoreUnderTest {
     _server: Option<Redis>,
 }
 
-/// A fresh one of each, by name. Redis goes by the clock of its server, as in production.
+/// A fresh store of each kind, with its name. Redis uses the clock of its server, as in production.
 pub(crate) async fn all() -> Vec<(&'static str, StoreUnderTest)> {
     each(RedisStore::connect).await
 }
 
-/// The same, going by the clock of the caller: for tests of what happens over hours, and of clocks that are set.
+/// A fresh store of each kind, which uses the time of the caller: for tests over hours, and of clocks that are set.
 pub(crate) async fn all_by_callers_clock() -> Vec<(&'static str, StoreUnderTest)> {
     each(RedisStore::connect_by_callers_clock).await
 }
 
-/// The stores for a script that may pass the time in (`@1200`) or read it off (`in 26`): by the clock of the caller only
-/// then, or if the rules have counters that drain while the test runs.
+/// The stores for a script that may pass the time in (`@1200`) or read it off (`in 26`): by the clock of the caller
+/// only then, or if the rules have counters that drain while the test runs.
 pub(crate) async fn all_for(script: &str, rules: &str) -> Vec<(&'static str, StoreUnderTest)> {
     let passes_time = script.lines().any(|line| line.trim().starts_with('@') || line.contains(" in "));
     match passes_time || rules.contains("algorithm") {
@@ -65,7 +65,7 @@ pub(crate) fn memory() -> Arc<dyn Store> {
     Arc::new(MemoryStore::new(MemorySettings::of_counters(100_000)))
 }
 
-/// Instruments that nobody reads.
+/// Instruments that are not read.
 pub(crate) fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new(MetricsSettings::default(), Arc::new(ArcSwapOption::empty())))
 }

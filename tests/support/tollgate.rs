@@ -35,12 +35,12 @@ impl Tollgate {
         Self::start_with_health(200, "", rules, environment).await
     }
 
-    /// The same, for rules with which it does not become healthy.
+    /// A service with rules and variables with which it starts, but does not become healthy.
     pub(crate) async fn start_unhealthy(rules: &[(&str, &str)], environment: &[(&str, &str)]) -> Self {
         Self::start_with_health(500, "", rules, environment).await
     }
 
-    /// The same as [`Tollgate::start`], with the limits that `ulimit`, a line for the shell, sets before.
+    /// As [`Tollgate::start`], after the shell has run `ulimit`, a line that sets limits for the process.
     pub(crate) async fn start_limited(
         ulimit: &str,
         rules: &[(&str, &str)],
@@ -78,7 +78,7 @@ impl Tollgate {
         service
     }
 
-    /// The same, not waited for.
+    /// Starts the process and does not wait until it is healthy.
     pub(crate) fn launch(
         ulimit: &str,
         rules: &[(&str, &str)],

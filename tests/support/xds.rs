@@ -1,4 +1,4 @@
-//! The provider of rules from a management server, alone.
+//! The provider of rules from a management server, without the rest of the service.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::ads::AdsServer;
 /// Both variants of the protocol.
 pub(crate) const VARIANTS: [&str; 2] = ["GRPC_XDS_SOTW", "GRPC_XDS_DELTA"];
 
-/// A provider at work. It ends with this value.
+/// A provider at work. It ends when dropped.
 pub(crate) struct Client {
     pub(crate) rules: Arc<ArcSwapOption<Rules>>,
     pub(crate) xds: Arc<XdsStatus>,
@@ -39,7 +39,7 @@ impl Client {
         Self::start_at(variant, &server.address(), settings)
     }
 
-    /// The same for an address. `RULES_PATH` has files read too.
+    /// A client of the server at `address`. With `RULES_PATH`, it reads files too.
     pub(crate) fn start_at(variant: &str, address: &str, settings: &[(&str, &str)]) -> Self {
         let mut variables = vec![
             ("CONFIG_TYPE", variant),

@@ -1,4 +1,5 @@
-//! Words: the idioms that readers stumble over, and doc comments that do not start with the noun.
+//! Words: the idioms that readers stumble over, in texts and in names, and doc comments that do not start with the
+//! noun.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -7,7 +7,7 @@ use criterion::Criterion;
 use tokio::time::Instant;
 use tollgate::engine::per_core::CoreCount;
 
-/// One addition by each of two threads: to a count that they share, and to one of which each has a part.
+/// Additions by one thread and by two: to a count that they share, and to a count with a part for each core.
 pub(crate) fn count(criterion: &mut Criterion) {
     let (shared, own) = (AtomicU64::new(0), CoreCount::new());
     let mut group = criterion.benchmark_group("count");

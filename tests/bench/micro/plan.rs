@@ -44,7 +44,7 @@ pub(crate) fn plan_and_judge(criterion: &mut Criterion) {
     }
 }
 
-/// A plan without the overrides of operators, with the look at them while there are none, and with a thousand for other
+/// A plan without the code of overrides, with that code while there are no overrides, and with a thousand for other
 /// descriptors of the domain.
 pub(crate) fn overrides(criterion: &mut Criterion) {
     let (rules, keys, request) = (load(LAYERS), KeyWriter::default(), request(1));

@@ -1,5 +1,5 @@
-//! The algorithms: what one charge does to a counter that was found, for each of them, and what three do that
-//! count only if all of them pass.
+//! Cost of the algorithms: one charge of a counter that was found, for each algorithm; and three charges that count
+//! only if all of them pass.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tollgate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Limit, Timestam
 
 const START: Timestamp = Timestamp::from_secs(1_699_963_200);
 
-/// A step every so often: six hundred a minute, of the thousand that there may be.
+/// Time between steps: 600 steps a minute, below the limit of 1,000.
 const EVERY: Duration = Duration::from_millis(100);
 const PER_MINUTE: u32 = 1_000;
 
@@ -19,7 +19,7 @@ fn limit(algorithm: Algorithm) -> Limit {
     Limit { algorithm, ..Limit::per(PER_MINUTE, Unit::Minute) }
 }
 
-/// Read, charge, write, and say what came of it, as a store does that has found the counter.
+/// Loads, charges and saves a counter, and returns the reading, as a store does once it has found the counter.
 fn step(state: &mut CounterState, limit: Limit, now: Timestamp) -> Reading {
     let (hits, mode) = (Hits::Add(1), ChargeMode::Always);
     let mut meter = state.load(limit, now);

@@ -1,12 +1,12 @@
-//! A Redis of our own, and what it counts.
+//! A Redis server of the benchmark, and its statistics.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-/// Commands of the measurement that everything is compared with.
+/// Number of commands in [`Server::incrby_us`].
 const INCRBYS: u32 = 500_000;
 
-/// A server of our own.
+/// A Redis server that ends when dropped.
 pub(crate) struct Server {
     process: Child,
     pub(crate) port: u16,
@@ -22,7 +22,7 @@ impl Server {
         command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         let process = command.stdout(Stdio::null()).spawn().expect("redis-server is installed");
         let server = Self { process, port };
-        // Asking takes longer than starting does.
+        // Each attempt starts a process, so this loop does not spin.
         while server.info("server").is_empty() {}
         server
     }
@@ -32,7 +32,7 @@ impl Server {
         String::from_utf8_lossy(&output.expect("redis-cli is installed").stdout).replace("Could not", "")
     }
 
-    /// Every number of a section whose name begins so, added up.
+    /// Sum of the numbers of a section of INFO with these names.
     fn sum(&self, section: &str, names: &[&str]) -> f64 {
         let text = self.info(section);
         let numbers = text.lines().filter_map(|line| {
@@ -47,7 +47,7 @@ impl Server {
         1e6 * self.sum("cpu", &["used_cpu_user", "used_cpu_sys"])
     }
 
-    /// Calls of these commands since the counts were reset.
+    /// Number of calls of these commands since [`Self::reset_counts`].
     pub(crate) fn commands(&self, names: &[&str]) -> f64 {
         self.sum("commandstats", names)
     }
@@ -63,7 +63,7 @@ impl Server {
 }
 
 impl Server {
-    /// CPU time for one `INCRBY` in batches of 16 on 100,000 keys, in microseconds: the measure of everything else.
+    /// CPU time of one `INCRBY`, in microseconds, in batches of 16 on 100,000 keys. Other costs are compared with it.
     pub(crate) fn incrby_us(&self) -> f64 {
         let before = self.cpu_us();
         let port = self.port.to_string();

@@ -8,7 +8,7 @@ use crate::options::{Case, Options};
 use crate::rounds::{CEILING, Group, Subject};
 use crate::servers::{Redis, Service, Setup};
 
-/// Windows so long that none ends meanwhile, and limits so high that nothing is denied.
+/// Windows so long that none ends during a measurement, and limits so high that nothing is denied.
 const RULES: &str = "\
 domain: bench
 descriptors:
@@ -70,11 +70,11 @@ const RULE_COUNTS: [u32; 3] = [10, 1_000, 100_000];
 /// Numbers of processes on one Redis.
 const REPLICA_COUNTS: [usize; 3] = [1, 2, 4];
 
-/// The services that most cases ask.
+/// The services of most cases.
 pub(crate) struct World {
     ceiling: Service,
     embedded: Service,
-    /// Processes that share a Redis. All cases but one ask the first alone.
+    /// Processes that share a Redis. All cases except [`replicas`] use only the first.
     on_redis: Vec<Service>,
     /// envoyproxy/ratelimit on the same Redis, if there is a program.
     ratelimit: Option<Service>,
@@ -82,7 +82,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts them.
+    /// Starts the services.
     pub(crate) async fn start(options: &Options) -> Self {
         let program = options.program();
         let redis = Redis::start().await;
@@ -115,7 +115,7 @@ impl World {
         Subject { name: "embedded", services: vec![&self.embedded], redis: None, domain: None }
     }
 
-    /// So many processes on Redis.
+    /// `count` processes that share Redis.
     fn replicas(&self, count: usize) -> Subject<'_> {
         let services = self.on_redis.iter().take(count).collect();
         Subject { name: "Redis", services, redis: Some(&self.redis), domain: None }
@@ -178,8 +178,8 @@ pub(crate) fn costs<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
     groups
 }
 
-/// Keys that are leased and keys that are not: one that a single caller asks for, one that all ask for, and many of
-/// which few are hot.
+/// Limits with and without a lease: one key with one caller, one key with all callers, and many keys of which few are
+/// hot.
 pub(crate) fn leases<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
     if !options.wants(Case::Leases) {
         return Vec::new();
@@ -200,7 +200,7 @@ pub(crate) fn leases<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> 
     shapes.into_iter().map(group).collect()
 }
 
-/// More and more processes on one Redis, which share the same requests.
+/// Increasing numbers of processes on one Redis, which share the same load.
 pub(crate) fn replicas<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>> {
     if !options.wants(Case::Replicas) {
         return Vec::new();
@@ -218,9 +218,9 @@ pub(crate) fn replicas<'a>(world: &'a World, options: &Options) -> Vec<Group<'a>
     REPLICA_COUNTS.into_iter().map(group).collect()
 }
 
-/// A steady load of a twentieth of the ceiling's capacity here, and how many requests a second that
-/// is. It is no more, since requests that come one by one cost the load and the service several times as much
-/// as those that come together, and both share the machine with Redis.
+/// A steady load of 5 % of the ceiling's capacity on this machine, and its rate in requests per second. The rate is not
+/// higher, since requests that arrive one by one cost the load generator and the service several times as much as
+/// requests that arrive together, and both share the machine with Redis.
 pub(crate) async fn steady(world: &World, options: &Options) -> (u32, Shape) {
     let report = UNIFORM.send(&options.program(), &world.ceiling.address, PACING).await;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
@@ -233,7 +233,7 @@ pub(crate) fn open(world: &World, shape: Shape) -> Group<'_> {
     Group { title: "100,000 keys".to_owned(), shape, subjects: world.all() }
 }
 
-/// Services with ever more rules.
+/// Services with increasing numbers of rules.
 pub(crate) async fn growing(options: &Options) -> Vec<(u32, Service)> {
     let mut services = Vec::new();
     if options.wants(Case::Rules) {
@@ -255,7 +255,7 @@ pub(crate) fn tenants(count: u32) -> String {
     text
 }
 
-/// Growth of cost with the number of rules, which `growing` has, of descriptors, keys and connections.
+/// Cost by the number of rules (the services in `growing`), descriptors, keys and connections.
 pub(crate) fn growth<'a>(
     world: &'a World,
     growing: &'a [(u32, Service)],
@@ -302,12 +302,12 @@ pub(crate) fn thousands(number: u32) -> String {
     text
 }
 
-/// Requests for so many keys.
+/// Requests for `keys` keys.
 pub(crate) const fn asking_for(keys: u32) -> Shape {
     Shape { keys, ..UNIFORM }
 }
 
-/// The rules that most cases ask under.
+/// The rules of most cases.
 pub(crate) const fn rules() -> &'static str {
     RULES
 }

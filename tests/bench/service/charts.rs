@@ -8,11 +8,12 @@ use crate::rounds::{Measured, Row, Sample};
 
 const WIDTH: f64 = 720.0;
 const MARGIN: f64 = 16.0;
-/// Left edge of the bars, and the length of the longest.
+/// Left edge of the bars.
 const BARS_X: f64 = 110.0;
+/// Length of the longest bar.
 const BARS_LEN: f64 = 520.0;
 const LINE: f64 = 18.0;
-/// Colours that differ in lightness too, on the white card that every chart brings.
+/// Colours of the bars on a white background. They also differ in lightness.
 const COLORS: [&str; 4] = ["#0b5cad", "#d9822b", "#2e8b57", "#8a4fbf"];
 
 /// A chart: a bar for each of the series in each group.
@@ -22,7 +23,7 @@ pub(crate) struct Chart<'m> {
     pub(crate) title: &'static str,
     /// Groups, in their order.
     pub(crate) measured: Vec<&'m Measured>,
-    /// A figure of a row of a group; `None` if it has none.
+    /// Figure of a row of a group; `None` if the row has no such figure.
     pub(crate) figure: fn(&Measured, &Row) -> Option<f64>,
     /// Upper bound that the chart marks, such as the ceiling.
     pub(crate) mark: Option<f64>,
@@ -50,7 +51,8 @@ pub(crate) fn p50_us(_: &Measured, row: &Row) -> Option<f64> {
     row.is_on_redis().then(|| row.median(|sample| sample.p50_us))
 }
 
-/// Writes the charts that have figures into `folder`. Returns the images in Markdown, for a page beside a folder `charts`.
+/// Writes the charts that have figures into `folder`. Returns the images in Markdown, for a page beside a folder
+/// `charts`.
 pub(crate) fn write(folder: &Path, charts: &[Chart<'_>]) -> String {
     fs::create_dir_all(folder).expect("the folder of the charts");
     let mut images = String::new();
@@ -116,7 +118,7 @@ impl Chart<'_> {
     }
 }
 
-/// A white card of this height: its text is dark whatever the page around it is.
+/// The image with a white background, so that its dark text is readable on any page.
 fn card(height: f64, title: &str, body: &str) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" width=\"{WIDTH}\" \

@@ -1,8 +1,8 @@
-//! The kernel's figures of a process.
+//! Figures of a process from the kernel.
 
 use std::fs;
 
-/// `USER_HZ`, which Linux has the same on every machine that this runs on.
+/// `USER_HZ`: clock ticks per second in `/proc`, the same on all supported machines.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// User and system time of a process and all its threads so far, in seconds, to a hundredth.
@@ -14,7 +14,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     (ticks[0] + ticks[1]) / TICKS_PER_SECOND
 }
 
-/// Memory that a process has, in bytes.
+/// Resident memory of a process, in bytes.
 pub(crate) fn resident_bytes(pid: u32) -> f64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux has it");

@@ -39,7 +39,7 @@ pub(crate) struct Sample {
     pub(crate) per_cpu_second: f64,
     /// CPU time of Redis for each request, in microseconds.
     pub(crate) redis_us: Option<f64>,
-    /// The same for one `INCRBY` in batches of 16, in the same round.
+    /// CPU time of Redis for one `INCRBY` in batches of 16, in microseconds, in the same round.
     pub(crate) incrby_us: Option<f64>,
     /// Commands that Redis carried out for each request, those of scripts included.
     pub(crate) redis_commands: Option<f64>,

@@ -1,4 +1,4 @@
-//! Certificates to test TLS with.
+//! Certificates for tests of TLS.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use tempfile::TempDir;
 use tollgate::tls::{ClientTls, Identity};
 
-/// Files in PEM: an authority, what it has signed for a server named `localhost` and for a client, and
-/// another authority that has signed nothing.
+/// PEM files: an authority, its certificates for a server named `localhost` and for a client, and another authority
+/// that has signed nothing.
 pub(crate) struct Certificates {
     dir: TempDir,
 }
@@ -18,13 +18,13 @@ impl Certificates {
         let certificates = Self { dir: tempfile::tempdir().expect("a temporary directory") };
         let authority = certificates.write_authority("ca");
         certificates.write_authority("other-ca");
-        // Not for 127.0.0.1: who connects to that has another name than the certificate.
+        // Not for 127.0.0.1: a client that connects to that address must notice that the certificate has another name.
         certificates.write("server", "localhost", ExtendedKeyUsagePurpose::ServerAuth, &authority);
         certificates.write("client", "tollgate", ExtendedKeyUsagePurpose::ClientAuth, &authority);
         certificates
     }
 
-    /// All that a client needs, at its strictest.
+    /// Strictest settings of a client, with a certificate.
     pub(crate) fn settings(&self) -> ClientTls {
         ClientTls {
             ca: Some(self.ca()),
@@ -38,7 +38,7 @@ impl Certificates {
         self.file("ca.pem")
     }
 
-    /// An authority that has not signed what the server shows.
+    /// An authority that has not signed the server's certificate.
     pub(crate) fn other_ca(&self) -> PathBuf {
         self.file("other-ca.pem")
     }
@@ -51,7 +51,7 @@ impl Certificates {
         self.file("client.key")
     }
 
-    /// Arguments of the server.
+    /// Lines for the server's configuration file.
     pub(super) fn server_config(&self) -> String {
         format!(
             "tls-auth-clients yes\ntls-ca-cert-file {}\ntls-cert-file {}\ntls-key-file {}\n",

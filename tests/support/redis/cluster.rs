@@ -17,7 +17,7 @@ const CONFIG: &str = "cluster-enabled yes\ncluster-node-timeout 1000\ncluster-re
     cluster-replica-validity-factor 0\nrepl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n";
 
 /// The servers, by number: first those that begin as primaries, then the replicas of
-/// the first of these, then those of the second. They end with this value.
+/// the first of these, then those of the second. Dropping this value ends them.
 ///
 /// Who takes the place of a primary is decided by the others: that takes three.
 pub(crate) struct Cluster {

@@ -16,7 +16,7 @@ use self::certificates::Certificates;
 use self::server::{Program, Server, Setup};
 use super::ports::free_ports;
 
-/// A Redis server. It ends with this value.
+/// A Redis server. It ends when dropped.
 pub(crate) struct Redis {
     server: Server,
 }
@@ -34,12 +34,12 @@ impl Redis {
         Self::start_with(&Setup::new(Program::Redis)).await
     }
 
-    /// The same, but of Valkey.
+    /// A Valkey server on a free port of 127.0.0.1.
     pub(crate) async fn start_valkey() -> Self {
         Self::start_with(&Setup::new(Program::Valkey)).await
     }
 
-    /// A server on a free port that lets in nobody but `user`.
+    /// A server on a free port that accepts only `user`.
     pub(crate) async fn start_for(user: User) -> Self {
         Self::start_with(&for_user(user)).await
     }

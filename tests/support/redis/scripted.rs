@@ -1,4 +1,4 @@
-//! A server that speaks Redis' protocol and answers as the test says: a Sentinel that lies, is slow, or hangs.
+//! A server that speaks the protocol of Redis and answers by a script: a Sentinel that lies, is slow, or hangs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::server::HOST;
 pub(crate) enum Reply {
     /// The bytes as they are.
     Bytes(Vec<u8>),
-    /// The bytes, this much later.
+    /// The bytes, after this delay.
     Late(Duration, Vec<u8>),
     /// No reply to this command or any later one on its connection.
     Never,
@@ -26,7 +26,7 @@ pub(crate) enum Reply {
 
 type Script = Arc<dyn Fn(&[String]) -> Reply + Send + Sync>;
 
-/// The server, on a free port. It ends with this value.
+/// The server, on a free port. It ends when dropped.
 pub(crate) struct Scripted {
     port: u16,
     script: watch::Sender<Script>,
@@ -60,12 +60,12 @@ impl Scripted {
         Endpoint::Tcp { host: HOST.to_owned(), port: self.port }
     }
 
-    /// Changes the script, for connections there are and those to come.
+    /// Changes the script, for open and future connections.
     pub(crate) fn answer(&self, script: impl Fn(&[String]) -> Reply + Send + Sync + 'static) {
         self.script.send_replace(Arc::new(script));
     }
 
-    /// Waits until it was asked this many more times.
+    /// Waits for this many more commands.
     pub(crate) async fn is_asked(&self, times: usize) {
         let mut commands = self.commands.clone();
         let asked = *commands.borrow() + times;
@@ -79,7 +79,7 @@ pub(crate) fn names(primary: u16) -> impl Fn(&[String]) -> Reply {
     move |_| Reply::Bytes(address(primary))
 }
 
-/// The same, this much later.
+/// A Sentinel's script: names the server at this port as the primary, after `delay`.
 pub(crate) fn names_late(primary: u16, delay: Duration) -> impl Fn(&[String]) -> Reply {
     move |_| Reply::Late(delay, address(primary))
 }

@@ -23,7 +23,7 @@ pub(crate) struct Passwords {
     pub(crate) sentinels: Option<&'static str>,
 }
 
-/// The servers and the Sentinels. They end with this value.
+/// The servers and the Sentinels. Dropping this value ends them.
 pub(crate) struct Sentinels {
     passwords: Passwords,
     servers: [Server; 2],

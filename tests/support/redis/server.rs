@@ -17,7 +17,7 @@ use tollgate::store::redis::Endpoint;
 use super::User;
 use super::certificates::Certificates;
 
-/// The address of all listeners.
+/// Address of all listeners.
 pub(super) const HOST: &str = "127.0.0.1";
 const INSTALL: &str = "tests need Debian's redis-server and redis-cli: apt-get install redis-server";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,21 +27,21 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Clone)]
 pub(super) struct Setup {
     pub(super) program: Program,
-    /// Lines of its configuration, beside those on where it listens.
+    /// Lines of its configuration, besides its address and port.
     pub(super) config: String,
     /// Login of `redis-cli`.
     pub(super) user: Option<User>,
-    /// With these it speaks nothing but TLS, to nobody without a certificate.
+    /// With certificates, the server accepts only TLS connections of clients with a certificate.
     pub(super) certificates: Option<Arc<Certificates>>,
 }
 
 impl Setup {
-    /// A server that keeps nothing on disk and lets everybody in.
+    /// A server without persistence and without authentication.
     pub(super) fn new(program: Program) -> Self {
         Self { program, config: String::new(), user: None, certificates: None }
     }
 
-    /// The same with more lines of configuration.
+    /// Adds lines to the configuration.
     pub(super) fn with(mut self, lines: &str) -> Self {
         self.config += lines;
         self
@@ -81,7 +81,7 @@ fn valkey() -> PathBuf {
         .unwrap_or_else(|| panic!("tests need a real Valkey in {}: run tests/run.sh", root.display()))
 }
 
-/// A process. It ends with this value.
+/// A process. It ends when dropped.
 pub(super) struct Server {
     endpoint: Endpoint,
     setup: Setup,
@@ -92,9 +92,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// One that answers, on a port that `choose` has found.
+    /// Starts a server on a port that `choose` returns, and waits until it answers.
     pub(super) async fn start(choose: fn() -> u16, setup: &Setup) -> Self {
-        // A port that was free may be taken by the time it is asked for.
+        // Another process may take the port before the server does.
         for _ in 0..5 {
             let mut server = Self::absent(choose(), setup.clone());
             if server.launch().await {
@@ -104,7 +104,7 @@ impl Server {
         panic!("redis-server finds no port");
     }
 
-    /// One that answers, on a unix socket.
+    /// Starts a server on a unix socket, and waits until it answers.
     pub(super) async fn start_on_unix_socket(setup: Setup) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let mut server = Self::new(Endpoint::Unix(dir.path().join("redis.sock")), setup, dir);
@@ -112,7 +112,7 @@ impl Server {
         server
     }
 
-    /// One that does not run until [`Server::restart`].
+    /// A server that does not run before [`Server::restart`].
     pub(super) fn absent(port: u16, setup: Setup) -> Self {
         let endpoint = Endpoint::Tcp { host: HOST.to_owned(), port };
         Self::new(endpoint, setup, tempfile::tempdir().expect("a temporary directory"))
@@ -120,7 +120,7 @@ impl Server {
 
     fn new(endpoint: Endpoint, setup: Setup, dir: TempDir) -> Self {
         let server = Self { endpoint, setup, dir, process: None, paused: AtomicBool::new(false) };
-        // Written once: a Sentinel writes on in it, and so does the server that a Sentinel reconfigures.
+        // Written once: Sentinels rewrite their own file, and so do servers that a Sentinel reconfigures.
         fs::write(server.config_path(), server.config()).expect("a file in the temporary directory");
         server
     }
@@ -144,7 +144,7 @@ impl Server {
         self.setup.certificates.as_deref()
     }
 
-    /// True if it has been started, and neither killed nor paused since.
+    /// True if the server has been started, and neither killed nor paused since.
     pub(super) fn is_running(&self) -> bool {
         self.process.is_some() && !self.paused.load(Ordering::Relaxed)
     }
@@ -158,7 +158,7 @@ impl Server {
         }
     }
 
-    /// Starts it, again or for the first time, where it was.
+    /// Starts the server, again or for the first time, at the same address.
     pub(super) async fn restart(&mut self) {
         self.kill();
         let deadline = Instant::now() + START_TIMEOUT;
@@ -168,25 +168,25 @@ impl Server {
         }
     }
 
-    /// Lets it hang: connections stay, answers do not come.
+    /// Stops the process with a signal: connections stay open, and nothing is answered.
     pub(super) fn pause(&self) {
         self.signal("STOP");
         self.paused.store(true, Ordering::Relaxed);
     }
 
-    /// Lets it go on, if it hangs.
+    /// Continues the process if it is paused.
     pub(super) fn resume(&self) {
         if self.paused.swap(false, Ordering::Relaxed) {
             self.signal("CONT");
         }
     }
 
-    /// Runs one command in `redis-cli` and returns what that prints.
+    /// Runs one command in `redis-cli` and returns its output.
     pub(super) fn command<A: AsRef<[u8]>>(&self, arguments: impl IntoIterator<Item = A>) -> String {
         self.run(&mut self.cli(), arguments)
     }
 
-    /// Runs one command in `redis-cli`, following the nodes of a Cluster to the one that answers.
+    /// Runs one command in `redis-cli`, which follows redirections of a Cluster.
     pub(super) fn command_in_cluster<A: AsRef<[u8]>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
@@ -200,11 +200,11 @@ impl Server {
         assert_eq!(answer, "OK", "{}", self.endpoint);
     }
 
-    /// True if all that it holds has arrived at this many replicas. A replica that says that it follows may
-    /// wait for up to a second for what came after the copy that it began with.
+    /// True if all data has arrived at this many replicas. A replica that reports itself as connected may still wait,
+    /// for up to a second, for writes that came after its initial copy.
     pub(super) fn has_reached(&self, replicas: usize) -> bool {
         let mut input = tempfile::tempfile().expect("a temporary file");
-        // Something that is replicated and changes nothing; and WAIT is for its own connection's commands.
+        // WAIT waits only for writes of its own connection. `FUNCTION FLUSH` is replicated, and changes nothing here.
         write!(input, "FUNCTION FLUSH\nWAIT {replicas} 100\n").expect("a temporary file");
         input.rewind().expect("a temporary file");
         let printed = self.run(self.cli().stdin(input), [""; 0]);
@@ -212,7 +212,7 @@ impl Server {
         reached.is_some_and(|reached| reached >= replicas)
     }
 
-    /// `redis-cli`, about to connect.
+    /// `redis-cli` with the arguments to connect.
     fn cli(&self) -> Command {
         let mut cli = Command::new("redis-cli");
         match &self.endpoint {
