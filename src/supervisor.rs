@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_is_stopped_is_not_reported_and_lets_go_of_what_it_owned() {
+    async fn a_stopped_task_is_not_reported_and_drops_its_data() {
         let (supervisor, mut ends) = Supervisor::new();
         let (owned, mut gone) = oneshot::channel::<()>();
         let task = supervisor.spawn("stopped", async move {

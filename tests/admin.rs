@@ -118,7 +118,7 @@ async fn every_endpoint_needs_the_role_that_it_names() {
 }
 
 #[tokio::test]
-async fn without_tokens_this_machine_may_read_under_its_own_names_and_nobody_may_write() {
+async fn without_tokens_this_machine_may_read_under_its_own_names_and_never_write() {
     let service = Service::start(&[("shop.yaml", RULES)], &[]).await;
     let read = async |name, value: &str| {
         let request = request(&service, Method::GET, "/api/v1/summary", None).header(name, value);
@@ -326,7 +326,7 @@ fn operations(document: &Value) -> Vec<(&String, &String, &Value)> {
 }
 
 #[tokio::test]
-async fn the_openapi_document_is_what_the_router_serves() {
+async fn the_openapi_document_matches_the_router() {
     let (service, _file) = start_with_tokens().await;
     let document = get(&service, "/api/v1/openapi.json").await;
     let operations = operations(&document);

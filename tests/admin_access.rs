@@ -183,7 +183,7 @@ async fn browsers_are_sent_to_the_form_and_other_clients_get_the_error() {
 }
 
 #[tokio::test]
-async fn buttons_are_shown_to_those_who_may_use_them() {
+async fn buttons_are_shown_to_actors_with_the_role() {
     let (service, _file) = start_with_tokens().await;
     for _ in 0..3 {
         ask(&service, "account", "acme").await;

@@ -75,7 +75,7 @@ async fn a_replica_with_counters_in_memory_is_its_own_fleet() {
 }
 
 #[tokio::test]
-async fn each_node_of_redis_is_shown_with_what_is_checked_on_it() {
+async fn each_redis_node_is_shown_with_its_checks() {
     let mut redis = Redis::start().await;
     redis.command(["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let service = start(RULES, &redis).await;

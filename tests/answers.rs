@@ -53,7 +53,7 @@ fn told(answer: &RateLimitResponse) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn envoy_is_told_headers_in_the_style_that_is_set() {
+async fn envoy_gets_headers_in_the_configured_style() {
     let own = ["x-help: https://example.com/", "content-type: text/plain; charset=utf-8"];
     let denial = ["retry-after", "x-ratelimit-failed-layer: ip", "x-ratelimit-type: token_bucket"];
     for (style, passes, denied, adds) in [
@@ -175,7 +175,7 @@ descriptors:
 }
 
 #[tokio::test]
-async fn an_application_is_told_whether_its_request_may_pass_and_why_not() {
+async fn an_application_learns_whether_its_request_passes_and_why_not() {
     let service = start(&[]).await;
     let short = r#"{"domain": "shop", "entries": {"user": "42", "ip": "1.2.3.4", "other": "x"}}"#;
     let long = r#"{"domain": "shop", "descriptors": [
@@ -269,7 +269,7 @@ async fn invalid_requests_get_a_json_error_and_count_nothing() {
 }
 
 #[tokio::test]
-async fn an_application_is_told_where_there_is_no_answer() {
+async fn an_application_gets_an_error_if_there_is_no_decision() {
     let service = Tollgate::start_unhealthy(&[("rules.yaml", "domain: shop\nrubbish: 1\n")], &[]).await;
     let answer = check(&service, r#"{"domain": "shop", "entries": {"user": "x"}}"#).await;
     assert_eq!(answer.status(), 503);
@@ -278,7 +278,7 @@ async fn an_application_is_told_where_there_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_request_that_can_never_pass_is_told_so() {
+async fn a_request_that_can_never_pass_is_reported_as_such() {
     let rules = "
 domain: shop
 descriptors:

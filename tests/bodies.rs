@@ -118,7 +118,7 @@ async fn the_bytes_of_unfinished_bodies_are_a_setting() {
 }
 
 #[tokio::test]
-async fn requests_that_do_not_arrive_give_way_to_those_that_do() {
+async fn incomplete_requests_are_dropped_for_complete_ones() {
     let service = start(&[("MAX_REQUESTS_IN_FLIGHT", "50")]).await;
     let mut honest = Caller::connect(service.grpc).await;
     let mut attacker = RawClient::connect(service.grpc).await;
@@ -131,7 +131,7 @@ async fn requests_that_do_not_arrive_give_way_to_those_that_do() {
 }
 
 #[tokio::test]
-async fn streams_that_stay_open_are_few_and_the_connection_with_most_of_them_gives_way() {
+async fn open_streams_are_bounded_and_the_connection_with_most_of_them_loses_one() {
     let service = start(&[]).await;
     let mut honest = RawClient::connect(service.grpc).await;
     honest.call(WATCH, &[0; 5]).await;
@@ -150,7 +150,7 @@ async fn streams_that_stay_open_are_few_and_the_connection_with_most_of_them_giv
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_are_bounded() {
+async fn unread_answers_are_bounded() {
     let service = start(&[]).await;
     let mut honest = Caller::connect(service.grpc).await;
     let mut attackers = Vec::new();
@@ -180,7 +180,7 @@ fn many_rules(count: u32) -> String {
 }
 
 #[tokio::test]
-async fn large_pages_that_nobody_reads_are_bounded_in_bytes() {
+async fn large_unread_pages_are_bounded_in_bytes() {
     let rules = many_rules(5_000);
     let service = Tollgate::start(&[("rules.yaml", &rules)], &[("THREADS", "1")]).await;
     let page = reqwest::get(service.debug_url("/rlconfig")).await.expect("an answer").bytes().await;

@@ -178,7 +178,7 @@ fn memory_and_redis_read_the_same_in_every_calendar() {
 }
 
 #[tokio::test]
-async fn the_program_counts_and_tells_of_calendar_days() {
+async fn the_program_counts_and_reports_calendar_days() {
     const RULES: &str = "
 domain: shop
 descriptors:

@@ -192,7 +192,7 @@ async fn nothing_of_the_candidate_is_in_the_metrics_of_the_rules_in_force() {
 }
 
 #[tokio::test]
-async fn both_count_for_themselves_under_names_that_tell_them_apart() {
+async fn both_count_for_themselves_under_distinct_names() {
     let server = Redis::start().await;
     let redis = RedisStore::connect(&server.settings()).expect("settings of use");
     redis.ready(PATIENCE).await.expect("it was started just now");
@@ -236,7 +236,7 @@ async fn redis_is_asked_for_both_at_once() {
 }
 
 #[tokio::test]
-async fn a_lockout_of_one_locks_nobody_out_of_the_other() {
+async fn a_lockout_of_one_does_not_affect_the_other() {
     let live = "  - {key: login, rate_limit: 2/minute}";
     let tried = "  - {key: login, rate_limit: 2/minute, penalty: {block: 5m, forget: 1h, name: lockout}}";
     let script = "

@@ -212,7 +212,7 @@ async fn without_info_in_the_log_differences_are_counted_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_wrong_candidate_is_told_with_its_place_and_harms_nothing() {
+async fn a_wrong_candidate_is_reported_with_its_position_and_harms_nothing() {
     let dir = candidate(&[("next.yaml", WRONG)]);
     let service = start(Some(dir.path()), &[]).await;
     let place = format!("{}:4:24", dir.path().join("next.yaml").display());
@@ -261,7 +261,7 @@ async fn the_candidate_s_rules_are_shown_apart() {
 }
 
 #[tokio::test]
-async fn gauges_of_counters_and_of_what_is_known_to_be_denied_tell_of_the_rules_in_force() {
+async fn gauges_of_counters_and_of_the_deny_cache_are_of_the_rules_in_force() {
     const LIVE: &str =
         "domain: shop\ndescriptors: [{key: user, rate_limit: 2/year}, {key: ip, rate_limit: 9/year}]";
     const TRIED: &str =

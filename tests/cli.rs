@@ -261,7 +261,7 @@ async fn a_rejected_request_is_explained() {
 }
 
 #[tokio::test]
-async fn serve_says_where_it_listens_and_what_to_try_however_little_it_logs() {
+async fn serve_prints_its_addresses_and_a_first_request_at_every_log_level() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "error")]).await;
     let told = service.process.output_with("curl ").await;
     for part in [

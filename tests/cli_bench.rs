@@ -29,7 +29,7 @@ async fn service() -> (Tollgate, String) {
 }
 
 #[tokio::test]
-async fn a_closed_loop_is_admitted_what_the_limit_allows_and_no_more() {
+async fn a_closed_loop_is_admitted_up_to_the_limit() {
     let (_service, address) = service().await;
     let args = ["hot=x", "--json", "--duration", "700ms", "--warmup", "0", "--concurrency", "10"];
     let ran = bench(&address, &args).await;
@@ -190,7 +190,7 @@ async fn interrupted(address: &str, args: &[&str], dir: &Path) -> Ran {
 }
 
 #[tokio::test]
-async fn a_service_that_goes_away_and_comes_back_is_asked_again() {
+async fn a_service_that_restarts_gets_requests_again() {
     let [port] = free_ports();
     let port = port.to_string();
     let (rules, ports) = ([("rules.yaml", RULES)], [("GRPC_PORT", port.as_str())]);

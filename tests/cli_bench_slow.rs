@@ -94,7 +94,7 @@ async fn a_request_without_room_in_time_is_not_sent() {
 }
 
 #[tokio::test]
-async fn the_time_that_it_takes_to_connect_is_none_of_the_run() {
+async fn the_time_to_connect_is_not_part_of_the_run() {
     let service = Held::start(1_000, Answered::Nothing).await;
     let dir = tempfile::tempdir().expect("a temporary directory");
     let args = ["--warmup", "0", "--timeout", "1m"];
@@ -149,7 +149,7 @@ async fn all_that_was_due_while_a_service_stood_still_shows_as_slow() {
 }
 
 #[tokio::test]
-async fn requests_that_a_stalled_service_holds_up_count_as_not_sent() {
+async fn requests_that_a_stalled_service_delays_count_as_unsent() {
     let report = stalled("1").await;
     assert!(report["latencyUs"]["max"].as_f64().expect("a number") >= 0.9e6, "{report}");
     assert!(count(&report, "unsent") >= 50, "{report}");

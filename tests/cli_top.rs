@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn once_prints_who_is_limited_as_text_and_as_json() {
+async fn once_prints_limited_clients_as_text_and_as_json() {
     let (service, file) = start_with_tokens().await;
     for _ in 0..5 {
         ask(&service, "user", "greedy").await;

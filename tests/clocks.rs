@@ -47,7 +47,7 @@ async fn read(store: &dyn Store, charge: Charge, now: Timestamp) -> Reading {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out() {
+async fn a_clock_that_is_set_neither_admits_too_early_nor_denies_too_long() {
     const DAY: i64 = 86_400;
     let begin = i64::try_from(MIDNIGHT.as_secs()).expect("some time") + 7;
     for (name, bed) in stores::all_by_callers_clock().await {
@@ -108,7 +108,7 @@ async fn a_block_ends_no_later_than_the_longest_of_the_schedule_in_force() {
 }
 
 #[tokio::test]
-async fn a_limit_that_is_changed_and_changed_back_keeps_what_was_counted() {
+async fn a_limit_that_is_changed_and_changed_back_keeps_its_counts() {
     let day = Unit::Day.window();
     for (name, bed) in stores::all_by_callers_clock().await {
         for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket { burst: 0 }] {

@@ -199,7 +199,7 @@ one=b; two=b; regular=b*4 -> OVER | OK 0, OK 1, OVER 0
 }
 
 #[tokio::test]
-async fn the_global_shadow_mode_denies_nothing_and_tells_all() {
+async fn the_global_shadow_mode_denies_nothing_and_reports_everything() {
     let script = "
 banned=x -> OK | OVER 0
 slow=z -> OK | OK 0
@@ -287,7 +287,7 @@ kept=a*2; kept=b -> OK | OK 1, OK 2
 }
 
 #[tokio::test]
-async fn algorithms_let_pass_what_they_promise_on_every_store() {
+async fn algorithms_admit_as_promised_on_every_store() {
     let rules = "
 domain: test-domain
 defaults: {charge: if_allowed}

@@ -125,7 +125,7 @@ async fn connections_without_requests_end_after_their_idle_timeout() {
 }
 
 #[tokio::test]
-async fn at_the_bound_the_connection_that_was_idle_longest_gives_way() {
+async fn at_the_bound_the_connection_that_was_idle_longest_is_closed() {
     let service = start(&[("MAX_CONNECTIONS", "4"), ("MAX_CONNECTIONS_PER_ADDRESS", "4")]).await;
     let mut streams = Vec::new();
     for _ in 0..4 {

@@ -51,7 +51,7 @@ descriptors:
 }
 
 #[tokio::test]
-async fn a_local_denial_gives_back_what_redis_counted_for_the_request() {
+async fn a_local_denial_refunds_the_hits_that_redis_counted() {
     let rules = "
 domain: example
 descriptors:

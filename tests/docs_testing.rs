@@ -108,7 +108,7 @@ fn with_rules_here(printed: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_story_of_testing_rules_is_true() {
+async fn the_commands_of_the_guide_to_testing_print_its_output() {
     let minute = || SystemClock.now().as_secs() / 60;
     loop {
         let before = minute();

@@ -96,7 +96,7 @@ fn envoy_takes_the_configuration_as_it_is() {
 }
 
 #[tokio::test]
-async fn the_request_after_the_last_allowed_one_gets_429_and_nobody_elses_does() {
+async fn the_request_after_the_last_allowed_one_gets_429_and_no_other_client_does() {
     let (_tollgate, envoy) = start(&rules(3, Some(1)), &[]).await;
     for (user, statuses) in
         [("alice", &[200, 200, 200, 429, 429][..]), ("bob", &[200, 429]), ("carol", &[200])]
@@ -109,7 +109,7 @@ async fn the_request_after_the_last_allowed_one_gets_429_and_nobody_elses_does()
 }
 
 #[tokio::test]
-async fn clients_are_told_their_limit_what_is_left_and_when_it_is_whole_again() {
+async fn clients_get_their_limit_the_remaining_hits_and_the_reset() {
     let (_tollgate, envoy) = start(&rules(2, None), &[]).await;
     for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
         let before = SystemClock.now().as_secs();
@@ -264,7 +264,7 @@ async fn requests_pass_while_redis_is_away_and_are_limited_again_when_it_is_back
 }
 
 #[tokio::test]
-async fn a_replica_that_is_told_to_stop_under_traffic_fails_no_request() {
+async fn a_replica_that_is_stopped_under_traffic_fails_no_request() {
     let rules = rules(u32::MAX, Some(0));
     let delay = [("SHUTDOWN_DELAY", "4s")];
     let mut leaving = Tollgate::start(&[("rules.yaml", &rules)], &delay).await;

@@ -126,7 +126,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn an_explanation_is_what_the_next_decision_turns_out_to_be() {
+async fn an_explanation_predicts_the_next_decision() {
     let (mut denied, mut overridden) = (0, 0);
     for seed in 0..SEEDS {
         let mut world = World::new(seed);
@@ -169,7 +169,7 @@ async fn an_explanation_is_what_the_next_decision_turns_out_to_be() {
 
 /// The number of holds on a key is bounded, whatever is left of its budget.
 #[tokio::test]
-async fn a_reservation_is_denied_by_as_many_holds_as_a_key_may_have() {
+async fn a_reservation_is_denied_if_its_key_has_the_maximum_number_of_holds() {
     let world = World::new(0);
     let entries = [Entry { key: b"many", value: b"a" }].into_iter().collect();
     let descriptor = Descriptor { entries, hits: Hits::Add(0), limit_override: None };

@@ -65,7 +65,7 @@ async fn through_envoy_a_header_of_any_length_leaves_an_address_over_its_limit()
 }
 
 #[tokio::test]
-async fn values_of_any_length_are_counted_and_two_long_ones_apart() {
+async fn values_of_any_length_are_counted_and_long_ones_are_distinguished() {
     let redis = Redis::start().await;
     let url = format!("redis://127.0.0.1:{}", redis.port());
     for environment in [&[][..], &[("REDIS_URL", &*url), ("REDIS_CALL_TIMEOUT", "1s")]] {

@@ -103,7 +103,7 @@ async fn a_check_counts_nothing_and_a_report_counts_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn a_report_takes_no_place_and_locks_nobody_out() {
+async fn a_report_takes_no_place_and_locks_no_client_out() {
     let (_redis, services) = services().await;
     for service in services {
         let caller = Caller::new(&service);

@@ -184,7 +184,7 @@ async fn replicas_that_crash_hang_and_restart_admit_no_more_than_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_are_stopped_in_order_leave_exactly_what_they_admitted() {
+async fn after_an_orderly_shutdown_redis_has_exactly_the_admitted_hits() {
     let mut fleet = Fleet::start(1_000_000_000).await;
     fleet.answers.more(200).await;
     fleet.stop_clients().await;
@@ -198,7 +198,7 @@ async fn replicas_that_are_stopped_in_order_leave_exactly_what_they_admitted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_changes_the_limit_of_what_is_leased() {
+async fn a_reload_changes_the_limit_for_leased_hits_too() {
     let mut fleet = Fleet::start(100_000_000).await;
     let in_force = async |fleet: &Fleet, limit: u64| {
         for replica in &fleet.replicas {

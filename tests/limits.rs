@@ -5,7 +5,7 @@ use tollgate::engine::Modes;
 use crate::support::scenario::check;
 
 #[tokio::test]
-async fn a_rule_with_several_limits_lets_pass_what_all_of_them_do_and_tells_of_the_one_that_binds() {
+async fn a_request_must_fit_all_limits_of_its_rule_and_the_binding_one_is_reported() {
     let rules = "
 domain: test-domain
 defaults: {charge: if_allowed}
@@ -191,7 +191,7 @@ login=,account=a*3 -> OVER | OVER 0 in 60
 }
 
 #[tokio::test]
-async fn several_strikes_within_a_time_begin_a_block_and_asking_again_may_prolong_it() {
+async fn several_strikes_within_a_time_begin_a_block_and_further_requests_may_extend_it() {
     let rules = "
 domain: test-domain
 defaults: {charge: if_allowed}
@@ -225,7 +225,7 @@ ip=a -> OK | OK 0 in 1
 }
 
 #[tokio::test]
-async fn a_lockout_under_one_name_and_scope_holds_for_every_rule_that_has_it() {
+async fn a_lockout_applies_to_every_rule_with_its_name_and_scope() {
     let rules = "
 domain: test-domain
 descriptors:
@@ -248,7 +248,7 @@ login=,account=a; search=,account=a -> OVER | OVER 0 in 300, OK 7 in 60
 }
 
 #[tokio::test]
-async fn a_shadow_rule_records_strikes_and_blocks_nobody() {
+async fn a_shadow_rule_records_strikes_and_blocks_no_client() {
     let rules = LOCKOUT.replace("rate_limit: 2/minute", "shadow_mode: true\n        rate_limit: 2/minute");
     let script = "
 @1200
@@ -261,7 +261,7 @@ login=,account=a -> OK | OK 0 in 30
 }
 
 #[tokio::test]
-async fn a_block_holds_for_all_limits_of_a_rule_and_the_longest_wait_is_told() {
+async fn a_block_applies_to_all_limits_of_a_rule_and_the_longest_wait_is_reported() {
     let rules = "
 domain: test-domain
 defaults: {charge: if_allowed}
@@ -282,7 +282,7 @@ user=a -> OVER | OVER 0 in 3590     # blocked for ten seconds, and over its hour
 }
 
 #[tokio::test]
-async fn a_shadow_rule_locks_nobody_out_of_a_rule_that_shares_its_lockout() {
+async fn a_shadow_rule_locks_no_client_out_of_a_rule_that_shares_its_lockout() {
     let rules = "
 domain: test-domain
 descriptors:

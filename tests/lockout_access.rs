@@ -72,7 +72,7 @@ async fn lockouts_are_for_callers_on_this_machine_and_no_web_page() {
 }
 
 #[tokio::test]
-async fn a_listing_comes_in_pages() {
+async fn a_listing_has_pages() {
     let service = Service::start(&[("rules.yaml", RULES)], &[]).await;
     for account in 0..5 {
         assert_eq!(ask(&service, &account.to_string()).await, 200);

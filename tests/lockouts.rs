@@ -136,7 +136,7 @@ async fn lockouts_in_a_cluster_are_listed_and_lifted() {
 }
 
 #[tokio::test]
-async fn the_example_locks_accounts_at_the_fifth_failure_and_addresses_that_go_on() {
+async fn the_example_locks_accounts_at_the_fifth_failure_and_addresses_that_continue() {
     let script = "
 domain lockout
 @86400

@@ -56,7 +56,7 @@ async fn peers_cannot_write_to_the_log() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_no_call_and_what_is_lost_is_counted() {
+async fn an_unread_log_delays_no_call_and_lost_lines_are_counted() {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let to = Output { stdout: None, stderr: Some(writer.into()) };
     let mut service = Tollgate::start_to(to, &[("rules.yaml", RULES)], &[("LOG_LEVEL", "debug")]).await;

@@ -150,7 +150,7 @@ async fn an_endpoint_for_all_signals_exports_no_metrics_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_comes_late_gets_everything_and_one_that_is_gone_delays_no_exit() {
+async fn a_collector_that_starts_late_gets_all_counts_and_a_missing_one_does_not_delay_the_exit() {
     let [port] = free_ports::<1>();
     let endpoint = format!("http://127.0.0.1:{port}");
     let environment = [

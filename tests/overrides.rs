@@ -281,7 +281,7 @@ async fn mistakes_are_named_and_hostile_values_are_values() {
 }
 
 #[tokio::test]
-async fn a_dry_run_changes_nothing_and_says_what_would() {
+async fn a_dry_run_reports_the_change_without_making_it() {
     let replica = Replica::start(&[]).await;
     assert!(replica.allows("user", "ann").await);
     let key = json!({"domain": "shop", "descriptor": [{"key": "user", "value": "ann"}], "reason": "a test"});
@@ -303,7 +303,7 @@ async fn a_dry_run_changes_nothing_and_says_what_would() {
 }
 
 #[tokio::test]
-async fn a_rule_in_shadow_mode_counts_and_denies_nobody_until_it_ends() {
+async fn a_rule_in_shadow_mode_counts_and_denies_nothing_until_it_ends() {
     let replica = Replica::start(&[]).await;
     while replica.allows("user", "ann").await {}
     for rule in ["shop.yaml:4", "shop.user"] {

@@ -108,7 +108,7 @@ fn requests_in_preset_comments_are_limited() {
 }
 
 #[test]
-fn no_guess_passes_while_nobody_counts_and_nothing_else_waits_for_the_store() {
+fn no_guess_passes_while_the_store_is_down_and_nothing_else_waits_for_it() {
     use FailurePolicy::{Allow, Deny, Local};
     let rules = load(&files());
     for (domain, descriptor, policy) in [

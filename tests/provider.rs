@@ -151,7 +151,7 @@ async fn rules_loaded_at_start_are_reported() {
 }
 
 #[tokio::test]
-async fn every_way_of_editing_comes_into_force_by_itself() {
+async fn every_way_of_editing_takes_effect_without_a_reload() {
     type Edit = fn(&Path);
     let edits: [(&str, Edit, &str, Option<u32>); 8] = [
         ("in place", |dir| write(&dir.join("shop.yaml"), &rule("shop", "user", 9)), "shop", Some(9)),
@@ -182,7 +182,7 @@ async fn every_way_of_editing_comes_into_force_by_itself() {
 }
 
 #[tokio::test]
-async fn a_directory_that_came_later_is_watched_like_the_first() {
+async fn a_directory_that_is_added_later_is_watched_too() {
     let dir = dir_with(&[("below/a.yaml", &rule("shop", "user", 1))]);
     let below = dir.path().join("below");
     let mut provider = Provider::start(dir.path());
@@ -241,7 +241,7 @@ async fn the_path_may_be_one_file() {
 }
 
 #[tokio::test]
-async fn only_yaml_files_whose_names_begin_with_no_dot_are_rule_files() {
+async fn only_yaml_files_without_a_leading_dot_are_rule_files() {
     let good = rule("shop", "user", 1);
     let names = [
         ".hidden.yaml",
@@ -262,7 +262,7 @@ async fn only_yaml_files_whose_names_begin_with_no_dot_are_rule_files() {
 }
 
 #[tokio::test]
-async fn a_file_of_two_names_is_read_once_and_a_ring_of_links_ends() {
+async fn a_file_with_two_names_is_read_once_and_circular_links_are_no_endless_loop() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("below/b.yaml", &rule("api", "user", 2))]);
     symlink("a.yaml", dir.path().join("again.yaml")).expect("a link");
     symlink("below", dir.path().join("below_again")).expect("a link");
@@ -272,7 +272,7 @@ async fn a_file_of_two_names_is_read_once_and_a_ring_of_links_ends() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_goes_on_with_its_last_good_text_and_holds_up_no_other() {
+async fn a_file_with_errors_keeps_its_last_good_version_and_does_not_affect_others() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let path = |name: &str| dir.path().join(name);
     let mut provider = Provider::start(dir.path());
@@ -294,7 +294,7 @@ async fn a_wrong_file_goes_on_with_its_last_good_text_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_that_is_removed_takes_its_last_good_rules_with_it() {
+async fn removing_a_file_with_errors_removes_its_last_good_rules() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     write(&dir.path().join("a.yaml"), WRONG);
@@ -305,7 +305,7 @@ async fn a_wrong_file_that_is_removed_takes_its_last_good_rules_with_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_wrong_under_its_new_name_keeps_the_rules_of_its_old_one() {
+async fn a_renamed_file_with_errors_keeps_the_rules_of_the_old_name() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     fs::remove_file(dir.path().join("a.yaml")).expect("removed");
@@ -317,7 +317,7 @@ async fn a_file_that_is_wrong_under_its_new_name_keeps_the_rules_of_its_old_one(
 }
 
 #[tokio::test]
-async fn files_that_are_wrong_only_together_change_nothing() {
+async fn files_that_contradict_each_other_change_nothing() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     write(&dir.path().join("b.yaml"), &rule("shop", "ip", 2));
@@ -331,7 +331,7 @@ async fn files_that_are_wrong_only_together_change_nothing() {
 }
 
 #[tokio::test]
-async fn at_start_good_files_serve_and_without_any_there_are_no_rules_until_one_comes() {
+async fn at_start_good_files_are_in_force_and_without_one_there_are_no_rules() {
     let dir = dir_with(&[("a.yaml", WRONG), ("b.yaml", &rule("api", "user", 1))]);
     let provider = Provider::start(dir.path());
     assert_eq!((provider.limit("api", "user"), provider.error().is_some()), (Some(1), true));
@@ -352,7 +352,7 @@ async fn at_start_good_files_serve_and_without_any_there_are_no_rules_until_one_
 }
 
 #[tokio::test]
-async fn binary_and_oversized_files_are_errors_of_those_files_alone() {
+async fn binary_and_oversized_files_are_errors_of_these_files_alone() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     fs::write(dir.path().join("a.yaml"), b"domain: \xff").expect("a file");
@@ -366,7 +366,7 @@ async fn binary_and_oversized_files_are_errors_of_those_files_alone() {
 }
 
 #[tokio::test]
-async fn no_load_comes_of_files_that_are_as_they_were() {
+async fn unchanged_files_cause_no_load() {
     let text = rule("shop", "user", 1);
     let dir = dir_with(&[("a.yaml", &text)]);
     let mut provider = Provider::start(dir.path());
@@ -417,7 +417,7 @@ async fn rules_that_stay_keep_their_counts() {
 const HALF_WRITTEN: &str = "domain: shop\ndescriptors:\n";
 
 #[tokio::test]
-async fn rules_that_vanish_stay_in_force_unless_the_file_says_that_there_are_none() {
+async fn rules_that_disappear_stay_in_force_unless_the_file_has_an_empty_list() {
     type Edit = fn(&Path);
     let edits: [(&str, Edit); 6] = [
         ("deleted", |dir| fs::remove_file(dir.join("a.yaml")).expect("removed")),
@@ -447,7 +447,7 @@ async fn rules_that_vanish_stay_in_force_unless_the_file_says_that_there_are_non
 }
 
 #[tokio::test]
-async fn one_of_several_files_may_go_and_one_that_lost_its_rules_keeps_them() {
+async fn one_of_several_files_may_be_deleted_and_a_file_that_lost_its_rules_keeps_them() {
     let (shop, api) = (rule("shop", "user", 1), rule("api", "user", 1));
     let dir = dir_with(&[("a.yaml", &shop), ("b.yaml", &api)]);
     let mut provider = Provider::start(dir.path());
@@ -470,7 +470,7 @@ async fn one_of_several_files_may_go_and_one_that_lost_its_rules_keeps_them() {
 }
 
 #[tokio::test]
-async fn at_start_no_rules_are_an_error_unless_the_file_says_that_there_are_none() {
+async fn at_start_no_rules_are_an_error_unless_a_file_has_an_empty_list() {
     for files in [&[][..], &[("a.yaml", HALF_WRITTEN)], &[("README.md", "# Rules")]] {
         let dir = dir_with(files);
         let mut provider = Provider::start(dir.path());

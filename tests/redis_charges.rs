@@ -62,7 +62,7 @@ async fn the_servers_clock_weighs_time_whatever_the_callers_say() {
 }
 
 #[tokio::test]
-async fn a_request_that_another_limit_denies_is_told_what_it_would_have_been_told() {
+async fn a_withheld_charge_gets_the_reading_that_the_store_would_return() {
     let server = Redis::start().await;
     let denials = Arc::new(Denials::new(1 << 20));
     let plain = connected_by_callers_clock(&server.settings()).await;

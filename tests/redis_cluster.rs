@@ -146,13 +146,13 @@ async fn a_ttl_that_is_pending_when_its_slot_moves_is_set_by_the_new_node() {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_killed_keeps_nobody_from_the_others() {
+async fn a_killed_primary_affects_no_keys_of_others() {
     let mut cluster = Cluster::start(3, 0).await;
     two_of_three(&mut cluster, |cluster| cluster.kill(0)).await;
 }
 
 #[tokio::test]
-async fn a_primary_that_hangs_keeps_nobody_from_the_others() {
+async fn a_hanging_primary_affects_no_keys_of_others() {
     let mut cluster = Cluster::start(3, 0).await;
     two_of_three(&mut cluster, |cluster| cluster.pause(0)).await;
 }

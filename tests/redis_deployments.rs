@@ -30,7 +30,7 @@ async fn cause(settings: &RedisSettings) -> String {
 }
 
 #[tokio::test]
-async fn a_server_is_counted_with_over_tls_only_if_it_is_who_it_should_be() {
+async fn a_server_over_tls_is_used_only_if_its_certificate_is_valid() {
     let server = Redis::start_with_tls(USER).await;
     let good = server.settings();
     let tls = good.tls.clone().expect("TLS");
@@ -216,7 +216,7 @@ async fn the_program_counts_limits_per_second_apart() {
 }
 
 #[tokio::test]
-async fn the_program_waits_for_redis_as_long_as_it_is_told_and_says_what_kept_it() {
+async fn the_program_waits_for_redis_for_the_configured_time_and_reports_the_cause() {
     let absent = Redis::absent();
     let url = absent.settings().deployment.to_string();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -234,7 +234,7 @@ async fn the_program_waits_for_redis_as_long_as_it_is_told_and_says_what_kept_it
 }
 
 #[tokio::test]
-async fn health_looks_at_redis_only_if_it_is_told_to() {
+async fn health_includes_redis_only_if_configured() {
     let mut redis = Redis::absent();
     let url = redis.settings().deployment.to_string();
     let careless = start(&[("REDIS_URL", &url)]).await;

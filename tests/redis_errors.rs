@@ -72,7 +72,7 @@ async fn redis_errors_are_reported_and_the_next_charge_is_sent() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgets_the_script_is_told_again_and_counts_once() {
+async fn a_server_that_has_lost_the_script_gets_it_again_and_counts_once() {
     let server = Redis::start().await;
     let store = connected(&server.settings()).await;
     let limit = Limit::per(1_000, Unit::Day);
@@ -88,7 +88,7 @@ async fn a_server_that_forgets_the_script_is_told_again_and_counts_once() {
 }
 
 #[tokio::test]
-async fn a_slot_that_nobody_serves_fails_alone_until_somebody_does() {
+async fn a_slot_without_a_server_fails_alone_until_it_has_one() {
     let cluster = Cluster::start(3, 0).await;
     let settings = RedisSettings { call_timeout: Duration::from_secs(1), ..cluster.settings() };
     let store = connected(&settings).await;

@@ -107,9 +107,9 @@ async fn client(seed: u64, port: watch::Receiver<u16>, shared: Arc<Shared>) -> H
     outcomes
 }
 
-async fn more(count: &AtomicU64, calls: u64) {
 /// Waits until `count` has grown by `calls`.
     let enough = count.load(Ordering::Relaxed) + calls;
+async fn more(count: &AtomicU64, calls: u64) {
     eventually("calls are answered", async || count.load(Ordering::Relaxed) >= enough).await;
 }
 

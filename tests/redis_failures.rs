@@ -89,14 +89,14 @@ async fn calls_are_answered_as_the_rules_say(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_hangs_under_load_holds_nobody_up() {
+async fn a_redis_that_hangs_under_load_delays_no_call() {
     let mut redis = Redis::start().await;
     calls_are_answered_as_the_rules_say(&mut redis, |redis| redis.pause(), async |redis| redis.resume())
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redis_that_is_killed_under_load_holds_nobody_up() {
+async fn a_redis_that_is_killed_under_load_delays_no_call() {
     let mut redis = Redis::start().await;
     calls_are_answered_as_the_rules_say(&mut redis, Redis::kill, Redis::restart).await;
 }

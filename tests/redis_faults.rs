@@ -112,7 +112,7 @@ async fn latency_delays_calls_and_fails_none() {
 }
 
 #[tokio::test]
-async fn replies_that_come_too_late_are_no_answer_and_counted_once() {
+async fn calls_whose_replies_are_late_fail_and_count_at_most_once() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::Slow { requests: Duration::ZERO, replies: Duration::from_secs(1) });
     let counts = setup.holds_what_was_reported(0).await;
@@ -121,7 +121,7 @@ async fn replies_that_come_too_late_are_no_answer_and_counted_once() {
 }
 
 #[tokio::test]
-async fn replies_that_are_lost_are_no_answer_and_counted_once() {
+async fn calls_whose_replies_are_lost_fail_and_count_at_most_once() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::OneWay);
     let counts = setup.holds_what_was_reported(0).await;
@@ -145,7 +145,7 @@ async fn a_connection_that_goes_silent_is_replaced() {
 }
 
 #[tokio::test]
-async fn requests_that_are_lost_are_counted_neither_then_nor_later() {
+async fn lost_requests_are_never_counted() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::Shut);
     let counts = setup.holds_what_was_reported(0).await;

@@ -40,7 +40,7 @@ async fn the_name_is_resolved_again_for_each_connection() {
 
 /// The old server still accepts connections and bytes, but never answers, like a frozen machine behind a load balancer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_server_is_left_for_the_one_that_its_name_leads_to_now() {
+async fn a_silent_server_is_replaced_by_the_one_that_its_name_resolves_to_now() {
     let (first, second) = (Redis::start().await, Redis::start().await);
     let proxy = Proxy::start(first.port()).await;
     let _forwarding = forward(("127.0.0.2", proxy.port()), second.port()).await;

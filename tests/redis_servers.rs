@@ -78,7 +78,7 @@ fn keys_are_in_the_slots_that_redis_says() {
 }
 
 #[tokio::test]
-async fn a_replica_takes_the_place_of_a_primary_of_the_cluster() {
+async fn a_replica_replaces_a_primary_of_the_cluster() {
     let mut cluster = Cluster::start(3, 1).await;
     let Deployment::Cluster { nodes } = cluster.settings().deployment else { panic!("a Cluster") };
     assert_eq!(nodes.len(), 6);

@@ -123,7 +123,7 @@ impl Store for Hanging {
 }
 
 #[tokio::test]
-async fn a_release_goes_on_when_its_caller_leaves() {
+async fn a_release_continues_when_its_caller_leaves() {
     let store = Arc::new(Hanging::default());
     let store_of_all: Arc<dyn Store> = Arc::clone(&store) as _;
     let world = World::new(&store_of_all, shop("  - {key: tenant, concurrency: {max: 1, ttl: 1m}}"), None);

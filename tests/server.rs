@@ -75,7 +75,7 @@ async fn ask(client: &mut RateLimitServiceClient<Channel>, request: RateLimitReq
 }
 
 #[tokio::test]
-async fn an_independent_client_is_told_the_limit_what_is_left_and_when_it_is_whole_again() {
+async fn an_independent_client_gets_the_limit_the_remaining_hits_and_the_reset() {
     let service = start(&[]).await;
     let mut client = client(&service).await;
     let asked = || {
@@ -145,7 +145,7 @@ async fn a_limit_that_the_caller_brings_holds_in_place_of_the_rules() {
 }
 
 #[tokio::test]
-async fn requests_that_make_no_sense_are_refused_by_name_and_nothing_is_charged() {
+async fn invalid_requests_are_refused_by_name_and_nothing_is_charged() {
     let service = start(&[]).await;
     let mut client = client(&service).await;
     let good = || descriptor("user=careful");
@@ -199,7 +199,7 @@ async fn the_largest_request_there_may_be_is_served() {
 }
 
 #[tokio::test]
-async fn headers_tell_of_the_limit_that_binds() {
+async fn headers_report_the_binding_limit() {
     let service =
         start(&[("LIMIT_RESPONSE_HEADERS_ENABLED", "true"), ("LIMIT_RESET_HEADER", "x-reset")]).await;
     let mut client = client(&service).await;
@@ -213,7 +213,7 @@ async fn headers_tell_of_the_limit_that_binds() {
 }
 
 #[tokio::test]
-async fn health_is_told_under_three_names_and_says_no_before_the_end() {
+async fn health_is_served_under_three_names_and_fails_before_the_shutdown() {
     let mut service = start(&[("SHUTDOWN_DELAY", "20s")]).await;
     let mut client = HealthClient::new(channel(&service).await);
     let names = ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService"];
@@ -409,7 +409,7 @@ async fn json_is_answered_as_the_reference_answers_it() {
 }
 
 #[tokio::test]
-async fn dynamic_metadata_repeats_the_request_and_what_passed_rules_say() {
+async fn dynamic_metadata_has_the_request_and_the_metadata_of_rules() {
     let service = start(&[("RESPONSE_DYNAMIC_METADATA", "true")]).await;
     let body = r#"{"domain":"shop","hitsAddend":2,"descriptors":[
         {"entries":[{"key":"tagged","value":"x"}]},
@@ -632,7 +632,7 @@ async fn calls_under_way_finish_while_no_new_connection_is_taken() {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_hold_up_no_end() {
+async fn silent_connections_do_not_delay_the_shutdown() {
     let mut service = start(&[]).await;
     let mut silent = Vec::new();
     for port in [service.grpc, service.http, service.debug] {

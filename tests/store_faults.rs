@@ -26,7 +26,7 @@ fn hasty(server: &Redis) -> RedisSettings {
 }
 
 #[tokio::test]
-async fn a_server_that_comes_late_is_found() {
+async fn a_server_that_starts_late_is_found() {
     let mut server = Redis::absent();
     let store = RedisStore::connect(&server.settings()).expect("settings of use");
     eventually("the cause is known", async || {
@@ -85,7 +85,7 @@ async fn a_server_that_hangs_is_waited_for_no_longer_than_the_call_timeout() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_lost_while_its_queue_is_full_comes_back() {
+async fn a_connection_that_is_lost_while_its_queue_is_full_is_restored() {
     let mut server = Redis::start().await;
     let store = Arc::new(connected(&hasty(&server)).await);
     server.pause();
@@ -159,7 +159,7 @@ async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
 const USER: User = User { name: "someone", password: "correct-horse-battery" };
 
 #[tokio::test]
-async fn a_wrong_password_is_told_by_its_cause_and_never_written_anywhere() {
+async fn a_wrong_password_is_reported_by_its_cause_and_never_logged() {
     let log = Log::default();
     let writer = log.clone();
     let _logging = tracing_subscriber::fmt()

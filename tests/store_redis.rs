@@ -220,7 +220,7 @@ async fn no_counter_lives_for_ever() {
 }
 
 #[tokio::test]
-async fn nothing_is_charged_for_callers_that_have_gone_and_what_was_sent_does_not_live_for_ever() {
+async fn nothing_is_charged_for_callers_that_have_gone_and_sent_charges_get_a_ttl() {
     let (server, store) = redis().await;
     server.pause();
     // The first is on its way when its caller leaves, and the others wait for it to come back.
@@ -303,7 +303,7 @@ async fn charges_of_one_request_share_a_round_trip() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_know_the_script_is_told() {
+async fn a_server_that_does_not_know_the_script_gets_it() {
     let (server, store) = redis().await;
     let evals = server.executed("eval");
     let refund = || charge("a", Unit::Minute, Hits::Refund(1));

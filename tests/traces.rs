@@ -92,7 +92,7 @@ async fn the_caller_decides_whether_its_trace_is_sent_and_the_rate_decides_for_t
 }
 
 #[test]
-fn a_span_that_nobody_listens_to_is_never_made() {
+fn a_span_without_a_subscriber_is_never_created() {
     let span = info_span!(target: "tollgate", "outer");
     set_parent(&span, &traceparent("01"));
     assert!(span.is_disabled());

@@ -84,7 +84,7 @@ async fn resources_come_into_force_are_accepted_and_go_again() {
 }
 
 #[tokio::test]
-async fn a_bad_resource_keeps_its_last_good_version_and_holds_up_no_other() {
+async fn a_bad_resource_keeps_its_last_good_version_and_affects_no_other() {
     for variant in VARIANTS {
         let (_server, client, mut stream) = connected(variant, &[]).await;
         stream.put(&config("shop", &[("user", 5)])).put(&config("api", &[("key", 7)])).respond("1", "n1");
@@ -146,7 +146,7 @@ async fn content_that_is_refused_again_and_again_is_answered_slowly_and_good_con
 }
 
 #[tokio::test]
-async fn no_resources_and_no_version_are_a_valid_statement() {
+async fn a_response_without_resources_and_version_is_accepted() {
     for variant in VARIANTS {
         let (_server, client, mut stream) = connected(variant, &[]).await;
         stream.respond("", "n1");

@@ -370,7 +370,7 @@ async fn a_resource_is_refused_however_many_errors_files_have() {
 }
 
 #[tokio::test]
-async fn more_conflicts_than_are_reported_hold_up_no_other_resource() {
+async fn more_conflicts_than_are_reported_affect_no_other_resource() {
     let (_server, client, mut stream) = loaded("GRPC_XDS_SOTW", &[]).await;
     for number in 0..1_000 {
         let mut other = config("shop", &[("user", 6)]);

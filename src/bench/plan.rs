@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_what_was_typed() {
+    fn a_request_has_the_descriptors_as_typed() {
         for (texts, descriptors, hits, expected) in [
             (&["a=b"][..], 1, 1, "shop; a=b; 0"),
             (&["a=b,c=,d=x=y"], 1, 5, "shop; a=b,c=,d=x=y; 5"),

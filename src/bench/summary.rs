@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_of_what_ended_while_it_was_measured_whenever_it_began() {
+    fn a_rate_counts_requests_that_ended_in_the_window_whenever_they_began() {
         let begun = Instant::now();
         let at = |second: u32| begun + 1_000 * MS * second;
         let window = Window::new(at(1), 2_000 * MS);
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_do_not_make_a_service_look_fast_and_what_never_came_does_not_either() {
+    fn neither_errors_nor_missing_answers_make_a_service_look_fast() {
         let mut summary = Summary::new();
         summary.record(failed(Code::Unavailable, ""), Duration::ZERO);
         assert_eq!(summary.latency.mean_us(), None);
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_to_a_thousandth() {
+    fn times_are_precise_to_two_thousandths() {
         let mut times = Times::new();
         (1..=1_000).for_each(|count| times.record(Duration::from_micros(10) * count));
         times.record(Duration::MAX);

@@ -166,7 +166,7 @@ latency  550 µs  500 µs  900 µs  1.00 ms  1.00 ms  1.00 ms
     }
 
     #[test]
-    fn an_open_loop_shows_what_was_late_and_what_was_not_sent() {
+    fn an_open_loop_shows_late_and_unsent_requests() {
         let shown = report(&["--rate", "6", "--distribution", "zipf:1.1"], |measured| {
             some_of_everything(measured);
             measured.summary.unsent = 5;

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_is_pairs_and_a_value_may_hold_what_divides_a_pair() {
+    fn a_descriptor_is_pairs_and_a_value_may_contain_an_equals_sign() {
         let descriptor = parse_descriptor("a=1,b=x=y,c=").expect("a descriptor");
         let pairs: Vec<_> =
             descriptor.entries.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_on_the_side_that_passes_there_is_nothing_to_tell_of_it() {
+    fn the_passing_side_has_no_status_if_no_limit_applied() {
         let unlimited = Decision { binding: None, ..decision(Code::Ok, false, 0) };
         let denies = decision(Code::OverLimit, false, 0);
         let comparison = compare(&denies, &unlimited);

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_amounts_are_answered_by_their_largest() {
+    fn the_estimate_is_the_largest_of_the_first_amounts() {
         assert_eq!(taught([]), 1_000, "a sixteenth of the limit");
         assert_eq!(taught([3]), 3);
         assert_eq!(taught([3, 90, 7]), 90);
@@ -86,7 +86,7 @@ mod tests {
 
     /// Uniform amounts up to 1,000, in an order without a pattern: four of five are at most 800.
     #[test]
-    fn an_estimate_tends_to_what_four_of_five_requests_do_not_exceed() {
+    fn an_estimate_approaches_the_amount_that_four_of_five_requests_do_not_exceed() {
         let mut amount = 1_u64;
         let mut next = || {
             amount = amount * 48_271 % 2_147_483_647;

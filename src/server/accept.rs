@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_that_hangs_up_early_pauses_nobody_else() {
+    fn a_peer_that_closes_early_delays_no_other() {
         let failed = |errno: rustix::io::Errno| concerns_one_peer(&errno.into());
         assert!(failed(rustix::io::Errno::CONNABORTED) && failed(rustix::io::Errno::PERM));
         assert!(!failed(rustix::io::Errno::MFILE) && !failed(rustix::io::Errno::NOBUFS));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_is_known_by_what_it_did_lately() {
+    fn a_core_is_ranked_by_its_recent_load() {
         let began = Instant::now();
         let mut placement = Placement::new(2, began);
         let loads = |busy: [u64; 2]| {

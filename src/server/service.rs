@@ -291,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_that_are_not_received_are_reported_by_their_meaning() {
+    fn each_failure_to_receive_a_body_has_its_status() {
         for (error, code, message) in [
             (BodyError::TooLarge(9), Code::ResourceExhausted, "request body is larger than 9 bytes"),
             (BodyError::TimedOut, Code::DeadlineExceeded, "request body was not received in time"),

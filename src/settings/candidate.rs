@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_links_or_dots_lead_into_the_rules_is_refused() {
+    fn a_candidate_path_that_links_or_dots_take_into_the_rules_is_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| dir.path().join(name).display().to_string();
         for name in ["rules/sub", "rules/.kept", "elsewhere/deep"] {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_one_signal_take_the_place_of_those_for_all() {
+    fn files_of_one_signal_replace_those_for_all() {
         let [metrics, traces] = read(&[
             ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "metrics-ca"),
             ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "traces-crt"),

@@ -203,7 +203,7 @@ fn every_setting_that_can_be_wrong_is_named_and_all_of_them_at_once() {
 }
 
 #[test]
-fn a_mistake_says_the_name_the_flag_what_was_expected_and_what_was_found() {
+fn an_error_has_the_name_the_flag_the_expected_form_and_the_text_found() {
     let errors =
         read(&[("GRPC_PORT", "70000"), ("RULES_PATH", "/x"), ("NEAR_LIMIT_RATIO", "2")]).unwrap_err();
     let expected = "invalid settings:\n  \
@@ -296,13 +296,13 @@ fn an_age_of_zero_lets_connections_live() {
 }
 
 #[test]
-fn a_socket_for_grpc_takes_the_place_of_the_port() {
+fn a_socket_for_grpc_replaces_the_port() {
     let grpc = read_well(&[("GRPC_UDS", "/run/rls.sock"), ("GRPC_PORT", "1")]).listen.grpc;
     assert_eq!(grpc, Address::Unix("/run/rls.sock".into()));
 }
 
 #[test]
-fn headers_are_told_under_their_names_where_they_are_asked_for() {
+fn headers_have_the_configured_names_if_enabled() {
     let names = [("LIMIT_LIMIT_HEADER", "X-Limit"), ("LIMIT_RESET_HEADER", "X-Reset")];
     assert_eq!(read_well(&names).answers.custom_names, None);
     let enabled = [names[0], names[1], ("LIMIT_RESPONSE_HEADERS_ENABLED", "true")];

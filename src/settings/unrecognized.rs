@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_typo_is_found_with_the_name_that_was_meant() {
+    fn a_typo_is_reported_with_the_nearest_setting() {
         for (typed, meant) in [
             ("REDIS_URI", "REDIS_URL"),
             ("REDIS_PASSWORD_FILE", "REDIS_AUTH_FILE"),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_and_variables_of_the_machine_are_none_of_it() {
+    fn settings_and_variables_of_other_programs_are_not_reported() {
         let of_machine = ["PATH", "HOME", "HOSTNAME", "USER", "TERM", "SHELL", "PWD", "LANG", "TZ"];
         let of_kubernetes =
             ["REDIS_SERVICE_HOST", "REDIS_PORT", "REDIS_PORT_6379_TCP", "REDIS_SERVICE_PORT_TCP"];

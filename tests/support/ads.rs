@@ -232,7 +232,7 @@ impl AdsStream {
     }
 
     /// The next request; `None` if the client has closed the stream.
-    pub(crate) async fn try_request(&mut self) -> Option<Answer> {
+    pub(crate) async fn try_request(&mut self) -> Option<DiscoveryCall> {
         let bytes = self.requests.message().await.ok()??;
         let refusal = |status: tollgate::pb::google::rpc::Status| (status.code, status.message);
         Some(if self.is_delta() {
@@ -260,7 +260,7 @@ impl AdsStream {
     }
 
     /// The next request.
-    pub(crate) async fn request(&mut self) -> Answer {
+    pub(crate) async fn request(&mut self) -> DiscoveryCall {
         timeout(PATIENCE, self.try_request()).await.expect("a request in time").expect("an open stream")
     }
 

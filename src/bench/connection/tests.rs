@@ -35,7 +35,7 @@ fn invalid_responses_are_errors() {
 }
 
 #[test]
-fn a_status_is_told_with_its_message() {
+fn a_status_is_reported_with_its_message() {
     let headers = |pairs: &[(&'static str, &'static str)]| {
         pairs
             .iter()

@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn problems_are_named() {
         let shown = config(&json!({
             "rules": 2, "domains": 1, "rules_hash": "ab", "loaded_at": 1_795_774_087, "errors": ["shop.yaml:3:1: wrong"],
         }));

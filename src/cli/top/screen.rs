@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_screen_fits_and_what_clients_sent_cannot_steer_the_terminal() {
+    fn the_screen_fits_and_texts_of_clients_cannot_control_the_terminal() {
         let screen = Screen::new(Tab::Now, By::Denied);
         let lines = screen.render(&data(), "127.0.0.1:6071", 60, 12);
         assert_eq!(lines.len(), 12);

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_read_from_what_a_terminal_sends() {
+    fn keys_are_parsed_from_the_bytes_of_a_terminal() {
         for (bytes, expected) in [
             (&b"q"[..], vec![Key::Char('q')]),
             ("aé日\t".as_bytes(), vec![Key::Char('a'), Key::Char('é'), Key::Char('日'), Key::Char('\t')]),

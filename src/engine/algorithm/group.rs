@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_never_fits_and_a_look_asks_for_one() {
+    fn more_hits_than_the_limit_never_fit_and_a_look_needs_room_for_one() {
         check(&[if_allowed(0, 5, 6)], &[0], &[(0, Denied)], &[0]);
         check(&[if_allowed(0, 5, 0)], &[4], &[(4, Charged)], &[4]);
         check(&[if_allowed(0, 5, 0)], &[5], &[(5, Denied)], &[5]);
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn refunds_are_given_whatever_comes_of_the_rest() {
+    fn refunds_are_carried_out_even_if_the_request_is_denied() {
         let refund = ask(0, 5, Hits::Refund(3), ChargeMode::IfAllowed, Enforcement::Enforced);
         check(&[refund, if_allowed(1, 1, 1)], &[2, 1], &[(0, Charged), (1, Denied)], &[0, 1]);
         check(&[refund, if_allowed(0, 5, 5)], &[3], &[(0, Charged), (5, Charged)], &[5]);

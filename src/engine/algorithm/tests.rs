@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn all_of_a_request_passes_while_one_hit_fits_and_what_is_owed_is_waited_for(
+    fn an_overdraft_passes_while_one_hit_fits_and_must_drain_before_the_next(
         limit in some_limit(),
         steps in some_steps(),
     ) {
@@ -214,7 +214,7 @@ proptest! {
 }
 
 #[test]
-fn a_refund_that_comes_late_gives_back_no_more_than_has_not_drained() {
+fn a_late_refund_returns_only_hits_that_have_not_drained() {
     let limit = Limit {
         requests_per_unit: 10,
         window: Unit::Second.window(),
@@ -263,7 +263,7 @@ const ALGORITHMS: [Algorithm; 4] = [
 ];
 
 #[test]
-fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than_the_algorithm_does() {
+fn a_clock_that_is_set_neither_admits_too_early_nor_denies_longer_than_the_algorithm() {
     const DAY: i64 = 86_400;
     for algorithm in ALGORITHMS {
         for secs in [60, 3_600] {
@@ -300,7 +300,7 @@ fn a_clock_that_is_set_lets_nobody_in_too_early_and_keeps_nobody_out_longer_than
 }
 
 #[test]
-fn a_peek_at_what_a_wrong_clock_wrote_does_not_put_off_its_end() {
+fn a_peek_does_not_extend_a_state_that_a_wrong_clock_wrote() {
     for algorithm in ALGORITHMS {
         let limit = Limit { requests_per_unit: 10, window: Unit::Minute.window(), algorithm };
         let mut state = CounterState::empty(algorithm);

@@ -149,7 +149,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn windows_hold_now_tile_time_and_begin_with_the_first_instant_of_their_period(
+    fn windows_contain_now_tile_time_and_begin_at_the_first_instant_of_their_period(
         (zone, now) in instant(),
         micros in 0..1_000_000_u64,
         period in prop::sample::select(&Period::ALL[..]),

@@ -264,7 +264,7 @@ fn quota_rules_deny_only_all_together() {
 }
 
 #[test]
-fn the_global_shadow_mode_lets_pass_what_the_statuses_deny() {
+fn the_global_shadow_mode_admits_requests_that_statuses_deny() {
     let modes = Modes { shadow_mode: true, ..Modes::default() };
     assert_eq!(
         overall(&[D::Regular(true), D::Regular(false)], modes),
@@ -274,7 +274,7 @@ fn the_global_shadow_mode_lets_pass_what_the_statuses_deny() {
 }
 
 #[test]
-fn headers_tell_of_the_last_that_denies_else_of_the_least_remaining() {
+fn headers_report_the_last_denying_status_else_the_least_remaining() {
     let modes = Modes::default();
     for (descriptors, binding) in [
         (&[D::NoLimit][..], None),

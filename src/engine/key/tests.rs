@@ -208,7 +208,7 @@ fn the_compatible_key_is_the_references_without_the_window() {
 }
 
 #[test]
-fn compatible_keys_give_way_where_a_client_would_gain_by_them() {
+fn compatible_keys_are_not_used_where_a_client_could_exploit_them() {
     let single = KeyWriter::new(KeyFormat::Envoyproxy, "");
     let cluster = single.clone().for_cluster();
     let native = KeyWriter::new(KeyFormat::Native, "");

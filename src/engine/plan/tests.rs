@@ -85,7 +85,7 @@ fn an_unlimited_rule_replaces_and_is_never_replaced() {
 }
 
 #[test]
-fn a_limit_that_the_caller_brings_takes_the_place_of_the_rules() {
+fn a_limit_in_the_request_replaces_the_rules() {
     let rules = rules(REPLACING);
     let brought = with_override("banned=x", 42, Unit::Hour);
     let brought_unmatched = with_override("nothing=here,at=all", 10, Unit::Day);
@@ -230,7 +230,7 @@ fn several_counters_of_a_descriptor_lie_in_one_slot() {
 }
 
 #[test]
-fn a_rule_that_is_edited_goes_on_counting_where_it_did() {
+fn an_edited_rule_keeps_its_counters() {
     let request = request("d", &[descriptor("user=a")]);
     let keys = |rule: &str, writer: &KeyWriter| -> Vec<String> {
         let rules = rules(&format!("{{domain: d, descriptors: [{{key: user, {rule}}}]}}"));

@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_read_and_what_is_none_is_told() {
+    fn networks_are_parsed_and_errors_show_a_remedy() {
         for (text, expected) in [
             ("10.0.0.0/8", Ok("10.0.0.0/8")),
             ("0.0.0.0/0", Ok("0.0.0.0/0")),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_network_takes_a_value_and_only_addresses_are_taken() {
+    fn the_longest_network_that_contains_a_value_is_found() {
         let mut map = NetworkMap::default();
         for (network, to) in
             [("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.3/32", 3), ("fd00::/8", 4), ("fd00:1::/32", 5)]

@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_anything_or_nothing() {
+    fn a_star_matches_any_text_including_none() {
         for (pattern, taken, refused) in [
             ("foo*", &["foo", "foo1", "foo2"][..], &["bar", "fo", "xfoo"][..]),
             ("bar*b", &["barab", "bar123b", "barb"], &["bara", "xbarb", "bar"]),
@@ -79,7 +79,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
-        fn it_takes_what_the_definition_takes(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
+        fn it_matches_the_same_texts_as_the_definition(pattern in "[ab*]{0,6}", text in "[ab]{0,8}") {
             prop_assert_eq!(matches(&pattern, &text), naive(pattern.as_bytes(), text.as_bytes()));
         }
     }

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_those_that_anybody_may_add() {
+    fn invalid_and_reserved_headers_are_rejected() {
         let (name, value) = parse_header("X-Help", "https://example.com/limits").expect("a header");
         assert_eq!((name.as_str(), value.to_str().expect("text")), ("x-help", "https://example.com/limits"));
         for name in RESERVED {

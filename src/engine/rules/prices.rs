@@ -45,7 +45,7 @@ mod tests {
     use crate::engine::usage::tests::{usage, weights};
 
     #[test]
-    fn the_closest_name_has_its_price_and_an_unknown_one_that_of_the_dearest() {
+    fn the_closest_name_decides_and_an_unknown_model_has_the_highest_prices() {
         let table = [
             ("claude-*", "input=3 output=15"),
             ("*", "input=1 output=20"),

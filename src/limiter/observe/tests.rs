@@ -113,7 +113,7 @@ async fn windows_forget() {
 }
 
 #[tokio::test]
-async fn a_denial_names_its_rule_layer_use_and_wait_and_escapes_what_the_client_sent() {
+async fn a_denial_has_its_rule_layer_use_and_wait_and_escapes_texts_of_the_client() {
     let world = World::new(FIVE_A_DAY);
     for _ in 0..6 {
         world.ask("eve\n<b>").await;

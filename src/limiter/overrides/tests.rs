@@ -92,7 +92,7 @@ fn users(book: &OverrideBook) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_replica_writes_back_what_the_store_has_lost() {
+async fn a_replica_restores_overrides_that_the_store_has_lost() {
     let fleet = Fleet::new();
     let [one, other, started_later] = [fleet.replica(), fleet.replica(), fleet.replica()];
     one.set(block("shop", "ann")).await.unwrap();

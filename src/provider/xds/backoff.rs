@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_takes_up_to_half() {
+    fn jitter_shortens_a_wait_by_up_to_half() {
         for (random, expected) in [(0.0, 0.25), (0.5, 0.375), (1.0, 0.5)] {
             let mut backoff = Backoff::new(BackoffSettings { jitter: true, ..SETTINGS });
             assert_eq!(backoff.next(true, random).as_secs_f64(), expected);

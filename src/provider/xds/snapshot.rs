@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_response_is_all_there_is() {
+    fn a_complete_response_replaces_all_resources() {
         let mut snapshot = Snapshot::default();
         snapshot.apply(complete(&[("b", "b"), ("a", "a"), ("a", "a2")]), false);
         assert_eq!(names(&snapshot), ["xds:a", "xds:b"]);

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn rejected_writes_are_bounded_and_push_out_no_others() {
+    fn rejected_writes_are_bounded_and_displace_no_others() {
         let audit = Audit::new("a");
         let at = Timestamp::from_secs;
         let ann = actor("token ann");

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_form_leads_to_pages_of_this_server_alone() {
+    fn a_login_redirects_only_to_pages_of_this_server() {
         for (next, expected) in [
             ("/keys?by=denied&window=5m", "/keys?by=denied&window=5m"),
             ("", "/"),

@@ -51,7 +51,7 @@ async fn a_body_in_pieces_is_put_together_up_to_the_bound() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_bound_in_bytes_the_oldest_body_gives_way() {
+async fn at_the_bound_in_bytes_the_oldest_body_is_dropped() {
     let admission = admission(100, 10);
     let (mut senders, mut bodies): (Vec<_>, Vec<_>) = (0..3).map(|_| body()).unzip();
     let mut receiving: Vec<_> = Vec::new();
@@ -72,7 +72,7 @@ async fn at_the_bound_in_bytes_the_oldest_body_gives_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_bound_in_requests_one_that_has_not_arrived_gives_way_to_the_newcomer() {
+async fn at_the_bound_in_requests_an_incomplete_one_is_dropped_for_a_new_one() {
     let admission = admission(100, 1);
     let (_chunks, mut body) = body();
     let first = admission.admit().unwrap();

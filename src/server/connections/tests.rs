@@ -62,13 +62,13 @@ fn displaced(open: &[(u8, Option<u64>)], newcomer: u8, share: usize) -> Vec<usiz
 }
 
 #[test]
-fn the_one_that_was_idle_longest_gives_way_first() {
+fn the_connection_that_was_idle_longest_is_closed_first() {
     assert_eq!(displaced(&[(1, Some(3)), (2, None), (3, Some(1)), (4, Some(2))], 5, 2), [2, 3, 0]);
     assert_eq!(displaced(&[(1, None), (2, None)], 3, 2), [0; 0]);
 }
 
 #[test]
-fn an_address_with_more_than_its_share_gives_way_down_to_it() {
+fn an_address_above_its_share_loses_connections_down_to_it() {
     let crowd = [(1, Some(1)), (2, Some(5)), (2, Some(4)), (2, Some(6)), (2, None)];
     assert_eq!(displaced(&crowd, 3, 2), [2, 1]);
     // The newcomer counts, and those of others only where the crowd has none that are idle.
@@ -85,7 +85,7 @@ fn a_host_is_one_address_however_many_it_has() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_waits_where_nobody_is_idle_and_comes_in_when_one_leaves() {
+async fn a_new_connection_waits_until_one_is_idle_or_closes() {
     let connections = Connections::new(Bounds { max: 2, ..BOUNDS });
     let slots = [connections.admit(None).await, connections.admit(None).await];
     let busy = slots.each_ref().map(|slot| slot.connection().open(Instant::now()));

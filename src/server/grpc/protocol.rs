@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_one_message_as_long_as_its_prefix_says() {
+    fn a_request_is_one_message_of_the_length_in_its_prefix() {
         for (received, expected) in [
             (&b"\0\0\0\0\0"[..], None),
             (b"\0\0\0\0\x02ab", None),

@@ -136,7 +136,7 @@ proptest! {
     }
 
     #[test]
-    fn an_answer_is_what_prost_would_have_written(
+    fn an_answer_has_the_bytes_that_prost_would_write(
         statuses in prop::collection::vec(
             (any::<bool>(), prop::option::of((any::<u32>(), 0_usize..8)), "[a-zü]{0,200}", any::<u32>(),
                 any::<u32>()),

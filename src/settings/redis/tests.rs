@@ -23,7 +23,7 @@ fn complaint(typed: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_scheme_and_a_type_that_disagree_are_told() {
+fn a_scheme_and_a_type_that_disagree_are_an_error() {
     for (url, kind, expected) in [
         ("redis-sentinel://a:1/main", "SINGLE", "SENTINEL"),
         ("redis-sentinel://a:1/main", "cluster", "SENTINEL"),
@@ -57,7 +57,7 @@ fn a_list_needs_a_type() {
 }
 
 #[test]
-fn sentinels_that_are_missing_are_told_in_the_words_that_are_known() {
+fn missing_sentinels_are_an_error_in_the_terms_of_the_setting() {
     let found = complaint(&[("REDIS_URL", "main"), ("REDIS_TYPE", "SENTINEL")]);
     let expected = "REDIS_URL (--redis-url): Expected master name and a list of urls for the sentinels, in \
                     the format: <name>,<host:port>,...,<host:port>";
@@ -65,7 +65,7 @@ fn sentinels_that_are_missing_are_told_in_the_words_that_are_known() {
 }
 
 #[test]
-fn redis_is_reached_as_told() {
+fn settings_select_the_deployment_of_redis() {
     let settings = redis(&[
         ("REDIS_URL", "/run/redis.sock"),
         ("REDIS_SOCKET_TYPE", "UNIX"),
@@ -142,7 +142,7 @@ fn a_login_is_the_setting_s_then_the_url_s() {
 }
 
 #[test]
-fn a_login_comes_from_one_place_that_is_there() {
+fn a_login_comes_from_exactly_one_source() {
     let files = Files::new();
     for name in ["REDIS_AUTH", "REDIS_SENTINEL_AUTH"] {
         let file_name = format!("{name}_FILE");

@@ -82,7 +82,7 @@ fn remaining_hits_are_those_of_the_local_share() {
 }
 
 #[test]
-fn each_charge_gets_what_its_rule_says_and_readings_stay() {
+fn each_failed_charge_gets_the_reading_of_its_policy_and_others_stay() {
     let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
         .map(|policy| charge(5, policy, ChargeMode::Always));
     let read = Reading { used: 3, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None };
@@ -123,7 +123,7 @@ fn a_denial_takes_precedence_over_an_error() {
 }
 
 #[test]
-fn a_local_denial_refunds_what_the_store_counted_only_for_a_request_that_passes() {
+fn a_local_denial_refunds_hits_that_count_only_if_the_request_passes() {
     let (fallback, store) = (fallback(1), Refunds::default());
     let there = |key, hits, mode| Charge {
         key: Bytes::from_static(key),

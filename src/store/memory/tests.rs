@@ -58,7 +58,7 @@ fn is_over(store: &MemoryStore, charge: &Charge, now: Timestamp) -> bool {
 }
 
 #[test]
-fn a_flood_of_new_keys_evicts_counters_of_its_own_rule_and_nobody_is_refused() {
+fn a_flood_of_new_keys_evicts_counters_of_its_own_rule_and_no_call_fails() {
     for mode in ChargeMode::ALL {
         for flooded_limit in [1, 10] {
             let store = store(1_000);
@@ -202,7 +202,7 @@ fn counters_are_bounded_in_bytes_whatever_they_remember_and_the_figures_do_not_d
 }
 
 #[test]
-fn a_sweep_drops_what_is_over_and_nothing_else() {
+fn a_sweep_removes_exactly_the_expired_counters() {
     let store = store(100);
     let charges = [
         charge("a", Unit::Second, Hits::Add(3)),

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn another_limit_a_refund_and_what_does_not_deny_are_other_questions() {
+    fn only_the_same_denied_question_is_answered_from_the_cache() {
         let denials = Denials::new(1 << 20);
         let hit = charge(ChargeMode::Always, Hits::Add(1));
         let over = reading(11, ChargeOutcome::Charged);

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_of_no_use_is_named_and_not_shown() {
+    fn a_file_that_cannot_be_used_is_named_and_not_shown() {
         let folder = tempfile::tempdir().expect("a folder");
         for (content, expected) in [
             (None, "No such file"),

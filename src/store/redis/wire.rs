@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replies_are_told_from_errors_of_the_client_by_their_kind() {
+    fn error_replies_are_distinguished_from_errors_of_the_client() {
         for (kind, details, expected) in [
             (ErrorKind::Auth, "NOAUTH Authentication required.", true),
             (ErrorKind::Cluster, "CLUSTERDOWN Hash slot not served", true),

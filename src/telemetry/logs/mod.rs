@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_alone_make_no_spans_however_much_is_logged() {
+    fn logs_alone_create_no_spans_at_any_level() {
         let settings = LogSettings { level: LevelFilter::TRACE, ..LogSettings::default() };
         let (layer, _logs) = layer(&settings).unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_rises_step_by_step_and_returns_to_what_was_configured() {
+    fn the_level_rises_step_by_step_and_returns_to_the_configured_one() {
         let (layer, logs) = layer(&LogSettings::default()).unwrap();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let enabled = || {

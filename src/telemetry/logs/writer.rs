@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_past_the_bound_are_dropped_and_counted_and_nobody_waits() {
+    fn lines_beyond_the_bound_are_dropped_and_counted_and_no_caller_waits() {
         let (go, stuck) = mpsc::channel();
         let (written, lines) = mpsc::channel();
         let writer = LogWriter::start("log", Stuck(stuck, written), LOG_BOUNDS).unwrap();

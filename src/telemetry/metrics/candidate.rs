@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_told_apart_by_domain_rule_and_direction_up_to_a_bound() {
+    fn differences_are_counted_by_domain_rule_and_direction_up_to_a_bound() {
         let metrics = CandidateMetrics::default();
         for (outcome, rule) in [
             (ComparisonOutcome::Stricter, "shop.user"),

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_lie_within_their_buckets_and_leave_out_what_was_before() {
+    fn quantiles_lie_within_their_buckets_and_ignore_older_values() {
         let of = |counts: &[u64]| Distribution {
             bounds: &[1.0, 2.0, 4.0],
             counts: counts.to_vec(),

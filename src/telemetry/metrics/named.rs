@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn names_past_the_bound_count_together_and_nothing_is_lost() {
+    fn names_beyond_the_bound_share_a_series_and_no_hit_is_lost() {
         let counts = NamedCounts::new(2);
         for name in ["a", "b", "c", "d", "a", "c"] {
             counts.add(&path("shop", name), &hits(1));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_too_long_to_keep_counts_with_the_others() {
+    fn a_name_that_is_too_long_counts_in_the_shared_series() {
         let counts = NamedCounts::new(10);
         counts.add(&path("shop", &"x".repeat(StatsPath::MAX_BYTES)), &hits(7));
         assert_eq!(totals(&counts), [("shop.other".to_owned(), 7)]);

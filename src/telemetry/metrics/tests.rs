@@ -147,7 +147,7 @@ fn the_service_s_own_counts_have_their_flat_names() {
 }
 
 #[test]
-fn a_rule_is_told_by_domain_and_its_first_two_levels_and_deeper_ones_add_up() {
+fn a_rule_has_its_domain_and_two_levels_as_labels_and_deeper_ones_add_up() {
     let metrics = metrics();
     record(&metrics, path("shop", &["user"]), hits(1));
     record(&metrics, path("shop", &["user", "path_/a"]), hits(2));
@@ -176,7 +176,7 @@ fn a_series_appears_with_its_first_increment() {
 }
 
 #[test]
-fn the_service_s_series_have_the_reference_s_names_and_labels() {
+fn the_service_s_series_have_the_names_and_labels_of_envoyproxy_ratelimit() {
     let metrics = metrics();
     metrics.record_call(Duration::from_micros(300));
     metrics.record_call(Duration::from_millis(30));
@@ -235,7 +235,7 @@ fn a_registered_source_is_read_for_each_snapshot() {
 }
 
 #[test]
-fn a_request_to_an_unknown_domain_makes_no_series_of_its_own() {
+fn a_request_to_an_unknown_domain_creates_no_series() {
     let metrics = metrics();
     let before = metrics.render_prometheus().lines().count();
     for _ in 0..3 {
@@ -292,7 +292,7 @@ fn a_denied_peek_is_a_denied_request_though_it_has_no_hits() {
 }
 
 #[test]
-fn a_name_from_a_request_begins_no_line_of_its_own() {
+fn a_name_from_a_request_never_starts_a_line() {
     let metrics = metrics();
     record(&metrics, path("d", &["k_a\nfake_metric{} 42\u{1b}[31m"]), hits(1));
     let stats = metrics.render_stats();
@@ -304,7 +304,7 @@ fn a_name_from_a_request_begins_no_line_of_its_own() {
 }
 
 #[test]
-fn a_label_value_stays_out_of_the_places_of_others() {
+fn braces_in_a_label_value_are_not_replaced_by_the_next_label() {
     let metrics = metrics();
     metrics.register(|snapshot| snapshot.add(&defined::LAYER_DENIED_REQUESTS, ["a{}b", "user"], 1_u64));
     let stats = metrics.render_stats();

@@ -19,7 +19,7 @@ fn limits(fields: &str) -> Vec<(Limit, Option<String>)> {
 }
 
 #[test]
-fn a_limit_on_requests_in_flight_stands_alone_or_among_others() {
+fn a_concurrency_limit_may_be_alone_or_among_others() {
     let limit =
         Limit { requests_per_unit: 20, window: Window::of_secs(120), algorithm: Algorithm::Concurrency };
     let expected = (limit, Some("in-flight".to_owned()));
@@ -40,7 +40,7 @@ fn a_limit_on_requests_in_flight_stands_alone_or_among_others() {
 }
 
 #[test]
-fn what_cannot_work_is_an_error_at_its_place() {
+fn an_invalid_limit_is_an_error_at_its_position() {
     for (fields, place, expected) in [
         ("concurrency: {ttl: 2m}", "4:18", "has no 'max'"),
         ("concurrency: {max: 2}", "4:18", "has no 'ttl'"),
@@ -74,7 +74,7 @@ fn what_cannot_work_is_an_error_at_its_place() {
 }
 
 #[test]
-fn local_counting_is_refused_where_it_is_inherited_too() {
+fn inherited_local_counting_is_an_error_too() {
     let text = "domain: d\ndefaults: {on_backend_failure: local}\ndescriptors:\n  \
                 - {key: k, concurrency: {max: 1, ttl: 1m}}\n";
     let errors = try_load(text).expect_err("a place is given back to another replica").to_string();
@@ -83,7 +83,7 @@ fn local_counting_is_refused_where_it_is_inherited_too() {
 }
 
 #[test]
-fn no_rule_is_for_the_entry_of_a_ticket() {
+fn a_rule_for_a_reserved_key_is_an_error() {
     for key in ["tollgate.ticket", "tollgate.end"] {
         let text = format!("domain: d\ndescriptors:\n  - {{key: k, descriptors: [{{key: {key}}}]}}\n");
         let errors = try_load(&text).expect_err("a reserved key").to_string();

@@ -51,7 +51,7 @@ descriptors:
 }
 
 #[test]
-fn a_failure_policy_is_one_of_four_and_stands_in_a_descriptor() {
+fn a_failure_policy_is_one_of_four_and_belongs_to_a_descriptor() {
     check(
         &with_fields("    on_backend_failure: ignore\n"),
         "4:25 error checking config: 'on_backend_failure' must be error, allow, deny or local, not 'ignore'",
@@ -90,7 +90,7 @@ fn one_file_of_a_domain_that_asks_for_a_hash_tag_is_enough() {
 }
 
 #[test]
-fn a_hash_tag_is_true_or_false_and_stands_at_the_top() {
+fn a_hash_tag_is_true_or_false_and_belongs_to_the_file() {
     check(
         "domain: d\nhash_tag: d\n",
         "2:11 error checking config: 'hash_tag' must be true or false, not 'd'",

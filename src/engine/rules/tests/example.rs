@@ -10,14 +10,14 @@ fn entry(key: &str, value: &str) -> (String, String) {
 }
 
 #[test]
-fn the_example_is_a_request_that_the_first_rule_with_a_limit_limits() {
+fn the_example_request_falls_under_the_first_rule_with_a_limit() {
     let text = "domain: shop\ndescriptors:\n  - key: plan\n    value: free\n    descriptors:\n      - key: user\n        rate_limit: 5/minute\n  - key: path\n    rate_limit: 9/hour\n";
     let entries = vec![entry("plan", "free"), entry("user", "alice")];
     assert_eq!(example(text), Some(("shop".to_owned(), entries)));
 }
 
 #[test]
-fn values_are_made_for_every_pattern_and_rules_without_a_limit_are_passed_over() {
+fn the_example_has_a_value_that_matches_and_skips_unlimited_rules() {
     for (node, value) in [
         ("cidr: [10.0.0.0/8]", Some("10.0.0.0")),
         ("one_of: [gold, silver]", Some("gold")),

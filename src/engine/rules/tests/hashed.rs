@@ -45,7 +45,7 @@ descriptors:
 ";
 
 #[test]
-fn at_a_level_that_hashes_no_name_has_what_is_written_there() {
+fn names_never_contain_a_value_that_is_hashed() {
     let rules = load(&[file("rules.yaml", SECRET)]);
     let asked = [
         ("mail=Ann@example.com", "ann@"),
@@ -78,7 +78,7 @@ fn at_a_level_that_hashes_no_name_has_what_is_written_there() {
 }
 
 #[test]
-fn a_file_that_hashes_a_key_hides_what_other_files_of_the_domain_write_of_it() {
+fn a_key_that_one_file_hashes_is_hidden_in_all_files_of_the_domain() {
     let one =
         file("1.yaml", "domain: d\ndescriptors: [{key: mail, value: ann@example.com, rate_limit: 2/day}]");
     let other = file("2.yaml", "domain: d\ndescriptors: [{key: mail, normalize: [hash], rate_limit: 1/day}]");

@@ -51,7 +51,7 @@ fn domains_and_keys_are_there_and_there_once() {
 }
 
 #[test]
-fn a_domain_stands_in_one_file_unless_domains_are_joined() {
+fn a_domain_is_in_one_file_unless_domains_are_merged() {
     let files = [file("one.yaml", "domain: test-domain"), file("two.yaml", "domain: test-domain")];
     let errors = compile(&files, CompileOptions::default(), None).expect_err("it is there twice");
     assert_eq!(errors.count(), 1);
@@ -116,7 +116,7 @@ fn unknown_fields_are_named_with_the_nearest_known_one() {
 }
 
 #[test]
-fn fields_in_the_wrong_place_are_told_where_they_belong() {
+fn a_misplaced_field_is_an_error_that_names_its_place() {
     check(
         &with_limit("unit: day, requests_per_unit: 1, shadow_mode: true"),
         "4:51 config error, 'shadow_mode' does not belong here: write it in a descriptor",
@@ -129,7 +129,7 @@ fn fields_in_the_wrong_place_are_told_where_they_belong() {
 }
 
 #[test]
-fn yaml_that_is_none_is_told_where_it_breaks_off() {
+fn invalid_yaml_is_an_error_with_its_position() {
     let found = mistakes("domain: d\ndescriptors: [\n");
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains(" error loading config file: ") && !found[0].starts_with("0:"), "{found:?}");
@@ -373,7 +373,7 @@ fn units_are_named_in_any_case_and_have_their_lengths() {
 }
 
 #[test]
-fn every_mistake_of_every_file_is_told_at_once() {
+fn all_mistakes_of_all_files_are_reported_at_once() {
     let one = "domain: one\ndescriptors:\n  - key: a\n    rate_limit: {unit: foo, requests_per_unit: many}\n  - {key: b, valeu: c}\n  - {key: b}\n  - {value: c}\n";
     let two = "domain: one\nrubbish: 1\n";
     let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
@@ -443,7 +443,7 @@ test-domain.key6: unit=UNKNOWN requests_per_unit=0, shadow_mode: false, quota_mo
 }
 
 #[test]
-fn the_dump_shows_what_envoyproxy_ratelimit_does_not_have_behind_what_it_has() {
+fn the_dump_appends_the_fields_that_envoyproxy_ratelimit_lacks() {
     let rules = load(
         "
 domain: d
@@ -618,7 +618,7 @@ fn empty_parts_are_left_out() {
 }
 
 #[test]
-fn a_tree_is_sixteen_levels_deep_at_the_most() {
+fn a_tree_is_at_most_sixteen_levels_deep() {
     let nested = |depth: usize| {
         let open = "descriptors: [{key: k, ".repeat(depth);
         format!("{{domain: d, {open}rate_limit: {{unit: day, requests_per_unit: 1}}{}}}", "}]".repeat(depth))

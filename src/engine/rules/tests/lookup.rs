@@ -93,7 +93,7 @@ fn a_limit_applies_only_at_the_depth_of_the_last_entry() {
 }
 
 #[test]
-fn patterns_take_what_they_say_and_exact_values_come_before_them() {
+fn patterns_match_and_exact_values_take_precedence() {
     let table = [
         ("wild=foo1", "20/MINUTE"),
         ("wild=foo2", "20/MINUTE"),

@@ -133,7 +133,7 @@ fn responses_that_cannot_be_sent_are_rejected_with_their_position() {
 }
 
 #[test]
-fn layers_are_printable_ascii_of_64_characters_at_the_most() {
+fn layers_are_printable_ascii_of_at_most_64_characters() {
     let layer = |name: &str| with_fields(&format!("    layer: \"{name}\"\n    rate_limit: 5/minute\n"));
     for name in ["ip", "Tier 1 (paid)", "\\\"a\\\"", &"x".repeat(64)] {
         assert_eq!(load(&layer(name)).layers().count(), 1, "{name}");

@@ -95,7 +95,7 @@ fn patterns_are_tried_in_their_order_whatever_the_order_of_the_file() {
 }
 
 #[test]
-fn values_that_are_no_text_are_taken_by_expressions() {
+fn regexes_match_values_that_are_not_text() {
     let rules = load(&with_fields("    regex: '/api/.*'\n    rate_limit: 1/day\n"));
     let entry = crate::engine::Entry { key: b"k", value: b"/api/\xff\n" };
     assert!(rules.domain(b"d").is_some_and(|domain| domain.find(&[entry]).is_some()));
@@ -177,7 +177,7 @@ descriptors:
 ";
 
 #[test]
-fn every_rule_of_a_key_sees_what_its_values_were_made() {
+fn every_rule_of_a_key_sees_the_normalized_value() {
     let rules = load_with_secret(NORMALIZED);
     for (request, expected, counted) in [
         ("user= Alice ", 1, "4:user,5:alice,"),
@@ -200,7 +200,7 @@ fn every_rule_of_a_key_sees_what_its_values_were_made() {
 }
 
 #[test]
-fn a_hashed_value_is_matched_as_it_was_and_counted_and_shown_as_its_hash() {
+fn a_hashed_value_is_matched_unhashed_and_counted_and_shown_as_its_hash() {
     let rules = load_with_secret(NORMALIZED);
     assert_eq!(found(&rules, "mail=Alice@Example.com"), 2);
     assert_eq!(found(&rules, "mail=bob@example.com"), 1);
@@ -216,7 +216,7 @@ fn a_hashed_value_is_matched_as_it_was_and_counted_and_shown_as_its_hash() {
 }
 
 #[test]
-fn counters_and_lockouts_of_one_normalized_value_have_one_name_without_what_was_hashed() {
+fn values_that_normalize_to_one_share_counters_and_lockouts_whose_keys_hide_it() {
     let rules = load_with_secret(
         "
 domain: d
@@ -268,7 +268,7 @@ fn lookups_of_patterns_and_short_normalized_values_allocate_nothing() {
 }
 
 #[test]
-fn a_level_takes_values_in_one_way() {
+fn a_level_matches_values_in_only_one_way() {
     let both = |first: &str, second: &str| with_fields(&format!("    {first}\n    {second}\n"));
     let message = |first: &str, second: &str| {
         format!("5:5 '{first}' and '{second}' both set which values the rule matches: write one of them")
@@ -287,7 +287,7 @@ fn a_level_takes_values_in_one_way() {
 }
 
 #[test]
-fn lists_and_networks_are_whole_and_stand_in_one_rule() {
+fn invalid_and_repeated_values_and_networks_are_errors() {
     let one = |field: &str, expected: &str| check(&with_fields(&format!("    {field}\n")), expected);
     one("one_of: []", "4:13 'one_of' is empty: write at least one value");
     one("one_of: a", "4:13 error checking config: 'one_of' must be a list of values, not 'a'");
@@ -344,7 +344,7 @@ fn share_threshold_needs_something_to_share() {
 }
 
 #[test]
-fn steps_are_known_and_their_numbers_make_sense() {
+fn unknown_steps_and_numbers_out_of_bounds_are_errors() {
     let one =
         |steps: &str, expected: &str| check(&with_fields(&format!("    normalize: {steps}\n")), expected);
     one("trim", "4:16 error checking config: 'normalize' must be a list of steps such as [trim, lowercase]");
@@ -450,7 +450,7 @@ descriptors:
 }
 
 #[test]
-fn every_mistake_in_patterns_is_told_at_once() {
+fn all_mistakes_in_patterns_are_reported_at_once() {
     let text = "
 domain: d
 descriptors:
@@ -464,7 +464,7 @@ descriptors:
 }
 
 #[test]
-fn the_dump_shows_what_every_level_takes() {
+fn the_dump_shows_the_pattern_of_every_level() {
     let rules = load_with_secret(
         "
 domain: d
@@ -544,7 +544,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
-    fn values_share_a_native_key_only_where_one_pattern_takes_them(a in counted(), b in counted()) {
+    fn values_share_a_native_key_only_if_they_share_a_pattern(a in counted(), b in counted()) {
         let of = |counted: &Counted| {
             let (level, value) = counted.level_and_value();
             let rules = load(&with_fields(&format!("{level}    rate_limit: 1/minute\n")));

@@ -76,7 +76,7 @@ fn an_estimate_is_listed_and_outlives_reloads() {
 }
 
 #[test]
-fn what_cannot_work_is_an_error_at_its_place() {
+fn an_invalid_budget_is_an_error_at_its_position() {
     for (fields, place, expected) in [
         ("rate_limit: 9/hour|reserve: 2000", "5:14", "write 'reserve: {amount: 2000}'"),
         ("rate_limit: 9/hour|reserve: [2000]", "5:14", "must be a map, not a list"),

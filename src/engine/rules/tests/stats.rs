@@ -146,7 +146,7 @@ descriptors:
 }
 
 #[test]
-fn counts_are_kept_for_as_long_as_a_rule_of_that_name_exists() {
+fn counts_are_kept_while_a_rule_of_that_name_exists() {
     let total = |rules: &Rules, name: &str| {
         rules.counts().find(|(path, _)| path.to_string() == name).map(|(_, counts)| counts.sum().total_hits)
     };

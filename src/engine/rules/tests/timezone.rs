@@ -11,7 +11,7 @@ fn in_zone(timezone: &str, fields: &str) -> String {
 }
 
 #[test]
-fn a_unit_is_the_calendars_where_a_time_zone_is_named() {
+fn with_a_time_zone_a_unit_is_a_period_of_the_calendar() {
     for timezone in ["UTC", "Europe/Berlin", "America/Argentina/ComodRivadavia", "Etc/GMT+12", "EST5EDT"] {
         for (name, period, unit) in [
             ("day", Period::Day, Unit::Day),
@@ -33,7 +33,7 @@ fn a_unit_is_the_calendars_where_a_time_zone_is_named() {
 }
 
 #[test]
-fn a_time_zone_is_one_and_stands_where_it_means_something() {
+fn unknown_and_misplaced_time_zones_are_errors() {
     for (timezone, expected) in [
         ("Europe/Berln", "did you mean 'Europe/Berlin'?"),
         ("europe/berlin", "did you mean 'Europe/Berlin'?"),
@@ -61,7 +61,7 @@ fn a_time_zone_is_one_and_stands_where_it_means_something() {
 }
 
 #[test]
-fn a_calendars_windows_are_fixed_ones() {
+fn calendar_windows_are_fixed_windows() {
     for algorithm in ["sliding_window", "sliding_log", "token_bucket"] {
         let fixed = "'timezone' is for a fixed_window, and";
         let text = in_zone("UTC", &format!("unit: day, algorithm: {algorithm}"));

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_no_line() {
+    fn a_line_that_is_not_an_object_is_bad() {
         let mut format = JsonFormat::by_name();
         format.source("user").expect("any name will do");
         for line in

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_format_of_envoy_takes_its_own_line() {
+    fn the_default_format_of_envoy_parses_its_own_line() {
         let format = TextFormat::parse(super::super::ENVOY_DEFAULT).expect("a format");
         let line = "[2026-11-16T12:34:56.789Z] \"GET /a?b=\"c\" HTTP/1.1\" 200 - 0 25 3 - \"-\" \"say \"hi\"\" \
                     \"5f\" \"127.0.0.1:1\" \"-\"";

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_truncated_file_is_an_error_after_what_can_be_read() {
+    fn a_truncated_file_is_an_error_after_its_readable_part() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
         encoder.write_all(&[b'a'; 200_000]).expect("memory");
         let mut gzip = encoder.finish().expect("memory");

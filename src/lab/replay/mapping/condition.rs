@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matchers_match_what_they_say() {
+    fn each_matcher_matches_its_texts_and_no_others() {
         let bytes = |text: &str| Box::from(text.as_bytes());
         for (matcher, taken, refused) in [
             (Matcher::Present, "x", None),

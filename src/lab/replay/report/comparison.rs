@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_of_one_name_are_one_row_if_there_is_a_difference() {
+    fn rules_of_one_name_share_a_row_which_is_left_out_without_a_difference() {
         let rules = |rules: &[RuleReport]| RulesReport { rules: rules.to_vec(), ..RulesReport::default() };
         let compared = |denied| {
             let new = rules(&[rule("9 per minute", denied), rule("1 per minute", 0)]);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_one_side_denies_is_beside_its_count_of_the_other() {
+    fn a_key_is_shown_with_its_denials_in_both_sets() {
         let none = || (RulesReport::default(), Vec::new());
         let (rules, mut denied) = none();
         denied.extend([offender("ann", 5), offender("bob", 1), offender("eve", 2)]);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thousand_named_tokens_are_told_apart_in_any_order() {
+    async fn a_thousand_named_tokens_are_distinguished_in_any_order() {
         const COUNT: usize = 1_000;
         let roles = ["view", "operate", "admin"];
         // They differ in their last digits only, or in a digit that one has and the other has not.

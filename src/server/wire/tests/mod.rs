@@ -180,7 +180,7 @@ fn custom_header_names_replace_those_of_the_style_and_add_nothing() {
 }
 
 #[test]
-fn a_limit_of_a_rule_without_headers_is_in_none() {
+fn a_limit_of_a_rule_with_headers_none_is_in_no_header() {
     for style in [HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
         assert_eq!(
             header_lines("hidden", &[(1, 1_000)], &settings(style)),

@@ -256,7 +256,7 @@ fn requests_of_one_shape_share_a_call_and_others_follow_it_in_order() {
 
 proptest! {
     #[test]
-    fn each_is_told_what_it_would_have_been_told_alone_in_the_order_of_arrival(
+    fn each_charge_gets_the_reading_of_serial_execution(
         requests in proptest::collection::vec(proptest::collection::vec(some_charge(), 1..5), 1..30),
     ) {
         check(&requests)?;

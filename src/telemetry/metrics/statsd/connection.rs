@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_no_datagram_holds_is_left_out() {
+    fn a_line_that_exceeds_a_datagram_is_left_out() {
         let fits = "x".repeat(DATAGRAM_BYTES_MAX);
         let lines = format!("a:1|c\n{fits}x\n{fits}\nb:1|c\n{}\n", "ä".repeat(2_000));
         assert_eq!(datagrams(&lines).collect::<Vec<_>>(), ["a:1|c", &fits, "b:1|c"]);

@@ -127,7 +127,7 @@ fn file(object: &Object, name: &str, value: &str) -> SourceFile {
 }
 
 #[test]
-fn the_tables_take_what_the_parser_takes() {
+fn the_tables_and_the_parser_accept_the_same_values() {
     let objects = [
         &RULE_FILE,
         &DEFAULTS,
