@@ -16,8 +16,7 @@ use crate::engine::Timestamp;
 const MAX_EVICTIONS: usize = 32;
 /// Stripes that are tried where a stripe has nothing to evict.
 const MAX_OTHER_STRIPES: usize = 8;
-/// Grains of a stripe's part of the bounds: what is not reported takes at most 1/256 of the store, for counters
-/// and for lockouts each.
+/// Grains of a stripe's part of the bounds: what is not reported takes at most 1/256 of the store.
 const GRAINS: usize = 256;
 /// Upper bounds on a grain: a call must be able to evict more than it reports.
 const MAX_GRAIN_LEN: usize = MAX_EVICTIONS / 2;
@@ -84,12 +83,13 @@ impl Room {
 
     /// Records what `stripe` takes, if that has changed by a grain.
     pub(super) fn account(&self, stripe: &mut Stripe) {
-        let has_grown = |of: fn(&Usage) -> Held| {
+        let has_changed = |of: fn(&Usage) -> Held| {
             let (usage, reported) = (of(&stripe.usage), of(&stripe.reported));
             usage.len.abs_diff(reported.len) >= self.grain.len
                 || usage.bytes.abs_diff(reported.bytes) >= self.grain.bytes
         };
-        if has_grown(|usage| usage.counters) || has_grown(|usage| usage.lockouts) {
+        // Both count towards one bound, and lockouts by themselves towards another.
+        if has_changed(Usage::total) || has_changed(|usage| usage.lockouts) {
             self.report(stripe);
         }
     }
@@ -216,6 +216,32 @@ impl Watch {
             (self.evicted, self.warned) = (evicted, Some(instant));
         } else if self.warned.take().is_some() {
             tracing::warn!(counters, bytes, "memory store has room again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_stripe_has_not_reported_is_less_than_a_grain() {
+        const STRIPES: usize = 256;
+        let room = Room::new(MemorySettings::of_counters(1 << 20), STRIPES);
+        for (counters, lockouts) in
+            (0..40).flat_map(|counters| (0..40).map(move |lockouts| (counters, lockouts)))
+        {
+            let mut stripe = Stripe::default();
+            stripe.usage.counters = Held { len: counters, bytes: 200 * counters };
+            stripe.usage.lockouts = Held { len: lockouts, bytes: 200 * lockouts };
+            room.account(&mut stripe);
+            let (usage, reported) = (stripe.usage.total(), stripe.reported.total());
+            let unreported = Held { len: usage.len - reported.len, bytes: usage.bytes - reported.bytes };
+            let bound = Held { len: room.unreported.len / STRIPES, bytes: room.unreported.bytes / STRIPES };
+            assert!(
+                unreported.len <= bound.len && unreported.bytes <= bound.bytes,
+                "{counters} counters and {lockouts} lockouts: {unreported:?} of {bound:?}"
+            );
         }
     }
 }

@@ -49,6 +49,14 @@ pub(super) struct Usage {
     pub(super) lockouts: Held,
 }
 
+impl Usage {
+    /// Counters and lockouts together.
+    pub(super) fn total(&self) -> Held {
+        let Self { counters, lockouts } = self;
+        Held { len: counters.len + lockouts.len, bytes: counters.bytes + lockouts.bytes }
+    }
+}
+
 /// One counter. Its window and its algorithm are part of its name: a key whose rule was given another window
 /// starts at zero, and one state never serves two kinds of window.
 #[derive(Debug)]
