@@ -130,6 +130,9 @@ pub(in crate::server) fn decode_settle(body: &[u8]) -> Result<SettleRequest<'_>,
     let amount = members::amount("amount", amount)?;
     let request = request(domain, entries, descriptors, Uint::default())?;
     check_own_amounts(&request)?;
+    if usage.is_some() && request.descriptors.iter().any(|descriptor| descriptor.hits_addend.is_some()) {
+        return Err(InvalidRequest::new("'hitsAddend' of a descriptor and 'usage': send one of them"));
+    }
     if is_missing && request.descriptors.iter().any(|descriptor| descriptor.hits_addend.is_none()) {
         return Err(InvalidRequest::new(
             "missing 'amount': send the real amount or the 'usage', or use /v1/release",
@@ -262,10 +265,15 @@ mod tests {
             (r#""ticket": "-""#, "missing 'amount'"),
             (r#""ticket": "-", "amount": 5, "usage": {"output": 5}"#, "send one of them"),
             (r#""ticket": "-", "usage": {"outputs": 5}"#, "unknown field `outputs`"),
+            (
+                r#""ticket": "-", "usage": {"output": 5}, "descriptors": [{"entries": [], "hitsAddend": 5}]"#,
+                "'hitsAddend' of a descriptor and 'usage': send one of them",
+            ),
             (r#""ticket": "-", "amount": -5"#, "expected a whole number"),
             (r#""ticket": "-", "amount": 5, "finally": true"#, "unknown field `finally`"),
         ] {
-            let body = format!(r#"{{"domain": "ai", "entries": {{"user": "a"}}, {members}}}"#);
+            let entries = if members.contains("descriptors") { "" } else { r#""entries": {"user": "a"}, "# };
+            let body = format!(r#"{{"domain": "ai", {entries}{members}}}"#);
             let error = decode_settle(body.as_bytes()).map(drop).expect_err(members);
             assert!(error.to_string().contains(expected), "{members}: {error}");
         }
