@@ -20,6 +20,7 @@ use tollgate::store::{Charge, Reading, Store};
 use crate::places::{peek, ticket};
 use crate::store::{connected, connected_by_callers_clock};
 use crate::support::case_clock::CaseClock;
+use crate::support::cases;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
 
@@ -27,11 +28,11 @@ const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
 const LIMIT: u32 = 100;
 const MEMORY_SECS: u32 = 600;
 /// So long that no window ends in a test against the model, which has none.
-const LONG: Limit =
+pub(crate) const LONG: Limit =
     Limit { requests_per_unit: LIMIT, window: Window::of_secs(864_000), algorithm: Algorithm::FixedWindow };
 
 /// A charge to the budget `key` with this action.
-fn charge(key: &str, limit: Limit, on_expiry: OnExpiry, action: Action) -> Charge {
+pub(crate) fn charge(key: &str, limit: Limit, on_expiry: OnExpiry, action: Action) -> Charge {
     let (hits, mode) = action.hits().unwrap_or((Hits::Add(0), ChargeMode::IfAllowed));
     let enforcement = match action {
         Action::Settle(_) => Enforcement::Shadow,
@@ -42,15 +43,15 @@ fn charge(key: &str, limit: Limit, on_expiry: OnExpiry, action: Action) -> Charg
     Charge { key: Bytes::from(key.to_owned()), limit, hits, mode, enforcement, reserve, ..peek("") }
 }
 
-const fn opening(ticket: Ticket, amount: u32, ttl_secs: u32) -> Opening {
+pub(crate) const fn opening(ticket: Ticket, amount: u32, ttl_secs: u32) -> Opening {
     Opening { ticket: Some(ticket), amount, ttl_secs, is_anonymous: false, is_named: false }
 }
 
-const fn extending(ticket: Ticket, ttl_secs: u32, amount: u32) -> Action {
+pub(crate) const fn extending(ticket: Ticket, ttl_secs: u32, amount: u32) -> Action {
     Action::Extend(Extension { ticket, ttl_secs, amount })
 }
 
-const fn settling(of: Settled, amount: u32) -> Action {
+pub(crate) const fn settling(of: Settled, amount: u32) -> Action {
     Action::Settle(Settlement { of, amount })
 }
 
@@ -73,7 +74,7 @@ pub(crate) fn every_action(key: &str, ticket: Ticket) -> Vec<Charge> {
     actions.map(|action| charge(key, LONG, OnExpiry::Charge, action)).into()
 }
 
-async fn ask(store: &dyn Store, charge: Charge, now: Timestamp) -> Reading {
+pub(crate) async fn ask(store: &dyn Store, charge: Charge, now: Timestamp) -> Reading {
     complete(store.charge(&[charge], now).await).expect("readings")[0]
 }
 
@@ -363,7 +364,7 @@ fn agrees(
     Ok(())
 }
 
-/// 500 sequences of up to 60 calls.
+/// 500 sequences of up to 60 calls, unless [`cases`] says otherwise.
 #[test]
 fn memory_redis_and_the_model_agree_on_budgets() {
     let sequences = collection::vec((0..25_000_000_u64, some_step()), 1..60);
@@ -375,7 +376,7 @@ fn memory_redis_and_the_model_agree_on_budgets() {
         (server, redis)
     });
     let memory = MemoryStore::new(MemorySettings::of_counters(1_000_000));
-    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(500) });
+    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases(500)) });
     let steps = AtomicU64::new(0);
     let outcome = runner.run(&(limits(), on_expiry, sequences), |(limit, on_expiry, sequence)| {
         steps.fetch_add(sequence.len() as u64, Ordering::Relaxed);
@@ -431,6 +432,58 @@ async fn a_denial_names_the_earliest_moment_that_admits() {
             assert_eq!(ask(store, asking(ticket(9)), before).await.outcome, Denied, "case {number}");
             assert_eq!(ask(store, asking(ticket(9)), then).await.outcome, Charged, "case {number}");
         }
+    }
+}
+
+/// Holds and what is known of their tickets do not belong to a window: the amount counts in the one in which it is settled.
+#[tokio::test]
+async fn holds_and_settlements_outlive_the_window_in_which_they_began() {
+    let server = Redis::start().await;
+    let redis = connected_by_callers_clock(&server.settings()).await;
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
+    let day = Limit::per(LIMIT, Unit::Day);
+    let [before, after] = [86_390, 86_410].map(|secs| Timestamp::from_secs(MIDNIGHT.as_secs() + secs));
+    for store in [&redis as &dyn Store, &memory] {
+        let at = async |action, now| {
+            let reading = ask(store, charge("a/", day, OnExpiry::Release, action), now).await;
+            let report = reading.budget.expect("a report");
+            (report.event, reading.used - u64::from(report.held), report.held)
+        };
+        let settle = |number, amount| settling(Settled::Whole(ticket(number)), amount);
+        for number in [1, 2] {
+            let opened = at(Action::Open(opening(ticket(number), 30, 60)), before).await;
+            assert_eq!(opened, (HoldEvent::Opened, 0, 30 * u32::from(number)));
+        }
+        assert_eq!(at(settle(1, 20), before).await, (HoldEvent::Settled, 20, 30));
+        assert_eq!(at(Action::Look, after).await, (HoldEvent::None, 0, 30), "the hold goes over");
+        assert_eq!(
+            at(settle(1, 20), after).await,
+            (HoldEvent::Repeated, 0, 30),
+            "it counted on the day before"
+        );
+        for event in [HoldEvent::Settled, HoldEvent::Repeated] {
+            assert_eq!(at(settle(2, 50), after).await, (event, 50, 0));
+        }
+    }
+}
+
+/// The hold of the caller makes no room for itself: when it ends, there is nothing to raise.
+#[tokio::test]
+async fn a_raise_that_is_denied_waits_for_the_holds_of_others() {
+    let server = Redis::start().await;
+    let redis = connected_by_callers_clock(&server.settings()).await;
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
+    let after = |micros: u64| Timestamp::from_micros(MIDNIGHT.as_micros() + micros);
+    for store in [&redis as &dyn Store, &memory] {
+        let on = |action| charge("a/", LONG, OnExpiry::Release, action);
+        ask(store, on(Action::Open(opening(ticket(1), 50, 10))), MIDNIGHT).await;
+        ask(store, on(Action::Open(opening(ticket(2), 40, 600))), MIDNIGHT).await;
+        let raise = async |micros| ask(store, on(extending(ticket(1), 0, 70)), after(micros)).await;
+        let denied = raise(0).await;
+        assert_eq!((denied.outcome, denied.reset.as_secs()), (Denied, 600));
+        assert_eq!(ask(store, on(extending(ticket(1), 900, 0)), MIDNIGHT).await.outcome, Charged);
+        assert_eq!(raise(599_999_999).await.outcome, Denied);
+        assert_eq!(raise(600_000_000).await.outcome, Charged);
     }
 }
 

@@ -30,6 +30,7 @@ domain: example
 descriptors:
   - key: tenant
     concurrency: {max: 3, ttl: 10m, name: in-flight}
+  - {key: tenant, value: many, concurrency: {max: 20, ttl: 10m}}
   - key: batch
     rate_limits:
       - concurrency: {max: 2, ttl: 1m}
@@ -397,6 +398,49 @@ async fn envoy_gives_every_place_back_in_whatever_phase_its_client_leaves() {
         nothing_is_held(&tollgate, &redis, "after clients have left").await;
     }
     assert_eq!(envoy.stat("cluster.upstream.ratelimit.error").await, 0);
+}
+
+#[tokio::test]
+async fn of_two_hundred_slow_requests_twenty_are_in_flight_and_none_leaves_a_place_behind() {
+    let (redis, tollgate, upstream, envoy) = behind_envoy().await;
+    let (url, client) = (format!("http://127.0.0.1:{}/", envoy.address().1), Client::new());
+    let mut requests: Vec<_> = (0..200)
+        .map(|_| {
+            let request = client.get(&url).header("x-tenant", "many").send();
+            tokio::spawn(async move {
+                let answer = request.await.expect("Envoy answers");
+                let status = answer.status().as_u16();
+                drop(answer.bytes().await);
+                status
+            })
+        })
+        .collect();
+    let held = async || {
+        let look = with(&json!({ "tenant": "many" }), json!({ "weight": 0 }));
+        20 - post(tollgate.url("/v1/acquire"), &look).await.1["remaining"].as_i64().expect("a number")
+    };
+    upstream.has(20).await;
+    eventually("all others are answered", async || {
+        requests.iter().filter(|request| request.is_finished()).count() == 180
+    })
+    .await;
+    let (denied, in_flight): (Vec<_>, Vec<_>) = requests.drain(..).partition(|request| request.is_finished());
+    for request in denied {
+        assert_eq!(request.await.expect("an answer"), 429);
+    }
+    assert_eq!((held().await, in_flight.len()), (20, 20));
+    // Some clients leave before the answer, some within it, and some have all of it.
+    in_flight[..7].iter().for_each(tokio::task::JoinHandle::abort);
+    eventually("their places come back", async || held().await == 13).await;
+    upstream.allow(Stage::Head);
+    in_flight[7..14].iter().for_each(tokio::task::JoinHandle::abort);
+    eventually("theirs too", async || held().await == 6).await;
+    upstream.allow(Stage::Whole);
+    for request in in_flight.into_iter().skip(14) {
+        assert_eq!(request.await.expect("an answer"), 200);
+    }
+    eventually("no place is taken", async || held().await == 0).await;
+    assert_eq!(redis.len(), 0);
 }
 
 /// Envoy cancels its call, and makes no second one: tollgate itself must see that its caller has gone.

@@ -44,6 +44,35 @@ async fn holds_and_places_are_counted_for_each_rule() {
     }
 }
 
+#[tokio::test]
+async fn a_repeated_reservation_is_counted_once_and_a_raise_that_does_not_fit_as_denied() {
+    for replica in Replica::each().await {
+        let both = || json!({ "user": "a", "tenant": "a" });
+        let mut ticket = Value::Null;
+        for _ in 0..3 {
+            let reserve = json!({ "amount": 300, "id": "one" });
+            let (status, answer) = replica.post("/v1/reserve", both(), reserve).await;
+            assert_eq!(status, StatusCode::OK, "{answer}");
+            ticket = answer["ticket"].clone();
+        }
+        replica.reserve(600).await;
+        let raise = json!({ "ticket": ticket, "amount": 500 });
+        let (status, _) = replica.post("/v1/extend", json!({ "user": "a" }), raise).await;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+        let answer = reqwest::get(replica.service.debug_url("/metrics")).await.expect("an answer");
+        let metrics = answer.text().await.expect("text");
+        for line in [
+            "tollgate_rule_holds{domain=\"ai\",rule=\"ai.tenant\",event=\"opened\"} 1\n",
+            "tollgate_rule_holds{domain=\"ai\",rule=\"ai.user\",event=\"opened\"} 2\n",
+            "tollgate_rule_holds{domain=\"ai\",rule=\"ai.user\",event=\"denied\"} 1\n",
+            "tollgate_holds{event=\"denied\"} 1\n",
+            "tollgate_tickets{event=\"acquired\"} 1\n",
+        ] {
+            assert!(metrics.contains(line), "{line}{metrics}");
+        }
+    }
+}
+
 /// Holds and places that end by themselves are found when their key is used next, whatever uses it.
 #[tokio::test]
 async fn what_ends_by_itself_is_counted_once() {

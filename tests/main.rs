@@ -87,6 +87,7 @@ mod store_redis;
 mod store_scripts;
 mod supervision;
 mod support;
+mod ticket_repeats;
 mod tidy;
 mod tls;
 mod traces;

@@ -10,6 +10,7 @@ use proptest::{collection, option, prelude::*};
 use tokio::runtime;
 use tokio::task::JoinSet;
 use tollgate::engine::algorithm::group::ChargeOutcome::{self, Charged, Denied, Withheld};
+use tollgate::engine::algorithm::places::PlaceReport;
 use tollgate::engine::{
     Algorithm, ChargeMode, Enforcement, FailurePolicy, Hits, Hold, Limit, Ticket, Timestamp, Unit, Window,
 };
@@ -20,6 +21,7 @@ use crate::store::{connected, connected_by_callers_clock};
 use crate::support::case_clock::CaseClock;
 use crate::support::redis::Redis;
 use crate::support::stores::complete;
+use crate::support::{cases, variable};
 
 const MIDNIGHT: Timestamp = Timestamp::from_secs(1_699_920_000);
 const TTL_SECS: u32 = 120;
@@ -76,7 +78,7 @@ pub(crate) async fn outcomes(store: &dyn Store, charges: &[Charge]) -> Vec<(Char
 }
 
 /// An acquisition under a ticket that its caller names.
-fn acquire_named(key: &'static str, ticket: Ticket, weight: u32) -> Charge {
+pub(crate) fn acquire_named(key: &'static str, ticket: Ticket, weight: u32) -> Charge {
     let charge = acquire(key, ticket, weight);
     let hold = charge.hold.map(|hold| Box::new(Hold { is_named: true, ..*hold }));
     Charge { hold, ..charge }
@@ -242,7 +244,7 @@ fn charges_of(case: u64, step: &Step, tickets: &[u8]) -> Vec<Charge> {
     }
 }
 
-/// 2,500 sequences of up to 60 requests.
+/// 2,500 sequences of up to 60 requests, unless [`cases`] says otherwise.
 #[test]
 fn memory_redis_and_the_model_agree_on_places() {
     let sequences = collection::vec((0..40_000_000_u64, some_step()), 1..60);
@@ -253,7 +255,8 @@ fn memory_redis_and_the_model_agree_on_places() {
         (server, redis)
     });
     let memory = MemoryStore::new(MemorySettings::of_counters(1_000_000));
-    let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(2_500) });
+    let mut runner =
+        TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(cases(2_500)) });
     let steps = AtomicU64::new(0);
     let outcome = runner.run(&sequences, |sequence| {
         let (case, mut clock) = (fastrand::u64(..), CaseClock::starting_at(MIDNIGHT));
@@ -277,7 +280,11 @@ fn memory_redis_and_the_model_agree_on_places() {
             prop_assert_eq!(held, modelled, "{:?}", step);
             // A counter that is dropped as a whole reports no places that have ended.
             let without_expired = |readings: Vec<Reading>| -> Vec<Reading> {
-                readings.into_iter().map(|reading| Reading { budget: None, ..reading }).collect()
+                let of = |places| PlaceReport { expired: 0, ..places };
+                readings
+                    .into_iter()
+                    .map(|reading| Reading { places: of(reading.places), ..reading })
+                    .collect()
             };
             prop_assert_eq!(without_expired(in_memory), without_expired(in_redis), "{:?}", step);
             steps.fetch_add(1, Ordering::Relaxed);
@@ -321,29 +328,75 @@ async fn places_that_have_ended_by_themselves_are_reported() {
         let expired = async |charge: Charge, secs: u64| {
             let now = Timestamp::from_secs(MIDNIGHT.as_secs() + secs);
             let readings = complete(store.charge(&[charge], now).await).expect("readings");
-            readings[0].budget.map(|report| report.expired)
+            readings[0].places.expired
         };
-        assert_eq!(expired(acquire("a", ticket(1), 2), 0).await, None);
-        assert_eq!(expired(acquire("a", ticket(2), 1), 60).await, None);
-        assert_eq!(
-            expired(acquire("a", ticket(3), 1), 130).await,
-            Some(1),
-            "the first ticket, with both places"
-        );
-        assert_eq!(expired(acquire("a", ticket(4), 1), 131).await, None);
-        assert_eq!(expired(release("a", ticket(2)), 181).await, Some(1), "it comes too late");
-        assert_eq!(expired(release("a", ticket(2)), 181).await, None);
-        assert_eq!(expired(release("a", ticket(3)), 182).await, None);
+        assert_eq!(expired(acquire("a", ticket(1), 2), 0).await, 0);
+        assert_eq!(expired(acquire("a", ticket(2), 1), 60).await, 0);
+        assert_eq!(expired(acquire("a", ticket(3), 1), 130).await, 1, "the first ticket, with both places");
+        assert_eq!(expired(acquire("a", ticket(4), 1), 131).await, 0);
+        assert_eq!(expired(release("a", ticket(2)), 181).await, 1, "it comes too late");
+        assert_eq!(expired(release("a", ticket(2)), 181).await, 0);
+        assert_eq!(expired(release("a", ticket(3)), 182).await, 0);
 
         let of_many = |number| {
             let limit = Limit { requests_per_unit: 1_000, ..peek("many").limit };
             Charge { limit, ..acquire("many", numbered(number), 1) }
         };
         for number in 0..300 {
-            assert_eq!(expired(of_many(number), 200).await, None);
+            assert_eq!(expired(of_many(number), 200).await, 0);
         }
-        assert_eq!(expired(of_many(300), 330).await, Some(300), "all at once");
+        let mut found = Vec::new();
+        for number in 300..312 {
+            found.push(expired(of_many(number), 330).await);
+        }
+        assert_eq!(found, [32, 32, 32, 32, 32, 32, 32, 32, 32, 12, 0, 0], "few by each call");
     }
+}
+
+/// Also where so many tickets have ended with it that they are not dropped yet.
+#[tokio::test]
+async fn a_named_ticket_begins_anew_once_its_places_have_ended() {
+    let server = Redis::start().await;
+    let redis = connected_by_callers_clock(&server.settings()).await;
+    let memory = MemoryStore::new(MemorySettings::of_counters(1_000));
+    for store in [&redis as &dyn Store, &memory] {
+        let ask = async |charge: Charge, secs: u64| {
+            let limit = Limit { requests_per_unit: 1_000, ..charge.limit };
+            let now = Timestamp::from_secs(MIDNIGHT.as_secs() + secs);
+            complete(store.charge(&[Charge { limit, ..charge }], now).await).expect("readings")[0]
+        };
+        for number in 0..100 {
+            assert_eq!(ask(acquire("a", numbered(number), 1), 0).await.outcome, Charged);
+        }
+        assert_eq!(ask(acquire_named("a", ticket(200), 3), 0).await.used, 103);
+        let anew = ask(acquire_named("a", ticket(200), 1), 130).await;
+        assert_eq!((anew.outcome, anew.used, anew.reset.as_secs()), (Charged, 1, TTL_SECS.into()));
+        assert_eq!(anew.places, PlaceReport { expired: 33, is_known: false });
+        let renewed = ask(renew("a", ticket(200)), 140).await;
+        assert_eq!((renewed.outcome, renewed.used), (Charged, 1), "the others have ended");
+        let known = ask(acquire_named("a", ticket(200), 1), 150).await;
+        assert_eq!((known.used, known.places), (1, PlaceReport { expired: 0, is_known: true }));
+        let released = ask(release("a", ticket(200)), 160).await;
+        assert_eq!((released.outcome, released.used), (Charged, 0));
+    }
+}
+
+/// Redis goes by its own time.
+#[tokio::test]
+async fn a_replica_whose_clock_is_wrong_frees_no_place_and_keeps_none() {
+    let server = Redis::start().await;
+    let redis = connected(&server.settings()).await;
+    let ask = async |charge: Charge, now| {
+        complete(redis.charge(&[charge], now).await).expect("readings")[0].outcome
+    };
+    let [behind, ahead] = [0, 86_400].map(|secs| Timestamp::from_secs(MIDNIGHT.as_secs() + secs));
+    assert_eq!(ask(acquire("a", ticket(1), MAX), ahead).await, Charged);
+    for now in [ahead, behind, ahead] {
+        assert_eq!(ask(acquire("a", ticket(2), 1), now).await, Denied);
+        assert_eq!(ask(renew("a", ticket(1)), now).await, Charged);
+    }
+    assert_eq!(ask(release("a", ticket(1)), behind).await, Charged);
+    assert_eq!(ask(acquire("a", ticket(2), MAX), behind).await, Charged);
 }
 
 /// Nobody is thrown out when a rule gets fewer places, and nothing is let in until enough have left.
@@ -395,7 +448,8 @@ async fn ten_thousand_places_on_one_key_are_held_and_given_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_on_three_replicas_never_hold_more_than_the_places() {
     const CALLERS: usize = 64;
-    const ROUNDS: u32 = 60;
+    // As with `cases`: the more, the longer.
+    let rounds = variable("TOLLGATE_ROUNDS").unwrap_or(60);
     let server = Redis::start().await;
     let mut replicas = Vec::new();
     for _ in 0..3 {
@@ -408,7 +462,7 @@ async fn callers_on_three_replicas_never_hold_more_than_the_places() {
             (Arc::clone(&replicas[caller % 3]), Arc::clone(&in_flight), Arc::clone(&acquired));
         callers.spawn(async move {
             let mut most = 0;
-            for round in 0..ROUNDS {
+            for round in 0..rounds {
                 let mut bits = [0; 16];
                 bits[..8].copy_from_slice(&(caller as u64 + 1).to_be_bytes());
                 bits[8..12].copy_from_slice(&round.to_be_bytes());

@@ -1,4 +1,5 @@
-//! Releases of places: carried out though Redis fails or the caller has gone, and reported if they are not.
+//! Releases of places, and settlements: carried out though Redis fails or the caller has gone, and reported if they are
+//! not.
 
 use std::sync::Arc;
 
@@ -21,11 +22,16 @@ const RULES: &str = "
 domain: example
 descriptors:
   - {key: tenant, concurrency: {max: 3, ttl: 10m}}
+  - {key: user, rate_limit: {unit: year, requests_per_unit: 1000}, reserve: {amount: 400, ttl: 10m}}
 ";
 
 /// Status and body of a POST about a tenant.
 async fn post(service: &Service, path: &str, more: Value) -> (u16, Value) {
-    let mut body = json!({ "domain": "example", "entries": { "tenant": "a" } });
+    post_about(service, path, json!({ "tenant": "a" }), more).await
+}
+
+async fn post_about(service: &Service, path: &str, entries: Value, more: Value) -> (u16, Value) {
+    let mut body = json!({ "domain": "example", "entries": entries });
     if let Value::Object(more) = more {
         more.into_iter().for_each(|(name, value)| body[name] = value);
     }
@@ -91,6 +97,63 @@ async fn releases_that_are_given_up_are_counted() {
     let (status, _) = post(&service, "/v1/release", json!({ "ticket": ticket })).await;
     assert_eq!(status, 503);
     eventually("it is counted", async || metric(&service, "tollgate_redis_releases_lost").await == "1").await;
+}
+
+fn user() -> Value {
+    json!({ "user": "a" })
+}
+
+/// Ticket of a reservation of the user.
+async fn reserved(service: &Service) -> Value {
+    let mut ticket = Value::Null;
+    eventually("an amount is held", async || {
+        let (status, answer) = post_about(service, "/v1/reserve", user(), json!({})).await;
+        ticket = answer["ticket"].clone();
+        status == 200
+    })
+    .await;
+    ticket
+}
+
+/// Redis may have counted a settlement whose reply is lost, and has not where it never arrived.
+#[tokio::test]
+async fn a_settlement_that_is_not_answered_is_repeated_and_counts_once() {
+    for lost in [Passage::OneWay, Passage::Shut] {
+        let (_redis, proxy, service) = behind_proxy().await;
+        let settle = json!({ "ticket": reserved(&service).await, "amount": 170 });
+        proxy.set(lost);
+        let (status, _) = post_about(&service, "/v1/settle", user(), settle.clone()).await;
+        assert_eq!(status, 503, "it is not known to be counted");
+        proxy.set(Passage::Open);
+        proxy.reset();
+        let usage = async || {
+            let answer = reqwest::get(service.url("/v1/usage?domain=example&user=a")).await;
+            let answer: Value = answer.expect("an answer").json().await.expect("JSON");
+            (answer["used"].clone(), answer["held"].clone())
+        };
+        eventually("tollgate repeats it", async || usage().await == (json!(170), json!(0))).await;
+        let (status, again) = post_about(&service, "/v1/settle", user(), settle).await;
+        assert_eq!(
+            (status, &again["first"], &again["charged"]),
+            (200, &json!(false), &json!(170)),
+            "{again}"
+        );
+        assert_eq!(usage().await, (json!(170), json!(0)));
+    }
+}
+
+#[tokio::test]
+async fn amounts_that_are_lost_are_counted() {
+    let (_redis, proxy, service) = behind_proxy().await;
+    let ticket = reserved(&service).await;
+    proxy.set(Passage::Shut);
+    for (ticket, name) in
+        [(json!("-"), "tollgate_holds{event=\"unsettled\"}"), (ticket, "tollgate_redis_settlements_lost")]
+    {
+        let settle = json!({ "ticket": ticket, "amount": 170 });
+        assert_eq!(post_about(&service, "/v1/settle", user(), settle).await.0, 503);
+        eventually(name, async || metric(&service, name).await == "1").await;
+    }
 }
 
 #[tokio::test]

@@ -195,6 +195,45 @@ async fn an_extension_of_several_budgets_raises_all_or_none() {
         assert_eq!(api.usage("a").await, [0, 400, 1]);
         let extend = json!({ "ticket": held["ticket"], "amount": 500 });
         assert_eq!(api.post("/v1/extend", user("a"), extend).await.1["amount"], 500);
+
+        let settle = json!({ "ticket": held["ticket"], "amount": 10 });
+        assert_eq!(api.post("/v1/settle", json!({ "small": "s" }), settle).await.0, 200);
+        let extend = json!({ "ticket": held["ticket"], "amount": 600 });
+        let (status, gone) = api.post("/v1/extend", both, extend).await;
+        assert_eq!((status, &gone["error"]), (404, &json!("unknown_ticket")), "one of them is gone: {gone}");
+        assert_eq!(api.usage("a").await, [0, 500, 1]);
+    }
+}
+
+#[tokio::test]
+async fn descriptors_of_an_acquisition_renew_and_release_it_as_they_were() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let entries = |key: &str| json!([{ "key": key, "value": "a" }]);
+        let descriptors = json!([
+            { "entries": entries("tenant"), "hitsAddend": 2 },
+            { "entries": entries("user"), "hitsAddend": 300 }
+        ]);
+        let call = async |path: &str, more: Value| {
+            let mut body = json!({ "domain": "ai", "descriptors": descriptors });
+            let more = more.as_object().expect("members").clone();
+            body.as_object_mut().expect("members").extend(more);
+            let answer = Client::new().post(api.0.url(path)).body(body.to_string()).send().await;
+            answer.expect("an answer").json::<Value>().await.expect("JSON")
+        };
+        let held = call("/v1/reserve", json!({})).await;
+        assert_eq!(api.usage("a").await, [0, 300, 1], "{held}");
+        let renewed = call("/v1/renew", json!({ "ticket": held["ticket"], "ttl": "1d" })).await;
+        assert_eq!(
+            renewed,
+            json!({ "renewed": true, "expiresIn": 1_200 }),
+            "places have the ttl of their rule"
+        );
+        let only = json!({ "ticket": held["ticket"], "ttl": "1d" });
+        let (_, longer) = api.post("/v1/renew", user("a"), only).await;
+        assert!(is_within(&longer["expiresIn"], 3_590..=3_600), "at most that of a budget: {longer}");
+        let released = call("/v1/release", json!({ "ticket": held["ticket"] })).await;
+        assert_eq!((released, api.usage("a").await), (json!({ "released": true }), [0, 0, 0]));
     }
 }
 
@@ -291,6 +330,8 @@ async fn what_cannot_be_meant_is_refused_by_its_name() {
         ("settle", json!({ "ticket": "req-7f3a", "amount": 5 }), "invalid 'ticket'"),
         ("release", json!({ "ticket": "req-7f3a" }), "invalid 'ticket'"),
         ("release", json!({}), "/v1/reserve or /v1/acquire"),
+        ("reserve", json!({ "amount": 1_u64 << 53 }), "'amount' is at most 4294967295"),
+        ("settle", json!({ "ticket": "-", "amount": -1 }), "expected a whole number"),
     ] {
         let (status, answer) = api.post(&format!("/v1/{path}"), user("a"), members.clone()).await;
         assert_eq!((status, &answer["error"]), (400, &json!("invalid_request")), "{path} {members}");
@@ -328,6 +369,44 @@ async fn a_settlement_counts_whatever_is_known_of_its_ticket() {
     let (status, none) =
         api.post("/v1/settle", json!({ "requests": "a" }), json!({ "ticket": "-", "amount": 1 })).await;
     assert_eq!((status, &none["error"]), (404, &json!("no_budget")));
+}
+
+/// Over gRPC, where an error may let a request pass.
+#[tokio::test]
+async fn an_amount_that_no_budget_has_counts_as_the_largest() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let (denied, ticket) = call(api.0.grpc, &[(&[("app", "a")], 1 << 53)]).await;
+        assert_eq!((denied.overall_code, ticket), (i32::from(Code::OverLimit), None), "as an estimate");
+        let (_, held) = api.post("/v1/reserve", user("a"), json!({ "amount": 10 })).await;
+        let entries = [("user", "a"), ("tollgate.ticket", held["ticket"].as_str().expect("a ticket"))];
+        for _ in 0..2 {
+            let (settled, _) = call(api.0.grpc, &[(&entries, 1 << 53)]).await;
+            assert_eq!(settled.overall_code, i32::from(Code::Ok));
+            assert_eq!(api.usage("a").await, [u32::MAX.into(), 0, 0], "once");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ticket_ends_no_hold_of_other_entries() {
+    let (_redis, apis) = apis().await;
+    for api in apis {
+        let (_, held) = api.post("/v1/reserve", user("a"), json!({ "amount": 300 })).await;
+        let with = |more: Value| {
+            let mut body = json!({ "ticket": held["ticket"] });
+            body.as_object_mut().expect("members").extend(more.as_object().expect("members").clone());
+            body
+        };
+        let (_, late) = api.post("/v1/settle", user("b"), with(json!({ "amount": 20 }))).await;
+        assert_eq!((&late["late"], &late["charged"]), (&json!(true), &json!(20)), "{late}");
+        assert_eq!(api.post("/v1/extend", user("c"), with(json!({}))).await.0, 404);
+        assert_eq!(api.post("/v1/release", user("c"), with(json!({}))).await.1, json!({ "released": false }));
+        assert_eq!((api.usage("a").await, api.usage("b").await), ([0, 300, 1], [20, 0, 0]));
+        let (_, settled) = api.post("/v1/settle", user("a"), with(json!({ "amount": 250 }))).await;
+        assert_eq!((&settled["first"], &settled["late"]), (&json!(true), &Value::Null), "{settled}");
+        assert_eq!((api.usage("a").await, api.usage("b").await), ([250, 0, 0], [20, 0, 0]));
+    }
 }
 
 #[tokio::test]

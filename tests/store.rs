@@ -20,6 +20,7 @@ use tollgate::store::redis::{RedisSettings, RedisStore};
 use tollgate::store::{Charge, Lockout, Store, StoreError};
 
 use crate::support::case_clock::CaseClock;
+use crate::support::eventually;
 use crate::support::redis::cluster::Cluster;
 use crate::support::redis::sentinel::{Passwords, Sentinels};
 use crate::support::redis::{Redis, User};
@@ -190,6 +191,7 @@ promises! {
     keys_may_hold_any_bytes
     callers_at_once_are_admitted_exactly_up_to_the_limit
     places_come_back_by_their_own_ticket_only
+    amounts_are_held_and_settled_once_by_their_own_ticket
 }
 
 async fn hits_of_one_window_add_up(bed: &Bed) {
@@ -272,6 +274,34 @@ async fn keys_may_hold_any_bytes(bed: &Bed) {
         }
     }
     assert_eq!(bed.len(), keys.len());
+}
+
+async fn amounts_are_held_and_settled_once_by_their_own_ticket(bed: &Bed) {
+    use crate::budgets::{LONG, ask, charge, opening, settling};
+    use crate::places::ticket;
+    use tollgate::engine::algorithm::group::ChargeOutcome::{Charged, Denied, Withheld};
+    use tollgate::engine::reserve::{Action, HoldEvent, OnExpiry, Settled};
+
+    let store = bed.store();
+    let on = |key, action| charge(key, LONG, OnExpiry::Release, action);
+    let open = |key, number, amount| on(key, Action::Open(opening(ticket(number), amount, 600)));
+    let settle = async |key, number, amount| {
+        let action = settling(Settled::Whole(ticket(number)), amount);
+        let reading = ask(store, on(key, action), MIDNIGHT).await;
+        (reading.used, reading.budget.expect("a report").event)
+    };
+    let held = async |key| ask(store, on(key, Action::Look), MIDNIGHT).await.budget.expect("a report").held;
+    assert_eq!(ask(store, open("{a}/", 1, 60), MIDNIGHT).await.outcome, Charged);
+    assert_eq!(ask(store, open("{a}/", 2, 60), MIDNIGHT).await.outcome, Denied, "it does not fit beside it");
+    let both = [open("{b}/", 3, 20), open("{a}/", 3, 60)];
+    let readings = complete(store.charge(&both, MIDNIGHT).await).expect("readings");
+    assert_eq!([readings[0].outcome, readings[1].outcome], [Withheld, Denied]);
+    eventually("nothing is held of a denied request", async || held("{b}/").await == 0).await;
+    assert_eq!(settle("{b}/", 1, 5).await, (5, HoldEvent::Late), "its ticket holds nothing under this key");
+    assert_eq!(held("{a}/").await, 60);
+    assert_eq!(settle("{a}/", 1, 80).await, (80, HoldEvent::Settled), "in full");
+    assert_eq!(settle("{a}/", 1, 80).await, (80, HoldEvent::Repeated));
+    assert_eq!(held("{a}/").await, 0);
 }
 
 async fn places_come_back_by_their_own_ticket_only(bed: &Bed) {

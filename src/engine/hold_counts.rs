@@ -10,7 +10,7 @@ use super::reserve::{Action, HoldEvent};
 pub enum HoldCount {
     /// A hold was opened, or a ticket took places.
     Opened,
-    /// It did not fit.
+    /// It did not fit, or what was to raise it.
     Denied,
     /// A hold was settled, or a ticket was released.
     Settled,
@@ -34,7 +34,7 @@ impl HoldCount {
             (HoldEvent::Settled, _) => Some(Self::Settled),
             (HoldEvent::Late, _) => Some(Self::Late),
             (HoldEvent::Repeated, _) => Some(Self::Repeated),
-            (HoldEvent::None | HoldEvent::TooMany, Action::Open(_)) => {
+            (HoldEvent::None | HoldEvent::TooMany, Action::Open(_) | Action::Extend(_)) => {
                 (reading.outcome == ChargeOutcome::Denied).then_some(Self::Denied)
             }
             (
@@ -73,6 +73,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::engine::algorithm::places::PlaceReport;
     use crate::engine::reserve::{Opening, Report};
 
     /// As in a Redis Cluster, where a limit in another slot may deny the request.
@@ -81,7 +82,8 @@ mod tests {
         let opening = Opening { ticket: None, amount: 5, ttl_secs: 60, is_anonymous: false, is_named: false };
         let event = |outcome| {
             let budget: Option<Report> = Some(Report::of(HoldEvent::Opened));
-            let reading = Reading { used: 0, outcome, reset: Duration::ZERO, budget };
+            let places = PlaceReport::NONE;
+            let reading = Reading { used: 0, outcome, reset: Duration::ZERO, budget, places };
             HoldCount::of_budget(Action::Open(opening), &reading)
         };
         assert_eq!(event(ChargeOutcome::Charged), Some(HoldCount::Opened));

@@ -271,7 +271,7 @@ pub struct Report {
     pub held: u32,
     /// Number of open holds.
     pub holds: u16,
-    /// Seconds until the first of them ends by itself, rounded up; 0 without any.
+    /// Seconds until the first of them ends by itself, rounded up; 0 without any. Of an extension, until another one does.
     pub first_ends_in_secs: u32,
     /// Amount that was held, or that is counted of the ticket by now; of an extension, that of the hold once it is
     /// carried out.
@@ -284,7 +284,7 @@ pub struct Report {
     pub returned: u32,
     /// Hits that the charge counted.
     pub counted: u32,
-    /// Holds, or tickets with places, that were found to have ended by themselves.
+    /// Holds that were found to have ended by themselves.
     pub expired: u16,
 }
 

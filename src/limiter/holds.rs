@@ -44,7 +44,8 @@ impl Limiter {
 
 /// Holds, or tickets with places, that were found to have ended.
 fn expired(reading: &Reading) -> u64 {
-    reading.budget.map_or(0, |Report { expired, .. }| expired.into())
+    let of_holds = reading.budget.map_or(0, |Report { expired, .. }| expired);
+    u64::from(of_holds) + u64::from(reading.places.expired)
 }
 
 fn record(counts: &HoldCounts, charge: &Charge, reading: &Reading) {
@@ -62,7 +63,7 @@ fn record(counts: &HoldCounts, charge: &Charge, reading: &Reading) {
 fn of_places(charge: &Charge, reading: &Reading) -> Option<HoldCount> {
     charge.hold.as_ref()?;
     match (charge.hits, reading.outcome) {
-        (Hits::Add(1..), ChargeOutcome::Charged) => Some(HoldCount::Opened),
+        (Hits::Add(1..), ChargeOutcome::Charged) => (!reading.places.is_known).then_some(HoldCount::Opened),
         (Hits::Add(1..), ChargeOutcome::Denied) => Some(HoldCount::Denied),
         (Hits::Refund(_), ChargeOutcome::Charged) => Some(HoldCount::Settled),
         _ => None,

@@ -23,7 +23,8 @@ pub(super) struct Acquisition<'l> {
     is_held: bool,
     /// True if the caller has named the ticket.
     is_named: bool,
-    has_places: bool,
+    /// True once the store has taken places that the ticket did not have before.
+    has_taken_places: bool,
 }
 
 impl<'l> Acquisition<'l> {
@@ -46,7 +47,6 @@ impl<'l> Acquisition<'l> {
         let ticket = named.or_else(new_ticket)?;
         let mut hold = Hold { ticket, ttl_secs: max_ttl_secs, is_named };
         let mut releases = Releases { store: &limiter.store, charges: SmallVec::new(), now };
-        let has_places = charges.iter().any(takes_places);
         for charge in charges.iter_mut().filter(|charge| holds_something(charge)) {
             hold.ttl_secs = hold.ttl_secs.min(hold_under(charge, Hold { ttl_secs: max_ttl_secs, ..hold }));
             if is_given_back(charge, is_named) {
@@ -63,7 +63,7 @@ impl<'l> Acquisition<'l> {
             releases,
             is_held: false,
             is_named,
-            has_places,
+            has_taken_places: false,
         }))
     }
 
@@ -73,6 +73,10 @@ impl<'l> Acquisition<'l> {
         let is_charged = |reading: &Result<Reading, _>| matches!(reading, Ok(reading) if reading.outcome == ChargeOutcome::Charged);
         let held = || charges.iter().zip(readings).filter(|(charge, _)| holds_something(charge));
         self.is_held = held().any(|(_, reading)| is_charged(reading));
+        let is_new =
+            |reading: &Reading| reading.outcome == ChargeOutcome::Charged && !reading.places.is_known;
+        let mut of_places = held().filter(|(charge, _)| takes_places(charge));
+        self.has_taken_places = of_places.any(|(_, reading)| reading.as_ref().is_ok_and(is_new));
         let is_named = self.is_named;
         if is_named {
             // A repeated call gets the hold of the first one, which ends earlier.
@@ -98,7 +102,7 @@ impl<'l> Acquisition<'l> {
         }
         if denial.is_none() && self.is_held {
             self.releases.charges.clear();
-            if self.has_places {
+            if self.has_taken_places {
                 self.metrics.record_ticket(TicketEvent::Acquired);
             }
             decision.hold = Some(self.hold);

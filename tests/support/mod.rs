@@ -33,6 +33,16 @@ use tokio::time::{self, Instant};
 
 pub(crate) use self::process::PATIENCE;
 
+/// Number in a variable of the environment, for runs that take longer than a test may.
+pub(crate) fn variable(name: &str) -> Option<u32> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// Number of sequences that a differential test tries: `TOLLGATE_SEQUENCES`, else `default`.
+pub(crate) fn cases(default: u32) -> u32 {
+    variable("TOLLGATE_SEQUENCES").unwrap_or(default)
+}
+
 /// Asks until the answer is the one waited for.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

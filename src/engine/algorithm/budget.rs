@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::group::ChargeOutcome::{self, Charged, Denied};
+use super::marks::{Marked, Marks};
 use super::{CounterState, MAX_SKEW_US, Meter};
 use crate::engine::reserve::{
     Action, Extension, HoldEvent, MAX_HOLDS, MAX_TTL_SECS, OnExpiry, Opening, Report, Reservation, Settled,
@@ -26,8 +27,7 @@ pub struct State {
     by_end: BTreeSet<(u64, Ticket)>,
     /// Sum of the amounts.
     held: u64,
-    marks: BTreeMap<Ticket, Mark>,
-    marks_by_end: BTreeSet<(u64, Ticket)>,
+    marks: Marks,
     /// Time, after the end of the last hold, for which its expiry can still be charged and its ticket is known.
     grace_secs: u32,
 }
@@ -41,21 +41,6 @@ struct Held {
     is_anonymous: bool,
 }
 
-/// Memory of a ticket without a hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    end_us: u64,
-    of: Marked,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Marked {
-    /// It is settled. The answer that was given.
-    Settled { amount: u64, returned: u64 },
-    /// Its hold has expired, with so much counted.
-    Expired { counted: u64 },
-}
-
 /// A charge after its effect on holds, before it is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prepared {
@@ -63,8 +48,8 @@ pub struct Prepared {
     pub decided: Option<ChargeOutcome>,
     /// Hits to count.
     pub hits: Hits,
-    /// True if there is no room for a hold, whatever its amount.
-    pub is_full: bool,
+    /// True if it does not fit, whatever its hits.
+    pub never_fits: bool,
     /// Report, without the sums.
     pub report: Report,
 }
@@ -77,8 +62,7 @@ impl State {
             holds: BTreeMap::new(),
             by_end: BTreeSet::new(),
             held: 0,
-            marks: BTreeMap::new(),
-            marks_by_end: BTreeSet::new(),
+            marks: Marks::new(),
             grace_secs: 0,
         }
     }
@@ -90,12 +74,17 @@ impl State {
     }
 
     pub(super) fn summarize(&self, now: Timestamp) -> Self {
-        Self::summary(self.counter.for_decision(now), self.held, self.first_end_us())
+        self.summarize_beside(None, now)
+    }
+
+    /// The same, whose first hold to end is not `own`: a denied extension waits for others.
+    pub fn summarize_beside(&self, own: Option<Ticket>, now: Timestamp) -> Self {
+        Self::summary(self.counter.for_decision(now), self.held, self.first_end_us(own))
     }
 
     /// True if nothing is held, and no ticket is remembered.
     pub fn has_no_tickets(&self) -> bool {
-        self.holds.is_empty() && self.marks.is_empty()
+        self.tickets() == 0
     }
 
     /// Number of tickets, open or remembered.
@@ -108,8 +97,9 @@ impl State {
         self.held
     }
 
-    fn first_end_us(&self) -> Option<u64> {
-        self.by_end.first().map(|(end_us, _)| *end_us)
+    /// End of the first hold that is not `own`.
+    fn first_end_us(&self, own: Option<Ticket>) -> Option<u64> {
+        self.by_end.iter().find(|(_, ticket)| Some(*ticket) != own).map(|(end_us, _)| *end_us)
     }
 
     pub(super) fn load(&mut self, limit: Limit, now: Timestamp) -> Meter {
@@ -121,7 +111,7 @@ impl State {
     /// first hold has ended. Holds outlive windows, so the end of a window frees nothing that is held.
     pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
         let of_counter = self.counter.wait(hits, limit, now);
-        let Some(first_end_us) = self.first_end_us().filter(|_| self.held > 0) else { return of_counter };
+        let Some(first_end_us) = self.first_end_us(None).filter(|_| self.held > 0) else { return of_counter };
         if hits > limit.capacity() {
             return of_counter;
         }
@@ -146,10 +136,11 @@ impl State {
     }
 
     pub(super) fn end_secs(&self, limit: Limit) -> u64 {
-        let end_secs = |ends: &BTreeSet<(u64, Ticket)>, more: u32| {
-            ends.last().map_or(0, |(end_us, _)| end_us.div_ceil(1_000_000).saturating_add(more.into()))
+        let end_secs = |end_us: Option<u64>, more: u32| {
+            end_us.map_or(0, |end_us| end_us.div_ceil(1_000_000).saturating_add(more.into()))
         };
-        let of_tickets = end_secs(&self.by_end, self.grace_secs).max(end_secs(&self.marks_by_end, 0));
+        let last_hold = self.by_end.last().map(|(end_us, _)| *end_us);
+        let of_tickets = end_secs(last_hold, self.grace_secs).max(end_secs(self.marks.last_end_us(), 0));
         self.counter.end_secs(limit).max(of_tickets)
     }
 
@@ -161,12 +152,7 @@ impl State {
         };
         self.grace_secs = terms.memory_secs.saturating_add(of_expiry);
         self.correct_ends(now);
-        while let Some((end_us, ticket)) = self.marks_by_end.first().copied()
-            && end_us <= now.as_micros()
-        {
-            self.marks_by_end.remove(&(end_us, ticket));
-            self.marks.remove(&ticket);
-        }
+        self.marks.forget(now);
         let mut expired = 0;
         while expired < MAX_EXPIRED
             && let Some((end_us, ticket)) = self.by_end.first().copied()
@@ -215,11 +201,7 @@ impl State {
     }
 
     fn mark(&mut self, ticket: Ticket, of: Marked, terms: Terms, now: Timestamp) {
-        let end_us = end_us(terms.memory_secs, now);
-        if let Some(before) = self.marks.insert(ticket, Mark { end_us, of }) {
-            self.marks_by_end.remove(&(before.end_us, ticket));
-        }
-        self.marks_by_end.insert((end_us, ticket));
+        self.marks.insert(ticket, of, end_us(terms.memory_secs, now));
     }
 
     /// Carries out what a charge does to holds, before it is decided. Openings come afterwards.
@@ -229,7 +211,8 @@ impl State {
         hits: Hits,
         now: Timestamp,
     ) -> Prepared {
-        let prepared = Prepared { decided: None, hits, is_full: false, report: Report::of(HoldEvent::None) };
+        let prepared =
+            Prepared { decided: None, hits, never_fits: false, report: Report::of(HoldEvent::None) };
         let decided = |outcome, event| Prepared {
             decided: Some(outcome),
             hits: Hits::Refund(0),
@@ -248,7 +231,11 @@ impl State {
                     let report = Report { event: HoldEvent::None, ..report };
                     Prepared { hits: Hits::Add(report.more), report, ..prepared }
                 }
-                None => decided(Denied, HoldEvent::Unknown),
+                // A request raises all its holds or none.
+                None => match extension.amount {
+                    0 => decided(Denied, HoldEvent::Unknown),
+                    _ => Prepared { hits, never_fits: true, ..decided(Denied, HoldEvent::Unknown) },
+                },
             },
             Action::Lower(ticket, amount) => {
                 if let Some(held) = self.holds.get_mut(&ticket) {
@@ -272,7 +259,7 @@ impl State {
     fn prepare_opening(&self, opening: Opening, now: Timestamp, prepared: Prepared) -> Prepared {
         let Some(ticket) = opening.ticket else { return prepared };
         let held = self.holds.get(&ticket);
-        let is_settled = matches!(self.marks.get(&ticket), Some(Mark { of: Marked::Settled { .. }, .. }));
+        let is_settled = matches!(self.marks.get(ticket, now), Some(Marked::Settled { .. }));
         if opening.is_named && (held.is_some() || is_settled) {
             let (amount, ends_in) =
                 held.map_or((0, Duration::ZERO), |held| (held.amount, until(held.end_us, now)));
@@ -280,7 +267,7 @@ impl State {
             return Prepared { decided: Some(Charged), hits: Hits::Refund(0), report, ..prepared };
         }
         match self.holds.len() >= MAX_HOLDS as usize {
-            true => Prepared { is_full: true, report: Report::of(HoldEvent::TooMany), ..prepared },
+            true => Prepared { never_fits: true, report: Report::of(HoldEvent::TooMany), ..prepared },
             false => prepared,
         }
     }
@@ -302,7 +289,7 @@ impl State {
             }
             Settled::Whole(ticket) | Settled::Part(ticket) | Settled::Rest(ticket) => ticket,
         };
-        let mark = self.marks.get(&ticket).map(|mark| mark.of);
+        let mark = self.marks.get(ticket, now);
         if let Some(Marked::Settled { amount, returned }) = mark {
             let again = ended(Hits::Refund(0), HoldEvent::Repeated, amount, returned);
             return Prepared {
@@ -377,15 +364,16 @@ impl State {
         self.held += more;
         let end_us = held.end_us.max(end_us(ttl_secs, now));
         self.set_end(ticket, end_us);
-        Report { event: HoldEvent::Extended, ends_in: until(end_us, now), ..report }
+        // Of two equal charges of one request, the first has raised it.
+        Report { event: HoldEvent::Extended, more: hits_of(more), ends_in: until(end_us, now), ..report }
     }
 
     /// Opens a hold that was found to fit. Two charges of one request add up. Returns `report` of it.
     pub fn open(&mut self, ticket: Ticket, opening: Opening, report: Report, now: Timestamp) -> Report {
         let Opening { amount, ttl_secs, is_anonymous, is_named, .. } = opening;
         // A ticket that its caller names may have had a hold that has expired.
-        let counted = match self.marks.get(&ticket) {
-            Some(Mark { of: Marked::Expired { counted }, .. }) if is_named => *counted,
+        let counted = match self.marks.get(ticket, now) {
+            Some(Marked::Expired { counted }) if is_named => counted,
             _ => 0,
         };
         let new = Held { end_us: end_us(ttl_secs, now), amount: 0, counted, is_anonymous };
@@ -413,12 +401,12 @@ impl State {
         was_used
     }
 
-    /// `report` with the sums.
-    pub fn complete(&self, report: Report, now: Timestamp) -> Report {
+    /// `report` with the sums; of an extension, beside its own hold.
+    pub fn complete(&self, report: Report, own: Option<Ticket>, now: Timestamp) -> Report {
         Report {
             held: hits_of(self.held),
             holds: u16::try_from(self.holds.len()).unwrap_or(u16::MAX),
-            first_ends_in_secs: secs_until(self.first_end_us(), now),
+            first_ends_in_secs: secs_until(self.first_end_us(own), now),
             ..report
         }
     }

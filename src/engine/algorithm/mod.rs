@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod fixed_window;
 pub mod group;
+mod marks;
 pub mod places;
 mod reading;
 pub mod sliding_log;

@@ -2,11 +2,10 @@
 //!
 //! Unlike a rate, a place comes back when its request ends, and only its own ticket gives it back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{MAX_SKEW_US, Meter, max_level};
-use crate::engine::reserve::{HoldEvent, Report};
 use crate::engine::ticket::{Hold, Ticket};
 use crate::engine::{Limit, Timestamp};
 
@@ -14,14 +13,17 @@ use crate::engine::{Limit, Timestamp};
 pub const MAX_PLACES: u32 = 10_000;
 /// Upper bound on the places that one request takes.
 pub const MAX_WEIGHT: u32 = 64;
+/// Upper bound on the tickets that have ended and that one acquisition drops, so that none is slow. `charge.lua` has the
+/// same.
+pub const MAX_DROPPED: usize = 32;
 
 /// Places of one key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     places: BTreeMap<Ticket, Place>,
-    /// Every ticket by the time at which its places end, in microseconds since the epoch.
-    by_end: BTreeSet<(u64, Ticket)>,
-    /// Places of all tickets.
+    /// Places of every ticket by the time at which they end, in microseconds since the epoch.
+    by_end: BTreeMap<(u64, Ticket), u32>,
+    /// Places of all tickets, with those that have ended.
     total: u64,
 }
 
@@ -35,7 +37,7 @@ impl State {
     /// State of `held` places, the first of which ends at `first_end_us`, or those of the ticket that a decision is
     /// about. It names no ticket.
     pub fn summary(held: u64, first_end_us: Option<u64>) -> Self {
-        let first = first_end_us.map(|end_us| (end_us, Ticket::from_bits([0; 16])));
+        let first = first_end_us.map(|end_us| ((end_us, FIRST_TICKET), 0));
         Self { places: BTreeMap::new(), by_end: first.into_iter().collect(), total: held }
     }
 
@@ -49,14 +51,14 @@ impl State {
     pub(super) fn correct(&mut self, limit: Limit, now: Timestamp) -> bool {
         let latest = end_us(limit.window.secs(), now);
         let is_ahead = |end_us: u64| end_us > latest.saturating_add(MAX_SKEW_US);
-        let Some(&(last, _)) = self.by_end.last() else { return false };
-        if !is_ahead(last) {
-            return false;
-        }
-        while let Some((_, ticket)) = self.by_end.last().copied().filter(|(end_us, _)| is_ahead(*end_us)) {
+        let mut has_changed = false;
+        while let Some((&(end_us, ticket), _)) = self.by_end.last_key_value()
+            && is_ahead(end_us)
+        {
             self.set_end(ticket, latest);
+            has_changed = true;
         }
-        true
+        has_changed
     }
 
     pub(super) fn load(&self, limit: Limit, now: Timestamp) -> Meter {
@@ -65,9 +67,8 @@ impl State {
 
     /// Places held at `now`.
     pub fn held(&self, now: Timestamp) -> u64 {
-        let ended = self.by_end.iter().take_while(|(end_us, _)| *end_us <= now.as_micros());
-        let weights = ended.filter_map(|(_, ticket)| self.places.get(ticket));
-        self.total.saturating_sub(weights.map(|place| u64::from(place.weight)).sum())
+        let ended = self.by_end.range(..after(now)).map(|(_, weight)| u64::from(*weight));
+        self.total.saturating_sub(ended.sum())
     }
 
     /// True if no ticket holds a place, and none did that has ended since.
@@ -88,12 +89,15 @@ impl State {
 
     /// Adds `weight` places. Returns the number of tickets that had ended by themselves, and are dropped now.
     pub fn acquire(&mut self, hold: Hold, weight: u32, now: Timestamp) -> u64 {
-        let expired = self.drop_ended(now);
+        let mut expired = self.drop_ended(now);
+        if self.end_of(hold.ticket, now).is_none() && self.release(hold.ticket, now).is_some() {
+            expired += 1;
+        }
         let end_us = end_us(hold.ttl_secs, now);
         let place = self.places.entry(hold.ticket).or_insert(Place { end_us, weight: 0 });
         place.weight = place.weight.saturating_add(weight);
         self.total = self.total.saturating_add(weight.into());
-        self.by_end.insert((place.end_us, hold.ticket));
+        self.by_end.insert((place.end_us, hold.ticket), place.weight);
         expired
     }
 
@@ -120,23 +124,18 @@ impl State {
         if let Some(place) = self.places.get_mut(&ticket) {
             self.by_end.remove(&(place.end_us, ticket));
             place.end_us = end_us;
-            self.by_end.insert((end_us, ticket));
+            self.by_end.insert((end_us, ticket), place.weight);
         }
     }
 
     fn drop_ended(&mut self, now: Timestamp) -> u64 {
-        let mut ended = 0;
-        while let Some((end_us, ticket)) = self.by_end.first().copied()
-            && end_us <= now.as_micros()
-        {
-            self.release(ticket, now);
-            ended += 1;
-        }
-        ended
+        let ended = self.by_end.range(..after(now)).map(|((_, ticket), _)| *ticket);
+        let ended: Vec<Ticket> = ended.take(MAX_DROPPED).collect();
+        ended.iter().filter_map(|ticket| self.release(*ticket, now)).count() as u64
     }
 
     fn first_end_us(&self, now: Timestamp) -> Option<u64> {
-        self.by_end.iter().map(|(end_us, _)| *end_us).find(|end_us| *end_us > now.as_micros())
+        self.by_end.range(after(now)..).next().map(|((end_us, _), _)| *end_us)
     }
 
     pub(super) fn wait(&self, hits: u32, limit: Limit, now: Timestamp) -> Duration {
@@ -153,13 +152,35 @@ impl State {
     }
 
     pub(super) fn end_secs(&self) -> u64 {
-        self.by_end.last().map_or(0, |(end_us, _)| end_us.div_ceil(1_000_000))
+        self.by_end.last_key_value().map_or(0, |((end_us, _), _)| end_us.div_ceil(1_000_000))
     }
 }
 
-/// Report of tickets that were found to have ended by themselves.
-pub fn report(expired: u64) -> Report {
-    Report { expired: u16::try_from(expired).unwrap_or(u16::MAX), ..Report::of(HoldEvent::None) }
+/// Effect of a charge on the tickets of its key, beside its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceReport {
+    /// Tickets that were found to have ended by themselves.
+    pub expired: u16,
+    /// True if the caller had named the ticket, and it held its places already: the call was repeated.
+    pub is_known: bool,
+}
+
+impl PlaceReport {
+    /// No effect.
+    pub const NONE: Self = Self { expired: 0, is_known: false };
+
+    /// Report of `expired` tickets.
+    pub fn of(expired: u64, is_known: bool) -> Self {
+        Self { expired: u16::try_from(expired).unwrap_or(u16::MAX), is_known }
+    }
+}
+
+/// Lower bound of the tickets.
+const FIRST_TICKET: Ticket = Ticket::from_bits([0; 16]);
+
+/// Lower bound of what has not ended at `now`.
+const fn after(now: Timestamp) -> (u64, Ticket) {
+    (now.as_micros().saturating_add(1), FIRST_TICKET)
 }
 
 /// End of a place that begins now, in microseconds since the epoch.
@@ -171,4 +192,38 @@ const fn end_us(ttl_secs: u32, now: Timestamp) -> u64 {
 const fn meter(limit: Limit, held: u64) -> Meter {
     let max_level = max_level(limit, 1);
     Meter { base: 0, level: held, lowest: held, parts: 1, max_level, stale_refund: u64::MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Algorithm, Window};
+
+    #[test]
+    fn an_acquisition_after_ten_thousand_places_have_ended_drops_few_of_them() {
+        let at = Timestamp::from_secs;
+        let hold = |number: u32| {
+            let mut bits = [1; 16];
+            bits[12..].copy_from_slice(&number.to_be_bytes());
+            Hold { ticket: Ticket::from_bits(bits), ttl_secs: 60, is_named: false }
+        };
+        let mut state = State::default();
+        for number in 0..10_000 {
+            state.acquire(hold(number), 2, at(1_000));
+        }
+        assert_eq!((state.held(at(1_059)), state.held(at(1_060))), (20_000, 0));
+        assert_eq!(state.acquire(hold(10_000), 1, at(1_100)), MAX_DROPPED as u64);
+        assert_eq!((state.held(at(1_100)), state.len()), (1, 10_001 - MAX_DROPPED));
+        let limit =
+            Limit { requests_per_unit: 3, window: Window::of_secs(60), algorithm: Algorithm::Concurrency };
+        assert_eq!(
+            state.wait(3, limit, at(1_100)),
+            Duration::from_secs(60),
+            "until the one that is held ends"
+        );
+        for number in 10_001..10_400 {
+            state.acquire(hold(number), 1, at(1_100));
+        }
+        assert_eq!((state.held(at(1_100)), state.len()), (400, 400));
+    }
 }

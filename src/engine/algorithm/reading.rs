@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::CounterState;
 use super::group::{ChargeOutcome, counts_only_if_allowed, is_over};
+use super::places::PlaceReport;
 use crate::engine::reserve::{Action, HoldEvent};
 use crate::engine::{Algorithm, ChargeMode, Hits, Limit, Report, Timestamp, lockout};
 
@@ -29,8 +30,10 @@ pub struct Reading {
     pub used: u64,
     /// Time until the charge would pass, if it is denied; else until its counter resets.
     pub reset: Duration,
-    /// Effect on the holds of its counter, if it has any. Of places, only that some have ended by themselves.
+    /// Effect on the holds of its counter, if it has any.
     pub budget: Option<Report>,
+    /// Effect on the places of its counter.
+    pub places: PlaceReport,
 }
 
 impl Reading {
@@ -43,7 +46,7 @@ impl Reading {
             (true, Hits::Add(hits)) => state.wait(mode.hits_to_fit(hits), limit, now),
             (true, Hits::Refund(_)) | (false, _) => state.reset(limit, now),
         };
-        Self { outcome, used, reset, budget: None }
+        Self { outcome, used, reset, budget: None, places: PlaceReport::NONE }
     }
 
     /// The reading of a charge with this `action` on the holds of its counter; `report` is what the action did.
@@ -74,7 +77,8 @@ impl Reading {
             Some(_) | None => add,
         };
         // A repeated call charges nothing: the first one did.
-        let is_known = self.budget.is_some_and(|report| report.event == HoldEvent::Known);
+        let is_known =
+            self.places.is_known || self.budget.is_some_and(|report| report.event == HoldEvent::Known);
         if !counts_only_if_allowed(mode, hits) || self.outcome != ChargeOutcome::Charged || is_known {
             return None;
         }

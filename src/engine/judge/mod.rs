@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::algorithm::Reading;
 use super::algorithm::group::{ChargeOutcome, is_over};
+use super::algorithm::places::PlaceReport;
 use super::hit_counts::{HitCounts, StatsRef};
 use super::overrides::{self, OverrideKind};
 use super::plan::{Blocked, Counter, Item, Limited, Plan, is_withheld};
@@ -15,8 +16,13 @@ use super::ticket::Hold;
 use super::{ChargeMode, CombinedEnforcement, Enforcement, Hits, Limit, Modes};
 
 /// Reading of a charge without one.
-const UNCHARGED: Reading =
-    Reading { used: 0, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None };
+const UNCHARGED: Reading = Reading {
+    used: 0,
+    outcome: ChargeOutcome::Charged,
+    reset: Duration::ZERO,
+    budget: None,
+    places: PlaceReport::NONE,
+};
 
 /// Result of a request or a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use crate::engine::{ChargeMode, FailurePolicy, TicketEntry, Unit};
 
 /// Reading of a limit per minute at 1234 s.
 const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
-    Reading { used, outcome, reset: Duration::from_secs(26), budget: None }
+    let places = PlaceReport::NONE;
+    Reading { used, outcome, reset: Duration::from_secs(26), budget: None, places }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use super::memory::{MemorySettings, MemoryStore};
 use super::reset::CounterReset;
 use super::{Charge, Reading, Readings, Store, StoreError};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::algorithm::places::PlaceReport;
 use crate::engine::lease::refundable;
 use crate::engine::{Algorithm, CombinedEnforcement, FailurePolicy, Hits, Limit, Timestamp};
 
@@ -206,12 +207,12 @@ fn allowed(charge: &Charge, now: Timestamp) -> Reading {
         outcome: ChargeOutcome::Charged,
         reset: charge.limit.window.remaining(now),
         budget: None,
+        places: PlaceReport::NONE,
     }
 }
 
 fn denied(charge: &Charge) -> Reading {
-    let used = charge.limit.capacity().into();
-    Reading { used, outcome: ChargeOutcome::FailClosed, reset: RETRY_WITHOUT_STORE, budget: None }
+    without_store(charge, ChargeOutcome::FailClosed)
 }
 
 /// Readings of a request that is denied whatever its counters hold. An error would hide the denial.
@@ -225,8 +226,12 @@ pub fn without_errors(charges: &[Charge], readings: Readings) -> Readings {
 
 /// The reading of a charge that failed in a request that is denied without it: nothing is known to be left.
 fn unknown(charge: &Charge) -> Reading {
-    let used = charge.limit.capacity().into();
-    Reading { used, outcome: ChargeOutcome::Withheld, reset: RETRY_WITHOUT_STORE, budget: None }
+    without_store(charge, ChargeOutcome::Withheld)
+}
+
+fn without_store(charge: &Charge, outcome: ChargeOutcome) -> Reading {
+    let (used, places) = (charge.limit.capacity().into(), PlaceReport::NONE);
+    Reading { used, outcome, reset: RETRY_WITHOUT_STORE, budget: None, places }
 }
 
 #[cfg(test)]

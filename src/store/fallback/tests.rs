@@ -42,7 +42,8 @@ impl Store for Refunds {
 }
 
 const fn counted(used: u64) -> Result<Reading, StoreError> {
-    Ok(Reading { used, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None })
+    let places = PlaceReport::NONE;
+    Ok(Reading { used, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None, places })
 }
 
 fn failed() -> Result<Reading, StoreError> {
@@ -85,7 +86,7 @@ fn remaining_hits_are_those_of_the_local_share() {
 fn each_failed_charge_gets_the_reading_of_its_policy_and_others_stay() {
     let charges = [FailurePolicy::Allow, FailurePolicy::Deny, FailurePolicy::Error]
         .map(|policy| charge(5, policy, ChargeMode::Always));
-    let read = Reading { used: 3, outcome: ChargeOutcome::Charged, reset: Duration::ZERO, budget: None };
+    let read = counted(3).expect("a reading");
     let resolve = |readings: [_; 3]| {
         let charges = charges.clone().map(|charge| Charge { enforcement: Enforcement::Shadow, ..charge });
         fallback(1).resolve(&Refunds::default(), &charges, readings.into_iter().collect(), NOON)

@@ -8,8 +8,9 @@ use super::stripe::{Counter, log_bytes};
 use crate::engine::algorithm::budget::{self, Prepared};
 use crate::engine::algorithm::group::ChargeOutcome;
 use crate::engine::algorithm::{CounterState, Meter};
-use crate::engine::reserve::Action;
-use crate::engine::{Hits, Reservation, Timestamp};
+use crate::engine::reserve::{Action, Extension};
+use crate::engine::{Hits, Reservation, Ticket, Timestamp};
+use crate::store::Charge;
 
 /// Each charge of a group after its effect on holds; `None` for those that have none.
 pub(super) type PreparedCharges = SmallVec<[Option<Prepared>; 4]>;
@@ -42,7 +43,7 @@ impl MemoryStore {
             let of_charge = change_budget(member, stripes, prepare);
             if let Some(of_charge) = of_charge {
                 requested.hits = of_charge.hits;
-                if of_charge.is_full {
+                if of_charge.never_fits {
                     requested.capacity = 0;
                 }
             }
@@ -134,8 +135,8 @@ impl Group<'_> {
             };
             let Some(counter) = member.find(stripes) else { continue };
             let CounterState::Budget(budget) = &counter.state else { continue };
-            prepared.report = budget.complete(prepared.report, now);
             let action = charge.reserve.as_ref().map(|reserve| reserve.action);
+            prepared.report = budget.complete(prepared.report, extended_ticket(charge), now);
             if let (Some(Action::Settle(_)), None, Hits::Add(hits)) =
                 (action, prepared.decided, prepared.hits)
             {
@@ -147,6 +148,29 @@ impl Group<'_> {
         for member in &self.members {
             drop_empty(member, stripes, now);
         }
+    }
+
+    /// State of the counter of the charge at `index` for its reading, if it extends a hold: others deny it.
+    pub(super) fn state_beside_hold(
+        &self,
+        index: usize,
+        stripes: &mut Stripes<'_>,
+        now: Timestamp,
+    ) -> Option<CounterState> {
+        let own = extended_ticket(self.charges.get(index)?)?;
+        let member = self.members.get(self.requested.get(index)?.counter)?;
+        let CounterState::Budget(state) = &member.find(stripes)?.state else { return None };
+        let mut beside = CounterState::Budget(Box::new(state.summarize_beside(Some(own), now)));
+        beside.load(member.limit, now);
+        Some(beside)
+    }
+}
+
+/// Ticket of the hold that a charge extends.
+fn extended_ticket(charge: &Charge) -> Option<Ticket> {
+    match charge.reserve.as_ref()?.action {
+        Action::Extend(Extension { ticket, .. }) => Some(ticket),
+        _ => None,
     }
 }
 

@@ -10,7 +10,7 @@ use super::MemoryStore;
 use super::stripe::{Counter, LockoutCounter, Stripe, Usage, log_bytes};
 use crate::engine::algorithm::budget::Prepared;
 use crate::engine::algorithm::group::{self, GroupCharge, LeaseStep, Locked};
-use crate::engine::algorithm::{CounterState, Meter, places};
+use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Limit, Timestamp, lockout};
 use crate::store::positions::Positions;
 use crate::store::{Charge, Lockout, Reading, Readings};
@@ -152,7 +152,8 @@ impl MemoryStore {
         let reading = |(index, (meter, outcome)): (usize, (Meter, _))| {
             let (charge, requested) = (&charges[index], &requested[index]);
             let of_ticket = group.state_of_ticket(index, &mut stripes, now);
-            let mut state = of_ticket.unwrap_or_else(|| states[requested.counter].clone());
+            let own = of_ticket.or_else(|| group.state_beside_hold(index, &mut stripes, now));
+            let mut state = own.unwrap_or_else(|| states[requested.counter].clone());
             state.save(meter, charge.limit, now);
             let (context, used) = (charge.context(now), meter.used());
             let reading = match (&charge.reserve, prepared.get(index)) {
@@ -160,9 +161,8 @@ impl MemoryStore {
                     Reading::of_budget(context, state, used, outcome, (reserve.action, *report))
                 }
                 _ => {
-                    let expired = expired_tickets.get(index).copied().unwrap_or_default();
-                    let budget = (expired > 0).then(|| places::report(expired));
-                    Reading { budget, ..Reading::of(context, &state, used, outcome) }
+                    let places = group.place_report(index, &used_tickets, &expired_tickets);
+                    Reading { places, ..Reading::of(context, &state, used, outcome) }
                 }
             };
             let ends_us = requested.lockout.map_or(0, |index| lockouts[index].state().ends_us);

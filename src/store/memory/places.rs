@@ -6,7 +6,8 @@ use super::MemoryStore;
 use super::group::{Group, Member, Stripes, find_stripe};
 use super::stripe::{Counter, log_bytes};
 use crate::engine::algorithm::group::{ChargeOutcome, GroupCharge};
-use crate::engine::algorithm::{CounterState, Meter, places};
+use crate::engine::algorithm::places::{self, PlaceReport};
+use crate::engine::algorithm::{CounterState, Meter};
 use crate::engine::{Hits, Timestamp};
 use crate::store::{Charge, TicketUse};
 
@@ -90,6 +91,20 @@ impl MemoryStore {
 }
 
 impl Group<'_> {
+    /// Effect of the charge at `index` on tickets, for its reading. A named ticket that is acquired `used` places which it
+    /// held before.
+    pub(super) fn place_report(
+        &self,
+        index: usize,
+        used: &TicketOutcomes,
+        expired: &ExpiredTickets,
+    ) -> PlaceReport {
+        let of_ticket = self.charges.get(index).and_then(Charge::use_of_ticket);
+        let is_acquired = matches!(of_ticket, Some((_, TicketUse::Acquire(_))));
+        let is_known = is_acquired && used.get(index).is_some_and(Option::is_some);
+        PlaceReport::of(expired.get(index).copied().unwrap_or_default(), is_known)
+    }
+
     /// State of the counter of the charge at `index` for its reading, if it renews a ticket or names one: it is about the
     /// places of that ticket.
     pub(super) fn state_of_ticket(

@@ -14,6 +14,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::time::Instant;
 
 use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::algorithm::places::PlaceReport;
 use crate::engine::per_core::CoreCount;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Lease, Limit, Timestamp};
 use crate::store::{Charge, Reading};
@@ -133,7 +134,8 @@ impl Denials {
     pub(super) fn reading(&self, charge: &Charge, now: Timestamp) -> Reading {
         let wait = |denial: Denial| denial.fits.since(now).min(denial.reset);
         let reset = self.cache.get(&charge.key).map_or(Duration::ZERO, wait);
-        Reading { used: charge.limit.capacity().into(), outcome: ChargeOutcome::Known, reset, budget: None }
+        let (used, places) = (charge.limit.capacity().into(), PlaceReport::NONE);
+        Reading { used, outcome: ChargeOutcome::Known, reset, budget: None, places }
     }
 
     /// Records the reading at `now` of a charge that was sent at `sent`.
@@ -219,7 +221,8 @@ mod tests {
 
     /// As of noon, when a minute begins.
     const fn reading(used: u64, outcome: ChargeOutcome) -> Reading {
-        Reading { used, outcome, reset: Duration::from_secs(60), budget: None }
+        let places = PlaceReport::NONE;
+        Reading { used, outcome, reset: Duration::from_secs(60), budget: None, places }
     }
 
     const fn later(millis: u64) -> Timestamp {

@@ -59,7 +59,7 @@ pub use self::login::LoginError;
 use self::refunds::Releaser;
 use self::settings::ServerClock;
 pub use self::settings::{Credentials, Deployment, Endpoint, Login, RedisSettings};
-use self::slot_groups::{Clusters, SlotGroups, by_counter, in_order, lost};
+use self::slot_groups::{Clusters, Refunds, SlotGroups, by_counter, in_order, lost};
 pub use self::status::NodeSnapshot;
 use super::{Charge, ChargeFuture, Readings, Store, StoreError, is_group};
 use crate::clock::{Clock as _, SystemClock};
@@ -334,9 +334,11 @@ impl RedisStore {
     fn charge_across_slots(&self, mut groups: SlotGroups) -> impl Future<Output = Readings> + use<> {
         let (clusters, tasks) = (Arc::clone(&self.clusters), self.tasks.clone());
         async move {
-            let (readings, mut refunds) = clusters.decide_across_slots(&mut groups).await;
-            if !refunds.is_empty() {
-                // The answer need not wait for it.
+            let (readings, Refunds { groups: mut refunds, is_awaited }) =
+                clusters.decide_across_slots(&mut groups).await;
+            if is_awaited {
+                refunds::refund(&clusters, &mut refunds).await;
+            } else if !refunds.is_empty() {
                 tasks.spawn(async move { refunds::refund(&clusters, &mut refunds).await });
             }
             readings

@@ -48,6 +48,13 @@ pub(super) struct SlotGroup {
 
 pub(super) type SlotGroups = SmallVec<[SlotGroup; 1]>;
 
+/// Refunds of a request that is denied.
+pub(super) struct Refunds {
+    pub(super) groups: SlotGroups,
+    /// True if the answer must wait for them: its caller may repeat the call, find what the refunds take back, and lose it.
+    pub(super) is_awaited: bool,
+}
+
 /// Charges in one location can be carried out in one call.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Location {
@@ -161,7 +168,7 @@ impl Clusters {
     }
 
     /// Decides each slot by itself. Returns the readings, and the refunds if the request is denied all the same.
-    pub(super) async fn decide_across_slots(&self, groups: &mut SlotGroups) -> (Readings, SlotGroups) {
+    pub(super) async fn decide_across_slots(&self, groups: &mut SlotGroups) -> (Readings, Refunds) {
         let charges: Vec<(Location, usize, SlotCharge)> = groups.iter().flat_map(SlotGroup::each).collect();
         // A single slot cannot see whether all quotas of the request are used up.
         for charge in groups.iter_mut().flat_map(|group| &mut group.charges) {
@@ -177,14 +184,14 @@ impl Clusters {
                 combined.add(charge.enforcement, is_denied(*limit, (*mode, *hits), *on_failure, reading));
             }
         }
-        let mut refunds = SlotGroups::new();
+        let mut refunds = Refunds { groups: SlotGroups::new(), is_awaited: false };
         if combined.is_denied() {
             for (location, index, charge) in charges {
                 if let Some(Ok(reading)) = readings.get_mut(index)
                     && let Some(hits @ 1..) = reading.withhold(charge.limit, charge.mode, charge.hits)
                 {
-                    let refund = charge.refund(hits);
-                    refunds.push(SlotGroup::of(location, index, refund));
+                    refunds.is_awaited |= charge.finds_what_it_did();
+                    refunds.groups.push(SlotGroup::of(location, index, charge.refund(hits)));
                 }
             }
         }

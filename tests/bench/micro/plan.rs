@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use tollgate::engine::algorithm::Reading;
 use tollgate::engine::algorithm::group::ChargeOutcome;
+use tollgate::engine::algorithm::places::PlaceReport;
 use tollgate::engine::judge::judge;
 use tollgate::engine::overrides::{Effect, Override, Overrides};
 use tollgate::engine::plan::{plan, plan_with};
@@ -15,8 +16,13 @@ use tollgate::engine::{Descriptor, Entry, Hits, KeyWriter, Modes, Request, Times
 
 use crate::rules::{ASKED, LAYERS, load};
 
-const READING: Reading =
-    Reading { outcome: ChargeOutcome::Charged, used: 42, reset: Duration::from_secs(26), budget: None };
+const READING: Reading = Reading {
+    outcome: ChargeOutcome::Charged,
+    used: 42,
+    reset: Duration::from_secs(26),
+    budget: None,
+    places: PlaceReport::NONE,
+};
 
 fn request(descriptors: usize) -> Request<'static> {
     let descriptor = |(key, value): &(&'static str, &'static str)| Descriptor {

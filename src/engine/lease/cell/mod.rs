@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::LeaseTerms;
 use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::algorithm::places::PlaceReport;
 use crate::engine::algorithm::{CounterState, Reading, Ticks, token_bucket};
 use crate::engine::{Algorithm, Limit, Timestamp};
 
@@ -232,7 +233,8 @@ impl Cell {
             }
             _ => self.limit.window.remaining(at.now),
         };
-        Reading { outcome: ChargeOutcome::Charged, used, reset, budget: None }
+        let places = PlaceReport::NONE;
+        Reading { outcome: ChargeOutcome::Charged, used, reset, budget: None, places }
     }
 
     /// Records a reading of the counter.

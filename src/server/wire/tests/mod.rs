@@ -13,6 +13,7 @@ use super::{
 };
 use crate::engine::algorithm::Reading;
 use crate::engine::algorithm::group::ChargeOutcome;
+use crate::engine::algorithm::places::PlaceReport;
 use crate::engine::judge::judge;
 use crate::engine::plan::plan;
 use crate::engine::rules::{CompileOptions, SourceFile, compile};
@@ -79,6 +80,7 @@ fn decide<'r>(rules: &'r Rules, request: &[u8], counters: &[(u64, u64)]) -> Deci
         outcome: ChargeOutcome::Charged,
         reset: Duration::from_millis(*reset_ms),
         budget: None,
+        places: PlaceReport::NONE,
     };
     judge(plan, counters.iter().map(reading), &Modes::default())
 }

@@ -38,7 +38,7 @@
 --            the charge to pass, -1 for none; token bucket: time of its level; places: time at which the first
 --            one ends, or that of the ticket that is renewed or named, -1 for none
 --            sliding window: number of the window; sliding log: time of the newest hit, -1 for none; places: number
---            of tickets that had ended by themselves and were dropped
+--            of tickets that had ended by themselves and were dropped, -1 if the named ticket held its places already
 --          then, for each charge with a lockout, the end of its block in microseconds; the numbers of reserve.lua for
 --          each charge to a counter with holds; and last, now.
 local FIXED_WINDOW, SLIDING_WINDOW, SLIDING_LOG, TOKEN_BUCKET, PLACES = 0, 1, 2, 3, 4
@@ -51,6 +51,8 @@ local MAX_STRUCK = 8
 -- `engine::algorithm::MAX_SKEW_US`: a stored time further ahead of now was written by a clock that has since
 -- been set back, and counts as now.
 local MAX_SKEW_US = 1000000
+-- `engine::algorithm::places` has the same.
+local MAX_DROPPED = 32
 
 local call, pcall_redis, floor, ceil, max, min = redis.call, redis.pcall, math.floor, math.ceil, math.max, math.min
 
@@ -222,6 +224,14 @@ local function keep_places(key)
   if last then call('PEXPIRE', key, micros_text(ceil(max(0, last - now_us) / 1000) + 1000)) end
 end
 
+-- Drops the places of a ticket. Returns their number.
+local function drop_places(c, ticket)
+  local index = 1
+  while call('ZREM', c.key, place(ticket, index)) == 1 do index = index + 1 end
+  c.taken[ticket] = nil
+  return index - 1
+end
+
 -- Releases or renews a ticket, before the other charges of its request are decided. What it has acquired before, it does
 -- not acquire again.
 local function use_ticket(ask)
@@ -230,10 +240,10 @@ local function use_ticket(ask)
   ask.used = now_us < ends and CHARGED or DENIED
   if ask.kind == NAMED then
     ask.kind = IF_ALLOWED
-    if ask.used == DENIED then ask.used = nil end
+    ask.is_known = ask.used == CHARGED
+    if not ask.is_known then ask.used = nil end
   elseif ask.kind == RELEASE then
-    while call('ZREM', key, place(ticket, index)) == 1 do index = index + 1 end
-    local removed = index - 1
+    local removed = drop_places(ask.counter, ticket)
     if ask.used == CHARGED then
       ask.counter.level = ask.counter.level - removed
     else
@@ -251,13 +261,17 @@ end
 
 local function take_places(ask)
   local c, ends = ask.counter, micros_text(now_us + ask.ttl * 1000000)
-  local ended = call('ZRANGEBYSCORE', c.key, '-inf', micros_text(now_us))
-  if #ended > 0 then call('ZREMRANGEBYSCORE', c.key, '-inf', micros_text(now_us)) end
+  local taken = c.taken[ask.ticket] or 0
+  local ended = call('ZRANGEBYSCORE', c.key, '-inf', micros_text(now_us), 'LIMIT', 0, MAX_DROPPED)
+  -- A named ticket may have had places that have ended.
+  if ask.is_about_ticket and taken == 0 then ended[#ended + 1] = ask.ticket end
   ask.expired = 0
   for _, member in ipairs(ended) do
-    if not string.find(member, '#', 1, true) then ask.expired = ask.expired + 1 end
+    -- With a ticket all its places go, also those beyond the bound.
+    if not string.find(member, '#', 1, true) and drop_places(c, member) > 0 then
+      ask.expired = ask.expired + 1
+    end
   end
-  local taken = c.taken[ask.ticket] or 0
   for index = taken + 1, taken + ask.hits do call('ZADD', c.key, ends, place(ask.ticket, index)) end
   c.taken[ask.ticket] = taken + ask.hits
   keep_places(c.key)
@@ -405,7 +419,7 @@ local function answer(ask, outcome, level, low)
     reply[n + 3] = c.at
   elseif c.algorithm == PLACES then
     places[#places + 1] = { at = n + 3, key = c.key, ticket = ask.is_about_ticket and ask.ticket }
-    reply[n + 4] = ask.expired or 0
+    reply[n + 4] = ask.is_known and -1 or ask.expired or 0
   elseif c.algorithm == SLIDING_LOG then
     logs[#logs + 1] = { at = n + 3, counter = c, leaving = level + needs(ask.kind, ask.hits) - ask.capacity, len = level, low = low }
   end
@@ -415,7 +429,7 @@ end
 local function charge_one(ask)
   local l, c = ask.lockout, ask.counter
   if ask.used then
-    ask.outcome, ask.level, ask.low, ask.over = ask.used, c.level, c.low, false
+    ask.outcome, ask.level, ask.low, ask.over = ask.used, c.level, c.low, ask.denies or false
     return
   end
   if l and l.blocked and ask.kind ~= REFUND and ask.kind ~= RETURN then

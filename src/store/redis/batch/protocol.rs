@@ -7,9 +7,10 @@ use bytes::{BufMut as _, BytesMut};
 use super::SlotCharge;
 use super::reserve::{self, RawBudget};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::algorithm::places::{self, PlaceReport};
 use crate::engine::algorithm::{
-    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, budget, fixed_window, lapsed, places,
-    sliding_log, sliding_window, token_bucket,
+    ChargeContext, CounterState, MAX_EXACT, Reading, Ticks, budget, fixed_window, lapsed, sliding_log,
+    sliding_window, token_bucket,
 };
 use crate::engine::lockout::Block;
 use crate::engine::{Algorithm, ChargeMode, Enforcement, Hits, Hold, Lease, Report, Ticket, Timestamp};
@@ -17,6 +18,9 @@ use crate::store::{Lockout, StoreError};
 
 /// Hold of a charge without a ticket: no random ticket has this name.
 const NO_HOLD: Hold = Hold { ticket: Ticket::from_bits([0; 16]), ttl_secs: 0, is_named: false };
+
+/// Number in place of the tickets that had ended: the one that its caller names held its places already.
+const KNOWN_TICKET: i64 = -1;
 
 /// Added to the number of an algorithm for a counter with holds.
 const WITH_HOLDS: u8 = 8;
@@ -127,11 +131,12 @@ impl SlotCharge {
                 {
                     // It never fits, whichever hits leave the log.
                     let reset = Duration::from_secs(limit.window.secs().into());
-                    return Reading { outcome, used: level, reset, budget: None };
+                    return Reading { outcome, used: level, reset, budget: None, places: PlaceReport::NONE };
                 }
                 let last = if over { one } else { other };
                 let reset = u64::try_from(last).map(|at| sliding_log::until_it_leaves(at, limit, now));
-                return Reading { outcome, used: level, reset: reset.unwrap_or_default(), budget: None };
+                let (reset, places) = (reset.unwrap_or_default(), PlaceReport::NONE);
+                return Reading { outcome, used: level, reset, budget: None, places };
             }
         };
         let used = match &state {
@@ -144,9 +149,11 @@ impl SlotCharge {
         };
         let context = ChargeContext { limit, hits, mode, now };
         let (Some(RawBudget { report, first_in }), Some(reserve)) = (budget, &self.reserve) else {
-            let expired = if limit.is_concurrency() { whole(other) } else { 0 };
-            let budget = (expired > 0).then(|| places::report(expired));
-            return Reading { budget, ..Reading::of(context, &state, used, outcome) };
+            let places = match limit.is_concurrency() {
+                true => PlaceReport::of(whole(other), other == KNOWN_TICKET),
+                false => PlaceReport::NONE,
+            };
+            return Reading { places, ..Reading::of(context, &state, used, outcome) };
         };
         let first_end_us = first_in.map(|first_in| now.after(first_in).as_micros());
         let report = Report { first_ends_in_secs: budget::secs_until(first_end_us, now), ..report };

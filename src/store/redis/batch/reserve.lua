@@ -13,9 +13,10 @@
 --            4        amount that an extension raises the hold to, with what is counted of it, 0 to leave it; or that is
 --                     taken off it
 -- Reply    for each of them, before now: the event by its number in `engine::reserve::HoldEvent`; the sum and the number of
---          holds; the time until the first one ends, -1 for none; the amount; the part of it that an extension adds; the
---          time until the hold of the charge ends, 0 for none; the part that was returned; hits counted; and the number of
---          holds that were found to have expired. Times are in microseconds.
+--          holds; the time until the first one ends, or of an extension until that of another ticket does, -1 for none;
+--          the amount; the part of it that an extension adds; the time until the hold of the charge ends, 0 for none; the
+--          part that was returned; hits counted; and the number of holds that were found to have expired. Times are in
+--          microseconds.
 local reserves = {}
 do
   local LOOK, OPEN, SETTLE, PART, REST, OLDEST, EXTEND, CANCEL, COUNT, LOWER = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
@@ -190,8 +191,10 @@ do
 
   -- Extends a hold whose amount was found to fit.
   local function extend(c, r, hold, now)
-    if r.amount > hold.amount then
-      add(c, r.amount - hold.amount)
+    -- Of two equal charges of one request, the first has raised it.
+    r.more = max(0, r.amount - hold.amount)
+    if r.more > 0 then
+      add(c, r.more)
       hold.amount = r.amount
       put(c, r.ticket, hold)
     end
@@ -205,7 +208,11 @@ do
   local function prepare_extension(ask, now)
     local c, r = ask.counter, ask.reserve
     local hold = find(c, r.ticket)
-    if not hold or not end_of(c, r.ticket) then return decide(ask, DENIED, UNKNOWN) end
+    if not hold or not end_of(c, r.ticket) then
+      -- A request raises all its holds or none.
+      ask.denies = r.raised > 0
+      return decide(ask, DENIED, UNKNOWN)
+    end
     r.amount = max(hold.amount, r.raised - hold.counted)
     r.more = r.amount - hold.amount
     if r.more > 0 then
@@ -288,7 +295,9 @@ do
 
   function reserves.answer(ask, reply, now)
     local c, r, n = ask.counter, ask.reserve, #reply
-    local first = call('ZRANGE', c.holds, 0, 0, 'WITHSCORES')[2]
+    local holds = call('ZRANGE', c.holds, 0, r.action == EXTEND and 1 or 0, 'WITHSCORES')
+    -- Others deny an extension, not its own hold.
+    local first = holds[r.action == EXTEND and holds[1] == r.ticket and 4 or 2]
     local settles = r.action == SETTLE or r.action == PART or r.action == REST or r.action == OLDEST or r.action == COUNT
     local counted = settles and not ask.used and ask.kind == ALWAYS and ask.hits or 0
     reply[n + 1], reply[n + 2], reply[n + 3] = r.event, c.held, call('ZCARD', c.holds)

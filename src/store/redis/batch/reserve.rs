@@ -38,6 +38,17 @@ pub(in crate::store::redis) struct RawBudget {
 }
 
 impl SlotCharge {
+    /// True if the same charge finds what this one did, and does not do it again: the raise of a hold, or what is held under
+    /// a ticket that its caller names.
+    pub(in crate::store::redis) fn finds_what_it_did(&self) -> bool {
+        let of_holds = self.reserve.as_ref().is_some_and(|of| match of.reservation.action {
+            Action::Open(Opening { is_named, .. }) => is_named,
+            Action::Extend(_) => true,
+            Action::Look | Action::Settle(_) | Action::Lower(..) | Action::Cancel(_) => false,
+        });
+        of_holds || self.hold.as_ref().is_some_and(|hold| hold.is_named)
+    }
+
     /// Refund of `hits` that it counted, or of the hold that it opened.
     pub(in crate::store::redis) fn refund(self, hits: u32) -> Self {
         let Self { mut reserve, .. } = self;
