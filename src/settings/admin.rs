@@ -50,7 +50,7 @@ fn proxies(raw: &RawAdmin, reader: &mut Reader) -> Option<TrustedProxies> {
             return None;
         }
         (None, Some(roles)) => {
-            let expected = "nothing, since ADMIN_TRUSTED_PROXIES is not set and no proxy would be believed";
+            let expected = "no value, since it has no effect without ADMIN_TRUSTED_PROXIES";
             reader.error("ADMIN_GROUP_ROLES", expected, Some(roles));
             return None;
         }
@@ -94,8 +94,7 @@ fn certificates(raw: &RawAdmin, reader: &mut Reader) -> Vec<(PeerName, Role)> {
             Vec::new()
         }
         (None, Some(roles)) => {
-            let expected =
-                "nothing, since ADMIN_CLIENT_TLS_CACERT is not set and no certificate would be asked for";
+            let expected = "no value, since it has no effect without ADMIN_CLIENT_TLS_CACERT";
             reader.error("ADMIN_CLIENT_ROLES", expected, Some(roles));
             Vec::new()
         }

@@ -25,7 +25,7 @@ pub(super) fn read(
         let found = Some(path.to_string_lossy());
         reader.error(
             "CANDIDATE_CONFIG",
-            "a path outside the rules' own: what is below that is in force",
+            "a path outside the rules path, since every rule file below it is in force",
             found.as_deref(),
         );
     }

@@ -248,7 +248,7 @@ fn modes(raw: &RawAnswers, reader: &mut Reader) -> Modes {
 fn keys(raw: &RawCounters, store: &StoreSettings, reader: &mut Reader) -> KeyWriter {
     let formats = [("native", KeyFormat::Native), ("envoyproxy", KeyFormat::Envoyproxy)];
     let format = reader.choice("CACHE_KEY_FORMAT", &raw.cache_key_format, &formats).unwrap_or_default();
-    let expected = "a text without {}, which would take the meaning from the hash tags of rules";
+    let expected = "a text without {}, which would disable the hash tags of rules";
     let prefix = reader.read("CACHE_KEY_PREFIX", &raw.cache_key_prefix, expected, |text| {
         (!text.contains("{}")).then(|| text.to_owned())
     });

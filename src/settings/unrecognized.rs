@@ -28,7 +28,7 @@ pub fn unrecognized(names: impl IntoIterator<Item = String>) -> Vec<Unrecognized
     };
     let mut found: Vec<_> = names
         .into_iter()
-        .filter(|name| !known.contains(name) && !is_of_kubernetes(name))
+        .filter(|name| !known.contains(name) && !is_set_by_kubernetes(name))
         .filter_map(|name| {
             let (distance, nearest) = nearest(&name)?;
             let is_family = FAMILIES.iter().any(|family| name.starts_with(family));
@@ -51,7 +51,7 @@ const fn distance_max(length: usize) -> usize {
 
 /// True if Kubernetes sets the variable in every container for a service named `redis`: `REDIS_SERVICE_HOST`,
 /// `REDIS_PORT_6379_TCP_ADDR`.
-fn is_of_kubernetes(name: &str) -> bool {
+fn is_set_by_kubernetes(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || name.ends_with("_PORT")

@@ -58,7 +58,7 @@ const IGNORED: &[Unsupported] = {
         unsupported(
             "GRPC_SERVER_TLS_CA_CERT",
             Texts(&[]),
-            "envoyproxy/ratelimit does not read it; GRPC_CLIENT_TLS_CACERT asks clients for certificates",
+            "envoyproxy/ratelimit does not read it; GRPC_CLIENT_TLS_CACERT requires certificates of clients",
         ),
         unsupported("REDIS_POOL_SIZE", Texts(&["10"]), POOL),
         unsupported("REDIS_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),
@@ -68,7 +68,7 @@ const IGNORED: &[Unsupported] = {
         unsupported(
             "REDIS_CLOSE_CONNECTION_ON_READONLY_ERROR",
             Bool(true),
-            "a server that turns out to be read-only is always left for another",
+            "a connection to a server that has become read-only is always replaced",
         ),
         unsupported("REDIS_PERSECOND_POOL_SIZE", Texts(&["10"]), POOL),
         unsupported("REDIS_PERSECOND_POOL_ON_EMPTY_BEHAVIOR", Texts(&["WAIT"]), POOL),

@@ -14,19 +14,21 @@ pub(in crate::settings) struct RawCollectorTls {
     /// Private key of `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_client_key: Option<String>,
-    /// The same as `OTEL_EXPORTER_OTLP_CERTIFICATE` for metrics only.
+    /// CAs that sign the collector's certificate, for metrics only. Unset: `OTEL_EXPORTER_OTLP_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_metrics_certificate: Option<String>,
-    /// The same as `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE` for metrics only.
+    /// Certificate that identifies tollgate to the collector, for metrics only. Unset:
+    /// `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_metrics_client_certificate: Option<String>,
     /// Private key of `OTEL_EXPORTER_OTLP_METRICS_CLIENT_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_metrics_client_key: Option<String>,
-    /// The same as `OTEL_EXPORTER_OTLP_CERTIFICATE` for traces only.
+    /// CAs that sign the collector's certificate, for traces only. Unset: `OTEL_EXPORTER_OTLP_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_traces_certificate: Option<String>,
-    /// The same as `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE` for traces only.
+    /// Certificate that identifies tollgate to the collector, for traces only. Unset:
+    /// `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) otel_exporter_otlp_traces_client_certificate: Option<String>,
     /// Private key of `OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE`.

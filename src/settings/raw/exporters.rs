@@ -32,8 +32,8 @@ pub(in crate::settings) struct RawExporters {
     /// by `DOG_STATSD_MOGRIFIER_<name>_PATTERN`, `_NAME` and `_TAGS`.
     #[arg(long, env, default_value = "", value_name = "NAMES")]
     pub(in crate::settings) use_dog_statsd_mogrifiers: String,
-    /// Mapping file of statsd_exporter, as envoyproxy/ratelimit takes it. Metrics keep their names; a file that
-    /// asks for others is reported at the start.
+    /// Mapping file of statsd_exporter, as envoyproxy/ratelimit takes it. Metrics keep their names; a file that maps
+    /// them to others is reported at the start.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) prometheus_mapper_yaml: Option<String>,
     /// Serve `ratelimit_service_response_time_seconds` in milliseconds, as old versions of envoyproxy/ratelimit
@@ -60,10 +60,10 @@ pub(in crate::settings) struct RawExporters {
     /// Upper bound on one request to the collector, in milliseconds.
     #[arg(long, env, default_value = "10000", value_name = "MILLISECONDS")]
     pub(in crate::settings) otel_exporter_otlp_timeout: String,
-    /// The same for metrics only. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    /// Upper bound on one request with metrics, in milliseconds. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
     #[arg(long, env, value_name = "MILLISECONDS")]
     pub(in crate::settings) otel_exporter_otlp_metrics_timeout: Option<String>,
-    /// The same for traces only. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
+    /// Upper bound on one request with traces, in milliseconds. Unset: `OTEL_EXPORTER_OTLP_TIMEOUT`.
     #[arg(long, env, value_name = "MILLISECONDS")]
     pub(in crate::settings) otel_exporter_otlp_traces_timeout: Option<String>,
     /// Kind of the exported sums: `cumulative` is the only one so far.

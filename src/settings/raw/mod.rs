@@ -74,41 +74,41 @@ pub(super) struct RawListeners {
     /// Port of the debug listener; 0 for a free one.
     #[arg(long, env, default_value = "6070", value_name = "PORT")]
     pub(super) debug_port: String,
-    /// Age at which a gRPC connection is asked to close, randomised by a tenth either way; 0 for never.
+    /// Age at which a gRPC connection gets a GOAWAY, randomised by up to 10 % in both directions; 0 for never.
     #[arg(long, env, default_value = "24h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age: String,
-    /// Time that such a connection has to finish its calls before it is closed.
+    /// Time after the GOAWAY in which a connection may finish its calls before it is closed.
     #[arg(long, env, default_value = "1h", value_name = "DURATION")]
     pub(super) grpc_max_connection_age_grace: String,
     /// Close connections that have not sent a complete request this long after they were accepted, 100ms to 1h.
-    /// Holds for every port.
+    /// Applies to every port.
     #[arg(long, env, default_value = "10s", value_name = "DURATION")]
     pub(super) first_request_timeout: String,
     /// Close gRPC connections after this long without a request; 0 for never. Keep it above the idle timeout of
     /// the proxies, which is 1h in Envoy, so that they close first.
     #[arg(long, env, default_value = "2h", value_name = "DURATION")]
     pub(super) grpc_idle_timeout: String,
-    /// Close HTTP connections after this long without a request; 0 for never. Holds for the debug port too.
+    /// Close HTTP connections after this long without a request; 0 for never. Applies to the debug port too.
     #[arg(long, env, default_value = "60s", value_name = "DURATION")]
     pub(super) http_idle_timeout: String,
-    /// Open connections, for gRPC and for HTTP each, 1 to 1,000,000. At the bound, the connection that has been
-    /// idle longest is closed for a new one; if none is idle, new ones wait to be accepted.
+    /// Upper bound on open connections, for gRPC and for HTTP separately, 1 to 1,000,000. At the bound, the
+    /// connection that has been idle longest is closed for a new one; if none is idle, new ones wait to be accepted.
     #[arg(long, env, default_value = "10000", value_name = "COUNT")]
     pub(super) max_connections: String,
-    /// Connections of one client address that are kept at that bound, 1 to 1,000,000. An address with more
-    /// closes its own before those of others. Unset: a quarter of `MAX_CONNECTIONS`.
+    /// Upper bound on the connections of one client address while `MAX_CONNECTIONS` is reached, 1 to 1,000,000. An
+    /// address above it loses its own connections before those of others. Unset: a quarter of `MAX_CONNECTIONS`.
     #[arg(long, env, value_name = "COUNT")]
     pub(super) max_connections_per_address: Option<String>,
-    /// Upper bound on requests in flight per thread, 1 to 1,000,000. Further ones fail with UNAVAILABLE at
-    /// once and count nothing.
+    /// Upper bound on requests in flight per thread, 1 to 1,000,000. At the bound, the oldest request with an
+    /// incomplete body fails with UNAVAILABLE, or the new request if there is none. It counts nothing.
     #[arg(long, env, default_value = "5000", value_name = "COUNT")]
     pub(super) max_requests_in_flight: String,
-    /// Upper bound on the time from a request's headers to the last byte of its body, 100ms to 1h. Holds for gRPC
+    /// Upper bound on the time from a request's headers to the last byte of its body, 100ms to 1h. Applies to gRPC
     /// and HTTP.
     #[arg(long, env, default_value = "5s", value_name = "DURATION")]
     pub(super) body_timeout: String,
-    /// Upper bound on the bytes buffered for request bodies that have not arrived in full, in the whole process,
-    /// 8,388,608 or more. At the bound, the oldest of them fails with UNAVAILABLE.
+    /// Upper bound on the bytes buffered for incomplete request bodies, in the whole process, 8,388,608 or more. At
+    /// the bound, the oldest of these requests fails with UNAVAILABLE.
     #[arg(long, env, default_value = "67108864", value_name = "BYTES")]
     pub(super) max_unfinished_body_bytes: String,
     /// Threads that serve calls, 1 to 1,024. Unset: one per core that the process may use.
@@ -118,7 +118,7 @@ pub(super) struct RawListeners {
     /// balancers drain this replica first. Set it above their health-check interval.
     #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(super) shutdown_delay: String,
-    /// Upper bound on the time that calls in flight have to finish after that delay.
+    /// Upper bound on the time after `SHUTDOWN_DELAY` in which calls in flight may finish.
     #[arg(long, env, default_value = "30s", value_name = "DURATION")]
     pub(super) shutdown_timeout: String,
 }
@@ -129,19 +129,19 @@ pub(super) struct RawTls {
     /// Serve gRPC over TLS, and nothing in plain text at its address.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) grpc_server_use_tls: String,
-    /// File of the certificate, followed by those between it and its authority, in PEM. It is read again when it
-    /// changes, as are all files of certificates and keys.
+    /// File with the certificate, followed by the intermediate certificates, in PEM. All files of certificates and
+    /// keys are read again when they change.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_server_tls_cert: Option<String>,
     /// File of the certificate's private key, in PEM, without a passphrase.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_server_tls_key: Option<String>,
-    /// File of the CA certificates, in PEM, of which one must have signed the certificate of a gRPC client. Unset:
+    /// File with CA certificates, in PEM. One of them must have signed the certificate of a gRPC client. Unset:
     /// clients need no certificate.
     #[arg(long, env, value_name = "PATH")]
     pub(super) grpc_client_tls_cacert: Option<String>,
-    /// Names of which the certificate of a gRPC client must have one, separated by commas: DNS names, IP addresses
-    /// or URIs such as SPIFFE ids. Unset: any name.
+    /// Accepted names of gRPC clients, separated by commas: DNS names, IP addresses or URIs such as SPIFFE ids. The
+    /// certificate of a client must have one of them. Unset: any name.
     #[arg(long, env, value_name = "NAMES")]
     pub(super) grpc_client_tls_san: Option<String>,
     /// Serve HTTP over TLS, with the certificate and key above. HTTP clients need no certificate.
@@ -152,16 +152,16 @@ pub(super) struct RawTls {
 /// The admin listener.
 #[derive(Args, Debug)]
 pub(super) struct RawAdmin {
-    /// Address of the admin listener: the console at `/` and its API. Any other than loopback needs
+    /// Address of the admin listener: the console at `/` and its API. An address other than loopback needs
     /// authentication.
     #[arg(long, env, default_value = "127.0.0.1", value_name = "HOST")]
     pub(super) admin_host: String,
     /// Port of the admin listener; 0 for a free one, `off` for none.
     #[arg(long, env, default_value = "6071", value_name = "PORT")]
     pub(super) admin_port: String,
-    /// File of tokens for the admin listener: lines of `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`, with `# NAME` after a
-    /// token to name its bearer in the audit log, re-read when it changes. Without any authentication, clients on this
-    /// machine may read, and nobody may write.
+    /// File with tokens for the admin listener, one a line: `view:TOKEN`, `operate:TOKEN` or `admin:TOKEN`. `# NAME`
+    /// after a token names its bearer in the audit log. The file is read again when it changes. Without any
+    /// authentication, only clients on this machine are served, and they may only read.
     #[arg(long, env, value_name = "PATH")]
     pub(super) admin_token_file: Option<String>,
     /// Addresses or networks of proxies that authenticate users, separated by commas. Their headers name the
@@ -199,9 +199,9 @@ pub(super) struct RawRules {
     /// set, else `/srv/runtime_data/current/config` if it exists, else `config`.
     #[arg(long = "rules", env, value_name = "PATH")]
     pub(super) rules_path: Option<String>,
-    /// Directory of rule files, or one file, to try out: a complete rule set that is evaluated beside the one
-    /// in force, on counters of its own, and never enforced. It must not lie below the rules path. In memory
-    /// it can double the memory for counters. Unset: none.
+    /// Directory of rule files, or one file, with candidate rules: a complete rule set that is evaluated beside the
+    /// rules in force, on counters of its own, and never enforced. It must not lie below the rules path. With
+    /// counters in memory, it can double their memory. Unset: none.
     #[arg(long, env, value_name = "PATH")]
     pub(super) candidate_config: Option<String>,
     /// First part of the rules path `<root>/<subdirectory>/<appdirectory>`. Unset:
@@ -224,7 +224,7 @@ pub(super) struct RawRules {
     /// Count nothing for a denied request, unless the rule sets `charge`.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) stop_cache_key_increment_when_overlimit: String,
-    /// Report SERVING before the first rules are there; calls fail until then.
+    /// Report SERVING before the first rules are loaded; calls fail until then.
     #[arg(long, env, default_value = "false", value_name = "BOOL")]
     pub(super) force_start_without_initial_config: String,
     /// Report NOT_SERVING while no domain has rules.
@@ -258,7 +258,7 @@ pub(super) struct RawAnswers {
     /// Header with the remaining hits.
     #[arg(long, env, default_value = "RateLimit-Remaining", value_name = "HEADER")]
     pub(super) limit_remaining_header: String,
-    /// Header with the seconds until the limit is whole again.
+    /// Header with the seconds until the limit resets.
     #[arg(long, env, default_value = "RateLimit-Reset", value_name = "HEADER")]
     pub(super) limit_reset_header: String,
     /// Return the request and the metadata of its rules as Envoy's dynamic metadata.
@@ -276,7 +276,7 @@ pub(super) struct RawCounters {
     /// else `memory`.
     #[arg(long, env, value_name = "TYPE")]
     pub(super) backend_type: Option<String>,
-    /// Prefix of every counter's key; without `{}`.
+    /// Prefix of every counter's key. It must not contain `{}`.
     #[arg(long, env, default_value = "", value_name = "TEXT")]
     pub(super) cache_key_prefix: String,
     /// Format of counter keys: `native`, or `envoyproxy` for those of envoyproxy/ratelimit, so that both
@@ -291,25 +291,26 @@ pub(super) struct RawCounters {
     /// all expire at once.
     #[arg(long, env, default_value = "300", value_name = "SECONDS")]
     pub(super) expiration_jitter_max_seconds: String,
-    /// Upper bound on the counters in memory, 1,000 to 1,000,000,000. At the bound a new counter takes the place
-    /// of an expired or little used one.
+    /// Upper bound on the counters in memory, 1,000 to 1,000,000,000. At the bound, a new counter replaces an expired
+    /// or little used one.
     #[arg(long, env, default_value = "1000000", value_name = "COUNT")]
     pub(super) memory_max_counters: String,
-    /// Upper bound on the bytes that counters in memory take, 1,048,576 or more: about 110 for each and its
-    /// key, and 16 more for every moment of hits that a `sliding_log` remembers. At the bound it is as with
-    /// `MEMORY_MAX_COUNTERS`.
+    /// Upper bound on the memory of counters in this process, in bytes, 1,048,576 or more. A counter takes about 110
+    /// bytes and its key; a `sliding_log` takes 16 more for each distinct time of its hits. At the bound, counters
+    /// are replaced as with `MEMORY_MAX_COUNTERS`.
     #[arg(long, env, default_value = "268435456", value_name = "BYTES")]
     pub(super) memory_max_bytes: String,
-    /// Memory for the cache of keys above their limit, in bytes: Redis is not asked about them for up to a
-    /// second. 0 switches it off.
+    /// Memory for the cache of keys above their limit, in bytes. Such keys are denied without a call to Redis for up
+    /// to a second. 0 switches the cache off.
     #[arg(long, env, default_value = "16777216", value_name = "BYTES")]
     pub(super) local_cache_size_in_bytes: String,
     /// Answer for a descriptor if the store fails, unless the rule sets `on_backend_failure`: `error` (the
     /// call fails), `allow`, `deny` or `local` (this replica counts in its own memory).
     #[arg(long, env, default_value = "error", value_name = "POLICY")]
     pub(super) on_backend_failure: String,
-    /// Number of replicas, 1 to 100,000: with `on_backend_failure: local` each enforces its share of the
-    /// limit, and a lease takes at most half of its share of what is left, or an eighth of all.
+    /// Number of replicas, 1 to 100,000. With `on_backend_failure: local`, each replica enforces the limit divided by
+    /// this number. A lease takes at most the remaining hits divided by twice this number, and at most an eighth of
+    /// them.
     #[arg(long, env, default_value = "1", value_name = "COUNT")]
     pub(super) replicas: String,
 }
@@ -324,12 +325,12 @@ pub(super) struct RawMetrics {
     /// Format of the log: `text` or `json`.
     #[arg(long, env, default_value = "text", value_name = "FORMAT")]
     pub(super) log_format: String,
-    /// File of the decision log, or `stdout`: one JSON object a line for each decision, with the request, for `tollgate
-    /// replay`. After it is renamed or removed, the next line begins a new file. Unset: off.
+    /// File of the decision log, or `stdout`: one line of JSON for each decision, with the request, for `tollgate
+    /// replay`. If the file is renamed or removed, the next line starts a new file. Unset: off.
     #[arg(long, env, value_name = "PATH")]
     pub(super) decision_log: Option<String>,
-    /// Share of keys, 0 to 1, whose decisions are logged: for a sampled key of the first descriptor, all of them. Limits
-    /// of other descriptors see only some of their requests.
+    /// Share of keys, 0 to 1, whose decisions are logged. The key is the first descriptor of a request; all decisions
+    /// of a sampled key are logged. Limits of other descriptors see only some of their requests in a replay.
     #[arg(long, env, default_value = "1", value_name = "SHARE")]
     pub(super) decision_log_sample: String,
     /// Serve metrics at `PROMETHEUS_ADDR` too; the debug port always serves them at `/metrics`.

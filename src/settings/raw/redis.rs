@@ -52,8 +52,8 @@ pub(in crate::settings) struct RawRedis {
     /// Deadline of a call to Redis, 1ms to 1m. Keep it below the timeout of Envoy's filter, 20ms by default.
     #[arg(long, env, default_value = "10ms", value_name = "DURATION")]
     pub(in crate::settings) redis_call_timeout: String,
-    /// Upper bound on waiting for Redis at the start, up to a year; then the process exits. 0: serve at once
-    /// and use Redis as soon as it is there.
+    /// Upper bound on waiting for Redis at the start, up to a year; then the process exits. 0: serve at once, and use
+    /// Redis as soon as it is reachable.
     #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(in crate::settings) redis_startup_max_elapsed_time: String,
     /// Report NOT_SERVING while Redis cannot be reached.
@@ -70,7 +70,7 @@ pub(in crate::settings) struct RawPerSecond {
     /// Address of the second Redis, in the form of `REDIS_URL`.
     #[arg(long, env, value_name = "URL")]
     pub(in crate::settings) redis_persecond_url: Option<SecretString>,
-    /// Its deployment, as in `REDIS_TYPE`.
+    /// Deployment of the second Redis, as in `REDIS_TYPE`.
     #[arg(long, env, value_name = "TYPE")]
     pub(in crate::settings) redis_persecond_type: Option<String>,
     /// Kind of `REDIS_PERSECOND_URL`: `tcp` or `unix`. Unset: from its form.
@@ -82,16 +82,16 @@ pub(in crate::settings) struct RawPerSecond {
     /// File with the password, or `user:password`, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) redis_persecond_auth_file: Option<String>,
-    /// Password, or `user:password`, of its Sentinels.
+    /// Password, or `user:password`, of the second Redis' Sentinels.
     #[arg(long, env, value_name = "SECRET")]
     pub(in crate::settings) redis_persecond_sentinel_auth: Option<SecretString>,
-    /// File with the password, or `user:password`, of its Sentinels, read for every new connection.
+    /// File with the password, or `user:password`, of the second Redis' Sentinels, read for every new connection.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) redis_persecond_sentinel_auth_file: Option<String>,
-    /// Use TLS to it, with the files of `REDIS_TLS_`. Unset: if its URL starts with `rediss`.
+    /// Use TLS to the second Redis, with the files of `REDIS_TLS_`. Unset: if its URL starts with `rediss`.
     #[arg(long, env, value_name = "BOOL")]
     pub(in crate::settings) redis_persecond_tls: Option<String>,
-    /// Upper bound on connecting to it, 1ms to 1h. Unset: `REDIS_TIMEOUT`.
+    /// Upper bound on connecting to the second Redis, 1ms to 1h. Unset: `REDIS_TIMEOUT`.
     #[arg(long, env, value_name = "DURATION")]
     pub(in crate::settings) redis_persecond_timeout: Option<String>,
 }

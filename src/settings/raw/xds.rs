@@ -9,7 +9,7 @@ pub(in crate::settings) struct RawXds {
     /// Address of the management server: `host:port` or `unix:path`. The name is resolved for each connection.
     #[arg(long, env, default_value = "localhost:18000", value_name = "ADDRESS")]
     pub(in crate::settings) config_grpc_xds_server_url: String,
-    /// Name of this client, which management servers choose its rules by.
+    /// Name of this client (node ID), by which a management server selects its rules.
     #[arg(long, env, default_value = "default", value_name = "TEXT")]
     pub(in crate::settings) config_grpc_xds_node_id: String,
     /// Further properties of this client for the management server: `name=value,name=value`.
@@ -42,8 +42,8 @@ pub(in crate::settings) struct RawXds {
     /// Upper bound on the wait, 10ms to 1h.
     #[arg(long, env, default_value = "30s", value_name = "DURATION")]
     pub(in crate::settings) xds_client_backoff_max_interval: String,
-    /// Growth of each wait over the one before, up to 100. Below 1, as envoyproxy/ratelimit has it, it is 2: that
-    /// would never grow.
+    /// Factor by which each wait is longer than the previous one, up to 100. Below 1, which is the default of
+    /// envoyproxy/ratelimit, the wait would never grow: 2 is used.
     #[arg(long, env, default_value = "2", value_name = "FACTOR")]
     pub(in crate::settings) xds_client_backoff_random_factor: String,
     /// Shorten each wait by a random part of up to half of it.
@@ -56,12 +56,12 @@ pub(in crate::settings) struct RawXds {
     /// with more than one in 5m.
     #[arg(long, env, default_value = "10m", value_name = "DURATION")]
     pub(in crate::settings) xds_ping_interval: String,
-    /// Keep resources that the first responses of a new stream do not have in force for this long, up to 1h: a
-    /// server that has just started may not know them yet.
+    /// Time for which resources stay in force if the first responses of a new stream lack them, up to 1h: a server
+    /// that has just started may not know them yet.
     #[arg(long, env, default_value = "0s", value_name = "DURATION")]
     pub(in crate::settings) xds_removal_grace: String,
-    /// File for the rules in force, which is written when they change and read at the start, so that a restart
-    /// while the management server is away keeps limits. Unset: none.
+    /// File in which the rules in force are kept. It is written when they change and read at the start, so that
+    /// limits survive a restart while the management server is away. Unset: none.
     #[arg(long, env, value_name = "PATH")]
     pub(in crate::settings) xds_cache_file: Option<String>,
 }
