@@ -225,8 +225,8 @@ async fn a_lockout_is_lifted_with_a_reason_and_audited() {
     let handled =
         audit["items"].as_array().expect("a list").iter().filter(|entry| entry["action"] != "rejected");
     let handled: Vec<_> = handled.collect();
-    let told: Vec<_> = handled.iter().map(|entry| &entry["result"]).collect();
-    assert_eq!(told, ["not_found", "done", "done"]);
+    let results: Vec<_> = handled.iter().map(|entry| &entry["result"]).collect();
+    assert_eq!(results, ["not_found", "done", "done"]);
     let dry_run = handled[2];
     assert_eq!((&dry_run["dry_run"], &dry_run["actor"]), (&json!(true), &json!("operate token, line 2")));
     assert_eq!(dry_run["reason"], "customer called");

@@ -39,8 +39,8 @@ async fn ask(
     client.should_rate_limit(request("shop", descriptors)).await.expect("an answer").into_inner()
 }
 
-/// The names of the headers of `answer`, and the values of those that do not tell a time.
-fn told(answer: &RateLimitResponse) -> Vec<String> {
+/// Headers of `answer` as `name: value`; of headers with a time only the name.
+fn reported(answer: &RateLimitResponse) -> Vec<String> {
     let is_time = |name: &str| name == "retry-after" || name.ends_with("reset");
     let header = |header: &envoy_types::pb::envoy::config::core::v3::HeaderValue| {
         if is_time(&header.key) {
@@ -75,12 +75,12 @@ async fn envoy_gets_headers_in_the_configured_style() {
         let mut client = connect(&service).await;
         let asked = [("user", "ann"), ("ip", "i")];
         let first = ask(&mut client, &asked).await;
-        assert_eq!(told(&first), passes, "{style}");
+        assert_eq!(reported(&first), passes, "{style}");
         assert!(first.raw_body.is_empty());
         ask(&mut client, &asked).await;
         let third = ask(&mut client, &asked).await;
         let added = if adds { &denial[..] } else { &[] };
-        assert_eq!(told(&third), [denied, added, &own].concat(), "{style}");
+        assert_eq!(reported(&third), [denied, added, &own].concat(), "{style}");
         assert_eq!(third.raw_body, b"Too many from here: 2 a year.");
     }
     let service = start(&[("RESPONSE_HEADERS", "ietf")]).await;

@@ -56,11 +56,11 @@ async fn a_day_counts_from_one_local_midnight_to_the_next() {
             for mode in [ChargeMode::Always, ChargeMode::IfAllowed] {
                 let hit = || Charge { key: format!("{mode:?}/{start}/").into(), mode, ..hits(1) };
                 let (store, last) = (&*store.store, at(start + length - 1));
-                let told = format!("{name}, {mode:?}: {length} s");
-                assert_eq!(ask(store, hit(), at(start)).await, (1, length), "{told}");
-                assert_eq!(ask(store, hit(), at(start + length / 2)).await.0, 2, "{told}");
-                assert_eq!(ask(store, hit(), last).await, (3, 1), "{told}");
-                assert_eq!(ask(store, hit(), at(start + length)).await.0, 1, "{told}: the next day");
+                let reported = format!("{name}, {mode:?}: {length} s");
+                assert_eq!(ask(store, hit(), at(start)).await, (1, length), "{reported}");
+                assert_eq!(ask(store, hit(), at(start + length / 2)).await.0, 2, "{reported}");
+                assert_eq!(ask(store, hit(), last).await, (3, 1), "{reported}");
+                assert_eq!(ask(store, hit(), at(start + length)).await.0, 1, "{reported}: the next day");
             }
         }
     }
@@ -199,12 +199,12 @@ descriptors:
         let answer = client.post(service.url("/json")).body(body.to_string()).send().await;
         let answer: Value = answer.expect("an answer").json().await.expect("JSON");
         let status = &answer["statuses"][0];
-        let told = status["durationUntilReset"].as_str().expect("a time").trim_end_matches('s');
-        let told_secs: f64 = told.parse().expect("a number of seconds");
+        let reported = status["durationUntilReset"].as_str().expect("a time").trim_end_matches('s');
+        let reported_secs: f64 = reported.parse().expect("a number of seconds");
         // Unless midnight came between the two.
         if window.start_secs(SystemClock.now()) == midnight {
             assert_eq!(status["currentLimit"], json!({"requestsPerUnit": 3, "unit": "DAY"}), "{answer}");
-            assert!((0.0..60.0).contains(&(left_secs as f64 + 1.0 - told_secs)), "{answer}: {left_secs}");
+            assert!((0.0..60.0).contains(&(left_secs as f64 + 1.0 - reported_secs)), "{answer}: {left_secs}");
             return;
         }
     }

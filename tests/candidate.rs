@@ -279,9 +279,9 @@ async fn rules_that_are_the_same_decide_the_same_whatever_holds_for_all_of_them(
             world.limiter.modes = modes;
             for line in same.lines() {
                 let (asked, _) = line.split_once(" ->").expect("a question");
-                let told = world.ask(asked).await;
-                assert!(told.ends_with(" same"), "{name}, {modes:?}: {asked}: {told}");
-                assert!(!modes.shadow_mode || told.starts_with("OK"), "{told}");
+                let answer = world.ask(asked).await;
+                assert!(answer.ends_with(" same"), "{name}, {modes:?}: {asked}: {answer}");
+                assert!(!modes.shadow_mode || answer.starts_with("OK"), "{answer}");
             }
         }
         // What is compared is what the rules say.

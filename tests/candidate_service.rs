@@ -127,7 +127,7 @@ async fn differences_are_counted_and_logged_and_answers_are_those_of_a_service_w
     for pair in ASKED {
         assert_eq!(ask(&alone, pair).await, ask(&service, pair).await, "{pair}");
     }
-    let told = metrics(&service).await;
+    let found = metrics(&service).await;
     for line in [
         r#"requests{outcome="same"} 6"#,
         r#"requests{outcome="stricter"} 2"#,
@@ -140,7 +140,7 @@ async fn differences_are_counted_and_logged_and_answers_are_those_of_a_service_w
         "config_load_success 1",
         "config_load_error 0",
     ] {
-        assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+        assert!(found.iter().any(|found| found == line), "{line}: {found:#?}");
     }
     assert_eq!(metrics(&alone).await, [""; 0]);
 
@@ -193,7 +193,7 @@ async fn a_rule_for_a_value_that_is_hashed_is_called_by_the_hash() {
     assert_eq!(answers.map(|(status, _)| status), [200, 429]);
     let logged = some_differences(&service).await;
     let rule = logged[0]["rule"].as_str().expect("a text");
-    let hash = logged[0]["descriptors"].as_str().and_then(|told| told.strip_prefix("email="));
+    let hash = logged[0]["descriptors"].as_str().and_then(|found| found.strip_prefix("email="));
     assert_eq!(rule.strip_prefix("shop.email_"), hash, "{logged:?}");
     let line = format!(r#"differing_requests{{domain="shop",rule="{rule}",outcome="looser"}} 1"#);
     assert!(has(&service, &line).await, "{line}");
@@ -285,10 +285,10 @@ async fn gauges_of_counters_and_of_the_deny_cache_are_of_the_rules_in_force() {
     for backend in [&[][..], &of_redis] {
         let (alone, _) = gauges(backend).await;
         redis.command(["FLUSHALL"]);
-        let (beside, told) = gauges(&[backend, &[("CANDIDATE_CONFIG", &*path)]].concat()).await;
+        let (beside, found) = gauges(&[backend, &[("CANDIDATE_CONFIG", &*path)]].concat()).await;
         redis.command(["FLUSHALL"]);
         assert!(!alone.is_empty() && alone == beside, "{alone:?} {beside:?}");
         // The candidate has denied, and denied what it knew.
-        assert!(told.iter().any(|line| line == r#"requests{outcome="stricter"} 3"#), "{told:?}");
+        assert!(found.iter().any(|line| line == r#"requests{outcome="stricter"} 3"#), "{found:?}");
     }
 }

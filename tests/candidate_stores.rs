@@ -97,7 +97,7 @@ impl Store for Slow {
 #[tokio::test(start_paused = true)]
 async fn a_ready_answer_waits_a_millisecond_for_the_candidate() {
     let both = "  - {key: user, rate_limit: 1/minute}";
-    for (live, tried, told, took) in [
+    for (live, tried, shown, took) in [
         (0, 0, "OK same", 0),
         (0, 50, "OK failed", 1),
         (5, 0, "OK same", 5),
@@ -111,7 +111,7 @@ async fn a_ready_answer_waits_a_millisecond_for_the_candidate() {
             candidate.store = slow(tried);
         }
         let asked = Instant::now();
-        assert_eq!(world.ask("user=a").await, told, "{live} ms beside {tried} ms");
+        assert_eq!(world.ask("user=a").await, shown, "{live} ms beside {tried} ms");
         let (took, found) = (Duration::from_millis(took), asked.elapsed());
         assert!(
             (took..=took + Duration::from_millis(2)).contains(&found),

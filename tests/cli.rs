@@ -39,8 +39,8 @@ fn help_and_errors_contain_no_secret() {
     let secrets = [("REDIS_AUTH", "hunter2"), ("REDIS_URL", "redis://user:hunter2@nowhere:x")];
     for args in [&["--help"][..], &["serve", "--help"], &["serve"], &["serve", "--no-such-flag"]] {
         let output = tollgate(args, &secrets);
-        let told = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
-        assert!(!told.contains("hunter2"), "{args:?}: {told}");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        assert!(!shown.contains("hunter2"), "{args:?}: {shown}");
     }
 }
 
@@ -106,9 +106,9 @@ async fn as_ratelimit_it_serves_whatever_the_arguments() {
 #[test]
 fn a_service_that_is_not_there_is_explained() {
     let output = tollgate(&["query", "-d", "shop", "user=a", "--address", "127.0.0.1:1"], &[]);
-    let told = stderr(&output);
+    let shown = stderr(&output);
     for part in ["127.0.0.1:1", "Connection refused", "--address"] {
-        assert!(told.contains(part), "{told}");
+        assert!(shown.contains(part), "{shown}");
     }
 }
 
@@ -149,7 +149,7 @@ fn check_reports_every_error_in_every_file_with_its_position() {
     let path = dir.path().display().to_string();
     let output = tollgate(&["check", &path, "/no/such/file"], &[]);
     assert_eq!(output.status.code(), Some(1));
-    let told = stderr(&output);
+    let shown = stderr(&output);
     for part in [
         &format!("{path}/a.yaml:4:"),
         "     4 |     rate_limit: {unit: fortnight}\n",
@@ -158,7 +158,7 @@ fn check_reports_every_error_in_every_file_with_its_position() {
         "/no/such/file: cannot be read",
         "error: found ",
     ] {
-        assert!(told.contains(part), "{part}\nin\n{told}");
+        assert!(shown.contains(part), "{part}\nin\n{shown}");
     }
 }
 
@@ -263,7 +263,7 @@ async fn a_rejected_request_is_explained() {
 #[tokio::test]
 async fn serve_prints_its_addresses_and_a_first_request_at_every_log_level() {
     let service = Tollgate::start(&[("rules.yaml", RULES)], &[("LOG_LEVEL", "error")]).await;
-    let told = service.process.output_with("curl ").await;
+    let shown = service.process.output_with("curl ").await;
     for part in [
         format!("gRPC      127.0.0.1:{}\n", service.grpc),
         format!("HTTP      127.0.0.1:{}\n", service.http),
@@ -272,7 +272,7 @@ async fn serve_prints_its_addresses_and_a_first_request_at_every_log_level() {
         format!("{} query --address 127.0.0.1:{} -d shop ", env!("CARGO_BIN_EXE_tollgate"), service.grpc),
         format!("curl http://127.0.0.1:{}/json -d '", service.http),
     ] {
-        assert!(told.contains(&part), "{part}\nin\n{told}");
+        assert!(shown.contains(&part), "{part}\nin\n{shown}");
     }
 }
 
@@ -294,8 +294,8 @@ async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
     for (format, line) in [("text", "WARN tollgate::cli::serve: setting has no effect"), ("json", "{")] {
         let environment = [("LOG_FORMAT", format), ("LOG_LEVEL", "warning"), ignored];
         let service = Tollgate::start(&[("rules.yaml", RULES)], &environment).await;
-        let told = service.process.output_with("setting has no effect").await;
-        let logged = told.lines().find(|told| told.contains("setting has no effect")).expect("a warning");
+        let shown = service.process.output_with("setting has no effect").await;
+        let logged = shown.lines().find(|shown| shown.contains("setting has no effect")).expect("a warning");
         assert!(logged.contains(line) && logged.contains("RUNTIME_IGNOREDOTFILES"), "{logged}");
         if format == "json" {
             let logged: serde_json::Value = serde_json::from_str(logged).expect("JSON");
@@ -304,6 +304,6 @@ async fn a_log_line_is_text_or_json_and_as_grave_as_asked() {
                 (&"WARN".into(), &"RUNTIME_IGNOREDOTFILES".into())
             );
         }
-        assert!(!told.contains("INFO"), "{told}");
+        assert!(!shown.contains("INFO"), "{shown}");
     }
 }

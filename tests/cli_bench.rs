@@ -156,14 +156,14 @@ async fn an_unreachable_service_is_reported_once_and_at_once() {
 
 #[tokio::test]
 async fn contradictory_options_are_wrong_usage() {
-    for (args, told) in [
+    for (args, expected) in [
         (&["user"][..], "key=value"),
         (&["a=1", "b=2", "--descriptors", "1"], "--descriptors"),
         (&["a=1", "--rate", "0"], "--rate"),
     ] {
         let ran = bench("127.0.0.1:1", args).await;
         assert_eq!(ran.code, Some(2), "{args:?}: {}", ran.stderr);
-        assert!(ran.stderr.contains(told), "{args:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
     }
 }
 
@@ -201,10 +201,10 @@ async fn a_service_that_restarts_gets_requests_again() {
     eventually("it reports progress", async || load.output().contains("in the last second")).await;
     service.process.signal("KILL");
     drop(service);
-    let told = load.output().len();
+    let before = load.output().len();
     let _service = Tollgate::start(&rules, &ports).await;
     let is_asked = async || {
-        let since = load.output().split_off(told);
+        let since = load.output().split_off(before);
         since.lines().skip(1).any(|line| line.contains(" s: ") && !line.contains(": 0 requests"))
     };
     eventually("requests are answered again", is_asked).await;

@@ -102,9 +102,9 @@ async fn the_time_to_connect_is_not_part_of_the_run() {
     eventually("it connects", async || load.output().matches("connecting for ").count() >= 2).await;
     service.answer(Answered::Everything);
     eventually("it reports progress", async || load.output().contains(" s of 3600 s: ")).await;
-    let told = load.output();
-    let first = told.lines().find(|line| line.contains(" s of ")).expect("a line");
-    assert!(first.starts_with("1 s of 3600 s: "), "{told}");
+    let output = load.output();
+    let first = output.lines().find(|line| line.contains(" s of ")).expect("a line");
+    assert!(first.starts_with("1 s of 3600 s: "), "{output}");
 }
 
 #[tokio::test]

@@ -215,5 +215,5 @@ async fn memory_goes_back_to_the_system_after_a_burst_of_connections() {
     let grown = resident(&service.process);
     drop(clients);
     let goal = before + (grown - before) / 2;
-    eventually("memory is returned, with nobody calling", async || resident(&service.process) < goal).await;
+    eventually("memory is returned, without a call", async || resident(&service.process) < goal).await;
 }

@@ -203,9 +203,9 @@ fn at_no_time(text: &str) -> String {
     times.iter().fold(text.to_owned(), |text, before| {
         let mut pieces = text.split(before);
         let first = pieces.next().unwrap_or_default().to_owned();
-        pieces.fold(first, |told, rest| {
+        pieces.fold(first, |text, rest| {
             let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            told + before + if after == rest { "" } else { "0" } + after
+            text + before + if after == rest { "" } else { "0" } + after
         })
     })
 }

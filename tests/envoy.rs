@@ -204,8 +204,8 @@ async fn a_look_costs_nothing_and_a_refund_lets_a_denied_user_in_again() {
     .enumerate()
     {
         let answer = envoy.get(path, "alice").await;
-        let told = answer.headers()["x-ratelimit-remaining"].to_str().expect("text");
-        assert_eq!((answer.status().as_u16(), told), (status, remaining), "step {step}, {path}");
+        let shown = answer.headers()["x-ratelimit-remaining"].to_str().expect("text");
+        assert_eq!((answer.status().as_u16(), shown), (status, remaining), "step {step}, {path}");
     }
     assert_eq!(unanswered(&envoy).await, 0);
 }

@@ -111,12 +111,12 @@ async fn errors_name_no_server_and_no_cause() {
     let redis = Redis::absent();
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let service = start(&[("REDIS_URL", &url)]).await;
-    let told = "counter store unavailable; nothing was counted";
+    let text = "counter store unavailable; nothing was counted";
     let (status, answer) = post(&service, "/json", JSON, &[]).await;
-    assert_eq!((status.as_u16(), answer), (503, format!("{told}\n")));
+    assert_eq!((status.as_u16(), answer), (503, format!("{text}\n")));
     let (status, answer) = post(&service, "/v1/check", CHECK, &[]).await;
     let answer: Value = serde_json::from_str(&answer).expect("JSON");
-    let expected = json!({"error": "store_unavailable", "message": told});
+    let expected = json!({"error": "store_unavailable", "message": text});
     assert_eq!((status.as_u16(), answer), (503, expected));
 }
 

@@ -380,7 +380,7 @@ async fn an_explanation_online_has_the_levels_and_counts_nothing() {
         assert_eq!(login["rule"]["name"], "shop.login");
         assert_eq!(login["limits"][0]["used"], 1);
         assert_eq!(login["next"]["verdict"], "denied");
-        assert_eq!(login["next"]["locked_out"], false, "looking strikes nobody");
+        assert_eq!(login["next"]["locked_out"], false, "a peek counts no strike");
         assert_eq!((&user["limits"][0]["used"], &user["next"]["remaining"]), (&0.into(), &3.into()));
     }
     let explain =
@@ -410,15 +410,15 @@ domain shop
 descriptor ip= 10.1.2.3
   ip= 10.1.2.3  normalized to 10.1.2.0/24
     rules.yaml:6  ip_cidr(10.0.0.0/8)  applies
-    rules.yaml:9  ip_regex(10[.].*)  takes the value, but a network that holds the address has precedence
-    rules.yaml:3  ip  takes the value, but a network that holds the address has precedence
+    rules.yaml:9  ip_regex(10[.].*)  matches the value, but a network that contains the address has precedence
+    rules.yaml:3  ip  matches the value, but a network that contains the address has precedence
     rules.yaml:12  ip_fe80*  the value does not match the pattern
   limited by shop.ip_cidr(10.0.0.0/8) (rules.yaml:6), charge always
     5 per minute, fixed_window; counter tg1/f60/4:shop,2:ip,11:10.1.2.0/24,
 descriptor ip=fe80x
   ip=fe80x
     rules.yaml:12  ip_fe80*  applies
-    rules.yaml:3  ip  takes the value, but a pattern with '*' has precedence
+    rules.yaml:3  ip  matches the value, but a pattern with '*' has precedence
     rules.yaml:6  ip_cidr(10.0.0.0/8)  the value is no IP address
     rules.yaml:9  ip_regex(10[.].*)  the whole value does not match the regex
   no limit: the rule for 'ip' has no limit of its own at this depth

@@ -222,7 +222,7 @@ async fn a_reload_changes_the_limit_for_leased_hits_too() {
     answers.more(100).await;
     let before = answers.admitted();
     answers.more(200).await;
-    assert_eq!(answers.admitted(), before, "the lower limit is in force, also for what was leased");
+    assert_eq!(answers.admitted(), before, "the lower limit is in force, also for leased hits");
     let raised = 20 * (answers.calls() + 100_000);
     in_force(&fleet, raised).await;
     answers.more(150).await;

@@ -158,7 +158,7 @@ login=,account=a -> OVER | OVER 0 in 60       # the first block, a minute
 login=,account=b -> OK | OK 1 in 60
 @1259
 login=,account=a -> OVER | OVER 0 in 1
-login=,account=a*0 -> OVER | OVER 0 in 1      # a look strikes nobody
+login=,account=a*0 -> OVER | OVER 0 in 1      # a peek counts no strike
 login=,account=a*-1 -> OK | OK 0 in 1         # nor does a refund
 @1260
 login=,account=a*0 -> OK | OK 2 in 60

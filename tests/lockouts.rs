@@ -216,7 +216,7 @@ async fn failed_logins_behind_envoy_lead_to_longer_blocks() {
     }
     let failures = fail_until_locked(&envoy, "ann").await;
     assert!(failures >= 4, "{failures}");
-    assert_eq!(log_in(&envoy, "bob", "right").await.status(), 200, "nobody else is locked out");
+    assert_eq!(log_in(&envoy, "bob", "right").await.status(), 200, "no other user is locked out");
     eventually("the first block ends by itself", async || {
         log_in(&envoy, "ann", "right").await.status() == 200
     })

@@ -142,10 +142,10 @@ async fn a_block_denies_is_visible_everywhere_and_ends_with_its_deletion() {
     let of = |entry: &Value| {
         (entry["action"].as_str().unwrap().to_owned(), entry["result"].as_str().unwrap().to_owned())
     };
-    let told: Vec<_> = entries.iter().map(|entry| of(entry)).collect();
+    let found: Vec<_> = entries.iter().map(|entry| of(entry)).collect();
     let expected =
         [("overrides:delete", "not_found"), ("overrides:delete", "done"), ("overrides:set", "done")];
-    assert_eq!(told, expected.map(|(action, result)| (action.to_owned(), result.to_owned())));
+    assert_eq!(found, expected.map(|(action, result)| (action.to_owned(), result.to_owned())));
     assert_eq!(entries[2]["target"], "block shop user=ann");
 }
 

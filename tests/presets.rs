@@ -95,10 +95,10 @@ fn every_ready_file_loads_alone_and_together_with_the_others() {
 fn requests_in_preset_comments_are_limited() {
     let rules = load(&files());
     for (domain, preset) in ALL_PRESETS {
-        let told = comment(preset);
+        let lines = comment(preset);
         let query = format!("   tollgate query -d {domain} ");
-        let asked: Vec<_> = told.iter().filter_map(|line| line.strip_prefix(&query)).collect();
-        let posted = told.iter().any(|line| line.contains(&format!("-d '{{\"domain\": \"{domain}\"")));
+        let asked: Vec<_> = lines.iter().filter_map(|line| line.strip_prefix(&query)).collect();
+        let posted = lines.iter().any(|line| line.contains(&format!("-d '{{\"domain\": \"{domain}\"")));
         assert!(!asked.is_empty() || posted, "{domain} does not say how to ask");
         for descriptor in asked.iter().flat_map(|line| line.split(' ')) {
             let domain = rules.domain(domain.as_bytes()).expect("the domain has rules");
@@ -174,8 +174,8 @@ impl Script {
             self.line(&format!("{descriptor}*{} -> OK | OK 1", left - 1));
         }
         self.line(&format!("{descriptor} -> OK | OK 0"));
-        let told = wait.as_secs_f64();
-        self.line(&format!("{descriptor} -> OVER by {layer} | OVER 0 in {told}"));
+        let secs = wait.as_secs_f64();
+        self.line(&format!("{descriptor} -> OVER by {layer} | OVER 0 in {secs}"));
         let early = Duration::from_millis(1);
         self.wait(wait - early);
         self.line(&format!("{descriptor} -> OVER by {layer} | OVER 0 in 0.001"));
@@ -415,8 +415,8 @@ async fn envoy_actions_in_preset_comments_match_the_rules() {
         }
         let answer = request.send().await.expect("Envoy answers");
         assert_eq!(answer.status(), 200, "{path} {headers:?}");
-        let told = answer.headers().get("x-ratelimit-limit").map(|value| value.to_str().expect("text"));
-        assert_eq!(told, Some(limit), "{path} {headers:?}");
+        let shown = answer.headers().get("x-ratelimit-limit").map(|value| value.to_str().expect("text"));
+        assert_eq!(shown, Some(limit), "{path} {headers:?}");
     }
     assert_eq!(envoy.stat("cluster.upstream.ratelimit.error").await, 0);
 

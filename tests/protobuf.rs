@@ -42,7 +42,7 @@ fn the_generated_code_is_up_to_date() {
             outdated.push(entry.file_name());
         }
     }
-    assert!(outdated.is_empty(), "these were out of date, and are up to date now: {outdated:?}");
+    assert!(outdated.is_empty(), "these files were out of date and have been replaced: {outdated:?}");
 }
 
 /// `proto/` declares entries as `bytes`, Envoy's own files as `string`. Reflection shows `string`: with `bytes`, tools such as

@@ -122,8 +122,8 @@ fn replace(path: &Path, text: &str) {
     fs::rename(aside, path).expect("renamed");
 }
 
-/// Makes `link` lead to `target`, with no moment in between.
-fn lead(link: &Path, target: &str) {
+/// Makes `link` point to `target`, in one step.
+fn relink(link: &Path, target: &str) {
     let aside = link.with_file_name("..aside");
     symlink(target, &aside).expect("a link");
     fs::rename(aside, link).expect("renamed");
@@ -204,7 +204,7 @@ async fn a_mounted_config_map_is_read_once_and_followed_when_it_is_swapped() {
     assert_eq!((provider.limit("shop", "user"), provider.error()), (Some(5), None));
     for (dated, limit) in [("..2026_02", 6), ("..2026_03", 7)] {
         write(&dir.path().join(dated).join("shop.yaml"), &rule("shop", "user", limit));
-        lead(&dir.path().join("..data"), dated);
+        relink(&dir.path().join("..data"), dated);
         provider.reaches("swapped", |now| now.limit("shop", "user") == Some(limit)).await;
     }
 }
@@ -219,10 +219,10 @@ async fn a_swapped_link_on_the_way_to_the_rules_is_followed() {
     symlink("v1", &current).expect("a link");
     let mut provider = Provider::start(&current.join("config"));
     assert_eq!(provider.limit("shop", "user"), Some(1));
-    lead(&current, "v2");
+    relink(&current, "v2");
     provider.reaches("swapped", |now| now.limit("shop", "user") == Some(2)).await;
     write(&root.path().join("v2/config/a.yaml"), &rule("shop", "user", 3));
-    provider.reaches("edited where it leads", |now| now.limit("shop", "user") == Some(3)).await;
+    provider.reaches("edited behind the link", |now| now.limit("shop", "user") == Some(3)).await;
 }
 
 #[tokio::test]
@@ -236,8 +236,8 @@ async fn the_path_may_be_one_file() {
     replace(&file, &rule("shop", "user", 3));
     provider.reaches("renamed over", |now| now.limit("shop", "user") == Some(3)).await;
     fs::remove_file(&file).expect("removed");
-    provider.reaches("told as missing", |now| now.error().is_some()).await;
-    assert_eq!(provider.limit("shop", "user"), Some(3), "what cannot be read stays in force");
+    provider.reaches("reported as missing", |now| now.error().is_some()).await;
+    assert_eq!(provider.limit("shop", "user"), Some(3), "rules of an unreadable file stay in force");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn a_file_with_errors_keeps_its_last_good_version_and_does_not_affect_othe
     let mut provider = Provider::start(dir.path());
 
     replace(&path("a.yaml"), WRONG);
-    provider.reaches("told", |now| now.error().is_some()).await;
+    provider.reaches("reported", |now| now.error().is_some()).await;
     let error = provider.error().expect("an error");
     assert!(error.contains("a.yaml") && error.contains("fortnight"), "{error}");
     assert_eq!(provider.limit("shop", "user"), Some(1), "the last good text");
@@ -298,7 +298,7 @@ async fn removing_a_file_with_errors_removes_its_last_good_rules() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     write(&dir.path().join("a.yaml"), WRONG);
-    provider.reaches("told", |now| now.error().is_some()).await;
+    provider.reaches("reported", |now| now.error().is_some()).await;
     fs::remove_file(dir.path().join("a.yaml")).expect("removed");
     provider.reaches("removed", |now| now.error().is_none()).await;
     assert_eq!((provider.limit("shop", "user"), provider.limit("api", "user")), (None, Some(1)));
@@ -310,7 +310,7 @@ async fn a_renamed_file_with_errors_keeps_the_rules_of_the_old_name() {
     let mut provider = Provider::start(dir.path());
     fs::remove_file(dir.path().join("a.yaml")).expect("removed");
     write(&dir.path().join("c.yaml"), WRONG);
-    provider.reaches("told", |now| now.error().is_some_and(|error| error.contains("c.yaml"))).await;
+    provider.reaches("reported", |now| now.error().is_some_and(|error| error.contains("c.yaml"))).await;
     assert_eq!(provider.limit("shop", "user"), Some(1));
     write(&dir.path().join("c.yaml"), &rule("shop", "user", 2));
     provider.reaches("mended", |now| now.limit("shop", "user") == Some(2)).await;
@@ -321,7 +321,9 @@ async fn files_that_contradict_each_other_change_nothing() {
     let dir = dir_with(&[("a.yaml", &rule("shop", "user", 1)), ("b.yaml", &rule("api", "user", 1))]);
     let mut provider = Provider::start(dir.path());
     write(&dir.path().join("b.yaml"), &rule("shop", "ip", 2));
-    provider.reaches("told", |now| now.error().is_some_and(|error| error.contains("duplicate domain"))).await;
+    provider
+        .reaches("reported", |now| now.error().is_some_and(|error| error.contains("duplicate domain")))
+        .await;
     let limits = [("shop", "user"), ("api", "user"), ("shop", "ip")].map(|(d, k)| provider.limit(d, k));
     assert_eq!(limits, [Some(1), Some(1), None]);
 
@@ -348,7 +350,7 @@ async fn at_start_good_files_are_in_force_and_without_one_there_are_no_rules() {
     let error = provider.error().expect("an error");
     assert!(error.contains("not/there") && provider.rules.load().is_none(), "{error}");
     write(&missing.join("a.yaml"), &rule("shop", "user", 1));
-    provider.reaches("it came", |now| now.limit("shop", "user") == Some(1)).await;
+    provider.reaches("the file was added", |now| now.limit("shop", "user") == Some(1)).await;
 }
 
 #[tokio::test]
@@ -388,15 +390,15 @@ async fn changes_without_kernel_events_are_found_by_polling() {
     symlink(&link, dir.path().join("a.yaml")).expect("a link");
     let target = |name: &str| hidden.path().join(name).display().to_string();
 
-    lead(&link, &target("1.yaml"));
+    relink(&link, &target("1.yaml"));
     let mut provider = Provider::start(dir.path());
-    lead(&link, &target("2.yaml"));
+    relink(&link, &target("2.yaml"));
     provider.handle.reload();
-    provider.reaches("asked for", |now| now.limit("shop", "user") == Some(2)).await;
+    provider.reaches("after a reload", |now| now.limit("shop", "user") == Some(2)).await;
 
     let often = Duration::from_millis(20);
     let mut provider = Provider::start_with(dir.path(), often, CompileOptions::default());
-    lead(&link, &target("1.yaml"));
+    relink(&link, &target("1.yaml"));
     provider.reaches("in time", |now| now.limit("shop", "user") == Some(1)).await;
 }
 
@@ -478,7 +480,7 @@ async fn at_start_no_rules_are_an_error_unless_a_file_has_an_empty_list() {
         assert!(error.contains("there are no rules"), "{files:?}: {error}");
         assert_eq!(provider.status.borrow().loaded_at, None, "{files:?}: not ready");
         write(&dir.path().join("a.yaml"), &rule("shop", "user", 1));
-        provider.reaches("they came", |now| now.limit("shop", "user") == Some(1)).await;
+        provider.reaches("rules were added", |now| now.limit("shop", "user") == Some(1)).await;
     }
     let dir = dir_with(&[("a.yaml", "domain: shop\ndescriptors: []\n")]);
     let provider = Provider::start(dir.path());

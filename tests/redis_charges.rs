@@ -85,12 +85,16 @@ async fn a_withheld_charge_gets_the_reading_that_the_store_would_return() {
             let now = MIDNIGHT.after(Duration::from_millis(100 * turn));
             complete(plain.charge(slice::from_ref(&own), now).await).expect("a reading");
             let both = [over.clone(), own.clone()];
-            let told = complete(plain.charge(&both, now).await).expect("readings")[1];
+            let plain_reading = complete(plain.charge(&both, now).await).expect("readings")[1];
             for _ in 0..2 {
                 let also = complete(known.charge(&both, now).await).expect("readings")[1];
-                assert_eq!((also.used, also.reset), (told.used, told.reset), "{algorithm:?}, turn {turn}");
+                assert_eq!(
+                    (also.used, also.reset),
+                    (plain_reading.used, plain_reading.reset),
+                    "{algorithm:?}, turn {turn}"
+                );
                 let is_withheld = |reading: Reading| reading.outcome == ChargeOutcome::Withheld;
-                assert_eq!(is_withheld(also), is_withheld(told), "{algorithm:?}, turn {turn}");
+                assert_eq!(is_withheld(also), is_withheld(plain_reading), "{algorithm:?}, turn {turn}");
             }
         }
     }

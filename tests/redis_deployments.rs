@@ -134,7 +134,7 @@ async fn sentinels_that_do_not_know_the_primary_or_the_password_are_quoted() {
     let Deployment::Sentinel { sentinels, .. } = good.deployment.clone() else { panic!("Sentinels") };
     let deployment = Deployment::Sentinel { primary: "nobody".to_owned(), sentinels };
     let cause_of_name = cause(&RedisSettings { deployment, ..good.clone() }).await;
-    assert!(cause_of_name.contains("knows no primary of the name nobody"), "{cause_of_name}");
+    assert!(cause_of_name.contains("does not know the primary nobody"), "{cause_of_name}");
     let credentials = Credentials { sentinel: Login::Open, ..good.credentials.clone() };
     let cause_of_login = cause(&RedisSettings { credentials, ..good }).await;
     assert!(cause_of_login.contains("NOAUTH"), "{cause_of_login}");

@@ -96,7 +96,7 @@ async fn a_slot_without_a_server_fails_alone_until_it_has_one() {
     let lost = place("lost/");
     let owner = cluster.primary_of(lost).expect("it is served");
     cluster.command_on(owner, ["CLUSTER", "DELSLOTS", &lost.to_string()]);
-    eventually("it is known that nobody serves it", async || {
+    eventually("it is known that no server has it", async || {
         // An older message of the owner may reach a node after that node was made to forget it.
         for node in (0..3).filter(|node| cluster.knows_primary_of(*node, lost)) {
             cluster.command_on(node, ["CLUSTER", "DELSLOTS", &lost.to_string()]);

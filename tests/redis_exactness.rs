@@ -26,8 +26,9 @@ use crate::support::redis::cluster::{Cluster, slot};
 use crate::support::tollgate::Tollgate;
 
 const LIMIT: u64 = 100;
-/// Upper bound on the hits of a key that an outage keeps from being taken back: few calls are denied in one slot of two.
-const MAX_NOT_TAKEN_BACK: u64 = 5;
+/// Upper bound on the hits of a key that stay counted because an outage prevented their refund. Only a call that
+/// passes in one slot and is denied in another needs a refund, which is rare.
+const MAX_NOT_REFUNDED: u64 = 5;
 const RULES: &str = "
 domain: shop
 descriptors:
@@ -108,8 +109,8 @@ async fn client(seed: u64, port: watch::Receiver<u16>, shared: Arc<Shared>) -> H
 }
 
 /// Waits until `count` has grown by `calls`.
-    let enough = count.load(Ordering::Relaxed) + calls;
 async fn more(count: &AtomicU64, calls: u64) {
+    let enough = count.load(Ordering::Relaxed) + calls;
     eventually("calls are answered", async || count.load(Ordering::Relaxed) >= enough).await;
 }
 
@@ -203,10 +204,10 @@ async fn admits_exactly_while_everything_fails() {
         let name = format!("{}={value}: {outcomes:?}", KINDS[kind]);
         assert!(outcomes.admitted <= LIMIT, "more than the limit: {name}");
         assert!(outcomes.denied > 0, "the limit was not met: {name}");
-        // A hit of a call that another slot denied is taken back once, and stays counted if that fails.
-        let not_taken_back = if kind == 0 { 0 } else { MAX_NOT_TAKEN_BACK };
+        // A hit of a call that another slot denied is refunded once, and stays counted if the refund fails.
+        let not_refunded = if kind == 0 { 0 } else { MAX_NOT_REFUNDED };
         assert!(
-            outcomes.admitted + outcomes.failed + not_taken_back >= LIMIT,
+            outcomes.admitted + outcomes.failed + not_refunded >= LIMIT,
             "hits are lost without an error: {name}"
         );
     }
@@ -219,7 +220,7 @@ async fn no_key_is_admitted_more_often_than_its_limit_while_everything_fails() {
 
 /// For `tests/soak-redis.sh`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "as long as it is set to: tests/soak-redis.sh"]
+#[ignore = "tests/soak-redis.sh runs it for a chosen time"]
 async fn soak() {
     #[expect(clippy::disallowed_methods, reason = "a script sets it for this test alone")]
     let secs = std::env::var("TOLLGATE_SOAK_SECS").ok().and_then(|secs| secs.parse().ok()).unwrap_or(600);

@@ -49,9 +49,9 @@ impl Setup {
         Self { redis, proxy, store }
     }
 
-    /// Calls at once, each with a counter of its own; then the network is mended, and Redis holds what the
-    /// callers got, and no counter without a TTL.
-    async fn holds_what_was_reported(&self, round: usize) -> ReplyCounts {
+    /// Makes all calls, each with a counter of its own, and repairs the network. Then checks that the counters in Redis
+    /// agree with the answers, and that each has a TTL.
+    async fn check_calls(&self, round: usize) -> ReplyCounts {
         let mut calls = JoinSet::new();
         for call in 0..CALLS {
             let store = Arc::clone(&self.store);
@@ -107,7 +107,7 @@ async fn latency_delays_calls_and_fails_none() {
     let setup = Setup::start(Duration::from_secs(10)).await;
     let slow = Duration::from_millis(30);
     setup.proxy.set(Passage::Slow { requests: slow, replies: slow });
-    let counts = setup.holds_what_was_reported(0).await;
+    let counts = setup.check_calls(0).await;
     assert_eq!(counts, ReplyCounts { counted: CALLS, ..ReplyCounts::default() });
 }
 
@@ -115,7 +115,7 @@ async fn latency_delays_calls_and_fails_none() {
 async fn calls_whose_replies_are_late_fail_and_count_at_most_once() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::Slow { requests: Duration::ZERO, replies: Duration::from_secs(1) });
-    let counts = setup.holds_what_was_reported(0).await;
+    let counts = setup.check_calls(0).await;
     assert_eq!(counts.counted, 0);
     assert!(counts.unanswered > 0, "{counts:?}");
 }
@@ -124,7 +124,7 @@ async fn calls_whose_replies_are_late_fail_and_count_at_most_once() {
 async fn calls_whose_replies_are_lost_fail_and_count_at_most_once() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::OneWay);
-    let counts = setup.holds_what_was_reported(0).await;
+    let counts = setup.check_calls(0).await;
     assert_eq!(counts.counted, 0);
     assert!(counts.unanswered > 0, "{counts:?}");
     assert!(setup.counted(0) <= counts.unanswered);
@@ -148,7 +148,7 @@ async fn a_connection_that_goes_silent_is_replaced() {
 async fn lost_requests_are_never_counted() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     setup.proxy.set(Passage::Shut);
-    let counts = setup.holds_what_was_reported(0).await;
+    let counts = setup.check_calls(0).await;
     assert_eq!((counts.counted, setup.counted(0)), (0, 0), "{counts:?}");
 }
 
@@ -157,7 +157,7 @@ async fn a_connection_that_falls_silent_within_a_reply_loses_no_count() {
     let setup = Setup::start(Duration::from_millis(200)).await;
     for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
         setup.proxy.set(Passage::Partial { reply_bytes });
-        let counts = setup.holds_what_was_reported(round).await;
+        let counts = setup.check_calls(round).await;
         assert!(counts.counted < CALLS && counts.unanswered > 0, "{counts:?} after {reply_bytes} bytes");
         // A new counter needs two replies, 18 bytes together. Each caller gets its answer as soon as both have arrived.
         assert!(counts.counted >= reply_bytes / 18, "{counts:?} after {reply_bytes} bytes");
@@ -169,7 +169,7 @@ async fn a_connection_that_is_reset_within_a_batch_loses_no_count() {
     let setup = Setup::start(Duration::from_secs(2)).await;
     for (round, reply_bytes) in [1, 21, 402, 903].into_iter().enumerate() {
         setup.proxy.set(Passage::Cut { reply_bytes });
-        let counts = setup.holds_what_was_reported(round).await;
+        let counts = setup.check_calls(round).await;
         assert!(counts.counted < CALLS && counts.unanswered > 0, "{counts:?} after {reply_bytes} bytes");
     }
 }

@@ -65,7 +65,7 @@ async fn a_redis_that_hangs_for_long_and_its_return_are_logged_once() {
     let (mut service, caller) = start_on_four(&redis).await;
     redis.pause();
     let calls = calls(&caller);
-    eventually("every core gives its connection up", async || connected(&service, &redis).await == 0).await;
+    eventually("every core drops its connection", async || connected(&service, &redis).await == 0).await;
     let lines = |phrase| logged(&service, phrase);
     let both = async || (lines("circuit breaker open"), lines("Redis unreachable")) == (1, 1);
     eventually("each is logged once", both).await;

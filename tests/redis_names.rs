@@ -32,7 +32,7 @@ async fn the_name_is_resolved_again_for_each_connection() {
     eventually("the first server counts", async || ask().await == "OK").await;
     assert_eq!((first.len(), second.len()), (1, 0));
 
-    hosts.lead_to("127.0.0.2");
+    hosts.resolve_to("127.0.0.2");
     first.kill();
     eventually("the second server counts", async || ask().await == "OK").await;
     assert_eq!(second.len(), 1);
@@ -52,11 +52,11 @@ async fn a_silent_server_is_replaced_by_the_one_that_its_name_resolves_to_now() 
     proxy.set(Passage::Shut);
     eventually("calls fail", async || ask(0).await != "OK").await;
     let counted = first.command(["GET", first.command(["KEYS", "*user*"]).as_str()]);
-    hosts.lead_to("127.0.0.2");
+    hosts.resolve_to("127.0.0.2");
     for turn in 0..4 {
         eventually("the second server counts", async || ask(turn).await == "OK").await;
     }
     assert_eq!(second.len(), 1);
     let still = first.command(["GET", first.command(["KEYS", "*user*"]).as_str()]);
-    assert_eq!(still, counted, "nothing is counted at the old one any more");
+    assert_eq!(still, counted, "the old server counts no more");
 }

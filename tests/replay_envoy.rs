@@ -59,8 +59,8 @@ async fn lines_of_a_real_envoy_replay_as_it_decided_in_text_and_in_json() {
         &format!("{text_log}          - name: {JSON_LOG}"),
     );
     let envoy = Envoy::start(&config).await;
-    // Until Envoy knows that tollgate is healthy it asks nobody.
-    eventually("envoy asks", async || {
+    // Envoy does not call tollgate before its health check has succeeded.
+    eventually("envoy calls", async || {
         envoy.status("first").await;
         envoy.stat("cluster.upstream.ratelimit.ok").await > 0
     })
@@ -227,8 +227,9 @@ fn a_condition_that_no_log_shows_is_noted() {
                  route: {cluster: c, rate_limits: [{actions: [{generic_key: {descriptor_value: a}}]}]}}]}\n";
     let (keys, notes) = counted(hosts, "", &["shop.test /"]);
     assert_eq!(keys, ["generic_key=a*1"]);
-    let noted =
-        |condition| format!("a log does not show the condition {condition} of a route: it is taken to hold");
+    let noted = |condition| {
+        format!("a log does not show the condition {condition} of a route: it is assumed to match")
+    };
     assert_eq!(notes, [noted("grpc"), noted("tls_context")]);
 }
 

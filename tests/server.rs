@@ -64,7 +64,7 @@ fn request(descriptors: Vec<RateLimitDescriptor>) -> RateLimitRequest {
 }
 
 /// Code, limit, unit, name and what remains.
-fn told(status: &DescriptorStatus) -> (Code, Option<(u32, Unit, &str)>, u32) {
+fn reported(status: &DescriptorStatus) -> (Code, Option<(u32, Unit, &str)>, u32) {
     let limit = status.current_limit.as_ref();
     let limit = limit.map(|limit| (limit.requests_per_unit, limit.unit(), limit.name.as_str()));
     (status.code(), limit, status.limit_remaining)
@@ -94,10 +94,10 @@ async fn an_independent_client_gets_the_limit_the_remaining_hits_and_the_reset()
     ] {
         let answer = ask(&mut client, asked()).await;
         assert_eq!((answer.overall_code(), answer.statuses.len()), (overall, 4));
-        assert_eq!(told(&answer.statuses[0]), (code, Some((3, Unit::Year, "per-user")), left));
-        assert_eq!(told(&answer.statuses[1]), (Code::Ok, None, u32::MAX));
-        assert_eq!(told(&answer.statuses[3]), (Code::Ok, None, 0));
-        let (_, week, _) = told(&answer.statuses[2]);
+        assert_eq!(reported(&answer.statuses[0]), (code, Some((3, Unit::Year, "per-user")), left));
+        assert_eq!(reported(&answer.statuses[1]), (Code::Ok, None, u32::MAX));
+        assert_eq!(reported(&answer.statuses[3]), (Code::Ok, None, 0));
+        let (_, week, _) = reported(&answer.statuses[2]);
         assert_eq!(week, Some((9, Unit::Week, "")));
         let reset = answer.statuses[0].duration_until_reset.as_ref().expect("a limit applies");
         assert!(reset.seconds > 0 && reset.seconds <= 31_536_000 && reset.nanos == 0, "{reset:?}");
@@ -140,7 +140,7 @@ async fn a_limit_that_the_caller_brings_holds_in_place_of_the_rules() {
     };
     for (unit, expected) in [(4, Unit::Day), (5, Unit::Month), (6, Unit::Year), (7, Unit::Week)] {
         let answer = ask(&mut client, request(vec![brought(unit)])).await;
-        assert_eq!(told(&answer.statuses[0]), (Code::Ok, Some((42, expected, "")), 41));
+        assert_eq!(reported(&answer.statuses[0]), (Code::Ok, Some((42, expected, "")), 41));
     }
 }
 
@@ -518,12 +518,16 @@ async fn a_port_in_use_ends_the_process_with_a_word_about_it() {
         .output()
         .expect("it runs");
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&output.stderr);
+    let reported = String::from_utf8_lossy(&output.stderr);
     assert!(
-        told.contains(&format!("error: cannot listen on 127.0.0.1:{taken} (gRPC): address already in use; ")),
-        "{told}"
+        reported
+            .contains(&format!("error: cannot listen on 127.0.0.1:{taken} (gRPC): address already in use; ")),
+        "{reported}"
     );
-    assert!(told.contains("set GRPC_HOST and GRPC_PORT") && told.matches("in use").count() == 1, "{told}");
+    assert!(
+        reported.contains("set GRPC_HOST and GRPC_PORT") && reported.matches("in use").count() == 1,
+        "{reported}"
+    );
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ promises! {
     hits_of_one_window_add_up
     a_window_begins_at_zero_with_its_first_microsecond
     a_look_writes_nothing
-    a_refund_stops_at_zero_and_makes_no_counter
+    a_refund_stops_at_zero_and_creates_no_counter
     charges_are_carried_out_in_their_order
     counts_go_far_beyond_any_limit
     keys_may_hold_any_bytes
@@ -228,7 +228,7 @@ async fn a_look_writes_nothing(bed: &Bed) {
     assert_eq!(bed.used_by(look("a"), after(0)).await, 7);
 }
 
-async fn a_refund_stops_at_zero_and_makes_no_counter(bed: &Bed) {
+async fn a_refund_stops_at_zero_and_creates_no_counter(bed: &Bed) {
     assert_eq!(bed.used_by(refund("a", 5), after(0)).await, 0);
     assert_eq!(bed.len(), 0);
     assert_eq!(bed.used_by(charge("a", Unit::Minute, Hits::Add(10)), after(0)).await, 10);

@@ -81,7 +81,7 @@ async fn a_stalled_core_gets_no_new_connections_until_it_recovers() {
 async fn a_core_that_stays_stalled_ends_the_process_under_its_name() {
     let mut service = Tollgate::start(&[("rules.yaml", RULES)], &[("THREADS", "2")]).await;
     let stopped = Stopped::thread(&service.process, "tollgate-core-0");
-    eventually("the core is given up", async || {
+    eventually("the core is reported", async || {
         let output = service.process.output();
         output.contains("tollgate-core-0") && output.contains("no heartbeat for 10 seconds")
     })
@@ -172,7 +172,7 @@ fn a_rule_loader_that_fails_ends_the_service_under_its_name() {
         for (host, port) in [("HOST", "PORT"), ("GRPC_HOST", "GRPC_PORT"), ("DEBUG_HOST", "DEBUG_PORT")] {
             variables.extend([(host, "127.0.0.1"), (port, "0")]);
         }
-        let settings = Settings::from_variables(&variables).expect("settings of use");
+        let settings = Settings::from_variables(&variables).expect("valid settings");
         let log = tempfile::NamedTempFile::new().expect("a file");
         let writer = Mutex::new(log.reopen().expect("the same file"));
         let _logging = set_default(&Dispatch::new(tracing_subscriber::fmt().with_writer(writer).finish()));

@@ -165,8 +165,8 @@ async fn a_collector_that_is_not_there_is_logged_and_holds_nothing_up() {
     ask(&service).await;
     service.process.signal("TERM");
     assert_eq!(service.process.exit_code(Duration::from_secs(30)).await, Some(0));
-    let told = service.process.output();
-    assert!(told.contains("opentelemetry"), "{told}");
+    let output = service.process.output();
+    assert!(output.contains("opentelemetry"), "{output}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

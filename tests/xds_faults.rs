@@ -40,7 +40,7 @@ async fn attempts_become_rare_while_the_server_closes_connections() {
 
 async fn attempts_become_rare(variant: &str) {
     let server = AdsServer::start().await;
-    server.set_mode(Mode::Hang);
+    server.set_mode(Mode::Close);
     let settings = [("XDS_CLIENT_BACKOFF_INITIAL_INTERVAL", "200ms")];
     let client = Client::start(variant, &server, &settings);
     client.reaches("attempts", |_| server.dials() > 1).await;
@@ -58,7 +58,7 @@ async fn attempts_become_rare(variant: &str) {
 async fn rules_stay_in_force_while_the_server_is_away() {
     for variant in VARIANTS {
         let (mut server, client, stream) = loaded(variant, &[]).await;
-        server.set_mode(Mode::Hang);
+        server.set_mode(Mode::Close);
         server.end_connections(false);
         drop(stream);
         client.reaches("attempts", |client| client.xds.stream_errors() > 2).await;
@@ -227,7 +227,7 @@ async fn a_restart_while_the_server_is_away_keeps_rules() {
         let (server, client, mut stream) = loaded(variant, &settings).await;
         stream.put(&config("api", &[("key", 7)])).respond("2", "n2");
         stream.request().await;
-        server.set_mode(Mode::Hang);
+        server.set_mode(Mode::Close);
         drop((client, stream));
 
         let client = Client::start(variant, &server, &settings);

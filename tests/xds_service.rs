@@ -123,7 +123,7 @@ async fn the_name_of_the_management_server_is_resolved_again_for_each_connection
     let _service = Tollgate::start_limited(&hosts.sandbox(), &[], &environment).await;
     first.stream().await.request().await;
 
-    hosts.lead_to("127.0.0.2");
+    hosts.resolve_to("127.0.0.2");
     drop(first);
     second.stream().await.request().await;
 }

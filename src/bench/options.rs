@@ -75,8 +75,8 @@ pub struct BenchArgs {
     /// alone has the exponent 1.
     #[arg(long, value_name = "LAW", default_value = "uniform")]
     pub(super) distribution: Distribution,
-    /// Descriptors in each request, up to 10,000: those given, and then the same again for another key.
-    /// Unset: those given.
+    /// Descriptors in each request, up to 10,000: the given descriptors, repeated with other keys until there are this
+    /// many. Unset: the given descriptors once.
     #[arg(long, value_name = "COUNT", value_parser = count(1..=10_000))]
     pub(super) descriptors: Option<usize>,
     /// Hits of each request; 0 checks without counting, if the service supports it.
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn contradictory_options_are_rejected_by_name() {
-        for (args, told) in [
+        for (args, expected) in [
             (&["--rate", "0"][..], "--rate"),
             (&["--rate", "10", "--concurrency", "2"], "--concurrency"),
             (&["--max-in-flight", "2"], "--rate"),
@@ -231,7 +231,7 @@ mod tests {
             (&["user"], "expected key=value"),
         ] {
             let refused = parsed(args).map(|_| ()).unwrap_err();
-            assert!(refused.contains(told), "{args:?}: {refused}");
+            assert!(refused.contains(expected), "{args:?}: {refused}");
         }
     }
 

@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn invalid_descriptors_are_rejected_with_their_text() {
-        for (text, told) in [
+        for (text, expected) in [
             ("user", "found \"user\""),
             ("", "found \"\""),
             ("a=1,b", "found \"b\""),
@@ -256,7 +256,7 @@ mod tests {
             ("k{n}=x", "not in the key"),
         ] {
             let refused = text.parse::<Template>().unwrap_err();
-            assert!(refused.contains(told), "{text:?}: {refused}");
+            assert!(refused.contains(expected), "{text:?}: {refused}");
         }
     }
 }

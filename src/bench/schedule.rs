@@ -71,7 +71,7 @@ mod tests {
             all.sort();
             let alone = due_times(Schedule::new(per_second, 0, 1, length));
             prop_assert_eq!(&all, &alone);
-            // None is missing at the end, and there is none too many.
+            // The number is exact: none is missing at the end, and none is added.
             let expected = (u128::from(millis) * u128::from(per_second)).div_ceil(1_000);
             prop_assert_eq!(all.len() as u128, expected);
         }

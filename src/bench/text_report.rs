@@ -56,11 +56,11 @@ fn heading(report: &Report) -> String {
 /// Rate of ended requests, and of decided ones if some were not.
 fn rate(report: &Report) -> String {
     let Report { requests_per_second, decisions_per_second, .. } = report;
-    let mut told = format!("{requests_per_second} per second");
+    let mut text = format!("{requests_per_second} per second");
     if decisions_per_second < requests_per_second {
-        told += &format!(", {decisions_per_second} of them decided");
+        text += &format!(", {decisions_per_second} of them decided");
     }
-    told
+    text
 }
 
 /// Warnings; empty if nothing went wrong.

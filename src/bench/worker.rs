@@ -28,15 +28,15 @@ use super::window::Window;
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Upper bound on connections that a thread opens concurrently.
 const CONNECTING: usize = 32;
-/// Overdue requests that are sent before answers are read again.
+/// Number of overdue requests that are sent before answers are read again.
 const BURST: u32 = 64;
 
 /// Progress of a thread while it runs.
 #[derive(Debug, Default)]
 pub(super) struct ThreadProgress {
-    /// Requests that have ended, without those of the warm-up.
+    /// Requests that have ended after the warm-up.
     pub(super) requests: AtomicU64,
-    /// Those of them without a decision.
+    /// Requests that have ended after the warm-up without a decision.
     pub(super) errors: AtomicU64,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Job {
     pub(super) begin: oneshot::Receiver<Instant>,
     /// Ends the run early.
     pub(super) stop: CancellationToken,
-    /// Progress.
+    /// Progress that the thread reports.
     pub(super) progress: Arc<CachePadded<ThreadProgress>>,
 }
 
@@ -276,16 +276,16 @@ impl Worker {
         }
     }
 
-    /// Sends one request and counts its outcome; `since` is the start of its latency. The request counts as in
-    /// flight already.
+    /// Sends one request and counts its outcome. `since` is the start of its latency. The caller has counted it as in
+    /// flight.
     async fn ask(&self, permit: StreamPermit, since: Instant) {
         let request = {
             let (plan, keys) = &mut *self.requests.borrow_mut();
             plan.next(keys)
         };
         let late = |_| {
-            let told = format!("no answer within {:?}", self.timeout);
-            CallOutcome::Failed(Failure::new(Code::DeadlineExceeded, told))
+            let message = format!("no answer within {:?}", self.timeout);
+            CallOutcome::Failed(Failure::new(Code::DeadlineExceeded, message))
         };
         let outcome = timeout(self.timeout, permit.ask(request)).await.unwrap_or_else(late);
         self.summary.borrow_mut().end(self.window.get(), since, Instant::now(), outcome);

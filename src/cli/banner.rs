@@ -14,7 +14,7 @@ use crate::settings::{Settings, StoreSettings};
 use crate::telemetry::logs::LogFormat;
 use crate::tls::ServerTls;
 
-/// In place of a first request, where no file can have a first rule.
+/// Shown in place of a first request if rules come from a management server alone, since a rule file would not be read.
 const NO_RULES_FROM_SERVER: &str =
     "\nNothing is limited yet: the management server has sent no rules for this node (docs/xds.md).\n";
 
@@ -102,7 +102,7 @@ fn as_text(app: &App, counters: &str, rules: Option<&Rules>, candidate: Option<&
     lines.join("\n") + "\n"
 }
 
-/// The protocol below gRPC or HTTP, if it is not plain text.
+/// Label of a listener with TLS; empty for plain text.
 const fn transport(tls: Option<&ServerTls>) -> &'static str {
     match tls {
         None => "",
@@ -111,7 +111,7 @@ const fn transport(tls: Option<&ServerTls>) -> &'static str {
     }
 }
 
-/// Files and management server that rules come from.
+/// Sources of the rules: files, a management server, or both.
 fn rules_place(settings: &Settings) -> String {
     let files = settings.reads_rule_files.then(|| settings.rules.path.display().to_string());
     let server = settings.xds.as_ref().map(|xds| format!("the management server {}", xds.server));
@@ -128,12 +128,12 @@ fn loaded(rules: Option<&Rules>, place: &str) -> String {
     }
 }
 
-/// True for each listener with TLS: gRPC and HTTP.
+/// True for TLS on the gRPC listener, and on the HTTP listener.
 const fn has_tls(settings: &Settings) -> (bool, bool) {
     (settings.serve.grpc_tls.is_some(), settings.serve.http_tls.is_some())
 }
 
-/// A first request, for a descriptor that is limited; without one, a first rule.
+/// A first request to try, whose descriptor has a limit; a first rule to write if there is none.
 fn suggestion(
     addresses: &ListenSettings,
     (grpc_tls, http_tls): (bool, bool),
@@ -164,7 +164,7 @@ fn suggestion(
     )
 }
 
-/// The address as it is reached on this machine.
+/// Address by which a client on this machine reaches the listener.
 fn local(address: &Address) -> String {
     match address {
         Address::Tcp { host, port } if host == "0.0.0.0" || host == "::" => format!("127.0.0.1:{port}"),
@@ -172,7 +172,7 @@ fn local(address: &Address) -> String {
     }
 }
 
-/// `text` as one word of a shell.
+/// `text` as one word for a shell, quoted if necessary.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

@@ -24,14 +24,14 @@ pub(super) struct CheckArgs {
     /// Rule files or directories of them, together one set of rules; `-` for stdin.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Join the rules of files that have one domain, where a second file would be an error.
+    /// Merge the rules of files with the same domain, instead of reporting an error.
     #[arg(long, visible_alias = "merge-domains", env, default_value = "false")]
     #[arg(value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
     /// Print errors and warnings as JSON on stdout; short for `--format json`.
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// Form of errors and warnings: `github` makes them annotations in GitHub Actions.
+    /// Format of errors and warnings: `github` prints annotations for GitHub Actions.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 }

@@ -29,17 +29,17 @@ pub(super) struct ExplainArgs {
     /// Rule file, or a directory of them.
     #[arg(long, value_name = "PATH", default_value = "config", conflicts_with = "address")]
     rules: PathBuf,
-    /// Admin listener of a running service to ask, `host:port`, `http://host:port` or `https://host:port`: it
-    /// knows the levels of the counters too.
+    /// Admin listener of a running service, `host:port`, `http://host:port` or `https://host:port`: explains by the
+    /// rules and counters of this service, in place of rule files.
     #[arg(long)]
     address: Option<String>,
-    /// File with a token for that listener, as for `tollgate admin`. Unset: that of the variable
-    /// `TOLLGATE_ADMIN_TOKEN`, or of the file `ADMIN_TOKEN_FILE`.
+    /// File with a token for that listener, as for `tollgate admin`. Unset: the token in the variable
+    /// `TOLLGATE_ADMIN_TOKEN`, or else the file that `ADMIN_TOKEN_FILE` names.
     #[arg(long, value_name = "PATH", requires = "address")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     tls: TlsFlags,
-    /// Join the rules of files that have one domain.
+    /// Merge the rules of files with the same domain, instead of reporting an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
     /// Print the explanation as JSON.

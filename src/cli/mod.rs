@@ -65,16 +65,16 @@ enum Command {
     Check(check::CheckArgs),
     /// Send a request to a running service and print the answer.
     Query(query::QueryArgs),
-    /// Show who is limited, in a terminal.
+    /// Show limited clients, top keys and denials, live in a terminal.
     Top(top::TopArgs),
     /// Run tests of rules in virtual time.
     Test(test::TestArgs),
     /// Explain which rule applies to a request, and why.
     Explain(explain::ExplainArgs),
-    /// Replay a log: what rules would have done with the requests in it.
+    /// Replay a log of requests, and report what rules would have denied.
     #[command(after_long_help = replay::AFTER_HELP)]
     Replay(Box<replay::ReplayArgs>),
-    /// Show and change what a running service does: overrides, counters, lockouts.
+    /// Inspect and change a running service: overrides, counters, lockouts.
     Admin(admin::AdminCommandArgs),
     /// Print the JSON Schema of rule files or test files, for editors.
     Schema(schema::SchemaArgs),
@@ -94,10 +94,9 @@ enum Command {
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\n", env!("TOLLGATE_BUILD"));
 
 const SERVE: &str = "Serve rate limits until SIGTERM; the default.\n\n\
-    Every setting is an environment variable and a flag; the flag wins. Variables of envoyproxy/ratelimit \
-    keep their names, meanings and defaults. A variable that is set to nothing counts as unset. Truth \
-    values are 1, t, true, 0, f or false; durations are written as 300ms, 10s or 1m30s. SIGHUP reads the \
-    rules again.";
+    Every setting is an environment variable and a flag; the flag takes precedence. Variables of \
+    envoyproxy/ratelimit keep their names, meanings and defaults. An empty variable counts as unset. Booleans \
+    are 1, t, true, 0, f or false; durations are written as 300ms, 10s or 1m30s. SIGHUP reads the rules again.";
 
 /// Runs the command line `args`, which begins with the name of the program. Failures are printed to stderr.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
@@ -111,11 +110,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     }
     let cli = match parse(args) {
         Ok(cli) => cli,
-        Err(told) => {
+        Err(error) => {
             // clap's error may be the help that was asked for. If even that cannot be
             // printed, it cannot be reported.
-            drop(told.print());
-            return if told.use_stderr() { Exit::Usage } else { Exit::Done };
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
     let outcome = match cli.command {
@@ -229,8 +228,8 @@ mod tests {
             (&["--no-such-setting", "1"], true),
             (&["query"], true),
         ] {
-            let told = parsed(args).map(|_| ()).unwrap_err();
-            assert_eq!(told.use_stderr(), is_failure, "{args:?}");
+            let error = parsed(args).map(|_| ()).unwrap_err();
+            assert_eq!(error.use_stderr(), is_failure, "{args:?}");
         }
     }
 

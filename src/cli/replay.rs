@@ -30,8 +30,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Arguments of `replay`.
 #[derive(Args, Debug)]
 pub(super) struct ReplayArgs {
-    /// Log files, plain or compressed with gzip or zstd; `-` for stdin, which is the default. Several files are read
-    /// together, in the order of time.
+    /// Log files, plain or compressed with gzip or zstd; `-` for stdin, which is the default. Several files are merged
+    /// by time.
     #[arg(value_name = "LOG")]
     logs: Vec<PathBuf>,
     /// Rule file, or a directory of them, to replay the log with.
@@ -43,14 +43,14 @@ pub(super) struct ReplayArgs {
     /// Map file: the format of the log, and the descriptors of its requests.
     #[arg(long, value_name = "FILE", conflicts_with = "envoy_config")]
     map: Option<PathBuf>,
-    /// Configuration of an Envoy: the format of its access log, and the descriptors that its `rate_limits` make.
+    /// Configuration of Envoy: the format of its access log, and the descriptors that its `rate_limits` produce.
     #[arg(long, value_name = "FILE")]
     envoy_config: Option<PathBuf>,
-    /// Format of the log, in place of that of the map or of Envoy: `envoy`, `json`, `combined`, `common`, `csv`,
-    /// `tollgate`, or a format string of Envoy. Without a map, the log is tollgate's own decision log.
+    /// Format of the log: `envoy`, `json`, `combined`, `common`, `csv`, `tollgate`, or a format string of Envoy. Unset:
+    /// the format in the map file or in the configuration of Envoy, else tollgate's own decision log.
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
-    /// Time by which a request may be logged later than one that began after it.
+    /// Upper bound on the time by which lines of the log are out of order.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     reorder: Duration,
     /// Upper bound on lines that cannot be read, in percent. Beyond it the command stops with exit code 2.
@@ -59,7 +59,8 @@ pub(super) struct ReplayArgs {
     /// Share of hits, in percent, that suggested limits may deny.
     #[arg(long, value_name = "PERCENT", default_value = "0.1", value_parser = parse_percent)]
     suggest: f64,
-    /// Warn if the rules in force, those of `--against` or else of `--rules`, do not decide as the log says.
+    /// Compare the verdicts in the log with the verdicts of the rules that were in force (`--against`, else `--rules`),
+    /// and warn if they differ.
     #[arg(long)]
     identity: bool,
     /// Number of offenders to report.
@@ -77,16 +78,16 @@ pub(super) struct ReplayArgs {
     /// Write the report as one HTML file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Print no progress. It is printed to a terminal only.
+    /// Print no progress. Without this flag, progress is printed if stderr is a terminal.
     #[arg(long)]
     quiet: bool,
-    /// Join the rules of files that have one domain.
+    /// Merge the rules of files with the same domain, instead of reporting an error.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
     merge_domain_config: bool,
-    /// Count no denied hits, as the service with this setting.
+    /// Count nothing for a denied request, unless the rule sets `charge`; as the setting of the service.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
     stop_cache_key_increment_when_overlimit: bool,
-    /// Treat every rule as a quota, as the service with this setting.
+    /// Treat every rule as if it had `quota_mode`; as the setting of the service.
     #[arg(long, env, default_value = "false", value_name = "BOOL", value_parser = settings::boolean)]
     quota_mode: bool,
 }

@@ -41,7 +41,7 @@ pub(super) struct TestArgs {
     /// Run only tests whose name contains this text.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Count in this Redis in place of memory, under keys that begin with `tollgate-test:` and expire.
+    /// Count in this Redis instead of in memory. The keys begin with `tollgate-test:` and expire.
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     /// Write a JUnit report to this file.
@@ -53,13 +53,13 @@ pub(super) struct TestArgs {
     /// Run again whenever a test file or a rule file changes, until interrupted.
     #[arg(long)]
     watch: bool,
-    /// Print the share of rules that tests reach, and the rules that none does.
+    /// Print the share of rules that tests reach, and the rules that no test reaches.
     #[arg(long)]
     coverage: bool,
-    /// Fail if tests reach a smaller share of the rules, in percent.
+    /// Fail if tests reach less than this share of the rules, in percent.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     min_coverage: Option<u8>,
-    /// Write actual results into the test files, where there is no expectation or it does not hold.
+    /// Write actual results into the test files where an expectation is missing or fails.
     #[arg(long, conflicts_with_all = ["watch", "redis"])]
     record: bool,
 }

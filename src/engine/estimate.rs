@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Number of first amounts. Their maximum is the estimate; later amounts move it in steps.
 const FIRST: u64 = 8;
-/// Part of a limit that is the estimate before anything is settled.
-const UNKNOWN_PART: u32 = 16;
+/// Before the first amount, the estimate is the limit divided by this.
+const UNKNOWN_DIVISOR: u32 = 16;
 
 /// Estimate of a rule. The low 32 bits are the estimate, the high 32 bits the number of amounts seen, up to [`FIRST`].
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ impl Estimate {
     /// Estimated amount of the next request, from 1 to `most`, under a limit of `capacity`.
     pub fn amount(&self, capacity: u32, most: u32) -> u32 {
         let (seen, estimate) = unpack(self.0.load(Ordering::Relaxed));
-        let estimate = if seen == 0 { capacity / UNKNOWN_PART } else { estimate };
+        let estimate = if seen == 0 { capacity / UNKNOWN_DIVISOR } else { estimate };
         estimate.min(most).max(1)
     }
 

@@ -201,7 +201,7 @@ pub fn explain(
                     .map(|entry| (text(entry.key), text(entry.value)))
                     .collect(),
                 levels: walk.levels.iter().map(explained_level).collect(),
-                outcome: outcome(walk, item) + &shadowed(walk, item, overrides),
+                outcome: outcome(walk, item) + &shadow_note(walk, item, overrides),
                 rule: explained_rule(walk, item, modes),
                 limits: limits.iter().map(&mut limit).collect(),
                 overridden: overridden(walk, item, overrides).map(str::to_owned),
@@ -301,8 +301,8 @@ fn shadow_ends_in(walk: &DescriptorWalk<'_>, overrides: Option<OverridesAt<'_>>)
     overrides?.shadow_ends_in(rule)
 }
 
-/// The shadow mode of the rule, to follow the outcome.
-fn shadowed(walk: &DescriptorWalk<'_>, item: &Item<'_>, overrides: Option<OverridesAt<'_>>) -> String {
+/// Addition to the outcome if an operator has put the rule into shadow mode.
+fn shadow_note(walk: &DescriptorWalk<'_>, item: &Item<'_>, overrides: Option<OverridesAt<'_>>) -> String {
     match (item, shadow_ends_in(walk, overrides)) {
         (Item::Limited(Limited { overridden: false, .. }), Some(ends_in)) => {
             let ends_in = ShortForm(ends_in.as_secs().max(1));
@@ -321,7 +321,7 @@ fn explained_level(level: &Level<'_>) -> ExplainedLevel {
         applies: candidate.fit == Fit::Applies,
         reason: match candidate.fit {
             Fit::Applies => None,
-            Fit::Outranked { by } => Some(format!("takes the value, but {by}")),
+            Fit::Outranked { by } => Some(format!("matches the value, but {by}")),
             Fit::Differs { why } => Some(why.to_owned()),
         },
     });
@@ -348,9 +348,9 @@ fn outcome(walk: &DescriptorWalk<'_>, item: &Item<'_>) -> String {
         }
         (_, Item::Exempt(_)) => format!("exempted by an override{in_place}"),
         (_, Item::Limited(Limited { overridden: true, .. })) => format!("limited by an override{in_place}"),
-        (_, Item::HoldsNothing) => "names a ticket, under which no rule here holds anything".to_owned(),
+        (_, Item::HoldsNothing) => "no limit: no rule here takes places or holds for a ticket".to_owned(),
         (_, Item::Limited(Limited { ticket: TicketEntry::Named(_) | TicketEntry::Unknown, .. })) => {
-            "gives back the places of its ticket".to_owned()
+            "ends the holds of its ticket".to_owned()
         }
         (WalkEnd::NoDomain, _) => "no limit: the rules do not know the domain".to_owned(),
         (WalkEnd::NoEntries, _) => "no limit: the descriptor has no entries".to_owned(),
@@ -359,7 +359,7 @@ fn outcome(walk: &DescriptorWalk<'_>, item: &Item<'_>) -> String {
             Some(level) if level.candidates.is_empty() => {
                 format!("no limit: no rule here is for the key '{}'", last())
             }
-            _ => format!("no limit: no rule here takes the value of '{}'", last()),
+            _ => format!("no limit: no rule here matches the value of '{}'", last()),
         },
         (WalkEnd::NoLimit, _) => {
             format!("no limit: the rule for '{}' has no limit of its own at this depth", last())

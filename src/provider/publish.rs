@@ -313,11 +313,11 @@ fn vanished(now: &[SourceSummary], previous: Option<&Rules>) -> Option<RuleError
 fn warn(role: Role, warnings: &RuleErrors) {
     let role = role.name();
     for warning in warnings.reported.iter().take(LOGGED_WARNINGS) {
-        tracing::warn!(role, %warning, "rules have a probable mistake");
+        tracing::warn!(role, %warning, "rules probably have a mistake");
     }
     let unlogged = warnings.count().saturating_sub(LOGGED_WARNINGS);
     if unlogged > 0 {
-        tracing::warn!(role, unlogged, "rules have further probable mistakes");
+        tracing::warn!(role, unlogged, "rules probably have further mistakes");
     }
 }
 

@@ -23,13 +23,13 @@ use crate::telemetry::metrics::Metrics;
 const TEXT: &str = "text/plain; charset=utf-8";
 
 const INDEX: &str = "\
-/healthcheck is on the HTTP port. Here:
+Paths on this port (/healthcheck is on the HTTP port):
 
 /rlconfig  the rules in force; as JSON with 'Accept: application/json'
-/rlconfig?candidate  those of CANDIDATE_CONFIG, in the same way
-/lockouts  clients that are locked out, for callers on this machine
-/stats     every counter, a line each
-/metrics   the same for Prometheus
+/rlconfig?candidate  the candidate rules of CANDIDATE_CONFIG, in the same formats
+/lockouts  clients that are locked out; only for callers on this machine
+/stats     all metrics, one per line
+/metrics   all metrics, for Prometheus
 ";
 
 /// State of the debug port.
@@ -119,7 +119,7 @@ fn written(content_type: &'static str, page: Result<Bytes, JoinError>) -> Respon
     match page {
         Ok(page) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
         Err(error) => {
-            tracing::error!(%error, "page not written");
+            tracing::error!(%error, "cannot write page");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

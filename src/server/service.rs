@@ -132,7 +132,7 @@ impl Call<'_> {
     /// [`CallError::InvalidRequest`].
     pub fn accept<T>(&self, decoded: Result<T, InvalidRequest>) -> Result<T, CallError> {
         decoded.map_err(|error| {
-            tracing::debug!(%error, "request refused");
+            tracing::debug!(%error, "invalid request");
             self.service.refused(error.into())
         })
     }
@@ -298,7 +298,7 @@ mod tests {
             (
                 BodyError::Displaced,
                 Code::Unavailable,
-                "request body gave way to newer requests: too many are incomplete",
+                "request dropped for newer ones: too many request bodies are incomplete",
             ),
             (BodyError::Unreadable, Code::Cancelled, "request body cannot be read"),
         ] {

@@ -107,7 +107,7 @@ impl StreamSlot {
         if self.streams.drain.is_cancelled() {
             Status::unavailable("server is shutting down")
         } else {
-            Status::resource_exhausted("stream gave way to a newer one: too many are open")
+            Status::resource_exhausted("stream closed for a newer one: too many are open")
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) enum Mode {
     /// [`AdsServer::stream`] returns them to the test.
     Serve,
     /// Connections are closed as soon as they are accepted.
-    Hang,
+    Close,
     /// Methods of this variant are unknown: `Stream…` or `Delta…`.
     Unimplemented(&'static str),
 }
@@ -117,7 +117,7 @@ async fn accept(
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         parts.dials.fetch_add(1, Ordering::Relaxed);
-        if *parts.mode.borrow() == Mode::Hang {
+        if *parts.mode.borrow() == Mode::Close {
             continue;
         }
         let tls = tls.as_ref().map(|tls| Arc::clone(&tls.borrow()));
@@ -214,8 +214,8 @@ pub(crate) struct AdsStream {
 
 /// A request of the client, in either variant of the protocol.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Answer {
-    /// Version, of state of the world alone.
+pub(crate) struct DiscoveryCall {
+    /// Version that the client accepted last; empty in the delta variant.
     pub(crate) version: String,
     pub(crate) nonce: String,
     /// Code and message of a refusal.
@@ -237,7 +237,7 @@ impl AdsStream {
         let refusal = |status: tollgate::pb::google::rpc::Status| (status.code, status.message);
         Some(if self.is_delta() {
             let request = DeltaDiscoveryRequest::decode(bytes).expect("a request");
-            Answer {
+            DiscoveryCall {
                 version: String::new(),
                 nonce: request.response_nonce,
                 refusal: request.error_detail.map(refusal),
@@ -248,7 +248,7 @@ impl AdsStream {
         } else {
             let request = DiscoveryRequest::decode(bytes).expect("a request");
             assert!(request.resource_names.is_empty(), "a wildcard");
-            Answer {
+            DiscoveryCall {
                 version: request.version_info,
                 nonce: request.response_nonce,
                 refusal: request.error_detail.map(refusal),

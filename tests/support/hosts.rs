@@ -33,7 +33,7 @@ pub(crate) struct Hosts(TempDir);
 impl Hosts {
     pub(crate) fn new() -> Self {
         let hosts = Self(tempfile::tempdir().expect("a directory"));
-        hosts.lead_to("127.0.0.1");
+        hosts.resolve_to("127.0.0.1");
         hosts
     }
 
@@ -41,7 +41,7 @@ impl Hosts {
         self.0.path().join("hosts")
     }
 
-    pub(crate) fn lead_to(&self, address: &str) {
+    pub(crate) fn resolve_to(&self, address: &str) {
         fs::write(self.path(), format!("{address} {NAME}\n")).expect("a file");
     }
 

@@ -48,7 +48,7 @@ impl Client {
         ];
         variables.retain(|(name, _)| settings.iter().all(|(set, _)| set != name));
         variables.extend(settings);
-        let settings = Settings::from_variables(&variables).expect("settings of use");
+        let settings = Settings::from_variables(&variables).expect("valid settings");
         let rules = Arc::new(ArcSwapOption::empty());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let files = settings.reads_rule_files.then_some(Origin::Files);
@@ -65,7 +65,7 @@ impl Client {
         let status = publisher.status();
         let xds = settings.xds.expect("a management server");
         let certificates = Reloader::new(|| SystemClock.now());
-        let provider = XdsProvider::load(xds, publisher, clock, wake, &certificates).expect("files of use");
+        let provider = XdsProvider::load(xds, publisher, clock, wake, &certificates).expect("valid files");
         running.push(AbortOnDropHandle::new(tokio::spawn(async { drop(certificates.run().await) })));
         let xds = provider.status();
         running.push(AbortOnDropHandle::new(tokio::spawn(async { drop(provider.run().await) })));

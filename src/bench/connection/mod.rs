@@ -232,12 +232,12 @@ impl Connection {
         if !error.is_reset() {
             self.mark_lost(generation);
         }
-        let told = match error.get_io() {
+        let message = match error.get_io() {
             Some(io) if io.kind() == io::ErrorKind::BrokenPipe => "the connection was closed".to_owned(),
             Some(io) => format!("the connection was lost: {io}"),
             None => error.to_string(),
         };
-        Failure::new(Code::Unavailable, told)
+        Failure::new(Code::Unavailable, message)
     }
 }
 

@@ -50,8 +50,8 @@ fn a_status_is_reported_with_its_message() {
     assert_eq!(failed, Some(Err(Failure::new(Code::DeadlineExceeded, ""))));
 }
 
-/// The error of connecting to `listener` as the service.
-async fn told(listener: &str) -> String {
+/// Error of a connection to `listener`.
+async fn connect_error(listener: &str) -> String {
     let target = format!("unix:{listener}").parse().expect("a path");
     let open = Connection::open(target, None, Duration::from_secs(1));
     let error = LocalSet::new().run_until(open).await.err().expect("it is no service");
@@ -63,8 +63,8 @@ async fn a_silent_server_is_not_reported_as_another_protocol() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("silent.sock");
     let _listener = UnixListener::bind(&path).expect("a socket");
-    let told = told(path.to_str().expect("text")).await;
-    assert!(told.contains("accepted the connection and did not answer within 5s"), "{told}");
+    let error = connect_error(path.to_str().expect("text")).await;
+    assert!(error.contains("accepted the connection and did not answer within 5s"), "{error}");
 }
 
 #[tokio::test]
@@ -77,9 +77,9 @@ async fn other_protocols_are_reported_as_not_grpc() {
         socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.expect("it is read");
         std::future::pending::<()>().await;
     };
-    let told = tokio::select! {
-        told = told(path.to_str().expect("text")) => told,
-        () = answer => unreachable!("it goes on for ever"),
+    let error = tokio::select! {
+        error = connect_error(path.to_str().expect("text")) => error,
+        () = answer => unreachable!("the server never ends"),
     };
-    assert!(told.contains("does not speak gRPC"), "{told}");
+    assert!(error.contains("does not speak gRPC"), "{error}");
 }

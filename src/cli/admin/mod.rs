@@ -73,7 +73,7 @@ enum Command {
         /// Descriptors, each one `key=value[,key=value…]`.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
         descriptors: Vec<Descriptor>,
-        /// Hits of each descriptor. Unset: one, and of a budget a reservation of its amount.
+        /// Hits of each descriptor. Unset: one hit; for a budget, a reservation of its amount.
         #[arg(long, value_name = "COUNT")]
         hits: Option<u32>,
     },
@@ -85,7 +85,7 @@ enum Command {
         /// Window, such as `1m`, `5m` or `1h`.
         #[arg(long, default_value = "5m", value_name = "TIME")]
         window: String,
-        /// Path or position of a rule, to show its counters alone.
+        /// Path or position of a rule, to show only its counters.
         #[arg(long)]
         rule: Option<String>,
         /// Number of counters.
@@ -112,7 +112,7 @@ enum Command {
     },
     /// Show the rules in force, and errors of the latest load.
     Config,
-    /// Show the state of the store: each node of Redis, its queue and memory, and settings that should be changed.
+    /// Show the state of the store: each Redis node with its queue and memory, and Redis settings to change.
     Store,
     /// Show the replicas that share the store, and whether they have the same rules.
     Fleet,
@@ -122,7 +122,7 @@ enum Command {
 
 #[derive(Subcommand, Debug)]
 enum Overrides {
-    /// Set an override for a descriptor, in place of the one that it has.
+    /// Set an override for a descriptor. It replaces an earlier override of the descriptor.
     Set {
         #[command(flatten)]
         key: KeyArgs,
@@ -177,10 +177,10 @@ struct WriteArgs {
     /// Reason, for the audit log.
     #[arg(long, short)]
     reason: String,
-    /// Report what would change, and change nothing.
+    /// Report what would change, without changing it.
     #[arg(long)]
     dry_run: bool,
-    /// Key with which a change that is sent again is not made again.
+    /// Idempotency key: a change that is sent again with the same key is not made again.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
 }

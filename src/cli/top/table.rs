@@ -3,7 +3,7 @@
 use serde_json::Value;
 use unicode_width::UnicodeWidthStr as _;
 
-/// Width to which columns of texts shrink where a terminal is narrow.
+/// Width to which columns of texts shrink on a narrow terminal.
 const MIN_TEXT: usize = 12;
 /// Spaces between two columns.
 const GAP: usize = 2;
@@ -12,8 +12,9 @@ const GAP: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     title: &'static str,
-    /// Width that it has at least, and at most.
+    /// Lower bound on the width.
     min: usize,
+    /// Upper bound on the width.
     max: usize,
     /// True for numbers, whose ends are aligned.
     is_number: bool,
@@ -25,7 +26,7 @@ impl Column {
         Self { title, min: 0, max, is_number: false }
     }
 
-    /// A column of numbers. Their width does not change with every number.
+    /// A column of numbers, so wide that its width rarely changes.
     pub(super) const fn number(title: &'static str) -> Self {
         Self { title, min: 8, max: 20, is_number: true }
     }
@@ -66,7 +67,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    // A sequence of characters may be wider than their sum.
+    // The width of a text may exceed the sum of the widths of its characters.
     let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
     let fits = |end: &usize| text.get(..*end).is_some_and(|start| start.width() < width);
     let end = ends.take_while(fits).last().unwrap_or_default();
@@ -75,12 +76,12 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     cut
 }
 
-/// A text of a row.
+/// Text in a field of a row; empty if it is not text.
 pub(super) fn text(row: &Value, field: &str) -> String {
     harmless(row[field].as_str().unwrap_or_default())
 }
 
-/// `text` with its control characters, which would steer the terminal, replaced.
+/// `text` with its control characters replaced, which the terminal would obey.
 pub(super) fn harmless(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

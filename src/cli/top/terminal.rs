@@ -1,4 +1,4 @@
-//! The terminal: raw input, size, and a screen of its own that is left as it was found.
+//! The terminal: raw input, its size, and the alternate screen. Everything is restored at the end.
 
 use std::io::{self, Stdout, Write as _};
 use std::thread;
@@ -7,12 +7,14 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetat
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Begin and end of the alternate screen, without and with the cursor.
+/// Opens the alternate screen and hides the cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
+/// Shows the cursor and closes the alternate screen.
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
-/// Top left corner; to the end of the line; to the end of the screen.
+/// Moves the cursor to the top left corner.
 const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
+/// Clears to the end of the screen.
 const CLEAR_REST: &str = "\x1b[J";
 
 /// A key.
@@ -37,11 +39,11 @@ pub(super) enum Key {
 pub(super) enum Input {
     /// A key.
     Key(Key),
-    /// Its size has changed.
+    /// The size of the terminal has changed.
     Resized,
 }
 
-/// An open terminal. Its settings are restored with this value.
+/// An open terminal. Dropping it restores the screen and the settings.
 pub(super) struct Terminal {
     keys: mpsc::Receiver<Key>,
     resizes: Signal,
@@ -50,6 +52,8 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
+    /// Switches the terminal to raw mode and to the alternate screen.
+    ///
     /// # Errors
     /// Error of the operating system.
     pub(super) fn open() -> io::Result<Self> {
@@ -60,17 +64,17 @@ impl Terminal {
         tcsetattr(io::stdin(), OptionalActions::Flush, &raw)?;
         let (sender, keys) = mpsc::channel(16);
         let mut terminal = Self { keys, resizes, output: io::stdout(), before };
-        // It blocks in `read` until the process ends.
+        // The thread blocks in `read` until the process ends.
         thread::Builder::new().name("keyboard".to_owned()).spawn(move || read_keys(&sender))?;
         terminal.write(ENTER)?;
         Ok(terminal)
     }
 
-    /// Shows what `render` returns for a width and a height.
+    /// Shows the lines that `render` returns for a width and a height.
     pub(super) fn draw(&mut self, render: &dyn Fn(usize, usize) -> Vec<String>) -> io::Result<()> {
         let size = tcgetwinsize(&self.output)?;
         let lines = render(usize::from(size.ws_col).max(20), usize::from(size.ws_row).max(5));
-        // Without line breaks at the end, which would scroll.
+        // A line break after the last line would scroll.
         let text = lines.join(&format!("{CLEAR_LINE}\r\n"));
         self.write(&format!("{HOME}{text}{CLEAR_LINE}{CLEAR_REST}"))
     }
@@ -101,7 +105,8 @@ impl Drop for Terminal {
 fn read_keys(sender: &mpsc::Sender<Key>) {
     let mut bytes = [0; 256];
     let mut len = 0;
-    // Past the buffer of `Stdin`: an escape that ends a read is the key of that name.
+    // Not through the buffer of `Stdin`: an ESC byte at the end of a read is the Escape key, not the start of a
+    // sequence.
     while let Ok(read @ 1..) = rustix::io::read(io::stdin(), &mut bytes[len..]) {
         len += read;
         let mut taken = 0;
@@ -111,14 +116,14 @@ fn read_keys(sender: &mpsc::Sender<Key>) {
                 return;
             }
         }
-        // The begin of a character whose rest is still on its way.
+        // The first bytes of a character whose other bytes have not arrived yet.
         bytes.copy_within(taken..len, 0);
         len -= taken;
     }
 }
 
-/// The first key in what a terminal sent, and its length: fast typing and pasting send several at once. `None` if it is
-/// empty or not complete.
+/// The first key in bytes from the terminal, and its length. Fast typing and pasting send several keys at once.
+/// `None` if there are no bytes, or the key is not complete.
 fn first_key(bytes: &[u8]) -> Option<(Key, usize)> {
     Some(match bytes {
         [] => return None,
@@ -139,7 +144,7 @@ fn first_key(bytes: &[u8]) -> Option<(Key, usize)> {
         [0x1b, ..] => (Key::Other, 2),
         [b'\r' | b'\n', ..] => (Key::Enter, 1),
         [0x7f | 0x08, ..] => (Key::Backspace, 1),
-        // Ctrl-C, which the terminal does not turn into a signal now.
+        // Ctrl-C: in raw mode the terminal does not send SIGINT.
         [0x03, ..] => (Key::Interrupt, 1),
         [b'\t', ..] => (Key::Char('\t'), 1),
         text => match text.utf8_chunks().next()?.valid().chars().next() {
@@ -182,6 +187,6 @@ mod tests {
             }
             assert_eq!(keys, expected, "{bytes:?}");
         }
-        assert_eq!(first_key(b"\xe6\x97"), None, "the rest is still on its way");
+        assert_eq!(first_key(b"\xe6\x97"), None, "two of three bytes");
     }
 }

@@ -287,7 +287,7 @@ mod tests {
         ask(counter, quota, Hits::Add(hits), ChargeMode::Always, Enforcement::Enforced)
     }
 
-    const fn voting(enforcement: Enforcement, of: GroupCharge) -> GroupCharge {
+    const fn with_enforcement(enforcement: Enforcement, of: GroupCharge) -> GroupCharge {
         GroupCharge { enforcement, ..of }
     }
 
@@ -350,18 +350,18 @@ mod tests {
     }
 
     #[test]
-    fn shadows_have_no_vote_and_take_what_fits() {
-        let shadow = |quota| voting(Enforcement::Shadow, if_allowed(0, quota, 1));
+    fn shadow_rules_deny_nothing_and_count_what_fits() {
+        let shadow = |quota| with_enforcement(Enforcement::Shadow, if_allowed(0, quota, 1));
         check(&[shadow(1), if_allowed(1, 5, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
         check(&[shadow(2), if_allowed(1, 5, 1)], &[1, 5], &[(1, Withheld), (5, Denied)], &[1, 5]);
     }
 
     #[test]
     fn quotas_deny_only_all_together() {
-        let quota = |counter, limit| voting(Enforcement::Quota, if_allowed(counter, limit, 1));
+        let quota = |counter, limit| with_enforcement(Enforcement::Quota, if_allowed(counter, limit, 1));
         check(&[quota(0, 1), quota(1, 1)], &[1, 0], &[(1, Denied), (1, Charged)], &[1, 1]);
         check(&[quota(0, 1), quota(1, 1)], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
-        let passing = voting(Enforcement::ShadowQuota, if_allowed(1, 1, 1));
+        let passing = with_enforcement(Enforcement::ShadowQuota, if_allowed(1, 1, 1));
         check(&[quota(0, 1), passing], &[1, 1], &[(1, Denied), (1, Denied)], &[1, 1]);
         check(
             &[quota(0, 1), passing, if_allowed(2, 9, 1)],

@@ -69,7 +69,7 @@ fn days_are_as_long_as_the_clocks_make_them() {
         ("America/Havana", "2024-11-03 04:00", 25, "midnight comes twice, as 01:00 becomes 00:00"),
         ("America/Havana", "2024-03-10 05:00", 23, "it begins at 01:00"),
         ("America/St_Johns", "2006-10-28 02:30", 24, "00:01 of the next day becomes 23:01 of this"),
-        ("America/St_Johns", "2006-10-29 02:30", 25, "what comes twice of the day before is of this"),
+        ("America/St_Johns", "2006-10-29 02:30", 25, "the repeated hour belongs to this day"),
         ("Pacific/Apia", "2011-12-29 10:00", 24, "the 29th, the last before"),
         ("Pacific/Apia", "2011-12-30 10:00", 24, "the 31st: there was no 30th"),
     ] {

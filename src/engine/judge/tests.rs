@@ -178,8 +178,8 @@ fn uncounted_hits_are_judged_by_whether_they_fit() {
         );
         let status = &decision.statuses[0];
         let counted = status.counted.as_ref().map(|(_, hit_counts)| *hit_counts);
-        let told = (status.code, status.remaining, counted);
-        assert_eq!(told, (code, remaining, Some(expected)), "{outcome:?}");
+        let reported = (status.code, status.remaining, counted);
+        assert_eq!(reported, (code, remaining, Some(expected)), "{outcome:?}");
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn parse(text: &str) -> Result<IpNet, String> {
     let max = if address.is_ipv4() { 32 } else { 128 };
     let len = len.map_or(Some(max), parse_len).filter(|len| *len <= max);
     let len = len.ok_or_else(|| {
-        format!("'{text}' is not a network: the number after the slash is 0 to {max} for such an address")
+        format!("'{text}' is not a network: the number after the slash must be 0 to {max} for this kind of address")
     })?;
     let network = IpNet::new_assert(address, len);
     let truncated = network.trunc();
@@ -108,8 +108,11 @@ mod tests {
             ("::/0", Ok("::/0")),
             ("10.0.0.1/8", Err("10.0.0.1/8 has host bits: write 10.0.0.0/8")),
             ("fd00::1/8", Err("fd00::1/8 has host bits: write fd00::/8")),
-            ("10.0.0.0/33", Err("'10.0.0.0/33' is not a network: the number after the slash is 0 to 32")),
-            ("::/129", Err("'::/129' is not a network: the number after the slash is 0 to 128")),
+            (
+                "10.0.0.0/33",
+                Err("'10.0.0.0/33' is not a network: the number after the slash must be 0 to 32"),
+            ),
+            ("::/129", Err("'::/129' is not a network: the number after the slash must be 0 to 128")),
             ("10.0.0.0/", Err("'10.0.0.0/' is not a network: the number")),
             ("10.0.0.0/08", Err("'10.0.0.0/08' is not a network: the number")),
             ("10.0.0.0/+8", Err("'10.0.0.0/+8' is not a network: the number")),

@@ -155,12 +155,12 @@ impl Rank {
         match (self, other) {
             (Self::Exact, _) => "a rule for exactly this value has precedence",
             (Self::Listed, _) => "a one_of that lists the value has precedence",
-            (Self::Glob(_), Self::Glob(_)) => "an earlier pattern takes the value too",
+            (Self::Glob(_), Self::Glob(_)) => "an earlier pattern matches the value too",
             (Self::Glob(_), _) => "a pattern with '*' has precedence",
-            (Self::Network(_), Self::Network(_)) => "a longer network holds the address",
-            (Self::Network(_), _) => "a network that holds the address has precedence",
-            (Self::Expression(_), Self::Expression(_)) => "an earlier regex takes the value too",
-            (Self::Expression(_) | Self::Bare, _) => "a regex that takes the value has precedence",
+            (Self::Network(_), Self::Network(_)) => "a longer network contains the address",
+            (Self::Network(_), _) => "a network that contains the address has precedence",
+            (Self::Expression(_), Self::Expression(_)) => "an earlier regex matches the value too",
+            (Self::Expression(_) | Self::Bare, _) => "a regex that matches the value has precedence",
         }
     }
 }
@@ -225,7 +225,7 @@ fn rank(node: &Node, value: &[u8]) -> Result<Rank, &'static str> {
             let holding = networks.networks.iter().filter(|network| cidr::matches(network, value));
             let longest = holding.map(ipnet::IpNet::prefix_len).max();
             longest.map(|longest| Rank::Network(Reverse(longest))).ok_or(match cidr::is_address(value) {
-                true => "no network holds the address",
+                true => "no network contains the address",
                 false => "the value is no IP address",
             })
         }

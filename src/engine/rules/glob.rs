@@ -57,10 +57,12 @@ mod tests {
             ("a**b", &["ab", "axb"], &["a", "b"]),
             ("aba*aba", &["abaaba"], &["aba", "ababa"]),
         ] {
-            taken.iter().for_each(|text| assert!(matches(pattern, text), "{pattern} takes {text}"));
-            refused.iter().for_each(|text| assert!(!matches(pattern, text), "{pattern} refuses {text}"));
+            taken.iter().for_each(|text| assert!(matches(pattern, text), "{pattern} matches {text}"));
+            refused
+                .iter()
+                .for_each(|text| assert!(!matches(pattern, text), "{pattern} does not match {text}"));
         }
-        assert!(matches("foo", "foo") && !matches("foo", "foo1"), "a text without a star takes itself");
+        assert!(matches("foo", "foo") && !matches("foo", "foo1"), "a text without a star matches itself");
     }
 
     /// Definition: a star matches nothing, or one byte and then the rest.

@@ -97,7 +97,7 @@ fn can_lease(limit: Limit) -> Result<(), &'static str> {
                                       lease counts hits before they come; use sliding_window")
         }
         Algorithm::Concurrency => {
-            Err("'lease' beside 'concurrency': places are given back one by one; leave 'lease' out")
+            Err("'lease' beside 'concurrency': places are released one by one; leave 'lease' out")
         }
     }
 }
@@ -206,7 +206,7 @@ const fn beside(descriptor: &Descriptor) -> [(&'static str, bool, &'static str);
         (
             "enforce_percent",
             descriptor.enforce_percent.is_some(),
-            "a limit that is not enforced for all must not hold back hits",
+            "a limit that is not enforced for all must not withhold hits",
         ),
     ]
 }

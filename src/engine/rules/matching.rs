@@ -251,7 +251,7 @@ fn unreachable_values(descriptors: &[Descriptor], siblings: &Children) -> Diagno
                 let normalized = String::from_utf8_lossy(&normalized);
                 let message = format!(
                     "'{value}' matches nothing: 'normalize' turns its addresses into '{normalized}' before they \
-                     are matched; write a network that holds that"
+                     are matched; write a network that contains that"
                 );
                 found.push(*span, message);
             }

@@ -113,7 +113,7 @@ impl Normalize {
         let mut errors = Diagnostics::default();
         for (index, step) in steps.iter().enumerate().filter(|(_, step)| step.value == NormalizeStep::Hash) {
             if index + 1 < steps.len() {
-                let message = "'hash' is the last step: nothing can be done to a hash; write it at the end";
+                let message = "'hash' must be the last step: write it at the end";
                 errors.push(step.span, message);
             } else if key.is_none() {
                 let message =

@@ -125,7 +125,7 @@ pub enum HeaderError {
     #[error("'{0}' belongs to the connection: only the server or proxy may set it")]
     Reserved(HeaderName),
     /// Content type, which belongs to the body.
-    #[error("'content-type' is the body's: write 'body: {{text: …, content_type: …}}'")]
+    #[error("'content-type' belongs to the body: write 'body: {{text: …, content_type: …}}'")]
     ContentType,
     /// Invalid value.
     #[error("the value of '{0}' must be ASCII without line breaks, of at most {MAX_VALUE_BYTES} bytes")]

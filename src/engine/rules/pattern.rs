@@ -128,7 +128,7 @@ impl Expression {
     /// Syntax error, or size of the compiled expression.
     pub fn new(written: &str) -> Result<Self, String> {
         if written.is_empty() {
-            return Err("is empty: write what values look like".to_owned());
+            return Err("is empty: write a pattern for the values".to_owned());
         }
         if written.len() > EXPRESSION_BYTES_MAX {
             return Err(format!("is too large: write at most {EXPRESSION_BYTES_MAX} bytes"));

@@ -62,8 +62,7 @@ pub(super) fn penalty(
 
 fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
     if written.block.is_empty() && !written.unreadable.has("block") {
-        let message =
-            "a penalty needs 'block': how long to block, one time or several, such as [1m, 5m, 15m]";
+        let message = "a penalty needs 'block': one or several durations such as [1m, 5m, 15m]";
         errors.push(written.span, message);
     }
     if let Some(step) = written.block.get(MAX_STEPS) {
@@ -85,7 +84,9 @@ fn steps(written: &source::Penalty, errors: &mut Diagnostics) -> Vec<Block> {
                 errors.push(*span, message);
             }
             Some(before) if block < *before => {
-                let message = format!("the schedule goes down at '{value}': write blocks from short to long");
+                let message = format!(
+                    "the block '{value}' is shorter than the one before it: write blocks from short to long"
+                );
                 errors.push(*span, message);
             }
             Some(_) | None => steps.push(block),

@@ -239,7 +239,7 @@ pub(super) fn can_count(limit: Limit, stores: StoreCapabilities) -> Result<(), S
     if limit.algorithm != Algorithm::FixedWindow && tick_us(limit).is_none() {
         let (name, requests) = (limit.algorithm.name(), limit.capacity().max(limit.requests_per_unit));
         return Err(format!(
-            "a {name} cannot count {requests} requests in so long a window exactly: use a shorter window or a \
+            "a {name} cannot count {requests} requests exactly in a window of this length: use a shorter window or a \
              fixed_window"
         ));
     }

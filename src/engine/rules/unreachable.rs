@@ -29,7 +29,7 @@ pub(super) fn unreachable<'n>(children: &'n Children, found: &mut Vec<Unreachabl
     }
 }
 
-const EARLIER: &str = "that pattern takes all of its values, and comes first";
+const EARLIER: &str = "that pattern matches all of its values, and comes first";
 
 fn of_siblings<'n>(siblings: &'n Siblings, found: &mut Vec<Unreachable<'n>>) {
     let is_pattern = |node: &&Node| !matches!(node.pattern, Pattern::Exact(_));
@@ -51,15 +51,15 @@ fn reason(node: &Node, other: &Node) -> Option<&'static str> {
             Some(EARLIER)
         }
         (Pattern::Glob(glob), Pattern::Cidr(_) | Pattern::Regex(_) | Pattern::Any) if is_universal(glob) => {
-            Some("that pattern takes every value, and patterns with '*' have precedence")
+            Some("that pattern matches every value, and patterns with '*' have precedence")
         }
         (Pattern::Regex(regex), Pattern::Any) if regex.is_universal() => {
-            Some("that regex takes every value, and has precedence")
+            Some("that regex matches every value, and has precedence")
         }
         (Pattern::Regex(earlier), Pattern::Regex(later)) if is_earlier => {
             let literal = later.literal().is_some_and(|literal| earlier.matches(literal.as_bytes()));
             (literal || earlier.is_universal())
-                .then_some("that regex takes all of its values, and comes first")
+                .then_some("that regex matches all of its values, and comes first")
         }
         _ => None,
     }
@@ -80,6 +80,6 @@ fn listed_one_by_one<'n>(node: &'n Node, siblings: &'n Siblings) -> Option<Unrea
     let alone = |value: &str| siblings.exact(value.as_bytes()).filter(|found| found.order != node.order);
     let alone: Option<Vec<&Node>> = one_of.values.iter().map(|value| alone(value)).collect();
     let other = *alone?.last()?;
-    let reason = "each value of the list has a rule of its own, and those have precedence";
+    let reason = "each value of the list has its own rule, which has precedence";
     Some(Unreachable { node, other, reason })
 }

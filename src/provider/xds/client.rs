@@ -147,14 +147,14 @@ impl Client {
         let Some(cache) = &self.cache else { return };
         let path = cache.path().display();
         match cache.read() {
-            Ok(None) => tracing::info!(%path, "no snapshot of an earlier run"),
+            Ok(None) => tracing::info!(%path, "no cached rules"),
             Ok(Some(resources)) => {
-                tracing::info!(%path, resources = resources.len(), "snapshot of an earlier run read");
+                tracing::info!(%path, resources = resources.len(), "cached rules read");
                 self.snapshot = Snapshot::of(resources);
                 self.status.set_from_cache();
                 self.publisher.publish(Origin::Xds, self.snapshot.found(&self.place()));
             }
-            Err(error) => tracing::warn!(%path, %error, "snapshot of an earlier run not used"),
+            Err(error) => tracing::warn!(%path, %error, "cached rules cannot be used"),
         }
     }
 
@@ -354,7 +354,7 @@ impl Client {
         });
         let error = loading.await.map_err(Broken::Load)?.err();
         if let Some(error) = error.as_ref().filter(|error| self.cache_error.as_ref() != Some(error)) {
-            tracing::warn!(error, "cannot write the snapshot");
+            tracing::warn!(error, "cannot write the cache of rules");
         }
         self.cache_error = error;
         Ok(())

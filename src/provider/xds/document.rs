@@ -131,7 +131,7 @@ impl Writer {
             Some(Kind::NumberValue(number)) => match Number::from_f64(number) {
                 Some(number) => SourceValue::Number(number),
                 None => {
-                    self.documents.errors.push(span, format!("{number} is no number of JSON"));
+                    self.documents.errors.push(span, format!("{number} is not a JSON number"));
                     SourceValue::Null
                 }
             },

@@ -19,8 +19,8 @@ use super::audit::{Entry, Trace};
 use crate::server::lockouts::Lift;
 use crate::server::schema::{replies, requests};
 
-const NO_LOCKOUT: &str = "no such lockout any more";
-/// Upper bound on the time in which a body arrives.
+const NO_LOCKOUT: &str = "the lockout has ended";
+/// Upper bound on the time in which a body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Upper bound on a reason, in characters.
 const MAX_REASON: usize = 1_000;

@@ -58,7 +58,7 @@ fn reads() -> Vec<Endpoint> {
             Method::GET,
             "/api/v1/events",
             Role::View,
-            "Server-sent events: `stats` once a second, and `denials` where there are new ones.",
+            "Server-sent events: `stats` once a second, and `denials` if there are new ones.",
             api::events,
         )
         .streams_events()
@@ -78,7 +78,7 @@ fn writes() -> Vec<Endpoint> {
             Method::POST,
             "/api/v1/config:reload",
             Role::Admin,
-            "Reads the rules again. It answers before they are read.",
+            "Reads the rules again. The answer is sent before they are read.",
             actions::reload,
         )
         .write::<Reason>()
@@ -109,13 +109,13 @@ fn writes() -> Vec<Endpoint> {
             Method::DELETE,
             "/api/v1/overrides/{id}",
             Role::Operate,
-            "Deletes an override. For a rule in shadow mode it takes the role `admin`.",
+            "Deletes an override. Ending the shadow mode of a rule needs the role `admin`.",
             overrides::remove,
         )
         .path_parameters::<OverrideId>()
         .write::<Reason>()
         .returns::<OverrideDeletion>()
-        .error(StatusCode::NOT_FOUND, "There is no such override any more.")
+        .error(StatusCode::NOT_FOUND, "There is no such override.")
         .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
         Endpoint::of(
             Method::POST,
@@ -138,7 +138,7 @@ fn writes() -> Vec<Endpoint> {
         .path_parameters::<LockoutId>()
         .write::<Reason>()
         .returns::<Lifted>()
-        .error(StatusCode::NOT_FOUND, "There is no such lockout, or no longer.")
+        .error(StatusCode::NOT_FOUND, "There is no such lockout, or it has ended.")
         .error(StatusCode::SERVICE_UNAVAILABLE, STORE_FAILED),
     ]
 }

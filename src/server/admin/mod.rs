@@ -248,7 +248,7 @@ pub(super) fn router(admin: &Arc<Admin>, pages: Router, public: Router) -> Route
         .merge(api)
         .merge(pages)
         .method_not_allowed_fallback(async || {
-            api::problem(StatusCode::METHOD_NOT_ALLOWED, "no such method here; see the Allow header")
+            api::problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; see the Allow header")
         })
         .fallback(async || api::problem(StatusCode::NOT_FOUND, "no such page or endpoint; see docs/admin.md"))
         .layer(middleware::from_fn_with_state(Arc::clone(admin), authenticated))

@@ -246,7 +246,7 @@ fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Rejecti
         }
         several => {
             let named: Vec<_> = several.iter().take(MAX_NAMED).map(|rule| position(rule)).collect();
-            Err(bad_request(format!("rule: several rules are meant: {}; name one of them", named.join(", "))))
+            Err(bad_request(format!("rule: several rules match: {}; name one of them", named.join(", "))))
         }
     }
 }
@@ -369,7 +369,7 @@ pub(super) async fn remove(
         return Err(problem(StatusCode::NOT_FOUND, NO_OVERRIDE));
     };
     if applied.kind == "shadow" && write.actor.role < Role::Admin {
-        let message = "to end the shadow mode of a rule takes the role admin";
+        let message = "ending the shadow mode of a rule needs the role admin";
         return Err(problem(StatusCode::FORBIDDEN, message));
     }
     let target = match (&applied.rule, &applied.descriptor) {

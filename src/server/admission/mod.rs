@@ -48,7 +48,7 @@ pub enum BodyError {
     #[error("request body was not received in time")]
     TimedOut,
     /// It gave way to other requests.
-    #[error("request body gave way to newer requests: too many are incomplete")]
+    #[error("request dropped for newer ones: too many request bodies are incomplete")]
     Displaced,
     /// The connection failed, or the peer broke the protocol.
     #[error("request body cannot be read")]

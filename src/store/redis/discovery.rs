@@ -228,7 +228,7 @@ async fn ask_sentinel(
         _ => None,
     };
     let found = found.map(|(host, port)| Endpoint::Tcp { host: host.to_owned(), port });
-    found.ok_or_else(|| format!("{sentinel}: this Sentinel knows no primary of the name {primary}"))
+    found.ok_or_else(|| format!("{sentinel}: this Sentinel does not know the primary {primary}"))
 }
 
 /// Checks that `server` reports itself as a primary. `HELLO` needs no permission; servers before Redis 6 do not have
@@ -291,7 +291,8 @@ async fn ask_node(config: &ConnectConfig, node: &Endpoint) -> Result<View, Strin
     let [nodes, slots] = ask_in_time(config, node, login, commands).await?;
     let nodes: Option<String> = nodes.ok().and_then(|nodes| nodes.text().map(str::to_owned));
     let slots = slots.map_err(|cause| format!("{node}: {cause}"))?;
-    View::read(slots, nodes.as_deref(), node).ok_or_else(|| format!("{node}: this server knows no Cluster"))
+    View::read(slots, nodes.as_deref(), node)
+        .ok_or_else(|| format!("{node}: this server is not in a Cluster"))
 }
 
 async fn ask_in_time<const N: usize>(

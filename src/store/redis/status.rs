@@ -63,7 +63,7 @@ impl Default for Nodes {
                 "TTLs of counters are lost: the counters may stay in Redis for ever",
             )),
             lost_releases: Losses::new("releases are lost: places and holds stay until their TTL ends"),
-            lost_settlements: Losses::new("settlements are lost: what was used is not counted"),
+            lost_settlements: Losses::new("settlements are lost: their amounts are not counted"),
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Every metric. Nothing else names one.
+//! All metrics. No other file names one.
 //!
-//! The names and labels of envoyproxy/ratelimit are kept, as its own Prometheus mapping has them, so that its
-//! dashboards keep working; what it has no name for begins with `tollgate_`.
+//! Metrics of envoyproxy/ratelimit have the names and labels of its Prometheus mapping, so that its dashboards keep
+//! working. Names of other metrics begin with `tollgate_`.
 
 use super::model::{Flat, Kind, Metric};
 use crate::engine::hit_counts::HitCounts;
@@ -43,9 +43,9 @@ metrics! {
         Of("ratelimit.service.global_shadow_mode");
     /// Lookups that found a key over its limit.
     Counter LOCAL_CACHE_HITS "ratelimit_localcache_hitCount" [] GaugeOf("ratelimit.localcache.hitCount");
-    /// Lookups that did not.
+    /// Lookups of keys that were not known to be over their limit.
     Counter LOCAL_CACHE_MISSES "ratelimit_localcache_missCount" [] GaugeOf("ratelimit.localcache.missCount");
-    /// Lookups of keys known to be over their limit.
+    /// Lookups in the cache of keys over their limit.
     Counter LOCAL_CACHE_LOOKUPS "ratelimit_localcache_lookupCount" []
         GaugeOf("ratelimit.localcache.lookupCount");
     /// Keys known to be over their limit.
@@ -61,29 +61,30 @@ metrics! {
     Counter UNMATCHED_DESCRIPTORS "tollgate_unmatched_descriptors" ["domain"] Derived;
     /// Overrides of operators in force, by kind: block, exempt, limit or shadow.
     Gauge OVERRIDES "tollgate_overrides" ["kind"] Derived;
-    /// Looks at the store for overrides that failed.
+    /// Failed reads of overrides from the store.
     Counter OVERRIDE_READ_ERRORS "tollgate_override_read_errors" [] Derived;
     /// Rules in force.
     Gauge RULES "tollgate_rules" [] Derived;
     /// Unix time at which the rules came into force.
     Gauge CONFIG_LOADED_AT "tollgate_config_loaded_at_seconds" [] Derived;
-    /// 1 while rules as written have errors that keep them out of force.
+    /// 1 while rules have errors, so that an earlier version of them is in force.
     Gauge CONFIG_WRONG "tollgate_config_wrong" [] Derived;
     /// Hash of the rules in force, as a number of 48 bits: the same on replicas with the same rules.
     Gauge RULES_HASH "tollgate_rules_hash" [] Derived;
     /// Requests denied because their client is locked out.
     Counter LOCKED_OUT_REQUESTS "tollgate_locked_out_requests" [] Derived;
-    /// Tickets of concurrency limits by event: acquired, denied, released, renewed, or unknown when given back.
+    /// Tickets of concurrency limits by event: acquired, denied, released, renewed, or unknown (released without
+    /// being held).
     Counter TICKETS "tollgate_tickets" ["event"] Derived;
     /// Hits of leased limits that this replica holds, charged in Redis and not spent.
     Gauge LEASE_CREDITS "tollgate_lease_credits" ["domain", "rule"] Derived;
-    /// Leases that were asked for.
+    /// Leases that were requested from Redis.
     Counter LEASE_ASKS "tollgate_lease_asks" ["domain", "rule"] Derived;
     /// Hits that were leased.
     Counter LEASE_GRANTED "tollgate_lease_granted" ["domain", "rule"] Derived;
-    /// Leased hits that requests took, without asking Redis.
+    /// Leased hits that requests spent, without a call to Redis.
     Counter LEASE_SPENDS "tollgate_lease_spends" ["domain", "rule"] Derived;
-    /// Leased hits that were given back.
+    /// Leased hits that were returned unspent.
     Counter LEASE_RETURNED "tollgate_lease_returned" ["domain", "rule"] Derived;
     /// Leased hits that were lost: their window ended, their server was replaced, or it did not answer.
     Counter LEASE_STRANDED "tollgate_lease_stranded" ["domain", "rule"] Derived;
@@ -111,15 +112,15 @@ metrics! {
     Counter XDS_STREAM_ERRORS "tollgate_xds_stream_errors" [] Derived;
     /// Counters held in this process.
     Gauge MEMORY_COUNTERS "tollgate_memory_counters" [] Derived;
-    /// Bytes that these counters take, about.
+    /// Approximate size of the counters held in this process, in bytes.
     Gauge MEMORY_COUNTER_BYTES "tollgate_memory_counter_bytes" [] Derived;
     /// Counters dropped before their window ended, because memory for counters was full.
     Counter MEMORY_EVICTED_COUNTERS "tollgate_memory_evicted_counters" [] Derived;
     /// Log lines that were not written, because stderr was not read in time.
     Counter LOG_LINES_DROPPED "tollgate_log_lines_dropped" [] Derived;
-    /// Decisions that are missing in the decision log, because it was not written in time.
+    /// Decisions that are missing from the decision log, because it was not written in time.
     Counter DECISION_LOG_LINES_DROPPED "tollgate_decision_log_lines_dropped" [] Derived;
-    /// Rejected writes on the admin listener that are missing in the audit log, because there were too many in their
+    /// Rejected writes on the admin listener that are missing from the audit log, because there were too many in one
     /// second: of authenticated actors (known) and of others (unknown).
     Counter AUDIT_SUPPRESSED "tollgate_audit_suppressed_writes" ["actor"] Derived;
     /// Open connections, by the core that serves them.
@@ -148,7 +149,7 @@ metrics! {
     Gauge REDIS_BREAKERS_OPEN "tollgate_redis_breakers_open" ["node"] Derived;
     /// Calls that wait for a batch to a Redis node.
     Gauge REDIS_QUEUED_CALLS "tollgate_redis_queued_calls" ["node"] Derived;
-    /// Age of the oldest of these calls.
+    /// Age of the oldest call that waits for a batch to a Redis node.
     Gauge REDIS_OLDEST_QUEUED "tollgate_redis_oldest_queued_seconds" ["node"] Derived;
     /// Calls that were sent to a Redis node and are not answered yet.
     Gauge REDIS_CALLS_IN_FLIGHT "tollgate_redis_calls_in_flight" ["node"] Derived;
@@ -156,13 +157,13 @@ metrics! {
     Gauge REDIS_BATCH_SIZE "tollgate_redis_batch_size" ["node"] Derived;
     /// Counters in a Redis node whose TTL is still to be set.
     Gauge REDIS_TTLS_NOT_SET "tollgate_redis_ttls_not_set" ["node"] Derived;
-    /// Counters that may stay in Redis without a TTL, because nothing is going to set it any more.
+    /// Counters that may stay in Redis without a TTL, because setting it was given up.
     Counter REDIS_TTLS_LOST "tollgate_redis_ttls_lost" [] Derived;
     /// Releases of places that were given up.
     Counter REDIS_RELEASES_LOST "tollgate_redis_releases_lost" [] Derived;
     /// Settlements of budgets that were given up.
     Counter REDIS_SETTLEMENTS_LOST "tollgate_redis_settlements_lost" [] Derived;
-    /// Commands that counting needs and the Redis user may not run.
+    /// Commands that tollgate needs but the Redis user may not run.
     Gauge REDIS_DENIED_COMMANDS "tollgate_redis_denied_commands" ["node"] Derived;
     /// Connections to Redis that are up.
     Gauge REDIS_POOL_ACTIVE "ratelimit_redis_pool_cx_active" [] Of("ratelimit.redis_pool.cx_active");
@@ -232,7 +233,7 @@ metrics! {
         Of("tollgate.rate_limit.{}.denied_requests");
 }
 
-/// A counter that every rule has, and its part of the rule's counts.
+/// A counter that every rule has, and its value in the counts of the rule.
 type RuleCounter = (&'static Metric, fn(&HitCounts) -> u64);
 
 /// Counters of a rule.

@@ -216,7 +216,7 @@ fn extra_tags_are_on_the_series_of_rules_alone() {
 #[test]
 fn a_registered_source_is_read_for_each_snapshot() {
     let metrics = metrics();
-    assert!(!metrics.render_prometheus().contains("tollgate_memory_counters"), "nobody keeps it");
+    assert!(!metrics.render_prometheus().contains("tollgate_memory_counters"), "no source reports it");
     let kept = Arc::new(AtomicU64::new(0));
     let reader = Arc::clone(&kept);
     metrics.register(move |snapshot| {

@@ -41,7 +41,7 @@ impl Cluster {
         let mut cluster = Self { nodes: Vec::new() };
         for node in 0..primaries * (1 + replicas_each) {
             let server = Server::start(free_cluster_port, &setup).await;
-            server.tell(["CLUSTER", "SET-CONFIG-EPOCH", &(node + 1).to_string()]);
+            server.run_ok(["CLUSTER", "SET-CONFIG-EPOCH", &(node + 1).to_string()]);
             cluster.nodes.push(server);
         }
         cluster.share_slots(primaries);
@@ -52,7 +52,7 @@ impl Cluster {
         .await;
         for replica in primaries..cluster.nodes.len() {
             let id = cluster.id((replica - primaries) / replicas_each);
-            cluster.nodes[replica].tell(["CLUSTER", "REPLICATE", &id]);
+            cluster.nodes[replica].run_ok(["CLUSTER", "REPLICATE", &id]);
         }
         cluster.settled().await;
         cluster
@@ -62,7 +62,7 @@ impl Cluster {
         let slots = usize::from(SLOTS);
         for (at, node) in self.nodes[..primaries].iter().enumerate() {
             let (first, end) = (at * slots / primaries, (at + 1) * slots / primaries);
-            node.tell(["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()]);
+            node.run_ok(["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &(end - 1).to_string()]);
         }
     }
 
@@ -70,7 +70,7 @@ impl Cluster {
     fn introduce(&self) {
         for (at, node) in self.nodes.iter().enumerate() {
             for other in &self.nodes[..at] {
-                node.tell(["CLUSTER", "MEET", HOST, &other.port().to_string()]);
+                node.run_ok(["CLUSTER", "MEET", HOST, &other.port().to_string()]);
             }
         }
     }
@@ -196,8 +196,8 @@ impl Cluster {
     /// has, and redirects requests for others to `to`.
     pub(crate) fn begin_migration(&self, slot: u16, from: usize, to: usize) {
         let slot = slot.to_string();
-        self.nodes[to].tell(["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);
-        self.nodes[from].tell(["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
+        self.nodes[to].run_ok(["CLUSTER", "SETSLOT", &slot, "IMPORTING", &self.id(from)]);
+        self.nodes[from].run_ok(["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]);
     }
 
     /// The second: every key goes.
@@ -209,7 +209,7 @@ impl Cluster {
             }
             let port = self.port(to).to_string();
             let migrate = ["MIGRATE", HOST, &port, "", "0", "5000", "KEYS"];
-            self.nodes[from].tell(migrate.into_iter().chain(keys.lines()));
+            self.nodes[from].run_ok(migrate.into_iter().chain(keys.lines()));
         }
     }
 
@@ -218,7 +218,7 @@ impl Cluster {
         let id = self.id(to);
         // The other way round, the slot would be nobody's for a while.
         for node in [to, from] {
-            self.nodes[node].tell(["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
+            self.nodes[node].run_ok(["CLUSTER", "SETSLOT", &slot.to_string(), "NODE", &id]);
         }
         eventually("all know who has the slot", async || self.all_agree_on_primaries()).await;
     }

@@ -51,7 +51,7 @@ impl Sentinels {
         let setup = sentinel(port, passwords);
         for _ in 0..3 {
             let sentinel = Server::start(free_port, &setup).await;
-            sentinel.tell(["SENTINEL", "DEBUG"].iter().chain(PERIODS));
+            sentinel.run_ok(["SENTINEL", "DEBUG"].iter().chain(PERIODS));
             all.sentinels.push(sentinel);
         }
         all.settled().await;

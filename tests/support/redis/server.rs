@@ -194,8 +194,8 @@ impl Server {
         self.run(self.cli().arg("-c"), arguments)
     }
 
-    /// Runs a command that has nothing to say but that it is done.
-    pub(super) fn tell<A: AsRef<[u8]>>(&self, arguments: impl IntoIterator<Item = A>) {
+    /// Runs a command that must be answered with `OK`.
+    pub(super) fn run_ok<A: AsRef<[u8]>>(&self, arguments: impl IntoIterator<Item = A>) {
         let answer = self.command(arguments);
         assert_eq!(answer, "OK", "{}", self.endpoint);
     }

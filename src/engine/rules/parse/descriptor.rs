@@ -84,7 +84,7 @@ impl Parser {
     fn refuse_reserved_key(&mut self, Descriptor { key, span, .. }: &Descriptor) {
         if RESERVED_KEYS.contains(&key.as_str()) {
             let message = format!(
-                "'{key}' names the ticket of a request in flight: Envoy adds it to descriptors, and no rule has it"
+                "'{key}' names the ticket of a request in flight: Envoy adds it to descriptors, and no rule may have it"
             );
             self.error(*span, message);
         }

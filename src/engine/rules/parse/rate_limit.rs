@@ -24,7 +24,7 @@ impl Parser {
         };
         let limits: Vec<_> = items.iter().filter_map(|item| self.rate_limit(name, item)).collect();
         if limits.is_empty() && items.iter().all(|item| matches!(item.value, SourceValue::Null)) {
-            let message = "'rate_limits' without a limit lets everything pass: write one, or leave it out";
+            let message = "'rate_limits' without a limit has no effect: write a limit, or leave it out";
             self.error(node.span, message);
         }
         if let Some(one) = limits.get(MAX_LIMITS) {

@@ -77,7 +77,7 @@ fn an_invalid_limit_is_an_error_at_its_position() {
 fn inherited_local_counting_is_an_error_too() {
     let text = "domain: d\ndefaults: {on_backend_failure: local}\ndescriptors:\n  \
                 - {key: k, concurrency: {max: 1, ttl: 1m}}\n";
-    let errors = try_load(text).expect_err("a place is given back to another replica").to_string();
+    let errors = try_load(text).expect_err("another replica may release the place").to_string();
     assert!(errors.contains("'on_backend_failure: local'"), "{errors}");
     load(&text.replace("{key: k,", "{key: k, on_backend_failure: deny,"));
 }

@@ -152,7 +152,9 @@ fn a_limit_that_cannot_be_counted_exactly_is_refused() {
     for algorithm in ["sliding_window", "token_bucket"] {
         check(
             &with_limit(&format!("requests_per_unit: 4000000000, unit: year, algorithm: {algorithm}")),
-            &format!("4:17 a {algorithm} cannot count 4000000000 requests in so long a window exactly"),
+            &format!(
+                "4:17 a {algorithm} cannot count 4000000000 requests exactly in a window of this length"
+            ),
         );
     }
     expect(
@@ -197,7 +199,7 @@ fn several_limits_of_a_rule_are_checked_each_and_together() {
         check(&text, expected);
     }
     for nothing in ["", "null"] {
-        check(&several(nothing), "4:18 'rate_limits' without a limit lets everything pass");
+        check(&several(nothing), "4:18 'rate_limits' without a limit has no effect");
     }
     let itself = "{name: a, requests_per_unit: 1, unit: minute}, {requests_per_unit: 1, unit: hour, replaces: [{name: a}]}";
     check(&several(itself), "4:119 replaces should not contain name of same descriptor");
@@ -236,7 +238,7 @@ fn a_penalty_is_a_schedule_of_longer_blocks() {
     for (penalty, expected) in [
         ("{after: 1}", "5:14 a penalty needs 'block'"),
         ("{block: []}", "5:14 a penalty needs 'block'"),
-        ("{block: [5m, 1m]}", "5:27 the schedule goes down at '1m'"),
+        ("{block: [5m, 1m]}", "5:27 the block '1m' is shorter than the one before it"),
         ("{block: [permanent, 1m]}", "5:34 nothing comes after a permanent block"),
         ("{block: forever}", "5:22 invalid block 'forever': write a time such as 90s"),
         ("{block: 0s}", "5:22 invalid block '0s': it must be at least a second long"),

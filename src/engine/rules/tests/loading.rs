@@ -378,9 +378,10 @@ fn all_mistakes_of_all_files_are_reported_at_once() {
     let two = "domain: one\nrubbish: 1\n";
     let errors = compile(&[file("one.yaml", one), file("two.yaml", two)], CompileOptions::default(), None)
         .expect_err("both are wrong");
-    let told: Vec<_> = errors.reported.iter().map(|error| (error.source.as_str(), error.span.line)).collect();
+    let reported: Vec<_> =
+        errors.reported.iter().map(|error| (error.source.as_str(), error.span.line)).collect();
     assert_eq!(
-        told,
+        reported,
         [
             ("one.yaml", 4),
             ("one.yaml", 4),
@@ -670,17 +671,17 @@ fn rules_that_can_never_match_are_warned_of() {
     for (rules, expected) in [
         (
             &["value: a*", "value: ab*"][..],
-            "4: 'k_ab*' can never match: that pattern takes all of its values, and comes first; see 'k_a*' at line 3",
+            "4: 'k_ab*' can never match: that pattern matches all of its values, and comes first; see 'k_a*' at line 3",
         ),
         (
             &["value: '*'", "cidr: 10.0.0.0/8"],
-            "4: 'k_cidr(10.0.0.0/8)' can never match: that pattern takes every value",
+            "4: 'k_cidr(10.0.0.0/8)' can never match: that pattern matches every value",
         ),
-        (&["layer: x", "value: '**'"], "3: 'k' can never match: that pattern takes every value"),
-        (&["regex: .*", "layer: x"], "4: 'k' can never match: that regex takes every value"),
+        (&["layer: x", "value: '**'"], "3: 'k' can never match: that pattern matches every value"),
+        (&["regex: .*", "layer: x"], "4: 'k' can never match: that regex matches every value"),
         (
             &["regex: a.*", "regex: abc"],
-            "4: 'k_regex(abc)' can never match: that regex takes all of its values",
+            "4: 'k_regex(abc)' can never match: that regex matches all of its values",
         ),
         (
             &["one_of: [a, b]", "value: a", "value: b"],

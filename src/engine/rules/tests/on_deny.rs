@@ -65,7 +65,7 @@ descriptors:
 ",
     );
     let facts = DenialFacts { limit: 1, remaining: 0, reset_secs: 1, layer: "", rule: "" };
-    let told = |text: &str| {
+    let reported = |text: &str| {
         let on_deny = on_deny(&rules, text)?;
         let body = on_deny.body.as_ref().map(|body| match body {
             DenialBody::Problem => "problem".to_owned(),
@@ -74,11 +74,11 @@ descriptors:
         Some((body, on_deny.headers.len()))
     };
     let text = |text: &str| Some(text.to_owned());
-    assert_eq!(told("a=1"), Some((text("outer"), 1)));
-    assert_eq!(told("a=1,b=1"), Some((text("outer"), 1)));
-    assert_eq!(told("a=1,c=1"), Some((text("inner"), 0)));
-    assert_eq!(told("a=1,e=1"), Some((None, 0)));
-    assert_eq!(told("f=1"), None);
+    assert_eq!(reported("a=1"), Some((text("outer"), 1)));
+    assert_eq!(reported("a=1,b=1"), Some((text("outer"), 1)));
+    assert_eq!(reported("a=1,c=1"), Some((text("inner"), 0)));
+    assert_eq!(reported("a=1,e=1"), Some((None, 0)));
+    assert_eq!(reported("f=1"), None);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn responses_that_cannot_be_sent_are_rejected_with_their_position() {
         ),
         (
             "{headers: {content-type: a/b}}".to_owned(),
-            "5:25 invalid header of 'on_deny': 'content-type' is the",
+            "5:25 invalid header of 'on_deny': 'content-type' belongs to the body",
         ),
         (
             "{headers: {x-a: \"b\\nc\"}}".to_owned(),

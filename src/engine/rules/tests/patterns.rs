@@ -306,7 +306,7 @@ fn invalid_and_repeated_values_and_networks_are_errors() {
         "4:24 '10.0.0.0/8' is there twice, first at line 4: write it once",
     );
     one("regex: '('", "4:12 regex '(' is not a regular expression: unclosed group");
-    one("regex: ''", "4:12 regex '' is empty: write what values look like");
+    one("regex: ''", "4:12 regex '' is empty: write a pattern for the values");
     one(
         "regex: '(?u)\\w{5000}'",
         "4:12 regex '(?u)\\w{5000}' is too large: it would take more than 1048576 bytes",
@@ -376,7 +376,7 @@ fn unknown_steps_and_numbers_out_of_bounds_are_errors() {
         );
     }
     one("[hash]", "4:17 'hash' needs a secret, and there is none: set HASH_KEY, the same for every replica");
-    one("[hash, trim]", "4:17 'hash' is the last step: nothing can be done to a hash; write it at the end");
+    one("[hash, trim]", "4:17 'hash' must be the last step: write it at the end");
     load_with_secret(&with_fields(
         "    normalize: [{trim: }, ip_prefix, {ip_prefix: {}}, forwarded_for, hash]\n",
     ));
@@ -427,10 +427,10 @@ descriptors:
             "'{value}' matches nothing: 'normalize' turns it into '{normalized}' before it is matched; write that"
         )
     };
-    let told = |rules: &Rules| -> Vec<_> {
+    let reported = |rules: &Rules| -> Vec<_> {
         rules.warnings.reported.iter().map(|warning| (warning.span.line, warning.message.clone())).collect()
     };
-    assert_eq!(told(&rules), [(4, message("Alice", "alice")), (5, message("Carol", "carol"))]);
+    assert_eq!(reported(&rules), [(4, message("Alice", "alice")), (5, message("Carol", "carol"))]);
     let rules = load(
         "
 domain: d
@@ -442,11 +442,11 @@ descriptors:
     let message = |value: &str, normalized: &str| {
         format!(
             "'{value}' matches nothing: 'normalize' turns its addresses into '{normalized}' before they are matched; \
-             write a network that holds that"
+             write a network that contains that"
         )
     };
     let expected = [(4, message("10.1.2.3", "10.1.2.0/24")), (4, message("fd00:1::/65", "fd00:1::/64"))];
-    assert_eq!(told(&rules), expected);
+    assert_eq!(reported(&rules), expected);
 }
 
 #[test]

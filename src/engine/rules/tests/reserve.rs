@@ -64,7 +64,7 @@ fn an_estimate_is_listed_and_outlives_reloads() {
     assert_eq!(estimates(&first), serde_json::json!([100, 1000]), "a sixteenth of each limit");
     assert!(first.dump_text().contains(", reserve: auto (100 now) for 1m"), "{}", first.dump_text());
     first.placed()[0].rule.learn(0);
-    assert_eq!(estimates(&first), serde_json::json!([100, 1000]), "a request that failed says nothing");
+    assert_eq!(estimates(&first), serde_json::json!([100, 1000]), "a failed request teaches nothing");
     first.placed()[0].rule.learn(700);
     assert_eq!(estimates(&first), serde_json::json!([400, 700]), "at most a quarter of each limit");
     let second = reload(&text("ttl: 2m", 1_600), &first);

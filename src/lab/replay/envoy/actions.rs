@@ -10,7 +10,7 @@ pub(super) fn descriptor(limit: &Value, context: &mut Context) -> Option<Descrip
     let entries = list(limit, "actions").iter().map(|action| entry(action, context));
     let entries: Vec<_> = entries.collect::<Option<_>>()?;
     if field(limit, "limit").is_some() {
-        context.notes.push("limits in requests are not logged: those of the rules apply".to_owned());
+        context.notes.push("a log does not show limits in requests: those of the rules apply".to_owned());
     }
     Some(DescriptorMap { condition: Condition::default(), entries, hits: hits(limit, context) })
 }

@@ -139,7 +139,7 @@ pub(super) fn route(matched: &Value, context: &mut Context) -> Condition {
     for condition in UNLOGGED {
         if field(matched, condition).is_some() {
             context.notes.push(format!(
-                "a log does not show the condition {condition} of a route: it is taken to hold"
+                "a log does not show the condition {condition} of a route: it is assumed to match"
             ));
         }
     }

@@ -218,7 +218,7 @@ impl Access {
     fn unauthorized(&self) -> Rejected {
         let message = match (&self.tokens, &self.proxies) {
             (Some(_), _) => "send 'Authorization: Bearer TOKEN' with a token of ADMIN_TOKEN_FILE",
-            (None, Some(_)) => "no user: come through a proxy of ADMIN_TRUSTED_PROXIES",
+            (None, Some(_)) => "no user: connect through a proxy of ADMIN_TRUSTED_PROXIES",
             (None, None) => "present a client certificate with a name of ADMIN_CLIENT_ROLES",
         };
         Rejected { status: StatusCode::UNAUTHORIZED, message: message.to_owned() }

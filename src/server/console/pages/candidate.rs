@@ -37,7 +37,7 @@ pub(in super::super) fn candidate(admin: &Admin) -> Markup {
                 @for error in &config.errors { pre .bad tabindex="0" { (error) } }
                 h2 { "Differences by rule" }
                 p .note { "Stricter: only the candidate denies. Looser: only the rules in force deny." }
-                @if candidate.differences.is_empty() { p .none { "Both have decided alike so far." } } @else {
+                @if candidate.differences.is_empty() { p .none { "No differences so far." } } @else {
                     (table("Differences", &head, &rows))
                 }
             }

@@ -29,7 +29,7 @@ pub(in super::super) fn config(admin: &Admin, view: &View<'_>) -> Markup {
         }
         (view.read_only_note(Role::Admin, "reload the rules"))
         h2 { "Errors" }
-        @if config.errors.is_empty() { p .none { "All rules as written are in force." } }
+        @if config.errors.is_empty() { p .none { "All rules are valid and in force." } }
         @for error in &config.errors { pre .bad tabindex="0" { (error) } }
         h2 { "Loads since the start" }
         (loads(&admin.config_loads(MANY)))

@@ -16,7 +16,7 @@ pub(in super::super) fn denials(admin: &Admin, query: &DenialQuery) -> Markup {
             label for="q" { "Descriptors contain" } " "
             input #q name="q" type="search" value=(query.text());
         }
-        p .note { "The newest; at most 200 a second are kept on each core. Values that rules hash are hashed." }
+        p .note { "The latest denials. Each core keeps at most 200 of one second. Values that rules hash are shown as hashes." }
         (denials_table("Denials", &denials))
     }
 }

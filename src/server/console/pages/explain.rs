@@ -82,13 +82,13 @@ pub(in super::super) async fn explain(admin: &Admin, query: &ExplainQuery) -> Ma
     };
     html! {
         h1 { "Explain" }
-        p .note { "Which rule applies to a request and why, and what it would get. Nothing is counted." }
+        p .note { "Shows which rule applies to a request, why, and whether the request would pass. Nothing is counted." }
         form .fields method="get" action="/explain" {
             label for="domain" { "Domain" }
             input #domain name="domain" required value=(domain) autocomplete="off" spellcheck="false";
             label for="descriptors" { "Descriptors, one on each line: " code { "user=alice,path=/login" } }
             textarea #descriptors name="descriptors" rows="3" required spellcheck="false" { (descriptors) }
-            label for="hits" { "Hits of each. Empty: one, and of a budget a reservation of its amount" }
+            label for="hits" { "Hits of each descriptor. Empty: one hit; for a budget, a reservation of its amount" }
             input #hits name="hits" type="number" min="1" value=(query.hits.trim());
             button type="submit" { "Explain" }
         }

@@ -78,7 +78,7 @@ pub(super) fn form(domain: &str, descriptor: &str, view: &View<'_>) -> Markup {
                     option value="block" { "block" }
                     option value="exempt" { "exempt" }
                 }
-                label for="override-limit" { "Limit, for that effect: " code { "10/minute" } }
+                label for="override-limit" { "Limit, for the effect of this name: " code { "10/minute" } }
                 input #override-limit name="limit" autocomplete="off";
                 label for="override-ttl" { "Ends after: " code { "1h" } }
                 input #override-ttl name="ttl" required value="1h" autocomplete="off";

@@ -83,7 +83,7 @@ fn shadow(admin: &Admin, rule: &RuleView, view: &View<'_>) -> Markup {
             (view.read_only_note(Role::Admin, "put rules into shadow mode"))
             @if let Some(shadow) = &in_force {
                 p {
-                    "Counted and reported, denying nobody, for " (duration(shadow.ends_in_secs)) ". Set by "
+                    "In shadow mode (counted and reported, not enforced) for " (duration(shadow.ends_in_secs)) ". Set by "
                     (shadow.actor) ": " (shadow.reason) " "
                     (view.button(&Action {
                         role: Role::Admin,

@@ -71,7 +71,7 @@ fn checks(node: &NodeView) -> Markup {
         section {
             h2 { code { (node.node) } }
             @if wrong.is_empty() && !node.checks.is_empty() {
-                p .none { (node.checks.len()) " checked settings are as they should be." }
+                p .none { (node.checks.len()) " settings were checked; all are as recommended." }
             }
             @for check in wrong {
                 p { strong .bad { (check.name) ": " (check.value) } " " (check.advice) "." }
@@ -103,7 +103,7 @@ pub(in super::super) fn fleet(admin: &Admin) -> Markup {
     };
     html! {
         h1 { "Fleet" }
-        p .note { "Replicas that share the store. One that has stopped is listed for up to 30 seconds more." }
+        p .note { "Replicas that share the store. A replica that has stopped stays in the list for up to 30 seconds." }
         @if let Some(error) = &fleet.error { p .bad role="alert" { "This list is out of date: " (error) } }
         @if !fleet.same_rules { p .bad role="alert" { "Replicas have different rules in force." } }
         (table("Replicas", &head, &rows))

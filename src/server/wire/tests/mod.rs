@@ -173,7 +173,7 @@ fn custom_header_names_replace_those_of_the_style_and_add_nothing() {
     let custom = |style| AnswerSettings { custom_names: Some(names.clone()), ..settings(style) };
     let denied = |style| header_lines("plain", &[(6, 59_500)], &custom(style));
     let three = ["x-l: 5", "x-r: 0", "x-s: 60"];
-    assert_eq!(denied(HeaderStyle::None), three, "as the reference answers");
+    assert_eq!(denied(HeaderStyle::None), three, "as envoyproxy/ratelimit answers");
     for style in [HeaderStyle::Draft06, HeaderStyle::X, HeaderStyle::Ietf] {
         let found = denied(style);
         assert_eq!(found[..3], three);
@@ -261,7 +261,7 @@ fn body_and_headers_of_on_deny_are_added_to_denials_only_in_every_style() {
             })
         );
         let other = answer(&[(11, 70_000), (1, 1_000)]);
-        assert!(other.raw_body.is_empty(), "the rule that denies says nothing");
+        assert!(other.raw_body.is_empty(), "the rule that denies has no body");
     }
 }
 

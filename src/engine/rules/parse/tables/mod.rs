@@ -30,17 +30,17 @@ pub static RULE_FILE: Object = Object {
     doc: "Rules of one domain.",
     fields: &[
         field("domain", Kind::Text, "Domain of the requests that the rules apply to."),
-        field("hash_tag", Kind::Bool, "All counters of the domain lie in one slot of a Redis Cluster."),
-        field("enabled", Kind::Bool, "false: as if the file had no rules."),
+        field("hash_tag", Kind::Bool, "true: all counters of the domain are in one slot of a Redis Cluster."),
+        field("enabled", Kind::Bool, "false: the file has no effect."),
         field(
             "prices",
             Kind::Map(&Kind::Object(&PRICES_OF_MODEL)),
-            "Prices of language models by name, in which '*' stands for any part: for each million tokens.",
+            "Prices of language models by name, per million tokens. '*' in a name matches any text.",
         ),
         field(
             "defaults",
             Kind::Object(&DEFAULTS),
-            "Fields of every rule of the file that does not set them.",
+            "Defaults for rules of the file that do not set these fields.",
         ),
         field(
             "descriptors",
@@ -58,13 +58,13 @@ const DECIMAL: Kind =
 /// An entry of `prices`.
 pub(super) static PRICES_OF_MODEL: Object = Object {
     name: "prices",
-    doc: "Prices of a language model, for each million tokens. Each token is of one kind.",
+    doc: "Prices of a language model, per million tokens. Each token is of one kind.",
     fields: &[
-        field("input", DECIMAL, "Tokens that it reads, apart from those of the cache."),
-        field("cached", DECIMAL, "Tokens that it reads from the cache; as 'input' by default."),
-        field("cache_write", DECIMAL, "Tokens that are written to the cache; as 'input' by default."),
-        field("output", DECIMAL, "Tokens that it writes."),
-        field("reasoning", DECIMAL, "Tokens that it writes for itself; as 'output' by default."),
+        field("input", DECIMAL, "Input tokens, without those read from the cache."),
+        field("cached", DECIMAL, "Input tokens read from the cache; the price of 'input' by default."),
+        field("cache_write", DECIMAL, "Tokens written to the cache; the price of 'input' by default."),
+        field("output", DECIMAL, "Output tokens."),
+        field("reasoning", DECIMAL, "Reasoning tokens; the price of 'output' by default."),
     ],
     required: &["input", "output"],
 };
@@ -72,12 +72,12 @@ pub(super) static PRICES_OF_MODEL: Object = Object {
 /// `defaults` of a rule file.
 pub(super) static DEFAULTS: Object = Object {
     name: "defaults",
-    doc: "Fields of every rule of the file that does not set them.",
+    doc: "Defaults for rules of the file that do not set these fields.",
     fields: &[
-        field("algorithm", ALGORITHM, "Algorithm of limits that name none."),
-        field("charge", CHARGE, "Charge mode of rules that name none."),
+        field("algorithm", ALGORITHM, "Algorithm of limits that do not set it."),
+        field("charge", CHARGE, "Charge mode of rules that do not set it."),
         field("on_backend_failure", ON_BACKEND_FAILURE, "Result of a descriptor when the store fails."),
-        field("lease", LEASING, "Lease of limits that say nothing of it, where they can be leased."),
+        field("lease", LEASING, "Lease of limits that do not set it and can be leased."),
     ],
     required: &[],
 };
@@ -133,13 +133,13 @@ pub(super) static DESCRIPTOR: Object = Object {
             "Requests hold a part of the limit until their real amount is known, such as the tokens of an answer.",
         ),
         field("on_deny", Kind::Object(&ON_DENY), "Response body and headers for denied requests. Inherited."),
-        field("enabled", Kind::Bool, "false: as if the rule and those below it were not written."),
+        field("enabled", Kind::Bool, "false: the rule and those below it have no effect."),
         field(
             "enforce_percent",
             Kind::Number { min: 0, max: 100 },
             "Share of the counted keys, in percent, that are enforced.",
         ),
-        field("charge", CHARGE, "Whether denied hits are counted. Inherited."),
+        field("charge", CHARGE, "Charge mode: decides whether denied hits are counted. Inherited."),
         field("max_hits", COUNT, "Upper bound on the hits of a single request."),
         field("headers", Kind::Choice(&["all", "none"]), "none: the limits stay out of headers. Inherited."),
         field(
@@ -167,16 +167,20 @@ const STEP: Kind = Kind::Either(&[
     Kind::Single(&Field {
         name: "ip_prefix",
         kind: Kind::Either(&[Kind::Object(&IP_PREFIX), Kind::Null]),
-        doc: "An address becomes its network.",
+        doc: "Replaces an address by its network.",
     }),
     Kind::Single(&Field {
         name: "forwarded_for",
         kind: Kind::Either(&[Kind::Object(&FORWARDED_FOR), Kind::Null]),
-        doc: "A list of addresses as in X-Forwarded-For becomes one of them.",
+        doc: "Selects one address of a list as in X-Forwarded-For.",
     }),
     Kind::Single(&Field { name: "lowercase", kind: Kind::Null, doc: "ASCII letters become small." }),
-    Kind::Single(&Field { name: "trim", kind: Kind::Null, doc: "ASCII white space goes from both ends." }),
-    Kind::Single(&Field { name: "hash", kind: Kind::Null, doc: "The hash of the value is counted." }),
+    Kind::Single(&Field { name: "trim", kind: Kind::Null, doc: "Removes ASCII white space at both ends." }),
+    Kind::Single(&Field {
+        name: "hash",
+        kind: Kind::Null,
+        doc: "Counts and shows the hash of the value instead of the value.",
+    }),
 ]);
 
 /// Options of `ip_prefix`.
@@ -216,10 +220,10 @@ pub(super) static RATE_LIMIT: Object = Object {
             "Window: second, minute, hour, day, week, month (30 days) or year (365 days).",
         ),
         field("window", TEXT, "Window of any other length, such as 90s, 15m or 2d, in place of 'unit'."),
-        field("timezone", TEXT, "Time zone of the calendar that the unit is of, such as Europe/Berlin."),
+        field("timezone", TEXT, "Time zone of a calendar day, week, month or year, such as Europe/Berlin."),
         field("requests_per_unit", COUNT, "Hits that may pass in one window; 0 for none."),
-        field("algorithm", ALGORITHM, "How hits are counted over time."),
-        field("burst", COUNT, "Hits that may pass at once, of a token_bucket."),
+        field("algorithm", ALGORITHM, "Algorithm that counts the hits."),
+        field("burst", COUNT, "Hits that a token_bucket lets pass at once."),
         field("unlimited", Kind::Bool, "true: no limit, and nothing is counted."),
         field("name", TEXT, "Name in answers, which 'replaces' refers to."),
         field(
@@ -283,11 +287,15 @@ pub(super) static PENALTY: Object = Object {
     doc: "Lockout of clients that are denied too often.",
     fields: &[
         field("after", COUNT, "Denied requests that begin a block; 1 by default."),
-        field("within", TEXT, "Time in which they must come; that of the longest window by default."),
+        field(
+            "within",
+            TEXT,
+            "Time in which these denied requests must come; the longest window of the rule by default.",
+        ),
         field("block", TEXTS, "Lengths of successive blocks, such as [1m, 5m, 1d], and permanent."),
         field("forget", TEXT, "Time after a block until the first length applies again; 24h by default."),
-        field("extend", Kind::Bool, "true: a request while blocked begins the block anew."),
-        field("scope", TEXTS, "Keys whose values are locked out; all of the descriptor by default."),
+        field("extend", Kind::Bool, "true: a request while blocked restarts the block."),
+        field("scope", TEXTS, "Keys whose values are locked out; all keys of the descriptor by default."),
         field("name", TEXT, "Name in answers. Rules with one name and one scope share their lockouts."),
     ],
     required: &["block"],
@@ -298,11 +306,11 @@ pub(super) static TOKEN_WEIGHTS: Object = Object {
     name: "weights",
     doc: "Weights of tokens by kind. A kind without a weight is not counted.",
     fields: &[
-        field("input", DECIMAL, "Tokens that a model reads, apart from those of the cache."),
-        field("cached", DECIMAL, "Tokens that it reads from the cache."),
-        field("cache_write", DECIMAL, "Tokens that are written to the cache."),
-        field("output", DECIMAL, "Tokens that it writes."),
-        field("reasoning", DECIMAL, "Tokens that it writes for itself."),
+        field("input", DECIMAL, "Input tokens, without those read from the cache."),
+        field("cached", DECIMAL, "Input tokens read from the cache."),
+        field("cache_write", DECIMAL, "Tokens written to the cache."),
+        field("output", DECIMAL, "Output tokens."),
+        field("reasoning", DECIMAL, "Reasoning tokens."),
     ],
     required: &[],
 };
@@ -310,18 +318,18 @@ pub(super) static TOKEN_WEIGHTS: Object = Object {
 /// `reserve` of a rule.
 pub(super) static RESERVE: Object = Object {
     name: "reserve",
-    doc: "Amounts that requests hold until the real ones are known.",
+    doc: "Amounts that requests hold until their real amounts are known.",
     fields: &[
         field(
             "amount",
             Kind::Either(&[Kind::Uint { min: 1, max: u32::MAX }, Kind::Choice(&["auto"])]),
-            "Amount that a request holds if it names none. auto: estimated from what was settled.",
+            "Amount that a request holds if it names none. auto: estimated from settled amounts.",
         ),
         field("ttl", TEXT, "Time after which a hold ends by itself, such as 90s: 1s to 1h, 60s by default."),
         field(
             "max",
             TEXT,
-            "Upper bound on that amount as a part of the limit, such as 25%; 100% by default.",
+            "Upper bound on the amount of one hold, as a part of the limit such as 25%; 100% by default.",
         ),
         field(
             "on_expiry",
@@ -331,7 +339,7 @@ pub(super) static RESERVE: Object = Object {
         field(
             "memory",
             TEXT,
-            "Time for which a ticket is known to be settled, such as 10m, which is the default.",
+            "Time for which a settled ticket is remembered, such as 10m, which is the default.",
         ),
         field(
             "count",
@@ -356,7 +364,7 @@ pub(super) static ON_DENY: Object = Object {
         field(
             "body",
             Kind::Either(&[Kind::Choice(&["problem_json"]), Kind::Object(&BODY)]),
-            "problem_json, or a text. Without it, Envoy has its own.",
+            "problem_json, or a text. Without it, Envoy sends its own body.",
         ),
         field("headers", Kind::Either(&[Kind::Map(&TEXT), Kind::Null]), "Headers to add, up to 32."),
     ],
@@ -368,7 +376,7 @@ pub(super) static BODY: Object = Object {
     name: "body",
     doc: "Body of the response to denied requests.",
     fields: &[
-        field("text", TEXT, "Text with the places {limit}, {remaining}, {reset}, {layer} and {rule}."),
+        field("text", TEXT, "Text with the placeholders {limit}, {remaining}, {reset}, {layer} and {rule}."),
         field("content_type", TEXT, "Media type; text/plain; charset=utf-8 by default."),
     ],
     required: &["text"],

@@ -3,7 +3,7 @@ use super::*;
 use crate::engine::rules::document::{RuleSource as _, SourceNode, SourceValue};
 use crate::engine::rules::{CompileOptions, HashKey, SourceFile, compile};
 
-/// Values of every kind.
+/// Sample values of every kind.
 const SAMPLES: &[&str] = &[
     "null",
     "true",
@@ -85,7 +85,7 @@ fn map(base: &[(&str, &str)], name: &str, value: &str) -> String {
     format!("{{{fields}{name}: {value}}}")
 }
 
-/// The file in which the field of `object` has this value.
+/// A rule file in which the field `name` of `object` has this value.
 fn file(object: &Object, name: &str, value: &str) -> SourceFile {
     let rule = |fields: &str| format!("{{domain: d, descriptors: [{fields}]}}");
     let limited = [("key", "k"), ("rate_limit", "5/minute")];
@@ -160,7 +160,7 @@ fn the_tables_and_the_parser_accept_the_same_values() {
             let mut parser = Parser { errors: file.documents().errors };
             file.documents().nodes.iter().for_each(|node| drop(parser.document(node)));
             let errors = parser.errors.into_kept();
-            // A list of no limits has the right form, and no meaning.
+            // A list without limits has the right form; the parser rejects it for another reason.
             let is_exempt = errors.iter().all(|error| error.message.contains("without a limit"));
             if is_taken && !is_exempt {
                 wrong.push(format!("{at}: {errors:?}"));
