@@ -67,7 +67,9 @@ fn no_text_has_an_idiom_to_stumble_over() {
     for (path, text) in texts() {
         for (number, line) in text.lines().enumerate() {
             let lower = line.to_lowercase();
-            for (idiom, better) in IDIOMS.iter().filter(|(idiom, _)| has(&lower, idiom)) {
+            let names = lower.replace('_', " ");
+            for (idiom, better) in IDIOMS.iter().filter(|(idiom, _)| has(&lower, idiom) || has(&names, idiom))
+            {
                 wrong.push(format!("{}:{}: \"{idiom}\": write {better}", path.display(), number + 1));
             }
         }
