@@ -34,6 +34,7 @@ use tokio::time::{self, Instant};
 pub(crate) use self::process::PATIENCE;
 
 /// Number in a variable of the environment, for runs that take longer than a test may.
+#[expect(clippy::disallowed_methods, reason = "a test has no settings")]
 pub(crate) fn variable(name: &str) -> Option<u32> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|error| panic!("{name}: {error}")))
 }
