@@ -295,6 +295,31 @@ fn a_failure_shows_the_step_the_timeline_and_the_explanation() {
 }
 
 #[test]
+fn a_file_that_cannot_be_run_is_an_error_for_the_ci_system() {
+    let good = "rules: rules.yaml\ntests: [{name: one, steps: [{ask: {user: a}, expect: \"+\"}]}]\n";
+    let dir = dir(&[
+        ("rules.yaml", RULES),
+        ("good.test.yaml", good),
+        ("bad.test.yaml", "rules: rules.yaml\ntests:\n  - {nam: 'a<b'}\n"),
+        ("wrong.yaml", "domain: shop\ndescriptors: [{kye: user}]\n"),
+        ("wrong.test.yaml", "rules: wrong.yaml\ntests: [{name: one, domain: shop, steps: [{ask: {user: a}}]}]\n"),
+    ]);
+    let output = tollgate(dir.path(), &["test", "--junit", "report.xml", "."]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let xml = fs::read_to_string(dir.path().join("report.xml")).expect("a report");
+    for part in [
+        "<testsuite name=\"./good.test.yaml\" tests=\"1\" failures=\"0\" errors=\"0\"",
+        "<testsuite name=\"./bad.test.yaml\" tests=\"1\" failures=\"0\" errors=\"1\"",
+        "<error message=\"./bad.test.yaml:3:",
+        "./bad.test.yaml:3:6: unknown field &apos;nam&apos; of a test",
+        "<testsuite name=\"wrong.yaml\" tests=\"1\" failures=\"0\" errors=\"1\"",
+    ] {
+        assert!(xml.replace('\'', "&apos;").contains(part), "{part}\n{xml}");
+    }
+    assert_eq!(xml.matches("<error ").count(), 2, "one for each file: {xml}");
+}
+
+#[test]
 fn recorded_results_pass_and_comments_stay() {
     let written = "# Header.\nrules: rules.yaml\ntests:\n  - name: all  # of them\n    steps:\n      \
                    - {ask: {user: ann}, times: 5}   # five\n      - ask: {login: ann}\n        times: 1\n\n      \

@@ -80,6 +80,47 @@ tests:
         expect: {limits: {money: {charged: 635, used: 635}, tokens: {charged: 1150, used: 1150}}}
       - {reserve: {spend: a}, as: more}
       - {settle: more, usage: {model: other, input: 1, reasoning: 2}, expect: {charged: 33, used: 668, returned: 967}}
+  - name: ok an id names a reservation
+    steps:
+      - {reserve: {user: ann}, amount: 600, id: req-1, as: call, expect: {amount: 600, held: 600, holds: 1}}
+      - at: 10s
+        reserve: {user: ann}
+        amount: 900
+        id: req-1
+        as: repeated
+        expect: {allowed: true, amount: 600, held: 600, holds: 1, expires_in: 50s}
+      - {reserve: {user: ann}, amount: 600, id: req-2, expect: {denied: true, why: held}}
+      - {reserve: {user: bob}, amount: 600, id: req-1, expect: {held: 600, holds: 1}}
+      - {settle: repeated, amount: 100, expect: {first: true, charged: 100, used: 100, held: 0}}
+      - {settle: call, amount: 100, expect: {first: false, used: 100}}
+      - {reserve: {user: ann}, amount: 600, id: req-1, expect: {allowed: true, used: 100, held: 0}}
+  - name: ok ids of many requests
+    steps:
+      - {reserve: {user: ann}, amount: 300, times: 4, id: "req-{n%2}", expect: "++++"}
+      - {look: {user: ann}, expect: {held: 600, holds: 2}}
+      - {release: {user: ann}, times: 2, expect: "++"}
+      - {look: {user: ann}, expect: {held: 0}}
+  - name: ok an extension raises what is held
+    steps:
+      - {reserve: {user: ann}, amount: 300, ttl: 90s, as: call}
+      - {extend: call, amount: 700, ttl: 30s, expect: {allowed: true, amount: 700, held: 700, remaining: 300,
+                                                       used: 0, holds: 1, rule: tokens, expires_in: 90s}}
+      - {extend: call, amount: 100, expect: {amount: 700, held: 700}}
+      - {settle: call, amount: 250, final: false}
+      - {extend: call, amount: 800, expect: {amount: 550, used: 250, held: 550}}
+      - {reserve: {user: ann}, amount: 200, ttl: 1h, as: other}
+      - {extend: call, amount: 801, expect: {denied: true, why: held, rule: tokens, wait: 90s}}
+      - {extend: call, amount: 1251, expect: {denied: true, why: size}}
+      - {look: {user: ann}, expect: {used: 250, held: 750, holds: 2}}
+      - {settle: call, amount: 800}
+      - {extend: call, amount: 900, expect: {denied: true, used: 800, held: 200}}
+  - name: ok an extension of several budgets raises all or none
+    steps:
+      - {reserve: [{user: ann}, {team: a}], amount: [100, 200], as: call}
+      - {extend: call, amount: [1001, 300], expect: {denied: true, why: size, rule: tokens}}
+      - {look: [{user: ann}, {team: a}], expect: {limits: {tokens: {held: 100}, team: {held: 200}}}}
+      - {extend: call, amount: [0, 300], expect: {allowed: true, limits: {team: {held: 300, amount: 300}}}}
+      - {look: [{user: ann}, {team: a}], expect: {limits: {tokens: {held: 100}, team: {held: 300}}}}
   - name: ok labels of many requests
     steps:
       - {reserve: {user: ann}, amount: 100, times: 11, as: "call-{n}", expect: "++++++++++-"}
@@ -155,8 +196,26 @@ tests:
   - {name: extend, steps: [{ask: {color: red}, as: a}, {extend: a}]}
   - {name: renew, steps: [{acquire: {tenant: a}, weight: 3, as: a}, {renew: a}]}
   - {name: release, steps: [{acquire: {tenant: a}, as: a}, {release: {tenant: a}}]}
+  - {name: amount extended, steps: [{reserve: {user: ann}, as: a}, {extend: a, amount: 500, expect: {amount: 400}}]}
+  - {name: why extended, steps: [{reserve: {user: ann}, as: a}, {extend: a, amount: 1001, expect: {why: held}}]}
+  - name: wait extended
+    steps:
+      - {reserve: {user: ann}, as: a}
+      - {reserve: {user: ann}}
+      - {extend: a, amount: 601, expect: {wait: 59s}}
+  # Calls of which the test expects nothing, and that do nothing.
+  - {name: settle without a budget, steps: [{reserve: {user: ann}, as: a}, {reload: plain.yaml}, {settle: a, amount: 5}]}
+  - {name: settle without an answer, steps: [{reserve: {user: ann}, as: a}, {store: down}, {settle: a, amount: 5}]}
+  - {name: extend after the end, steps: [{reserve: {user: ann}, as: a}, {at: 1m, extend: a}]}
+  - {name: extend too much, steps: [{reserve: {user: ann}, as: a}, {extend: a, amount: 1001}]}
+  - {name: renew after the end, steps: [{acquire: {tenant: a}, as: a}, {at: 1m, renew: a}]}
+  - {name: release again, steps: [{acquire: {tenant: a}, as: a}, {release: a, times: 2}]}
+  - {name: release of the oldest after the end, steps: [{acquire: {tenant: a}}, {at: 1m, release: {tenant: a}}]}
 never: [{rule: path}]
 "#;
+
+/// Rules of the same domain that hold nothing.
+const PLAIN: &str = "domain: ai\ndescriptors: [{key: user, rate_limit: 9/day}]\n";
 
 fn check_expectations(report: &Value) {
     let tests = report["files"][0]["tests"].as_array().expect("tests");
@@ -176,8 +235,47 @@ fn check_expectations(report: &Value) {
 
 #[test]
 fn every_expectation_of_a_hold_is_met_or_fails_its_test() {
-    let dir = dir(&[("rules.yaml", RULES), ("a.test.yaml", EXPECTATIONS)]);
+    let dir = dir(&[("rules.yaml", RULES), ("plain.yaml", PLAIN), ("a.test.yaml", EXPECTATIONS)]);
     check_expectations(&report(dir.path(), &["test", "--json", "a.test.yaml"]));
+}
+
+#[test]
+fn a_call_that_does_nothing_says_why() {
+    let test = |steps: &str| {
+        let file = format!("rules: rules.yaml\ntests: [{{name: one, steps: [{steps}]}}]\n");
+        let dir = dir(&[("rules.yaml", RULES), ("plain.yaml", PLAIN), ("a.test.yaml", &file)]);
+        let output = tollgate(dir.path(), &["test", "a.test.yaml"]);
+        (output.status.code(), text(&output.stdout))
+    };
+    let reserve = "{reserve: {user: ann}, as: call}";
+    for (steps, call, expected) in [
+        (
+            "{at: 1m, CALL}",
+            "extend: call",
+            "nothing that is still held; if that is meant, write expect: \"-\"",
+        ),
+        (
+            "{reload: plain.yaml}, {CALL}",
+            "settle: call, amount: 5",
+            "no rule with 'reserve' for it; if that is meant",
+        ),
+        ("{CALL}", "extend: call, amount: 1001", "an amount that does not fit; if that is meant"),
+        (
+            "{store: down}, {CALL}",
+            "settle: call, amount: 5",
+            "no answer of the store; if that is meant, write expect: \"!\"",
+        ),
+    ] {
+        let (code, printed) = test(&format!("{reserve}, {}", steps.replace("CALL", call)));
+        let name = call.split(':').next().expect("a name");
+        assert_eq!(code, Some(1), "{printed}");
+        let expected = format!("  {name}: expected success, got {expected}");
+        assert!(printed.contains(&expected), "{expected}\n{printed}");
+        let mark = if steps.contains("down") { "!" } else { "-" };
+        let meant = format!("{call}, expect: \"{mark}\"");
+        let (code, printed) = test(&format!("{reserve}, {}", steps.replace("CALL", &meant)));
+        assert_eq!(code, Some(0), "{printed}");
+    }
 }
 
 #[test]
@@ -199,7 +297,7 @@ tests:
 async fn holds_are_the_same_in_redis() {
     let redis = Redis::start().await;
     let url = format!("redis://127.0.0.1:{}", redis.port());
-    let dir = dir(&[("rules.yaml", RULES), ("a.test.yaml", EXPECTATIONS)]);
+    let dir = dir(&[("rules.yaml", RULES), ("plain.yaml", PLAIN), ("a.test.yaml", EXPECTATIONS)]);
     check_expectations(&report(dir.path(), &["test", "--json", "--redis", &url, "a.test.yaml"]));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let output = tollgate(root, &["test", "--redis", &url, "config/presets/llm.test.yaml"]);
@@ -247,19 +345,26 @@ const MISTAKES: &[(&str, &str)] = &[
     ("{settle: call, usage: {^outputs: 5}}", "unknown field 'outputs' of 'usage': did you mean 'output'?"),
     ("{settle: call, usage: {output: ^many}}", "'output' must be a whole number from 0"),
     ("{settle: call, usage: ^5}", "'usage' must be a map, not '5'"),
+    ("{extend: call, amount: ^0}", "'amount' must be a whole number from 1 to 4294967295, not '0'"),
+    ("{extend: both, amount: ^[1]}", "'amount' has 1 number for 2 descriptors"),
+    ("{extend: both, amount: [0, ^x]}", "'amount' must be a whole number from 0 to 4294967295, not 'x'"),
     ("{settle: call, amount: 5, final: ^no way}", "'final' must be true or false, not 'no way'"),
     ("{acquire: {tenant: a}, weight: ^-1}", "'weight' must be a whole number from 0"),
+    // Names.
+    ("{reserve: {user: ann}, id: ^''}", "'id' must be a name of 1 to 1024 bytes, not ''"),
+    ("{reserve: {user: ann}, id: ^[a]}", "'id' must be a name of 1 to 1024 bytes, not a list"),
+    ("{acquire: {tenant: a}, id: ^one}", "'id' is for steps with 'reserve'"),
     // Times.
     ("{reserve: {user: ann}, ttl: ^1500ms}", "'ttl' must be whole seconds such as 90s or 2m, at least 1s"),
     ("{acquire: {tenant: a}, ttl: ^0}", "'ttl' must be whole seconds"),
     ("{extend: call, ttl: ^soon}", "'ttl' must be a time such as 300ms, 30s, 1h30m or 2d, not 'soon'"),
     ("{renew: call, ttl: ^999ms}", "'ttl' must be whole seconds"),
     // Fields that do not fit.
-    ("{ask: {user: ann}, amount: ^5}", "'amount' is for steps with 'reserve' or 'settle'"),
+    ("{ask: {user: ann}, amount: ^5}", "'amount' is for steps with 'reserve', 'settle' or 'extend'"),
     ("{reserve: {user: ann}, hits: ^5}", "'hits' is for steps with 'ask' or 'descriptors'"),
     ("{reserve: {user: ann}, weight: ^5}", "'weight' is for steps with 'acquire'"),
     ("{reserve: {user: ann}, usage: ^{output: 5}}", "'usage' is for steps with 'settle'"),
-    ("{acquire: {tenant: a}, amount: ^5}", "'amount' is for steps with 'reserve' or 'settle'"),
+    ("{acquire: {tenant: a}, amount: ^5}", "'amount' is for steps with 'reserve', 'settle' or 'extend'"),
     (
         "{settle: call, amount: 5, ttl: ^5s}",
         "'ttl' is for steps with 'reserve', 'acquire', 'extend' or 'renew'",
@@ -272,7 +377,7 @@ const MISTAKES: &[(&str, &str)] = &[
         "{settle: call, amount: 5, as: ^b}",
         "'as' is for steps with 'ask', 'descriptors', 'reserve' or 'acquire'",
     ),
-    ("{extend: call, amount: ^5}", "'amount' is for steps with"),
+    ("{renew: call, amount: ^5}", "'amount' is for steps with"),
     ("{renew: call, together: ^2}", "'together' is for steps with"),
     ("{release: call, final: ^false}", "'final' is for steps with 'settle'"),
     ("{look: {user: ann}, times: ^2}", "'times' is for steps with"),
@@ -320,6 +425,12 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "{settle: call, amount: 5, final: false, expect: {first: ^true}}",
         "impossible 'first': the request goes on after",
+    ),
+    ("{extend: call, expect: {amount: ^5}}", "impossible 'amount': the extension has no 'amount'"),
+    ("{extend: call, expect: {denied: true, wait: ^5s}}", "impossible 'wait': the extension has no 'amount'"),
+    (
+        "{extend: call, amount: 5, expect: {why: ^too_many_holds}}",
+        "impossible 'why': it is for steps with 'ask', 'reserve' or",
     ),
     ("{extend: call, expect: {late: ^true}}", "impossible 'late': it is for steps with 'settle'"),
     ("{release: call, expect: {expires_in: ^5s}}", "impossible 'expires_in': it is for steps with"),

@@ -318,7 +318,7 @@ fn report_all(args: &TestArgs, results: &Results) -> anyhow::Result<Exit> {
     let tests = || reports.iter().flat_map(|report| &report.tests);
     let failed = tests().filter(|test| test.failure.is_some()).count();
     if let Some(path) = &args.junit {
-        let written = fs::write(path, report::junit(reports));
+        let written = fs::write(path, report::junit(reports, errors));
         written.with_context(|| format!("{} cannot be written", path.display()))?;
     }
     let coverage = report::merged_coverage(reports);

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use ring::digest::{SHA256, digest};
+
 use super::Entry;
 
 /// Key of the entry that names a ticket. It is not part of the counter's key.
@@ -15,6 +17,8 @@ pub const TICKET_KEY: &str = "tollgate.ticket";
 pub const END_KEY: &str = "tollgate.end";
 /// Keys that no rule may have.
 pub const RESERVED_KEYS: [&str; 2] = [TICKET_KEY, END_KEY];
+/// Upper bound, in bytes, on the name that a caller gives a request.
+pub const MAX_ID_BYTES: usize = 1_024;
 /// Length of a ticket as text.
 pub const TEXT_LEN: usize = 32;
 
@@ -26,6 +30,21 @@ impl Ticket {
     /// The ticket of these random bits.
     pub const fn from_bits(bits: [u8; 16]) -> Self {
         Self(u128::from_be_bytes(bits))
+    }
+
+    /// The ticket of a request that its caller names `id`: of the name, the domain and the descriptors in any order, each
+    /// with its keys and values in turn, so that what one ticket holds is always given back with the same entries.
+    pub fn named<'a, D>(id: &[u8], domain: &[u8], descriptors: impl Iterator<Item = D>) -> Self
+    where
+        D: Iterator<Item = &'a [u8]>,
+    {
+        let sized = |text: &[u8]| [&(text.len() as u64).to_be_bytes(), text].concat();
+        let of_descriptor = |texts: D| sized(&texts.map(sized).collect::<Vec<_>>().concat());
+        let mut descriptors: Vec<_> = descriptors.map(of_descriptor).collect();
+        descriptors.sort_unstable();
+        let named = [sized(domain), sized(id), descriptors.concat()].concat();
+        let hash = digest(&SHA256, &[b"tollgate.reserve", &*named].concat());
+        Self::from_bits(hash.as_ref().first_chunk().copied().unwrap_or_default())
     }
 
     /// The ticket of this text: 32 hexadecimal digits in lower case.

@@ -9,7 +9,7 @@ use super::template::Template;
 use crate::engine::plan::Holding;
 use crate::engine::plan::tickets::Amounts;
 use crate::engine::usage::{TokenKind, Usage};
-use crate::engine::{Descriptor, Entry, Hits, Limit, Request};
+use crate::engine::{Descriptor, Entry, Hits, Limit, Request, Ticket};
 use crate::limiter::Purpose;
 
 /// Action of a step.
@@ -69,6 +69,8 @@ pub(super) struct Reserved {
     pub(super) own: Vec<bool>,
     /// TTL in seconds; [`u32::MAX`] for that of the rule.
     pub(super) ttl_secs: u32,
+    /// Name of the request.
+    pub(super) id: Option<Template>,
 }
 
 /// Calls about what earlier requests hold.
@@ -96,11 +98,16 @@ pub(super) enum HeldBy {
 pub(super) enum HeldCall {
     /// The amount is counted.
     Settle(Settling),
-    /// It is held for longer: for so many seconds at most.
+    /// It is held for longer.
     Extend {
         /// Name of the step.
         name: &'static str,
+        /// Upper bound on the time, in seconds.
         max_ttl_secs: u32,
+        /// Amount that each budget is to hold in all; 0 to leave it as it is.
+        amount: u32,
+        /// Amounts of the descriptors one by one, in place of it.
+        own: Vec<u32>,
     },
     /// It is given back.
     Release,
@@ -140,6 +147,8 @@ pub(super) struct AskDescriptor {
 pub struct Rendered<'a> {
     ask: &'a Ask,
     entries: Vec<Vec<(String, String)>>,
+    /// Ticket that its `id` names.
+    pub(super) named: Option<Ticket>,
 }
 
 impl Ask {
@@ -147,29 +156,30 @@ impl Ask {
     pub fn is_constant(&self) -> bool {
         let mut entries = self.descriptors.iter().flat_map(|descriptor| &descriptor.entries);
         entries.all(|(key, value)| !key.counts() && !value.counts())
+            && self.id().is_none_or(|id| !id.counts())
+    }
+
+    const fn id(&self) -> Option<&Template> {
+        match &self.call {
+            AskCall::Reserve(Reserved { id, .. }) => id.as_ref(),
+            AskCall::Decide | AskCall::Acquire { .. } | AskCall::Look => None,
+        }
     }
 
     pub(super) const fn pace(&self) -> Pace {
         Pace { times: self.times, every: self.every }
     }
 
-    /// Use that the requests make of their counters.
-    pub(super) fn purpose(&self) -> Purpose<'_> {
-        match &self.call {
-            AskCall::Decide | AskCall::Look => Purpose::Decide { max_ttl_secs: u32::MAX },
-            AskCall::Acquire { max_ttl_secs } => Purpose::Decide { max_ttl_secs: *max_ttl_secs },
-            AskCall::Reserve(Reserved { amount, own, ttl_secs }) => {
-                let amounts = Amounts { of_request: *amount, own, usage: None };
-                Purpose::Reserve(Holding { amounts, ttl_secs: *ttl_secs, named: None })
-            }
-        }
-    }
-
     /// Texts of request `number`, which counts from 1.
     pub fn render(&self, number: u32) -> Rendered<'_> {
         let entry = |(key, value): &(Template, Template)| (key.render(number), value.render(number));
         let entries = |descriptor: &AskDescriptor| descriptor.entries.iter().map(entry).collect();
-        Rendered { ask: self, entries: self.descriptors.iter().map(entries).collect() }
+        let entries: Vec<Vec<(String, String)>> = self.descriptors.iter().map(entries).collect();
+        let texts =
+            entries.iter().map(|of| of.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
+        let named =
+            self.id().map(|id| Ticket::named(id.render(number).as_bytes(), self.domain.as_bytes(), texts));
+        Rendered { ask: self, entries, named }
     }
 
     /// The request as it is written, on one line.
@@ -195,8 +205,9 @@ impl Ask {
             AskCall::Reserve(Reserved { amount: amount @ 1.., .. }) => format!(" amount {amount}"),
             _ => String::new(),
         };
-        let label = self.label.as_ref().map(|label| format!(" as {}", label.written()));
-        quoted(&format!("{call}{}{amount}{}", descriptors.join("; "), label.unwrap_or_default()))
+        let id = self.id().map(|id| format!(" id {}", id.written())).unwrap_or_default();
+        let label = self.label.as_ref().map(|label| format!(" as {}", label.written())).unwrap_or_default();
+        quoted(&format!("{call}{}{amount}{id}{label}", descriptors.join("; ")))
     }
 }
 
@@ -207,6 +218,22 @@ impl HeldCall {
             Self::Settle(_) => "settle",
             Self::Extend { name, .. } => name,
             Self::Release => "release",
+        }
+    }
+
+    /// Amounts of single descriptors.
+    pub(super) fn own(&self) -> &[u32] {
+        match self {
+            Self::Settle(Settling { own, .. }) | Self::Extend { own, .. } => own,
+            Self::Release => &[],
+        }
+    }
+
+    /// True if more is to be held.
+    pub(super) fn raises(&self) -> bool {
+        match self {
+            Self::Extend { amount, own, .. } => *amount > 0 || own.iter().any(|own| *own > 0),
+            Self::Settle(_) | Self::Release => false,
         }
     }
 }
@@ -220,8 +247,16 @@ impl TicketStep {
         };
         let more = match &self.call {
             HeldCall::Settle(settling) => format!(" {}", settling.text()),
-            HeldCall::Extend { max_ttl_secs: u32::MAX, .. } | HeldCall::Release => String::new(),
-            HeldCall::Extend { max_ttl_secs, .. } => format!(" for {max_ttl_secs}s"),
+            HeldCall::Extend { max_ttl_secs, amount, own, .. } => {
+                let amounts = self
+                    .call
+                    .raises()
+                    .then(|| format!(" {}", amounts_text(*amount, own)))
+                    .unwrap_or_default();
+                let is_of_rule = *max_ttl_secs == u32::MAX;
+                amounts + &if is_of_rule { String::new() } else { format!(" for {max_ttl_secs}s") }
+            }
+            HeldCall::Release => String::new(),
         };
         quoted(&format!("{} {of}{more}", self.call.name()))
     }
@@ -235,14 +270,32 @@ impl Settling {
                 let counts = counts.map(|(kind, tokens)| format!(" {} {tokens}", kind.name()));
                 format!("usage {}{}", usage.model, counts.collect::<String>())
             }
-            None if self.own.is_empty() => format!("amount {}", self.amount),
-            None => format!("amounts {}", self.own.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+            None => amounts_text(self.amount, &self.own),
         };
         amount + if self.is_final { "" } else { " so far" }
     }
 }
 
+fn amounts_text(amount: u32, own: &[u32]) -> String {
+    match own {
+        [] => format!("amount {amount}"),
+        own => format!("amounts {}", own.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 impl Rendered<'_> {
+    /// Use that the request makes of its counters.
+    pub(super) fn purpose(&self) -> Purpose<'_> {
+        match &self.ask.call {
+            AskCall::Decide | AskCall::Look => Purpose::Decide { max_ttl_secs: u32::MAX },
+            AskCall::Acquire { max_ttl_secs } => Purpose::Decide { max_ttl_secs: *max_ttl_secs },
+            AskCall::Reserve(Reserved { amount, own, ttl_secs, .. }) => {
+                let amounts = Amounts { of_request: *amount, own, usage: None };
+                Purpose::Reserve(Holding { amounts, ttl_secs: *ttl_secs, named: self.named })
+            }
+        }
+    }
+
     /// Name of the request among those in flight: its domain and its entries.
     pub fn name(&self) -> String {
         format!("{:?} {:?}", self.ask.domain, self.entries)

@@ -39,6 +39,8 @@ pub(super) enum Called {
     Settled { is_final: bool },
     /// Its ticket, which lives so many seconds from now, was extended or released. The decision is a look afterwards.
     Ticket { was_held: bool, ttl_secs: u32 },
+    /// Its ticket was to hold more. The decision is the one on that.
+    Raised { was_held: bool, ttl_secs: u32 },
 }
 
 /// A request and its decision.
@@ -76,6 +78,7 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
             // Without a budget, nothing is counted.
             Called::Settled { .. } => decision.statuses.iter().any(|status| status.budget.is_some()),
             Called::Ticket { was_held, .. } => was_held,
+            Called::Raised { was_held, .. } => was_held && decision.code == Code::Ok,
         };
         if passes { Mark::Allowed } else { Mark::Denied }
     }
@@ -85,18 +88,24 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
         self.decision?.reported_status()
     }
 
+    /// The decision, if it denies the request.
+    fn denial(&self) -> Option<&'o Decision<'r>> {
+        let is_decided = matches!(self.called, Called::Decided | Called::Raised { .. });
+        self.decision.filter(|decision| is_decided && decision.code == Code::OverLimit)
+    }
+
     /// Time until the denied request would pass: the longest of all limits that are over.
     fn wait(&self) -> Option<Duration> {
-        let decision =
-            self.decision.filter(|_| self.mark() == Mark::Denied && self.called == Called::Decided)?;
-        let over = decision.statuses.iter().filter(|status| status.code == Code::OverLimit);
+        let over = self.denial()?.statuses.iter().filter(|status| status.code == Code::OverLimit);
         over.filter_map(|status| status.reset).max()
     }
 
     /// Time until what the request holds ends by itself.
     fn expires_in(&self) -> Option<Duration> {
         let secs = match self.called {
-            Called::Ticket { was_held, ttl_secs } => was_held.then_some(ttl_secs),
+            Called::Ticket { was_held, ttl_secs } | Called::Raised { was_held, ttl_secs } => {
+                was_held.then_some(ttl_secs)
+            }
             Called::Decided | Called::Looked | Called::Settled { .. } => {
                 self.decision?.hold.map(|hold| hold.ttl_secs)
             }
@@ -105,10 +114,7 @@ impl<'o, 'r> Observed<'o, '_, 'r> {
     }
 
     fn why(&self) -> Option<Why> {
-        if self.mark() != Mark::Denied || self.called != Called::Decided {
-            return None;
-        }
-        let status = self.binding()?;
+        let status = self.denial()?.reported_status()?;
         let fails_closed = || status.rule.is_some_and(|rule| rule.on_backend_failure == FailurePolicy::Deny);
         Some(match () {
             () if status.locked_out => Why::Lockout,

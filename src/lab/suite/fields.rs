@@ -21,10 +21,11 @@ pub(super) const ACTIONS: [&str; 11] = [
 const REQUESTS: &[&str] = &["ask", "descriptors", "reserve", "acquire"];
 
 /// Fields that only some steps have, and these steps.
-const OPTIONS: [(&str, &[&str]); 11] = [
+const OPTIONS: [(&str, &[&str]); 12] = [
     ("domain", &["ask", "descriptors", "reserve", "acquire", "look", "release"]),
     ("hits", &["ask", "descriptors"]),
-    ("amount", &["reserve", "settle"]),
+    ("id", &["reserve"]),
+    ("amount", &["reserve", "settle", "extend"]),
     ("weight", &["acquire"]),
     ("ttl", &["reserve", "acquire", "extend", "renew"]),
     ("as", REQUESTS),

@@ -30,7 +30,7 @@ pub(super) fn read(
     let call = match name {
         "settle" => settling(reader, fields, node, found.as_ref().map(|(_, of)| of.descriptors)),
         "release" => Some(HeldCall::Release),
-        name => Some(HeldCall::Extend { name, max_ttl_secs: max_ttl_secs(reader, fields) }),
+        name => Some(extension(reader, fields, name, found.as_ref().map(|(_, of)| of.descriptors))),
     };
     let (label, of) = found?;
     Some(TicketStep { call: call?, of: HeldBy::Label(label), domain: of.domain.clone(), times })
@@ -46,14 +46,7 @@ fn settling(
     let is_final = fields.get("final").and_then(|node| reader.truth("final", node)).unwrap_or(true);
     let settle = |(amount, own), usage| HeldCall::Settle(Settling { amount, own, usage, is_final });
     match (fields.get("amount"), fields.get("usage")) {
-        (Some(amount), None) => {
-            let count = match (&amount.value, descriptors) {
-                // Of an unknown request, only the numbers are read.
-                (SourceValue::List(items), None) => items.len(),
-                (_, descriptors) => descriptors.unwrap_or(1),
-            };
-            Some(settle(amounts(reader, amount, count, 0), None))
-        }
+        (Some(amount), None) => Some(settle(amounts_of(reader, amount, descriptors, 0), None)),
         (None, Some(node)) => Some(settle((0, Vec::new()), Some(usage(reader, node)?))),
         (Some(_), Some(usage)) => {
             reader.error(usage.span, "'amount' and 'usage' in one step: write one of them");
@@ -66,6 +59,38 @@ fn settling(
             None
         }
     }
+}
+
+/// Reads an extension of a request with so many descriptors.
+fn extension(
+    reader: &mut Reader,
+    fields: &Fields<'_>,
+    name: &'static str,
+    descriptors: Option<usize>,
+) -> HeldCall {
+    let max_ttl_secs = max_ttl_secs(reader, fields);
+    let amounts = fields.get("amount").map(|node| {
+        // A list may leave some holds as they are.
+        let least = u32::from(!matches!(node.value, SourceValue::List(_)));
+        amounts_of(reader, node, descriptors, least)
+    });
+    let (amount, own) = amounts.unwrap_or_default();
+    HeldCall::Extend { name, max_ttl_secs, amount, own }
+}
+
+/// Reads amounts of a request with so many descriptors.
+fn amounts_of(
+    reader: &mut Reader,
+    node: &SourceNode,
+    descriptors: Option<usize>,
+    least: u32,
+) -> (u32, Vec<u32>) {
+    let count = match (&node.value, descriptors) {
+        // Of an unknown request, only the numbers are read.
+        (SourceValue::List(items), None) => items.len(),
+        (_, descriptors) => descriptors.unwrap_or(1),
+    };
+    amounts(reader, node, count, least)
 }
 
 /// Tokens of an answer.

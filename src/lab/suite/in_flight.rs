@@ -29,7 +29,11 @@ impl<'r> InFlight<'r> {
                 self.labelled.insert(label.render(number), Labelled { request: request.clone(), ticket });
             }
             (None, Some(ticket)) => {
-                self.unlabelled.entry(request.name()).or_default().push_back(ticket);
+                let tickets = self.unlabelled.entry(request.name()).or_default();
+                // A reservation that is repeated has the ticket of the first.
+                if request.named.is_none() || !tickets.contains(&ticket) {
+                    tickets.push_back(ticket);
+                }
             }
             (None, None) => {}
         }

@@ -37,7 +37,8 @@ impl Number {
             Self::Limit => Some(limit.requests_per_unit.into()),
             Self::Remaining => Some(status.remaining.into()),
             Self::Amount => {
-                budget.filter(|_| decision.hold.is_some()).map(|budget| budget.report.amount.into())
+                let is_held = |event| decision.hold.is_some() || event == HoldEvent::Extended;
+                budget.filter(|budget| is_held(budget.report.event)).map(|budget| budget.report.amount.into())
             }
             Self::Charged => settled.map(|report| report.amount.into()),
             Self::Returned => settled.map(|report| report.returned.into()),

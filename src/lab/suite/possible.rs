@@ -7,6 +7,9 @@ use super::reader::{Placed, Reader};
 /// Reason that no call about a ticket has a fact.
 const OF_REQUESTS: &str = "it is for steps with 'ask', 'reserve' or 'acquire'";
 
+/// Reason that only an extension by an amount has a fact.
+const OF_RAISES: &str = "the extension has no 'amount'";
+
 /// Reason that only a settlement has a fact.
 const OF_SETTLEMENTS: &str = "it is for steps with 'settle'";
 
@@ -53,6 +56,12 @@ fn misfit(fact: &Fact, action: &Action) -> Option<&'static str> {
         )
     };
     let of_settled = || matches!(fact, Fact::Late(_) | Fact::Number(Number::Charged | Number::Returned, _));
+    let of_raised = || {
+        matches!(
+            fact,
+            Fact::Number(Number::Amount, _) | Fact::Wait(_) | Fact::Why(Why::Limit | Why::Held | Why::Size)
+        )
+    };
     match action {
         Action::Reload(_) if matches!(fact, Fact::Errors(_)) => None,
         Action::Reload(_) | Action::Store { .. } | Action::Wait => Some("the step sends no request"),
@@ -78,6 +87,8 @@ fn misfit(fact: &Fact, action: &Action) -> Option<&'static str> {
         Action::Ticket(TicketStep { call, .. }) => match fact {
             Fact::ExpiresIn(_) if matches!(call, HeldCall::Extend { .. }) => None,
             _ if of_all() || of_limits() => None,
+            _ if of_raised() && call.raises() => None,
+            _ if of_raised() && call.name() == "extend" => Some(OF_RAISES),
             Fact::First(_) | Fact::Continue(_) => Some(OF_SETTLEMENTS),
             _ if of_settled() => Some(OF_SETTLEMENTS),
             _ => Some(OF_REQUESTS),

@@ -1,5 +1,6 @@
 //! Reports of tests: text for people, JSON and `JUnit` XML for machines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use super::expect::Mark;
 use super::facts::time_text;
 use super::outcome::{CoveredRule, Failure, FileReport, TestReport, TimelineEntry};
+use crate::engine::rules::RuleErrors;
 
 /// More results than this are shown by their number.
 const MAX_MARKS: usize = 60;
@@ -164,8 +166,8 @@ fn failure_json(failure: &Failure) -> Value {
     })
 }
 
-/// `JUnit` XML, as CI systems read it: a suite for each file.
-pub fn junit(reports: &[FileReport]) -> String {
+/// `JUnit` XML, as CI systems read it: a suite for each file. Those of files that could not be run have an error.
+pub fn junit(reports: &[FileReport], errors: &RuleErrors) -> String {
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");
     for report in reports {
         let failed = report.tests.iter().filter(|test| test.failure.is_some()).count();
@@ -202,7 +204,36 @@ pub fn junit(reports: &[FileReport]) -> String {
         }
         line(&mut xml, "  </testsuite>");
     }
-    xml + "</testsuites>\n"
+    xml + &invalid_files(errors) + "</testsuites>\n"
+}
+
+/// A suite for each file with errors.
+fn invalid_files(errors: &RuleErrors) -> String {
+    let mut files: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for error in &errors.reported {
+        files.entry(&error.source).or_default().push(error.to_string());
+    }
+    for file in &errors.omitted_sources {
+        files.entry(file).or_default().push(format!("{file}: errors that are not shown"));
+    }
+    let mut xml = String::new();
+    for (file, errors) in files {
+        let all = errors.join("\n");
+        let first = all.lines().next().unwrap_or_default();
+        let (file, first, all) = (escaped(file), escaped(first), escaped(&all));
+        line(
+            &mut xml,
+            &format!("  <testsuite name=\"{file}\" tests=\"1\" failures=\"0\" errors=\"1\" time=\"0\">"),
+        );
+        line(
+            &mut xml,
+            &format!("    <testcase name=\"is valid\" classname=\"{file}\" file=\"{file}\" time=\"0\">"),
+        );
+        line(&mut xml, &format!("      <error message=\"{first}\">{all}</error>"));
+        line(&mut xml, "    </testcase>");
+        line(&mut xml, "  </testsuite>");
+    }
+    xml
 }
 
 /// `text` in XML. Characters that XML cannot have at all are replaced.

@@ -10,6 +10,7 @@ use super::tables::{DESCRIPTOR, LIMIT};
 use super::template::Template;
 use crate::engine::request::{MAX_DESCRIPTORS, MAX_ENTRIES};
 use crate::engine::rules::{SourceNode, SourceValue};
+use crate::engine::ticket::MAX_ID_BYTES;
 use crate::engine::{Hits, Limit, Unit};
 
 /// Upper bound on the requests of one step.
@@ -86,12 +87,24 @@ pub(super) fn max_ttl_secs(reader: &mut Reader, fields: &Fields<'_>) -> u32 {
 /// Amounts of a reservation. Those of single descriptors become their hits.
 fn reserved(reader: &mut Reader, fields: &Fields<'_>, descriptors: &mut [AskDescriptor]) -> Reserved {
     let ttl_secs = max_ttl_secs(reader, fields);
-    let Some(node) = fields.get("amount") else { return Reserved { amount: 0, own: Vec::new(), ttl_secs } };
+    let id = fields.get("id").and_then(|node| id(reader, node));
+    let Some(node) = fields.get("amount") else {
+        return Reserved { amount: 0, own: Vec::new(), ttl_secs, id };
+    };
     let (amount, own) = amounts(reader, node, descriptors.len(), 1);
     for (descriptor, amount) in descriptors.iter_mut().zip(&own) {
         descriptor.hits = Hits::Add(*amount);
     }
-    Reserved { amount, own: own.iter().map(|_| true).collect(), ttl_secs }
+    Reserved { amount, own: own.iter().map(|_| true).collect(), ttl_secs, id }
+}
+
+/// Name that the caller of a reservation gives it.
+fn id(reader: &mut Reader, node: &SourceNode) -> Option<Template> {
+    let text = node.text().filter(|text| !text.is_empty() && text.len() <= MAX_ID_BYTES);
+    if text.is_none() {
+        reader.error(node.span, format!("'id' must be a name of 1 to {MAX_ID_BYTES} bytes, not {node}"));
+    }
+    text.map(|text| Template::new(&text))
 }
 
 /// `amount`: one for every descriptor, or a list with one for each of `count`.

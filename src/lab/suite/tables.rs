@@ -150,9 +150,14 @@ pub(super) static STEP: Object = Object {
             "Label of the request, by which later steps name what it holds. {n} is the number of the request.",
         ),
         field(
+            "id",
+            Kind::Text,
+            "Name of a reservation in the API. One that is repeated holds nothing more. {n} is the number of the request.",
+        ),
+        field(
             "amount",
             AMOUNT,
-            "Amount to hold, that of the rules by default; or amount to count. A list has one for each descriptor.",
+            "Amount to hold, that of the rules by default; to hold in all, of 'extend'; or to count. A list has one for each descriptor.",
         ),
         field("weight", COUNT, "Places that the request takes; 1 by default."),
         field("ttl", TIME, "Time for which it is held, in place of that of the rules: whole seconds."),

@@ -116,6 +116,25 @@ struct Look {
     is_request: bool,
 }
 
+impl Look {
+    /// Result where no rules are in force.
+    fn without_rules() -> Self {
+        let mismatch = Mismatch {
+            field: "rules",
+            expected: "rules in force".to_owned(),
+            actual: "none: no request is decided".to_owned(),
+        };
+        Self {
+            mark: Mark::Failed,
+            ticket: None,
+            mismatches: vec![mismatch],
+            reached: Vec::new(),
+            single: None,
+            is_request: false,
+        }
+    }
+}
+
 type Stepped = Result<(), Box<Failure>>;
 
 impl<'r> Run<'r> {
@@ -201,7 +220,7 @@ impl<'r> Run<'r> {
             let own = constant.is_none().then(|| ask.render(number));
             let Some(rendered) = own.as_ref().or(constant.as_ref()) else { continue };
             let request = rendered.request();
-            let Some(look) = self.look(step, ask, &request, seen.marks.len()).await else { return Ok(()) };
+            let look = self.look(step, ask, (rendered, &request), seen.marks.len()).await;
             self.in_flight.add(ask, number, rendered, look.ticket);
             self.accept((index, step), (turn, ask.pace()), (&request, look), &mut seen).await?;
         }
@@ -216,11 +235,10 @@ impl<'r> Run<'r> {
         self.note(step, ask.text(), ask.every);
         let rendered: Vec<_> = (1..=ask.times).map(|number| ask.render(number)).collect();
         let requests: Vec<_> = rendered.iter().map(Rendered::request).collect();
-        let looks = requests.iter().enumerate().map(|(index, request)| self.look(step, ask, request, index));
-        let looks = join_all(looks).await;
+        let looks = rendered.iter().zip(&requests).enumerate();
+        let looks = join_all(looks.map(|(before, of)| self.look(step, ask, of, before))).await;
         let (mut seen, mut wrong) = (Seen::default(), None);
         for (((turn, request), rendered), look) in (1..).zip(&requests).zip(&rendered).zip(looks) {
-            let Some(look) = look else { return Ok(()) };
             self.in_flight.add(ask, turn, rendered, look.ticket);
             let mismatches = self.take(look, turn, &mut seen);
             if !mismatches.is_empty() && wrong.is_none() {
@@ -237,15 +255,22 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// Decides `request`, which comes after `before` others of its step. `None` without rules.
-    async fn look(&self, step: &Step, ask: &Ask, request: &Request<'_>, before: usize) -> Option<Look> {
+    /// Decides a request, which comes after `before` others of its step.
+    async fn look(
+        &self,
+        step: &Step,
+        ask: &Ask,
+        (rendered, request): (&Rendered<'_>, &Request<'_>),
+        before: usize,
+    ) -> Look {
         let snapshot = self.world.limiter.snapshot();
+        let Some(rules) = snapshot.rules() else { return Look::without_rules() };
         let (called, decision) = match ask.call {
             AskCall::Look => (Called::Looked, snapshot.usage(request).await),
-            _ => (Called::Decided, snapshot.acquire(request, ask.purpose(), None).await),
+            _ => (Called::Decided, snapshot.acquire(request, rendered.purpose(), None).await),
         };
-        let observed = self.observe(snapshot.rules()?, request, decision.as_ref().ok(), called);
-        Some(self.compare(step, &observed, before, ask.times == 1))
+        let observed = self.observe(rules, request, decision.as_ref().ok(), called);
+        self.compare(step, &observed, before, ask.times == 1)
     }
 
     fn observe<'o, 'q, 'd>(
@@ -392,3 +417,6 @@ fn mismatches_of(expect: Option<&Expect>, observed: &Observed<'_, '_, '_>, befor
     let facts = expect.facts.iter().filter_map(|fact| observed.mismatch(&fact.value));
     result.into_iter().chain(facts).collect()
 }
+
+#[cfg(test)]
+mod tests;

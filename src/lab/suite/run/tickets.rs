@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::action::{HeldBy, HeldCall, Pace, Rendered, TicketStep};
-use super::super::facts::{Called, Mismatch};
+use super::super::expect::Mark;
+use super::super::facts::{Called, Mismatch, Observed};
 use super::super::in_flight::Labelled;
 use super::super::seen::Seen;
 use super::super::step::Step;
@@ -27,13 +28,10 @@ impl<'r> Run<'r> {
                 }
             };
             let mut request = rendered.request();
-            if let HeldCall::Settle(settling) = &calls.call {
-                for (descriptor, amount) in request.descriptors.iter_mut().zip(&settling.own) {
-                    descriptor.hits = Hits::Add(*amount);
-                }
+            for (descriptor, amount) in request.descriptors.iter_mut().zip(calls.call.own()) {
+                descriptor.hits = Hits::Add(*amount);
             }
             let look = self.use_ticket(step, calls, (&request, ticket), seen.marks.len()).await;
-            let Some(look) = look else { return Ok(()) };
             self.accept((index, step), (number, pace), (&request, look), &mut seen).await?;
         }
         self.finish(index, step, pace, seen)
@@ -70,18 +68,19 @@ impl<'r> Run<'r> {
         }
     }
 
-    /// `None` without rules.
+    /// Carries out one call, which comes after `before` others of its step.
     async fn use_ticket(
         &self,
         step: &Step,
         calls: &TicketStep,
         (request, ticket): (&Request<'_>, Ticket),
         before: usize,
-    ) -> Option<Look> {
+    ) -> Look {
         let snapshot = self.world.limiter.snapshot();
+        let Some(rules) = snapshot.rules() else { return Look::without_rules() };
+        let own: Vec<bool> = calls.call.own().iter().map(|_| true).collect();
         let called = match &calls.call {
             HeldCall::Settle(settling) => {
-                let own: Vec<bool> = settling.own.iter().map(|_| true).collect();
                 let amounts =
                     Amounts { of_request: settling.amount, own: &own, usage: settling.usage.as_ref() };
                 let is_final = settling.is_final;
@@ -91,29 +90,54 @@ impl<'r> Run<'r> {
                 let decision = snapshot.settle(request, ticket, ticket_use, None).await;
                 decision.map(|decision| (Called::Settled { is_final }, decision))
             }
-            HeldCall::Extend { max_ttl_secs, .. } => {
-                let call = TicketCall::Renew { max_ttl_secs: *max_ttl_secs, amounts: Amounts::NONE };
+            HeldCall::Extend { max_ttl_secs, amount, .. } => {
+                let amounts = Amounts { of_request: *amount, own: &own, usage: None };
+                let call = TicketCall::Renew { max_ttl_secs: *max_ttl_secs, amounts };
                 use_and_look(&snapshot, request, ticket, call).await
             }
             HeldCall::Release => use_and_look(&snapshot, request, ticket, TicketCall::Release).await,
         };
-        let rules = snapshot.rules()?;
         let observed = match &called {
             Ok((called, decision)) => self.observe(rules, request, Some(decision), *called),
             // In the service, a release or settlement that the store fails is repeated for a while.
             Err(_) => self.observe(rules, request, None, Called::Looked),
         };
-        Some(self.compare(step, &observed, before, calls.times == 1))
+        let mut look = self.compare(step, &observed, before, calls.times == 1);
+        if step.expect.is_none() && look.mark != Mark::Allowed {
+            look.mismatches.push(without_effect(calls, &observed));
+        }
+        look
     }
 }
 
-/// Carries out `call`, and looks at the limits of the request afterwards.
+/// Mismatch of a call that did nothing, where the test does not say what to expect of it.
+fn without_effect(calls: &TicketStep, observed: &Observed<'_, '_, '_>) -> Mismatch {
+    let (actual, mark) = match (observed.decision, observed.called) {
+        (None, _) => ("no answer of the store", Mark::Failed),
+        (_, Called::Settled { .. }) => ("no rule with 'reserve' for it", Mark::Denied),
+        (Some(decision), Called::Raised { .. }) if decision.denial().is_some() => {
+            ("an amount that does not fit", Mark::Denied)
+        }
+        _ => ("nothing that is still held", Mark::Denied),
+    };
+    Mismatch {
+        field: calls.call.name(),
+        expected: "success".to_owned(),
+        actual: format!("{actual}; if that is meant, write expect: \"{}\"", mark.symbol()),
+    }
+}
+
+/// Carries out `call`. Without a decision on amounts, looks at the limits of the request afterwards.
 async fn use_and_look<'s>(
     snapshot: &'s Snapshot<'_>,
     request: &Request<'_>,
     ticket: Ticket,
     call: TicketCall<'_>,
 ) -> Result<(Called, Decision<'s>), DecideError> {
-    let TicketResult { was_held, ttl_secs, .. } = snapshot.use_ticket(request, ticket, call, None).await?;
-    Ok((Called::Ticket { was_held, ttl_secs }, snapshot.usage(request).await?))
+    let result = snapshot.use_ticket(request, ticket, call, None).await?;
+    let TicketResult { was_held, ttl_secs, decision } = result;
+    match decision {
+        Some(decision) => Ok((Called::Raised { was_held, ttl_secs }, decision)),
+        None => Ok((Called::Ticket { was_held, ttl_secs }, snapshot.usage(request).await?)),
+    }
 }

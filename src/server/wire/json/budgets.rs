@@ -1,6 +1,5 @@
 //! Requests and answers of `/v1/reserve`, `/v1/settle` and `/v1/usage`.
 
-use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -10,15 +9,12 @@ use super::super::whole_secs;
 use super::check::{Descriptors, Pairs, encode_layer, held_amount, request};
 use super::members::{self, Ttl, TtlOf, check_own_amounts, ttl_secs};
 use super::places::{AcquireRequest, NamedHolds};
-use super::request::{Descriptor, JsonRequest};
+use super::request::JsonRequest;
 use super::values::{Object, Text, Uint};
 use crate::engine::reserve::{BudgetStatus, HoldEvent};
-use crate::engine::ticket::{Ticket, TicketEntry};
+use crate::engine::ticket::{MAX_ID_BYTES, Ticket, TicketEntry};
 use crate::engine::usage::{TokenKind, Usage};
 use crate::engine::{Decision, Status};
-
-/// Upper bound on the bytes of an `id`.
-const MAX_ID_BYTES: usize = 1_024;
 
 /// Request that settles a ticket.
 pub(in crate::server) struct SettleRequest<'b> {
@@ -141,23 +137,15 @@ pub(in crate::server) fn decode_settle(body: &[u8]) -> Result<SettleRequest<'_>,
     Ok(SettleRequest { request, ticket, amount, usage, is_final: is_final.unwrap_or(true) })
 }
 
-/// Ticket of a request that its caller has named: of the name, the domain and the descriptors in any order, so that what
-/// one ticket holds is always given back with the same entries.
+/// Ticket of a request that its caller has named.
 fn ticket_of(request: &JsonRequest<'_>, id: &[u8]) -> Result<Ticket, InvalidRequest> {
     if id.is_empty() || id.len() > MAX_ID_BYTES {
         return Err(InvalidRequest::new(format_args!("'id' must have 1 to {MAX_ID_BYTES} bytes")));
     }
-    let sized = |text: &[u8]| [&(text.len() as u64).to_be_bytes(), text].concat();
-    let entries = |descriptor: &Descriptor<'_>| {
-        let entries = descriptor.entries.iter().flat_map(|(key, value)| [key, value]);
-        sized(&entries.map(|text| sized(text.as_bytes())).collect::<Vec<_>>().concat())
-    };
-    let mut descriptors: Vec<_> = request.descriptors.iter().map(entries).collect();
-    descriptors.sort_unstable();
-    let named = [sized(request.domain.as_bytes()), sized(id), descriptors.concat()].concat();
-    let hash = digest(&SHA256, &[b"tollgate.reserve", &*named].concat());
-    let bits = hash.as_ref().first_chunk().copied().unwrap_or_default();
-    Ok(Ticket::from_bits(bits))
+    let descriptors = request.descriptors.iter().map(|descriptor| {
+        descriptor.entries.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()])
+    });
+    Ok(Ticket::named(id, request.domain.as_bytes(), descriptors))
 }
 
 /// Body of an answer to a settlement; `None` if no budget applied.
