@@ -49,6 +49,7 @@ async fn replicas_see_each_other_in_redis_and_whether_they_have_the_same_rules()
             .iter()
             .all(|replica| replica["version"] == env!("CARGO_PKG_VERSION") && replica["rules"] == 1)
     );
+    assert!(replicas.iter().all(|replica| replica["hits_per_sec"].is_f64()), "{fleet}");
     let hash = get(&one, "/api/v1/config").await["rules_hash"].clone();
     assert!(replicas.iter().any(|replica| replica["is_self"] == false && replica["rules_hash"] == hash));
     assert_eq!(get(&two, "/api/v1/summary").await["replicas"], 2);
@@ -95,6 +96,12 @@ async fn each_redis_node_is_shown_with_its_checks() {
     };
     assert_eq!(check(node, "maxmemory-policy"), [json!(false)]);
     assert_eq!((check(node, "role"), check(node, "permissions")), (vec![json!(true)], vec![json!(true)]));
+    ask(&service, "alice").await;
+    let latency = async || get(&service, "/api/v1/store").await["nodes"][0]["latency"].clone();
+    eventually("its round trips are shown", async || latency().await["batches"].as_u64() > Some(0)).await;
+    let latency = latency().await;
+    let [p50, p99] = ["p50_secs", "p99_secs"].map(|quantile| latency[quantile].as_f64().expect("a number"));
+    assert!(0.0 < p50 && p50 <= p99 && p99 < 60.0, "{latency}");
     redis.kill();
     eventually("the node is down", async || {
         let store = get(&service, "/api/v1/store").await;

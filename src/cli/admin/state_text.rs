@@ -43,6 +43,12 @@ pub(super) fn rules(answer: &Value) -> String {
     table(&heading, rows, "no rules are in force")
 }
 
+/// `shop.user (per-minute)`: the rule of a denial, and the name of its limit.
+fn rule_and_name(denial: &Value) -> String {
+    let (rule, name) = (text(denial, "rule"), text(denial, "name"));
+    if name.is_empty() { rule } else { format!("{rule} ({name})") }
+}
+
 pub(super) fn config(answer: &Value) -> String {
     let loaded_at = match point_in_time(answer, "loaded_at") {
         at if at.is_empty() => "never".to_owned(),
@@ -61,6 +67,8 @@ pub(super) fn fleet(answer: &Value) -> String {
         let id = text(replica, "id") + if replica["is_self"] == true { " (this one)" } else { "" };
         vec![
             id,
+            rate(replica, "hits_per_sec"),
+            rate(replica, "over_limit_per_sec"),
             text(replica, "version"),
             text(replica, "rules_hash"),
             text(replica, "rules"),
@@ -70,7 +78,17 @@ pub(super) fn fleet(answer: &Value) -> String {
         ]
     };
     let rows = items(answer, "replicas").iter().map(row).collect();
-    let heading = ["REPLICA", "VERSION", "RULES HASH", "RULES", "ERRORS", "STARTED AT", "ANNOUNCED AGO"];
+    let heading = [
+        "REPLICA",
+        "HITS/S",
+        "OVER/S",
+        "VERSION",
+        "RULES HASH",
+        "RULES",
+        "ERRORS",
+        "STARTED AT",
+        "ANNOUNCED AGO",
+    ];
     let same = if answer["same_rules"] == true { "" } else { "\nthe replicas have different rules\n" };
     let error = match &answer["error"] {
         Value::Null => String::new(),
@@ -100,6 +118,8 @@ pub(super) fn store(answer: &Value) -> String {
             text(node, "node"),
             text(node, "state"),
             format!("{} of {}", text(node, "connected"), text(node, "connections")),
+            milliseconds(&node["latency"]["p50_secs"]).unwrap_or_default(),
+            milliseconds(&node["latency"]["p99_secs"]).unwrap_or_default(),
             text(node, "queued"),
             text(node, "batch_size"),
             text(server, "role"),
@@ -108,7 +128,7 @@ pub(super) fn store(answer: &Value) -> String {
         ]
     };
     let nodes = items(answer, "nodes");
-    let heading = ["NODE", "STATE", "CONNECTED", "QUEUED", "BATCH", "ROLE", "MEMORY", "ERROR"];
+    let heading = ["NODE", "STATE", "CONNECTED", "P50", "P99", "QUEUED", "BATCH", "ROLE", "MEMORY", "ERROR"];
     let list = table(&heading, nodes.iter().map(row).collect(), "no node is known");
     let wrong = nodes.iter().flat_map(|node| {
         let checks = items(node, "checks").iter().filter(|check| check["ok"] == false);
@@ -126,7 +146,7 @@ pub(super) fn denials(answer: &Value) -> String {
         vec![
             denial["at_ms"].as_u64().map(|at| rfc3339(at / 1_000)).unwrap_or_default(),
             text(denial, "descriptors"),
-            text(denial, "rule"),
+            rule_and_name(denial),
             text(denial, "reason") + passed,
             time(denial, "wait_secs"),
         ]

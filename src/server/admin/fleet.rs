@@ -48,6 +48,10 @@ replies! {
         errors: u64,
         /// Its start, in seconds since the epoch.
         started_at: u64,
+        /// Hits per second when it announced itself, over 10 seconds; `null` if it does not report them.
+        hits_per_sec: Option<f64>,
+        /// Hits over a limit per second.
+        over_limit_per_sec: Option<f64>,
         /// Seconds since it announced itself.
         announced_secs_ago: u64,
     }
@@ -120,13 +124,15 @@ impl Admin {
     }
 
     fn announcement(&self) -> Value {
-        let status = self.rules_status.borrow();
+        let (status, rate) = (self.rules_status.borrow(), self.rates.latest());
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "rules_hash": hash_text(status.rules_hash),
             "rules": status.rules,
             "errors": status.error.as_ref().map_or(0, |errors| errors.count()),
             "started_at": self.started_at.as_secs(),
+            "hits_per_sec": rate.hits,
+            "over_limit_per_sec": rate.over,
         })
     }
 
@@ -161,6 +167,29 @@ fn replica(member: &Member) -> Option<ReplicaView> {
         rules: said["rules"].as_u64()?,
         errors: said["errors"].as_u64()?,
         started_at: said["started_at"].as_u64()?,
+        hits_per_sec: said["hits_per_sec"].as_f64(),
+        over_limit_per_sec: said["over_limit_per_sec"].as_f64(),
         announced_secs_ago: member.age.as_secs(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_of_another_version_may_announce_less_or_more() {
+        let of = |more: Value| {
+            let mut said =
+                json!({ "version": "1", "rules_hash": "a", "rules": 2, "errors": 0, "started_at": 5 });
+            more.as_object().into_iter().flatten().for_each(|(name, value)| said[name] = value.clone());
+            replica(&Member { id: "b".to_owned(), age: Duration::from_secs(3), text: said.to_string() })
+        };
+        let old = of(json!({})).expect("a replica");
+        assert_eq!((old.hits_per_sec, old.over_limit_per_sec, old.announced_secs_ago), (None, None, 3));
+        let new = of(json!({ "hits_per_sec": 2.5, "over_limit_per_sec": 0.5, "colour": "red" }))
+            .expect("a replica");
+        assert_eq!((new.hits_per_sec, new.over_limit_per_sec), (Some(2.5), Some(0.5)));
+        assert!(of(json!({ "rules": "many" })).is_none());
+    }
 }

@@ -53,6 +53,8 @@ replies! {
         in_flight: usize,
         /// Calls in the latest batch, the largest of all connections.
         batch_size: usize,
+        /// Time from sending a batch to its last reply, of the last minute; `null` if there was none.
+        latency: Option<NodeLatencyView>,
         /// Counters whose TTL is still to be set, or could not be.
         ttls_not_set: u64,
         /// Last error of a connection.
@@ -63,6 +65,15 @@ replies! {
         server_error: Option<String>,
         /// Settings and permissions that are checked.
         checks: Vec<CheckView>,
+    }
+    /// Round trips of the last minute. Quantiles are up to a fifth too high.
+    struct NodeLatencyView {
+        /// Batches of calls.
+        batches: u64,
+        /// Median in seconds.
+        p50_secs: f64,
+        /// 99th percentile in seconds.
+        p99_secs: f64,
     }
     /// Report of a node of Redis about itself.
     struct ServerView {
@@ -173,6 +184,11 @@ impl From<NodeReport> for NodeView {
             oldest_queued_ms: millis(node.oldest_queued),
             in_flight: node.in_flight,
             batch_size: node.batch_size,
+            latency: node.latency.map(|latency| NodeLatencyView {
+                batches: latency.batches,
+                p50_secs: latency.p50.as_secs_f64(),
+                p99_secs: latency.p99.as_secs_f64(),
+            }),
             ttls_not_set: node.ttls_not_set,
             error: node.error,
             node: node.node,

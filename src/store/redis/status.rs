@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Endpoint;
 use super::queue::CallQueue;
+use super::round_trips::{NodeLatency, RoundTripCounts, RoundTrips};
 
 /// A server may accept connections and close them many times a second.
 const MIN_LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ pub struct NodeSnapshot {
     pub in_flight: usize,
     /// Calls in the latest batch: the largest of all connections.
     pub batch_size: usize,
+    /// Round trips of the last minute; `None` if there were none.
+    pub latency: Option<NodeLatency>,
     /// Counters whose TTL is still to be set.
     pub ttls_not_set: u64,
     /// Commands that the user may not run, though counting needs them.
@@ -137,6 +140,7 @@ pub(super) struct Link {
     rejecting: AtomicBool,
     pub(super) in_flight: AtomicUsize,
     pub(super) batch_size: AtomicUsize,
+    pub(super) round_trips: RoundTrips,
     pub(super) ttls_pending: AtomicUsize,
     lost_ttls: Arc<Losses>,
 }
@@ -163,6 +167,7 @@ impl Nodes {
             rejecting: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             batch_size: AtomicUsize::new(0),
+            round_trips: RoundTrips::new(Instant::now()),
             ttls_pending: AtomicUsize::new(0),
             lost_ttls: Arc::clone(&self.lost_ttls),
             node: Arc::clone(&node),
@@ -229,7 +234,9 @@ impl Node {
             ..NodeSnapshot::default()
         };
         let now = Instant::now();
+        let mut round_trips = RoundTripCounts::default();
         for link in links {
+            link.round_trips.add_to(&mut round_trips, now);
             snapshot.connected += usize::from(link.connected.load(Ordering::Relaxed));
             snapshot.breakers_open += usize::from(link.breaker_open.load(Ordering::Relaxed));
             snapshot.queued += link.queue.len();
@@ -240,6 +247,7 @@ impl Node {
             snapshot.batch_size = snapshot.batch_size.max(link.batch_size.load(Ordering::Relaxed));
             snapshot.ttls_not_set += link.ttls_pending.load(Ordering::Relaxed) as u64;
         }
+        snapshot.latency = round_trips.latency();
         snapshot
     }
 }

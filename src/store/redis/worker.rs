@@ -337,7 +337,12 @@ impl Worker {
             }
             exchange.hand_out(&self.link);
             if pipeline.is_idle() {
-                self.adapt(now.saturating_duration_since(session.begun));
+                let took = now.saturating_duration_since(session.begun);
+                // A search for lockouts says nothing about the time of charges.
+                if self.link.batch_size.load(Ordering::Relaxed) > 0 {
+                    self.link.round_trips.record(took, now);
+                }
+                self.adapt(took);
                 self.link.in_flight.store(0, Ordering::Relaxed);
                 self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
             }

@@ -35,7 +35,8 @@ pub(in super::super) async fn store(admin: &Admin) -> Markup {
 fn nodes(nodes: &[NodeView]) -> Markup {
     let head = html! {
         (column("Node")) (column("State")) (column("Role")) (numbers("Connections")) (numbers("Breakers open"))
-        (numbers("Queued")) (numbers("Oldest")) (numbers("In flight")) (numbers("Batch")) (numbers("Memory"))
+        (numbers("p50")) (numbers("p99")) (numbers("Queued")) (numbers("Oldest")) (numbers("In flight"))
+        (numbers("Batch")) (numbers("Memory"))
         (column("Version")) (column("Error"))
     };
     let rows = html! {
@@ -45,7 +46,10 @@ fn nodes(nodes: &[NodeView]) -> Markup {
                 td { @if node.state == "up" { "up" } @else { strong .bad { (node.state.replace('_', " ")) } } }
                 td { @if let Some(server) = &node.server { (server.role) } }
                 td .n { (node.connected) "/" (node.connections) }
-                td .n { (node.breakers_open) } td .n { (node.queued) }
+                td .n { (node.breakers_open) }
+                td .n { @if let Some(latency) = &node.latency { (milliseconds(latency.p50_secs)) } }
+                td .n { @if let Some(latency) = &node.latency { (milliseconds(latency.p99_secs)) } }
+                td .n { (node.queued) }
                 td .n { (format!("{:.1} ms", node.oldest_queued_ms)) }
                 td .n { (node.in_flight) } td .n { (node.batch_size) }
                 td .n {
@@ -87,13 +91,15 @@ fn mebibytes(bytes: u64) -> String {
 pub(in super::super) fn fleet(admin: &Admin) -> Markup {
     let (fleet, now) = (admin.fleet(), admin.summary().now);
     let head = html! {
-        (column("Replica")) (column("Version")) (column("Rules hash")) (numbers("Rules")) (numbers("Errors"))
-        (numbers("Up")) (numbers("Announced"))
+        (column("Replica")) (numbers("Hits/s")) (numbers("Over/s")) (column("Version")) (column("Rules hash"))
+        (numbers("Rules")) (numbers("Errors")) (numbers("Up")) (numbers("Announced"))
     };
     let rows = html! {
         @for replica in &fleet.replicas {
             tr {
                 th scope="row" { code { (replica.id) } @if replica.is_self { " " small { "this one" } } }
+                td .n { @if let Some(rate) = replica.hits_per_sec { (format!("{rate:.1}")) } }
+                td .n { @if let Some(rate) = replica.over_limit_per_sec { (format!("{rate:.1}")) } }
                 td { (replica.version) } td { code { (replica.rules_hash) } } td .n { (replica.rules) }
                 td .n { @if replica.errors > 0 { strong .bad { (replica.errors) } } @else { "0" } }
                 td .n { (duration(now.saturating_sub(replica.started_at))) }
