@@ -281,6 +281,7 @@ pub(super) fn audit(answer: &Value) -> String {
         vec![
             point_in_time(item, "at"),
             text(item, "actor"),
+            text(item, "from"),
             text(item, "action"),
             text(item, "target"),
             result,
@@ -289,7 +290,7 @@ pub(super) fn audit(answer: &Value) -> String {
     };
     let rows = items(answer, "items").iter().map(row).collect();
     let list = table(
-        &["AT", "ACTOR", "ACTION", "TARGET", "RESULT", "REASON"],
+        &["AT", "ACTOR", "FROM", "ACTION", "TARGET", "RESULT", "REASON"],
         rows,
         "no admin action since the start",
     );

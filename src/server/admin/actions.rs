@@ -147,7 +147,8 @@ impl<B: WriteBody> Write<B> {
     pub(super) fn audit(&self, admin: &Admin, action: &'static str, target: &str, result: &str) {
         let Self { actor, dry_run, body, trace } = self;
         trace.recorded();
-        let entry = Entry { actor, action, target, reason: body.reason(), dry_run: *dry_run, result };
+        let (reason, origin) = (body.reason(), trace.origin());
+        let entry = Entry { actor, action, target, reason, dry_run: *dry_run, result, origin };
         admin.audit.record(entry, admin.clock.now());
     }
 }

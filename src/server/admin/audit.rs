@@ -1,7 +1,8 @@
 //! The audit log: every write on the admin listener, in the log and in memory.
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
@@ -13,9 +14,10 @@ use super::Admin;
 use super::access::{Actor, Role};
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
+use crate::server::local::Peer;
 use crate::server::schema::replies;
 use crate::telemetry::logs::AUDIT;
-use crate::telemetry::metrics::definitions::AUDIT_SUPPRESSED;
+use crate::telemetry::metrics::definitions::{ADMIN_ACTIONS, AUDIT_SUPPRESSED};
 use crate::telemetry::metrics::snapshot::Snapshot;
 
 /// Upper bound on entries in memory of writes that were carried out or failed.
@@ -30,6 +32,10 @@ const MAX_REJECTED_PER_SEC: u32 = 10;
 const API: &str = "/api/v1/";
 /// Path of the only POST that changes nothing.
 const EXPLAIN: &str = "/api/v1/explain";
+/// Header of a write that may be sent again.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Action of writes that were not carried out, and their result in metrics.
+const REJECTED: &str = "rejected";
 /// Upper bound on a text from a request, in bytes.
 const MAX_TEXT: usize = 200;
 
@@ -51,6 +57,8 @@ struct Entries {
     known: RejectedWrites,
     /// Rejected writes of all others.
     unknown: RejectedWrites,
+    /// Numbers of actions since the start, by action and result.
+    counts: BTreeMap<(&'static str, &'static str), u64>,
 }
 
 /// Rejected writes, newest last.
@@ -100,6 +108,10 @@ replies! {
         dry_run: bool,
         /// `done`, `not_found` or the error.
         result: String,
+        /// Address of the peer: of the proxy, if there is one in front; `null` for a Unix socket.
+        from: Option<String>,
+        /// `Idempotency-Key` of the write.
+        idempotency_key: Option<String>,
     }
 }
 
@@ -107,9 +119,27 @@ replies! {
 #[derive(Clone, Debug)]
 pub(super) struct ProblemText(pub(super) String);
 
-/// Progress of a write: its actor, once it is known, and whether a handler has recorded it.
+/// Progress of a write: its origin, its actor, once it is known, and whether a handler has recorded it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Trace(Arc<Mutex<Traced>>);
+pub(super) struct Trace {
+    origin: Arc<Origin>,
+    traced: Arc<Mutex<Traced>>,
+}
+
+/// Origin of a write.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    /// Address of the peer.
+    from: Option<IpAddr>,
+    idempotency_key: Option<String>,
+}
+
+impl Origin {
+    /// That of a peer at this address.
+    pub(super) const fn at(from: Option<IpAddr>) -> Self {
+        Self { from, idempotency_key: None }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Traced {
@@ -118,14 +148,27 @@ struct Traced {
 }
 
 impl Trace {
+    fn of(request: &Request) -> Self {
+        let key =
+            request.headers().get(IDEMPOTENCY_KEY).map(|key| one_line_of_bytes(key.as_bytes(), MAX_TEXT));
+        let from = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+        let origin = Origin { idempotency_key: key, ..Origin::at(from) };
+        Self { origin: Arc::new(origin), traced: Arc::default() }
+    }
+
+    /// Origin of the write.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
     /// Sets the actor.
     pub(super) fn authenticated(&self, actor: &Actor) {
-        self.0.lock().actor = Some(actor.clone());
+        self.traced.lock().actor = Some(actor.clone());
     }
 
     /// Notes that a handler has recorded the write.
     pub(super) fn recorded(&self) {
-        self.0.lock().is_recorded = true;
+        self.traced.lock().is_recorded = true;
     }
 }
 
@@ -137,17 +180,17 @@ pub(super) async fn rejected(State(admin): State<Arc<Admin>>, mut request: Reque
         return next.run(request).await;
     }
     let target = format!("{} {path}", request.method());
-    let trace = Trace::default();
+    let trace = Trace::of(&request);
     request.extensions_mut().insert(trace.clone());
     let answer = next.run(request).await;
-    let Traced { actor, is_recorded } = &*trace.0.lock();
+    let Traced { actor, is_recorded } = &*trace.traced.lock();
     if !is_recorded && !answer.status().is_success() {
         let message = answer.extensions().get::<ProblemText>().map_or("", |ProblemText(message)| message);
         let result = format!("{}: {message}", answer.status().as_u16());
         // If no authentication is configured, the actor is any client on this machine.
         let is_known = admin.access.is_configured();
         let actor = actor.as_ref().map(|actor| (actor, is_known));
-        admin.audit.reject(actor, &target, &result, admin.clock.now());
+        admin.audit.reject(actor, (&target, trace.origin()), &result, admin.clock.now());
     }
     answer
 }
@@ -163,6 +206,19 @@ pub(super) struct Entry<'e> {
     pub(super) dry_run: bool,
     /// `done`, `not_found` or the error.
     pub(super) result: &'e str,
+    pub(super) origin: &'e Origin,
+}
+
+impl Entry<'_> {
+    /// Result in metrics: one of a few.
+    fn outcome(&self) -> &'static str {
+        match self.result {
+            _ if self.dry_run => "dry_run",
+            "done" => "done",
+            "not_found" => "not_found",
+            _ => "failed",
+        }
+    }
 }
 
 impl Audit {
@@ -173,7 +229,7 @@ impl Audit {
 
     /// An entry without its number.
     fn entry(&self, write: Entry<'_>, now: Timestamp) -> AuditEntry {
-        let Entry { actor, action, target, reason, dry_run, result } = write;
+        let Entry { actor, action, target, reason, dry_run, result, origin } = write;
         AuditEntry {
             at: now.as_secs(),
             at_ms: now.as_micros() / 1_000,
@@ -186,30 +242,41 @@ impl Audit {
             reason: text(reason),
             dry_run,
             result: text(result),
+            from: origin.from.map(|from| from.to_string()),
+            idempotency_key: origin.idempotency_key.clone(),
         }
     }
 
     /// Records `entry`, and logs it under the target `audit`.
     pub(super) fn record(&self, entry: Entry<'_>, now: Timestamp) {
+        let kind = (entry.action, entry.outcome());
         let entry = self.entry(entry, now);
         entry.log();
         let mut entries = self.entries.lock();
+        *entries.counts.entry(kind).or_default() += 1;
         let entry = entries.numbered(entry);
         push(&mut entries.handled, entry, MAX_ENTRIES);
     }
 
     /// Records and logs a rejected write, unless there were too many in this second. `actor` is the actor, and true
     /// if it is authenticated.
-    fn reject(&self, actor: Option<(&Actor, bool)>, target: &str, result: &str, now: Timestamp) {
+    fn reject(
+        &self,
+        actor: Option<(&Actor, bool)>,
+        (target, origin): (&str, &Origin),
+        result: &str,
+        now: Timestamp,
+    ) {
         let is_known = actor.is_some_and(|(_, is_known)| is_known);
         let stranger = Actor { name: "unknown".to_owned(), role: Role::View, csrf: None };
         let write = Entry {
             actor: actor.map_or(&stranger, |(actor, _)| actor),
-            action: "rejected",
+            action: REJECTED,
             target,
             reason: "",
             dry_run: false,
             result,
+            origin,
         };
         let role = actor.map_or("none", |(actor, _)| actor.role.name());
         let entry = AuditEntry { role, ..self.entry(write, now) };
@@ -235,6 +302,9 @@ impl Audit {
         let Suppressed { known, unknown } = self.suppressed();
         snapshot.add(&AUDIT_SUPPRESSED, ["known"], known);
         snapshot.add(&AUDIT_SUPPRESSED, ["unknown"], unknown);
+        for ((action, result), count) in &self.entries.lock().counts {
+            snapshot.add(&ADMIN_ACTIONS, [*action, *result], *count);
+        }
     }
 
     /// The newest `limit` entries, newest first.
@@ -259,6 +329,7 @@ impl Entries {
     fn reject(&mut self, entry: &AuditEntry, is_known: bool) -> Recorded {
         let rejected = if is_known { &mut self.known } else { &mut self.unknown };
         let outcome = rejected.count(entry.at);
+        *self.counts.entry((REJECTED, REJECTED)).or_default() += 1;
         if matches!(outcome, Recorded::Yes) {
             let entry = self.numbered(entry.clone());
             let rejected = if is_known { &mut self.known } else { &mut self.unknown };
@@ -295,8 +366,20 @@ impl RejectedWrites {
 
 impl AuditEntry {
     fn log(&self) {
-        let Self { actor, role, action, target, reason, dry_run, result, .. } = self;
-        tracing::info!(target: AUDIT, actor, role, action, on = target, reason, dry_run, result, "admin action");
+        let Self { actor, role, action, target, reason, dry_run, result, from, idempotency_key, .. } = self;
+        tracing::info!(
+            target: AUDIT,
+            actor,
+            role,
+            from,
+            action,
+            on = target,
+            reason,
+            dry_run,
+            result,
+            idempotency_key,
+            "admin action"
+        );
     }
 }
 
@@ -313,99 +396,4 @@ fn push(entries: &mut VecDeque<AuditEntry>, entry: AuditEntry, max: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn actor(name: &str) -> Actor {
-        Actor { name: name.to_owned(), role: Role::Operate, csrf: None }
-    }
-
-    #[test]
-    fn rejected_writes_are_bounded_and_displace_no_others() {
-        let audit = Audit::new("a");
-        let at = Timestamp::from_secs;
-        let ann = actor("token ann");
-        let entry = Entry {
-            actor: &ann,
-            action: "keys:reset",
-            target: "shop user=42",
-            reason: "a test",
-            dry_run: false,
-            result: "done",
-        };
-        audit.record(entry, at(1_000));
-        for secs in 1_000..1_100 {
-            for _ in 0..100 {
-                audit.reject(None, "PUT /api/v1/overrides", "401: no token", at(secs));
-            }
-        }
-        audit.record(entry, at(1_050));
-        let newest = audit.newest(usize::MAX);
-        assert_eq!(newest.len(), 2 + MAX_REJECTED);
-        assert!(newest.is_sorted_by_key(|entry| Reverse(entry.seq)));
-        let handled = newest.iter().filter(|entry| entry.actor == "token ann").count();
-        let latest = &newest[0];
-        assert_eq!((handled, &*latest.actor, latest.role, latest.at), (2, "token ann", "operate", 1_050));
-        assert_eq!(audit.newest(1).len(), 1);
-    }
-
-    #[test]
-    fn strangers_cannot_crowd_out_rejected_writes_of_known_actors() {
-        let audit = Audit::new("a");
-        let (bob, loopback) = (actor("token bob"), actor("loopback"));
-        for secs in 1_000..1_100 {
-            let at = Timestamp::from_secs(secs);
-            for _ in 0..100 {
-                audit.reject(None, "PUT /api/v1/overrides", "401: no token", at);
-                audit.reject(Some((&loopback, false)), "PUT /api/v1/overrides", "403: no role", at);
-            }
-            if secs % 10 == 0 {
-                (0..13)
-                    .for_each(|_| audit.reject(Some((&bob, true)), "PUT /api/v1/overrides", "403: no", at));
-            }
-        }
-        let newest = audit.newest(usize::MAX);
-        let of_bob = newest.iter().filter(|entry| entry.actor == "token bob").count();
-        assert_eq!((of_bob, newest.len()), (10 * 10, 10 * 10 + MAX_REJECTED));
-        let Suppressed { known, unknown } = audit.suppressed();
-        // Ten of 13 in each of 10 seconds, and ten of 200 in each of 100, were recorded.
-        assert_eq!((known, unknown), (10 * 3, 100 * 190));
-        let mut snapshot = Snapshot::default();
-        audit.add_to(&mut snapshot);
-        let counts = snapshot.integers(&AUDIT_SUPPRESSED);
-        assert_eq!(counts, [(&["known".to_owned()][..], 30), (&["unknown".to_owned()], 19_000)]);
-    }
-
-    #[test]
-    fn actions_of_one_moment_are_listed_in_their_order_on_every_replica() {
-        let (ann, replicas) = (actor("token ann"), ["a", "b"].map(Audit::new));
-        let write = |target| Entry {
-            actor: &ann,
-            action: "keys:reset",
-            target,
-            reason: "a test",
-            dry_run: false,
-            result: "done",
-        };
-        for audit in &replicas {
-            let at = Timestamp::from_micros(1_000_000_500);
-            audit.reject(None, "1", "401: no token", at);
-            audit.record(write("2"), at);
-            audit.reject(Some((&ann, true)), "3", "403: no", at);
-            audit.record(write("4"), at);
-            audit.reject(None, "5", "401: no token", at);
-            // The clock is set back.
-            audit.record(write("6"), Timestamp::from_secs(900));
-        }
-        let listed = replicas.each_ref().map(|audit| audit.newest(usize::MAX));
-        for (list, replica) in listed.iter().zip(["a", "b"]) {
-            let targets: Vec<_> = list.iter().map(|entry| &*entry.target).collect();
-            assert_eq!(targets, ["6", "5", "4", "3", "2", "1"]);
-            let seqs: Vec<_> = list.iter().map(|entry| entry.seq).collect();
-            assert_eq!(seqs, [6, 5, 4, 3, 2, 1]);
-            assert!(list.iter().all(|entry| entry.replica == replica));
-            assert_eq!((list[0].at_ms, list[1].at_ms, list[1].at), (900_000, 1_000_000, 1_000));
-        }
-        assert_eq!(replicas[0].newest(2).iter().map(|entry| entry.seq).collect::<Vec<_>>(), [6, 5]);
-    }
-}
+mod tests;

@@ -2,20 +2,26 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
 use super::Admin;
-use super::audit::Entry;
+use super::audit::{Entry, Origin};
 use crate::server::links::query_value;
+use crate::server::local::Peer;
 
 /// Path of the page with the login form.
 pub(in crate::server) const LOGIN_PAGE: &str = "/login";
 
 /// Starts a session for the form field `token`, and redirects to the path in `next`.
-pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Response {
+pub(super) async fn log_in(
+    State(admin): State<Arc<Admin>>,
+    peer: Option<Extension<Peer>>,
+    body: Bytes,
+) -> Response {
     let field = |name: &str| form_field(&body, name).unwrap_or_default();
     let next = local_path(&field("next"));
     let now = admin.clock.now();
@@ -30,6 +36,7 @@ pub(super) async fn log_in(State(admin): State<Arc<Admin>>, body: Bytes) -> Resp
         reason: "",
         dry_run: false,
         result: "done",
+        origin: &Origin::at(peer.and_then(|Extension(peer)| peer.address)),
     };
     admin.audit.record(entry, now);
     see_other(&next, Some(&cookie))

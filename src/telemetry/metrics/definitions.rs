@@ -123,6 +123,9 @@ metrics! {
     /// Rejected writes on the admin listener that are missing from the audit log, because there were too many in one
     /// second: of authenticated actors (known) and of others (unknown).
     Counter AUDIT_SUPPRESSED "tollgate_audit_suppressed_writes" ["actor"] Derived;
+    /// Admin actions of this replica by their result: done, dry_run, not_found, failed, or rejected for writes that were not
+    /// carried out.
+    Counter ADMIN_ACTIONS "tollgate_admin_actions" ["action", "result"] Derived;
     /// Open connections, by the core that serves them.
     Gauge CONNECTIONS "tollgate_connections" ["core"] Derived;
     /// Idle connections that were closed to make room for new ones, by listener.

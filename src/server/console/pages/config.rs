@@ -71,14 +71,14 @@ pub(in super::super) fn audit(admin: &Admin) -> Markup {
 
 pub(super) fn audit_table(label: &str, entries: &[AuditEntry]) -> Markup {
     let head = html! {
-        (column("Time (UTC)")) (column("Actor")) (column("Action")) (column("Target")) (column("Reason"))
-        (column("Result"))
+        (column("Time (UTC)")) (column("Actor")) (column("From")) (column("Action")) (column("Target"))
+        (column("Reason")) (column("Result"))
     };
     let rows = html! {
         @for entry in entries {
             tr {
                 td { (chart::clock(entry.at)) }
-                td { (entry.actor) } td { (entry.action) }
+                td { (entry.actor) } td { (entry.from.as_deref().unwrap_or("")) } td { (entry.action) }
                 th scope="row" { code { (entry.target) } } td { (entry.reason) }
                 td { (entry.result) @if entry.dry_run { " (dry run)" } }
             }
