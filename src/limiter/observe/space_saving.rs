@@ -217,6 +217,43 @@ mod tests {
         assert!(merged.iter().all(|counted| counted.error == 0));
     }
 
+    /// As on the cores of a service: a few keys have most of the traffic, and there are far more keys than entries.
+    #[test]
+    fn zipf_traffic_of_several_cores_is_counted_within_the_bound() {
+        const KEYS: f64 = 100_000.0;
+        const CAPACITY: usize = 512;
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut truth: HashMap<Bytes, u64> = HashMap::new();
+        let mut sketches = Vec::new();
+        let mut bound = 0;
+        for hits in [100_000, 50_000, 150_000_u64] {
+            let mut sketch = SpaceSaving::new(CAPACITY);
+            for _ in 0..hits {
+                // The inverse of a distribution whose density falls with the rank.
+                let rank = KEYS.powf(random.f64()).floor();
+                let key = Bytes::from(format!("{rank}"));
+                sketch.add(&key, 1, ());
+                *truth.entry(key).or_default() += 1;
+            }
+            bound += hits / CAPACITY as u64;
+            sketches.push(sketch.copy());
+        }
+        assert!(truth.len() > 20 * CAPACITY, "{}", truth.len());
+        let merged = merge(&sketches, |(), ()| {});
+        for Counted { key, weight, error, .. } in &merged {
+            let truth = truth.get(key).copied().unwrap_or(0);
+            assert!(
+                truth <= *weight && weight - error <= truth && *error <= bound,
+                "{truth} {weight} {error}"
+            );
+        }
+        for (key, weight) in truth.iter().filter(|(_, weight)| **weight > bound) {
+            assert!(merged.iter().any(|counted| counted.key == *key), "{key:?}: {weight}");
+        }
+        let first: Vec<_> = merged.iter().take(3).map(|counted| &counted.key[..]).collect();
+        assert_eq!(first, [b"1", b"2", b"3"]);
+    }
+
     proptest! {
         /// The bounds of the paper hold for one sketch and for the union of several.
         #[test]
