@@ -63,14 +63,22 @@ pub(crate) async fn page(service: &Service, path: &str) -> String {
     answer.text().await.expect("text")
 }
 
-const READS: [&str; 22] = [
+const READS: [&str; 30] = [
     "/",
     "/rules",
+    "/rule?rule=shop.user",
     "/keys",
+    "/key?domain=shop&descriptor=user%3Dann",
     "/denials",
+    "/explain",
     "/lockouts",
+    "/overrides",
+    "/candidate",
+    "/store",
     "/config",
+    "/fleet",
     "/audit",
+    "/api/v1/events",
     "/api/v1/summary",
     "/api/v1/rules",
     "/api/v1/config",
@@ -101,8 +109,28 @@ async fn every_endpoint_needs_the_role_that_it_names() {
         (Method::POST, "/api/v1/explain", "view"),
     ];
     let reads = READS.iter().map(|path| (Method::GET, *path, "view"));
+    let endpoints: Vec<_> = reads.chain(writes).collect();
+    // The table lacks no endpoint of the API, and no page of the navigation.
+    let document = get(&service, "/api/v1/openapi.json").await;
+    for (path, method, _) in operations(&document) {
+        let begin = path.split('{').next().expect("a path");
+        let is_it = |listed: &str| match path.contains('{') {
+            true => listed.strip_prefix(begin).is_some_and(|id| !id.is_empty()),
+            false => listed.split('?').next() == Some(path),
+        };
+        let is_listed =
+            endpoints.iter().any(|(of, listed, _)| method.to_uppercase() == of.as_str() && is_it(listed));
+        assert!(is_listed, "{method} {path} is not in the table");
+    }
+    let first = page(&service, "/").await;
+    let links: Vec<_> = first.split("<a href=\"").skip(1).filter_map(|link| link.split('"').next()).collect();
+    assert!(links.len() >= 12, "{links:?}");
+    for link in links.iter().filter(|link| link.starts_with('/')) {
+        let link = link.split('?').next();
+        assert!(READS.iter().any(|read| read.split('?').next() == link), "{link:?} is not in the table");
+    }
     let rank = |role: &str| TOKENS.iter().position(|(name, _)| *name == role).expect("a role");
-    for (method, path, needed) in reads.chain(writes) {
+    for (method, path, needed) in endpoints {
         for token in [None, Some("no-such-token-at-all")] {
             let answer = request(&service, method.clone(), path, token).send().await.expect("an answer");
             assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path} {token:?}");
@@ -192,6 +220,126 @@ async fn clients_over_a_limit_are_shown_with_their_rule_and_its_place() {
 }
 
 #[tokio::test]
+async fn the_rates_of_one_rule_are_a_series_of_its_own() {
+    let (service, _file) = start_with_tokens().await;
+    let series = async |rule: &str| get(&service, &format!("/api/v1/series?rule={rule}")).await;
+    let is_denied = |series: &Value| {
+        let points = series["items"].as_array().expect("a list").iter();
+        points.clone().any(|point| point["over_limit_per_sec"].as_f64() > Some(0.0))
+    };
+    eventually("its denials are shown", async || {
+        ask(&service, "user", "greedy").await;
+        is_denied(&series("shop.user").await)
+    })
+    .await;
+    let by_position = series("shop.yaml:4").await;
+    assert_eq!(by_position["rule"], "shop.user");
+    assert!(is_denied(&by_position), "{by_position}");
+    let other = series("shop.account").await;
+    assert!(
+        other["items"].as_array().is_some_and(|points| !points.is_empty()) && !is_denied(&other),
+        "{other}"
+    );
+    let unknown = request(&service, Method::GET, "/api/v1/series?rule=shop.nobody", Some(TOKENS[0].1)).send();
+    assert_eq!(unknown.await.expect("an answer").status(), StatusCode::NOT_FOUND);
+    assert!(page(&service, "/rule?rule=shop.user").await.contains("<polyline class=\"over\""));
+}
+
+#[tokio::test]
+async fn denials_are_found_by_their_rule_its_position_and_the_name_of_its_limit() {
+    let rules = "
+domain: shop
+descriptors:
+  - {key: agent, rate_limit: {unit: day, requests_per_unit: 1, name: per-agent}}
+  - {key: tokens, rate_limit: {unit: day, requests_per_unit: 1000, name: tokens}, reserve: {amount: 600, ttl: 10m}}
+  - {key: other, rate_limit: 0/day}
+";
+    let service = Service::start(&[("shop.yaml", rules)], &[]).await;
+    let agent = "Mozilla/5.0 (KHTML, like=Gecko; \"x\")";
+    ask(&service, "other", "x").await;
+    for _ in 0..2 {
+        ask(&service, "agent", agent).await;
+        let body = json!({"domain": "shop", "entries": {"tokens": "ann"}});
+        let reserve = Client::new().post(service.url("/v1/reserve")).json(&body).send();
+        reserve.await.expect("an answer");
+    }
+    let denials = async |query: &str| {
+        let found = get_without_token(&service, &format!("/api/v1/denials{query}")).await;
+        found["items"].as_array().expect("a list").clone()
+    };
+    assert_eq!(denials("").await.len(), 3);
+    for (rule, line, name) in [("shop.agent", 4, "per-agent"), ("shop.tokens", 5, "tokens")] {
+        for wanted in [rule, name, &format!("shop.yaml:{line}")] {
+            let found = denials(&format!("?rule={wanted}")).await;
+            assert_eq!(found.len(), 1, "{wanted}: {found:?}");
+            let found = &found[0];
+            assert_eq!((&found["rule"], &found["name"]), (&json!(rule), &json!(name)));
+            assert!(
+                found["source"].as_str().is_some_and(|at| at.ends_with(&format!("/shop.yaml:{line}"))),
+                "{found}"
+            );
+        }
+        // The page of a rule shows its denials, and `top` takes its position.
+        let answer = request(&service, Method::GET, &format!("/rule?rule={rule}"), None).send().await;
+        let shown = answer.expect("an answer").text().await.expect("text");
+        assert!(!shown.contains("No denials."), "{rule}: {shown}");
+        let top = get_without_token(&service, &format!("/api/v1/top?by=hits&rule=shop.yaml:{line}")).await;
+        assert_eq!(top["items"].as_array().map(Vec::len), Some(1), "{rule}: {top}");
+    }
+    let held = &denials("?rule=shop.tokens").await[0];
+    assert_eq!((&held["reason"], &held["used"]), (&json!("held"), &json!(600)));
+    // What a client sent reads back exactly: as the body of an explanation, and by the link of the console.
+    let found = &denials("?rule=per-agent").await[0];
+    assert_eq!(found["request"], json!([{"entries": [{"key": "agent", "value": agent}]}]));
+    let body = json!({"domain": "shop", "descriptors": found["request"]});
+    let explained = request(&service, Method::POST, "/api/v1/explain", None).json(&body).send().await;
+    let explained: Value = explained.expect("an answer").json().await.expect("JSON");
+    assert_eq!(
+        (&explained["next"], &explained["descriptors"][0]["limits"][0]["used"]),
+        (&json!("denied"), &json!(2))
+    );
+    let shown =
+        request(&service, Method::GET, "/denials?rule=per-agent", None).send().await.expect("an answer");
+    let shown = shown.text().await.expect("text");
+    let link =
+        shown.split("<a href=\"/explain?").nth(1).and_then(|link| link.split('"').next()).expect("a link");
+    let link = format!("/explain?{}", link.replace("&amp;", "&"));
+    let explained = request(&service, Method::GET, &link, None).send().await.expect("an answer");
+    let explained = explained.text().await.expect("text");
+    assert!(explained.contains("<strong class=\"bad\">denied</strong>"), "{explained}");
+}
+
+#[tokio::test]
+async fn a_lockout_is_found_among_many_by_its_client() {
+    let service = Service::start(&[("shop.yaml", RULES)], &[]).await;
+    for number in 0..103 {
+        for _ in 0..3 {
+            ask(&service, "account", &format!("client-{number:03}")).await;
+        }
+    }
+    let listed = async |query: &str| {
+        get_without_token(&service, &format!("/api/v1/lockouts{query}")).await["lockouts"]
+            .as_array()
+            .map(Vec::len)
+    };
+    eventually("all are listed", async || listed("").await == Some(103)).await;
+    assert_eq!(listed("?q=account%3Dclient-07").await, Some(10));
+    assert_eq!(listed("?q=nobody").await, Some(0));
+    let shown = async |path: &str| {
+        let answer = request(&service, Method::GET, path, None).send().await.expect("an answer");
+        answer.text().await.expect("text")
+    };
+    let first = shown("/lockouts").await;
+    assert!(first.contains("The 100 that end first; 3 others are not shown."), "{first}");
+    let found = shown("/lockouts?q=client-042").await;
+    assert_eq!(found.matches("account=client-").count(), 1, "{found}");
+    let key = shown("/key?domain=shop&descriptor=account%3Dclient-042").await;
+    assert!(key.contains("href=\"/lockouts?q=account%3Dclient%2D042\""), "{key}");
+    let nobody = shown("/lockouts?q=nobody").await;
+    assert!(nobody.contains("No such client is locked out."), "{nobody}");
+}
+
+#[tokio::test]
 async fn a_lockout_is_lifted_with_a_reason_and_audited() {
     let (service, _file) = start_with_tokens().await;
     for _ in 0..3 {
@@ -229,7 +377,11 @@ async fn a_lockout_is_lifted_with_a_reason_and_audited() {
     assert_eq!(results, ["not_found", "done", "done"]);
     let dry_run = handled[2];
     assert_eq!((&dry_run["dry_run"], &dry_run["actor"]), (&json!(true), &json!("operate token, line 2")));
-    assert_eq!(dry_run["reason"], "customer called");
+    assert_eq!((&dry_run["reason"], &dry_run["from"]), (&json!("customer called"), &json!("127.0.0.1")));
+    for (result, count) in [("done", 1.0), ("dry_run", 1.0), ("not_found", 1.0)] {
+        let series = format!("tollgate_admin_actions{{action=\"lockouts:lift\",result=\"{result}\"}}");
+        assert_eq!(metric(&service, &series).await, Some(count), "{series}");
+    }
     assert!(page(&service, "/audit").await.contains("customer called"));
 }
 

@@ -101,6 +101,39 @@ async fn admin_finds_its_token_in_the_environment_and_takes_flags_after_the_acti
     }
 }
 
+#[tokio::test]
+async fn admin_names_clients_with_commas_and_finds_lockouts() {
+    let (service, file) = start_with_tokens().await;
+    let path = file.path().display().to_string();
+    let admin = async |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+        let address = format!("127.0.0.1:{}", service.admin);
+        command.env_clear().arg("admin").args(arguments).args(["--address", &address, "--token-file", &path]);
+        let printed =
+            tokio::task::spawn_blocking(move || command.output().expect("it runs")).await.expect("it ends");
+        assert!(printed.status.success(), "{arguments:?}: {}", text(&printed.stderr));
+        text(&printed.stdout)
+    };
+    let client = "Mozilla/5.0 (KHTML, like=Gecko)";
+    for _ in 0..3 {
+        ask(&service, "user", client).await;
+        ask(&service, "account", "acme").await;
+        ask(&service, "account", "other").await;
+    }
+    let descriptor = format!(r#"[{{"key": "user", "value": "{client}"}}]"#);
+    let key = ["-d", "shop", &*descriptor];
+    let levels = admin(&[&["key"], &key[..]].concat()).await;
+    assert!(levels.contains(client), "{levels}");
+    let explained = admin(&[&["explain"], &key[..]].concat()).await;
+    assert!(explained.contains("one more hit: denied"), "{explained}");
+    let block = ["--block", "--ttl", "1h", "-r", "a test"];
+    admin(&[&["overrides", "set"], &key[..], &block].concat()).await;
+    let listed = admin(&["overrides", "list"]).await;
+    assert!(listed.contains(client), "{listed}");
+    let found = admin(&["lockouts", "--match", "account=ac"]).await;
+    assert!(found.contains("account=acme") && !found.contains("account=other"), "{found}");
+}
+
 /// Requests of `tollgate top` to a service that answers with nothing, and `/summary` only with a permit.
 #[derive(Clone)]
 struct Asked {

@@ -151,20 +151,20 @@ impl AdminClient {
         self.call(Method::GET, path, None, None).await
     }
 
-    /// Every lockout: all pages, as soon as the service has searched its stores, or what it has found by then if that
+    /// Every lockout at `path`: all pages, as soon as the service has searched its stores, or what it has found by then if that
     /// takes longer than [`SEARCH_TIMEOUT`].
     ///
     /// # Errors
     /// As [`Self::call`].
-    pub(super) async fn lockouts(&self) -> anyhow::Result<Value> {
+    pub(super) async fn lockouts(&self, path: &str) -> anyhow::Result<Value> {
         let begun = Instant::now();
-        let mut all = self.get("/lockouts?limit=10000").await?;
+        let mut all = self.get(path).await?;
         while all["searching"] == true && begun.elapsed() < SEARCH_TIMEOUT {
             tokio::time::sleep(SEARCH_PAUSE).await;
-            all = self.get("/lockouts?limit=10000").await?;
+            all = self.get(path).await?;
         }
         while let Some(cursor) = all["next_cursor"].as_str() {
-            let mut page = self.get(&format!("/lockouts?limit=10000&cursor={}", encoded(cursor))).await?;
+            let mut page = self.get(&format!("{path}&cursor={}", encoded(cursor))).await?;
             all["next_cursor"] = page["next_cursor"].take();
             let lockouts = page["lockouts"].as_array_mut().map(std::mem::take).unwrap_or_default();
             all["lockouts"].as_array_mut().into_iter().for_each(|of_all| of_all.extend(lockouts.clone()));

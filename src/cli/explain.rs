@@ -23,7 +23,7 @@ pub(super) struct ExplainArgs {
     /// Domain of the rules.
     #[arg(short, long)]
     domain: String,
-    /// Descriptors, each one `key=value[,key=value…]`.
+    /// Descriptors, each one `key=value[,key=value…]`, or as JSON `[{"key": "path", "value": "/a,b"}]`.
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
     descriptors: Vec<Typed>,
     /// Rule file, or a directory of them.

@@ -5,12 +5,12 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use bytes::Bytes;
 use chrono::{DateTime, Datelike as _, Timelike as _};
 use clap::Args;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tonic::client::Grpc;
@@ -36,6 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const DATED_SECS_MIN: u64 = 86_400;
 /// Port of `https://host`.
 const DEFAULT_TLS_PORT: u16 = 443;
+/// Hint for descriptors that `key=value` cannot express.
+const JSON_FORM: &str = "a value with a comma is written as JSON: [{\"key\": \"path\", \"value\": \"/a,b\"}]";
 /// Column of the rules' names, which only tollgate reports.
 const RULE_COLUMN: usize = 2;
 
@@ -45,7 +47,7 @@ pub(super) struct QueryArgs {
     /// Domain of the rules.
     #[arg(short, long)]
     domain: String,
-    /// Descriptors, each one `key=value[,key=value…]`.
+    /// Descriptors, each one `key=value[,key=value…]`, or as JSON `[{"key": "path", "value": "/a,b"}]`.
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
     descriptors: Vec<Descriptor>,
     /// Hits to count; 0 checks without counting.
@@ -188,14 +190,31 @@ fn root_cause<'a>(mut error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'sta
     error
 }
 
+/// An entry as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonEntry {
+    key: String,
+    value: String,
+}
+
+/// Reads `user=42,path=/login`, or a JSON list of entries, for values with a comma.
 pub(super) fn parse_descriptor(text: &str) -> Result<Descriptor, String> {
-    let entry = |pair: &str| {
-        let (key, value) =
-            pair.split_once('=').ok_or_else(|| format!("expected key=value, found {pair:?}"))?;
-        let bytes = |text: &str| Bytes::from(text.to_owned());
-        Ok::<_, String>(Entry { key: bytes(key), value: bytes(value) })
+    let entry = |key: &str, value: &str| Entry { key: key.to_owned().into(), value: value.to_owned().into() };
+    if text.trim_start().starts_with('[') {
+        let entries: Vec<JsonEntry> =
+            serde_json::from_str(text).map_err(|error| format!("{error}; {JSON_FORM}"))?;
+        if entries.is_empty() {
+            return Err(format!("no entries; {JSON_FORM}"));
+        }
+        let entries = entries.iter().map(|JsonEntry { key, value }| entry(key, value)).collect();
+        return Ok(Descriptor { text: text.to_owned(), entries });
+    }
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((key, value)) => Ok(entry(key, value)),
+        None => Err(format!("expected key=value, found {pair:?}; {JSON_FORM}")),
     };
-    Ok(Descriptor { text: text.to_owned(), entries: text.split(',').map(entry).collect::<Result<_, _>>()? })
+    Ok(Descriptor { text: text.to_owned(), entries: text.split(',').map(pair).collect::<Result<_, _>>()? })
 }
 
 /// Report with the overall answer, a line for each descriptor, and notes on descriptors without a limit.
@@ -312,6 +331,16 @@ mod tests {
             descriptor.entries.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();
         assert_eq!(pairs, [(&b"a"[..], &b"1"[..]), (b"b", b"x=y"), (b"c", b"")]);
         assert!(parse_descriptor("a=1,b").unwrap_err().contains("\"b\""));
+        let json = r#"[{"key": "agent", "value": "a (b, like c=d)"}, {"key": "x=y", "value": ""}]"#;
+        let descriptor = parse_descriptor(json).expect("a descriptor");
+        let pairs: Vec<_> =
+            descriptor.entries.iter().map(|entry| (&entry.key[..], &entry.value[..])).collect();
+        assert_eq!(pairs, [(&b"agent"[..], &b"a (b, like c=d)"[..]), (b"x=y", b"")]);
+        for wrong in
+            ["[]", "[", r#"[{"key": "a"}]"#, r#"[{"key": "a", "value": "b", "hits": 1}]"#, "agent=a, b"]
+        {
+            assert!(parse_descriptor(wrong).unwrap_err().contains(JSON_FORM), "{wrong}");
+        }
     }
 
     #[test]

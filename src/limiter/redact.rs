@@ -35,6 +35,23 @@ pub(super) fn descriptors(request: &Request<'_>, domains: &[&Domain]) -> String 
     line
 }
 
+/// Keys and values of the descriptors as they are; `None` where [`descriptors`] would change or cut one of them.
+pub(super) fn entries(request: &Request<'_>, domains: &[&Domain]) -> Option<Vec<Vec<(String, String)>>> {
+    let mut left = LINE_BYTES_MAX;
+    let mut text = |bytes: &[u8]| {
+        left = left.checked_sub(bytes.len())?;
+        let text = str::from_utf8(bytes).ok().filter(|text| text.len() <= TEXT_BYTES_MAX)?;
+        Some(text.to_owned())
+    };
+    let mut entry = |key: &[u8], value: &[u8]| {
+        let is_hashed = domains.iter().any(|domain| domain.hashed(key).is_some());
+        if is_hashed { None } else { Some((text(key)?, text(value)?)) }
+    };
+    let descriptor =
+        |of: &Descriptor<'_>| of.entries.iter().map(|of| entry(of.key, of.value)).collect::<Option<Vec<_>>>();
+    request.descriptors.iter().map(descriptor).collect()
+}
+
 /// `text` on one line, cut at the bound for a key or value.
 pub(super) fn lossy(text: &[u8]) -> String {
     let mut line = String::new();

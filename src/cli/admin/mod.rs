@@ -13,7 +13,7 @@ use super::{Exit, print};
 use crate::lab::Explanation;
 
 /// Path of the lockouts, a list of several pages.
-const LOCKOUTS: &str = "/lockouts";
+const LOCKOUTS: &str = "/lockouts?limit=10000";
 
 /// Arguments of `admin`.
 #[derive(Args, Debug)]
@@ -42,7 +42,11 @@ enum Command {
     /// Show every limit that applies to a descriptor, and how much of it is used.
     Key(KeyArgs),
     /// List clients that are locked out.
-    Lockouts,
+    Lockouts {
+        /// Text within the entries of the client, such as `user=alice`.
+        #[arg(long = "match", value_name = "TEXT")]
+        text: Option<String>,
+    },
     /// Lift a lockout.
     Unlock {
         /// Id of the lockout, as `tollgate admin lockouts` shows it.
@@ -70,7 +74,7 @@ enum Command {
         /// Domain of the rules.
         #[arg(short, long)]
         domain: String,
-        /// Descriptors, each one `key=value[,key=value…]`.
+        /// Descriptors, each one `key=value[,key=value…]`, or as JSON `[{"key": "path", "value": "/a,b"}]`.
         #[arg(required = true, value_name = "KEY=VALUE", value_parser = parse_descriptor)]
         descriptors: Vec<Descriptor>,
         /// Hits of each descriptor. Unset: one hit; for a budget, a reservation of its amount.
@@ -166,7 +170,7 @@ struct KeyArgs {
     /// Domain of the rules.
     #[arg(short, long)]
     domain: String,
-    /// Descriptor: `key=value[,key=value…]`.
+    /// Descriptor: `key=value[,key=value…]`, or as JSON `[{"key": "path", "value": "/a,b"}]`.
     #[arg(value_name = "KEY=VALUE", value_parser = parse_descriptor)]
     descriptor: Descriptor,
 }
@@ -209,7 +213,7 @@ impl Call {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             match &*self.path {
-                LOCKOUTS => client.lockouts().await,
+                path if path.starts_with(LOCKOUTS) => client.lockouts(path).await,
                 path => client.call(method, path, self.body.as_ref(), key).await,
             }
         })
@@ -248,7 +252,9 @@ fn call(command: &Command) -> Call {
             let path = format!("/keys?domain={}&descriptor={descriptor}", encoded(domain));
             Call::get(path, text::key)
         }
-        Command::Lockouts => Call::get(LOCKOUTS, text::lockouts),
+        Command::Lockouts { text } => {
+            Call::get(LOCKOUTS.to_owned() + &parameter("q", text.as_deref()), text::lockouts)
+        }
         Command::Unlock { id, write } => {
             let path = format!("/lockouts/{}", encoded(id));
             Call::change(Method::DELETE, &path, json!({}), write, text::unlock)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Observation, redact};
 use crate::engine::algorithm::group::{ChargeOutcome, is_over};
+use crate::engine::reserve::HoldEvent;
 use crate::engine::{Decision, Limit, OverrideKind, Status, Timestamp};
 
 /// A request that was denied, or would have been if its rule were enforced.
@@ -16,8 +17,12 @@ pub struct Denial {
     /// Descriptors of the request as `key=value,key=value; …`, on one line and cut at about 1 KiB. Values that
     /// the rules hash are hashed.
     pub descriptors: String,
-    /// Name of the limit, or the path of its rule; `None` for a limit that the caller set.
+    /// The same as keys and values; `None` if a text was cut, hashed or is not UTF-8.
+    pub entries: Option<Vec<Vec<(String, String)>>>,
+    /// Path of the rule; `None` for a limit that the caller set.
     pub rule: Option<String>,
+    /// Name of the limit or of the lockout, if it has one.
+    pub name: Option<String>,
     /// Layer of the rule.
     pub layer: Option<String>,
     /// The limit.
@@ -43,6 +48,10 @@ pub enum DenialReason {
     LockedOut,
     /// The request has more hits than the limit ever lets pass.
     LargerThanLimit,
+    /// It would fit without what other requests hold.
+    Held,
+    /// The budget has as many open holds as it can have.
+    TooManyHolds,
     /// An operator has blocked the descriptor.
     Blocked,
     /// The store failed, and the rule denies in that case.
@@ -57,6 +66,8 @@ impl DenialReason {
             Self::DenyCache => "deny_cache",
             Self::LockedOut => "locked_out",
             Self::LargerThanLimit => "larger_than_limit",
+            Self::Held => "held",
+            Self::TooManyHolds => "too_many_holds",
             Self::Blocked => "blocked_by_override",
             Self::StoreFailed => "store_failed",
         }
@@ -92,6 +103,10 @@ impl Denial {
             _ if status.overridden == Some(OverrideKind::Block) => DenialReason::Blocked,
             _ if status.locked_out => DenialReason::LockedOut,
             _ if status.larger_than_limit => DenialReason::LargerThanLimit,
+            _ if status.budget.is_some_and(|budget| budget.report.event == HoldEvent::TooMany) => {
+                DenialReason::TooManyHolds
+            }
+            _ if status.budget.is_some_and(|budget| budget.is_held) => DenialReason::Held,
             Some(ChargeOutcome::FailClosed) => DenialReason::StoreFailed,
             Some(ChargeOutcome::Known) => DenialReason::DenyCache,
             _ => DenialReason::OverLimit,
@@ -100,7 +115,9 @@ impl Denial {
             at,
             domain: redact::lossy(request.domain),
             descriptors: redact::descriptors(request, domain.as_slice()),
-            rule: status.name.or(status.rule.map(|rule| &*rule.path)).map(str::to_owned),
+            entries: redact::entries(request, domain.as_slice()),
+            rule: status.rule.map(|rule| rule.path.to_string()),
+            name: status.name.map(str::to_owned),
             layer: status.rule.and_then(|rule| rule.layer.as_deref()).map(|layer| layer.name().to_owned()),
             limit: status.limit,
             used: over.map(|(_, reading)| reading.used),

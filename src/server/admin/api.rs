@@ -20,12 +20,13 @@ use serde_json::json;
 use super::Admin;
 use super::audit::{AuditEntry, ProblemText, Suppressed};
 use super::candidate::CandidateView;
+use super::denials::{DenialQuery, DenialView};
 use super::fleet::FleetView;
 use super::loads::ConfigLoad;
 use super::store_view::StoreView;
-use super::views::{Config, DenialView, PointView, RuleView, Summary, TopView};
+use super::views::{Config, PointView, RuleView, Summary, TopView};
 use crate::engine::Timestamp;
-use crate::limiter::observe::{Denial, MAX_WINDOW_SECS, TopBy};
+use crate::limiter::observe::{MAX_WINDOW_SECS, TopBy};
 use crate::server::http::json_response;
 use crate::server::lockouts::{LockoutPage, Page};
 use crate::server::schema::{replies, requests};
@@ -115,6 +116,8 @@ replies! {
     struct Series {
         /// Seconds between two points.
         step_secs: u64,
+        /// Path of the rule whose rates they are; `null` for all rules together.
+        rule: Option<String>,
         /// Points, oldest first.
         items: Vec<PointView>,
     }
@@ -151,19 +154,8 @@ requests! {
         by: Option<String> = { "enum": ["hits", "denied", "use"] },
         /// Length of the window, at most `1h`; `5m` by default.
         window: Option<String> = { "pattern": DURATION, "examples": ["90s", "15m", "1h"] },
-        /// Path or position of a rule: `shop.user`, or `shop.yaml:14`.
+        /// Path or position of a rule: `shop.user`, or `shop.yaml:14` whatever the folder.
         rule: Option<String>,
-        /// Upper bound on the items; 100 by default, at most 1,000.
-        limit: Option<u32>,
-    }
-    /// Parameters of the denials.
-    struct DenialQuery {
-        /// Path of a rule: `shop.user`.
-        rule: Option<String>,
-        /// Layer.
-        layer: Option<String>,
-        /// Text within the descriptors.
-        q: Option<String>,
         /// Upper bound on the items; 100 by default, at most 1,000.
         limit: Option<u32>,
     }
@@ -171,6 +163,8 @@ requests! {
     struct SeriesQuery {
         /// Time before now at which the rates start; `15m` by default.
         from: Option<String> = { "pattern": TIME_AGO, "examples": ["15m", "-1h"] },
+        /// Path or position of a rule, for its rates alone: `shop.user`, or `shop.yaml:14` whatever the folder.
+        rule: Option<String>,
     }
 }
 
@@ -258,28 +252,11 @@ pub(super) async fn top(State(admin): State<Arc<Admin>>, Params(query): Params<T
     Ok(Reply(TopList { from, items }))
 }
 
-impl DenialQuery {
-    pub(in crate::server) fn is_wanted(&self, denial: &Denial) -> bool {
-        let is = |wanted: &Option<String>, text: &Option<String>| {
-            wanted.as_ref().is_none_or(|wanted| wanted.is_empty() || Some(wanted) == text.as_ref())
-        };
-        is(&self.rule, &denial.rule)
-            && is(&self.layer, &denial.layer)
-            && self.q.as_ref().is_none_or(|q| denial.descriptors.contains(q.as_str()))
-    }
-
-    pub(in crate::server) fn text(&self) -> &str {
-        self.q.as_deref().unwrap_or_default()
-    }
-}
-
 pub(super) async fn denials(
     State(admin): State<Arc<Admin>>,
     Params(query): Params<DenialQuery>,
 ) -> Answer<DenialList> {
-    let is_wanted = |denial: &Denial| query.is_wanted(denial);
-    let items = admin.denials(Timestamp::from_secs(0), is_wanted, page(query.limit));
-    Ok(Reply(DenialList { items }))
+    Ok(Reply(DenialList { items: admin.denials(&query, page(query.limit)) }))
 }
 
 pub(super) async fn series(
@@ -288,7 +265,14 @@ pub(super) async fn series(
 ) -> Answer<Series> {
     let from = query.from.as_deref().map(|from| from.strip_prefix('-').unwrap_or(from));
     let secs = seconds("from", from, SERIES_SECS).map_err(|message| bad_request(&message))?;
-    Ok(Reply(Series { step_secs: super::rates::STEP_SECS, items: admin.series(secs) }))
+    let wanted = query.rule.as_deref().filter(|rule| !rule.is_empty());
+    let rule = wanted.map(|rule| {
+        let unknown = || problem(StatusCode::NOT_FOUND, "no such rule: GET /api/v1/rules lists them");
+        admin.rule_path(rule).ok_or_else(unknown)
+    });
+    let rule = rule.transpose()?;
+    let items = admin.series(secs, rule.as_deref());
+    Ok(Reply(Series { step_secs: super::rates::STEP_SECS, rule, items }))
 }
 
 pub(super) async fn audit(
@@ -340,7 +324,7 @@ impl EventSource {
         self.queue.push_back(event("stats", &self.admin.summary()));
         // The last microsecond of the millisecond of the newest denial that was sent.
         let after = Timestamp::from_micros(self.denials_after_ms * 1_000 + 999);
-        let denials: Vec<DenialView> = self.admin.denials(after, |_| true, MAX_EVENT_DENIALS);
+        let denials: Vec<DenialView> = self.admin.denials_after(after, None, MAX_EVENT_DENIALS);
         if let Some(newest) = denials.first() {
             self.denials_after_ms = newest.at_ms;
             self.queue.push_back(event("denials", &denials));

@@ -38,7 +38,8 @@ fn reads() -> Vec<Endpoint> {
         Endpoint::get("/api/v1/fleet", "Replicas that share the store, and their rules.", api::fleet),
         Endpoint::get("/api/v1/top", "Counters with the most hits, denials, or use.", api::top),
         Endpoint::get("/api/v1/denials", "The last denials.", api::denials),
-        Endpoint::get("/api/v1/series", "Rates of the last hour.", api::series),
+        Endpoint::get("/api/v1/series", "Rates of the last hour, of all rules or of one.", api::series)
+            .error(StatusCode::NOT_FOUND, "There is no such rule."),
         Endpoint::get("/api/v1/lockouts", "Clients that are locked out.", api::lockouts),
         Endpoint::get("/api/v1/audit", "Admin actions.", api::audit),
         Endpoint::get("/api/v1/overrides", "Overrides in force.", overrides::list),

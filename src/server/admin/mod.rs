@@ -8,6 +8,7 @@ mod actions;
 mod api;
 mod audit;
 mod candidate;
+mod denials;
 mod endpoints;
 mod explain;
 mod fleet;
@@ -39,14 +40,15 @@ use tokio::sync::{Semaphore, watch};
 
 pub(super) use self::access::Actor;
 pub use self::access::{Access, AccessSettings, Role, TokenFileError, TrustedProxies, token_and_name};
-pub(super) use self::api::{DenialQuery, TopQuery};
+pub(super) use self::api::TopQuery;
 pub(super) use self::audit::{AuditEntry, Suppressed};
+pub(super) use self::denials::{DenialQuery, DenialView};
 pub(super) use self::keys::parse_descriptor;
 pub(super) use self::loads::ConfigLoad;
 pub(super) use self::overrides::OverrideView;
 pub(super) use self::store_view::NodeView;
 use self::views::RuleNames;
-pub(super) use self::views::{DenialView, PointView, RuleLimitView, RuleView, Summary, TopView};
+pub(super) use self::views::{PointView, RuleLimitView, RuleView, Summary, TopView};
 
 use self::access::Client;
 use self::audit::Audit;

@@ -12,7 +12,7 @@ use super::access::Role;
 use super::actions::{Reason, Write, WriteBody};
 use super::api::{Answer, NoParameters, Params, PathParams, Reply, problem};
 use super::explain::{check_entries, descriptor, no_rules};
-use super::views::position;
+use super::views::{is_named, position};
 use crate::engine::overrides::counted_entries;
 use crate::engine::rules::{PlacedRule, Rule, Rules, parse_limit};
 use crate::engine::text::one_line;
@@ -218,12 +218,8 @@ fn parse_ttl(text: &str) -> Result<Duration, Rejection> {
 /// The rule at a position such as `shop.yaml:14`, whatever the folder, or with a path such as `shop.user`.
 fn find_rule<'r>(rules: &'r Rules, name: &str) -> Result<PlacedRule<'r>, Rejection> {
     let placed = rules.placed();
-    let is_named = |rule: &&PlacedRule<'_>| {
-        let position = position(rule);
-        *rule.rule.path == *name
-            || position.strip_suffix(name).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
-    };
-    let found: Vec<_> = placed.iter().filter(is_named).collect();
+    let is_meant = |rule: &&PlacedRule<'_>| is_named(name, Some(&*rule.rule.path), Some(&position(rule)));
+    let found: Vec<_> = placed.iter().filter(is_meant).collect();
     let has_path_of = |rule: &&PlacedRule<'_>| found.iter().all(|found| *found.rule.path == *rule.rule.path);
     let namesakes: Vec<_> = match &found[..] {
         [] => Vec::new(),

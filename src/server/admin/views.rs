@@ -10,7 +10,7 @@ use super::rates::Rate;
 use crate::engine::rules::{PlacedRule, Rule};
 use crate::engine::text::one_line_of_bytes;
 use crate::engine::{HitCounts, Limit, Reserve, Timestamp};
-use crate::limiter::observe::{Denial, TopBy, TopKey};
+use crate::limiter::observe::{TopBy, TopKey};
 use crate::limiter::overrides::{ActiveOverride, EntryText, Subject};
 use crate::provider;
 use crate::server::schema::replies;
@@ -140,29 +140,6 @@ replies! {
         /// Algorithm.
         algorithm: &'static str,
     }
-    /// A denial.
-    struct DenialView {
-        /// Milliseconds since the epoch.
-        at_ms: u64,
-        /// Domain.
-        domain: String,
-        /// Descriptors of the request.
-        descriptors: String,
-        /// Path of the rule that denied; `null` for a limit in the request.
-        rule: Option<String>,
-        /// Layer of that rule.
-        layer: Option<String>,
-        /// Limit that was exceeded.
-        limit: Option<LimitView>,
-        /// Hits that counted towards the limit.
-        used: Option<u64>,
-        /// Seconds until the request would pass.
-        wait_secs: Option<u64>,
-        /// Reason, such as `over_limit`.
-        reason: &'static str,
-        /// False if the request passed because of shadow mode.
-        enforced: bool,
-    }
     /// Rates at one time.
     struct PointView {
         /// Seconds since the epoch.
@@ -224,7 +201,21 @@ pub(super) fn position(placed: &PlacedRule<'_>) -> String {
     }
 }
 
+/// True if `wanted` names the rule with this path at this position: by the path, or by the position whatever the folder.
+pub(super) fn is_named(wanted: &str, path: Option<&str>, position: Option<&str>) -> bool {
+    let is_at = |position: &str| {
+        let folder = position.strip_suffix(wanted);
+        folder.is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+    };
+    path == Some(wanted) || position.is_some_and(is_at)
+}
+
 impl RuleName {
+    /// Position of the rule, such as `shop.yaml:14`.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Path of the rule: `shop.user`.
     pub(super) fn path(&self) -> &str {
         &self.path
@@ -268,23 +259,6 @@ impl RuleView {
             shadow: counts.shadow_mode,
             hits_per_sec: rate.hits,
             over_limit_per_sec: rate.over,
-        }
-    }
-}
-
-impl DenialView {
-    fn of(denial: Denial) -> Self {
-        Self {
-            at_ms: denial.at.as_micros() / 1_000,
-            domain: denial.domain,
-            descriptors: denial.descriptors,
-            rule: denial.rule,
-            layer: denial.layer,
-            limit: denial.limit.map(LimitView::from),
-            used: denial.used,
-            wait_secs: denial.wait.map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
-            reason: denial.reason.name(),
-            enforced: denial.enforced,
         }
     }
 }
@@ -378,7 +352,7 @@ impl Admin {
         let names = self.rule_names();
         let views = top.into_iter().map(|key| self.top_view(&key, &names, now));
         let is_wanted = |view: &TopView| {
-            rule.is_none_or(|rule| view.rule.as_deref() == Some(rule) || view.source.as_deref() == Some(rule))
+            rule.is_none_or(|rule| is_named(rule, view.rule.as_deref(), view.source.as_deref()))
         };
         let views = views.filter(is_wanted);
         (views.take(limit).collect(), from)
@@ -423,20 +397,18 @@ impl Admin {
         }
     }
 
-    /// The last denials after `after` for which `is_wanted` returns true, newest first.
-    pub(in crate::server) fn denials(
-        &self,
-        after: Timestamp,
-        is_wanted: impl Fn(&Denial) -> bool,
-        limit: usize,
-    ) -> Vec<DenialView> {
-        self.observer.denials(after, is_wanted, limit).into_iter().map(DenialView::of).collect()
+    /// Path of the rule that `wanted` names, by its path or its position; `None` if there is none.
+    pub(super) fn rule_path(&self, wanted: &str) -> Option<String> {
+        let names = self.rule_names();
+        let named = names.values().find(|name| is_named(wanted, Some(&name.path), Some(&name.source)));
+        let path = named.map(|name| name.path.clone());
+        path.or_else(|| self.rates.knows(wanted).then(|| wanted.to_owned()))
     }
 
-    /// Rates of the last `secs`.
-    pub(in crate::server) fn series(&self, secs: u64) -> Vec<PointView> {
+    /// Rates of the last `secs`, of all rules or of the one with this path.
+    pub(in crate::server) fn series(&self, secs: u64, rule: Option<&str>) -> Vec<PointView> {
         let now = self.clock.now().as_secs();
-        let points = self.rates.since(Timestamp::from_secs(now.saturating_sub(secs)));
+        let points = self.rates.since(Timestamp::from_secs(now.saturating_sub(secs)), rule);
         let view = |point: super::rates::Point| PointView {
             at: point.at.as_secs(),
             hits_per_sec: point.rate.hits,

@@ -6,8 +6,14 @@ const live = document.querySelector("#live");
 const pause = document.querySelector("#pause");
 const dialog = document.querySelector("#action");
 const csrf = document.querySelector("meta[name=csrf]")?.content;
+// The browser gives up on a stream that is refused: too many are open, or the replica starts.
+const RETRY_MS = 5000;
 let paused = false;
 let loading = false;
+
+function show(state) {
+  live.textContent = paused ? "paused" : state;
+}
 
 // What an operator reads with the keyboard, selects or fills in must not move.
 function isInUse() {
@@ -33,27 +39,34 @@ async function refresh() {
       if (field) field.value = value;
     }
     for (const id of open) document.getElementById(id)?.setAttribute("open", "");
-    live.textContent = "live";
+    show("live");
   } catch {
-    live.textContent = "no answer";
+    show("no answer");
   } finally {
     loading = false;
   }
 }
 
-if (live) {
+function follow() {
   const events = new EventSource("/api/v1/events");
   events.addEventListener("stats", () => {
-    if (live.textContent !== "paused") live.textContent = "live";
+    show("live");
     refresh();
   });
-  events.onerror = () => { live.textContent = "reconnecting"; };
+  events.onerror = () => {
+    show("reconnecting");
+    if (events.readyState !== EventSource.CLOSED) return;
+    refresh();
+    setTimeout(follow, RETRY_MS);
+  };
 }
+
+if (live) follow();
 
 pause?.addEventListener("click", () => {
   paused = !paused;
   pause.setAttribute("aria-pressed", String(paused));
-  live.textContent = paused ? "paused" : "live";
+  show("live");
 });
 
 async function send(method, path, body) {

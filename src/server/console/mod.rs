@@ -14,7 +14,7 @@ use axum::routing::get;
 use serde::Deserialize;
 
 use self::layout::View;
-use self::pages::{ExplainQuery, KeyQuery, RuleQuery};
+use self::pages::{ExplainQuery, KeyQuery, LockoutQuery, RuleQuery};
 use super::admin::{Actor, Admin, DenialQuery, LOGIN_PAGE, TopQuery};
 
 /// Pages.
@@ -137,10 +137,11 @@ async fn overrides(
 async fn lockouts(
     State(admin): State<Arc<Admin>>,
     Extension(actor): Visitor,
+    Query(query): Query<LockoutQuery>,
     headers: HeaderMap,
 ) -> Response {
     let view = View { actor: &actor, headers: &headers, path: "/lockouts" };
-    view.page(&pages::lockouts(&admin, &view).await)
+    view.page(&pages::lockouts(&admin, &query, &view).await)
 }
 
 async fn candidate(

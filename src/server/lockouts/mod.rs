@@ -48,6 +48,8 @@ requests! {
         limit: Option<u32>,
         /// `next_cursor` of the page before this one.
         cursor: Option<String> = { "pattern": CURSOR },
+        /// Text within the entries, which are `user=alice,remote_address=10.0.0.1`.
+        q: Option<String>,
     }
 }
 
@@ -142,6 +144,18 @@ impl Lift {
     }
 }
 
+/// Lockouts as the console shows them.
+pub(super) struct FirstLockouts {
+    /// Those that end first.
+    pub(super) items: Vec<LockoutView>,
+    /// Number of others.
+    pub(super) omitted: usize,
+    /// True if a store has more lockouts than it lists.
+    pub(super) truncated: bool,
+    /// Cause of lockouts that are missing.
+    pub(super) missing: Option<String>,
+}
+
 /// A lockout as the console shows it.
 pub(super) struct LockoutView {
     pub(super) id: String,
@@ -162,14 +176,20 @@ pub(super) struct NamedLockout {
 }
 
 impl LockoutAdmin {
-    /// The first `limit` lockouts to end, and why there may be others.
-    pub(super) async fn first(&self, limit: usize) -> (Vec<LockoutView>, Option<String>) {
+    /// The first `limit` lockouts to end, of those whose entries contain `text`.
+    pub(super) async fn first(&self, limit: usize, text: &str) -> FirstLockouts {
         let listing = self.listing().await;
         let now = self.clock.now();
         let blocked = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now));
+        let mut blocked = blocked.filter(|blocked| has_text(blocked, text));
+        let items = blocked.by_ref().take(limit).map(|blocked| LockoutView::of(blocked, now)).collect();
         let searching = || "the store is still being searched".to_owned();
-        let cause = listing.error.or_else(|| (!listing.is_whole).then(searching));
-        (blocked.take(limit).map(|blocked| LockoutView::of(blocked, now)).collect(), cause)
+        FirstLockouts {
+            items,
+            omitted: blocked.count(),
+            truncated: listing.truncated,
+            missing: listing.error.or_else(|| (!listing.is_whole).then(searching)),
+        }
     }
 
     /// The lockout that `id` names, which may not exist; `None` for an invalid id.
@@ -234,6 +254,11 @@ fn client(parts: &LockoutParts) -> String {
     entries.join(",")
 }
 
+/// True if the entries contain `text`, as [`client`] shows them.
+fn has_text(blocked: &ActiveLockout, text: &str) -> bool {
+    text.is_empty() || client(&blocked.parts).contains(text)
+}
+
 /// Place of a lockout in listings.
 fn position(blocked: &ActiveLockout) -> (u64, &[u8]) {
     (blocked.state.ends_us, &blocked.key)
@@ -260,8 +285,9 @@ impl LockoutAdmin {
         let is_after = |blocked: &&ActiveLockout| {
             after.as_ref().is_none_or(|(ends_us, key)| position(blocked) > (*ends_us, &**key))
         };
-        let mut rest =
-            listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now)).filter(is_after);
+        let text = page.q.as_deref().unwrap_or_default();
+        let blocked = listing.lockouts.iter().filter(|blocked| blocked.state.is_blocked(now));
+        let mut rest = blocked.filter(is_after).filter(|blocked| has_text(blocked, text));
         let shown: Vec<_> = rest.by_ref().take(limit).collect();
         let next_cursor = rest.next().and(shown.last()).map(|last| write_cursor(last));
         Ok(LockoutPage {

@@ -75,13 +75,14 @@ async fn callers_share_one_search_get_what_it_has_found_and_do_not_end_it() {
     assert!(left.is_err(), "it left");
     let asked: Vec<_> = (0..100).map(|_| admin.clone()).collect();
     let begun = tokio::time::Instant::now();
-    let page = Page { limit: Some(2), cursor: None };
+    let page = Page { limit: Some(2), cursor: None, q: None };
     for page in futures_util::future::join_all(asked.iter().map(|admin| admin.page(&page))).await {
         let page = page.unwrap();
         assert_eq!((page.lockouts.len(), page.searching, page.complete), (2, true, false));
     }
     assert_eq!(begun.elapsed(), WAIT);
-    assert_eq!(admin.first(9).await.1.as_deref(), Some("the store is still being searched"));
+    let first = admin.first(9, "").await;
+    assert_eq!(first.missing.as_deref(), Some("the store is still being searched"));
     tokio::time::advance(Duration::from_secs(60)).await;
     let whole = admin.page(&page).await.unwrap();
     assert_eq!((whole.lockouts.len(), whole.searching, whole.complete), (2, false, false));
@@ -102,7 +103,7 @@ async fn a_lifted_lockout_is_not_listed_although_the_search_was_before() {
     let store = Arc::new(with_lockouts(3, clock.now()).await);
     let admin = LockoutAdmin::new(vec![store as _], keys(), clock);
     let listed = async || {
-        let page = admin.page(&Page { limit: None, cursor: None }).await.unwrap();
+        let page = admin.page(&Page { limit: None, cursor: None, q: None }).await.unwrap();
         page.lockouts.into_iter().map(|item| item.id).collect::<Vec<_>>()
     };
     let mut ids = listed().await;

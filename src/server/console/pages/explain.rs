@@ -16,6 +16,7 @@ use crate::lab::{
 use crate::limiter::overrides::EntryText;
 use crate::server::admin::{Admin, Role, parse_descriptor};
 use crate::server::console::layout::{Action, View};
+use crate::server::links::query_value;
 
 /// Upper bound on the descriptors that are explained at once.
 const MAX_DESCRIPTORS: usize = 32;
@@ -198,6 +199,11 @@ fn entries_text(entries: &[(String, String)]) -> String {
     entries.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
+/// Entries as the rules count them, which lockouts have.
+fn counted_text(levels: &[ExplainedLevel]) -> String {
+    levels.iter().map(|level| format!("{}={}", level.key, level.counted)).collect::<Vec<_>>().join(",")
+}
+
 /// One descriptor: its levels, and what can be done about it.
 pub(in super::super) async fn key(admin: &Admin, query: &KeyQuery, view: &View<'_>) -> Markup {
     let parsed = parse_descriptor(&query.descriptor);
@@ -225,7 +231,10 @@ pub(in super::super) async fn key(admin: &Admin, query: &KeyQuery, view: &View<'
                                 Verdict::Allowed => strong { "allowed" },
                                 Verdict::Denied => strong .bad { "denied" },
                             }
-                            @if next.locked_out { ": the client is locked out. " a href="/lockouts" { "Lockouts" } }
+                            @if next.locked_out {
+                                @let client = query_value(&counted_text(&descriptor.levels));
+                                ": the client is locked out. " a href=(format!("/lockouts?q={client}")) { "Its lockout" }
+                            }
                             @if next.shadowed { ", were it enforced" }
                             "."
                         }

@@ -1,13 +1,24 @@
 //! Clients that are locked out.
 
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use super::{MANY, actions, column, duration, numbers, table};
 use crate::server::admin::{Admin, Role};
 use crate::server::console::layout::{Action, View};
+use crate::server::lockouts::FirstLockouts;
 
-pub(in super::super) async fn lockouts(admin: &Admin, view: &View<'_>) -> Markup {
-    let (lockouts, error) = admin.lockouts.first(MANY).await;
+/// Lockouts to show.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in super::super) struct LockoutQuery {
+    /// Text within the entries.
+    q: String,
+}
+
+pub(in super::super) async fn lockouts(admin: &Admin, query: &LockoutQuery, view: &View<'_>) -> Markup {
+    let FirstLockouts { items: lockouts, omitted, truncated, missing } =
+        admin.lockouts.first(MANY, &query.q).await;
     let head = html! {
         (column("Client")) (column("Domain")) (column("Name")) (numbers("Blocks")) (numbers("Ends in")) (actions())
     };
@@ -33,9 +44,23 @@ pub(in super::super) async fn lockouts(admin: &Admin, view: &View<'_>) -> Markup
     html! {
         h1 { "Lockouts" }
         (view.read_only_note(Role::Operate, "unlock clients"))
-        @if let Some(error) = &error { p .bad role="alert" { "Some lockouts are not listed: " (error) } }
-        @if lockouts.is_empty() { p .none { @if error.is_some() { "No lockouts found so far." } @else { "No client is locked out." } } } @else {
-            (table("Lockouts", &head, &rows))
+        form method="get" action="/lockouts" role="search" {
+            label for="q" { "Client contains" } " "
+            input #q name="q" type="search" value=(query.q); " "
+            button type="submit" { "Filter" }
+        }
+        @if let Some(error) = &missing { p .bad role="alert" { "Some lockouts are not listed: " (error) } }
+        @if truncated {
+            p .bad role="alert" { "There are 10,000 lockouts or more. Only so many are known here." }
+        }
+        @if omitted > 0 {
+            p .note { "The " (lockouts.len()) " that end first; " (omitted) " others are not shown. Filter to find a client." }
+        }
+        @match (lockouts.is_empty(), &missing, query.q.is_empty()) {
+            (false, ..) => (table("Lockouts", &head, &rows)),
+            (true, Some(_), _) => p .none { "No lockouts found so far." },
+            (true, None, true) => p .none { "No client is locked out." },
+            (true, None, false) => p .none { "No such client is locked out." },
         }
     }
 }

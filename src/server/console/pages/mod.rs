@@ -20,7 +20,7 @@ pub(super) use self::config::{audit, config};
 pub(super) use self::denials::denials;
 pub(super) use self::explain::{ExplainQuery, KeyQuery, explain, key};
 pub(super) use self::keys::keys;
-pub(super) use self::lockouts::lockouts;
+pub(super) use self::lockouts::{LockoutQuery, lockouts};
 pub(super) use self::now::now;
 pub(super) use self::overrides::overrides;
 pub(super) use self::rules::{RuleQuery, rule, rules};

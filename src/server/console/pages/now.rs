@@ -23,7 +23,7 @@ pub(in super::super) fn now(admin: &Admin) -> Markup {
         h1 { "Now" }
         (strip(&summary))
         (errors(&summary))
-        (chart::rates(&admin.series(900)))
+        (chart::rates(&admin.series(900, None)))
         section {
             h2 { "Limited now" }
             (super::keys::keys_table("Limited now", &limited, "Denials", "No client is over a limit."))

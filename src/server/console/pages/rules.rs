@@ -4,15 +4,16 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::{FEW, MANY, column, duration, limits_text, numbers, share_bar, table};
-use crate::engine::Timestamp;
 use crate::limiter::observe::TopBy;
-use crate::server::admin::{Admin, Role, RuleView};
+use crate::server::admin::{Admin, DenialQuery, Role, RuleView};
 use crate::server::console::chart;
 use crate::server::console::layout::{Action, View};
 use crate::server::links::query_value;
 
 /// Window of the keys of a rule, in seconds.
 const WINDOW_SECS: u64 = 300;
+/// Window of its chart.
+const SERIES_SECS: u64 = 900;
 
 /// A rule to show.
 #[derive(Debug, Default, Deserialize)]
@@ -116,12 +117,12 @@ pub(in super::super) fn rule(admin: &Admin, query: &RuleQuery, view: &View<'_>) 
     let found: Vec<_> = admin.rules().into_iter().filter(|rule| rule.rule == path).collect();
     let (keys, _) = admin.top(TopBy::Denied, WINDOW_SECS, Some(path), FEW);
     let (used, _) = admin.top(TopBy::Use, WINDOW_SECS, Some(path), FEW);
-    let is_wanted = |denial: &crate::limiter::observe::Denial| denial.rule.as_deref() == Some(path);
-    let denials = admin.denials(Timestamp::from_secs(0), is_wanted, FEW);
+    let denials = admin.denials(&DenialQuery::of_rule(path.to_owned()), FEW);
     html! {
         h1 { "Rule " code { (path) } }
         @if found.is_empty() { p .none { "No such rule is in force or has been used." } } @else {
             (rules_table("Rule", &found))
+            (chart::rates(&admin.series(SERIES_SECS, Some(path))))
             @for rule in found.iter().filter(|rule| rule.source.is_some()) { (shadow(admin, rule, view)) }
         }
         section {
