@@ -302,7 +302,10 @@ fn a_file_that_cannot_be_run_is_an_error_for_the_ci_system() {
         ("good.test.yaml", good),
         ("bad.test.yaml", "rules: rules.yaml\ntests:\n  - {nam: 'a<b'}\n"),
         ("wrong.yaml", "domain: shop\ndescriptors: [{kye: user}]\n"),
-        ("wrong.test.yaml", "rules: wrong.yaml\ntests: [{name: one, domain: shop, steps: [{ask: {user: a}}]}]\n"),
+        (
+            "wrong.test.yaml",
+            "rules: wrong.yaml\ntests: [{name: one, domain: shop, steps: [{ask: {user: a}}]}]\n",
+        ),
     ]);
     let output = tollgate(dir.path(), &["test", "--junit", "report.xml", "."]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));

@@ -248,11 +248,8 @@ impl TicketStep {
         let more = match &self.call {
             HeldCall::Settle(settling) => format!(" {}", settling.text()),
             HeldCall::Extend { max_ttl_secs, amount, own, .. } => {
-                let amounts = self
-                    .call
-                    .raises()
-                    .then(|| format!(" {}", amounts_text(*amount, own)))
-                    .unwrap_or_default();
+                let raises = self.call.raises();
+                let amounts = if raises { format!(" {}", amounts_text(*amount, own)) } else { String::new() };
                 let is_of_rule = *max_ttl_secs == u32::MAX;
                 amounts + &if is_of_rule { String::new() } else { format!(" for {max_ttl_secs}s") }
             }

@@ -266,11 +266,13 @@ pub(super) async fn series(
     let from = query.from.as_deref().map(|from| from.strip_prefix('-').unwrap_or(from));
     let secs = seconds("from", from, SERIES_SECS).map_err(|message| bad_request(&message))?;
     let wanted = query.rule.as_deref().filter(|rule| !rule.is_empty());
-    let rule = wanted.map(|rule| {
-        let unknown = || problem(StatusCode::NOT_FOUND, "no such rule: GET /api/v1/rules lists them");
-        admin.rule_path(rule).ok_or_else(unknown)
-    });
-    let rule = rule.transpose()?;
+    let rule =
+        match wanted {
+            Some(wanted) => Some(admin.rule_path(wanted).ok_or_else(|| {
+                problem(StatusCode::NOT_FOUND, "no such rule: GET /api/v1/rules lists them")
+            })?),
+            None => None,
+        };
     let items = admin.series(secs, rule.as_deref());
     Ok(Reply(Series { step_secs: super::rates::STEP_SECS, rule, items }))
 }

@@ -66,7 +66,7 @@ replies! {
         /// Settings and permissions that are checked.
         checks: Vec<CheckView>,
     }
-    /// Round trips of the last minute. Quantiles are up to a fifth too high.
+    /// Round trips of the last minute. Quantiles are up to a quarter too high.
     struct NodeLatencyView {
         /// Batches of calls.
         batches: u64,

@@ -27,7 +27,7 @@ pub(super) struct RoundTrips {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RoundTripCounts([u64; BUCKETS]);
 
-/// Round trips of a node in the last minute. Quantiles are up to a fifth too high.
+/// Round trips of a node in the last minute. Quantiles are up to a quarter too high.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeLatency {
     /// Batches of calls.

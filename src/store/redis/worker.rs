@@ -270,7 +270,7 @@ impl Worker {
         first: Option<Result<Reply, Arc<str>>>,
         now: Instant,
     ) -> Result<(), Arc<str>> {
-        let Session { pipeline, exchange, breaker, .. } = session;
+        let Session { pipeline, exchange, .. } = session;
         let mut replied = false;
         let mut ended = Ok(());
         let mut next = first.or_else(|| pipeline.wire.reply_now());
@@ -331,23 +331,29 @@ impl Worker {
             next = if pipeline.is_idle() { None } else { pipeline.wire.reply_now() };
         }
         if replied {
-            if breaker.answered(!pipeline.is_idle(), now) {
-                self.queue.open();
-                self.link.breaker_closed();
-            }
-            exchange.hand_out(&self.link);
-            if pipeline.is_idle() {
-                let took = now.saturating_duration_since(session.begun);
-                // A search for lockouts says nothing about the time of charges.
-                if self.link.batch_size.load(Ordering::Relaxed) > 0 {
-                    self.link.round_trips.record(took, now);
-                }
-                self.adapt(took);
-                self.link.in_flight.store(0, Ordering::Relaxed);
-                self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
-            }
+            self.replied(session, now);
         }
         ended
+    }
+
+    /// Hands out the replies that have arrived, and measures the round trip if they were the last.
+    fn replied(&mut self, session: &mut Session, now: Instant) {
+        let Session { pipeline, exchange, breaker, begun, .. } = session;
+        if breaker.answered(!pipeline.is_idle(), now) {
+            self.queue.open();
+            self.link.breaker_closed();
+        }
+        exchange.hand_out(&self.link);
+        if pipeline.is_idle() {
+            let took = now.saturating_duration_since(*begun);
+            // A search for lockouts says nothing about the time of charges.
+            if self.link.batch_size.load(Ordering::Relaxed) > 0 {
+                self.link.round_trips.record(took, now);
+            }
+            self.adapt(took);
+            self.link.in_flight.store(0, Ordering::Relaxed);
+            self.link.ttls_pending.store(self.missing.len(), Ordering::Relaxed);
+        }
     }
 
     /// Sees to every deadline that has passed.
