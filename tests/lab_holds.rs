@@ -109,7 +109,7 @@ tests:
       - {settle: call, amount: 250, final: false}
       - {extend: call, amount: 800, expect: {amount: 550, used: 250, held: 550}}
       - {reserve: {user: ann}, amount: 200, ttl: 1h, as: other}
-      - {extend: call, amount: 801, expect: {denied: true, why: held, rule: tokens, wait: 90s}}
+      - {extend: call, amount: 801, expect: {denied: true, why: held, rule: tokens, wait: 1h}}
       - {extend: call, amount: 1251, expect: {denied: true, why: size}}
       - {look: {user: ann}, expect: {used: 250, held: 750, holds: 2}}
       - {settle: call, amount: 800}
