@@ -10,7 +10,7 @@ const FIRST: u64 = 8;
 /// Before the first amount, the estimate is the limit divided by this.
 const UNKNOWN_DIVISOR: u32 = 16;
 
-/// Estimate of a rule. The low 32 bits are the estimate, the high 32 bits the number of amounts seen, up to [`FIRST`].
+/// Estimate of a rule. The low 32 bits are the estimate, the high 32 bits the number of amounts seen, up to 8.
 #[derive(Debug, Default)]
 pub struct Estimate(AtomicU64);
 

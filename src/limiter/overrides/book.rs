@@ -109,7 +109,7 @@ pub enum OverrideError {
         /// Size of the document.
         bytes: usize,
     },
-    /// Each of [`MAX_ATTEMPTS`] attempts met a change by another operator.
+    /// Each of 16 attempts met a change by another operator.
     #[error("other operators change the overrides at the same time; try again")]
     Contended,
     /// The document has an unknown form.
