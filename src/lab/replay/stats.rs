@@ -7,7 +7,7 @@ use super::distinct::Distinct;
 use crate::engine::{Limit, Timestamp};
 
 /// Keys that are kept although their window is over, so that the figures of small logs are exact.
-const MIN_KEPT_KEYS: usize = 1 << 15;
+const MIN_KEPT_KEYS: usize = 1 << 18;
 /// Limits of requests that have rows of their own. Clients may choose both their keys and their numbers.
 const MAX_BROUGHT: usize = 200;
 /// Denied keys that are remembered when they are no longer kept.
@@ -325,14 +325,13 @@ mod tests {
     #[test]
     fn keys_whose_window_is_over_take_no_memory() {
         let mut stats = Stats::default();
-        for key in 0..8 * MIN_KEPT_KEYS as u64 {
-            // A third as many keys a minute as are kept.
-            count(&mut stats, key, key % 10 == 0, key / (MIN_KEPT_KEYS as u64 / 180));
+        for key in 0..3 * MIN_KEPT_KEYS as u64 {
+            count(&mut stats, key, key % 10 == 0, key / 1_000);
             assert!(stats.keys.len() <= MIN_KEPT_KEYS + 1);
         }
         count(&mut stats, 0, true, 100_000);
         stats.finish();
-        assert!(stats.limits()[0].denied == 8 * MIN_KEPT_KEYS as u64 / 10 + 2);
+        assert!(stats.limits()[0].denied == 3 * MIN_KEPT_KEYS as u64 / 10 + 2);
         assert_eq!((&*stats.offenders(1)[0].label, stats.offenders(1)[0].denied), ("0", 1));
     }
 }
