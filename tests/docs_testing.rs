@@ -42,10 +42,10 @@ fn blocks() -> Vec<Block<'static>> {
     found
 }
 
-/// Output without times, which pass between two commands.
+/// Output without times, which pass between two commands. In the first second of a minute, a reset is in `1m`.
 fn without_times(text: &str) -> String {
     let seconds =
-        regex::Regex::new(r"\b(reset in|denied for|out for) [0-9.hms ]+|\b[0-9]+s$").expect("a regex");
+        regex::Regex::new(r"\b(reset in|denied for|out for) [0-9.hms ]+|\b[0-9]+[ms]$").expect("a regex");
     let lines = text.lines().map(|line| seconds.replace_all(line.trim_end(), "$1 TIME").into_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
