@@ -5,7 +5,7 @@
 #   tests/peers.sh [ARGUMENT]...   builds the peer with Go, into target/peers, then runs
 #                                  `cargo bench --bench service -- --ratelimit PROGRAM ARGUMENT...`
 #
-# Limitador's server is not among the peers: it is on neither crates.io nor PyPI, and its source alone is on GitHub.
+# Limitador's server is not measured: it is published on neither crates.io nor PyPI.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null

@@ -77,7 +77,7 @@ impl State {
         self.summarize_beside(None, now)
     }
 
-    /// The same, whose first hold to end is not `own`: a denied extension waits for others.
+    /// Summary without the end of the hold `own`: a denied extension waits for the holds of others.
     pub fn summarize_beside(&self, own: Option<Ticket>, now: Timestamp) -> Self {
         Self::summary(self.counter.for_decision(now), self.held, self.first_end_us(own))
     }

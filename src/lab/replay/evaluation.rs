@@ -109,8 +109,8 @@ impl Evaluation {
         is_denied
     }
 
-    /// Drops what is over at `now`. Few counters stay in the processor's cache, so this is done early; and a sweep looks at
-    /// each counter, so the more are left, the more requests pass until the next one.
+    /// Drops the counters that are over at `now`, so that memory is proportional to those that are not. A sweep looks at each
+    /// counter: the more are left, the more requests pass until the next one.
     fn sweep(&mut self, now: Timestamp) {
         self.store.sweep_all(now);
         self.sweep_at = self.requests + MIN_SWEEP_INTERVAL.max(self.store.len() as u64);

@@ -17,7 +17,7 @@ pub struct Denial {
     /// Descriptors of the request as `key=value,key=value; …`, on one line and cut at about 1 KiB. Values that
     /// the rules hash are hashed.
     pub descriptors: String,
-    /// The same as keys and values; `None` if a text was cut, hashed or is not UTF-8.
+    /// Keys and values of the descriptors; `None` if a text was cut, hashed or is not UTF-8.
     pub entries: Option<Vec<Vec<(String, String)>>>,
     /// Path of the rule; `None` for a limit that the caller set.
     pub rule: Option<String>,

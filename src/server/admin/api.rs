@@ -266,13 +266,10 @@ pub(super) async fn series(
     let from = query.from.as_deref().map(|from| from.strip_prefix('-').unwrap_or(from));
     let secs = seconds("from", from, SERIES_SECS).map_err(|message| bad_request(&message))?;
     let wanted = query.rule.as_deref().filter(|rule| !rule.is_empty());
-    let rule =
-        match wanted {
-            Some(wanted) => Some(admin.rule_path(wanted).ok_or_else(|| {
-                problem(StatusCode::NOT_FOUND, "no such rule: GET /api/v1/rules lists them")
-            })?),
-            None => None,
-        };
+    let rule = wanted.and_then(|wanted| admin.rule_path(wanted));
+    if wanted.is_some() && rule.is_none() {
+        return Err(problem(StatusCode::NOT_FOUND, "no such rule: GET /api/v1/rules lists them"));
+    }
     let items = admin.series(secs, rule.as_deref());
     Ok(Reply(Series { step_secs: super::rates::STEP_SECS, rule, items }))
 }

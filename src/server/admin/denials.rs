@@ -17,11 +17,11 @@ replies! {
         domain: String,
         /// Descriptors of the request as text: `user=alice; path=/login,remote_address=10.0.0.1`.
         descriptors: String,
-        /// The same for the body of `POST /api/v1/explain`; `null` if a text was cut, hashed or is not UTF-8.
+        /// Descriptors in the form that `POST /api/v1/explain` takes; `null` if a text was cut, hashed or is not UTF-8.
         request: Option<Vec<DescriptorView>>,
         /// Path of the rule that denied; `null` for a limit that the caller set.
         rule: Option<String>,
-        /// Its position, such as `shop.yaml:14`; `null` if the rule is no longer in force.
+        /// Position of the rule, such as `shop.yaml:14`; `null` if the rule is no longer in force.
         source: Option<String>,
         /// Name of the limit, or of the lockout; `null` if it has none.
         name: Option<String>,
@@ -29,7 +29,7 @@ replies! {
         layer: Option<String>,
         /// Limit that was exceeded.
         limit: Option<LimitView>,
-        /// Hits that counted towards the limit; with what is held, of a budget.
+        /// Hits that counted towards the limit; for a budget, holds included.
         used: Option<u64>,
         /// Seconds until the request would pass.
         wait_secs: Option<u64>,

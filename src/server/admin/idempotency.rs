@@ -15,9 +15,8 @@ use ring::digest::{Context, SHA256};
 
 use super::access::Actor;
 use super::api::problem;
-use super::{Admin, MAX_BODY_BYTES};
+use super::{Admin, IDEMPOTENCY_KEY, MAX_BODY_BYTES};
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Header of an answer that was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Upper bound on the answers that are kept.
@@ -171,7 +170,7 @@ async fn once(admin: &Admin, key: String, request: Request, next: Next) -> Respo
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
-    let Some(key) = headers.get(KEY) else { return Ok(None) };
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match key.to_str() {
         Ok(key) if (1..=MAX_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
         Ok(_) | Err(_) => Err("Idempotency-Key: expected 1 to 255 characters of ASCII"),

@@ -31,7 +31,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Extension, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::post;
@@ -77,6 +77,8 @@ use crate::tls::ClientCertificate;
 
 /// Upper bound on the body of a request.
 const MAX_BODY_BYTES: usize = 256 << 10;
+/// Header of a write that may be sent again.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Upper bound on concurrent requests that read counters.
 const MAX_PEEKS: usize = 16;
 /// Upper bound on open event streams.

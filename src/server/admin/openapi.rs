@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::access::Role;
 use super::actions::WriteQuery;
 use super::api::{Answer, Params, Problem};
-use super::{Admin, needs_role};
+use super::{Admin, IDEMPOTENCY_KEY, needs_role};
 use crate::server::schema::{Described, Schemas};
 
 const JSON: &str = "application/json";
@@ -120,7 +120,7 @@ impl Endpoint {
     /// Declares the parameters and errors that every write has.
     pub(super) fn write<B: Described>(mut self) -> Self {
         self.parameters.push(json!({
-            "name": "idempotency-key",
+            "name": IDEMPOTENCY_KEY.as_str(),
             "in": "header",
             "description": "Key with which a write that is sent again is not done again.",
             "required": false,

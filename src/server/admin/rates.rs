@@ -132,10 +132,8 @@ fn most_active(rules: &HashMap<String, Rate>) -> Vec<(u32, Rate)> {
     let with_hits = rules.iter().filter(|(_, rate)| rate.hits > 0.0);
     let mut kept: Vec<_> = with_hits.map(|(path, rate)| (Rule::id_of(path), *rate)).collect();
     if kept.len() > MAX_RULES {
-        let weight = |rate: &Rate| (rate.over, rate.hits);
         kept.sort_unstable_by(|(_, one), (_, other)| {
-            let ((over, hits), (other_over, other_hits)) = (weight(one), weight(other));
-            other_over.total_cmp(&over).then(other_hits.total_cmp(&hits))
+            other.over.total_cmp(&one.over).then(other.hits.total_cmp(&one.hits))
         });
         kept.truncate(MAX_RULES);
         kept.shrink_to_fit();

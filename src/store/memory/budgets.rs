@@ -150,7 +150,8 @@ impl Group<'_> {
         }
     }
 
-    /// State of the counter of the charge at `index` for its reading, if it extends a hold: others deny it.
+    /// State of the counter of the charge at `index` for its reading, if it extends a hold: only
+    /// the holds of others can deny it.
     pub(super) fn state_beside_hold(
         &self,
         index: usize,

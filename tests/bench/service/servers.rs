@@ -105,16 +105,17 @@ impl Service {
             fs::create_dir_all(&config).expect("a folder");
             fs::write(config.join("rules.yaml"), rules).expect("a file");
             let mut command = Command::new(program);
-            command
-                .env_clear()
-                .current_dir(dir)
-                .env("RUNTIME_ROOT", dir)
-                .env("RUNTIME_SUBDIRECTORY", "ratelimit");
-            command.env("RUNTIME_WATCH_ROOT", "false").env("USE_STATSD", "false").env("LOG_LEVEL", "error");
-            command.env("REDIS_SOCKET_TYPE", "tcp").env("REDIS_URL", &redis.address);
-            for name in ["HOST", "GRPC_HOST", "DEBUG_HOST"] {
-                command.env(name, "127.0.0.1");
-            }
+            command.env_clear().current_dir(dir).env("RUNTIME_ROOT", dir).env("REDIS_URL", &redis.address);
+            command.envs([
+                ("RUNTIME_SUBDIRECTORY", "ratelimit"),
+                ("RUNTIME_WATCH_ROOT", "false"),
+                ("USE_STATSD", "false"),
+                ("LOG_LEVEL", "error"),
+                ("REDIS_SOCKET_TYPE", "tcp"),
+                ("HOST", "127.0.0.1"),
+                ("GRPC_HOST", "127.0.0.1"),
+                ("DEBUG_HOST", "127.0.0.1"),
+            ]);
             for (name, port) in [("GRPC_PORT", grpc), ("PORT", http), ("DEBUG_PORT", debug)] {
                 command.env(name, port.to_string());
             }
@@ -124,7 +125,7 @@ impl Service {
         Self { process, address: format!("127.0.0.1:{port}"), ports: None, dir }
     }
 
-    /// The file of rules of a tollgate.
+    /// Rule file of a tollgate, which watches it.
     pub(crate) fn rules(&self) -> RuleFile {
         RuleFile(self.dir.path().join("rules.yaml"))
     }
@@ -180,7 +181,7 @@ impl Service {
     }
 }
 
-/// A file of rules that a service watches.
+/// Rule file of a service, which watches it.
 pub(crate) struct RuleFile(PathBuf);
 
 impl RuleFile {

@@ -15,6 +15,17 @@ pub(crate) fn table_of<const N: usize>(
     text
 }
 
+/// A table with a row for each service of each group, and the notes on it.
+fn table_of_services<const N: usize>(
+    head: [&str; N],
+    measured: &[Measured],
+    row: impl Fn(&Measured, &Row) -> [String; N],
+) -> String {
+    let of_group =
+        |group: &Measured| group.rows.iter().map(|service| row(group, service)).collect::<Vec<_>>();
+    table_of(head, measured.iter().flat_map(of_group)) + &notes(measured)
+}
+
 /// Cost of requests for each service of each group, beside the ceiling if the group has it.
 pub(crate) fn costs(measured: &[Measured]) -> String {
     let head = [
@@ -54,8 +65,7 @@ pub(crate) fn costs(measured: &[Measured]) -> String {
             format!("{:.0}", row.median(|sample| sample.p99_us)),
         ]
     };
-    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
-    table_of(head, rows) + &notes(measured)
+    table_of_services(head, measured, row)
 }
 
 /// Latency of each service of each group, beside the ceiling.
@@ -92,8 +102,7 @@ pub(crate) fn latencies(measured: &[Measured]) -> String {
             },
         ]
     };
-    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
-    table_of(head, rows) + &notes(measured)
+    table_of_services(head, measured, row)
 }
 
 /// Tail latency of each service while something else goes on.
@@ -110,8 +119,7 @@ pub(crate) fn tails(measured: &[Measured]) -> String {
             format!("{worst:.0}"),
         ]
     };
-    let rows = measured.iter().flat_map(|group| group.rows.iter().map(move |service| row(group, service)));
-    table_of(head, rows) + &notes(measured)
+    table_of_services(head, measured, row)
 }
 
 /// Results of `compare` on a row and the ceiling of its group; `None` for the ceiling, and without one.

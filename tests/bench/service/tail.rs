@@ -16,7 +16,7 @@ const RULES: u32 = 100_000;
 /// Time from one replacement to the next.
 const RELOAD_EVERY: Duration = Duration::from_millis(1_500);
 
-/// Every counter ends with its second.
+/// Rules under which every counter ends with its second.
 const EXPIRING: &str = "\
 domain: bench
 descriptors:
@@ -35,7 +35,7 @@ pub(crate) struct Services {
 #[derive(Clone, Copy)]
 enum Meanwhile<'a> {
     Nothing,
-    /// A thread that never waits takes what it gets of a core.
+    /// A thread never waits, and takes as much of a core as it gets.
     BusyCore,
     /// The rules of this service are replaced again and again.
     Reloads(&'a Service),
@@ -61,7 +61,7 @@ impl Services {
     }
 }
 
-/// 100,000 rules beside the one that is asked for, whose limit differs from version to version.
+/// 100,000 rules beside the one that requests match, whose limit differs from version to version.
 fn many_rules(version: u32) -> String {
     let limit = format!("{{unit: year, requests_per_unit: {}}}", 4_000_000_000 - version);
     format!("{}  - {{key: user, rate_limit: {limit}}}\n", cases::tenants(RULES))
@@ -104,11 +104,11 @@ struct Background {
 }
 
 impl Background {
-    fn start(step: impl FnMut() + Send + 'static) -> Self {
-        let (stop, mut step) = (Arc::new(AtomicBool::new(false)), step);
-        let told = Arc::clone(&stop);
+    fn start(mut step: impl FnMut() + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let has_ended = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
+            while !has_ended.load(Ordering::Relaxed) {
                 step();
             }
         });
@@ -143,7 +143,7 @@ impl Meanwhile<'_> {
     }
 }
 
-/// Measures each case in every round, for twice the time of other measurements: rare events are to be in it.
+/// Measures each case in every round, for twice the time of other measurements, so that it includes rare events.
 pub(crate) async fn run(
     world: &World,
     services: &Services,

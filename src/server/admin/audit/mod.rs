@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use parking_lot::Mutex;
 
-use super::Admin;
 use super::access::{Actor, Role};
+use super::{Admin, IDEMPOTENCY_KEY};
 use crate::engine::Timestamp;
 use crate::engine::text::one_line_of_bytes;
 use crate::server::local::Peer;
@@ -32,8 +32,6 @@ const MAX_REJECTED_PER_SEC: u32 = 10;
 const API: &str = "/api/v1/";
 /// Path of the only POST that changes nothing.
 const EXPLAIN: &str = "/api/v1/explain";
-/// Header of a write that may be sent again.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Action of writes that were not carried out, and their result in metrics.
 const REJECTED: &str = "rejected";
 /// Upper bound on a text from a request, in bytes.
